@@ -1,0 +1,1 @@
+"""What GitLab sees instead of the caller's credential."""

@@ -1,0 +1,124 @@
+"""The gateway's refusals: one exception, a closed set of codes.
+
+A stage raises :class:`Rejection` where it knows; ``edge/render.py`` alone turns it into bytes. The code is the one string
+used by the marker header (``X-Gateway-Error``), the metric label, the audit line and the docs.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from .messages import Field
+
+
+class Source(enum.StrEnum):
+    """Whose fault it is."""
+
+    DOWNSTREAM = "downstream"
+    UPSTREAM = "upstream"
+    INTERNAL = "internal"
+
+
+class Code(enum.StrEnum):
+    """Every reason for which the gateway itself answers instead of GitLab."""
+
+    # downstream: the request
+    BAD_REQUEST = "bad_request"
+    BAD_TARGET = "bad_target"
+    TARGET_TOO_LONG = "target_too_long"
+    HEADERS_TOO_LARGE = "headers_too_large"
+    BODY_TOO_LARGE = "body_too_large"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    EXPECTATION_FAILED = "expectation_failed"
+    REQUEST_TIMEOUT = "request_timeout"
+    MISDIRECTED = "misdirected"
+    VERSION_NOT_SUPPORTED = "version_not_supported"
+    NOT_IMPLEMENTED = "not_implemented"
+    UPGRADE_REFUSED = "upgrade_refused"
+    PROXY_LOOP = "proxy_loop"
+    # downstream: the caller
+    AMBIGUOUS_CREDENTIAL = "ambiguous_credential"
+    BODY_CREDENTIAL = "body_credential"
+    BODY_UNDECIDABLE = "body_undecidable"
+    UNAUTHENTICATED = "unauthenticated"
+    TOO_MANY_FAILED_LOGINS = "too_many_failed_logins"
+    FORBIDDEN = "forbidden"
+    SUDO_FORBIDDEN = "sudo_forbidden"
+    METHOD_OVERRIDE = "method_override"
+    BLOCKED_ROUTE = "blocked_route"
+    PROJECT_UNKNOWN = "project_unknown"
+    RATE_LIMITED = "rate_limited"
+    ONLY_IF_CACHED = "only_if_cached"
+    # upstream
+    UPSTREAM_DNS = "upstream_dns"
+    UPSTREAM_REFUSED = "upstream_refused"
+    UPSTREAM_CONNECT_TIMEOUT = "upstream_connect_timeout"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_RESET = "upstream_reset"
+    UPSTREAM_TLS = "upstream_tls"
+    UPSTREAM_PROTOCOL = "upstream_protocol"
+    UPSTREAM_BREAKER_OPEN = "upstream_breaker_open"
+    UPSTREAM_BUSY = "upstream_busy"
+    BROKER_CREDENTIAL_REFUSED = "broker_credential_refused"
+    # internal
+    IDENTITY_UNAVAILABLE = "identity_unavailable"
+    LIMITER_UNAVAILABLE = "limiter_unavailable"
+    AUDIT_UNAVAILABLE = "audit_unavailable"
+    DRAINING = "draining"
+    INTERNAL = "internal_error"
+
+
+class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejection" is the field's noun
+    """The gateway answers itself.
+
+    Args:
+        code: Why, from the closed set.
+        status: The HTTP status.
+        message: What the caller reads, in GitLab's wording, e.g. ``401 Unauthorized``. Never holds a URL or a secret.
+        headers: Extra response fields (``Retry-After``, ``Allow`` …).
+        source: Whose fault.
+        close: Close the client's connection after answering (framing can't be trusted, or a body was left unread).
+        proxy_error: The RFC 9209 error token for ``Proxy-Status``, where one applies.
+        detail: For the operator's log only; never sent, never holds a secret.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        status: int,
+        message: str,
+        *,
+        headers: tuple[Field, ...] = (),
+        source: Source = Source.DOWNSTREAM,
+        close: bool = False,
+        proxy_error: str | None = None,
+        detail: str = "",
+    ) -> None:
+        super().__init__(code.value)
+        self.code = code
+        self.status = status
+        self.message = message
+        self.headers = headers
+        self.source = source
+        self.close = close
+        self.proxy_error = proxy_error
+        self.detail = detail
+
+    def __repr__(self) -> str:
+        return f"Rejection({self.code.value}, {self.status})"
+
+
+def bad_request(message: str = "400 Bad Request", code: Code = Code.BAD_REQUEST, *, close: bool = False) -> Rejection:
+    """A 400 of the downstream's making."""
+    return Rejection(code, 400, message, close=close, proxy_error="http_request_error")
+
+
+def unauthenticated() -> Rejection:
+    """The one 401: unknown, revoked and expired credentials read alike (gitlab.md §1.5)."""
+    return Rejection(Code.UNAUTHENTICATED, 401, "401 Unauthorized")
+
+
+def forbidden(reason: str = "", code: Code = Code.FORBIDDEN) -> Rejection:
+    """A 403 in GitLab's wording."""
+    message = f"403 Forbidden - {reason}" if reason else "403 Forbidden"
+    return Rejection(code, 403, message, proxy_error="http_request_denied")

@@ -1,0 +1,79 @@
+"""Request and response heads as the wire carried them.
+
+Fields stay a list of ``(name, value)`` byte pairs in wire order, with the sender's spelling: what is forwarded is what
+was received. Lookups are case-insensitive. Parsing of values lives with whoever needs them, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+Field = tuple[bytes, bytes]
+Fields = tuple[Field, ...]
+
+
+class RequestHead(msgspec.Struct, frozen=True, gc=False):
+    """One request's head, framing already judged by the edge (RFC 9112 §6)."""
+
+    method: str
+    target: bytes
+    """The request target exactly as received (RFC 9112 §3.2), query included."""
+    fields: Fields
+    has_body: bool = False
+    content_length: int | None = None
+    """Octets of the body; ``None`` with ``has_body`` means chunked."""
+    http_10: bool = False
+    tls: bool = False
+    """The client's own connection was TLS (``X-Forwarded-Proto`` is made from this or from a trusted peer)."""
+    peer: str = ""
+    """The peer's address without port; ``unix:`` for a Unix socket."""
+
+
+class ResponseHead(msgspec.Struct, frozen=True, gc=False):
+    """One final response's head. Interim (1xx) responses never become one, save 101."""
+
+    status: int
+    fields: Fields
+    reason: bytes = b""
+
+
+# Every name that ever came by, lower-cased once: header names repeat, `bytes.lower()` on each does not pay.
+_LOWER: dict[bytes, bytes] = {}
+_LOWER_BOUND = 4096
+
+
+def lower(name: bytes) -> bytes:
+    """``name`` in lower case, memoised with a bound."""
+    try:
+        return _LOWER[name]
+    except KeyError:
+        lowered = name.lower()
+        if len(_LOWER) < _LOWER_BOUND and len(name) <= 64:
+            _LOWER[name] = lowered
+        return lowered
+
+
+def first(fields: Iterable[Field], name: bytes) -> bytes | None:
+    """The first value of ``name`` (given in lower case), or None."""
+    for key, value in fields:
+        if len(key) == len(name) and lower(key) == name:
+            return value
+    return None
+
+
+def values(fields: Iterable[Field], name: bytes) -> list[bytes]:
+    """Every value of ``name`` (given in lower case), one per field line, in order."""
+    return [value for key, value in fields if len(key) == len(name) and lower(key) == name]
+
+
+def joined(fields: Iterable[Field], name: bytes) -> bytes | None:
+    """All lines of a list-valued field as one value (RFC 9110 §5.3), or None."""
+    found = values(fields, name)
+    return b", ".join(found) if found else None
+
+
+def without(fields: Iterable[Field], names: frozenset[bytes]) -> Fields:
+    """``fields`` less every line whose lower-cased name is in ``names``."""
+    return tuple((key, value) for key, value in fields if lower(key) not in names)

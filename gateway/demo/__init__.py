@@ -1,0 +1,1 @@
+"""A small, deterministic GitLab for trying the gateway out."""

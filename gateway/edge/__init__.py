@@ -1,0 +1,1 @@
+"""The downstream side: the only user of an HTTP server."""

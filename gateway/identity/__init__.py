@@ -1,0 +1,1 @@
+"""Credential to principal: gateway keys, GitLab tokens, anonymous callers."""

@@ -1,0 +1,1 @@
+"""Persistence behind the ports: memory, Redis, SQLite."""

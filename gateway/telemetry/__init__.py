@@ -1,0 +1,1 @@
+"""Metrics, the audit line, and logging."""

@@ -1,0 +1,1 @@
+"""The upstream side: the only user of an HTTP client."""
