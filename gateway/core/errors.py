@@ -80,6 +80,7 @@ class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejectio
         close: Close the client's connection after answering (framing can't be trusted, or a body was left unread).
         proxy_error: The RFC 9209 error token for ``Proxy-Status``, where one applies.
         detail: For the operator's log only; never sent, never holds a secret.
+        oauth_error: Set where GitLab answers in OAuth's shape (``{"error": …, "error_description": …}``).
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejectio
         close: bool = False,
         proxy_error: str | None = None,
         detail: str = "",
+        oauth_error: str = "",
     ) -> None:
         super().__init__(code.value)
         self.code = code
@@ -103,6 +105,7 @@ class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejectio
         self.close = close
         self.proxy_error = proxy_error
         self.detail = detail
+        self.oauth_error = oauth_error
 
     def __repr__(self) -> str:
         return f"Rejection({self.code.value}, {self.status})"

@@ -1,0 +1,37 @@
+"""The last line of defence for logs and audit: token-shaped strings and secret-bearing parameters are blanked.
+
+Credentials that the gateway itself reads are cut from the target long before. What this catches is what GitLab's other
+surfaces carry in addresses (feed, trigger, runner, static-object tokens, OAuth codes) and what a caller pastes where it
+does not belong.
+"""
+
+from __future__ import annotations
+
+import re
+
+MASK = b"[redacted]"
+
+# Names whose values are secrets wherever they stand in a query. `code` and `state` are OAuth's.
+_SECRET_PARAMETER = re.compile(
+    rb"([?&;](?:[^=&;]*(?:token|secret|password|passwd|signature|credential|api_?key|assertion)[^=&;]*|code|state|key)=)[^&;#\s]*",
+    re.IGNORECASE,
+)
+# gitlab.md §1.4: GitLab's prefixes (an instance may put its own in front), and the gateway's own keys.
+_TOKEN = re.compile(
+    rb"(?:gl(?:pat|dt|cbt|ptt|ft|imt|agent|rtr?|oas|soat|ffct|wt|rct)-[0-9A-Za-z_.=-]{8,}|GR1348941[0-9A-Za-z_-]{8,}"
+    rb"|ggw_[0-9A-Za-z]{8,}|eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_.-]{8,}|whsec_[0-9A-Za-z+/=]{8,})"
+)
+# Percent-encoded and doubly encoded dashes, underscores and dots are how a token hides from the pattern above.
+_HIDDEN = re.compile(rb"%(?:25)*(?:2d|5f|2e)", re.IGNORECASE)
+_HIDDEN_AS = {b"2d": b"-", b"5f": b"_", b"2e": b"."}
+
+
+def redact(text: bytes) -> bytes:
+    """``text`` (a raw target, a header value, an error's words) with secrets blanked. Returns the same object if clean."""
+    if b"%" in text and _HIDDEN.search(text):
+        plain = _HIDDEN.sub(lambda match: _HIDDEN_AS[match[0][-2:].lower()], text)
+        if _TOKEN.search(plain):
+            text = plain
+    if b"=" in text:
+        text = _SECRET_PARAMETER.sub(rb"\1" + MASK, text)
+    return _TOKEN.sub(MASK, text)

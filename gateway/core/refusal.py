@@ -1,0 +1,146 @@
+"""A :class:`Rejection` as the bytes its caller expects: GitLab's own shape for the surface asked, RFC 9457 when asked for.
+
+Sources: gitlab.md-verified bodies of GitLab 19.3 for REST, Git, LFS, registry, GraphQL and SCIM; RFC 9457 for problem
+details; RFC 9209 for ``Proxy-Status``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .catalogue import Surface
+from .errors import Code, Rejection
+from .messages import Field, Fields, ResponseHead
+
+MARKER = b"X-Gateway-Error"
+"""The one header that tells the gateway's answers from GitLab's; its value is the code."""
+
+# semantic-release compares an error's media type with exactly this: no charset parameter.
+_JSON = b"application/json"
+_TEXT = b"text/plain"
+_PROBLEM = b"application/problem+json"
+_LFS = b"application/vnd.git-lfs+json"
+_SCIM = b"application/scim+json"
+
+# Where GitLab itself asks for Basic: git (and git-lfs, docker) send nothing before they are asked.
+_CHALLENGED = frozenset({Surface.GIT, Surface.LFS, Surface.REGISTRY})
+_CHALLENGE: Field = (b"WWW-Authenticate", b'Basic realm="GitLab"')
+
+_GIT_DENIED = (
+    "HTTP Basic: Access denied. The provided password or token is incorrect or your account has 2FA enabled and you "
+    "must use a personal access token instead of a password.\n"
+)
+
+_PROBLEM_TYPES = {
+    Code.RATE_LIMITED: "https://iana.org/assignments/http-problem-types#quota-exceeded",
+    Code.TOO_MANY_FAILED_LOGINS: "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
+    Code.UPSTREAM_BREAKER_OPEN: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+    Code.UPSTREAM_BUSY: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+    Code.DRAINING: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+}
+_RATE_LIMIT_CODES = frozenset({Code.RATE_LIMITED, Code.TOO_MANY_FAILED_LOGINS})
+_RATE_LIMIT_JSON = "This endpoint has been requested too many times. Try again later."
+
+# gitlab.md §5.3 names what GitLab exposes; it leaves out the limits, which a browser's client needs to back off.
+_EXPOSED = b"Link, X-Total, X-Total-Pages, X-Per-Page, X-Page, X-Next-Page, X-Prev-Page, X-Request-Id, ETag, " + (
+    b"RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Gateway-Error"
+)
+
+_encoder = msgspec.json.Encoder()
+
+
+def render(
+    rejection: Rejection,
+    *,
+    surface: Surface = Surface.REST,
+    accept: bytes = b"",
+    request_id: str = "",
+    violated: tuple[str, ...] = (),
+    extra: Fields = (),
+    cross_origin: bool = False,
+    challenge: bool = True,
+) -> tuple[ResponseHead, bytes]:
+    """The refusal's head and body.
+
+    Args:
+        rejection: What was refused, and why.
+        surface: Which of GitLab's surfaces the request was for: decides the shape.
+        accept: The request's Accept, joined; empty for none.
+        request_id: The decision's id: the problem's ``instance``.
+        violated: Ids of the limits that refused (RFC 9457 member of the RateLimit draft).
+        extra: Rate-limit fields and the like, sent as given.
+        cross_origin: The request carried Origin: let a browser's script read the refusal.
+        challenge: Ask for Basic on the surfaces where GitLab does (off where anonymous access is configured).
+    """
+    media, body = _body(rejection, surface, accept, request_id, violated)
+    fields: list[Field] = [
+        (b"Content-Type", media),
+        (b"Cache-Control", b"no-store"),
+        (b"X-Content-Type-Options", b"nosniff"),
+        (MARKER, rejection.code.value.encode("ascii")),
+    ]
+    if rejection.proxy_error is not None:
+        fields.append((b"Proxy-Status", b"gateway; error=" + rejection.proxy_error.encode("ascii")))
+    if rejection.status == 401 and challenge and surface in _CHALLENGED:
+        fields.append(_CHALLENGE)
+        if surface is Surface.LFS:
+            fields.append((b"LFS-Authenticate", b'Basic realm="GitLab"'))
+    if cross_origin:
+        fields += ((b"Access-Control-Allow-Origin", b"*"), (b"Access-Control-Expose-Headers", _EXPOSED))
+    fields += rejection.headers
+    fields += extra
+    return ResponseHead(rejection.status, tuple(fields)), body
+
+
+def _body(
+    rejection: Rejection, surface: Surface, accept: bytes, request_id: str, violated: tuple[str, ...]
+) -> tuple[bytes, bytes]:
+    accepted = accept.lower()
+    if _PROBLEM in accepted:
+        return _PROBLEM, _problem(rejection, request_id, violated)
+    if rejection.code in _RATE_LIMIT_CODES:
+        # Rack::Attack's own answer is text; JSON only for those who ask for it by name.
+        if _JSON in accepted:
+            return _JSON, _encoder.encode({"message": {"error": _RATE_LIMIT_JSON}})
+        return _TEXT, b"Retry later\n"
+    message = rejection.message
+    match surface:
+        case Surface.GIT:
+            text = _GIT_DENIED if rejection.code is Code.UNAUTHENTICATED else message + "\n"
+            return _TEXT, text.encode()
+        case Surface.LFS:
+            return _LFS, _encoder.encode({"message": message})
+        case Surface.REGISTRY:
+            code = "UNAUTHORIZED" if rejection.status == 401 else "DENIED"
+            return _JSON, _encoder.encode({"errors": [{"code": code, "message": message}]})
+        case Surface.GRAPHQL:
+            text = "Invalid token" if rejection.code is Code.UNAUTHENTICATED else message
+            return _JSON, _encoder.encode({"errors": [{"message": text}]})
+        case Surface.SCIM:
+            return _SCIM, _encoder.encode(
+                {
+                    "schemas": ["urn:ietf:params:scim:api:messages:2.0:Error"],
+                    "detail": message,
+                    "status": rejection.status,
+                }
+            )
+        case _:
+            if rejection.oauth_error:
+                return _JSON, _encoder.encode({"error": rejection.oauth_error, "error_description": message})
+            # GitLab's unknown route says `error`; a blocked one must read the same, save the marker header.
+            key = "error" if rejection.code is Code.BLOCKED_ROUTE else "message"
+            return _JSON, _encoder.encode({key: message})
+
+
+def _problem(rejection: Rejection, request_id: str, violated: tuple[str, ...]) -> bytes:
+    problem: dict[str, object] = {
+        "type": _PROBLEM_TYPES.get(rejection.code, "about:blank"),
+        "title": rejection.code.value.replace("_", " "),
+        "status": rejection.status,
+        "detail": rejection.message,
+    }
+    if request_id:
+        problem["instance"] = f"urn:gateway:decision:{request_id}"
+    if violated:
+        problem["violated-policies"] = list(violated)
+    return _encoder.encode(problem)

@@ -1,0 +1,277 @@
+"""One request on aiohttp's server protocol, and the raw way back to its client.
+
+aiohttp parses (its C parser) and owns the connection; the answer is written by us, as one buffer, so that the fields GitLab
+sent leave octet for octet. The objects here stand in for aiohttp's ``BaseRequest`` and ``Response``: the protocol asks
+very little of either, and building the real ones costs more than forwarding the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from aiohttp import hdrs
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web import RequestPayloadError
+
+from ..core.errors import Code, Rejection, bad_request
+from ..core.messages import RequestHead, ResponseHead, lower
+from .status import status_line
+
+if TYPE_CHECKING:
+    from .server import Connection
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_BODYLESS = frozenset({204, 304})
+
+# RFC 9110 §5.6.7 dates, one per second of the process's life.
+_date_second = 0
+_date_value = b""
+
+
+def http_date() -> bytes:
+    """Now, as an IMF-fixdate; formatted once a second."""
+    global _date_second, _date_value  # noqa: PLW0603 — a one-entry memo
+    second = int(time.time())
+    if second != _date_second:
+        _date_value = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second)).encode("ascii")
+        _date_second = second
+    return _date_value
+
+
+class Sent(Protocol):
+    """What aiohttp's protocol asks of a finished response."""
+
+    keep_alive: bool
+
+
+class _Answered:
+    """Handed back to aiohttp after the answer has been written: nothing left to prepare or to end."""
+
+    __slots__ = ("keep_alive",)
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+
+    async def prepare(self, _request: object) -> None:
+        return
+
+    async def write_eof(self) -> None:
+        return
+
+
+KEPT = _Answered(True)
+CLOSED = _Answered(False)
+
+
+class ClientGone(ConnectionError):  # noqa: N818 — a state of the world, not a fault
+    """The client's connection ended before its answer did."""
+
+
+class ClientBody:
+    """The request's body, pulled from aiohttp's stream reader (framing already undone by its parser)."""
+
+    __slots__ = ("_downstream", "_expects", "_idle_s", "_payload", "_received", "_size")
+
+    def __init__(self, downstream: AiohttpDownstream, payload: StreamReader, size: int | None, idle_s: float) -> None:
+        self._downstream = downstream
+        self._payload = payload
+        self._idle_s = idle_s
+        self._size = size
+        self._received = 0
+        self._expects = downstream.expects_continue
+
+    @property
+    def received_bytes(self) -> int:
+        """Octets pulled so far."""
+        return self._received
+
+    async def read(self) -> bytes:
+        """See ``ports.RequestBody``. The first call answers ``Expect: 100-continue`` (RFC 9110 §10.1.1)."""
+        payload = self._payload
+        if self._expects:
+            # Only now: the credential, the permit and the limit have agreed, and somebody wants the body.
+            self._expects = False
+            self._downstream.write_interim(_CONTINUE)
+        try:
+            if payload.at_eof() and payload.exception() is None:
+                return b""
+            async with asyncio.timeout(self._idle_s):
+                chunk = await payload.readany()
+        except TimeoutError as error:
+            raise Rejection(Code.REQUEST_TIMEOUT, 408, "408 Request Timeout", close=True) from error
+        except (RequestPayloadError, HttpProcessingError) as error:
+            # The parser's text quotes the offending octets: it goes nowhere.
+            raise bad_request(close=True) from error
+        self._received += len(chunk)
+        return chunk
+
+
+class AiohttpDownstream:
+    """``ports.Downstream`` over one aiohttp ``RequestHandler`` connection."""
+
+    __slots__ = (
+        "_chunked",
+        "_left",
+        "_payload",
+        "_protocol",
+        "_task",
+        "body",
+        "expects_continue",
+        "head",
+        "keep_alive",
+        "message_upgrade",
+        "sent_bytes",
+        "started",
+        "writer",
+    )
+
+    def __init__(
+        self, message: RawRequestMessage, payload: StreamReader, protocol: Connection, writer: object, task: object
+    ) -> None:
+        self._protocol = protocol
+        self._payload = payload
+        self._task = task
+        self.writer = writer
+        self.started = False
+        self.sent_bytes = 0
+        self._chunked = False
+        self._left = 0
+        self.keep_alive = not message.should_close
+        self.message_upgrade = bool(message.upgrade)
+        fields = message.raw_headers
+        version = message.version
+        length: int | None = None
+        self.expects_continue = False
+        if hdrs.EXPECT in message.headers:
+            self.expects_continue = message.headers[hdrs.EXPECT].lower() == "100-continue" and version >= (1, 1)
+        has_body = not payload.at_eof() or message.chunked
+        if not message.chunked and hdrs.CONTENT_LENGTH in message.headers:
+            length = int(message.headers[hdrs.CONTENT_LENGTH])
+            has_body = length > 0
+        self.head = RequestHead(
+            method=message.method,
+            target=message.path.encode("utf-8", "surrogateescape"),
+            fields=fields,
+            has_body=has_body,
+            content_length=length,
+            http_10=version < (1, 1),
+            tls=protocol.is_tls,
+            peer=protocol.peer,
+        )
+        self.body: ClientBody | None = None
+        if has_body:
+            self.body = ClientBody(self, payload, length, protocol.settings.body_idle_s)
+
+    # What aiohttp's RequestHandler calls on its request object.
+
+    @property
+    def remote(self) -> str:
+        return self._protocol.peer
+
+    def _finish(self) -> None:
+        return
+
+    def _cancel(self, exc: BaseException) -> None:
+        # Wakes a pending body read; the handler's task is cancelled by the protocol (handler_cancellation).
+        if not self._payload.is_eof():
+            self._payload.set_exception(exc)
+
+    # ports.Downstream
+
+    async def respond(self, head: ResponseHead, whole: bytes) -> None:
+        bodyless = self.head.method == "HEAD" or head.status in _BODYLESS
+        if bodyless:
+            whole = b""
+        data = self._serialise(head, None if bodyless else len(whole)) + whole
+        self.started = True
+        await self._send(data)
+
+    async def start(self, head: ResponseHead) -> None:
+        if self.head.method == "HEAD" or head.status in _BODYLESS:
+            self._left = 0
+            data = self._serialise(head, None)
+        else:
+            data = self._serialise(head, -1)
+        self.started = True
+        await self._send(data)
+
+    async def write(self, chunk: bytes) -> None:
+        if not chunk:
+            return
+        if self._chunked:
+            await self._send(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        else:
+            await self._send(chunk)
+
+    async def finish(self) -> None:
+        if self._chunked:
+            await self._send(b"0\r\n\r\n")
+
+    def abort(self) -> None:
+        self.keep_alive = False
+        self._protocol.abort()
+
+    def write_interim(self, data: bytes) -> None:
+        """An interim (1xx) response."""
+        transport = self._protocol.transport
+        if transport is not None and not self.started and not self.head.http_10:
+            transport.write(data)
+
+    def close_after(self) -> None:
+        """Answer with ``Connection: close``: the framing, or what the client will send next, can't be trusted."""
+        self.keep_alive = False
+
+    @property
+    def unread_body(self) -> bool:
+        """Part of the body is still on its way."""
+        return not self._payload.is_eof()
+
+    # Writing
+
+    def _serialise(self, head: ResponseHead, length: int | None) -> bytes:
+        """Status line and fields. ``length``: of a whole body, -1 for a streamed one, None where no body can follow."""
+        parts = [status_line(head.status)]
+        declared = False
+        dated = False
+        for name, value in head.fields:
+            parts += (name, b": ", value, b"\r\n")
+            size = len(name)
+            if size == 14 and lower(name) == b"content-length":
+                declared = True
+            elif size == 4 and lower(name) == b"date":
+                dated = True
+        if not dated:
+            parts += (b"Date: ", http_date(), b"\r\n")
+        if length is not None and not declared:
+            if length >= 0:
+                parts.append(b"Content-Length: %d\r\n" % length)
+            elif self.head.http_10:
+                self.keep_alive = False  # RFC 9112 §6.3: only the end of the connection can end this body
+            else:
+                self._chunked = True
+                parts.append(b"Transfer-Encoding: chunked\r\n")
+        if not self.keep_alive or self._protocol.draining:
+            self.keep_alive = False
+            parts.append(b"Connection: close\r\n")
+        elif self.head.http_10:
+            parts.append(b"Connection: keep-alive\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+    async def _send(self, data: bytes) -> None:
+        protocol = self._protocol
+        transport = protocol.transport
+        if transport is None or transport.is_closing():
+            raise ClientGone("client gone")
+        transport.write(data)
+        self.sent_bytes += len(data)
+        if protocol.writing_paused:
+            await protocol.drained()
+
+    def answered(self) -> _Answered:
+        """What the handler returns to aiohttp."""
+        return KEPT if self.keep_alive else CLOSED

@@ -1,0 +1,260 @@
+"""The traffic port: aiohttp's low-level server, its parser, and our handler.
+
+What aiohttp would do by itself and a gateway must not: answer a parse error with the offending octets, log them, send
+``100 Continue`` before anybody was asked, wait for ever for a slow head, decompress bodies.
+
+A client that half-closes (FIN behind its request) counts as gone, as in nginx: the two can't be told apart, and a gateway
+that went on would keep GitLab busy for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp.http_parser
+import msgspec
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from ..core.errors import Code, Rejection, bad_request
+from ..core.messages import ResponseHead
+from .downstream import CLOSED, AiohttpDownstream, ClientGone, _Answered
+from .status import status_line
+
+log = logging.getLogger("gateway.edge")
+
+Handle = Callable[[AiohttpDownstream], Awaitable[None]]
+RenderEarly = Callable[[Rejection, str], tuple[ResponseHead, bytes]]
+"""Renders a refusal of a request that was never parsed: (rejection, peer) → head, body. Also counts and audits it."""
+
+
+class EdgeSettings(msgspec.Struct, frozen=True):
+    """What the traffic port allows (configuration: ``listen.limits``)."""
+
+    target_bytes: int = 16 * 1024
+    field_bytes: int = 16 * 1024
+    max_fields: int = 200
+    request_head_s: float = 15.0
+    body_idle_s: float = 10.0
+    idle_s: float = 75.0
+    write_stall_s: float = 30.0
+    lingering_s: float = 2.0
+    max_connections: int = 0
+    """0: bounded by the process's file descriptors alone."""
+    max_connections_per_peer: int = 0
+
+
+def require_c_parser() -> None:
+    """Refuse to run on aiohttp's pure-Python parser: it is a different, weaker one."""
+    if aiohttp.http_parser.HttpRequestParser is aiohttp.http_parser.HttpRequestParserPy:
+        raise RuntimeError("aiohttp's C parser is missing; the gateway does not run on the pure-Python one")
+
+
+class Connection(RequestHandler):
+    """One client connection."""
+
+    __slots__ = ("_head_deadline", "_server", "is_tls", "peer", "settings")
+
+    def __init__(self, server: TrafficServer, settings: EdgeSettings, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._server = server
+        self.settings = settings
+        self.peer = ""
+        self.is_tls = False
+        self._head_deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def draining(self) -> bool:
+        return self._server.draining
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peername = transport.get_extra_info("peername")
+        self.peer = peername[0] if isinstance(peername, tuple) else "unix:"
+        self.is_tls = transport.get_extra_info("sslcontext") is not None
+        super().connection_made(transport)
+        if not self._server.admit(self):
+            self._server.refused_connections += 1
+            self.abort()
+            return
+        self._arm_head_deadline()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._disarm_head_deadline()
+        self._server.leave(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_deadline is not None:
+            # The waiter is done (or gone) as soon as one whole head has been parsed.
+            waiter = self._waiter
+            if self._messages or waiter is None or waiter.done():
+                self._disarm_head_deadline()
+        elif data and self._waiting_for_head():
+            self._arm_head_deadline()
+
+    def _waiting_for_head(self) -> bool:
+        """Octets came, no request is running, and none is complete: part of a head."""
+        waiter = self._waiter
+        return not self._messages and waiter is not None and not waiter.done()
+
+    def _arm_head_deadline(self) -> None:
+        self._head_deadline = self._loop.call_later(self.settings.request_head_s, self._head_too_slow)
+
+    def _disarm_head_deadline(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
+    def _head_too_slow(self) -> None:
+        self._head_deadline = None
+        if self._messages or (self._waiter is None and self._request_count > 0):
+            return
+        self._server.slow_heads += 1
+        self.force_close()
+
+    def abort(self) -> None:
+        """Cut the connection with a reset where the platform has one: nothing sent so far may pass for whole."""
+        transport = self.transport
+        self._force_close = True
+        if transport is not None:
+            transport.abort()
+
+    async def drained(self) -> None:
+        """Wait until the client takes octets again; a client that takes none for ``write_stall_s`` is cut off."""
+        timer = self._loop.call_later(self.settings.write_stall_s, self.abort)
+        try:
+            while self.writing_paused and self.transport is not None:
+                await self._drain_helper()
+        finally:
+            timer.cancel()
+        if self.transport is None:
+            raise ClientGone("client gone")
+
+    # aiohttp's error paths: never quote, never log what the client sent.
+
+    def _make_error_handler(self, err_info: Any) -> Callable[[Any], Awaitable[Any]]:
+        rejection = self._rejection_of(err_info.exc)
+
+        async def handler(_request: Any) -> _Answered:
+            self._write_early(rejection)
+            return CLOSED
+
+        return handler
+
+    def _rejection_of(self, error: BaseException) -> Rejection:
+        if isinstance(error, LineTooLong):
+            if error.args[1] == self.max_line_size:
+                return Rejection(
+                    Code.TARGET_TOO_LONG, 414, "414 Request-URI Too Large", close=True, proxy_error="http_request_error"
+                )
+            return _headers_too_large()
+        if error.args and error.args[0] == "Too many headers received":
+            return _headers_too_large()
+        return bad_request(close=True)
+
+    def _write_early(self, rejection: Rejection) -> None:
+        head, body = self._server.render_early(rejection, self.peer)
+        if self.transport is None:
+            return
+        parts = [status_line(head.status)]
+        for name, value in head.fields:
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body), body)
+        self.transport.write(b"".join(parts))
+
+    def handle_error(
+        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> Any:
+        """Only reached by a fault of our own: the handler turns everything expected into an answer."""
+        self.abort()
+        raise ConnectionError("the answer was cut short")
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        log.error("connection fault", exc_info=kw.get("exc_info"))
+
+
+def _headers_too_large() -> Rejection:
+    return Rejection(
+        Code.HEADERS_TOO_LARGE, 431, "431 Request Header Fields Too Large", close=True, proxy_error="http_request_error"
+    )
+
+
+class TrafficServer(web.Server):
+    """Connections and their handler; owns drain."""
+
+    def __init__(self, handle: Handle, render_early: RenderEarly, settings: EdgeSettings) -> None:
+        async def handler(downstream: Any) -> Any:
+            await handle(downstream)
+            return downstream.answered()
+
+        super().__init__(
+            handler,
+            request_factory=_make_downstream,  # type: ignore[arg-type]  # our own stand-in for BaseRequest
+            handler_cancellation=True,
+        )
+        self.settings = settings
+        self.render_early = render_early
+        self.draining = False
+        self.refused_connections = 0
+        self.slow_heads = 0
+        self._per_peer: dict[str, int] = {}
+        self._open = 0
+        self._protocol_options: dict[str, Any] = {
+            "access_log": None,
+            "auto_decompress": False,
+            "keepalive_timeout": settings.idle_s,
+            "lingering_time": settings.lingering_s,
+            # One more than the target's own limit, so that the parser's two limits can be told apart; the request line's
+            # exact limit is core.target's.
+            "max_line_size": settings.target_bytes + 1,
+            "max_field_size": settings.field_bytes + 2
+            if settings.field_bytes == settings.target_bytes
+            else settings.field_bytes,
+            "max_headers": settings.max_fields,
+            "read_bufsize": 64 * 1024,
+        }
+
+    def __call__(self) -> RequestHandler:
+        return Connection(self, self.settings, loop=self._loop, **self._protocol_options)
+
+    @property
+    def open_connections(self) -> int:
+        return self._open
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a connection in; False when it is one too many."""
+        settings = self.settings
+        self._open += 1
+        count = self._per_peer.get(connection.peer, 0) + 1
+        self._per_peer[connection.peer] = count
+        if settings.max_connections and self._open > settings.max_connections:
+            return False
+        return not (settings.max_connections_per_peer and count > settings.max_connections_per_peer)
+
+    def leave(self, connection: Connection) -> None:
+        """Count a connection out."""
+        self._open -= 1
+        count = self._per_peer.get(connection.peer, 0) - 1
+        if count > 0:
+            self._per_peer[connection.peer] = count
+        else:
+            self._per_peer.pop(connection.peer, None)
+
+    async def listen(
+        self, host: str | None, port: int, *, ssl_context: ssl.SSLContext | None = None, path: str | None = None
+    ) -> asyncio.Server:
+        """Bind and accept."""
+        loop = asyncio.get_running_loop()
+        if path is not None:
+            return await loop.create_unix_server(self, path, ssl=ssl_context, backlog=1024)
+        return await loop.create_server(self, host, port, ssl=ssl_context, backlog=1024, reuse_address=True)
+
+
+def _make_downstream(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> AiohttpDownstream:
+    return AiohttpDownstream(message, payload, protocol, writer, task)

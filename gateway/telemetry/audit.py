@@ -1,0 +1,258 @@
+"""The audit: one JSON line per request, whatever became of it.
+
+The pipeline hands over the finished Exchange; rendering and writing happen in batches off the request's way. A batch is at
+most 50 ms old when it is rendered and is written by a thread of its own, so that a slow sink never stalls the event loop.
+Schema: docs/operations.md, "The audit line".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, MutableMapping
+from typing import Any, BinaryIO, Protocol
+
+import msgspec
+import structlog
+
+from ..core.exchange import Exchange
+from ..core.redaction import redact
+
+log = logging.getLogger("gateway.audit")
+
+SCHEMA = 1
+FLUSH_S = 0.05
+_SLICE = 256  # lines rendered in one turn of the event loop: some 3 ms
+_QUEUED_BATCHES = 4096  # batches of at most _SLICE lines waiting for the sink
+
+
+class Sink(Protocol):
+    """Where whole lines go."""
+
+    def write(self, lines: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class StreamSink:
+    """A file descriptor: standard output or a file opened for appending."""
+
+    def __init__(self, stream: BinaryIO, *, owned: bool) -> None:
+        self._stream = stream
+        self._owned = owned
+
+    def write(self, lines: bytes) -> None:
+        self._stream.write(lines)
+        self._stream.flush()
+
+    def close(self) -> None:
+        if self._owned:
+            self._stream.close()
+
+
+class NullSink:
+    """No audit asked for."""
+
+    def write(self, lines: bytes) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def open_sink(where: str) -> Sink:
+    """``stdout``, ``stderr``, ``off`` or ``file:/path`` (created 0600, appended to).
+
+    Raises OSError when the file can't be opened.
+    """
+    if where == "stdout":
+        return StreamSink(sys.stdout.buffer, owned=False)
+    if where == "stderr":
+        return StreamSink(sys.stderr.buffer, owned=False)
+    if where == "off":
+        return NullSink()
+    path = where.removeprefix("file:")
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return StreamSink(os.fdopen(descriptor, "ab"), owned=True)
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _line(_logger: object, _name: str, event: MutableMapping[str, Any]) -> bytes:
+    return _encode(event)
+
+
+class _Batch:
+    """structlog's logger object: takes rendered lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    def msg(self, line: bytes) -> None:
+        self.lines.append(line)
+
+
+class _AuditLogger(structlog.BoundLoggerBase):
+    """structlog without levels, context or copies: one processor, bytes out."""
+
+    def line(self, event: dict[str, Any]) -> None:
+        self._proxy_to_logger("msg", **event)
+
+
+class AuditLog:
+    """Observes finished exchanges.
+
+    Args:
+        sink: Where the lines go.
+        wall: Unix seconds.
+        monotonic: The clock of ``Exchange.started_at``.
+    """
+
+    def __init__(
+        self, sink: Sink, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._sink = sink
+        self._wall = wall
+        self._monotonic = monotonic
+        self._pending: list[tuple[Exchange, float, float]] = []
+        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._batch = _Batch()
+        self._log = _AuditLogger(self._batch, processors=[_line], context={})
+        self._queue: queue.Queue[bytes | None] = queue.Queue(_QUEUED_BATCHES)
+        self.events = 0
+        self.dropped = 0
+        self.failing = False
+        self._thread = threading.Thread(target=self._write, name="audit", daemon=True)
+        self._thread.start()
+
+    def observe(self, exchange: Exchange) -> None:
+        """Take one finished exchange; never blocks, never raises."""
+        self._pending.append((exchange, self._wall(), self._monotonic()))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        batch, self._pending = self._pending[:_SLICE], self._pending[_SLICE:]
+        self._render(batch)
+        if self._pending:
+            self._timer = asyncio.get_running_loop().call_soon(self._flush)
+
+    def _render(self, batch: list[tuple[Exchange, float, float]]) -> None:
+        lines = self._batch.lines
+        for exchange, ended_at, ended_mono in batch:
+            self._log.line(event_of(exchange, ended_at, ended_mono))
+        self.events += len(lines)
+        data = b"\n".join(lines) + b"\n" if lines else b""
+        count = len(lines)
+        lines.clear()
+        if not data:
+            return
+        try:
+            self._queue.put_nowait(data)
+        except queue.Full:
+            self.dropped += count
+            if not self.failing:
+                self.failing = True
+                log.error("the audit sink does not keep up; lines are being dropped")
+
+    def _write(self) -> None:
+        while (data := self._queue.get()) is not None:
+            try:
+                self._sink.write(data)
+                self.failing = False
+            except (OSError, ValueError) as error:
+                self.dropped += data.count(b"\n")
+                if not self.failing:
+                    self.failing = True
+                    log.error("the audit sink fails: %s", type(error).__name__)
+
+    def close(self) -> None:
+        """Write what is pending, then stop. Blocks until the sink has it, at most 5 s."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._pending:
+            batch, self._pending = self._pending[:_SLICE], self._pending[_SLICE:]
+            self._render(batch)
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=5)
+        self._thread.join(5)
+        self._sink.close()
+
+
+def _text(value: bytes) -> str:
+    return redact(value).decode("utf-8", "backslashreplace")
+
+
+def event_of(x: Exchange, ended_at: float, ended_mono: float) -> dict[str, Any]:
+    """The audit line's members. Empty facts are left out; names are stable within one ``schema``."""
+    duration_s = ended_mono - x.started_at
+    event: dict[str, Any] = {
+        "schema": SCHEMA,
+        "time": _timestamp(ended_at - duration_s),
+        "request_id": x.request_id,
+        "peer": x.peer,
+        "method": x.method,
+        "target": _text(x.target),
+        "operation": x.operation,
+        "status": x.status,
+        "duration_ms": round(duration_s * 1000, 3),
+        "bytes_in": x.bytes_in,
+        "bytes_out": x.bytes_out,
+    }
+    for name in (
+        "code",
+        "identity",
+        "principal",
+        "principal_kind",
+        "team",
+        "credential_kind",
+        "credential_fingerprint",
+        "rule",
+        "sudo",
+        "limit_shadow",
+        "cache_status",
+        "cache_reason",
+        "cache_stored",
+        "aborted",
+    ):
+        value = getattr(x, name)
+        if value:
+            event[name] = value
+    if x.permit_use:
+        event["upstream_credential"] = x.permit_use
+    if x.limit_id:
+        event["limit"] = x.limit_id
+        event["limit_remaining"] = round(x.limit_remaining, 3)
+    if x.upstream_status or x.upstream_s:
+        event["upstream_status"] = x.upstream_status
+        event["upstream_ms"] = round(x.upstream_s * 1000, 3)
+        event["upstream_connect_ms"] = round(x.upstream_connect_s * 1000, 3)
+        event["upstream_first_byte_ms"] = round(x.upstream_first_byte_s * 1000, 3)
+    if x.upstream_request_id:
+        event["upstream_request_id"] = x.upstream_request_id
+    if x.user_agent:
+        event["user_agent"] = _text(x.user_agent)
+    return event
+
+
+_second = 0
+_prefix = ""
+
+
+def _timestamp(at: float) -> str:
+    """RFC 3339, UTC, milliseconds; the part down to the second is formatted once a second."""
+    global _second, _prefix  # noqa: PLW0603 — a one-entry memo
+    second = int(at)
+    if second != _second:
+        _prefix = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        _second = second
+    return f"{_prefix}{int((at - second) * 1000):03d}Z"
