@@ -5,6 +5,7 @@ Each docstring says what a miss, an outage and concurrency mean. Nothing here do
 
 from __future__ import annotations
 
+import enum
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from .core.catalogue import Operation
 from .core.credentials import Claim
 from .core.limits import Decision, Take
 from .core.messages import Field, Fields, RequestHead, ResponseHead
+from .core.secret import Secret
 
 
 class RequestBody(Protocol):
@@ -153,8 +155,8 @@ class CacheStore(Protocol):
     async def close(self) -> None: ...
 
 
-class KeyRecord(msgspec.Struct, frozen=True, gc=False):
-    """One issued gateway key; the key itself is nowhere."""
+class KeyRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One issued gateway key; the key itself is nowhere. Instants are Unix seconds."""
 
     id: str
     """Public id, shown in lists and audit."""
@@ -162,18 +164,69 @@ class KeyRecord(msgspec.Struct, frozen=True, gc=False):
     digest: bytes
     """HMAC-SHA-256(pepper, key)."""
     created_at: float
+    not_before: float | None = None
     expires_at: float | None = None
     revoked_at: float | None = None
+    """Revoked as soon as it is set, whatever it says: another host's clock must not delay it."""
+    last_used_at: float | None = None
+    """Coarse: to the minute or so."""
+    note: str = ""
+
+    def is_live(self, now: float) -> bool:
+        """Neither revoked nor expired; its time may be yet to come."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+    def is_usable(self, now: float) -> bool:
+        """Live, and its time has come."""
+        return self.is_live(now) and (self.not_before is None or now >= self.not_before)
+
+    def __repr__(self) -> str:
+        return f"KeyRecord({self.id}, {self.identity})"
+
+
+LIVE_KEYS = 2
+"""How many live keys an identity may have: the one in use and the one that replaces it."""
+
+KEEP_DEAD_S = 30 * 86_400.0
+"""How long a revoked or expired key stays listed."""
 
 
 class KeyStore(Protocol):
-    """Issued keys. An outage raises ``StoreUnavailable``; concurrency is the store's own business."""
+    """Issued keys, as the server reads them. An outage raises ``StoreUnavailable``; calls may overlap and be cancelled."""
 
-    async def find(self, digest: bytes) -> KeyRecord | None: ...
-    async def put(self, record: KeyRecord) -> None: ...
-    async def list(self, identity: str | None = None) -> list[KeyRecord]: ...
-    async def revoke(self, key_id: str, at: float) -> bool: ...
+    async def find(self, digest: bytes) -> KeyRecord | None:
+        """The record, dead or alive; a miss is None. By digest only: what a caller sent never steers the search."""
+        ...
+
+    async def touch(self, key_id: str, at: float) -> None:
+        """Remember a use; never moves backwards, and an unknown id is nobody's loss."""
+        ...
+
     async def close(self) -> None: ...
+
+
+class KeyRegister(Protocol):
+    """The same keys, as commands and the admin API change them. An outage raises ``StoreUnavailable``."""
+
+    async def put(self, record: KeyRecord) -> None:
+        """Add a key, durably. Raises KeyRefused when the id or digest is taken, or ``LIVE_KEYS`` are live at
+        ``created_at``: judged and written in one step. Forgets keys of that identity dead for ``KEEP_DEAD_S``.
+        """
+        ...
+
+    async def list(self, identity: str | None = None) -> list[KeyRecord]:
+        """Oldest first."""
+        ...
+
+    async def revoke(self, key_id: str, at: float) -> bool:
+        """False when there is no such key. Revoking twice keeps the first instant."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class KeyRefused(Exception):  # noqa: N818 — a decision, told to whoever asked for the key
+    """The key cannot be added; the message says why."""
 
 
 class StoreUnavailable(Exception):  # noqa: N818 — a state of the world the caller acts on
@@ -184,7 +237,14 @@ class Authenticator(Protocol):
     """Claim → Principal. Positive and negative answers are memoised with bounds; one lookup per claim is in flight."""
 
     async def authenticate(self, claim: Claim, operation: Operation, head: RequestHead) -> Principal:
-        """Raises Rejection UNAUTHENTICATED, TOO_MANY_FAILED_LOGINS or IDENTITY_UNAVAILABLE."""
+        """``head.peer`` is the client's own address, behind trusted proxies too.
+
+        Raises Rejection UNAUTHENTICATED, TOO_MANY_FAILED_LOGINS or IDENTITY_UNAVAILABLE.
+        """
+        ...
+
+    def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
+        """GitLab answered 401 to the caller's own credential: it is asked anew before that credential is believed again."""
         ...
 
     async def close(self) -> None: ...
@@ -205,8 +265,58 @@ class UpstreamCredential(msgspec.Struct, frozen=True, gc=False):
 class TokenSource(Protocol):
     """The broker: permit → upstream credential."""
 
-    async def credential(self, permit: Permit, principal: Principal) -> UpstreamCredential:
-        """Raises Rejection BROKER_CREDENTIAL_REFUSED (502/503) when there is none to give: closed, never open."""
+    async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
+        """In the carrier that the operation's surface reads (Git takes Basic only).
+
+        Raises Rejection BROKER_CREDENTIAL_REFUSED (502/503) when there is none to give: closed, never open.
+        """
+        ...
+
+    async def refused(self, credential_id: str) -> bool:
+        """GitLab answered 401 to this credential. True: it is dead; it is not given out for a while, and an alarm is up.
+
+        False: GitLab still knows it, so the 401 was about the route. A caller cannot take a credential from the others.
+        """
         ...
 
     async def close(self) -> None: ...
+
+
+class Presentation(enum.StrEnum):
+    """How a token is shown to GitLab, which decides what it may be."""
+
+    PRIVATE = "private"
+    """``PRIVATE-TOKEN``: personal, project, group, impersonation and service-account tokens."""
+    BEARER = "bearer"
+    """``Authorization: Bearer``: the same, and OAuth tokens."""
+    JOB = "job"
+    """``JOB-TOKEN``."""
+
+
+class Verified(msgspec.Struct, frozen=True, gc=False):
+    """What GitLab says of a good token."""
+
+    subject: str
+    """``user:42``; ``job-project:7`` for a job token; ``application:UID`` for an OAuth token without a user."""
+    scopes: tuple[str, ...] | None = None
+    """None: GitLab did not say."""
+    expires_at: float | None = None
+
+
+class NotAnswering(Exception):  # noqa: N818 — a state of the world the caller acts on
+    """GitLab said neither yes nor no. ``offered`` is False when it answered, but not as a GitLab that can be asked."""
+
+    def __init__(self, reason: str, *, offered: bool = True) -> None:
+        super().__init__(reason)
+        self.offered = offered
+
+
+class TokenVerifier(Protocol):
+    """Asks GitLab about a token."""
+
+    async def verify(self, token: Secret, presentation: Presentation, *, may_be_job: bool = False) -> Verified | None:
+        """None: GitLab does not take it (unknown, revoked, expired, blocked: all one). Raises NotAnswering.
+
+        ``may_be_job``: a Bearer token may be a job token too.
+        """
+        ...
