@@ -1,10 +1,18 @@
-"""GitLab's route catalogue: what a request *is*, by method and path segments, never by decoded path."""
+"""GitLab's route catalogue: what a request *is*, by method and path segments, never by decoded path.
+
+The rows come from ``gateway/routes``; here they are compiled and looked up. What the gateway never forwards
+(``/api/v4/internal`` and its kin) is decided here too, on segments and before any template, so that no spelling slips by.
+"""
 
 from __future__ import annotations
 
 import enum
+import re
 
 import msgspec
+
+from .route_tree import RouteTree, Span, expand, split
+from .target import Target
 
 
 class Access(enum.StrEnum):
@@ -41,14 +49,52 @@ class Surface(enum.StrEnum):
     """The browser's pages: everything outside the catalogue that is not under ``/api/``."""
 
 
+class ReferenceKind(enum.StrEnum):
+    """What a path segment names."""
+
+    PROJECT = "project"
+    GROUP = "group"
+    NAMESPACE = "namespace"
+    """A group or a user's own namespace."""
+    USER = "user"
+
+
+class Flag(enum.StrEnum):
+    """What a row of the data file may say beyond its class."""
+
+    SECRET = "secret"  # noqa: S105 — a flag's name
+    MAY_HOLD_SECRET = "may_hold_secret"  # noqa: S105
+    SIDE_EFFECT = "side_effect"
+    BINARY = "binary"
+    BLOCKED = "blocked"
+    WIDE = "wide"
+    NAMES_IN_BODY = "names_in_body"
+    JOB_TOKEN = "job_token"  # noqa: S105
+    DEPLOY_TOKEN = "deploy_token"  # noqa: S105
+
+
 class Reference(msgspec.Struct, frozen=True, gc=False):
-    """A path segment that names a project, group or other thing."""
+    """Path segments that name a project, group or user."""
 
     index: int
     """Position in ``Target.segments``."""
-    kind: str
-    """``project`` · ``group`` · ``namespace`` · ``user`` · ``name``."""
+    kind: ReferenceKind
     param: str
+    end: int = 0
+    """Where it ends (exclusive) when it spans segments, as in Git's paths; 0: the one segment at ``index``."""
+    repository: bool = False
+    """It names a Git repository: ``.git``, ``.wiki`` and a snippet's number are no part of the project's path."""
+
+    def value(self, segments: tuple[str, ...]) -> str:
+        """The reference as spelt: an id or a path, decoded once."""
+        if not self.end:
+            return segments[self.index]
+        spelt = "/".join(segments[self.index : self.end])
+        return _REPOSITORY_SUFFIX.sub("", spelt) if self.repository else spelt
+
+
+# `Gitlab::RepoPath`: wikis, designs and snippets live under their project's path.
+_REPOSITORY_SUFFIX = re.compile(r"(?:/snippets/[0-9]+)?(?:\.wiki|\.design)?(?:\.git)?\Z")
 
 
 class Operation(msgspec.Struct, frozen=True, gc=False):
@@ -66,9 +112,236 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     """Never reachable through a gateway: ``/api/v4/internal`` and its kin, in every spelling."""
     secret_answer: bool = False
     """The answer carries secrets (CI variables, tokens, triggers, hooks, runners): never stored."""
+    may_hold_secret: bool = False
+    """The answer holds a ``runners_token`` for those who may administer the thing: stored only without that member."""
     side_effect: bool = False
     """A GET that changes something (merge_ref, downloads that are counted): never answered from the cache."""
     binary: bool = False
     """May answer with non-JSON octets or a redirect; its ETag is not trusted (gitlab.md §4.2)."""
+    wide: bool = False
+    """Its answer or its work may reach beyond the projects and groups its path names."""
+    names_in_body: bool = False
+    """Its body may name another project or group (``target_project_id``, ``namespace`` …)."""
     job_token: bool = False
     deploy_token: bool = False
+
+
+OTHER = "other"
+"""The name of every route the catalogue does not know."""
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+FORMAT_VERSION = 1
+
+_MEMO_BOUND = 8192
+_MEMO_PATH_BYTES = 512
+
+# Git asks with exactly this query when it fetches; everything else may be the start of a push.
+_FETCH = b"service=git-upload-pack"
+
+class _Row(msgspec.Struct, frozen=True, array_like=True):
+    method: str
+    template: str
+    surface: Surface
+    access: Access
+    permissions: tuple[str, ...] = ()
+    references: dict[str, ReferenceKind] = {}
+    flags: tuple[Flag, ...] = ()
+
+
+class _File(msgspec.Struct, frozen=True):
+    version: int
+    gitlab: str
+    operations: tuple[_Row, ...]
+
+
+class _Leaf:
+    """An operation as one expansion of its template lays it out."""
+
+    __slots__ = ("moving", "operation", "tokens")
+
+    def __init__(self, operation: Operation, tokens: tuple[str, ...]) -> None:
+        self.operation = operation
+        self.tokens = tokens
+        first = next((at for at, token in enumerate(tokens) if token.startswith("*")), len(tokens))
+        # References at or behind a `*name` stand elsewhere in each path.
+        self.moving = any(reference.index >= first for reference in operation.references)
+
+    def place(self, spans: tuple[Span, ...]) -> Operation:
+        """The operation with its references where this path has them."""
+        starts: list[Span] = []
+        at, wild = 0, iter(spans)
+        for token in self.tokens:
+            span = next(wild) if token.startswith("*") else (at, at + 1)
+            starts.append(span)
+            at = span[1]
+        references = []
+        for reference in self.operation.references:
+            start, end = starts[reference.index]
+            spanning = self.tokens[reference.index].startswith("*")
+            references.append(msgspec.structs.replace(reference, index=start, end=end if spanning else 0))
+        return msgspec.structs.replace(self.operation, references=tuple(references))
+
+
+class Catalogue:
+    """Every operation, found by method and segments. Look-ups are memoised with a bound."""
+
+    def __init__(self, rows: tuple[_Row, ...], gitlab: str = "") -> None:
+        self.gitlab = gitlab
+        """The GitLab version the rows describe."""
+        self._tree: RouteTree[_Leaf] = RouteTree()
+        self._operations: dict[str, Operation] = {}
+        self._memo: dict[tuple[str, bytes], Operation] = {}
+        for row in rows:
+            self._add(row)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Catalogue:
+        """Compile a data file of ``gateway.routes.build``. Raises ValueError when it is not one, or of another version."""
+        try:
+            file = msgspec.json.decode(data, type=_File)
+        except msgspec.DecodeError as broken:
+            raise ValueError(f"not a route catalogue: {broken}") from broken
+        if file.version != FORMAT_VERSION:
+            raise ValueError(f"route catalogue of version {file.version}; this gateway reads {FORMAT_VERSION}")
+        return cls(file.operations, file.gitlab)
+
+    def operations(self) -> tuple[Operation, ...]:
+        """Every operation once, by template and method."""
+        return tuple(
+            sorted(self._operations.values(), key=lambda operation: tuple(reversed(operation.name.split(" ", 1))))
+        )
+
+    def match(self, method: str, target: Target) -> Operation:
+        """What ``method`` on ``target`` is; an unknown route is the operation ``other``, never an error.
+
+        One catalogue serves one relative-URL prefix: the memo's key is the raw path.
+        """
+        key = (method, target.path)
+        found = self._memo.get(key)
+        if found is None:
+            found = self._find(method, target.segments)
+            if len(self._memo) >= _MEMO_BOUND:
+                self._memo.clear()
+            if len(target.path) <= _MEMO_PATH_BYTES:
+                self._memo[key] = found
+        if found.surface is Surface.GIT and found.access is Access.READ and target.query != _FETCH:
+            return _as_push(found)
+        return found
+
+    def find(self, method: str, segments: tuple[str, ...]) -> Operation | None:
+        """The row for ``segments``, or None; without memo, without judging what is blocked."""
+        found = self._tree.find(method, segments)
+        if found is None:
+            return None
+        leaf, spans = found
+        return leaf.place(spans) if leaf.moving else leaf.operation
+
+    def _find(self, method: str, segments: tuple[str, ...]) -> Operation:
+        operation = self.find(method, segments)
+        if is_blocked(segments):
+            if operation is None:
+                return Operation(OTHER, Access.WRITE, Surface.INTERNAL, known=False, blocked=True)
+            return msgspec.structs.replace(operation, blocked=True)
+        return operation or unknown(method, segments)
+
+    def _add(self, row: _Row) -> None:
+        # A template for every method is a read or a write by the method of each request.
+        if row.method == "ANY":
+            for method in ("GET", "OPTIONS"):
+                self._plant(row, method, row.access)
+            self._plant(row, "ANY", Access.WRITE)
+        else:
+            self._plant(row, row.method, row.access)
+
+    def _plant(self, row: _Row, method: str, access: Access) -> None:
+        for path in expand(row.template):
+            tokens = split(path)
+            references = []
+            for index, token in enumerate(tokens):
+                name, repository = token.removesuffix(".git"), "repository_path" in token
+                kind = row.references.get(name[1:]) if name[:1] in ":*" else None
+                if kind is not None:
+                    references.append(Reference(index, kind, name[1:], repository=repository))
+            operation = Operation(
+                name=f"{row.method} {row.template}",
+                access=access,
+                surface=row.surface,
+                permissions=row.permissions,
+                references=tuple(references),
+                blocked=Flag.BLOCKED in row.flags,
+                secret_answer=Flag.SECRET in row.flags,
+                may_hold_secret=Flag.MAY_HOLD_SECRET in row.flags,
+                side_effect=Flag.SIDE_EFFECT in row.flags,
+                binary=Flag.BINARY in row.flags,
+                wide=Flag.WIDE in row.flags,
+                names_in_body=Flag.NAMES_IN_BODY in row.flags,
+                job_token=Flag.JOB_TOKEN in row.flags,
+                deploy_token=Flag.DEPLOY_TOKEN in row.flags,
+            )
+            self._tree.add(method, tokens, _Leaf(operation, tokens))
+            self._operations.setdefault(operation.name, operation)
+
+
+def unknown(method: str, segments: tuple[str, ...]) -> Operation:
+    """The stand-in for a route the catalogue lacks: GitLab adds routes with every release and answers for them itself."""
+    access = Access.READ if method in SAFE_METHODS else Access.WRITE
+    return _UNKNOWN[access, _surface(segments)]
+
+
+def _surface(segments: tuple[str, ...]) -> Surface:
+    if segments[:1] == ("api",):
+        return Surface.REST
+    for at, segment in enumerate(segments[:-1]):
+        if segment.endswith(".git"):
+            after = segments[at + 1 : at + 3]
+            return Surface.LFS if after[0] == "gitlab-lfs" or after == ("info", "lfs") else Surface.GIT
+    return Surface.WEB
+
+
+_UNKNOWN = {
+    (access, surface): Operation(OTHER, access, surface, known=False)
+    for access in Access
+    for surface in (Surface.REST, Surface.GIT, Surface.LFS, Surface.WEB)
+}
+
+
+def _as_push(operation: Operation) -> Operation:
+    if operation.references and operation.name.endswith("/info/refs"):
+        return msgspec.structs.replace(operation, access=Access.WRITE)
+    return operation
+
+
+# What no client of a gateway has business with -----------------------------------------------------------------------
+
+_BLOCKED_API = frozenset({"internal", "geo", "container_registry_event"})
+_BLOCKED_INSTANCE = frozenset({"health", "health_check", "liveness", "readiness", "metrics", "chaos"})
+_VERSION = re.compile(r"v[0-9]+")
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_SEPARATORS = re.compile(r"[/\\]+")
+
+
+def is_blocked(segments: tuple[str, ...]) -> bool:
+    """``/api/vN/internal``, ``/api/vN/geo``, health and metrics pages, however they are spelt.
+
+    Judged more broadly than GitLab routes: letter case, a format suffix, path parameters after ``;``, separators and
+    escapes that survived the one decoding are all seen through, in case something between here and Rails does too.
+    """
+    words = _plain(segments[:4])
+    if len(words) >= 3 and words[0] == "api" and _VERSION.fullmatch(words[1]):
+        return words[2] in _BLOCKED_API
+    return len(words) >= 2 and words[0] == "-" and words[1] in _BLOCKED_INSTANCE
+
+
+def _plain(segments: tuple[str, ...]) -> list[str]:
+    path = "/".join(segments)
+    for _ in range(3):
+        if "%" not in path:
+            break
+        path = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), path)
+    words = (_word(piece) for piece in _SEPARATORS.split(path))
+    return [word for word in words if word]
+
+
+def _word(piece: str) -> str:
+    return piece.partition(";")[0].strip(". \t\r\n\0").partition(".")[0].strip().casefold()

@@ -1,0 +1,219 @@
+"""What no specification says and a person had to decide, operation by operation.
+
+Every POST, and every GET, of GitLab 19.3 was gone through for these tables; ``build`` fails when an exact entry no longer
+names a row, so that a new GitLab version is reviewed and not merely read. ``(?:…)`` patterns match whole templates.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Classes -------------------------------------------------------------------------------------------------------------
+
+POSTS_THAT_READ = frozenset(
+    {
+        "/*repository_path.git/git-upload-pack",
+        "/*repository_path.git/info/lfs/locks/verify",
+        "/api/glql",
+        "/api/v4/code_suggestions/enabled",
+        "/api/v4/feature_flags/unleash/:project_id/client/metrics",
+        "/api/v4/feature_flags/unleash/:project_id/client/register",
+        "/api/v4/glql",
+        "/api/v4/groups/:id/-/packages/npm/-/npm/v1/security/advisories/bulk",
+        "/api/v4/groups/:id/-/packages/npm/-/npm/v1/security/audits/quick",
+        "/api/v4/markdown",
+        "/api/v4/orbit/query",
+        "/api/v4/orbit/query/:name",
+        "/api/v4/packages/npm/-/npm/v1/security/advisories/bulk",
+        "/api/v4/packages/npm/-/npm/v1/security/audits/quick",
+        "/api/v4/projects/:id/ci/lint",
+        "/api/v4/projects/:id/ml/mlflow/api/2.0/mlflow/experiments/search",
+        "/api/v4/projects/:id/ml/mlflow/api/2.0/mlflow/registered-models/get-latest-versions",
+        "/api/v4/projects/:id/ml/mlflow/api/2.0/mlflow/runs/search",
+        "/api/v4/projects/:id/packages/npm/-/npm/v1/security/advisories/bulk",
+        "/api/v4/projects/:id/packages/npm/-/npm/v1/security/audits/quick",
+        "/api/v4/projects/:id/repository/blobs/batch",
+        "/api/v4/projects/:project_id/product_analytics/request/dry-run",
+        "/api/v4/projects/:project_id/product_analytics/request/load",
+        "/api/v4/projects/:project_id/product_analytics/request/meta",
+        "/oauth/introspect",
+        "/oauth/userinfo",
+    }
+)
+"""POSTs that change nothing.
+
+Left out on purpose: the LFS batch (its body says upload or download, and an upload's answer holds a token that writes),
+GraphQL (its document decides), ``/admin/token`` (it reveals whose any token is), runner verification and job requests
+(both record contact), model completions (they cost), Conan's ``upload_urls`` and the tests of virtual registries
+(GitLab calls out), and tool calls over MCP.
+"""
+
+GETS_THAT_WRITE = frozenset(
+    {
+        "/*project/-/environments/:environment_id/terminal.ws",
+        "/*project/-/jobs/:job_id/proxy.ws",
+        "/*project/-/jobs/:job_id/terminal.ws",
+        "/-/cable",
+        "/-/kubernetes-agent/",
+        "/-/kubernetes-agent/k8s-proxy/*path",
+        "/api/graphql",
+        "/api/v4/ai/duo_workflows/ws",
+        "/api/v4/mcp",
+        "/api/v4/orbit/mcp",
+        "/api/v4/packages/conan/v1/users/authenticate",
+        "/api/v4/projects/:id/packages/conan/v1/users/authenticate",
+        "/jwt/auth",
+    }
+)
+"""GETs that open a channel through which anything can be done, or hand out a token that can write."""
+
+SIDE_EFFECTS = re.compile(
+    r"""
+      /api/v4/projects/:id/merge_requests/:merge_request_iid/merge_ref   # writes the ref
+    | /api/v4/projects/:id/repository/archive                            # audited and throttled
+    | /api/v4/(?:projects|groups)/:id/export(?:_relations)?/download     # audited and throttled
+    | /api/v4/.*/(?:artifacts|download|file)(?:/.*)?          # downloads are counted and audited
+    | /api/v4/.*/upstreams/:id/test                                      # calls the upstream registry
+    | /api/v4/job | /api/v4/job/allowed_agents                           # asks whose token this is, now
+    | /api/v4/personal_access_tokens/self(?:/.*)?
+    | /api/v4/runners/router/discovery
+    | /api/v4/feature_flags/unleash/.*                                   # records the client
+    | /api/v4/usage_data/service_ping
+    | /api/v4/experiments/:experiment_name/assignments                   # may assign
+    | /api/v4/projects/:id/terraform/state/:name(?:/.*)?                 # must never be stale: a plan is made from it
+    | /oauth/.* | /-/jwks
+    | /\*project/-/.* | /\*repository_path.*
+    """,
+    re.VERBOSE,
+)
+"""GETs never answered from the cache, besides those that write, packages and whole surfaces below.
+
+``GET …/merge_requests/:iid`` is not here: it only queues a mergeability check, which each revalidation queues again.
+"""
+
+UNCACHED_SURFACES = frozenset(
+    {"git", "lfs", "registry", "websocket", "kas", "mcp", "oauth", "runner", "web-token", "health", "internal", "graphql"}
+)
+
+# Answers -------------------------------------------------------------------------------------------------------------
+
+SECRET_ANSWERS = re.compile(
+    r"""
+      .*/variables(?:/.*)?
+    | .*/pipeline_schedules/:pipeline_schedule_id(?:/(?:play|take_ownership))?    # holds the schedule's variables
+    | .*/triggers(?:/.*)?
+    | .*/hooks(?:/.*)? | .*/flow_callbacks(?:/.*)?
+    | .*/[a-z_]*(?:access|impersonation|deploy)_tokens?(?:/.*)? | .*/tokens(?:/.*)? | .*_token(?:/.*)?
+    | .*/(?:admin/token|token_exchange|forge_token|connection_details|direct_access|support_pin|push_subscriptions)
+    | .*/[a-z_]*deploy_keys(?:/.*)?
+    | .*/runners(?:/.*)? | .*/runner_controllers(?:/.*)? | /api/v4/jobs/request
+    | .*/(?:integrations|services)(?:/.*)?
+    | .*/applications(?:/.*)? | /api/v4/application/settings
+    | .*/clusters(?:/.*)? | .*/cluster_agents/:agent_id/tokens(?:/.*)?
+    | .*/error_tracking/client_keys(?:/.*)?
+    | .*/secure_files(?:/.*)?
+    | .*/remote_mirrors(?:/.*)? | .*/mirror/pull
+    | .*/terraform/state/:name(?:/.*)?
+    | .*/ai_agent/.*
+    | /api/v4/geo_(?:nodes|sites)(?:/.*)?
+    | .*/conan/v1/users/.* | .*/(?:download|upload)_urls
+    | .*/virtual_registries/.*upstreams(?:/.*)?
+    | /api/v4/license(?:/.*)?
+    | /oauth/.* | /jwt/auth | /api/scim/.*
+    | /\*repository_path\.git/(?:info/lfs/objects/batch|gitlab-lfs/.*)
+    """,
+    re.VERBOSE,
+)
+"""Answers that carry secrets, or what stands for one."""
+
+MAY_HOLD_SECRET = frozenset(
+    {
+        "/api/v4/groups",
+        "/api/v4/groups/:id",
+        "/api/v4/groups/:id/restore",
+        "/api/v4/groups/:id/transfer",
+        "/api/v4/projects",
+        "/api/v4/projects/:id",
+        "/api/v4/projects/:id/archive",
+        "/api/v4/projects/:id/fork",
+        "/api/v4/projects/:id/restore",
+        "/api/v4/projects/:id/transfer",
+        "/api/v4/projects/:id/unarchive",
+        "/api/v4/projects/user/:user_id",
+    }
+)
+"""A project's or group's own page holds ``runners_token`` for those who administer it.
+
+Too much polled to be left out of the cache altogether: whether an answer has the member, its body tells.
+"""
+
+BINARY = re.compile(
+    r"""
+    .*/(?:raw|archive|trace|avatar|download|artifacts|snapshot|raw_diffs|key\.asc|Release(?:\.gpg)?)(?:/.*)?
+    | .*/uploads/.+ | .*/terraform/state/.* | .*\.(?:jsonl|tgz|zip|mod|sh|yaml|atom|ics)
+    | /\*repository_path.* | /\*project/-/(?:archive|raw)/.*
+    """,
+    re.VERBOSE,
+)
+"""GETs that may answer with octets or a redirect where a specification does not say so."""
+
+# Reach ---------------------------------------------------------------------------------------------------------------
+
+WIDE = re.compile(
+    r"""
+      /api/v4/groups/:id                                                 # lists its projects, and those shared with it
+    | /api/v4/groups/:id/(?:projects|groups)(?:/shared)? | /api/v4/groups/:id/invited_groups
+    | /api/v4/groups/:id/\(-/\)search
+    | /api/v4/(?:projects|groups)/:id/(?:transfer|share)_locations
+    | /api/v4/projects/:id/(?:forks|groups|invited_groups)
+    | /api/v4/projects/:id/ci/lint                                       # resolves include: from any project
+    | /api/v4/projects/:id/job_token_scope(?:/(?:groups_)?allowlist)?
+    | /api/v4/(?:groups|projects|namespaces)/:id/(?:\(-/\)|-/)?(?:epics|work_items)/:[a-z_]+/
+      (?:issues|epics|related_epics|children|linked_items|linked_resources|closing_merge_requests|current_user_todos)(?:/.*)?
+    | /api/v4/projects/:id/issues/:issue_iid/(?:links(?:/.*)?|related_merge_requests|closed_by)
+    | /api/v4/projects/:id/merge_requests/:merge_request_iid/(?:blocks(?:/.*)?|blockees|closes_issues|related_issues)
+    """,
+    re.VERBOSE,
+)
+"""Operations whose answer or work may reach projects and groups beyond those their path names."""
+
+NAMES_IN_BODY = frozenset(
+    {
+        "POST /api/v4/groups/:id/epics/:epic_iid/related_epics",
+        "POST /api/v4/groups/:id/placeholder_reassignments",
+        "POST /api/v4/groups/:id/share",
+        "POST /api/v4/groups/:id/transfer",
+        "POST /api/v4/groups/:id/transfer_to_organization",
+        "POST /api/v4/namespaces/:id/-/work_items",
+        "POST /api/v4/groups/:id/-/work_items",
+        "POST /api/v4/projects/:id/-/work_items",
+        "POST /api/v4/projects/:id/fork",
+        "POST /api/v4/projects/:id/issues/:issue_iid/clone",
+        "POST /api/v4/projects/:id/issues/:issue_iid/links",
+        "POST /api/v4/projects/:id/issues/:issue_iid/move",
+        "POST /api/v4/projects/:id/job_token_scope/allowlist",
+        "POST /api/v4/projects/:id/job_token_scope/groups_allowlist",
+        "POST /api/v4/projects/:id/merge_requests",
+        "POST /api/v4/projects/:id/merge_requests/:merge_request_iid/blocks",
+        "POST /api/v4/projects/:id/repository/commits",
+        "POST /api/v4/projects/:id/share",
+        "PUT /api/v4/projects/:id/transfer",
+    }
+)
+"""Writes whose parameters name another project, group or thing of one."""
+
+# Rows --------------------------------------------------------------------------------------------------------------
+
+DROPPED = frozenset({"/api/v4/*path"})
+"""Grape's own catch-all for 404: with it no route would be unknown."""
+
+CORRECTED = {
+    "/*repository_path.git/gitlab-lfs/objects/*oid": "/*repository_path.git/gitlab-lfs/objects/:oid",
+    "/*repository_path.git/gitlab-lfs/objects/*oid/*size": "/*repository_path.git/gitlab-lfs/objects/:oid/:size",
+    "/gitlab.agent.*grpc": "/gitlab.agent.:service/:rpc",
+}
+"""Templates as GitLab's constraints make them: an object id, a size, a gRPC method are one segment each."""
+
+BLOCKED_SURFACES = frozenset({"internal", "health"})
+BLOCKED = re.compile(r"/api/v4/geo/.*")
+"""Surfaces that Workhorse, GitLab Shell, KAS and monitoring use among themselves."""
