@@ -1,0 +1,47 @@
+# Two commands matter: `make run` and `make test`. Both set up what they need first.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+BIN := .venv/bin
+WORKERS ?= 2
+
+.PHONY: help
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: run
+run: ## the gateway: in front of GITLAB_URL when that is set, else of the bundled demo GitLab
+	@.ci/setup run
+	@if [ -n "$$GITLAB_URL" ]; then exec $(BIN)/gitlab-gateway serve --upstream "$$GITLAB_URL" $(ARGS); \
+	else exec $(BIN)/gitlab-gateway demo $(ARGS); fi
+
+.PHONY: test
+test: check ## every check and every test
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+.PHONY: check
+check: setup ## format, lint, types, layers
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: format
+format: setup ## rewrite the sources in the house format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: test-matrix
+test-matrix: ## the tests that start no process of ours, under each Python 3.11+ found
+	@.ci/matrix
+
+.PHONY: lock
+lock: ## pin newest versions again (needs uv on PATH, or UV=/path/to/uv)
+	@.ci/lock
+
+.PHONY: setup
+setup:
+	@.ci/setup test
+
+.PHONY: clean
+clean: ## forget what set-up installed
+	rm -rf .venv .matrix tests/e2e/node_modules build dist *.egg-info
