@@ -1,0 +1,327 @@
+"""What no single value can tell: names that point nowhere, settings that contradict each other, doors left open."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from ..core.access import PrincipalKind
+from ..core.catalogue import Access
+from .model import Clause, Config, Rule
+from .problems import Path, Severity
+from .units import BaseUrl, HostPort
+from .vocabulary import CacheMode
+
+Finding = tuple[Path, str, Severity]
+
+PASSTHROUGH = "passthrough"
+_RESERVED_RULES = frozenset({"own-token", "passthrough", "anonymous"})
+_SHORTEST_SECRET = 16
+_STRONG_SECRET = 32
+
+
+def _error(path: Path, message: str) -> Finding:
+    return path, message, Severity.ERROR
+
+
+def _warning(path: Path, message: str) -> Finding:
+    return path, message, Severity.WARNING
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """Every contradiction in ``config``; the order follows the file."""
+    for check in _CHECKS:
+        yield from check(config)
+
+
+# where things are
+
+
+def _version(config: Config) -> Iterator[Finding]:
+    if config.version not in {0, 1}:  # 0 is the stand-in of a version that was reported already
+        yield _error(("version",), "is not 1, the version this gateway reads")
+
+
+def _upstream(config: Config) -> Iterator[Finding]:
+    upstream, listen = config.upstream, config.listen
+    if upstream.url.scheme == "http" and not _is_loopback(upstream.url.host):
+        yield _warning(("upstream", "url"), "is plain http: every token crosses the network readable")
+    if _points_at(upstream.url, listen.address) or _points_at(upstream.url, listen.admin):
+        yield _error(("upstream", "url"), "is the gateway's own address: requests would go in circles")
+    if upstream.ca_file is not None and upstream.url.scheme == "http":
+        yield _warning(("upstream", "ca_file"), "has no effect: `upstream.url` is plain http")
+    for key, url in (("upstream", "external_url"), upstream.external_url), (("listen", "public_url"), listen.public_url):
+        if url is not None and url.path != upstream.url.path:
+            yield _error(
+                key,
+                f"has the prefix `{url.path or '/'}` and `upstream.url` has `{upstream.url.path or '/'}`: "
+                "targets are forwarded as they come, so the prefixes must be the same",
+            )
+    for name in ("connect", "first_byte", "idle"):
+        if getattr(upstream.timeouts, name) <= 0:
+            yield _error(("upstream", "timeouts", name), "must be longer than nothing")
+    if upstream.max_in_flight < 1:
+        yield _error(("upstream", "max_in_flight"), "must be at least 1")
+    breaker = upstream.breaker
+    if not 0 < breaker.error_ratio <= 1:
+        yield _error(("upstream", "breaker", "error_ratio"), "is a share: more than 0, at most 1")
+    if breaker.min_requests < 1:
+        yield _error(("upstream", "breaker", "min_requests"), "must be at least 1")
+    for name in ("window", "open_for"):
+        if getattr(breaker, name) <= 0:
+            yield _error(("upstream", "breaker", name), "must be longer than nothing")
+
+
+def _listen(config: Config) -> Iterator[Finding]:
+    listen = config.listen
+    if listen.address.port and _same_place(listen.address, listen.admin):
+        yield _error(("listen", "admin"), "is the data port too: probes and metrics are not for clients")
+    if listen.hosts and listen.public_url is None:
+        yield _error(("listen", "hosts"), "stands without `listen.public_url`: the list would shut out the main name")
+    for index, network in enumerate(listen.trusted_proxies):
+        if network.prefixlen == 0:
+            yield _error(("listen", "trusted_proxies", index), "is everybody: any client could forge its address")
+    if listen.workers != 1:
+        yield _error(
+            ("listen", "workers"),
+            "is not 1: this version runs one process; for more, run several gateways with `stores.shared` on one Redis",
+        )
+    limits = listen.limits
+    for name in ("target_bytes", "field_bytes", "header_bytes"):
+        if getattr(limits, name) < 1024:
+            yield _error(("listen", "limits", name), "is below 1KiB: ordinary clients would be refused")
+    if limits.header_bytes < limits.field_bytes:
+        yield _error(("listen", "limits", "header_bytes"), "is below `field_bytes`, which is a part of it")
+    if limits.headers < 16:
+        yield _error(("listen", "limits", "headers"), "is below 16: ordinary clients would be refused")
+    for name in ("request_head", "body_idle", "idle"):
+        if getattr(limits, name) <= 0:
+            yield _error(("listen", "limits", name), "must be longer than nothing")
+
+
+def _stores(config: Config) -> Iterator[Finding]:
+    stores, secrets = config.stores, config.secrets
+    if stores.shared.scheme == "sqlite":
+        yield _error(("stores", "shared"), "is SQLite: buckets and cache live in memory: or Redis")
+    if stores.keys is not None and stores.keys.scheme == "memory":
+        yield _error(("stores", "keys"), "is memory: issued keys must survive a restart; use sqlite:///PATH or Redis")
+    for name, store in ("shared", stores.shared), ("keys", stores.keys):
+        if store is not None and store.scheme == "redis" and store.password:
+            yield _warning(("stores", name), "sends its password in clear text: rediss:// encrypts")
+    on_redis = stores.shared.shared or (stores.keys is not None and stores.keys.shared)
+    if on_redis:
+        reason = "is missing: gateways on one Redis need the same one; make it with `openssl rand -hex 32`"
+        if secrets.pepper is None:
+            yield _error(("secrets", "pepper"), reason)
+        if secrets.encryption_key is None and stores.shared.shared:
+            yield _error(("secrets", "encryption_key"), reason)
+        if secrets.audit_key is None:
+            yield _warning(("secrets", "audit_key"), "is missing: each gateway will print other fingerprints of one token")
+    seen: dict[str, str] = {}
+    for name in ("pepper", "encryption_key", "audit_key"):
+        secret = getattr(secrets, name)
+        if not secret:
+            continue
+        value = secret.reveal()
+        if len(value) < _SHORTEST_SECRET or len(set(value)) < 6:
+            yield _error(("secrets", name), "can be guessed: make it with `openssl rand -hex 32`")
+        elif len(value) < _STRONG_SECRET:
+            yield _warning(("secrets", name), "is short: `openssl rand -hex 32` makes a strong one")
+        if value in seen:
+            yield _error(("secrets", name), f"is the same as `secrets.{seen[value]}`: each needs its own")
+        seen.setdefault(value, name)
+
+
+# who may do what
+
+
+def _names(config: Config) -> Iterator[Finding]:
+    sections: tuple[tuple[Path, Sequence[str]], ...] = (
+        (("admin", "keys"), [key.id for key in config.admin.keys]),
+        (("identities",), [identity.id for identity in config.identities]),
+        (("credentials",), [credential.id for credential in config.credentials]),
+        (("rules",), [rule.id for rule in config.rules]),
+        (("limits",), [limit.id for limit in config.limits]),
+    )
+    for path, ids in sections:
+        first: dict[str, int] = {}
+        for index, name in enumerate(ids):
+            if name and name in first:
+                yield _error((*path, index, "id"), f"is taken: `{name}` is already item {first[name]}")
+            first.setdefault(name, index)
+    for index, rule in enumerate(config.rules):
+        if rule.id in _RESERVED_RULES:
+            yield _error(("rules", index, "id"), f"is reserved: audit says `{rule.id}` where no rule is needed")
+
+
+def _identities(config: Config) -> Iterator[Finding]:
+    allowed = {name for rule in config.rules if rule.allow for name in rule.for_}
+    single: dict[PrincipalKind, str] = {}
+    for index, identity in enumerate(config.identities):
+        path: Path = ("identities", index)
+        ways = (identity.key is not None) + identity.gitlab_token + identity.anonymous
+        if ways != 1:
+            problem = "has more than one" if ways else "has none"
+            yield _error(path, f"{problem} of `key: issued`, `gitlab_token: true`, `anonymous: true`; it needs exactly one")
+            continue
+        if identity.id == PASSTHROUGH:
+            yield _error((*path, "id"), "is reserved: it is what credentials that only GitLab can judge are called")
+        if identity.verify is not None and not identity.gitlab_token:
+            yield _error((*path, "verify"), "belongs to `gitlab_token` identities")
+        if identity.verify is not None and identity.verify.ttl <= 0:
+            yield _error((*path, "verify", "ttl"), "must be longer than nothing: every request would cost GitLab two")
+        if identity.bind is not None and identity.key is None:
+            yield _error((*path, "bind"), "belongs to `key` identities")
+        if identity.bind is not None and not identity.bind.cidr:
+            yield _error((*path, "bind", "cidr"), "is empty: nobody could use the key")
+        if identity.key is not None:
+            if identity.id not in allowed:
+                yield _warning(path, f"may do nothing: no rule allows `{identity.id}` anything")
+            continue
+        if identity.kind in single:
+            yield _error(path, f"is a second `{identity.kind}` identity beside `{single[identity.kind]}`; there can be one")
+        single.setdefault(identity.kind, identity.id)
+
+
+def _rules(config: Config) -> Iterator[Finding]:
+    kinds = {identity.id: identity.kind for identity in config.identities}
+    credentials = {credential.id: credential for credential in config.credentials}
+    for index, rule in enumerate(config.rules):
+        path: Path = ("rules", index)
+        if not rule.allow and not rule.deny:
+            yield _error(path, "neither allows nor denies anything")
+        if not rule.for_:
+            yield _error((*path, "for"), "is empty: the rule would apply to nobody")
+        yield from _rule_callers(rule, path, kinds)
+        if rule.use and rule.use not in credentials:
+            yield _error((*path, "use"), f"names no credential: `{rule.use}`{_near(rule.use, credentials)}")
+        if rule.allow and not rule.use:
+            yield _error((*path, "use"), "is missing: an `allow` needs the credential that GitLab shall see")
+        if rule.use and not rule.allow:
+            yield _warning((*path, "use"), "has no effect: the rule allows nothing")
+        if rule.sudo and rule.use in credentials and not credentials[rule.use].sudo:
+            yield _error((*path, "sudo"), f"needs a credential with `sudo: true`; `{rule.use}` has none")
+        if rule.sudo and not rule.allow:
+            yield _warning((*path, "sudo"), "has no effect: the rule allows nothing")
+        for name, clauses in ("allow", rule.allow), ("deny", rule.deny):
+            for number, clause in enumerate(clauses):
+                yield from _clause(clause, (*path, name, number), name)
+    used = {rule.use for rule in config.rules}
+    for index, credential in enumerate(config.credentials):
+        if credential.id and credential.id not in used:
+            yield _warning(("credentials", index), f"is used by no rule: `{credential.id}`")
+
+
+def _rule_callers(rule: Rule, path: Path, kinds: dict[str, PrincipalKind]) -> Iterator[Finding]:
+    for position, name in enumerate(rule.for_):
+        where: Path = (*path, "for", position)
+        if name == PASSTHROUGH:
+            if rule.allow:
+                yield _error(where, "needs no allow: GitLab judges what passes through; only a rule that denies narrows it")
+        elif name not in kinds:
+            yield _error(where, f"names no identity: `{name}`{_near(name, kinds)}")
+        elif rule.allow and kinds[name] is not PrincipalKind.KEY:
+            yield _error(where, f"needs no allow: GitLab judges `{name}`; only a rule that denies narrows it")
+
+
+def _clause(clause: Clause, path: Path, name: str) -> Iterator[Finding]:
+    conditions = {condition: getattr(clause, condition) for condition in clause.__struct_fields__}
+    if all(value is None for value in conditions.values()):
+        if name == "allow":
+            yield _error(path, "has no condition, so it would allow everything: if that is meant, say `access: write`")
+        else:
+            yield _error(path, "has no condition, so it would deny everything: if that is meant, say `methods` or `routes`")
+    for condition, value in conditions.items():
+        if value == ():
+            yield _error((*path, condition), "is an empty list, which nothing matches: remove the key or fill it")
+    if name == "deny" and clause.access is Access.WRITE:
+        yield _warning(
+            (*path, "access"), "denies reads too, because `write` includes `read`; for writes alone list `methods`"
+        )
+
+
+# how much, how long
+
+
+def _limits(config: Config) -> Iterator[Finding]:
+    advertised: str | None = None
+    teams = any(identity.team for identity in config.identities)
+    for index, limit in enumerate(config.limits):
+        path: Path = ("limits", index)
+        if limit.burst is not None and limit.burst < 1:
+            yield _error((*path, "burst"), "must be at least 1, or every request is refused")
+        if limit.burst is None and limit.rate.count < 1:
+            yield _error((*path, "burst"), "is missing, and the rate is below one: say how many may be taken at once")
+        if limit.advertise:
+            if advertised is not None:
+                yield _error((*path, "advertise"), f"is already claimed by `{advertised}`: callers see one limit's numbers")
+            advertised = advertised or limit.id
+        if limit.by == "team" and not teams:
+            yield _warning((*path, "by"), "never applies: no identity has a `team`")
+
+
+def _cache(config: Config) -> Iterator[Finding]:
+    cache = config.cache
+    if cache.mode is CacheMode.SHARED:
+        for name, given in (
+            ("credentials", config.credentials),
+            ("rules", config.rules),
+        ):
+            if given:
+                yield _error((name,), "has no effect with `cache.mode: shared`, which has no credential stage")
+        if any(identity.key is not None for identity in config.identities):
+            yield _error(("identities",), "has gateway keys, but `cache.mode: shared` has no credential stage")
+    if cache.mode is CacheMode.PRIVATE and cache.access_ttl <= 0 and (cache.ttl > 0 or cache.routes):
+        yield _warning(("cache", "access_ttl"), "is nothing, so that no lifetime has an effect")
+    if cache.max_entry > cache.max_bytes:
+        yield _error(("cache", "max_entry"), "is more than `max_bytes`, the whole store")
+    seen: set[str] = set()
+    for index, route in enumerate(cache.routes):
+        path: Path = ("cache", "routes", index, "match")
+        if route.match and not route.match.startswith("GET /"):
+            yield _error(path, "is no GET: nothing else is cached; write `GET /api/v4/…`")
+        if route.match in seen:
+            yield _error(path, "is given twice")
+        seen.add(route.match)
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), 1, 0.6)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _same_place(one: HostPort, other: HostPort) -> bool:
+    everywhere = {"0.0.0.0", "::"}  # noqa: S104 — compared with, not bound to
+    overlap = one.host == other.host or one.host in everywhere or other.host in everywhere
+    return overlap and one.port == other.port
+
+
+def _points_at(url: BaseUrl, address: HostPort) -> bool:
+    if not address.port or url.port != address.port:
+        return False
+    return url.host == address.host or (
+        _is_loopback(url.host) and (_is_loopback(address.host) or address.host in {"0.0.0.0", "::"})  # noqa: S104
+    )
+
+
+_CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
+    _version,
+    _upstream,
+    _listen,
+    _stores,
+    _names,
+    _identities,
+    _rules,
+    _limits,
+    _cache,
+)

@@ -1,0 +1,275 @@
+"""Tree to structs, by the structs' own annotations. Collects every problem; raises none."""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import functools
+import types
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from ..core.secret import Secret
+from .model import Section
+from .problems import Path, Problem
+from .references import World, is_reference, judge_secret
+from .tree import Mapping, Node, Scalar, Sequence, Tree
+from .units import Scalar as Unit
+from .vocabulary import Keywords
+
+# Parts of the documented model that later versions bring. Naming them beats "unknown key".
+_LATER = {
+    "identities[].oidc": "workload identities (OIDC)",
+    "identities[].session": "exchanged sessions",
+    "identities[].priority": "priority classes",
+    "credentials[].pool": "credential pools; give one `token`",
+    "credentials[].pick": "credential pools",
+    "credentials[].rotate": "rotation of upstream tokens",
+    "limits[].concurrent": "limits on concurrency; `upstream.max_in_flight` protects GitLab as a whole",
+    "cache.hooks": "purging by webhooks",
+    "audit.chain": "a hash-chained audit log",
+    "audit.durability": "durable audit before the write",
+    "audit.on_failure": "a spool for audit lines",
+}
+
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+class Unreadable(enum.Enum):
+    """What a node becomes that can't be read; its problem has been noted."""
+
+    UNREADABLE = enum.auto()
+
+
+UNREADABLE = Unreadable.UNREADABLE
+
+
+@functools.cache
+def fields_of(section: type[Section]) -> dict[str, tuple[msgspec.structs.FieldInfo, Any]]:
+    """Key in the file → field and its full annotation."""
+    hints = get_type_hints(section, include_extras=True)
+    return {field.encode_name: (field, hints[field.name]) for field in msgspec.structs.fields(section)}
+
+
+def unwrap(annotation: Any) -> tuple[Any, Unit | Keywords | None]:
+    """The bare type and what rides on it."""
+    if get_origin(annotation) is Annotated:
+        bare, *riders = get_args(annotation)
+        for rider in riders:
+            if isinstance(rider, Unit | Keywords):
+                return bare, rider
+    return annotation, None
+
+
+def members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union less None; a lone annotation is its own member."""
+    if get_origin(annotation) in {Union, types.UnionType}:
+        return tuple(member for member in get_args(annotation) if member is not types.NoneType)
+    return (annotation,)
+
+
+class Decoder:
+    """Reads one tree."""
+
+    def __init__(self, tree: Tree, world: World) -> None:
+        self._tree = tree
+        self._world = world
+        self.problems: list[Problem] = []
+
+    def section(self, section: type[Section], node: Node, path: Path) -> Any:
+        """A struct; fields that can't be read are left at their defaults, or at stand-ins where they are required."""
+        if not isinstance(node, Mapping):
+            return self._report(path, f"is {_kind(node)} where a mapping belongs", node)
+        known = fields_of(section)
+        values: dict[str, Any] = {}
+        for key, below in node.entries.items():
+            if key not in known:
+                self._unknown(section, path, key)
+                continue
+            field, annotation = known[key]
+            value = self.value(annotation, below, (*path, key))
+            if value is not UNREADABLE:
+                values[field.name] = value
+        for key, (field, annotation) in known.items():
+            if field.required and field.name not in values:
+                if key not in node.entries:
+                    self.problems.append(self._tree.problem((*path, key), "is missing", node.line))
+                values[field.name] = _stand_in(annotation)
+        return section(**values)
+
+    def value(self, annotation: Any, node: Node, path: Path) -> Any:
+        """One value of any annotated type."""
+        if isinstance(node, Scalar) and node.tag == "null":
+            return self._report(path, "has no value: give one, or remove the key", node)
+        options = members(annotation)
+        if len(options) > 1:
+            options = tuple(option for option in options if _fits(option, node)) or options
+        bare, rider = unwrap(options[0])
+        if get_origin(bare) is tuple:
+            return self._list(bare, rider if isinstance(rider, Keywords) else None, node, path)
+        if isinstance(bare, type) and issubclass(bare, Section):
+            return self.section(bare, node, path)
+        if not isinstance(node, Scalar):
+            return self._report(path, f"is {_kind(node)} where a single value belongs", node)
+        if isinstance(rider, Unit):
+            return self._unit(rider, node, path)
+        if isinstance(bare, type) and issubclass(bare, enum.StrEnum):
+            return self._enum(bare, node, path)
+        return self._plain(bare, node, path)
+
+    def _list(self, bare: Any, keywords: Keywords | None, node: Node, path: Path) -> Any:
+        item = get_args(bare)[0]
+        if isinstance(node, Scalar) and keywords is not None:
+            if node.text in keywords.words:
+                return keywords.words[node.text]
+            words = " or ".join(f"`{word}`" for word in keywords.words)
+            return self._report(path, f"is neither {words} nor a list", node)
+        if isinstance(node, Mapping):
+            return self._report(path, "is a mapping where a list belongs: put a dash before it", node)
+        if isinstance(node, Scalar):
+            return self._report(path, "is a single value where a list belongs: put it in brackets", node)
+        found = [self.value(item, below, (*path, index)) for index, below in enumerate(node.items)]
+        return tuple(value for value in found if value is not UNREADABLE)
+
+    def _unit(self, unit: Unit, node: Scalar, path: Path) -> Any:
+        if node.tag == "bool":
+            return self._report(path, f"reads as a yes or no in YAML: put `{node.text}` in quotes", node)
+        try:
+            return unit.parse(self._world.resolve(node.text))
+        except ValueError as error:
+            return self._report(path, str(error), node)
+
+    def _enum(self, kinds: type[enum.StrEnum], node: Scalar, path: Path) -> Any:
+        # `mode: off` is a boolean to YAML 1.1; its text is still the word the operator wrote.
+        try:
+            return kinds(node.text)
+        except ValueError:
+            words = [kind.value for kind in kinds]
+            near = _nearest(node.text, words)
+            wanted = f"`{words[0]}`" if len(words) == 1 else "one of " + ", ".join(words)
+            return self._report(path, f"is not {wanted}{near}", node)
+
+    def _plain(self, bare: Any, node: Scalar, path: Path) -> Any:
+        if bare is bool:
+            value = _BOOLEANS.get(node.text.lower()) if node.tag == "bool" else None
+            return self._report(path, "is neither true nor false", node) if value is None else value
+        if bare is int:
+            if node.tag != "int" or not node.text.isdecimal() or len(node.text) > 12:
+                return self._report(path, "is not a whole number", node)
+            return int(node.text)
+        if bare is float:
+            try:
+                return float(node.text)
+            except ValueError:
+                return self._report(path, "is not a number", node)
+        try:
+            if bare is Secret:
+                return self._secret(node.text)
+            if node.tag == "bool":
+                raise ValueError(f"reads as a yes or no in YAML: put `{node.text}` in quotes")
+            text = self._world.resolve(node.text)
+            if not text:
+                raise ValueError("is empty")
+        except ValueError as error:
+            return self._report(path, str(error), node)
+        return text
+
+    def _secret(self, text: str) -> Secret:
+        if not is_reference(text):
+            self._world.resolve(text)  # a reference with something around it has its own message
+            raise ValueError("is a secret and stands in the file: write ${env:NAME} or ${file:/path} instead")
+        value = self._world.resolve(text)
+        judge_secret(value)
+        return Secret(value)
+
+    def _unknown(self, section: type[Section], path: Path, key: str) -> None:
+        shape = ".".join(part for part in _shape((*path, key)))
+        later = _LATER.get(shape)
+        if later is not None:
+            message = f"is not supported by this version: it has no {later}"
+        else:
+            near = _nearest(key, list(fields_of(section)))
+            message = "is no key of the configuration" + (near or _elsewhere(key))
+        self.problems.append(self._tree.problem((*path, key), message))
+
+    def _report(self, path: Path, message: str, node: Node) -> Unreadable:
+        self.problems.append(self._tree.problem(path, message, node.line))
+        return UNREADABLE
+
+
+def _shape(path: Path) -> list[str]:
+    shape: list[str] = []
+    for part in path:
+        if isinstance(part, int):
+            shape[-1] += "[]"
+        else:
+            shape.append(part)
+    return shape
+
+
+def _nearest(word: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(word.lower(), words, 1, 0.6)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+@functools.cache
+def every_key() -> tuple[str, ...]:
+    """Every key of the model as a dotted shape: ``listen.limits.headers``, ``rules[].for``."""
+    from .model import Config
+
+    return tuple(_keys_below(Config, ""))
+
+
+def _keys_below(section: type[Section], prefix: str) -> list[str]:
+    found: list[str] = []
+    for key, (_, annotation) in fields_of(section).items():
+        found.append(prefix + key)
+        for option in members(annotation):
+            bare, _ = unwrap(option)
+            suffix = "."
+            if get_origin(bare) is tuple:
+                bare, _ = unwrap(get_args(bare)[0])
+                suffix = "[]."
+            if isinstance(bare, type) and issubclass(bare, Section):
+                found += _keys_below(bare, prefix + key + suffix)
+    return found
+
+
+def _elsewhere(key: str) -> str:
+    # A key at the wrong depth is an indentation slip more often than a misspelling.
+    places = [known for known in every_key() if known.rpartition(".")[2] == key]
+    return f"; did you mean `{places[0]}`? Check the indentation" if places else ""
+
+
+def _kind(node: Node) -> str:
+    match node:
+        case Mapping():
+            return "a mapping"
+        case Sequence():
+            return "a list"
+        case Scalar():
+            return "a single value"
+
+
+def _fits(annotation: Any, node: Node) -> bool:
+    bare, _ = unwrap(annotation)
+    if get_origin(bare) is tuple:
+        return isinstance(node, Sequence)
+    if isinstance(bare, type) and issubclass(bare, Section):
+        return isinstance(node, Mapping)
+    return isinstance(node, Scalar)
+
+
+def _stand_in(annotation: Any) -> Any:
+    """Something of the right type, for a configuration that is already refused but still to be checked as a whole."""
+    bare, rider = unwrap(members(annotation)[0])
+    if isinstance(rider, Unit):
+        return rider.stand_in
+    if get_origin(bare) is tuple:
+        return ()
+    if issubclass(bare, Section):
+        return bare(**{field.name: _stand_in(hint) for field, hint in fields_of(bare).values() if field.required})
+    if issubclass(bare, enum.StrEnum):
+        return next(iter(bare))
+    return Secret("") if bare is Secret else bare()

@@ -1,0 +1,128 @@
+"""Text in, configuration or all its problems out. Environment and files are arguments: nothing here reaches for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from .checks import findings
+from .decode import UNREADABLE, Decoder
+from .model import Config
+from .problems import Path, Problem, Severity, show_path
+from .references import World
+from .tree import Mapping as MappingNode
+from .tree import Scalar, Tree, parse_tree
+from .units import parse_store_url
+
+EMBEDDED = "version: 1\n"
+"""What is read where no file is given: everything at its default."""
+
+_MAX_CHARS = 64 << 20
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What a text came to."""
+
+    config: Config | None
+    """None where any problem is an error."""
+    problems: tuple[Problem, ...] = ()
+    """In the order of the file: errors, and warnings that stop nothing."""
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """Those that stop the start."""
+        return tuple(problem for problem in self.problems if problem.severity is Severity.ERROR)
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """Those that do not."""
+        return tuple(problem for problem in self.problems if problem.severity is Severity.WARNING)
+
+
+def load(
+    text: str,
+    env: Mapping[str, str],
+    read_file: Callable[[str], str],
+    *,
+    file: str = "",
+    overrides: Mapping[Path, str] | None = None,
+) -> Loaded:
+    """Reads a configuration.
+
+    Args:
+        text: YAML (JSON is YAML).
+        env: For ``${env:NAME}``, and for the default of ``state_dir``.
+        read_file: For ``${file:/path}`` and ``upstream.ca_file``; may raise OSError or UnicodeDecodeError.
+        file: What to call the text in problems.
+        overrides: Values of the command line, by path; they win over the text's own.
+    """
+    if len(text) > _MAX_CHARS:
+        return Loaded(None, (Problem("", "is too large to be a configuration", file),))
+    tree = parse_tree(text, file, overrides or {})
+    if tree.problems and not tree.root.entries:
+        return Loaded(None, tuple(tree.problems))
+    world = World(env, read_file)
+    decoder = Decoder(tree, world)
+    config = decoder.section(Config, tree.root, ())
+    problems = [*tree.problems, *decoder.problems]
+    if isinstance(config, Config):
+        config = _with_defaults(config, env)
+        reported = {problem.path for problem in problems}
+        for path, message, severity in (*findings(config), *_files(config, world)):
+            shown = show_path(path)
+            # A value that could not be read is at its default here: what is said of that would be about nothing.
+            if not _is_reported(shown, reported):
+                problems.append(Problem(shown, message, tree.file, tree.line(path), severity))
+    problems += _inline_passwords(tree)
+    problems.sort(key=lambda problem: (problem.line, problem.path))
+    broken = config is UNREADABLE or any(problem.severity is Severity.ERROR for problem in problems)
+    return Loaded(None if broken else config, tuple(problems))
+
+
+def _with_defaults(config: Config, env: Mapping[str, str]) -> Config:
+    state_dir = config.state_dir or _state_dir(env)
+    stores = config.stores
+    if stores.keys is None:
+        keys = stores.shared if stores.shared.shared else parse_store_url(f"sqlite://{state_dir}/keys.db")
+        stores = msgspec.structs.replace(stores, keys=keys)
+    return msgspec.structs.replace(config, state_dir=state_dir, stores=stores)
+
+
+def _state_dir(env: Mapping[str, str]) -> str:
+    # XDG Base Directory: a relative path is to be ignored.
+    state = env.get("XDG_STATE_HOME", "")
+    if state.startswith("/"):
+        return f"{state.rstrip('/')}/gitlab-gateway"
+    home = env.get("HOME", "")
+    return f"{home.rstrip('/')}/.local/state/gitlab-gateway" if home.startswith("/") else "/var/lib/gitlab-gateway"
+
+
+def _files(config: Config, world: World) -> list[tuple[Path, str, Severity]]:
+    if config.upstream.ca_file is None:
+        return []
+    path: Path = ("upstream", "ca_file")
+    try:
+        if "-----BEGIN CERTIFICATE-----" not in world.read(config.upstream.ca_file):
+            return [(path, "holds no PEM certificate", Severity.ERROR)]
+    except ValueError as error:
+        return [(path, str(error), Severity.ERROR)]
+    return []
+
+
+def _inline_passwords(tree: Tree) -> list[Problem]:
+    # A store's URL is no secret unless it holds a password; then it must stand elsewhere like every other.
+    stores = tree.root.entries.get("stores")
+    if not isinstance(stores, MappingNode):
+        return []
+    found = []
+    for key in ("shared", "keys"):
+        node = stores.entries.get(key)
+        if isinstance(node, Scalar) and "@" in node.text and "${" not in node.text:
+            message = "holds a password that stands in the file: put the whole URL elsewhere and write ${env:NAME}"
+            found.append(tree.problem(("stores", key), message))
+    return found
+
+
+def _is_reported(path: str, reported: set[str]) -> bool:
+    return path in reported or any(known and path.startswith((known + ".", known + "[")) for known in reported)

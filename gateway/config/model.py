@@ -1,0 +1,399 @@
+"""The whole configuration as frozen values. The annotations are read by the decoder, the schema and the docs' test.
+
+A field's docstring is its description: editors show it, and `gitlab-gateway schema` prints it. Nothing here parses.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from ..core.access import PrincipalKind
+from ..core.catalogue import Access, Surface
+from ..core.limits import Limit, Scope
+from ..core.secret import Secret
+from .units import HostPort, parse_store_url
+from .vocabulary import (
+    Address,
+    CacheMode,
+    Cidr,
+    Duration,
+    FieldName,
+    Host,
+    Id,
+    KeySource,
+    Keywords,
+    Level,
+    Method,
+    Mode,
+    OnBuckets,
+    OnCache,
+    OnKeys,
+    OptionalId,
+    PassthroughKind,
+    Path,
+    Project,
+    RateWords,
+    Route,
+    Sha256,
+    Sink,
+    Size,
+    Store,
+    Url,
+)
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every mapping of the file becomes."""
+
+
+# upstream
+
+
+class Timeouts(Section, frozen=True):
+    """How long GitLab may take."""
+
+    connect: Duration = 2.0
+    """For the TCP and TLS handshakes."""
+    first_byte: Duration = 60.0
+    """From the last octet of the request to the first of the answer; long polls of runners ask for more by themselves."""
+    idle: Duration = 300.0
+    """Between two reads of an answer's body."""
+
+
+class Breaker(Section, frozen=True):
+    """When to stop asking a GitLab that fails."""
+
+    window: Duration = 30.0
+    """Failures older than this are forgotten."""
+    min_requests: int = 20
+    """Fewer requests than this in the window never open it."""
+    error_ratio: float = 0.5
+    """The share of failed requests in the window that opens it."""
+    open_for: Duration = 10.0
+    """Then one request is let through to see."""
+
+
+class Upstream(Section, frozen=True):
+    """Where GitLab is."""
+
+    url: Url
+    """GitLab's address as the gateway reaches it. Its path is the relative-URL prefix of the install."""
+    external_url: Url | None = None
+    """What GitLab believes it is called (its `external_url`), where that is not `listen.public_url`: links that lead there
+    are turned to lead back through the gateway."""
+    timeouts: Timeouts = Timeouts()
+    """How long GitLab may take."""
+    max_in_flight: int = 200
+    """Requests at GitLab at one time; more wait, then 503."""
+    breaker: Breaker = Breaker()
+    """When to stop asking a GitLab that fails."""
+    ca_file: Path | None = None
+    """PEM file of the authorities that may sign GitLab's certificate; absent: the system's."""
+    throttle_bypass_header: FieldName | None = None
+    """The header named by GitLab's `GITLAB_THROTTLE_BYPASS_HEADER`: sent as `1` with every forwarded request, and removed
+    when a client sends it."""
+
+
+# listen
+
+
+class ListenLimits(Section, frozen=True):
+    """What one client may send, before anything is known about it."""
+
+    target_bytes: Size = 16 << 10
+    """Longest request target; more is 414."""
+    field_bytes: Size = 16 << 10
+    """Longest single header line; more is 431."""
+    header_bytes: Size = 64 << 10
+    """All header lines together; more is 431."""
+    headers: int = 200
+    """Number of header lines; more is 431."""
+    request_head: Duration = 15.0
+    """For a whole request head to arrive, from its first octet."""
+    body_idle: Duration = 10.0
+    """Between two reads of a request's body; more is 408."""
+    idle: Duration = 75.0
+    """For the next request on a kept-alive connection."""
+
+
+class Listen(Section, frozen=True):
+    """Where clients come in, and which of them are believed."""
+
+    address: Address = HostPort("127.0.0.1", 8080)
+    """The data port. This machine only, until told otherwise: `0.0.0.0:8080` for every address."""
+    admin: Address = HostPort("127.0.0.1", 9901)
+    """The admin port: `/livez`, `/readyz`, `/metrics`. Never the data port."""
+    public_url: Url | None = None
+    """What clients call the gateway. Its host (and `hosts`) are then the only ones answered; absent: any valid Host."""
+    hosts: tuple[Host, ...] = ()
+    """Further hosts to answer to, beside that of `public_url`."""
+    trusted_proxies: tuple[Cidr, ...] = ()
+    """Peers whose `X-Forwarded-*` are believed: load balancers in front of the gateway, nobody else."""
+    workers: int = 1
+    """Processes. This version runs one; several gateways may share one Redis."""
+    limits: ListenLimits = ListenLimits()
+    """What one client may send."""
+
+
+# secrets, admin, stores
+
+
+class Secrets(Section, frozen=True):
+    """The gateway's own keys. Absent ones are made once in `state_dir`; shared stores require them here."""
+
+    pepper: Secret | None = None
+    """Keys the hashes under which gateway keys are stored. Changing it revokes every gateway key."""
+    encryption_key: Secret | None = None
+    """Encrypts cached answers in shared stores. Changing it empties the cache."""
+    audit_key: Secret | None = None
+    """Keys the credential fingerprints of logs and audit. Changing it makes old and new fingerprints differ."""
+
+
+class AdminKey(Section, frozen=True):
+    """One operator's key to the admin port."""
+
+    id: Id
+    """Who it belongs to."""
+    sha256: Sha256
+    """SHA-256 of the key in hex; `gitlab-gateway keys admin` makes both."""
+
+
+class Admin(Section, frozen=True):
+    """Who may use the admin port for more than probes and metrics."""
+
+    keys: tuple[AdminKey, ...] = ()
+    """Without any, `/-/config` and its like do not exist."""
+
+
+class OnError(Section, frozen=True):
+    """Which way each store fails."""
+
+    buckets: OnBuckets = OnBuckets.LOCAL
+    """`local`: each gateway counts by itself; `open`: no limits; `closed`: 503."""
+    cache: OnCache = OnCache.BYPASS
+    """`bypass`: GitLab is asked."""
+    keys: OnKeys = OnKeys.LAST_KNOWN_GOOD
+    """`last_known_good`: keys seen lately go on working for a bounded time; `closed`: 503."""
+
+
+class Stores(Section, frozen=True):
+    """Where the gateway remembers."""
+
+    shared: Store = parse_store_url("memory:")
+    """Buckets and cache: `memory:`, `redis://HOST:PORT/DB` or `rediss://…`."""
+    keys: Store | None = None
+    """Gateway keys: `sqlite:///PATH`, `redis://…`; absent: `shared` when that is Redis, else a file in `state_dir`."""
+    on_error: OnError = OnError()
+    """Which way each store fails."""
+
+
+# who is calling
+
+
+class Verify(Section, frozen=True):
+    """How long GitLab's word about a token is remembered."""
+
+    ttl: Duration = 30.0
+    """A token GitLab knew is asked about again after this: how long a revoked one may go on working here."""
+    negative_ttl: Duration = 5.0
+    """A token GitLab did not know is refused for this long without asking."""
+    stale: Duration = 600.0
+    """While GitLab does not answer, tokens verified before go on working for this long; new ones are refused with 503."""
+
+
+class Bind(Section, frozen=True):
+    """Where an identity may call from."""
+
+    cidr: tuple[Cidr, ...]
+    """Networks; a key used from elsewhere is refused as if unknown."""
+
+
+class Identity(Section, frozen=True):
+    """Who is calling: exactly one of `key`, `gitlab_token` and `anonymous`."""
+
+    id: Id
+    """Named by rules, audit and metrics."""
+    team: OptionalId = ""
+    """For limits `by: team`."""
+    key: KeySource | None = None
+    """`issued`: gateway keys, made with `gitlab-gateway keys new ID`. Denied everything that no rule allows."""
+    gitlab_token: bool = False
+    """The caller's own GitLab token, verified by GitLab and passed on; GitLab judges it."""
+    anonymous: bool = False
+    """Callers without a credential; absent: they get 401."""
+    verify: Verify | None = None
+    """For `gitlab_token`: how long GitLab's word is remembered."""
+    bind: Bind | None = None
+    """For `key`: where it may be used."""
+
+    @property
+    def kind(self) -> PrincipalKind:
+        """How its callers are recognised."""
+        if self.gitlab_token:
+            return PrincipalKind.GITLAB_TOKEN
+        return PrincipalKind.ANONYMOUS if self.anonymous else PrincipalKind.KEY
+
+
+# what they may do
+
+
+class Credential(Section, frozen=True):
+    """What GitLab sees instead of a gateway key."""
+
+    id: Id
+    """Named by rules."""
+    token: Secret
+    """A GitLab token, by reference: `${env:NAME}` or `${file:/path}`."""
+    sudo: bool = False
+    """Must be true for a token with `sudo` or admin scope; such a token is otherwise refused."""
+
+
+class Within(Section, frozen=True):
+    """Everything below a group."""
+
+    under_group: Project
+    """The group, by number or full path; subgroups at any depth are in it."""
+
+
+class Clause(Section, frozen=True):
+    """Conditions that must all hold. A condition left out holds; at least one must be there."""
+
+    access: Access | None = None
+    """`read`, or `write` (which includes read), by the route catalogue; an unknown route counts as write."""
+    methods: tuple[Method, ...] | None = None
+    """HTTP methods."""
+    routes: tuple[Route, ...] | None = None
+    """Rows of the catalogue (`GET /api/v4/projects/:id`) or path templates, as `gitlab-gateway routes` lists them."""
+    permissions: tuple[str, ...] | None = None
+    """GitLab's own fine-grained permission names."""
+    surfaces: tuple[Surface, ...] | None = None
+    """GitLab's HTTP surfaces."""
+    projects: tuple[Project, ...] | Within | None = None
+    """Projects by number or full path, or everything `under_group`; one project under all its names."""
+
+
+class Rule(Section, frozen=True):
+    """Which identities may do what, and as whom GitLab sees them. Any deny wins over any allow."""
+
+    id: Id
+    """Named by audit and `explain`."""
+    for_: tuple[Id, ...] = msgspec.field(name="for")
+    """Identities; `passthrough` in rules that only deny."""
+    use: OptionalId = ""
+    """The credential GitLab sees; needed with `allow`."""
+    allow: tuple[Clause, ...] = ()
+    """One clause that holds is enough."""
+    deny: tuple[Clause, ...] = ()
+    """One clause that holds refuses the request, whatever other rules allow."""
+    sudo: Annotated[tuple[str, ...], Keywords({"never": ()})] = ()
+    """`never`, or the users (names or numbers) that `Sudo` may name; needs a credential with `sudo: true`."""
+    mode: Mode = Mode.ENFORCE
+    """`shadow`: recorded, not applied."""
+
+
+class LimitEntry(Section, frozen=True):
+    """How fast: one token bucket per caller, team or address."""
+
+    id: Id
+    """Named by audit, metrics and `explain`."""
+    by: Scope
+    """Whose bucket."""
+    rate: RateWords
+    """How fast tokens flow back: `600/min`."""
+    burst: int | None = None
+    """How many may be taken at once; absent: as many as the rate's number."""
+    advertise: bool = False
+    """Its numbers are the `RateLimit-*` that callers see; absent everywhere: the first that applies."""
+    mode: Mode = Mode.ENFORCE
+    """`shadow`: counted and measured, never refused."""
+
+    @property
+    def limit(self) -> Limit:
+        """As the limiter takes it."""
+        burst = self.rate.count if self.burst is None else float(self.burst)
+        shadow = self.mode is Mode.SHADOW
+        return Limit(self.id, self.by, self.rate.per_second, burst, self.rate.period_s, self.advertise, shadow)
+
+
+# cache, audit, logging
+
+
+class CacheRoute(Section, frozen=True):
+    """A lifetime for one route."""
+
+    match: Route
+    """A GET of the catalogue: `GET /api/v4/projects/:id`."""
+    ttl: Duration
+    """For how long its answers are reused without asking, within `access_ttl`."""
+
+
+class Cache(Section, frozen=True):
+    """What GitLab need not be asked twice."""
+
+    mode: CacheMode = CacheMode.PRIVATE
+    """`private`: one cache per credential; `shared`: a plain RFC 9111 shared cache without a credential stage; `off`."""
+    ttl: Duration = 0.0
+    """Reuse without asking. `0s`: every reuse is revalidated, which costs GitLab little and is never stale."""
+    access_ttl: Duration = 60.0
+    """However long a body is kept, whether its caller may see it is asked again at least this often."""
+    routes: tuple[CacheRoute, ...] = ()
+    """Lifetimes of single routes, before `ttl`."""
+    stale_if_error: Duration = 0.0
+    """For how long an expired answer may stand in while GitLab fails, marked as stale. `0s`: never."""
+    max_entry: Size = 2 << 20
+    """Larger answers pass unstored."""
+    max_bytes: Size = 256 << 20
+    """Of the memory store, all entries together."""
+
+
+class Audit(Section, frozen=True):
+    """The record: one JSON line per request."""
+
+    sink: Sink = "stdout"
+    """`stdout`, `stderr` or `file:/absolute/path`."""
+
+
+class Logging(Section, frozen=True):
+    """The operator's log, on standard error."""
+
+    level: Level = Level.INFO
+    """`debug` explains decisions; `warning` is for what somebody must act on."""
+
+
+class Config(Section, frozen=True):
+    """Everything."""
+
+    version: int
+    """Of this format: 1."""
+    upstream: Upstream
+    """Where GitLab is."""
+    listen: Listen = Listen()
+    """Where clients come in."""
+    state_dir: Path = ""
+    """What must survive a restart; created 0700. Absent: `$XDG_STATE_HOME/gitlab-gateway`."""
+    secrets: Secrets = Secrets()
+    """The gateway's own keys."""
+    admin: Admin = Admin()
+    """Who may use the admin port for more than probes."""
+    stores: Stores = Stores()
+    """Where the gateway remembers."""
+    identities: tuple[Identity, ...] = (Identity(id="people", gitlab_token=True),)
+    """Who is calling. Absent: everybody with a GitLab token of their own, nobody else."""
+    passthrough: Annotated[tuple[PassthroughKind, ...], Keywords({"all": tuple(PassthroughKind), "none": ()})] = tuple(
+        PassthroughKind
+    )
+    """Credentials only GitLab can judge, let through on their own surfaces: `all`, `none` or a list."""
+    credentials: tuple[Credential, ...] = ()
+    """What GitLab sees instead of a gateway key."""
+    rules: tuple[Rule, ...] = ()
+    """What gateway keys may do, and what nobody may."""
+    limits: tuple[LimitEntry, ...] = ()
+    """How fast. Absent: nothing is enforced and a nominal limit is advertised."""
+    cache: Cache = Cache()
+    """What GitLab need not be asked twice."""
+    audit: Audit = Audit()
+    """The record."""
+    logging: Logging = Logging()
+    """The operator's log."""

@@ -1,0 +1,45 @@
+"""What is wrong with a configuration, where, and what would have been right."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+Path = tuple[str | int, ...]
+
+
+class Severity(enum.StrEnum):
+    """An error stops the start; a warning is for somebody to read."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One finding. Never holds a secret: values are quoted only where they cannot be one."""
+
+    path: str
+    """``rules[2].for[0]``; empty for the file as a whole."""
+    message: str
+    file: str = ""
+    line: int = 0
+    """From 1; 0 where no line is to blame."""
+    severity: Severity = Severity.ERROR
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
+        mark = "" if self.severity is Severity.ERROR else "warning: "
+        subject = f"{self.path}: " if self.path else ""
+        return f"{place}{mark}{subject}{self.message}"
+
+
+def show_path(path: Path) -> str:
+    """``("rules", 2, "for", 0)`` as ``rules[2].for[0]``."""
+    shown = ""
+    for part in path:
+        if isinstance(part, int):
+            shown += f"[{part}]"
+        else:
+            shown += f".{part}" if shown else part
+    return shown

@@ -1,0 +1,55 @@
+"""The configuration in force, as `/-/config` shows it: every value, defaults included, no secret."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, get_args, get_origin
+
+import yaml
+
+from ..core.secret import Secret
+from .decode import fields_of, members, unwrap
+from .model import Config, Section
+from .units import Scalar
+from .vocabulary import HIDDEN, Keywords
+
+
+def redacted(config: Config) -> dict[str, Any]:
+    """Plain values under the keys of the file; a secret is ``(hidden)``, an absent optional value is left out."""
+    return _section(config)
+
+
+def rendered(config: Config) -> str:
+    """The same as YAML."""
+    return yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True)
+
+
+def _section(section: Section) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for key, (field, annotation) in fields_of(type(section)).items():
+        value = getattr(section, field.name)
+        # An empty word is how an optional id says that there is none.
+        if value is None or value == "":
+            continue
+        shown[key] = _value(annotation, value)
+    return shown
+
+
+def _value(annotation: Any, value: Any) -> Any:
+    if isinstance(value, Secret):
+        return HIDDEN
+    if isinstance(value, Section):
+        return _section(value)
+    if isinstance(value, enum.StrEnum):
+        return value.value
+    for option in members(annotation):
+        bare, rider = unwrap(option)
+        if isinstance(value, tuple) and get_origin(bare) is tuple:
+            if isinstance(rider, Keywords):
+                for word, stands_for in rider.words.items():
+                    if value == stands_for:
+                        return word
+            return [_value(get_args(bare)[0], item) for item in value]
+        if isinstance(rider, Scalar) and not isinstance(value, tuple):
+            return rider.show(value)
+    return value

@@ -1,0 +1,80 @@
+"""``${env:NAME}`` and ``${file:/path}``: values that stand elsewhere, and secrets that are none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+_REFERENCE = re.compile(r"\$\{(env|file):([^{}]*)\}")
+_LIKE_A_REFERENCE = re.compile(r"\$\{(?:env|file):|\$\{[^}]*\}\Z")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MAX_FILE_CHARS = 1 << 20
+
+# What people paste from documentation, GitLab's and ours, and forget to replace.
+_PLACEHOLDER = re.compile(
+    r"(?i:"
+    r"(?:gl[a-z]{2,6}-)?(?:x{3,}|\*{3,}|\.{3,}|0{8,}|…)"
+    r"|(?:gl[a-z]{2,6}-)?(?:change[-_ ]?(?:me|this|it)|replace[-_ ]?(?:me|this|it)|example|secret|password|token|todo|test"
+    r"|my[-_ ]?(?:secret|token|password)|your[-_ ].{0,40}|insert[-_ ].{0,40}|.{0,40}[-_ ]goes[-_ ]here|<.{0,80}>)"
+    r"|gl[a-z]{2,6}-"
+    r")"
+)
+
+
+class World:
+    """The environment and the files, as far as references may look at them."""
+
+    def __init__(self, env: Mapping[str, str], read_file: Callable[[str], str]) -> None:
+        self._env = env
+        self._read_file = read_file
+
+    def resolve(self, text: str) -> str:
+        """``text``, or what its reference names. Raises ValueError with a message that holds no value."""
+        found = _REFERENCE.fullmatch(text)
+        if found is None:
+            if _LIKE_A_REFERENCE.search(text):
+                raise ValueError("holds a reference that is not the whole value: write ${env:NAME} or ${file:/path} alone")
+            return text
+        kind, name = found[1], found[2]
+        return self._variable(name) if kind == "env" else self.read(name)
+
+    def read(self, path: str) -> str:
+        """A file's text without its last line end."""
+        if not path or "\0" in path:
+            raise ValueError("names no file: write ${file:/path}")
+        try:
+            text = self._read_file(path)
+        except UnicodeDecodeError:
+            raise ValueError(f"names the file {path}, which is not text") from None
+        except OSError as error:
+            raise ValueError(f"names the file {path}, which can't be read: {error.strerror or 'unreadable'}") from None
+        if len(text) > _MAX_FILE_CHARS:
+            raise ValueError(f"names the file {path}, which is too large")
+        text = text.removesuffix("\n").removesuffix("\r")
+        if not text:
+            raise ValueError(f"names the file {path}, which is empty")
+        return text
+
+    def _variable(self, name: str) -> str:
+        if not _ENV_NAME.fullmatch(name):
+            raise ValueError("names no environment variable: write ${env:NAME}")
+        value = self._env.get(name)
+        if value is None:
+            raise ValueError(f"names the environment variable {name}, which is not set")
+        if not value:
+            raise ValueError(f"names the environment variable {name}, which is empty")
+        return value
+
+
+def is_reference(text: str) -> bool:
+    """``text`` as a whole names a value that stands elsewhere."""
+    return _REFERENCE.fullmatch(text) is not None
+
+
+def judge_secret(value: str) -> None:
+    """Raises ValueError where ``value`` can't be a secret; the message never shows it."""
+    if _PLACEHOLDER.fullmatch(value):
+        raise ValueError("is a placeholder copied from documentation: put a real secret there")
+    # It goes into a header field: a line end or a space would start something else there (RFC 9110 §5.5).
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("holds spaces, line ends or characters that no token has")

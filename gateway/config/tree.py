@@ -1,0 +1,202 @@
+"""YAML text to a plain tree that knows its lines. Meaning is the decoder's business.
+
+YAML is composed, never constructed: no tag can build anything, and a scalar keeps the text the operator wrote, so that
+``12:30`` stays what it is and ``off`` can still name a mode.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping as AbstractMapping
+
+import msgspec
+import yaml
+
+from .problems import Path, Problem, show_path
+
+# libyaml reads the same language an order of magnitude faster; large rule sets notice.
+_LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_CORE_TAG = "tag:yaml.org,2002:"
+_SCALAR_TAGS = frozenset({"str", "int", "float", "bool", "null", "timestamp", "value"})
+
+
+class Scalar(msgspec.Struct, frozen=True):
+    """One value, as written."""
+
+    text: str
+    tag: str
+    """What YAML 1.1 takes it for: ``str``, ``int``, ``float``, ``bool``, ``null``, ``timestamp``."""
+    line: int
+
+
+class Sequence(msgspec.Struct, frozen=True):
+    """A list."""
+
+    items: tuple[Node, ...]
+    line: int
+
+
+class Mapping(msgspec.Struct, frozen=True):
+    """Keys, each with its own line, and values."""
+
+    entries: dict[str, Node]
+    key_lines: dict[str, int]
+    line: int
+
+
+Node = Scalar | Sequence | Mapping
+
+_EMPTY = Mapping({}, {}, 0)
+
+
+class Tree(msgspec.Struct, frozen=True):
+    """A file, read as far as it could be."""
+
+    root: Mapping
+    file: str
+    problems: list[Problem]
+
+    def problem(self, path: Path, message: str, line: int | None = None) -> Problem:
+        """A finding at ``path``, on the line that is nearest to it."""
+        at = self.line(path) if line is None else line
+        # Line 0 is a value of the command line, or no file at all.
+        return Problem(show_path(path), message, self.file if at else "", at)
+
+    def line(self, path: Path) -> int:
+        """Of the deepest part of ``path`` that is there."""
+        node: Node = self.root
+        found = 0
+        for part in path:
+            if isinstance(node, Mapping) and part in node.entries:
+                found = node.key_lines[str(part)]
+                node = node.entries[str(part)]
+            elif isinstance(node, Sequence) and isinstance(part, int) and part < len(node.items):
+                node = node.items[part]
+                found = node.line
+            else:
+                break
+        return found
+
+
+def parse_tree(text: str, file: str, overrides: AbstractMapping[Path, str]) -> Tree:
+    """The tree of ``text``, with ``overrides`` (of the command line) put in; problems are collected, not raised."""
+    problems: list[Problem] = []
+    try:
+        composed = yaml.compose(_untabbed(text), Loader=_LOADER)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        about = error.problem or error.context or "unreadable"
+        return Tree(_EMPTY, file, [Problem("", f"is not YAML: {about}", file, line)])
+    except yaml.YAMLError:
+        return Tree(_EMPTY, file, [Problem("", "is not YAML: it holds a character that YAML does not allow", file)])
+    except RecursionError:
+        return Tree(_EMPTY, file, [Problem("", "is nested too deeply", file)])
+    root: Node = _EMPTY
+    if composed is not None:
+        root = _Reader(file, problems).read(composed, ())
+    if not isinstance(root, Mapping):
+        if not problems:
+            problems.append(Problem("", "is not a mapping: start with `version: 1`", file, root.line))
+        root = _EMPTY
+    for path, value in overrides.items():
+        root = _override(root, path, value)
+    return Tree(root, file, problems)
+
+
+def _untabbed(text: str) -> str:
+    # JSON allows tabs between tokens, YAML does not. In valid JSON no string holds a raw tab, so all of them are layout.
+    if "\t" in text and text.lstrip()[:1] == "{":
+        try:
+            json.loads(text)
+        except ValueError:
+            return text
+        return text.replace("\t", " ")
+    return text
+
+
+def _override(node: Node, path: Path, value: str) -> Mapping:
+    base = node if isinstance(node, Mapping) else _EMPTY
+    key = str(path[0])
+    below = Scalar(value, "str", 0) if len(path) == 1 else _override(base.entries.get(key, _EMPTY), path[1:], value)
+    return Mapping(base.entries | {key: below}, {key: 0} | base.key_lines, base.line)
+
+
+class _Reader:
+    """Turns PyYAML's nodes into ours. Aliased nodes are read once and shared."""
+
+    def __init__(self, file: str, problems: list[Problem]) -> None:
+        self._file = file
+        self._problems = problems
+        self._seen: dict[int, Node] = {}
+        self._open: set[int] = set()
+
+    def read(self, node: yaml.Node, path: Path) -> Node:
+        known = self._seen.get(id(node))
+        if known is not None:
+            return known
+        line = node.start_mark.line + 1
+        if id(node) in self._open:
+            self._report(path, "contains itself", line)
+            return Scalar("", "null", line)
+        self._open.add(id(node))
+        read: Node
+        if isinstance(node, yaml.MappingNode):
+            read = self._mapping(node, path, line)
+        elif isinstance(node, yaml.SequenceNode):
+            read = Sequence(tuple(self.read(item, (*path, index)) for index, item in enumerate(node.value)), line)
+        else:
+            read = Scalar(_joined_surrogates(node.value), self._tag(node, path, line), line)
+        self._open.discard(id(node))
+        self._seen[id(node)] = read
+        return read
+
+    def _tag(self, node: yaml.Node, path: Path, line: int) -> str:
+        tag = node.tag.removeprefix(_CORE_TAG)
+        if tag in _SCALAR_TAGS:
+            return tag
+        self._report(path, "has a YAML tag: write a plain value", line)
+        return "str"
+
+    def _mapping(self, node: yaml.MappingNode, path: Path, line: int) -> Mapping:
+        entries: dict[str, Node] = {}
+        key_lines: dict[str, int] = {}
+        merged: list[Mapping] = []
+        for key_node, value_node in node.value:
+            key_line = key_node.start_mark.line + 1
+            if key_node.tag == _CORE_TAG + "merge":
+                merged += self._merge(value_node, path, key_line)
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._report(path, "has a key that is no word", key_line)
+                continue
+            key = key_node.value
+            if key in entries:
+                self._report((*path, key), f"is given twice; the first is on line {key_lines[key]}", key_line)
+                continue
+            entries[key] = self.read(value_node, (*path, key))
+            key_lines[key] = key_line
+        for mapping in merged:
+            for key, value in mapping.entries.items():
+                if key not in entries:
+                    entries[key] = value
+                    key_lines[key] = mapping.key_lines[key]
+        return Mapping(entries, key_lines, line)
+
+    def _merge(self, node: yaml.Node, path: Path, line: int) -> list[Mapping]:
+        read = self.read(node, (*path, "<<"))
+        parts = read.items if isinstance(read, Sequence) else (read,)
+        mappings = [part for part in parts if isinstance(part, Mapping)]
+        if len(mappings) != len(parts):
+            self._report((*path, "<<"), "merges something that is no mapping", line)
+        return mappings
+
+    def _report(self, path: Path, message: str, line: int) -> None:
+        self._problems.append(Problem(show_path(path), message, self._file, line))
+
+
+def _joined_surrogates(text: str) -> str:
+    # JSON writes characters beyond the BMP as two \u escapes; YAML reads them as two characters.
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,368 @@
+"""The words of a configuration and what they mean: durations, sizes, rates, addresses, URLs.
+
+Each ``parse_*`` takes the text the operator wrote and returns the value, or raises ValueError with a message that says
+what would have been right. Each value has a ``show_*`` that writes it back the way an operator would.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..core.secret import Secret
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d{1,18})(B|KiB|MiB|GiB)?")
+_BYTES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_DECIMAL_SIZE = re.compile(r"(\d+)\s*([kKmMgG])(?:[bB]|ib)?")
+_RATE = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)/(s|sec|second|m|min|minute|h|hour|d|day)")
+_PERIODS = {
+    "s": 1.0, "sec": 1.0, "second": 1.0,
+    "m": 60.0, "min": 60.0, "minute": 60.0,
+    "h": 3600.0, "hour": 3600.0,
+    "d": 86400.0, "day": 86400.0,
+}  # fmt: skip
+_PERIOD_NAMES = {1.0: "s", 60.0: "min", 3600.0: "hour", 86400.0: "day"}
+# RFC 1123 labels, underscore tolerated: container networks name hosts `my_gitlab`.
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(.*)", re.DOTALL)
+_URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
+_FIELD_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ROUTE = re.compile(r"(?:[A-Z]{1,20} )?/[!-~]{0,500}")
+_METHOD = re.compile(r"[A-Z]{1,20}")
+
+
+class Scalar(msgspec.Struct, frozen=True):
+    """How one kind of value is read, shown and described; it rides on a field's annotation."""
+
+    name: str
+    parse: Callable[[str], Any]
+    show: Callable[[Any], Any]
+    stand_in: Any
+    """Takes the place of an unreadable required value, so that the rest of the file is still checked."""
+    pattern: str = ""
+    """For editors (JSON Schema, ECMA 262); the parser has the last word."""
+    number: bool = False
+    """A bare number is right too."""
+
+
+class HostPort(msgspec.Struct, frozen=True):
+    """Where to listen. Port 0: the system chooses."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class BaseUrl(msgspec.Struct, frozen=True):
+    """An ``http`` or ``https`` address with an optional path prefix, and nothing else."""
+
+    scheme: str
+    host: str
+    """Lower case; an IPv6 address without brackets."""
+    port: int
+    path: str = ""
+    """The relative-URL prefix: empty, or ``/gitlab`` without a trailing slash."""
+
+    @property
+    def authority(self) -> str:
+        """As a Host field says it: the scheme's own port is left out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def origin(self) -> str:
+        """Scheme and authority, no path."""
+        return f"{self.scheme}://{self.authority}"
+
+    def __str__(self) -> str:
+        return self.origin + self.path
+
+
+class StoreUrl(msgspec.Struct, frozen=True):
+    """Where a store is. The whole URL is secret: it may hold a password."""
+
+    scheme: str
+    """``memory`` · ``redis`` · ``rediss`` · ``sqlite``."""
+    url: Secret
+    shown: str
+    """Without user and password: for people."""
+    password: bool = False
+
+    @property
+    def shared(self) -> bool:
+        """Several gateways may use it at once."""
+        return self.scheme in {"redis", "rediss"}
+
+    @property
+    def path(self) -> str:
+        """Of ``sqlite:``: the file."""
+        return self.shown.removeprefix("sqlite://") if self.scheme == "sqlite" else ""
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """``count`` per ``period_s``, as written."""
+
+    count: float
+    period_s: float
+
+    @property
+    def per_second(self) -> float:
+        """Tokens per second."""
+        return self.count / self.period_s
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+# Numbers with units
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``250ms``, ``2s``, ``10m``, ``1.5h``, ``14d``; a bare ``0`` needs no unit."""
+    if text == "0":
+        return 0.0
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        hint = f"; did you mean `{text}s`?" if text.isdecimal() else ""
+        raise ValueError(f"is not a duration: write a number and ms, s, m, h or d, for example 30s{hint}")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def show_duration(seconds: float) -> str:
+    """The largest unit that leaves a whole number."""
+    for unit in ("d", "h", "m", "s"):
+        if seconds >= _SECONDS[unit] and seconds % _SECONDS[unit] == 0:
+            return f"{int(seconds / _SECONDS[unit])}{unit}"
+    return f"{round(seconds * 1000, 3):.15g}ms" if seconds else "0s"
+
+
+def parse_size(text: str) -> int:
+    """Octets of ``512``, ``512B``, ``16KiB``, ``2MiB``, ``1GiB``."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        near = _DECIMAL_SIZE.fullmatch(text)
+        hint = f"; did you mean `{near[1]}{near[2].upper()}iB`?" if near else ""
+        raise ValueError(f"is not a size: write a number and B, KiB, MiB or GiB, for example 16KiB{hint}")
+    return int(found[1]) * _BYTES[found[2]]
+
+
+def show_size(octets: int) -> str:
+    """The largest unit that leaves a whole number."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if octets and octets % _BYTES[unit] == 0:
+            return f"{octets // _BYTES[unit]}{unit}"
+    return f"{octets}B"
+
+
+def parse_rate(text: str) -> Rate:
+    """``600/min``, ``10/s``, ``20000/hour``, ``5000/day``."""
+    found = _RATE.fullmatch(text)
+    if found is None:
+        raise ValueError("is not a rate: write a number, a slash and s, min, hour or day, for example 600/min")
+    rate = Rate(float(found[1]), _PERIODS[found[2]])
+    if rate.count <= 0:
+        raise ValueError("is a rate of nothing: to refuse callers outright use a rule, not a limit")
+    return rate
+
+
+def show_rate(rate: Rate) -> str:
+    """``600/min``."""
+    return f"{rate.count:.15g}/{_PERIOD_NAMES[rate.period_s]}"
+
+
+# Addresses
+
+
+def _parse_host(text: str, what: str) -> str:
+    if text.startswith("["):
+        if not text.endswith("]"):
+            raise ValueError(f"is not {what}: the bracket of the IPv6 address is not closed")
+        try:
+            return str(ipaddress.IPv6Address(text[1:-1]))
+        except ValueError:
+            raise ValueError(f"is not {what}: {text} is not an IPv6 address") from None
+    if not _HOST_NAME.fullmatch(text):
+        raise ValueError(f"is not {what}: the host name is malformed")
+    if re.fullmatch(r"[0-9.]+", text):
+        try:
+            ipaddress.IPv4Address(text)
+        except ValueError:
+            raise ValueError(f"is not {what}: {text} is not an IPv4 address") from None
+    return text.lower()
+
+
+def _parse_port(text: str, lowest: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not lowest <= int(text) <= 65535:
+        raise ValueError(f"has a bad port: it is a number from {lowest} to 65535")
+    return int(text)
+
+
+def parse_host_port(text: str) -> HostPort:
+    """``127.0.0.1:8080``, ``[::1]:8080``, ``localhost:0``."""
+    what = "an address to listen on: write HOST:PORT, for example 127.0.0.1:8080 or [::1]:8080"
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        hint = f"; did you mean `127.0.0.1:{text}`?" if text.isdecimal() else ""
+        raise ValueError(f"is not {what}{hint}")
+    if not host:
+        raise ValueError(f"is not {what}; for every address of this machine write 0.0.0.0{text}")
+    if ":" in host and not host.startswith("["):
+        raise ValueError(f"is not {what}; an IPv6 address stands in brackets")
+    return HostPort(_parse_host(host, what), _parse_port(port, 0))
+
+
+def parse_host(text: str) -> str:
+    """A Host the gateway answers to: a name or address, with a port only where clients send one."""
+    what = "a host: write git.example.com or git.example.com:8443, without scheme or path"
+    if "/" in text or "@" in text:
+        raise ValueError(f"is not {what}")
+    if "*" in text:
+        raise ValueError(f"is not {what}; wildcards are not supported, list each name")
+    name, colon, port = text.rpartition(":")
+    if colon and not (text.startswith("[") and text.endswith("]")):
+        host = _parse_host(name, what)
+        return f"[{host}]:{_parse_port(port, 1)}" if ":" in host else f"{host}:{_parse_port(port, 1)}"
+    host = _parse_host(text, what)
+    return f"[{host}]" if ":" in host else host
+
+
+def parse_network(text: str) -> Network:
+    """``10.20.0.0/16``, ``2001:db8::/32``, or a single address."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        right = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("is not a network: write CIDR, for example 10.20.0.0/16 or 2001:db8::/32") from None
+    raise ValueError(f"has bits set beyond its prefix; did you mean `{right}`?")
+
+
+# URLs
+
+
+def parse_base_url(text: str) -> BaseUrl:
+    """``https://gitlab.internal``, with the relative-URL prefix where GitLab has one."""
+    what = "a URL: write scheme, host and, for a relative-URL install, the prefix, for example https://gitlab.internal"
+    found = _URL.fullmatch(text)
+    if found is None:
+        near = f"; did you mean `https://{text}`?" if text and _HOST_NAME.match(text) else ""
+        raise ValueError(f"is not {what}{near}")
+    scheme, authority, path, rest = found[1].lower(), found[2], found[3], found[4]
+    if scheme not in _DEFAULT_PORTS:
+        raise ValueError("has a scheme other than http and https")
+    if "@" in authority:
+        raise ValueError("holds a user or password: callers and `credentials` authenticate, the URL does not")
+    if rest:
+        raise ValueError("has a query or fragment: only scheme, host and prefix belong here")
+    if not _URL_PATH.fullmatch(path) or any(segment in {".", ".."} for segment in path.split("/")):
+        raise ValueError("has a path that is no plain prefix such as /gitlab")
+    if path.rstrip("/").endswith(("/api/v4", "/api")):
+        raise ValueError("ends in /api: give GitLab's own address; callers bring the /api/v4")
+    name, colon, port = authority.rpartition(":")
+    if colon and not (authority.startswith("[") and authority.endswith("]")):
+        return BaseUrl(scheme, _parse_host(name, what), _parse_port(port, 1), path.rstrip("/"))
+    return BaseUrl(scheme, _parse_host(authority, what), _DEFAULT_PORTS[scheme], path.rstrip("/"))
+
+
+_STORES = "memory:, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or sqlite:///PATH"
+
+
+def parse_store_url(text: str) -> StoreUrl:
+    """``memory:``, ``redis://redis:6379/0``, ``rediss://…``, ``sqlite:///var/lib/…/keys.db``."""
+    if text in {"memory:", "memory"}:
+        return StoreUrl("memory", Secret("memory:"), "memory:")
+    found = _URL.fullmatch(text)
+    if found is None:
+        raise ValueError(f"is not a store: write {_STORES}")
+    scheme, authority, path, rest = found[1].lower(), found[2], found[3], found[4]
+    if scheme == "sqlite":
+        if authority or len(path) < 2 or rest:
+            raise ValueError("is not a SQLite file: write sqlite:/// and an absolute path, three slashes in all")
+        return StoreUrl(scheme, Secret(text), text)
+    if scheme in {"redis+sentinel", "redis+cluster"}:
+        raise ValueError(f"names {scheme}, which this version does not support yet: use redis:// or rediss://")
+    if scheme not in {"redis", "rediss"}:
+        raise ValueError(f"has an unknown scheme: write {_STORES}")
+    if rest or not re.fullmatch(r"(?:/\d{0,4})?", path):
+        raise ValueError("is not a Redis address: after host and port only a database number may follow, as in /0")
+    userinfo, _, place = authority.rpartition("@")
+    name, colon, port = place.rpartition(":")
+    if colon and not (place.startswith("[") and place.endswith("]")):
+        _parse_host(name, "a Redis address")
+        _parse_port(port, 1)
+    else:
+        _parse_host(place, "a Redis address")
+    return StoreUrl(scheme, Secret(text), f"{scheme}://{place}{path}", password=bool(userinfo))
+
+
+# Words
+
+
+def parse_identifier(text: str) -> str:
+    """An id: what audit lines, metrics and `explain` say; no colon, so that no id can pose as ``user:42``."""
+    if not _IDENTIFIER.fullmatch(text):
+        raise ValueError("is not an id: up to 64 letters, digits, dots, dashes and underscores, the first no punctuation")
+    return text
+
+
+def parse_field_name(text: str) -> str:
+    """A header field's name."""
+    if not _FIELD_NAME.fullmatch(text):
+        raise ValueError("is not a header name: letters, digits and dashes")
+    return text
+
+
+def parse_sha256(text: str) -> str:
+    """64 hex digits, as `gitlab-gateway keys admin` prints them."""
+    if not _SHA256.fullmatch(text):
+        raise ValueError("is not a SHA-256 digest: make a key with `gitlab-gateway keys admin` and paste what it prints")
+    return text
+
+
+def parse_route(text: str) -> str:
+    """A row of the catalogue: ``GET /api/v4/projects/:id``, as `gitlab-gateway routes` lists them."""
+    if not _ROUTE.fullmatch(text):
+        raise ValueError("is not a route: write METHOD /path as `gitlab-gateway routes` lists them")
+    return text
+
+
+def parse_method(text: str) -> str:
+    """An HTTP method in capitals."""
+    if not _METHOD.fullmatch(text):
+        raise ValueError("is not an HTTP method: write it in capitals, for example GET")
+    return text
+
+
+def parse_sink(text: str) -> str:
+    """Where audit lines go: ``stdout``, ``stderr`` or ``file:/absolute/path``."""
+    if text in {"stdout", "stderr"} or (text.startswith("file:/") and len(text) > 6 and "\0" not in text):
+        return text
+    raise ValueError("is not a sink: write stdout, stderr or file:/absolute/path")
+
+
+def parse_path(text: str) -> str:
+    """An absolute path: a service's working directory is nobody's choice."""
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError("is not an absolute path")
+    return text
+
+
+def parse_project(text: str) -> str:
+    """A project or group by number or by full path."""
+    if not re.fullmatch(r"[1-9][0-9]{0,17}|[A-Za-z0-9_.][\w.+-]*(?:(?:/|%2[Ff])[\w.+-]+)*", text):
+        raise ValueError("is not a project or group: write its number or its full path, for example platform/api")
+    return text.replace("%2F", "/").replace("%2f", "/")

@@ -1,0 +1,111 @@
+"""What a field may hold: closed sets of words, and text with a meaning. Each alias carries its parser."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+from . import units
+from .units import BaseUrl, HostPort, Network, Rate, Scalar, StoreUrl
+
+Duration = Annotated[
+    float,
+    Scalar("duration", units.parse_duration, units.show_duration, 1.0, r"^(0|[0-9]+(\.[0-9]+)?(ms|s|m|h|d))$"),
+]
+Size = Annotated[int, Scalar("size", units.parse_size, units.show_size, 1 << 20, r"^[0-9]+(B|KiB|MiB|GiB)?$", number=True)]
+RateWords = Annotated[
+    Rate,
+    Scalar(
+        "rate", units.parse_rate, units.show_rate, Rate(1.0, 1.0), r"^[0-9.]+/(s|sec|second|m|min|minute|h|hour|d|day)$"
+    ),
+]
+Address = Annotated[HostPort, Scalar("host:port", units.parse_host_port, str, HostPort("127.0.0.1", 0))]
+Url = Annotated[BaseUrl, Scalar("URL", units.parse_base_url, str, BaseUrl("http", "localhost", 80), r"^(https?://|\$\{)")]
+Store = Annotated[
+    StoreUrl, Scalar("store URL", units.parse_store_url, lambda store: store.shown, units.parse_store_url("memory:"))
+]
+Cidr = Annotated[Network, Scalar("CIDR", units.parse_network, str, units.parse_network("::1/128"))]
+Host = Annotated[str, Scalar("host", units.parse_host, str, "")]
+Id = Annotated[str, Scalar("id", units.parse_identifier, str, "", r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", number=True)]
+OptionalId = Annotated[str, Scalar("id", units.parse_identifier, str, "", number=True)]
+FieldName = Annotated[str, Scalar("header name", units.parse_field_name, str, "", r"^[A-Za-z0-9-]{1,64}$")]
+Sha256 = Annotated[str, Scalar("SHA-256", units.parse_sha256, lambda _: HIDDEN, "", r"^[0-9a-f]{64}$")]
+Route = Annotated[str, Scalar("route", units.parse_route, str, "")]
+Method = Annotated[str, Scalar("method", units.parse_method, str, "", r"^[A-Z]{1,20}$")]
+Sink = Annotated[str, Scalar("sink", units.parse_sink, str, "stdout", r"^(stdout|stderr|file:/.+)$")]
+Path = Annotated[str, Scalar("path", units.parse_path, str, "/", r"^(/|\$\{)")]
+Project = Annotated[str, Scalar("project", units.parse_project, str, "", number=True)]
+
+HIDDEN = "(hidden)"
+
+
+class PassthroughKind(enum.StrEnum):
+    """A credential that GitLab alone can judge, or a surface that brings one."""
+
+    RUNNER = "runner"
+    DEPLOY = "deploy"
+    TRIGGER = "trigger"
+    SCIM = "scim"
+    REGISTRY = "registry"
+    LFS = "lfs"
+    BASIC = "basic"
+    SESSION = "session"
+
+
+class KeySource(enum.StrEnum):
+    """Where an identity's keys come from."""
+
+    ISSUED = "issued"
+
+
+class Mode(enum.StrEnum):
+    """Whether a decision counts or is only watched."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+class CacheMode(enum.StrEnum):
+    """Whose cache it is."""
+
+    PRIVATE = "private"
+    SHARED = "shared"
+    OFF = "off"
+
+
+class OnBuckets(enum.StrEnum):
+    """What happens to limits while their store is away."""
+
+    LOCAL = "local"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class OnCache(enum.StrEnum):
+    """What happens to the cache while its store is away."""
+
+    BYPASS = "bypass"
+
+
+class OnKeys(enum.StrEnum):
+    """What happens to gateway keys while their store is away."""
+
+    LAST_KNOWN_GOOD = "last_known_good"
+    CLOSED = "closed"
+
+
+class Level(enum.StrEnum):
+    """How much the operator's log says."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Keywords(msgspec.Struct, frozen=True):
+    """Words that stand for a whole list; rides on a list field's annotation."""
+
+    words: dict[str, tuple[str, ...]]
