@@ -1,0 +1,72 @@
+"""Where a Redis is and how to greet it, from its URL."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from redis.asyncio.connection import parse_url
+
+
+class RedisAddress(msgspec.Struct, frozen=True):
+    """One server and one database. ``repr`` is short on purpose: this holds the password."""
+
+    host: str
+    port: int
+    path: str
+    db: int
+    username: str
+    password: str
+    tls: ssl.SSLContext | None
+
+    def __repr__(self) -> str:
+        return "RedisAddress(…)"
+
+
+def parse_address(url: str) -> RedisAddress:
+    """``redis://``, ``rediss://`` or ``unix://``, as :meth:`RedisLink.from_url` tells.
+
+    Raises:
+        ValueError: The URL is none of these. The message never holds the URL.
+    """
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("a Redis URL starts with redis://, rediss:// or unix://")
+    try:
+        # redis-py's parser also decodes the password; its class arguments are dropped, its options kept.
+        options: Mapping[str, Any] = dict(parse_url(url))
+        port = int(options.get("port", 6379))
+        db = int(options.get("db", 0))
+    except ValueError:
+        raise ValueError("not a valid Redis URL") from None
+    unknown = sorted(set(options) - _OPTIONS)
+    if unknown:
+        raise ValueError(f"unknown option in the Redis URL: {unknown[0][:32]!r}")
+    return RedisAddress(
+        host=str(options.get("host") or "localhost"),
+        port=port,
+        path=str(options.get("path") or "") if url.startswith("unix://") else "",
+        db=db,
+        username=str(options.get("username") or ""),
+        password=str(options.get("password") or ""),
+        tls=_tls(options) if url.startswith("rediss://") else None,
+    )
+
+
+_OPTIONS = frozenset(
+    {"host", "port", "path", "db", "username", "password", "connection_class"}
+    | {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
+)
+
+
+def _tls(options: Mapping[str, Any]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+    if options.get("ssl_certfile"):
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    if str(options.get("ssl_check_hostname", "true")).lower() in {"0", "false", "no"}:
+        context.check_hostname = False
+    if str(options.get("ssl_cert_reqs", "required")).lower() == "none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

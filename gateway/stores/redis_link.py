@@ -1,0 +1,373 @@
+"""One pipelined connection to Redis: what every Redis store writes through.
+
+Commands of one turn of the event loop leave in one write; replies come back in order (RESP2, parsed by hiredis). A caller
+that is cancelled or times out leaves its place in the queue behind, so that nobody ever reads somebody else's reply. The
+link reconnects by itself. While Redis is known to be down, calls fail at once instead of waiting.
+
+Nothing is retried here: a command that was under way when the connection broke may or may not have run.
+A store that moves large values wants a link of its own: replies come in order, and small ones wait behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import hiredis
+
+from .redis_address import RedisAddress, parse_address
+
+RedisValue: TypeAlias = "int | bytes | list[RedisValue] | None"
+Argument = bytes | str | int | float
+Command = Sequence[Argument]
+
+_MAX_IN_FLIGHT = 4096
+"""Replies awaited at most; beyond that Redis is not keeping up, and more calls would only wait to time out."""
+_MAX_UNSENT_BYTES = 8 * 1024 * 1024
+_FAILURES_TO_DROP = 5
+"""Calls in a row without an answer after which the connection counts as dead (half-open TCP, a stopped process)."""
+_CONNECT_TIMEOUT_S = 1.0
+_BACKOFF_S = (0.05, 1.0)
+"""First and longest pause between attempts to connect; the longest keeps recovery under two seconds."""
+_GRACE_S = 0.002
+"""uvloop runs timers before it reads sockets: after a stall of our own the reply may lie there unread. Look once more."""
+
+
+class RedisUnavailable(Exception):  # noqa: N818 — a state of the world the caller acts on
+    """No answer in time, or no connection. Whether the command ran is unknown."""
+
+
+class RedisError(Exception):
+    """Redis answered with an error. ``kind`` is its first word: ``NOSCRIPT``, ``READONLY``, ``OOM``, ``WRONGTYPE`` …
+
+    The text is kept off ``str()``: Redis quotes arguments in some of its messages.
+    """
+
+    def __init__(self, text: str = "ERR") -> None:
+        self.kind = text.partition(" ")[0][:32]
+        self.detail = text[:200]
+        super().__init__(self.kind)
+
+
+class _Slot:
+    """The place of one call in the reply queue: ``want`` replies, then the future is done."""
+
+    __slots__ = ("deadline", "future", "replies", "want")
+
+    def __init__(self, future: asyncio.Future[list[RedisValue | RedisError]], want: int, deadline: float) -> None:
+        self.future = future
+        self.want = want
+        self.deadline = deadline
+        self.replies: list[RedisValue | RedisError] = []
+
+
+class RedisLink:
+    """One connection, shared by any number of callers of one event loop.
+
+    Construct with :meth:`from_url`; the first call connects. Every call is bounded by ``timeout_s``, connecting included.
+    """
+
+    def __init__(self, address: RedisAddress, *, timeout_s: float, name: str) -> None:
+        self.name = name
+        self._address = address
+        self._timeout_s = timeout_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._wire: _Wire | None = None
+        self._down = False
+        self._closed = False
+        self._unanswered = 0
+        self._out: list[bytes] = []
+        self._slots: deque[_Slot] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._grace = False
+        self._flushing = False
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout_s: float, name: str) -> RedisLink:
+        """``redis://[user:password@]host[:port][/db]``, ``rediss://`` likewise, ``unix://[user:password@]/path[?db=n]``.
+
+        TLS options are redis-py's query parameters ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``,
+        ``ssl_check_hostname`` and ``ssl_cert_reqs``. ``name`` is shown by ``CLIENT LIST``.
+
+        Raises:
+            ValueError: The URL is not one of these. The message never holds the URL.
+        """
+        return cls(parse_address(url), timeout_s=timeout_s, name=name)
+
+    @property
+    def healthy(self) -> bool:
+        """Connected, and the last calls were answered."""
+        return self._wire is not None and self._unanswered == 0
+
+    # Calling
+
+    async def execute(self, *args: Argument) -> RedisValue:
+        """One command, one reply.
+
+        Raises:
+            RedisUnavailable: No answer within the timeout.
+            RedisError: Redis refused.
+        """
+        reply = (await self.post([args]))[0]
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply
+
+    async def execute_many(self, commands: Sequence[Command]) -> list[RedisValue | RedisError]:
+        """Several commands in one round trip; not a transaction. Errors come back as values, in place.
+
+        Raises:
+            RedisUnavailable: Not all answers came within the timeout.
+        """
+        return await self.post(commands)
+
+    def post(self, commands: Sequence[Command]) -> asyncio.Future[list[RedisValue | RedisError]]:
+        """As :meth:`execute_many` without a coroutine: sent when the event loop comes round, answered in the future.
+
+        Raises:
+            RedisUnavailable: At once, when Redis is known to be down or is far behind.
+        """
+        loop = self._loop
+        if loop is None or self._keeper is None:
+            loop = self._start()
+        if self._down or self._closed:
+            raise RedisUnavailable("down")
+        if len(self._slots) >= _MAX_IN_FLIGHT or (self._wire is not None and self._wire.full):
+            raise RedisUnavailable("busy")
+        future: asyncio.Future[list[RedisValue | RedisError]] = loop.create_future()
+        if not commands:
+            future.set_result([])
+            return future
+        # Packed before the slot exists: an argument that can't be packed must not leave a place without a command.
+        self._out.append(_packed(commands))
+        self._slots.append(_Slot(future, len(commands), loop.time() + self._timeout_s))
+        if self._timer is None:
+            self._timer = loop.call_later(self._timeout_s, self._expire)
+        if not self._flushing and self._wire is not None:
+            self._flushing = True
+            loop.call_soon(self._flush)
+        return future
+
+    async def close(self) -> None:
+        """Fails what is under way and lets go of the connection. Idempotent."""
+        self._closed = True
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.abort()
+        self._fail_all("closed")
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._wire is not None and self._out:
+            out, self._out = self._out, []
+            self._wire.write(out[0] if len(out) == 1 else b"".join(out))
+
+    # Replies and their absence
+
+    def replied(self, reply: RedisValue | RedisError) -> None:
+        """The connection's next reply, for the oldest slot."""
+        slot = self._slots[0]
+        slot.replies.append(reply)
+        if len(slot.replies) == slot.want:
+            self._slots.popleft()
+            if not slot.future.done():
+                self._unanswered = 0
+                slot.future.set_result(slot.replies)
+
+    @property
+    def expects(self) -> bool:
+        return bool(self._slots)
+
+    def _expire(self) -> None:
+        """Fail what is overdue. One timer serves every call: all have the same timeout, so deadlines stand in order."""
+        self._timer = None
+        loop = self._loop
+        assert loop is not None
+        now = loop.time()
+        overdue = [slot for slot in self._slots if slot.deadline <= now and not slot.future.done()]
+        if overdue and not self._grace:
+            self._grace = True
+            self._timer = loop.call_later(_GRACE_S, self._expire)
+            return
+        self._grace = False
+        for slot in overdue:
+            slot.future.set_exception(RedisUnavailable("timeout"))
+        if overdue:
+            self._unanswered += len(overdue)
+            if self._unanswered >= _FAILURES_TO_DROP or self._wire is None:
+                self._drop("timeout", down=True)
+                return
+        waiting = next((slot.deadline for slot in self._slots if not slot.future.done()), None)
+        if waiting is not None:
+            self._timer = loop.call_at(max(waiting, now), self._expire)
+
+    def _drop(self, reason: str, *, down: bool) -> None:
+        """Give the connection up; the keeper makes another. ``down``: callers stop waiting until it has."""
+        self._down = self._down or down
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.abort()
+        self._fail_all(reason)
+
+    def _fail_all(self, reason: str) -> None:
+        slots, self._slots, self._out = self._slots, deque(), []
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._grace = False
+        for slot in slots:
+            if not slot.future.done():
+                slot.future.set_exception(RedisUnavailable(reason))
+
+    # Connecting
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        if self._closed:
+            raise RedisUnavailable("closed")
+        loop = self._loop = asyncio.get_running_loop()
+        self._keeper = loop.create_task(self._keep(loop), name=f"redis-link {self.name}")
+        return loop
+
+    async def _keep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hold one connection open until closed."""
+        pause = _BACKOFF_S[0]
+        while True:
+            try:
+                wire = await self._connect(loop)
+            except (OSError, ValueError, RedisError, RedisUnavailable):  # ValueError: a host name no resolver takes
+                self._fail_all("down")
+            else:
+                self._wire, self._down, self._unanswered = wire, False, 0
+                since = loop.time()
+                self._flush()
+                await wire.lost
+                if self._wire is wire:
+                    self._wire = None
+                    self._fail_all("connection lost")
+                if loop.time() - since > _BACKOFF_S[1]:
+                    pause = _BACKOFF_S[0]
+                    continue
+            # While this pauses, nobody else should. Jittered, so that a fleet does not come back in step.
+            self._down = True
+            await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
+            pause = min(pause * 2, _BACKOFF_S[1])
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Wire:
+        """A greeted connection. Its last greeting must be answered within the calls' own timeout: a Redis too slow for
+        them is no better than none, and must not be found out again by every caller."""
+        at = self._address
+        wire = _Wire(self)
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            if at.path:
+                await loop.create_unix_connection(lambda: wire, at.path, ssl=at.tls)
+            else:
+                await loop.create_connection(lambda: wire, at.host, at.port, ssl=at.tls)
+        try:
+            greeting: list[Command] = []
+            if at.password:
+                greeting.append(("AUTH", at.username, at.password) if at.username else ("AUTH", at.password))
+            greeting.append(("CLIENT", "SETNAME", f"gitlab-gateway:{self.name}"))
+            if at.db:
+                greeting.append(("SELECT", at.db))
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await wire.greet(greeting)
+            async with asyncio.timeout(max(self._timeout_s, _GRACE_S * 5)):
+                await wire.greet([("PING",)])
+        except BaseException:
+            wire.abort()
+            raise
+        wire.greeted()
+        return wire
+
+
+class _Wire(asyncio.Protocol):
+    """One TCP, TLS or Unix connection. Until greeted its replies are its own, then the link's."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link: RedisLink | None = None
+        self._owner = link
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(protocolError=_Garbled, replyError=RedisError)
+        self._greeting: asyncio.Future[None] | None = None
+        self._greetings = 0
+        self.full = False
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def write(self, octets: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(octets)
+
+    def abort(self) -> None:
+        self._link = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def greet(self, commands: Sequence[Command]) -> None:
+        """Raises RedisError, or RedisUnavailable when the connection ends first."""
+        self._greeting = asyncio.get_running_loop().create_future()
+        self._greetings = len(commands)
+        self.write(_packed(commands))
+        await self._greeting
+
+    def greeted(self) -> None:
+        self._greeting = None
+        self._link = self._owner
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_MAX_UNSENT_BYTES)
+
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = False
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self._replied(reply)
+        except _Garbled:
+            # Out of step for good: whatever comes next would answer somebody else's question.
+            self.abort()
+
+    def _replied(self, reply: RedisValue | RedisError) -> None:
+        greeting = self._greeting
+        if greeting is not None:
+            self._greetings -= 1
+            if greeting.done():
+                return
+            if isinstance(reply, RedisError):
+                greeting.set_exception(reply)
+            elif self._greetings == 0:
+                greeting.set_result(None)
+        elif self._link is not None:
+            if not self._link.expects:
+                raise _Garbled
+            self._link.replied(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._greeting is not None and not self._greeting.done():
+            self._greeting.set_exception(RedisUnavailable("connection lost"))
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+def _packed(commands: Sequence[Command]) -> bytes:
+    # hiredis annotates the argument as a tuple of exactly one element; it takes any.
+    return b"".join([hiredis.pack_command((*command,)) for command in commands])  # type: ignore[arg-type]
+
+
+class _Garbled(Exception):  # noqa: N818 — never leaves this module
+    """Not RESP, or a reply nobody asked for."""
