@@ -1,0 +1,145 @@
+"""The circuit breaker's arithmetic: a sliding window of outcomes, three states, one probe.
+
+Pure: ``now`` is the caller's monotonic clock in seconds. What counts as a failure is the caller's business.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+REFUSED = -1
+"""What :meth:`Breaker.admit` says instead of a ticket."""
+
+# The window slides in steps of a tenth: exact enough for an operator's "30s", constant in memory and in time.
+_SLOTS = 10
+
+
+class BreakerSettings(msgspec.Struct, frozen=True):
+    """``upstream.breaker``: opens when ``min_requests`` ended within the window and ``error_ratio`` of them failed."""
+
+    window_s: float = 30.0
+    min_requests: int = 20
+    error_ratio: float = 0.5
+    open_for_s: float = 10.0
+
+
+class BreakerState(enum.StrEnum):
+    """Closed lets all through, open none, half-open one probe."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Breaker:
+    """Admits requests and learns from their outcomes.
+
+    Each state change starts a new epoch, and a ticket is the epoch it was given in: outcomes of requests that were
+    admitted before the change arrive late and say nothing about the new state, so they are dropped.
+    """
+
+    __slots__ = (
+        "_epoch",
+        "_failures",
+        "_opened_at",
+        "_probe_at",
+        "_settings",
+        "_slot",
+        "_slots",
+        "_step_s",
+        "_total",
+        "state",
+    )
+
+    def __init__(self, settings: BreakerSettings) -> None:
+        self._settings = settings
+        self._step_s = settings.window_s / _SLOTS
+        self.state = BreakerState.CLOSED
+        self._epoch = 0
+        self._opened_at = 0.0
+        self._probe_at: float | None = None
+        self._slot = 0
+        self._clear()
+
+    def admit(self, now: float) -> int:
+        """A ticket to hand to :meth:`record` or :meth:`forget`, or ``REFUSED``."""
+        if self.state is BreakerState.CLOSED:
+            return self._epoch
+        if self.state is BreakerState.OPEN:
+            if now < self._opened_at + self._settings.open_for_s:
+                return REFUSED
+            self._enter(BreakerState.HALF_OPEN)
+        # A probe may be a long poll: one that outlives `open_for_s` does not keep the others out any longer.
+        if self._probe_at is not None and now < self._probe_at + self._settings.open_for_s:
+            return REFUSED
+        self._probe_at = now
+        return self._epoch
+
+    def is_refusing(self, now: float) -> bool:
+        """Whether :meth:`admit` would refuse; changes nothing."""
+        if self.state is BreakerState.CLOSED:
+            return False
+        return self.retry_after_s(now) > 0.0
+
+    def record(self, ticket: int, *, ok: bool, now: float) -> None:
+        """The outcome of an admitted request."""
+        if ticket != self._epoch:
+            return
+        if self.state is BreakerState.HALF_OPEN:
+            self._enter(BreakerState.CLOSED if ok else BreakerState.OPEN, now)
+            return
+        if self.state is BreakerState.OPEN:
+            return
+        self._slide(now)
+        counts = self._slots[self._slot % _SLOTS]
+        counts[0] += 1
+        self._total += 1
+        if ok:
+            return
+        counts[1] += 1
+        self._failures += 1
+        settings = self._settings
+        if self._total >= settings.min_requests and self._failures >= settings.error_ratio * self._total:
+            self._enter(BreakerState.OPEN, now)
+
+    def forget(self, ticket: int) -> None:
+        """The admitted request ended without saying anything about the upstream (its client left)."""
+        if ticket == self._epoch:
+            self._probe_at = None
+
+    def retry_after_s(self, now: float) -> float:
+        """Seconds until a request may be admitted again; 0 when it may now."""
+        if self.state is BreakerState.OPEN:
+            return max(0.0, self._opened_at + self._settings.open_for_s - now)
+        if self._probe_at is not None:
+            return max(0.0, self._probe_at + self._settings.open_for_s - now)
+        return 0.0
+
+    def _enter(self, state: BreakerState, now: float = 0.0) -> None:
+        self.state = state
+        self._epoch += 1
+        self._opened_at = now
+        self._probe_at = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._slots = [[0, 0] for _ in range(_SLOTS)]
+        self._total = 0
+        self._failures = 0
+
+    def _slide(self, now: float) -> None:
+        slot = int(now / self._step_s)
+        passed = slot - self._slot
+        if passed <= 0:  # the usual case; also a clock that stood still
+            return
+        self._slot = slot
+        if passed >= _SLOTS:
+            self._clear()
+            return
+        for gone in range(slot - passed + 1, slot + 1):
+            counts = self._slots[gone % _SLOTS]
+            self._total -= counts[0]
+            self._failures -= counts[1]
+            counts[0] = counts[1] = 0

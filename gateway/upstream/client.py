@@ -1,0 +1,292 @@
+"""``ports.Upstream`` over own connections: admit, connect or reuse, send, retry once where that is safe.
+
+send ── breaker ── place ── idle connection or a new one ── exchange ── Reply
+          503        503       502 / 504 (errors.py)          502 / 504
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+
+import msgspec
+
+from ..core.breaker import REFUSED, Breaker, BreakerSettings, BreakerState
+from ..core.errors import Rejection, bad_request
+from ..ports import Reply, RequestBody, UpstreamRequest
+from .connection import WHOLE_BYTES, Connection
+from .errors import OUR_OWN, Failure, UpstreamFailure, rejection
+from .origin import connect, parse_origin, tls_context
+from .pool import Pool
+from .request import render_head
+
+_RETRYABLE = frozenset({"GET", "HEAD", "OPTIONS"})
+# Retries are a tenth of requests (security.md's R24 has the reason: more, and a struggling GitLab is hit twice), saved up
+# to a restart's worth of broken keep-alive connections.
+_RETRY_BUDGET_MAX = 100.0
+
+
+class UpstreamSettings(msgspec.Struct, frozen=True):
+    """``upstream`` of the configuration. Durations in seconds."""
+
+    url: str
+    connect_s: float = 2.0
+    """Name look-up, TCP and TLS together."""
+    first_byte_s: float = 60.0
+    """From the end of the request to a whole final head."""
+    idle_s: float = 300.0
+    """Between octets of a body, either way."""
+    max_in_flight: int = 200
+    max_waiting: int = 200
+    wait_s: float = 5.0
+    """How long a request may wait for a place."""
+    max_idle: int = 100
+    keepalive_s: float = 4.0
+    """How long a connection is kept unused: shorter than any GitLab's own limit, so that it is we who close."""
+    retry_ratio: float = 0.1
+    ca_file: str | None = None
+    """PEM; these authorities and no others. None: the system's."""
+    breaker: BreakerSettings | None = BreakerSettings()
+    """None: off."""
+    breaker_statuses: frozenset[int] = frozenset()
+    """GitLab's own answers that count as failures; none by default: an answer is an answer."""
+
+
+class LeanUpstream:
+    """See ``ports.Upstream``. One per event loop; the figures are for metrics."""
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        """Raises ValueError for a URL, OSError for a ``ca_file``, that can't be used."""
+        self._settings = settings
+        self.origin = parse_origin(settings.url)
+        self._tls = tls_context(settings.ca_file) if self.origin.tls else None
+        self._breaker = Breaker(settings.breaker) if settings.breaker is not None else None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool: Pool | None = None
+        self._retry_budget = 1.0
+        self.connects_total = 0
+        self.reuses_total = 0
+        self.retries_total = 0
+
+    async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
+        pool = self._pool or self._start()
+        loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[assignment]  # set together with the pool
+        octets = render_head(request, has_body=body is not None)
+        self._refuse_early(pool, loop.time())
+        length = request.content_length
+        if body is not None and length is not None and length <= WHOLE_BYTES:
+            # Before a place is taken: a client that sends slowly holds none, and head and body go out in one write.
+            octets += await _collect(body, length)
+            body = None
+            retryable = False
+        else:
+            retryable = body is None and request.method in _RETRYABLE
+        if not pool.enter_now():
+            await self._enter(pool)
+        now = loop.time()
+        breaker = self._breaker
+        ticket = breaker.admit(now) if breaker is not None else 0
+        if ticket == REFUSED:
+            pool.freed()
+            raise self._breaker_open(now)
+        self._retry_budget = min(_RETRY_BUDGET_MAX, self._retry_budget + self._settings.retry_ratio)
+        connection = pool.take_idle(now)
+        reused = connection is not None
+        connect_s = 0.0
+        try:
+            while True:
+                if connection is None:
+                    started_at = time.monotonic()
+                    connection = await self._connect(pool)
+                    connect_s = time.monotonic() - started_at
+                else:
+                    self.reuses_total += 1
+                connection.ticket = ticket
+                waiter = connection.begin(
+                    octets,
+                    bodiless=request.method == "HEAD",
+                    upgrade=request.upgrade,
+                    first_byte_s=request.first_byte_timeout_s or self._settings.first_byte_s,
+                    body_follows=body is not None,
+                )
+                try:
+                    if body is None:
+                        reply = await waiter
+                    else:
+                        reply = await _send_body(loop, connection, waiter, body, length)
+                    break
+                except UpstreamFailure as failure:
+                    if not (retryable and reused and self._may_retry(connection, failure)):
+                        raise
+                except BaseException:
+                    connection.abandon(waiter)
+                    raise
+                # A new connection: the other idle ones are as old as the one that just turned out to be dead.
+                connection = None
+                reused = False
+                if not pool.enter_now():
+                    await pool.enter()
+        except UpstreamFailure as failure:
+            self._learn(ticket, failure.failure, loop.time())
+            raise rejection(failure.failure, failure.detail) from failure
+        except BaseException:
+            if breaker is not None:
+                breaker.forget(ticket)
+            raise
+        if breaker is not None:
+            breaker.record(ticket, ok=reply.head.status not in self._settings.breaker_statuses, now=loop.time())
+        reply.connect_s = connect_s
+        return reply
+
+    def reload_tls(self) -> None:
+        """Read the authorities again, for the connections to come. Raises as the constructor; then the old ones stay."""
+        if self.origin.tls:
+            self._tls = tls_context(self._settings.ca_file)
+
+    async def close(self) -> None:
+        """Breaks off what is in progress; drain first."""
+        pool = self._pool or self._start()
+        await pool.close()
+
+    # Figures
+
+    @property
+    def open(self) -> int:
+        return self._pool.open if self._pool is not None else 0
+
+    @property
+    def idle(self) -> int:
+        return self._pool.idle if self._pool is not None else 0
+
+    @property
+    def in_flight(self) -> int:
+        return self._pool.in_flight if self._pool is not None else 0
+
+    @property
+    def waiting(self) -> int:
+        return self._pool.waiting if self._pool is not None else 0
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        return self._breaker.state if self._breaker is not None else BreakerState.CLOSED
+
+    # Parts of send
+
+    def _start(self) -> Pool:
+        settings = self._settings
+        self._loop = asyncio.get_running_loop()
+        self._pool = Pool(
+            self._loop,
+            max_in_flight=settings.max_in_flight,
+            max_waiting=settings.max_waiting,
+            wait_s=settings.wait_s,
+            max_idle=settings.max_idle,
+            keepalive_s=settings.keepalive_s,
+            on_break=self._on_break,
+        )
+        return self._pool
+
+    def _refuse_early(self, pool: Pool, now: float) -> None:
+        """Before anything of a body is read, refuse what would be refused after it."""
+        if pool.is_full():
+            raise rejection(Failure.CLOSED if pool.is_closed else Failure.BUSY)
+        if self._breaker is not None and self._breaker.is_refusing(now):
+            raise self._breaker_open(now)
+
+    def _breaker_open(self, now: float) -> Rejection:
+        wait_s = self._breaker.retry_after_s(now) if self._breaker is not None else 0.0
+        return rejection(Failure.BREAKER_OPEN, retry_after_s=wait_s)
+
+    async def _enter(self, pool: Pool) -> None:
+        try:
+            await pool.enter()
+        except UpstreamFailure as failure:
+            raise rejection(failure.failure) from failure
+
+    async def _connect(self, pool: Pool) -> Connection:
+        """A new connection for the place held; frees the place if there is none to be had."""
+        loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[assignment]  # set by _start
+        self.connects_total += 1
+        try:
+            factory = functools.partial(Connection, pool, loop, self._settings.idle_s)
+            return await connect(loop, self.origin, self._tls, factory, self._settings.connect_s)
+        except BaseException:
+            pool.freed()
+            raise
+
+    def _may_retry(self, connection: Connection, failure: UpstreamFailure) -> bool:
+        if failure.failure is not Failure.RESET or connection.heard or self._retry_budget < 1.0:
+            return False
+        self._retry_budget -= 1.0
+        self.retries_total += 1
+        return True
+
+    def _learn(self, ticket: int, failure: Failure, now: float) -> None:
+        if self._breaker is None:
+            return
+        if failure in OUR_OWN:
+            self._breaker.forget(ticket)
+        else:
+            self._breaker.record(ticket, ok=False, now=now)
+
+    def _on_break(self, ticket: int) -> None:
+        if self._breaker is not None and self._loop is not None:
+            self._breaker.record(ticket, ok=False, now=self._loop.time())
+
+
+async def _collect(body: RequestBody, length: int) -> bytes:
+    """A small body, whole."""
+    pieces: list[bytes] = []
+    left = length
+    while chunk := await body.read():
+        left -= len(chunk)
+        if left < 0:
+            break
+        pieces.append(chunk)
+    if left:
+        raise bad_request(close=True)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def _send_body(
+    loop: asyncio.AbstractEventLoop,
+    connection: Connection,
+    waiter: asyncio.Future[Reply],
+    body: RequestBody,
+    length: int | None,
+) -> Reply:
+    """Body up while the answer is awaited: the only exchange that needs a task, because either may end first."""
+    pump = loop.create_task(_pump(connection, body, length))
+    pump.add_done_callback(functools.partial(_after_pump, connection))
+    try:
+        return await waiter
+    finally:
+        if not pump.done():
+            # Settled before the answer goes down, so that nobody else finds the client's body being read.
+            pump.cancel()
+            await asyncio.wait([pump])
+
+
+async def _pump(connection: Connection, body: RequestBody, length: int | None) -> None:
+    left = length
+    while chunk := await body.read():
+        if left is None:
+            chunk = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        else:
+            left -= len(chunk)
+            if left < 0:
+                raise bad_request(close=True)
+        if not connection.write(chunk):
+            return
+        await connection.writable()
+    if left:
+        raise bad_request(close=True)
+    if left is None:
+        connection.write(b"0\r\n\r\n")
+    connection.end_body()
+
+
+def _after_pump(connection: Connection, pump: asyncio.Task[None]) -> None:
+    if not pump.cancelled() and (error := pump.exception()) is not None:
+        connection.break_off(error)

@@ -1,0 +1,433 @@
+"""One HTTP/1.1 connection to GitLab: a request out, its answer in, then back to the pool or closed.
+
+No task, no lock, one future a request; one timer a connection, moved lazily. Everything is decided in the callbacks of the
+transport, so that a small answer costs one turn of the loop. The connection gives its pool place back by itself, exactly
+once an exchange, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+from typing import Protocol, cast
+
+from ..core.messages import ResponseHead
+from ..ports import Reply
+from .deadline import Deadline
+from .errors import Failure, UpstreamFailure, rejection
+from .response import BodyReader, CloseReader, Head, HeadBuffer, Malformed, body_reader, parse_head
+from .streams import Body, Stream, UpstreamTunnel
+
+WHOLE_BYTES = 64 * 1024
+"""Bodies up to this length are handed on whole."""
+
+_MAX_INTERIM = 20
+
+
+class Home(Protocol):
+    """Where connections come from and go back to."""
+
+    def opened(self, connection: Connection) -> None: ...
+    def returned(self, connection: Connection) -> None:
+        """Fit for another request; its place is free."""
+        ...
+
+    def freed(self) -> None:
+        """An exchange ended with its connection; its place is free."""
+        ...
+
+    def gone(self, connection: Connection) -> None:
+        """Closed, or closing: nobody may get it any more."""
+        ...
+
+    def broke_off(self, connection: Connection) -> None:
+        """An answer failed after its head had been handed on."""
+        ...
+
+
+class _Phase(enum.Enum):
+    IDLE = enum.auto()
+    HEAD = enum.auto()
+    """A request is out, wholly or in part; its answer's head is awaited."""
+    GATHER = enum.auto()
+    """A small body is collected before its answer is handed on."""
+    BODY = enum.auto()
+    TUNNEL = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Connection(asyncio.Protocol):
+    """See the module. ``ticket`` and ``idle_at`` are the pool's notes."""
+
+    __slots__ = (
+        "_bodiless",
+        "_deadline",
+        "_drain",
+        "_eof",
+        "_first_byte_s",
+        "_gathered",
+        "_head",
+        "_home",
+        "_idle_s",
+        "_interim",
+        "_loop",
+        "_partial",
+        "_phase",
+        "_reader",
+        "_reading_paused",
+        "_reusable",
+        "_sent",
+        "_started_at",
+        "_stream",
+        "_transport",
+        "_unsent_bytes",
+        "_upgrade",
+        "_waiter",
+        "_write_paused",
+        "heard",
+        "idle_at",
+        "ticket",
+    )
+
+    def __init__(self, home: Home, loop: asyncio.AbstractEventLoop, idle_s: float) -> None:
+        self._home = home
+        self._loop = loop
+        self._idle_s = idle_s
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # from connection_made on
+        self._phase = _Phase.IDLE
+        self._waiter: asyncio.Future[Reply] | None = None
+        self._drain: asyncio.Future[None] | None = None
+        self._stream: Stream | None = None
+        self._reader: BodyReader | None = None
+        self._partial: HeadBuffer | None = None
+        self._gathered: list[bytes] = []
+        self._head: ResponseHead | None = None
+        self._deadline = Deadline(loop, self._on_time)
+        self._write_paused = self._reading_paused = self._eof = False
+        self._unsent_bytes = 0
+        self.heard = False
+        """An octet of an answer to the present request came."""
+        self.idle_at = 0.0
+        self.ticket = 0
+
+    def is_usable(self) -> bool:
+        """Idle and, as far as is known, open."""
+        return self._phase is _Phase.IDLE and not self._transport.is_closing()
+
+    # Sending
+
+    def begin(
+        self, octets: bytes, *, bodiless: bool, upgrade: bool, first_byte_s: float, body_follows: bool
+    ) -> asyncio.Future[Reply]:
+        """Write a request, or its head. The future holds the Reply, or an UpstreamFailure.
+
+        From here on the place in the pool is the connection's to free.
+        """
+        self._phase = _Phase.HEAD
+        self._bodiless = bodiless
+        self._upgrade = upgrade
+        self._first_byte_s = first_byte_s
+        self._sent = not body_follows
+        self._interim = 0
+        self._reusable = False
+        self.heard = False
+        self._started_at = time.monotonic()  # the loop's own clock ticks in milliseconds
+        waiter = self._waiter = self._loop.create_future()
+        if self._transport.is_closing():
+            self.fail(Failure.RESET)
+            return waiter
+        # While the body comes, it is the client's clock that runs, at the edge.
+        if body_follows:
+            self._deadline.clear()
+        else:
+            self._deadline.set(first_byte_s)
+        self._transport.write(octets)
+        return waiter
+
+    def write(self, data: bytes) -> bool:
+        """Some of a request body or tunnel; False when nobody takes it any more."""
+        if self._phase is _Phase.CLOSED or self._transport.is_closing():
+            return False
+        self._transport.write(data)
+        return True
+
+    async def writable(self) -> None:
+        """Returns when more may be written. Raises UpstreamFailure when the connection ends instead."""
+        if self._phase is _Phase.CLOSED:
+            raise UpstreamFailure(Failure.RESET)
+        if not self._write_paused:
+            return
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._deadline.set(self._idle_s)
+        self._drain = self._loop.create_future()
+        try:
+            await self._drain
+        finally:
+            self._drain = None
+
+    def end_body(self) -> None:
+        """The request is complete."""
+        self._sent = True
+        if self._phase is _Phase.HEAD:
+            self._deadline.set(self._first_byte_s)
+
+    def write_eof(self) -> None:
+        if self._phase is not _Phase.TUNNEL:
+            return
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self.close()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._phase is _Phase.TUNNEL or (self._phase is _Phase.HEAD and not self._sent):
+            self._deadline.clear()
+        if self._drain is not None and not self._drain.done():
+            self._drain.set_result(None)
+
+    # Receiving
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._home.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        phase = self._phase
+        try:
+            if phase is _Phase.HEAD:
+                self.heard = True
+                self._read_head(data)
+            elif phase in (_Phase.BODY, _Phase.GATHER):
+                self._read_body(data)
+            elif phase is _Phase.TUNNEL:
+                self._take_in(data)
+            else:
+                # An answer nobody asked for must never become the next request's (RFC 9112 §9.2).
+                self.close()
+        except Malformed as malformed:
+            self.fail(Failure.PROTOCOL, str(malformed))
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        if self._phase is not _Phase.TUNNEL or self._stream is None:
+            return False
+        self._stream.end()
+        return self._transport.can_write_eof()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        phase = self._phase
+        if phase is _Phase.BODY and isinstance(self._reader, CloseReader) and error is None and self._eof:
+            self._finish_stream()
+        elif phase is _Phase.TUNNEL and error is None:
+            if self._stream is not None:
+                self._stream.end()
+            self.close()
+        elif phase is _Phase.HEAD:
+            self.fail(Failure.RESET)
+        elif phase is not _Phase.CLOSED:
+            self.fail(Failure.INCOMPLETE)
+        self._home.gone(self)
+
+    def _read_head(self, data: bytes) -> None:
+        while data:
+            if self._partial is None:
+                end = data.find(b"\r\n\r\n")
+                if end < 0:
+                    self._partial = HeadBuffer()
+                    continue
+                octets, data = data[:end], data[end + 4 :]
+            else:
+                found = self._partial.feed(data)
+                if found is None:
+                    return
+                octets, data = found
+                self._partial = None
+            head = parse_head(octets, bodiless=self._bodiless)
+            if head.status >= 200:
+                self._read_answer(head, data)
+                return
+            if head.status == 101:
+                self._switch(head, data)
+                return
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                raise Malformed("too many interim responses")
+
+    def _read_answer(self, head: Head, data: bytes) -> None:
+        answer = ResponseHead(head.status, head.fields, head.reason)
+        # An early answer's connection still owes GitLab the rest of a request; one that was asked to switch protocols
+        # may do so late. Neither carries another request.
+        self._reusable = head.persistent and self._sent and not self._upgrade
+        length = head.length
+        if 0 <= length <= WHOLE_BYTES and len(data) >= length:
+            if len(data) > length:
+                self._reusable = False
+                data = data[:length]
+            self._answer(answer, data)
+            return
+        reader = self._reader = body_reader(length)
+        payload = reader.feed(data) if data else b""
+        if reader.done:
+            self._reusable = self._reusable and not reader.surplus
+            self._answer(answer, payload)
+        elif 0 < length <= WHOLE_BYTES and self._sent:
+            self._phase = _Phase.GATHER
+            self._head = answer
+            self._gathered.append(payload)
+            self._deadline.set(self._idle_s)
+        else:
+            self._phase = _Phase.BODY
+            stream = self._stream = Body(self)
+            self._deadline.set(self._idle_s)
+            if payload:
+                self._take_in(payload)
+            self._hand_over(Reply(answer, chunks=stream, release=stream.close))
+
+    def _read_body(self, data: bytes) -> None:
+        reader = cast("BodyReader", self._reader)
+        payload = reader.feed(data)
+        if self._phase is _Phase.GATHER:
+            self._gathered.append(payload)
+            if reader.done:
+                whole = b"".join(self._gathered)
+                self._reusable = self._reusable and not reader.surplus
+                self._answer(cast("ResponseHead", self._head), whole)
+                return
+        elif payload:
+            self._take_in(payload)
+        if reader.done:
+            self._reusable = self._reusable and not reader.surplus
+            self._finish_stream()
+        elif not self._reading_paused:
+            self._deadline.set(self._idle_s)
+
+    def _switch(self, head: Head, data: bytes) -> None:
+        if not (self._upgrade and self._sent and head.upgrade):
+            raise Malformed("unsolicited 101")
+        self._phase = _Phase.TUNNEL
+        tunnel = self._stream = UpstreamTunnel(self)
+        # Between octets of a tunnel any time may pass: its idle limit is the edge's, which sees both directions.
+        self._deadline.clear()
+        if data:
+            self._take_in(data)
+        answer = ResponseHead(head.status, head.fields, head.reason)
+        self._hand_over(Reply(answer, release=tunnel.close, tunnel=tunnel))
+
+    def _take_in(self, payload: bytes) -> None:
+        if self._stream is not None and self._stream.push(payload):
+            if not self._reading_paused:
+                self._reading_paused = True
+                self._transport.pause_reading()
+            self._deadline.clear()  # not GitLab's fault while its octets aren't taken
+
+    def resume(self) -> None:
+        """The stream's reader wants more."""
+        if self._phase in (_Phase.BODY, _Phase.TUNNEL) and self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+            if self._phase is _Phase.BODY:
+                self._deadline.set(self._idle_s)
+
+    # Ending
+
+    def _answer(self, head: ResponseHead, whole: bytes) -> None:
+        waiter, reply = self._waiter, Reply(head, whole)
+        reply.first_byte_s = time.monotonic() - self._started_at
+        self._waiter = None
+        self._end_exchange()
+        if waiter is not None and not waiter.done():
+            waiter.set_result(reply)
+
+    def _hand_over(self, reply: Reply) -> None:
+        waiter, self._waiter = self._waiter, None
+        reply.first_byte_s = time.monotonic() - self._started_at
+        if waiter is None or waiter.done():  # cancelled in this very turn of the loop: its awaiter won't release it
+            self.close()
+        else:
+            waiter.set_result(reply)
+
+    def _finish_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        self._end_exchange()
+        if stream is not None:
+            stream.detach()
+            stream.end()
+
+    def _end_exchange(self) -> None:
+        """The answer is all here: back to the pool, or closed."""
+        self._reader = self._head = None
+        if self._gathered:
+            self._gathered = []
+        if self._reusable and not self._write_paused and not self._transport.get_write_buffer_size():
+            self._phase = _Phase.IDLE
+            self._deadline.clear()
+            if self._reading_paused:
+                self._reading_paused = False
+                self._transport.resume_reading()
+            self._home.returned(self)
+        else:
+            self.close()
+
+    def abandon(self, waiter: asyncio.Future[Reply]) -> None:
+        """Whoever awaited ``waiter`` was cancelled: end what it started, and nothing else."""
+        if self._waiter is waiter:
+            self.close()
+        elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            waiter.result().release()
+
+    def break_off(self, error: BaseException) -> None:
+        """The request body failed: GitLab must not take what it has for the whole."""
+        if self._phase is not _Phase.HEAD:
+            return
+        waiter, self._waiter = self._waiter, None
+        self.close()
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+
+    def fail(self, failure: Failure, detail: str = "") -> None:
+        """The exchange ends here, and whoever waits for it hears why."""
+        waiter, self._waiter = self._waiter, None
+        stream, self._stream = self._stream, None
+        in_body = self._phase is _Phase.BODY
+        self.close()
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(UpstreamFailure(failure, detail))
+        if stream is not None:
+            stream.fail(rejection(failure, detail))
+            if in_body:
+                self._home.broke_off(self)
+
+    def close(self) -> None:
+        """At once and for good. Idempotent; frees the place if an exchange was on."""
+        phase = self._phase
+        if phase is _Phase.CLOSED:
+            return
+        self._phase = _Phase.CLOSED
+        self._deadline.cancel()
+        if self._drain is not None and not self._drain.done():
+            self._drain.set_exception(UpstreamFailure(Failure.RESET))
+        # Nothing unsent is worth a wait: what GitLab has not got yet is part of a request nobody asks any more.
+        if phase is _Phase.IDLE:
+            self._transport.close()
+        else:
+            self._transport.abort()
+            self._home.freed()
+        self._home.gone(self)
+
+    # Time
+
+    def _on_time(self) -> None:
+        if self._drain is not None:
+            unsent = self._transport.get_write_buffer_size()
+            if unsent < self._unsent_bytes:  # slow, not stalled
+                self._unsent_bytes = unsent
+                self._deadline.set(self._idle_s)
+                return
+            self.fail(Failure.WRITE_TIMEOUT)
+        else:
+            self.fail(Failure.FIRST_BYTE_TIMEOUT if self._phase is _Phase.HEAD else Failure.READ_TIMEOUT)

@@ -1,0 +1,170 @@
+"""Places and idle connections: how many requests may be up at once, who waits, what is kept for the next one.
+
+A *place* is the right to have one request at GitLab. Whoever holds a place either frees it or hands it to a connection,
+which frees it when its exchange ends; a freed place goes to the longest-waiting request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from .connection import Connection
+from .errors import Failure, UpstreamFailure
+
+
+class Pool:
+    """Implements ``connection.Home``. All of it runs in one loop, between awaits, so there is nothing to lock."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        max_in_flight: int,
+        max_waiting: int,
+        wait_s: float,
+        max_idle: int,
+        keepalive_s: float,
+        on_break: Callable[[int], None],
+    ) -> None:
+        self._loop = loop
+        self._max_in_flight = max_in_flight
+        self._max_waiting = max_waiting
+        self._wait_s = wait_s
+        self._max_idle = max_idle
+        self._keepalive_s = keepalive_s
+        self._on_break = on_break
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+        self.in_flight = 0
+
+    # Places
+
+    def enter_now(self) -> bool:
+        """Take a place if one is free."""
+        if self.in_flight >= self._max_in_flight or self._closed:
+            return False
+        self.in_flight += 1
+        return True
+
+    def is_full(self) -> bool:
+        """A request that came now would be turned away at once."""
+        return self._closed or (self.in_flight >= self._max_in_flight and len(self._queue) >= self._max_waiting)
+
+    async def enter(self) -> None:
+        """Wait in line for a place. Raises UpstreamFailure BUSY when the line, or the wait, is too long."""
+        if self.is_full():
+            raise self._turned_away()
+        ready: asyncio.Future[None] = self._loop.create_future()
+        self._queue.append(ready)
+        timer = self._loop.call_later(self._wait_s, self._give_up, ready)
+        try:
+            await ready
+        except asyncio.CancelledError:
+            if ready.done() and not ready.cancelled() and ready.exception() is None:
+                self.freed()  # the place came in the very turn in which its request was cancelled
+            else:
+                self._unqueue(ready)
+            raise
+        finally:
+            timer.cancel()
+
+    def freed(self) -> None:
+        """One place back, or straight on to who waits longest."""
+        queue = self._queue
+        while queue:
+            ready = queue.popleft()
+            if not ready.done():
+                ready.set_result(None)
+                return
+        self.in_flight -= 1
+
+    def _give_up(self, ready: asyncio.Future[None]) -> None:
+        self._unqueue(ready)
+        if not ready.done():
+            ready.set_exception(self._turned_away())
+
+    def _unqueue(self, ready: asyncio.Future[None]) -> None:
+        if ready in self._queue:
+            self._queue.remove(ready)
+
+    def _turned_away(self) -> UpstreamFailure:
+        return UpstreamFailure(Failure.CLOSED if self._closed else Failure.BUSY)
+
+    # Connections
+
+    def take_idle(self, now: float) -> Connection | None:
+        """The connection used last, if it is still young enough. The newest is the likeliest to live."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if now - connection.idle_at < self._keepalive_s and connection.is_usable():
+                return connection
+            connection.close()
+        return None
+
+    def opened(self, connection: Connection) -> None:
+        self._open.add(connection)
+
+    def returned(self, connection: Connection) -> None:
+        if self._closed or len(self._idle) >= self._max_idle:
+            connection.close()
+        else:
+            connection.idle_at = self._loop.time()
+            self._idle.append(connection)
+            if self._sweeper is None:
+                self._sweeper = self._loop.call_later(self._keepalive_s, self._sweep)
+        self.freed()
+
+    def gone(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def broke_off(self, connection: Connection) -> None:
+        self._on_break(connection.ticket)
+
+    def _sweep(self) -> None:
+        """Close what GitLab may close any moment, before it does: oldest first, in the order they came back."""
+        self._sweeper = None
+        idle = self._idle
+        now = self._loop.time()
+        fresh = next((at for at, one in enumerate(idle) if now - one.idle_at < self._keepalive_s), len(idle))
+        for connection in idle[:fresh]:
+            connection.close()  # takes itself off the list
+        if idle:
+            self._sweeper = self._loop.call_at(idle[0].idle_at + self._keepalive_s, self._sweep)
+
+    # Figures and the end
+
+    @property
+    def open(self) -> int:
+        return len(self._open)
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    async def close(self) -> None:
+        """Everything, now: who waits hears CLOSED, answers in progress break off."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        while self._queue:
+            self._give_up(self._queue[0])
+        for connection in list(self._open):
+            connection.fail(Failure.CLOSED)
+        await asyncio.sleep(0)  # the transports let go of their sockets in the loop's next turn

@@ -1,0 +1,91 @@
+"""A request head as octets: what it was given, plus the framing, and nothing that could split it."""
+
+from __future__ import annotations
+
+import re
+
+from ..core.errors import Code, Rejection
+from ..core.messages import lower
+from ..ports import UpstreamRequest
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# Octets a field value may hold (RFC 9110 §5.5), and a target: `translate` deletes them, so what is left is forbidden.
+_VALUE_OCTETS = bytes(octet for octet in range(256) if octet == 9 or (octet >= 32 and octet != 127))
+_TARGET_OCTETS = bytes(octet for octet in range(33, 256) if octet != 127)
+# Framing is decided here alone, and an expectation is answered by the edge: GitLab never has to say 100.
+_OURS = frozenset({b"content-length", b"transfer-encoding", b"expect"})
+_ANTICIPATES_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+_METHODS: dict[str, bytes] = {}
+_PREFIXES: dict[bytes, bytes] = {}
+_BOUND = 1024
+
+
+def render_head(request: UpstreamRequest, *, has_body: bool) -> bytes:
+    """The head's octets, framing included: ``Content-Length``, or chunked when a body's length is not known.
+
+    Raises Rejection BAD_REQUEST for what would not be one well-formed request. The edge refused all that already; this is
+    the last look before the wire.
+    """
+    target = request.target
+    if not target or target.translate(None, _TARGET_OCTETS):
+        raise _unsendable("target")
+    method = _METHODS.get(request.method) or _learn_method(request.method)
+    lines = [method, target, b" HTTP/1.1\r\n"]
+    ends = 2  # of the request line and of the head
+    for name, value in request.fields:
+        prefix = _PREFIXES.get(name)
+        if prefix is None:
+            prefix = _learn_name(name)
+        if prefix:
+            lines += (prefix, value, b"\r\n")
+            ends += 1
+    framing = _framing(request, has_body=has_body)
+    if framing:
+        lines.append(framing)
+        ends += 1
+    lines.append(b"\r\n")
+    head = b"".join(lines)
+    # All control octets that may be left are our own line ends; one more, and a value brought it.
+    if head.translate(None, _VALUE_OCTETS) != b"\r\n" * ends:
+        raise _unsendable("field value")
+    return head
+
+
+def _framing(request: UpstreamRequest, *, has_body: bool) -> bytes:
+    length = request.content_length
+    if has_body:
+        return b"Transfer-Encoding: chunked\r\n" if length is None else b"Content-Length: %d\r\n" % length
+    if length:
+        raise _unsendable("length without a body")
+    if length == 0 or request.method in _ANTICIPATES_BODY:  # RFC 9110 §8.6
+        return b"Content-Length: 0\r\n"
+    return b""
+
+
+def _learn_method(method: str) -> bytes:
+    try:
+        octets = method.encode("ascii")
+    except UnicodeEncodeError:
+        raise _unsendable("method") from None
+    if not _TOKEN.fullmatch(octets):
+        raise _unsendable("method")
+    rendered = octets + b" "
+    if len(_METHODS) < _BOUND:
+        _METHODS[method] = rendered
+    return rendered
+
+
+def _learn_name(name: bytes) -> bytes:
+    if not _TOKEN.fullmatch(name):
+        raise _unsendable("field name")
+    prefix = b"" if lower(name) in _OURS else name + b": "
+    if len(_PREFIXES) < _BOUND and len(name) <= 64:
+        _PREFIXES[name] = prefix
+    return prefix
+
+
+def _unsendable(what: str) -> Rejection:
+    return Rejection(
+        Code.BAD_REQUEST, 400, "400 Bad Request", proxy_error="http_request_error", detail=f"unsendable {what}"
+    )

@@ -1,0 +1,304 @@
+"""Reading responses, strictly: heads, framing (RFC 9112 §6.3) and the three kinds of body. No I/O.
+
+An own reader, because the ready-made one can't be told that a request was HEAD, lets status 099, ``HTTP/2.0`` and control
+octets in the reason phrase pass, bounds neither head nor chunk extensions, and is slower once its fields are looked at.
+What it refuses, it refuses for good: after a :class:`Malformed` nothing on that connection can be trusted.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+import msgspec
+
+from ..core.messages import Field, Fields, lower
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_LINE_BYTES = 32 * 1024  # GitLab's Link and Content-Security-Policy are long; nothing honest comes near
+MAX_FIELDS = 256
+MAX_TRAILER_BYTES = 16 * 1024
+MAX_CHUNK_LINE_BYTES = 4 * 1024
+# A stream may carry as many octets of extensions as of body, and this much more: no honest stream meets it, and the
+# work per octet delivered stays bounded.
+_EXTENSION_ALLOWANCE_BYTES = 16 * 1024
+
+CHUNKED = -1
+UNTIL_CLOSE = -2
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+
+_PLAIN, _CONTENT_LENGTH, _TRANSFER_ENCODING, _CONNECTION, _UPGRADE = range(5)
+_KINDS = {
+    b"content-length": _CONTENT_LENGTH,
+    b"transfer-encoding": _TRANSFER_ENCODING,
+    b"connection": _CONNECTION,
+    b"upgrade": _UPGRADE,
+}
+
+# GitLab sends the same dozen lines with every answer: a line read once is looked up whole. Emptied when full, because
+# dates and ids fill it with lines that never come again. Cookies stay out: no secret outlives its answer.
+_LINES: dict[bytes, tuple[Field, int]] = {}
+_LINES_BOUND = 1024
+_LINE_BOUND_BYTES = 96
+
+
+class Malformed(Exception):  # noqa: N818 — a finding about the peer
+    """Not HTTP as RFC 9112 has it; the message is for the operator's log and quotes nothing."""
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """One response head, final or interim."""
+
+    status: int
+    reason: bytes
+    fields: Fields
+    length: int
+    """Octets of the body, or CHUNKED, or UNTIL_CLOSE."""
+    persistent: bool
+    """The connection may carry another request once this answer is read."""
+    upgrade: bool
+
+
+def parse_head(head: bytes, *, bodiless: bool) -> Head:
+    """The head without its closing empty line. ``bodiless``: the request was HEAD."""
+    if len(head) > MAX_HEAD_BYTES:
+        raise Malformed("head too large")
+    lines = head.split(b"\r\n")
+    if len(lines) > MAX_FIELDS + 1:
+        raise Malformed("too many fields")
+    start = _STATUS_LINE.fullmatch(lines[0])
+    if start is None:
+        raise Malformed("status line")
+    minor, code, reason = start.groups()
+    http_11 = minor == b"1"
+    status = int(code)
+    length: int | None = None
+    chunked = closing = upgrade = False
+    fields = []
+    del lines[0]
+    for line in lines:
+        entry = _LINES.get(line)
+        if entry is None:
+            entry = _read_line(line)
+        field, kind = entry
+        fields.append(field)
+        if kind:
+            value = field[1]
+            if kind == _CONTENT_LENGTH:
+                if length is not None or not _LENGTH.fullmatch(value):
+                    raise Malformed("Content-Length")
+                length = int(value)
+            elif kind == _TRANSFER_ENCODING:
+                if chunked or not http_11 or value.lower() != b"chunked":
+                    raise Malformed("Transfer-Encoding")
+                chunked = True
+            elif kind == _UPGRADE:
+                upgrade = True
+            elif b"close" in (option.strip(b" \t") for option in value.lower().split(b",")):
+                closing = True
+    if chunked and length is not None:
+        raise Malformed("Content-Length and Transfer-Encoding")
+    persistent = http_11 and not closing
+    if bodiless or status < 200 or status in (204, 304):
+        # A 204 that announces a body may be followed by one: no next answer is looked for behind it.
+        if status == 204 and (chunked or length):
+            persistent = False
+        framing = 0
+    elif chunked:
+        framing = CHUNKED
+    elif length is not None:
+        framing = length
+    elif persistent:
+        # The RFC would read to the unannounced close; then an answer that lost its Content-Length line would look whole.
+        raise Malformed("no length and no announced close")
+    else:
+        framing = UNTIL_CLOSE
+    return Head(status, reason or b"", tuple(fields), framing, persistent, upgrade)
+
+
+def _read_line(line: bytes) -> tuple[Field, int]:
+    if len(line) > MAX_LINE_BYTES:
+        raise Malformed("field too large")
+    match = _FIELD.fullmatch(line)
+    if match is None:
+        raise Malformed("field line")
+    name, value = match.groups()
+    lowered = lower(name)
+    entry = ((name, value.rstrip(b" \t")), _KINDS.get(lowered, _PLAIN))
+    if len(line) <= _LINE_BOUND_BYTES and lowered != b"set-cookie":
+        if len(_LINES) >= _LINES_BOUND:
+            _LINES.clear()
+        _LINES[line] = entry
+    return entry
+
+
+class HeadBuffer:
+    """Collects the octets of a head that came in pieces."""
+
+    __slots__ = ("_octets", "_searched")
+
+    def __init__(self) -> None:
+        self._octets = bytearray()
+        self._searched = 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """(head, what follows it) once the head is complete. Refuses early what can't become one."""
+        octets = self._octets
+        octets += data
+        end = octets.find(b"\r\n\r\n", max(0, self._searched - 3))
+        if end >= 0:
+            return bytes(octets[:end]), bytes(octets[end + 4 :])
+        if not (octets.startswith(b"HTTP/1.") if len(octets) >= 7 else b"HTTP/1.".startswith(octets)):
+            raise Malformed("status line")
+        # Only what is new is looked at, and the octet before it: a peer that drips costs no more than its octets.
+        fresh = octets[max(0, self._searched - 1) :]
+        if fresh.count(b"\n") != fresh.count(b"\r\n") + (fresh[:1] == b"\n"):
+            raise Malformed("bare line feed")
+        if len(octets) > MAX_HEAD_BYTES:
+            raise Malformed("head too large")
+        self._searched = len(octets)
+        return None
+
+    def __bool__(self) -> bool:
+        return bool(self._octets)
+
+
+class BodyReader(Protocol):
+    """Takes octets off the connection, gives the body's."""
+
+    done: bool
+    surplus: bool
+    """Octets came after the end: an answer to nothing."""
+
+    def feed(self, data: bytes) -> bytes: ...
+
+
+class LengthReader:
+    """A body of so many octets."""
+
+    __slots__ = ("_left", "done", "surplus")
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.done = length == 0
+        self.surplus = False
+
+    def feed(self, data: bytes) -> bytes:
+        if len(data) > self._left:
+            self.surplus = True
+            data = data[: self._left]
+        self._left -= len(data)
+        self.done = self._left == 0
+        return data
+
+
+class CloseReader:
+    """A body that ends with its connection; never done by itself."""
+
+    __slots__ = ("done", "surplus")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.surplus = False
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+
+class ChunkedReader:
+    """A chunked body (RFC 9112 §7.1): chunks joined, extensions and trailers checked and dropped."""
+
+    __slots__ = ("_body_bytes", "_extension_bytes", "_left", "_line", "_trailer_bytes", "_trailers", "done", "surplus")
+
+    def __init__(self) -> None:
+        self._left = 0
+        """Octets of the chunk still to come, with its CRLF; 0 between chunks."""
+        self._line = b""
+        self._trailers = False
+        self._trailer_bytes = 0
+        self._body_bytes = 0
+        self._extension_bytes = 0
+        self.done = False
+        self.surplus = False
+
+    def feed(self, data: bytes) -> bytes:
+        pieces: list[bytes] = []
+        at = 0
+        if self._line:
+            # Bounded: a line that is not complete is at most MAX_CHUNK_LINE_BYTES long.
+            data = self._line + data
+            self._line = b""
+        size = len(data)
+        while at < size and not self.done:
+            if self._left:
+                at = self._take_chunk(data, at, pieces)
+                continue
+            end = data.find(b"\r\n", at, at + MAX_CHUNK_LINE_BYTES)
+            if end < 0:
+                self._keep(data[at:])
+                return b"".join(pieces)
+            line = data[at:end]
+            at = end + 2
+            if self._trailers:
+                self._end_or_trailer(line)
+            else:
+                self._start_chunk(line)
+        if self.done and at < size:
+            self.surplus = True
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _take_chunk(self, data: bytes, at: int, pieces: list[bytes]) -> int:
+        payload = self._left - 2
+        if payload > 0:
+            piece = data[at : at + payload]
+            pieces.append(piece)
+            self._left -= len(piece)
+            self._body_bytes += len(piece)
+            return at + len(piece)
+        if data[at] != (0x0D if self._left == 2 else 0x0A):
+            raise Malformed("end of chunk")
+        self._left -= 1
+        return at + 1
+
+    def _start_chunk(self, line: bytes) -> None:
+        match = _CHUNK.fullmatch(line)
+        if match is None:
+            raise Malformed("chunk size")
+        size, extension = match.groups()
+        if extension:
+            self._extension_bytes += len(extension)
+            if self._extension_bytes > self._body_bytes + _EXTENSION_ALLOWANCE_BYTES:
+                raise Malformed("chunk extensions")
+        length = int(size, 16)
+        if length:
+            self._left = length + 2
+        else:
+            self._trailers = True
+
+    def _end_or_trailer(self, line: bytes) -> None:
+        if not line:
+            self.done = True
+            return
+        self._trailer_bytes += len(line)
+        if self._trailer_bytes > MAX_TRAILER_BYTES or not _FIELD.fullmatch(line):
+            raise Malformed("trailers")
+
+    def _keep(self, line: bytes) -> None:
+        if len(line) >= MAX_CHUNK_LINE_BYTES:
+            raise Malformed("chunk line too long")
+        if b"\n" in line:
+            raise Malformed("bare line feed")
+        self._line = line
+
+
+def body_reader(length: int) -> BodyReader:
+    """The reader for a head's framing."""
+    if length == CHUNKED:
+        return ChunkedReader()
+    if length == UNTIL_CLOSE:
+        return CloseReader()
+    return LengthReader(length)

@@ -1,0 +1,135 @@
+"""What a connection hands to those who read from it: a body, a tunnel. Bounded memory, one reader each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+from ..core.errors import Rejection
+from .errors import Failure, UpstreamFailure, rejection
+
+# Above HIGH the socket is not read until the buffer is below LOW. One read is at most 256 KiB, so a stream whose reader
+# is slow holds at most HIGH + 256 KiB.
+HIGH_BYTES = 128 * 1024
+LOW_BYTES = 32 * 1024
+
+
+class Line(Protocol):
+    """What a stream needs of its connection."""
+
+    def resume(self) -> None: ...
+    def close(self) -> None: ...
+    def write(self, data: bytes) -> bool: ...
+    async def writable(self) -> None: ...
+    def write_eof(self) -> None: ...
+
+
+class Stream:
+    """Octets that arrived, waiting for their reader."""
+
+    __slots__ = ("_chunks", "_ended", "_error", "_line", "_paused", "_waiter", "buffered")
+
+    def __init__(self, line: Line) -> None:
+        self._line: Line | None = line
+        self._chunks: deque[bytes] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+        self._error: Rejection | None = None
+        self._paused = False
+        self.buffered = 0
+
+    async def read(self) -> bytes:
+        """The next octets; ``b""`` at the end. What arrived before a failure is given first, then the Rejection."""
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return b""
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        chunk = self._chunks.popleft()
+        self.buffered -= len(chunk)
+        if self._paused and self.buffered <= LOW_BYTES:
+            self._paused = False
+            if self._line is not None:
+                self._line.resume()
+        return chunk
+
+    def push(self, chunk: bytes) -> bool:
+        """Called by the connection. True: enough, stop reading the socket until ``resume``."""
+        self._chunks.append(chunk)
+        self.buffered += len(chunk)
+        self._wake()
+        if self.buffered > HIGH_BYTES:
+            self._paused = True
+        return self._paused
+
+    def end(self) -> None:
+        """All of it arrived."""
+        self._ended = True
+        self._wake()
+
+    def detach(self) -> None:
+        """The connection has no more to do with this stream."""
+        self._line = None
+
+    def fail(self, error: Rejection) -> None:
+        self._line = None
+        self._error = error
+        self._wake()
+
+    def close(self) -> None:
+        """The reader wants no more. Idempotent; before the end it costs the connection."""
+        line, self._line = self._line, None
+        self._chunks.clear()
+        self.buffered = 0
+        if not self._ended and self._error is None:
+            # Whoever reads on must not take this for the end of the body.
+            self._error = rejection(Failure.INCOMPLETE, "released before its end")
+            self._wake()
+        if line is not None:
+            line.close()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Body(Stream):
+    """A response body as an async iterator."""
+
+    __slots__ = ()
+
+    def __aiter__(self) -> Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await self.read()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+
+class UpstreamTunnel(Stream):
+    """Both directions after a 101."""
+
+    __slots__ = ()
+
+    async def write(self, chunk: bytes) -> None:
+        """With back-pressure. Raises Rejection UPSTREAM_RESET when the other side is gone."""
+        line = self._line
+        if line is None or not line.write(chunk):
+            raise rejection(Failure.RESET, "tunnel")
+        try:
+            await line.writable()
+        except UpstreamFailure as error:
+            raise rejection(error.failure, "tunnel") from error
+
+    def write_eof(self) -> None:
+        """Half-close, where the transport can (TLS can't: RFC 8446 §6.1 allows it, our TLS stack doesn't)."""
+        if self._line is not None:
+            self._line.write_eof()
