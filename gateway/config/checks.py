@@ -171,10 +171,8 @@ def _identities(config: Config) -> Iterator[Finding]:
             yield _error((*path, "verify"), "belongs to `gitlab_token` identities")
         if identity.verify is not None and identity.verify.ttl <= 0:
             yield _error((*path, "verify", "ttl"), "must be longer than nothing: every request would cost GitLab two")
-        if identity.bind is not None and identity.key is None:
-            yield _error((*path, "bind"), "belongs to `key` identities")
         if identity.bind is not None and not identity.bind.cidr:
-            yield _error((*path, "bind", "cidr"), "is empty: nobody could use the key")
+            yield _error((*path, "bind", "cidr"), "is empty: nobody could call")
         if identity.key is not None:
             if identity.id not in allowed:
                 yield _warning(path, f"may do nothing: no rule allows `{identity.id}` anything")

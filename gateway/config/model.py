@@ -13,6 +13,7 @@ from ..core.access import PrincipalKind
 from ..core.catalogue import Access, Surface
 from ..core.limits import Limit, Scope
 from ..core.secret import Secret
+from ..identity.settings import Passthrough
 from .units import HostPort, parse_store_url
 from .vocabulary import (
     Address,
@@ -31,7 +32,6 @@ from .vocabulary import (
     OnCache,
     OnKeys,
     OptionalId,
-    PassthroughKind,
     Path,
     Project,
     RateWords,
@@ -207,7 +207,7 @@ class Bind(Section, frozen=True):
     """Where an identity may call from."""
 
     cidr: tuple[Cidr, ...]
-    """Networks; a key used from elsewhere is refused as if unknown."""
+    """Networks; a credential used from elsewhere is refused as if unknown."""
 
 
 class Identity(Section, frozen=True):
@@ -226,7 +226,7 @@ class Identity(Section, frozen=True):
     verify: Verify | None = None
     """For `gitlab_token`: how long GitLab's word is remembered."""
     bind: Bind | None = None
-    """For `key`: where it may be used."""
+    """Where it may call from; absent: anywhere."""
 
     @property
     def kind(self) -> PrincipalKind:
@@ -253,8 +253,8 @@ class Credential(Section, frozen=True):
 class Within(Section, frozen=True):
     """Everything below a group."""
 
-    under_group: Project
-    """The group, by number or full path; subgroups at any depth are in it."""
+    under_group: Project | tuple[Project, ...]
+    """A group or several, by number or full path; subgroups at any depth are in it."""
 
 
 class Clause(Section, frozen=True):
@@ -265,13 +265,13 @@ class Clause(Section, frozen=True):
     methods: tuple[Method, ...] | None = None
     """HTTP methods."""
     routes: tuple[Route, ...] | None = None
-    """Rows of the catalogue (`GET /api/v4/projects/:id`) or path templates, as `gitlab-gateway routes` lists them."""
+    """`/template` or `METHOD /template`, as `gitlab-gateway routes` lists them; a last `**` is any remainder."""
     permissions: tuple[str, ...] | None = None
     """GitLab's own fine-grained permission names."""
     surfaces: tuple[Surface, ...] | None = None
     """GitLab's HTTP surfaces."""
     projects: tuple[Project, ...] | Within | None = None
-    """Projects by number or full path, or everything `under_group`; one project under all its names."""
+    """Projects by number or full path (`*` within a segment, `**` across), or everything `under_group`."""
 
 
 class Rule(Section, frozen=True):
@@ -381,9 +381,7 @@ class Config(Section, frozen=True):
     """Where the gateway remembers."""
     identities: tuple[Identity, ...] = (Identity(id="people", gitlab_token=True),)
     """Who is calling. Absent: everybody with a GitLab token of their own, nobody else."""
-    passthrough: Annotated[tuple[PassthroughKind, ...], Keywords({"all": tuple(PassthroughKind), "none": ()})] = tuple(
-        PassthroughKind
-    )
+    passthrough: Annotated[tuple[Passthrough, ...], Keywords({"all": tuple(Passthrough), "none": ()})] = tuple(Passthrough)
     """Credentials only GitLab can judge, let through on their own surfaces: `all`, `none` or a list."""
     credentials: tuple[Credential, ...] = ()
     """What GitLab sees instead of a gateway key."""

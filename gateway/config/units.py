@@ -38,6 +38,7 @@ _FIELD_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROUTE = re.compile(r"(?:[A-Z]{1,20} )?/[!-~]{0,500}")
+_PROJECT = re.compile(r"[1-9][0-9]{0,17}|(?=.*[A-Za-z_*])[A-Za-z0-9_.*-]+(?:/[A-Za-z0-9_.*-]+)*")
 _METHOD = re.compile(r"[A-Z]{1,20}")
 
 
@@ -362,7 +363,8 @@ def parse_path(text: str) -> str:
 
 
 def parse_project(text: str) -> str:
-    """A project or group by number or by full path."""
-    if not re.fullmatch(r"[1-9][0-9]{0,17}|[A-Za-z0-9_.][\w.+-]*(?:(?:/|%2[Ff])[\w.+-]+)*", text):
+    """A project or group by number or by full path, ``*`` standing for a part of a segment, ``**`` for several."""
+    path = text.replace("%2F", "/").replace("%2f", "/")
+    if not _PROJECT.fullmatch(path):
         raise ValueError("is not a project or group: write its number or its full path, for example platform/api")
-    return text.replace("%2F", "/").replace("%2f", "/")
+    return path

@@ -41,19 +41,6 @@ Project = Annotated[str, Scalar("project", units.parse_project, str, "", number=
 HIDDEN = "(hidden)"
 
 
-class PassthroughKind(enum.StrEnum):
-    """A credential that GitLab alone can judge, or a surface that brings one."""
-
-    RUNNER = "runner"
-    DEPLOY = "deploy"
-    TRIGGER = "trigger"
-    SCIM = "scim"
-    REGISTRY = "registry"
-    LFS = "lfs"
-    BASIC = "basic"
-    SESSION = "session"
-
-
 class KeySource(enum.StrEnum):
     """Where an identity's keys come from."""
 

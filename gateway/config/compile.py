@@ -1,0 +1,84 @@
+"""The configuration in the words of those who act on it: rules for access, limits for the limiter, callers for identity."""
+
+from __future__ import annotations
+
+from ..core import rule_match
+from ..core.limits import Limit
+from ..core.secret import Secret
+from ..identity.settings import AnonymousIdentity, IdentitySettings, KeyIdentity, Networks, TokenIdentity
+from .model import Clause, Config, Identity, Verify, Within
+from .vocabulary import Mode, OnKeys
+
+_LAST_KNOWN_GOOD_S = 600.0
+"""For how long keys that were seen go on working while their store is away: `verify.stale`'s default, for the same reason."""
+
+
+def rules(config: Config) -> tuple[rule_match.Rule, ...]:
+    """What `core.access` compiles."""
+    return tuple(
+        rule_match.Rule(
+            id=rule.id,
+            identities=rule.for_,
+            use=rule.use,
+            allow=tuple(_clause(clause) for clause in rule.allow),
+            deny=tuple(_clause(clause) for clause in rule.deny),
+            sudo=rule.sudo,
+            shadow=rule.mode is Mode.SHADOW,
+        )
+        for rule in config.rules
+    )
+
+
+def limits(config: Config) -> tuple[Limit, ...]:
+    """In the order of the file."""
+    return tuple(limit.limit for limit in config.limits)
+
+
+def tokens(config: Config) -> dict[str, Secret]:
+    """Upstream credentials by id."""
+    return {credential.id: credential.token for credential in config.credentials}
+
+
+def identity_settings(config: Config) -> IdentitySettings:
+    """Who may call, and from where."""
+    keys, gitlab_token, anonymous = [], None, None
+    for identity in config.identities:
+        networks = _networks(identity)
+        if identity.gitlab_token:
+            verify = identity.verify or Verify()
+            gitlab_token = TokenIdentity(
+                identity.id, identity.team, networks, verify.ttl, verify.negative_ttl, verify.stale
+            )
+        elif identity.anonymous:
+            anonymous = AnonymousIdentity(identity.id, identity.team, networks)
+        else:
+            keys.append(KeyIdentity(identity.id, identity.team, networks))
+    return IdentitySettings(
+        keys=tuple(keys),
+        gitlab_token=gitlab_token,
+        anonymous=anonymous,
+        passthrough=frozenset(config.passthrough),
+        keys_stale_s=_LAST_KNOWN_GOOD_S if config.stores.on_error.keys is OnKeys.LAST_KNOWN_GOOD else 0.0,
+    )
+
+
+def _networks(identity: Identity) -> Networks:
+    return Networks(tuple(str(network) for network in identity.bind.cidr) if identity.bind else ())
+
+
+def _clause(clause: Clause) -> rule_match.Clause:
+    return rule_match.Clause(
+        access=clause.access,
+        methods=clause.methods,
+        routes=clause.routes,
+        permissions=clause.permissions,
+        surfaces=clause.surfaces,
+        projects=None if clause.projects is None else _projects(clause.projects),
+    )
+
+
+def _projects(projects: tuple[str, ...] | Within) -> rule_match.Projects:
+    if isinstance(projects, tuple):
+        return rule_match.Projects(named=projects)
+    groups = projects.under_group
+    return rule_match.Projects(under_group=groups if isinstance(groups, tuple) else (groups,))
