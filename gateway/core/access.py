@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import enum
+import hashlib
+from collections.abc import Iterable, Sequence
 
 import msgspec
+
+from .catalogue import Access, Catalogue, Operation, ReferenceKind
+from .errors import Code, Rejection
+from .rule_findings import findings
+from .rule_match import Fit, Matcher, Named, Question, Resolved, Rule, access_of, asked_of, keeps_to_place, named
+from .target import Target
 
 
 class PrincipalKind(enum.StrEnum):
@@ -34,7 +42,10 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     @property
     def brokered(self) -> bool:
         """GitLab sees one of the gateway's credentials, not the caller's."""
-        return self.kind is PrincipalKind.KEY or self.kind is PrincipalKind.OIDC
+        return self.kind in _BROKERED
+
+
+_BROKERED = (PrincipalKind.KEY, PrincipalKind.OIDC)
 
 
 class Permit(msgspec.Struct, frozen=True, gc=False):
@@ -48,3 +59,316 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     """The GitLab user to act as upstream."""
     digest: bytes = b""
     """Hash of what this permit may see: part of a brokered cache partition."""
+    confined: bool = False
+    """Given for certain projects only: the body must not name another (``rule_match.PARAMETERS``)."""
+    shadow: str = ""
+    """The rule in shadow that would have decided otherwise."""
+
+
+OWN_TOKEN, PASSTHROUGH, ANONYMOUS = "own-token", "passthrough", "anonymous"
+"""What stands for a rule's id where none is needed."""
+
+_UNRULED = {
+    PrincipalKind.GITLAB_TOKEN: Permit(OWN_TOKEN),
+    PrincipalKind.PASSTHROUGH: Permit(PASSTHROUGH),
+    PrincipalKind.ANONYMOUS: Permit(ANONYMOUS),
+}
+
+
+class Verdict(enum.StrEnum):
+    """What the rules say to a request."""
+
+    ALLOWED = "allowed"
+    NOT_ALLOWED = "not_allowed"
+    """No allow holds."""
+    DENIED = "denied"
+    """A deny holds."""
+    UNKNOWN_PLACE = "unknown_place"
+    """The operation would be allowed, the project or group is none of the caller's: told as one that is not there."""
+    BLOCKED = "blocked"
+    NO_SUDO = "no_sudo"
+
+
+_READ, _ALLOWED = Access.READ, Verdict.ALLOWED
+_MEMO_BOUND = 16384
+_MEMO_TARGET_BYTES = 1024
+_NOTHING: Resolved = {}
+
+
+class Considered(msgspec.Struct, frozen=True):
+    """One clause, and why it held or not."""
+
+    rule: str
+    deny: bool
+    position: int
+    holds: bool
+    why: str
+    """The condition that did not hold; ``unresolved`` where GitLab would have to be asked; empty when all held."""
+    shadow: bool = False
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """A decision and everything that led to it."""
+
+    verdict: Verdict
+    considered: tuple[Considered, ...]
+    rule: str = ""
+    """The rule that decided; empty when none did."""
+    questions: tuple[Question, ...] = ()
+    """Asked of GitLab, their answers could change the decision."""
+
+
+class _Compiled:
+    __slots__ = ("allow", "confined", "deny", "free", "rule", "sudo")
+
+    def __init__(self, rule: Rule, digest: bytes) -> None:
+        self.rule = rule
+        self.allow = tuple(Matcher(clause) for clause in rule.allow)
+        self.deny = tuple(Matcher(clause) for clause in rule.deny)
+        self.sudo = frozenset(user.lower() for user in rule.sudo)
+        self.free = Permit(rule.id, rule.use, digest=digest)
+        self.confined = Permit(rule.id, rule.use, digest=digest, confined=True)
+
+
+class _RuleSet:
+    """Every rule of one identity."""
+
+    __slots__ = ("by_project", "rules")
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        # Ids, order and callers of the rules do not matter to what may be seen; all else does.
+        content = sorted(
+            msgspec.json.encode((rule.use, rule.allow, rule.deny, sorted(rule.sudo))) for rule in rules if not rule.shadow
+        )
+        digest = hashlib.blake2b(b"\n".join(content), digest_size=16).digest()
+        self.rules = tuple(_Compiled(rule, digest) for rule in rules)
+        self.by_project = any(clause.by_project for rule in self.rules for clause in (*rule.allow, *rule.deny))
+
+
+class _Outcome(msgspec.Struct, frozen=True):
+    verdict: Verdict
+    grants: tuple[tuple[_Compiled, bool], ...] = ()
+    """The enforced rules that allow, in the order configured, and whether each does so for certain projects only."""
+    rule: str = ""
+    shadow: str = ""
+    considered: tuple[Considered, ...] = ()
+    questions: tuple[Question, ...] = ()
+
+
+class Rules:
+    """Every rule, compiled. A decision looks only at the rules of its identity, and is remembered with a bound."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = tuple(rules)
+        grouped: dict[str, list[Rule]] = {}
+        for rule in self._rules:
+            for identity in dict.fromkeys(rule.identities):
+                grouped.setdefault(identity, []).append(rule)
+        self._sets = {identity: _RuleSet(own) for identity, own in grouped.items()}
+        self._memo: dict[object, _Outcome] = {}
+
+    @classmethod
+    def compile(cls, rules: Iterable[Rule]) -> Rules:
+        """Raises ValueError for a route that is none, or an allow without a credential."""
+        rules = tuple(rules)
+        for rule in rules:
+            if rule.allow and not rule.use:
+                raise ValueError(f"rule `{rule.id}` allows, but names no credential to `use`")
+        return cls(rules)
+
+    def findings(self, catalogue: Catalogue) -> list[str]:
+        """Valid, but worth a look: conflicts, clauses without effect, rules that never decide."""
+        return findings(self._rules, catalogue)
+
+    def authorise(
+        self,
+        principal: Principal,
+        operation: Operation,
+        target: Target,
+        method: str,
+        sudo: str | None = None,
+        *,
+        resolved: Resolved = _NOTHING,
+        screened: bool = False,
+    ) -> Permit:
+        """Leave to forward ``method`` (the effective one) on ``target``, or a Rejection.
+
+        ``sudo`` is the user the caller wants to act as. ``resolved`` are GitLab's answers to :meth:`questions`; what is not
+        answered is allowed by nothing. ``screened`` is the pipeline's promise to refuse a body that names another project
+        wherever the permit is ``confined``: without it a clause with projects allows no operation whose body could.
+        """
+        if operation.blocked:
+            raise Rejection(Code.BLOCKED_ROUTE, 404, "404 Not Found")
+        own = self._sets.get(principal.identity)
+        brokered = principal.brokered
+        if own is None:
+            if brokered:
+                raise _refusal(Verdict.NOT_ALLOWED, "")
+            permit = _UNRULED[principal.kind]
+            return permit if not sudo else msgspec.structs.replace(permit, sudo=sudo)
+        if resolved:
+            things = named(operation, target)
+            outcome = _judge(own, brokered, operation, target, method, things, resolved, screened)
+        else:
+            outcome = self._remembered(principal, own, operation, target, method, screened)
+        if outcome.verdict is not _ALLOWED:
+            raise _refusal(outcome.verdict, outcome.shadow, operation, outcome.rule)
+        return _permit(outcome, principal, sudo)
+
+    def questions(
+        self, principal: Principal, operation: Operation, target: Target, method: str, *, screened: bool = False
+    ) -> tuple[Question, ...]:
+        """What GitLab must be asked before the decision is final; usually nothing."""
+        own = self._sets.get(principal.identity)
+        if own is None or not own.by_project or operation.blocked:
+            return ()
+        return self._remembered(principal, own, operation, target, method, screened).questions
+
+    def explain(
+        self,
+        principal: Principal,
+        operation: Operation,
+        target: Target,
+        method: str,
+        sudo: str | None = None,
+        *,
+        resolved: Resolved = _NOTHING,
+        screened: bool = False,
+    ) -> Explanation:
+        """The same decision as :meth:`authorise`, with every clause looked at and why it held or not."""
+        if operation.blocked:
+            return Explanation(Verdict.BLOCKED, ())
+        own = self._sets.get(principal.identity)
+        if own is None:
+            if principal.brokered:
+                return Explanation(Verdict.NOT_ALLOWED, ())
+            return Explanation(Verdict.ALLOWED, (), _UNRULED[principal.kind].rule)
+        things = named(operation, target)
+        outcome = _judge(own, principal.brokered, operation, target, method, things, resolved, screened)
+        verdict, rule = outcome.verdict, outcome.rule
+        if verdict is Verdict.ALLOWED:
+            try:
+                rule = _permit(outcome, principal, sudo).rule
+            except Rejection:
+                verdict = Verdict.NO_SUDO
+        return Explanation(verdict, outcome.considered, rule, outcome.questions)
+
+    def _remembered(
+        self,
+        principal: Principal,
+        own: _RuleSet,
+        operation: Operation,
+        target: Target,
+        method: str,
+        screened: bool,
+    ) -> _Outcome:
+        brokered = principal.brokered
+        # An unknown route has no name of its own: its path stands for it.
+        asked = operation.name if operation.known else target.segments
+        of_what = asked_of(operation, target) if own.by_project else None
+        key = (principal.identity, brokered, asked, operation.access is _READ, method, of_what, screened)
+        outcome = self._memo.get(key)
+        if outcome is None:
+            things = named(operation, target)
+            outcome = _judge(own, brokered, operation, target, method, things, _NOTHING, screened)
+            if len(self._memo) >= _MEMO_BOUND:
+                self._memo.clear()
+            if len(target.raw) <= _MEMO_TARGET_BYTES:
+                # What was considered is for `explain`; remembered thousands of times over it would only cost memory.
+                self._memo[key] = outcome = msgspec.structs.replace(outcome, considered=())
+        return outcome
+
+
+def _judge(
+    own: _RuleSet,
+    brokered: bool,
+    operation: Operation,
+    target: Target,
+    method: str,
+    things: tuple[Named, ...],
+    resolved: Resolved,
+    screened: bool,
+) -> _Outcome:
+    """Every clause of the identity, denies first. Any deny that holds, or may hold, wins."""
+    access = access_of(operation, method, brokered=brokered)
+    considered: list[Considered] = []
+    refusal: _Outcome | None = None
+    grants: list[tuple[_Compiled, bool]] = []
+    shadow = ""
+    elsewhere = unsure = False
+
+    for compiled in own.rules:
+        rule = compiled.rule
+        for position, clause in enumerate(compiled.deny):
+            why = clause.refuses(operation, access, target, method, deny=True)
+            fit = Fit.NO if why else clause.may_touch(operation, target, things, resolved, screened)
+            holds = fit is not Fit.NO
+            unsure |= fit is Fit.UNSURE
+            note = "unresolved" if fit is Fit.UNSURE else "" if holds else why or "projects"
+            considered.append(Considered(rule.id, True, position, holds, note, rule.shadow))
+            if holds and rule.shadow:
+                shadow = shadow or rule.id
+            elif holds and refusal is None:
+                verdict = Verdict.UNKNOWN_PLACE if clause.hides_place else Verdict.DENIED
+                refusal = _Outcome(verdict, rule=rule.id)
+
+    for compiled in own.rules if brokered else ():
+        rule = compiled.rule
+        free = confined = False
+        for position, clause in enumerate(compiled.allow):
+            why = clause.refuses(operation, access, target, method, deny=False)
+            fit = Fit.NO if why else clause.may_reach(operation, things, resolved, screened)
+            holds = fit is Fit.YES
+            unsure |= fit is Fit.UNSURE
+            note = "unresolved" if fit is Fit.UNSURE else "" if holds else why or "projects"
+            considered.append(Considered(rule.id, False, position, holds, note, rule.shadow))
+            if rule.shadow:
+                shadow = shadow or (rule.id if holds else "")
+            else:
+                free |= holds and not clause.by_project
+                confined |= holds and clause.by_project
+                elsewhere |= not holds and not why and keeps_to_place(operation, screened)
+        if free or confined:
+            grants.append((compiled, not free))
+
+    asked = (Question(thing.kind, thing.spelt) for thing in things if thing.spelt is not None)
+    open_questions = tuple(dict.fromkeys(question for question in asked if question not in resolved)) if unsure else ()
+    if refusal is None and brokered and not grants:
+        refusal = _Outcome(Verdict.UNKNOWN_PLACE if elsewhere else Verdict.NOT_ALLOWED)
+    outcome = refusal or _Outcome(Verdict.ALLOWED, tuple(grants))
+    return msgspec.structs.replace(outcome, shadow=shadow, considered=tuple(considered), questions=open_questions)
+
+
+def _permit(outcome: _Outcome, principal: Principal, sudo: str | None) -> Permit:
+    """The permit of the first rule that allows, and that lets the caller act as ``sudo``. Raises Rejection."""
+    if not principal.brokered:
+        permit = _UNRULED[principal.kind]
+    else:
+        user = sudo.strip().lower() if sudo else ""
+        for compiled, confined in outcome.grants:
+            if not user or user in compiled.sudo:
+                permit = compiled.confined if confined else compiled.free
+                break
+        else:
+            raise Rejection(Code.SUDO_FORBIDDEN, 403, "403 Forbidden - Must be admin to use sudo")
+    if sudo or outcome.shadow:
+        return msgspec.structs.replace(permit, sudo=sudo or "", shadow=outcome.shadow)
+    return permit
+
+
+_PLACES = {ReferenceKind.PROJECT: "Project", ReferenceKind.GROUP: "Group", ReferenceKind.NAMESPACE: "Namespace"}
+
+
+def _refusal(verdict: Verdict, shadow: str, operation: Operation | None = None, rule: str = "") -> Rejection:
+    detail = " ".join(part for part in (rule and f"rule={rule}", shadow and f"shadow={shadow}") if part)
+    if verdict is Verdict.UNKNOWN_PLACE:
+        kinds = [reference.kind for reference in operation.references] if operation is not None else []
+        place = next((_PLACES[kind] for kind in kinds if kind in _PLACES), "Project")
+        return Rejection(Code.PROJECT_UNKNOWN, 404, f"404 {place} Not Found", detail=detail)
+    return Rejection(
+        Code.FORBIDDEN,
+        403,
+        "403 Forbidden - Not allowed by the gateway's rules",
+        proxy_error="http_request_denied",
+        detail=detail,
+    )

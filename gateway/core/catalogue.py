@@ -12,7 +12,7 @@ import re
 import msgspec
 
 from .route_tree import RouteTree, Span, expand, split
-from .target import Target
+from .target import Target, percent_decode
 
 
 class Access(enum.StrEnum):
@@ -139,6 +139,10 @@ _MEMO_PATH_BYTES = 512
 # Git asks with exactly this query when it fetches; everything else may be the start of a push.
 _FETCH = b"service=git-upload-pack"
 
+# Members looked up once: on the hot path an enum's attribute costs more than the comparison.
+_GIT, _READ = Surface.GIT, Access.READ
+
+
 class _Row(msgspec.Struct, frozen=True, array_like=True):
     method: str
     template: str
@@ -208,9 +212,7 @@ class Catalogue:
 
     def operations(self) -> tuple[Operation, ...]:
         """Every operation once, by template and method."""
-        return tuple(
-            sorted(self._operations.values(), key=lambda operation: tuple(reversed(operation.name.split(" ", 1))))
-        )
+        return tuple(sorted(self._operations.values(), key=lambda operation: tuple(reversed(operation.name.split(" ", 1)))))
 
     def match(self, method: str, target: Target) -> Operation:
         """What ``method`` on ``target`` is; an unknown route is the operation ``other``, never an error.
@@ -225,7 +227,7 @@ class Catalogue:
                 self._memo.clear()
             if len(target.path) <= _MEMO_PATH_BYTES:
                 self._memo[key] = found
-        if found.surface is Surface.GIT and found.access is Access.READ and target.query != _FETCH:
+        if found.surface is _GIT and found.access is _READ and target.query != _FETCH:
             return _as_push(found)
         return found
 
@@ -317,7 +319,6 @@ def _as_push(operation: Operation) -> Operation:
 _BLOCKED_API = frozenset({"internal", "geo", "container_registry_event"})
 _BLOCKED_INSTANCE = frozenset({"health", "health_check", "liveness", "readiness", "metrics", "chaos"})
 _VERSION = re.compile(r"v[0-9]+")
-_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _SEPARATORS = re.compile(r"[/\\]+")
 
 
@@ -338,7 +339,7 @@ def _plain(segments: tuple[str, ...]) -> list[str]:
     for _ in range(3):
         if "%" not in path:
             break
-        path = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), path)
+        path = percent_decode(path.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
     words = (_word(piece) for piece in _SEPARATORS.split(path))
     return [word for word in words if word]
 

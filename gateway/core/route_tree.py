@@ -131,17 +131,19 @@ class RouteTree(Generic[T]):
             if child is not None and (found := child.leaf(method)) is not None:
                 return found
         for pattern, child in node.mixed.values():
-            if pattern.fullmatch(segment) and (
-                found := self._walk(child, at + 1, segments, method, spans, dead)
-            ) is not None:
+            if (
+                pattern.fullmatch(segment)
+                and (found := self._walk(child, at + 1, segments, method, spans, dead)) is not None
+            ):
                 return found
         if node.one is not None and (found := self._walk(node.one, at + 1, segments, method, spans, dead)) is not None:
             return found
         for ending, child in node.wild.items():
             for end in range(at + 1, count + 1):
-                if segments[end - 1].endswith(ending) and (
-                    found := self._walk(child, end, segments, method, spans, dead)
-                ) is not None:
+                if (
+                    segments[end - 1].endswith(ending)
+                    and (found := self._walk(child, end, segments, method, spans, dead)) is not None
+                ):
                     spans.append((at, end))
                     return found
         dead.add(here)

@@ -1,8 +1,8 @@
 """Make the catalogue's data file: ``python -m gateway.routes.build SOURCE OUT``.
 
 SOURCE is a JSON list of rows (``method``, ``template``, ``surface``, ``permission`` …) or one of GitLab's published OpenAPI
-files (``doc/api/openapi/openapi_v3.yaml``, ``openapi_v2.yaml``). OUT may stand in SOURCE too, several sources are joined: the
-first that has an operation wins. The same sources give the same octets.
+files (``doc/api/openapi/openapi_v3.yaml``, ``openapi_v2.yaml``). Several sources are joined, and
+the first that has an operation wins. The same sources give the same octets.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SourceProblem(Exception):  # noqa: N818 — what a person must look at
 def read_source(text: str) -> list[Source]:
     """The rows of one source, whichever format it has. Raises SourceProblem."""
     try:
-        content = json.loads(text) if text.lstrip()[:1] in ("[", "{") else yaml.load(text, Loader=_YAML)
+        content = json.loads(text) if text.lstrip()[:1] in ("[", "{") else _load_yaml(text)
     except (ValueError, yaml.YAMLError) as broken:
         raise SourceProblem(f"neither JSON nor YAML: {broken}") from broken
     if isinstance(content, list):
@@ -55,7 +55,9 @@ def read_source(text: str) -> list[Source]:
     raise SourceProblem("neither a list of rows nor an OpenAPI document")
 
 
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 — safe, and in C where built
+
 
 _METHODS = ("get", "head", "post", "put", "patch", "delete", "options")
 
@@ -196,9 +198,7 @@ def _flags(source: Source, template: str, surface: Surface) -> list[Flag]:
         Flag.MAY_HOLD_SECRET: template in review.MAY_HOLD_SECRET,
         Flag.SIDE_EFFECT: safe and side_effect,
         Flag.BINARY: safe and binary,
-        Flag.BLOCKED: source.internal
-        or surface in review.BLOCKED_SURFACES
-        or bool(review.BLOCKED.fullmatch(template)),
+        Flag.BLOCKED: source.internal or surface in review.BLOCKED_SURFACES or bool(review.BLOCKED.fullmatch(template)),
         Flag.WIDE: bool(review.WIDE.fullmatch(template)),
         Flag.NAMES_IN_BODY: f"{source.method} {template}" in review.NAMES_IN_BODY,
         Flag.JOB_TOKEN: "job_token" in source.also_auth,
@@ -222,7 +222,7 @@ def derive(sources: Iterable[Source]) -> list[list[Any]]:
                 template,
                 surface,
                 _access(source.method, template),
-                list(source.permission),
+                list(review.PERMISSIONS.get(f"{source.method} {template}", source.permission)),
                 references(template),
                 _flags(source, template, surface),
             ],
@@ -235,7 +235,7 @@ def unreviewed(rows: Iterable[list[Any]]) -> list[str]:
     named = {f"{row[0]} {row[1]}" for row in rows}
     templates = {name.split(" ", 1)[1] for name in named}
     missing = {f"POST {template}" for template in review.POSTS_THAT_READ} - named
-    missing |= review.NAMES_IN_BODY - named
+    missing |= (review.NAMES_IN_BODY | review.PERMISSIONS.keys()) - named
     missing |= (review.GETS_THAT_WRITE | review.MAY_HOLD_SECRET) - templates
     return sorted(missing)
 

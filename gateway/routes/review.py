@@ -115,6 +115,7 @@ SECRET_ANSWERS = re.compile(
     | .*/remote_mirrors(?:/.*)? | .*/mirror/pull
     | .*/terraform/state/:name(?:/.*)?
     | .*/ai_agent/.*
+    | .*/pages/domains(?:/.*)?                                           # the code that proves ownership
     | /api/v4/geo_(?:nodes|sites)(?:/.*)?
     | .*/conan/v1/users/.* | .*/(?:download|upload)_urls
     | .*/virtual_registries/.*upstreams(?:/.*)?
@@ -149,7 +150,7 @@ Too much polled to be left out of the cache altogether: whether an answer has th
 
 BINARY = re.compile(
     r"""
-    .*/(?:raw|archive|trace|avatar|download|artifacts|snapshot|raw_diffs|key\.asc|Release(?:\.gpg)?)(?:/.*)?
+    .*/(?:raw|archive|trace|avatar|downloads?|artifacts|snapshot|permalink|raw_diffs|key\.asc|Release(?:\.gpg)?)(?:/.*)?
     | .*/uploads/.+ | .*/terraform/state/.* | .*\.(?:jsonl|tgz|zip|mod|sh|yaml|atom|ics)
     | /\*repository_path.* | /\*project/-/(?:archive|raw)/.*
     """,
@@ -201,6 +202,15 @@ NAMES_IN_BODY = frozenset(
     }
 )
 """Writes whose parameters name another project, group or thing of one."""
+
+PERMISSIONS = {
+    "GET /api/v4/events": ("read_event",),
+    "GET /api/v4/projects": ("read_project",),
+    "POST /api/v4/groups/:id/(-/)epics": ("create_epic",),
+    "POST /api/v4/groups/:id/(-/)epics/:epic_iid/issues/:epic_issue_id": ("create_epic_issue",),
+    "POST /api/v4/projects": ("create_project",),
+}
+"""Permissions that the specification gives wrongly: an allow for reading must not let anyone write."""
 
 # Rows --------------------------------------------------------------------------------------------------------------
 

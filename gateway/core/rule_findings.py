@@ -1,0 +1,124 @@
+"""What an operator should look at in rules that are valid: clauses without effect, rules that get in each other's way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from .catalogue import Catalogue, Operation, ReferenceKind
+from .route_tree import split
+from .rule_match import Clause, Matcher, Rule, parse_route, shapes_of
+from .target import Target
+
+_NOWHERE = Target(b"/", b"/", None, ())
+
+
+def findings(rules: Sequence[Rule], catalogue: Catalogue) -> list[str]:
+    """One line for each thing to look at, in the order of the rules."""
+    return list(_Review(catalogue).look(rules))
+
+
+class _Review:
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._operations = [operation for operation in catalogue.operations() if not operation.blocked]
+        self._permissions = frozenset(name for operation in self._operations for name in operation.permissions)
+        self._selected: dict[tuple[bytes, bool], frozenset[str]] = {}
+
+    def look(self, rules: Sequence[Rule]) -> Iterator[str]:
+        for rule in rules:
+            for deny, position, clause in _clauses(rule):
+                where = f"rule `{rule.id}`, {'deny' if deny else 'allow'} {position}: "
+                yield from (where + finding for finding in self._clause(clause, deny))
+        identities = dict.fromkeys(identity for rule in rules for identity in rule.identities)
+        told: set[str] = set()
+        for identity in identities:
+            for finding in self._together([rule for rule in rules if identity in rule.identities and not rule.shadow]):
+                if finding not in told:
+                    told.add(finding)
+                    yield finding
+
+    # One clause
+
+    def _clause(self, clause: Clause, deny: bool) -> Iterator[str]:
+        for permission in clause.permissions or ():
+            if permission not in self._permissions:
+                yield f"permission `{permission}` is on no operation of the catalogue"
+        for route in clause.routes or ():
+            yield from self._route(route)
+        if deny:
+            return
+        unbounded = clause.access is None and clause.methods is None and clause.permissions is None
+        if unbounded and any(parse_route(route)[0] == "ANY" for route in clause.routes or ("/",)):
+            yield "allows writes too: say `access: read` if reading is meant"
+        if clause.projects is not None and not any(
+            _names_place(operation) and not operation.wide for operation in self._chosen(clause, deny)
+        ):
+            yield "never holds: no operation it selects keeps to a project or group named in its path"
+
+    def _route(self, route: str) -> Iterator[str]:
+        method, template = parse_route(route)
+        probe = Matcher(Clause(routes=(route,)))
+        if any(not _refused(probe, operation, deny=False) for operation in self._operations):
+            return
+        found = self._catalogue.find("GET" if method == "ANY" else method, split(template))
+        if found is None or template.endswith("/**"):
+            yield f"route `{route}` is not in the catalogue: it holds only for a route that GitLab adds"
+        else:
+            yield f"route `{route}` never holds: the catalogue calls it `{found.name}`; name projects in `projects`"
+
+    # The rules of one identity
+
+    def _together(self, rules: Sequence[Rule]) -> Iterator[str]:
+        allows = [(rule, position, clause) for rule in rules for deny, position, clause in _clauses(rule) if not deny]
+        denies = [(rule, position, clause) for rule in rules for deny, position, clause in _clauses(rule) if deny]
+        for index, (rule, position, clause) in enumerate(allows):
+            where = f"rule `{rule.id}`, allow {position}: "
+            mine = self._select(clause, deny=False)
+            for other, _, refusal in denies:
+                if mine and refusal.projects is None and mine <= self._select(refusal, deny=True):
+                    yield where + f"never holds: rule `{other.id}` denies all of it"
+                    break
+            for other, _, earlier in allows[:index]:
+                theirs = self._select(earlier, deny=False)
+                covered = earlier.projects is None or earlier.projects == clause.projects
+                if mine and covered and mine <= theirs:
+                    yield where + f"never decides: rule `{other.id}` before it allows all of it"
+                    break
+                if rule.use != other.use and mine & theirs:
+                    yield where + f"overlaps rule `{other.id}`, whose credential `{other.use}` is used where both hold"
+                    break
+        if any(clause.projects is not None for _, _, clause in denies):
+            for rule, position, clause in allows:
+                if clause.projects is None:
+                    yield (
+                        f"rule `{rule.id}`, allow {position}: names no projects, so instance-wide lists it allows may show "
+                        "what a deny by project hides"
+                    )
+
+    def _select(self, clause: Clause, *, deny: bool) -> frozenset[str]:
+        bare = msgspec.structs.replace(clause, projects=None)
+        key = (msgspec.json.encode(bare), deny)
+        if key not in self._selected:
+            self._selected[key] = frozenset(operation.name for operation in self._chosen(bare, deny))
+        return self._selected[key]
+
+    def _chosen(self, clause: Clause, deny: bool) -> Iterable[Operation]:
+        probe = Matcher(clause)
+        return (operation for operation in self._operations if not _refused(probe, operation, deny=deny))
+
+
+def _clauses(rule: Rule) -> Iterator[tuple[bool, int, Clause]]:
+    for deny, clauses in ((False, rule.allow), (True, rule.deny)):
+        for position, clause in enumerate(clauses):
+            yield deny, position, clause
+
+
+def _refused(probe: Matcher, operation: Operation, *, deny: bool) -> str:
+    method = shapes_of(operation.name)[0]
+    return probe.refuses(operation, operation.access, _NOWHERE, method, deny=deny)
+
+
+def _names_place(operation: Operation) -> bool:
+    return any(reference.kind is not ReferenceKind.USER for reference in operation.references)

@@ -1,0 +1,363 @@
+"""One clause of a rule against one request: the conditions an operator writes, compiled.
+
+Conditions on *what is asked* (class, method, route, permission, surface) are decided by the operation. Conditions on *which
+project* are three-valued: a number against a path can't be judged without asking GitLab, and what can't be judged is
+allowed by no ``allow`` and caught by every ``deny``.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+import msgspec
+
+from .catalogue import SAFE_METHODS, Access, Operation, ReferenceKind, Surface
+from .route_tree import RouteTree, expand, shape, split
+from .target import Target, percent_decode
+
+
+class Projects(msgspec.Struct, frozen=True):
+    """Which projects; one entry that fits is enough."""
+
+    named: tuple[str, ...] = ()
+    """Numbers, full paths, or paths with ``*`` (within one segment) and ``**`` (across)."""
+    under_group: tuple[str, ...] = ()
+    """Groups by number or full path: the group itself, its subgroups at any depth, and every project in them."""
+
+
+class Clause(msgspec.Struct, frozen=True):
+    """Conditions that must all hold. One left out (None) holds."""
+
+    access: Access | None = None
+    """``write`` includes read."""
+    methods: tuple[str, ...] | None = None
+    routes: tuple[str, ...] | None = None
+    """``/template`` or ``METHOD /template``, whole; a last ``**`` stands for any remainder."""
+    permissions: tuple[str, ...] | None = None
+    surfaces: tuple[Surface, ...] | None = None
+    projects: Projects | None = None
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """Who may do what, and as whom GitLab sees them."""
+
+    id: str
+    identities: tuple[str, ...]
+    use: str = ""
+    allow: tuple[Clause, ...] = ()
+    deny: tuple[Clause, ...] = ()
+    sudo: tuple[str, ...] = ()
+    """Users (names or numbers) that a caller may act as; empty: none."""
+    shadow: bool = False
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What only GitLab can answer: what else is this project or group called?"""
+
+    kind: ReferenceKind
+    spelt: str
+    """Digits without leading zeros, or a full path in lower case."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """GitLab's answer to a :class:`Question`."""
+
+    id: str
+    path: str
+    """The full path, in any case."""
+    group_ids: tuple[str, ...] = ()
+    """The groups around it, for rules that name a group by number."""
+
+
+Resolved = Mapping[Question, Place]
+
+
+class Fit(enum.Enum):
+    """Whether a reference is one of a clause's projects."""
+
+    YES = "yes"
+    NO = "no"
+    UNSURE = "unsure"
+
+
+class Named(msgspec.Struct, frozen=True):
+    """Something a request names, read from its path or its query."""
+
+    kind: ReferenceKind
+    spelt: str | None
+    """As a :class:`Question` spells it; None when it is neither a number nor a path GitLab could know."""
+
+
+# What a request names ------------------------------------------------------------------------------------------------
+
+_PATH = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*")
+_FORMAT = re.compile(r"\.[A-Za-z0-9]+")
+_POLICED = frozenset({ReferenceKind.PROJECT, ReferenceKind.GROUP, ReferenceKind.NAMESPACE})
+
+PARAMETERS: Mapping[bytes, ReferenceKind] = {
+    b"project_id": ReferenceKind.PROJECT,
+    b"project_ids": ReferenceKind.PROJECT,
+    b"project": ReferenceKind.PROJECT,
+    b"projects": ReferenceKind.PROJECT,
+    b"project_path": ReferenceKind.PROJECT,
+    b"source_project_id": ReferenceKind.PROJECT,
+    b"target_project_id": ReferenceKind.PROJECT,
+    b"target_project": ReferenceKind.PROJECT,
+    b"from_project_id": ReferenceKind.PROJECT,
+    b"to_project_id": ReferenceKind.PROJECT,
+    b"start_project": ReferenceKind.PROJECT,
+    b"forked_from_id": ReferenceKind.PROJECT,
+    b"template_project_id": ReferenceKind.PROJECT,
+    b"group_id": ReferenceKind.GROUP,
+    b"group_ids": ReferenceKind.GROUP,
+    b"group": ReferenceKind.GROUP,
+    b"group_path": ReferenceKind.GROUP,
+    b"target_group_id": ReferenceKind.GROUP,
+    b"group_with_project_templates_id": ReferenceKind.GROUP,
+    b"namespace": ReferenceKind.NAMESPACE,
+    b"namespace_id": ReferenceKind.NAMESPACE,
+    b"namespace_path": ReferenceKind.NAMESPACE,
+}
+"""Parameters by which an operation reaches another project or group than its path's."""
+
+
+def spell(value: str) -> str | None:
+    """``value`` as a :class:`Question` spells it; None for what GitLab may read in ways of its own.
+
+    GitLab takes any line of digits for an id and casts it: ``0042`` and, by a multi-line anchor, ``42%0Ax`` are 42. The
+    first is spelt out here, the second is no path and stays undecidable.
+    """
+    if value.isascii() and value.isdigit():
+        return value.lstrip("0") or "0"
+    return value.lower() if _PATH.fullmatch(value) else None
+
+
+def named(operation: Operation, target: Target) -> tuple[Named, ...]:
+    """Every project and group the request names, in its path first, then in its query."""
+    segments = target.segments
+    found = [
+        Named(reference.kind, spell(reference.value(segments)))
+        for reference in operation.references
+        if reference.kind in _POLICED
+    ]
+    if target.query and _SUSPECT.search(target.query):
+        found += _in_query(target.query)
+    return tuple(found)
+
+
+def asked_of(operation: Operation, target: Target) -> object:
+    """What :func:`named` will be made from: equal for requests that name the same, and much cheaper."""
+    references, segments = operation.references, target.segments
+    query = tuple(_in_query(target.query)) if target.query and _SUSPECT.search(target.query) else ()
+    if len(references) == 1 and not query:
+        return references[0].value(segments)
+    return (query, *(reference.value(segments) for reference in references))
+
+
+# Most queries hold neither a name of the table nor an escape that could hide one in a name.
+_SUSPECT = re.compile(rb"project|group|namespace|fork|%", re.IGNORECASE)
+
+
+def _in_query(query: bytes) -> Iterable[Named]:
+    for field in re.split(rb"[&;]", query):
+        name, _, value = field.partition(b"=")
+        kind = PARAMETERS.get(percent_decode(name).partition(b"[")[0])
+        if kind is not None and value:
+            yield Named(kind, spell(percent_decode(value).decode("latin-1")))
+
+
+# Projects ------------------------------------------------------------------------------------------------------------
+
+
+class _ProjectTest:
+    """A compiled :class:`Projects`."""
+
+    def __init__(self, projects: Projects) -> None:
+        entries = [entry.lower().strip("/") for entry in projects.named]
+        self.ids = frozenset(entry for entry in entries if entry.isdigit())
+        self.paths = frozenset(entry for entry in entries if not entry.isdigit() and "*" not in entry)
+        globs = [_glob(entry) for entry in entries if "*" in entry]
+        self.globs = re.compile("|".join(globs)) if globs else None
+        groups = [group.lower().strip("/") for group in projects.under_group]
+        self.group_ids = frozenset(group for group in groups if group.isdigit())
+        self.groups = tuple(group for group in groups if not group.isdigit())
+        self.by_path = bool(self.paths or globs or self.groups)
+        self.by_id = bool(self.ids or self.group_ids)
+
+    def fit(self, thing: Named, resolved: Resolved) -> Fit:
+        if thing.spelt is None:
+            return Fit.UNSURE
+        numeric = thing.spelt.isdigit()
+        if self._fits(thing.kind, thing.spelt if numeric else "", "" if numeric else thing.spelt):
+            return Fit.YES
+        place = resolved.get(Question(thing.kind, thing.spelt))
+        if place is not None:
+            fits = self._fits(thing.kind, place.id, place.path.lower()) or not self.group_ids.isdisjoint(place.group_ids)
+            return Fit.YES if fits else Fit.NO
+        # A number may be any path; a path may be any of the numbers, or lie in any of the numbered groups.
+        unsure = (self.by_path or bool(self.group_ids)) if numeric else self.by_id
+        return Fit.UNSURE if unsure else Fit.NO
+
+    def touch(self, thing: Named, resolved: Resolved) -> Fit:
+        """As :meth:`fit`, and a group touches whatever of the projects lies in it: its lists show them."""
+        found = self.fit(thing, resolved)
+        if found is not Fit.NO or thing.kind is ReferenceKind.PROJECT or thing.spelt is None:
+            return found
+        place = resolved.get(Question(thing.kind, thing.spelt))
+        path = place.path.lower() if place is not None else thing.spelt
+        if any(inner.startswith(path + "/") for inner in (*self.paths, *self.groups)):
+            return Fit.YES
+        return Fit.UNSURE if self.globs or self.by_id else Fit.NO
+
+    def _fits(self, kind: ReferenceKind, number: str, path: str) -> bool:
+        if kind is ReferenceKind.PROJECT:
+            if number in self.ids or path in self.paths or (self.globs and path and self.globs.fullmatch(path)):
+                return True
+        elif number in self.group_ids or path in self.groups:
+            return True
+        return any(path.startswith(group + "/") for group in self.groups)
+
+
+def _glob(entry: str) -> str:
+    pieces = re.split(r"(\*\*|\*)", entry)
+    return "".join({"**": "[a-z0-9_./-]*", "*": "[a-z0-9_.-]*"}.get(piece, re.escape(piece)) for piece in pieces)
+
+
+# Operations ----------------------------------------------------------------------------------------------------------
+
+_METHOD_AND_ROUTE = re.compile(r"(?:(?P<method>[A-Z]+) +)?(?P<template>/.*)")
+
+
+class _RouteTest:
+    """Compiled ``routes``: by shape for what the catalogue knows, by segments for what it does not."""
+
+    def __init__(self, routes: Iterable[str]) -> None:
+        self._shapes: set[tuple[str, str]] = set()
+        self._prefixes: list[tuple[str, str]] = []
+        self._tree: RouteTree[bool] = RouteTree()
+        for route in routes:
+            method, template = parse_route(route)
+            if template.endswith("/**"):
+                template = template.removesuffix("**")
+                self._prefixes += [(method, shape(path) + "/") for path in expand(template)]
+                template += "*rest"
+            else:
+                self._shapes |= {(method, shape(path)) for path in expand(template)}
+            for path in expand(template):
+                self._tree.add(method, split(path), True)
+
+    def holds(self, operation: Operation, target: Target, method: str) -> bool:
+        if not operation.known:
+            return self._tree.find(method, target.segments) is not None
+        listed, shapes = shapes_of(operation.name)
+        wanted = {"ANY", listed, method}
+        return any((name, known) in self._shapes for name in wanted for known in shapes) or any(
+            name in wanted and known.startswith(prefix) for name, prefix in self._prefixes for known in shapes
+        )
+
+
+@lru_cache(maxsize=4096)
+def shapes_of(name: str) -> tuple[str, tuple[str, ...]]:
+    """An operation's method, and the shape of each expansion of its template."""
+    method, template = name.split(" ", 1)
+    return method, tuple(shape(path) for path in expand(template))
+
+
+def parse_route(route: str) -> tuple[str, str]:
+    """``METHOD /template`` or ``/template`` as method (or ``ANY``) and template. Raises ValueError."""
+    found = _METHOD_AND_ROUTE.fullmatch(route.strip())
+    if found is None:
+        raise ValueError(f"`{route}` is no route: write `/template` or `METHOD /template`")
+    return found["method"] or "ANY", found["template"]
+
+
+class Matcher:
+    """A compiled clause."""
+
+    def __init__(self, clause: Clause) -> None:
+        self.clause = clause
+        self._methods = None if clause.methods is None else frozenset(method.upper() for method in clause.methods)
+        self._routes = None if clause.routes is None else _RouteTest(clause.routes)
+        self._permissions = None if clause.permissions is None else frozenset(clause.permissions)
+        self._surfaces = None if clause.surfaces is None else frozenset(clause.surfaces)
+        self._projects = None if clause.projects is None else _ProjectTest(clause.projects)
+
+    @property
+    def by_project(self) -> bool:
+        """It names projects."""
+        return self._projects is not None
+
+    @property
+    def hides_place(self) -> bool:
+        """It is about where, not what: as a deny it answers as if the place did not exist."""
+        clause = self.clause
+        return clause.projects is not None and not (
+            clause.methods or clause.routes or clause.permissions or clause.surfaces
+        )
+
+    def refuses(self, operation: Operation, access: Access, target: Target, method: str, *, deny: bool) -> str:
+        """Which condition on the operation does not hold; empty when all do."""
+        if self.clause.access is Access.READ and access is not Access.READ:
+            return "access"
+        if self._methods is not None and method not in self._methods and not (method == "HEAD" and "GET" in self._methods):
+            return "methods"
+        if self._surfaces is not None and operation.surface not in self._surfaces:
+            return "surfaces"
+        if self._permissions is not None:
+            wanted = self._permissions
+            # An operation may need several: an allow must name them all, a deny any one.
+            held = not wanted.isdisjoint(operation.permissions) if deny else wanted.issuperset(operation.permissions)
+            if not operation.permissions or not held:
+                return "permissions"
+        if self._routes is not None and not self._routes.holds(operation, target, method):
+            return "routes"
+        return ""
+
+    def may_reach(self, operation: Operation, things: tuple[Named, ...], resolved: Resolved, screened: bool) -> Fit:
+        """For an allow: whether all that the request can reach is among the clause's projects."""
+        if self._projects is None:
+            return Fit.YES
+        if not keeps_to_place(operation, screened):
+            return Fit.NO
+        fits = {self._projects.fit(thing, resolved) for thing in things}
+        return Fit.NO if Fit.NO in fits else Fit.UNSURE if Fit.UNSURE in fits else Fit.YES
+
+    def may_touch(
+        self, operation: Operation, target: Target, things: tuple[Named, ...], resolved: Resolved, screened: bool
+    ) -> Fit:
+        """For a deny: whether anything the request can reach may be among the clause's projects."""
+        if self._projects is None:
+            return Fit.YES
+        fits = {self._projects.touch(thing, resolved) for thing in (*things, *_without_format(operation, target))}
+        if Fit.YES in fits:
+            return Fit.YES
+        unsure = Fit.UNSURE in fits or not operation.known or (operation.names_in_body and not screened)
+        return Fit.UNSURE if unsure else Fit.NO
+
+
+def keeps_to_place(operation: Operation, screened: bool) -> bool:
+    """Whether the operation reaches only what its path and query name, and they name something at all."""
+    decidable = operation.known and not operation.wide and (screened or not operation.names_in_body)
+    return decidable and any(reference.kind in _POLICED for reference in operation.references)
+
+
+def _without_format(operation: Operation, target: Target) -> Iterable[Named]:
+    """A last reference less its ``.json``: Grape may take the ending for a format, so a deny looks at both."""
+    segments = target.segments
+    for reference in operation.references:
+        if reference.kind in _POLICED and not reference.end and reference.index == len(segments) - 1:
+            stem, dot, ending = segments[-1].rpartition(".")
+            if dot and _FORMAT.fullmatch(dot + ending):
+                yield Named(reference.kind, spell(stem))
+
+
+def access_of(operation: Operation, method: str, *, brokered: bool) -> Access:
+    """The class a caller is judged by: what the catalogue does not know is a write for whoever has no own token."""
+    if operation.known:
+        return operation.access
+    if brokered or method not in SAFE_METHODS:
+        return Access.WRITE
+    return Access.READ
