@@ -1,0 +1,62 @@
+"""In which field a brokered token goes up: each of GitLab's surfaces reads its own. A table; nothing acts here."""
+
+from __future__ import annotations
+
+import base64
+import enum
+
+from ..core.catalogue import Operation, Surface
+from ..core.messages import Field
+
+
+class Carrier(enum.Enum):
+    """A place GitLab reads a personal access token from."""
+
+    PRIVATE_TOKEN = "private-token"  # noqa: S105
+    BEARER = "bearer"
+    BASIC = "basic"
+
+
+_SURFACES = {
+    # `git_http_client_controller.rb` reads Basic and nothing else; the user name is free for an access token.
+    Surface.GIT: Carrier.BASIC,
+    Surface.LFS: Carrier.BASIC,
+    Surface.REGISTRY: Carrier.BASIC,
+    Surface.MLFLOW: Carrier.BEARER,
+    Surface.MCP: Carrier.BEARER,
+}
+
+_PACKAGES = (
+    ("/packages/npm/", Carrier.BEARER),
+    ("/packages/cargo/", Carrier.BEARER),
+    ("/packages/terraform/", Carrier.BEARER),
+    ("/packages/pypi/", Carrier.BASIC),
+    ("/packages/debian", Carrier.BASIC),
+    ("/packages/helm/", Carrier.BASIC),
+    ("/packages/rpm", Carrier.BASIC),
+    ("/packages/go/", Carrier.BASIC),
+    ("/packages/composer", Carrier.BASIC),
+    ("/packages/nuget/", Carrier.BASIC),
+    ("/packages/rubygems/", Carrier.BASIC),
+    ("/packages/conan/", Carrier.BASIC),
+)
+"""Formats that do not read ``PRIVATE-TOKEN`` (gitlab: ``sent_through`` in each of ``lib/api/*_packages.rb``)."""
+
+
+def carrier_for(operation: Operation) -> Carrier:
+    """The one carrier that this operation's surface reads."""
+    if operation.surface is Surface.PACKAGES:
+        return next((carrier for part, carrier in _PACKAGES if part in operation.name), Carrier.PRIVATE_TOKEN)
+    return _SURFACES.get(operation.surface, Carrier.PRIVATE_TOKEN)
+
+
+def field(carrier: Carrier, token: str) -> Field:
+    """The field line that carries ``token``: visible ASCII."""
+    octets = token.encode("ascii")
+    match carrier:
+        case Carrier.PRIVATE_TOKEN:
+            return (b"PRIVATE-TOKEN", octets)
+        case Carrier.BEARER:
+            return (b"Authorization", b"Bearer " + octets)
+        case Carrier.BASIC:
+            return (b"Authorization", b"Basic " + base64.b64encode(b"oauth2:" + octets))

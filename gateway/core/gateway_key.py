@@ -1,0 +1,66 @@
+"""Gateway keys: their text, their checksum, their keyed digest. Randomness and storage are the caller's.
+
+``ggw_`` + 43 base62 digits (256 bits) + 6 base62 digits of CRC-32 over all that stands before. The prefix lets secret
+scanners find a leaked key (``PATTERN``); the checksum tells a typo from a key without a lookup. It is no protection: anyone
+can compute it. Only HMAC-SHA-256(pepper, key) is ever stored, and the pepper is not in the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import string
+import zlib
+
+from .secret import Secret
+
+PREFIX = "ggw_"
+RANDOM_BYTES = 32
+PATTERN = r"ggw_[0-9A-Za-z]{49}"
+"""For secret scanners."""
+
+_DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_BODY_DIGITS = 43  # 62**43 > 2**256
+_CHECKSUM_DIGITS = 6  # 62**6 > 2**32
+_SHAPE = re.compile(PATTERN, re.ASCII)
+
+
+def new_key(random: bytes) -> Secret:
+    """The key made of ``random``: 32 octets from the system's generator. ValueError for any other length."""
+    if len(random) != RANDOM_BYTES:
+        raise ValueError(f"a gateway key is made of {RANDOM_BYTES} random octets")
+    stem = PREFIX + _base62(int.from_bytes(random, "big"), _BODY_DIGITS)
+    return Secret(stem + _checksum(stem))
+
+
+def is_gateway_key(text: str) -> bool:
+    """Meant to be one of ours: GitLab is never asked about it, and never sees it."""
+    return text.startswith(PREFIX)
+
+
+def is_well_formed(text: str) -> bool:
+    """Shape and checksum are right. False for a typo, a truncated paste or a guess made without reading this page."""
+    return _SHAPE.fullmatch(text) is not None and _checksum(text[:-_CHECKSUM_DIGITS]) == text[-_CHECKSUM_DIGITS:]
+
+
+def digest(pepper: bytes, key: Secret) -> bytes:
+    """What a store holds and looks up by: 32 octets that say nothing about the key without the pepper."""
+    return hmac.digest(pepper, key.reveal().encode("utf-8", "surrogateescape"), hashlib.sha256)
+
+
+def same_digest(ours: bytes, theirs: bytes) -> bool:
+    """In constant time."""
+    return hmac.compare_digest(ours, theirs)
+
+
+def _checksum(stem: str) -> str:
+    return _base62(zlib.crc32(stem.encode("ascii")), _CHECKSUM_DIGITS)
+
+
+def _base62(number: int, width: int) -> str:
+    digits = []
+    for _ in range(width):
+        number, digit = divmod(number, 62)
+        digits.append(_DIGITS[digit])
+    return "".join(reversed(digits))

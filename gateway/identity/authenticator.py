@@ -1,0 +1,235 @@
+"""Claim → Principal: which source may judge a credential, and what a failure costs.
+
+    gateway key (any carrier) ──→ key store          never shown to GitLab, never passed through
+    GitLab token, job token ────→ GitLab             if a `gitlab_token` identity is configured
+    what GitLab alone can judge → passes, by address on its own surfaces only
+    nothing ────────────────────→ anonymous          if configured
+
+Memory answers first. Only then, and before anything is looked up, the peer's failed logins count: callers known to be good
+are not locked out by a bad neighbour behind the same address. Every refusal reads alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from ..core.access import Principal, PrincipalKind
+from ..core.catalogue import Operation
+from ..core.credentials import Claim, Kind
+from ..core.errors import Code, Rejection, Source, unauthenticated
+from ..core.gateway_key import is_gateway_key, is_well_formed
+from ..core.messages import RequestHead
+from ..core.peer_guard import PeerGuard, subject
+from ..core.secret import fingerprint, keyed_hash
+from ..ports import NotAnswering, StoreUnavailable
+from .gitlab_tokens import OwnTokens, presentation
+from .keys import GatewayKeys
+from .lookups import Lookups
+from .passthrough import falls_back, passthrough_for
+from .recall import Recall
+from .settings import IdentitySettings, Networks, Passthrough
+
+_MAX_FLIGHTS = 1000
+"""Credentials being looked up or waiting for their turn; beyond that nobody would be answered in time."""
+_RETRY_AFTER_S = 5
+_VERIFIABLE = frozenset({Kind.TOKEN, Kind.JOB_TOKEN, Kind.BASIC})
+
+
+class _RanDry(Exception):  # noqa: N818 — never leaves this module
+    """The peer that started a lookup had used up its failed logins when its turn came."""
+
+
+class _Lookup(msgspec.Struct, frozen=True):
+    """How one credential is looked up, and what stands in when nobody answers in time."""
+
+    flight: tuple[bytes, bool]
+    ask: Callable[[], Coroutine[Any, Any, Principal | None]]
+    stand_in: Callable[[], Principal | None]
+    slots: asyncio.Semaphore
+
+
+class PrincipalAuthenticator:
+    """An Authenticator.
+
+    ``process_key`` is 32 random octets of this process alone: what memory is keyed by means nothing elsewhere.
+    ``in_flight`` lookups of a sort run at once, and nobody waits longer than ``patience_s`` for one.
+    """
+
+    def __init__(
+        self,
+        settings: IdentitySettings,
+        keys: GatewayKeys,
+        tokens: OwnTokens | None,
+        guard: PeerGuard,
+        *,
+        process_key: bytes,
+        fingerprint_key: bytes,
+        monotonic: Callable[[], float],
+        in_flight: int = 20,
+        patience_s: float = 10.0,
+    ) -> None:
+        self._settings = settings
+        self._networks = {identity.id: identity.networks for identity in settings.keys}
+        self._keys = keys
+        self._tokens = tokens
+        self._token_networks = Networks() if settings.gitlab_token is None else settings.gitlab_token.networks
+        self._guard = guard
+        self._process_key = process_key
+        self._fingerprint_key = fingerprint_key
+        self._monotonic = monotonic
+        # Apart, so that a slow GitLab doesn't hold up keys, nor strangers' tokens those that were good a moment ago.
+        self._key_slots = asyncio.Semaphore(in_flight)
+        self._token_slots = asyncio.Semaphore(in_flight)
+        self._refresh_slots = asyncio.Semaphore(in_flight)
+        self._patience_s = patience_s
+        self._flights: Lookups[tuple[bytes, bool], Principal | None] = Lookups()
+
+    async def authenticate(self, claim: Claim, operation: Operation, head: RequestHead) -> Principal:
+        if claim.kind is Kind.NONE:
+            return self._without_credential(operation, head.peer)
+        if is_gateway_key(claim.secret.reveal()):
+            return await self._by_key(claim, head.peer)
+        if self._opens(passthrough_for(claim.kind, operation)):
+            if claim.kind is Kind.BASIC:
+                # GitLab bans an address, ours, after some thirty failed Basic logins: ours must come first.
+                self._refuse_repeated_failure(head.peer)
+            return self._pass_through(claim, head.peer)
+        if self._tokens is not None and claim.kind in _VERIFIABLE:
+            return await self._by_token(self._tokens, claim, operation, head.peer)
+        raise self._failure(head.peer)
+
+    def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
+        if principal.kind is PrincipalKind.GITLAB_TOKEN and self._tokens is not None:
+            self._tokens.forget(self._token_key(claim))
+        elif principal.kind is PrincipalKind.PASSTHROUGH and claim.kind is Kind.BASIC:
+            self._guard.note_failure(subject(head.peer), self._monotonic())
+
+    def forget_key(self, key_id: str) -> None:
+        """A key was revoked by this very process: it is dead when this returns."""
+        self._keys.forget(key_id)
+
+    async def close(self) -> None:
+        await self._flights.close()
+        await self._keys.close()
+
+    # The sources
+
+    def _without_credential(self, operation: Operation, peer: str) -> Principal:
+        if self._opens(passthrough_for(Kind.NONE, operation)):
+            return Principal(id=f"passthrough:{subject(peer)}", kind=PrincipalKind.PASSTHROUGH, identity="passthrough")
+        anonymous = self._settings.anonymous
+        if anonymous is None or peer not in anonymous.networks:
+            raise unauthenticated()  # asking without a credential is how clients learn to bring one: no failed login
+        return Principal(
+            id=f"anonymous:{subject(peer)}", kind=PrincipalKind.ANONYMOUS, identity=anonymous.id, team=anonymous.team
+        )
+
+    async def _by_key(self, claim: Claim, peer: str) -> Principal:
+        text = claim.secret.reveal()
+        key = keyed_hash(self._process_key, text)
+        found = self._keys.recall(key)
+        # A key that cannot be one costs no lookup; one that is remembered costs not even the checksum.
+        if found is Recall.REFRESH or (found is Recall.ASK and is_well_formed(text)):
+            lookup = _Lookup(
+                flight=(key, False),
+                ask=lambda: self._keys.look_up(key, claim.secret),
+                stand_in=lambda: self._keys.stand_in(key),
+                slots=self._key_slots,
+            )
+            found = await self._look_up(lookup, peer, is_stranger=found is Recall.ASK)
+        if not isinstance(found, Principal) or peer not in self._networks[found.identity]:
+            raise self._failure(peer)
+        return found
+
+    async def _by_token(self, tokens: OwnTokens, claim: Claim, operation: Operation, peer: str) -> Principal:
+        key = self._token_key(claim)
+        may_be_job = operation.job_token
+        found = tokens.recall(key, may_be_job=may_be_job)
+        if found is Recall.ASK or found is Recall.REFRESH:
+            shown = presentation(claim)
+            lookup = _Lookup(
+                flight=(key, may_be_job),
+                ask=lambda: tokens.look_up(key, claim.secret, shown, may_be_job=may_be_job),
+                stand_in=lambda: tokens.stand_in(key),
+                slots=self._token_slots if found is Recall.ASK else self._refresh_slots,
+            )
+            found = await self._look_up(lookup, peer, is_stranger=found is Recall.ASK)
+        if isinstance(found, Principal) and peer in self._token_networks:
+            return found
+        if not isinstance(found, Principal) and self._opens(falls_back(claim.kind, operation)):
+            return self._pass_through(claim, peer)
+        raise self._failure(peer)
+
+    def _pass_through(self, claim: Claim, peer: str) -> Principal:
+        return Principal(
+            id=f"passthrough:{subject(peer)}",
+            kind=PrincipalKind.PASSTHROUGH,
+            identity="passthrough",
+            fingerprint=fingerprint(self._fingerprint_key, claim.secret),
+        )
+
+    def _opens(self, door: Passthrough | None) -> bool:
+        return door is not None and door in self._settings.passthrough
+
+    def _token_key(self, claim: Claim) -> bytes:
+        return keyed_hash(self._process_key, f"{presentation(claim).value} {claim.secret.reveal()}")
+
+    # Looking up, bounded
+
+    async def _look_up(self, lookup: _Lookup, peer: str, *, is_stranger: bool) -> Principal | Recall:
+        try:
+            while True:
+                if is_stranger:
+                    self._refuse_repeated_failure(peer)
+                    if len(self._flights) >= _MAX_FLIGHTS:
+                        raise _unavailable("too many credentials are being looked up")
+                try:
+                    found = await self._flights.share(
+                        lookup.flight, lambda: self._take_turn(lookup, peer if is_stranger else None)
+                    )
+                except _RanDry:
+                    continue  # perhaps another peer's failures: ours are judged next
+                return Recall.BAD if found is None else found
+        except (StoreUnavailable, NotAnswering) as error:
+            raise _unavailable(str(error)) from error
+
+    async def _take_turn(self, lookup: _Lookup, stranger: str | None) -> Principal | None:
+        try:
+            async with asyncio.timeout(self._patience_s), lookup.slots:
+                # Once more, as others of this peer may have failed meanwhile: what is asked in vain stays bounded by
+                # the failures allowed plus the lookups that run at once.
+                if stranger is not None and self._guard.wait_s(subject(stranger), self._monotonic()) > 0:
+                    raise _RanDry
+                return await lookup.ask()
+        except TimeoutError:
+            return lookup.stand_in()
+
+    def _refuse_repeated_failure(self, peer: str) -> None:
+        wait_s = self._guard.wait_s(subject(peer), self._monotonic())
+        if wait_s > 0:
+            retry_after = str(max(1, math.ceil(wait_s))).encode("ascii")
+            raise Rejection(
+                Code.TOO_MANY_FAILED_LOGINS, 429, "429 Too Many Requests", headers=((b"Retry-After", retry_after),)
+            )
+
+    def _failure(self, peer: str) -> Rejection:
+        """The one refusal; or the 429, when this peer has failed too often. Counts."""
+        self._refuse_repeated_failure(peer)
+        self._guard.note_failure(subject(peer), self._monotonic())
+        return unauthenticated()
+
+
+def _unavailable(detail: str) -> Rejection:
+    return Rejection(
+        Code.IDENTITY_UNAVAILABLE,
+        503,
+        "503 Service Unavailable",
+        headers=((b"Retry-After", str(_RETRY_AFTER_S).encode("ascii")),),
+        source=Source.INTERNAL,
+        detail=detail,
+    )

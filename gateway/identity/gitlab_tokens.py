@@ -1,0 +1,126 @@
+"""The callers' own GitLab tokens → principals: GitLab judges, and its judgement is believed for a stated time.
+
+Good for ``ttl_s``, bad for ``negative_ttl_s``. When GitLab does not answer, tokens it vouched for within ``stale_s`` go on,
+others are refused as *cannot tell* (503): silence is never read as no, and never as yes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from ..core.access import Principal, PrincipalKind
+from ..core.credentials import Carrier, Claim, Kind
+from ..core.secret import Secret, fingerprint, keyed_hash
+from ..ports import NotAnswering, Presentation, TokenVerifier
+from .lookups import Memo
+from .recall import Recall
+from .settings import TokenIdentity
+
+_RETRY_S = 10.0
+"""How long a stale token goes without asking a silent GitLab again: each try may take the verifier's whole timeout."""
+_KEEP_S = 1.0
+"""A judgement this young outlives an upstream 401: some routes answer 401 to good tokens, which must not cost a
+verification each time."""
+
+_CI_USER = "gitlab-ci-token"
+_BEARER_PARAMETERS = frozenset({"access_token", "bearer_token"})
+
+
+def presentation(claim: Claim) -> Presentation:
+    """How GitLab would read this claim: its carrier decides, never its text."""
+    if claim.kind is Kind.JOB_TOKEN or (claim.kind is Kind.BASIC and claim.username == _CI_USER):
+        return Presentation.JOB
+    if claim.carrier is Carrier.BEARER or claim.parameter in _BEARER_PARAMETERS:
+        return Presentation.BEARER
+    return Presentation.PRIVATE
+
+
+class _Known(msgspec.Struct, frozen=True, gc=False):
+    """``expires_at`` is Unix time, the others are monotonic."""
+
+    principal: Principal
+    verified_at: float
+    fresh_until: float
+    expires_at: float | None
+
+
+class OwnTokens:
+    """``wall`` is Unix seconds (a token's expiry), ``monotonic`` this process's (the memory's)."""
+
+    def __init__(
+        self,
+        verifier: TokenVerifier,
+        identity: TokenIdentity,
+        *,
+        fingerprint_key: bytes,
+        partition_key: bytes,
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+        remembered: int = 10_000,
+    ) -> None:
+        self._verifier = verifier
+        self._identity = identity
+        self._fingerprint_key = fingerprint_key
+        self._partition_key = partition_key
+        self._wall = wall
+        self._monotonic = monotonic
+        self._known: Memo[bytes, _Known] = Memo(remembered)
+        # Apart from the good ones, which a flood of bad tokens must not push out.
+        self._bad_until: Memo[tuple[bytes, bool], float] = Memo(remembered)
+
+    def recall(self, key: bytes, *, may_be_job: bool) -> Principal | Recall:
+        """From memory; ``key`` is a keyed hash of the token and its presentation."""
+        now = self._monotonic()
+        known = self._known.get(key)
+        if known is not None and now < known.fresh_until and not self._is_over(known):
+            return known.principal
+        if known is not None and self._may_stand_in(known, now):
+            return Recall.REFRESH
+        bad_until = self._bad_until.get((key, may_be_job))
+        return Recall.BAD if bad_until is not None and now < bad_until else Recall.ASK
+
+    async def look_up(self, key: bytes, secret: Secret, shown: Presentation, *, may_be_job: bool) -> Principal | None:
+        """From GitLab. Raises NotAnswering when it cannot tell and has not vouched for the token lately."""
+        try:
+            verified = await self._verifier.verify(secret, shown, may_be_job=may_be_job)
+        except NotAnswering:
+            return self.stand_in(key)
+        now = self._monotonic()
+        if verified is None or (verified.expires_at is not None and verified.expires_at <= self._wall()):
+            self._known.drop(key)
+            self._bad_until.put((key, may_be_job), now + self._identity.negative_ttl_s)
+            return None
+        principal = Principal(
+            id=verified.subject,
+            kind=PrincipalKind.GITLAB_TOKEN,
+            identity=self._identity.id,
+            fingerprint=fingerprint(self._fingerprint_key, secret),
+            team=self._identity.team,
+            token_hash=keyed_hash(self._partition_key, f"{shown.value} {secret.reveal()}"),
+        )
+        self._known.put(key, _Known(principal, now, now + self._identity.ttl_s, verified.expires_at))
+        return principal
+
+    def stand_in(self, key: bytes) -> Principal:
+        """The last judgement, while GitLab is silent. Raises NotAnswering when there is none, or it is too old."""
+        now = self._monotonic()
+        known = self._known.get(key)
+        if known is None or not self._may_stand_in(known, now):
+            raise NotAnswering("GitLab does not answer, and has not vouched for this token lately")
+        fresh_until = min(now + _RETRY_S, known.verified_at + self._identity.stale_s)
+        self._known.put(key, msgspec.structs.replace(known, fresh_until=fresh_until))
+        return known.principal
+
+    def forget(self, key: bytes) -> None:
+        """GitLab refused the token itself: ask before it is believed again."""
+        known = self._known.get(key)
+        if known is not None and self._monotonic() - known.verified_at >= _KEEP_S:
+            self._known.drop(key)
+
+    def _may_stand_in(self, known: _Known, now: float) -> bool:
+        return not self._is_over(known) and now < known.verified_at + self._identity.stale_s
+
+    def _is_over(self, known: _Known) -> bool:
+        return known.expires_at is not None and known.expires_at <= self._wall()

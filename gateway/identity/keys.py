@@ -1,0 +1,144 @@
+"""Gateway keys → principals, with a memory so short that a revocation is everywhere within two seconds.
+
+A key costs its store one lookup a second at most: that second is how long a key revoked by another process goes on working.
+While the store is away, keys found lately go on working for a bounded time (last known good), others cannot be judged.
+
+No timing tells an unknown key from a dead one: the store searches by HMAC, which nobody without the pepper can steer, and
+both then take the same steps to the same refusal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from ..core.access import Principal, PrincipalKind
+from ..core.gateway_key import digest, same_digest
+from ..core.secret import Secret, fingerprint
+from ..ports import KeyRecord, KeyStore, StoreUnavailable
+from .lookups import Lookups, Memo
+from .recall import Recall
+from .settings import KeyIdentity
+
+TTL_S = 1.0
+"""How long a lookup is believed: half of the two seconds a revocation may take."""
+TOUCH_S = 60.0
+"""How coarse last use is."""
+
+_NOBODY = KeyRecord(id="", identity="", digest=bytes(32), created_at=0.0, revoked_at=0.0)
+
+
+class _Known(msgspec.Struct, frozen=True, gc=False):
+    """Instants are monotonic."""
+
+    principal: Principal
+    record: KeyRecord
+    found_at: float
+    fresh_until: float
+    touched_at: float
+
+
+class GatewayKeys:
+    """``wall`` is Unix seconds (a key's time bounds), ``monotonic`` this process's (the memory's)."""
+
+    def __init__(
+        self,
+        store: KeyStore,
+        identities: Iterable[KeyIdentity],
+        *,
+        pepper: bytes,
+        fingerprint_key: bytes,
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+        stale_s: float = 600.0,
+        remembered: int = 10_000,
+    ) -> None:
+        self._store = store
+        self._identities = {identity.id: identity for identity in identities}
+        self._pepper = pepper
+        self._fingerprint_key = fingerprint_key
+        self._wall = wall
+        self._monotonic = monotonic
+        self._stale_s = stale_s
+        self._known: Memo[bytes, _Known] = Memo(remembered)
+        # Apart from the good ones, which a flood of bad keys must not push out.
+        self._bad_until: Memo[bytes, float] = Memo(remembered)
+        self._touches: Lookups[str, None] = Lookups()
+        self._revocations = 0
+
+    def recall(self, key: bytes) -> Principal | Recall:
+        """From memory; ``key`` is a keyed hash of the gateway key."""
+        now = self._monotonic()
+        known = self._known.get(key)
+        if known is not None and now < known.fresh_until:
+            return known.principal if known.record.is_usable(self._wall()) else Recall.BAD
+        if known is not None and now < known.found_at + self._stale_s:
+            return Recall.REFRESH
+        bad_until = self._bad_until.get(key)
+        return Recall.BAD if bad_until is not None and now < bad_until else Recall.ASK
+
+    async def look_up(self, key: bytes, secret: Secret) -> Principal | None:
+        """From the store. Raises StoreUnavailable when it is away and nothing lately known stands in."""
+        wanted = digest(self._pepper, secret)
+        while True:
+            revocations = self._revocations
+            try:
+                record = await self._store.find(wanted)
+            except StoreUnavailable:
+                return self.stand_in(key)
+            if revocations == self._revocations:
+                return self._judge(key, secret, wanted, record)
+            # Something was revoked here while the store answered: the answer may be older than that.
+
+    def stand_in(self, key: bytes) -> Principal | None:
+        """The last known good answer, while the store is away. Raises StoreUnavailable when there is none."""
+        now = self._monotonic()
+        known = self._known.get(key)
+        if known is None or now >= known.found_at + self._stale_s:
+            raise StoreUnavailable("the key store is away, and this key was not seen lately")
+        # Asked again in a second, not by each request: an outage must not cost every one of them a timeout.
+        self._known.put(key, msgspec.structs.replace(known, fresh_until=now + TTL_S))
+        return known.principal if known.record.is_usable(self._wall()) else None
+
+    def forget(self, key_id: str) -> None:
+        """Called after a revocation in this process: the key is dead with the return of this call."""
+        self._revocations += 1
+        self._known.drop_where(lambda known: known.record.id == key_id)
+
+    async def close(self) -> None:
+        await self._touches.close()
+
+    def _judge(self, key: bytes, secret: Secret, wanted: bytes, record: KeyRecord | None) -> Principal | None:
+        now = self._monotonic()
+        before = self._known.get(key)
+        found = record if record is not None else _NOBODY
+        identity = self._identities.get(found.identity)
+        is_ours = same_digest(found.digest, wanted)
+        is_usable = found.is_usable(self._wall())
+        if identity is None or not is_ours or not is_usable:
+            self._known.drop(key)
+            self._bad_until.put(key, now + TTL_S)
+            return None
+        if before is not None:
+            principal, touched_at = before.principal, before.touched_at
+        else:
+            principal = Principal(
+                id=identity.id,
+                kind=PrincipalKind.KEY,
+                identity=identity.id,
+                fingerprint=fingerprint(self._fingerprint_key, secret),
+                team=identity.team,
+            )
+            touched_at = now - TOUCH_S
+        if now - touched_at >= TOUCH_S:
+            touched_at = now
+            self._touches.start(found.id, lambda: self._touch(found.id))
+        self._bad_until.drop(key)
+        self._known.put(key, _Known(principal, found, now, now + TTL_S, touched_at))
+        return principal
+
+    async def _touch(self, key_id: str) -> None:
+        with contextlib.suppress(StoreUnavailable):  # last use is worth less than the request
+            await self._store.touch(key_id, self._wall())

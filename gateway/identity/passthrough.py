@@ -1,0 +1,64 @@
+"""Which credentials only GitLab can judge, and where: a table, and nothing that acts on it."""
+
+from __future__ import annotations
+
+from ..core.catalogue import Access, Operation, Surface
+from ..core.credentials import Kind
+from .settings import Passthrough
+
+_OPAQUE = frozenset({Kind.OPAQUE})
+_BASIC = frozenset({Kind.BASIC, Kind.OPAQUE, Kind.DEPLOY_TOKEN})  # OPAQUE: Negotiate, LFS's own schemes
+_BEARER = frozenset({Kind.TOKEN, Kind.OPAQUE})
+
+_TABLE: dict[Surface, tuple[Passthrough, frozenset[Kind]]] = {
+    Surface.RUNNER: (Passthrough.RUNNER, frozenset({Kind.OPAQUE, Kind.JOB_TOKEN})),
+    Surface.SCIM: (Passthrough.SCIM, _BEARER),
+    # `docker login` starts with a bare GET /v2/ to learn where tokens are made; the registry answers nobody without one.
+    Surface.REGISTRY: (Passthrough.REGISTRY, frozenset({*_BASIC, Kind.TOKEN, Kind.JOB_TOKEN, Kind.NONE})),
+    Surface.LFS: (Passthrough.LFS, _BASIC),
+    Surface.GIT: (Passthrough.GIT, _BASIC),
+    Surface.PACKAGES: (Passthrough.DEPLOY, frozenset({Kind.BASIC, Kind.OPAQUE, Kind.DEPLOY_TOKEN})),
+    Surface.WEB_TOKEN: (Passthrough.FEED, _OPAQUE),
+    # Client credentials stand in the form; discovery and keys are public by design.
+    Surface.OAUTH: (Passthrough.OAUTH, frozenset({Kind.NONE, Kind.BASIC, Kind.OPAQUE, Kind.TOKEN})),
+    Surface.KAS: (Passthrough.AGENT, _BEARER),
+    Surface.UNLEASH: (Passthrough.UNLEASH, frozenset({Kind.OPAQUE, Kind.NONE})),
+    Surface.GEO: (Passthrough.GEO, _OPAQUE),
+}
+
+_NO_SESSION = frozenset(
+    {
+        *(Surface.RUNNER, Surface.SCIM, Surface.REGISTRY, Surface.LFS, Surface.GIT, Surface.GEO),
+        *(Surface.UNLEASH, Surface.INTERNAL, Surface.HEALTH),
+    }
+)
+_TRIGGER = "trigger/pipeline"
+_TOKEN_SERVICE = "/jwt/auth"  # noqa: S105 — a path
+
+
+def passthrough_for(kind: Kind, operation: Operation) -> Passthrough | None:
+    """The door that a credential of this kind may use on this operation, or None where it means nothing there."""
+    surface = operation.surface
+    if kind is Kind.SESSION:
+        return None if surface in _NO_SESSION else Passthrough.SESSION
+    if operation.name.endswith(_TRIGGER):
+        # The trigger token is a parameter, often in a body nobody reads here.
+        return Passthrough.TRIGGER if kind is Kind.OPAQUE or kind is Kind.NONE else None
+    if kind is Kind.NONE and surface is Surface.RUNNER:
+        # Runners write their token into the body.
+        return Passthrough.RUNNER if operation.access is Access.WRITE else None
+    if kind is Kind.NONE and operation.name.endswith(_TOKEN_SERVICE):
+        return None
+    door = _TABLE.get(surface)
+    if door is not None and kind in door[1]:
+        return door[0]
+    if operation.deploy_token and kind is Kind.DEPLOY_TOKEN:
+        return Passthrough.DEPLOY
+    return None
+
+
+def falls_back(kind: Kind, operation: Operation) -> Passthrough | None:
+    """The door left to a token GitLab did not recognise as a person's: package routes take deploy tokens as Bearer."""
+    if kind is Kind.TOKEN and (operation.deploy_token or operation.surface is Surface.PACKAGES):
+        return Passthrough.DEPLOY
+    return None

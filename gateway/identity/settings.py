@@ -1,0 +1,96 @@
+"""What the configuration says about callers, as identity needs it."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+
+import msgspec
+
+_MEMO_BOUND = 4096
+
+
+class Passthrough(enum.StrEnum):
+    """Credentials that GitLab alone can judge, by the surface they are meant for: members of ``passthrough:``."""
+
+    RUNNER = "runner"
+    DEPLOY = "deploy"
+    TRIGGER = "trigger"
+    SCIM = "scim"
+    REGISTRY = "registry"
+    LFS = "lfs"
+    GIT = "git"
+    SESSION = "session"
+    FEED = "feed"
+    OAUTH = "oauth"
+    AGENT = "agent"
+    UNLEASH = "unleash"
+    GEO = "geo"
+
+
+class Networks:
+    """``bind.cidr``: where an identity may come from; empty means anywhere. Judgements are memoised with a bound."""
+
+    __slots__ = ("_judged", "_networks")
+
+    def __init__(self, cidr: tuple[str, ...] = ()) -> None:
+        """ValueError for what is no network."""
+        self._networks = tuple(ipaddress.ip_network(text) for text in cidr)
+        self._judged: dict[str, bool] = {}
+
+    def __contains__(self, address: str) -> bool:
+        if not self._networks:
+            return True
+        judged = self._judged.get(address)
+        if judged is None:
+            if len(self._judged) >= _MEMO_BOUND:
+                self._judged.clear()
+            judged = self._judged[address] = self._judge(address)
+        return judged
+
+    def _judge(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped
+        return any(parsed.version == network.version and parsed in network for network in self._networks)
+
+
+class KeyIdentity(msgspec.Struct, frozen=True):
+    """``key: issued``."""
+
+    id: str
+    team: str = ""
+    networks: Networks = Networks()
+
+
+class TokenIdentity(msgspec.Struct, frozen=True):
+    """``gitlab_token: true``, with its ``verify:``."""
+
+    id: str
+    team: str = ""
+    networks: Networks = Networks()
+    ttl_s: float = 30.0
+    negative_ttl_s: float = 5.0
+    stale_s: float = 600.0
+
+
+class AnonymousIdentity(msgspec.Struct, frozen=True):
+    """``anonymous: true``."""
+
+    id: str
+    team: str = ""
+    networks: Networks = Networks()
+
+
+class IdentitySettings(msgspec.Struct, frozen=True):
+    """Everything configured about who may call."""
+
+    keys: tuple[KeyIdentity, ...] = ()
+    gitlab_token: TokenIdentity | None = None
+    anonymous: AnonymousIdentity | None = None
+    passthrough: frozenset[Passthrough] = frozenset(Passthrough)
+    keys_stale_s: float = 600.0
+    """``stores.on_error.keys: last_known_good``: for how long; 0 for ``closed``."""

@@ -1,0 +1,185 @@
+"""Asks GitLab whose a token is.
+
+Which endpoint answers depends on what the token is, and its text does not tell (prefixes are configurable): personal
+access tokens of every scope may read ``/personal_access_tokens/self``; it answers an OAuth token with 400, and
+``/oauth/token/info`` then knows it; a job token knows only ``/job``. A token costs GitLab three requests at most, most one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from ..core.errors import Rejection
+from ..core.messages import Fields
+from ..core.secret import Secret
+from ..ports import NotAnswering, Presentation, Reply, Upstream, UpstreamRequest, Verified
+
+_Found = TypeVar("_Found")
+
+_SELF = b"/api/v4/personal_access_tokens/self"
+_TOKEN_INFO = b"/oauth/token/info"
+_JOB = b"/api/v4/job"
+
+_MAX_ANSWER_BYTES = 256 * 1024
+MAX_TOKEN_LENGTH = 8192
+"""GitLab's own bound, met by job tokens that carry a JWT."""
+_TOKEN = re.compile(r"[!-~]+", re.ASCII)
+
+
+class _PersonalToken(msgspec.Struct):
+    user_id: int
+    active: bool = True
+    revoked: bool = False
+    scopes: tuple[str, ...] = ()
+    expires_at: str | None = None
+
+
+class _Application(msgspec.Struct):
+    uid: str = ""
+
+
+class _OauthToken(msgspec.Struct):
+    resource_owner_id: int | None = None
+    application: _Application | None = None
+    scope: tuple[str, ...] = ()
+    expires_in: float | None = None
+
+
+class _Pipeline(msgspec.Struct):
+    project_id: int
+
+
+class _Job(msgspec.Struct):
+    id: int
+    pipeline: _Pipeline
+
+
+_decode_personal = msgspec.json.Decoder(_PersonalToken).decode
+_decode_oauth = msgspec.json.Decoder(_OauthToken).decode
+_decode_job = msgspec.json.Decoder(_Job).decode
+
+
+def is_sendable(token: str) -> bool:
+    """Could be a token: visible ASCII of bounded length. Anything else is never put into a header field."""
+    return len(token) <= MAX_TOKEN_LENGTH and _TOKEN.fullmatch(token) is not None
+
+
+class GitlabVerifier:
+    """A TokenVerifier. ``prefix`` is GitLab's relative URL root (``/gitlab`` or empty); ``fields`` go with each request."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        wall: Callable[[], float],
+        prefix: bytes = b"",
+        fields: Fields = (),
+        timeout_s: float = 5.0,
+    ) -> None:
+        self._upstream = upstream
+        self._wall = wall
+        self._prefix = prefix.rstrip(b"/")
+        self._fields: Fields = (
+            (b"Accept", b"application/json"),
+            (b"Accept-Encoding", b"identity"),
+            (b"User-Agent", b"gitlab-gateway"),
+            *fields,
+        )
+        self._timeout_s = timeout_s
+
+    async def verify(self, token: Secret, presentation: Presentation, *, may_be_job: bool = False) -> Verified | None:
+        value = token.reveal()
+        if not is_sendable(value):
+            return None
+        octets = value.encode("ascii")
+        if presentation is Presentation.JOB:
+            return await self._job((b"JOB-TOKEN", octets))
+        if presentation is Presentation.PRIVATE:
+            status, body = await self._get(_SELF, (b"PRIVATE-TOKEN", octets))
+            return self._personal(status, body)
+        bearer = (b"Authorization", b"Bearer " + octets)
+        status, body = await self._get(_SELF, bearer)
+        verified = self._personal(status, body) if status != 400 else await self._oauth(bearer)
+        if verified is None and may_be_job and status in {400, 401}:
+            return await self._job(bearer)
+        return verified
+
+    def _personal(self, status: int, body: bytes) -> Verified | None:
+        if status in {400, 401, 403}:
+            return None
+        found = _read(_decode_personal, _answered(status, body))
+        if found.revoked or not found.active:
+            return None
+        return Verified(f"user:{found.user_id}", found.scopes, _midnight(found.expires_at))
+
+    async def _oauth(self, bearer: tuple[bytes, bytes]) -> Verified | None:
+        status, body = await self._get(_TOKEN_INFO, bearer)
+        if status in {400, 401, 403}:
+            return None
+        found = _read(_decode_oauth, _answered(status, body))
+        expires_at = None if found.expires_in is None else self._wall() + found.expires_in
+        if found.resource_owner_id is not None:
+            return Verified(f"user:{found.resource_owner_id}", found.scope, expires_at)
+        if found.application is not None and found.application.uid:
+            return Verified(f"application:{found.application.uid}", found.scope, expires_at)
+        raise NotAnswering("GitLab named no owner of an OAuth token", offered=False)
+
+    async def _job(self, field: tuple[bytes, bytes]) -> Verified | None:
+        status, body = await self._get(_JOB, field)
+        if status in {400, 401, 403, 404}:  # 404 is GitLab's way to say that the job is over
+            return None
+        found = _read(_decode_job, _answered(status, body))
+        # A job acts as whoever pushed, but is not that person: its traffic must not use up theirs.
+        return Verified(f"job-project:{found.pipeline.project_id}")
+
+    async def _get(self, path: bytes, credential: tuple[bytes, bytes]) -> tuple[int, bytes]:
+        request = UpstreamRequest("GET", self._prefix + path, (*self._fields, credential), 0, self._timeout_s)
+        try:
+            reply = await self._upstream.send(request, None)
+            try:
+                return reply.head.status, await _whole(reply)
+            finally:
+                reply.release()
+        except Rejection as failed:
+            raise NotAnswering(f"GitLab could not be asked: {failed.code.value}") from failed
+
+
+async def _whole(reply: Reply) -> bytes:
+    if reply.whole is not None or reply.chunks is None:
+        return reply.whole or b""
+    body = bytearray()
+    async for chunk in reply.chunks:
+        body += chunk
+        if len(body) > _MAX_ANSWER_BYTES:
+            raise NotAnswering("GitLab's answer about a token is too long", offered=False)
+    return bytes(body)
+
+
+def _answered(status: int, body: bytes) -> bytes:
+    """The body of a 200. Raises NotAnswering for everything else: never read as *no*."""
+    if status == 200:
+        return body
+    raise NotAnswering(f"GitLab answered {status} about a token", offered=status == 429 or status >= 500)
+
+
+def _read(decode: Callable[[bytes], _Found], body: bytes) -> _Found:
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NotAnswering("GitLab's answer about a token cannot be read", offered=False) from error
+
+
+def _midnight(date: str | None) -> float | None:
+    """GitLab's expiry has day granularity: a token is dead from the first second of that day, UTC."""
+    if date is None:
+        return None
+    try:
+        day = datetime.date.fromisoformat(date[:10])
+    except ValueError:
+        return None
+    return datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp()
