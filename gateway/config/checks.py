@@ -107,7 +107,8 @@ def _stores(config: Config) -> Iterator[Finding]:
     if stores.keys is not None and stores.keys.scheme == "memory":
         yield _error(("stores", "keys"), "is memory: issued keys must survive a restart; use sqlite:///PATH or Redis")
     for name, store in ("shared", stores.shared), ("keys", stores.keys):
-        if store is not None and store.scheme == "redis" and store.password:
+        twice = name == "keys" and store is stores.shared
+        if store is not None and not twice and store.scheme == "redis" and store.password:
             yield _warning(("stores", name), "sends its password in clear text: rediss:// encrypts")
     on_redis = stores.shared.shared or (stores.keys is not None and stores.keys.shared)
     if on_redis:

@@ -10,7 +10,7 @@ from .model import Clause, Config, Identity, Verify, Within
 from .vocabulary import Mode, OnKeys
 
 _LAST_KNOWN_GOOD_S = 600.0
-"""For how long keys that were seen go on working while their store is away: `verify.stale`'s default, for the same reason."""
+"""How long keys seen before go on working while their store is away; the reason is that of `verify.stale`."""
 
 
 def rules(config: Config) -> tuple[rule_match.Rule, ...]:

@@ -23,10 +23,10 @@ _LATER = {
     "identities[].oidc": "workload identities (OIDC)",
     "identities[].session": "exchanged sessions",
     "identities[].priority": "priority classes",
-    "credentials[].pool": "credential pools; give one `token`",
+    "credentials[].pool": "credential pools (give one `token`)",
     "credentials[].pick": "credential pools",
     "credentials[].rotate": "rotation of upstream tokens",
-    "limits[].concurrent": "limits on concurrency; `upstream.max_in_flight` protects GitLab as a whole",
+    "limits[].concurrent": "limits on concurrency (`upstream.max_in_flight` protects GitLab as a whole)",
     "cache.hooks": "purging by webhooks",
     "audit.chain": "a hash-chained audit log",
     "audit.durability": "durable audit before the write",
@@ -80,7 +80,7 @@ class Decoder:
     def section(self, section: type[Section], node: Node, path: Path) -> Any:
         """A struct; fields that can't be read are left at their defaults, or at stand-ins where they are required."""
         if not isinstance(node, Mapping):
-            return self._report(path, f"is {_kind(node)} where a mapping belongs", node)
+            return self._report(path, f"is {_kind(node)} where a mapping belongs")
         known = fields_of(section)
         values: dict[str, Any] = {}
         for key, below in node.entries.items():
@@ -94,14 +94,14 @@ class Decoder:
         for key, (field, annotation) in known.items():
             if field.required and field.name not in values:
                 if key not in node.entries:
-                    self.problems.append(self._tree.problem((*path, key), "is missing", node.line))
+                    self.problems.append(self._tree.problem((*path, key), "is missing"))
                 values[field.name] = _stand_in(annotation)
         return section(**values)
 
     def value(self, annotation: Any, node: Node, path: Path) -> Any:
         """One value of any annotated type."""
         if isinstance(node, Scalar) and node.tag == "null":
-            return self._report(path, "has no value: give one, or remove the key", node)
+            return self._report(path, "has no value: give one, or remove the key")
         options = members(annotation)
         if len(options) > 1:
             options = tuple(option for option in options if _fits(option, node)) or options
@@ -111,7 +111,7 @@ class Decoder:
         if isinstance(bare, type) and issubclass(bare, Section):
             return self.section(bare, node, path)
         if not isinstance(node, Scalar):
-            return self._report(path, f"is {_kind(node)} where a single value belongs", node)
+            return self._report(path, f"is {_kind(node)} where a single value belongs")
         if isinstance(rider, Unit):
             return self._unit(rider, node, path)
         if isinstance(bare, type) and issubclass(bare, enum.StrEnum):
@@ -124,21 +124,21 @@ class Decoder:
             if node.text in keywords.words:
                 return keywords.words[node.text]
             words = " or ".join(f"`{word}`" for word in keywords.words)
-            return self._report(path, f"is neither {words} nor a list", node)
+            return self._report(path, f"is neither {words} nor a list")
         if isinstance(node, Mapping):
-            return self._report(path, "is a mapping where a list belongs: put a dash before it", node)
+            return self._report(path, "is a mapping where a list belongs: put a dash before it")
         if isinstance(node, Scalar):
-            return self._report(path, "is a single value where a list belongs: put it in brackets", node)
+            return self._report(path, "is a single value where a list belongs: put it in brackets")
         found = [self.value(item, below, (*path, index)) for index, below in enumerate(node.items)]
         return tuple(value for value in found if value is not UNREADABLE)
 
     def _unit(self, unit: Unit, node: Scalar, path: Path) -> Any:
         if node.tag == "bool":
-            return self._report(path, f"reads as a yes or no in YAML: put `{node.text}` in quotes", node)
+            return self._report(path, f"reads as a yes or no in YAML: put `{node.text}` in quotes")
         try:
             return unit.parse(self._world.resolve(node.text))
         except ValueError as error:
-            return self._report(path, str(error), node)
+            return self._report(path, str(error))
 
     def _enum(self, kinds: type[enum.StrEnum], node: Scalar, path: Path) -> Any:
         # `mode: off` is a boolean to YAML 1.1; its text is still the word the operator wrote.
@@ -148,21 +148,21 @@ class Decoder:
             words = [kind.value for kind in kinds]
             near = _nearest(node.text, words)
             wanted = f"`{words[0]}`" if len(words) == 1 else "one of " + ", ".join(words)
-            return self._report(path, f"is not {wanted}{near}", node)
+            return self._report(path, f"is not {wanted}{near}")
 
     def _plain(self, bare: Any, node: Scalar, path: Path) -> Any:
         if bare is bool:
             value = _BOOLEANS.get(node.text.lower()) if node.tag == "bool" else None
-            return self._report(path, "is neither true nor false", node) if value is None else value
+            return self._report(path, "is neither true nor false") if value is None else value
         if bare is int:
             if node.tag != "int" or not node.text.isdecimal() or len(node.text) > 12:
-                return self._report(path, "is not a whole number", node)
+                return self._report(path, "is not a whole number")
             return int(node.text)
         if bare is float:
             try:
                 return float(node.text)
             except ValueError:
-                return self._report(path, "is not a number", node)
+                return self._report(path, "is not a number")
         try:
             if bare is Secret:
                 return self._secret(node.text)
@@ -172,7 +172,7 @@ class Decoder:
             if not text:
                 raise ValueError("is empty")
         except ValueError as error:
-            return self._report(path, str(error), node)
+            return self._report(path, str(error))
         return text
 
     def _secret(self, text: str) -> Secret:
@@ -187,14 +187,14 @@ class Decoder:
         shape = ".".join(part for part in _shape((*path, key)))
         later = _LATER.get(shape)
         if later is not None:
-            message = f"is not supported by this version: it has no {later}"
+            message = f"belongs to {later}: this version does not support it yet"
         else:
             near = _nearest(key, list(fields_of(section)))
             message = "is no key of the configuration" + (near or _elsewhere(key))
         self.problems.append(self._tree.problem((*path, key), message))
 
-    def _report(self, path: Path, message: str, node: Node) -> Unreadable:
-        self.problems.append(self._tree.problem(path, message, node.line))
+    def _report(self, path: Path, message: str) -> Unreadable:
+        self.problems.append(self._tree.problem(path, message))
         return UNREADABLE
 
 

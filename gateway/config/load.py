@@ -70,10 +70,11 @@ def load(
         config = _with_defaults(config, env)
         reported = {problem.path for problem in problems}
         for path, message, severity in (*findings(config), *_files(config, world)):
-            shown = show_path(path)
-            # A value that could not be read is at its default here: what is said of that would be about nothing.
-            if not _is_reported(shown, reported):
-                problems.append(Problem(shown, message, tree.file, tree.line(path), severity))
+            # A value that could not be read is at its default here: what is said of that would be about nothing, and
+            # what is merely odd can wait until the rest is read.
+            if reported and (severity is Severity.WARNING or _touches(show_path(path), reported)):
+                continue
+            problems.append(tree.problem(path, message, severity))
     problems += _inline_passwords(tree)
     problems.sort(key=lambda problem: (problem.line, problem.path))
     broken = config is UNREADABLE or any(problem.severity is Severity.ERROR for problem in problems)
@@ -124,5 +125,9 @@ def _inline_passwords(tree: Tree) -> list[Problem]:
     return found
 
 
-def _is_reported(path: str, reported: set[str]) -> bool:
-    return path in reported or any(known and path.startswith((known + ".", known + "[")) for known in reported)
+def _touches(path: str, reported: set[str]) -> bool:
+    return any(_within(path, known) or _within(known, path) for known in reported if known)
+
+
+def _within(path: str, section: str) -> bool:
+    return path == section or path.startswith((section + ".", section + "["))

@@ -12,7 +12,7 @@ from collections.abc import Mapping as AbstractMapping
 import msgspec
 import yaml
 
-from .problems import Path, Problem, show_path
+from .problems import Path, Problem, Severity, show_path
 
 # libyaml reads the same language an order of magnitude faster; large rule sets notice.
 _LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -47,6 +47,8 @@ class Mapping(msgspec.Struct, frozen=True):
 
 Node = Scalar | Sequence | Mapping
 
+COMMAND_LINE = "command line"
+
 _EMPTY = Mapping({}, {}, 0)
 
 
@@ -56,12 +58,13 @@ class Tree(msgspec.Struct, frozen=True):
     root: Mapping
     file: str
     problems: list[Problem]
+    overridden: frozenset[Path] = frozenset()
 
-    def problem(self, path: Path, message: str, line: int | None = None) -> Problem:
+    def problem(self, path: Path, message: str, severity: Severity = Severity.ERROR) -> Problem:
         """A finding at ``path``, on the line that is nearest to it."""
-        at = self.line(path) if line is None else line
-        # Line 0 is a value of the command line, or no file at all.
-        return Problem(show_path(path), message, self.file if at else "", at)
+        if path in self.overridden:
+            return Problem(show_path(path), message, COMMAND_LINE, 0, severity)
+        return Problem(show_path(path), message, self.file, self.line(path), severity)
 
     def line(self, path: Path) -> int:
         """Of the deepest part of ``path`` that is there."""
@@ -101,7 +104,7 @@ def parse_tree(text: str, file: str, overrides: AbstractMapping[Path, str]) -> T
         root = _EMPTY
     for path, value in overrides.items():
         root = _override(root, path, value)
-    return Tree(root, file, problems)
+    return Tree(root, file, problems, frozenset(overrides))
 
 
 def _untabbed(text: str) -> str:
