@@ -108,6 +108,8 @@ def classify(error: OSError) -> Failure:
         return Failure.TLS
     if isinstance(error, socket.gaierror):
         return Failure.DNS
+    if isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
+        return Failure.RESET  # the loop raises these without a number
     return _ERRNOS.get(error.errno or 0, Failure.REFUSED)
 
 
