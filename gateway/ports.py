@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from .core.access import Permit, Principal
+from .core.cache_entry import Entry
 from .core.catalogue import Operation
 from .core.credentials import Claim
 from .core.limits import Decision, Take
@@ -139,18 +140,39 @@ class BucketStore(Protocol):
     async def close(self) -> None: ...
 
 
+class Lookup(msgspec.Struct, frozen=True, gc=False):
+    """What a cache store knows of a key at one moment."""
+
+    entries: tuple[Entry, ...] = ()
+    """The variants stored under it, none of them purged."""
+    stamp: int = 0
+    """The moment, in the store's own counting: a later ``put`` names it, so that a purge in between wins."""
+    version: int = 0
+    """The latest purge of any of the tags: what was asked before it and after it is not the same question."""
+    available: bool = True
+    """False: the store did not answer in time."""
+
+
 class CacheStore(Protocol):
-    """Stored answers by key. A miss, an outage and an unreadable value are all None: the cache is only ever a shortcut."""
+    """Stored answers by key, purged by tag. An outage is never an exception: the cache is only ever a shortcut."""
 
-    async def get(self, key: bytes) -> bytes | None: ...
+    async def get(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
+        """In one round trip. A miss, an unreadable value and a purged one have no entries; an outage is not available.
 
-    async def put(self, key: bytes, value: bytes, ttl_s: float, tags: Sequence[str] = ()) -> bool:
-        """Whole or not at all; False when it was not stored."""
+        ``tags`` are those that ``put`` was given for this key.
+        """
+        ...
+
+    async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+        """Whole or not at all, in place of what is there. False: not stored, or a tag was purged since ``stamp``."""
         ...
 
     async def delete(self, key: bytes) -> None: ...
 
-    async def purge(self, tags: Sequence[str]) -> None: ...
+    async def purge(self, tags: tuple[bytes, ...]) -> bool:
+        """Nothing stored under any of ``tags`` up to now is seen again, by anyone on this store. False: it could not
+        be said to the store."""
+        ...
 
     async def close(self) -> None: ...
 

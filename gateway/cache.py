@@ -1,0 +1,127 @@
+"""The cache as the pipeline sees it: one ``fetch`` between a permitted request and its upstream.
+
+Which cache it is (``PrivateCache`` for GitLab, ``SharedCache`` for RFC 9111, ``NoCache``) is chosen once, in ``app.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+
+from .core.cache_entry import replaced
+from .core.cache_status import CacheReason, CacheStatus, Stored
+from .core.caching import CONDITIONS, conditions
+from .core.catalogue import Operation
+from .core.messages import Fields, ResponseHead, first, joined, lower
+from .ports import Reply
+
+__all__ = [
+    "Cache",
+    "CacheOutcome",
+    "CacheReason",
+    "CacheRequest",
+    "CacheStatus",
+    "Forward",
+    "NoCache",
+    "Stored",
+    "with_conditions",
+    "with_status",
+]
+
+
+class CacheRequest(msgspec.Struct, frozen=True, gc=False):
+    """What the pipeline knows when it comes to the cache."""
+
+    method: str
+    target: bytes
+    """The raw target less credentials."""
+    fields: Fields
+    """The request's, as forwarded upstream less credentials: conditional, range and cache directives included."""
+    operation: Operation
+    partition: bytes = b""
+    """Who may see the answer; empty in shared mode."""
+    has_authorization: bool = False
+    has_body: bool = False
+    sudo: str = ""
+    session: bool = False
+    """It comes with a browser session."""
+
+
+class CacheOutcome:
+    """What happened, for telemetry. ``stored`` is final only once the reply's body was read to its end or released."""
+
+    __slots__ = ("age_s", "cache_status_field", "reason", "status", "stored", "upstream_status")
+
+    def __init__(self, status: CacheStatus = CacheStatus.BYPASS, reason: CacheReason = CacheReason.NONE) -> None:
+        self.status = status
+        self.reason = reason
+        self.stored = Stored.NOT_ASKED
+        self.upstream_status = 0
+        """What upstream answered to the request that the cache made; 0 where it was not asked or failed."""
+        self.age_s = -1.0
+        """Of a stored answer; -1 for one that just came."""
+        self.cache_status_field = b""
+        """This cache's own member of ``Cache-Status``, already in the reply's head."""
+
+
+Forward = Callable[[Fields], Awaitable[Reply]]
+"""Ask upstream. The argument is the whole set of conditional and range fields to send (see ``with_conditions``); the
+client's own are not added to it. May be called more than once, and after ``fetch`` returned (stale-while-revalidate)."""
+
+
+class Cache(Protocol):
+    """A cache policy over a store."""
+
+    async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:
+        """The answer to send, complete: stored fields, ``Age``, ``Cache-Status``, the client's preconditions judged.
+
+        Its body, when it streams, is copied into the store on the way and becomes visible only when it arrived whole.
+        ``release()`` on the reply is owed on every path. Raises what ``forward`` raises, and Rejection ONLY_IF_CACHED.
+
+        Args:
+            request: Permitted; nothing is looked up for one that is not.
+            forward: The way up.
+            now: Unix seconds.
+        """
+        ...
+
+    async def drop_partition(self, partition: bytes) -> None:
+        """Forget everything of one credential."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+def with_conditions(fields: Fields, given: Fields) -> Fields:
+    """The request's fields with ``given`` in place of all its conditional and range fields: what ``forward`` sends."""
+    return (*(field for field in fields if lower(field[0]) not in CONDITIONS), *given)
+
+
+def with_status(head: ResponseHead, member: bytes, age_s: float = -1.0) -> ResponseHead:
+    """``head`` with this cache's member appended to ``Cache-Status`` and, for a stored answer, its ``Age``."""
+    fields = head.fields
+    if first(fields, b"cache-status") is not None:
+        before = joined(fields, b"cache-status")
+        fields = replaced(fields, (b"Cache-Status", (before or b"") + b", " + member))
+        new: Fields = ()
+    else:
+        new = ((b"Cache-Status", member),)
+    if age_s >= 0:
+        new = ((b"Age", b"%d" % int(age_s)), *new)
+    return ResponseHead(head.status, (*fields, *new), head.reason)
+
+
+class NoCache:
+    """No cache at all."""
+
+    async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:
+        del now
+        return await forward(conditions(request.fields)), CacheOutcome(CacheStatus.OFF)
+
+    async def drop_partition(self, partition: bytes) -> None:
+        del partition
+
+    async def close(self) -> None:
+        return None

@@ -1,0 +1,243 @@
+"""A stored answer: everything a later request needs, computed once when it is stored.
+
+Entries are values. Freshening makes a new one; nothing edits one in place, so a reader never sees half a change.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .byte_ranges import ContentRange, parse_content_range
+from .cache_control import ResponseDirectives, response_directives
+from .conditional import is_etag, none_match
+from .freshness import date_of, initial_age, lifetime
+from .messages import Field, Fields, ResponseHead, first, joined, lower
+
+# Never stored (RFC 9111 §3.1, RFC 9110 §7.6.1), nor what `Connection` names beside them.
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# A 304 describes the stored octets; it can't change what they are (§3.2).
+_NOT_UPDATED = frozenset({b"content-encoding", b"content-length", b"content-md5", b"content-range", b"etag"})
+# A 304 has no content of its own to describe.
+_OF_CONTENT = frozenset({b"content-encoding", b"content-length", b"content-range", b"content-type"})
+# Ours is computed; a fresh one of these is made for each answer.
+_COMPUTED = frozenset({b"age"})
+
+_FIELD_COST = 100  # octets of one (name, value) tuple and its two bytes objects, measured with sys.getsizeof
+_ENTRY_COST = 600  # the struct, its tuples, the store's slot and index
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One representation. Instants are Unix seconds; -1 stands for *not given*, so that the codec stays simple."""
+
+    status: int
+    reason: bytes
+    fields: Fields
+    """As they will be sent, less ``Age``; ``Content-Length`` always present where content may follow."""
+    body: bytes
+    received_at: float
+    """When it came, or was last validated."""
+    initial_age_s: float
+    lifetime_s: float
+    etag: bytes = b""
+    """Well formed, or empty."""
+    modified_at: float = -1.0
+    last_modified: bytes = b""
+    """As the origin wrote it: a validator goes back as it came."""
+    date_at: float = -1.0
+    selecting: tuple[tuple[bytes, bytes], ...] = ()
+    """What ``Vary`` names: (lower-cased name, normalised value of the request that brought this answer)."""
+    language: bytes = b""
+    """``Content-Language`` in lower case where ``Vary`` names ``Accept-Language``."""
+    no_cache: bool = False
+    must_revalidate: bool = False
+    stale_while_revalidate_s: float = -1.0
+    stale_if_error_s: float = -1.0
+    first_octet: int = -1
+    """Of a partial answer (206): where ``body`` begins; -1: the answer is whole."""
+    total: int = -1
+    """Of a partial answer: the complete length."""
+    asked_range: bytes = b""
+    """Of a partial answer: the ``Range`` that brought it."""
+
+    @property
+    def partial(self) -> bool:
+        return self.first_octet >= 0
+
+    @property
+    def size_bytes(self) -> int:
+        """What keeping it costs in memory."""
+        octets = sum(len(name) + len(value) for name, value in self.fields)
+        return _ENTRY_COST + len(self.body) + octets + _FIELD_COST * (len(self.fields) + len(self.selecting))
+
+    def age_s(self, now: float) -> float:
+        """``current_age`` (RFC 9111 §4.2.3). A clock that stepped back makes nothing younger than it was."""
+        return self.initial_age_s + max(0.0, now - self.received_at)
+
+    def holds(self, piece: ContentRange) -> bytes | None:
+        """The octets of ``piece`` where this entry has them all."""
+        start = max(0, self.first_octet)
+        if start <= piece.first and piece.last < start + len(self.body):
+            return self.body[piece.first - start : piece.last + 1 - start]
+        return None
+
+
+def nominated(fields: Fields) -> frozenset[bytes]:
+    """What ``Connection`` names, with the hop-by-hop fields that need no naming."""
+    value = joined(fields, b"connection")
+    if value is None:
+        return HOP_BY_HOP
+    return HOP_BY_HOP | {name.strip(b" \t").lower() for name in value.split(b",")}
+
+
+def end_to_end(fields: Fields) -> Fields:
+    """``fields`` less what belongs to one connection."""
+    dropped = nominated(fields)
+    return tuple(field for field in fields if lower(field[0]) not in dropped)
+
+
+def make_entry(
+    head: ResponseHead,
+    body: bytes,
+    directives: ResponseDirectives,
+    *,
+    requested_at: float,
+    received_at: float,
+    dropped: frozenset[bytes] = frozenset(),
+    selecting: tuple[tuple[bytes, bytes], ...] = (),
+    asked_range: bytes = b"",
+) -> Entry:
+    """An answer, made ready to be served again.
+
+    Args:
+        head: As it came, hop-by-hop fields allowed.
+        body: Complete.
+        directives: That the head carries, already parsed.
+        requested_at: When the request went up.
+        received_at: When the head came.
+        dropped: Lower-cased names of fields that must not be replayed.
+        selecting: The request's side of ``Vary``.
+        asked_range: For a 206: the request's ``Range``.
+    """
+    kept = end_to_end(head.fields)
+    unkept = dropped | _COMPUTED | directives.no_cache_fields | directives.private_fields
+    fields = tuple(field for field in kept if lower(field[0]) not in unkept)
+    if head.status != 204 and first(fields, b"content-length") is None:
+        fields = (*fields, (b"Content-Length", b"%d" % len(body)))
+    etag = (first(kept, b"etag") or b"").strip()
+    modified_at = date_of(kept, b"last-modified", received_at)
+    date_at = date_of(kept, b"date", received_at)
+    piece = parse_content_range(first(kept, b"content-range") or b"") if head.status == 206 else None
+    language = (first(kept, b"content-language") or b"").strip().lower()
+    return Entry(
+        status=head.status,
+        reason=head.reason,
+        fields=fields,
+        body=body,
+        received_at=received_at,
+        initial_age_s=initial_age(kept, requested_at, received_at),
+        lifetime_s=lifetime(head.status, kept, directives, received_at),
+        etag=etag if is_etag(etag) else b"",
+        modified_at=-1.0 if modified_at is None else modified_at,
+        last_modified=b"" if modified_at is None else first(kept, b"last-modified") or b"",
+        date_at=-1.0 if date_at is None else date_at,
+        selecting=selecting,
+        language=language if any(name == b"accept-language" for name, _ in selecting) else b"",
+        no_cache=directives.no_cache,
+        must_revalidate=directives.must_revalidate,
+        stale_while_revalidate_s=_or_unset(directives.stale_while_revalidate_s),
+        stale_if_error_s=_or_unset(directives.stale_if_error_s),
+        first_octet=-1 if piece is None else piece.first,
+        total=-1 if piece is None else piece.total,
+        asked_range=asked_range if piece is not None else b"",
+    )
+
+
+def _or_unset(value: float | None) -> float:
+    return -1.0 if value is None else value
+
+
+def updated_fields(stored: Fields, update: Fields, dropped: frozenset[bytes] = frozenset()) -> Fields:
+    """The stored fields after a 304 or a HEAD (RFC 9111 §3.2): each field it carries replaces all lines of that name."""
+    new = [field for field in end_to_end(update) if (name := lower(field[0])) not in _NOT_UPDATED and name not in dropped]
+    names = {lower(name) for name, _ in new}
+    return (*(field for field in stored if lower(field[0]) not in names), *new)
+
+
+def freshen(
+    entry: Entry,
+    head: ResponseHead,
+    *,
+    requested_at: float,
+    received_at: float,
+    dropped: frozenset[bytes] = frozenset(),
+    selecting: tuple[tuple[bytes, bytes], ...] | None = None,
+    surrogate: str | None = None,
+) -> Entry:
+    """``entry`` after a 304, or a HEAD that described the same answer (RFC 9111 §4.3.4, §4.3.5).
+
+    Args:
+        entry: What is stored.
+        head: The 304's, or the HEAD's.
+        requested_at: When the request went up.
+        received_at: When the head came.
+        dropped: As for ``make_entry``.
+        selecting: Where another variant's request was told that this entry is its answer, too.
+        surrogate: As for ``response_directives``.
+    """
+    merged = updated_fields(entry.fields, head.fields, dropped)
+    # Age and Date are the new message's, or nobody's: an old Date would make the validated answer look old at once.
+    timed = merged if first(head.fields, b"date") is not None else _less_date(merged)
+    age = first(head.fields, b"age")
+    described = ResponseHead(entry.status, (*timed, (b"Age", age)) if age is not None else timed, entry.reason)
+    return make_entry(
+        described,
+        entry.body,
+        response_directives(merged, surrogate),
+        requested_at=requested_at,
+        received_at=received_at,
+        dropped=dropped,
+        selecting=entry.selecting if selecting is None else selecting,
+        asked_range=entry.asked_range,
+    )
+
+
+def _less_date(fields: Fields) -> Fields:
+    return tuple(field for field in fields if lower(field[0]) != b"date")
+
+
+def may_answer_304(entry: Entry, if_none_match: bytes | None, if_modified_since: float | None) -> bool:
+    """Is what the client holds what we hold (RFC 9110 §13.2.2)? ``If-None-Match`` alone decides where it is present."""
+    if entry.status != 200:
+        return False
+    if if_none_match is not None:
+        return not none_match(if_none_match, entry.etag)
+    if if_modified_since is None:
+        return False
+    # RFC 9111 §4.3.2: without Last-Modified, its Date; without Date, when it came.
+    changed_at = entry.modified_at if entry.modified_at >= 0 else entry.date_at if entry.date_at >= 0 else None
+    return (entry.received_at if changed_at is None else changed_at) <= if_modified_since
+
+
+def not_modified(fields: Fields) -> Fields:
+    """The fields of a 304 made from a stored answer: all but those that describe content. GitLab's own 304 keeps
+    ``Link`` and ``X-Total`` (Rack::ConditionalGet), so cached and uncached answers agree."""
+    return tuple(field for field in fields if lower(field[0]) not in _OF_CONTENT)
+
+
+def replaced(fields: Fields, *new: Field) -> Fields:
+    """``fields`` with each of ``new`` in place of all lines of its name."""
+    names = {lower(name) for name, _ in new}
+    return (*(field for field in fields if lower(field[0]) not in names), *new)

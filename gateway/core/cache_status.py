@@ -1,0 +1,150 @@
+"""What the cache did with a request and why: closed sets, one string each for header, metric, audit and docs (RFC 9211)."""
+
+from __future__ import annotations
+
+import enum
+
+from .structured_fields import serialise_name
+
+
+class CacheStatus(enum.StrEnum):
+    """What the client got."""
+
+    OFF = "off"
+    """No cache is configured."""
+    BYPASS = "bypass"
+    """The cache had no part in this request."""
+    MISS = "miss"
+    """Nothing to reuse; the origin answered."""
+    HIT = "hit"
+    """A stored answer, without asking."""
+    REVALIDATED = "revalidated"
+    """A stored answer, after the origin said that it is still right."""
+    UPDATED = "updated"
+    """A stored answer was asked about, and the origin sent another."""
+    STALE = "stale"
+    """A stored answer past its time; ``reason`` says by which leave."""
+    COLLAPSED = "collapsed"
+    """What another request, in flight at the same time, brought."""
+
+
+class CacheReason(enum.StrEnum):
+    """Why the origin was asked, or why not."""
+
+    NONE = "none"
+    FRESH = "fresh"
+    METHOD = "method"
+    BODY = "body"
+    RANGE = "range"
+    CONDITIONAL = "conditional"
+    """``If-Match`` and its kin are the origin's to judge."""
+    SESSION = "session"
+    NO_PARTITION = "no-partition"
+    SURFACE = "surface"
+    UNKNOWN_OPERATION = "unknown-operation"
+    SECRET_ANSWER = "secret-answer"  # noqa: S105
+    SIDE_EFFECT = "side-effect"
+    BINARY = "binary"
+    STORE_UNAVAILABLE = "store-unavailable"
+    URI_MISS = "uri-miss"
+    VARY_MISS = "vary-miss"
+    STALE = "stale"
+    PARTIAL = "partial"
+    REQUEST = "request"
+    """The client's ``Cache-Control`` asks for it."""
+    NO_CACHE = "no-cache"
+    """The origin's ``no-cache`` asks for it."""
+    ACCESS = "access"
+    """The body is fresh; whether its caller may still see it had to be asked."""
+    STALE_IF_ERROR = "stale-if-error"
+    STALE_WHILE_REVALIDATE = "stale-while-revalidate"
+    MAX_STALE = "max-stale"
+
+
+class Stored(enum.StrEnum):
+    """What became of the origin's answer."""
+
+    NOT_ASKED = "not-asked"
+    """Nothing came that could be stored."""
+    STORED = "stored"
+    FRESHENED = "freshened"
+    DROPPED = "dropped"
+    """It took the stored answer with it (401, 403, 404, 410)."""
+    METHOD = "method"
+    REQUEST = "request"
+    """The request itself forbids it."""
+    STATUS = "status"
+    NO_STORE = "no-store"
+    PRIVATE = "private"
+    AUTHORIZATION = "authorization"
+    MUST_UNDERSTAND = "must-understand"
+    SET_COOKIE = "set-cookie"
+    CONTENT_TYPE = "content-type"
+    CONTENT_ENCODING = "content-encoding"
+    DELEGATED = "delegated"
+    """Workhorse or object storage made the body: its validators are not GitLab's (gitlab.md 4.2)."""
+    UNVALIDATABLE = "unvalidatable"
+    """Neither a lifetime nor a validator: it could never be reused."""
+    VARY_ANY = "vary-any"
+    TOO_LARGE = "too-large"
+    INCOMPLETE = "incomplete"
+    """It did not arrive whole."""
+    INVALIDATED = "invalidated"
+    """A write passed while it was on its way."""
+    STORE_UNAVAILABLE = "store-unavailable"
+
+
+# fwd tokens of RFC 9211 §2.2; a reason that is not here is the gateway's own and says `bypass` with a detail.
+_FORWARDED = {
+    CacheReason.METHOD: "method",
+    CacheReason.URI_MISS: "uri-miss",
+    CacheReason.VARY_MISS: "vary-miss",
+    CacheReason.STALE: "stale",
+    CacheReason.NO_CACHE: "stale",
+    CacheReason.ACCESS: "stale",
+    CacheReason.PARTIAL: "partial",
+    CacheReason.REQUEST: "request",
+}
+_SERVED = frozenset({CacheStatus.HIT, CacheStatus.STALE})
+
+
+def cache_status_field(
+    name: str,
+    status: CacheStatus,
+    reason: CacheReason,
+    *,
+    upstream_status: int = 0,
+    stored: bool = False,
+    ttl_s: float | None = None,
+    collapsed: bool = False,
+) -> bytes:
+    """One member of ``Cache-Status``.
+
+    Args:
+        name: What this cache calls itself.
+        status: What it did.
+        reason: Why.
+        upstream_status: What the origin answered; 0 where it was not asked or did not answer.
+        stored: Its answer was stored, or freshened what was.
+        ttl_s: Freshness left; negative when past.
+        collapsed: Another request brought it.
+    """
+    parts = [serialise_name(name)]
+    if status in _SERVED:
+        parts.append("hit")
+    else:
+        parts.append("fwd=" + _FORWARDED.get(reason, "bypass"))
+        if upstream_status:
+            parts.append(f"fwd-status={upstream_status}")
+        if stored:
+            parts.append("stored")
+        if collapsed:
+            parts.append("collapsed")
+    if ttl_s is not None:
+        parts.append(f"ttl={int(ttl_s)}")
+    if status is CacheStatus.STALE or (reason not in _FORWARDED and reason not in _PLAIN):
+        parts.append(f"detail={reason.value}")
+    return "; ".join(parts).encode("ascii")
+
+
+_PLAIN = frozenset({CacheReason.NONE, CacheReason.FRESH})

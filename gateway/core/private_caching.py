@@ -1,0 +1,178 @@
+"""Decisions for GitLab's answers: many private caches, one per partition (gitlab.md §4), pure.
+
+GitLab says ``max-age=0, private, must-revalidate`` of nearly everything: such an answer may be kept by its caller's own
+cache and must be asked about before each reuse. That is the default here; a route's ``ttl`` is the operator's leave to ask
+less often, and ``access_ttl`` the bound on every leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from .cache_control import RequestDirectives, ResponseDirectives
+from .cache_entry import Entry
+from .cache_key import vary_names
+from .cache_status import CacheReason, Stored
+from .catalogue import Operation, Surface
+from .conditional import is_etag
+from .messages import Fields, ResponseHead, first, lower
+
+# Made fresh for each answer, never replayed (gitlab.md §4.1).
+PER_ANSWER = frozenset(
+    {
+        b"date",
+        b"ratelimit",
+        b"ratelimit-limit",
+        b"ratelimit-name",
+        b"ratelimit-observed",
+        b"ratelimit-policy",
+        b"ratelimit-remaining",
+        b"ratelimit-reset",
+        b"ratelimit-resettime",
+        b"retry-after",
+        b"server-timing",
+        b"set-cookie",
+        b"x-gitlab-meta",
+        b"x-request-id",
+        b"x-runtime",
+    }
+)
+_CODINGS = frozenset({b"gzip", b"x-gzip", b"br", b"deflate", b"zstd", b"identity"})
+# Statuses that say the caller may not, or can no longer, have what is stored.
+_TAKES_ENTRY = frozenset({401, 403, 404, 410})
+_FAILURES = frozenset({429, 500, 502, 503, 504})
+
+
+class PrivatePolicy(msgspec.Struct, frozen=True):
+    """What the operator allows. Durations in seconds."""
+
+    ttl_s: float = 0.0
+    access_ttl_s: float = 60.0
+    stale_if_error_s: float = 0.0
+    max_entry_bytes: int = 2 << 20
+    keep_s: float = 86_400.0
+    """For how long a body is kept to be validated."""
+    route_ttl_s: Mapping[str, float] = msgspec.field(default_factory=dict)
+    """By operation name."""
+    by_address: bool = False
+    """The client's address is part of the key: for instances that restrict groups by address."""
+
+    def reuse_s(self, operation: Operation) -> float:
+        """For how long an answer may be reused without asking upstream."""
+        return min(self.route_ttl_s.get(operation.name, self.ttl_s), self.access_ttl_s)
+
+
+def refuses_request(
+    operation: Operation, fields: Fields, *, partition: bytes, has_body: bool, session: bool
+) -> CacheReason | None:
+    """Why this GET must go up untouched by the cache; None: it may be looked up and stored."""
+    if not partition:
+        return CacheReason.NO_PARTITION
+    if session:
+        return CacheReason.SESSION
+    if has_body:
+        return CacheReason.BODY
+    if operation.surface is not Surface.REST:
+        return CacheReason.SURFACE
+    if not operation.known:
+        return CacheReason.UNKNOWN_OPERATION
+    if operation.secret_answer:
+        return CacheReason.SECRET_ANSWER
+    if operation.side_effect:
+        return CacheReason.SIDE_EFFECT
+    if operation.binary:
+        return CacheReason.BINARY
+    for name, _ in fields:
+        refused = _REFUSED_FIELDS.get(lower(name))
+        if refused is not None:
+            return refused
+    return None
+
+
+_REFUSED_FIELDS = {
+    b"range": CacheReason.RANGE,
+    b"if-match": CacheReason.CONDITIONAL,
+    b"if-modified-since": CacheReason.CONDITIONAL,
+    b"if-unmodified-since": CacheReason.CONDITIONAL,
+    b"if-range": CacheReason.CONDITIONAL,
+    b"cookie": CacheReason.SESSION,
+}
+
+
+def storable(head: ResponseHead, said: ResponseDirectives, reuse_s: float) -> Stored:
+    """May this answer to an eligible GET be kept for its partition? ``STORED`` is yes."""
+    if head.status != 200:
+        return Stored.STATUS
+    if said.no_store:
+        return Stored.NO_STORE
+    kind = coding = None
+    etag = b""
+    for name, value in head.fields:
+        match lower(name):
+            case b"content-type":
+                kind = value.partition(b";")[0].strip().lower()
+            case b"content-encoding":
+                coding = value.strip().lower() if coding is None else b"several"
+            case b"etag":
+                etag = value.strip()
+            case b"set-cookie":
+                return Stored.SET_COOKIE
+            case b"gitlab-workhorse-send-data" | b"content-range" | b"content-disposition":
+                return Stored.DELEGATED
+            case b"last-modified" if value.strip() == b"0":
+                return Stored.DELEGATED  # GitLab's way to say that the ETag is not of this body
+            case _:
+                pass
+    if kind is None or not (kind == b"application/json" or kind.endswith(b"+json")):
+        return Stored.CONTENT_TYPE
+    if coding is not None and coding not in _CODINGS:
+        return Stored.CONTENT_ENCODING
+    if vary_names(head.fields) is None:
+        return Stored.VARY_ANY
+    return Stored.STORED if is_etag(etag) or reuse_s > 0 else Stored.UNVALIDATABLE
+
+
+def must_ask(entry: Entry, asked: RequestDirectives | None, reuse_s: float, now: float) -> CacheReason | None:
+    """Why GitLab has to be asked about a stored answer first; None: it may be served as it is.
+
+    Age counts from the last time GitLab vouched for body and access together: one and the same request does both.
+    """
+    age = max(0.0, now - entry.received_at)
+    if age >= reuse_s:
+        return CacheReason.STALE
+    if asked is not None:
+        if asked.no_cache or (asked.max_age_s is not None and age >= asked.max_age_s):
+            return CacheReason.REQUEST
+        if reuse_s - age < asked.min_fresh_s:
+            return CacheReason.REQUEST
+    return None
+
+
+def may_stand_in(entry: Entry, asked: RequestDirectives | None, policy: PrivatePolicy, now: float) -> bool:
+    """May the last answer that GitLab vouched for be served while GitLab fails?"""
+    if asked is not None and asked.no_cache:
+        return False
+    return now - entry.received_at < policy.stale_if_error_s
+
+
+def is_failure(status: int) -> bool:
+    """GitLab could not answer now: says nothing about the stored answer."""
+    return status in _FAILURES
+
+
+def takes_entry(status: int) -> bool:
+    """The stored answer is no longer this caller's to have."""
+    return status in _TAKES_ENTRY
+
+
+def of_this_answer(fields: Fields) -> Fields:
+    """What a 304 carries that belongs to this one answer: passed on to the client, never stored."""
+    return tuple(field for field in fields if lower(field[0]) in PER_ANSWER)
+
+
+def validator_matches(entry: Entry, head: ResponseHead) -> bool:
+    """Is this 304 about what we hold? GitLab may name another ETag, or none."""
+    etag = first(head.fields, b"etag")
+    return etag is None or etag.strip().removeprefix(b"W/") == entry.etag.removeprefix(b"W/")

@@ -1,0 +1,404 @@
+"""GitLab's answers, kept apart for each partition: one ``fetch``, its decisions made in ``core/private_caching.py``.
+
+refused? → bypass      fresh? → hit      in flight? → wait, collapsed      else ask, with the stored validator
+                                                           304 → freshened · 200 → stored · 401/403/404 → dropped
+                                                           5xx, 429, no answer → stale, where the operator allows it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from .cache import CacheOutcome, CacheRequest, Forward, with_status
+from .cache_fill import filled
+from .core.cache_control import RequestDirectives, parse_request_cache_control, response_directives
+from .core.cache_entry import Entry, freshen, make_entry, may_answer_304, not_modified
+from .core.cache_key import ADDRESS, INERT, private_key, selecting, selects, vary_names
+from .core.cache_status import CacheReason, CacheStatus, Stored, cache_status_field
+from .core.cache_tags import answer_tags, partition_tag, write_tags
+from .core.caching import SAFE_METHODS, conditions, validators
+from .core.catalogue import Access
+from .core.errors import Code, Rejection, Source
+from .core.messages import Fields, ResponseHead, joined
+from .core.private_caching import (
+    PER_ANSWER,
+    PrivatePolicy,
+    is_failure,
+    may_stand_in,
+    must_ask,
+    of_this_answer,
+    refuses_request,
+    storable,
+    takes_entry,
+    validator_matches,
+)
+from .ports import CacheStore, Lookup, Reply
+from .singleflight import Flight, Flights
+
+_DROPPED = PER_ANSWER | {b"cache-status"}
+
+
+class _Landing(msgspec.Struct, frozen=True):
+    """What a leader brings to those who waited."""
+
+    entry: Entry
+    stale: bool = False
+
+
+class _Question(msgspec.Struct, frozen=True):
+    """One eligible GET, with everything computed once."""
+
+    request: CacheRequest
+    forward: Forward
+    now: Callable[[], float]
+    key: bytes
+    tags: tuple[bytes, ...]
+    reuse_s: float
+    asked: RequestDirectives | None
+
+
+class PrivateCache:
+    """Many private caches over one store.
+
+    Args:
+        store: Shared by all partitions; keys keep them apart.
+        policy: What the operator allows.
+        name: What this cache calls itself in ``Cache-Status``.
+        wait_s: For how long a request waits for an identical one in flight before it goes up itself.
+    """
+
+    def __init__(self, store: CacheStore, policy: PrivatePolicy, *, name: str = "gateway", wait_s: float = 10.0) -> None:
+        self._store = store
+        self._policy = policy
+        self._name = name
+        self._wait_s = wait_s
+        self._flights: Flights[_Landing] = Flights()
+        self._inert = INERT if policy.by_address else INERT | ADDRESS
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    async def drop_partition(self, partition: bytes) -> None:
+        await self._store.purge((partition_tag(partition),))
+
+    async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:
+        if request.method != "GET":
+            return await self._not_a_get(request, forward)
+        fields = request.fields
+        refused = refuses_request(
+            request.operation,
+            fields,
+            partition=request.partition,
+            has_body=request.has_body,
+            session=request.session,
+        )
+        if refused is not None:
+            return await self._past(request, forward, refused)
+        said = joined(fields, b"cache-control")
+        asked = parse_request_cache_control(said) if said is not None else None
+        if asked is not None and asked.no_store:
+            return await self._past(request, forward, CacheReason.REQUEST)
+        question = _Question(
+            request,
+            forward,
+            now,
+            private_key(request.partition, request.target, request.sudo, fields, self._inert),
+            answer_tags(request.partition, request.target),
+            self._policy.reuse_s(request.operation),
+            asked,
+        )
+        lookup = await self._store.get(question.key, question.tags)
+        if not lookup.available:
+            return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
+        entry, reason = self._reusable(lookup, question)
+        if reason is None:
+            assert entry is not None, "only a stored answer needs no asking"
+            return self._serve(entry, question, CacheStatus.HIT, CacheReason.FRESH)
+        if asked is not None and asked.only_if_cached:
+            raise self._only_if_cached(reason)
+        return await self._ask(question, lookup, entry, reason)
+
+    def _reusable(self, lookup: Lookup, question: _Question) -> tuple[Entry | None, CacheReason | None]:
+        """The stored answer, and why GitLab has to be asked all the same (None: it has not)."""
+        if not lookup.entries:
+            return None, CacheReason.URI_MISS
+        entry = lookup.entries[0]
+        if entry.selecting and not selects(entry.selecting, entry.language, question.request.fields):
+            return None, CacheReason.VARY_MISS
+        return entry, must_ask(entry, question.asked, question.reuse_s, question.now())
+
+    # Asking upstream
+
+    async def _ask(
+        self, question: _Question, lookup: Lookup, entry: Entry | None, reason: CacheReason
+    ) -> tuple[Reply, CacheOutcome]:
+        """Ask, unless somebody asks the very same thing already."""
+        own = conditions(question.request.fields)
+        if entry is not None:
+            own = validators(entry)
+        elif question.reuse_s > 0:
+            own = ()  # the full answer, once, for all who come within the lifetime
+        shares = reason is not CacheReason.REQUEST and (entry is not None or not own)
+        if not shares:
+            return await self._lead(question, lookup, entry, reason, own, None)
+        # The version is part of it: who asks after a write must not get what was asked before it.
+        key = b"%d\n%b" % (lookup.version, question.key)
+        started = question.now()
+        while True:
+            leads, flight = self._flights.join(key)
+            if leads:
+                return await self._lead(question, lookup, entry, reason, own, flight)
+            left = self._wait_s - max(0.0, question.now() - started)
+            settled, landing = await flight.wait(left) if left > 0 else (True, None)
+            if landing is not None and (
+                not landing.entry.selecting
+                or selects(landing.entry.selecting, landing.entry.language, question.request.fields)
+            ):
+                if landing.stale:
+                    return self._serve(landing.entry, question, CacheStatus.STALE, CacheReason.STALE_IF_ERROR)
+                return self._serve(landing.entry, question, CacheStatus.COLLAPSED, reason, upstream_status=200)
+            if settled:
+                return await self._lead(question, lookup, entry, reason, own, None)
+
+    async def _lead(
+        self,
+        question: _Question,
+        lookup: Lookup,
+        entry: Entry | None,
+        reason: CacheReason,
+        own: Fields,
+        flight: Flight[_Landing] | None,
+    ) -> tuple[Reply, CacheOutcome]:
+        """Go up. Whatever happens, the flight ends: landed, or abandoned to the next."""
+        handed_on = False
+        try:
+            requested_at = question.now()
+            try:
+                reply = await question.forward(own)
+            except Rejection as failure:
+                if failure.source is not Source.UPSTREAM or not self._may_stand_in(entry, question):
+                    raise
+                assert entry is not None, "judged to stand in"
+                return self._stand_in(entry, question, flight, 0)
+            try:
+                if reply.head.status == 304 and entry is not None:
+                    if validator_matches(entry, reply.head):
+                        return await self._freshen(question, lookup, entry, reason, reply, requested_at, flight)
+                    reply.release()  # about something that we do not hold: ask for all of it
+                    requested_at = question.now()
+                    reply = await question.forward(())
+                if is_failure(reply.head.status) and self._may_stand_in(entry, question):
+                    assert entry is not None, "judged to stand in"
+                    status = reply.head.status
+                    reply.release()
+                    return self._stand_in(entry, question, flight, status)
+                answered = await self._take(question, lookup, entry, reason, reply, requested_at, flight)
+                handed_on = True
+                return answered
+            except BaseException:
+                reply.release()
+                raise
+        finally:
+            if flight is not None and not handed_on:
+                flight.abandon()
+
+    def _may_stand_in(self, entry: Entry | None, question: _Question) -> bool:
+        return entry is not None and may_stand_in(entry, question.asked, self._policy, question.now())
+
+    def _stand_in(
+        self, entry: Entry, question: _Question, flight: Flight[_Landing] | None, upstream_status: int
+    ) -> tuple[Reply, CacheOutcome]:
+        if flight is not None:
+            flight.land(_Landing(entry, stale=True))
+        return self._serve(entry, question, CacheStatus.STALE, CacheReason.STALE_IF_ERROR, upstream_status=upstream_status)
+
+    async def _freshen(
+        self,
+        question: _Question,
+        lookup: Lookup,
+        entry: Entry,
+        reason: CacheReason,
+        reply: Reply,
+        requested_at: float,
+        flight: Flight[_Landing] | None,
+    ) -> tuple[Reply, CacheOutcome]:
+        """304: GitLab vouches for body and access; headers that it sent again replace the stored ones."""
+        head = reply.head
+        reply.release()
+        fresh = freshen(entry, head, requested_at=requested_at, received_at=question.now(), dropped=_DROPPED)
+        stored = Stored.FRESHENED
+        if response_directives(head.fields).no_store:
+            await self._store.delete(question.key)
+            stored = Stored.NO_STORE
+        elif not await self._store.put(question.key, (fresh,), self._policy.keep_s, question.tags, lookup.stamp):
+            stored = Stored.INVALIDATED
+        if flight is not None:
+            flight.land(_Landing(fresh))
+        return self._serve(
+            fresh,
+            question,
+            CacheStatus.REVALIDATED,
+            reason,
+            upstream_status=304,
+            stored=stored,
+            of_answer=of_this_answer(head.fields),
+        )
+
+    async def _take(
+        self,
+        question: _Question,
+        lookup: Lookup,
+        entry: Entry | None,
+        reason: CacheReason,
+        reply: Reply,
+        requested_at: float,
+        flight: Flight[_Landing] | None,
+    ) -> tuple[Reply, CacheOutcome]:
+        """A full answer: to the client, and where it may be, into the store."""
+        head, received_at = reply.head, question.now()
+        outcome = CacheOutcome(CacheStatus.MISS if entry is None else CacheStatus.UPDATED, reason)
+        outcome.upstream_status = head.status
+        said = response_directives(head.fields)
+        outcome.stored = storable(head, said, question.reuse_s)
+        if outcome.stored is not Stored.STORED:
+            if flight is not None:
+                flight.land(None)  # nothing to share: each asks for itself
+            if head.status == 401:
+                await self.drop_partition(question.request.partition)
+                outcome.stored = Stored.DROPPED
+            elif takes_entry(head.status) or (entry is not None and head.status == 200):
+                await self._store.delete(question.key)
+                outcome.stored = Stored.DROPPED if head.status != 200 else outcome.stored
+            return self._label(reply, outcome, None), outcome
+        if entry is not None and reply.whole is None:
+            await self._store.delete(question.key)  # should the new one not arrive whole, the old one is wrong already
+
+        # Until the last octet came nothing is stored; the head says what is intended (RFC 9211 §2.5).
+        async def commit(body: bytes) -> None:
+            names = vary_names(head.fields) or ()
+            fresh = make_entry(
+                head,
+                body,
+                said,
+                requested_at=requested_at,
+                received_at=received_at,
+                dropped=_DROPPED,
+                selecting=selecting(
+                    tuple(name for name in names if name in self._inert and name != b"accept-encoding"),
+                    question.request.fields,
+                ),
+            )
+            if not await self._store.put(question.key, (fresh,), self._policy.keep_s, question.tags, lookup.stamp):
+                outcome.stored = Stored.INVALIDATED
+                await self._store.delete(question.key)
+            if flight is not None:
+                flight.land(_Landing(fresh))
+
+        def void(why: Stored) -> None:
+            if flight is not None and not flight.landed:
+                flight.abandon() if why is Stored.INCOMPLETE else flight.land(None)
+            if not committed():
+                outcome.stored = why
+
+        done: list[bool] = []
+
+        def committed() -> bool:
+            return bool(done)
+
+        async def commit_once(body: bytes) -> None:
+            done.append(True)
+            try:
+                await commit(body)
+            finally:
+                if flight is not None:
+                    flight.abandon()
+
+        teed = await filled(reply, self._policy.max_entry_bytes, commit_once, void)
+        return self._label(teed, outcome, question), outcome
+
+    # Answering
+
+    def _serve(
+        self,
+        entry: Entry,
+        question: _Question,
+        status: CacheStatus,
+        reason: CacheReason,
+        *,
+        upstream_status: int = 0,
+        stored: Stored = Stored.NOT_ASKED,
+        of_answer: Fields = (),
+    ) -> tuple[Reply, CacheOutcome]:
+        """A stored answer for this client: its own validator judged, ``Date`` left for the edge to make."""
+        now = question.now()
+        age = max(0.0, now - entry.received_at)
+        outcome = CacheOutcome(status, reason)
+        outcome.age_s = age
+        outcome.stored = stored
+        outcome.upstream_status = upstream_status
+        member = outcome.cache_status_field = cache_status_field(
+            self._name,
+            status,
+            reason,
+            upstream_status=upstream_status,
+            ttl_s=int(question.reuse_s - age),
+            collapsed=status is CacheStatus.COLLAPSED,
+        )
+        computed: Fields = ((b"Age", b"%d" % int(age)), (b"Cache-Status", member))
+        condition = joined(question.request.fields, b"if-none-match")
+        if condition is not None and may_answer_304(entry, condition, None):
+            head = ResponseHead(304, (*not_modified(entry.fields), *of_answer, *computed), b"Not Modified")
+            return Reply(head, b""), outcome
+        head = ResponseHead(entry.status, (*entry.fields, *of_answer, *computed), entry.reason)
+        return Reply(head, entry.body), outcome
+
+    def _label(self, reply: Reply, outcome: CacheOutcome, question: _Question | None) -> Reply:
+        """An upstream answer with our member of ``Cache-Status``."""
+        stored = outcome.stored is Stored.STORED
+        outcome.cache_status_field = cache_status_field(
+            self._name,
+            outcome.status,
+            outcome.reason,
+            upstream_status=outcome.upstream_status,
+            stored=stored,
+            ttl_s=int(question.reuse_s) if stored and question is not None else None,
+        )
+        reply.head = with_status(reply.head, outcome.cache_status_field)
+        return reply
+
+    # Past the cache
+
+    async def _past(self, request: CacheRequest, forward: Forward, reason: CacheReason) -> tuple[Reply, CacheOutcome]:
+        outcome = CacheOutcome(CacheStatus.BYPASS, reason)
+        reply = await forward(conditions(request.fields))
+        outcome.upstream_status = reply.head.status
+        if reply.head.status == 401 and request.partition:
+            try:
+                await self.drop_partition(request.partition)
+            except BaseException:
+                reply.release()
+                raise
+        return self._label(reply, outcome, None), outcome
+
+    async def _not_a_get(self, request: CacheRequest, forward: Forward) -> tuple[Reply, CacheOutcome]:
+        """HEAD always goes up: GitLab's carries what its GET does not. A write takes what it may have changed with it."""
+        writes = request.method not in SAFE_METHODS and request.operation.access is not Access.READ
+        if not writes:
+            return await self._past(request, forward, CacheReason.METHOD)
+        tags = write_tags(request.operation, request.target)
+        doubtful = True
+        try:
+            answered = await self._past(request, forward, CacheReason.METHOD)
+            doubtful = not 400 <= answered[0].head.status < 500
+        finally:
+            if doubtful and tags:  # an answer that never came may have been a success
+                await self._store.purge(tags)
+        return answered
+
+    def _only_if_cached(self, reason: CacheReason) -> Rejection:
+        member = cache_status_field(self._name, CacheStatus.MISS, reason)
+        return Rejection(
+            Code.ONLY_IF_CACHED, 504, "504 Gateway Timeout", headers=((b"Cache-Status", member),), source=Source.DOWNSTREAM
+        )

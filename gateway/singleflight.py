@@ -1,0 +1,82 @@
+"""One request in flight per key: others wait for what it brings, for a bounded time.
+
+The key is a full cache key (with its partition), never a URL. A leader that fails or is cancelled takes nobody with it: one
+of those who waited leads next. An entry leaves the table *before* its waiters wake, so nobody can join a flight that has
+landed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Flight(Generic[T]):
+    """One leader's promise."""
+
+    __slots__ = ("_key", "_table", "_waiters", "landed")
+
+    def __init__(self, table: dict[bytes, Flight[T]], key: bytes) -> None:
+        self._table = table
+        self._key = key
+        self._waiters: list[asyncio.Future[tuple[bool, T | None]]] = []
+        self.landed = False
+
+    def land(self, result: T | None) -> None:
+        """Everybody gets ``result``; None: there is none to share, each goes on alone."""
+        self._end((True, result))
+
+    def abandon(self) -> None:
+        """The leader is gone: whoever asks next leads. Harmless after ``land``."""
+        self._end((False, None))
+
+    def _end(self, outcome: tuple[bool, T | None]) -> None:
+        if self.landed:
+            return
+        self.landed = True
+        if self._table.get(self._key) is self:
+            del self._table[self._key]
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(outcome)
+
+    async def wait(self, timeout_s: float) -> tuple[bool, T | None]:
+        """(settled, result). Not settled: the leader is gone, or the time is up."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[tuple[bool, T | None]] = loop.create_future()
+        self._waiters.append(waiter)
+        timer = loop.call_later(timeout_s, _expire, waiter)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+
+def _expire(waiter: asyncio.Future[tuple[bool, T | None]]) -> None:
+    if not waiter.done():
+        waiter.set_result((False, None))
+
+
+class Flights(Generic[T]):
+    """The table of what is in flight."""
+
+    __slots__ = ("_table",)
+
+    def __init__(self) -> None:
+        self._table: dict[bytes, Flight[T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def join(self, key: bytes) -> tuple[bool, Flight[T]]:
+        """(leads, flight). The leader must ``land`` or ``abandon`` it on every path."""
+        flight = self._table.get(key)
+        if flight is not None:
+            return False, flight
+        flight = self._table[key] = Flight(self._table, key)
+        return True, flight

@@ -1,0 +1,163 @@
+"""The cache in this process: bounded by octets, evicted by S3-FIFO.
+
+S3-FIFO (Yang, Zhang, Qiu, Yue, Rashmi: "FIFO queues are all you need for cache eviction", SOSP 2023): new keys enter a
+small queue with a tenth of the space; only those asked for again before they reach its end move to the main queue, so a
+scan of things nobody asks for twice flushes nothing. A queue of ghosts (keys without values) lets a key that comes back
+soon enter the main queue at once. A hit only counts: nothing is moved.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from ..core.cache_entry import Entry
+from ..ports import Lookup
+
+SMALL_SHARE = 0.1
+"""The small queue's share of the space, as in the paper."""
+_MOST_HITS = 3  # counted in two bits there
+_LARGEST_SHARE = 8  # nothing larger than an eighth of the space: one answer must not flush the rest
+_PURGES_KEPT = 65_536
+
+
+class _Slot:
+    """One key's entries."""
+
+    __slots__ = ("entries", "expires_at", "hits", "key", "main", "size", "stamp", "tags")
+
+    def __init__(
+        self, key: bytes, entries: tuple[Entry, ...], tags: tuple[bytes, ...], stamp: int, expires_at: float, size: int
+    ) -> None:
+        self.key = key
+        self.entries = entries
+        self.tags = tags
+        self.stamp = stamp
+        self.expires_at = expires_at
+        self.size = size
+        self.hits = 0
+        self.main = False
+
+
+class MemoryCacheStore:
+    """A CacheStore of one process; everything happens between two awaits.
+
+    Args:
+        max_bytes: All entries together, by the cost that ``Entry.size_bytes`` counts.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, max_bytes: int, clock: Callable[[], float]) -> None:
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._slots: dict[bytes, _Slot] = {}
+        self._small: OrderedDict[bytes, None] = OrderedDict()
+        self._main: OrderedDict[bytes, None] = OrderedDict()
+        self._ghosts: OrderedDict[bytes, None] = OrderedDict()
+        self._small_bytes = 0
+        self.used_bytes = 0
+        self.evictions = 0
+        # Purges are numbered; a tag remembers its last one, and what is older than the forgotten ones is purged, too.
+        self._purges: OrderedDict[bytes, int] = OrderedDict()
+        self._purge_count = 0
+        self._forgotten = 0
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    async def get(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
+        version = self._purged_at(tags)
+        slot = self._slots.get(key)
+        if slot is None:
+            return Lookup((), self._purge_count, version)
+        if version > slot.stamp or slot.expires_at <= self._clock():
+            self._remove(slot)
+            return Lookup((), self._purge_count, version)
+        if slot.hits < _MOST_HITS:
+            slot.hits += 1
+        return Lookup(slot.entries, self._purge_count, version)
+
+    async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+        if self._purged_at(tags) > stamp or ttl_s <= 0:
+            return False
+        size = len(key) + sum(entry.size_bytes for entry in entries)
+        old = self._slots.get(key)
+        if size > self._max_bytes // _LARGEST_SHARE:
+            if old is not None:  # what is there is no longer the latest
+                self._remove(old)
+            return False
+        expires_at = self._clock() + ttl_s
+        if old is not None:
+            self._count(old, size - old.size)
+            old.entries, old.tags, old.stamp, old.expires_at, old.size = entries, tags, stamp, expires_at, size
+        else:
+            slot = _Slot(key, entries, tags, stamp, expires_at, size)
+            slot.main = self._ghosts.pop(key, self) is None
+            self._slots[key] = slot
+            (self._main if slot.main else self._small)[key] = None
+            self._count(slot, size)
+        while self.used_bytes > self._max_bytes:
+            self._evict()
+        return key in self._slots
+
+    async def delete(self, key: bytes) -> None:
+        slot = self._slots.get(key)
+        if slot is not None:
+            self._remove(slot)
+
+    async def purge(self, tags: tuple[bytes, ...]) -> bool:
+        self._purge_count += 1
+        for tag in tags:
+            self._purges[tag] = self._purge_count
+            self._purges.move_to_end(tag)
+        while len(self._purges) > _PURGES_KEPT:
+            self._forgotten = self._purges.popitem(last=False)[1]
+        return True
+
+    async def close(self) -> None:
+        self._slots.clear()
+
+    def _purged_at(self, tags: tuple[bytes, ...]) -> int:
+        latest = self._forgotten
+        purges = self._purges
+        if purges:
+            for tag in tags:
+                at = purges.get(tag, 0)
+                latest = max(latest, at)
+        return latest
+
+    # The queues
+
+    def _count(self, slot: _Slot, octets: int) -> None:
+        self.used_bytes += octets
+        if not slot.main:
+            self._small_bytes += octets
+
+    def _remove(self, slot: _Slot) -> None:
+        del self._slots[slot.key]
+        del (self._main if slot.main else self._small)[slot.key]
+        self._count(slot, -slot.size)
+
+    def _evict(self) -> None:
+        """Make one step: drop one key, or give one another round."""
+        if self._small and (self._small_bytes > self._max_bytes * SMALL_SHARE or not self._main):
+            key, _ = self._small.popitem(last=False)
+            slot = self._slots[key]
+            if slot.hits:
+                self._small_bytes -= slot.size
+                slot.main, slot.hits = True, 0
+                self._main[key] = None
+                return
+            self._ghosts[key] = None
+            while len(self._ghosts) > max(len(self._main), 64):
+                self._ghosts.popitem(last=False)
+        else:
+            key, _ = self._main.popitem(last=False)
+            slot = self._slots[key]
+            if slot.hits:
+                slot.hits -= 1
+                self._main[key] = None
+                return
+        del self._slots[key]
+        self._count(slot, -slot.size)
+        self.evictions += 1
