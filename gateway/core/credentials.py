@@ -1,12 +1,24 @@
-"""Every credential carrier GitLab reads; one credential or a refusal."""
+"""Every credential carrier GitLab reads; one credential or a refusal.
+
+GitLab prefers a parameter to a header and tries several kinds in turn (gitlab.md §1.2). Here nothing is preferred: whoever
+presents two credentials is refused, so that what was checked is what GitLab uses. Bodies: ``body_credentials``.
+"""
 
 from __future__ import annotations
 
+import binascii
 import enum
+import re
+from collections.abc import Iterable
 
 import msgspec
 
+from .catalogue import Operation, Surface
+from .errors import Code, Rejection, bad_request, unauthenticated
+from .messages import Field, Fields
+from .query import Parameter, cut_parameters, query_parameters
 from .secret import Secret
+from .target import Target
 
 
 class Kind(enum.StrEnum):
@@ -19,7 +31,8 @@ class Kind(enum.StrEnum):
     BASIC = "basic"
     SESSION = "session"
     OPAQUE = "opaque"
-    """GitLab alone can judge it: an ``Authorization`` of another scheme, a runner, SCIM, feed or trigger token."""
+    """GitLab alone can judge it: an ``Authorization`` of another scheme, a runner, SCIM, feed or trigger token. The secret
+    is empty when it stands in a body that nobody has read yet (a runner's, a trigger's, an OAuth client's)."""
 
 
 class Carrier(enum.StrEnum):
@@ -31,6 +44,8 @@ class Carrier(enum.StrEnum):
     AUTHORIZATION = "authorization"
     JOB_TOKEN = "job-token"  # noqa: S105
     DEPLOY_TOKEN = "deploy-token"  # noqa: S105
+    SURFACE = "surface"
+    """A field that one surface alone reads: ``Runner-Token``, ``X-NuGet-ApiKey`` …"""
     QUERY = "query"
     BODY = "body"
     COOKIE = "cookie"
@@ -43,10 +58,338 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     secret: Secret
     carrier: Carrier | None = None
     parameter: str = ""
-    """For QUERY and BODY: which one (``private_token``, ``access_token``, ``bearer_token``, ``job_token``)."""
+    """For QUERY and BODY: which one (``private_token``, ``access_token``, ``bearer_token``, ``job_token`` …)."""
     username: str = ""
     """For BASIC."""
     sudo: str | None = None
     """The user named by ``Sudo`` or ``sudo``; a capability, not a credential."""
     target: bytes = b""
-    """The raw target less credential (and sudo) parameters: what is forwarded, logged and keyed."""
+    """The raw target less credential parameters: what is forwarded and keyed. A ``sudo`` parameter stays, because GitLab
+    repeats it in ``Link``; one that is not granted refuses the request, it is never just removed."""
+    target_without_sudo: bytes = b""
+    """``target`` less ``sudo`` as well."""
+    passing: Fields = ()
+    """The fields that carry this credential when it is the one that goes up: as received, or moved from a parameter."""
+    sudo_fields: Fields = ()
+    """``Sudo`` as received, when it came as a field."""
+
+    def __repr__(self) -> str:
+        return f"Claim({self.kind.value}, {self.carrier and self.carrier.value})"
+
+
+# Which field or parameter carries what
+
+_PRIVATE, _AUTHORIZATION, _JOB, _DEPLOY, _COOKIE, _SUDO, _SURFACE, _TWIN = range(1, 9)
+
+_SLOTS = {
+    b"private-token": _PRIVATE,
+    b"authorization": _AUTHORIZATION,
+    b"job-token": _JOB,
+    b"deploy-token": _DEPLOY,
+    b"cookie": _COOKIE,
+    b"sudo": _SUDO,
+    b"runner-token": _SURFACE,
+    b"x-nuget-apikey": _SURFACE,
+    b"x-gitlab-static-object-token": _SURFACE,
+    b"unleash-instanceid": _SURFACE,
+    b"dpop": _SURFACE,
+}
+# The only surfaces on which each of these is a credential; elsewhere it is dropped. DPoP proves an own token anywhere.
+_SURFACES = {
+    b"runner-token": frozenset({Surface.RUNNER}),
+    b"x-nuget-apikey": frozenset({Surface.PACKAGES}),
+    b"x-gitlab-static-object-token": frozenset({Surface.WEB_TOKEN, Surface.WEB}),
+    b"unleash-instanceid": frozenset({Surface.UNLEASH}),
+}
+_TWINS = frozenset(name.replace(b"-", b"_") for name in _SLOTS if b"-" in name)
+
+CREDENTIAL_FIELDS = frozenset(_SLOTS) | _TWINS
+"""Lower-cased names that never go up but through ``Claim.passing``; ``-`` and ``_`` spellings, which Rack reads alike."""
+
+TOKEN_PARAMETERS = {
+    "private_token": (Kind.TOKEN, b"PRIVATE-TOKEN", b""),
+    "access_token": (Kind.TOKEN, b"Authorization", b"Bearer "),
+    "bearer_token": (Kind.TOKEN, b"Authorization", b"Bearer "),
+    "job_token": (Kind.JOB_TOKEN, b"JOB-TOKEN", b""),
+}
+"""Parameter → its kind, and the field and scheme it is moved to."""
+CREDENTIAL_PARAMETERS = frozenset(TOKEN_PARAMETERS)
+FEED_PARAMETERS = frozenset({"feed_token", "rss_token"})
+"""GitLab reads them nowhere but in a parameter."""
+
+# Surfaces whose Bearer is no user's token (SCIM's, an agent's, the registry's), and those where a request without any
+# credential in its head is still GitLab's to judge: it stands in the body, or in a parameter of their own.
+_OPAQUE_BEARER = frozenset({Surface.SCIM, Surface.KAS, Surface.REGISTRY, Surface.GEO, Surface.INTERNAL})
+_JUDGED_BY_GITLAB = frozenset({Surface.RUNNER, Surface.OAUTH, Surface.UNLEASH, Surface.OBSERVABILITY})
+_TOKEN_PARAMETER = frozenset({Surface.RUNNER, Surface.WEB_TOKEN, Surface.PACKAGES})
+_COOKIES_WITHOUT_LOGIN = frozenset({Surface.WEB, Surface.OAUTH, Surface.WEBSOCKET, Surface.WEB_TOKEN})
+
+# A query without any of these holds no parameter of ours, however it is encoded: %4x to %7x are the letters and "_".
+_SUSPECT = re.compile(rb"token|sudo|_method|%[4-7]")
+_VISIBLE = re.compile(rb"[!-~\x80-\xff]+")
+_LOGIN_COOKIES = (b"_gitlab_session", b"remember_user_token")
+
+
+class _Slots(dict[bytes, int]):
+    """Name as spelt → slot, 0 for none; remembered up to a bound."""
+
+    def __missing__(self, name: bytes) -> int:
+        key = name.lower()
+        slot = _TWIN if key in _TWINS else _SLOTS.get(key, 0)
+        if len(self) < 4096 and len(name) <= 64:
+            self[name] = slot
+        return slot
+
+
+_slots = _Slots()
+
+
+class _Found:
+    """What the head holds, gathered in one pass."""
+
+    __slots__ = ("authorization", "cookies", "dpop", "parameters", "session", "sudo_fields", "sudos", "surface", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens: list[tuple[int, Field]] = []
+        self.cookies: list[Field] = []
+        self.session = b""
+        self.surface: list[Field] = []
+        self.dpop: list[Field] = []
+        self.sudos: list[str] = []
+        self.sudo_fields: list[Field] = []
+        self.parameters: list[Parameter] = []
+
+
+def read_claim(fields: Iterable[Field], method: str, target: Target, operation: Operation) -> Claim:
+    """The one credential in a request's head.
+
+    Raises:
+        Rejection: AMBIGUOUS_CREDENTIAL (400) for two, or one spelt so that readers differ; UNAUTHENTICATED (401) for one
+            that cannot be any; METHOD_OVERRIDE (400) for ``_method`` in the query.
+    """
+    carriers = [field for field in fields if _slots[field[0]]]
+    query = target.query
+    suspect = query is not None and _SUSPECT.search(query) is not None
+    if len(carriers) == 1 and not suspect:
+        # Nearly every request: one token in one field.
+        slot = _slots[carriers[0][0]]
+        if slot <= _DEPLOY and carriers[0][1]:
+            read = _read(slot, carriers[0], operation.surface)
+            raw = target.raw
+            return Claim(read[0], Secret(read[2]), read[1], "", read[3], None, raw, raw, (carriers[0],))
+    found = _Found()
+    for field in carriers:
+        _gather(found, _slots[field[0]], field, operation.surface)
+    if query is not None and suspect:
+        _gather_parameters(found, query)
+    return _judge(found, target, operation, method)
+
+
+def _gather(found: _Found, slot: int, field: Field, surface: Surface) -> None:
+    name, value = field
+    if slot == _TWIN:
+        # Rack would read it as the real field; no client of GitLab's can mean it, its NGINX drops such names.
+        raise bad_request(code=Code.AMBIGUOUS_CREDENTIAL, close=True)
+    if not value:
+        return
+    if slot <= _DEPLOY:
+        found.tokens.append((slot, field))
+    elif slot == _COOKIE:
+        found.cookies.append(field)
+        for login in _LOGIN_COOKIES:
+            start = value.find(login)
+            if start >= 0:
+                found.session = value[start:].partition(b"=")[2].partition(b";")[0]
+                break
+    elif slot == _SUDO:
+        found.sudos.append(_text(value))
+        found.sudo_fields.append(field)
+    else:
+        key = name.lower()
+        if key == b"dpop":
+            found.dpop.append(field)
+        elif surface in _SURFACES[key]:
+            found.surface.append(field)
+
+
+def _gather_parameters(found: _Found, query: bytes) -> None:
+    for parameter in query_parameters(query):
+        name = parameter.name
+        if name == "sudo":
+            if not parameter.plain:
+                raise _ambiguous()
+            if parameter.value:
+                found.sudos.append(_text(parameter.value))
+        elif name in CREDENTIAL_PARAMETERS or name in FEED_PARAMETERS or name == "token":
+            if not parameter.plain and name != "token":
+                raise _ambiguous()
+            found.parameters.append(parameter)
+        elif name == "_method":
+            # Rack reads it from a form alone; whoever puts it here tries what a gateway overlooks.
+            raise bad_request(code=Code.METHOD_OVERRIDE)
+
+
+def _judge(found: _Found, target: Target, operation: Operation, method: str) -> Claim:
+    if len(set(found.sudos)) > 1:
+        raise _ambiguous()
+    sudo = found.sudos[0] if found.sudos else None
+    raw = bare = target.raw
+    parameter = None
+    if found.parameters:
+        raw = bare = cut_parameters(raw, CREDENTIAL_PARAMETERS)
+        parameter = _one_parameter(found)
+    if sudo is not None:
+        bare = cut_parameters(raw, frozenset({"sudo"}))
+    if parameter is not None:
+        return _from_parameter(parameter, found, sudo, raw, bare)
+    if not found.tokens:
+        return _without(found, raw, bare, sudo, operation, method)
+    kind, carrier, secret, username, field = _one_field(found, operation.surface)
+    return Claim(
+        kind,
+        Secret(secret),
+        carrier,
+        username=username,
+        sudo=sudo,
+        target=raw,
+        target_without_sudo=bare,
+        passing=(field, *found.surface, *found.dpop),
+        sudo_fields=tuple(found.sudo_fields[:1]),
+    )
+
+
+def _one_parameter(found: _Found) -> Parameter | None:
+    """The credential in the query, if there is one and no other."""
+    present = [parameter for parameter in found.parameters if parameter.name != "token" and parameter.value]
+    if not present:
+        return None
+    if any(parameter.name == "access_token" for parameter in present) and any(
+        slot == _AUTHORIZATION and value[:7].lower() == b"bearer " for slot, (_, value) in found.tokens
+    ):
+        raise both_bearer_and_access_token()
+    if len(present) > 1 or found.tokens or found.surface:
+        raise _ambiguous()
+    return present[0]
+
+
+def _from_parameter(parameter: Parameter, found: _Found, sudo: str | None, raw: bytes, bare: bytes) -> Claim:
+    if _VISIBLE.fullmatch(parameter.value) is None:
+        # No token holds a blank or a control octet, and as a field it would end the line.
+        raise unauthenticated()
+    kind, passing = Kind.OPAQUE, tuple[Field, ...]()
+    if parameter.name in CREDENTIAL_PARAMETERS:
+        kind, passing = moved_parameter(parameter.name, parameter.value)
+    return Claim(
+        kind,
+        Secret(_text(parameter.value)),
+        Carrier.QUERY,
+        parameter.name,
+        sudo=sudo,
+        target=raw,
+        target_without_sudo=bare,
+        passing=passing + tuple(found.dpop),
+        sudo_fields=tuple(found.sudo_fields[:1]),
+    )
+
+
+def _one_field(found: _Found, surface: Surface) -> tuple[Kind, Carrier, str, str, Field]:
+    """What the field says that GitLab would read first; any other must carry the same secret."""
+    tokens = sorted(found.tokens, key=lambda token: token[0])
+    slot, field = tokens[0]
+    kind, carrier, secret, username = _read(slot, field, surface)
+    for slot, other in tokens[1:]:
+        other_kind, _, other_secret, other_username = _read(slot, other, surface)
+        if Secret(other_secret) != Secret(secret) or (other_kind is kind and other_username != username):
+            raise _ambiguous()
+    return kind, carrier, secret, username, field
+
+
+def _read(slot: int, field: Field, surface: Surface) -> tuple[Kind, Carrier, str, str]:
+    """Kind, carrier, secret and user name of one field."""
+    if slot == _PRIVATE:
+        return Kind.TOKEN, Carrier.PRIVATE_TOKEN, _text(field[1]), ""
+    if slot == _AUTHORIZATION:
+        return _authorization(field[1], surface)
+    if slot == _DEPLOY:
+        return Kind.DEPLOY_TOKEN, Carrier.DEPLOY_TOKEN, _text(field[1]), ""
+    # A runner speaks for its job on its own surface; who may is GitLab's to know.
+    kind = Kind.OPAQUE if surface is Surface.RUNNER else Kind.JOB_TOKEN
+    return kind, Carrier.JOB_TOKEN, _text(field[1]), ""
+
+
+def _authorization(value: bytes, surface: Surface) -> tuple[Kind, Carrier, str, str]:
+    scheme, _, rest = value.partition(b" ")
+    scheme = scheme.lower()
+    rest = rest.strip(b" ")
+    if scheme == b"bearer":
+        if not rest:
+            raise unauthenticated()
+        return Kind.OPAQUE if surface in _OPAQUE_BEARER else Kind.TOKEN, Carrier.BEARER, _text(rest), ""
+    if scheme == b"basic":
+        try:
+            decoded = binascii.a2b_base64(rest, strict_mode=True)
+        except binascii.Error:
+            raise unauthenticated() from None
+        username, _, password = decoded.partition(b":")
+        return Kind.BASIC, Carrier.BASIC, _text(password), _text(username)
+    # Negotiate, GL-Geo, a RubyGems key as the whole value.
+    return Kind.OPAQUE, Carrier.AUTHORIZATION, _text(value), ""
+
+
+def _without(found: _Found, raw: bytes, bare: bytes, sudo: str | None, operation: Operation, method: str) -> Claim:
+    """No user's credential in the head: a surface's own, a session, one GitLab will find in the body, or none."""
+    surface = operation.surface
+    kind, carrier, parameter, secret, passing = Kind.NONE, None, "", b"", tuple[Field, ...]()
+    token = next((each for each in found.parameters if each.name == "token" and each.value), None)
+    trigger = operation.name.endswith("/trigger/pipeline")
+    if found.surface:
+        kind, carrier, secret = Kind.OPAQUE, Carrier.SURFACE, found.surface[0][1]
+        passing = tuple(found.surface)
+    elif token is not None and (trigger or surface in _TOKEN_PARAMETER):
+        kind, carrier, parameter, secret = Kind.OPAQUE, Carrier.QUERY, "token", token.value
+    elif found.session:
+        kind, carrier, secret, passing = Kind.SESSION, Carrier.COOKIE, found.session, tuple(found.cookies)
+    elif surface in _JUDGED_BY_GITLAB or (trigger and method == "POST"):
+        kind, carrier, parameter = Kind.OPAQUE, Carrier.BODY, "token"
+    elif surface in _COOKIES_WITHOUT_LOGIN:
+        passing = tuple(found.cookies)
+    return Claim(
+        kind,
+        Secret(_text(secret)),
+        carrier,
+        parameter,
+        sudo=sudo,
+        target=raw,
+        target_without_sudo=bare,
+        passing=passing,
+        sudo_fields=tuple(found.sudo_fields[:1]),
+    )
+
+
+def injection(claim: Claim) -> Fields:
+    """The fields with which a caller's own credential goes up, ``Sudo`` among them."""
+    return claim.passing + claim.sudo_fields
+
+
+def moved_parameter(name: str, value: bytes) -> tuple[Kind, Fields]:
+    """The field that stands for a credential parameter upstream, and its kind. ``value`` is decoded and visible."""
+    kind, field, scheme = TOKEN_PARAMETERS[name]
+    return kind, ((field, scheme + value),)
+
+
+def both_bearer_and_access_token() -> Rejection:
+    """GitLab's own answer to Bearer beside ``access_token``, whatever the two say (rack-oauth2)."""
+    return Rejection(
+        Code.AMBIGUOUS_CREDENTIAL,
+        400,
+        "Both Authorization header and payload includes access token.",
+        oauth_error="invalid_request",
+    )
+
+
+def _ambiguous() -> Rejection:
+    return bad_request("400 Bad Request - more than one credential", Code.AMBIGUOUS_CREDENTIAL)
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "surrogateescape")

@@ -1,11 +1,17 @@
 """The request target: carried as the raw octets received, parsed *beside* them, never re-encoded.
 
-Percent-decoding happens here and nowhere else in the package, and its results serve policy and labels only.
+Percent-decoding happens here and nowhere else in the package, and its results serve policy and labels only. What GitLab,
+Workhorse and this gateway could read differently is refused (400); what is merely unusual is data and passes.
 """
 
 from __future__ import annotations
 
+import re
+from urllib.parse import unquote_to_bytes
+
 import msgspec
+
+from .errors import Code, Rejection
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
@@ -23,3 +29,142 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     trailing_slash: bool = False
     authority: bytes | None = None
     """The authority of an absolute-form target, for the edge's Host rules; None for origin form."""
+
+
+MAX_TARGET_BYTES = 16384
+
+# Anything but visible ASCII, and the two visible octets that no target may hold: a fragment is never sent (RFC 9112
+# §3.2.1) and a backslash is a slash to some readers.
+_FORBIDDEN = bytes({*range(0x100)} - {*range(0x21, 0x7F)} | {*b"#\\"})
+# No percent, and no segment that starts with a dot or is empty: nothing in such a path can decode into anything else.
+_PLAIN = re.compile(rb"(?:/[^/.%][^/%]*+)*+/?")
+_BAD_TRIPLET = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)", re.DOTALL)
+_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?")
+# Decoding is repeated this often, for the check alone: what a proxy, Workhorse and Rails could undo between them.
+_ROUNDS = 3
+
+_Parsed = tuple[tuple[str, ...], bool]
+_PARSED: dict[bytes, _Parsed] = {}
+_PARSED_BOUND = 8192
+_PARSED_PATH_BYTES = 512
+
+
+def parse_target(raw: bytes, *, max_bytes: int = MAX_TARGET_BYTES, prefix: bytes = b"") -> Target:
+    """Judge the target of a request line.
+
+    Args:
+        raw: The target as received: origin form, or absolute form (RFC 9112 §3.2.2).
+        max_bytes: The longest target taken.
+        prefix: GitLab's relative URL root, ``/gitlab``; empty when it lives at ``/``.
+
+    Raises:
+        Rejection: TARGET_TOO_LONG (414); BAD_TARGET: 400, or 404 outside the prefix. Neither repeats the target.
+    """
+    if len(raw) > max_bytes:
+        raise Rejection(
+            Code.TARGET_TOO_LONG, 414, "414 Request-URI Too Large", close=True, proxy_error="http_request_error"
+        )
+    if len(raw.translate(None, _FORBIDDEN)) != len(raw):
+        raise _refused("octet")
+    authority = None
+    if not raw.startswith(b"/"):
+        authority, raw = _origin_form(raw)
+    path, mark, rest = raw.partition(b"?")
+    inner = path
+    if prefix:
+        if path != prefix and not path.startswith(prefix + b"/"):
+            raise Rejection(Code.BAD_TARGET, 404, "404 Not Found", detail="outside the relative URL root")
+        inner = path[len(prefix) :] or b"/"
+    parsed = _PARSED.get(inner)
+    if parsed is None:
+        parsed = _parse_path(inner)
+        _remember(inner, parsed)
+    return Target(raw, path, rest if mark else None, parsed[0], parsed[1], authority)
+
+
+def _origin_form(raw: bytes) -> tuple[bytes, bytes]:
+    """Authority and origin form of an absolute-form target. The scheme is read by nobody: it proves nothing."""
+    match = _ABSOLUTE.fullmatch(raw)
+    if match is None:
+        raise _refused("form")
+    authority, rest = match[1], match[2]
+    # RFC 9110 §4.2.4: userinfo is an error in a target; "@" is no member of the class.
+    if _AUTHORITY.fullmatch(authority) is None:
+        raise _refused("authority")
+    if not rest.startswith(b"/"):
+        rest = b"/" + rest
+    return authority, rest
+
+
+def _parse_path(path: bytes) -> _Parsed:
+    if path == b"/":
+        return (), False
+    if _PLAIN.fullmatch(path):
+        pieces = path.decode("ascii").split("/")
+        if pieces[-1] == "":
+            return tuple(pieces[1:-1]), True
+        return tuple(pieces[1:]), False
+    if _BAD_TRIPLET.search(path):
+        raise _refused("percent")
+    segments = path.split(b"/")[1:]
+    trailing = segments[-1] == b""
+    if trailing:
+        segments.pop()
+    return tuple(_decode_segment(segment) for segment in segments), trailing
+
+
+def _decode_segment(segment: bytes) -> str:
+    """``segment`` decoded once, after decoding it further for the check alone."""
+    if not segment:
+        raise _refused("empty segment")
+    _check_dots(segment)
+    if b"%" not in segment:
+        return segment.decode("ascii")
+    once = decoded = unquote_to_bytes(segment)
+    for _ in range(_ROUNDS):
+        if b"\0" in decoded:
+            raise _refused("nul")
+        _check_dots(decoded)
+        if b"%" not in decoded:
+            break
+        decoded = unquote_to_bytes(decoded)
+    return once.decode("utf-8", "surrogateescape")
+
+
+def _check_dots(segment: bytes) -> None:
+    """Refuse what is, or decodes into, a dot segment; ``;`` ends a segment for readers that know path parameters.
+
+    A ``..`` between *decoded* slashes or backslashes is refused as well: GitLab's own traversal check does (and Workhorse
+    before it picks its route on a cleaned path). A single dot there is harmless and passes.
+    """
+    if b"." not in segment:
+        return
+    if segment.partition(b";")[0] in {b".", b".."}:
+        raise _refused("dot segment")
+    if b".." not in segment:
+        return
+    for part in segment.replace(b"\\", b"/").split(b"/"):
+        if part.partition(b";")[0] == b"..":
+            raise _refused("traversal")
+
+
+def _remember(path: bytes, parsed: _Parsed) -> None:
+    if len(path) > _PARSED_PATH_BYTES:
+        return
+    if len(_PARSED) >= _PARSED_BOUND:
+        # The older half goes: dicts keep insertion order, and a full sweep would make every caller miss at once.
+        for stale in list(_PARSED)[: _PARSED_BOUND // 2]:
+            del _PARSED[stale]
+    _PARSED[path] = parsed
+
+
+def percent_decode(octets: bytes) -> bytes:
+    """``octets`` with each valid ``%xx`` undone once; invalid ones stay as they are."""
+    return unquote_to_bytes(octets) if b"%" in octets else octets
+
+
+def _refused(why: str) -> Rejection:
+    return Rejection(
+        Code.BAD_TARGET, 400, "400 Bad Request", close=True, proxy_error="http_request_error", detail=f"target: {why}"
+    )

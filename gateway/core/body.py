@@ -1,0 +1,114 @@
+"""What Rails would find in a request body, found while it streams by.
+
+A scanner reads the body as it passes, in bounded memory, and knows at the end which of the watched top-level parameters
+were in it. Where two parsers could disagree, or the form is beyond this one, the verdict is *undecidable* and says why:
+never a guess. The grammars live in ``body_json``, ``body_form`` and ``body_multipart``; who may send what, in
+``body_credentials``.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Protocol
+
+import msgspec
+
+from .credentials import CREDENTIAL_PARAMETERS, FEED_PARAMETERS
+
+WATCHED = CREDENTIAL_PARAMETERS | FEED_PARAMETERS | {"sudo", "_method"}
+"""The parameters that change who asks, or what is asked."""
+
+MAX_VALUE_BYTES = 16384
+"""No credential is longer; a longer value is reported without its text."""
+
+
+class Undecidable(enum.StrEnum):
+    """Why a body could not be read beyond doubt."""
+
+    ENCODED = "encoded"
+    CHARSET = "charset"
+    MALFORMED = "malformed"
+    INCOMPLETE = "incomplete"
+    TOO_DEEP = "too_deep"
+    TOO_MANY = "too_many"
+    BOUNDARY = "boundary"
+    CONTENT_TYPE = "content_type"
+
+
+class Finding(msgspec.Struct, frozen=True, gc=False):
+    """A watched parameter."""
+
+    name: str
+    value: str | None
+    """Decoded; None when it is no string or number, or too long."""
+    start: int
+    """Where what must be cut begins in the whole body: a member, a pair, a part."""
+    end: int
+    plain: bool
+    """Spelt so that every parser finds this very name and value here."""
+
+    def __repr__(self) -> str:
+        return f"Finding({self.name})"
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """The whole body's."""
+
+    findings: tuple[Finding, ...] = ()
+    undecidable: Undecidable | None = None
+
+
+class BodyScanner(Protocol):
+    """Reads one body."""
+
+    def feed(self, chunk: bytes) -> None:
+        """The next octets, split anywhere. Costs nothing more once the body is undecidable."""
+        ...
+
+    def finish(self) -> Verdict:
+        """The verdict, after the last octet."""
+        ...
+
+    def cut(self, body: bytes, finding: Finding) -> bytes:
+        """``body``, whole, less ``finding``; every other octet stays."""
+        ...
+
+
+class Doubt(Exception):  # noqa: N818 — ends a scan, is never an error of the program
+    """Raised inside a scanner when it can't be sure."""
+
+    def __init__(self, reason: Undecidable) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class Hopeless:
+    """For bodies whose form alone makes them undecidable."""
+
+    def __init__(self, reason: Undecidable) -> None:
+        self._reason = reason
+
+    def feed(self, chunk: bytes) -> None:
+        """Nothing to learn."""
+
+    def finish(self) -> Verdict:
+        return Verdict((), self._reason)
+
+    def cut(self, body: bytes, finding: Finding) -> bytes:
+        raise AssertionError("nothing was found here")
+
+
+_MEDIA_TYPE = re.compile(r"[;,]")
+_CHARSET = re.compile(r"charset\s*=\s*\"?([^\s\";,]*)", re.IGNORECASE)
+_UTF_8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+
+
+def media_type(content_type: bytes) -> str:
+    """As Rack reads it: up to the first ``;`` or ``,``, lower-cased."""
+    return _MEDIA_TYPE.split(content_type.decode("latin-1"), maxsplit=1)[0].strip().lower()
+
+
+def is_utf_8(content_type: bytes) -> bool:
+    """No ``charset`` says otherwise."""
+    return all(name.lower() in _UTF_8 for name in _CHARSET.findall(content_type.decode("latin-1")))

@@ -1,0 +1,188 @@
+"""Credentials and impersonation in request bodies: how a body will be read upstream, and what may be in it.
+
+The pipeline feeds a body through the scanner while it streams and holds the last chunk back until ``admit_body`` agrees.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from .body import BodyScanner, Finding, Hopeless, Undecidable, Verdict, is_utf_8, media_type
+from .body_form import FormScanner
+from .body_json import JsonScanner
+from .body_multipart import MultipartScanner, boundary_of
+from .credentials import (
+    CREDENTIAL_PARAMETERS,
+    FEED_PARAMETERS,
+    Carrier,
+    Claim,
+    Kind,
+    both_bearer_and_access_token,
+    moved_parameter,
+)
+from .errors import Code, Rejection, bad_request, forbidden, unauthenticated
+from .secret import Secret
+
+MAX_CUT_BYTES = 65536
+"""A body credential is accepted only in a body that fits: it is cut out before anything goes up."""
+
+_IDENTITY = frozenset({b"", b"identity"})
+_VISIBLE = re.compile(r"[!-~\x80-\U0010ffff]+")
+_FORM = "application/x-www-form-urlencoded"
+
+
+def scanner_for(content_type: bytes | None, content_encoding: bytes | None, method: str) -> BodyScanner | None:
+    """The scanner for a body as Rack, Rails and Grape would read it; None when they read no parameters from it.
+
+    Any method may carry a form (Rack asks for the type alone); without a type a POST is a form to Rack and JSON to Grape,
+    another method JSON alone.
+    """
+    encoded = content_encoding is not None and content_encoding.strip().lower() not in _IDENTITY
+    media = media_type(content_type) if content_type is not None else ""
+    scanner: BodyScanner
+    if not media:
+        scanner = _Untyped(form=method == "POST")
+    elif "json" in media or media == _FORM:
+        if not is_utf_8(content_type or b""):
+            return Hopeless(Undecidable.CHARSET)
+        scanner = FormScanner() if media == _FORM else JsonScanner()
+    elif media.startswith("multipart/"):
+        boundary = boundary_of(content_type or b"")
+        if boundary is None:
+            return Hopeless(Undecidable.BOUNDARY)
+        scanner = MultipartScanner(boundary)
+    elif "/" not in media:
+        return Hopeless(Undecidable.CONTENT_TYPE)
+    else:
+        return None
+    return _Encoded(scanner) if encoded else scanner
+
+
+class _Encoded:
+    """Rails inflates no body but on a few routes: the coded octets are what it parses elsewhere. Both must be feared."""
+
+    def __init__(self, scanner: BodyScanner) -> None:
+        self._scanner = scanner
+        self.feed = scanner.feed
+        self.cut = scanner.cut
+
+    def finish(self) -> Verdict:
+        return Verdict(self._scanner.finish().findings, Undecidable.ENCODED)
+
+
+class _Untyped:
+    """Without a content type: what either reading finds, and never plainly."""
+
+    def __init__(self, *, form: bool) -> None:
+        self._json = JsonScanner()
+        self._form = FormScanner() if form else None
+        self._first = b""
+
+    def feed(self, chunk: bytes) -> None:
+        if not self._first:
+            self._first = chunk.lstrip()[:1]
+        self._json.feed(chunk)
+        if self._form is not None:
+            self._form.feed(chunk)
+
+    def finish(self) -> Verdict:
+        as_json = self._json.finish()
+        as_form = self._form.finish() if self._form is not None else Verdict()
+        findings = tuple(msgspec.structs.replace(each, plain=False) for each in as_json.findings + as_form.findings)
+        doubt = as_form.undecidable
+        # What does not even begin as JSON is refused by Grape, so only the form counts.
+        if self._form is None or self._first in {b"{", b"["}:
+            doubt = doubt or as_json.undecidable
+        return Verdict(findings, doubt)
+
+    def cut(self, body: bytes, finding: Finding) -> bytes:
+        raise AssertionError("nothing here is plain")
+
+
+def cut_body_credential(scanner: BodyScanner, body: bytes, finding: Finding) -> bytes:
+    """``body``, whole, less the credential found in it. ``Content-Length`` is the caller's to mend."""
+    return scanner.cut(body, finding)
+
+
+def body_claim(claim: Claim, verdict: Verdict, *, whole: bool) -> tuple[Claim, Finding] | None:
+    """The one credential of a body, for a head that carries none; None when there is none either.
+
+    Args:
+        claim: What the head presented.
+        verdict: The body's.
+        whole: The body is at hand, at most ``MAX_CUT_BYTES``.
+
+    Raises:
+        Rejection: AMBIGUOUS_CREDENTIAL, BODY_CREDENTIAL or BODY_UNDECIDABLE (400); UNAUTHENTICATED (401).
+    """
+    found = _credentials(verdict)
+    if not found:
+        return None
+    if claim.kind is not Kind.NONE or len(found) > 1:
+        raise _second(claim, found)
+    finding = found[0]
+    if verdict.undecidable is not None:
+        raise _undecidable(verdict.undecidable)
+    if not finding.plain or finding.value is None or not whole:
+        raise bad_request("400 Bad Request - credential in the body", Code.BODY_CREDENTIAL)
+    if _VISIBLE.fullmatch(finding.value) is None:
+        raise unauthenticated()
+    octets = finding.value.encode("utf-8", "surrogateescape")
+    kind, passing = Kind.OPAQUE, claim.passing
+    if finding.name in CREDENTIAL_PARAMETERS:
+        kind, passing = moved_parameter(finding.name, octets)
+    moved = msgspec.structs.replace(
+        claim, kind=kind, secret=Secret(finding.value), carrier=Carrier.BODY, parameter=finding.name, passing=passing
+    )
+    return moved, finding
+
+
+def admit_body(
+    claim: Claim, verdict: Verdict, *, brokered: bool, may_sudo: str | None = None, cut: Finding | None = None
+) -> None:
+    """Whether the body may go up whole, asked before its last chunk does.
+
+    Args:
+        claim: What the head (or ``body_claim``) presented.
+        verdict: The body's.
+        brokered: GitLab will see one of the gateway's credentials: nothing may be left to chance.
+        may_sudo: The user this brokered caller may act as.
+        cut: The finding that is cut out, hence does not count.
+
+    Raises:
+        Rejection: METHOD_OVERRIDE, AMBIGUOUS_CREDENTIAL, BODY_UNDECIDABLE (400); SUDO_FORBIDDEN (403).
+    """
+    findings = [finding for finding in verdict.findings if finding != cut]
+    if any(finding.name == "_method" for finding in findings):
+        raise bad_request(code=Code.METHOD_OVERRIDE)
+    credentials = [finding for finding in findings if finding.name != "sudo" and finding.value != ""]
+    if credentials and (brokered or claim.kind is not Kind.OPAQUE):
+        raise _second(claim, credentials)
+    for finding in findings:
+        if finding.name != "sudo" or finding.value == "":
+            continue
+        if brokered and (not finding.plain or finding.value is None or finding.value != may_sudo):
+            raise forbidden("Must be admin to use sudo", Code.SUDO_FORBIDDEN)
+        if claim.sudo is not None and finding.value != claim.sudo:
+            raise bad_request("400 Bad Request - more than one sudo", Code.AMBIGUOUS_CREDENTIAL)
+    if brokered and verdict.undecidable is not None:
+        raise _undecidable(verdict.undecidable)
+
+
+def _credentials(verdict: Verdict) -> list[Finding]:
+    names = CREDENTIAL_PARAMETERS | FEED_PARAMETERS
+    return [finding for finding in verdict.findings if finding.name in names and finding.value != ""]
+
+
+def _second(claim: Claim, found: list[Finding]) -> Rejection:
+    if claim.carrier is Carrier.BEARER and any(finding.name == "access_token" for finding in found):
+        return both_bearer_and_access_token()
+    return bad_request("400 Bad Request - more than one credential", Code.AMBIGUOUS_CREDENTIAL)
+
+
+def _undecidable(reason: Undecidable) -> Rejection:
+    rejection = bad_request("400 Bad Request - body not readable", Code.BODY_UNDECIDABLE)
+    rejection.detail = reason.value
+    return rejection

@@ -1,0 +1,117 @@
+"""Urlencoded bodies, read as Rack reads them: names decoded once, brackets nest.
+
+Rack splits a form on ``&`` alone, other readers on ``;`` too: what only the latter find is reported as not plain.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Undecidable, Verdict
+from .query import form_decode, top_level_name
+
+_MAX_NAME_BYTES = 4096
+_MAYBE = re.compile(rb"token|sudo|_method|%[4-7]")
+_SEPARATOR = re.compile(rb"[&;]")
+
+
+class FormScanner:
+    """One urlencoded body."""
+
+    def __init__(self) -> None:
+        self._findings: list[Finding] = []
+        self._doubt: Undecidable | None = None
+        self._rest = b""  # an unfinished pair, or as much of it as matters
+        self._at = 0  # where it begins in the body
+        self._separator = b""
+        self._skipping = False  # its value is no concern of ours
+        self._read = 0
+
+    def feed(self, chunk: bytes) -> None:
+        start = self._read
+        self._read += len(chunk)
+        if self._doubt is not None:
+            return
+        try:
+            self._scan(chunk, start)
+        except Doubt as doubt:
+            self._doubt = doubt.reason
+
+    def finish(self) -> Verdict:
+        if self._doubt is None and not self._skipping and self._rest:
+            # An old Safari ends its forms with NUL; Rack cuts it.
+            self._pair(self._rest.removesuffix(b"\0"), self._at, b"")
+            self._rest = b""
+        return Verdict(tuple(self._findings), self._doubt)
+
+    def cut(self, body: bytes, finding: Finding) -> bytes:
+        """Less the pair, and the separator that follows it or, for the last, stands before it."""
+        before, after = body[: finding.start], body[finding.end :]
+        if after:
+            return before + after[1:]
+        return before[:-1]
+
+    def _scan(self, chunk: bytes, base: int) -> None:
+        if self._skipping:
+            match = _SEPARATOR.search(chunk)
+            if match is None:
+                return
+            self._skipping = False
+            self._separator = match[0]
+            chunk = chunk[match.end() :]
+            base += match.end()
+            self._at = base
+        data = self._rest + chunk
+        base = self._at
+        # Whole pairs first: up to the last separator.
+        last = max(data.rfind(b"&"), data.rfind(b";"))
+        if last >= 0:
+            if _MAYBE.search(data, 0, last):
+                self._pairs(data[:last], base, data[last : last + 1])
+            self._separator = data[last : last + 1]
+            data = data[last + 1 :]
+            self._at = base + last + 1
+        self._rest = data
+        name, equals, value = data.partition(b"=")
+        if len(name) > _MAX_NAME_BYTES:
+            raise Doubt(Undecidable.MALFORMED)
+        if equals:
+            watched = _watched(name)
+            if watched is None:
+                self._skipping, self._rest = True, b""
+            elif len(value) > MAX_VALUE_BYTES:
+                self._findings.append(Finding(watched, None, self._at, self._at, plain=False))
+                self._skipping, self._rest = True, b""
+
+    def _pairs(self, data: bytes, base: int, final: bytes) -> None:
+        """Every pair of ``data``; ``final`` is the separator after it."""
+        names = b"&".join([piece.partition(b"=")[0] for piece in data.replace(b";", b"&").split(b"&")])
+        if _MAYBE.search(names) is None:
+            return
+        start = 0
+        for match in _SEPARATOR.finditer(data):
+            self._pair(data[start : match.start()], base + start, match[0])
+            start = match.end()
+        self._pair(data[start:], base + start, final)
+
+    def _pair(self, piece: bytes, at: int, after: bytes) -> None:
+        before, self._separator = self._separator, after
+        raw_name, _, raw_value = piece.partition(b"=")
+        name = _watched(raw_name)
+        if name is None:
+            return
+        decoded = form_decode(raw_value)
+        plain = (
+            form_decode(raw_name) == name.encode() and before != b";" and after != b";" and len(decoded) <= MAX_VALUE_BYTES
+        )
+        value = decoded.decode("utf-8", "surrogateescape") if len(decoded) <= MAX_VALUE_BYTES else None
+        self._findings.append(Finding(name, value, at, at + len(piece), plain))
+
+
+def _watched(raw_name: bytes) -> str | None:
+    if len(raw_name) > _MAX_NAME_BYTES:
+        raise Doubt(Undecidable.MALFORMED)
+    if not _MAYBE.search(raw_name):
+        return None
+    name = top_level_name(form_decode(raw_name)).decode("utf-8", "surrogateescape")
+    return name if name in WATCHED else None

@@ -1,0 +1,191 @@
+"""Multipart bodies: the names of the parts.
+
+Parsers disagree famously about boundaries, folded headers and quoted names. Only what all read alike is decided: delimiters
+on lines of their own, one plain ``Content-Disposition`` a part, one ``name`` in it. Anything else is undecidable.
+Contents are passed over by searching for the next delimiter.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Undecidable, Verdict
+from .query import top_level_name
+from .target import percent_decode
+
+_MAX_HEAD_BYTES = 16384
+_MAX_PARTS = 4096  # Rack's own limit
+# Rack takes the last `boundary=` of the header, others the first: there must be one. Blanks and escapes in it are trouble.
+_BOUNDARY = re.compile(
+    rb"boundary=(?:\"([0-9A-Za-z'()+_,./:=? -]{1,70})\"|([0-9A-Za-z'()+_./:=?-]{1,70}))[ \t]*(?:;|\Z)", re.IGNORECASE
+)
+_DISPOSITION = re.compile(
+    rb"content-disposition:[ \t]*form-data"
+    rb"((?:[ \t]*;[ \t]*[A-Za-z*]+=(?:\"(?:[^\"\\]|\\.)*+\"|[^\s\";,\\]+))*)[ \t]*;?[ \t]*",
+    re.IGNORECASE | re.DOTALL,
+)
+_NAME = re.compile(rb"(?<![A-Za-z])name[ \t]*(\*?)[ \t]*=", re.IGNORECASE)
+_NAME_VALUE = re.compile(rb"(?<![A-Za-z])name=(?:\"([^\"\\]*)\"|([^\s\";,\\]+))", re.IGNORECASE)
+_FILENAME = re.compile(rb"filename\*?=", re.IGNORECASE)
+
+
+def boundary_of(content_type: bytes) -> bytes | None:
+    """The boundary, or None when there is none or readers could take different ones."""
+    if content_type.lower().count(b"boundary") != 1:
+        return None
+    match = _BOUNDARY.search(content_type)
+    if match is None:
+        return None
+    boundary: bytes = match[1] or match[2]
+    return None if boundary.endswith(b" ") or b"," in boundary else boundary
+
+
+class MultipartScanner:
+    """One multipart body."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self._delimiter = b"--" + boundary
+        self._findings: list[Finding] = []
+        self._doubt: Undecidable | None = None
+        self._buffer = b""
+        self._at = 0  # of the buffer in the body
+        self._step = self._preamble
+        self._done = False
+        self._parts = 0
+        # The part at hand:
+        self._part_at = 0
+        self._name: str | None = None
+        self._plain = False
+        self._value = bytearray()
+
+    def feed(self, chunk: bytes) -> None:
+        if self._doubt is not None:
+            return
+        self._buffer += chunk
+        try:
+            while self._step():
+                pass
+        except Doubt as doubt:
+            self._doubt = doubt.reason
+            self._buffer = b""
+
+    def finish(self) -> Verdict:
+        doubt = self._doubt
+        if doubt is None and not self._done and (self._at or self._buffer):
+            doubt = Undecidable.INCOMPLETE
+        return Verdict(tuple(self._findings), doubt)
+
+    def cut(self, body: bytes, finding: Finding) -> bytes:
+        """Less the part, with the delimiter before it."""
+        left = body[: finding.start] + body[finding.end :]
+        end = self._delimiter + b"--"
+        # Rack takes a body without parts only as the bare end delimiter.
+        return end if left.startswith(end) else left
+
+    # States: each consumes what it can, and says whether the next may go on at once
+
+    def _preamble(self) -> bool:
+        buffer = self._buffer
+        if len(buffer) < len(self._delimiter) + 4:
+            return False
+        if buffer.startswith(b"\r\n"):
+            self._drop(2)
+            buffer = self._buffer
+        if not buffer.startswith(self._delimiter):
+            raise Doubt(Undecidable.BOUNDARY)
+        return self._delimited(0)
+
+    def _head(self) -> bool:
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0 or end > _MAX_HEAD_BYTES:
+            if len(self._buffer) > _MAX_HEAD_BYTES:
+                raise Doubt(Undecidable.TOO_MANY)
+            return False
+        self._read_head(self._buffer[:end])
+        self._drop(end + 4)
+        self._step = self._content
+        return True
+
+    def _content(self) -> bool:
+        buffer = self._buffer
+        found = buffer.find(self._delimiter)
+        if found < 0:
+            # What stays might begin a delimiter, or be the line end before one.
+            self._take(len(buffer) - len(self._delimiter) - 1)
+            return False
+        if len(buffer) < found + len(self._delimiter) + 2:
+            return False
+        if buffer[max(0, found - 2) : found] != b"\r\n":
+            raise Doubt(Undecidable.BOUNDARY)
+        self._take(found - 2)
+        self._end_part(self._at + 2)
+        self._drop(2)
+        return self._delimited(0)
+
+    def _epilogue(self) -> bool:
+        if self._delimiter in self._buffer:
+            raise Doubt(Undecidable.BOUNDARY)
+        self._drop(max(0, len(self._buffer) - len(self._delimiter)))
+        return False
+
+    # Their parts
+
+    def _delimited(self, found: int) -> bool:
+        """At a delimiter: another part, or the end?"""
+        after = found + len(self._delimiter)
+        follow = self._buffer[after : after + 2]
+        self._part_at = self._at + found
+        self._drop(after + 2)
+        if follow == b"--":
+            self._done = True
+            self._step = self._epilogue
+            return True
+        if follow != b"\r\n":
+            raise Doubt(Undecidable.BOUNDARY)
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            raise Doubt(Undecidable.TOO_MANY)
+        self._step = self._head
+        return True
+
+    def _read_head(self, head: bytes) -> None:
+        lines = head.split(b"\r\n")
+        # A bare line end, a fold, or the field's name anywhere else: some parser sees another head.
+        if b"\n" in head.replace(b"\r\n", b"") or b"\r" in head.replace(b"\r\n", b"") or b"\0" in head:
+            raise Doubt(Undecidable.MALFORMED)
+        if any(line[:1] in {b" ", b"\t"} for line in lines) or head.lower().count(b"content-disposition") != 1:
+            raise Doubt(Undecidable.MALFORMED)
+        line = next((line for line in lines if line.lower().startswith(b"content-disposition")), b"")
+        match = _DISPOSITION.fullmatch(line)
+        if match is None:
+            raise Doubt(Undecidable.MALFORMED)
+        names = _NAME.findall(match[1])
+        if names != [b""]:
+            raise Doubt(Undecidable.MALFORMED)
+        value = _NAME_VALUE.search(match[1])
+        if value is None:
+            raise Doubt(Undecidable.MALFORMED)
+        raw: bytes = value[1] if value[1] is not None else value[2]
+        name = top_level_name(percent_decode(raw)).decode("utf-8", "surrogateescape")
+        self._name = name if name in WATCHED else None
+        self._plain = raw == name.encode("utf-8", "surrogateescape") and _FILENAME.search(match[1]) is None
+        self._value = bytearray()
+
+    def _take(self, count: int) -> None:
+        """Move ``count`` octets of content out of the buffer."""
+        if count <= 0:
+            return
+        if self._name is not None and len(self._value) <= MAX_VALUE_BYTES:
+            self._value += self._buffer[:count]
+        self._drop(count)
+
+    def _end_part(self, end: int) -> None:
+        if self._name is None:
+            return
+        short = len(self._value) <= MAX_VALUE_BYTES
+        value = self._value.decode("utf-8", "surrogateescape") if short and self._plain else None
+        self._findings.append(Finding(self._name, value, self._part_at, end, self._plain and short))
+
+    def _drop(self, count: int) -> None:
+        self._buffer = self._buffer[count:]
+        self._at += count

@@ -1,0 +1,302 @@
+"""Which request fields go up, and which the gateway writes itself.
+
+What the client sent is filtered first and ours is added after, so that a client naming our fields in ``Connection`` removes
+nothing. Every name is judged once and remembered. Responses: ``response_headers``.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable
+
+from .credentials import CREDENTIAL_FIELDS
+from .errors import Code, Rejection, bad_request
+from .framing import is_token
+from .messages import Field, Fields, lower
+
+# RFC 9110 §7.6.1, and what old agents sent in their stead. `Proxy-*` is a prefix below.
+HOP_BY_HOP = frozenset(
+    {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"}
+)
+# Written by whoever frames the upstream request; `Expect` was met or refused at our own door.
+_REWRITTEN = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
+# gitlab.md §7.7: believed by GitLab, Workhorse, Rack or a proxy between, hence never a client's to say.
+_SPOOFABLE = frozenset(
+    {
+        b"forwarded",
+        b"client-ip",
+        b"true-client-ip",
+        b"x-real-ip",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-remote-ip",
+        b"cf-connecting-ip",
+        b"x-original-url",
+        b"x-original-uri",
+        b"x-rewrite-url",
+        b"x-request-start",
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-sendfile",
+        b"x-sendfile-type",
+        b"x-gitlab-disable-sql-query-limit",
+        b"x-gitlab-token",
+        b"gitlab-shell-api-request",
+        b"gitlab-kas-api-request",
+        b"gitlab-agent-api-request",
+        b"gitlab-agentk-api-request",
+        b"gitlab-pages-api-request",
+        b"gitlab-mailroom-api-request",
+        b"gitlab-shared-secret",
+        b"gitlab-storage-path",
+    }
+)
+_SPOOFABLE_PREFIXES = (b"x-forwarded-", b"x-accel-", b"x-gateway-", b"x-ssl-", b"ssl-client-", b"gitlab-workhorse")
+# A body is looked through by what these say. Nominated in `Connection` they would vanish on the way up, and Rails would
+# read another body than the one that was judged.
+_NEVER_NOMINATED = frozenset({b"content-type", b"content-encoding"})
+
+_VERDICTS_BOUND = 2048
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PLAIN_CONNECTION = frozenset({b"keep-alive", b"close", b""})
+
+
+class Judgement(enum.IntEnum):
+    """What becomes of a field of some name."""
+
+    DROP = 0
+    KEEP = 1
+    CONNECTION = 2
+    UPGRADE = 3
+    VIA = 4
+    TRACE = 5
+
+
+class _Judgements(dict[bytes, int]):
+    """Name as spelt → judgement, made on first sight and remembered up to a bound."""
+
+    __slots__ = ("_judge",)
+
+    def __init__(self, rules: RequestHeaderRules) -> None:
+        super().__init__()
+        self._judge = rules.judge
+
+    def __missing__(self, name: bytes) -> int:
+        verdict = self._judge(name)
+        if len(self) < _VERDICTS_BOUND and len(name) <= 64:
+            self[name] = verdict
+        return verdict
+
+
+class RequestHeaderRules:
+    """The filter for one configuration, compiled once.
+
+    Args:
+        bypass: GitLab's configured throttle-bypass header, if any: no client may send it.
+        pseudonym: What this gateway calls itself in ``Via``.
+        trusted: For peers that are our own proxies: their ``baggage`` passes.
+        shared: A plain shared cache (no credential stage): credentials and what GitLab alone believes are end-to-end
+            fields like any other.
+    """
+
+    __slots__ = ("_drop", "_judgements", "_own_via", "_pseudonym", "_trusted", "shared")
+
+    def __init__(
+        self, *, bypass: bytes = b"", pseudonym: bytes = b"gateway", trusted: bool = False, shared: bool = False
+    ) -> None:
+        drop = set(HOP_BY_HOP | _REWRITTEN)
+        if not shared:
+            drop |= _SPOOFABLE | CREDENTIAL_FIELDS
+            if bypass:
+                drop.add(bypass.lower())
+        self._drop = frozenset(drop)
+        self.shared = shared
+        self._trusted = trusted
+        self._pseudonym = pseudonym.lower()
+        self._own_via = ((b"Via", b"1.1 " + pseudonym), (b"Via", b"1.0 " + pseudonym))
+        self._judgements = _Judgements(self)
+
+    def judge(self, name: bytes) -> Judgement:
+        """What becomes of fields called ``name``."""
+        key = name.lower()
+        if key == b"connection":
+            return Judgement.CONNECTION
+        if key == b"upgrade":
+            return Judgement.UPGRADE
+        if key == b"via":
+            return Judgement.VIA
+        if key in self._drop or key.startswith(b"proxy-"):
+            return Judgement.DROP
+        if self.shared:
+            # What we write ourselves is ours in every mode.
+            return Judgement.DROP if key.startswith(b"x-forwarded-") or key == b"forwarded" else Judgement.KEEP
+        # Rack folds `_` into `-`: a twin of any field would be read as that field, past every check and every cache key.
+        # GitLab's own NGINX drops such names, so no client of GitLab can need them.
+        if b"_" in key or key.startswith(_SPOOFABLE_PREFIXES):
+            return Judgement.DROP
+        if key in {b"traceparent", b"tracestate"}:
+            return Judgement.TRACE
+        if key == b"baggage" and not self._trusted:
+            return Judgement.DROP
+        return Judgement.KEEP
+
+    def forwardable(self, fields: Fields, *, tunnel: bool = False, http_10: bool = False) -> list[Field]:
+        """The end-to-end fields of a request in wire order, less all that is ours to write, with our ``Via`` last.
+
+        The caller adds Host, forwarded fields, the request id and the credential. With ``tunnel`` the ``Upgrade`` passes
+        and ``Connection: Upgrade`` is written.
+
+        Raises:
+            Rejection: PROXY_LOOP (508); BAD_REQUEST (400) for a ``Connection`` that would change the body's meaning.
+        """
+        kept: list[Field] = []
+        nominated: set[bytes] | None = None
+        traced: list[Field] = []
+        judgements = self._judgements
+        for field in fields:
+            judgement = judgements[field[0]]
+            if judgement == 1:
+                kept.append(field)
+            elif judgement == 0:
+                continue
+            elif judgement == Judgement.CONNECTION:
+                value = field[1]
+                if value not in _PLAIN_CONNECTION:
+                    names = _nominated(value)
+                    nominated = names if nominated is None else nominated | names
+            elif judgement == Judgement.UPGRADE:
+                if tunnel:
+                    kept.append(field)
+            elif judgement == Judgement.VIA:
+                self._check_loop(field[1])
+                kept.append(field)
+            else:
+                traced.append(field)
+                kept.append(field)
+        if nominated:
+            kept = self._without_nominated(kept, nominated, tunnel=tunnel)
+        if traced and not _is_sound_trace(traced):
+            kept = [field for field in kept if judgements[field[0]] != Judgement.TRACE]
+        if tunnel:
+            kept.append((b"Connection", b"Upgrade"))
+        kept.append(self._own_via[http_10])
+        return kept
+
+    def _without_nominated(self, kept: list[Field], nominated: set[bytes], *, tunnel: bool) -> list[Field]:
+        if not nominated.isdisjoint(_NEVER_NOMINATED):
+            raise bad_request(close=True)
+        if tunnel:
+            nominated.discard(b"upgrade")
+        return [field for field in kept if lower(field[0]) not in nominated]
+
+    def _check_loop(self, value: bytes) -> None:
+        for entry in value.split(b","):
+            received = entry.split(None, 2)
+            if len(received) > 1 and received[1].lower() == self._pseudonym:
+                raise Rejection(Code.PROXY_LOOP, 508, "508 Loop Detected", proxy_error="proxy_loop_detected")
+
+
+def _nominated(value: bytes) -> set[bytes]:
+    return {name.strip(b" \t").lower() for name in value.split(b",")}
+
+
+def _is_sound_trace(traced: list[Field]) -> bool:
+    """W3C Trace Context §3.2: one valid ``traceparent``, or it is dropped and ``tracestate`` with it."""
+    parents = [value for name, value in traced if len(name) == len(b"traceparent")]
+    if len(parents) != 1:
+        return False
+    match = _TRACEPARENT.fullmatch(parents[0])
+    # Version 00 has exactly four parts; later ones may append more.
+    return match is not None and (match[1] is None or not parents[0].startswith(b"00"))
+
+
+# Fields written by us
+
+
+def request_id(received: bytes | None, minted: str, *, trusted: bool) -> str:
+    """The request's id: a trusted peer's if well formed, else ``minted``."""
+    if trusted and received is not None:
+        text = received.decode("latin-1")
+        if _REQUEST_ID.fullmatch(text):
+            return text
+    return minted
+
+
+_ForwardedKey = tuple[str, bool, bytes]
+_FORWARDED: dict[_ForwardedKey, Fields] = {}
+_FORWARDED_BOUND = 4096
+_ADDRESSES = re.compile(rb"[0-9A-Za-z.:\[\]_ ,\t-]{1,1024}")
+_FORWARDED_HOST = re.compile(rb"[0-9A-Za-z.:\[\]_-]{1,261}")
+
+
+def forwarded_fields(peer: str, host: bytes, *, tls: bool, trusted: bool = False, received: Iterable[Field] = ()) -> Fields:
+    """``X-Forwarded-For``, ``-Proto``, ``-Host`` and ``-Port``.
+
+    From a stranger they say what we saw. A trusted proxy's ``X-Forwarded-For`` is continued with its address, and its other
+    three believed if well formed. ``Forwarded`` is not written: GitLab reads none.
+
+    Args:
+        peer: The connection's peer, without port; ``unix:`` has no address and adds none.
+        host: The host the request is for.
+        tls: The client's connection to us was TLS.
+        trusted: ``peer`` is one of our own proxies.
+        received: The request's fields; read only if trusted.
+    """
+    key = (peer, tls, host)
+    if not trusted:
+        fields = _FORWARDED.get(key)
+        if fields is None:
+            fields = _write_forwarded(peer, host, tls=tls)
+            if len(_FORWARDED) >= _FORWARDED_BOUND:
+                _FORWARDED.clear()
+            _FORWARDED[key] = fields
+        return fields
+    said: dict[bytes, bytes] = {}
+    for name, value in received:
+        low = lower(name)
+        if low == b"x-forwarded-for" and low in said:
+            said[low] += b", " + value
+        elif low.startswith(b"x-forwarded-"):
+            said[low] = value
+    proto = said.get(b"x-forwarded-proto", b"").lower()
+    if proto in {b"http", b"https"}:
+        tls = proto == b"https"
+    claimed_host = said.get(b"x-forwarded-host", b"")
+    if _FORWARDED_HOST.fullmatch(claimed_host):
+        host = claimed_host
+    chain = said.get(b"x-forwarded-for", b"")
+    port = said.get(b"x-forwarded-port", b"")
+    return _write_forwarded(
+        peer,
+        host,
+        tls=tls,
+        chain=chain if _ADDRESSES.fullmatch(chain) else b"",
+        port=port if port.isdigit() and len(port) <= 5 else b"",
+    )
+
+
+def _write_forwarded(peer: str, host: bytes, *, tls: bool, chain: bytes = b"", port: bytes = b"") -> Fields:
+    fields: list[Field] = []
+    address = b"" if peer.startswith("unix:") else peer.encode("ascii", "replace")
+    addresses = b", ".join(part for part in (chain, address) if part)
+    if addresses:
+        fields.append((b"X-Forwarded-For", addresses))
+    fields.append((b"X-Forwarded-Proto", b"https" if tls else b"http"))
+    if host:
+        fields.append((b"X-Forwarded-Host", host))
+    if not port:
+        _, colon, tail = host.rpartition(b":")
+        port = tail if colon and tail.isdigit() else (b"443" if tls else b"80")
+    fields.append((b"X-Forwarded-Port", port))
+    return tuple(fields)
+
+
+def configured_name(name: str) -> bytes:
+    """A header name out of the configuration. Raises ValueError when it is none."""
+    encoded = name.encode("ascii", "replace")
+    if not is_token(encoded):
+        raise ValueError("not a header name")
+    return encoded

@@ -1,0 +1,169 @@
+"""Which response fields come down, and how GitLab's addresses of itself lead back through the gateway.
+
+Only whole-origin matches are rewritten, only in ``Link``, ``Location`` and the realm of a challenge; a presigned storage
+address, a relative one and every body stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from .credentials import CREDENTIAL_PARAMETERS
+from .errors import Code, Rejection, Source
+from .framing import has_control, is_token
+from .headers import HOP_BY_HOP
+from .messages import Field, Fields, lower
+from .query import cut_parameters
+
+# Instructions from Rails to Workhorse or a file server. They appear only when the gateway is pointed at Puma by mistake.
+LEAKED = frozenset({b"gitlab-workhorse-send-data", b"x-sendfile", b"x-accel-redirect"})
+_DROPPED = HOP_BY_HOP | LEAKED | {b"server", b"proxy-connection", b"proxy-authenticate"}
+
+_PASS, _DROP, _LOOK = 1, 0, 2
+_NAMES_BOUND = 2048
+_LINK_TARGET = re.compile(rb"<([^<>]*)>")
+_ORIGIN = re.compile(r"(https?)://([^/?#@]+)(/[^?#]*)?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+class Forwarded(msgspec.Struct, frozen=True, gc=False):
+    """What goes down."""
+
+    fields: list[Field]
+    leaked: tuple[bytes, ...] = ()
+    """Lower-cased names of Workhorse instructions that were dropped: raise an alarm."""
+
+
+class ResponseHeaderRules:
+    """The filter for one configuration, compiled once.
+
+    Args:
+        external_url: What GitLab believes it is called.
+        public_url: What clients call the gateway; equal or empty: nothing is rewritten.
+        pseudonym: What this gateway calls itself in ``Via``.
+        shared: A plain shared cache: ``Server`` passes and nothing is rewritten.
+    """
+
+    __slots__ = ("_drop", "_link_origins", "_names", "_origin", "_own_via", "_public", "_realm", "_rewrites", "_shared")
+
+    def __init__(
+        self, *, external_url: str = "", public_url: str = "", pseudonym: bytes = b"gateway", shared: bool = False
+    ) -> None:
+        self._origin = external_url.rstrip("/").encode()
+        self._public = public_url.rstrip("/").encode()
+        self._rewrites = not shared and bool(self._origin and self._public) and self._origin != self._public
+        self._shared = shared
+        self._drop = (_DROPPED - {b"server"}) if shared else _DROPPED
+        self._own_via = (b"Via", b"1.1 " + pseudonym)
+        self._names: dict[bytes, int] = {}
+        self._link_origins = _link_origins(external_url) if self._rewrites else ()
+        self._realm = re.compile(rb'(realm=")' + re.escape(self._origin) + rb'(?=[/?#"])')
+
+    def forwardable(self, fields: Fields, *, tunnel: bool = False) -> Forwarded:
+        """The end-to-end fields of a response in wire order, our ``Via`` last; of a 101 (``tunnel``) the upgrade too.
+
+        ``Content-Length`` stays: a HEAD's and a 304's speak of another body.
+
+        Raises:
+            Rejection: UPSTREAM_PROTOCOL (502) for a name or value that no HTTP message may hold.
+        """
+        kept: list[Field] = []
+        leaked: tuple[bytes, ...] = ()
+        nominated: set[bytes] = set()
+        names = self._names
+        for field in fields:
+            name, value = field
+            judgement = names.get(name)
+            if judgement is None:
+                judgement = self._judge(name)
+            if judgement == _PASS:
+                kept.append(field)
+            elif judgement == _LOOK:
+                kept.append((name, self._rewritten(lower(name), value)))
+            else:
+                key = lower(name)
+                if tunnel and key in {b"connection", b"upgrade"}:
+                    kept.append(field)
+                elif key in LEAKED:
+                    leaked += (key,)
+                elif key == b"connection" and value.lower() not in {b"close", b"keep-alive"}:
+                    nominated.update(part.strip(b" \t").lower() for part in value.split(b","))
+        if has_control(b"\t".join([value for _, value in kept])):
+            raise _malformed("a control octet in a field")
+        nominated -= {b"content-length", b"content-type"}
+        if nominated:
+            kept = [field for field in kept if lower(field[0]) not in nominated]
+        kept.append(self._own_via)
+        return Forwarded(kept, leaked)
+
+    def _judge(self, name: bytes) -> int:
+        if not is_token(name):
+            raise _malformed("a field name")
+        key = name.lower()
+        if key in self._drop:
+            judgement = _DROP
+        elif key in {b"link", b"links", b"location", b"content-location", b"www-authenticate"} and not self._shared:
+            judgement = _LOOK
+        else:
+            judgement = _PASS
+        if len(self._names) < _NAMES_BOUND and len(name) <= 64:
+            self._names[name] = judgement
+        return judgement
+
+    def _rewritten(self, key: bytes, value: bytes) -> bytes:
+        if key in {b"link", b"links"}:
+            return _LINK_TARGET.sub(lambda match: b"<" + self._link(match[1]) + b">", value)
+        if not self._rewrites:
+            return value
+        if key == b"www-authenticate":
+            return self._realm.sub(lambda match: match[1] + self._public, value)
+        return self._moved(value, self._origin) or value
+
+    def _link(self, address: bytes) -> bytes:
+        # GitLab builds it from every parameter it was given, a credential's included (gitlab.md §5.1).
+        if b"token" in address or b"%" in address:
+            address = cut_parameters(address, CREDENTIAL_PARAMETERS)
+        for origin in self._link_origins:
+            moved = self._moved(address, origin)
+            if moved is not None:
+                return moved
+        return address
+
+    def _moved(self, address: bytes, origin: bytes) -> bytes | None:
+        if address.startswith(origin) and address[len(origin) : len(origin) + 1] in {b"", b"/", b"?", b"#"}:
+            return self._public + address[len(origin) :]
+        return None
+
+
+def _link_origins(external_url: str) -> tuple[bytes, ...]:
+    """Every spelling ``Link`` may give the external address.
+
+    GitLab takes host and port from its ``external_url`` but the scheme from the request (``X-Forwarded-Proto``), so that
+    either scheme occurs, with the port spelt out where it is not that scheme's own.
+    """
+    match = _ORIGIN.fullmatch(external_url.rstrip("/"))
+    if match is None:
+        return ()
+    scheme, authority, root = match[1], match[2], match[3] or ""
+    host, colon, port = authority.rpartition(":")
+    if not (colon and port.isdigit()):
+        host, port = authority, _DEFAULT_PORTS[scheme]
+    origins = []
+    for spelt in ("https", "http"):
+        if port == _DEFAULT_PORTS[spelt]:
+            origins.append(f"{spelt}://{host}{root}".encode())
+        origins.append(f"{spelt}://{host}:{port}{root}".encode())
+    return tuple(origins)
+
+
+def _malformed(why: str) -> Rejection:
+    return Rejection(
+        Code.UPSTREAM_PROTOCOL,
+        502,
+        "502 Bad Gateway",
+        source=Source.UPSTREAM,
+        proxy_error="http_protocol_error",
+        detail=f"GitLab answered with {why}",
+    )
