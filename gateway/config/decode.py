@@ -155,7 +155,7 @@ class Decoder:
             value = _BOOLEANS.get(node.text.lower()) if node.tag == "bool" else None
             return self._report(path, "is neither true nor false") if value is None else value
         if bare is int:
-            if node.tag != "int" or not node.text.isdecimal() or len(node.text) > 12:
+            if node.tag != "int" or not (node.text.isascii() and node.text.isdecimal()) or len(node.text) > 12:
                 return self._report(path, "is not a whole number")
             return int(node.text)
         if bare is float:

@@ -7,6 +7,7 @@ YAML is composed, never constructed: no tag can build anything, and a scalar kee
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping as AbstractMapping
 
 import msgspec
@@ -18,6 +19,7 @@ from .problems import Path, Problem, Severity, show_path
 _LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _CORE_TAG = "tag:yaml.org,2002:"
+_SURROGATES = re.compile(r"\\\\|\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _SCALAR_TAGS = frozenset({"str", "int", "float", "bool", "null", "timestamp", "value"})
 
 
@@ -48,6 +50,7 @@ class Mapping(msgspec.Struct, frozen=True):
 Node = Scalar | Sequence | Mapping
 
 COMMAND_LINE = "command line"
+_MAX_DEPTH = 64
 
 _EMPTY = Mapping({}, {}, 0)
 
@@ -86,15 +89,17 @@ def parse_tree(text: str, file: str, overrides: AbstractMapping[Path, str]) -> T
     """The tree of ``text``, with ``overrides`` (of the command line) put in; problems are collected, not raised."""
     problems: list[Problem] = []
     try:
-        composed = yaml.compose(_untabbed(text), Loader=_LOADER)
+        text = _as_yaml(text)
+        deep = _too_deep(text)
+        if deep:
+            return Tree(_EMPTY, file, [Problem("", f"is nested more than {_MAX_DEPTH} deep", file, deep)])
+        composed = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         about = error.problem or error.context or "unreadable"
         return Tree(_EMPTY, file, [Problem("", f"is not YAML: {about}", file, line)])
     except yaml.YAMLError:
         return Tree(_EMPTY, file, [Problem("", "is not YAML: it holds a character that YAML does not allow", file)])
-    except RecursionError:
-        return Tree(_EMPTY, file, [Problem("", "is nested too deeply", file)])
     root: Node = _EMPTY
     if composed is not None:
         root = _Reader(file, problems).read(composed, ())
@@ -107,15 +112,35 @@ def parse_tree(text: str, file: str, overrides: AbstractMapping[Path, str]) -> T
     return Tree(root, file, problems, frozenset(overrides))
 
 
-def _untabbed(text: str) -> str:
-    # JSON allows tabs between tokens, YAML does not. In valid JSON no string holds a raw tab, so all of them are layout.
-    if "\t" in text and text.lstrip()[:1] == "{":
-        try:
-            json.loads(text)
-        except ValueError:
-            return text
-        return text.replace("\t", " ")
-    return text
+def _too_deep(text: str) -> int:
+    # The composer calls itself for each level and, being C, ends the process where Python would raise RecursionError.
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _MAX_DEPTH:
+                return event.start_mark.line + 1 if event.start_mark else 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return 0
+
+
+def _as_yaml(text: str) -> str:
+    # JSON is YAML but for two habits: tabs between tokens, and characters beyond the BMP as two escapes. In valid JSON
+    # no string holds a raw tab, so all of them are layout.
+    if text.lstrip()[:1] != "{" or ("\t" not in text and "\\u" not in text):
+        return text
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return _SURROGATES.sub(_joined, text.replace("\t", " "))
+
+
+def _joined(found: re.Match[str]) -> str:
+    if found[1] is None:  # an escaped backslash: what follows it is no escape
+        return found[0]
+    return (chr(int(found[1], 16)) + chr(int(found[2], 16))).encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def _override(node: Node, path: Path, value: str) -> Mapping:
@@ -149,7 +174,7 @@ class _Reader:
         elif isinstance(node, yaml.SequenceNode):
             read = Sequence(tuple(self.read(item, (*path, index)) for index, item in enumerate(node.value)), line)
         else:
-            read = Scalar(_joined_surrogates(node.value), self._tag(node, path, line), line)
+            read = Scalar(node.value, self._tag(node, path, line), line)
         self._open.discard(id(node))
         self._seen[id(node)] = read
         return read
@@ -196,10 +221,3 @@ class _Reader:
 
     def _report(self, path: Path, message: str, line: int) -> None:
         self._problems.append(Problem(show_path(path), message, self._file, line))
-
-
-def _joined_surrogates(text: str) -> str:
-    # JSON writes characters beyond the BMP as two \u escapes; YAML reads them as two characters.
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -17,12 +17,12 @@ from ..core.secret import Secret
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)(ms|s|m|h|d)")
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d{1,18})(B|KiB|MiB|GiB)?")
+_SIZE = re.compile(r"([0-9]{1,18})(B|KiB|MiB|GiB)?")
 _BYTES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_DECIMAL_SIZE = re.compile(r"(\d+)\s*([kKmMgG])(?:[bB]|ib)?")
-_RATE = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)/(s|sec|second|m|min|minute|h|hour|d|day)")
+_DECIMAL_SIZE = re.compile(r"([0-9]+)\s*([kKmMgG])(?:[bB]|ib)?")
+_RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)/(s|sec|second|m|min|minute|h|hour|d|day)")
 _PERIODS = {
     "s": 1.0, "sec": 1.0, "second": 1.0,
     "m": 60.0, "min": 60.0, "minute": 60.0,
@@ -136,7 +136,7 @@ def parse_duration(text: str) -> float:
         return 0.0
     found = _DURATION.fullmatch(text)
     if found is None:
-        hint = f"; did you mean `{text}s`?" if text.isdecimal() else ""
+        hint = f"; did you mean `{text}s`?" if text.isascii() and text.isdecimal() else ""
         raise ValueError(f"is not a duration: write a number and ms, s, m, h or d, for example 30s{hint}")
     return float(found[1]) * _SECONDS[found[2]]
 
@@ -215,7 +215,7 @@ def parse_host_port(text: str) -> HostPort:
     what = "an address to listen on: write HOST:PORT, for example 127.0.0.1:8080 or [::1]:8080"
     host, colon, port = text.rpartition(":")
     if not colon:
-        hint = f"; did you mean `127.0.0.1:{text}`?" if text.isdecimal() else ""
+        hint = f"; did you mean `127.0.0.1:{text}`?" if text.isascii() and text.isdecimal() else ""
         raise ValueError(f"is not {what}{hint}")
     if not host:
         raise ValueError(f"is not {what}; for every address of this machine write 0.0.0.0{text}")
@@ -298,7 +298,7 @@ def parse_store_url(text: str) -> StoreUrl:
         raise ValueError(f"names {scheme}, which this version does not support yet: use redis:// or rediss://")
     if scheme not in {"redis", "rediss"}:
         raise ValueError(f"has an unknown scheme: write {_STORES}")
-    if rest or not re.fullmatch(r"(?:/\d{0,4})?", path):
+    if rest or not re.fullmatch(r"(?:/[0-9]{0,4})?", path):
         raise ValueError("is not a Redis address: after host and port only a database number may follow, as in /0")
     userinfo, _, place = authority.rpartition("@")
     name, colon, port = place.rpartition(":")
