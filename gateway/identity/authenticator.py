@@ -29,9 +29,8 @@ from ..core.secret import fingerprint, keyed_hash
 from ..ports import NotAnswering, StoreUnavailable
 from .gitlab_tokens import OwnTokens, presentation
 from .keys import GatewayKeys
-from .lookups import Lookups
+from .lookups import Lookups, Recall
 from .passthrough import falls_back, passthrough_for
-from .recall import Recall
 from .settings import IdentitySettings, Networks, Passthrough
 
 _MAX_FLIGHTS = 1000

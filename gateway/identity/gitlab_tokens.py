@@ -14,8 +14,7 @@ from ..core.access import Principal, PrincipalKind
 from ..core.credentials import Carrier, Claim, Kind
 from ..core.secret import Secret, fingerprint, keyed_hash
 from ..ports import NotAnswering, Presentation, TokenVerifier
-from .lookups import Memo
-from .recall import Recall
+from .lookups import Memo, Recall
 from .settings import TokenIdentity
 
 _RETRY_S = 10.0

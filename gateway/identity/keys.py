@@ -18,8 +18,7 @@ from ..core.access import Principal, PrincipalKind
 from ..core.gateway_key import digest, same_digest
 from ..core.secret import Secret, fingerprint
 from ..ports import KeyRecord, KeyStore, StoreUnavailable
-from .lookups import Lookups, Memo
-from .recall import Recall
+from .lookups import Lookups, Memo, Recall
 from .settings import KeyIdentity
 
 TTL_S = 1.0

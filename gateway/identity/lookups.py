@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
+
+
+class Recall(enum.Enum):
+    """What memory answers when it has no fresh principal."""
+
+    BAD = "bad"
+    """Looked up a moment ago, and refused."""
+    ASK = "ask"
+    """Not known: it must be looked up."""
+    REFRESH = "refresh"
+    """Good a while ago: it must be looked up again, and need not queue behind strangers."""
 
 
 class Lookups(Generic[_Key, _Value]):

@@ -1,0 +1,149 @@
+"""What every key store does. A backend's test file subclasses this and gives ``keys``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.ports import KEEP_DEAD_S, LIVE_KEYS, KeyRecord, KeyRefused
+
+T = 1_800_000_000.0
+
+
+def record(number: int = 1, identity: str = "backstage", **changes: Any) -> KeyRecord:
+    plain = KeyRecord(id=f"key_{number}", identity=identity, digest=number.to_bytes(32, "big"), created_at=T + number)
+    return msgspec.structs.replace(plain, **changes)
+
+
+class KeyContract:
+    @pytest.fixture
+    async def keys(self) -> Any:
+        raise NotImplementedError("the backend's test file gives its own")
+
+    async def test_a_key_that_was_never_put_is_a_miss(self, keys: Any) -> None:
+        assert await keys.find(bytes(32)) is None
+
+    @pytest.mark.parametrize(
+        "kept",
+        [
+            pytest.param(record(), id="plain"),
+            pytest.param(record(not_before=T + 0.125, expires_at=T + 60.0625, note="für „Renovate“\n\0"), id="everything"),
+            pytest.param(record(id="key_\x00é", digest=b"\xff\x00" * 16), id="odd octets"),
+        ],
+    )
+    async def test_what_is_put_is_found_again_whole(self, keys: Any, kept: KeyRecord) -> None:
+        await keys.put(kept)
+        assert await keys.find(kept.digest) == kept
+        assert await keys.list() == [kept]
+
+    async def test_another_digest_does_not_find_it(self, keys: Any) -> None:
+        await keys.put(record())
+        assert await keys.find(record().digest[:-1]) is None
+        assert await keys.find(b"") is None
+
+    async def test_a_third_live_key_is_refused_and_says_what_to_do(self, keys: Any) -> None:
+        for number in range(LIVE_KEYS):
+            await keys.put(record(number))
+        with pytest.raises(KeyRefused, match=r"backstage has 2 live keys already.*revoke one"):
+            await keys.put(record(9))
+        assert await keys.find(record(9).digest) is None
+        await keys.put(record(9, "another"))
+
+    async def test_revoked_and_expired_keys_leave_room(self, keys: Any) -> None:
+        await keys.put(record(1, expires_at=T + 3))
+        await keys.put(record(2))
+        await keys.put(record(3))
+        assert await keys.revoke("key_2", T + 3)
+        await keys.put(record(4))
+
+    async def test_a_key_whose_time_is_yet_to_come_counts_as_live(self, keys: Any) -> None:
+        await keys.put(record(1, not_before=T + 500))
+        await keys.put(record(2))
+        with pytest.raises(KeyRefused):
+            await keys.put(record(3))
+
+    async def test_of_many_puts_at_once_two_succeed(self, keys: Any) -> None:
+        done = await asyncio.gather(*(keys.put(record(number)) for number in range(8)), return_exceptions=True)
+        assert sum(isinstance(outcome, KeyRefused) for outcome in done) == 6
+        assert len(await keys.list()) == LIVE_KEYS
+
+    @pytest.mark.parametrize("changes", [{"digest": bytes(32)}, {"id": "key_8"}], ids=["same id", "same digest"])
+    async def test_an_id_or_digest_that_is_taken_is_refused(self, keys: Any, changes: dict[str, Any]) -> None:
+        await keys.put(record(1))
+        with pytest.raises(KeyRefused, match="exists already"):
+            await keys.put(record(1, "another", **changes))
+        assert await keys.list() == [record(1)]
+
+    async def test_revoking_shows_at_once_and_keeps_the_first_instant(self, keys: Any) -> None:
+        await keys.put(record(note="kept"))
+        assert await keys.revoke("key_1", T + 5)
+        assert await keys.revoke("key_1", T + 9)
+        assert await keys.find(record().digest) == record(note="kept", revoked_at=T + 5)
+
+    async def test_revoking_an_unknown_key_says_so(self, keys: Any) -> None:
+        assert not await keys.revoke("key_1", T)
+
+    async def test_revoking_leaves_the_others_alone(self, keys: Any) -> None:
+        await keys.put(record(1))
+        await keys.put(record(2))
+        await keys.revoke("key_1", T)
+        assert await keys.find(record(2).digest) == record(2)
+
+    async def test_lists_oldest_first_and_by_identity(self, keys: Any) -> None:
+        for number, identity in [(3, "a"), (1, "b"), (2, "a")]:
+            await keys.put(record(number, identity))
+        assert [one.id for one in await keys.list()] == ["key_1", "key_2", "key_3"]
+        assert [one.id for one in await keys.list("a")] == ["key_2", "key_3"]
+        assert await keys.list("nobody") == []
+
+    async def test_last_use_moves_forward_only(self, keys: Any) -> None:
+        await keys.put(record())
+        for at in (T + 20, T + 80.5, T + 40):
+            await keys.touch("key_1", at)
+        assert [one.last_used_at for one in await keys.list()] == [T + 80.5]
+
+    async def test_touching_an_unknown_key_leaves_no_trace(self, keys: Any) -> None:
+        await keys.touch("key_1", T)
+        await keys.put(record())
+        assert [one.last_used_at for one in await keys.list()] == [None]
+
+    async def test_a_touch_never_undoes_a_revocation(self, keys: Any) -> None:
+        await keys.put(record())
+        await asyncio.gather(keys.revoke("key_1", T + 1), keys.touch("key_1", T + 2))
+        found = await keys.find(record().digest)
+        assert found is not None
+        assert found.revoked_at == T + 1
+
+    async def test_keys_long_dead_are_forgotten_when_their_identity_gets_another(self, keys: Any) -> None:
+        await keys.put(record(1, expires_at=T + 10))
+        await keys.put(record(2, "another", expires_at=T + 10))
+        await keys.put(record(3))
+        await keys.revoke("key_3", T + KEEP_DEAD_S)
+        await keys.touch("key_1", T)
+        await keys.put(record(4, created_at=T + KEEP_DEAD_S + 11))
+        assert {one.id for one in await keys.list()} == {"key_2", "key_3", "key_4"}
+        assert await keys.find(record(1).digest) is None
+        await keys.put(record(1, "another"))
+
+    async def test_a_cancelled_call_leaves_the_store_usable(self, keys: Any) -> None:
+        await keys.put(record(1))
+        for call in (
+            lambda: keys.find(record(1).digest),
+            lambda: keys.touch("key_1", T + 1),
+            lambda: keys.put(record(2)),
+            lambda: keys.list(),
+            lambda: keys.revoke("key_2", T + 2),
+        ):
+            for turns in range(3):
+                task = asyncio.ensure_future(call())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        listed = {one.id: one for one in await keys.list()}
+        assert listed["key_1"].revoked_at is None
+        assert set(listed) <= {"key_1", "key_2"}
+        assert await keys.find(record(1).digest) is not None

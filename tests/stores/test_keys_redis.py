@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.ports import StoreUnavailable
+from gateway.stores.keys_redis import RedisKeys
+from gateway.stores.redis_link import RedisLink
+
+from .key_contract import KeyContract, T, record
+
+
+@pytest.fixture
+async def link(redis_url: str) -> AsyncIterator[RedisLink]:
+    link = RedisLink.from_url(redis_url, timeout_s=2.0, name="keys-test")
+    yield link
+    await link.close()
+
+
+class TestRedisKeys(KeyContract):
+    @pytest.fixture
+    async def keys(self, link: RedisLink) -> AsyncIterator[RedisKeys]:
+        store = RedisKeys(link)
+        yield store
+        await store.close()
+
+
+async def test_nothing_in_redis_tells_the_key_or_names_its_digest_as_a_redis_key(link: RedisLink) -> None:
+    await RedisKeys(link).put(record())
+    names = await link.execute("KEYS", "*")
+    assert sorted(names) == [b"ggw:{keys}:ids", b"ggw:{keys}:records"]  # type: ignore[type-var, arg-type]
+
+
+async def test_a_record_of_another_version_admits_nobody_and_is_not_touched(link: RedisLink) -> None:
+    store = RedisKeys(link)
+    await store.put(record())
+    text = await link.execute("HGET", "ggw:{keys}:records", record().digest.hex())
+    assert isinstance(text, bytes)
+    later = msgspec.json.encode({**msgspec.json.decode(text), "v": 2})
+    await link.execute("HSET", "ggw:{keys}:records", record().digest.hex(), later)
+    assert await store.find(record().digest) is None
+    assert await store.list() == []
+    with pytest.raises(StoreUnavailable, match="another gateway version"):
+        await store.revoke("key_1", T)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"null", b'{"v":1}', b"\xff"], ids=repr)
+async def test_a_broken_record_admits_nobody(link: RedisLink, text: bytes) -> None:
+    await link.execute("HSET", "ggw:{keys}:records", bytes(32).hex(), text)
+    assert await RedisKeys(link).find(bytes(32)) is None
+
+
+async def test_a_wrong_type_is_an_outage_not_a_miss(link: RedisLink) -> None:
+    await link.execute("SET", "ggw:{keys}:records", "x")
+    with pytest.raises(StoreUnavailable):
+        await RedisKeys(link).find(bytes(32))
+
+
+async def test_a_revocation_shows_to_another_gateway_at_once(link: RedisLink, redis_url: str) -> None:
+    there = RedisLink.from_url(redis_url, timeout_s=2.0, name="other")
+    await RedisKeys(link).put(record())
+    await RedisKeys(there).revoke("key_1", T)
+    found = await RedisKeys(link).find(record().digest)
+    assert found is not None
+    assert found.revoked_at == T
+    await there.close()
+
+
+async def test_an_outage_is_said_to_be_one(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=1.0, name="keys-test")
+    store = RedisKeys(link)
+    await store.put(record())
+    server.stop()
+    for call in (store.find(bytes(32)), store.put(record(2)), store.list(), store.revoke("key_1", T), store.touch("k", T)):
+        with pytest.raises(StoreUnavailable):
+            await call
+    await link.close()
