@@ -1,0 +1,329 @@
+"""Token buckets: arithmetic, hierarchy, keys."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.access import Principal, PrincipalKind
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.limits import (
+    KEY_BYTES,
+    Decision,
+    Level,
+    Limit,
+    Limits,
+    Scope,
+    Take,
+    address_group,
+    affordable,
+    decide,
+    refill,
+    state,
+)
+
+OPERATION = Operation("GET /api/v4/projects", Access.READ, Surface.REST)
+T0 = 1_800_000_000_000_000
+
+
+def limit(rate: float = 10.0, burst: float = 50.0, **more: object) -> Limit:
+    return Limit("caller", Scope.CALLER, rate, burst, **more)  # type: ignore[arg-type]
+
+
+def key_principal(identity: str = "backstage", team: str = "") -> Principal:
+    return Principal(identity, PrincipalKind.KEY, identity, team=team)
+
+
+class Ledger:
+    """Buckets by key, driven through ``decide``."""
+
+    def __init__(self) -> None:
+        self.levels: dict[str, Level] = {}
+
+    def take(self, now_us: int, *takes: Take) -> Decision:
+        decision, stored = decide(takes, [self.levels.get(take.key) for take in takes], now_us)
+        for take, level in zip(takes, stored, strict=True):
+            if level is not None:
+                self.levels[take.key] = level
+        return decision
+
+
+# Arithmetic
+
+
+def test_admits_exactly_the_burst_at_one_instant() -> None:
+    ledger = Ledger()
+    taken = [ledger.take(T0, Take("k", limit())).allowed for _ in range(500)]
+    assert taken.count(True) == 50
+
+
+def test_tokens_flow_back_at_the_rate() -> None:
+    ledger = Ledger()
+    for _ in range(50):
+        ledger.take(T0, Take("k", limit()))
+    refused = ledger.take(T0, Take("k", limit()))
+    assert refused.refusal is not None
+    assert refused.refusal.retry_after_s == 0.1
+    assert refused.refusal.full_in_s == 5.0
+    assert not ledger.take(T0 + 99_999, Take("k", limit())).allowed
+    assert ledger.take(T0 + 100_000, Take("k", limit())).allowed
+
+
+def test_a_refusal_takes_nothing_from_any_bucket() -> None:
+    ledger = Ledger()
+    wide, narrow = limit(), Limit("team", Scope.TEAM, 1.0, 1.0)
+    assert ledger.take(T0, Take("a", wide), Take("b", narrow)).allowed
+    refused = ledger.take(T0, Take("a", wide), Take("b", narrow))
+    assert not refused.allowed
+    assert [found.allowed for found in refused.states] == [True, False]
+    assert refused.states[0].remaining == 49.0
+    assert ledger.take(T0, Take("a", wide)).states[0].remaining == 48.0
+
+
+def test_the_refusal_is_the_bucket_one_waits_for_longest() -> None:
+    ledger = Ledger()
+    fast, slow = Limit("fast", Scope.CALLER, 10.0, 1.0), Limit("slow", Scope.TEAM, 0.1, 1.0)
+    ledger.take(T0, Take("a", fast), Take("b", slow))
+    refusal = ledger.take(T0, Take("a", fast), Take("b", slow)).refusal
+    assert refusal is not None
+    assert refusal.limit is slow
+    assert refusal.retry_after_s == 10.0
+
+
+def test_a_shadow_limit_is_measured_and_never_refuses() -> None:
+    ledger = Ledger()
+    shadow = Limit("tighter", Scope.CALLER, 1.0, 1.0, shadow=True)
+    first = ledger.take(T0, Take("a", limit()), Take("s", shadow))
+    second = ledger.take(T0, Take("a", limit()), Take("s", shadow))
+    assert (first.shadowed, second.shadowed) == ("", "tighter")
+    assert second.allowed
+    assert second.refusal is None
+    assert second.states[0].remaining == 48.0
+
+
+def test_a_refused_request_leaves_shadow_buckets_alone() -> None:
+    ledger = Ledger()
+    one, shadow = Limit("one", Scope.CALLER, 1.0, 1.0), Limit("s", Scope.CALLER, 1.0, 9.0, shadow=True)
+    ledger.take(T0, Take("a", one), Take("s", shadow))
+    assert ledger.take(T0, Take("a", one), Take("s", shadow)).states[1].remaining == 8.0
+    assert ledger.levels["s"][0] == 8.0
+
+
+@pytest.mark.parametrize(
+    ("cost", "counted"),
+    [
+        pytest.param(3.0, 3.0, id="several"),
+        pytest.param(900.0, 50.0, id="beyond-burst"),
+        pytest.param(-5.0, 0.0, id="negative"),
+    ],
+)
+def test_cost(cost: float, counted: float) -> None:
+    assert affordable(limit(), cost) == counted
+    assert Ledger().take(T0, Take("k", limit(), cost)).states[0].remaining == 50.0 - counted
+
+
+def test_a_clock_that_jumps_back_gives_nothing_and_freezes_nothing() -> None:
+    ledger = Ledger()
+    for _ in range(50):
+        ledger.take(T0, Take("k", limit()))
+    back = T0 - 3_600_000_000
+    assert not ledger.take(back, Take("k", limit())).allowed
+    assert not ledger.take(back + 99_999, Take("k", limit())).allowed
+    assert ledger.take(back + 100_000, Take("k", limit())).allowed
+
+
+def test_the_instant_never_moves_without_a_token_flowing() -> None:
+    # Asked every microsecond, each gain alone would drown in the last bits of a big bucket's double.
+    big = limit(rate=0.01, burst=1e8)
+    level: Level = (9e7, T0)
+    for elapsed in range(1, 2_000):
+        level = refill(big, level, T0 + elapsed)
+    assert level[0] == pytest.approx(9e7 + 2e-5, abs=2e-6)
+    assert refill(big, (9e7, T0), T0 + 99) == (9e7, T0)
+
+
+def test_a_lowered_burst_lowers_the_bucket() -> None:
+    assert refill(limit(burst=5.0), (40.0, T0), T0) == (5.0, T0)
+
+
+def test_nan_is_a_full_bucket() -> None:
+    assert refill(limit(), (math.nan, T0), T0) == (50.0, T0)
+
+
+def test_state_of_a_short_bucket() -> None:
+    found = state(limit(), False, 1.0, 3.0)
+    assert (found.retry_after_s, found.full_in_s) == (0.2, 4.9)
+    assert state(limit(), True, 1.0, 3.0).retry_after_s == 0.0
+
+
+def test_a_closed_outage_is_no_refusal_by_a_limit() -> None:
+    assert Decision(False, (), 0.0, degraded=True, unavailable=True).refusal is None
+
+
+steps = st.lists(st.tuples(st.integers(-10_000_000, 30_000_000), st.floats(0, 20), st.booleans()), min_size=1, max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps, st.floats(0.001, 1000), st.floats(1, 100))
+def test_a_bucket_never_holds_more_than_its_burst_nor_less_than_nothing(
+    history: list[tuple[int, float, bool]], rate: float, burst: float
+) -> None:
+    ledger, now = Ledger(), T0
+    for step, cost, both in history:
+        now += step
+        takes = [Take("k", limit(rate, burst), cost)] + ([Take("t", limit(1.0, 3.0), 1.0)] if both else [])
+        ledger.take(now, *takes)
+        assert all(0.0 <= tokens <= 100.0 for tokens, _ in ledger.levels.values())
+        assert ledger.levels.get("k", (0.0, 0))[0] <= burst
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 500_000), min_size=1, max_size=80), st.floats(0.1, 50), st.integers(1, 20))
+def test_never_more_than_burst_plus_rate_times_time(gaps: list[int], rate: float, burst: int) -> None:
+    ledger, now, admitted = Ledger(), T0, 0
+    for gap in gaps:
+        now += gap
+        admitted += ledger.take(now, Take("k", limit(rate, float(burst)))).allowed
+    assert admitted <= burst + rate * (now - T0) / 1e6 + 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0.001, 1000), st.integers(1, 50), st.floats(0.5, 60))
+def test_who_waits_as_told_is_admitted(rate: float, burst: int, cost: float) -> None:
+    ledger = Ledger()
+    take = Take("k", limit(rate, float(burst)), cost)
+    while (refusal := ledger.take(T0, take).refusal) is None:
+        pass
+    wait_us = math.ceil(refusal.retry_after_s * 1e6) + 1
+    assert ledger.take(T0 + wait_us, take).allowed
+
+
+@pytest.mark.parametrize(
+    ("rate", "per_minute"),
+    [
+        pytest.param(600 / 60, 600, id="per-minute"),
+        pytest.param(20000 / 3600, 334, id="rounded-up"),
+        pytest.param(1 / 86400, 1, id="never-zero"),
+        pytest.param(7 / 60, 7, id="no-rounding-of-doubles"),
+    ],
+)
+def test_the_rate_per_minute(rate: float, per_minute: int) -> None:
+    assert limit(rate).per_minute == per_minute
+
+
+# Which buckets
+
+HIERARCHY = Limits.compile(
+    Limit(scope.value, scope, 1.0, 1.0)
+    for scope in (Scope.ORGANISATION, Scope.TEAM, Scope.IDENTITY, Scope.CALLER, Scope.ADDRESS)
+)
+
+
+def ids(takes: tuple[Take, ...]) -> list[str]:
+    return [take.limit.id for take in takes]
+
+
+def test_a_named_caller_takes_by_caller_identity_team_and_organisation() -> None:
+    takes = HIERARCHY.takes_for(key_principal(team="platform"), OPERATION, "10.0.0.1")
+    assert ids(takes) == ["organisation", "team", "identity", "caller"]
+    assert [take.key for take in takes] == [
+        "{gw}:b:organisation:all",
+        "{gw}:b:team:platform",
+        "{gw}:b:identity:backstage",
+        "{gw}:b:caller:backstage",
+    ]
+
+
+def test_without_a_team_no_team_bucket() -> None:
+    assert ids(HIERARCHY.takes_for(key_principal(), OPERATION, "10.0.0.1")) == ["organisation", "identity", "caller"]
+
+
+@pytest.mark.parametrize("kind", [PrincipalKind.ANONYMOUS, PrincipalKind.PASSTHROUGH])
+def test_an_unnamed_caller_is_its_address(kind: PrincipalKind) -> None:
+    principal = Principal(f"{kind.value}:2001:db8::7", kind, kind.value)
+    takes = HIERARCHY.takes_for(principal, OPERATION, "2001:db8::7")
+    assert ids(takes) == ["organisation", "identity", "caller", "address"]
+    assert takes[3].key == "{gw}:b:address:2001:db8::/64"
+    assert takes[2].key == f"{{gw}}:b:caller:{kind.value}:2001:db8::/64"
+
+
+def test_a_cost_is_asked_of_every_bucket() -> None:
+    assert {take.cost for take in HIERARCHY.takes_for(key_principal(), OPERATION, "10.0.0.1", 5.0)} == {5.0}
+
+
+def test_the_same_caller_is_not_compiled_twice() -> None:
+    takes = HIERARCHY.takes_for(key_principal(), OPERATION, "10.0.0.1")
+    assert HIERARCHY.takes_for(key_principal(), OPERATION, "10.9.9.9") is takes
+
+
+def test_the_memo_is_bounded() -> None:
+    limits = Limits.compile([limit()])
+    for number in range(5000):
+        limits.takes_for(key_principal(f"bot-{number}"), OPERATION, "10.0.0.1")
+    assert len(limits._memo) <= 4096
+
+
+def test_no_limits_no_takes() -> None:
+    none = Limits.compile([])
+    assert none.takes_for(key_principal(), OPERATION, "10.0.0.1") == ()
+    assert none.advertised is None
+
+
+@pytest.mark.parametrize(
+    ("peer", "group"),
+    [
+        pytest.param("192.0.2.7", "192.0.2.7", id="v4"),
+        pytest.param("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", id="v6"),
+        pytest.param("fe80::1%eth0", "fe80::/64", id="zone"),
+        pytest.param("::ffff:192.0.2.7", "192.0.2.7", id="mapped"),
+        pytest.param("unix:", "unix:", id="unix"),
+    ],
+)
+def test_address_groups(peer: str, group: str) -> None:
+    assert address_group(peer) == group
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300))
+def test_keys_are_short_printable_of_one_slot_and_distinct(one: str, other: str) -> None:
+    limits = Limits.compile([Limit("x" * 64, Scope.CALLER, 1.0, 1.0)])
+    keys = [limits.takes_for(key_principal(name), OPERATION, "10.0.0.1")[0].key for name in (one, other)]
+    assert all(len(key.encode()) <= KEY_BYTES and key.isprintable() and key.startswith("{gw}:") for key in keys)
+    assert (keys[0] == keys[1]) == (one == other)
+
+
+def test_a_hashed_subject_cannot_be_spelled_out() -> None:
+    limits = Limits.compile([limit()])
+    hashed = limits.takes_for(key_principal("a" * 101), OPERATION, "")[0].key
+    spelled = limits.takes_for(key_principal(hashed.rpartition(":")[2]), OPERATION, "")[0].key
+    assert hashed != spelled
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param([Limit("a:b", Scope.CALLER, 1.0, 1.0)], id="colon"),
+        pytest.param([Limit("", Scope.CALLER, 1.0, 1.0)], id="empty"),
+        pytest.param([limit(), limit()], id="twice"),
+        pytest.param([limit(rate=0.0)], id="no-rate"),
+        pytest.param([limit(rate=math.inf)], id="endless-rate"),
+        pytest.param([limit(rate=math.nan)], id="nan"),
+        pytest.param([limit(burst=0.5)], id="burst-below-one"),
+        pytest.param([limit(period_s=0.0)], id="no-period"),
+    ],
+)
+def test_limits_no_bucket_can_hold(wrong: list[Limit]) -> None:
+    with pytest.raises(ValueError, match=r"^limit "):
+        Limits.compile(wrong)
+
+
+def test_whose_rate_is_advertised() -> None:
+    organisation, caller = Limit("org", Scope.ORGANISATION, 9.0, 1.0), limit()
+    shadow = Limit("shadow", Scope.CALLER, 2.0, 1.0, advertise=True, shadow=True)
+    assert Limits.compile([organisation, shadow]).advertised is organisation
+    assert Limits.compile([organisation, shadow, caller]).advertised is caller
+    marked = Limit("team", Scope.TEAM, 2.0, 1.0, advertise=True)
+    assert Limits.compile([organisation, caller, marked]).advertised is marked

@@ -1,0 +1,72 @@
+"""What every bucket store promises, whichever it is."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.core.limits import Limit, Scope, Take
+from gateway.ports import BucketStore
+
+# Slow enough that no token flows back while a test runs.
+WIDE = Limit("wide", Scope.CALLER, 0.001, 50.0)
+NARROW = Limit("narrow", Scope.TEAM, 0.001, 3.0)
+SHADOW = Limit("shadow", Scope.CALLER, 0.001, 1.0, shadow=True)
+
+
+class BucketContract:
+    """Subclasses give a ``store`` fixture: empty, and live."""
+
+    async def test_admits_exactly_the_burst_of_many_at_once(self, store: BucketStore) -> None:
+        decisions = await asyncio.gather(*[store.take([Take("{gw}:w", WIDE)]) for _ in range(500)])
+        assert [decision.allowed for decision in decisions].count(True) == 50
+        assert not any(decision.degraded for decision in decisions)
+
+    async def test_all_buckets_or_none(self, store: BucketStore) -> None:
+        both = [Take("{gw}:w", WIDE), Take("{gw}:n", NARROW)]
+        decisions = [await store.take(both) for _ in range(10)]
+        assert [decision.allowed for decision in decisions].count(True) == 3
+        refusal = decisions[-1].refusal
+        assert refusal is not None
+        assert refusal.limit is NARROW
+        assert 999 < refusal.retry_after_s <= 1000
+        after = await store.take([Take("{gw}:w", WIDE)])
+        assert int(after.states[0].remaining) == 46
+
+    async def test_buckets_are_apart_by_key(self, store: BucketStore) -> None:
+        await store.take([Take("{gw}:one", NARROW, 3.0)])
+        assert (await store.take([Take("{gw}:two", NARROW, 3.0)])).allowed
+        assert not (await store.take([Take("{gw}:one", NARROW)])).allowed
+
+    async def test_a_shadow_limit_refuses_nothing(self, store: BucketStore) -> None:
+        takes = [Take("{gw}:w", WIDE), Take("{gw}:s", SHADOW)]
+        decisions = [await store.take(takes) for _ in range(3)]
+        assert all(decision.allowed for decision in decisions)
+        assert [decision.shadowed for decision in decisions] == ["", "shadow", "shadow"]
+
+    async def test_states_come_in_the_order_of_the_takes(self, store: BucketStore) -> None:
+        decision = await store.take([Take("{gw}:s", SHADOW), Take("{gw}:n", NARROW), Take("{gw}:w", WIDE)])
+        assert [found.limit.id for found in decision.states] == ["shadow", "narrow", "wide"]
+
+    async def test_a_cost_beyond_the_burst_asks_for_a_full_bucket(self, store: BucketStore) -> None:
+        assert (await store.take([Take("{gw}:n", NARROW, 100.0)])).allowed
+        assert not (await store.take([Take("{gw}:n", NARROW)])).allowed
+
+    async def test_nothing_to_take_is_allowed(self, store: BucketStore) -> None:
+        decision = await store.take([])
+        assert decision.allowed
+        assert decision.states == ()
+
+    async def test_a_caller_who_left_before_the_answer_harms_nobody(self, store: BucketStore) -> None:
+        tasks = [asyncio.ensure_future(store.take([Take("{gw}:w", WIDE)])) for _ in range(40)]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        stayed = await asyncio.gather(*tasks[1::2])
+        assert all(decision.allowed for decision in stayed)
+        alone = await store.take([Take("{gw}:n", NARROW)])
+        assert int(alone.states[0].remaining) == 2
+
+    async def test_closing_twice_is_closing(self, store: BucketStore) -> None:
+        await store.take([Take("{gw}:w", WIDE)])
+        await store.close()
+        await store.close()

@@ -1,0 +1,73 @@
+"""Memory buckets: the contract, and bounded memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.limits import Limit, Scope, Take
+from gateway.stores.bucket_memory import MemoryBuckets
+
+from .bucket_contract import NARROW, WIDE, BucketContract
+
+
+class Clock:
+    def __init__(self, at: float = 1_800_000_000.0) -> None:
+        self.at = at
+
+    def __call__(self) -> float:
+        return self.at
+
+
+class TestContract(BucketContract):
+    @pytest.fixture
+    def store(self) -> MemoryBuckets:
+        return MemoryBuckets()
+
+
+async def test_full_buckets_are_forgotten_first() -> None:
+    clock = Clock()
+    store = MemoryBuckets(clock=clock, bound=3)
+    quick = Limit("quick", Scope.CALLER, 10.0, 50.0)
+    await store.take([Take("hot", NARROW, 3.0)])
+    await store.take([Take("a", quick)])
+    await store.take([Take("b", quick)])
+    clock.at += 1
+    await store.take([Take("c", quick)])
+    assert len(store) == 3
+    assert not (await store.take([Take("hot", NARROW)])).allowed
+
+
+async def test_a_flood_of_new_callers_does_not_free_who_is_over_the_limit() -> None:
+    store = MemoryBuckets(clock=Clock(), bound=20)
+    await store.take([Take("hot", NARROW, 3.0)])
+    for number in range(500):
+        await store.take([Take(f"flood-{number}", WIDE)])
+        assert len(store) <= 20
+    assert not (await store.take([Take("hot", NARROW)])).allowed
+
+
+async def test_a_bound_of_one_still_works() -> None:
+    store = MemoryBuckets(clock=Clock(), bound=1)
+    for key in "abc":
+        assert (await store.take([Take(key, NARROW)])).allowed
+        assert len(store) == 1
+
+
+def test_a_seed_starts_a_bucket_below_full_and_only_once() -> None:
+    store = MemoryBuckets(clock=Clock())
+    store.seed("k", NARROW, 1.0)
+    store.seed("k", NARROW, 2.0)
+    assert store.take_now([Take("k", NARROW)]).states[0].remaining == 0.0
+    store.seed("full", NARROW, 3.0)
+    assert len(store) == 1
+
+
+def test_a_clock_that_jumps_back_freezes_nothing() -> None:
+    clock = Clock()
+    store = MemoryBuckets(clock=clock)
+    one = Limit("one", Scope.CALLER, 1.0, 1.0)
+    assert store.take_now([Take("k", one)]).allowed
+    clock.at -= 3600
+    assert not store.take_now([Take("k", one)]).allowed
+    clock.at += 1
+    assert store.take_now([Take("k", one)]).allowed
