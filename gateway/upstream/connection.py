@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import fcntl
+import termios
 import time
 from typing import Protocol, cast
 
@@ -23,6 +25,7 @@ WHOLE_BYTES = 64 * 1024
 """Bodies up to this length are handed on whole."""
 
 _MAX_INTERIM = 20
+_PENDING = bytearray(4)  # where FIONREAD puts its answer
 
 
 class Home(Protocol):
@@ -65,6 +68,7 @@ class Connection(asyncio.Protocol):
         "_deadline",
         "_drain",
         "_eof",
+        "_fd",
         "_first_byte_s",
         "_gathered",
         "_head",
@@ -106,14 +110,24 @@ class Connection(asyncio.Protocol):
         self._deadline = Deadline(loop, self._on_time)
         self._write_paused = self._reading_paused = self._eof = False
         self._unsent_bytes = 0
+        self._fd = -1
         self.heard = False
         """An octet of an answer to the present request came."""
         self.idle_at = 0.0
         self.ticket = 0
 
     def is_usable(self) -> bool:
-        """Idle and, as far as is known, open."""
-        return self._phase is _Phase.IDLE and not self._transport.is_closing()
+        """Idle, open as far as is known, and silent.
+
+        Octets that the kernel has and the loop has not read yet are looked for: a surplus that comes just behind its
+        answer must not meet the next request. (TLS keeps its own records there, so its connections are not asked.)
+        """
+        if self._phase is not _Phase.IDLE or self._transport.is_closing():
+            return False
+        if self._fd < 0:
+            return True
+        fcntl.ioctl(self._fd, termios.FIONREAD, _PENDING)
+        return not any(_PENDING)
 
     # Sending
 
@@ -194,6 +208,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if transport.get_extra_info("sslcontext") is None:
+            self._fd = transport.get_extra_info("socket").fileno()
         self._home.opened(self)
 
     def data_received(self, data: bytes) -> None:
