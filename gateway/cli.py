@@ -19,10 +19,10 @@ from pathlib import Path
 from . import __version__
 from .config import EMBEDDED, Config, json_schema, load, redacted
 from .config import problems as reports
-from .config.known import unknown_names
+from .config.known import unknown_routes
 from .config.units import parse_duration, parse_host_port
 from .core.catalogue import Catalogue, Surface
-from .ports import KeyRecord, StoreUnavailable
+from .ports import KeyRecord, KeyRefused, StoreUnavailable
 from .state_dir import StateRefused
 
 OK, FAILED, REFUSED = 0, 1, 2
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except SystemExit as exit_:  # argparse's way to say usage (2) or help (0)
         return exit_.code if isinstance(exit_.code, int) else REFUSED
-    except _Refused as refused:
+    except (_Refused, KeyRefused) as refused:
         _say(str(refused))
         return REFUSED
     except KeyboardInterrupt:
@@ -70,8 +70,14 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     config = _configured(arguments)
-    for problem in unknown_names(config, _catalogue()):
+    from .config import compile as compiled
+    from .core.access import Rules
+
+    catalogue = _catalogue()
+    for problem in unknown_routes(config, catalogue):
         _say(str(problem))
+    for finding in Rules.compile(compiled.rules(config)).findings(catalogue):
+        _say(f"warning: {finding}")
     if arguments.show:
         _print_document(redacted(config), arguments.show)
     else:

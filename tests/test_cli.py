@@ -1,0 +1,172 @@
+"""Commands that need no running gateway; ``tests/e2e`` starts the others as processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway import __version__
+from gateway.cli import FAILED, OK, REFUSED, main
+from gateway.config.admin_key import find_admin
+from gateway.config.model import AdminKey
+from gateway.core.secret import Secret
+
+ROOT = Path(__file__).parent.parent
+
+
+def write(directory: Path, text: str) -> str:
+    file = directory / "gateway.yaml"
+    file.write_text(text, "utf-8")
+    return str(file)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for argument in ("version", "--version"):
+        assert main([argument]) == OK
+        assert capsys.readouterr().out.startswith(f"gitlab-gateway {__version__} ")
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == OK
+    assert json.loads(capsys.readouterr().out)["properties"]["version"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["serf"],
+        ["serve", "--listen", "8080"],
+        ["serve", "--upstream"],
+        ["serve"],
+        ["check"],
+        ["keys"],
+        ["keys", "new"],
+        ["keys", "new", "bot"],
+        ["keys", "new", "bot", "--expires", "90"],
+        ["keys", "new", "bot", "--expires", "0s"],
+        ["explain", "GET", "/"],
+        ["routes", "--surface", "moon"],
+        ["check", "--config", "/nowhere.yaml"],
+        ["check", "--config", "/"],
+        ["check", "--config", "a\0b"],
+        ["serve", "--upstream", "gitlab.internal"],
+        ["serve", "--conf", "x"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_2_and_words(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == REFUSED
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_help_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--help"]) == OK
+    assert "--upstream" in capsys.readouterr().out
+
+
+def test_check_prints_every_problem_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, "version: 1\nupstream: {url: https://g}\nlisten: {adress: 1}\ncache: {ttl: 5}\n")
+    assert main(["check", "--config", file]) == REFUSED
+    shown = capsys.readouterr().err
+    assert f"{file}:3: listen.adress: is no key" in shown
+    assert f"{file}:4: cache.ttl: is not a duration" in shown
+    assert "refused: 2 errors" in shown
+
+
+def test_check_of_a_file_that_is_not_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x").write_bytes(b"\xff\xfe\x00")
+    assert main(["check", "--config", str(tmp_path / "x")]) == REFUSED
+    assert "is not UTF-8 text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["yaml", "json"])
+def test_check_shows_what_would_be_in_force(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("A_TOKEN", "glpat-R3aderOne")
+    text = "version: 1\nupstream: {url: https://g}\ncredentials: [{id: sa, token: '${env:A_TOKEN}'}]\n"
+    assert main(["check", "--config", write(tmp_path, text), "--show", form]) == OK
+    shown = capsys.readouterr()
+    assert "(hidden)" in shown.out
+    assert "glpat" not in shown.out + shown.err
+    assert "warning: credentials[0]: is used by no rule" in shown.err
+
+
+def test_check_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("version: 1\nupstream: {url: https://g}\n"))
+    assert main(["check", "--config", "-"]) == OK
+
+
+def test_check_speaks_of_rules_and_routes_without_effect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        "version: 1\nupstream: {url: https://g}\nidentities: [{id: p, gitlab_token: true}]\n"
+        "rules: [{id: r, for: [p], deny: [{permissions: [read_nothing]}]}]\n"
+        "cache: {routes: [{match: GET /nowhere, ttl: 1s}]}\n"
+    )
+    assert main(["check", "--config", write(tmp_path, text)]) == OK
+    shown = capsys.readouterr().err
+    assert "read_nothing" in shown
+    assert "GET /nowhere" in shown
+
+
+def test_files_named_by_a_reference_stand_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("glpat-R3aderOne\n")
+    text = "version: 1\nupstream: {url: https://g}\ncredentials: [{id: sa, token: '${file:token}'}]\n"
+    assert main(["check", "--config", write(tmp_path, text)]) == OK
+
+
+def test_keys_are_made_only_for_identities_that_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, f"version: 1\nupstream: {{url: https://g}}\nstate_dir: {tmp_path}\n")
+    assert main(["keys", "new", "people", "--config", file]) == REFUSED
+    assert "is no identity with `key: issued`" in capsys.readouterr().err
+
+
+def test_explain_wants_a_known_identity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, "version: 1\nupstream: {url: https://g}\n")
+    assert main(["explain", "--config", file, "--as", "ghost", "GET", "/"]) == REFUSED
+    assert "there are people" in capsys.readouterr().err
+
+
+def test_an_admin_key_and_its_digest_belong_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "admin", "night"]) == OK
+    shown = capsys.readouterr()
+    digest = shown.err.partition("sha256: ")[2].partition("}")[0]
+    assert find_admin((AdminKey(id="night", sha256=digest),), Secret(shown.out.strip())) == "night"
+
+
+def test_routes_are_listed_by_surface_and_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["routes", "--surface", "git"]) == OK
+    assert {line.split()[3] for line in capsys.readouterr().out.splitlines()} == {"git"}
+    assert main(["routes", "--grep", "GET /api/v4/version "]) == OK
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_reader_that_leaves_early_is_no_failure() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway", "routes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == OK
+
+
+def test_a_disk_that_refuses_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state").write_text("a file where a directory belongs")
+    text = (
+        "version: 1\nupstream: {url: https://g}\nidentities: [{id: bot, key: issued}]\n"
+        f"state_dir: {tmp_path / 'state'}\n"
+    )
+    assert main(["keys", "list", "--config", write(tmp_path, text)]) == FAILED
+    assert capsys.readouterr().err.splitlines()[-1].startswith("failed: ")
