@@ -40,26 +40,34 @@ class ResponseHeaderRules:
     """The filter for one configuration, compiled once.
 
     Args:
-        external_url: What GitLab believes it is called.
+        external_urls: What GitLab believes it is called, and any other address that leads to it.
         public_url: What clients call the gateway; equal or empty: nothing is rewritten.
         pseudonym: What this gateway calls itself in ``Via``.
         shared: A plain shared cache: ``Server`` passes and nothing is rewritten.
     """
 
-    __slots__ = ("_drop", "_link_origins", "_names", "_origin", "_own_via", "_public", "_realm", "_rewrites", "_shared")
+    __slots__ = ("_drop", "_link_origins", "_names", "_origins", "_own_via", "_public", "_realm", "_rewrites", "_shared")
 
     def __init__(
-        self, *, external_url: str = "", public_url: str = "", pseudonym: bytes = b"gateway", shared: bool = False
+        self,
+        *,
+        external_urls: tuple[str, ...] = (),
+        public_url: str = "",
+        pseudonym: bytes = b"gateway",
+        shared: bool = False,
     ) -> None:
-        self._origin = external_url.rstrip("/").encode()
         self._public = public_url.rstrip("/").encode()
-        self._rewrites = not shared and bool(self._origin and self._public) and self._origin != self._public
+        origins = tuple(url.rstrip("/").encode() for url in external_urls)
+        self._origins = tuple(origin for origin in origins if origin and origin != self._public)
+        self._rewrites = not shared and bool(self._origins and self._public)
         self._shared = shared
         self._drop = (_DROPPED - {b"server"}) if shared else _DROPPED
         self._own_via = (b"Via", b"1.1 " + pseudonym)
         self._names: dict[bytes, int] = {}
-        self._link_origins = _link_origins(external_url) if self._rewrites else ()
-        self._realm = re.compile(rb'(realm=")' + re.escape(self._origin) + rb'(?=[/?#"])')
+        self._link_origins: tuple[bytes, ...] = ()
+        if self._rewrites:
+            self._link_origins = tuple(origin for url in external_urls for origin in _link_origins(url))
+        self._realm = re.compile(rb'(realm=")(?:' + b"|".join(map(re.escape, self._origins)) + rb')(?=[/?#"])')
 
     def forwardable(self, fields: Fields, *, tunnel: bool = False) -> Forwarded:
         """The end-to-end fields of a response in wire order, our ``Via`` last; of a 101 (``tunnel``) the upgrade too.
@@ -119,22 +127,19 @@ class ResponseHeaderRules:
             return value
         if key == b"www-authenticate":
             return self._realm.sub(lambda match: match[1] + self._public, value)
-        return self._moved(value, self._origin) or value
+        return self._anywhere(value, self._origins)
 
     def _link(self, address: bytes) -> bytes:
         # GitLab builds it from every parameter it was given, a credential's included (gitlab.md §5.1).
         if b"token" in address or b"%" in address:
             address = cut_parameters(address, CREDENTIAL_PARAMETERS)
-        for origin in self._link_origins:
-            moved = self._moved(address, origin)
-            if moved is not None:
-                return moved
-        return address
+        return self._anywhere(address, self._link_origins)
 
-    def _moved(self, address: bytes, origin: bytes) -> bytes | None:
-        if address.startswith(origin) and address[len(origin) : len(origin) + 1] in {b"", b"/", b"?", b"#"}:
-            return self._public + address[len(origin) :]
-        return None
+    def _anywhere(self, address: bytes, origins: tuple[bytes, ...]) -> bytes:
+        for origin in origins:
+            if address.startswith(origin) and address[len(origin) : len(origin) + 1] in {b"", b"/", b"?", b"#"}:
+                return self._public + address[len(origin) :]
+        return address
 
 
 def _link_origins(external_url: str) -> tuple[bytes, ...]:
