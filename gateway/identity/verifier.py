@@ -170,7 +170,7 @@ def _answered(status: int, body: bytes) -> bytes:
 def _read(decode: Callable[[bytes], _Found], body: bytes) -> _Found:
     try:
         return decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotAnswering("GitLab's answer about a token cannot be read", offered=False) from error
 
 

@@ -154,7 +154,7 @@ def _record(digest: bytes, text: bytes) -> KeyRecord | None:
 def _readable(text: bytes) -> _Stored | None:
     try:
         stored = _decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     return stored if stored.version == _VERSION else None
 

@@ -137,6 +137,7 @@ async def test_what_gitlab_says(script: dict[str, Any], shown: str, may_be_job: 
         pytest.param((200, {**PERSONAL, "active": "yes"}), False, id="active that is no truth value"),
         pytest.param((200, b"\xff" * 9), False, id="not UTF-8"),
         pytest.param((200, b"[" * 100_000), False, id="deep"),
+        pytest.param((200, b'{"x":' + b"[" * 200_000), False, id="deep where nobody looks"),
     ],
 )
 async def test_silence_and_nonsense_are_neither_yes_nor_no(answer: Any, offered: bool) -> None:

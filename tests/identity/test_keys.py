@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from gateway.core.access import Principal, PrincipalKind
+from gateway.core.gateway_key import digest, new_key
+from gateway.core.secret import Secret
+from gateway.identity.keys import TTL_S, GatewayKeys
+from gateway.identity.lookups import Recall
+from gateway.identity.settings import KeyIdentity
+from gateway.ports import KeyRecord, StoreUnavailable
+from gateway.stores.keys_memory import MemoryKeys
+
+T = 1_800_000_000.0
+PEPPER = b"pepper"
+
+
+class Clocks:
+    def __init__(self) -> None:
+        self.wall, self.monotonic = T, 50.0
+
+    def pass_(self, seconds: float) -> None:
+        self.wall += seconds
+        self.monotonic += seconds
+
+
+class Store(MemoryKeys):
+    """The reference store, counted, slowed down or unplugged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finds = 0
+        self.touches = 0
+        self.away = False
+        self.after_find: Callable[[], None] = lambda: None
+
+    async def find(self, digest: bytes) -> KeyRecord | None:
+        self.finds += 1
+        if self.away:
+            raise StoreUnavailable("unplugged")
+        found = await super().find(digest)
+        after, self.after_find = self.after_find, lambda: None
+        after()
+        return found
+
+    async def touch(self, key_id: str, at: float) -> None:
+        self.touches += 1
+        if self.away:
+            raise StoreUnavailable("unplugged")
+        await super().touch(key_id, at)
+
+
+class World:
+    def __init__(self, stale_s: float = 600.0, remembered: int = 100) -> None:
+        self.clocks = Clocks()
+        self.store = Store()
+        self.keys = GatewayKeys(
+            self.store,
+            [KeyIdentity("backstage", team="platform"), KeyIdentity("renovate")],
+            pepper=PEPPER,
+            fingerprint_key=b"f" * 32,
+            wall=lambda: self.clocks.wall,
+            monotonic=lambda: self.clocks.monotonic,
+            stale_s=stale_s,
+            remembered=remembered,
+        )
+
+    async def issue(self, identity: str = "backstage", key: Secret | None = None, **changes: object) -> Secret:
+        key = key or new_key(secrets.token_bytes(32))
+        plain = KeyRecord(secrets.token_hex(4), identity, digest(PEPPER, key), self.clocks.wall)
+        await self.store.put(msgspec.structs.replace(plain, **changes))
+        return key
+
+    async def look_up(self, key: Secret) -> Principal | None:
+        return await self.keys.look_up(key.reveal().encode(), key)
+
+    def recall(self, key: Secret) -> Principal | Recall:
+        return self.keys.recall(key.reveal().encode())
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_a_key_is_its_identity(world: World) -> None:
+    key = await world.issue()
+    principal = await world.look_up(key)
+    assert principal is not None
+    assert (principal.id, principal.kind, principal.identity, principal.team, principal.token_hash) == (
+        *("backstage", PrincipalKind.KEY, "backstage", "platform"),
+        b"",
+    )
+    assert principal.fingerprint.startswith("tok:")
+    assert key.reveal()[4:12] not in repr(principal)
+
+
+async def test_a_found_key_is_remembered_for_a_second(world: World) -> None:
+    key = await world.issue()
+    assert world.recall(key) is Recall.ASK
+    principal = await world.look_up(key)
+    assert world.recall(key) == principal
+    world.clocks.pass_(TTL_S)
+    assert world.recall(key) is Recall.REFRESH
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"revoked_at": T},
+        {"revoked_at": T + 1e6},
+        {"expires_at": T},
+        {"not_before": T + 1},
+        {"identity": "removed-from-the-configuration"},
+        {"digest": bytes(32)},
+    ],
+    ids=str,
+)
+async def test_what_is_no_usable_key_is_bad_and_asked_again_a_second_later(
+    world: World, changes: dict[str, object]
+) -> None:
+    key = await world.issue(**changes)
+    assert await world.look_up(key) is None
+    assert world.recall(key) is Recall.BAD
+    world.clocks.pass_(TTL_S)
+    assert world.recall(key) is Recall.ASK
+
+
+async def test_a_key_issued_after_it_was_refused_works_within_a_second(world: World) -> None:
+    key = new_key(bytes(32))
+    assert await world.look_up(key) is None
+    await world.issue(key=key)
+    world.clocks.pass_(TTL_S)
+    assert await world.look_up(key) is not None
+    assert isinstance(world.recall(key), Principal)
+
+
+async def test_a_store_that_answers_with_another_record_is_not_believed(world: World) -> None:
+    """As the lookup by digest would if its index were broken."""
+    key, other = await world.issue(), await world.issue()
+    wrong = world.store._by_digest[digest(PEPPER, other)]
+    world.store._by_digest[digest(PEPPER, key)] = wrong
+    assert await world.look_up(key) is None
+
+
+async def test_a_revocation_elsewhere_shows_within_two_seconds(world: World) -> None:
+    key = await world.issue()
+    await world.look_up(key)
+    [record] = await world.store.list()
+    await world.store.revoke(record.id, T)
+    world.clocks.pass_(TTL_S)
+    assert TTL_S < 2
+    assert world.recall(key) is Recall.REFRESH
+    assert await world.look_up(key) is None
+    assert world.recall(key) is Recall.BAD
+
+
+async def test_a_revocation_here_shows_at_once(world: World) -> None:
+    key, other = await world.issue(), await world.issue()
+    await world.look_up(key)
+    await world.look_up(other)
+    record = await world.store.find(digest(PEPPER, key))
+    assert record is not None
+    await world.store.revoke(record.id, T)
+    world.keys.forget(record.id)
+    assert world.recall(key) is Recall.ASK
+    assert isinstance(world.recall(other), Principal)
+
+
+async def test_a_revocation_here_beats_a_lookup_under_way(world: World) -> None:
+    key = await world.issue()
+    [record] = await world.store.list()
+
+    def revoke() -> None:
+        world.store._by_digest[record.digest] = msgspec.structs.replace(record, revoked_at=T)
+        world.keys.forget(record.id)
+
+    world.store.after_find = revoke
+    assert await world.look_up(key) is None
+    assert world.store.finds == 2
+
+
+async def test_a_remembered_key_ends_on_its_second(world: World) -> None:
+    key = await world.issue(expires_at=T + 0.5)
+    assert await world.look_up(key) is not None
+    world.clocks.pass_(0.4)
+    assert isinstance(world.recall(key), Principal)
+    world.clocks.pass_(0.1)
+    assert world.recall(key) is Recall.BAD
+
+
+async def test_while_the_store_is_away_known_keys_go_on_for_a_bounded_time_and_others_cannot_be_judged(
+    world: World,
+) -> None:
+    known, unknown = await world.issue(), await world.issue()
+    principal = await world.look_up(known)
+    world.store.away = True
+    for _ in range(599):
+        world.clocks.pass_(1.0)
+        assert world.recall(known) is Recall.REFRESH
+        assert await world.look_up(known) == principal
+        assert world.recall(known) == principal
+    world.clocks.pass_(1.0)
+    assert world.recall(known) is Recall.ASK
+    for key in (known, unknown):
+        with pytest.raises(StoreUnavailable):
+            await world.look_up(key)
+
+
+async def test_last_known_good_ends_with_the_key(world: World) -> None:
+    key = await world.issue(expires_at=T + 5)
+    await world.look_up(key)
+    world.store.away = True
+    world.clocks.pass_(5)
+    assert await world.look_up(key) is None
+
+
+async def test_closed_means_that_nothing_stands_in() -> None:
+    world = World(stale_s=0.0)
+    key = await world.issue()
+    await world.look_up(key)
+    world.store.away = True
+    world.clocks.pass_(TTL_S)
+    assert world.recall(key) is Recall.ASK
+    with pytest.raises(StoreUnavailable):
+        await world.look_up(key)
+
+
+async def test_last_use_is_noted_once_a_minute_and_off_the_way(world: World) -> None:
+    key = await world.issue()
+    for _ in range(120):
+        await world.look_up(key)
+        await asyncio.sleep(0)
+        world.clocks.pass_(1.0)
+    assert world.store.touches == 2
+    [record] = await world.store.list()
+    assert record.last_used_at == T + 60
+    world.store.away = True
+    world.clocks.pass_(60)
+    assert await world.look_up(key) is not None
+    await world.keys.close()
+
+
+async def test_a_flood_of_bad_keys_does_not_push_out_a_good_one() -> None:
+    world = World(remembered=10)
+    key = await world.issue()
+    await world.look_up(key)
+    for number in range(100):
+        await world.look_up(new_key(number.to_bytes(32, "big")))
+    assert isinstance(world.recall(key), Principal)
+    assert len(world.keys._bad_until) == 10
