@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from .messages import Field, Fields, joined, lower
+import msgspec
+
+from .messages import Fields, joined, lower
 
 # Forwarded, and yet nothing GitLab's answer depends on: tracing, who we are, what the client holds. Every field outside
 # this set is part of a private key, so a field nobody thought of can cost a hit but never mix two answers.
 INERT = frozenset(
     {
-        b"accept-encoding",  # by class, see coding_class
-        b"cache-control",
         b"connection",
         b"content-length",
         b"date",
         b"dnt",
-        b"if-none-match",
         b"pragma",
         b"priority",
         b"referer",
@@ -68,31 +67,82 @@ def _weighted(value: bytes) -> list[tuple[bytes, float]]:
     return found
 
 
-def private_key(partition: bytes, target: bytes, sudo: str, fields: Fields, inert: frozenset[bytes] = INERT) -> bytes:
+class Reading(msgspec.Struct, frozen=True, gc=False):
+    """What a cache needs of a request's fields, read in one pass."""
+
+    variance: bytes
+    """All that can change the answer, one line each, in the order received: a client has one order, and a key of its own
+    for another order is only a miss. No line is empty."""
+    cache_control: bytes | None
+    if_none_match: bytes | None
+    refused: bytes
+    """The lower-cased name of a field that keeps this request from the cache; empty: none does."""
+
+
+_KEYED, _INERT, _CODING, _CACHE_CONTROL, _IF_NONE_MATCH, _REFUSED = range(6)
+_ROLES_BOUND = 4096
+
+
+class RequestReader(dict[bytes, int]):
+    """Reads requests for private caches; remembers the role of every field name it met, as it was spelt.
+
+    Args:
+        by_address: The client's address is part of the key.
+        refused: Lower-cased names that keep a request from the cache.
+    """
+
+    def __init__(self, *, by_address: bool, refused: frozenset[bytes]) -> None:
+        super().__init__()
+        self.inert = INERT if by_address else INERT | ADDRESS
+        """Names that are not part of the key: only these need comparing where ``Vary`` names them."""
+        self._known = dict.fromkeys(self.inert, _INERT) | dict.fromkeys(refused, _REFUSED)
+        self._known |= {
+            b"accept-encoding": _CODING,
+            b"cache-control": _CACHE_CONTROL,
+            b"if-none-match": _IF_NONE_MATCH,
+        }
+
+    def __missing__(self, name: bytes) -> int:
+        role = self._known.get(name.lower(), _KEYED)
+        if len(self) < _ROLES_BOUND and len(name) <= 64:
+            self[name] = role
+        return role
+
+    def read(self, fields: Fields) -> Reading:
+        """One pass over the request's fields."""
+        coding = cache_control = if_none_match = None
+        refused = b""
+        lines: list[bytes] = []
+        for name, value in fields:
+            role = self[name]
+            if role == _INERT:
+                continue
+            if role == _KEYED:
+                lines.append(b"%b:%b" % (lower(name), value))
+            elif role == _CODING:
+                coding = value if coding is None else coding + b"," + value
+            elif role == _IF_NONE_MATCH:
+                if_none_match = value if if_none_match is None else if_none_match + b", " + value
+            elif role == _CACHE_CONTROL:
+                cache_control = value if cache_control is None else cache_control + b", " + value
+            else:
+                refused = lower(name)
+        lines.append(b"+" + coding_class(coding) if coding is not None else b"-")
+        return Reading(b"\n".join(lines), cache_control, if_none_match, refused)
+
+
+def private_key(partition: bytes, target: bytes, sudo: str, variance: bytes) -> bytes:
     """The key of one answer for one partition.
 
     Args:
         partition: Who may see it; never empty.
         target: The raw target, less credentials: no normalising, ``%2F`` and ``%2f`` are two keys.
         sudo: The user acted as.
-        fields: The request's, as forwarded, credentials taken out.
-        inert: Lower-cased names that do not matter.
+        variance: Of ``RequestReader.read``.
     """
     assert partition, "an empty partition would be everybody's"
-    variance: list[Field] = []
-    coding = b""
-    for field in fields:
-        name = lower(field[0])
-        if name not in inert:
-            variance.append((name, field[1]))
-        elif name == b"accept-encoding":
-            coding = coding + b"," + field[1] if coding else field[1]
-    variance.sort()  # stable for one name: the order of its own lines stays
-    lines = [b"private", target, b"sudo=" + sudo.encode("utf-8", "surrogateescape").replace(b"\n", b" ")]
-    lines.append(coding_class(coding) if coding else b"-")
-    lines += [name + b":" + value for name, value in variance]
-    lines += [b"", partition]
-    return b"\n".join(lines)
+    actor = sudo.encode("utf-8", "surrogateescape").replace(b"\n", b" ") if sudo else b""
+    return b"private\n%b\nsudo=%b\n%b\n\n%b" % (target, actor, variance, partition)
 
 
 def shared_key(target: bytes) -> bytes:

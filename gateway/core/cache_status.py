@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from functools import lru_cache
 
 from .structured_fields import serialise_name
 
@@ -108,6 +109,7 @@ _FORWARDED = {
 _SERVED = frozenset({CacheStatus.HIT, CacheStatus.STALE})
 
 
+@lru_cache(maxsize=1024)
 def cache_status_field(
     name: str,
     status: CacheStatus,
@@ -115,7 +117,7 @@ def cache_status_field(
     *,
     upstream_status: int = 0,
     stored: bool = False,
-    ttl_s: float | None = None,
+    ttl_s: int | None = None,
     collapsed: bool = False,
 ) -> bytes:
     """One member of ``Cache-Status``.
@@ -141,7 +143,7 @@ def cache_status_field(
         if collapsed:
             parts.append("collapsed")
     if ttl_s is not None:
-        parts.append(f"ttl={int(ttl_s)}")
+        parts.append(f"ttl={ttl_s}")
     if status is CacheStatus.STALE or (reason not in _FORWARDED and reason not in _PLAIN):
         parts.append(f"detail={reason.value}")
     return "; ".join(parts).encode("ascii")

@@ -22,10 +22,10 @@ def partition_tag(partition: bytes) -> bytes:
 def answer_tags(partition: bytes, target: bytes) -> tuple[bytes, ...]:
     """The tags of a stored answer, known before it is looked up: they depend on the request alone."""
     owner, kinds = _walk(target)
-    found = [partition_tag(partition)]
     # Below a project a list of issues belongs to the project; at the top it belongs to nobody and hangs on its kind.
-    found += [owner] if owner else [b"kind:" + kind for kind in kinds[:1]]
-    return tuple(found)
+    if owner or not kinds:
+        return (partition_tag(partition), owner) if owner else (partition_tag(partition),)
+    return partition_tag(partition), b"kind:" + kinds[0]
 
 
 def write_tags(operation: Operation, target: bytes) -> tuple[bytes, ...]:

@@ -1,6 +1,6 @@
 """A shared cache's decisions (RFC 9111), pure: may this be stored, may that be reused, what does a change take with it.
 
-``gateway/shared_cache.py`` acts on them.
+``gateway/cache/shared.py`` acts on them.
 """
 
 from __future__ import annotations

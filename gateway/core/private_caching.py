@@ -59,13 +59,13 @@ class PrivatePolicy(msgspec.Struct, frozen=True):
     by_address: bool = False
     """The client's address is part of the key: for instances that restrict groups by address."""
 
-    def reuse_s(self, operation: Operation) -> float:
-        """For how long an answer may be reused without asking upstream."""
-        return min(self.route_ttl_s.get(operation.name, self.ttl_s), self.access_ttl_s)
+    def reuse_s(self, operation: str) -> float:
+        """For how long answers of an operation (by name) may be reused without asking upstream."""
+        return min(self.route_ttl_s.get(operation, self.ttl_s), self.access_ttl_s)
 
 
 def refuses_request(
-    operation: Operation, fields: Fields, *, partition: bytes, has_body: bool, session: bool
+    operation: Operation, refused_field: bytes, *, partition: bytes, has_body: bool, session: bool
 ) -> CacheReason | None:
     """Why this GET must go up untouched by the cache; None: it may be looked up and stored."""
     if not partition:
@@ -74,7 +74,7 @@ def refuses_request(
         return CacheReason.SESSION
     if has_body:
         return CacheReason.BODY
-    if operation.surface is not Surface.REST:
+    if operation.surface is not _REST:
         return CacheReason.SURFACE
     if not operation.known:
         return CacheReason.UNKNOWN_OPERATION
@@ -84,14 +84,11 @@ def refuses_request(
         return CacheReason.SIDE_EFFECT
     if operation.binary:
         return CacheReason.BINARY
-    for name, _ in fields:
-        refused = _REFUSED_FIELDS.get(lower(name))
-        if refused is not None:
-            return refused
-    return None
+    return REFUSED_FIELDS[refused_field] if refused_field else None
 
 
-_REFUSED_FIELDS = {
+_REST = Surface.REST
+REFUSED_FIELDS = {
     b"range": CacheReason.RANGE,
     b"if-match": CacheReason.CONDITIONAL,
     b"if-modified-since": CacheReason.CONDITIONAL,
@@ -99,6 +96,7 @@ _REFUSED_FIELDS = {
     b"if-range": CacheReason.CONDITIONAL,
     b"cookie": CacheReason.SESSION,
 }
+"""Request fields with which a GET is GitLab's alone to answer."""
 
 
 def storable(head: ResponseHead, said: ResponseDirectives, reuse_s: float) -> Stored:

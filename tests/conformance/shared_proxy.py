@@ -9,7 +9,7 @@ import asyncio
 import sys
 import time
 
-from gateway.cache import CacheRequest, with_conditions
+from gateway.cache import CacheRequest, SharedCache, SharedPolicy, with_conditions
 from gateway.core.cache_entry import end_to_end
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.errors import Rejection
@@ -17,7 +17,6 @@ from gateway.core.messages import Fields, ResponseHead, first
 from gateway.edge.downstream import AiohttpDownstream
 from gateway.edge.server import EdgeSettings, TrafficServer
 from gateway.ports import Reply, UpstreamRequest
-from gateway.shared_cache import SharedCache, SharedPolicy
 from gateway.stores.cache_memory import MemoryCacheStore
 from gateway.upstream.client import LeanUpstream, UpstreamSettings
 

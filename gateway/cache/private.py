@@ -11,19 +11,18 @@ from collections.abc import Callable
 
 import msgspec
 
-from .cache import CacheOutcome, CacheRequest, Forward, with_status
-from .cache_fill import filled
-from .core.cache_control import RequestDirectives, parse_request_cache_control, response_directives
-from .core.cache_entry import Entry, freshen, make_entry, may_answer_304, not_modified
-from .core.cache_key import ADDRESS, INERT, private_key, selecting, selects, vary_names
-from .core.cache_status import CacheReason, CacheStatus, Stored, cache_status_field
-from .core.cache_tags import answer_tags, partition_tag, write_tags
-from .core.caching import SAFE_METHODS, conditions, validators
-from .core.catalogue import Access
-from .core.errors import Code, Rejection, Source
-from .core.messages import Fields, ResponseHead, joined
-from .core.private_caching import (
+from ..core.cache_control import RequestDirectives, parse_request_cache_control, response_directives
+from ..core.cache_entry import Entry, freshen, make_entry, may_answer_304, not_modified
+from ..core.cache_key import RequestReader, private_key, selecting, selects, vary_names
+from ..core.cache_status import CacheReason, CacheStatus, Stored, cache_status_field
+from ..core.cache_tags import answer_tags, partition_tag, write_tags
+from ..core.caching import SAFE_METHODS, conditions, validators
+from ..core.catalogue import Access
+from ..core.errors import Code, Rejection, Source
+from ..core.messages import Fields, ResponseHead
+from ..core.private_caching import (
     PER_ANSWER,
+    REFUSED_FIELDS,
     PrivatePolicy,
     is_failure,
     may_stand_in,
@@ -34,9 +33,14 @@ from .core.private_caching import (
     takes_entry,
     validator_matches,
 )
-from .ports import CacheStore, Lookup, Reply
-from .singleflight import Flight, Flights
+from ..core.structured_fields import serialise_name
+from ..ports import CacheStore, Lookup, Reply
+from ..singleflight import Flight, Flights
+from .contract import CacheOutcome, CacheRequest, Forward, with_status
+from .fill import filled
 
+# Read on every hit; an enum's class looks its members up anew each time.
+_HIT, _FRESH = CacheStatus.HIT, CacheReason.FRESH
 _DROPPED = PER_ANSWER | {b"cache-status"}
 
 
@@ -57,6 +61,7 @@ class _Question(msgspec.Struct, frozen=True):
     tags: tuple[bytes, ...]
     reuse_s: float
     asked: RequestDirectives | None
+    if_none_match: bytes | None
 
 
 class PrivateCache:
@@ -75,7 +80,10 @@ class PrivateCache:
         self._name = name
         self._wait_s = wait_s
         self._flights: Flights[_Landing] = Flights()
-        self._inert = INERT if policy.by_address else INERT | ADDRESS
+        self._default_reuse_s = policy.reuse_s("")
+        self._reuse_s = {operation: policy.reuse_s(operation) for operation in policy.route_ttl_s}
+        self._reader = RequestReader(by_address=policy.by_address, refused=frozenset(REFUSED_FIELDS))
+        self._hit = serialise_name(name).encode("ascii") + b"; hit; ttl=%d"
 
     async def close(self) -> None:
         await self._store.close()
@@ -86,48 +94,49 @@ class PrivateCache:
     async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:
         if request.method != "GET":
             return await self._not_a_get(request, forward)
-        fields = request.fields
+        reading = self._reader.read(request.fields)
         refused = refuses_request(
             request.operation,
-            fields,
+            reading.refused,
             partition=request.partition,
             has_body=request.has_body,
             session=request.session,
         )
         if refused is not None:
             return await self._past(request, forward, refused)
-        said = joined(fields, b"cache-control")
-        asked = parse_request_cache_control(said) if said is not None else None
-        if asked is not None and asked.no_store:
-            return await self._past(request, forward, CacheReason.REQUEST)
-        question = _Question(
-            request,
-            forward,
-            now,
-            private_key(request.partition, request.target, request.sudo, fields, self._inert),
-            answer_tags(request.partition, request.target),
-            self._policy.reuse_s(request.operation),
-            asked,
-        )
-        lookup = await self._store.get(question.key, question.tags)
-        if not lookup.available:
-            return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
-        entry, reason = self._reusable(lookup, question)
-        if reason is None:
-            assert entry is not None, "only a stored answer needs no asking"
-            return self._serve(entry, question, CacheStatus.HIT, CacheReason.FRESH)
+        asked = None
+        if reading.cache_control is not None:
+            asked = parse_request_cache_control(reading.cache_control)
+            if asked.no_store:
+                return await self._past(request, forward, CacheReason.REQUEST)
+        key = private_key(request.partition, request.target, request.sudo, reading.variance)
+        tags = answer_tags(request.partition, request.target)
+        reuse_s = self._reuse_s.get(request.operation.name, self._default_reuse_s)
+        lookup = await self._store.get(key, tags)
+        entry = lookup.entries[0] if lookup.entries else None
+        if entry is None:
+            if not lookup.available:
+                return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
+            reason = CacheReason.URI_MISS
+        elif entry.selecting and not selects(entry.selecting, entry.language, request.fields):
+            entry, reason = None, CacheReason.VARY_MISS
+        else:
+            at = now()
+            must = must_ask(entry, asked, reuse_s, at)
+            if must is None:
+                return self._hits(entry, reading.if_none_match, reuse_s, max(0.0, at - entry.received_at))
+            reason = must
         if asked is not None and asked.only_if_cached:
             raise self._only_if_cached(reason)
+        question = _Question(request, forward, now, key, tags, reuse_s, asked, reading.if_none_match)
         return await self._ask(question, lookup, entry, reason)
 
-    def _reusable(self, lookup: Lookup, question: _Question) -> tuple[Entry | None, CacheReason | None]:
-        """The stored answer, and why GitLab has to be asked all the same (None: it has not)."""
-        if not lookup.entries:
-            return None, CacheReason.URI_MISS
-        entry = lookup.entries[0]
-        if entry.selecting and not selects(entry.selecting, entry.language, question.request.fields):
-            return None, CacheReason.VARY_MISS
-        return entry, must_ask(entry, question.asked, question.reuse_s, question.now())
+    def _hits(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:
+        """The short way out: nothing is asked, parsed or encoded."""
+        outcome = CacheOutcome(_HIT, _FRESH)
+        outcome.age_s = age_s
+        member = outcome.cache_status_field = self._hit % (reuse_s - age_s)
+        return _reply(entry, condition, ((b"Age", b"%d" % age_s), (b"Cache-Status", member))), outcome
 
     # Asking upstream
 
@@ -286,7 +295,7 @@ class PrivateCache:
                 received_at=received_at,
                 dropped=_DROPPED,
                 selecting=selecting(
-                    tuple(name for name in names if name in self._inert and name != b"accept-encoding"),
+                    tuple(name for name in names if name in self._reader.inert),
                     question.request.fields,
                 ),
             )
@@ -331,7 +340,7 @@ class PrivateCache:
         stored: Stored = Stored.NOT_ASKED,
         of_answer: Fields = (),
     ) -> tuple[Reply, CacheOutcome]:
-        """A stored answer for this client: its own validator judged, ``Date`` left for the edge to make."""
+        """A stored answer after asking, or after waiting for somebody who asked."""
         now = question.now()
         age = max(0.0, now - entry.received_at)
         outcome = CacheOutcome(status, reason)
@@ -346,13 +355,8 @@ class PrivateCache:
             ttl_s=int(question.reuse_s - age),
             collapsed=status is CacheStatus.COLLAPSED,
         )
-        computed: Fields = ((b"Age", b"%d" % int(age)), (b"Cache-Status", member))
-        condition = joined(question.request.fields, b"if-none-match")
-        if condition is not None and may_answer_304(entry, condition, None):
-            head = ResponseHead(304, (*not_modified(entry.fields), *of_answer, *computed), b"Not Modified")
-            return Reply(head, b""), outcome
-        head = ResponseHead(entry.status, (*entry.fields, *of_answer, *computed), entry.reason)
-        return Reply(head, entry.body), outcome
+        computed: Fields = (*of_answer, (b"Age", b"%d" % age), (b"Cache-Status", member))
+        return _reply(entry, question.if_none_match, computed), outcome
 
     def _label(self, reply: Reply, outcome: CacheOutcome, question: _Question | None) -> Reply:
         """An upstream answer with our member of ``Cache-Status``."""
@@ -402,3 +406,10 @@ class PrivateCache:
         return Rejection(
             Code.ONLY_IF_CACHED, 504, "504 Gateway Timeout", headers=((b"Cache-Status", member),), source=Source.DOWNSTREAM
         )
+
+
+def _reply(entry: Entry, condition: bytes | None, computed: Fields) -> Reply:
+    """A stored answer, or a 304 where the client holds the same. ``Date`` is left for the edge to make."""
+    if condition is not None and may_answer_304(entry, condition, None):
+        return Reply(ResponseHead(304, not_modified(entry.fields) + computed, b"Not Modified"), b"")
+    return Reply(ResponseHead(entry.status, entry.fields + computed, entry.reason), entry.body)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-from .core.cache_status import Stored
-from .core.messages import first
-from .ports import Reply
+from ..core.cache_status import Stored
+from ..core.messages import first
+from ..ports import Reply
 
 Commit = Callable[[bytes], Awaitable[None]]
 Void = Callable[[Stored], None]

@@ -10,25 +10,12 @@ from typing import Protocol
 
 import msgspec
 
-from .core.cache_entry import replaced
-from .core.cache_status import CacheReason, CacheStatus, Stored
-from .core.caching import CONDITIONS, conditions
-from .core.catalogue import Operation
-from .core.messages import Fields, ResponseHead, first, joined, lower
-from .ports import Reply
-
-__all__ = [
-    "Cache",
-    "CacheOutcome",
-    "CacheReason",
-    "CacheRequest",
-    "CacheStatus",
-    "Forward",
-    "NoCache",
-    "Stored",
-    "with_conditions",
-    "with_status",
-]
+from ..core.cache_entry import replaced
+from ..core.cache_status import CacheReason, CacheStatus, Stored
+from ..core.caching import CONDITIONS, conditions
+from ..core.catalogue import Operation
+from ..core.messages import Fields, ResponseHead, first, joined, lower
+from ..ports import Reply
 
 
 class CacheRequest(msgspec.Struct, frozen=True, gc=False):

@@ -10,14 +10,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from .cache import CacheOutcome, CacheRequest, Forward, with_status
-from .cache_fill import filled, read_whole
-from .core.byte_ranges import parse_content_range
-from .core.cache_control import RequestDirectives, request_directives, response_directives
-from .core.cache_entry import Entry, freshen, make_entry
-from .core.cache_key import selecting, shared_key, vary_names
-from .core.cache_status import CacheReason, CacheStatus, Stored, cache_status_field
-from .core.caching import (
+from ..core.byte_ranges import parse_content_range
+from ..core.cache_control import RequestDirectives, request_directives, response_directives
+from ..core.cache_entry import Entry, freshen, make_entry
+from ..core.cache_key import selecting, shared_key, vary_names
+from ..core.cache_status import CacheReason, CacheStatus, Stored, cache_status_field
+from ..core.caching import (
     SAFE_METHODS,
     Use,
     Verdict,
@@ -37,10 +35,12 @@ from .core.caching import (
     validated,
     validators,
 )
-from .core.errors import Code, Rejection, Source
-from .core.messages import Fields, ResponseHead, first
-from .ports import CacheStore, Lookup, Reply
-from .singleflight import Flight, Flights
+from ..core.errors import Code, Rejection, Source
+from ..core.messages import Fields, ResponseHead, first
+from ..ports import CacheStore, Lookup, Reply
+from ..singleflight import Flight, Flights
+from .contract import CacheOutcome, CacheRequest, Forward, with_status
+from .fill import filled, read_whole
 
 _DROPPED = frozenset({b"cache-status"})
 _MOST_VARIANTS = 16

@@ -1,0 +1,22 @@
+"""The cache: one ``fetch`` between a permitted request and its upstream.
+
+``contract`` says what the pipeline sees, ``private`` is GitLab's cache (one partition per credential), ``shared`` a plain
+RFC 9111 one, ``fill`` copies answers into the store as they stream. What may be stored and reused is decided in
+``core/caching.py`` and ``core/private_caching.py``.
+"""
+
+from .contract import Cache, CacheOutcome, CacheRequest, Forward, NoCache, with_conditions
+from .private import PrivateCache
+from .shared import SharedCache, SharedPolicy
+
+__all__ = [
+    "Cache",
+    "CacheOutcome",
+    "CacheRequest",
+    "Forward",
+    "NoCache",
+    "PrivateCache",
+    "SharedCache",
+    "SharedPolicy",
+    "with_conditions",
+]

@@ -1,0 +1,134 @@
+"""The cache shared by several gateways: one value per key, one number per purged tag, a TTL on both.
+
+A lookup is one round trip of plain GETs: the value, and when each of its tags was last purged. A value carries the moment
+at which its request was about to go up; what was purged since is dead wherever it is read. So a purge costs one write,
+needs no list of members, reaches every gateway at once, and also beats answers that are still on their way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core.cache_entry import Entry
+from ..ports import Lookup
+from .codec import Codec
+from .redis_link import Command, RedisError, RedisLink, RedisUnavailable, RedisValue
+
+_PURGE = (Path(__file__).parent / "lua" / "cache_purge.lua").read_text("utf-8")
+_MOST_OWED = 4096
+_LONGEST_S = 7 * 86_400.0
+"""No value lives longer, and a purge is remembered for longer than that."""
+_REMEMBERED_MS = int((_LONGEST_S + 3600) * 1000)
+
+
+class RedisCacheStore:
+    """A CacheStore in Redis or Valkey, on a link of its own (large values would hold up the buckets').
+
+    Args:
+        link: Its timeout bounds every call.
+        codec: Encrypts values and hides names.
+        largest_bytes: Larger values are not sent.
+    """
+
+    def __init__(self, link: RedisLink, codec: Codec, *, largest_bytes: int = 8 << 20) -> None:
+        self._link = link
+        self._codec = codec
+        self._largest_bytes = largest_bytes
+        # What Redis did not confirm goes first in the next round trip, before anything is read. Should it become too
+        # much to remember, nothing that was stored before Redis answered again is believed.
+        self._owed: dict[bytes, Command] = {}
+        self._lost_count = False
+        self._believed_from = 0
+        self.outages = 0
+
+    async def get(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
+        owed = tuple(self._owed)
+        commands = [*self._owed.values(), ("TIME",)]
+        commands += [("GET", self._tag_name(tag)) for tag in tags]
+        commands.append(("GET", self._key_name(key)))
+        try:
+            replies = await self._link.execute_many(commands)
+        except RedisUnavailable:
+            self.outages += 1
+            return Lookup(available=False)
+        if not self._settle(owed, replies[: len(owed)]):
+            return Lookup(available=False)
+        clock, *purges, value = replies[len(owed) :]
+        stamp = _microseconds(clock)
+        if stamp is None or any(isinstance(at, RedisError) for at in purges):
+            self.outages += 1
+            return Lookup(available=False)
+        if self._lost_count:
+            self._lost_count, self._believed_from = False, stamp
+        version = max((int(at) for at in purges if isinstance(at, bytes) and at.isdigit()), default=0)
+        version = max(version, self._believed_from)
+        stored = self._codec.decode(key, value) if isinstance(value, bytes) else None
+        if stored is None or version >= stored[0]:
+            return Lookup((), stamp, version)
+        return Lookup(stored[1], stamp, version)
+
+    async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+        del tags  # whoever reads asks for them
+        if ttl_s <= 0:
+            return False
+        value = self._codec.encode(key, stamp, entries)
+        if len(value) > self._largest_bytes:
+            await self.delete(key)
+            return False
+        ttl_ms = max(1, int(min(ttl_s, _LONGEST_S) * 1000))
+        try:
+            await self._link.execute("SET", self._key_name(key), value, "PX", ttl_ms)
+        except (RedisUnavailable, RedisError):
+            self.outages += 1
+            return False
+        return True
+
+    async def delete(self, key: bytes) -> None:
+        name = self._key_name(key)
+        await self._insist({name: ("UNLINK", name)})
+
+    async def purge(self, tags: tuple[bytes, ...]) -> bool:
+        names = [self._tag_name(tag) for tag in tags]
+        return await self._insist({name: ("EVAL", _PURGE, 1, name, _REMEMBERED_MS) for name in names})
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    def _key_name(self, key: bytes) -> bytes:
+        return b"ggw:cache:" + self._codec.name(key)
+
+    def _tag_name(self, tag: bytes) -> bytes:
+        return b"ggw:purged:" + self._codec.name(tag)
+
+    async def _insist(self, commands: dict[bytes, Command]) -> bool:
+        """Commands that must take effect before this gateway reads again, now or later."""
+        self._owed.update(commands)
+        if len(self._owed) > _MOST_OWED:
+            self._owed.clear()
+            self._lost_count = True
+        try:
+            replies = await self._link.execute_many(list(commands.values()))
+        except RedisUnavailable:
+            self.outages += 1
+            return False
+        return self._settle(tuple(commands), replies)
+
+    def _settle(self, names: tuple[bytes, ...], replies: list[RedisValue | RedisError]) -> bool:
+        """Strike off what Redis confirmed; False while anything is left owing (a read-only replica, say)."""
+        failed = False
+        for name, reply in zip(names, replies, strict=True):
+            if isinstance(reply, RedisError):
+                failed = True
+            else:
+                self._owed.pop(name, None)
+        self.outages += failed
+        return not failed
+
+
+def _microseconds(clock: RedisValue | RedisError) -> int | None:
+    """Redis's TIME reply as one number."""
+    if isinstance(clock, list) and len(clock) == 2:
+        seconds, micros = clock
+        if isinstance(seconds, bytes) and isinstance(micros, bytes):
+            return int(seconds) * 1_000_000 + int(micros)
+    return None
