@@ -98,7 +98,7 @@ def parse_head(head: bytes, *, bodiless: bool) -> Head:
                 chunked = True
             elif kind == _UPGRADE:
                 upgrade = True
-            elif b"close" in (option.strip(b" \t") for option in value.lower().split(b",")):
+            elif b"close" in value.lower() and b"close" in _options(value):
                 closing = True
     if chunked and length is not None:
         raise Malformed("Content-Length and Transfer-Encoding")
@@ -118,6 +118,10 @@ def parse_head(head: bytes, *, bodiless: bool) -> Head:
     else:
         framing = UNTIL_CLOSE
     return Head(status, reason or b"", tuple(fields), framing, persistent, upgrade)
+
+
+def _options(value: bytes) -> list[bytes]:
+    return [option.strip(b" \t") for option in value.lower().split(b",")]
 
 
 def _read_line(line: bytes) -> tuple[Field, int]:

@@ -1,0 +1,100 @@
+"""Places: never more than allowed, first come first served, none lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.upstream.errors import Failure, UpstreamFailure
+from gateway.upstream.pool import Pool
+
+
+def pool(*, places: int = 1, waiting: int = 10, wait_s: float = 5.0) -> Pool:
+    return Pool(
+        asyncio.get_running_loop(),
+        max_in_flight=places,
+        max_waiting=waiting,
+        wait_s=wait_s,
+        max_idle=1,
+        keepalive_s=1.0,
+        on_break=lambda _: None,
+    )
+
+
+async def test_places_are_counted() -> None:
+    house = pool(places=2)
+    assert (house.enter_now(), house.enter_now(), house.enter_now()) == (True, True, False)
+    house.freed()
+    assert house.in_flight == 1
+    assert house.enter_now()
+
+
+async def test_the_line_is_served_in_its_order() -> None:
+    house = pool()
+    assert house.enter_now()
+    served: list[int] = []
+
+    async def enter(number: int) -> None:
+        await house.enter()
+        served.append(number)
+
+    tasks = [asyncio.ensure_future(enter(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    assert not house.enter_now()
+    for _ in range(3):
+        house.freed()
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+    assert served == [0, 1, 2]
+    assert (house.in_flight, house.waiting) == (1, 0)
+
+
+async def test_who_left_the_line_is_passed_over() -> None:
+    house = pool()
+    assert house.enter_now()
+    first, second = (asyncio.ensure_future(house.enter()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    house.freed()
+    await second
+    assert first.cancelled()
+    assert (house.in_flight, house.waiting) == (1, 0)
+
+
+async def test_a_place_handed_to_who_just_left_goes_on() -> None:
+    house = pool()
+    assert house.enter_now()
+    first, second = (asyncio.ensure_future(house.enter()) for _ in range(2))
+    await asyncio.sleep(0)
+    house.freed()
+    first.cancel()
+    await second
+    assert first.cancelled()
+    assert house.in_flight == 1
+
+
+@pytest.mark.parametrize(("waiting", "wait_s"), [(0, 5.0), (1, 0.01)])
+async def test_too_long_a_line_or_wait(waiting: int, wait_s: float) -> None:
+    house = pool(waiting=waiting, wait_s=wait_s)
+    assert house.enter_now()
+    assert house.is_full() == (waiting == 0)
+    with pytest.raises(UpstreamFailure) as turned_away:
+        await house.enter()
+    assert turned_away.value.failure is Failure.BUSY
+    assert (house.in_flight, house.waiting) == (1, 0)
+
+
+async def test_a_closed_house_lets_nobody_in() -> None:
+    house = pool()
+    assert house.enter_now()
+    waiting = asyncio.ensure_future(house.enter())
+    await asyncio.sleep(0)
+    await house.close()
+    with pytest.raises(UpstreamFailure) as turned_away:
+        await waiting
+    assert turned_away.value.failure is Failure.CLOSED
+    house.freed()
+    assert not house.enter_now()
+    assert house.is_closed
+    assert (house.in_flight, house.open, house.idle) == (0, 0, 0)
