@@ -19,6 +19,7 @@ PASSTHROUGH = "passthrough"
 _RESERVED_RULES = frozenset({"own-token", "passthrough", "anonymous"})
 _SHORTEST_SECRET = 16
 _STRONG_SECRET = 32
+_FEWEST_CHARACTERS = 8  # different ones; 32 random hex digits practically never have fewer
 
 
 def _error(path: Path, message: str) -> Finding:
@@ -125,12 +126,12 @@ def _stores(config: Config) -> Iterator[Finding]:
         if not secret:
             continue
         value = secret.reveal()
-        if len(value) < _SHORTEST_SECRET or len(set(value)) < 6:
+        if len(value) < _SHORTEST_SECRET:
             yield _error(("secrets", name), "can be guessed: make it with `openssl rand -hex 32`")
-        elif len(value) < _STRONG_SECRET:
-            yield _warning(("secrets", name), "is short: `openssl rand -hex 32` makes a strong one")
+        elif len(value) < _STRONG_SECRET or len(set(value)) < _FEWEST_CHARACTERS:
+            yield _warning(("secrets", name), "is weak: `openssl rand -hex 32` makes a strong one")
         if value in seen:
-            yield _error(("secrets", name), f"is the same as `secrets.{seen[value]}`: each needs its own")
+            yield _warning(("secrets", name), f"is the same as `secrets.{seen[value]}`: each should have its own")
         seen.setdefault(value, name)
 
 

@@ -40,19 +40,21 @@ class World:
 
     def read(self, path: str) -> str:
         """A file's text without its last line end."""
+        # Somebody may have pasted the secret where its place belongs: only what looks like a path is repeated.
+        shown = f"the file {path}" if "/" in path else "a file"
         if not path or "\0" in path:
             raise ValueError("names no file: write ${file:/path}")
         try:
             text = self._read_file(path)
         except UnicodeDecodeError:
-            raise ValueError(f"names the file {path}, which is not text") from None
+            raise ValueError(f"names {shown}, which is not text") from None
         except OSError as error:
-            raise ValueError(f"names the file {path}, which can't be read: {error.strerror or 'unreadable'}") from None
+            raise ValueError(f"names {shown}, which can't be read: {error.strerror or 'unreadable'}") from None
         if len(text) > _MAX_FILE_CHARS:
-            raise ValueError(f"names the file {path}, which is too large")
+            raise ValueError(f"names {shown}, which is too large")
         text = text.removesuffix("\n").removesuffix("\r")
         if not text:
-            raise ValueError(f"names the file {path}, which is empty")
+            raise ValueError(f"names {shown}, which is empty")
         return text
 
     def _variable(self, name: str) -> str:
