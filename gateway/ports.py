@@ -23,6 +23,9 @@ from .core.secret import Secret
 class RequestBody(Protocol):
     """The client's body, pulled."""
 
+    content_length: int | None
+    """Octets that ``read`` will give in all; None: not known beforehand (chunked)."""
+
     async def read(self) -> bytes:
         """The next octets, never decompressed or re-chunked to size; ``b""`` once, at the end.
 
@@ -79,10 +82,20 @@ class Downstream(Protocol):
     """One request and the way back to its client. Exactly one of ``respond`` or ``start`` … ``finish`` is used, once."""
 
     head: RequestHead
-    body: RequestBody | None
+    started: bool
+    """Some of the answer may have left."""
+    sent_bytes: int
+    received_bytes: int
+    """Of the body."""
 
-    async def respond(self, head: ResponseHead, whole: bytes) -> None:
-        """The whole answer at once. For HEAD, 204 and 304 ``whole`` is empty and Content-Length stays as given."""
+    @property
+    def body(self) -> RequestBody | None: ...
+
+    async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False) -> None:
+        """The whole answer at once. For HEAD, 204 and 304 ``whole`` is not sent and Content-Length stays as given.
+
+        ``close`` ends the connection behind it: what the client sent, or still sends, can't be trusted.
+        """
         ...
 
     async def start(self, head: ResponseHead) -> None:

@@ -146,7 +146,7 @@ def _link_origins(external_url: str) -> tuple[bytes, ...]:
     """Every spelling ``Link`` may give the external address.
 
     GitLab takes host and port from its ``external_url`` but the scheme from the request (``X-Forwarded-Proto``), so that
-    either scheme occurs, with the port spelt out where it is not that scheme's own.
+    either scheme occurs, with the port spelt out where it is not that scheme's own; other versions leave it away.
     """
     match = _ORIGIN.fullmatch(external_url.rstrip("/"))
     if match is None:
@@ -157,7 +157,7 @@ def _link_origins(external_url: str) -> tuple[bytes, ...]:
         host, port = authority, _DEFAULT_PORTS[scheme]
     origins = []
     for spelt in ("https", "http"):
-        if port == _DEFAULT_PORTS[spelt]:
+        if port == _DEFAULT_PORTS[scheme]:
             origins.append(f"{spelt}://{host}{root}".encode())
         origins.append(f"{spelt}://{host}:{port}{root}".encode())
     return tuple(origins)

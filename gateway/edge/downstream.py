@@ -74,20 +74,14 @@ class ClientGone(ConnectionError):  # noqa: N818 — a state of the world, not a
 class ClientBody:
     """The request's body, pulled from aiohttp's stream reader (framing already undone by its parser)."""
 
-    __slots__ = ("_downstream", "_expects", "_idle_s", "_payload", "_received", "_size")
+    __slots__ = ("_downstream", "_expects", "_idle_s", "_payload", "content_length")
 
     def __init__(self, downstream: AiohttpDownstream, payload: StreamReader, size: int | None, idle_s: float) -> None:
         self._downstream = downstream
         self._payload = payload
         self._idle_s = idle_s
-        self._size = size
-        self._received = 0
+        self.content_length = size
         self._expects = downstream.expects_continue
-
-    @property
-    def received_bytes(self) -> int:
-        """Octets pulled so far."""
-        return self._received
 
     async def read(self) -> bytes:
         """See ``ports.RequestBody``. The first call answers ``Expect: 100-continue`` (RFC 9110 §10.1.1)."""
@@ -106,7 +100,7 @@ class ClientBody:
         except (RequestPayloadError, HttpProcessingError) as error:
             # The parser's text quotes the offending octets: it goes nowhere.
             raise bad_request(close=True) from error
-        self._received += len(chunk)
+        self._downstream.received_bytes += len(chunk)
         return chunk
 
 
@@ -124,6 +118,7 @@ class AiohttpDownstream:
         "head",
         "keep_alive",
         "message_upgrade",
+        "received_bytes",
         "sent_bytes",
         "started",
         "writer",
@@ -138,6 +133,7 @@ class AiohttpDownstream:
         self.writer = writer
         self.started = False
         self.sent_bytes = 0
+        self.received_bytes = 0
         self._chunked = False
         self._left = 0
         self.keep_alive = not message.should_close
@@ -182,7 +178,9 @@ class AiohttpDownstream:
 
     # ports.Downstream
 
-    async def respond(self, head: ResponseHead, whole: bytes) -> None:
+    async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False) -> None:
+        if close:
+            self.keep_alive = False
         bodyless = self.head.method == "HEAD" or head.status in _BODYLESS
         if bodyless:
             whole = b""
@@ -221,15 +219,6 @@ class AiohttpDownstream:
         if transport is not None and not self.started and not self.head.http_10:
             transport.write(data)
 
-    def close_after(self) -> None:
-        """Answer with ``Connection: close``: the framing, or what the client will send next, can't be trusted."""
-        self.keep_alive = False
-
-    @property
-    def unread_body(self) -> bool:
-        """Part of the body is still on its way."""
-        return not self._payload.is_eof()
-
     # Writing
 
     def _serialise(self, head: ResponseHead, length: int | None) -> bytes:
@@ -254,7 +243,8 @@ class AiohttpDownstream:
             else:
                 self._chunked = True
                 parts.append(b"Transfer-Encoding: chunked\r\n")
-        if not self.keep_alive or self._protocol.draining:
+        # A body that nobody read may still be on its way: it must never be taken for the next request (RFC 9112 §9.3).
+        if not self.keep_alive or self._protocol.draining or not self._payload.is_eof():
             self.keep_alive = False
             parts.append(b"Connection: close\r\n")
         elif self.head.http_10:

@@ -1,0 +1,372 @@
+"""The composition root: configuration in, a running gateway out. Nothing is wired anywhere else.
+
+    traffic port ── edge.server ── Gateway.handle ─┬─ core.entry · body_stage          pure, no I/O
+                                                   ├─ identity ──── key store, GitLab  cached
+                                                   ├─ core.access                      pure
+                                                   ├─ buckets ───── memory | Redis     one round trip
+                                                   ├─ broker ────── GitLab             checked before first use
+                                                   ├─ cache ─────── memory | Redis     one round trip
+                                                   └─ upstream ──── GitLab             the way up
+    admin port ──── edge.admin ── metrics · readiness · redacted configuration
+
+What is off is a null object chosen here, so that the road has no ``if enabled``. Everything that must be closed is on one
+exit stack, in the order opposite to its making.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import time
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from .. import __version__, routes
+from ..body_stage import BlindBodies, BodyStage
+from ..broker.static import StaticCredential, StaticTokenSource
+from ..cache import Cache, NoCache, PrivateCache, SharedCache, SharedPolicy
+from ..config import Config
+from ..config import compile as compiled
+from ..config.vocabulary import CacheMode, OnBuckets
+from ..core.access import Rules
+from ..core.breaker import BreakerSettings
+from ..core.catalogue import Catalogue
+from ..core.client_address import TrustedPeers
+from ..core.dialect import LimitDialect, NoDialect
+from ..core.entry import EntrySettings, GitLabEntry, SharedEntry
+from ..core.limit_headers import LimitHeaders
+from ..core.limits import Limits, OnOutage
+from ..core.passage import Passage
+from ..core.peer_guard import PeerGuard
+from ..core.private_caching import PrivatePolicy
+from ..core.secret import Secret
+from ..edge.server import EdgeSettings, TrafficServer
+from ..identity.authenticator import PrincipalAuthenticator
+from ..identity.gitlab_tokens import OwnTokens
+from ..identity.keys import GatewayKeys
+from ..identity.settings import IdentitySettings
+from ..identity.verifier import GitlabVerifier
+from ..pipeline import Gateway, Observer, Road
+from ..ports import (
+    BucketStore,
+    CacheStore,
+    KeyRegister,
+    KeyStore,
+)
+from ..state_dir import open_state_dir, secret
+from ..stores.bucket_memory import MemoryBuckets
+from ..stores.bucket_redis import RedisBuckets
+from ..stores.cache_memory import MemoryCacheStore
+from ..stores.cache_redis import RedisCacheStore
+from ..stores.codec import Codec
+from ..stores.keys_memory import MemoryKeys
+from ..stores.keys_redis import RedisKeys
+from ..stores.keys_sqlite import SqliteKeys
+from ..stores.redis_link import RedisLink
+from ..telemetry.audit import AuditLog, open_sink
+from ..telemetry.metrics import Metrics
+from ..upstream.client import LeanUpstream, UpstreamSettings
+from .observing import Audited, Early
+from .open_road import Anyone, Anything, NoTokens
+
+log = logging.getLogger("gateway.app")
+
+DRAIN_S = 25.0
+"""For requests in progress after SIGTERM; Kubernetes kills after 30 s."""
+
+
+# Wiring
+
+
+class Assembly:
+    """Everything one process is made of. Made by ``assemble``, closed by its exit stack."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.keys = Keyring(config)
+        self.catalogue = Catalogue.decode(routes.read())
+        self.stack = contextlib.AsyncExitStack()
+        self.metrics = Metrics(CollectorRegistry(), __version__, self.catalogue.gitlab)
+        self.upstream = LeanUpstream(_upstream_settings(config))
+        self.buckets: BucketStore | None = None
+        self.links: list[RedisLink] = []
+        self.audit: AuditLog | None = None
+        self.cache_store: CacheStore | None = None
+        self.tokens: StaticTokenSource | None = None
+        self.passage = _passage(config)
+        self.gateway: Gateway
+        self.server: TrafficServer
+        self.alarms: dict[str, str] = {}
+        """Broker credentials that GitLab refuses, and why the operator must act."""
+
+    def link(self, url: Secret, name: str, timeout_s: float) -> RedisLink:
+        """One more Redis connection, watched by readiness."""
+        link = RedisLink.from_url(url.reveal(), timeout_s=timeout_s, name=f"gitlab-gateway-{name}")
+        self.links.append(link)
+        self.stack.push_async_callback(link.close)
+        return link
+
+    def alarm(self, credential_id: str, healthy: bool) -> None:
+        """The broker's word on one of its credentials."""
+        if healthy:
+            if self.alarms.pop(credential_id, None) is not None:
+                log.warning("GitLab accepts credential %s again", credential_id)
+            return
+        self.alarms[credential_id] = "refused"
+        log.error("GitLab refuses credential %s: requests that use it are answered with 502", credential_id)
+
+
+class Keyring:
+    """The gateway's own keys: configured, or made once in ``state_dir``. Each purpose gets one of its own."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.process = secrets.token_bytes(32)
+
+    def _named(self, name: str, configured: Secret | None) -> bytes:
+        if configured is not None:
+            return configured.reveal().encode("utf-8", "surrogateescape")
+        return secret(open_state_dir(Path(self._config.state_dir)), name)
+
+    @property
+    def pepper(self) -> bytes:
+        return self._named("pepper", self._config.secrets.pepper)
+
+    @property
+    def encryption(self) -> bytes:
+        return self._named("encryption_key", self._config.secrets.encryption_key)
+
+    @property
+    def audit(self) -> bytes:
+        return self._named("audit_key", self._config.secrets.audit_key)
+
+
+async def assemble(config: Config) -> Assembly:
+    """Wire a gateway. Raises StateRefused, CredentialsRefused, OSError; what was opened until then is closed again."""
+    made = Assembly(config)
+    try:
+        await _assemble(made)
+    except BaseException:
+        await made.stack.aclose()
+        raise
+    return made
+
+
+async def _assemble(made: Assembly) -> None:
+    config, stack = made.config, made.stack
+    made.audit = AuditLog(open_sink(config.audit.sink))
+    stack.callback(made.audit.close)
+    stack.push_async_callback(made.upstream.close)
+    peers = TrustedPeers([str(network) for network in config.listen.trusted_proxies])
+    entry_settings = _entry_settings(config)
+    shared = config.cache.mode is CacheMode.SHARED
+    cache = _cache(made)
+    stack.push_async_callback(cache.close)
+    observers: tuple[Observer, ...] = (made.metrics, Audited(made.audit))
+    if shared:
+        road = Road(
+            entry=SharedEntry(entry_settings, peers),
+            bodies=BlindBodies(),
+            authenticator=Anyone(),
+            access=Anything(),
+            dialect=NoDialect(),
+            buckets=MemoryBuckets(),
+            tokens=NoTokens(),
+            passing=made.passage,
+            cache=cache,
+            upstream=made.upstream,
+            observers=observers,
+            anonymous=True,
+        )
+    else:
+        made.buckets = _buckets(made)
+        stack.push_async_callback(made.buckets.close)
+        verifier = GitlabVerifier(
+            made.upstream,
+            wall=time.time,
+            prefix=entry_settings.prefix,
+            fields=((b"Host", _upstream_host(config)),),
+        )
+        made.tokens = StaticTokenSource(
+            [StaticCredential(one.id, one.token, one.sudo) for one in config.credentials],
+            verifier,
+            partition_key=made.keys.process,
+            monotonic=time.monotonic,
+            alarm=made.alarm,
+        )
+        for warning in await made.tokens.verify_at_start():
+            log.warning("%s", warning)
+        settings = compiled.identity_settings(config)
+        authenticator = _authenticator(made, settings, verifier)
+        stack.push_async_callback(authenticator.close)
+        limits = Limits.compile(compiled.limits(config))
+        road = Road(
+            entry=GitLabEntry(entry_settings, made.catalogue, peers),
+            bodies=BodyStage(),
+            authenticator=authenticator,
+            access=Rules.compile(compiled.rules(config)),
+            dialect=LimitDialect(limits, LimitHeaders(limits, key=made.keys.process)),
+            buckets=made.buckets,
+            tokens=made.tokens,
+            passing=made.passage,
+            cache=cache,
+            upstream=made.upstream,
+            observers=observers,
+            anonymous=settings.anonymous is not None,
+        )
+    made.gateway = Gateway(road)
+    early = Early()
+    early.gateway = made.gateway
+    made.server = TrafficServer(made.gateway.handle, early, _edge_settings(config))
+
+
+def _upstream_settings(config: Config) -> UpstreamSettings:
+    upstream = config.upstream
+    breaker = upstream.breaker
+    return UpstreamSettings(
+        url=str(upstream.url),
+        connect_s=upstream.timeouts.connect,
+        first_byte_s=upstream.timeouts.first_byte,
+        idle_s=upstream.timeouts.idle,
+        max_in_flight=upstream.max_in_flight,
+        ca_file=upstream.ca_file,
+        breaker=BreakerSettings(breaker.window, breaker.min_requests, breaker.error_ratio, breaker.open_for),
+    )
+
+
+def _entry_settings(config: Config) -> EntrySettings:
+    listen = config.listen
+    limits = listen.limits
+    hosts = [host.lower() for host in listen.hosts]
+    if listen.public_url:
+        hosts.append(listen.public_url.host)
+    return EntrySettings(
+        target_bytes=limits.target_bytes,
+        field_bytes=limits.field_bytes,
+        header_bytes=limits.header_bytes,
+        max_fields=limits.headers,
+        prefix=config.upstream.url.path.encode(),
+        hosts=frozenset(host.encode("idna" if not host.isascii() else "ascii") for host in hosts),
+    )
+
+
+def _edge_settings(config: Config) -> EdgeSettings:
+    limits = config.listen.limits
+    return EdgeSettings(
+        target_bytes=limits.target_bytes,
+        field_bytes=limits.field_bytes,
+        max_fields=limits.headers,
+        request_head_s=limits.request_head,
+        body_idle_s=limits.body_idle,
+        idle_s=limits.idle,
+    )
+
+
+def _upstream_host(config: Config) -> bytes:
+    """The one Host GitLab sees: what it believes it is called, so that whatever it makes of Host is right."""
+    for url in (config.upstream.external_url, config.listen.public_url, config.upstream.url):
+        if url is not None:
+            return url.authority.encode("idna" if not url.authority.isascii() else "ascii")
+    raise AssertionError("upstream.url is required")
+
+
+def _passage(config: Config) -> Passage:
+    if config.cache.mode is CacheMode.SHARED:
+        return Passage(shared=True)
+    names = dict.fromkeys(str(url) for url in (config.upstream.external_url, config.upstream.url) if url is not None)
+    return Passage(
+        upstream_host=_upstream_host(config),
+        external_urls=tuple(names),
+        public_url=str(config.listen.public_url or ""),
+        bypass=(config.upstream.throttle_bypass_header or "").encode("ascii"),
+    )
+
+
+def _buckets(made: Assembly) -> BucketStore:
+    config = made.config
+    if not config.stores.shared.shared:
+        return MemoryBuckets()
+    outage = {OnBuckets.LOCAL: OnOutage.LOCAL, OnBuckets.OPEN: OnOutage.OPEN, OnBuckets.CLOSED: OnOutage.CLOSED}
+    link = made.link(config.stores.shared.url, "buckets", 0.05)
+    return RedisBuckets(link, on_outage=outage[config.stores.on_error.buckets])
+
+
+def _cache(made: Assembly) -> Cache:
+    config = made.config
+    settings = config.cache
+    if settings.mode is CacheMode.OFF:
+        return NoCache()
+    if config.stores.shared.shared:
+        link = made.link(config.stores.shared.url, "cache", 0.1)
+        made.cache_store = RedisCacheStore(link, Codec(made.keys.encryption))
+    else:
+        made.cache_store = MemoryCacheStore(settings.max_bytes, time.time)
+    if settings.mode is CacheMode.SHARED:
+        return SharedCache(made.cache_store, SharedPolicy(max_entry_bytes=settings.max_entry))
+    return PrivateCache(
+        made.cache_store,
+        PrivatePolicy(
+            ttl_s=settings.ttl,
+            access_ttl_s=settings.access_ttl,
+            stale_if_error_s=settings.stale_if_error,
+            max_entry_bytes=settings.max_entry,
+            route_ttl_s={route.match: route.ttl for route in settings.routes},
+        ),
+    )
+
+
+def key_store(config: Config, link: RedisLink | None) -> tuple[KeyStore, KeyRegister]:
+    """Both faces of the configured key store."""
+    keys = config.stores.keys
+    if keys is None or keys.scheme == "memory":
+        memory = MemoryKeys()
+        return memory, memory
+    if link is not None:
+        redis = RedisKeys(link)
+        return redis, redis
+    sqlite = SqliteKeys(Path(keys.url.reveal().removeprefix("sqlite://")))
+    return sqlite, sqlite
+
+
+def _authenticator(made: Assembly, settings: IdentitySettings, verifier: GitlabVerifier) -> PrincipalAuthenticator:
+    config, keys = made.config, made.keys
+    fingerprint_key = keys.audit
+    if settings.keys:
+        stored = config.stores.keys
+        link = made.link(stored.url, "keys", 0.25) if stored is not None and stored.shared else None
+        if link is None:
+            open_state_dir(Path(config.state_dir))
+        store, _ = key_store(config, link)
+        pepper = keys.pepper
+    else:
+        store, pepper = MemoryKeys(), keys.process
+    gateway_keys = GatewayKeys(
+        store,
+        settings.keys,
+        pepper=pepper,
+        fingerprint_key=fingerprint_key,
+        wall=time.time,
+        monotonic=time.monotonic,
+        stale_s=settings.keys_stale_s,
+    )
+    own_tokens = None
+    if settings.gitlab_token is not None:
+        own_tokens = OwnTokens(
+            verifier,
+            settings.gitlab_token,
+            fingerprint_key=fingerprint_key,
+            partition_key=keys.encryption if config.stores.shared.shared else keys.process,
+            wall=time.time,
+            monotonic=time.monotonic,
+        )
+    return PrincipalAuthenticator(
+        settings,
+        gateway_keys,
+        own_tokens,
+        PeerGuard(),
+        process_key=keys.process,
+        fingerprint_key=fingerprint_key,
+        monotonic=time.monotonic,
+    )

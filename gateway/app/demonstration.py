@@ -1,0 +1,93 @@
+"""``demo``: the gateway in front of a small GitLab of its own, and what to try."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+
+import uvloop
+
+from ..config import Config, load
+from ..demo.gitlab import build_demo_gitlab
+from ..demo.seed import TOKENS
+from ..telemetry import logging as operator_log
+from .serving import harden, serving
+
+_CONFIGURATION = """\
+version: 1
+upstream: {{url: "{gitlab}"}}
+state_dir: {state_dir}
+limits:
+  - {{id: caller, by: caller, rate: 120/min, burst: 20, advertise: true}}
+cache:
+  routes:
+    - {{match: GET /api/v4/projects/:id, ttl: 30s}}
+audit: {{sink: "file:{state_dir}/audit.jsonl"}}
+logging: {{level: warning}}
+"""
+
+_WORDS = """\
+The gateway is at {gateway}, in front of a demo GitLab at {gitlab}.
+Metrics and health: http://{admin}/metrics, /readyz. Audit: {state_dir}/audit.jsonl. Stop with Ctrl-C.
+
+1. A path with %2F reaches GitLab as it was sent:
+
+   curl -si -H 'PRIVATE-TOKEN: {token}' '{gateway}/api/v4/projects/platform%2Fapi/repository/branches/feature%2Flogin'
+
+2. The same question twice: the second is answered from the cache, as a 304:
+
+   curl -so /dev/null --etag-save {state_dir}/etag -H 'PRIVATE-TOKEN: {token}' '{gateway}/api/v4/projects/platform%2Fapi'
+   curl -si --etag-compare {state_dir}/etag -H 'PRIVATE-TOKEN: {token}' '{gateway}/api/v4/projects/platform%2Fapi'
+
+3. A burst earns a 429 that says when to come back:
+
+   for i in $(seq 30); do curl -so /dev/null -w '%{{http_code}} ' -H 'PRIVATE-TOKEN: {token}' {gateway}/api/v4/user; done
+"""
+
+
+def demo(listen: str, admin: str) -> int:
+    """Serve until SIGTERM or SIGINT; blocking. ``listen`` and ``admin`` are ``HOST:PORT``."""
+    operator_log.configure("warning")
+    harden()
+    with tempfile.TemporaryDirectory(prefix="gitlab-gateway-demo-") as state_dir:
+        return uvloop.run(_demo(listen, admin, state_dir))
+
+
+async def _demo(listen: str, admin: str, state_dir: str) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    gitlab = build_demo_gitlab()
+    await gitlab.start("127.0.0.1", 0)
+    try:
+        config = _configure(gitlab.url, state_dir, listen, admin)
+        async with serving(config) as started:
+            print(  # noqa: T201 — printing is what this command does
+                _WORDS.format(
+                    gateway=f"http://{started.place}",
+                    gitlab=gitlab.url,
+                    admin=started.admin_place,
+                    state_dir=state_dir,
+                    token=TOKENS.ada,
+                ),
+                flush=True,
+            )
+            await stop.wait()
+    finally:
+        await gitlab.close()
+    return 0
+
+
+def _configure(gitlab: str, state_dir: str, listen: str, admin: str) -> Config:
+    text = _CONFIGURATION.format(gitlab=gitlab, state_dir=state_dir)
+    overrides: dict[tuple[str | int, ...], str] = {("listen", "address"): listen, ("listen", "admin"): admin}
+    loaded = load(text, os.environ, _no_file, overrides=overrides)
+    assert loaded.config is not None, [str(problem) for problem in loaded.problems]
+    return loaded.config
+
+
+def _no_file(path: str) -> str:
+    raise FileNotFoundError(path)

@@ -1,0 +1,133 @@
+"""``explain``: what each stage would decide about a request, without sending it or asking anybody."""
+
+from __future__ import annotations
+
+from ..config import Config
+from ..config import compile as compiled
+from ..config.model import Identity
+from ..config.vocabulary import CacheMode
+from ..core.access import Explanation, Principal, PrincipalKind, Rules, Verdict
+from ..core.catalogue import Catalogue, Operation
+from ..core.credentials import read_claim
+from ..core.entry import METHODS
+from ..core.errors import Rejection
+from ..core.limits import Limits
+from ..core.private_caching import refuses_request
+from ..core.redaction import redact
+from ..core.target import parse_target
+from ..routes import read
+
+_PASSTHROUGH = "passthrough"
+
+
+def explain(config: Config, identity: str, method: str, target: str) -> str:
+    """One line per stage, as text.
+
+    Args:
+        config: The configuration asked about.
+        identity: Id of a configured identity, or ``passthrough``.
+        method: As in a request line.
+        target: As in a request line; octets beyond ASCII as they would be sent.
+    """
+    lines: list[tuple[str, str]] = []
+    raw = target.encode("utf-8", "surrogateescape")
+    if method not in METHODS:
+        return _table([("method", f"refused: 405, GitLab serves {', '.join(sorted(METHODS))}")])
+    try:
+        parsed = parse_target(raw, max_bytes=config.listen.limits.target_bytes, prefix=config.upstream.url.path.encode())
+    except Rejection as rejection:
+        return _table([("target", f"refused: {rejection.status} {rejection.code.value} ({rejection.detail})")])
+    operation = Catalogue.decode(read()).match(method, parsed)
+    try:
+        claim = read_claim((), method, parsed, operation)
+    except Rejection as rejection:
+        return _table([("claim", f"refused: {rejection.status} {rejection.code.value}")])
+    lines.append(("target", f"forwarded as {redact(claim.target).decode('utf-8', 'backslashreplace')}"))
+    lines.append(("operation", _operation(operation)))
+    principal = _principal(config, identity)
+    lines.append(
+        ("principal", f"{principal.id} ({principal.kind.value})" + (f", team {principal.team}" * bool(principal.team)))
+    )
+    rules = Rules.compile(compiled.rules(config))
+    explanation = rules.explain(principal, operation, parsed, method, claim.sudo)
+    lines += _permit(explanation)
+    try:
+        permit = rules.authorise(principal, operation, parsed, method, claim.sudo)
+    except Rejection as rejection:
+        lines.append(("answer", f"{rejection.status} {rejection.message}, code {rejection.code.value}"))
+        return _table(lines)
+    lines.append(("credential", f"GitLab sees `{permit.use}`" if permit.use else "GitLab sees the caller's own"))
+    takes = Limits.compile(compiled.limits(config)).takes_for(principal, operation, "203.0.113.1")
+    lines.append(
+        (
+            "limits",
+            "; ".join(
+                f"{take.limit.id}: {take.cost:g} of {take.limit.burst:g}, {take.limit.per_minute}/min"
+                + (" (shadow)" if take.limit.shadow else "")
+                for take in takes
+            )
+            or "none applies",
+        )
+    )
+    lines.append(("cache", _cache(config, principal, operation, method, permit.use)))
+    lines.append(("upstream", f"{method} to {config.upstream.url}"))
+    return _table(lines)
+
+
+def _table(lines: list[tuple[str, str]]) -> str:
+    return "\n".join(f"{stage:<10}  {words}" for stage, words in lines)
+
+
+def _operation(operation: Operation) -> str:
+    words = f"{operation.name}, {operation.access.value}, surface {operation.surface.value}"
+    if operation.permissions:
+        words += f", permissions {', '.join(operation.permissions)}"
+    if not operation.known:
+        words += " (not in the catalogue: counts as write for brokered callers)"
+    return words
+
+
+def _principal(config: Config, identity: str) -> Principal:
+    if identity == _PASSTHROUGH:
+        return Principal("passthrough:203.0.113.1", PrincipalKind.PASSTHROUGH, _PASSTHROUGH)
+    found: Identity = next(one for one in config.identities if one.id == identity)
+    ids = {PrincipalKind.GITLAB_TOKEN: "user:1", PrincipalKind.ANONYMOUS: "anonymous:203.0.113.1"}
+    return Principal(ids.get(found.kind, found.id), found.kind, found.id, team=found.team, token_hash=b"\0")
+
+
+def _permit(explanation: Explanation) -> list[tuple[str, str]]:
+    lines = [
+        (
+            "clause",
+            f"{considered.rule} {'deny' if considered.deny else 'allow'}[{considered.position}]: "
+            + ("holds" if considered.holds else "does not hold")
+            + (f" ({considered.why})" if considered.why else "")
+            + (" (shadow)" if considered.shadow else ""),
+        )
+        for considered in explanation.considered
+    ]
+    by = f" by `{explanation.rule}`" if explanation.rule else ""
+    lines.append(("permit", f"{explanation.verdict.value.replace('_', ' ')}{by}"))
+    if explanation.verdict is not Verdict.ALLOWED and explanation.questions:
+        asked = ", ".join(f"{question.kind.value} {question.spelt}" for question in explanation.questions)
+        lines.append(("unresolved", f"{asked}: spelt otherwise than in the rules, which counts as not allowed"))
+    return lines
+
+
+def _cache(config: Config, principal: Principal, operation: Operation, method: str, use: str) -> str:
+    settings = config.cache
+    if settings.mode is not CacheMode.PRIVATE:
+        return settings.mode.value
+    if method != "GET":
+        return f"not looked up: {method} goes up"
+    partition = use.encode() or principal.token_hash or (b"anonymous" * (principal.kind is PrincipalKind.ANONYMOUS))
+    refused = refuses_request(operation, b"", partition=partition, has_body=False, session=False)
+    if refused is not None:
+        return f"not looked up: {refused.value}"
+    ttl_s = next((route.ttl for route in settings.routes if route.match == operation.name), settings.ttl)
+    reuse_s = min(ttl_s, settings.access_ttl)
+    how = f"reused for {reuse_s:g} s without asking" if reuse_s else "validated with GitLab at every reuse"
+    whose = (
+        f"credential `{use}` and rule set" if use else "this very token" if principal.token_hash else "anonymous callers"
+    )
+    return f"one partition per {whose}; {how}"

@@ -1,0 +1,37 @@
+"""How exchanges reach telemetry, those that never became a request among them."""
+
+from __future__ import annotations
+
+from ..core.catalogue import Surface
+from ..core.errors import Rejection
+from ..core.exchange import Exchange
+from ..core.messages import ResponseHead
+from ..core.refusal import render
+from ..pipeline import Gateway
+from ..telemetry.audit import AuditLog
+
+
+class Audited:
+    """The audit as an observer: it times by itself."""
+
+    def __init__(self, audit: AuditLog) -> None:
+        self._audit = audit
+
+    def observe(self, exchange: Exchange, duration_s: float) -> None:
+        self._audit.observe(exchange)
+
+
+class Early:
+    """Refusals of what never became a request: answered, counted and audited like any other."""
+
+    def __init__(self) -> None:
+        self.gateway: Gateway | None = None
+
+    def __call__(self, rejection: Rejection, peer: str) -> tuple[ResponseHead, bytes]:
+        gateway = self.gateway
+        assert gateway is not None, "the server is made after the gateway"
+        x = Exchange(gateway.mint_id(), gateway.monotonic(), "", peer)
+        x.status, x.code = rejection.status, rejection.code.value
+        head, body = render(rejection, surface=Surface.REST, request_id=x.request_id)
+        gateway.observe(x)
+        return head, body

@@ -1,0 +1,49 @@
+"""Null objects: a plain shared cache authenticates nobody, forbids nothing and brokers nothing."""
+
+from __future__ import annotations
+
+from ..core.access import Permit, Principal, PrincipalKind
+from ..core.catalogue import Operation
+from ..core.credentials import Claim
+from ..core.messages import RequestHead
+from ..core.target import Target
+from ..ports import UpstreamCredential
+
+
+class Anyone:
+    """Everybody is the same principal."""
+
+    _principal = Principal(id="anyone", kind=PrincipalKind.ANONYMOUS, identity="anyone")
+
+    async def authenticate(self, claim: Claim, operation: Operation, head: RequestHead) -> Principal:
+        return self._principal
+
+    def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+
+class Anything:
+    """Everything is allowed."""
+
+    _permit = Permit("shared")
+
+    def authorise(
+        self, principal: Principal, operation: Operation, target: Target, method: str, sudo: str | None = None
+    ) -> Permit:
+        return self._permit
+
+
+class NoTokens:
+    """There is nothing to broker."""
+
+    async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
+        raise AssertionError("no permit of a shared cache names a credential")
+
+    async def refused(self, credential_id: str) -> bool:
+        return False
+
+    async def close(self) -> None:
+        return None

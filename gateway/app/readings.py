@@ -1,0 +1,84 @@
+"""What the parts count and report themselves, for metrics and readiness. Texts: docs/operations.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..core.breaker import BreakerState
+from ..edge.admin import Readiness
+from ..telemetry.metrics import Reading
+from .assembly import Assembly
+
+
+def readings(made: Assembly) -> Iterable[Reading]:
+    """Numbers that the parts keep themselves; names and texts are in docs/operations.md."""
+    upstream, server = made.upstream, made.server
+    yield Reading("gitlab_gateway_requests_in_flight", "Requests being served.", made.gateway.in_flight)
+    yield Reading("gitlab_gateway_client_connections", "Client connections open.", server.open_connections)
+    yield Reading(
+        "gitlab_gateway_client_connections_refused",
+        "Client connections refused by a connection limit.",
+        server.refused_connections,
+        total=True,
+    )
+    yield Reading(
+        "gitlab_gateway_slow_heads",
+        "Connections closed because a request head did not arrive in time.",
+        server.slow_heads,
+        total=True,
+    )
+    for state, count in (("idle", upstream.idle), ("busy", upstream.open - upstream.idle)):
+        yield Reading("gitlab_gateway_upstream_connections", "Connections to GitLab.", count, labels={"state": state})
+    yield Reading("gitlab_gateway_upstream_waiting", "Requests waiting for a place at GitLab.", upstream.waiting)
+    yield Reading("gitlab_gateway_upstream_connects", "Connections made to GitLab.", upstream.connects_total, total=True)
+    yield Reading(
+        "gitlab_gateway_upstream_retries",
+        "Requests sent again because a kept connection had gone.",
+        upstream.retries_total,
+        total=True,
+    )
+    for state_name in BreakerState:
+        yield Reading(
+            "gitlab_gateway_upstream_breaker",
+            "1 for the state the circuit breaker is in.",
+            float(upstream.breaker_state is state_name),
+            labels={"state": state_name.value},
+        )
+    yield Reading(
+        "gitlab_gateway_upstream_leaked_headers",
+        "Answers with Workhorse's internal headers: upstream.url points past Workhorse.",
+        made.passage.leaks,
+        total=True,
+    )
+    for credential in made.config.credentials:
+        yield Reading(
+            "gitlab_gateway_credential_refused",
+            "1 while GitLab refuses an upstream credential.",
+            float(credential.id in made.alarms),
+            labels={"credential": credential.id},
+        )
+    for link in made.links:
+        yield Reading(
+            "gitlab_gateway_store_up",
+            "1 while a shared store answers.",
+            float(link.healthy),
+            labels={"store": link.name},
+        )
+    if made.audit is not None:
+        yield Reading("gitlab_gateway_audit_events", "Audit lines rendered.", made.audit.events, total=True)
+        yield Reading(
+            "gitlab_gateway_audit_dropped", "Audit lines lost because the sink failed.", made.audit.dropped, total=True
+        )
+
+
+def readiness(made: Assembly) -> Readiness:
+    checks = {"traffic": "down: draining" if made.server.draining else "ok"}
+    state = made.upstream.breaker_state
+    checks["upstream"] = "ok" if state is BreakerState.CLOSED else f"degraded: breaker {state.value}"
+    for link in made.links:
+        checks[f"store {link.name}"] = "ok" if link.healthy else "degraded: not answering"
+    for credential in made.alarms:
+        checks[f"credential {credential}"] = "degraded: GitLab refuses it"
+    if made.audit is not None:
+        checks["audit"] = "degraded: lines are being lost" if made.audit.failing else "ok"
+    return Readiness(not made.server.draining, checks)

@@ -1,0 +1,128 @@
+"""Start, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import resource
+import signal
+from collections.abc import AsyncIterator
+
+import uvloop
+from aiohttp import web
+
+from ..broker.static import CredentialsRefused
+from ..config import Config, redacted
+from ..edge.admin import Admin, AdminSettings
+from ..edge.server import require_c_parser
+from ..telemetry import logging as operator_log
+from ..telemetry.metrics import CONTENT_TYPE
+from .assembly import Assembly, assemble
+from .readings import readiness, readings
+
+log = logging.getLogger("gateway.app")
+
+DRAIN_S = 25.0
+"""For requests in progress after SIGTERM; Kubernetes kills after 30 s."""
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT; blocking. Returns the exit code."""
+    operator_log.configure(config.logging.level.value)
+    require_c_parser()
+    harden()
+    try:
+        return uvloop.run(_serve(config))
+    except CredentialsRefused as refused:
+        for problem in refused.problems:
+            log.error("%s", problem)
+        return 1
+
+
+def harden() -> None:
+    """No core dump may hold a token; and as many connections as the system lets us have."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, 1 << 20)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(config: Config) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(config) as started:
+        log.info(
+            "serving %s on %s, admin on %s",
+            config.upstream.url,
+            started.place,
+            started.admin_place,
+        )
+        # What start-up made stays for good: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        await stop.wait()
+        log.info("draining")
+    return 0
+
+
+def _place(address: tuple[str, int]) -> str:
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{host}:{address[1]}"
+
+
+class Serving:
+    """A gateway that answers."""
+
+    def __init__(self, made: Assembly, address: tuple[str, int], admin_address: tuple[str, int]) -> None:
+        self.made = made
+        self.address = address
+        self.admin_address = admin_address
+
+    @property
+    def place(self) -> str:
+        """``host:port`` of the traffic port."""
+        return _place(self.address)
+
+    @property
+    def admin_place(self) -> str:
+        """``host:port`` of the admin port."""
+        return _place(self.admin_address)
+
+
+@contextlib.asynccontextmanager
+async def serving(config: Config) -> AsyncIterator[Serving]:
+    """Listen on both ports; drain and close on the way out."""
+    made = await assemble(config)
+    async with made.stack:
+        made.metrics.export(lambda: readings(made))
+        admin = Admin(
+            AdminSettings(
+                tuple(bytes.fromhex(key.sha256) for key in config.admin.keys),
+                frozenset({config.listen.admin.host.lower()}),
+            ),
+            metrics=made.metrics.render,
+            metrics_type=CONTENT_TYPE,
+            readiness=lambda: readiness(made),
+            config=lambda: redacted(config),
+        )
+        runner = web.AppRunner(admin.application(), access_log=None, handler_cancellation=True)
+        await runner.setup()
+        made.stack.push_async_callback(runner.cleanup)
+        traffic = await made.server.listen(config.listen.address.host or None, config.listen.address.port)
+        site = web.TCPSite(runner, config.listen.admin.host or None, config.listen.admin.port)
+        try:
+            # Last: whoever reads 200 on /readyz may send requests at once.
+            await site.start()
+            addresses = runner.addresses
+            yield Serving(made, traffic.sockets[0].getsockname()[:2], addresses[0][:2])
+        finally:
+            made.server.draining = True
+            traffic.close()
+            made.server.pre_shutdown()
+            await made.server.shutdown(DRAIN_S)

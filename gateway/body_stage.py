@@ -1,0 +1,122 @@
+"""Bodies on the road: the credential that may stand in one, and the watch over what streams up.
+
+What counts as a finding is ``core.body_credentials``'s to say; here bodies are read, held back and handed on.
+"""
+
+from __future__ import annotations
+
+from .core.access import Permit, Principal
+from .core.body import BodyScanner
+from .core.body_credentials import MAX_CUT_BYTES, admit_body, body_claim, scanner_for
+from .core.catalogue import Operation, Surface
+from .core.credentials import Claim, Kind
+from .core.entry import Admitted
+from .core.messages import RequestHead, first
+from .ports import RequestBody
+
+
+class HeldBody:
+    """Octets at hand, then whatever is still to come."""
+
+    __slots__ = ("_held", "_rest", "content_length")
+
+    def __init__(self, held: bytes, rest: RequestBody | None, content_length: int | None) -> None:
+        self._held = held
+        self._rest = rest
+        self.content_length = content_length
+
+    async def read(self) -> bytes:
+        held, self._held = self._held, b""
+        if held:
+            return held
+        return await self._rest.read() if self._rest is not None else b""
+
+
+class WatchedBody:
+    """A body looked through as it streams: its last chunk goes up only after the whole has been judged."""
+
+    __slots__ = ("_body", "_brokered", "_claim", "_done", "_held", "_may_sudo", "_scanner", "content_length")
+
+    def __init__(self, body: RequestBody, scanner: BodyScanner, claim: Claim, brokered: bool, may_sudo: str) -> None:
+        self._body = body
+        self._scanner = scanner
+        self._claim = claim
+        self._brokered = brokered
+        self._may_sudo = may_sudo
+        self._held = b""
+        self._done = False
+        self.content_length = body.content_length
+
+    async def read(self) -> bytes:
+        """The next chunk. Raises what ``admit_body`` raises before the last octet is let go."""
+        while not self._done:
+            chunk = await self._body.read()
+            if not chunk:
+                self._done = True
+                verdict = self._scanner.finish()
+                admit_body(self._claim, verdict, brokered=self._brokered, may_sudo=self._may_sudo or None)
+                break
+            self._scanner.feed(chunk)
+            held, self._held = self._held, chunk
+            if held:
+                return held
+        held, self._held = self._held, b""
+        return held
+
+
+class BodyStage:
+    """The two looks at a body: for its credential before authentication, and over all of it on its way up."""
+
+    async def claim(self, admitted: Admitted, head: RequestHead, body: RequestBody) -> tuple[Claim, RequestBody]:
+        """The one credential of a body, when the head carries none, and the body without it.
+
+        Only a body of at most 64 KiB is read for that, and none whose client waits for ``100 Continue``: that is answered
+        after authentication alone (RFC 9110 §10.1.1).
+        """
+        claim = admitted.claim
+        length = body.content_length
+        if first(head.fields, b"expect") is not None or (length is not None and length > MAX_CUT_BYTES):
+            return claim, body
+        scanner = _scanner(head)
+        if scanner is None:
+            return claim, body
+        held = b""
+        while chunk := await body.read():
+            held += chunk
+            if len(held) > MAX_CUT_BYTES:
+                return claim, HeldBody(held, body, length)
+        scanner.feed(held)
+        found = body_claim(claim, scanner.finish(), whole=True)
+        if found is None:
+            return claim, HeldBody(held, None, len(held))
+        claim, finding = found
+        rest = scanner.cut(held, finding)
+        return claim, HeldBody(rest, None, len(rest))
+
+    def guard(
+        self, claim: Claim, principal: Principal, permit: Permit, operation: Operation, head: RequestHead, body: RequestBody
+    ) -> RequestBody:
+        """``body``, watched. Not a browser's: Rails' own pages use ``_method``, and a session is GitLab's to judge."""
+        if claim.kind is Kind.SESSION or (operation.surface is Surface.WEB and not principal.brokered):
+            return body
+        scanner = _scanner(head)
+        if scanner is None:
+            return body
+        return WatchedBody(body, scanner, claim, principal.brokered, permit.sudo)
+
+
+class BlindBodies(BodyStage):
+    """A plain shared cache reads no bodies."""
+
+    async def claim(self, admitted: Admitted, head: RequestHead, body: RequestBody) -> tuple[Claim, RequestBody]:
+        del head
+        return admitted.claim, body
+
+    def guard(
+        self, claim: Claim, principal: Principal, permit: Permit, operation: Operation, head: RequestHead, body: RequestBody
+    ) -> RequestBody:
+        return body
+
+
+def _scanner(head: RequestHead) -> BodyScanner | None:
+    return scanner_for(first(head.fields, b"content-type"), first(head.fields, b"content-encoding"), head.method)

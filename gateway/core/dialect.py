@@ -1,0 +1,49 @@
+"""Limits as the pipeline sees them: which buckets a request takes from, and what its caller is told."""
+
+from __future__ import annotations
+
+from .access import Principal
+from .catalogue import Operation
+from .limit_headers import LimitHeaders, own, stricter
+from .limits import Decision, Limits, Take
+from .messages import Fields
+
+
+class LimitDialect:
+    """The configured limits and their two header dialects."""
+
+    def __init__(self, limits: Limits, headers: LimitHeaders) -> None:
+        self._limits = limits
+        self._headers = headers
+
+    def takes_for(self, principal: Principal, operation: Operation, peer: str) -> tuple[Take, ...]:
+        """See ``core.limits.Limits.takes_for``."""
+        return self._limits.takes_for(principal, operation, peer)
+
+    def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
+        """Of an answer the gateway makes itself: the decision's numbers, or the nominal quota before there is one."""
+        if decision is None or principal is None:
+            return self._headers.nominal()
+        return self._headers.fields_for(decision, principal.id)
+
+    def merged(self, decision: Decision | None, principal: Principal, status: int, fields: Fields, now: float) -> Fields:
+        """Brokered callers always see the gateway's numbers: GitLab's describe a credential shared with others."""
+        ours = self.told(decision, principal)
+        merge = own if principal.brokered else stricter
+        return merge(ours, fields, status=status, now=now)
+
+
+class NoDialect:
+    """No limits and no word of them: a plain shared cache."""
+
+    def takes_for(self, principal: Principal, operation: Operation, peer: str) -> tuple[Take, ...]:
+        del principal, operation, peer
+        return ()
+
+    def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
+        del decision, principal
+        return ()
+
+    def merged(self, decision: Decision | None, principal: Principal, status: int, fields: Fields, now: float) -> Fields:
+        del decision, principal, status, now
+        return fields

@@ -1,0 +1,144 @@
+"""The first stages, all pure: a request head becomes a request that can be understood in one way only, or a refusal.
+
+Order matters: framing before anything is believed, the target before the route, the route before the credential (which
+surfaces read which carriers), and nothing here has asked anybody anything.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .catalogue import Access, Catalogue, Operation, Surface
+from .client_address import TrustedPeers
+from .credentials import Claim, Kind, read_claim
+from .errors import Code, Rejection
+from .framing import host_name, judge_fields, judge_framing, judge_host
+from .messages import RequestHead, first
+from .secret import Secret
+from .target import Target, parse_target
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""What GitLab serves (Workhorse refuses others); TRACE would send a caller its own injected credential back."""
+_ALLOW = ((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),)
+_TUNNELS = frozenset({"CONNECT", "TRACE"})
+
+_NO_CLAIM_SECRET = Secret("")
+_ORIGIN = Operation(name="origin", access=Access.READ, surface=Surface.WEB)
+
+
+class EntrySettings(msgspec.Struct, frozen=True):
+    """What is let in (configuration: ``listen``, ``upstream.url``'s path)."""
+
+    target_bytes: int = 16 * 1024
+    field_bytes: int = 16 * 1024
+    header_bytes: int = 64 * 1024
+    max_fields: int = 200
+    prefix: bytes = b""
+    """GitLab's relative-URL root."""
+    hosts: frozenset[bytes] = frozenset()
+    """Names (lower case, no port) that are ours; empty: any valid Host."""
+
+
+class Admitted(msgspec.Struct, frozen=True, gc=False):
+    """A request that may be understood in one way only."""
+
+    target: Target
+    operation: Operation
+    claim: Claim
+    host: bytes
+    """As received, port included; empty for HTTP/1.0 without one."""
+    client: str
+    """The client's own address."""
+    trusted_peer: bool
+    """The peer is one of our own proxies."""
+
+
+class GitLabEntry:
+    """The door in front of GitLab."""
+
+    def __init__(self, settings: EntrySettings, catalogue: Catalogue, peers: TrustedPeers) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+        self._peers = peers
+
+    def target(self, head: RequestHead) -> Target:
+        """Stage one, by itself: refusals after it know which surface they answer for."""
+        settings = self._settings
+        if head.method not in METHODS:
+            raise Rejection(
+                Code.METHOD_NOT_ALLOWED,
+                405,
+                "405 Method Not Allowed",
+                headers=_ALLOW,
+                close=head.method in _TUNNELS,
+                proxy_error="http_request_denied",
+            )
+        _judge_message(head, settings)
+        return parse_target(head.target, max_bytes=settings.target_bytes, prefix=settings.prefix)
+
+    def operation(self, head: RequestHead, target: Target) -> Operation:
+        """Stage two: what it is."""
+        return self._catalogue.match(head.method, target)
+
+    def admit(self, head: RequestHead, target: Target, operation: Operation) -> Admitted:
+        """Stage three: for whom it is, from where, and with which claim."""
+        host = _judge_whom(head, target, self._settings)
+        if operation.blocked:
+            # Before any credential is read: a blocked route gives nobody an oracle, and costs nothing.
+            raise Rejection(Code.BLOCKED_ROUTE, 404, "404 Not Found")
+        return Admitted(
+            target,
+            operation,
+            read_claim(head.fields, head.method, target, operation),
+            host,
+            self._peers.client(head.peer, head.fields),
+            self._peers.trusts(head.peer),
+        )
+
+
+class SharedEntry:
+    """The door of a plain shared cache: no routes, no credentials, every method (RFC 9110 §9.1)."""
+
+    def __init__(self, settings: EntrySettings, peers: TrustedPeers) -> None:
+        self._settings = settings
+        self._peers = peers
+
+    def target(self, head: RequestHead) -> Target:
+        if head.method in _TUNNELS:
+            raise Rejection(Code.METHOD_NOT_ALLOWED, 405, "405 Method Not Allowed", headers=_ALLOW, close=True)
+        _judge_message(head, self._settings)
+        return parse_target(head.target, max_bytes=self._settings.target_bytes)
+
+    def operation(self, head: RequestHead, target: Target) -> Operation:
+        del head, target
+        return _ORIGIN
+
+    def admit(self, head: RequestHead, target: Target, operation: Operation) -> Admitted:
+        return Admitted(
+            target,
+            operation,
+            Claim(Kind.NONE, _NO_CLAIM_SECRET, target=target.raw, target_without_sudo=target.raw),
+            _judge_whom(head, target, self._settings),
+            self._peers.client(head.peer, head.fields),
+            self._peers.trusts(head.peer),
+        )
+
+
+def _judge_message(head: RequestHead, settings: EntrySettings) -> None:
+    judge_framing(head.fields, http_10=head.http_10)
+    judge_fields(
+        head.fields,
+        max_count=settings.max_fields,
+        max_field_bytes=settings.field_bytes,
+        max_bytes=settings.header_bytes,
+    )
+    expect = first(head.fields, b"expect")
+    if expect is not None and expect.strip().lower() != b"100-continue":
+        raise Rejection(Code.EXPECTATION_FAILED, 417, "417 Expectation Failed", close=True)
+
+
+def _judge_whom(head: RequestHead, target: Target, settings: EntrySettings) -> bytes:
+    host = judge_host(head.fields, target.authority, http_10=head.http_10)
+    if settings.hosts and host_name(host) not in settings.hosts:
+        raise Rejection(Code.MISDIRECTED, 421, "421 Misdirected Request", close=True, proxy_error="http_request_error")
+    return host

@@ -1,0 +1,86 @@
+"""What passes through: the fields that go up with a request and come down with its answer, for one configuration.
+
+Strip first, add after: what a client names in ``Connection`` can't remove what the gateway writes (RFC 9110 §7.6.1).
+"""
+
+from __future__ import annotations
+
+from .credentials import Claim, Kind
+from .entry import Admitted
+from .headers import RequestHeaderRules, forwarded_fields
+from .messages import Field, Fields, RequestHead, ResponseHead
+from .response_headers import ResponseHeaderRules
+
+_PUBLIC_BOUND = 64
+
+
+class Passage:
+    """Compiled header rules, both ways.
+
+    Args:
+        upstream_host: The Host GitLab sees; empty: the client's (shared mode).
+        external_urls: What GitLab calls itself: these origins lead back through the gateway.
+        public_url: What clients call the gateway; empty: whatever Host they used.
+        bypass: GitLab's throttle-bypass header, stripped.
+        shared: A plain shared cache.
+    """
+
+    def __init__(
+        self,
+        *,
+        upstream_host: bytes = b"",
+        external_urls: tuple[str, ...] = (),
+        public_url: str = "",
+        bypass: bytes = b"",
+        shared: bool = False,
+    ) -> None:
+        self._up = RequestHeaderRules(bypass=bypass, shared=shared)
+        self._up_trusted = RequestHeaderRules(bypass=bypass, shared=shared, trusted=True)
+        self._host: Field | None = (b"Host", upstream_host) if upstream_host else None
+        self._external_urls = external_urls
+        self._shared = shared
+        self._public_url = public_url
+        self.leaks = 0
+        """Answers that held Workhorse's instructions: the gateway is pointed past Workhorse, at Puma."""
+        self._down: dict[tuple[bytes, bool], ResponseHeaderRules] = {}
+
+    def end_to_end(self, head: RequestHead, admitted: Admitted) -> Fields:
+        """The request's own fields that concern GitLab, credentials left out: what a cache may look at."""
+        rules = self._up_trusted if admitted.trusted_peer else self._up
+        return tuple(rules.forwardable(head.fields, http_10=head.http_10))
+
+    def upward(self, fields: Fields, head: RequestHead, admitted: Admitted, request_id: str, credential: Fields) -> Fields:
+        """Everything that goes up: ``fields`` and what the gateway writes."""
+        host = self._host or (b"Host", admitted.host)
+        forwarded = forwarded_fields(
+            head.peer, admitted.host, tls=head.tls, trusted=admitted.trusted_peer, received=head.fields
+        )
+        return (host, *fields, *forwarded, (b"X-Request-Id", request_id.encode("ascii")), *credential)
+
+    def downward(self, reply: ResponseHead, head: RequestHead, admitted: Admitted) -> ResponseHead:
+        """GitLab's answer as the client may have it. Raises Rejection UPSTREAM_PROTOCOL."""
+        forwarded = self._rules(admitted, head).forwardable(reply.fields)
+        if forwarded.leaked:
+            self.leaks += 1
+        return ResponseHead(reply.status, tuple(forwarded.fields), reply.reason)
+
+    def _rules(self, admitted: Admitted, head: RequestHead) -> ResponseHeaderRules:
+        key = (b"", False) if self._public_url or self._shared else (admitted.host, head.tls)
+        rules = self._down.get(key)
+        if rules is None:
+            public = self._public_url or f"{'https' if head.tls else 'http'}://{admitted.host.decode('latin-1')}"
+            rules = ResponseHeaderRules(external_urls=self._external_urls, public_url=public, shared=self._shared)
+            if len(self._down) >= _PUBLIC_BOUND:
+                self._down.clear()
+            self._down[key] = rules
+        return rules
+
+
+def own_credential(claim: Claim) -> Fields:
+    """The caller's own credential, as it goes up."""
+    return claim.passing + claim.sudo_fields
+
+
+def is_session(claim: Claim) -> bool:
+    """It comes with a browser session."""
+    return claim.kind is Kind.SESSION

@@ -1,0 +1,426 @@
+"""The road: every request walks these stages in this order, in plain sight.
+
+    target → operation → claim → principal → permit → buckets → [ cache ⇄ upstream ] → answer
+                                                                       └── audit, metrics (one finally)
+
+A stage is a function of earlier stages' values, so none can be forgotten: there is no Permit without a Principal, and
+nothing goes up, or comes out of the cache, without a Permit. A stage that refuses raises ``Rejection``; it becomes an answer in
+``_refuse``, nowhere else. After the first octet of an answer nothing is appended: the connection is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from .body_stage import BodyStage
+from .cache import Cache, CacheRequest, with_conditions
+from .core.access import Permit, Principal, PrincipalKind
+from .core.catalogue import Operation, Surface
+from .core.credentials import Claim, Kind, injection
+from .core.entry import Admitted
+from .core.errors import Code, Rejection, Source
+from .core.exchange import Exchange
+from .core.limits import Decision, Take
+from .core.messages import Fields, RequestHead, ResponseHead, first, joined
+from .core.refusal import render
+from .core.target import Target
+from .ports import (
+    Authenticator,
+    BucketStore,
+    Downstream,
+    Reply,
+    RequestBody,
+    TokenSource,
+    Upstream,
+    UpstreamCredential,
+    UpstreamRequest,
+)
+
+log = logging.getLogger("gateway.pipeline")
+
+_FAULT = Rejection(
+    Code.INTERNAL,
+    500,
+    "500 Internal Server Error",
+    source=Source.INTERNAL,
+    close=True,
+    proxy_error="proxy_internal_error",
+)
+
+
+# GitLab answers these late by design: runners poll for work (doc/ci/runners/long_polling.md), Gitaly counts objects before
+# its first octet. Its own NGINX waits an hour.
+_PATIENT = frozenset({Surface.RUNNER, Surface.GIT, Surface.LFS})
+_PATIENT_S = 300.0
+
+
+class Observer(Protocol):
+    """Telemetry: sees each exchange once, finished. Never blocks, never raises."""
+
+    def observe(self, exchange: Exchange, duration_s: float) -> None: ...
+
+
+class Entry(Protocol):
+    """The pure stages that read a request's head (``core.entry``)."""
+
+    def target(self, head: RequestHead) -> Target: ...
+    def operation(self, head: RequestHead, target: Target) -> Operation: ...
+    def admit(self, head: RequestHead, target: Target, operation: Operation) -> Admitted: ...
+
+
+class Access(Protocol):
+    """The rules (``core.access``)."""
+
+    def authorise(
+        self, principal: Principal, operation: Operation, target: Target, method: str, sudo: str | None = None
+    ) -> Permit: ...
+
+
+class Dialect(Protocol):
+    """Which buckets a request takes from, and how callers are told (``core.dialect``)."""
+
+    def takes_for(self, principal: Principal, operation: Operation, peer: str) -> tuple[Take, ...]: ...
+
+    def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
+        """The limits' fields of an answer the gateway makes itself."""
+        ...
+
+    def merged(self, decision: Decision | None, principal: Principal, status: int, fields: Fields, now: float) -> Fields:
+        """An answer's ``fields`` with exactly one set of limits, ours or GitLab's, as a unit."""
+        ...
+
+
+class Passing(Protocol):
+    """Which fields go up and come down (``core.passage``)."""
+
+    def end_to_end(self, head: RequestHead, admitted: Admitted) -> Fields: ...
+    def upward(
+        self, fields: Fields, head: RequestHead, admitted: Admitted, request_id: str, credential: Fields
+    ) -> Fields: ...
+    def downward(self, reply: ResponseHead, head: RequestHead, admitted: Admitted) -> ResponseHead: ...
+
+
+class Road(msgspec.Struct, frozen=True):
+    """What a gateway is made of. ``app.py`` wires it; null objects stand for what is off."""
+
+    entry: Entry
+    bodies: BodyStage
+    authenticator: Authenticator
+    access: Access
+    dialect: Dialect
+    buckets: BucketStore
+    tokens: TokenSource
+    passing: Passing
+    cache: Cache
+    upstream: Upstream
+    observers: tuple[Observer, ...]
+    anonymous: bool = False
+    """Anonymous callers are let in: refusals do not challenge."""
+
+
+class _Told:
+    """What is known so far of the caller, for whoever must refuse: filled as the stages pass."""
+
+    __slots__ = ("decision", "principal", "surface")
+
+    def __init__(self) -> None:
+        self.surface = Surface.REST
+        self.principal: Principal | None = None
+        self.decision: Decision | None = None
+
+
+class Gateway:
+    """One gateway: ``handle`` is the whole of it."""
+
+    def __init__(
+        self,
+        road: Road,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.road = road
+        self.monotonic = monotonic
+        self._wall = wall
+        self._ids = itertools.count()
+        self._id_prefix = secrets.token_hex(8)
+        self.in_flight = 0
+
+    async def handle(self, down: Downstream) -> None:
+        """Walk one request down the road and answer it, whatever happens."""
+        head = down.head
+        x = Exchange(self.mint_id(), self.monotonic(), head.method, head.peer)
+        told = _Told()
+        self.in_flight += 1
+        try:
+            try:
+                await self._serve(down, x, told)
+            except Rejection as rejection:
+                await self._refuse(down, x, told, rejection)
+            except (ConnectionError, asyncio.CancelledError):
+                raise
+            except Exception:
+                # The one place: a fault of ours is a 500 and a trace in the log, never a hang or a half-told answer.
+                log.exception("fault while serving %s", x.request_id)
+                await self._refuse(down, x, told, _FAULT)
+        except (ConnectionError, asyncio.CancelledError) as gone:
+            x.status, x.aborted = 499, "client"
+            if isinstance(gone, asyncio.CancelledError):
+                raise
+        finally:
+            self.in_flight -= 1
+            x.bytes_out = down.sent_bytes
+            x.bytes_in = down.received_bytes
+            self.observe(x)
+
+    def mint_id(self) -> str:
+        """A request's id: unique to this process by its prefix, and then by counting."""
+        return f"{self._id_prefix}-{next(self._ids):x}"
+
+    def observe(self, x: Exchange) -> None:
+        """Hand a finished exchange to telemetry."""
+        duration_s = self.monotonic() - x.started_at
+        for observer in self.road.observers:
+            observer.observe(x, duration_s)
+
+    async def _serve(self, down: Downstream, x: Exchange, told: _Told) -> None:
+        road = self.road
+        head = down.head
+
+        target = road.entry.target(head)
+        operation = road.entry.operation(head, target)
+        x.operation, told.surface = operation.name, operation.surface
+        admitted = road.entry.admit(head, target, operation)
+        x.peer, x.target = admitted.client, admitted.claim.target
+        x.user_agent = first(head.fields, b"user-agent") or b""
+
+        claim, body = admitted.claim, down.body
+        if body is not None and claim.kind is Kind.NONE:
+            claim, body = await road.bodies.claim(admitted, head, body)
+        x.credential_kind = claim.kind.value
+
+        principal = await road.authenticator.authenticate(claim, operation, _seen_from(head, admitted))
+        told.principal = principal
+        x.principal, x.principal_kind, x.identity = principal.id, principal.kind.value, principal.identity
+        x.team, x.credential_fingerprint = principal.team, principal.fingerprint
+
+        permit = road.access.authorise(principal, operation, target, head.method, claim.sudo)
+        x.rule, x.permit_use, x.sudo = permit.rule, permit.use, permit.sudo
+
+        takes = road.dialect.takes_for(principal, operation, admitted.client)
+        if takes:
+            decision = told.decision = await road.buckets.take(takes)
+            _note(decision, x)
+            if not decision.allowed:
+                raise _limited(decision)
+
+        credential = await road.tokens.credential(permit, principal, operation) if permit.use else None
+        if body is not None:
+            body = road.bodies.guard(claim, principal, permit, operation, head, body)
+        errand = _Errand(self, head, x, admitted, claim, principal, permit, credential, body)
+        reply, outcome = await road.cache.fetch(errand.cache_request(), errand.forward, self._wall)
+        try:
+            x.cache_status, x.cache_reason = outcome.status.value, outcome.reason.value
+            await self._relay(down, x, reply, self._answer(reply.head, x, told, principal))
+        finally:
+            reply.release()
+            x.cache_stored = outcome.stored.value
+            if errand.started_at:
+                x.upstream_s = self.monotonic() - errand.started_at
+
+    def _answer(self, head: ResponseHead, x: Exchange, told: _Told, principal: Principal) -> ResponseHead:
+        fields = self.road.dialect.merged(told.decision, principal, head.status, head.fields, self._wall())
+        return ResponseHead(head.status, (*fields, _id_field(x)), head.reason)
+
+    async def _relay(self, down: Downstream, x: Exchange, reply: Reply, head: ResponseHead) -> None:
+        """The answer, whole or streamed. Cut, never completed, when the upstream dies in mid-body."""
+        x.status = head.status
+        if reply.chunks is None:
+            await down.respond(head, reply.whole or b"")
+            return
+        await down.start(head)
+        try:
+            async for chunk in reply.chunks:
+                await down.write(chunk)
+        except Rejection as rejection:
+            x.aborted, x.code = "upstream", rejection.code.value
+            down.abort()
+            return
+        await down.finish()
+
+    async def _refuse(self, down: Downstream, x: Exchange, told: _Told, rejection: Rejection) -> None:
+        x.code = rejection.code.value
+        if down.started:
+            x.aborted = "upstream" if rejection.source is Source.UPSTREAM else "gateway"
+            down.abort()
+            return
+        x.status = rejection.status
+        fields = down.head.fields
+        decision = told.decision
+        refusing = decision.refusal if decision is not None and rejection.code is Code.RATE_LIMITED else None
+        head, body = render(
+            rejection,
+            surface=told.surface,
+            accept=joined(fields, b"accept") or b"",
+            request_id=x.request_id,
+            violated=(refusing.limit.id,) if refusing is not None else (),
+            extra=(*self.road.dialect.told(decision, told.principal), _id_field(x)),
+            cross_origin=first(fields, b"origin") is not None,
+            challenge=not self.road.anonymous,
+        )
+        await down.respond(head, body, close=rejection.close)
+
+
+class _Errand:
+    """One permitted request on its way up: what the cache calls when GitLab must be asked."""
+
+    __slots__ = (
+        "_admitted",
+        "_body",
+        "_claim",
+        "_credential",
+        "_fields",
+        "_gateway",
+        "_head",
+        "_permit",
+        "_principal",
+        "_x",
+        "started_at",
+    )
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        head: RequestHead,
+        x: Exchange,
+        admitted: Admitted,
+        claim: Claim,
+        principal: Principal,
+        permit: Permit,
+        credential: UpstreamCredential | None,
+        body: RequestBody | None,
+    ) -> None:
+        self._gateway = gateway
+        self._head = head
+        self._x = x
+        self._admitted = admitted
+        self._claim = claim
+        self._principal = principal
+        self._permit = permit
+        self._credential = credential
+        self._body = body
+        self._fields = gateway.road.passing.end_to_end(head, admitted)
+        self.started_at = 0.0
+
+    def cache_request(self) -> CacheRequest:
+        """Who may see the answer, and everything that could change it."""
+        return CacheRequest(
+            self._head.method,
+            self._claim.target,
+            self._fields,
+            self._admitted.operation,
+            partition=_partition(self._principal, self._permit, self._credential),
+            has_authorization=first(self._fields, b"authorization") is not None,
+            has_body=self._head.has_body,
+            sudo=self._permit.sudo or self._claim.sudo or "",
+            session=self._claim.kind is Kind.SESSION,
+        )
+
+    async def forward(self, conditions: Fields) -> Reply:
+        """Ask GitLab; see ``cache.Forward``."""
+        gateway, x, body = self._gateway, self._x, self._body
+        road = gateway.road
+        credential = self._credential
+        own = credential.fields + self._claim.sudo_fields if credential is not None else injection(self._claim)
+        operation = self._admitted.operation
+        request = UpstreamRequest(
+            self._head.method,
+            self._claim.target,
+            road.passing.upward(with_conditions(self._fields, conditions), self._head, self._admitted, x.request_id, own),
+            content_length=body.content_length if body is not None else self._head.content_length,
+            first_byte_timeout_s=_PATIENT_S if operation.surface in _PATIENT else None,
+        )
+        if not self.started_at:
+            self.started_at = gateway.monotonic()
+        reply = await road.upstream.send(request, body)
+        try:
+            head = reply.head
+            x.upstream_status = head.status
+            x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
+            x.upstream_request_id = _ascii(first(head.fields, b"x-request-id"))
+            if head.status == 401:
+                await self._refused_upstream()
+            reply.head = road.passing.downward(head, self._head, self._admitted)
+        except BaseException:
+            reply.release()
+            raise
+        return reply
+
+    async def _refused_upstream(self) -> None:
+        """GitLab said 401: a caller's own credential is no longer believed; a dead one of ours is not the caller's 401."""
+        road = self._gateway.road
+        if self._credential is None:
+            road.authenticator.refused_upstream(self._claim, self._principal, self._head)
+        elif await road.tokens.refused(self._credential.id):
+            await road.cache.drop_partition(_partition(self._principal, self._permit, self._credential))
+            raise Rejection(
+                Code.BROKER_CREDENTIAL_REFUSED,
+                502,
+                "502 Bad Gateway",
+                source=Source.UPSTREAM,
+                proxy_error="proxy_configuration_error",
+            )
+
+
+def _partition(principal: Principal, permit: Permit, credential: UpstreamCredential | None) -> bytes:
+    """Whose answers these are; empty for callers whom only GitLab can tell apart: theirs are never stored."""
+    if credential is not None:
+        sudo = permit.sudo.lower().encode("utf-8", "surrogateescape")
+        return b"%b/%b/%b" % (credential.partition, permit.digest, sudo)
+    if principal.kind is PrincipalKind.ANONYMOUS:
+        return b"anonymous"
+    return principal.token_hash
+
+
+def _seen_from(head: RequestHead, admitted: Admitted) -> RequestHead:
+    """``head`` with the client's own address as its peer."""
+    return head if head.peer == admitted.client else msgspec.structs.replace(head, peer=admitted.client)
+
+
+def _note(decision: Decision, x: Exchange) -> None:
+    state = decision.refusal
+    for found in decision.states if state is None else ():
+        if not found.limit.shadow and (state is None or found.remaining < state.remaining):
+            state = found
+    if state is not None:
+        x.limit_id, x.limit_remaining = state.limit.id, state.remaining
+    x.limit_shadow = decision.shadowed
+
+
+def _limited(decision: Decision) -> Rejection:
+    if decision.unavailable:
+        return Rejection(
+            Code.LIMITER_UNAVAILABLE,
+            503,
+            "503 Service Unavailable",
+            headers=((b"Retry-After", b"1"),),
+            source=Source.INTERNAL,
+            proxy_error="destination_unavailable",
+        )
+    return Rejection(Code.RATE_LIMITED, 429, "429 Too Many Requests", proxy_error="http_request_denied")
+
+
+def _id_field(x: Exchange) -> tuple[bytes, bytes]:
+    return (b"X-Gateway-Request-Id", x.request_id.encode("ascii"))
+
+
+def _ascii(value: bytes | None) -> str:
+    return value[:128].decode("ascii", "replace") if value is not None else ""
