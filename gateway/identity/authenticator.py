@@ -50,6 +50,8 @@ class _Lookup(msgspec.Struct, frozen=True):
     ask: Callable[[], Coroutine[Any, Any, Principal | None]]
     stand_in: Callable[[], Principal | None]
     slots: asyncio.Semaphore
+    counts: bool = True
+    """Finding nothing is a failed login."""
 
 
 class PrincipalAuthenticator:
@@ -105,7 +107,7 @@ class PrincipalAuthenticator:
     def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
         if principal.kind is PrincipalKind.GITLAB_TOKEN and self._tokens is not None:
             self._tokens.forget(self._token_key(claim))
-        elif principal.kind is PrincipalKind.PASSTHROUGH and claim.kind is Kind.BASIC:
+        elif principal.kind is PrincipalKind.PASSTHROUGH and self._was_a_login(claim):
             self._guard.note_failure(subject(head.peer), self._monotonic())
 
     def forget_key(self, key_id: str) -> None:
@@ -141,6 +143,8 @@ class PrincipalAuthenticator:
                 slots=self._key_slots,
             )
             found = await self._look_up(lookup, peer, is_stranger=found is Recall.ASK)
+            if not isinstance(found, Principal):
+                raise unauthenticated()
         if not isinstance(found, Principal) or peer not in self._networks[found.identity]:
             raise self._failure(peer)
         return found
@@ -148,6 +152,7 @@ class PrincipalAuthenticator:
     async def _by_token(self, tokens: OwnTokens, claim: Claim, operation: Operation, peer: str) -> Principal:
         key = self._token_key(claim)
         may_be_job = operation.job_token
+        may_be_deploy = self._opens(falls_back(claim.kind, operation))
         found = tokens.recall(key, may_be_job=may_be_job)
         if found is Recall.ASK or found is Recall.REFRESH:
             shown = presentation(claim)
@@ -156,11 +161,14 @@ class PrincipalAuthenticator:
                 ask=lambda: tokens.look_up(key, claim.secret, shown, may_be_job=may_be_job),
                 stand_in=lambda: tokens.stand_in(key),
                 slots=self._token_slots if found is Recall.ASK else self._refresh_slots,
+                counts=not may_be_deploy,
             )
             found = await self._look_up(lookup, peer, is_stranger=found is Recall.ASK)
+            if not isinstance(found, Principal) and not may_be_deploy:
+                raise unauthenticated()
         if isinstance(found, Principal) and peer in self._token_networks:
             return found
-        if not isinstance(found, Principal) and self._opens(falls_back(claim.kind, operation)):
+        if not isinstance(found, Principal) and may_be_deploy:
             return self._pass_through(claim, peer)
         raise self._failure(peer)
 
@@ -177,6 +185,14 @@ class PrincipalAuthenticator:
 
     def _token_key(self, claim: Claim) -> bytes:
         return keyed_hash(self._process_key, f"{presentation(claim).value} {claim.secret.reveal()}")
+
+    def _was_a_login(self, claim: Claim) -> bool:
+        """Whether GitLab's 401 to what was passed through is a failed login; to a cookie or registry token it isn't."""
+        if claim.kind is Kind.TOKEN and self._tokens is not None:
+            # Passed on a package route after GitLab had not recognised it as a person's: no deploy token either.
+            key = self._token_key(claim)
+            return any(self._tokens.recall(key, may_be_job=may_be) is Recall.BAD for may_be in (False, True))
+        return claim.kind is Kind.BASIC
 
     # Looking up, bounded
 
@@ -204,7 +220,11 @@ class PrincipalAuthenticator:
                 # the failures allowed plus the lookups that run at once.
                 if stranger is not None and self._guard.wait_s(subject(stranger), self._monotonic()) > 0:
                     raise _RanDry
-                return await lookup.ask()
+                found = await lookup.ask()
+                if found is None and stranger is not None and lookup.counts:
+                    # Before the slot is free again: whoever has it next must see this failure.
+                    self._guard.note_failure(subject(stranger), self._monotonic())
+                return found
         except TimeoutError:
             return lookup.stand_in()
 

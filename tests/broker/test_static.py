@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.broker.static import CredentialsRefused, StaticCredential, StaticTokenSource
+from gateway.core.access import Permit, Principal, PrincipalKind
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.errors import Code, Rejection
+from gateway.core.secret import Secret
+from gateway.ports import NotAnswering, Presentation, UpstreamCredential, Verified
+
+REST = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
+GIT = Operation("GET /*repository_path.git/info/refs", Access.READ, Surface.GIT)
+CALLER = Principal("backstage", PrincipalKind.KEY, "backstage")
+
+
+class Gitlab:
+    """A TokenVerifier with an opinion on each token, or none."""
+
+    def __init__(self) -> None:
+        self.scopes: dict[str, tuple[str, ...] | None] = {"one": ("api",), "two": ("read_api",)}
+        self.silence: NotAnswering | None = None
+        self.asked = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def verify(self, token: Secret, presentation: Presentation, *, may_be_job: bool = False) -> Verified | None:
+        self.asked += 1
+        await self.gate.wait()
+        if self.silence is not None:
+            raise self.silence
+        if token.reveal() not in self.scopes:
+            return None
+        return Verified("user:7", self.scopes[token.reveal()])
+
+
+class World:
+    def __init__(self, *credentials: StaticCredential) -> None:
+        self.monotonic = 50.0
+        self.gitlab = Gitlab()
+        self.alarms: list[tuple[str, bool]] = []
+        self.source = StaticTokenSource(
+            credentials or [StaticCredential("sa-one", Secret("one")), StaticCredential("sa-two", Secret("two"))],
+            self.gitlab,
+            partition_key=b"p" * 32,
+            monotonic=lambda: self.monotonic,
+            alarm=lambda credential_id, healthy: self.alarms.append((credential_id, healthy)),
+        )
+
+    async def get(self, use: str = "sa-one", operation: Operation = REST) -> UpstreamCredential:
+        return await self.source.credential(Permit("rule", use), CALLER, operation)
+
+    async def refusal(self, use: str = "sa-one") -> Rejection:
+        with pytest.raises(Rejection) as refused:
+            await self.get(use)
+        return refused.value
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_a_permit_gets_its_credential_in_the_field_the_surface_reads(world: World) -> None:
+    assert (await world.get()).fields == ((b"PRIVATE-TOKEN", b"one"),)
+    assert (await world.get(operation=GIT)).fields == ((b"Authorization", b"Basic b2F1dGgyOm9uZQ=="),)
+    assert (await world.get("sa-two")).fields == ((b"PRIVATE-TOKEN", b"two"),)
+
+
+async def test_the_partition_is_the_tokens_own_whatever_carries_it(world: World) -> None:
+    one, git, two = await world.get(), await world.get(operation=GIT), await world.get("sa-two")
+    assert one.partition == git.partition != two.partition
+    assert len(one.partition) == 32
+
+
+async def test_nothing_shows_the_token(world: World) -> None:
+    credential = await world.get()
+    assert "one" not in f"{credential!r} {credential}".replace("sa-one", "")
+    assert "Secret(…)" in repr(StaticCredential("x", Secret("hidden")))
+
+
+async def test_it_is_checked_once_before_first_use_however_many_wait(world: World) -> None:
+    world.gitlab.gate.clear()
+    callers = [asyncio.ensure_future(world.get()) for _ in range(20)]
+    await asyncio.sleep(0)
+    world.gitlab.gate.set()
+    await asyncio.gather(*callers)
+    assert world.gitlab.asked == 1
+
+
+async def test_at_start_all_problems_are_told_at_once(world: World) -> None:
+    world.gitlab.scopes = {"two": ("api", "sudo", "admin_mode")}
+    with pytest.raises(CredentialsRefused) as refused:
+        await world.source.verify_at_start()
+    assert refused.value.problems == [
+        "credential `sa-one` is not accepted by GitLab",
+        "credential `sa-two` has the scope admin_mode, sudo but is not marked `sudo: true`",
+    ]
+
+
+async def test_a_powerful_credential_passes_when_its_owner_knows() -> None:
+    world = World(StaticCredential("root", Secret("one"), sudo=True))
+    world.gitlab.scopes["one"] = ("api", "sudo")
+    assert await world.source.verify_at_start() == []
+    await world.get("root")
+
+
+async def test_a_silent_gitlab_at_start_is_a_warning_and_asked_again_before_first_use(world: World) -> None:
+    world.gitlab.silence = NotAnswering("GitLab answered 502 about a token")
+    warnings = await world.source.verify_at_start()
+    assert warnings[0] == "credential `sa-one` is not checked yet: GitLab answered 502 about a token"
+    refusal = await world.refusal()
+    assert (refusal.code, refusal.status) == (Code.BROKER_CREDENTIAL_REFUSED, 503)
+    world.gitlab.silence = None
+    await world.get()
+    world.gitlab.scopes["two"] = ("sudo",)
+    assert (await world.refusal("sa-two")).status == 502
+
+
+async def test_an_origin_that_cannot_be_asked_is_used_with_a_warning(world: World) -> None:
+    world.gitlab.silence = NotAnswering("404", offered=False)
+    assert "cannot be asked" in (await world.source.verify_at_start())[0]
+    await world.get()
+
+
+async def test_a_permit_for_a_credential_that_is_not_there_gets_none(world: World) -> None:
+    assert (await world.refusal("sa-nobody")).status == 502
+    assert await world.source.refused("sa-nobody")
+
+
+async def test_a_dead_credential_is_withdrawn_with_an_alarm_and_comes_back(world: World) -> None:
+    await world.get()
+    kept = world.gitlab.scopes.pop("one")
+    assert await world.source.refused("sa-one")
+    assert world.alarms == [("sa-one", False)]
+    assert not world.source.is_healthy("sa-one")
+    assert world.source.is_healthy("sa-two")
+    refusal = await world.refusal()
+    assert (refusal.code, refusal.status) == (Code.BROKER_CREDENTIAL_REFUSED, 502)
+    await world.get("sa-two")
+    world.gitlab.scopes["one"] = kept
+    assert (await world.refusal()).status == 502
+    world.monotonic += 30
+    await world.get()
+    assert world.alarms == [("sa-one", False), ("sa-one", True)]
+    assert world.source.is_healthy("sa-one")
+
+
+async def test_one_that_stays_dead_is_asked_about_twice_a_minute_and_alarmed_once(world: World) -> None:
+    del world.gitlab.scopes["one"]
+    for _ in range(60):
+        await world.refusal()
+        world.monotonic += 1
+    assert world.gitlab.asked == 2
+    assert world.alarms == [("sa-one", False)]
+
+
+async def test_a_caller_cannot_take_a_credential_from_the_others(world: World) -> None:
+    """Some routes answer 401 to every good token: whoever asks for those must not cost the others theirs."""
+    await world.get()
+    for _ in range(100):
+        assert not await world.source.refused("sa-one")
+        await world.get()
+    assert world.gitlab.asked == 2
+    assert world.alarms == []
+
+
+async def test_doubt_while_gitlab_is_silent_changes_nothing(world: World) -> None:
+    await world.get()
+    world.gitlab.silence = NotAnswering("silent")
+    assert not await world.source.refused("sa-one")
+    await world.get()
+
+
+@pytest.mark.parametrize("token", ["", "a b", "a\r\nSudo: root", "é", "x" * 9000], ids=lambda token: ascii(token[:9]))
+async def test_what_cannot_stand_in_a_field_is_refused_at_once_and_not_shown(token: str) -> None:
+    with pytest.raises(CredentialsRefused, match="sa-one") as refused:
+        World(StaticCredential("sa-one", Secret(token)))
+    assert not token or token not in str(refused.value)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_cancelled_in_mid_check_it_leaves_the_next_caller_its_turn(turns: int) -> None:
+    world = World()
+    for call in (lambda: world.get(), lambda: world.source.refused("sa-one"), lambda: world.source.verify_at_start()):
+        world.gitlab.gate.clear()
+        task = asyncio.ensure_future(call())  # type: ignore[func-returns-value, var-annotated]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        world.gitlab.gate.set()
+        assert (await world.get()).id == "sa-one"
+    await world.source.close()
