@@ -1,0 +1,28 @@
+"""``python -m gateway.demo [HOST:PORT]``: the demo GitLab alone, until interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+from .gitlab import build_demo_gitlab
+from .seed import TOKENS
+
+
+async def _serve(host: str, port: int) -> None:
+    gitlab = build_demo_gitlab()
+    await gitlab.start(host, port)
+    print(
+        f"demo GitLab on {gitlab.url}\n  curl --header 'PRIVATE-TOKEN: {TOKENS.ada}' '{gitlab.url}/api/v4/user'", flush=True
+    )
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    await gitlab.close()
+
+
+if __name__ == "__main__":
+    _host, _, _port = (sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8090").rpartition(":")
+    asyncio.run(_serve(_host.strip("[]"), int(_port)))

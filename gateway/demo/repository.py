@@ -1,0 +1,309 @@
+"""What is in a repository: branches, tags, trees, files, commits and archives."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import tarfile
+
+from .access import Surface
+from .answer import Answer, as_json, error, matches, message, no_content, not_found, page_of
+from .routing import Call, Route
+from .state import Branch, Commit, Json, Level, Project
+
+UNCACHED = {
+    "Cache-Control": "max-age=0, private, must-revalidate, no-store, no-cache",
+    "Expires": "Fri, 01 Jan 1990 00:00:00 GMT",
+}
+
+
+def branches(call: Call) -> Answer:
+    owner, search = call.project(), call.request.text("search") or ""
+    rows = [_show_branch(call, owner, name) for name in sorted(owner.branches) if search in name]
+    return page_of(call.request, rows, call.base_url)
+
+
+def branch(call: Call) -> Answer:
+    return as_json(_show_branch(call, call.project(), call["branch"]))
+
+
+def create_branch(call: Call) -> Answer:
+    owner = call.project(Level.DEVELOPER)
+    name, ref = call.required("branch"), call.required("ref")
+    if name in owner.branches:
+        raise message(400, "Branch already exists")
+    start = _find(owner, ref)
+    if start is None:
+        raise message(400, f"Invalid reference name: {ref}")
+    owner.branches[name] = Branch(dict(start.files), list(start.commits))
+    return as_json(_show_branch(call, owner, name), 201)
+
+
+def delete_branch(call: Call) -> Answer:
+    owner = call.project(Level.DEVELOPER)
+    if call["branch"] not in owner.branches:
+        raise not_found("Branch")
+    del owner.branches[call["branch"]]
+    return no_content()
+
+
+def tags(call: Call) -> Answer:
+    owner = call.project()
+    return page_of(call.request, [_show_tag(owner, name) for name in sorted(owner.tags)], call.base_url)
+
+
+def tag(call: Call) -> Answer:
+    owner = call.project()
+    if call["tag"] not in owner.tags:
+        raise not_found("Tag")
+    return as_json(_show_tag(owner, call["tag"]))
+
+
+def tree(call: Call) -> Answer:
+    files, folder = _ref(call).files, (call.request.text("path") or "").strip("/")
+    inside = f"{folder}/" if folder else ""
+    found: dict[str, Json] = {}
+    for path in sorted(files):
+        if not path.startswith(inside):
+            continue
+        parts = path.removeprefix(inside).split("/")
+        for depth in range(1, len(parts) + 1 if call.request.flag("recursive") else 2):
+            here = inside + "/".join(parts[:depth])
+            leaf = here == path
+            digest = _blob_id(files[path]) if leaf else _blob_id(here.encode())
+            kind, mode = ("blob", "100644") if leaf else ("tree", "040000")
+            found[here] = {"id": digest, "name": parts[depth - 1], "type": kind, "path": here, "mode": mode}
+    if folder and not found:
+        raise not_found("Tree")
+    return page_of(call.request, list(found.values()), call.base_url)
+
+
+def commits(call: Call) -> Answer:
+    owner = call.project()
+    chosen = _find(owner, call.request.text("ref_name") or "main")
+    if chosen is None:
+        raise not_found("Ref")
+    return page_of(call.request, [_show_commit(one) for one in chosen.commits], call.base_url)
+
+
+def commit(call: Call) -> Answer:
+    owner, wanted = call.project(), call["sha"]
+    chosen = _find(owner, wanted)
+    if chosen is not None and chosen.commits:
+        return as_json(_show_commit(chosen.commits[0]))
+    for one in (each for line in owner.branches.values() for each in line.commits):
+        if len(wanted) >= 7 and one.id.startswith(wanted):
+            return as_json(_show_commit(one))
+    raise not_found("Commit")
+
+
+# Files: their facts travel in headers, on HEAD nowhere else
+
+
+def file(call: Call) -> Answer:
+    path, content, line = _file(call)
+    facts = _facts(call, path, content, line)
+    body = {
+        "file_name": facts["X-Gitlab-File-Name"],
+        "file_path": path,
+        "size": len(content),
+        "encoding": "base64",
+        "content_sha256": facts["X-Gitlab-Content-Sha256"],
+        "ref": facts["X-Gitlab-Ref"],
+        "blob_id": facts["X-Gitlab-Blob-Id"],
+        "commit_id": facts["X-Gitlab-Commit-Id"],
+        "last_commit_id": facts["X-Gitlab-Last-Commit-Id"],
+        "execute_filemode": False,
+        "content": base64.b64encode(content).decode(),
+    }
+    return as_json(body, headers=facts)
+
+
+def file_head(call: Call) -> Answer:
+    path, content, line = _file(call)
+    return Answer(200, b"", {"Content-Type": "application/json", **_facts(call, path, content, line)})
+
+
+def raw_file(call: Call) -> Answer:
+    path, content, line = _file(call)
+    name = path.rpartition("/")[2].encode("ascii", "replace").decode().replace('"', "")
+    headers = {
+        "Content-Type": "text/plain; charset=utf-8" if b"\0" not in content else "application/octet-stream",
+        "Content-Disposition": f'inline; filename="{name}"',
+        **UNCACHED,
+        **_facts(call, path, content, line),
+    }
+    return Answer(200, content, headers)
+
+
+def create_file(call: Call) -> Answer:
+    line, path = _writable(call)
+    if path in line.files:
+        raise message(400, "A file with this name already exists")
+    return _write(call, line, path, 201)
+
+
+def update_file(call: Call) -> Answer:
+    line, path = _writable(call)
+    if path not in line.files:
+        raise message(400, "A file with this name doesn't exist")
+    return _write(call, line, path, 200)
+
+
+def delete_file(call: Call) -> Answer:
+    line, path = _writable(call)
+    if path not in line.files:
+        raise message(400, "A file with this name doesn't exist")
+    title = call.required("commit_message")
+    del line.files[path]
+    call.state.commit(line, title, call.caller.known().username)
+    return no_content()
+
+
+def _writable(call: Call) -> tuple[Branch, str]:
+    owner, path, name = call.project(Level.DEVELOPER), _file_path(call), call.required("branch")
+    if name not in owner.branches:
+        raise message(400, "You can only create or edit files when you are on a branch")
+    return owner.branches[name], path
+
+
+def _write(call: Call, line: Branch, path: str, status: int) -> Answer:
+    content, title = call.required("content"), call.required("commit_message")
+    octets = base64.b64decode(content) if call.request.text("encoding") == "base64" else content.encode()
+    line.files[path] = octets
+    call.state.commit(line, title, call.caller.known().username)
+    return as_json({"file_path": path, "branch": call.required("branch")}, status)
+
+
+def _file_path(call: Call) -> str:
+    """Refuses what climbs and what is encoded twice, as GitLab's validator does."""
+    path = call["file_path"].lstrip("/")
+    if ".." in path.split("/") or "%2f" in path.lower() or "%2e" in path.lower():
+        raise error(400, "file_path should be a valid file path")
+    return path
+
+
+def _file(call: Call) -> tuple[str, bytes, Branch]:
+    path, line = _file_path(call), _ref(call)
+    if path not in line.files:
+        raise not_found("File")
+    return path, line.files[path], line
+
+
+def _facts(call: Call, path: str, content: bytes, line: Branch) -> dict[str, str]:
+    """Values are UTF-8 octets on the wire."""
+    tip = line.commits[0].id
+    return {
+        "X-Gitlab-Blob-Id": _blob_id(content),
+        "X-Gitlab-Commit-Id": tip,
+        "X-Gitlab-Content-Sha256": hashlib.sha256(content).hexdigest(),
+        "X-Gitlab-Encoding": "base64",
+        "X-Gitlab-Execute-Filemode": "false",
+        "X-Gitlab-File-Name": path.rpartition("/")[2],
+        "X-Gitlab-File-Path": path,
+        "X-Gitlab-Last-Commit-Id": tip,
+        "X-Gitlab-Ref": call.request.text("ref") or "main",
+        "X-Gitlab-Size": str(len(content)),
+    }
+
+
+def archive(call: Call) -> Answer:
+    """Small and the same every time; its validator is strong, unlike those of JSON."""
+    owner, line = call.project(), _ref(call, "sha")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for path in sorted(line.files):
+            entry = tarfile.TarInfo(f"{owner.path}-main/{path}")
+            entry.size = len(line.files[path])
+            tar.addfile(entry, io.BytesIO(line.files[path]))
+    body = packed.getvalue()
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": f'attachment; filename="{owner.path}-main.tar"',
+        "ETag": f'"{hashlib.sha256(body).hexdigest()}"',
+        "Cache-Control": "max-age=0, private, must-revalidate, stale-while-revalidate=60, stale-if-error=300, s-maxage=60",
+    }
+    if matches(call.request.headers.get("if-none-match", ""), headers["ETag"]):
+        return Answer(304, b"", headers)
+    return Answer(200, body, headers)
+
+
+def _ref(call: Call, parameter: str = "ref") -> Branch:
+    found = _find(call.project(), call.request.text(parameter) or "main")
+    if found is None:
+        raise not_found("Tree" if parameter == "ref" else "File")
+    return found
+
+
+def _find(owner: Project, ref: str) -> Branch | None:
+    if ref == "HEAD":
+        ref = "main"
+    named = owner.branches.get(ref) or owner.tags.get(ref)
+    if named is not None:
+        return named
+    return next((line for line in owner.branches.values() if line.commits and line.commits[0].id == ref), None)
+
+
+def _blob_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _show_branch(call: Call, owner: Project, name: str) -> Json:
+    line = owner.branches.get(name)
+    if line is None:
+        raise not_found("Branch")
+    return {
+        "name": name,
+        "merged": False,
+        "protected": name == "main",
+        "default": name == "main",
+        "can_push": call.caller.user is not None,
+        "web_url": f"{call.base_url}/{owner.full_path}/-/tree/{name}",
+        "commit": _show_commit(line.commits[0]) if line.commits else None,
+    }
+
+
+def _show_tag(owner: Project, name: str) -> Json:
+    tip = owner.tags[name].commits[0]
+    return {"name": name, "message": "", "target": tip.id, "commit": _show_commit(tip), "release": None, "protected": False}
+
+
+def _show_commit(one: Commit) -> Json:
+    return {
+        "id": one.id,
+        "short_id": one.id[:11],
+        "created_at": one.at,
+        "parent_ids": list(one.parents),
+        "title": one.title,
+        "message": one.title,
+        "author_name": one.author,
+        "author_email": f"{one.author}@example.com",
+        "authored_date": one.at,
+        "committed_date": one.at,
+    }
+
+
+_REPOSITORY = "/api/v4/projects/:id/repository"
+_READ = Surface(scopes=("read_repository",))
+
+ROUTES = (
+    Route("GET", f"{_REPOSITORY}/branches", branches),
+    Route("POST", f"{_REPOSITORY}/branches", create_branch),
+    Route("GET", f"{_REPOSITORY}/branches/:branch", branch),
+    Route("DELETE", f"{_REPOSITORY}/branches/:branch", delete_branch),
+    Route("GET", f"{_REPOSITORY}/tags", tags),
+    Route("GET", f"{_REPOSITORY}/tags/:tag", tag),
+    Route("GET", f"{_REPOSITORY}/tree", tree),
+    Route("GET", f"{_REPOSITORY}/commits", commits),
+    Route("GET", f"{_REPOSITORY}/commits/:sha", commit),
+    Route("GET", f"{_REPOSITORY}/files/:file_path", file, _READ),
+    Route("HEAD", f"{_REPOSITORY}/files/:file_path", file_head, _READ),
+    Route("GET", f"{_REPOSITORY}/files/:file_path/raw", raw_file, _READ),
+    Route("POST", f"{_REPOSITORY}/files/:file_path", create_file),
+    Route("PUT", f"{_REPOSITORY}/files/:file_path", update_file),
+    Route("DELETE", f"{_REPOSITORY}/files/:file_path", delete_file),
+    Route("GET", f"{_REPOSITORY}/archive", archive, _READ),
+    Route("GET", f"{_REPOSITORY}/archive.tar", archive, _READ),
+    Route("GET", f"{_REPOSITORY}/archive.tar.gz", archive, _READ),
+)

@@ -1,0 +1,200 @@
+"""What the demo GitLab remembers: users, tokens, groups, projects and what is in them. All in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+Json = dict[str, object]
+
+_EPOCH = "2026-01-{day:02}T{hour:02}:{minute:02}:{second:02}.000Z"
+
+
+class Level(IntEnum):
+    """GitLab's roles."""
+
+    NONE = 0
+    GUEST = 10
+    REPORTER = 20
+    DEVELOPER = 30
+    MAINTAINER = 40
+    OWNER = 50
+
+
+class Visibility(Enum):
+    PUBLIC = "public"
+    INTERNAL = "internal"
+    PRIVATE = "private"
+
+
+class Kind(Enum):
+    """What a token is: it decides where GitLab looks for it."""
+
+    PERSONAL = "personal"
+    OAUTH = "oauth"
+    JOB = "job"
+    DEPLOY = "deploy"
+    SESSION = "session"
+    TRIGGER = "trigger"
+
+
+@dataclass(slots=True)
+class User:
+    id: int
+    username: str
+    name: str
+    admin: bool = False
+    bot: bool = False
+    blocked: bool = False
+
+
+@dataclass(slots=True)
+class Token:
+    id: int
+    kind: Kind
+    user: User
+    name: str
+    value: str = field(repr=False)
+    scopes: tuple[str, ...] = ("api",)
+    expired: bool = False
+    revoked: bool = False
+    project_id: int | None = None
+
+
+@dataclass(slots=True)
+class Group:
+    id: int
+    full_path: str
+    visibility: Visibility
+    members: dict[int, Level] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return self.full_path.rpartition("/")[2]
+
+
+@dataclass(slots=True)
+class Commit:
+    id: str
+    title: str
+    author: str
+    at: str
+    parents: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Branch:
+    """A branch or tag: its files at its tip, and the way there, newest first."""
+
+    files: dict[str, bytes]
+    commits: list[Commit]
+
+
+@dataclass(slots=True)
+class Entry:
+    """An issue, merge request or label: the answer's fields, kept as they are sent."""
+
+    fields: Json
+    notes: list[Json] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Project:
+    id: int
+    full_path: str
+    visibility: Visibility
+    created_at: str
+    members: dict[int, Level] = field(default_factory=dict)
+    description: str = ""
+    branches: dict[str, Branch] = field(default_factory=dict)
+    tags: dict[str, Branch] = field(default_factory=dict)
+    issues: dict[int, Entry] = field(default_factory=dict)
+    merge_requests: dict[int, Entry] = field(default_factory=dict)
+    labels: dict[str, Entry] = field(default_factory=dict)
+    variables: dict[str, Json] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)
+    packages: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return self.full_path.rpartition("/")[2]
+
+    @property
+    def namespace(self) -> str:
+        return self.full_path.rpartition("/")[0]
+
+
+class State:
+    """Everything, and the two clocks that make it deterministic: numbers and instants both count writes."""
+
+    def __init__(self) -> None:
+        self.users: dict[int, User] = {}
+        self.tokens: dict[str, Token] = {}
+        self.groups: dict[int, Group] = {}
+        self.projects: dict[int, Project] = {}
+        self.moved: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self._writes = 0
+
+    def number(self, of: str) -> int:
+        """The next id of its kind."""
+        self._numbers[of] = self._numbers.get(of, 0) + 1
+        return self._numbers[of]
+
+    def now(self) -> str:
+        """The next instant: one second for each write."""
+        self._writes += 1
+        minutes, second = divmod(self._writes, 60)
+        hours, minute = divmod(minutes, 60)
+        days, hour = divmod(hours, 24)
+        return _EPOCH.format(day=1 + days % 28, hour=hour, minute=minute, second=second)
+
+    def user_named(self, reference: str) -> User | None:
+        """By id or by username; case does not matter."""
+        if reference.isdecimal():
+            return self.users.get(int(reference))
+        return next((user for user in self.users.values() if user.username.lower() == reference.lower()), None)
+
+    def project_named(self, reference: str) -> Project | None:
+        if reference.isdecimal():
+            return self.projects.get(int(reference))
+        return next((one for one in self.projects.values() if one.full_path.lower() == reference.lower()), None)
+
+    def group_named(self, reference: str) -> Group | None:
+        if reference.isdecimal():
+            return self.groups.get(int(reference))
+        return next((one for one in self.groups.values() if one.full_path.lower() == reference.lower()), None)
+
+    def level(self, user: User | None, path: str, members: dict[int, Level]) -> Level:
+        """A user's role: the highest of their own and those inherited from the groups above."""
+        if user is None:
+            return Level.NONE
+        if user.admin:
+            return Level.OWNER
+        inherited = (
+            group.members.get(user.id, Level.NONE)
+            for group in self.groups.values()
+            if f"{path}/".startswith(f"{group.full_path}/")
+        )
+        return max(members.get(user.id, Level.NONE), *inherited, Level.NONE)
+
+    def may_see(self, user: User | None, owner: Project | Group) -> bool:
+        if owner.visibility is Visibility.PUBLIC or self.level(user, owner.full_path, owner.members):
+            return True
+        return owner.visibility is Visibility.INTERNAL and user is not None
+
+    def visible_projects(self, user: User | None) -> Iterable[Project]:
+        return (project for project in self.projects.values() if self.may_see(user, project))
+
+    def commit(self, branch: Branch, title: str, author: str) -> Commit:
+        """Record a change at a branch's tip. The id is a digest of what was committed, so it is the same every time."""
+        parents = tuple(commit.id for commit in branch.commits[:1])
+        at = self.now()
+        digest = hashlib.sha1("\0".join((title, author, at, *parents)).encode(), usedforsecurity=False)
+        for path in sorted(branch.files):
+            digest.update(path.encode() + b"\0" + branch.files[path])
+        made = Commit(digest.hexdigest(), title, author, at, parents)
+        branch.commits.insert(0, made)
+        return made
