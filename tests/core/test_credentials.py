@@ -1,0 +1,249 @@
+"""Every carrier, alone and in company."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+
+import pytest
+
+from gateway.core import credentials as module
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.credentials import CREDENTIAL_FIELDS, Carrier, Claim, Kind, injection, read_claim
+from gateway.core.errors import Code, Rejection
+from gateway.core.messages import Field
+from gateway.core.target import parse_target
+
+PRIVATE = (b"Private-Token", b"T1")
+BEARER = (b"Authorization", b"Bearer T1")
+JOB = (b"JOB-TOKEN", b"T1")
+DEPLOY = (b"Deploy-Token", b"T1")
+COOKIE = (b"Cookie", b"a=b; _gitlab_session=S1; c=d")
+
+
+def _basic(text: str) -> Field:
+    return (b"Authorization", b"Basic " + base64.b64encode(text.encode()))
+
+
+def _claim(
+    *fields: Field, target: bytes = b"/x", surface: Surface = Surface.REST, name: str = "other", method: str = "GET"
+) -> Claim:
+    return read_claim(fields, method, parse_target(target), Operation(name, Access.READ, surface))
+
+
+def _refused(*fields: Field, target: bytes = b"/x", surface: Surface = Surface.REST) -> Rejection:
+    with pytest.raises(Rejection) as refused:
+        _claim(*fields, target=target, surface=surface)
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "carrier", "secret", "username"),
+    [
+        (PRIVATE, Kind.TOKEN, Carrier.PRIVATE_TOKEN, "T1", ""),
+        ((b"private-token", b"a\xff"), Kind.TOKEN, Carrier.PRIVATE_TOKEN, "a\udcff", ""),
+        (BEARER, Kind.TOKEN, Carrier.BEARER, "T1", ""),
+        ((b"authorization", b"bEARER  ey.x.y "), Kind.TOKEN, Carrier.BEARER, "ey.x.y", ""),
+        (JOB, Kind.JOB_TOKEN, Carrier.JOB_TOKEN, "T1", ""),
+        (DEPLOY, Kind.DEPLOY_TOKEN, Carrier.DEPLOY_TOKEN, "T1", ""),
+        (_basic("me:a:b"), Kind.BASIC, Carrier.BASIC, "a:b", "me"),
+        (_basic("me"), Kind.BASIC, Carrier.BASIC, "", "me"),
+        ((b"Authorization", b"Negotiate YII="), Kind.OPAQUE, Carrier.AUTHORIZATION, "Negotiate YII=", ""),
+        ((b"Authorization", b"rubygems-key"), Kind.OPAQUE, Carrier.AUTHORIZATION, "rubygems-key", ""),
+        (COOKIE, Kind.SESSION, Carrier.COOKIE, "S1", ""),
+        ((b"Cookie", b"remember_user_token=R1"), Kind.SESSION, Carrier.COOKIE, "R1", ""),
+    ],
+)
+def test_one_field(field: Field, kind: Kind, carrier: Carrier, secret: str, username: str) -> None:
+    claim = _claim((b"Accept", b"*/*"), field)
+    assert (claim.kind, claim.carrier, claim.secret.reveal(), claim.username) == (kind, carrier, secret, username)
+    assert claim.passing == (field,)
+    assert claim.target == claim.target_without_sudo == b"/x"
+    assert injection(claim) == (field,)
+
+
+def test_none() -> None:
+    claim = _claim(
+        (b"Accept", b"*/*"), (b"PRIVATE-TOKEN", b""), (b"Cookie", b"theme=dark"), (b"X-Gitlab-Static-Object-Token", b"x")
+    )
+    assert (claim.kind, claim.carrier, claim.passing) == (Kind.NONE, None, ())
+    assert _claim(target=b"/x?a=1").target == b"/x?a=1"
+
+
+def test_a_web_page_keeps_its_cookies_without_login() -> None:
+    assert _claim((b"Cookie", b"theme=dark"), surface=Surface.WEB).passing == ((b"Cookie", b"theme=dark"),)
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.permutations([PRIVATE, BEARER, JOB, DEPLOY, _basic("u:T1")], 2)))
+def test_equal_values_in_two_fields_count_once_and_two_values_never(one: Field, other: Field) -> None:
+    if one[0] != other[0]:
+        claim = _claim(one, other)
+        assert claim.secret.reveal() == "T1"
+        assert len(claim.passing) == 1
+    different = _basic("u:T2") if other[1].startswith(b"Basic") else (other[0], other[1].replace(b"T1", b"T2"))
+    assert _refused(one, different).code is Code.AMBIGUOUS_CREDENTIAL
+
+
+def test_a_field_twice() -> None:
+    assert _claim(PRIVATE, PRIVATE).passing == (PRIVATE,)
+    assert _refused(PRIVATE, (b"PRIVATE-TOKEN", b"T2")).status == 400
+    assert _refused(_basic("a:T1"), _basic("b:T1")).status == 400
+
+
+def test_a_cookie_beside_a_token_is_dropped() -> None:
+    assert _claim(COOKIE, PRIVATE).passing == (PRIVATE,)
+
+
+@pytest.mark.parametrize(
+    "field", [(b"Authorization", b"Bearer"), (b"Authorization", b"Bearer  "), (b"Authorization", b"Basic !!")]
+)
+def test_what_cannot_be_a_credential_is_401(field: Field) -> None:
+    assert _refused(field).status == 401
+
+
+@pytest.mark.parametrize("name", sorted(name for name in CREDENTIAL_FIELDS if b"_" in name))
+def test_underscore_twins_are_refused(name: bytes) -> None:
+    assert _refused(PRIVATE, (name.title(), b"x")).status == 400
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "field"),
+    [
+        ("private_token", Kind.TOKEN, (b"PRIVATE-TOKEN", b"T1")),
+        ("access_token", Kind.TOKEN, (b"Authorization", b"Bearer T1")),
+        ("bearer_token", Kind.TOKEN, (b"Authorization", b"Bearer T1")),
+        ("job_token", Kind.JOB_TOKEN, (b"JOB-TOKEN", b"T1")),
+    ],
+)
+def test_a_parameter_is_moved_to_a_field(name: str, kind: Kind, field: Field) -> None:
+    claim = _claim((b"DPoP", b"p"), COOKIE, target=b"/x?a=%2f&" + name.encode() + b"=%541&b")
+    assert (claim.kind, claim.carrier, claim.parameter, claim.secret.reveal()) == (kind, Carrier.QUERY, name, "T1")
+    assert claim.target == b"/x?a=%2f&b"
+    assert claim.passing == (field, (b"DPoP", b"p"))
+    assert _claim(target=b"/x?%s=" % name.encode()).kind is Kind.NONE
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        b"private_token[]=T1",
+        b"private_token%5Bx%5D=T1",
+        b"[private_token]=T1",
+        b"+private_token=T1",
+        b"%20private_token=T1",
+        b"a=1;private_token=T1",
+        b"private_token=T1;a=1",
+        b"private_token=T1&private_token=T1",
+        b"private_token=T1&job_token=T1",
+        b"private_token=T1&feed_token=T1",
+        b"feed_token[]=x",
+        b"sudo[]=1",
+        b"a;sudo=1",
+        b"sudo=1&sudo=2",
+    ],
+)
+def test_a_parameter_spelt_so_that_readers_differ_is_refused(query: bytes) -> None:
+    assert _refused(target=b"/x?" + query).code is Code.AMBIGUOUS_CREDENTIAL
+
+
+@pytest.mark.parametrize("name", [b"private_token", b"%70rivate_token", b"job_token", b"feed_token", b"rss_token"])
+@pytest.mark.parametrize("field", [PRIVATE, BEARER, JOB, DEPLOY, _basic("u:T1")])
+def test_a_field_and_a_parameter_are_two_even_if_equal(field: Field, name: bytes) -> None:
+    assert _refused(field, target=b"/x?" + name + b"=T1").code is Code.AMBIGUOUS_CREDENTIAL
+
+
+def test_bearer_and_access_token_get_gitlabs_own_words() -> None:
+    refused = _refused(BEARER, target=b"/x?access_token=T1")
+    assert (refused.status, refused.oauth_error) == (400, "invalid_request")
+    assert refused.message == "Both Authorization header and payload includes access token."
+    assert _refused(PRIVATE, target=b"/x?access_token=T1").oauth_error == ""
+
+
+@pytest.mark.parametrize("value", [b"a%0d%0aX:1", b"a+b", b"%00", b"a%09"])
+def test_a_parameter_that_would_break_a_field_is_no_token(value: bytes) -> None:
+    assert _refused(target=b"/x?private_token=" + value).status == 401
+
+
+def test_a_method_override_in_the_query_is_refused() -> None:
+    assert _refused(target=b"/x?%5Fmethod=DELETE").code is Code.METHOD_OVERRIDE
+
+
+def test_sudo_is_a_capability() -> None:
+    claim = _claim(PRIVATE, (b"Sudo", b"root"))
+    assert (claim.sudo, claim.sudo_fields, injection(claim)) == (
+        "root",
+        ((b"Sudo", b"root"),),
+        (PRIVATE, (b"Sudo", b"root")),
+    )
+    claim = _claim(PRIVATE, target=b"/x?a=1&sudo=root&private_token=")
+    assert (claim.sudo, claim.sudo_fields) == ("root", ())
+    assert (claim.target, claim.target_without_sudo) == (b"/x?a=1&sudo=root", b"/x?a=1")
+    assert _claim(PRIVATE, (b"Sudo", b"root"), target=b"/x?sudo=root").sudo == "root"
+    assert _refused(PRIVATE, (b"Sudo", b"1"), target=b"/x?sudo=root").code is Code.AMBIGUOUS_CREDENTIAL
+    assert _claim(target=b"/x?private_token=T1&sudo=me").sudo == "me"
+    assert _claim((b"Sudo", b""), target=b"/x?sudo=").sudo is None
+    assert _claim((b"Sudo", b"me")).sudo == "me"
+
+
+@pytest.mark.parametrize(
+    ("surface", "field", "kind"),
+    [
+        (Surface.SCIM, BEARER, Kind.OPAQUE),
+        (Surface.KAS, BEARER, Kind.OPAQUE),
+        (Surface.REGISTRY, BEARER, Kind.OPAQUE),
+        (Surface.REGISTRY, _basic("u:T1"), Kind.BASIC),
+        (Surface.GIT, _basic("u:T1"), Kind.BASIC),
+        (Surface.RUNNER, JOB, Kind.OPAQUE),
+        (Surface.RUNNER, (b"Runner-Token", b"R"), Kind.OPAQUE),
+        (Surface.PACKAGES, (b"X-NuGet-ApiKey", b"N"), Kind.OPAQUE),
+        (Surface.UNLEASH, (b"Unleash-InstanceId", b"U"), Kind.OPAQUE),
+        (Surface.WEB_TOKEN, (b"X-Gitlab-Static-Object-Token", b"S"), Kind.OPAQUE),
+        (Surface.REST, (b"X-NuGet-ApiKey", b"N"), Kind.NONE),
+    ],
+)
+def test_each_surface_has_its_own(surface: Surface, field: Field, kind: Kind) -> None:
+    claim = _claim(field, surface=surface)
+    assert claim.kind is kind
+    assert claim.passing == (() if kind is Kind.NONE else (field,))
+
+
+def test_a_surfaces_own_field_travels_with_the_credential() -> None:
+    runner = (b"Runner-Token", b"R")
+    assert _claim(JOB, runner, surface=Surface.RUNNER).passing == (JOB, runner)
+    assert _claim(JOB, runner).passing == (JOB,)
+    assert _claim(PRIVATE, (b"DPoP", b"p")).passing == (PRIVATE, (b"DPoP", b"p"))
+
+
+def test_what_gitlab_judges_from_the_body_or_a_parameter() -> None:
+    trigger = "POST /api/v4/projects/:id/trigger/pipeline"
+    claim = _claim(name=trigger, method="POST")
+    assert (claim.kind, claim.carrier, claim.secret.reveal()) == (Kind.OPAQUE, Carrier.BODY, "")
+    claim = _claim(name=trigger, method="POST", target=b"/x?token=t&ref=main")
+    assert (claim.kind, claim.carrier, claim.parameter, claim.target) == (
+        Kind.OPAQUE,
+        Carrier.QUERY,
+        "token",
+        b"/x?token=t&ref=main",
+    )
+    assert _claim(PRIVATE, name=trigger, method="POST", target=b"/x?token=t").kind is Kind.TOKEN
+    assert _claim(surface=Surface.OAUTH, method="POST").kind is Kind.OPAQUE
+    assert _claim(target=b"/x?token=t").kind is Kind.NONE
+    claim = _claim(target=b"/x.atom?feed_token=f", surface=Surface.WEB_TOKEN)
+    assert (claim.kind, claim.parameter, claim.target, claim.passing) == (
+        Kind.OPAQUE,
+        "feed_token",
+        b"/x.atom?feed_token=f",
+        (),
+    )
+
+
+def test_no_secret_in_any_text() -> None:
+    for claim in (_claim(PRIVATE), _claim(COOKIE), _claim(_basic("u:T1")), _claim(target=b"/x?private_token=T1")):
+        assert "T1" not in f"{claim!r}{claim}"
+        assert "S1" not in repr(claim)
+
+
+def test_the_memory_of_names_is_bounded() -> None:
+    for number in range(4200):
+        _claim((b"X-%d" % number, b""), (b"L" * 65 + b"%d" % number, b""))
+    assert len(module._slots) <= 4096

@@ -1,0 +1,128 @@
+"""Response fields: what comes down, and where its addresses lead."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.errors import Code, Rejection
+from gateway.core.response_headers import ResponseHeaderRules
+
+OWN = (b"Via", b"1.1 gateway")
+RULES = ResponseHeaderRules(external_urls=("https://git.example.com",), public_url="https://gw.example.org/")
+SAME = ResponseHeaderRules(external_urls=("https://git.example.com",), public_url="https://git.example.com")
+
+
+def _one(rules: ResponseHeaderRules, name: bytes, value: bytes) -> bytes:
+    return rules.forwardable(((name, value),)).fields[0][1]
+
+
+def test_order_duplicates_and_empty_values_stay() -> None:
+    fields = (
+        (b"Set-Cookie", b"a"),
+        (b"X-Next-Page", b""),
+        (b"set-cookie", b"b"),
+        (b"Content-Length", b"5"),
+        (b"X", b"caf\xe9"),
+    )
+    assert RULES.forwardable(fields).fields == [*fields, OWN]
+
+
+def test_hop_by_hop_and_nominated_fields_go() -> None:
+    fields = (
+        (b"Connection", b"X-Hop, Content-Type, content-length"),
+        (b"X-Hop", b"1"),
+        (b"Content-Type", b"a/b"),
+        (b"Content-Length", b"1"),
+        (b"Keep-Alive", b"timeout=5"),
+        (b"Transfer-Encoding", b"chunked"),
+        (b"Server", b"nginx"),
+        (b"connection", b"Close"),
+    )
+    assert RULES.forwardable(fields).fields == [(b"Content-Type", b"a/b"), (b"Content-Length", b"1"), OWN]
+
+
+def test_workhorse_instructions_are_dropped_and_reported() -> None:
+    answer = RULES.forwardable(((b"Gitlab-Workhorse-Send-Data", b"x"), (b"X-Sendfile", b"/etc"), (b"A", b"b")))
+    assert answer.fields == [(b"A", b"b"), OWN]
+    assert answer.leaked == (b"gitlab-workhorse-send-data", b"x-sendfile")
+
+
+def test_a_tunnel_keeps_its_upgrade() -> None:
+    fields = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+    assert RULES.forwardable(fields, tunnel=True).fields == [*fields, OWN]
+    assert RULES.forwardable(fields).fields == [OWN]
+
+
+@pytest.mark.parametrize("field", [(b"X", b"a\0b"), (b"X", b"a\r\nb"), (b"X", b"\x7f"), (b"X Y", b"a"), (b"", b"a")])
+def test_what_no_message_may_hold_is_502(field: tuple[bytes, bytes]) -> None:
+    with pytest.raises(Rejection) as refused:
+        RULES.forwardable((field,))
+    assert (refused.value.status, refused.value.code) == (502, Code.UPSTREAM_PROTOCOL)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"https://git.example.com/api/v4/projects/42", b"https://gw.example.org/api/v4/projects/42"),
+        (b"https://git.example.com", b"https://gw.example.org"),
+        (b"https://git.example.com?x", b"https://gw.example.org?x"),
+        (b"https://git.example.com.evil.test/x", b"https://git.example.com.evil.test/x"),
+        (b"https://git.example.com@evil.test/x", b"https://git.example.com@evil.test/x"),
+        (b"https://git.example.com:8443/x", b"https://git.example.com:8443/x"),
+        (b"https://storage.test/b?X-Amz-Signature=abc&u=https://git.example.com/", None),
+        (b"/users/sign_in", b"/users/sign_in"),
+        (b"", b""),
+    ],
+)
+def test_location(value: bytes, expected: bytes | None) -> None:
+    assert _one(RULES, b"Location", value) == (value if expected is None else expected)
+    assert _one(SAME, b"Location", value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (
+            b'<https://git.example.com/api/v4/p?page=2&private_token=s&a%5B%5D=1>; rel="next", <http://git.example.com:443/x>',
+            b'<https://gw.example.org/api/v4/p?page=2&a%5B%5D=1>; rel="next", <https://gw.example.org/x>',
+        ),
+        (b'<http://git.example.com/x?job_token=s>; rel="first"', b'<https://gw.example.org/x>; rel="first"'),
+        (b"<https://other.test/x>; rel=next", b"<https://other.test/x>; rel=next"),
+        (b"</relative?access_token=s&b>; rel=next", b"</relative?b>; rel=next"),
+    ],
+)
+def test_link_leads_back_without_credentials(value: bytes, expected: bytes) -> None:
+    assert _one(RULES, b"Link", value) == expected
+
+
+def test_link_loses_credentials_even_where_nothing_is_rewritten() -> None:
+    value = b"<https://git.example.com/x?private%5Ftoken=s&page=2>; rel=next"
+    assert _one(SAME, b"Link", value) == b"<https://git.example.com/x?page=2>; rel=next"
+    assert _one(SAME, b"Link", b"<https://a/x?page=2>") == b"<https://a/x?page=2>"
+
+
+def test_the_realm_leads_back() -> None:
+    value = b'Bearer realm="https://git.example.com/jwt/auth",service="container_registry"'
+    assert _one(RULES, b"Www-Authenticate", value) == value.replace(b"git.example.com", b"gw.example.org")
+    assert _one(RULES, b"Www-Authenticate", b'Basic realm="GitLab"') == b'Basic realm="GitLab"'
+    assert _one(SAME, b"Www-Authenticate", value) == value
+
+
+def test_ports_and_roots_count() -> None:
+    rules = ResponseHeaderRules(external_urls=("http://git.test:8080/gitlab", "nonsense"), public_url="https://gw.test")
+    assert _one(rules, b"Link", b"<https://git.test:8080/gitlab/x>") == b"<https://gw.test/x>"
+    assert _one(rules, b"Link", b"<http://git.test/gitlab/x>") == b"<http://git.test/gitlab/x>"
+    assert _one(rules, b"Location", b"http://git.test:8080/gitlabs") == b"http://git.test:8080/gitlabs"
+
+
+def test_a_shared_cache_rewrites_nothing() -> None:
+    rules = ResponseHeaderRules(external_urls=("https://a",), public_url="https://b", shared=True)
+    fields = ((b"Server", b"x"), (b"Location", b"https://a/x"), (b"Link", b"<https://a/?private_token=x>"))
+    assert rules.forwardable(fields).fields == [*fields, OWN]
+
+
+def test_the_memory_of_names_is_bounded() -> None:
+    rules = ResponseHeaderRules()
+    for number in range(2100):
+        rules.forwardable(((b"X-%d" % number, b""), (b"L" * 65 + b"%d" % number, b"")))
+    assert len(rules._names) <= 2048
