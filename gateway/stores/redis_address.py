@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from redis.asyncio.connection import parse_url
@@ -36,6 +38,9 @@ def parse_address(url: str) -> RedisAddress:
     try:
         # redis-py's parser also decodes the password; its class arguments are dropped, its options kept.
         options: Mapping[str, Any] = dict(parse_url(url))
+        # It also passes over a database that is no number, and would leave our keys in database 0.
+        if not url.startswith("unix:") and not _DATABASE.fullmatch(urlsplit(url).path):
+            raise ValueError
         port = int(options.get("port", 6379))
         db = int(options.get("db", 0))
     except ValueError:
@@ -54,6 +59,7 @@ def parse_address(url: str) -> RedisAddress:
     )
 
 
+_DATABASE = re.compile(r"/?[0-9]*")
 _OPTIONS = frozenset(
     {"host", "port", "path", "db", "username", "password", "connection_class"}
     | {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
@@ -61,9 +67,12 @@ _OPTIONS = frozenset(
 
 
 def _tls(options: Mapping[str, Any]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-    if options.get("ssl_certfile"):
-        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+        if options.get("ssl_certfile"):
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    except OSError:  # an SSLError is one
+        raise ValueError("a certificate or key named in the Redis URL can't be read") from None
     if str(options.get("ssl_check_hostname", "true")).lower() in {"0", "false", "no"}:
         context.check_hostname = False
     if str(options.get("ssl_cert_reqs", "required")).lower() == "none":

@@ -72,6 +72,8 @@ class RedisLink:
 
     def __init__(self, address: RedisAddress, *, timeout_s: float, name: str) -> None:
         self.name = name
+        self.trouble = ""
+        """Why the link last had no connection, in a word for the log: ``WRONGPASS``, ``ConnectionRefusedError`` …"""
         self._address = address
         self._timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -163,6 +165,8 @@ class RedisLink:
         if wire is not None:
             wire.abort()
         self._fail_all("closed")
+        if wire is not None:
+            await wire.lost.wait()
 
     def _flush(self) -> None:
         self._flushing = False
@@ -211,6 +215,7 @@ class RedisLink:
 
     def _drop(self, reason: str, *, down: bool) -> None:
         """Give the connection up; the keeper makes another. ``down``: callers stop waiting until it has."""
+        self.trouble = reason
         self._down = self._down or down
         wire, self._wire = self._wire, None
         if wire is not None:
@@ -242,13 +247,14 @@ class RedisLink:
         while True:
             try:
                 wire = await self._connect(loop)
-            except (OSError, ValueError, RedisError, RedisUnavailable):  # ValueError: a host name no resolver takes
+            except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
+                self.trouble = refused.kind if isinstance(refused, RedisError) else type(refused).__name__
                 self._fail_all("down")
             else:
                 self._wire, self._down, self._unanswered = wire, False, 0
                 since = loop.time()
                 self._flush()
-                await wire.lost
+                await wire.lost.wait()
                 if self._wire is wire:
                     self._wire = None
                     self._fail_all("connection lost")
@@ -299,7 +305,7 @@ class _Wire(asyncio.Protocol):
         self._greeting: asyncio.Future[None] | None = None
         self._greetings = 0
         self.full = False
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost = asyncio.Event()
 
     def write(self, octets: bytes) -> None:
         if self._transport is not None:
@@ -360,8 +366,7 @@ class _Wire(asyncio.Protocol):
         self._transport = None
         if self._greeting is not None and not self._greeting.done():
             self._greeting.set_exception(RedisUnavailable("connection lost"))
-        if not self.lost.done():
-            self.lost.set_result(None)
+        self.lost.set()
 
 
 def _packed(commands: Sequence[Command]) -> bytes:

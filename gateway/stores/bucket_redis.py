@@ -1,0 +1,233 @@
+"""Token buckets shared by every gateway: one script call for all takes of one turn of the event loop.
+
+No request waits longer than the link's timeout, and none waits at all while Redis is known to be away: the failure policy
+decides instead, and never raises. A refusal that is certain from what the last answers said costs Redis nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from ..core.limits import BucketState, Decision, Limit, OnOutage, Scope, Take, affordable, state
+from .bucket_local import LocalBuckets
+from .bucket_script import Request, Script, Wishes, decisions
+from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
+
+_BATCH = 128
+"""Requests in one script call: about a millisecond of Redis, which serves nobody else meanwhile."""
+_FAILURES_TO_OPEN = 5
+_PROBE_EVERY_S = 0.5
+_KNOWN_BOUND = 32_768
+_COUNT_EVERY_S = 5.0
+_SILENT_AFTER_S = 15
+_PROBE = Take("{gw}:probe", Limit("probe", Scope.ORGANISATION, 1.0, 1e6))
+
+_Waiting = tuple[Request, asyncio.Future[Decision]]
+
+
+class RedisBuckets:
+    """A bucket store on one link of its own. Of one event loop."""
+
+    def __init__(
+        self,
+        link: RedisLink,
+        *,
+        on_outage: OnOutage = OnOutage.LOCAL,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``clock`` (Unix seconds) serves the local fallback only: on a live Redis its clock is the only one."""
+        self._link = link
+        self._on_outage = on_outage
+        self._clock = clock
+        self._monotonic = monotonic
+        self._take = Script.named("take.lua")
+        self._count = Script.named("gateways.lua")
+        self._wishes = Wishes()
+        self._name = secrets.token_hex(8)
+        self._waiting: list[_Waiting] = []
+        self._flushing = False
+        self._known: dict[str, tuple[float, float]] = {}
+        self._known_before: dict[str, tuple[float, float]] = {}
+        self._redis_ahead = clock() - monotonic()
+        self._failures = 0
+        self._prober: asyncio.Task[None] | None = None
+        self._counted_at = float("-inf")
+        self._gateways = 1
+        self._local = LocalBuckets(clock=clock)
+        self._closed = False
+
+    @property
+    def degraded(self) -> bool:
+        """The last script calls failed; the failure policy decides until a probe succeeds."""
+        return self._failures >= _FAILURES_TO_OPEN
+
+    @property
+    def gateways(self) -> int:
+        """How many gateways share these buckets, by last count."""
+        return self._gateways
+
+    async def take(self, takes: Sequence[Take]) -> Decision:
+        if not takes:
+            return Decision(True, (), self._clock())
+        if self._failures >= _FAILURES_TO_OPEN or self._closed:
+            return self._without_redis(takes)
+        certain = self._certainly_refused(takes)
+        if certain is not None:
+            return certain
+        loop = asyncio.get_running_loop()
+        decided: asyncio.Future[Decision] = loop.create_future()
+        self._waiting.append((takes, decided))
+        if not self._flushing:
+            self._flushing = True
+            loop.call_soon(self._flush)
+        return await decided
+
+    async def close(self) -> None:
+        """Also closes the link. Who still waits is decided by the failure policy."""
+        self._closed = True
+        prober, self._prober = self._prober, None
+        if prober is not None:
+            prober.cancel()
+            await asyncio.gather(prober, return_exceptions=True)
+        await self._link.close()
+
+    # One turn's takes
+
+    def _flush(self) -> None:
+        self._flushing = False
+        waiting, self._waiting = self._waiting, []
+        waiting = [entry for entry in waiting if not entry[1].done()]  # who left takes nothing
+        for start in range(0, len(waiting), _BATCH):
+            self._send(waiting[start : start + _BATCH], in_full=False)
+
+    def _send(self, batch: list[_Waiting], *, in_full: bool) -> None:
+        arguments = self._wishes.arguments([takes for takes, _ in batch])
+        script = ("EVAL", self._take.text) if in_full else ("EVALSHA", self._take.sha)
+        sent_at = self._monotonic()
+        try:
+            answered = self._link.post([(*script, *arguments)])
+        except RedisUnavailable:
+            self._failed(batch)
+            return
+        answered.add_done_callback(partial(self._answered, batch, sent_at))
+        if sent_at - self._counted_at >= _COUNT_EVERY_S:
+            self._counted_at = sent_at
+            self._recount()
+
+    def _answered(
+        self, batch: list[_Waiting], sent_at: float, answered: asyncio.Future[list[RedisValue | RedisError]]
+    ) -> None:
+        if answered.cancelled() or answered.exception() is not None:
+            self._failed(batch)
+            return
+        answer = answered.result()[0]
+        if isinstance(answer, RedisError) and answer.kind == "NOSCRIPT":
+            # A restart, a flush or a failover forgot it. In full it runs and is known again; nothing was taken yet.
+            self._send(batch, in_full=True)
+            return
+        try:
+            found = decisions([takes for takes, _ in batch], answer)
+        except ValueError:
+            self._failed(batch)
+            return
+        self._succeeded()
+        for (takes, decided), decision in zip(batch, found, strict=True):
+            self._learn(takes, decision, sent_at)
+            if not decided.done():
+                decided.set_result(decision)
+
+    # What the last answers said
+
+    def _learn(self, takes: Request, decision: Decision, sent_at: float) -> None:
+        self._redis_ahead = decision.now - sent_at
+        known = self._known
+        for take, bucket in zip(takes, decision.states, strict=True):
+            known[take.key] = (bucket.remaining, sent_at)
+        if len(known) >= _KNOWN_BOUND:
+            # Two generations, the older one dropped whole: bounded without ordering every entry.
+            self._known, self._known_before = {}, known
+
+    def _at_most(self, take: Take, now: float) -> float | None:
+        """The most that the bucket can hold by now: others may have taken since, nobody gives. None when unknown.
+
+        Measured from when the question was *sent*: the answer was made later, so less has flowed back than this says.
+        """
+        known = self._known.get(take.key) or self._known_before.get(take.key)
+        if known is None:
+            return None
+        return min(take.limit.burst, known[0] + (now - known[1]) * take.limit.rate)
+
+    def _certainly_refused(self, takes: Request) -> Decision | None:
+        now = self._monotonic()
+        for take in takes:
+            most = self._at_most(take, now)
+            if most is not None and most < affordable(take.limit, take.cost) and not take.limit.shadow:
+                break
+        else:
+            return None
+        states: list[BucketState] = []
+        for take in takes:
+            most = self._at_most(take, now)
+            tokens = take.limit.burst if most is None else most
+            states.append(state(take.limit, tokens >= affordable(take.limit, take.cost), tokens, take.cost))
+        return Decision(False, tuple(states), now + self._redis_ahead)
+
+    # Without Redis
+
+    def _succeeded(self) -> None:
+        if self._failures:
+            self._failures = 0
+            self._local.clear()
+
+    def _failed(self, batch: list[_Waiting]) -> None:
+        self._failures += 1
+        if self._failures >= _FAILURES_TO_OPEN and self._prober is None and not self._closed:
+            self._prober = asyncio.get_running_loop().create_task(self._probe(), name="bucket-probe")
+        for takes, decided in batch:
+            if not decided.done():
+                decided.set_result(self._without_redis(takes))
+
+    def _without_redis(self, takes: Request) -> Decision:
+        match self._on_outage:
+            case OnOutage.OPEN:
+                return Decision(True, (), self._clock(), degraded=True)
+            case OnOutage.CLOSED:
+                return Decision(False, (), self._clock(), degraded=True, unavailable=True)
+            case OnOutage.LOCAL:
+                now = self._monotonic()
+                return self._local.take(takes, [self._at_most(take, now) for take in takes], 1 / self._gateways)
+
+    async def _probe(self) -> None:
+        """Ask with a take that writes, until Redis takes it: a replica or a full Redis answers everything but that."""
+        while self._failures >= _FAILURES_TO_OPEN:
+            await asyncio.sleep(_PROBE_EVERY_S)
+            arguments = self._wishes.arguments([(_PROBE,)])
+            try:
+                answer = await self._link.execute("EVAL", self._take.text, *arguments)
+                decisions([(_PROBE,)], answer)
+            except (RedisUnavailable, RedisError, ValueError):
+                continue
+            self._succeeded()
+        self._prober = None
+
+    # How many share the buckets
+
+    def _recount(self) -> None:
+        """Count the gateways beside the traffic; the answer is for the next outage."""
+        try:
+            counted = self._link.post([("EVAL", self._count.text, 1, "{gw}:gateways", self._name, _SILENT_AFTER_S)])
+        except RedisUnavailable:
+            return
+        counted.add_done_callback(self._recounted)
+
+    def _recounted(self, counted: asyncio.Future[list[RedisValue | RedisError]]) -> None:
+        if counted.cancelled() or counted.exception() is not None:
+            return
+        answer = counted.result()[0]
+        if isinstance(answer, int) and answer > 0:
+            self._gateways = answer

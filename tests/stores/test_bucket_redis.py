@@ -1,0 +1,266 @@
+"""Redis buckets: the contract, exactness across gateways, and every way Redis can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from gateway.core.limits import Decision, Limit, OnOutage, Scope, Take
+from gateway.stores.bucket_redis import RedisBuckets
+from gateway.stores.redis_link import RedisLink
+
+from .bucket_contract import NARROW, WIDE, BucketContract
+
+StartRedis = Callable[..., Any]
+TIMEOUT_S = 0.05
+# What a busy test machine may add to a wait before it counts as waiting.
+SLACK_S = 0.25
+HUNDRED = Limit("hundred", Scope.CALLER, 0.001, 100.0)
+
+
+@asynccontextmanager
+async def gateway(url: str, *, timeout_s: float = 2.0, on_outage: OnOutage = OnOutage.LOCAL) -> AsyncIterator[RedisBuckets]:
+    store = RedisBuckets(RedisLink.from_url(url, timeout_s=timeout_s, name="buckets"), on_outage=on_outage)
+    yield store
+    await store.close()
+
+
+@asynccontextmanager
+async def admin(url: str) -> AsyncIterator[RedisLink]:
+    link = RedisLink.from_url(url, timeout_s=5.0, name="admin")
+    yield link
+    await link.close()
+
+
+def takes(key: str = "k", limit: Limit = HUNDRED) -> list[Take]:
+    return [Take(f"{{gw}}:b:{key}", limit)]
+
+
+async def timed(store: RedisBuckets, key: str = "k") -> tuple[Decision, float]:
+    started = time.monotonic()
+    decision = await store.take(takes(key))
+    return decision, time.monotonic() - started
+
+
+async def recovered(store: RedisBuckets, within_s: float = 5.0) -> float:
+    """Until decisions come from Redis again; each try is somebody else's bucket."""
+    started = time.monotonic()
+    while time.monotonic() - started < within_s:
+        if not (await store.take(takes("recovery", Limit("r", Scope.CALLER, 1000.0, 1000.0)))).degraded:
+            return time.monotonic() - started
+        await asyncio.sleep(0.02)
+    pytest.fail("the buckets did not come back")
+
+
+class TestContract(BucketContract):
+    @pytest.fixture
+    async def store(self, redis_url: str) -> AsyncIterator[RedisBuckets]:
+        async with gateway(redis_url) as store:
+            yield store
+
+
+# Exact
+
+
+async def test_two_gateways_admit_exactly_the_configured_number(redis_url: str) -> None:
+    async with gateway(redis_url) as one, gateway(redis_url) as other:
+        for round_ in range(5):
+            decisions = await asyncio.gather(
+                *[store.take(takes(f"round-{round_}")) for _ in range(300) for store in (one, other)]
+            )
+            assert [decision.allowed for decision in decisions].count(True) == 100
+            assert not any(decision.degraded for decision in decisions)
+
+
+async def test_the_takes_of_one_turn_are_one_call(redis_url: str) -> None:
+    async with gateway(redis_url) as store, admin(redis_url) as redis:
+        await store.take(takes("first"))
+        await redis.execute("CONFIG", "RESETSTAT")
+        await asyncio.gather(*[store.take([*takes(f"{number}"), *takes("all", WIDE)]) for number in range(100)])
+        stats = await redis.execute("INFO", "commandstats")
+        assert isinstance(stats, bytes)
+        assert b"cmdstat_evalsha:calls=1," in stats
+
+
+async def test_a_flood_of_certain_refusals_costs_redis_nothing(redis_url: str) -> None:
+    async with gateway(redis_url) as store, admin(redis_url) as redis:
+        while (await store.take(takes("k", NARROW))).allowed:
+            pass
+        await redis.execute("CONFIG", "RESETSTAT")
+        refused = [await store.take([*takes("w", WIDE), *takes("k", NARROW)]) for _ in range(500)]
+        assert not any(decision.allowed or decision.degraded for decision in refused)
+        assert abs(refused[-1].now - time.time()) < 1
+        refusal = refused[-1].refusal
+        assert refusal is not None
+        assert 990 < refusal.retry_after_s <= 1000
+        stats = await redis.execute("INFO", "commandstats")
+        assert isinstance(stats, bytes)
+        assert b"evalsha" not in stats
+
+
+async def test_a_remembered_refusal_ends_when_the_token_is_there(redis_url: str) -> None:
+    quick = Limit("quick", Scope.CALLER, 20.0, 1.0)
+    async with gateway(redis_url) as store:
+        assert (await store.take(takes("q", quick))).allowed
+        refusal = (await store.take(takes("q", quick))).refusal
+        assert refusal is not None
+        await asyncio.sleep(refusal.retry_after_s + 0.002)
+        assert (await store.take(takes("q", quick))).allowed
+
+
+async def test_a_shadow_bucket_that_is_short_is_never_a_certain_refusal(redis_url: str) -> None:
+    shadow = Limit("s", Scope.CALLER, 0.001, 1.0, shadow=True)
+    async with gateway(redis_url) as store:
+        assert [(await store.take(takes("s", shadow))).allowed for _ in range(3)] == [True] * 3
+
+
+async def test_gateways_count_each_other(redis_url: str) -> None:
+    async with gateway(redis_url) as one, gateway(redis_url) as other:
+        await one.take(takes())
+        await other.take(takes())
+        await other.take(takes())
+        assert other.gateways == 2
+
+
+async def test_what_was_learned_is_bounded(redis_url: str) -> None:
+    async with gateway(redis_url) as store:
+        for start in range(0, 70_000, 500):
+            await store.take([Take(f"{{gw}}:{start + number}", WIDE) for number in range(500)])
+        assert len(store._known) + len(store._known_before) <= 2 * (32_768 + 500)
+
+
+# Failing
+
+
+async def test_the_script_forgotten_is_sent_again_at_once(redis_url: str) -> None:
+    async with gateway(redis_url) as store, admin(redis_url) as redis:
+        await store.take(takes())
+        await redis.execute("SCRIPT", "FLUSH")
+        decision = await store.take(takes())
+        assert not decision.degraded
+        assert int(decision.states[0].remaining) == 98
+
+
+async def test_a_key_of_another_type_heals(redis_url: str) -> None:
+    async with gateway(redis_url) as store, admin(redis_url) as redis:
+        await redis.execute("LPUSH", "{gw}:b:k", "x")
+        decision = await store.take(takes())
+        assert decision.allowed
+        assert not decision.degraded
+
+
+@pytest.mark.parametrize(
+    ("breaking", "mending"),
+    [
+        pytest.param(("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), id="readonly"),
+        pytest.param(("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), id="oom"),
+    ],
+)
+async def test_a_redis_that_takes_no_writes(
+    start_redis: StartRedis, breaking: tuple[str, ...], mending: tuple[str, ...]
+) -> None:
+    server = start_redis()
+    async with gateway(server.url) as store, admin(server.url) as redis:
+        await store.take(takes())
+        await redis.execute(*breaking)
+        decisions = [await timed(store) for _ in range(200)]
+        assert all(decision.degraded for decision, _ in decisions)
+        assert 90 <= sum(decision.allowed for decision, _ in decisions) <= 100
+        assert store.degraded
+        await redis.execute(*mending)
+        assert await recovered(store) < 3
+
+
+async def test_a_killed_redis(start_redis: StartRedis) -> None:
+    server = start_redis()
+    async with gateway(server.url, timeout_s=TIMEOUT_S) as store:
+        await recovered(store)
+        server.stop()
+        first = await asyncio.gather(*[timed(store) for _ in range(200)])
+        assert all(decision.degraded and waited < TIMEOUT_S + SLACK_S for decision, waited in first)
+        assert sum(decision.allowed for decision, _ in first) == 100
+        while not store.degraded:
+            await store.take(takes("more"))
+        started = time.monotonic()
+        for _ in range(200):
+            assert (await store.take(takes())).degraded
+        assert time.monotonic() - started < SLACK_S
+        server.start()
+        assert await recovered(store) < 3
+
+
+async def test_a_stopped_redis(start_redis: StartRedis) -> None:
+    server = start_redis()
+    async with gateway(server.url, timeout_s=TIMEOUT_S) as store:
+        await recovered(store)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            waited = [(await timed(store))[1] for _ in range(30)]
+            assert max(waited) < TIMEOUT_S + SLACK_S
+            assert max(waited[10:]) < TIMEOUT_S  # the breaker is open: nobody waits
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        assert await recovered(store) < 3
+
+
+async def test_a_paused_redis(redis_url: str) -> None:
+    async with gateway(redis_url, timeout_s=TIMEOUT_S) as store, admin(redis_url) as redis:
+        await recovered(store)
+        await redis.execute("CLIENT", "PAUSE", 400, "ALL")
+        decision, waited = await timed(store)
+        assert decision.degraded
+        assert waited < TIMEOUT_S + SLACK_S
+        assert await recovered(store) < 3
+
+
+async def test_no_redis_from_the_start() -> None:
+    async with gateway("redis://127.0.0.1:1/0", timeout_s=TIMEOUT_S) as store:
+        decisions = await asyncio.gather(*[timed(store) for _ in range(300)])
+        assert all(decision.degraded and waited < TIMEOUT_S + SLACK_S for decision, waited in decisions)
+        assert sum(decision.allowed for decision, _ in decisions) == 100
+
+
+async def test_two_gateways_admit_no_more_than_the_limit_during_an_outage(start_redis: StartRedis) -> None:
+    server = start_redis()
+    async with gateway(server.url, timeout_s=TIMEOUT_S) as one, gateway(server.url, timeout_s=TIMEOUT_S) as other:
+        for store in (one, other):
+            await recovered(store)
+        one._counted_at = float("-inf")  # its next count is due: by now there are two
+        await recovered(one)
+        await recovered(one)
+        assert (one.gateways, other.gateways) == (2, 2)
+        server.stop()
+        decisions = [await store.take(takes()) for _ in range(150) for store in (one, other)]
+        assert sum(decision.allowed for decision in decisions) == 100
+
+
+async def test_open_lets_everything_pass() -> None:
+    async with gateway("redis://127.0.0.1:1/0", timeout_s=TIMEOUT_S, on_outage=OnOutage.OPEN) as store:
+        decisions = [await store.take(takes()) for _ in range(150)]
+        assert all(decision.allowed and decision.degraded and not decision.states for decision in decisions)
+
+
+async def test_closed_refuses_and_says_it_is_no_limit() -> None:
+    async with gateway("redis://127.0.0.1:1/0", timeout_s=TIMEOUT_S, on_outage=OnOutage.CLOSED) as store:
+        for _ in range(10):
+            decision = await store.take(takes())
+            assert (decision.allowed, decision.unavailable, decision.degraded) == (False, True, True)
+            assert decision.refusal is None
+
+
+async def test_closing_decides_for_who_still_waits(redis_url: str) -> None:
+    async with gateway(redis_url) as store, admin(redis_url) as redis:
+        await store.take(takes())
+        await redis.execute("CLIENT", "PAUSE", 300, "ALL")
+        waiting = asyncio.ensure_future(store.take(takes()))
+        await asyncio.sleep(0.01)
+        await store.close()
+        assert (await waiting).degraded
+        assert (await store.take(takes())).degraded

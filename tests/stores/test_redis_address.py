@@ -1,0 +1,62 @@
+"""Redis URLs: what they say, and what their errors don't."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+
+from gateway.stores.redis_address import parse_address
+
+
+def test_tcp() -> None:
+    at = parse_address("redis://alice:p%40ss%2F@redis.internal:6380/3")
+    assert (at.host, at.port, at.db, at.username, at.password, at.tls) == (
+        "redis.internal", 6380, 3, "alice", "p@ss/", None
+    )  # fmt: skip
+
+
+def test_defaults() -> None:
+    at = parse_address("redis://")
+    assert (at.host, at.port, at.path, at.db, at.username, at.password) == ("localhost", 6379, "", 0, "", "")
+
+
+def test_unix() -> None:
+    at = parse_address("unix://:pass@/run/redis.sock?db=2")
+    assert (at.path, at.db, at.password, at.tls) == ("/run/redis.sock", 2, "pass", None)
+
+
+def test_tls_verifies_unless_told_otherwise() -> None:
+    tls = parse_address("rediss://redis.internal").tls
+    assert tls is not None
+    assert (tls.verify_mode, tls.check_hostname) == (ssl.CERT_REQUIRED, True)
+    lax = parse_address("rediss://redis.internal?ssl_cert_reqs=none").tls
+    assert lax is not None
+    assert lax.verify_mode is ssl.CERT_NONE
+    nameless = parse_address("rediss://redis.internal?ssl_check_hostname=false").tls
+    assert nameless is not None
+    assert (nameless.verify_mode, nameless.check_hostname) == (ssl.CERT_REQUIRED, False)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://:hunter2@redis",
+        "redis+cluster://:hunter2@redis",
+        "redis://:hunter2@redis:port/0",
+        "redis://:hunter2@redis:6379/zero",
+        "redis://:hunter2@redis?db=zero",
+        "redis://:hunter2@redis?socket_timeout=5",
+        "redis://:hunter2@[redis",
+        "rediss://:hunter2@redis?ssl_ca_certs=/nonexistent/ca.pem",
+    ],
+)
+def test_errors_keep_the_password(url: str) -> None:
+    with pytest.raises(ValueError, match="Redis URL") as refused:
+        parse_address(url)
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_repr_keeps_the_password() -> None:
+    assert "hunter2" not in repr(parse_address("redis://:hunter2@redis"))

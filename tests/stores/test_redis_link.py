@@ -1,0 +1,255 @@
+"""The Redis link against real servers: order, timeouts, cancellation, reconnecting, TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.stores.redis_link import RedisError, RedisLink, RedisUnavailable
+
+StartRedis = Callable[..., Any]
+
+
+@pytest.fixture
+async def link(redis_url: str) -> AsyncIterator[RedisLink]:
+    link = RedisLink.from_url(redis_url, timeout_s=2.0, name="test")
+    yield link
+    await link.close()
+
+
+async def back(link: RedisLink, within_s: float = 5.0) -> float:
+    """Until the link answers again; how long that took. Asks at each turn of the keeper's own pace."""
+    started = time.monotonic()
+    while time.monotonic() - started < within_s:
+        try:
+            await link.execute("PING")
+        except RedisUnavailable:
+            await asyncio.sleep(0.02)
+        else:
+            return time.monotonic() - started
+    pytest.fail("the link did not come back")
+
+
+async def test_values_of_every_kind(link: RedisLink) -> None:
+    assert await link.execute("SET", b"k\x00\xff", 1.5) == b"OK"
+    assert await link.execute("GET", b"k\x00\xff") == b"1.5"
+    assert await link.execute("GET", "absent") is None
+    assert await link.execute("INCRBY", "n", 7) == 7
+    assert await link.execute("MGET", "n", "absent") == [b"7", None]
+    assert link.healthy
+
+
+async def test_an_error_is_raised_or_a_value_in_place(link: RedisLink) -> None:
+    with pytest.raises(RedisError) as refused:
+        await link.execute("INCR")
+    assert refused.value.kind == "ERR"
+    replies = await link.execute_many([("SET", "k", "x"), ("LPUSH", "k", "y"), ("GET", "k")])
+    assert isinstance(replies[1], RedisError)
+    assert replies[1].kind == "WRONGTYPE"
+    assert (replies[0], replies[2]) == (b"OK", b"x")
+    assert link.healthy
+
+
+async def test_an_error_does_not_repeat_what_was_sent(link: RedisLink) -> None:
+    with pytest.raises(RedisError) as refused:
+        await link.execute("AUTHENTICATE", "hunter2")
+    assert "hunter2" not in str(refused.value) + repr(refused.value)
+
+
+async def test_many_callers_each_get_their_own_reply(link: RedisLink) -> None:
+    replies = await asyncio.gather(*[link.execute("ECHO", str(number)) for number in range(1000)])
+    assert replies == [str(number).encode() for number in range(1000)]
+
+
+async def test_no_commands_no_replies(link: RedisLink) -> None:
+    assert await link.execute_many([]) == []
+
+
+async def test_what_cannot_be_sent_leaves_no_place_in_the_queue(link: RedisLink) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        await link.execute("ECHO", object())  # type: ignore[arg-type]
+    assert await link.execute("ECHO", "mine") == b"mine"
+
+
+async def test_a_cancelled_caller_leaves_nobody_the_wrong_reply(link: RedisLink) -> None:
+    await link.execute("PING")
+    for turns in range(4):
+        gone = asyncio.ensure_future(link.execute("ECHO", "gone"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        gone.cancel()
+        assert await link.execute("ECHO", "mine") == b"mine"
+
+
+async def test_a_slow_reply_is_dropped_and_the_next_is_ones_own(redis_url: str) -> None:
+    link = RedisLink.from_url(redis_url, timeout_s=0.05, name="test")
+    admin = RedisLink.from_url(redis_url, timeout_s=2.0, name="admin")
+    await link.execute("PING")
+    await admin.execute("CLIENT", "PAUSE", 200, "ALL")
+    started = time.monotonic()
+    with pytest.raises(RedisUnavailable):
+        await link.execute("ECHO", "late")
+    assert 0.045 <= time.monotonic() - started < 0.5
+    assert not link.healthy
+    await back(link)
+    assert await link.execute("ECHO", "mine") == b"mine"
+    assert link.healthy
+    await link.close()
+    await admin.close()
+
+
+async def test_a_stopped_redis_costs_the_first_callers_their_timeout_and_later_ones_nothing(
+    start_redis: StartRedis,
+) -> None:
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=0.05, name="test")
+    await link.execute("PING")
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        first = await asyncio.gather(*[link.execute("PING") for _ in range(20)], return_exceptions=True)
+        assert all(isinstance(one, RedisUnavailable) for one in first)
+        started = time.monotonic()
+        later = await asyncio.gather(*[link.execute("PING") for _ in range(200)], return_exceptions=True)
+        assert all(isinstance(one, RedisUnavailable) for one in later)
+        assert time.monotonic() - started < 0.045
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+    assert await back(link) < 3
+    await link.close()
+
+
+async def test_a_killed_redis_fails_at_once_and_is_found_again(start_redis: StartRedis) -> None:
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=0.5, name="test")
+    await link.execute("PING")
+    server.stop()
+    results = await asyncio.gather(*[link.execute("PING") for _ in range(50)], return_exceptions=True)
+    assert all(isinstance(one, RedisUnavailable) for one in results)
+    while link.trouble != "ConnectionRefusedError":
+        await asyncio.sleep(0.01)
+    started = time.monotonic()
+    with pytest.raises(RedisUnavailable):
+        await link.execute("PING")
+    assert time.monotonic() - started < 0.1
+    server.start()
+    assert await back(link) < 3
+    await link.close()
+
+
+async def test_nobody_listening() -> None:
+    link = RedisLink.from_url("redis://127.0.0.1:1/0", timeout_s=0.2, name="test")
+    with pytest.raises(RedisUnavailable):
+        await link.execute("PING")
+    assert not link.healthy
+    await link.close()
+
+
+async def test_a_host_name_no_resolver_takes() -> None:
+    link = RedisLink.from_url(f"redis://{'x' * 70}.localhost:1/0", timeout_s=0.2, name="test")
+    for _ in range(2):
+        with pytest.raises(RedisUnavailable):
+            await link.execute("PING")
+    await link.close()
+
+
+async def test_password_user_and_database(start_redis: StartRedis) -> None:
+    server = start_redis()
+    admin = RedisLink.from_url(server.url, timeout_s=1, name="admin")
+    await admin.execute("CONFIG", "SET", "requirepass", "p@ss word")
+    await admin.close()
+    link = RedisLink.from_url(f"redis://default:p%40ss%20word@127.0.0.1:{server.port}/2", timeout_s=1, name="cache")
+    await link.execute("SET", "k", 1)
+    info = await link.execute("CLIENT", "INFO")
+    assert isinstance(info, bytes)
+    assert b" db=2 " in info
+    assert b" name=gitlab-gateway:cache " in info
+    wrong = RedisLink.from_url(f"redis://:nope@127.0.0.1:{server.port}/2", timeout_s=1, name="cache")
+    with pytest.raises(RedisUnavailable):
+        await wrong.execute("GET", "k")
+    assert wrong.trouble == "WRONGPASS"
+    await link.close()
+    await wrong.close()
+
+
+async def test_unix_socket(start_redis: StartRedis, tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    start_redis("--unixsocket", str(path))
+    link = RedisLink.from_url(f"unix://{path}?db=1", timeout_s=1, name="test")
+    assert await link.execute("SET", "k", 1) == b"OK"
+    await link.close()
+
+
+async def test_closing_fails_who_waits_and_later_callers(redis_url: str) -> None:
+    link = RedisLink.from_url(redis_url, timeout_s=5, name="test")
+    await link.execute("PING")
+    waiting = asyncio.ensure_future(link.execute("BLPOP", "nothing", 4))
+    await asyncio.sleep(0)
+    await link.close()
+    with pytest.raises(RedisUnavailable):
+        await waiting
+    with pytest.raises(RedisUnavailable):
+        await link.execute("PING")
+    await link.close()
+
+
+async def test_a_link_never_used_closes() -> None:
+    link = RedisLink.from_url("redis://127.0.0.1:1/0", timeout_s=1, name="test")
+    await link.close()
+    with pytest.raises(RedisUnavailable):
+        await link.execute("PING")
+
+
+async def test_calls_under_way_are_bounded(redis_url: str) -> None:
+    link = RedisLink.from_url(redis_url, timeout_s=5, name="test")
+    results = await asyncio.gather(*[link.execute("PING") for _ in range(5000)], return_exceptions=True)
+    assert results.count(b"PONG") == 4096
+    assert sum(isinstance(one, RedisUnavailable) for one in results) == 904
+    assert await link.execute("PING") == b"PONG"
+    await link.close()
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read(4096)
+    except ConnectionResetError:
+        return b""
+
+
+@pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+PONG\r\n+PONG\r\n", b"$-7\r\n"])
+async def test_a_peer_that_is_out_of_step_is_left(garbage: bytes) -> None:
+    """Too many replies, or none that Redis would give: the connection can't be believed any more."""
+    connections = 0
+    ended: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while asked := await _read(reader):
+            greetings = asked.count(b"SETNAME") + asked.count(b"PING")
+            writer.write(b"+OK\r\n" * greetings or garbage)
+        writer.close()
+        ended.append(writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    link = RedisLink.from_url(f"redis://127.0.0.1:{port}/0", timeout_s=0.5, name="test")
+    outcomes = [
+        await asyncio.gather(link.execute("GET", "k"), return_exceptions=True),
+        await asyncio.gather(link.execute("GET", "k"), return_exceptions=True),
+    ]
+    assert any(isinstance(outcome[0], RedisUnavailable) for outcome in outcomes)
+    while connections < 2:
+        await asyncio.sleep(0.01)
+    await link.close()
+    while len(ended) < connections:
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*[writer.wait_closed() for writer in ended], return_exceptions=True)
+    server.close()
+    await server.wait_closed()
