@@ -36,6 +36,7 @@ from .settings import IdentitySettings, Networks, Passthrough
 _MAX_FLIGHTS = 1000
 """Credentials being looked up or waiting for their turn; beyond that nobody would be answered in time."""
 _RETRY_AFTER_S = 5
+_NONE = Kind.NONE  # bound once: an enum's member costs as much to look up as the memory does
 _VERIFIABLE = frozenset({Kind.TOKEN, Kind.JOB_TOKEN, Kind.BASIC})
 
 
@@ -91,16 +92,17 @@ class PrincipalAuthenticator:
         self._flights: Lookups[tuple[bytes, bool], Principal | None] = Lookups()
 
     async def authenticate(self, claim: Claim, operation: Operation, head: RequestHead) -> Principal:
-        if claim.kind is Kind.NONE:
+        kind = claim.kind
+        if kind is _NONE:
             return self._without_credential(operation, head.peer)
         if is_gateway_key(claim.secret.reveal()):
             return await self._by_key(claim, head.peer)
-        if self._opens(passthrough_for(claim.kind, operation)):
-            if claim.kind is Kind.BASIC:
+        if self._opens(passthrough_for(kind, operation)):
+            if kind is Kind.BASIC:
                 # GitLab bans an address, ours, after some thirty failed Basic logins: ours must come first.
                 self._refuse_repeated_failure(head.peer)
             return self._pass_through(claim, head.peer)
-        if self._tokens is not None and claim.kind in _VERIFIABLE:
+        if self._tokens is not None and kind in _VERIFIABLE:
             return await self._by_token(self._tokens, claim, operation, head.peer)
         raise self._failure(head.peer)
 
@@ -152,8 +154,10 @@ class PrincipalAuthenticator:
     async def _by_token(self, tokens: OwnTokens, claim: Claim, operation: Operation, peer: str) -> Principal:
         key = self._token_key(claim)
         may_be_job = operation.job_token
-        may_be_deploy = self._opens(falls_back(claim.kind, operation))
         found = tokens.recall(key, may_be_job=may_be_job)
+        if isinstance(found, Principal) and peer in self._token_networks:
+            return found
+        may_be_deploy = self._opens(falls_back(claim.kind, operation))
         if found is Recall.ASK or found is Recall.REFRESH:
             shown = presentation(claim)
             lookup = _Lookup(
@@ -184,7 +188,7 @@ class PrincipalAuthenticator:
         return door is not None and door in self._settings.passthrough
 
     def _token_key(self, claim: Claim) -> bytes:
-        return keyed_hash(self._process_key, f"{presentation(claim).value} {claim.secret.reveal()}")
+        return keyed_hash(self._process_key, presentation(claim) + " " + claim.secret.reveal())
 
     def _was_a_login(self, claim: Claim) -> bool:
         """Whether GitLab's 401 to what was passed through is a failed login; to a cookie or registry token it isn't."""

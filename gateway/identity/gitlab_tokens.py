@@ -23,17 +23,22 @@ _KEEP_S = 1.0
 """A judgement this young outlives an upstream 401: some routes answer 401 to good tokens, which must not cost a
 verification each time."""
 
+# Bound once: this runs for each request, and looking up an enum's member is not free.
+_JOB_TOKEN, _BASIC, _BEARER = Kind.JOB_TOKEN, Kind.BASIC, Carrier.BEARER
+_AS_JOB, _AS_BEARER, _AS_PRIVATE = Presentation.JOB, Presentation.BEARER, Presentation.PRIVATE
+
 _CI_USER = "gitlab-ci-token"
 _BEARER_PARAMETERS = frozenset({"access_token", "bearer_token"})
 
 
 def presentation(claim: Claim) -> Presentation:
     """How GitLab would read this claim: its carrier decides, never its text."""
-    if claim.kind is Kind.JOB_TOKEN or (claim.kind is Kind.BASIC and claim.username == _CI_USER):
-        return Presentation.JOB
-    if claim.carrier is Carrier.BEARER or claim.parameter in _BEARER_PARAMETERS:
-        return Presentation.BEARER
-    return Presentation.PRIVATE
+    kind = claim.kind
+    if kind is _JOB_TOKEN or (kind is _BASIC and claim.username == _CI_USER):
+        return _AS_JOB
+    if claim.carrier is _BEARER or claim.parameter in _BEARER_PARAMETERS:
+        return _AS_BEARER
+    return _AS_PRIVATE
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):

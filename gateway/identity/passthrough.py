@@ -32,6 +32,7 @@ _NO_SESSION = frozenset(
         *(Surface.UNLEASH, Surface.INTERNAL, Surface.HEALTH),
     }
 )
+_SESSION, _NONE = Kind.SESSION, Kind.NONE
 _TRIGGER = "trigger/pipeline"
 _TOKEN_SERVICE = "/jwt/auth"  # noqa: S105 — a path
 
@@ -39,16 +40,17 @@ _TOKEN_SERVICE = "/jwt/auth"  # noqa: S105 — a path
 def passthrough_for(kind: Kind, operation: Operation) -> Passthrough | None:
     """The door that a credential of this kind may use on this operation, or None where it means nothing there."""
     surface = operation.surface
-    if kind is Kind.SESSION:
+    if kind is _SESSION:
         return None if surface in _NO_SESSION else Passthrough.SESSION
     if operation.name.endswith(_TRIGGER):
         # The trigger token is a parameter, often in a body nobody reads here.
         return Passthrough.TRIGGER if kind is Kind.OPAQUE or kind is Kind.NONE else None
-    if kind is Kind.NONE and surface is Surface.RUNNER:
-        # Runners write their token into the body.
-        return Passthrough.RUNNER if operation.access is Access.WRITE else None
-    if kind is Kind.NONE and operation.name.endswith(_TOKEN_SERVICE):
-        return None
+    if kind is _NONE:
+        if surface is Surface.RUNNER:
+            # Runners write their token into the body.
+            return Passthrough.RUNNER if operation.access is Access.WRITE else None
+        if operation.name.endswith(_TOKEN_SERVICE):
+            return None
     door = _TABLE.get(surface)
     if door is not None and kind in door[1]:
         return door[0]
