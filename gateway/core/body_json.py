@@ -17,7 +17,7 @@ _NAMES = WATCHED - {"_method"}
 _LONGEST_NAME = 6 * max(len(name) for name in _NAMES)  # every letter as \\uXXXX
 _MAX_DEPTH = 100  # GitLab refuses beyond 32
 _MAX_MEMBERS = 50_000  # as GitLab
-_MAX_STEPS = 400_000
+_MAX_STEPS = 200_000  # GitLab refuses beyond 100,000 elements
 _MAX_SCALAR = 64
 _PIECE_BYTES = 65536
 

@@ -19,6 +19,7 @@ _MAX_PARTS = 4096  # Rack's own limit
 _BOUNDARY = re.compile(
     rb"boundary=(?:\"([0-9A-Za-z'()+_,./:=? -]{1,70})\"|([0-9A-Za-z'()+_./:=?-]{1,70}))[ \t]*(?:;|\Z)", re.IGNORECASE
 )
+_BOUNDARY_NAME = re.compile(rb"boundary[ \t]*\*?[ \t]*=", re.IGNORECASE)
 _DISPOSITION = re.compile(
     rb"content-disposition:[ \t]*form-data"
     rb"((?:[ \t]*;[ \t]*[A-Za-z*]+=(?:\"(?:[^\"\\]|\\.)*+\"|[^\s\";,\\]+))*)[ \t]*;?[ \t]*",
@@ -31,7 +32,7 @@ _FILENAME = re.compile(rb"filename\*?=", re.IGNORECASE)
 
 def boundary_of(content_type: bytes) -> bytes | None:
     """The boundary, or None when there is none or readers could take different ones."""
-    if content_type.lower().count(b"boundary") != 1:
+    if len(_BOUNDARY_NAME.findall(content_type)) != 1:
         return None
     match = _BOUNDARY.search(content_type)
     if match is None:

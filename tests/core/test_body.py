@@ -1,0 +1,48 @@
+"""The parts that every body scanner shares."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.body import Doubt, Finding, Hopeless, Undecidable, Verdict, is_utf_8, media_type
+
+
+@pytest.mark.parametrize(
+    ("value", "media"),
+    [
+        (b"application/json", "application/json"),
+        (b" Application/JSON ; charset=x", "application/json"),
+        (b"text/plain, application/json", "text/plain"),
+        (b"", ""),
+    ],
+)
+def test_media_type_is_read_as_rack_reads_it(value: bytes, media: str) -> None:
+    assert media_type(value) == media
+
+
+@pytest.mark.parametrize(
+    ("value", "utf_8"),
+    [
+        (b"application/json", True),
+        (b"application/json; charset=UTF-8", True),
+        (b'application/json; charset = "utf8"', True),
+        (b"application/json; charset=utf-16", False),
+        (b"application/json; charset=utf-8; CHARSET=utf-7", False),
+        (b"application/json; charset=", False),
+    ],
+)
+def test_charset(value: bytes, utf_8: bool) -> None:
+    assert is_utf_8(value) is utf_8
+
+
+def test_hopeless_bodies_stay_so() -> None:
+    scanner = Hopeless(Undecidable.BOUNDARY)
+    scanner.feed(b"x")
+    assert scanner.finish() == Verdict((), Undecidable.BOUNDARY)
+    with pytest.raises(AssertionError):
+        scanner.cut(b"x", Finding("sudo", "x", 0, 1, plain=True))
+
+
+def test_findings_hide_their_values() -> None:
+    assert "secret" not in repr(Verdict((Finding("private_token", "secret", 0, 1, plain=True),)))
+    assert Doubt(Undecidable.MALFORMED).reason is Undecidable.MALFORMED

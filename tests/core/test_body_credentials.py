@@ -1,0 +1,189 @@
+"""Which bodies are read how, and what may be in them."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.body import Finding, Undecidable, Verdict
+from gateway.core.body_credentials import admit_body, body_claim, cut_body_credential, scanner_for
+from gateway.core.credentials import Carrier, Claim, Kind
+from gateway.core.errors import Code, Rejection
+from gateway.core.secret import Secret
+
+NONE = Claim(Kind.NONE, Secret(""))
+TOKEN = Claim(Kind.TOKEN, Secret("t"), Carrier.PRIVATE_TOKEN)
+BEARER = Claim(Kind.TOKEN, Secret("t"), Carrier.BEARER)
+OPAQUE = Claim(Kind.OPAQUE, Secret(""), Carrier.BODY)
+
+
+def _found(name: str, value: str | None = "v", *, plain: bool = True) -> Finding:
+    return Finding(name, value, 0, 1, plain)
+
+
+def _read(
+    content_type: bytes | None, body: bytes, *, encoding: bytes | None = None, method: str = "POST"
+) -> Verdict | None:
+    scanner = scanner_for(content_type, encoding, method)
+    if scanner is None:
+        return None
+    scanner.feed(body)
+    return scanner.finish()
+
+
+JSON, FORM = b'{"sudo":"x"}', b"sudo=x"
+PART = b'--b\r\nContent-Disposition: form-data; name="sudo"\r\n\r\nx\r\n--b--\r\n'
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (b"application/json", JSON),
+        (b"Application/JSON; charset=utf-8", JSON),
+        (b"application/vnd.api+json", JSON),
+        (b"application/scim+json", JSON),
+        (b"text/x-json", JSON),
+        (b"application/x-www-form-urlencoded", FORM),
+        (b"application/x-www-form-urlencoded, text/plain", FORM),
+        (b"multipart/form-data; boundary=b", PART),
+        (b"multipart/mixed; boundary=b", PART),
+        (None, JSON),
+        (None, FORM),
+        (b"", FORM),
+    ],
+)
+def test_what_rails_reads_is_read(content_type: bytes | None, body: bytes) -> None:
+    verdict = _read(content_type, body)
+    assert verdict is not None
+    assert [finding.name for finding in verdict.findings] == ["sudo"]
+    assert verdict.undecidable is None
+    assert verdict.findings[0].plain is bool(content_type)
+
+
+@pytest.mark.parametrize(
+    "content_type", [b"text/plain", b"application/octet-stream", b"application/x-git-upload-pack-request"]
+)
+def test_what_rails_does_not_read_is_left_alone(content_type: bytes) -> None:
+    assert _read(content_type, JSON) is None
+    assert _read(content_type, JSON, encoding=b"gzip") is None
+
+
+@pytest.mark.parametrize(
+    ("content_type", "encoding", "reason"),
+    [
+        (b"application/json; charset=utf-16", None, Undecidable.CHARSET),
+        (b"multipart/form-data", None, Undecidable.BOUNDARY),
+        (b"nonsense", None, Undecidable.CONTENT_TYPE),
+        (b"application/json", b"gzip", Undecidable.ENCODED),
+        (b"application/x-www-form-urlencoded", b"br", Undecidable.ENCODED),
+    ],
+)
+def test_what_cannot_be_decided(content_type: bytes, encoding: bytes | None, reason: Undecidable) -> None:
+    verdict = _read(content_type, b"", encoding=encoding)
+    assert verdict is not None
+    assert verdict.undecidable is reason
+
+
+def test_coded_bodies_are_read_as_rack_would_read_them() -> None:
+    verdict = _read(b"application/x-www-form-urlencoded", FORM, encoding=b"gzip")
+    assert verdict is not None
+    assert [finding.name for finding in verdict.findings] == ["sudo"]
+    assert _read(b"application/x-www-form-urlencoded", FORM, encoding=b" Identity ") == _read(
+        b"application/x-www-form-urlencoded", FORM
+    )
+
+
+def test_without_a_type_both_readings_count() -> None:
+    assert _read(None, b'{"a":', method="POST") == Verdict((), Undecidable.INCOMPLETE)
+    assert _read(None, b"a=1", method="POST") == Verdict()
+    assert _read(None, b"sudo=1", method="PUT") == Verdict((), Undecidable.MALFORMED)
+    assert _read(None, b"", method="PUT") == Verdict()
+    scanner = scanner_for(None, None, "POST")
+    assert scanner is not None
+    with pytest.raises(AssertionError):
+        scanner.cut(b"", _found("sudo"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "passing"),
+    [
+        ("private_token", Kind.TOKEN, ((b"PRIVATE-TOKEN", b"v"),)),
+        ("access_token", Kind.TOKEN, ((b"Authorization", b"Bearer v"),)),
+        ("job_token", Kind.JOB_TOKEN, ((b"JOB-TOKEN", b"v"),)),
+        ("feed_token", Kind.OPAQUE, ()),
+    ],
+)
+def test_one_body_credential_becomes_the_claim(name: str, kind: Kind, passing: tuple[tuple[bytes, bytes], ...]) -> None:
+    moved = body_claim(NONE, Verdict((_found("sudo"), _found(name))), whole=True)
+    assert moved is not None
+    claim, finding = moved
+    assert (claim.kind, claim.carrier, claim.parameter, claim.secret.reveal()) == (kind, Carrier.BODY, name, "v")
+    assert claim.passing == passing
+    assert finding.name == name
+
+
+def test_a_body_without_a_credential_claims_nothing() -> None:
+    assert body_claim(NONE, Verdict((_found("sudo"), _found("private_token", ""))), whole=True) is None
+    assert body_claim(TOKEN, Verdict((), Undecidable.ENCODED), whole=False) is None
+
+
+@pytest.mark.parametrize(
+    ("claim", "verdict", "whole", "code"),
+    [
+        (TOKEN, Verdict((_found("private_token"),)), True, Code.AMBIGUOUS_CREDENTIAL),
+        (NONE, Verdict((_found("private_token"), _found("private_token"))), True, Code.AMBIGUOUS_CREDENTIAL),
+        (NONE, Verdict((_found("private_token"),), Undecidable.MALFORMED), True, Code.BODY_UNDECIDABLE),
+        (NONE, Verdict((_found("private_token", plain=False),)), True, Code.BODY_CREDENTIAL),
+        (NONE, Verdict((_found("private_token", None, plain=False),)), True, Code.BODY_CREDENTIAL),
+        (NONE, Verdict((_found("private_token"),)), False, Code.BODY_CREDENTIAL),
+        (NONE, Verdict((_found("private_token", "a\r\nb"),)), True, Code.UNAUTHENTICATED),
+    ],
+)
+def test_body_credentials_that_are_refused(claim: Claim, verdict: Verdict, whole: bool, code: Code) -> None:
+    with pytest.raises(Rejection) as refused:
+        body_claim(claim, verdict, whole=whole)
+    assert refused.value.code is code
+
+
+@pytest.mark.parametrize(
+    ("claim", "finding", "brokered", "code"),
+    [
+        (TOKEN, _found("_method"), False, Code.METHOD_OVERRIDE),
+        (TOKEN, _found("private_token"), False, Code.AMBIGUOUS_CREDENTIAL),
+        (TOKEN, _found("job_token", None, plain=False), True, Code.AMBIGUOUS_CREDENTIAL),
+        (OPAQUE, _found("private_token"), True, Code.AMBIGUOUS_CREDENTIAL),
+        (TOKEN, _found("sudo"), True, Code.SUDO_FORBIDDEN),
+        (TOKEN, _found("sudo", None, plain=False), True, Code.SUDO_FORBIDDEN),
+        (Claim(Kind.TOKEN, Secret("t"), sudo="root"), _found("sudo"), False, Code.AMBIGUOUS_CREDENTIAL),
+    ],
+)
+def test_bodies_that_may_not_go_up(claim: Claim, finding: Finding, brokered: bool, code: Code) -> None:
+    with pytest.raises(Rejection) as refused:
+        admit_body(claim, Verdict((finding,)), brokered=brokered)
+    assert refused.value.code is code
+
+
+def test_bodies_that_may_go_up() -> None:
+    admit_body(TOKEN, Verdict((_found("sudo"),)), brokered=False)
+    admit_body(TOKEN, Verdict((_found("sudo"),)), brokered=True, may_sudo="v")
+    admit_body(TOKEN, Verdict((_found("sudo", ""), _found("private_token", ""))), brokered=True)
+    admit_body(OPAQUE, Verdict((_found("job_token"),)), brokered=False)
+    admit_body(TOKEN, Verdict((), Undecidable.ENCODED), brokered=False)
+    finding = _found("private_token")
+    admit_body(TOKEN, Verdict((finding,)), brokered=True, cut=finding)
+    with pytest.raises(Rejection) as refused:
+        admit_body(TOKEN, Verdict((), Undecidable.ENCODED), brokered=True)
+    assert refused.value.code is Code.BODY_UNDECIDABLE
+
+
+def test_bearer_and_access_token_get_gitlabs_own_words() -> None:
+    with pytest.raises(Rejection) as refused:
+        admit_body(BEARER, Verdict((_found("access_token"),)), brokered=False)
+    assert refused.value.oauth_error == "invalid_request"
+
+
+def test_a_credential_is_cut_by_its_own_scanner() -> None:
+    scanner = scanner_for(b"application/json", None, "POST")
+    assert scanner is not None
+    body = b'{"a":1,"private_token":"x"}'
+    scanner.feed(body)
+    assert cut_body_credential(scanner, body, scanner.finish().findings[0]) == b'{"a":1}'

@@ -1,0 +1,103 @@
+"""Urlencoded bodies against the standard library's parser, however they are split."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.body import Undecidable, Verdict
+from gateway.core.body_form import FormScanner
+
+WATCHED = {"private_token", "access_token", "job_token", "sudo", "_method"}
+
+
+def _scan(body: bytes, *cuts: int) -> tuple[Verdict, FormScanner]:
+    scanner = FormScanner()
+    at = 0
+    for cut in [*sorted(min(cut, len(body)) for cut in cuts), len(body)]:
+        scanner.feed(body[at:cut])
+        at = cut
+    return scanner.finish(), scanner
+
+
+NAME = st.sampled_from(
+    ["private_token", "private%5Ftoken", "%73udo", "sudo", "_method", "job_token", "a", "a[]", "%61", "tokens", "é"]
+)
+PAIRS = st.lists(st.tuples(NAME, st.text("xy%+=[]é", max_size=5)), max_size=6)
+
+
+@given(PAIRS, st.lists(st.integers(0, 90), max_size=4))
+def test_agrees_with_a_parser_however_it_is_split(pairs: list[tuple[str, str]], cuts: list[int]) -> None:
+    text = "&".join(f"{name}={value}" for name, value in pairs)
+    body = text.encode()
+    verdict, scanner = _scan(body, *cuts)
+    assert verdict == _scan(body, *range(len(body)))[0]
+    assert verdict.undecidable is None
+    parsed = [pair for pair in parse_qsl(text, keep_blank_values=True, errors="surrogateescape") if pair[0] in WATCHED]
+    assert [(f.name, f.value) for f in verdict.findings] == parsed
+    for finding in verdict.findings:
+        assert finding.plain
+        left = parse_qsl(scanner.cut(body, finding).decode(), keep_blank_values=True, errors="surrogateescape")
+        whole = parse_qsl(text, keep_blank_values=True, errors="surrogateescape")
+        whole.remove((finding.name, finding.value))
+        assert sorted(left) == sorted(whole)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"sudo[]=x",
+        b"[sudo]=x",
+        b"+sudo=x",
+        b"a=1;sudo=x",
+        b"sudo=x;a=1",
+        b"a;sudo=x&b=2",
+        b"sudo%20=x",
+        b"sudo%5Ba%5D=x",
+        b" sudo=x",
+    ],
+)
+def test_spellings_that_readers_take_differently_are_not_plain(body: bytes) -> None:
+    for verdict in (_scan(body)[0], _scan(body, *range(len(body)))[0], _scan(b"z=1&" + body + b"&y=2")[0]):
+        assert [(f.name, f.plain) for f in verdict.findings] == [("sudo", False)]
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        (b"sudo=x", b""),
+        (b"sudo=x&a=1", b"a=1"),
+        (b"a=1&sudo=x", b"a=1"),
+        (b"a=1&sudo=x&b", b"a=1&b"),
+        (b"a=1&&sudo=x&&b", b"a=1&&&b"),
+    ],
+)
+def test_cutting_leaves_the_rest(body: bytes, left: bytes) -> None:
+    verdict, scanner = _scan(body)
+    assert scanner.cut(body, verdict.findings[0]) == left
+
+
+def test_a_trailing_nul_is_no_part_of_the_value() -> None:
+    assert [(f.name, f.value) for f in _scan(b"sudo=x\0")[0].findings] == [("sudo", "x")]
+
+
+def test_bounds() -> None:
+    assert _scan(b"a" * 5000 + b"=1")[0].undecidable is Undecidable.MALFORMED
+    assert _scan(b"a" * 5000 + b"%41=1&sudo=1")[0].undecidable is Undecidable.MALFORMED
+    scanner = FormScanner()
+    scanner.feed(b"a" * 5000)
+    scanner.feed(b"&sudo=1")
+    assert scanner.finish() == Verdict((), Undecidable.MALFORMED)
+    long = b"a=" + b"x" * 100000 + b"&sudo=" + b"y" * 20000 + b"&private_token=z"
+    for verdict in (_scan(long)[0], _scan(long, *range(0, len(long), 1000))[0], _scan(long[:-16])[0]):
+        assert verdict.findings[0].value is None
+        assert not verdict.findings[0].plain
+    assert [f.name for f in _scan(long, 118000)[0].findings] == ["sudo", "private_token"]
+
+
+def test_nothing_holds_nothing() -> None:
+    assert _scan(b"")[0] == Verdict()
+    assert _scan(b"a=1&b=2&", 3)[0] == Verdict()

@@ -1,0 +1,161 @@
+"""JSON bodies against the standard library's parser, however they are split."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core import body_json as module
+from gateway.core.body import Undecidable, Verdict
+from gateway.core.body_json import JsonScanner
+
+NAMES = ["private_token", "access_token", "job_token", "sudo", "token", "a", 'q"\\', "é", "private_tokenx", "_method"]
+WATCHED = {"private_token", "access_token", "bearer_token", "job_token", "sudo", "feed_token", "rss_token"}
+
+
+def _scan(body: bytes, *cuts: int) -> tuple[Verdict, JsonScanner]:
+    scanner = JsonScanner()
+    at = 0
+    for cut in [*sorted(min(cut, len(body)) for cut in cuts), len(body)]:
+        scanner.feed(body[at:cut])
+        at = cut
+    return scanner.finish(), scanner
+
+
+def _bytewise(body: bytes) -> Verdict:
+    return _scan(body, *range(len(body)))[0]
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-99, 99) | st.text('ab"\\/{}[],:é\n', max_size=6) | st.sampled_from(NAMES)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
+    max_leaves=12,
+)
+OBJECTS = st.dictionaries(st.sampled_from(NAMES) | st.text('ab\\"', max_size=3), VALUES, max_size=5)
+DUMPS = st.sampled_from([{}, {"ensure_ascii": False}, {"indent": 1}, {"separators": (",", ":")}])
+
+
+@given(OBJECTS | st.lists(VALUES, max_size=3), DUMPS, st.lists(st.integers(0, 120), max_size=4))
+def test_agrees_with_a_parser_however_it_is_split(document: Any, options: Any, cuts: list[int]) -> None:
+    body = json.dumps(document, **options).encode()
+    verdict, scanner = _scan(body, *cuts)
+    assert verdict.undecidable is None
+    assert verdict == _bytewise(body)
+    expected = [name for name in document if name in WATCHED] if isinstance(document, dict) else []
+    assert [finding.name for finding in verdict.findings] == expected
+    for finding in verdict.findings:
+        value = document[finding.name]
+        if isinstance(value, str):
+            assert (finding.value, finding.plain) == (value, True)
+        elif value is None or value is False:
+            assert finding.value == ""
+        elif value is not True and isinstance(value, int) and value >= 0:
+            assert finding.value == str(value)
+        else:
+            assert (finding.value, finding.plain) == (None, False)
+        left = scanner.cut(body, finding)
+        assert json.loads(left) == {name: document[name] for name in document if name != finding.name}
+        assert len(left) < len(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        (b'{"sudo":"x"}', b"{}"),
+        (b'{ "sudo" : 1 }', b"{  }"),
+        (b'{"a":1, "sudo":"x" , "b":2}', b'{"a":1,  "b":2}'),
+        (b'{"a":1 , "sudo":"x"}', b'{"a":1 }'),
+        (b'{"\\u0073udo":null,"a":1}', b'{"a":1}'),
+    ],
+)
+def test_cutting_a_member_takes_one_comma_along(body: bytes, left: bytes) -> None:
+    verdict, scanner = _scan(body)
+    (finding,) = verdict.findings
+    assert scanner.cut(body, finding) == left
+
+
+def test_escaped_and_repeated_names_are_all_found() -> None:
+    body = b'{"\\u0070rivate_token":"a\\u0062\\"","private_token":"2","sudo":[1],"sudo":{"sudo":1}}'
+    verdict = _scan(body)[0]
+    assert [(f.name, f.value, f.plain) for f in verdict.findings] == [
+        ("private_token", 'ab"', True),
+        ("private_token", "2", True),
+        ("sudo", None, False),
+        ("sudo", None, False),
+    ]
+    assert verdict == _bytewise(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'\xef\xbb\xbf{"sudo":1}',
+        '{"sudo":1}'.encode("utf-16"),
+        '{"sudo":1}'.encode("utf-16-le"),
+        b'{"a":1 /* " */}',
+        b"{'sudo':1}",
+        b'{"a":NaN}',
+        b'{"a":1} {"sudo":1}',
+        b"{} x",
+        b"1",
+        b'"x"',
+        b'{"a":"b" "sudo":"c"}',
+        b'{[1]:2,"sudo":"c"}',
+        b'{"a":[1] [2]}',
+        b'{"a":{"b":\'\'}}',
+        b'{"a":[}]',
+        b'{"sudo":"\\q"}',
+        b'{"sudo":' + b"1" * 80 + b"}",
+        b'{"a":[\\"]}',
+    ],
+    ids=repr,
+)
+def test_what_some_parser_might_read_differently_is_undecidable(body: bytes) -> None:
+    assert _scan(body)[0].undecidable is not None
+    assert _bytewise(body).undecidable is not None
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"a', b'{"a":"\\', b'{"a":1', b"[", b" ", b'{"a":{}'])
+def test_a_body_that_stops_is_undecidable(body: bytes) -> None:
+    assert _scan(body)[0].undecidable is Undecidable.INCOMPLETE
+
+
+def test_nothing_holds_nothing() -> None:
+    assert _scan(b"")[0] == Verdict()
+    assert _scan(b"{}", 1)[0] == Verdict()
+    assert _scan(b' [ {"sudo":1} , "private_token" ] \r\n')[0] == Verdict()
+
+
+def test_bounds() -> None:
+    deep = b'{"a":' + b"[" * 200 + b"]" * 200 + b"}"
+    assert _scan(deep)[0].undecidable is Undecidable.TOO_DEEP
+    assert _bytewise(deep).undecidable is Undecidable.TOO_DEEP
+    assert _scan(deep, 10, 100)[0].undecidable is Undecidable.TOO_DEEP
+    members = b"{" + b",".join(b'"sud\\u006f%d":1' % number for number in range(module._MAX_MEMBERS + 10)) + b"}"
+    assert _scan(members)[0].undecidable is Undecidable.TOO_MANY
+    steps = b'{"a":[' + b"[[{}],1]," * 250_000 + b"1]}"
+    assert _scan(steps[: len(steps)])[0].undecidable is None
+    long = b'{"private_token":"' + b"x" * 20000 + b'","' + b"n" * 200 + b'":"y","sudo":"z"}'
+    for verdict in (_scan(long)[0], _scan(long, 15, 18000, 20100)[0]):
+        assert [(f.name, f.value, f.plain) for f in verdict.findings] == [
+            ("private_token", None, False),
+            ("sudo", "z", True),
+        ]
+
+
+def test_large_bodies_are_read_in_pieces() -> None:
+    rows = ",".join(['{"id":1,"name":"a\\"b","x":{"private_token":"no"}}'] * 20000)
+    body = ('{"rows":[' + rows + '],"sudo":"me"}').encode()
+    verdict = _scan(body)[0]
+    assert [(f.name, f.value) for f in verdict.findings] == [("sudo", "me")]
+    assert body[verdict.findings[0].start : verdict.findings[0].end] == b'"sudo":"me"'
+
+
+def test_containers_that_keep_coming_back_up_are_bounded() -> None:
+    member = b'"a":[' + b"[[1]]," * 10 + b"1],"
+    assert _scan(b"{" + member * 10_000 + b'"z":1}')[0].undecidable is Undecidable.TOO_MANY

@@ -1,0 +1,185 @@
+"""Multipart bodies against the standard library's parser, however they are split."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.body import Finding, Undecidable, Verdict
+from gateway.core.body_multipart import MultipartScanner, boundary_of
+
+B = b"--x7y"
+WATCHED = {b"private_token", b"sudo", b"_method"}
+
+
+def _scan(body: bytes, *cuts: int) -> tuple[Verdict, MultipartScanner]:
+    scanner = MultipartScanner(B)
+    at = 0
+    for cut in [*sorted(min(cut, len(body)) for cut in cuts), len(body)]:
+        scanner.feed(body[at:cut])
+        at = cut
+    return scanner.finish(), scanner
+
+
+def _part(name: bytes, content: bytes = b"v", more: bytes = b"") -> bytes:
+    return b"--" + B + b'\r\nContent-Disposition: form-data; name="' + name + b'"' + more + b"\r\n\r\n" + content + b"\r\n"
+
+
+END = b"--" + B + b"--\r\n"
+NAMES = st.sampled_from([b"private_token", b"sudo", b"_method", b"a", b"a[]", b"file", b"tokens"])
+CONTENT = st.lists(
+    st.sampled_from([b"x", b"\r\n", b"-", b"--", b"--x7", b"\0", b"\xff", b"name=sudo", b"\r\n--"]), max_size=6
+).map(b"".join)
+FILE = st.sampled_from([b"", b'; filename="a b.txt"\r\nContent-Type: text/plain', b"\r\nContent-Type: text/plain"])
+
+
+@given(st.lists(st.tuples(NAMES, CONTENT, FILE), min_size=1, max_size=5), st.lists(st.integers(0, 400), max_size=4))
+def test_agrees_with_a_parser_however_it_is_split(parts: list[tuple[bytes, bytes, bytes]], cuts: list[int]) -> None:
+    body = b"".join(_part(*part) for part in parts) + END
+    verdict, scanner = _scan(body, *cuts)
+    assert verdict == _scan(body, *range(len(body)))[0]
+    assert verdict.undecidable is None
+    head = b"Content-Type: multipart/form-data; boundary=" + B + b"\r\n\r\n"
+    parsed = [
+        part.get_param("name", header="content-disposition")
+        for part in email.message_from_bytes(head + body, policy=email.policy.HTTP).get_payload()
+    ]
+    assert parsed == [name.decode() for name, _, _ in parts]
+    expected = [
+        (n.decode(), None if b"filename" in f else c.decode("utf-8", "surrogateescape"))
+        for n, c, f in parts
+        if n in WATCHED
+    ]
+    assert [(f.name, f.value) for f in verdict.findings] == expected
+    for finding in verdict.findings:
+        left = scanner.cut(body, finding)
+        kept = body[finding.start : finding.end]
+        assert kept.startswith(b"--" + B + b"\r\n")
+        assert left == body.replace(kept, b"", 1) or len(parts) == 1 or left.startswith(b"--" + B)
+
+
+def test_cutting_a_part_leaves_the_others() -> None:
+    body = _part(b"a") + _part(b"sudo", b"me") + _part(b"b") + END
+    verdict, scanner = _scan(body)
+    assert verdict.findings == (
+        Finding("sudo", "me", len(_part(b"a")), len(_part(b"a") + _part(b"sudo", b"me")), plain=True),
+    )
+    assert scanner.cut(body, verdict.findings[0]) == _part(b"a") + _part(b"b") + END
+    alone = _part(b"sudo") + END
+    verdict, scanner = _scan(alone)
+    assert scanner.cut(alone, verdict.findings[0]) == b"--" + B + b"--"
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        (b"sudo[]", b""),
+        (b"%73udo", b""),
+        (b" sudo", b""),
+        (b"[sudo]", b""),
+        (b"sudo", b'; filename="x"'),
+        (b"sudo", b"; filename*=UTF-8''x"),
+    ],
+)
+def test_odd_names_are_found_but_not_plain(name: bytes, more: bytes) -> None:
+    verdict = _scan(_part(name, b"x", more) + END)[0]
+    assert [(f.name, f.value, f.plain) for f in verdict.findings] == [("sudo", None, False)]
+
+
+HEADS = [
+    b"Content-Type: text/plain",
+    b"Content-Disposition: form-data",
+    b'Content-Disposition: form-data; name="a"; name="sudo"',
+    b"Content-Disposition: form-data; name*=UTF-8''sudo",
+    b"Content-Disposition: form-data; name=\"a\"; name*=UTF-8''sudo",
+    b'Content-Disposition: form-data; name="a"\r\nContent-Disposition: form-data; name="sudo"',
+    b'X: Content-Disposition: form-data; name="sudo"',
+    b'Content-Disposition: form-data;\r\n name="sudo"',
+    b'Content-Disposition: form-data; name="su\\do"',
+    b'Content-Disposition: form-data; name="a"; filename="b; name=sudo"',
+    b'Content-Disposition: attachment; name="sudo"',
+    b'Content-Disposition: form-data; name = "sudo"',
+    b'Content-Disposition: form-data; name="a\nb"',
+    b'Content-Disposition : form-data; name="sudo"',
+    b'Content-Disposition: form-data; name="a"\nX: y',
+    b'Content-Disposition: form-data; name="a"\rX',
+    b'Content-Disposition: form-data; name="a"\0',
+    b'Content-Disposition: form-data; name="a" junk',
+    b'Content-Disposition: form-data; name="unclosed',
+]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=repr)
+def test_heads_that_parsers_read_differently_are_undecidable(head: bytes) -> None:
+    body = b"--" + B + b"\r\n" + head + b"\r\n\r\nx\r\n" + END
+    assert _scan(body)[0].undecidable is Undecidable.MALFORMED
+    assert _scan(body, *range(len(body)))[0].undecidable is Undecidable.MALFORMED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"preamble\r\n" + _part(b"a") + END,
+        _part(b"a", b"x--" + B + b"\r\ny") + END,
+        _part(b"a", b"x\n--" + B + b"\r\ny") + END,
+        _part(b"a", b"x\r\n--" + B + b" \r\ny") + END,
+        _part(b"a", b"x\r\n--" + B + b"y") + END,
+        _part(b"a") + END + _part(b"sudo") + END,
+        b"--" + B + b"\n" + _part(b"sudo") + END,
+        b"--" + B + b'\r\nContent-Disposition: form-data; name="a"\r\n\r\n--' + B + b"--\r\n",
+    ],
+    ids=repr,
+)
+def test_delimiters_that_parsers_read_differently_are_undecidable(body: bytes) -> None:
+    assert _scan(body)[0].undecidable is Undecidable.BOUNDARY
+    assert _scan(body, *range(len(body)))[0].undecidable is Undecidable.BOUNDARY
+
+
+@pytest.mark.parametrize("body", [b"--", _part(b"a"), b"--" + B + b"\r\nContent-Disp", _part(b"a") + b"--" + B])
+def test_a_body_that_stops_is_undecidable(body: bytes) -> None:
+    assert _scan(body)[0].undecidable is Undecidable.INCOMPLETE
+
+
+def test_what_is_harmless_passes() -> None:
+    assert _scan(b"")[0] == Verdict()
+    assert _scan(b"\r\n" + _part(b"a") + END + b"epilogue" * 10)[0] == Verdict()
+    assert _scan(END)[0] == Verdict()
+    assert _scan(_part(b"a", b"") + END)[0] == Verdict()
+    token = b"--" + B + b"\r\ncontent-disposition:form-data;name=sudo\r\n\r\nx\r\n" + END
+    assert [(f.name, f.value, f.plain) for f in _scan(token)[0].findings] == [("sudo", "x", True)]
+
+
+def test_bounds() -> None:
+    assert _scan(_part(b"a", b"x", b"\r\nX: " + b"y" * 20000) + END)[0].undecidable is Undecidable.TOO_MANY
+    assert _scan((_part(b"a") * 4097) + END)[0].undecidable is Undecidable.TOO_MANY
+    long = _part(b"sudo", b"x" * 40000) + END
+    for verdict in (_scan(long)[0], _scan(long, *range(0, len(long), 1000))[0]):
+        assert [(f.value, f.plain) for f in verdict.findings] == [(None, False)]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "boundary"),
+    [
+        (b"multipart/form-data; boundary=abc", b"abc"),
+        (b'multipart/form-data; Boundary="a b=c"; x=y', b"a b=c"),
+        (b"multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxk", b"----WebKitFormBoundary7MA4YWxk"),
+        (b"multipart/form-data", None),
+        (b"multipart/form-data; boundary=", None),
+        (b'multipart/form-data; boundary=""', None),
+        (b"multipart/form-data; boundary=a; boundary=b", None),
+        (b"multipart/form-data; boundary*=UTF-8''a", None),
+        (b"multipart/form-data; boundary = a", None),
+        (b'multipart/form-data; boundary="a', None),
+        (b'multipart/form-data; boundary="a "', None),
+        (b'multipart/form-data; boundary="a,b"', None),
+        (b'multipart/form-data; boundary="a\\"b"', None),
+        (b"multipart/form-data; boundary=a b", None),
+        (b"multipart/form-data; boundary=" + b"a" * 71, None),
+    ],
+)
+def test_boundary(content_type: bytes, boundary: bytes | None) -> None:
+    assert boundary_of(content_type) == boundary
