@@ -17,7 +17,7 @@ from ..core.errors import Rejection, bad_request
 from ..ports import Reply, RequestBody, UpstreamRequest
 from .connection import WHOLE_BYTES, Connection
 from .errors import OUR_OWN, Failure, UpstreamFailure, rejection
-from .origin import connect, parse_origin, tls_context
+from .origin import Dialer, parse_origin, tls_context
 from .pool import Pool
 from .request import render_head
 
@@ -64,6 +64,7 @@ class LeanUpstream:
         self._breaker = Breaker(settings.breaker) if settings.breaker is not None else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: Pool | None = None
+        self._dialer: Dialer | None = None
         self._retry_budget = 1.0
         self.connects_total = 0
         self.reuses_total = 0
@@ -148,6 +149,8 @@ class LeanUpstream:
         """Breaks off what is in progress; drain first."""
         pool = self._pool or self._start()
         await pool.close()
+        if self._dialer is not None:
+            await self._dialer.close()
 
     # Figures
 
@@ -176,6 +179,7 @@ class LeanUpstream:
     def _start(self) -> Pool:
         settings = self._settings
         self._loop = asyncio.get_running_loop()
+        self._dialer = Dialer(self._loop, self.origin, settings.connect_s)
         self._pool = Pool(
             self._loop,
             max_in_flight=settings.max_in_flight,
@@ -207,10 +211,11 @@ class LeanUpstream:
     async def _connect(self, pool: Pool) -> Connection:
         """A new connection for the place held; frees the place if there is none to be had."""
         loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[assignment]  # set by _start
+        dialer: Dialer = self._dialer  # type: ignore[assignment]  # set by _start
         self.connects_total += 1
         try:
             factory = functools.partial(Connection, pool, loop, self._settings.idle_s)
-            return await connect(loop, self.origin, self._tls, factory, self._settings.connect_s)
+            return await dialer.connect(factory, self._tls)
         except BaseException:
             pool.freed()
             raise

@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
             self._deadline.set(self._first_byte_s)
 
     def write_eof(self) -> None:
-        if self._phase is not _Phase.TUNNEL:
+        if self._phase is not _Phase.TUNNEL or self._transport.is_closing():
             return
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -343,7 +343,7 @@ class Connection(asyncio.Protocol):
 
     def resume(self) -> None:
         """The stream's reader wants more."""
-        if self._phase in (_Phase.BODY, _Phase.TUNNEL) and self._reading_paused:
+        if self._reading_paused and not self._transport.is_closing():
             self._reading_paused = False
             self._transport.resume_reading()
             if self._phase is _Phase.BODY:

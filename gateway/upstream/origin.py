@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -81,40 +81,76 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
-async def connect(
-    loop: asyncio.AbstractEventLoop, origin: Origin, tls: ssl.SSLContext | None, factory: Callable[[], _P], connect_s: float
-) -> _P:
-    """Name look-up, TCP, TLS: all within ``connect_s``. Looked up anew each time, so that a moved GitLab is found.
+class Dialer:
+    """Opens connections to one origin."""
 
-    Raises UpstreamFailure.
-    """
-    resolving = False
-    try:
-        async with asyncio.timeout(connect_s):
+    def __init__(self, loop: asyncio.AbstractEventLoop, origin: Origin, connect_s: float) -> None:
+        self._loop = loop
+        self._origin = origin
+        self._connect_s = connect_s
+        self._opening: set[asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]] = set()
+
+    async def connect(self, factory: Callable[[], _P], tls: ssl.SSLContext | None) -> _P:
+        """Name look-up, TCP, TLS: all within ``connect_s``. Looked up anew each time, so that a moved GitLab is found.
+
+        Raises UpstreamFailure.
+        """
+        loop, origin = self._loop, self._origin
+        ends_at = loop.time() + self._connect_s
+        resolving = False
+        try:
             if origin.socket_path:
-                return (await loop.create_unix_connection(factory, origin.socket_path))[1]
-            resolving = True
-            addresses = await _resolve(loop, origin)
-            resolving = False
-            sock = await aiohappyeyeballs.start_connection(
-                addresses, happy_eyeballs_delay=_EYEBALLS_DELAY_S, interleave=1, loop=loop
-            )
-            try:
-                if tls is None:
-                    return (await loop.create_connection(factory, sock=sock))[1]
-                made = await loop.create_connection(
-                    factory, sock=sock, ssl=tls, server_hostname=origin.host, ssl_shutdown_timeout=_TLS_SHUTDOWN_S
+                return await self._open(loop.create_unix_connection(factory, origin.socket_path))
+            async with asyncio.timeout_at(ends_at):
+                resolving = True
+                addresses = await _resolve(loop, origin)
+                resolving = False
+                sock = await aiohappyeyeballs.start_connection(
+                    addresses, happy_eyeballs_delay=_EYEBALLS_DELAY_S, interleave=1, loop=loop
                 )
-                return made[1]
-            except BaseException:
-                sock.close()
-                raise
-    except TimeoutError as error:
-        raise UpstreamFailure(Failure.DNS_TIMEOUT if resolving else Failure.CONNECT_TIMEOUT) from error
-    except OSError as error:
-        raise UpstreamFailure(classify(error), type(error).__name__) from error
-    except UnicodeError as error:  # a name that IDNA can't express
-        raise UpstreamFailure(Failure.DNS, "name") from error
+            if tls is None:
+                return await self._open(loop.create_connection(factory, sock=sock))
+            return await self._open(
+                loop.create_connection(
+                    factory,
+                    sock=sock,
+                    ssl=tls,
+                    server_hostname=origin.host,
+                    ssl_handshake_timeout=max(0.001, ends_at - loop.time()),
+                    ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
+                )
+            )
+        except TimeoutError as error:
+            raise UpstreamFailure(Failure.DNS_TIMEOUT if resolving else Failure.CONNECT_TIMEOUT) from error
+        except OSError as error:
+            failure = classify(error)
+            if failure is Failure.RESET and loop.time() >= ends_at:
+                failure = Failure.CONNECT_TIMEOUT  # how the loop reports a handshake that took too long
+            raise UpstreamFailure(failure, type(error).__name__) from error
+        except UnicodeError as error:  # a name that IDNA can't express
+            raise UpstreamFailure(Failure.DNS, "name") from error
+
+    async def close(self) -> None:
+        """Wait for connections that nobody waits for any more."""
+        if self._opening:
+            await asyncio.wait(self._opening, timeout=self._connect_s)
+
+    async def _open(self, opening: Coroutine[object, object, tuple[asyncio.Transport, _P]]) -> _P:
+        """From here on a socket changes hands, and loops differ in who closes it when that is cancelled (uvloop: twice,
+        or never). So it never is: it runs to its end, bounded by the handshake's time, and is dropped then."""
+        task = self._loop.create_task(opening)
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        try:
+            return (await asyncio.shield(task))[1]
+        except asyncio.CancelledError:
+            task.add_done_callback(_drop)
+            raise
+
+
+def _drop(opened: asyncio.Task[tuple[asyncio.Transport, _P]]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result()[0].abort()
 
 
 _Address = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]]

@@ -108,7 +108,10 @@ class Pool:
         return None
 
     def opened(self, connection: Connection) -> None:
-        self._open.add(connection)
+        if self._closed:
+            connection.close()
+        else:
+            self._open.add(connection)
 
     def returned(self, connection: Connection) -> None:
         if self._closed or len(self._idle) >= self._max_idle:

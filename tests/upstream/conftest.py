@@ -45,8 +45,8 @@ class Peer:
         return got
 
     async def send(self, octets: bytes) -> None:
-        self.writer.write(octets)
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, RuntimeError):  # the latter is uvloop's word for a closed transport
+            self.writer.write(octets)
             await self.writer.drain()
 
     def reset(self) -> None:
