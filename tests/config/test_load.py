@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.config import Config, Severity, load
 from gateway.config.load import EMBEDDED
@@ -174,3 +177,19 @@ def test_thousands_of_entries_are_read_in_reasonable_time() -> None:
     config = config_of(MINIMAL + "identities:\n" + people + credential + rule)
     assert len(config.identities) == 2000
     assert msgspec.structs.asdict(config.rules[0])["for_"][-1] == "bot1999"
+
+
+WORDS = sorted({word for file in (*BAD, *EXAMPLES) for word in re.findall(r"\S+|\s+", file.read_text("utf-8"))})
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=3)), max_size=30),
+    st.sampled_from([*BAD, *EXAMPLES]),
+    st.data(),
+)
+def test_no_text_brings_the_loader_down(words: list[str], file: Path, data: st.DataObject) -> None:
+    text = file.read_text("utf-8")
+    at = data.draw(st.integers(0, len(text)))
+    loaded = load(text[:at] + "".join(words) + text[at:], ENV, read_file)
+    assert (loaded.config is None) is bool(loaded.errors)
