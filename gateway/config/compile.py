@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..core import rule_match
 from ..core.limits import Limit
-from ..core.secret import Secret
 from ..identity.settings import AnonymousIdentity, IdentitySettings, KeyIdentity, Networks, TokenIdentity
 from .model import Clause, Config, Identity, Verify, Within
 from .vocabulary import Mode, OnKeys
@@ -32,11 +31,6 @@ def rules(config: Config) -> tuple[rule_match.Rule, ...]:
 def limits(config: Config) -> tuple[Limit, ...]:
     """In the order of the file."""
     return tuple(limit.limit for limit in config.limits)
-
-
-def tokens(config: Config) -> dict[str, Secret]:
-    """Upstream credentials by id."""
-    return {credential.id: credential.token for credential in config.credentials}
 
 
 def identity_settings(config: Config) -> IdentitySettings:

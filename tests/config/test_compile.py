@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.config import Config, load
-from gateway.config.compile import identity_settings, limits, rules, tokens
+from gateway.config.compile import identity_settings, limits, rules
 from gateway.core.access import PrincipalKind
 from gateway.core.catalogue import Access
 from gateway.core.limits import Limit, Scope
@@ -74,10 +74,6 @@ def test_limits(config: Config) -> None:
         Limit("a", Scope.CALLER, 10.0, 600.0, 60.0),
         Limit("b", Scope.TEAM, 10.0, 50.0, 1.0, advertise=True, shadow=True),
     )
-
-
-def test_tokens(config: Config) -> None:
-    assert {name: token.reveal() for name, token in tokens(config).items()} == {"sa": "glpat-R3aderOne"}
 
 
 def test_callers(config: Config) -> None:
