@@ -1,0 +1,230 @@
+"""How a caller learns of its limits: GitLab's header set, and the IETF fields beside it.
+
+GitLab's set keeps the names of early IETF drafts with its own meanings: ``RateLimit-Limit`` is requests per minute,
+``RateLimit-Reset`` a Unix time. The present draft (draft-ietf-httpapi-ratelimit-headers) speaks in two other
+fields, ``RateLimit-Policy`` and ``RateLimit``, which no GitLab client reads. The names differ, so both are sent.
+
+``RateLimit-Limit`` never changes for a caller, whatever bucket is tight at the moment: client-go reads it once and paces
+itself by it. The other numbers are those of the tightest bucket.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from math import ceil
+
+from .http_date import format_date
+from .limits import BucketState, Decision, Limit, Limits
+from .messages import Field, Fields, lower
+
+NOMINAL_PER_MINUTE = 6000
+"""What is told where no limit applies: client-go takes a missing header for trouble, and paces itself at two thirds."""
+
+_LIMIT = b"RateLimit-Limit"
+_NAME = b"RateLimit-Name"
+_OBSERVED = b"RateLimit-Observed"
+_REMAINING = b"RateLimit-Remaining"
+_RESET = b"RateLimit-Reset"
+_RESET_TIME = b"RateLimit-ResetTime"
+_RETRY_AFTER = b"Retry-After"
+_POLICY = b"RateLimit-Policy"
+_IETF = b"RateLimit"
+
+GITLAB_SET = frozenset(name.lower() for name in (_LIMIT, _NAME, _OBSERVED, _REMAINING, _RESET, _RESET_TIME))
+"""Sent and replaced as a unit: two copies of one of them break ``int()`` in python-gitlab."""
+IETF_SET = frozenset({_POLICY.lower(), _IETF.lower()})
+_ALL = GITLAB_SET | IETF_SET
+
+_LARGEST = 999_999_999_999_999
+"""RFC 9651 §3.3.1."""
+_FURTHEST_S = 366 * 86400
+_MEMO_BOUND = 4096
+
+
+class LimitHeaders:
+    """The dialects, compiled for one set of limits.
+
+    Args:
+        key: Keys the hash of the caller's id in the IETF partition key, so that it says nothing outside.
+    """
+
+    def __init__(self, limits: Limits, *, key: bytes) -> None:
+        self._key = hashlib.blake2b(key, digest_size=32, person=b"limit-headers").digest()
+        advertised = limits.advertised
+        self._nominal: Fields = (
+            (_LIMIT, b"%d" % (advertised.per_minute if advertised is not None else NOMINAL_PER_MINUTE)),
+        )
+        self._rank = limits.rank
+        self._name_fields: dict[str, Field] = {limit.id: (_NAME, limit.id.encode()) for limit in limits.limits}
+        self._told: dict[str, _Told] = {}
+
+    def nominal(self) -> Fields:
+        """For answers without a decision of their own: the probe of Go clients, refusals before the limiter."""
+        return self._nominal
+
+    def fields_for(self, decision: Decision, caller: str) -> Fields:
+        """The fields of one answer: with ``Retry-After`` and ``RateLimit-ResetTime`` when the decision is a refusal.
+
+        ``caller`` is the principal's id. A decision without buckets (no limits, or an outage) gets the nominal set.
+        """
+        refusal = decision.refusal
+        if refusal is not None:
+            return self._refused(decision, refusal, caller)
+        tightest: BucketState | None = None
+        for found in decision.states:
+            if not found.limit.shadow and (tightest is None or found.remaining < tightest.remaining):
+                tightest = found
+        if tightest is None:
+            return self._nominal
+        told = self._told_to(caller, decision.states)
+        remaining = int(tightest.remaining)
+        return (
+            told.quota,
+            self._name_fields[tightest.limit.id],
+            (_OBSERVED, b"%d" % max(0, ceil(tightest.limit.burst) - remaining)),
+            (_REMAINING, b"%d" % remaining),
+            (_RESET, b"%d" % ceil(decision.now + min(tightest.full_in_s, _FURTHEST_S))),
+            told.policy,
+            told.standing(decision.states, 0),
+        )
+
+    def _refused(self, decision: Decision, refusal: BucketState, caller: str) -> Fields:
+        told = self._told_to(caller, decision.states)
+        wait_s = whole_wait_s(refusal.retry_after_s)
+        # Counted from the end of the current second: a client that waits to Reset by its own truncated clock is not early.
+        reset = ceil(decision.now) + wait_s
+        return (
+            told.quota,
+            self._name_fields[refusal.limit.id],
+            (_OBSERVED, b"%d" % ceil(refusal.limit.burst)),
+            (_REMAINING, b"0"),
+            (_RESET, b"%d" % reset),
+            (_RESET_TIME, format_date(reset)),
+            (_RETRY_AFTER, b"%d" % wait_s),
+            told.policy,
+            told.standing(decision.states, wait_s),
+        )
+
+    def _told_to(self, caller: str, states: tuple[BucketState, ...]) -> _Told:
+        told = self._told.get(caller)
+        if told is None or len(told.limits) != len(states) or any(map(_differs, told.limits, states)):
+            digest = hashlib.blake2b(caller.encode("utf-8", "surrogatepass"), key=self._key, digest_size=6).digest()
+            applying = [found.limit for found in states if not found.limit.shadow]
+            quota = min(applying, key=lambda limit: self._rank[limit.id])
+            told = _Told(
+                limits=tuple([found.limit for found in states]),
+                quota=(_LIMIT, b"%d" % quota.per_minute),
+                policies=[_policy(limit) for limit in applying],
+                partition=b";pk=:%s:" % base64.b64encode(digest),
+            )
+            if len(self._told) >= _MEMO_BOUND:
+                self._told.clear()
+            self._told[caller] = told
+        return told
+
+
+def _differs(limit: Limit, found: BucketState) -> bool:
+    return limit is not found.limit
+
+
+class _Told:
+    """What stays the same from answer to answer of one caller, ready as octets."""
+
+    __slots__ = ("_names", "_partition", "limits", "policy", "quota")
+
+    def __init__(self, limits: tuple[Limit, ...], quota: Field, policies: list[bytes], partition: bytes) -> None:
+        self.limits = limits
+        self.quota = quota
+        self.policy: Field = (_POLICY, b", ".join([policy + partition for policy in policies]))
+        self._partition = partition
+        self._names = [b'"%s";r=' % limit.id.encode() for limit in limits]
+
+    def standing(self, states: tuple[BucketState, ...], wait_s: int) -> Field:
+        """The ``RateLimit`` field (draft-ietf-httpapi-ratelimit-headers-10 §4). ``wait_s``: what ``Retry-After`` tells."""
+        items = []
+        for name, found in zip(self._names, states, strict=True):
+            if found.limit.shadow:
+                continue
+            if found.allowed:
+                left, until = int(found.remaining), ceil(found.full_in_s)
+            else:
+                # Retry-After must not be earlier than `t`: the longest wait is the one that it tells.
+                left, until = 0, min(wait_s, whole_wait_s(found.retry_after_s))
+            items.append(b"%s%d;t=%d%s" % (name, left, min(_FURTHEST_S, until), self._partition))
+        return (_IETF, b", ".join(items) if len(items) > 1 else items[0])
+
+
+def _policy(limit: Limit) -> bytes:
+    window_s = max(1, round(limit.period_s))
+    quota = min(_LARGEST, max(1, ceil(limit.rate * window_s - 1e-9)))
+    return b'"%s";q=%d;w=%d' % (limit.id.encode(), quota, window_s)
+
+
+def whole_wait_s(seconds: float) -> int:
+    """``Retry-After``: whole seconds, never too few, never none (python-gitlab takes only an integer).
+
+    A microsecond over a whole second is rounding, not waiting: the answer's own way to the caller takes longer.
+    """
+    return max(1, min(_FURTHEST_S, ceil(seconds - 1e-6)))
+
+
+# Beside GitLab's own set
+
+
+def own(ours: Fields, upstream: Fields, *, status: int, now: float) -> Fields:
+    """For brokered callers: GitLab's set describes the shared credential and is replaced by ours, as a unit.
+
+    GitLab's ``Retry-After`` stays, and on a 429 our set is bent to it: client-go waits for ``RateLimit-Reset`` alone.
+    """
+    kept = tuple([field for field in upstream if lower(field[0]) not in _ALL])
+    if status == 429:
+        ours = _bent(ours, upstream, now)
+    return kept + ours
+
+
+def stricter(ours: Fields, upstream: Fields, *, status: int, now: float) -> Fields:
+    """For callers with their own token: the upstream's fields with exactly one set, the stricter of GitLab's and ours.
+
+    Stricter is the lower ``RateLimit-Limit``, so that the choice holds from answer to answer; of equal ones the lower
+    ``RateLimit-Remaining``. GitLab's own refusal is always told in GitLab's numbers where it sent any (its application
+    limits send ``Retry-After`` alone). A set that is broken or sent twice loses.
+    """
+    theirs = _numbers(upstream)
+    if theirs is not None and (status == 429 or _is_stricter(theirs, _numbers(ours))):
+        kept = [field for field in upstream if lower(field[0]) not in IETF_SET]
+        return tuple(kept)
+    return own(ours, upstream, status=status, now=now)
+
+
+def _is_stricter(theirs: tuple[int, int], ours: tuple[int, int] | None) -> bool:
+    return ours is None or theirs < ours
+
+
+def _numbers(fields: Fields) -> tuple[int, int] | None:
+    """Limit and remaining of a whole, well-formed set; None otherwise. Ours without ``Remaining`` is the nominal one."""
+    found: dict[bytes, bytes] = {}
+    for name, value in fields:
+        key = lower(name)
+        if key in GITLAB_SET:
+            if key in found:
+                return None
+            found[key] = value.strip()
+    numbers = [_number(found.get(name.lower())) for name in (_LIMIT, _REMAINING, _RESET)]
+    if numbers[0] is None or numbers[1] is None or numbers[2] is None or numbers[0] < 1:
+        return None
+    return numbers[0], numbers[1]
+
+
+def _number(value: bytes | None) -> int | None:
+    return int(value) if value is not None and value.isdigit() and len(value) <= 15 else None
+
+
+def _bent(ours: Fields, upstream: Fields, now: float) -> Fields:
+    """Our set as a refusal that ends when GitLab's ``Retry-After`` does."""
+    wait_s = next((_number(value.strip()) for name, value in upstream if lower(name) == b"retry-after"), None)
+    if wait_s is None:
+        return ours
+    reset = ceil(now) + min(wait_s, _FURTHEST_S)
+    kept = tuple([field for field in ours if field[0] not in {_REMAINING, _RESET, _RESET_TIME, _IETF}])
+    return (*kept, (_REMAINING, b"0"), (_RESET, b"%d" % reset), (_RESET_TIME, format_date(reset)))
