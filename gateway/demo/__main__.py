@@ -11,14 +11,14 @@ from .seed import TOKENS
 
 
 async def _serve(host: str, port: int) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     gitlab = build_demo_gitlab()
     await gitlab.start(host, port)
     print(
         f"demo GitLab on {gitlab.url}\n  curl --header 'PRIVATE-TOKEN: {TOKENS.ada}' '{gitlab.url}/api/v4/user'", flush=True
     )
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
     await gitlab.close()
 

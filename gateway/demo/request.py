@@ -71,7 +71,7 @@ class Request:
         return int(value) if value is not None and re.fullmatch(r"[0-9]{1,9}", value) and int(value) > 0 else default
 
     def flag(self, name: str) -> bool:
-        return self.text(name) in {"true", "1", "yes", "on"}
+        return (self.text(name) or "").lower() in {"true", "1", "t", "yes", "on"}
 
 
 def split_target(target: str) -> tuple[tuple[str, ...], str]:
