@@ -90,14 +90,13 @@ class StaticTokenSource:
         """
         warnings: list[str] = []
         problems: list[str] = []
-        for held in self._held.values():
-            try:
-                async with held.lock:
-                    await self._check(held)
-            except (NotAnswering, TimeoutError) as error:
-                warnings.append(f"credential `{held.credential.id}` is not checked yet: {_reason(error)}")
-            if held.reason:
-                (warnings if held.trusted else problems).append(f"credential `{held.credential.id}` {held.reason}")
+        held = list(self._held.values())
+        # All at once: a GitLab that hangs delays the start by one timeout, not by one for each.
+        for one, silence in zip(held, await asyncio.gather(*map(self._first_check, held)), strict=True):
+            if silence:
+                warnings.append(f"credential `{one.credential.id}` is not checked yet: {silence}")
+            elif one.reason:
+                (warnings if one.trusted else problems).append(f"credential `{one.credential.id}` {one.reason}")
         if problems:
             raise CredentialsRefused(problems)
         return warnings
@@ -135,6 +134,15 @@ class StaticTokenSource:
 
     async def close(self) -> None:
         """Nothing is held open."""
+
+    async def _first_check(self, held: _Held) -> str:
+        """Why it could not be checked; empty when it was."""
+        try:
+            async with held.lock:
+                await self._check(held)
+        except (NotAnswering, TimeoutError) as error:
+            return _reason(error)
+        return ""
 
     async def _establish(self, held: _Held) -> None:
         """The check before first use, or before the next try after a refusal: once, however many callers wait."""

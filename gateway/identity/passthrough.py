@@ -19,11 +19,13 @@ _TABLE: dict[Surface, tuple[Passthrough, frozenset[Kind]]] = {
     Surface.GIT: (Passthrough.GIT, _BASIC),
     Surface.PACKAGES: (Passthrough.DEPLOY, frozenset({Kind.BASIC, Kind.OPAQUE, Kind.DEPLOY_TOKEN})),
     Surface.WEB_TOKEN: (Passthrough.FEED, _OPAQUE),
+    Surface.WEB: (Passthrough.FEED, _OPAQUE),  # a feed of the dashboard, a raw file by static-object token
     # Client credentials stand in the form; discovery and keys are public by design.
     Surface.OAUTH: (Passthrough.OAUTH, frozenset({Kind.NONE, Kind.BASIC, Kind.OPAQUE, Kind.TOKEN})),
     Surface.KAS: (Passthrough.AGENT, _BEARER),
     Surface.UNLEASH: (Passthrough.UNLEASH, frozenset({Kind.OPAQUE, Kind.NONE})),
     Surface.GEO: (Passthrough.GEO, _OPAQUE),
+    Surface.OBSERVABILITY: (Passthrough.OBSERVABILITY, _OPAQUE),
 }
 
 _NO_SESSION = frozenset(

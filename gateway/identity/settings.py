@@ -26,6 +26,7 @@ class Passthrough(enum.StrEnum):
     AGENT = "agent"
     UNLEASH = "unleash"
     GEO = "geo"
+    OBSERVABILITY = "observability"
 
 
 class Networks:

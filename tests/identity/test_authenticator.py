@@ -307,6 +307,12 @@ async def test_what_only_gitlab_can_judge_passes_by_address(world: World, claim:
     assert world.gitlab.asked == []
 
 
+async def test_a_credential_in_a_body_nobody_has_read_has_no_fingerprint(world: World) -> None:
+    runner = Operation("POST /api/v4/jobs/request", Access.WRITE, Surface.RUNNER)
+    principal = await world.ask(Claim(Kind.OPAQUE, Secret(""), Carrier.BODY, "token"), runner)
+    assert (principal.kind, principal.fingerprint) == (PrincipalKind.PASSTHROUGH, "")
+
+
 async def test_a_closed_door_leaves_verification_or_nothing() -> None:
     world = World(IdentitySettings(gitlab_token=PEOPLE, passthrough=frozenset({Passthrough.LFS})))
     assert (await world.ask(basic("good"), GIT)).id == "user:42"

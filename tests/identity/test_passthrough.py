@@ -58,6 +58,8 @@ def on(surface: Surface, access: Access = Access.READ) -> Operation:
         (Kind.TOKEN, on(Surface.KAS), Door.AGENT),
         (Kind.OPAQUE, on(Surface.UNLEASH), Door.UNLEASH),
         (Kind.OPAQUE, on(Surface.GEO), Door.GEO),
+        (Kind.OPAQUE, on(Surface.OBSERVABILITY), Door.OBSERVABILITY),
+        (Kind.OPAQUE, on(Surface.WEB), Door.FEED),
         (Kind.OPAQUE, REST, None),
         (Kind.BASIC, REST, None),
         (Kind.JOB_TOKEN, REST, None),
