@@ -214,6 +214,11 @@ def test_the_rate_per_minute(rate: float, per_minute: int) -> None:
     assert limit(rate).per_minute == per_minute
 
 
+def test_what_the_script_multiplies_by_is_what_refill_does() -> None:
+    seventh = limit(1 / 7)
+    assert refill(seventh, (0.0, T0), T0 + 12_345_678) == (12_345_678 * seventh.per_us, T0 + 12_345_678)
+
+
 # Which buckets
 
 HIERARCHY = Limits.compile(
