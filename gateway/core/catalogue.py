@@ -309,7 +309,7 @@ _UNKNOWN = {
 
 
 def _as_push(operation: Operation) -> Operation:
-    if operation.references and operation.name.endswith("/info/refs"):
+    if operation.name.endswith("/info/refs"):
         return msgspec.structs.replace(operation, access=Access.WRITE)
     return operation
 
@@ -336,10 +336,11 @@ def is_blocked(segments: tuple[str, ...]) -> bool:
 
 def _plain(segments: tuple[str, ...]) -> list[str]:
     path = "/".join(segments)
-    for _ in range(3):
-        if "%" not in path:
-            break
-        path = percent_decode(path.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+    if "%" in path:
+        octets = path.encode("utf-8", "surrogateescape")
+        for _ in range(3):
+            octets = percent_decode(octets)
+        path = octets.decode("utf-8", "surrogateescape")
     words = (_word(piece) for piece in _SEPARATORS.split(path))
     return [word for word in words if word]
 

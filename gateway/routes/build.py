@@ -1,8 +1,9 @@
 """Make the catalogue's data file: ``python -m gateway.routes.build SOURCE OUT``.
 
 SOURCE is a JSON list of rows (``method``, ``template``, ``surface``, ``permission`` …) or one of GitLab's published OpenAPI
-files (``doc/api/openapi/openapi_v3.yaml``, ``openapi_v2.yaml``). Several sources are joined, and
-the first that has an operation wins. The same sources give the same octets.
+files (``doc/api/openapi/openapi_v3.yaml``, ``openapi_v2.yaml``). Several sources are joined; the
+first that has an operation wins. GitLab's own files name no permissions, so rows that do belong before them. The same sources
+give the same octets.
 """
 
 from __future__ import annotations
@@ -79,25 +80,17 @@ def _openapi(document: Mapping[str, Any]) -> Iterable[Source]:
             yield Source(
                 method=method.upper(),
                 template=_template(base + path),
-                permission=tuple(_permissions(operation)),
                 body="may_be_binary_or_redirect" if method == "get" and _is_binary(operation) else "",
             )
 
 
+_FORMAT = re.compile(r"\(\.(?::format|\{format\})\)\Z")
+
+
 def _template(path: str) -> str:
     """OpenAPI's ``{id}`` and Grape's leftovers (``(.:format)``, ``(-)``) as one template."""
-    path = re.sub(r"\{\*?([A-Za-z0-9_]+)\}", r":\1", path.removesuffix("(.:format)").removesuffix("(.{format})"))
+    path = re.sub(r"\{(\*?)([A-Za-z0-9_]+)\}", lambda name: (name[1] or ":") + name[2], _FORMAT.sub("", path))
     return path if path.startswith("/api/") else "/api/v4" + path
-
-
-def _permissions(operation: Mapping[str, Any]) -> list[str]:
-    for key in ("x-gitlab-permissions", "x-granular-permissions", "x-permissions"):
-        found = operation.get(key)
-        if isinstance(found, list):
-            return [str(name) for name in found]
-        if isinstance(found, dict):
-            return [str(name) for name in found.get("permissions", ())]
-    return []
 
 
 def _is_binary(operation: Mapping[str, Any]) -> bool:
@@ -148,7 +141,9 @@ _SURFACES = (
     (re.compile(r"/api/v4/jobs/(?:request|:id(?:/(?:trace|artifacts))?)"), Surface.RUNNER),
     (re.compile(r"/api/v4/runners(?:/(?:managers|verify|reset_authentication_token|router/.*))?"), Surface.RUNNER),
     (
-        re.compile(r"/api/v4/(?:(?:projects|groups?)/:\w+/(?:-/)?)?(?:packages|debian_distributions|dependency_proxy)/.+"),
+        re.compile(
+            r"/api/v4/(?:(?:projects|groups?)/:\w+/(?:-/)?)?(?:(?:dependency_proxy/)?packages/.+|debian_distributions.*)"
+        ),
         Surface.PACKAGES,
     ),
     (re.compile(r"/api/v4/(?:groups/:id/-/)?virtual_registries/packages/.*"), Surface.PACKAGES),

@@ -1,0 +1,452 @@
+"""Who may do what."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.access import Explanation, Permit, Principal, PrincipalKind, Rules, Verdict
+from gateway.core.catalogue import Access, Catalogue, Operation, ReferenceKind, Surface
+from gateway.core.errors import Code, Rejection
+from gateway.core.rule_match import Clause, Place, Projects, Question, Resolved, Rule
+from gateway.core.target import Target, parse_target
+from gateway.routes import read
+
+CATALOGUE = Catalogue.decode(read())
+BOT = Principal("bot", PrincipalKind.KEY, "bot")
+JOB = Principal("bot", PrincipalKind.OIDC, "bot")
+OTHER = Principal("other", PrincipalKind.KEY, "other")
+PERSON = Principal("user:7", PrincipalKind.GITLAB_TOKEN, "people")
+ANYONE = Principal("anonymous:::1", PrincipalKind.ANONYMOUS, "anonymous")
+RUNNER = Principal("passthrough:::1", PrincipalKind.PASSTHROUGH, "passthrough")
+
+READ = Clause(access=Access.READ)
+WRITE = Clause(access=Access.WRITE)
+OURS = Projects(under_group=("platform",))
+READ_OURS = Clause(access=Access.READ, projects=OURS)
+WRITE_OURS = Clause(access=Access.WRITE, projects=OURS)
+
+
+def rule(*allow: Clause, deny: tuple[Clause, ...] = (), name: str = "r", **more: object) -> Rule:
+    made = Rule(name, ("bot",), "cred" if allow else "", allow, deny)
+    return msgspec.structs.replace(made, **more)
+
+
+def request(method: str, target: str) -> tuple[Operation, Target]:
+    parsed = parse_target(target.encode())
+    return CATALOGUE.match(method, parsed), parsed
+
+
+def ask(
+    rules: Rules,
+    method: str,
+    target: str,
+    *,
+    who: Principal = BOT,
+    sudo: str | None = None,
+    resolved: Resolved | None = None,
+    screened: bool = False,
+) -> Permit | tuple[int, Code, str]:
+    """The permit, or the refusal's status, code and message; and the memory, the explanation and both agree."""
+    operation, parsed = request(method, target)
+    answers: Resolved = resolved or {}
+
+    def once() -> Permit | tuple[int, Code, str]:
+        try:
+            return rules.authorise(who, operation, parsed, method, sudo, resolved=answers, screened=screened)
+        except Rejection as refused:
+            return refused.status, refused.code, refused.message
+
+    first, second = once(), once()
+    assert first == second
+    told = rules.explain(who, operation, parsed, method, sudo, resolved=answers, screened=screened)
+    assert (told.verdict is Verdict.ALLOWED) == isinstance(first, Permit)
+    if isinstance(first, Permit):
+        assert told.rule == first.rule
+    return first
+
+
+def allowed(*args: object, **more: object) -> bool:
+    return isinstance(ask(*args, **more), Permit)  # type: ignore[arg-type]
+
+
+NOT_ALLOWED = (403, Code.FORBIDDEN, "403 Forbidden - Not allowed by the gateway's rules")
+NO_PROJECT = (404, Code.PROJECT_UNKNOWN, "404 Project Not Found")
+NO_GROUP = (404, Code.PROJECT_UNKNOWN, "404 Group Not Found")
+NO_SUDO = (403, Code.SUDO_FORBIDDEN, "403 Forbidden - Must be admin to use sudo")
+BLOCKED = (404, Code.BLOCKED_ROUTE, "404 Not Found")
+
+
+# Who needs a rule
+
+
+@pytest.mark.parametrize(("who", "name"), [(PERSON, "own-token"), (ANYONE, "anonymous"), (RUNNER, "passthrough")])
+def test_gitlab_judges_those_who_bring_their_own(who: Principal, name: str) -> None:
+    rules = Rules.compile([])
+    assert ask(rules, "DELETE", "/api/v4/projects/1", who=who) == Permit(name)
+    assert ask(rules, "POST", "/api/v4/nothing", who=who) == Permit(name)
+    assert ask(rules, "GET", "/api/v4/version", who=who, sudo="root") == Permit(name, sudo="root")
+
+
+@pytest.mark.parametrize("who", [BOT, JOB])
+def test_brokered_callers_may_do_nothing_unless_a_rule_says_so(who: Principal) -> None:
+    assert ask(Rules.compile([]), "GET", "/api/v4/version", who=who) == NOT_ALLOWED
+    assert ask(Rules.compile([rule(READ)]), "GET", "/api/v4/version", who=OTHER) == NOT_ALLOWED
+    permit = ask(Rules.compile([rule(READ)]), "GET", "/api/v4/version", who=who)
+    assert isinstance(permit, Permit)
+    assert (permit.rule, permit.use, permit.confined, permit.sudo) == ("r", "cred", False, "")
+
+
+def test_a_deny_narrows_those_who_bring_their_own() -> None:
+    rules = Rules.compile([Rule("no-writes", ("people",), deny=(Clause(methods=("POST",)),))])
+    assert ask(rules, "POST", "/api/v4/projects", who=PERSON) == NOT_ALLOWED
+    assert ask(rules, "GET", "/api/v4/projects", who=PERSON) == Permit("own-token")
+    assert ask(rules, "GET", "/api/v4/projects", who=PERSON, sudo="eve") == Permit("own-token", sudo="eve")
+
+
+@pytest.mark.parametrize("who", [BOT, PERSON, ANYONE, RUNNER])
+@pytest.mark.parametrize("rules", [Rules.compile([]), Rules.compile([rule(WRITE)])])
+def test_blocked_routes_are_nobodys(who: Principal, rules: Rules) -> None:
+    assert ask(rules, "GET", "/api/v4/%69nternal/allowed", who=who) == BLOCKED
+
+
+# Any deny wins
+
+
+def test_any_deny_wins_over_any_allow() -> None:
+    no_variables = Clause(permissions=("read_variable",))
+    for order in ([rule(READ), rule(name="d", deny=(no_variables,))], [rule(name="d", deny=(no_variables,)), rule(READ)]):
+        rules = Rules.compile(order)
+        assert ask(rules, "GET", "/api/v4/projects/1/variables") == NOT_ALLOWED
+        assert allowed(rules, "GET", "/api/v4/projects/1")
+
+
+def test_the_first_rule_that_allows_is_used() -> None:
+    rules = Rules.compile([rule(WRITE_OURS, name="a", use="one"), rule(READ, name="b", use="two")])
+    first = ask(rules, "GET", "/api/v4/projects/platform%2Fx")
+    second = ask(rules, "GET", "/api/v4/projects/else%2Fx")
+    assert isinstance(first, Permit)
+    assert isinstance(second, Permit)
+    assert (first.rule, first.use, first.confined) == ("a", "one", True)
+    assert (second.rule, second.use, second.confined) == ("b", "two", False)
+
+
+def test_a_clause_without_projects_frees_what_one_with_them_confines() -> None:
+    permit = ask(Rules.compile([rule(READ_OURS, READ)]), "GET", "/api/v4/projects/platform%2Fx")
+    assert isinstance(permit, Permit)
+    assert not permit.confined
+
+
+# Projects
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "answer"),
+    [
+        ("GET", "/api/v4/projects/else%2Fx", NO_PROJECT),
+        ("GET", "/api/v4/projects/42", NO_PROJECT),
+        ("GET", "/api/v4/projects/platform%252Fx", NO_PROJECT),
+        ("GET", "/api/v4/groups/else/issues", NO_GROUP),
+        ("GET", "/api/v4/namespaces/else", (404, Code.PROJECT_UNKNOWN, "404 Namespace Not Found")),
+        ("DELETE", "/api/v4/projects/platform%2Fx", NOT_ALLOWED),
+        ("GET", "/api/v4/projects", NOT_ALLOWED),
+        ("GET", "/api/v4/groups/platform/projects", NOT_ALLOWED),
+        ("GET", "/api/v4/search?scope=blobs&search=key", NOT_ALLOWED),
+        ("POST", "/api/v4/markdown", NOT_ALLOWED),
+        ("POST", "/api/v4/projects/platform%2Fx/ci/lint", NOT_ALLOWED),
+        ("POST", "/api/graphql", NOT_ALLOWED),
+        ("GET", "/api/v4/nothing", NOT_ALLOWED),
+        ("GET", "/platform/x/-/issues", NOT_ALLOWED),
+        ("GET", "/api/v4/users/1/projects", NOT_ALLOWED),
+        ("GET", "/api/v4/issues/5", NOT_ALLOWED),
+    ],
+)
+def test_what_a_rule_about_projects_does_not_allow(method: str, target: str, answer: tuple[int, Code, str]) -> None:
+    assert ask(Rules.compile([rule(READ_OURS)]), method, target) == answer
+
+
+def test_what_it_allows() -> None:
+    rules = Rules.compile([rule(READ_OURS)])
+    for target in (
+        "/api/v4/projects/platform%2Fx",
+        "/api/v4/projects/PLATFORM%2fsub%2Fx/issues",
+        "/api/v4/groups/platform/-/epics",
+    ):
+        permit = ask(rules, "GET", target)
+        assert isinstance(permit, Permit)
+        assert permit.confined
+
+
+def test_a_body_that_may_name_another_project_needs_the_promise_to_screen_it() -> None:
+    rules = Rules.compile([rule(WRITE_OURS)])
+    target = "/api/v4/projects/platform%2Fx/merge_requests"
+    assert ask(rules, "POST", target) == NOT_ALLOWED
+    permit = ask(rules, "POST", target, screened=True)
+    assert isinstance(permit, Permit)
+    assert permit.confined
+    assert ask(rules, "POST", target + "?target_project_id=9", screened=True) == NO_PROJECT
+
+
+def test_gitlabs_answers_decide_what_was_open() -> None:
+    rules = Rules.compile([rule(READ_OURS)])
+    operation, parsed = request("GET", "/api/v4/projects/42")
+    question = Question(ReferenceKind.PROJECT, "42")
+    assert rules.questions(BOT, operation, parsed, "GET") == (question,)
+    assert ask(rules, "GET", "/api/v4/projects/42") == NO_PROJECT
+    assert allowed(rules, "GET", "/api/v4/projects/42", resolved={question: Place("42", "platform/x")})
+    assert ask(rules, "GET", "/api/v4/projects/42", resolved={question: Place("42", "else/x")}) == NO_PROJECT
+
+
+@pytest.mark.parametrize(
+    ("who", "rules", "target"),
+    [
+        pytest.param(BOT, [rule(READ)], "/api/v4/projects/42", id="no rule names projects"),
+        pytest.param(BOT, [rule(READ_OURS)], "/api/v4/projects/platform%2Fx", id="decided already"),
+        pytest.param(BOT, [rule(READ_OURS)], "/api/v4/projects/platform%252Fx", id="GitLab could not tell"),
+        pytest.param(OTHER, [rule(READ_OURS)], "/api/v4/projects/42", id="no rule at all"),
+        pytest.param(BOT, [rule(READ_OURS)], "/api/v4/internal/x", id="blocked"),
+    ],
+)
+def test_nothing_is_asked_that_changes_nothing(who: Principal, rules: list[Rule], target: str) -> None:
+    operation, parsed = request("GET", target)
+    assert Rules.compile(rules).questions(who, operation, parsed, "GET") == ()
+
+
+def test_a_denied_place_looks_as_if_it_were_not_there() -> None:
+    secret = Clause(projects=Projects(named=("platform/secret",)))
+    rules = Rules.compile([rule(READ), rule(name="d", deny=(secret,))])
+    assert ask(rules, "GET", "/api/v4/projects/platform%2Fsecret") == NO_PROJECT
+    assert ask(rules, "GET", "/api/v4/projects/platform%2Fsecret.json") == NO_PROJECT
+    assert ask(rules, "GET", "/api/v4/projects/42") == NO_PROJECT
+    assert ask(rules, "GET", "/api/v4/groups/platform/issues") == NO_GROUP
+    assert allowed(rules, "GET", "/api/v4/projects/platform%2Fopen")
+    assert allowed(rules, "GET", "/api/v4/version")
+
+
+# Sudo
+
+
+def test_sudo_is_for_named_users_only() -> None:
+    rules = Rules.compile([rule(READ, name="plain"), rule(READ, name="as", sudo=("Alice", "42"))])
+    for user in ("alice", "ALICE", " alice ", "42"):
+        permit = ask(rules, "GET", "/api/v4/version", sudo=user)
+        assert isinstance(permit, Permit)
+        assert (permit.rule, permit.sudo) == ("as", user)
+    assert ask(rules, "GET", "/api/v4/version", sudo="bob") == NO_SUDO
+    assert ask(rules, "DELETE", "/api/v4/projects/1", sudo="alice") == NOT_ALLOWED
+    without = ask(rules, "GET", "/api/v4/version")
+    assert isinstance(without, Permit)
+    assert (without.rule, without.sudo) == ("plain", "")
+
+
+# Shadow
+
+
+def test_a_rule_in_shadow_decides_nothing_and_is_told() -> None:
+    writes = Clause(methods=("POST",))
+    rules = Rules.compile([rule(WRITE), rule(name="s", deny=(writes,), shadow=True), rule(WRITE, name="t", shadow=True)])
+    permit = ask(rules, "POST", "/api/v4/projects")
+    assert isinstance(permit, Permit)
+    assert (permit.rule, permit.shadow) == ("r", "s")
+    only = Rules.compile([rule(READ, name="t", shadow=True)])
+    operation, parsed = request("GET", "/api/v4/version")
+    with pytest.raises(Rejection) as refused:
+        only.authorise(BOT, operation, parsed, "GET")
+    assert refused.value.detail == "shadow=t"
+    missed = ask(Rules.compile([rule(WRITE), rule(READ, name="t", shadow=True)]), "POST", "/api/v4/projects")
+    assert isinstance(missed, Permit)
+    assert missed.shadow == ""
+
+
+def test_a_refusal_names_its_rule_to_the_operator_alone() -> None:
+    rules = Rules.compile([rule(READ), rule(name="d", deny=(READ,)), rule(name="e", deny=(READ,))])
+    operation, parsed = request("GET", "/api/v4/version")
+    with pytest.raises(Rejection) as refused:
+        rules.authorise(BOT, operation, parsed, "GET")
+    assert refused.value.detail == "rule=d"
+    assert "`" not in refused.value.message
+    assert "d" not in refused.value.message.split("Not allowed")[0].replace("Forbidden", "")
+
+
+# The digest
+
+
+def digest(*rules: Rule, who: Principal = BOT) -> bytes:
+    permit = ask(Rules.compile(rules), "GET", "/api/v4/version", who=who)
+    assert isinstance(permit, Permit)
+    assert permit.digest or who is PERSON
+    return permit.digest
+
+
+def test_the_digest_stands_for_what_may_be_seen() -> None:
+    base = digest(rule(READ))
+    assert base == digest(rule(READ, name="renamed"))
+    assert base == digest(rule(READ), rule(READ_OURS, name="s", shadow=True))
+    assert base != digest(rule(READ, READ_OURS))
+    assert base != digest(rule(READ, use="another"))
+    assert base != digest(rule(READ), rule(name="d", deny=(Clause(permissions=("read_variable",)),)))
+    assert base != digest(rule(READ, sudo=("alice",)))
+    assert digest(rule(READ), rule(WRITE)) == digest(rule(WRITE), rule(READ))
+    assert digest(who=PERSON) == b""
+
+
+# Explaining
+
+
+def test_an_explanation_names_every_clause_and_why() -> None:
+    no_variables = Clause(permissions=("read_variable",))
+    rules = Rules.compile([rule(READ_OURS, WRITE, name="a"), rule(name="d", deny=(no_variables,), shadow=True)])
+    operation, parsed = request("GET", "/api/v4/projects/42")
+    told = rules.explain(BOT, operation, parsed, "GET")
+    assert [(each.rule, each.deny, each.position, each.holds, each.why, each.shadow) for each in told.considered] == [
+        ("d", True, 0, False, "permissions", True),
+        ("a", False, 0, False, "unresolved", False),
+        ("a", False, 1, True, "", False),
+    ]
+    assert (told.verdict, told.rule) == (Verdict.ALLOWED, "a")
+    assert told.questions == (Question(ReferenceKind.PROJECT, "42"),)
+    refused = Rules.compile([rule(READ_OURS)]).explain(BOT, *request("GET", "/api/v4/projects/else%2Fx"), "GET")
+    assert (refused.verdict, refused.considered[0].why) == (Verdict.UNKNOWN_PLACE, "projects")
+
+
+def test_an_explanation_where_no_rule_is_looked_at() -> None:
+    operation, parsed = request("GET", "/api/v4/version")
+    blocked, inner = request("GET", "/-/metrics")
+    rules = Rules.compile([rule(READ)])
+    assert rules.explain(PERSON, operation, parsed, "GET") == Explanation(Verdict.ALLOWED, (), "own-token")
+    assert rules.explain(OTHER, operation, parsed, "GET") == Explanation(Verdict.NOT_ALLOWED, ())
+    assert rules.explain(BOT, blocked, inner, "GET") == Explanation(Verdict.BLOCKED, ())
+    assert rules.explain(BOT, operation, parsed, "GET", "root").verdict is Verdict.NO_SUDO
+
+
+# Compiling
+
+
+def test_an_allow_needs_a_credential() -> None:
+    with pytest.raises(ValueError, match="names no credential"):
+        Rules.compile([Rule("r", ("bot",), allow=(READ,))])
+
+
+def test_a_route_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="is no route"):
+        Rules.compile([rule(Clause(routes=("projects",)))])
+
+
+def test_findings_are_those_of_the_rules() -> None:
+    found = Rules.compile([rule(Clause(permissions=("read_nonsense",)))]).findings(CATALOGUE)
+    assert found == ["rule `r`, allow 0: permission `read_nonsense` is on no operation of the catalogue"]
+
+
+# The memory
+
+
+def test_the_memory_is_bounded_and_keeps_no_long_targets() -> None:
+    rules = Rules.compile([rule(READ_OURS)])
+    for number in range(17_000):
+        path = b"/api/v4/projects/%d" % number
+        target = Target(path, path, None, ("api", "v4", "projects", str(number)))
+        operation = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
+        with pytest.raises(Rejection):
+            rules.authorise(BOT, operation, target, "GET" + str(number))
+    long = "/api/v4/projects/platform%2F" + "x" * 2000
+    assert allowed(rules, "GET", long)
+
+
+# Against a brute-force reading of the same rules
+
+TARGETS = [
+    ("GET", "/api/v4/version", None, None),
+    ("GET", "/api/v4/projects", None, None),
+    ("GET", "/api/v4/projects/platform%2Fa", "project", "platform/a"),
+    ("GET", "/api/v4/projects/platform%2Fa/variables", "project", "platform/a"),
+    ("GET", "/api/v4/projects/Other%2fb/issues", "project", "other/b"),
+    ("DELETE", "/api/v4/projects/platform%2Fa", "project", "platform/a"),
+    ("POST", "/api/v4/projects/other%2Fb/issues", "project", "other/b"),
+    ("GET", "/api/v4/projects/7", "project", "7"),
+    ("GET", "/api/v4/projects/platform%252Fa", "project", None),
+    ("POST", "/platform/a.git/git-upload-pack", "project", "platform/a"),
+    ("GET", "/api/v4/groups/platform/issues", "group", "platform"),
+]
+
+CLAUSES = st.builds(
+    Clause,
+    access=st.sampled_from([None, Access.READ, Access.WRITE]),
+    methods=st.sampled_from([None, ("GET",), ("POST", "DELETE")]),
+    permissions=st.sampled_from([None, ("read_project",), ("read_variable", "delete_project")]),
+    surfaces=st.sampled_from([None, (Surface.REST,), (Surface.GIT,)]),
+    projects=st.sampled_from(
+        [
+            None,
+            Projects(named=("platform/a",)),
+            Projects(named=("7",)),
+            Projects(under_group=("platform",)),
+            Projects(("9",), ("x",)),
+        ]
+    ),
+)
+RULES = st.lists(
+    st.tuples(
+        st.lists(CLAUSES, max_size=2),
+        st.lists(CLAUSES, max_size=1),
+        st.booleans(),
+        st.sampled_from([("bot",), ("other",), ("bot", "other")]),
+    ),
+    max_size=4,
+)
+
+
+def holds(clause: Clause, operation: Operation, method: str, kind: str | None, place: str | None, deny: bool) -> bool:
+    """The clause read aloud: for a deny, what can't be told holds; for an allow, it does not."""
+    if clause.access is Access.READ and operation.access is Access.WRITE:
+        return False
+    if clause.methods and method not in clause.methods:
+        return False
+    if clause.surfaces and operation.surface not in clause.surfaces:
+        return False
+    if clause.permissions:
+        has = set(operation.permissions)
+        if not has or (not has & set(clause.permissions) if deny else not has <= set(clause.permissions)):
+            return False
+    if clause.projects is None:
+        return True
+    if kind is None:
+        return False
+    if place is None:
+        return deny
+    wanted, groups = clause.projects.named, clause.projects.under_group
+    numbers = [each for each in wanted if each.isdigit()]
+    paths = [each for each in wanted if not each.isdigit()]
+    if kind == "group":
+        inside = any(place == group or place.startswith(group + "/") for group in groups)
+        around = deny and (any(path.startswith(place + "/") for path in paths) or bool(numbers))
+        return inside or around
+    if place in wanted or any(place.startswith(group + "/") for group in groups):
+        return True
+    open_question = bool(paths or groups) if place.isdigit() else bool(numbers)
+    return deny and open_question
+
+
+@settings(max_examples=300, deadline=None)
+@given(RULES, st.sampled_from(TARGETS), st.sampled_from([BOT, OTHER, JOB]))
+def test_decisions_agree_with_a_reading_of_every_rule(
+    made: list[tuple[list[Clause], list[Clause], bool, tuple[str, ...]]],
+    asked: tuple[str, str, str | None, str | None],
+    who: Principal,
+) -> None:
+    method, target, kind, place = asked
+    written = [
+        Rule(f"r{index}", people, "cred" if allow else "", tuple(allow), tuple(deny), shadow=shadow)
+        for index, (allow, deny, shadow, people) in enumerate(made)
+    ]
+    operation, _ = request(method, target)
+    mine = [each for each in written if who.identity in each.identities and not each.shadow]
+    denied = any(holds(clause, operation, method, kind, place, True) for each in mine for clause in each.deny)
+    granting = [
+        each.id for each in mine if any(holds(clause, operation, method, kind, place, False) for clause in each.allow)
+    ]
+    answer = ask(Rules.compile(written), method, target, who=who)
+    assert isinstance(answer, Permit) == (bool(granting) and not denied)
+    if isinstance(answer, Permit):
+        assert answer.rule == granting[0]

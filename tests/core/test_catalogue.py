@@ -1,0 +1,296 @@
+"""What a request is."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.catalogue import OTHER, Access, Catalogue, Operation, Reference, ReferenceKind, Surface, is_blocked
+from gateway.core.target import Target, parse_target
+from gateway.routes import read
+
+CATALOGUE = Catalogue.decode(read())
+FETCH = "?service=git-upload-pack"
+PUSH = "?service=git-receive-pack"
+
+
+def match(method: str, target: str) -> Operation:
+    return CATALOGUE.match(method, parse_target(target.encode()))
+
+
+def named(method: str, target: str) -> list[tuple[str, str]]:
+    parsed = parse_target(target.encode())
+    return [
+        (str(reference.kind), reference.value(parsed.segments)) for reference in CATALOGUE.match(method, parsed).references
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "name"),
+    [
+        ("GET", "/api/v4/projects/42", "GET /api/v4/projects/:id"),
+        ("GET", "/api/v4/projects/group%2Fsub%2fproject", "GET /api/v4/projects/:id"),
+        ("GET", "/api/v4/projects/42/", "GET /api/v4/projects/:id"),
+        ("HEAD", "/api/v4/projects/42", "GET /api/v4/projects/:id"),
+        ("HEAD", "/api/v4/projects/1/repository/files/a%2Fb", "HEAD /api/v4/projects/:id/repository/files/:file_path"),
+        ("GET", "/api/v4/projects.json", "GET /api/v4/projects"),
+        ("GET", "/api/v4/projects/1/issues/7", "GET /api/v4/projects/:id/issues/:issue_iid"),
+        ("GET", "/api/v4/projects/1/search", "GET /api/v4/projects/:id/(-/)search"),
+        ("GET", "/api/v4/projects/1/-/search", "GET /api/v4/projects/:id/(-/)search"),
+        ("POST", "/api/v4/projects/1/trigger/pipeline", "POST /api/v4/projects/:id/trigger/pipeline"),
+        ("GET", "/api/v4/projects/a/b", OTHER),
+        ("GET", "/api/v4/no_such_thing", OTHER),
+        ("PUT", "/api/v4/version", OTHER),
+        ("OPTIONS", "/api/v4/version", OTHER),
+        ("GET", "/api/v3/projects", "ANY /api/v3/*path"),
+        ("GET", "/", OTHER),
+        ("GET", "/group/project/-/issues", OTHER),
+    ],
+)
+def test_names(method: str, target: str, name: str) -> None:
+    operation = match(method, target)
+    assert operation.name == name
+    assert operation.known == (name != OTHER)
+    assert not operation.blocked
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "access", "surface"),
+    [
+        ("GET", "/api/v4/nothing", Access.READ, Surface.REST),
+        ("HEAD", "/api/v4/nothing", Access.READ, Surface.REST),
+        ("OPTIONS", "/api/v4/projects", Access.READ, Surface.REST),
+        ("POST", "/api/v4/nothing", Access.WRITE, Surface.REST),
+        ("PROPFIND", "/api/v4/nothing", Access.WRITE, Surface.REST),
+        ("GET", "/group/project", Access.READ, Surface.WEB),
+        ("POST", "/users/sign_in", Access.WRITE, Surface.WEB),
+        ("GET", "/g/p.git/HEAD", Access.READ, Surface.GIT),
+        ("GET", "/g/p.git", Access.READ, Surface.WEB),
+        ("GET", "/g/p.git/info/lfs/nothing", Access.READ, Surface.LFS),
+        ("DELETE", "/g/p.git/gitlab-lfs/objects/x", Access.WRITE, Surface.LFS),
+        ("GET", "/api/v3/x", Access.READ, Surface.LEGACY),
+        ("POST", "/api/v3/x", Access.WRITE, Surface.LEGACY),
+        ("GET", "/-/kubernetes-agent/k8s-proxy/api/v1/pods", Access.WRITE, Surface.KAS),
+        ("POST", "/api/graphql", Access.WRITE, Surface.GRAPHQL),
+        ("POST", "/api/v4/markdown", Access.READ, Surface.REST),
+        ("POST", "/api/v4/admin/token", Access.WRITE, Surface.REST),
+        ("POST", "/api/v4/jobs/request", Access.WRITE, Surface.RUNNER),
+        ("POST", "/g/p.git/info/lfs/objects/batch", Access.WRITE, Surface.LFS),
+    ],
+)
+def test_classes_and_surfaces(method: str, target: str, access: Access, surface: Surface) -> None:
+    operation = match(method, target)
+    assert (operation.access, operation.surface) == (access, surface)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "name", "access", "project"),
+    [
+        ("GET", f"/g/p.git/info/refs{FETCH}", "GET /*repository_path.git/info/refs", Access.READ, "g/p"),
+        ("GET", f"/g/p/info/refs{FETCH}", "GET /*repository_path/info/refs", Access.READ, "g/p"),
+        ("GET", f"/a/b/c/d/e.git/info/refs{FETCH}", "GET /*repository_path.git/info/refs", Access.READ, "a/b/c/d/e"),
+        ("GET", f"/g/p.git/info/refs{PUSH}", "GET /*repository_path.git/info/refs", Access.WRITE, "g/p"),
+        ("GET", f"/g/p/info/refs{PUSH}", "GET /*repository_path/info/refs", Access.WRITE, "g/p"),
+        ("POST", "/g/p.git/git-upload-pack", "POST /*repository_path.git/git-upload-pack", Access.READ, "g/p"),
+        ("POST", "/g/p.git/git-receive-pack", "POST /*repository_path.git/git-receive-pack", Access.WRITE, "g/p"),
+        ("POST", "/g/p.wiki.git/git-upload-pack", "POST /*repository_path.git/git-upload-pack", Access.READ, "g/p"),
+        ("POST", "/g/p.design.git/git-upload-pack", "POST /*repository_path.git/git-upload-pack", Access.READ, "g/p"),
+        ("POST", "/g/p/snippets/3.git/git-upload-pack", "POST /*repository_path.git/git-upload-pack", Access.READ, "g/p"),
+    ],
+)
+def test_git(method: str, target: str, name: str, access: Access, project: str) -> None:
+    operation = match(method, target)
+    assert (operation.name, operation.access) == (name, access)
+    assert named(method, target) == [("project", project)]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "?", "?service=git%2Dreceive-pack", f"{FETCH}&service=git-receive-pack", "?a=1&service=git-upload-pack", PUSH],
+)
+def test_only_gits_own_fetch_query_reads(query: str) -> None:
+    """Rails takes the last of two parameters and decodes: whatever is not exactly a fetch may begin a push."""
+    assert match("GET", f"/g/p.git/info/refs{FETCH}").access is Access.READ
+    assert match("GET", f"/g/p.git/info/refs{query}").access is Access.WRITE
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "expected"),
+    [
+        ("GET", "/api/v4/projects/42", [("project", "42")]),
+        ("GET", "/api/v4/groups/a%2Fb/epics/1", [("group", "a/b")]),
+        ("GET", "/api/v4/namespaces/x/exists", [("namespace", "x")]),
+        ("POST", "/api/v4/projects/1/fork/2", [("project", "1"), ("project", "2")]),
+        ("POST", "/api/v4/groups/g/projects/7", [("group", "g"), ("project", "7")]),
+        ("DELETE", "/api/v4/projects/1/share/9", [("project", "1"), ("group", "9")]),
+        ("GET", "/api/v4/users/3/projects", [("user", "3")]),
+        ("GET", "/api/v4/issues/3", []),
+        ("GET", "/g/s/p/-/archive/v1/x.zip", [("project", "g/s/p")]),
+        ("GET", "/v2/g/s/dependency_proxy/containers/library/alpine/manifests/3", [("group", "g/s")]),
+        ("GET", "/api/v4/projects/5/packages/npm/@a/b/-/b-1.tgz", [("project", "5")]),
+    ],
+)
+def test_references(method: str, target: str, expected: list[tuple[str, str]]) -> None:
+    assert named(method, target) == expected
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PROPFIND"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/api/v4/internal/allowed",
+        "/api/v4/internal",
+        "/api/v4/internal/",
+        "/api/v4/internal.json",
+        "/api/v4/internal./allowed",
+        "/api/v4/internal;x/allowed",
+        "/api/v4/internal%20/allowed",
+        "/api/v4/Internal/allowed",
+        "/API/V4/INTERNAL/allowed",
+        "/api/v4/%69nternal/allowed",
+        "/api/v4/%69%6E%74%65%72%6e%61%6C/allowed",
+        "/api/v4/%2569nternal/allowed",
+        "/api/v4/%252569nternal/allowed",
+        "/%61pi/v4/internal/allowed",
+        "/api%2Fv4%2Finternal%2Fallowed",
+        "/api/v4%2finternal/allowed",
+        "/api/v4%5Cinternal/allowed",
+        "/api/v4/%2Finternal/allowed",
+        "/api/v3/internal/allowed",
+        "/api/v5/internal/allowed",
+        "/api/v40/internal/x?private_token=y",
+        "/api/v4/internal/no/such/thing",
+        "/api/v4/geo/proxy",
+        "/api/v4/geo/status",
+        "/api/v4/container_registry_event/events",
+        "/-/metrics",
+        "/-/metrics/system",
+        "/-/health",
+        "/-/liveness?all=1",
+        "/-/readiness.json",
+        "/%2D/metrics",
+        "/-/%6Detrics",
+        "/-/chaos/kill",
+    ],
+)
+def test_the_inner_surfaces_are_blocked_in_every_spelling(method: str, target: str) -> None:
+    assert match(method, target).blocked
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("POST", "/api/v4/projects/1/uploads/authorize"),
+        ("PUT", "/api/v4/projects/1/packages/generic/a/1/f/authorize"),
+        ("POST", "/api/v4/jobs/1/artifacts/authorize"),
+    ],
+)
+def test_what_workhorse_asks_rails_is_blocked(method: str, target: str) -> None:
+    assert match(method, target).blocked
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/api/v4/projects/internal",
+        "/api/v4/projects/api%2Fv4%2Finternal",
+        "/api/v4/geo_nodes",
+        "/api/v4/internals",
+        "/api/v4/version",
+        "/api/internal/x",
+        "/api/vx/internal",
+        "/group/project/-/metrics",
+        "/-/profile",
+        "/-/graphql-explorer",
+        "/g/api/v4/internal",
+        "/",
+        "/-",
+        "/api/v4/%FF",
+    ],
+)
+def test_what_only_looks_like_them_passes(target: str) -> None:
+    assert not match("GET", target).blocked
+
+
+SPELLINGS = st.lists(st.sampled_from(["plain", "upper", "escaped", "twice"]), min_size=8, max_size=8)
+
+
+@given(SPELLINGS, st.sampled_from(["", "/", "/x", ".json", ";a=b"]))
+def test_no_spelling_of_internal_slips_by(choices: list[str], ending: str) -> None:
+    forms = {
+        "plain": str,
+        "upper": str.upper,
+        "escaped": lambda letter: f"%{ord(letter):02x}",
+        "twice": lambda letter: f"%25{ord(letter):02X}",
+    }
+    spelt = "".join(forms[choice](letter) for letter, choice in zip("internal", choices, strict=True))
+    assert match("GET", f"/api/v4/{spelt}{ending}").blocked
+
+
+def test_flags_reach_the_operation() -> None:
+    assert match("GET", "/api/v4/projects/1/variables").secret_answer
+    assert match("GET", "/api/v4/projects/1").may_hold_secret
+    assert match("GET", "/api/v4/projects/1/merge_requests/1/merge_ref").side_effect
+    assert match("GET", "/api/v4/projects/1/repository/archive").binary
+    assert match("GET", "/api/v4/groups/1/projects").wide
+    assert match("POST", "/api/v4/projects/1/merge_requests").names_in_body
+    assert match("GET", "/api/v4/projects/1/jobs").job_token
+    assert match("GET", "/api/v4/projects/1/packages/npm/x").deploy_token
+    assert match("GET", "/api/v4/projects/1").permissions == ("read_project",)
+
+
+def test_operations_lists_each_once_by_template() -> None:
+    operations = CATALOGUE.operations()
+    names = [operation.name for operation in operations]
+    assert len(names) == len(set(names)) == 2107
+    assert names == sorted(names, key=lambda name: (name.split(" ")[1], name.split(" ")[0]))
+    assert CATALOGUE.gitlab == "19.3"
+
+
+def test_every_template_matches_a_path_made_from_it() -> None:
+    """No row is hidden by another."""
+    beaten = []
+    for operation in CATALOGUE.operations():
+        method, template = operation.name.split(" ", 1)
+        path = template.replace("(-/)", "").replace("(*path/)", "").replace("(/)(*suffix_path)", "")
+        found = CATALOGUE.find("GET" if method == "ANY" else method, tuple(path.strip("/").replace(":", "9").split("/")))
+        assert found is not None, operation.name
+        if found.name != operation.name:
+            beaten.append((operation.name, found.name))
+    assert beaten == []
+
+
+def test_a_memo_full_of_paths_is_emptied_and_long_paths_are_not_kept() -> None:
+    small = Catalogue.decode(read())
+    for number in range(9000):
+        path = b"/api/v4/issues/%d" % number
+        target = Target(path, path, None, ("api", "v4", "issues", str(number)))
+        assert small.match("GET", target).name == "GET /api/v4/issues/:id"
+    long = "/api/v4/issues/" + "9" * 600
+    assert small.match("GET", parse_target(long.encode())) == small.match("GET", parse_target(long.encode()))
+
+
+def test_a_reference_may_move_with_a_wildcard_before_it() -> None:
+    row = b'["GET","/*any/projects/:id/x/*rest","rest","read",[],{"id":"project"},[]]'
+    made = Catalogue.decode(b'{"version":1,"gitlab":"1","operations":[' + row + b"]}")
+    target = parse_target(b"/a/b/projects/7/x/y/z")
+    assert made.match("GET", target).references == (Reference(3, ReferenceKind.PROJECT, "id"),)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"version":1,"gitlab":"1","operations":[["GET"]]}'])
+def test_what_is_no_data_file_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a route catalogue"):
+        Catalogue.decode(data)
+
+
+def test_another_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="of version 2"):
+        Catalogue.decode(msgspec.json.encode({"version": 2, "gitlab": "99", "operations": []}))
+
+
+def test_is_blocked_looks_at_the_beginning_only() -> None:
+    assert is_blocked(("api", "v4", "internal"))
+    assert not is_blocked(("a", "api", "v4", "internal"))
+    assert not is_blocked(())

@@ -1,0 +1,125 @@
+"""What an operator is told to look at."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.catalogue import Access, Catalogue, Surface
+from gateway.core.rule_findings import findings
+from gateway.core.rule_match import Clause, Projects, Rule
+from gateway.routes import read
+
+CATALOGUE = Catalogue.decode(read())
+READ = Clause(access=Access.READ)
+OURS = Projects(under_group=("platform",))
+
+
+def told(clause: Clause, *, deny: bool = False) -> list[str]:
+    rule = Rule("r", ("bot",), "" if deny else "cred", () if deny else (clause,), (clause,) if deny else ())
+    return [finding.split(": ", 1)[1] for finding in findings([rule], CATALOGUE)]
+
+
+@pytest.mark.parametrize(
+    ("clause", "expected"),
+    [
+        pytest.param(READ, [], id="nothing"),
+        pytest.param(Clause(permissions=("read_project",)), [], id="a permission"),
+        pytest.param(
+            Clause(permissions=("read_ci_variable",)),
+            ["permission `read_ci_variable` is on no operation of the catalogue"],
+            id="no such permission",
+        ),
+        pytest.param(Clause(routes=("GET /api/v4/projects/:anything",)), [], id="a route"),
+        pytest.param(Clause(routes=("GET /api/v4/projects/:id/**",)), [], id="routes below"),
+        pytest.param(
+            Clause(routes=("GET /api/v4/projects/42",)),
+            [
+                "route `GET /api/v4/projects/42` never holds: the catalogue calls it `GET /api/v4/projects/:id`; "
+                "name projects in `projects`"
+            ],
+            id="a path is no template",
+        ),
+        pytest.param(
+            Clause(access=Access.READ, routes=("/api/v4/projects/42",)),
+            [
+                "route `/api/v4/projects/42` never holds: the catalogue calls it `GET /api/v4/projects/:id`; "
+                "name projects in `projects`"
+            ],
+            id="whatever its method",
+        ),
+        pytest.param(
+            Clause(routes=("GET /api/v4/brand_new",)),
+            ["route `GET /api/v4/brand_new` is not in the catalogue: it holds only for a route that GitLab adds"],
+            id="a new route",
+        ),
+        pytest.param(
+            Clause(routes=("GET /api/v4/version/**",)),
+            ["route `GET /api/v4/version/**` is not in the catalogue: it holds only for a route that GitLab adds"],
+            id="nothing below",
+        ),
+        pytest.param(
+            Clause(routes=("/api/v4/projects/:id",)),
+            ["allows writes too: say `access: read` if reading is meant"],
+            id="writes by omission",
+        ),
+        pytest.param(Clause(projects=OURS), ["allows writes too: say `access: read` if reading is meant"], id="only where"),
+        pytest.param(
+            Clause(access=Access.READ, surfaces=(Surface.GRAPHQL,), projects=OURS),
+            ["never holds: no operation it selects keeps to a project or group named in its path"],
+            id="projects where none are named",
+        ),
+    ],
+)
+def test_an_allow(clause: Clause, expected: list[str]) -> None:
+    assert told(clause) == expected
+
+
+def test_a_deny_may_be_as_broad_as_it_likes() -> None:
+    assert told(Clause(projects=OURS), deny=True) == []
+    assert told(Clause(permissions=("nonsense",)), deny=True) == [
+        "permission `nonsense` is on no operation of the catalogue"
+    ]
+
+
+def together(*rules: Rule) -> list[str]:
+    return findings(rules, CATALOGUE)
+
+
+def test_an_allow_that_a_deny_covers() -> None:
+    allow = Rule("a", ("bot",), "cred", (Clause(permissions=("read_variable",)),))
+    deny = Rule("d", ("bot",), deny=(Clause(permissions=("read_variable", "read_code")),))
+    assert together(allow, deny) == ["rule `a`, allow 0: never holds: rule `d` denies all of it"]
+    partial = Rule("d", ("bot",), deny=(Clause(permissions=("read_variable",), projects=Projects(("1",))),))
+    assert together(allow, partial) == [
+        "rule `a`, allow 0: names no projects, so instance-wide lists it allows may show what a deny by project hides"
+    ]
+
+
+def test_an_allow_that_an_earlier_one_covers() -> None:
+    wide = Rule("a", ("bot", "too"), "cred", (READ,))
+    narrow = Rule("b", ("bot", "too"), "cred", (Clause(permissions=("read_project",)),))
+    assert together(wide, narrow) == ["rule `b`, allow 0: never decides: rule `a` before it allows all of it"]
+    assert together(narrow, wide) == []
+    confined = Rule("a", ("bot",), "cred", (Clause(access=Access.READ, projects=OURS),))
+    same = Rule("b", ("bot",), "cred", (Clause(permissions=("read_project",), projects=OURS),))
+    other = Rule("b", ("bot",), "cred", (Clause(permissions=("read_project",), projects=Projects(("9",))),))
+    assert together(confined, same) == ["rule `b`, allow 0: never decides: rule `a` before it allows all of it"]
+    assert together(confined, other) == []
+
+
+def test_two_credentials_for_one_request() -> None:
+    one = Rule("a", ("bot",), "one", (Clause(permissions=("read_project",)),))
+    two = Rule("b", ("bot",), "two", (READ,))
+    assert together(one, two) == ["rule `b`, allow 0: overlaps rule `a`, whose credential `one` is used where both hold"]
+
+
+def test_rules_apart_or_in_shadow_do_not_meet() -> None:
+    mine = Rule("a", ("bot",), "one", (READ,))
+    assert together(mine, Rule("b", ("other",), "two", (READ,))) == []
+    assert together(mine, Rule("b", ("bot",), "two", (READ,), shadow=True)) == []
+
+
+def test_an_allow_with_projects_beside_a_deny_with_them() -> None:
+    allow = Rule("a", ("bot",), "cred", (Clause(access=Access.READ, projects=OURS),))
+    deny = Rule("d", ("bot",), deny=(Clause(projects=Projects(("1",))),))
+    assert together(allow, deny) == []

@@ -1,0 +1,319 @@
+"""One clause against one request."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.catalogue import Access, Catalogue, Operation, ReferenceKind, Surface
+from gateway.core.rule_match import (
+    Clause,
+    Fit,
+    Matcher,
+    Named,
+    Place,
+    Projects,
+    Question,
+    access_of,
+    asked_of,
+    keeps_to_place,
+    named,
+    parse_route,
+    spell,
+)
+from gateway.core.target import Target, parse_target
+from gateway.routes import read
+
+CATALOGUE = Catalogue.decode(read())
+PROJECT, GROUP = ReferenceKind.PROJECT, ReferenceKind.GROUP
+KNOWN = {Question(PROJECT, "42"): Place("42", "Platform/API", ("7",)), Question(GROUP, "7"): Place("7", "platform")}
+
+
+def request(method: str, target: str) -> tuple[Operation, Target]:
+    parsed = parse_target(target.encode())
+    return CATALOGUE.match(method, parsed), parsed
+
+
+def refused(clause: Clause, method: str, target: str, *, deny: bool = False, brokered: bool = True) -> str:
+    operation, parsed = request(method, target)
+    access = access_of(operation, method, brokered=brokered)
+    return Matcher(clause).refuses(operation, access, parsed, method, deny=deny)
+
+
+def reach(projects: Projects, method: str, target: str, *, known: bool = False, screened: bool = False) -> Fit:
+    operation, parsed = request(method, target)
+    matcher = Matcher(Clause(projects=projects))
+    return matcher.may_reach(operation, named(operation, parsed), KNOWN if known else {}, screened)
+
+
+def touch(projects: Projects, method: str, target: str, *, known: bool = False, screened: bool = False) -> Fit:
+    operation, parsed = request(method, target)
+    matcher = Matcher(Clause(projects=projects))
+    return matcher.may_touch(operation, parsed, named(operation, parsed), KNOWN if known else {}, screened)
+
+
+@pytest.mark.parametrize(
+    ("clause", "method", "target", "why"),
+    [
+        pytest.param(Clause(access=Access.READ), "GET", "/api/v4/version", "", id="read"),
+        pytest.param(Clause(access=Access.READ), "POST", "/api/v4/markdown", "", id="a POST that reads"),
+        pytest.param(Clause(access=Access.READ), "POST", "/api/v4/projects", "access", id="a write"),
+        pytest.param(Clause(access=Access.READ), "GET", "/api/v4/nothing", "access", id="unknown is a write"),
+        pytest.param(Clause(access=Access.WRITE), "GET", "/api/v4/version", "", id="write includes read"),
+        pytest.param(Clause(access=Access.WRITE), "GET", "/api/v4/nothing", "", id="write includes unknown"),
+        pytest.param(Clause(methods=("get",)), "GET", "/api/v4/version", "", id="method"),
+        pytest.param(Clause(methods=("GET",)), "HEAD", "/api/v4/version", "", id="HEAD is a GET"),
+        pytest.param(Clause(methods=("HEAD",)), "GET", "/api/v4/version", "methods", id="GET is no HEAD"),
+        pytest.param(Clause(surfaces=(Surface.GIT,)), "POST", "/a/b.git/git-upload-pack", "", id="surface"),
+        pytest.param(Clause(surfaces=(Surface.GIT,)), "GET", "/api/v4/version", "surfaces", id="another surface"),
+        pytest.param(Clause(permissions=("read_project",)), "GET", "/api/v4/projects/1", "", id="permission"),
+        pytest.param(Clause(permissions=("read_code",)), "GET", "/api/v4/projects/1", "permissions", id="another"),
+        pytest.param(Clause(permissions=("read_x",)), "GET", "/api/v4/nothing", "permissions", id="unknown has none"),
+        pytest.param(
+            Clause(permissions=("read_deployment",)),
+            "GET",
+            "/api/v4/projects/1/deployments/2/merge_requests",
+            "permissions",
+            id="an allow needs every permission",
+        ),
+        pytest.param(
+            Clause(permissions=("read_deployment", "read_merge_request")),
+            "GET",
+            "/api/v4/projects/1/deployments/2/merge_requests",
+            "",
+            id="both",
+        ),
+        pytest.param(Clause(routes=("/api/v4/projects/:x",)), "DELETE", "/api/v4/projects/1", "", id="any method"),
+        pytest.param(Clause(routes=("GET /api/v4/projects/:id",)), "GET", "/api/v4/projects/1", "", id="route"),
+        pytest.param(Clause(routes=("GET /api/v4/projects/:id",)), "HEAD", "/api/v4/projects/1", "", id="its HEAD"),
+        pytest.param(Clause(routes=("GET /api/v4/projects/:id",)), "DELETE", "/api/v4/projects/1", "routes", id="not its"),
+        pytest.param(Clause(routes=("GET /api/v4/projects",)), "GET", "/api/v4/projects/1", "routes", id="whole"),
+        pytest.param(Clause(routes=("/api/v4/projects/:id/**",)), "GET", "/api/v4/projects/1/issues/2", "", id="below"),
+        pytest.param(Clause(routes=("/api/v4/projects/:id/**",)), "GET", "/api/v4/projects/1", "routes", id="not above"),
+        pytest.param(
+            Clause(routes=("/api/v4/projects/:id/issues/**",)),
+            "GET",
+            "/api/v4/projects/1/issues_statistics",
+            "routes",
+            id="below, not beside",
+        ),
+        pytest.param(Clause(routes=("GET /api/v4/projects/:id/search",)), "GET", "/api/v4/projects/1/search", "", id="opt"),
+        pytest.param(Clause(routes=("GET /api/v4/new/:x",)), "GET", "/api/v4/new/1", "", id="a route unknown yet"),
+        pytest.param(Clause(routes=("GET /api/v4/new/:x",)), "POST", "/api/v4/new/1", "routes", id="by its method"),
+        pytest.param(Clause(routes=("POST /api/v4/new/**",)), "POST", "/api/v4/new/1/2", "", id="below one unknown"),
+        pytest.param(Clause(routes=("ANY /api/v3/*path",)), "PUT", "/api/v3/x", "", id="a row for every method"),
+        pytest.param(Clause(routes=("PUT /api/v3/*path",)), "PUT", "/api/v3/x", "", id="one method of such a row"),
+    ],
+)
+def test_conditions_on_the_operation(clause: Clause, method: str, target: str, why: str) -> None:
+    assert refused(clause, method, target) == why
+
+
+def test_a_deny_needs_only_one_of_the_permissions() -> None:
+    clause = Clause(permissions=("read_deployment",))
+    assert refused(clause, "GET", "/api/v4/projects/1/deployments/2/merge_requests", deny=True) == ""
+
+
+def test_an_unknown_route_is_a_write_for_whoever_has_no_token_of_their_own() -> None:
+    assert refused(Clause(access=Access.READ), "GET", "/api/v4/nothing", brokered=False) == ""
+    assert refused(Clause(access=Access.READ), "POST", "/api/v4/nothing", brokered=False) == "access"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("/a/:b", ("ANY", "/a/:b")), ("GET /a", ("GET", "/a")), (" POST  /a ", ("POST", "/a"))],
+)
+def test_routes_are_read(written: str, expected: tuple[str, str]) -> None:
+    assert parse_route(written) == expected
+
+
+@pytest.mark.parametrize("written", ["", "a/b", "get /a", "GET a", "GET"])
+def test_what_is_no_route_is_refused(written: str) -> None:
+    with pytest.raises(ValueError, match="is no route"):
+        Matcher(Clause(routes=(written,)))
+
+
+@pytest.mark.parametrize(
+    ("value", "spelt"),
+    [
+        ("42", "42"),
+        ("0042", "42"),
+        ("0", "0"),
+        ("Group/Sub/Project", "group/sub/project"),
+        ("a.b_c-d", "a.b_c-d"),
+        ("42\nx", None),
+        ("-42", "-42"),
+        ("²", None),
+        ("g%2Fp", None),
+        ("g//p", None),
+        ("/g/p", None),
+        ("g/p/", None),
+        ("g p", None),
+        ("", None),
+        ("gr\xfcn/p", None),
+    ],
+)
+def test_spelling(value: str, spelt: str | None) -> None:
+    assert spell(value) == spelt
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "expected"),
+    [
+        ("GET", "/api/v4/projects/g%2FP", [(PROJECT, "g/p")]),
+        ("GET", "/api/v4/projects/g%252FP", [(PROJECT, None)]),
+        ("GET", "/api/v4/projects/42%0Ax", [(PROJECT, None)]),
+        ("GET", "/api/v4/users/3/projects", []),
+        ("GET", "/api/v4/version?project_id=4", [(PROJECT, "4")]),
+        ("GET", "/api/v4/version?a=b%20c", []),
+        ("GET", "/api/v4/version?project_id=", []),
+        ("GET", "/api/v4/version?project_ids[]=4&project_ids%5b%5d=5", [(PROJECT, "4"), (PROJECT, "5")]),
+        ("GET", "/api/v4/version?from%5Fproject%5Fid=4", [(PROJECT, "4")]),
+        ("GET", "/api/v4/version?x=1;group_id=g%2fH", [(GROUP, "g/h")]),
+        ("GET", "/api/v4/version?project_ids=1,2", [(PROJECT, None)]),
+        ("GET", "/api/v4/version?my_project_id=1", []),
+        ("GET", "/api/v4/version?page=2", []),
+    ],
+)
+def test_what_a_request_names(method: str, target: str, expected: list[tuple[ReferenceKind, str | None]]) -> None:
+    assert [(thing.kind, thing.spelt) for thing in named(*request(method, target))] == expected
+
+
+def test_requests_that_name_the_same_ask_the_same() -> None:
+    one, other = request("GET", "/api/v4/projects/1/issues/2"), request("GET", "/api/v4/projects/1/issues/3?page=2")
+    assert asked_of(*one) == asked_of(*other)
+    assert asked_of(*one) != asked_of(*request("GET", "/api/v4/projects/2/issues/2"))
+    assert asked_of(*one) != asked_of(*request("GET", "/api/v4/projects/1/issues/2?project_id=9"))
+
+
+BY_PATH, BY_ID = Projects(named=("platform/api",)), Projects(named=("42",))
+UNDER, UNDER_ID = Projects(under_group=("Platform",)), Projects(under_group=("7",))
+GLOB = Projects(named=("platform/*", "/tools/**"))
+
+
+@pytest.mark.parametrize(
+    ("projects", "target", "asked", "answered"),
+    [
+        (BY_PATH, "/api/v4/projects/platform%2Fapi", Fit.YES, Fit.YES),
+        (BY_PATH, "/api/v4/projects/PLATFORM%2fApi", Fit.YES, Fit.YES),
+        (BY_PATH, "/api/v4/projects/platform%2Fapi2", Fit.NO, Fit.NO),
+        (BY_PATH, "/api/v4/projects/platform%252Fapi", Fit.UNSURE, Fit.UNSURE),
+        (BY_PATH, "/api/v4/projects/42", Fit.UNSURE, Fit.YES),
+        (BY_PATH, "/api/v4/projects/43", Fit.UNSURE, Fit.UNSURE),
+        (BY_ID, "/api/v4/projects/42", Fit.YES, Fit.YES),
+        (BY_ID, "/api/v4/projects/0042", Fit.YES, Fit.YES),
+        (BY_ID, "/api/v4/projects/43", Fit.NO, Fit.NO),
+        (BY_ID, "/api/v4/projects/platform%2Fapi", Fit.UNSURE, Fit.UNSURE),
+        (UNDER, "/api/v4/projects/platform%2Fa%2Fb", Fit.YES, Fit.YES),
+        (UNDER, "/api/v4/projects/platform2%2Fa", Fit.NO, Fit.NO),
+        (UNDER, "/api/v4/projects/42", Fit.UNSURE, Fit.YES),
+        (UNDER, "/api/v4/groups/platform/issues", Fit.YES, Fit.YES),
+        (UNDER, "/api/v4/groups/platform%2Fsub/issues", Fit.YES, Fit.YES),
+        (UNDER, "/api/v4/groups/other/issues", Fit.NO, Fit.NO),
+        (UNDER, "/api/v4/groups/7/issues", Fit.UNSURE, Fit.YES),
+        (UNDER_ID, "/api/v4/groups/7/issues", Fit.YES, Fit.YES),
+        (UNDER_ID, "/api/v4/projects/42", Fit.UNSURE, Fit.YES),
+        (UNDER_ID, "/api/v4/projects/platform%2Fapi", Fit.UNSURE, Fit.UNSURE),
+        (GLOB, "/api/v4/projects/platform%2Fx", Fit.YES, Fit.YES),
+        (GLOB, "/api/v4/projects/platform%2Fx%2Fy", Fit.NO, Fit.NO),
+        (GLOB, "/api/v4/projects/tools%2Fx%2Fy", Fit.YES, Fit.YES),
+        (GLOB, "/api/v4/projects/platform%252Fx", Fit.UNSURE, Fit.UNSURE),
+        (BY_PATH, "/api/v4/groups/platform/issues", Fit.NO, Fit.NO),
+        (BY_PATH, "/api/v4/projects", Fit.NO, Fit.NO),
+        (BY_PATH, "/api/v4/nothing/platform%2Fapi", Fit.NO, Fit.NO),
+        (BY_PATH, "/api/v4/users/1/projects", Fit.NO, Fit.NO),
+        (UNDER, "/api/v4/groups/platform/projects", Fit.NO, Fit.NO),
+        (BY_PATH, "/api/v4/projects/platform%2Fapi/repository/compare?from_project_id=43", Fit.UNSURE, Fit.UNSURE),
+        (BY_PATH, "/api/v4/projects/platform%2Fapi/repository/compare?from_project_id=42", Fit.UNSURE, Fit.YES),
+        (BY_PATH, "/api/v4/projects/platform%2Fapi/repository/compare?from_project_id=a%2Fb", Fit.NO, Fit.NO),
+        (BY_PATH, "/platform/api.git/info/refs?service=git-upload-pack", Fit.YES, Fit.YES),
+        (BY_PATH, "/platform/api/x.git/info/refs?service=git-upload-pack", Fit.NO, Fit.NO),
+    ],
+)
+def test_what_an_allow_reaches(projects: Projects, target: str, asked: Fit, answered: Fit) -> None:
+    assert reach(projects, "GET", target) is asked
+    assert reach(projects, "GET", target, known=True) is answered
+
+
+def test_a_body_that_may_name_another_project_is_allowed_only_when_it_is_screened() -> None:
+    target = "/api/v4/projects/platform%2Fapi/merge_requests"
+    assert reach(BY_PATH, "POST", target) is Fit.NO
+    assert reach(BY_PATH, "POST", target, screened=True) is Fit.YES
+    assert not keeps_to_place(request("POST", target)[0], False)
+
+
+def test_an_allow_without_projects_reaches_everything() -> None:
+    operation, parsed = request("GET", "/api/v4/nothing")
+    assert Matcher(Clause(access=Access.READ)).may_reach(operation, named(operation, parsed), {}, False) is Fit.YES
+
+
+@pytest.mark.parametrize(
+    ("projects", "method", "target", "asked", "answered"),
+    [
+        (BY_PATH, "GET", "/api/v4/projects/platform%2Fapi", Fit.YES, Fit.YES),
+        (BY_PATH, "GET", "/api/v4/projects/platform%2Fapi.json", Fit.YES, Fit.YES),
+        (BY_PATH, "GET", "/api/v4/projects/other%2Fx", Fit.NO, Fit.NO),
+        (BY_PATH, "GET", "/api/v4/projects/other%2Fx.", Fit.NO, Fit.NO),
+        (BY_PATH, "GET", "/api/v4/projects/42", Fit.UNSURE, Fit.YES),
+        (BY_ID, "GET", "/api/v4/projects/42.json", Fit.YES, Fit.YES),
+        (BY_ID, "GET", "/api/v4/projects/42%0Ax", Fit.UNSURE, Fit.UNSURE),
+        (BY_PATH, "GET", "/api/v4/projects/platform%252Fapi", Fit.UNSURE, Fit.UNSURE),
+        (BY_PATH, "GET", "/api/v4/groups/platform/issues", Fit.YES, Fit.YES),
+        (BY_PATH, "GET", "/api/v4/groups/other/issues", Fit.NO, Fit.NO),
+        (BY_PATH, "GET", "/api/v4/groups/7/issues", Fit.UNSURE, Fit.YES),
+        (BY_PATH, "GET", "/api/v4/groups/a%252Fb/issues", Fit.UNSURE, Fit.UNSURE),
+        (GLOB, "GET", "/api/v4/groups/platform/issues", Fit.UNSURE, Fit.UNSURE),
+        (GLOB, "GET", "/api/v4/groups/7/issues", Fit.UNSURE, Fit.UNSURE),
+        (UNDER, "GET", "/api/v4/groups/platform/issues", Fit.YES, Fit.YES),
+        (Projects(under_group=("a/b",)), "GET", "/api/v4/groups/a/issues", Fit.YES, Fit.YES),
+        (BY_PATH, "GET", "/api/v4/issues/3", Fit.NO, Fit.NO),
+        (BY_PATH, "GET", "/platform/api/-/raw/main/x", Fit.YES, Fit.YES),
+        (BY_PATH, "GET", "/platform/api/-/issues", Fit.UNSURE, Fit.UNSURE),
+        (BY_PATH, "POST", "/api/v4/projects/other%2Fx/merge_requests", Fit.UNSURE, Fit.UNSURE),
+    ],
+)
+def test_what_a_deny_touches(projects: Projects, method: str, target: str, asked: Fit, answered: Fit) -> None:
+    assert touch(projects, method, target) is asked
+    assert touch(projects, method, target, known=True) is answered
+
+
+def test_a_screened_body_names_nothing_else() -> None:
+    assert touch(BY_PATH, "POST", "/api/v4/projects/other%2Fx/merge_requests", screened=True) is Fit.NO
+
+
+def test_a_deny_without_projects_touches_everything() -> None:
+    operation, parsed = request("GET", "/api/v4/version")
+    assert Matcher(Clause(access=Access.READ)).may_touch(operation, parsed, (), {}, False) is Fit.YES
+
+
+def test_a_deny_about_a_place_alone_hides_it() -> None:
+    assert Matcher(Clause(projects=BY_PATH)).hides_place
+    assert Matcher(Clause(access=Access.WRITE, projects=BY_PATH)).hides_place
+    assert not Matcher(Clause(permissions=("read_code",), projects=BY_PATH)).hides_place
+    assert not Matcher(Clause(permissions=("read_code",))).hides_place
+
+
+ESCAPES = st.lists(st.sampled_from(["/", "%2F", "%2f", "%252F", "%252f", "%25252F"]), min_size=1, max_size=3)
+
+
+@given(ESCAPES)
+def test_a_slash_escaped_twice_never_gains_access(slashes: list[str]) -> None:
+    path = "platform" + "".join(f"{slash}x" for slash in slashes)
+    fit = reach(Projects(named=("**",), under_group=("platform",)), "GET", f"/api/v4/projects/{path}")
+    assert (fit is Fit.YES) == all(slash.lower() == "%2f" for slash in slashes)
+
+
+@given(st.sampled_from(["platform/api", "Platform/API", "42", "042"]), st.sampled_from(["%2F", "%2f"]))
+def test_every_spelling_of_one_project_agrees_once_gitlab_has_answered(spelt: str, slash: str) -> None:
+    target = "/api/v4/projects/" + spelt.replace("/", slash)
+    known = KNOWN | {Question(PROJECT, "platform/api"): Place("42", "platform/api", ("7",))}
+    operation, parsed = request("GET", target)
+    for projects in (BY_PATH, BY_ID, UNDER, UNDER_ID, GLOB):
+        matcher = Matcher(Clause(projects=projects))
+        assert matcher.by_project
+        assert matcher.may_reach(operation, named(operation, parsed), known, False) is Fit.YES
+
+
+def test_a_named_thing_is_a_value() -> None:
+    assert Named(PROJECT, "1") == Named(PROJECT, "1")
