@@ -4,8 +4,8 @@
                                                                        └── audit, metrics (one finally)
 
 A stage is a function of earlier stages' values, so none can be forgotten: there is no Permit without a Principal, and
-nothing goes up, or comes out of the cache, without a Permit. A stage that refuses raises ``Rejection``; it becomes an answer in
-``_refuse``, nowhere else. After the first octet of an answer nothing is appended: the connection is cut.
+nothing goes up, or comes out of the cache, without a Permit. A stage that refuses raises ``Rejection``; it becomes an
+answer in ``_refuse``, nowhere else. After the first octet of an answer nothing is appended: the connection is cut.
 """
 
 from __future__ import annotations

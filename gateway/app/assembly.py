@@ -21,8 +21,6 @@ import secrets
 import time
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from .. import __version__, routes
 from ..body_stage import BlindBodies, BodyStage
 from ..broker.static import StaticCredential, StaticTokenSource
@@ -88,7 +86,7 @@ class Assembly:
         self.keys = Keyring(config)
         self.catalogue = Catalogue.decode(routes.read())
         self.stack = contextlib.AsyncExitStack()
-        self.metrics = Metrics(CollectorRegistry(), __version__, self.catalogue.gitlab)
+        self.metrics = Metrics(__version__, self.catalogue.gitlab)
         self.upstream = LeanUpstream(_upstream_settings(config))
         self.buckets: BucketStore | None = None
         self.links: list[RedisLink] = []
@@ -133,6 +131,11 @@ class Keyring:
     @property
     def pepper(self) -> bytes:
         return self._named("pepper", self._config.secrets.pepper)
+
+    @property
+    def partition(self) -> bytes:
+        """Keys the cache partitions: of this process alone, unless other gateways share its store."""
+        return self.encryption if self._config.stores.shared.shared else self.process
 
     @property
     def encryption(self) -> bytes:
@@ -192,7 +195,7 @@ async def _assemble(made: Assembly) -> None:
         made.tokens = StaticTokenSource(
             [StaticCredential(one.id, one.token, one.sudo) for one in config.credentials],
             verifier,
-            partition_key=made.keys.process,
+            partition_key=made.keys.partition,
             monotonic=time.monotonic,
             alarm=made.alarm,
         )
@@ -357,7 +360,7 @@ def _authenticator(made: Assembly, settings: IdentitySettings, verifier: GitlabV
             verifier,
             settings.gitlab_token,
             fingerprint_key=fingerprint_key,
-            partition_key=keys.encryption if config.stores.shared.shared else keys.process,
+            partition_key=keys.partition,
             wall=time.time,
             monotonic=time.monotonic,
         )

@@ -11,11 +11,10 @@ import signal
 from collections.abc import AsyncIterator
 
 import uvloop
-from aiohttp import web
 
 from ..broker.static import CredentialsRefused
 from ..config import Config, redacted
-from ..edge.admin import Admin, AdminSettings
+from ..edge.admin import Admin, AdminServer, AdminSettings
 from ..edge.server import require_c_parser
 from ..telemetry import logging as operator_log
 from ..telemetry.metrics import CONTENT_TYPE
@@ -111,16 +110,13 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
             readiness=lambda: readiness(made),
             config=lambda: redacted(config),
         )
-        runner = web.AppRunner(admin.application(), access_log=None, handler_cancellation=True)
-        await runner.setup()
-        made.stack.push_async_callback(runner.cleanup)
+        admin_server = AdminServer(admin)
+        made.stack.push_async_callback(admin_server.close)
         traffic = await made.server.listen(config.listen.address.host or None, config.listen.address.port)
-        site = web.TCPSite(runner, config.listen.admin.host or None, config.listen.admin.port)
         try:
             # Last: whoever reads 200 on /readyz may send requests at once.
-            await site.start()
-            addresses = runner.addresses
-            yield Serving(made, traffic.sockets[0].getsockname()[:2], addresses[0][:2])
+            admin_address = await admin_server.listen(config.listen.admin.host or None, config.listen.admin.port)
+            yield Serving(made, traffic.sockets[0].getsockname()[:2], admin_address)
         finally:
             made.server.draining = True
             traffic.close()

@@ -125,6 +125,23 @@ class Admin:
         return _json(200, self._config())
 
 
+class AdminServer:
+    """The admin port, listening."""
+
+    def __init__(self, admin: Admin) -> None:
+        self._runner = web.AppRunner(admin.application(), access_log=None, handler_cancellation=True)
+
+    async def listen(self, host: str | None, port: int) -> tuple[str, int]:
+        """Bind and accept; the address bound."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+        address: tuple[str, int] = self._runner.addresses[0][:2]
+        return address
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+
 def _host_name(host: str) -> str:
     """The Host's name without its port, brackets cut from an IPv6 literal, in lower case."""
     if host.startswith("["):

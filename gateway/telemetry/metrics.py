@@ -1,4 +1,4 @@
-"""Prometheus metrics: one class, an injected registry, children bound once. The only user of prometheus-client.
+"""Prometheus metrics: one class, a registry of its own, children bound once. The only user of prometheus-client.
 
 Labels come from closed sets or from the catalogue (an unknown route is ``other``): never a path, a user, a token.
 Every name and label is in docs/operations.md, "Metrics"; a test keeps the two in step.
@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -24,8 +31,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class Metrics:
     """Observes finished exchanges and exports what the parts count themselves."""
 
-    def __init__(self, registry: CollectorRegistry, version: str, catalogue_version: str = "") -> None:
-        self.registry = registry
+    def __init__(self, version: str, catalogue_version: str = "", registry: CollectorRegistry | None = None) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody reads
+        registry = self.registry = registry if registry is not None else CollectorRegistry()
         self._requests = Counter(
             "gitlab_gateway_http_requests",
             "Requests answered, by operation of the route catalogue and status; 499 is a client that went away.",
