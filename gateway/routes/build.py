@@ -1,9 +1,9 @@
 """Make the catalogue's data file: ``python -m gateway.routes.build SOURCE OUT``.
 
 SOURCE is a JSON list of rows (``method``, ``template``, ``surface``, ``permission`` …) or one of GitLab's published OpenAPI
-files (``doc/api/openapi/openapi_v3.yaml``, ``openapi_v2.yaml``). Several sources are joined; the
-first that has an operation wins. GitLab's own files name no permissions, so rows that do belong before them. The same sources
-give the same octets.
+files (``doc/api/openapi/openapi_v3.yaml``, ``openapi_v2.yaml``). Several sources are joined, and the first that has an
+operation wins; GitLab's own files name no permissions, so rows that do belong before them. The same sources give the same
+octets.
 """
 
 from __future__ import annotations
