@@ -11,6 +11,7 @@ from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Undecidable, Verdict
 from .query import form_decode, top_level_name
 
 _MAX_NAME_BYTES = 4096
+_MAX_PAIRS = 65_536  # looked at one by one; Rack refuses beyond 4,096
 _MAYBE = re.compile(rb"token|sudo|_method|%[4-7]")
 _SEPARATOR = re.compile(rb"[&;]")
 
@@ -26,6 +27,7 @@ class FormScanner:
         self._separator = b""
         self._skipping = False  # its value is no concern of ours
         self._read = 0
+        self._looked_at = 0
 
     def feed(self, chunk: bytes) -> None:
         start = self._read
@@ -39,9 +41,12 @@ class FormScanner:
 
     def finish(self) -> Verdict:
         if self._doubt is None and not self._skipping and self._rest:
+            rest, self._rest = self._rest, b""
             # An old Safari ends its forms with NUL; Rack cuts it.
-            self._pair(self._rest.removesuffix(b"\0"), self._at, b"")
-            self._rest = b""
+            try:
+                self._pair(rest.removesuffix(b"\0"), self._at, b"")
+            except Doubt as doubt:
+                self._doubt = doubt.reason
         return Verdict(tuple(self._findings), self._doubt)
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
@@ -96,6 +101,9 @@ class FormScanner:
 
     def _pair(self, piece: bytes, at: int, after: bytes) -> None:
         before, self._separator = self._separator, after
+        self._looked_at += 1
+        if self._looked_at > _MAX_PAIRS:
+            raise Doubt(Undecidable.TOO_MANY)
         raw_name, _, raw_value = piece.partition(b"=")
         name = _watched(raw_name)
         if name is None:

@@ -99,6 +99,9 @@ def test_without_a_type_both_readings_count() -> None:
     assert _read(None, b"", method="PUT") == Verdict()
     scanner = scanner_for(None, None, "POST")
     assert scanner is not None
+    for octet in JSON:
+        scanner.feed(bytes([octet]))
+    assert [finding.name for finding in scanner.finish().findings] == ["sudo"]
     with pytest.raises(AssertionError):
         scanner.cut(b"", _found("sudo"))
 

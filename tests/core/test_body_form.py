@@ -91,6 +91,8 @@ def test_bounds() -> None:
     scanner.feed(b"a" * 5000)
     scanner.feed(b"&sudo=1")
     assert scanner.finish() == Verdict((), Undecidable.MALFORMED)
+    assert _scan(b"token&" * 70_000)[0].undecidable is Undecidable.TOO_MANY
+    assert _scan(b"token&" * 65_536 + b"token")[0].undecidable is Undecidable.TOO_MANY
     long = b"a=" + b"x" * 100000 + b"&sudo=" + b"y" * 20000 + b"&private_token=z"
     for verdict in (_scan(long)[0], _scan(long, *range(0, len(long), 1000))[0], _scan(long[:-16])[0]):
         assert verdict.findings[0].value is None
@@ -101,3 +103,4 @@ def test_bounds() -> None:
 def test_nothing_holds_nothing() -> None:
     assert _scan(b"")[0] == Verdict()
     assert _scan(b"a=1&b=2&", 3)[0] == Verdict()
+    assert _scan(b"a=token&b=2&c")[0] == Verdict()

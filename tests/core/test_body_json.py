@@ -89,6 +89,7 @@ def test_escaped_and_repeated_names_are_all_found() -> None:
         ("sudo", None, False),
     ]
     assert verdict == _bytewise(body)
+    assert [(f.value, f.plain) for f in _scan(b'{"sudo":1.5,"sudo":true,"sudo":-1}')[0].findings] == [(None, False)] * 3
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,9 @@ def test_escaped_and_repeated_names_are_all_found() -> None:
         b'{"sudo":"\\q"}',
         b'{"sudo":' + b"1" * 80 + b"}",
         b'{"a":[\\"]}',
+        b'{"a":[1,/],"b":1}',
+        b'{"a":[1],"b":[/]}',
+        b'{"a":[{],"b":1}',
     ],
     ids=repr,
 )
@@ -135,6 +139,7 @@ def test_bounds() -> None:
     deep = b'{"a":' + b"[" * 200 + b"]" * 200 + b"}"
     assert _scan(deep)[0].undecidable is Undecidable.TOO_DEEP
     assert _bytewise(deep).undecidable is Undecidable.TOO_DEEP
+    assert _scan(b'{"a":[1],"b":' + b"[" * 200 + b"1" + b"]" * 200 + b"}")[0].undecidable is Undecidable.TOO_DEEP
     assert _scan(deep, 10, 100)[0].undecidable is Undecidable.TOO_DEEP
     members = b"{" + b",".join(b'"sud\\u006f%d":1' % number for number in range(module._MAX_MEMBERS + 10)) + b"}"
     assert _scan(members)[0].undecidable is Undecidable.TOO_MANY

@@ -84,7 +84,7 @@ def test_http_10_knows_no_coding() -> None:
     [b"gateway.test", b"gateway.test:443", b"gateway.test.", b"a_b.test", b"[::1]", b"[::1]:80", b"127.0.0.1:", b"x"],
 )
 def test_hosts_that_are_one(value: bytes) -> None:
-    assert judge_host([(HOST, value)]) == value
+    assert judge_host([(b"Date", b"x"), (HOST, value)]) == value
 
 
 @pytest.mark.parametrize(
