@@ -178,12 +178,10 @@ class JsonScanner:
         elif octet in b"{[":
             self._depth += 1
             self._check_depth()
-        elif octet in b"}]":
+        else:  # a closer: `_stays_deep` has let no other octet come this far
             self._depth -= 1
             self._closed = self._depth == 0
             self._value_end = self._base + at + 1
-        else:
-            raise Doubt(Undecidable.MALFORMED)
         return at + 1
 
     def _member(self, chunk: bytes, at: int) -> int:
