@@ -358,6 +358,8 @@ class _Errand:
             x.upstream_request_id = _ascii(first(head.fields, b"x-request-id"))
             if head.status == 401:
                 await self._refused_upstream()
+            elif road.tokens.unchecked and first(head.fields, b"x-gitlab-meta") is not None:
+                road.tokens.recognised()
             reply.head = road.passing.downward(head, self._head, self._admitted)
         except BaseException:
             reply.release()
@@ -368,7 +370,7 @@ class _Errand:
         """GitLab said 401: a caller's own credential is no longer believed; a dead one of ours is not the caller's 401."""
         road = self._gateway.road
         if self._credential is None:
-            road.authenticator.refused_upstream(self._claim, self._principal, self._head)
+            road.authenticator.refused_upstream(self._claim, self._principal, _seen_from(self._head, self._admitted))
         elif await road.tokens.refused(self._credential.id):
             await road.cache.drop_partition(_partition(self._principal, self._permit, self._credential))
             raise Rejection(

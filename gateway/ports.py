@@ -300,11 +300,18 @@ class UpstreamCredential(msgspec.Struct, frozen=True, gc=False):
 class TokenSource(Protocol):
     """The broker: permit → upstream credential."""
 
+    unchecked: bool
+    """GitLab could not be asked about some credential yet."""
+
     async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
         """In the carrier that the operation's surface reads (Git takes Basic only).
 
         Raises Rejection BROKER_CREDENTIAL_REFUSED (502/503) when there is none to give: closed, never open.
         """
+        ...
+
+    def recognised(self) -> None:
+        """An answer was unmistakably GitLab's: what is unchecked can be checked now, in the background."""
         ...
 
     async def refused(self, credential_id: str) -> bool:

@@ -44,7 +44,6 @@ FOREIGN_NAMES = {"utils", "util", "helpers", "helper", "manager", "managers", "c
 AT_HOME = {
     "aiohttp": ("gateway.edge", "gateway.upstream", "gateway.demo"),
     "hiredis": ("gateway.stores",),
-    "httptools": ("gateway.edge", "gateway.upstream"),
     "prometheus_client": ("gateway.telemetry",),
     "redis": ("gateway.stores",),
     "sqlite3": ("gateway.stores",),

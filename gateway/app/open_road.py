@@ -39,6 +39,11 @@ class Anything:
 class NoTokens:
     """There is nothing to broker."""
 
+    unchecked = False
+
+    def recognised(self) -> None:
+        return None
+
     async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
         raise AssertionError("no permit of a shared cache names a credential")
 

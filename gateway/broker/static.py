@@ -1,11 +1,15 @@
 """Upstream credentials written in the configuration: one token each, checked before its first use.
 
 Closed, never open: a credential that GitLab does not take, or that may do more than its owner declared, is not given out.
+One case is left: a GitLab that was away when the gateway started could not be asked. Its credentials are used meanwhile
+(what a caller may do with them, rules decide; ``Sudo`` never passes unasked), and are checked as soon as an answer is
+unmistakably GitLab's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Iterable
 
@@ -47,7 +51,7 @@ class CredentialsRefused(Exception):  # noqa: N818 — a decision, told to the o
 class _Held:
     """One credential and what is known of it. Instants are monotonic."""
 
-    __slots__ = ("by_carrier", "credential", "doubted_at", "lock", "reason", "refused_until", "trusted")
+    __slots__ = ("by_carrier", "checked", "credential", "doubted_at", "lock", "reason", "refused_until", "trusted")
 
     def __init__(self, credential: StaticCredential, partition_key: bytes) -> None:
         token = credential.token.reveal()
@@ -58,6 +62,7 @@ class _Held:
         self.by_carrier = {
             carrier: UpstreamCredential(credential.id, (field(carrier, token),), partition) for carrier in Carrier
         }
+        self.checked = False
         self.trusted = False
         self.refused_until = 0.0
         self.doubted_at: float | None = None
@@ -82,6 +87,8 @@ class StaticTokenSource:
         self._verifier = verifier
         self._monotonic = monotonic
         self._alarm = alarm
+        self._recheck: asyncio.Task[None] | None = None
+        self.unchecked = bool(self._held)
 
     async def verify_at_start(self) -> list[str]:
         """Ask GitLab about each credential; what it could not tell comes back as warnings, and is asked before first use.
@@ -99,7 +106,24 @@ class StaticTokenSource:
                 (warnings if one.trusted else problems).append(f"credential `{one.credential.id}` {one.reason}")
         if problems:
             raise CredentialsRefused(problems)
+        self.unchecked = any(not held.checked for held in self._held.values())
         return warnings
+
+    def recognised(self) -> None:
+        self.unchecked = False
+        if self._recheck is None:
+            self._recheck = asyncio.get_running_loop().create_task(self._check_the_unchecked(), name="credential check")
+
+    async def _check_the_unchecked(self) -> None:
+        try:
+            for held in self._held.values():
+                with contextlib.suppress(NotAnswering, TimeoutError):
+                    async with held.lock:
+                        if not held.checked:
+                            await self._check(held)
+        finally:
+            self._recheck = None
+            self.unchecked = any(not held.checked for held in self._held.values())
 
     def is_healthy(self, credential_id: str) -> bool:
         """GitLab did not refuse it when last asked."""
@@ -109,7 +133,7 @@ class StaticTokenSource:
         held = self._held.get(permit.use)
         if held is None:
             raise _refusal(502, f"there is no credential `{permit.use}`")
-        if not held.trusted:
+        if not held.trusted and held.checked:
             await self._establish(held)
         if self._monotonic() < held.refused_until:
             raise _refusal(502, f"credential `{permit.use}` {held.reason}")
@@ -133,7 +157,9 @@ class StaticTokenSource:
             return self._monotonic() < held.refused_until
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        if self._recheck is not None:
+            self._recheck.cancel()
+            await asyncio.gather(self._recheck, return_exceptions=True)
 
     async def _first_check(self, held: _Held) -> str:
         """Why it could not be checked; empty when it was."""
@@ -175,7 +201,7 @@ class StaticTokenSource:
     def _settle(self, held: _Held, *, trusted: bool, reason: str) -> None:
         now = self._monotonic()
         was_refused = held.refused_until > 0.0
-        held.trusted, held.reason = trusted, reason
+        held.checked, held.trusted, held.reason = True, trusted, reason
         held.refused_until = 0.0 if trusted else now + _RETRY_S
         if trusted is was_refused:
             self._alarm(held.credential.id, trusted)

@@ -141,7 +141,8 @@ def private_key(partition: bytes, target: bytes, sudo: str, variance: bytes) -> 
         variance: Of ``RequestReader.read``.
     """
     assert partition, "an empty partition would be everybody's"
-    actor = sudo.encode("utf-8", "surrogateescape").replace(b"\n", b" ") if sudo else b""
+    # A user's name came by a parameter and may hold anything.
+    actor = sudo.encode("utf-8", "surrogatepass").replace(b"\\", b"\\\\").replace(b"\n", b"\\n") if sudo else b""
     return b"private\n%b\nsudo=%b\n%b\n\n%b" % (target, actor, variance, partition)
 
 

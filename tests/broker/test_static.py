@@ -49,6 +49,11 @@ class World:
             alarm=lambda credential_id, healthy: self.alarms.append((credential_id, healthy)),
         )
 
+    async def checked(self) -> None:
+        """Until the check in the background is over."""
+        while any(task.get_name() == "credential check" for task in asyncio.all_tasks()):
+            await asyncio.sleep(0)
+
     async def get(self, use: str = "sa-one", operation: Operation = REST) -> UpstreamCredential:
         return await self.source.credential(Permit("rule", use), CALLER, operation)
 
@@ -81,7 +86,12 @@ async def test_nothing_shows_the_token(world: World) -> None:
     assert "Secret(…)" in repr(StaticCredential("x", Secret("hidden")))
 
 
-async def test_it_is_checked_once_before_first_use_however_many_wait(world: World) -> None:
+async def test_a_withdrawn_one_is_checked_once_before_its_next_use_however_many_wait(world: World) -> None:
+    kept = world.gitlab.scopes.pop("one")
+    assert await world.source.refused("sa-one")
+    world.gitlab.scopes["one"] = kept
+    world.monotonic += 30
+    world.gitlab.asked = 0
     world.gitlab.gate.clear()
     callers = [asyncio.ensure_future(world.get()) for _ in range(20)]
     await asyncio.sleep(0)
@@ -107,16 +117,41 @@ async def test_a_powerful_credential_passes_when_its_owner_knows() -> None:
     await world.get("root")
 
 
-async def test_a_silent_gitlab_at_start_is_a_warning_and_asked_again_before_first_use(world: World) -> None:
+async def test_a_gitlab_away_at_start_is_a_warning_and_its_credentials_are_checked_once_it_is_recognised(
+    world: World,
+) -> None:
     world.gitlab.silence = NotAnswering("GitLab answered 502 about a token")
     warnings = await world.source.verify_at_start()
     assert warnings[0] == "credential `sa-one` is not checked yet: GitLab answered 502 about a token"
-    refusal = await world.refusal()
-    assert (refusal.code, refusal.status) == (Code.BROKER_CREDENTIAL_REFUSED, 503)
-    world.gitlab.silence = None
+    assert world.source.unchecked
     await world.get()
+    world.gitlab.silence = None
     world.gitlab.scopes["two"] = ("sudo",)
+    world.source.recognised()
+    world.source.recognised()
+    await world.checked()
+    assert not world.source.unchecked
+    assert world.gitlab.asked == 4
+    assert world.alarms == [("sa-two", False)]
+    await world.get()
     assert (await world.refusal("sa-two")).status == 502
+
+
+async def test_one_that_still_does_not_answer_stays_unchecked(world: World) -> None:
+    world.gitlab.silence = NotAnswering("silent")
+    await world.source.verify_at_start()
+    world.source.recognised()
+    await world.checked()
+    assert world.source.unchecked
+    await world.source.close()
+
+
+async def test_closing_ends_a_check_under_way(world: World) -> None:
+    world.gitlab.gate.clear()
+    world.source.recognised()
+    await asyncio.sleep(0)
+    await world.source.close()
+    assert world.source.unchecked
 
 
 async def test_an_origin_that_cannot_be_asked_is_used_with_a_warning(world: World) -> None:
@@ -150,6 +185,9 @@ async def test_a_dead_credential_is_withdrawn_with_an_alarm_and_comes_back(world
 
 async def test_one_that_stays_dead_is_asked_about_twice_a_minute_and_alarmed_once(world: World) -> None:
     del world.gitlab.scopes["one"]
+    assert await world.source.refused("sa-one")
+    world.gitlab.asked = 0
+    world.monotonic += 30
     for _ in range(60):
         await world.refusal()
         world.monotonic += 1
@@ -163,7 +201,7 @@ async def test_a_caller_cannot_take_a_credential_from_the_others(world: World) -
     for _ in range(100):
         assert not await world.source.refused("sa-one")
         await world.get()
-    assert world.gitlab.asked == 2
+    assert world.gitlab.asked == 1
     assert world.alarms == []
 
 
