@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qsl
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.body import Undecidable, Verdict
@@ -29,6 +29,7 @@ NAME = st.sampled_from(
 PAIRS = st.lists(st.tuples(NAME, st.text("xy%+=[]é", max_size=5)), max_size=6)
 
 
+@settings(max_examples=100, deadline=None)
 @given(PAIRS, st.lists(st.integers(0, 90), max_size=4))
 def test_agrees_with_a_parser_however_it_is_split(pairs: list[tuple[str, str]], cuts: list[int]) -> None:
     text = "&".join(f"{name}={value}" for name, value in pairs)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import body_json as module
@@ -40,6 +40,7 @@ OBJECTS = st.dictionaries(st.sampled_from(NAMES) | st.text('ab\\"', max_size=3),
 DUMPS = st.sampled_from([{}, {"ensure_ascii": False}, {"indent": 1}, {"separators": (",", ":")}])
 
 
+@settings(max_examples=100, deadline=None)
 @given(OBJECTS | st.lists(VALUES, max_size=3), DUMPS, st.lists(st.integers(0, 120), max_size=4))
 def test_agrees_with_a_parser_however_it_is_split(document: Any, options: Any, cuts: list[int]) -> None:
     body = json.dumps(document, **options).encode()

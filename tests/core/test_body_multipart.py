@@ -6,7 +6,7 @@ import email
 import email.policy
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.body import Finding, Undecidable, Verdict
@@ -37,6 +37,7 @@ CONTENT = st.lists(
 FILE = st.sampled_from([b"", b'; filename="a b.txt"\r\nContent-Type: text/plain', b"\r\nContent-Type: text/plain"])
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(NAMES, CONTENT, FILE), min_size=1, max_size=5), st.lists(st.integers(0, 400), max_size=4))
 def test_agrees_with_a_parser_however_it_is_split(parts: list[tuple[bytes, bytes, bytes]], cuts: list[int]) -> None:
     body = b"".join(_part(*part) for part in parts) + END

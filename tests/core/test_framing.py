@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import framing
@@ -151,6 +151,7 @@ def test_names_that_are_none(name: bytes) -> None:
     assert refused.value.status == 400
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=20))
 def test_control_octets_do_not_pass(value: bytes) -> None:
     bad = any((octet < 0x20 and octet != 9) or octet == 0x7F for octet in value)

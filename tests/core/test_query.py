@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qsl
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.query import cut_parameters, form_decode, query_parameters, top_level_name
@@ -44,6 +44,7 @@ def test_semicolons_separate_but_are_never_plain() -> None:
     ]
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.text("ab=&%2F[]+;?", max_size=6), max_size=6))
 def test_cutting_leaves_every_other_octet_in_place(pieces: list[str]) -> None:
     others = [piece.encode().replace(b"&", b"") for piece in pieces]
@@ -54,6 +55,7 @@ def test_cutting_leaves_every_other_octet_in_place(pieces: list[str]) -> None:
     assert cut_parameters(with_one, NAMES) == expected
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.from_regex(r"[a-z]{1,3}", fullmatch=True), st.text("xy+%", max_size=4)), max_size=5))
 def test_agrees_with_the_standard_library(pairs: list[tuple[str, str]]) -> None:
     query = "&".join(f"{name}={value}" for name, value in pairs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import target as module
@@ -72,6 +72,7 @@ SEGMENT = st.lists(PIECE, min_size=1, max_size=4).map(b"".join)
 QUERY = st.lists(st.sampled_from([b"a", b"=", b"&", b";", b"?", b"%", b"%2F", b"/", b"..", b"[]", b"+"]), max_size=8)
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(SEGMENT, max_size=5), st.booleans(), st.none() | QUERY.map(b"".join))
 def test_what_passes_is_unaltered_and_holds_no_dot_segment(segments: list[bytes], slash: bool, query: bytes | None) -> None:
     raw = b"/" + b"/".join(segments) + (b"/" if slash and segments else b"") + (b"" if query is None else b"?" + query)
@@ -91,6 +92,7 @@ def test_what_passes_is_unaltered_and_holds_no_dot_segment(segments: list[bytes]
             decoded = percent_decode(decoded)
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=40))
 def test_any_octets_pass_unaltered_or_are_refused(raw: bytes) -> None:
     try:
