@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,27 @@ def test_the_health_check_asks_the_admin_port() -> None:
     assert command == compose()["services"]["gateway"]["healthcheck"]["test"][1:]
 
 
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_the_health_check_tells_ready_from_not_ready(status: int, code: int) -> None:
+    asked: list[str] = []
+
+    class Admin(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    program = compose()["services"]["gateway"]["healthcheck"]["test"][-1]
+    with HTTPServer(("127.0.0.1", 0), Admin) as server:
+        once = threading.Thread(target=server.handle_request)
+        once.start()
+        done = run(sys.executable, "-I", "-c", program.replace("9901", str(server.server_port)))
+        once.join()
+    assert (done.returncode, asked) == (code, ["/readyz"])
+
+
 def test_the_build_context_holds_what_the_build_copies() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied: set[str] = set()
@@ -139,6 +162,17 @@ def test_redis_keeps_nothing_and_is_reached_by_the_gateway_alone() -> None:
     assert "--maxmemory" in command
     assert "ports" not in services["redis"]
     assert [networks[name]["internal"] for name in services["redis"]["networks"]] == [True]
+
+
+def test_the_mounted_configuration_is_in_order() -> None:
+    secrets = {name: name.lower() * 8 for name in ("GW_PEPPER", "GW_KEY", "GW_AUDIT")}
+    command = compose()["services"]["gateway"]["command"]
+    assert command[:2] == ["serve", "--config"]
+    checked = run(
+        BIN / "gitlab-gateway", "check", "--config", "deploy/gateway.yaml", "--upstream", "https://gitlab.example.com",
+        cwd=ROOT, env={"PATH": os.environ["PATH"], **secrets},
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_the_admin_port_is_not_published() -> None:
