@@ -1,0 +1,118 @@
+"""What every CacheStore does, whichever it is."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import strategies as st
+
+from gateway.core.cache_entry import Entry
+from gateway.ports import CacheStore
+
+ENTRY = Entry(
+    status=200,
+    reason=b"OK",
+    fields=((b"ETag", b'"a"'), (b"Content-Length", b"4")),
+    body=b"body",
+    received_at=1_800_000_000.25,
+    initial_age_s=0.0,
+    lifetime_s=60.0,
+    etag=b'"a"',
+    selecting=((b"origin", b"\x00"),),
+)
+
+
+def saying(text: bytes) -> Entry:
+    return msgspec.structs.replace(ENTRY, body=text)
+
+
+class CacheContract:
+    """Subclasses provide the fixture ``store``: an empty one."""
+
+    async def test_what_was_put_comes_back_whole(self, store: CacheStore) -> None:
+        assert (await store.get(b"k", (b"t",))).entries == ()
+        assert await store.put(b"k", (ENTRY, saying(b"\x00" * 5000)), 60.0, (b"t",), (await store.get(b"k", (b"t",))).stamp)
+        lookup = await store.get(b"k", (b"t",))
+        assert lookup.available
+        assert lookup.entries == (ENTRY, saying(b"\x00" * 5000))
+
+    async def test_keys_are_kept_apart(self, store: CacheStore) -> None:
+        stamp = (await store.get(b"a", ())).stamp
+        await store.put(b"a", (saying(b"a"),), 60.0, (), stamp)
+        await store.put(b"b", (saying(b"b"),), 60.0, (), stamp)
+        assert (await store.get(b"a", ())).entries[0].body == b"a"
+        assert (await store.get(b"c", ())).entries == ()
+
+    async def test_the_last_put_stands(self, store: CacheStore) -> None:
+        stamp = (await store.get(b"k", ())).stamp
+        await store.put(b"k", (saying(b"1"),), 60.0, (), stamp)
+        await store.put(b"k", (saying(b"2"),), 60.0, (), stamp)
+        assert (await store.get(b"k", ())).entries[0].body == b"2"
+
+    async def test_nothing_without_a_lifetime_is_kept(self, store: CacheStore) -> None:
+        assert not await store.put(b"k", (ENTRY,), 0.0, (), 0)
+        assert (await store.get(b"k", ())).entries == ()
+
+    async def test_deleting(self, store: CacheStore) -> None:
+        stamp = (await store.get(b"k", ())).stamp
+        await store.put(b"k", (ENTRY,), 60.0, (), stamp)
+        await store.delete(b"k")
+        await store.delete(b"k")
+        assert (await store.get(b"k", ())).entries == ()
+
+    async def test_a_purge_takes_what_carries_one_of_its_tags(self, store: CacheStore) -> None:
+        for key, tags in ((b"1", (b"a", b"b")), (b"2", (b"b",)), (b"3", (b"c",))):
+            stamp = (await store.get(key, tags)).stamp
+            await store.put(key, (ENTRY,), 60.0, tags, stamp)
+        assert await store.purge((b"a", b"x"))
+        assert (await store.get(b"1", (b"a", b"b"))).entries == ()
+        assert (await store.get(b"2", (b"b",))).entries == (ENTRY,)
+        assert (await store.get(b"3", (b"c",))).entries == (ENTRY,)
+
+    async def test_an_answer_asked_for_before_a_purge_is_never_seen_after_it(self, store: CacheStore) -> None:
+        before = await store.get(b"k", (b"t",))
+        await store.purge((b"t",))
+        await store.put(b"k", (saying(b"old"),), 60.0, (b"t",), before.stamp)
+        after = await store.get(b"k", (b"t",))
+        assert after.entries == ()
+        assert after.version != before.version
+        assert await store.put(b"k", (saying(b"new"),), 60.0, (b"t",), after.stamp)
+        assert (await store.get(b"k", (b"t",))).entries[0].body == b"new"
+
+
+HISTORIES = st.lists(
+    st.tuples(st.sampled_from(["put", "late", "purge", "delete"]), st.integers(0, 3), st.integers(0, 2)), max_size=14
+)
+
+
+async def follow(store: CacheStore, history: list[tuple[str, int, int]]) -> None:
+    """Any history ends as a plain dict would. ``late``: a put that was asked for before a purge."""
+    tags_of = {key: tuple(b"%d" % tag for tag in range(3) if (key >> tag) & 1) for key in range(4)}
+    expected: dict[int, bytes] = {}
+
+    async def purge(tag: int) -> None:
+        await store.purge((b"%d" % tag,))
+        for other in [other for other in expected if b"%d" % tag in tags_of[other]]:
+            del expected[other]
+
+    for key in range(4):
+        await store.delete(b"%d" % key)
+    for number, (what, key, tag) in enumerate(history):
+        name, tags, body = b"%d" % key, tags_of[key], b"%d" % number
+        if what == "put":
+            await store.put(name, (saying(body),), 60.0, tags, (await store.get(name, tags)).stamp)
+            expected[key] = body
+        elif what == "late":
+            stamp = (await store.get(name, tags)).stamp
+            await purge(tag)
+            stored = await store.put(name, (saying(body),), 60.0, tags, stamp)
+            if b"%d" % tag not in tags:
+                assert stored
+                expected[key] = body
+        elif what == "purge":
+            await purge(tag)
+        else:
+            await store.delete(name)
+            expected.pop(key, None)
+        for other in range(4):
+            found = (await store.get(b"%d" % other, tags_of[other])).entries
+            assert [entry.body for entry in found] == ([expected[other]] if other in expected else [])
