@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .access import Surface
 from .answer import Answer, as_json, invalid_token, message, no_content, not_found, page_of
+from .request import whole
 from .routing import Call, Route
 from .state import Json, Kind, Token, User
 
@@ -38,7 +39,7 @@ def users(call: Call) -> Answer:
 
 
 def user(call: Call) -> Answer:
-    found = call.state.users.get(int(call["id"])) if call["id"].isdecimal() else None
+    found = call.state.users.get(whole(call["id"]) or 0)
     if found is None:
         raise not_found("User")
     return as_json(_profile(call, found))

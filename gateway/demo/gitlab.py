@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -84,7 +84,8 @@ class DemoGitLab:
         self._reveal = reveal
         self._now = now
         self._router = Router(ROUTES)
-        self._observed: dict[tuple[str, int], int] = {}
+        self._observed: Counter[str] = Counter()
+        self._window = 0
         self._requests = 0
         self._runner: web.ServerRunner | None = None
 
@@ -163,7 +164,10 @@ class DemoGitLab:
             return
         now = int(self._now())
         window = now - now % WINDOW_S
-        observed = self._observed[key, window] = self._observed.get((key, window), 0) + 1
+        if window != self._window:
+            self._window, self._observed = window, Counter()
+        self._observed[key] += 1
+        observed = self._observed[key]
         extra.update(
             {
                 "RateLimit-Name": "throttle_authenticated_api",

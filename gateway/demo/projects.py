@@ -54,9 +54,11 @@ def create_project(call: Call) -> Answer:
     path = f"{user.username}/{name.lower().replace(' ', '-')}"
     if call.state.project_named(path) is not None:
         raise message(400, {"project_namespace.name": ["has already been taken"], "name": ["has already been taken"]})
-    visibility = Visibility(call.request.text("visibility") or "private")
+    asked = call.request.text("visibility") or "private"
+    if asked not in {one.value for one in Visibility}:
+        raise error(400, "visibility does not have a valid value")
     number = max(call.state.projects) + 1
-    made = Project(number, path, visibility, call.state.now(), {user.id: Level.OWNER})
+    made = Project(number, path, Visibility(asked), call.state.now(), {user.id: Level.OWNER})
     made.branches["main"] = Branch({}, [])
     call.state.projects[number] = made
     return as_json(_show(call, made), 201)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 import tarfile
 
 from .access import Surface
@@ -33,6 +34,8 @@ def create_branch(call: Call) -> Answer:
     name, ref = call.required("branch"), call.required("ref")
     if name in owner.branches:
         raise message(400, "Branch already exists")
+    if not re.fullmatch(r"[^\s~^:?*\[\\]+", name) or not name.isprintable():
+        raise message(400, f"Branch name is invalid: {name}")
     start = _find(owner, ref)
     if start is None:
         raise message(400, f"Invalid reference name: {ref}")
@@ -170,7 +173,10 @@ def _writable(call: Call) -> tuple[Branch, str]:
 
 def _write(call: Call, line: Branch, path: str, status: int) -> Answer:
     content, title = call.required("content"), call.required("commit_message")
-    octets = base64.b64decode(content) if call.request.text("encoding") == "base64" else content.encode()
+    try:
+        octets = base64.b64decode(content) if call.request.text("encoding") == "base64" else content.encode()
+    except ValueError:
+        raise error(400, "content is invalid") from None
     line.files[path] = octets
     call.state.commit(line, title, call.caller.known().username)
     return as_json({"file_path": path, "branch": call.required("branch")}, status)
@@ -179,7 +185,7 @@ def _write(call: Call, line: Branch, path: str, status: int) -> Answer:
 def _file_path(call: Call) -> str:
     """Refuses what climbs and what is encoded twice, as GitLab's validator does."""
     path = call["file_path"].lstrip("/")
-    if ".." in path.split("/") or "%2f" in path.lower() or "%2e" in path.lower():
+    if ".." in path.split("/") or not path.isprintable() or "%2f" in path.lower() or "%2e" in path.lower():
         raise error(400, "file_path should be a valid file path")
     return path
 

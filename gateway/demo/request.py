@@ -18,6 +18,9 @@ OVERRIDES = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH
 """Methods a POST may turn into upstream of Rails: Rack::MethodOverride's list."""
 
 
+MAX_NESTING = 32
+
+
 class Malformed(Exception):  # noqa: N818 — a property of the request
     """The request can't be read; answered with 400 and this text."""
 
@@ -74,6 +77,11 @@ class Request:
         return (self.text(name) or "").lower() in {"true", "1", "t", "yes", "on"}
 
 
+def whole(text: str) -> int | None:
+    """A number as it stands in a path; None for anything else, and for what no id can be."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
 def split_target(target: str) -> tuple[tuple[str, ...], str]:
     """Decoded segments and the raw query. Split first, decode then: ``a%2Fb`` is one segment."""
     path, _, query = target.partition("?")
@@ -124,6 +132,8 @@ def nest(pairs: list[tuple[str, str]] | list[tuple[str, object]]) -> Params:
     params: Params = {}
     for name, value in pairs:
         head, *keys = re.findall(r"[^\[\]]+|\[[^\[\]]*\]", name) or [name]
+        if len(keys) > MAX_NESTING:
+            raise Malformed("Bad Request")
         _put(params, head, [key[1:-1] for key in keys], value)
     return params
 

@@ -56,8 +56,7 @@ class Call:
     def _moved(self, reference: str, project: Project) -> Refusal:
         if self.request.method not in SAFE:
             return Refusal(as_text("Non GET methods are not allowed for moved projects", 405))
-        segments = self.request.path.split("/")
-        old = next(one for one in segments if one.lower().replace("%2f", "/") == reference.lower())
+        old = self.request.path.split("/")[1 + self.request.segments.index(reference)]
         place = self.base_url + self.request.target.replace(old, str(project.id), 1)
         return Refusal(as_text(f"This resource has been moved permanently to {place}", 301, {"Location": place}))
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
+from .request import whole
+
 Json = dict[str, object]
 
 _EPOCH = "2026-01-{day:02}T{hour:02}:{minute:02}:{second:02}.000Z"
@@ -153,18 +155,18 @@ class State:
 
     def user_named(self, reference: str) -> User | None:
         """By id or by username; case does not matter."""
-        if reference.isdecimal():
-            return self.users.get(int(reference))
+        if (number := whole(reference)) is not None:
+            return self.users.get(number)
         return next((user for user in self.users.values() if user.username.lower() == reference.lower()), None)
 
     def project_named(self, reference: str) -> Project | None:
-        if reference.isdecimal():
-            return self.projects.get(int(reference))
+        if (number := whole(reference)) is not None:
+            return self.projects.get(number)
         return next((one for one in self.projects.values() if one.full_path.lower() == reference.lower()), None)
 
     def group_named(self, reference: str) -> Group | None:
-        if reference.isdecimal():
-            return self.groups.get(int(reference))
+        if (number := whole(reference)) is not None:
+            return self.groups.get(number)
         return next((one for one in self.groups.values() if one.full_path.lower() == reference.lower()), None)
 
     def level(self, user: User | None, path: str, members: dict[int, Level]) -> Level:

@@ -20,7 +20,7 @@ from .answer import (
     page_of,
     unauthorized,
 )
-from .request import Upload
+from .request import Upload, whole
 from .routing import Call, Route
 from .seed import add_issue
 from .state import Entry, Json, Kind, Level
@@ -249,12 +249,14 @@ def _title(call: Call) -> str:
 def _issue(call: Call) -> Entry:
     found = call.project().issues.get(_iid(call))
     if found is None:
-        raise not_found("Issue") if call["iid"].isdecimal() else message(400, "400 Bad request - issue_iid is invalid")
+        raise (
+            not_found("Issue") if whole(call["iid"]) is not None else message(400, "400 Bad request - issue_iid is invalid")
+        )
     return found
 
 
 def _iid(call: Call) -> int:
-    return int(call["iid"]) if call["iid"].isdecimal() else 0
+    return whole(call["iid"]) or 0
 
 
 def _author(entry: Entry) -> object:

@@ -284,3 +284,27 @@ async def test_it_runs_alone_and_ends_cleanly() -> None:
     process.terminate()
     assert await asyncio.wait_for(process.wait(), 20) == 0
     assert b"curl" in told
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "data", "status"),
+    [
+        pytest.param("GET", f"/api/v4/projects/{'9' * 5000}", None, 404, id="a number no id can be"),
+        pytest.param("GET", f"/api/v4/users/{'9' * 5000}", None, 404, id="nor a user's"),
+        pytest.param("GET", f"{NESTED}/issues/{'9' * 5000}", None, 400, id="nor an issue's"),
+        pytest.param("GET", f"/api/v4/projects?{'a' + '[b]' * 5000}=1", None, 400, id="deep parameters"),
+        pytest.param("GET", f"{NESTED}/repository/files/a%0d%0aX%3A1?ref=main", None, 400, id="a header in a path"),
+        pytest.param("POST", f"{NESTED}/repository/branches?branch=a%0Ab&ref=main", None, 400, id="a line end in a branch"),
+        pytest.param("POST", "/api/v4/projects", {"name": "n", "visibility": "odd"}, 400, id="unknown visibility"),
+        pytest.param(
+            "POST",
+            f"{NESTED}/repository/files/n",
+            {"branch": "main", "content": "é", "encoding": "base64", "commit_message": "m"},
+            400,
+            id="broken base64",
+        ),
+        pytest.param("GET", "/api/v4/projects/%70latform%2flegacy-api", None, 301, id="a moved project, oddly encoded"),
+    ],
+)
+async def test_odd_requests_are_answered_too(ask: Any, method: str, target: str, data: object, status: int) -> None:
+    assert (await ask(method, target, TOKENS.ada, data=data)).status == status

@@ -62,7 +62,7 @@ STATE = seed(0)
 def call(reference: str, token: str | None = None, method: str = "GET", base: str = "https://g") -> Call:
     found = STATE.tokens[token] if token else None
     target = f"/api/v4/projects/{reference.replace('/', '%2f')}/issues?x=1"
-    request = Request(method, target, (), "", {}, {}, {"id": reference})
+    request = Request(method, target, ("api", "v4", "projects", reference, "issues"), "x=1", {}, {}, {"id": reference})
     return Call(STATE, request, Caller(found.user if found else None, found), base)
 
 
