@@ -97,7 +97,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _keys_new(arguments: argparse.Namespace) -> int:
-    config = _configured(arguments)
+    config = _configured(arguments, _NOT_FOR_KEYS)
     key = asyncio.run(_issue(config, _issuable(config, arguments.identity), arguments.expires))
     _say(f"A key for `{arguments.identity}`. It is shown this once; the gateway keeps only a hash of it.")
     print(key)
@@ -105,7 +105,7 @@ def _keys_new(arguments: argparse.Namespace) -> int:
 
 
 def _keys_rotate(arguments: argparse.Namespace) -> int:
-    config = _configured(arguments)
+    config = _configured(arguments, _NOT_FOR_KEYS)
     identity = _issuable(config, arguments.identity)
     older = [record for record in asyncio.run(_list(config, identity)) if record.revoked_at is None]
     key = asyncio.run(_issue(config, identity, arguments.expires))
@@ -117,7 +117,7 @@ def _keys_rotate(arguments: argparse.Namespace) -> int:
 
 
 def _keys_list(arguments: argparse.Namespace) -> int:
-    records = asyncio.run(_list(_configured(arguments), arguments.identity))
+    records = asyncio.run(_list(_configured(arguments, _NOT_FOR_KEYS), arguments.identity))
     if arguments.json:
         print(json.dumps([_record(record) for record in records], indent=2))
         return OK
@@ -131,7 +131,7 @@ def _keys_list(arguments: argparse.Namespace) -> int:
 
 
 def _keys_revoke(arguments: argparse.Namespace) -> int:
-    config = _configured(arguments)
+    config = _configured(arguments, _NOT_FOR_KEYS)
     if not asyncio.run(_revoke(config, arguments.key)):
         raise _Refused(f"no live key has the id {arguments.key}: see `gitlab-gateway keys list`")
     _say(f"{arguments.key} is revoked")
@@ -232,7 +232,11 @@ def _instant(at: float) -> str:
 # Configuration
 
 
-def _configured(arguments: argparse.Namespace) -> Config:
+_NOT_FOR_KEYS = frozenset({"credentials", "rules", "limits", "cache", "audit", "admin"})
+"""Whoever issues keys need not hold GitLab's tokens."""
+
+
+def _configured(arguments: argparse.Namespace, without: frozenset[str] = frozenset()) -> Config:
     """The configuration of the command's options; its warnings are printed, its errors end the command."""
     overrides: dict[reports.Path, str] = {}
     for option, path in (
@@ -248,8 +252,8 @@ def _configured(arguments: argparse.Namespace) -> Config:
     if arguments.config is None and "upstream" not in arguments:
         raise _Refused("which configuration? Give --config FILE")
     text, file = (EMBEDDED, "") if arguments.config is None else (_read_config(arguments.config), arguments.config)
-    loaded = load(text, os.environ, _reader(file), file=file, overrides=overrides)
-    for problem in loaded.problems:
+    loaded = load(text, os.environ, _reader(file), file=file, overrides=overrides, without=without)
+    for problem in loaded.errors if without else loaded.problems:
         _say(str(problem))
     if loaded.config is None:
         count = len(loaded.errors)

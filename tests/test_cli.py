@@ -129,6 +129,21 @@ def test_keys_are_made_only_for_identities_that_have_them(tmp_path: Path, capsys
     assert "is no identity with `key: issued`" in capsys.readouterr().err
 
 
+def test_keys_are_made_without_gitlabs_tokens_at_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever issues keys need not hold what the gateway itself resolves: credentials stay unread."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        "version: 1\nupstream: {url: http://127.0.0.1:9}\n"
+        f"state_dir: {tmp_path}/state\n"
+        "identities: [{id: bot, key: issued}]\n"
+        'credentials: [{id: up, token: "${env:NOT_SET_ANYWHERE}"}]\n'
+        "rules: [{id: all, for: [bot], use: up, allow: [{access: read}]}]\n"
+    )
+    assert main(["keys", "new", "bot", "--config", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("ggw_")
+    assert main(["check", "--config", str(file)]) == 2
+
+
 def test_explain_wants_a_known_identity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, "version: 1\nupstream: {url: https://g}\n")
     assert main(["explain", "--config", file, "--as", "ghost", "GET", "/"]) == REFUSED

@@ -47,6 +47,7 @@ def load(
     *,
     file: str = "",
     overrides: Mapping[Path, str] | None = None,
+    without: frozenset[str] = frozenset(),
 ) -> Loaded:
     """Reads a configuration.
 
@@ -56,12 +57,15 @@ def load(
         read_file: For ``${file:/path}`` and ``upstream.ca_file``; may raise OSError or UnicodeDecodeError.
         file: What to call the text in problems.
         overrides: Values of the command line, by path; they win over the text's own.
+        without: Top-level keys to leave at their defaults, unread: what a command has no business with need not resolve.
     """
     if len(text) > _MAX_CHARS:
         return Loaded(None, (Problem("", "is too large to be a configuration", file),))
     tree = parse_tree(text, file, overrides or {})
     if tree.problems and not tree.root.entries:
         return Loaded(None, tuple(tree.problems))
+    for key in without:
+        tree.root.entries.pop(key, None)
     world = World(env, read_file)
     decoder = Decoder(tree, world)
     config = decoder.section(Config, tree.root, ())
