@@ -5,7 +5,6 @@ Strip first, add after: what a client names in ``Connection`` can't remove what 
 
 from __future__ import annotations
 
-from .credentials import Claim, Kind
 from .entry import Admitted
 from .headers import RequestHeaderRules, forwarded_fields
 from .messages import Field, Fields, RequestHead, ResponseHead
@@ -21,6 +20,7 @@ class Passage:
         upstream_host: The Host GitLab sees; empty: the client's (shared mode).
         external_urls: What GitLab calls itself: these origins lead back through the gateway.
         public_url: What clients call the gateway; empty: whatever Host they used.
+        prefix: GitLab's relative-URL root, which clients use at the gateway as well.
         bypass: GitLab's throttle-bypass header, stripped.
         shared: A plain shared cache.
     """
@@ -31,6 +31,7 @@ class Passage:
         upstream_host: bytes = b"",
         external_urls: tuple[str, ...] = (),
         public_url: str = "",
+        prefix: str = "",
         bypass: bytes = b"",
         shared: bool = False,
     ) -> None:
@@ -40,6 +41,7 @@ class Passage:
         self._external_urls = external_urls
         self._shared = shared
         self._public_url = public_url
+        self._prefix = prefix
         self.leaks = 0
         """Answers that held Workhorse's instructions: the gateway is pointed past Workhorse, at Puma."""
         self._down: dict[tuple[bytes, bool], ResponseHeaderRules] = {}
@@ -68,19 +70,11 @@ class Passage:
         key = (b"", False) if self._public_url or self._shared else (admitted.host, head.tls)
         rules = self._down.get(key)
         if rules is None:
-            public = self._public_url or f"{'https' if head.tls else 'http'}://{admitted.host.decode('latin-1')}"
+            public = (
+                self._public_url or f"{'https' if head.tls else 'http'}://{admitted.host.decode('latin-1')}{self._prefix}"
+            )
             rules = ResponseHeaderRules(external_urls=self._external_urls, public_url=public, shared=self._shared)
             if len(self._down) >= _PUBLIC_BOUND:
                 self._down.clear()
             self._down[key] = rules
         return rules
-
-
-def own_credential(claim: Claim) -> Fields:
-    """The caller's own credential, as it goes up."""
-    return claim.passing + claim.sudo_fields
-
-
-def is_session(claim: Claim) -> bool:
-    """It comes with a browser session."""
-    return claim.kind is Kind.SESSION

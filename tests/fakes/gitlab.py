@@ -6,7 +6,8 @@
         assert gitlab.requests[0].target == b"/api/v4/projects/a%2fb"
 
 One answer is used per request, in order, whichever connection it comes on. A request beyond the script cuts its connection
-and fails the test at the end, and so does an answer that nobody asked for.
+and fails the test at the end, and so does an answer that nobody asked for. What is asked beside the test's own requests
+(whose token is this?) can be given a standing answer.
 """
 
 from __future__ import annotations
@@ -137,9 +138,12 @@ class FakeGitLab:
     def __init__(self, *answers: Answer) -> None:
         self.requests: list[Received] = []
         self.unscripted: list[bytes] = []
+        self.asides: list[Received] = []
+        """Requests that got a standing answer."""
         self.connections = 0
         self.port = 0
         self._script: deque[Answer] = deque(answers)
+        self._standing: dict[bytes, Callable[[Received], Answer]] = {}
         self._open: dict[int, asyncio.Task[None]] = {}
         self._changed = asyncio.Condition()
         self._server: asyncio.Server | None = None
@@ -156,6 +160,18 @@ class FakeGitLab:
         """Add answers."""
         self._script.extend(answers)
 
+    def stand(self, target: bytes, answer: Callable[[Received], Answer]) -> None:
+        """From now on, answer each request for ``target`` so, past the script."""
+        self._standing[target] = answer
+
+    def settle(self) -> None:
+        """Assert that script and requests matched so far, and forget both."""
+        unscripted, left = self.unscripted, len(self._script)
+        self.requests, self.asides, self.unscripted = [], [], []
+        self._script.clear()
+        assert not unscripted, f"requests beyond the script: {unscripted}"
+        assert not left, f"{left} answers were never asked for"
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -171,8 +187,7 @@ class FakeGitLab:
         await asyncio.gather(*self._open.values(), return_exceptions=True)
         await self._server.wait_closed()
         if kind is None:
-            assert not self.unscripted, f"requests beyond the script: {self.unscripted}"
-            assert not self._script, f"{len(self._script)} answers were never asked for"
+            self.settle()
 
     async def until(self, holds: Callable[[FakeGitLab], bool], timeout_s: float = 5.0) -> None:
         """Wait for a fact about this server, e.g. ``lambda gitlab: gitlab.open_connections == 0``."""
@@ -208,6 +223,11 @@ class FakeGitLab:
             if ended.partial:
                 self.unscripted.append(ended.partial)
             return False
+        standing = self._standing.get(head.split(b" ", 2)[1]) if self._standing else None
+        if standing is not None:
+            received = Received(head, *await _read_body(head, reader), number)
+            self.asides.append(received)
+            return await self._reply(standing(received), reader, writer)
         if not self._script:
             self.unscripted.append(head)
             _cut(writer)

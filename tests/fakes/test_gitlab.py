@@ -145,3 +145,26 @@ async def test_it_can_ask_for_the_body() -> None:
         assert await reader.read() == b"done"
         writer.close()
         assert gitlab.requests[0].body == b"ok"
+
+
+async def test_a_standing_answer_is_beside_the_script() -> None:
+    async with FakeGitLab(response(204)) as gitlab:
+        gitlab.stand(b"/self", lambda received: response(200, received.values("x")[0]))
+        reader, writer = await connect(gitlab)
+        for value in (b"1", b"2"):
+            writer.write(b"GET /self HTTP/1.1\r\nX: " + value + b"\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n" + value)).startswith(b"HTTP/1.1 200")
+        writer.write(GET)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        assert len(gitlab.requests) == 1
+        assert [one.target for one in gitlab.asides] == [b"/self", b"/self"]
+
+
+async def test_settling_forgets_what_matched_and_complains_of_what_did_not() -> None:
+    async with FakeGitLab() as gitlab:
+        gitlab.settle()
+        gitlab.script(response(204))
+        with pytest.raises(AssertionError, match="1 answers were never asked for"):
+            gitlab.settle()
+        gitlab.settle()
