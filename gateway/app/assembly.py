@@ -283,6 +283,7 @@ def _passage(config: Config) -> Passage:
         upstream_host=_upstream_host(config),
         external_urls=tuple(names),
         public_url=str(config.listen.public_url or ""),
+        prefix=config.upstream.url.path,
         bypass=(config.upstream.throttle_bypass_header or "").encode("ascii"),
     )
 
