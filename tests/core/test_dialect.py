@@ -1,0 +1,69 @@
+"""Limits as the pipeline sees them."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.access import Principal, PrincipalKind
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.dialect import LimitDialect, NoDialect
+from gateway.core.limit_headers import LimitHeaders
+from gateway.core.limits import Decision, Limit, Limits, Scope, decide
+from gateway.core.messages import Fields, first, values
+
+NOW = 1_800_000_000.0
+LIMITS = Limits.compile([Limit("caller", Scope.CALLER, 10.0, 20.0)])
+HEADERS = LimitHeaders(LIMITS, key=b"k" * 16)
+DIALECT = LimitDialect(LIMITS, HEADERS)
+OPERATION = Operation("GET /api/v4/user", Access.READ, Surface.REST)
+BROKERED = Principal("backstage", PrincipalKind.KEY, "backstage")
+OWN = Principal("user:1", PrincipalKind.GITLAB_TOKEN, "people", token_hash=b"t")
+GITLABS: Fields = (
+    (b"RateLimit-Limit", b"60"),
+    (b"RateLimit-Remaining", b"0"),
+    (b"RateLimit-Reset", b"1800000030"),
+    (b"RateLimit-Name", b"throttle"),
+)
+
+
+def taken(principal: Principal) -> Decision:
+    takes = DIALECT.takes_for(principal, OPERATION, "192.0.2.1")
+    return decide(takes, [None] * len(takes), int(NOW * 1_000_000))[0]
+
+
+def test_the_configured_limits_are_taken_from() -> None:
+    assert [take.limit.id for take in DIALECT.takes_for(OWN, OPERATION, "192.0.2.1")] == ["caller"]
+
+
+@pytest.mark.parametrize(("decided", "known"), [(False, False), (False, True), (True, False)])
+def test_before_a_decision_the_nominal_quota_is_told(decided: bool, known: bool) -> None:
+    decision = taken(OWN) if decided else None
+    assert DIALECT.told(decision, OWN if known else None) == HEADERS.nominal()
+
+
+def test_a_decision_is_told() -> None:
+    told = DIALECT.told(taken(OWN), OWN)
+    assert first(told, b"ratelimit-remaining") == b"19"
+    assert first(told, b"ratelimit-limit") == b"600"
+
+
+def test_a_brokered_caller_never_sees_gitlabs_numbers() -> None:
+    """They describe a credential that others use too."""
+    merged = DIALECT.merged(taken(BROKERED), BROKERED, 200, ((b"ETag", b'"1"'), *GITLABS), NOW)
+    assert values(merged, b"ratelimit-limit") == [b"600"]
+    assert values(merged, b"ratelimit-remaining") == [b"19"]
+    assert b"throttle" not in b"".join(value for _, value in merged)
+    assert first(merged, b"etag") == b'"1"'
+
+
+def test_an_own_token_sees_the_stricter_set() -> None:
+    merged = DIALECT.merged(taken(OWN), OWN, 200, GITLABS, NOW)
+    assert values(merged, b"ratelimit-remaining") == [b"0"]
+    assert values(merged, b"ratelimit-name") == [b"throttle"]
+
+
+def test_without_a_dialect_nothing_is_taken_told_or_changed() -> None:
+    dialect = NoDialect()
+    assert dialect.takes_for(OWN, OPERATION, "192.0.2.1") == ()
+    assert dialect.told(taken(OWN), OWN) == ()
+    assert dialect.merged(taken(OWN), OWN, 200, GITLABS, NOW) is GITLABS

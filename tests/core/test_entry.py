@@ -1,0 +1,168 @@
+"""The door: a request that can be understood in one way only, or a refusal."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.catalogue import Catalogue, Surface
+from gateway.core.client_address import TrustedPeers
+from gateway.core.credentials import Kind
+from gateway.core.entry import METHODS, Admitted, EntrySettings, GitLabEntry, SharedEntry
+from gateway.core.errors import Code, Rejection
+from gateway.core.messages import Field, RequestHead
+from gateway.routes import read
+
+CATALOGUE = Catalogue.decode(read())
+HOST = (b"Host", b"git.example.com")
+PEERS = TrustedPeers(["10.0.0.0/8"])
+Door = GitLabEntry | SharedEntry
+
+
+def gitlab(**settings: object) -> GitLabEntry:
+    return GitLabEntry(EntrySettings(**settings), CATALOGUE, PEERS)  # type: ignore[arg-type]
+
+
+def shared(**settings: object) -> SharedEntry:
+    return SharedEntry(EntrySettings(**settings), PEERS)  # type: ignore[arg-type]
+
+
+def head(method: str = "GET", target: bytes = b"/api/v4/projects", *fields: Field, **more: object) -> RequestHead:
+    return RequestHead(method, target, fields or (HOST,), peer="192.0.2.7", **more)  # type: ignore[arg-type]
+
+
+def enter(door: Door, request: RequestHead) -> Admitted:
+    target = door.target(request)
+    return door.admit(request, target, door.operation(request, target))
+
+
+def refused(door: Door, request: RequestHead) -> Rejection:
+    with pytest.raises(Rejection) as raised:
+        enter(door, request)
+    return raised.value
+
+
+both = pytest.mark.parametrize("door", [gitlab, shared])
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_gitlabs_methods_enter(method: str) -> None:
+    assert enter(gitlab(), head(method)).operation.surface is Surface.REST
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PROPFIND", "get", "PURGE"])
+def test_other_methods_do_not(method: str) -> None:
+    rejection = refused(gitlab(), head(method))
+    assert (rejection.status, rejection.code) == (405, Code.METHOD_NOT_ALLOWED)
+    assert dict(rejection.headers)[b"Allow"] == b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+    assert rejection.close == (method in {"TRACE", "CONNECT"})
+
+
+def test_a_shared_cache_takes_every_method_but_tunnels() -> None:
+    assert enter(shared(), head("PROPFIND", b"/anything")).claim.kind is Kind.NONE
+    for method in ("CONNECT", "TRACE"):
+        rejection = refused(shared(), head(method))
+        assert (rejection.status, rejection.close) == (405, True)
+
+
+@both
+@pytest.mark.parametrize(
+    ("fields", "status", "code"),
+    [
+        ((HOST, (b"Content-Length", b"1"), (b"Content-Length", b"2")), 400, Code.BAD_REQUEST),
+        ((HOST, (b"Transfer-Encoding", b"gzip")), 501, Code.NOT_IMPLEMENTED),
+        ((HOST, (b"Expect", b"the-unexpected")), 417, Code.EXPECTATION_FAILED),
+        ((HOST, *[(b"X-%d" % number, b"") for number in range(300)]), 431, Code.HEADERS_TOO_LARGE),
+        ((HOST, (b"X", b"y" * 20000)), 431, Code.HEADERS_TOO_LARGE),
+        ((HOST, *[(b"X", b"y" * 10000)] * 7), 431, Code.HEADERS_TOO_LARGE),
+        (((b"Accept", b"*/*"),), 400, Code.BAD_REQUEST),
+        ((HOST, HOST), 400, Code.BAD_REQUEST),
+        (((b"Host", b"a b"),), 400, Code.BAD_REQUEST),
+    ],
+    ids=["lengths", "coding", "expect", "count", "field", "sum", "no host", "two hosts", "bad host"],
+)
+def test_what_no_request_may_say(door: type[Door], fields: tuple[Field, ...], status: int, code: Code) -> None:
+    rejection = refused(door(), head("GET", b"/api/v4/projects", *fields))
+    assert (rejection.status, rejection.code) == (status, code)
+
+
+@both
+def test_the_one_expectation(door: type[Door]) -> None:
+    assert enter(door(), head("POST", b"/api/v4/projects", HOST, (b"Expect", b" 100-Continue"))).host == b"git.example.com"
+
+
+@both
+def test_a_bad_target_is_refused(door: type[Door]) -> None:
+    assert refused(door(), head(target=b"/api/%2e%2e/x")).code is Code.BAD_TARGET
+    assert refused(door(target_bytes=20), head(target=b"/" + b"a" * 20)).status == 414  # type: ignore[call-arg]
+
+
+@both
+@pytest.mark.parametrize(
+    ("host", "taken"),
+    [
+        (b"git.example.com", True),
+        (b"GIT.example.com:8443", True),
+        (b"evil.example", False),
+        (b"git.example.com.evil.example", False),
+        (b"127.0.0.1", False),
+    ],
+)
+def test_only_our_hosts(door: type[Door], host: bytes, taken: bool) -> None:
+    entry = door(hosts=frozenset({b"git.example.com"}))  # type: ignore[call-arg]
+    request = head("GET", b"/api/v4/projects", (b"Host", host))
+    if taken:
+        assert enter(entry, request).host == host
+        return
+    rejection = refused(entry, request)
+    assert (rejection.status, rejection.code, rejection.close) == (421, Code.MISDIRECTED, True)
+
+
+@both
+def test_http_10_needs_no_host(door: type[Door]) -> None:
+    request = head("GET", b"/api/v4/projects", (b"Accept", b"*/*"), http_10=True)
+    assert enter(door(), request).host == b""
+
+
+@both
+def test_whose_request_it_is(door: type[Door]) -> None:
+    entered = enter(door(), head("GET", b"/api/v4/projects", HOST, (b"X-Forwarded-For", b"203.0.113.9")))
+    assert (entered.client, entered.trusted_peer) == ("192.0.2.7", False)
+    behind = RequestHead("GET", b"/api/v4/projects", (HOST, (b"X-Forwarded-For", b"203.0.113.9")), peer="10.1.2.3")
+    entered = enter(door(), behind)
+    assert (entered.client, entered.trusted_peer) == ("203.0.113.9", True)
+
+
+def test_what_is_admitted_at_gitlabs_door() -> None:
+    entered = enter(gitlab(), head("GET", b"/api/v4/projects/a%2Fb", HOST, (b"PRIVATE-TOKEN", b"T")))
+    assert entered.operation.name == "GET /api/v4/projects/:id"
+    assert (entered.claim.kind, entered.claim.secret.reveal()) == (Kind.TOKEN, "T")
+    assert entered.target.raw == b"/api/v4/projects/a%2Fb"
+
+
+def test_a_blocked_route_is_no_oracle() -> None:
+    """404 whoever asks: an ambiguous credential is not even looked at."""
+    fields = (HOST, (b"PRIVATE-TOKEN", b"A"), (b"Authorization", b"Bearer B"))
+    for target in (b"/api/v4/internal/allowed", b"/api/v4/%69nternal/allowed"):
+        rejection = refused(gitlab(), head("POST", target, *fields))
+        assert (rejection.status, rejection.code) == (404, Code.BLOCKED_ROUTE)
+
+
+def test_the_host_is_judged_before_the_route() -> None:
+    entry = gitlab(hosts=frozenset({b"git.example.com"}))
+    assert refused(entry, head("GET", b"/api/v4/internal/allowed", (b"Host", b"evil"))).status == 421
+
+
+def test_the_relative_root_is_gitlabs() -> None:
+    entry = gitlab(prefix=b"/gitlab")
+    entered = enter(entry, head(target=b"/gitlab/api/v4/projects/1"))
+    assert entered.operation.name == "GET /api/v4/projects/:id"
+    assert refused(entry, head(target=b"/api/v4/projects/1")).status == 404
+
+
+def test_a_shared_cache_reads_no_credential_and_blocks_nothing() -> None:
+    fields = (HOST, (b"Authorization", b"Bearer A"), (b"PRIVATE-TOKEN", b"B"))
+    entered = enter(shared(), head("GET", b"/api/v4/internal/x?private_token=c", *fields))
+    assert entered.claim.kind is Kind.NONE
+    assert not entered.claim.secret
+    assert entered.claim.target == b"/api/v4/internal/x?private_token=c"
+    assert entered.operation.name == "origin"

@@ -1,0 +1,128 @@
+"""What passes through, up and down."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.credentials import Claim, Kind
+from gateway.core.entry import Admitted
+from gateway.core.errors import Code, Rejection
+from gateway.core.messages import Fields, RequestHead, ResponseHead, first, values
+from gateway.core.passage import Passage
+from gateway.core.secret import Secret
+from gateway.core.target import parse_target
+
+REST = Operation("GET /api/v4/projects", Access.READ, Surface.REST)
+TARGET = parse_target(b"/api/v4/projects")
+
+
+def admitted(host: bytes = b"git.example.com", *, trusted: bool = False) -> Admitted:
+    return Admitted(TARGET, REST, Claim(Kind.NONE, Secret("")), host, "192.0.2.7", trusted)
+
+
+def head(*fields: tuple[bytes, bytes], tls: bool = False) -> RequestHead:
+    return RequestHead("GET", TARGET.raw, fields, peer="192.0.2.7", tls=tls)
+
+
+def upward(passage: Passage, request: RequestHead, entered: Admitted, credential: Fields = ()) -> Fields:
+    fields = passage.end_to_end(request, entered)
+    return passage.upward(fields, request, entered, "id-1", credential)
+
+
+def test_what_goes_up() -> None:
+    request = head((b"Host", b"git.example.com"), (b"Accept", b"*/*"), (b"PRIVATE-TOKEN", b"theirs"), (b"TE", b"gzip"))
+    assert upward(Passage(upstream_host=b"gitlab.internal"), request, admitted(), ((b"PRIVATE-TOKEN", b"ours"),)) == (
+        (b"Host", b"gitlab.internal"),
+        (b"Accept", b"*/*"),
+        (b"Via", b"1.1 gateway"),
+        (b"X-Forwarded-For", b"192.0.2.7"),
+        (b"X-Forwarded-Proto", b"http"),
+        (b"X-Forwarded-Host", b"git.example.com"),
+        (b"X-Forwarded-Port", b"80"),
+        (b"X-Request-Id", b"id-1"),
+        (b"PRIVATE-TOKEN", b"ours"),
+    )
+
+
+@pytest.mark.parametrize("named", [b"private-token", b"x-forwarded-for", b"X-Request-Id, via", b"x-forwarded-proto, x"])
+def test_connection_cannot_remove_what_the_gateway_writes(named: bytes) -> None:
+    request = head((b"Connection", named), (b"X-Forwarded-For", b"127.0.0.1"))
+    fields = upward(Passage(upstream_host=b"gitlab.internal"), request, admitted(), ((b"PRIVATE-TOKEN", b"ours"),))
+    assert values(fields, b"private-token") == [b"ours"]
+    assert values(fields, b"host") == [b"gitlab.internal"]
+    assert values(fields, b"x-forwarded-for") == [b"192.0.2.7"]
+    assert values(fields, b"x-request-id") == [b"id-1"]
+    assert values(fields, b"x-forwarded-proto") == [b"http"]
+
+
+def test_connection_may_not_name_what_the_body_means() -> None:
+    with pytest.raises(Rejection) as refused:
+        upward(Passage(), head((b"Connection", b"content-type")), admitted())
+    assert refused.value.code is Code.BAD_REQUEST
+
+
+def test_without_a_host_of_its_own_the_clients_goes_up() -> None:
+    assert values(upward(Passage(shared=True), head(), admitted(b"a.example:8443")), b"host") == [b"a.example:8443"]
+
+
+def test_a_trusted_proxy_is_believed() -> None:
+    request = head((b"X-Forwarded-For", b"198.51.100.4"), (b"X-Forwarded-Proto", b"https"), (b"baggage", b"a=b"))
+    fields = upward(Passage(), request, admitted(trusted=True))
+    assert values(fields, b"x-forwarded-for") == [b"198.51.100.4, 192.0.2.7"]
+    assert values(fields, b"x-forwarded-proto") == [b"https"]
+    assert values(fields, b"baggage") == [b"a=b"]
+    strangers = upward(Passage(), request, admitted())
+    assert values(strangers, b"x-forwarded-proto") == [b"http"]
+    assert values(strangers, b"baggage") == []
+
+
+def test_the_throttle_bypass_is_not_a_clients_to_send() -> None:
+    passage = Passage(bypass=b"Gitlab-Bypass")
+    assert first(upward(passage, head((b"GITLAB-BYPASS", b"1")), admitted()), b"gitlab-bypass") is None
+
+
+GITLAB = "https://gitlab.internal"
+LOCATED = ResponseHead(302, ((b"Location", b"https://gitlab.internal/x?y"),), b"Found")
+
+
+@pytest.mark.parametrize(
+    ("public_url", "tls", "host", "location"),
+    [
+        ("https://git.example.com", False, b"elsewhere", b"https://git.example.com/x?y"),
+        ("", False, b"git.example.com:8080", b"http://git.example.com:8080/x?y"),
+        ("", True, b"git.example.com", b"https://git.example.com/x?y"),
+    ],
+    ids=["configured", "plain", "tls"],
+)
+def test_gitlabs_own_address_leads_back_here(public_url: str, tls: bool, host: bytes, location: bytes) -> None:
+    passage = Passage(external_urls=(GITLAB,), public_url=public_url)
+    for _ in range(2):
+        down = passage.downward(LOCATED, head(tls=tls), admitted(host))
+        assert first(down.fields, b"location") == location
+        assert (down.status, down.reason) == (302, b"Found")
+
+
+def test_hosts_are_remembered_up_to_a_bound() -> None:
+    """A client may name any host where none is configured: what is compiled for each must not pile up."""
+    passage = Passage(external_urls=(GITLAB,))
+    for number in range(200):
+        host = b"h%d.example" % number
+        down = passage.downward(LOCATED, head(), admitted(host))
+        assert first(down.fields, b"location") == b"http://" + host + b"/x?y"
+        assert len(passage._down) <= 64
+
+
+def test_a_shared_cache_rewrites_nothing() -> None:
+    passage = Passage(external_urls=(GITLAB,), shared=True)
+    assert first(passage.downward(LOCATED, head(), admitted()).fields, b"location") == b"https://gitlab.internal/x?y"
+
+
+def test_workhorses_instructions_are_dropped_and_counted() -> None:
+    passage = Passage()
+    down = passage.downward(ResponseHead(200, ((b"X-Sendfile", b"/etc/passwd"), (b"A", b"1"))), head(), admitted())
+    assert first(down.fields, b"x-sendfile") is None
+    assert first(down.fields, b"a") == b"1"
+    assert passage.leaks == 1
+    passage.downward(ResponseHead(200, ((b"A", b"1"),)), head(), admitted())
+    assert passage.leaks == 1
