@@ -15,6 +15,9 @@ from ..ports import Reply
 Commit = Callable[[bytes], Awaitable[None]]
 Void = Callable[[Stored], None]
 
+READ_AHEAD_BYTES = 256 << 10
+"""Nearly every JSON page of GitLab's is smaller."""
+
 
 def promised_length(reply: Reply) -> int | None:
     """Its ``Content-Length``, where it has a readable one."""
@@ -22,14 +25,40 @@ def promised_length(reply: Reply) -> int | None:
     return int(value) if value is not None and value.isdigit() and len(value) <= 18 else None
 
 
+async def read_ahead(reply: Reply, limit_bytes: int = READ_AHEAD_BYTES) -> Reply:
+    """``reply`` with its body whole where it is small, so that nobody has to wait for how fast its client reads.
+
+    What is longer streams on after what was read. Raises what the stream raises, before anything went to the client.
+    """
+    length = promised_length(reply)
+    if reply.chunks is None or (length is not None and length > limit_bytes):
+        return reply
+    kept: list[bytes] = []
+    size = 0
+    async for chunk in reply.chunks:
+        kept.append(chunk)
+        size += len(chunk)
+        if size > limit_bytes:
+            resumed = _resumed(kept, reply.chunks)
+            return Reply(reply.head, None, resumed, reply.release, reply.connect_s, reply.first_byte_s)
+    return Reply(reply.head, b"".join(kept), None, reply.release, reply.connect_s, reply.first_byte_s)
+
+
+async def _resumed(kept: list[bytes], rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    for chunk in kept:
+        yield chunk
+    async for chunk in rest:
+        yield chunk
+
+
 async def filled(reply: Reply, limit_bytes: int, commit: Commit, void: Void) -> Reply:
-    """``reply``, with its body on the way into the store.
+    """``reply``, with its body on the way into the store. Exactly one of ``commit`` and ``void`` is called, once.
 
     Args:
         reply: From upstream; ownership passes to the reply returned.
         limit_bytes: Larger bodies stream past.
-        commit: Called once with the whole body.
-        void: Called once instead when there is none; synchronous and harmless when called again.
+        commit: Given the whole body.
+        void: Told why there is none.
     """
     length = promised_length(reply)
     if reply.whole is not None:
@@ -43,49 +72,52 @@ async def filled(reply: Reply, limit_bytes: int, commit: Commit, void: Void) -> 
     if reply.chunks is None or (length is not None and length > limit_bytes):
         void(Stored.TOO_LARGE)
         return reply
-    chunks = _copy(reply.chunks, length, limit_bytes, commit, void)
+    copy = _Copy(reply.chunks, length, limit_bytes, commit, void)
 
     def release() -> None:
-        # The iterator may never have been started: its own `finally` is no place to count on.
-        void(Stored.INCOMPLETE)
+        # The iterator may never have been started: its own `finally` is nothing to count on.
+        copy.void(Stored.INCOMPLETE)
         reply.release()
 
-    return Reply(reply.head, None, chunks, release, reply.connect_s, reply.first_byte_s)
+    return Reply(reply.head, None, copy.chunks(), release, reply.connect_s, reply.first_byte_s)
 
 
-async def _copy(
-    chunks: AsyncIterator[bytes], length: int | None, limit_bytes: int, commit: Commit, void: Void
-) -> AsyncGenerator[bytes, None]:
-    kept: list[bytes] | None = []
-    size = 0
-    async for chunk in chunks:
-        if kept is not None:
-            size += len(chunk)
-            if size > limit_bytes:
-                kept = None
-                void(Stored.TOO_LARGE)
-            else:
-                kept.append(chunk)
-        yield chunk
-    if kept is not None:
-        if length is not None and size != length:
-            void(Stored.INCOMPLETE)
+class _Copy:
+    """A stream and what was kept of it so far."""
+
+    __slots__ = ("_chunks", "_commit", "_length", "_limit_bytes", "_settled", "_void")
+
+    def __init__(
+        self, chunks: AsyncIterator[bytes], length: int | None, limit_bytes: int, commit: Commit, void: Void
+    ) -> None:
+        self._chunks = chunks
+        self._length = length
+        self._limit_bytes = limit_bytes
+        self._commit = commit
+        self._void = void
+        self._settled = False
+
+    def void(self, why: Stored) -> None:
+        if not self._settled:
+            self._settled = True
+            self._void(why)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        kept: list[bytes] = []
+        size = 0
+        async for chunk in self._chunks:
+            if not self._settled:
+                size += len(chunk)
+                if size > self._limit_bytes:
+                    kept.clear()
+                    self.void(Stored.TOO_LARGE)
+                else:
+                    kept.append(chunk)
+            yield chunk
+        if self._settled:
+            return
+        if self._length is not None and size != self._length:
+            self.void(Stored.INCOMPLETE)
         else:
-            await commit(b"".join(kept))
-
-
-async def read_whole(reply: Reply, limit_bytes: int) -> bytes | None:
-    """The whole body for the gateway's own use, or None when it is larger than ``limit_bytes`` or not all there."""
-    length = promised_length(reply)
-    if reply.whole is not None:
-        return reply.whole if len(reply.whole) <= limit_bytes and length in {None, len(reply.whole)} else None
-    if reply.chunks is None or (length is not None and length > limit_bytes):
-        return None
-    kept: list[bytes] = []
-    size = 0
-    async for chunk in reply.chunks:
-        size += len(chunk)
-        if size > limit_bytes:
-            return None
-        kept.append(chunk)
-    return b"".join(kept) if length in {None, size} else None
+            self._settled = True
+            await self._commit(b"".join(kept))

@@ -37,7 +37,7 @@ from ..core.structured_fields import serialise_name
 from ..ports import CacheStore, Lookup, Reply
 from ..singleflight import Flight, Flights
 from .contract import CacheOutcome, CacheRequest, Forward, with_status
-from .fill import filled
+from .fill import filled, read_ahead
 
 # Read on every hit; an enum's class looks its members up anew each time.
 _HIT, _FRESH = CacheStatus.HIT, CacheReason.FRESH
@@ -48,6 +48,7 @@ class _Landing(msgspec.Struct, frozen=True):
     """What a leader brings to those who waited."""
 
     entry: Entry
+    upstream_status: int
     stale: bool = False
 
 
@@ -113,23 +114,29 @@ class PrivateCache:
         tags = answer_tags(request.partition, request.target)
         reuse_s = self._reuse_s.get(request.operation.name, self._default_reuse_s)
         lookup = await self._store.get(key, tags)
-        entry = lookup.entries[0] if lookup.entries else None
-        if entry is None:
-            if not lookup.available:
-                return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
-            reason = CacheReason.URI_MISS
-        elif entry.selecting and not selects(entry.selecting, entry.language, request.fields):
-            entry, reason = None, CacheReason.VARY_MISS
-        else:
-            at = now()
-            must = must_ask(entry, asked, reuse_s, at)
-            if must is None:
-                return self._hits(entry, reading.if_none_match, reuse_s, max(0.0, at - entry.received_at))
-            reason = must
+        if not lookup.available:
+            return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
+        at = now()
+        entry, reason = self._usable(lookup, request.fields, asked, reuse_s, at)
+        if reason is None:
+            assert entry is not None, "only a stored answer needs no asking"
+            return self._hits(entry, reading.if_none_match, reuse_s, max(0.0, at - entry.received_at))
         if asked is not None and asked.only_if_cached:
             raise self._only_if_cached(reason)
         question = _Question(request, forward, now, key, tags, reuse_s, asked, reading.if_none_match)
         return await self._ask(question, lookup, entry, reason)
+
+    @staticmethod
+    def _usable(
+        lookup: Lookup, fields: Fields, asked: RequestDirectives | None, reuse_s: float, at: float
+    ) -> tuple[Entry | None, CacheReason | None]:
+        """The stored answer, and why GitLab has to be asked all the same (None: it has not)."""
+        if not lookup.entries:
+            return None, CacheReason.URI_MISS
+        entry = lookup.entries[0]
+        if entry.selecting and not selects(entry.selecting, entry.language, fields):
+            return None, CacheReason.VARY_MISS
+        return entry, must_ask(entry, asked, reuse_s, at)
 
     def _hits(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:
         """The short way out: nothing is asked, parsed or encoded."""
@@ -144,32 +151,40 @@ class PrivateCache:
         self, question: _Question, lookup: Lookup, entry: Entry | None, reason: CacheReason
     ) -> tuple[Reply, CacheOutcome]:
         """Ask, unless somebody asks the very same thing already."""
-        own = conditions(question.request.fields)
-        if entry is not None:
-            own = validators(entry)
-        elif question.reuse_s > 0:
-            own = ()  # the full answer, once, for all who come within the lifetime
-        shares = reason is not CacheReason.REQUEST and (entry is not None or not own)
-        if not shares:
-            return await self._lead(question, lookup, entry, reason, own, None)
-        # The version is part of it: who asks after a write must not get what was asked before it.
-        key = b"%d\n%b" % (lookup.version, question.key)
-        started = question.now()
+        request, now = question.request, question.now
+        started = now()
         while True:
-            leads, flight = self._flights.join(key)
+            if entry is not None:
+                given = validators(entry)
+            elif question.reuse_s > 0:
+                given = ()  # the full answer, once, for all who come within the lifetime
+            else:
+                given = conditions(request.fields)
+            if reason is CacheReason.REQUEST or (entry is None and given):
+                return await self._lead(question, lookup, entry, reason, given, None)
+            # The version is part of it: who asks after a write must not get what was asked before it.
+            leads, flight = self._flights.join(b"%d\n%b" % (lookup.version, question.key))
             if leads:
-                return await self._lead(question, lookup, entry, reason, own, flight)
-            left = self._wait_s - max(0.0, question.now() - started)
+                return await self._lead(question, lookup, entry, reason, given, flight)
+            left = self._wait_s - max(0.0, now() - started)
             settled, landing = await flight.wait(left) if left > 0 else (True, None)
-            if landing is not None and (
-                not landing.entry.selecting
-                or selects(landing.entry.selecting, landing.entry.language, question.request.fields)
-            ):
-                if landing.stale:
-                    return self._serve(landing.entry, question, CacheStatus.STALE, CacheReason.STALE_IF_ERROR)
-                return self._serve(landing.entry, question, CacheStatus.COLLAPSED, reason, upstream_status=200)
+            if landing is not None and self._fits(landing.entry, question):
+                status = CacheStatus.STALE if landing.stale else CacheStatus.COLLAPSED
+                why = CacheReason.STALE_IF_ERROR if landing.stale else reason
+                return self._serve(landing.entry, question, status, why, upstream_status=landing.upstream_status)
             if settled:
-                return await self._lead(question, lookup, entry, reason, own, None)
+                return await self._lead(question, lookup, entry, reason, given, None)
+            # The leader is gone. Another may have led, and landed, before our turn came: look again.
+            lookup = await self._store.get(question.key, question.tags)
+            entry, still = self._usable(lookup, request.fields, question.asked, question.reuse_s, now())
+            if still is None:
+                assert entry is not None, "only a stored answer needs no asking"
+                return self._serve(entry, question, CacheStatus.HIT, CacheReason.FRESH)
+            reason = still
+
+    @staticmethod
+    def _fits(entry: Entry, question: _Question) -> bool:
+        return not entry.selecting or selects(entry.selecting, entry.language, question.request.fields)
 
     async def _lead(
         self,
@@ -220,7 +235,7 @@ class PrivateCache:
         self, entry: Entry, question: _Question, flight: Flight[_Landing] | None, upstream_status: int
     ) -> tuple[Reply, CacheOutcome]:
         if flight is not None:
-            flight.land(_Landing(entry, stale=True))
+            flight.land(_Landing(entry, upstream_status, stale=True))
         return self._serve(entry, question, CacheStatus.STALE, CacheReason.STALE_IF_ERROR, upstream_status=upstream_status)
 
     async def _freshen(
@@ -244,7 +259,7 @@ class PrivateCache:
         elif not await self._store.put(question.key, (fresh,), self._policy.keep_s, question.tags, lookup.stamp):
             stored = Stored.INVALIDATED
         if flight is not None:
-            flight.land(_Landing(fresh))
+            flight.land(_Landing(fresh, 304))
         return self._serve(
             fresh,
             question,
@@ -281,12 +296,9 @@ class PrivateCache:
                 await self._store.delete(question.key)
                 outcome.stored = Stored.DROPPED if head.status != 200 else outcome.stored
             return self._label(reply, outcome, None), outcome
-        if entry is not None and reply.whole is None:
-            await self._store.delete(question.key)  # should the new one not arrive whole, the old one is wrong already
+        names = tuple(name for name in vary_names(head.fields) or () if name in self._reader.inert)
 
-        # Until the last octet came nothing is stored; the head says what is intended (RFC 9211 §2.5).
         async def commit(body: bytes) -> None:
-            names = vary_names(head.fields) or ()
             fresh = make_entry(
                 head,
                 body,
@@ -294,37 +306,32 @@ class PrivateCache:
                 requested_at=requested_at,
                 received_at=received_at,
                 dropped=_DROPPED,
-                selecting=selecting(
-                    tuple(name for name in names if name in self._reader.inert),
-                    question.request.fields,
-                ),
+                selecting=selecting(names, question.request.fields),
             )
-            if not await self._store.put(question.key, (fresh,), self._policy.keep_s, question.tags, lookup.stamp):
-                outcome.stored = Stored.INVALIDATED
-                await self._store.delete(question.key)
-            if flight is not None:
-                flight.land(_Landing(fresh))
-
-        def void(why: Stored) -> None:
-            if flight is not None and not flight.landed:
-                flight.abandon() if why is Stored.INCOMPLETE else flight.land(None)
-            if not committed():
-                outcome.stored = why
-
-        done: list[bool] = []
-
-        def committed() -> bool:
-            return bool(done)
-
-        async def commit_once(body: bytes) -> None:
-            done.append(True)
             try:
-                await commit(body)
+                kept = await self._store.put(question.key, (fresh,), self._policy.keep_s, question.tags, lookup.stamp)
+                if not kept:
+                    outcome.stored = Stored.INVALIDATED
+                    await self._store.delete(question.key)
+                if flight is not None:
+                    flight.land(_Landing(fresh, head.status))
             finally:
                 if flight is not None:
                     flight.abandon()
 
-        teed = await filled(reply, self._policy.max_entry_bytes, commit_once, void)
+        def void(why: Stored) -> None:
+            outcome.stored = why
+            if flight is not None:
+                flight.land(None)
+
+        ready = await read_ahead(reply)
+        if ready.whole is None:
+            if flight is not None:
+                flight.land(None)  # it ends when its client has read it: nobody should wait for that
+            if entry is not None:
+                await self._store.delete(question.key)  # should the new one not arrive whole, the old one is wrong already
+        # The head says what is intended (RFC 9211 §2.5); it is stored when the last octet came.
+        teed = await filled(ready, self._policy.max_entry_bytes, commit, void)
         return self._label(teed, outcome, question), outcome
 
     # Answering

@@ -40,7 +40,7 @@ from ..core.messages import Fields, ResponseHead, first
 from ..ports import CacheStore, Lookup, Reply
 from ..singleflight import Flight, Flights
 from .contract import CacheOutcome, CacheRequest, Forward, with_status
-from .fill import filled, read_whole
+from .fill import filled, read_ahead
 
 _DROPPED = frozenset({b"cache-status"})
 _MOST_VARIANTS = 16
@@ -294,7 +294,7 @@ class SharedCache:
             return None
         if entry.total > self._policy.max_entry_bytes:
             return None
-        rest = await read_whole(reply, self._policy.max_entry_bytes)
+        rest = (await read_ahead(reply, self._policy.max_entry_bytes)).whole
         if rest is None or len(entry.body) + len(rest) != entry.total:
             return None
         reply.release()
@@ -335,17 +335,24 @@ class SharedCache:
 
         async def commit(body: bytes) -> None:
             fresh = self._entry(question, head, body, requested_at, received_at)
-            if not await self._keep(question, fresh):
-                outcome.stored = Stored.INVALIDATED
-            if flight is not None:
-                flight.land(True)
+            try:
+                if not await self._keep(question, fresh):
+                    outcome.stored = Stored.INVALIDATED
+                if flight is not None:
+                    flight.land(True)
+            finally:
+                if flight is not None:
+                    flight.abandon()
 
         def void(why: Stored) -> None:
-            if flight is not None:
-                flight.abandon() if why is Stored.INCOMPLETE else flight.land(False)
             outcome.stored = why
+            if flight is not None:
+                flight.land(False)
 
-        teed = await filled(reply, self._policy.max_entry_bytes, commit, void)
+        ready = await read_ahead(reply)
+        if ready.whole is None and flight is not None:
+            flight.land(False)  # it ends when its client has read it: nobody should wait for that
+        teed = await filled(ready, self._policy.max_entry_bytes, commit, void)
         if first(request.fields, b"if-none-match") is not None and teed.whole is not None and head.status == 200:
             # Another answer than the stored one, and perhaps the client's own.
             lookup = await self._store.get(question.key, question.tags)
