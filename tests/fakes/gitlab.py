@@ -156,6 +156,10 @@ class FakeGitLab:
     def open_connections(self) -> int:
         return len(self._open)
 
+    def is_open(self, connection: int) -> bool:
+        """Whether the connection of that number still is."""
+        return connection in self._open
+
     def script(self, *answers: Answer) -> None:
         """Add answers."""
         self._script.extend(answers)

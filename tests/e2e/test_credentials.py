@@ -1,0 +1,328 @@
+"""Credentials: every carrier GitLab reads, one credential or a refusal, and never one that was not meant to go up."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from gateway.demo.gitlab import DemoGitLab
+from gateway.demo.seed import TOKENS
+from tests.e2e.conftest import BROKER_TOKEN, OWN_TOKEN, SUDO_TOKEN, Passage
+from tests.e2e.running import GatewayProcess
+from tests.e2e.wire import ask, curl, stranger
+from tests.fakes.gitlab import Answer, Received, Then, response
+
+JSON_BODY = "Content-Type: application/json"
+FORM = "Content-Type: application/x-www-form-urlencoded"
+CARRIERS = ("private-token", "authorization", "job-token", "deploy-token", "cookie", "sudo")
+
+Keys = SimpleNamespace
+
+
+def basic(user: str, password: str) -> str:
+    return "Authorization: Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def carried(received: Received) -> list[tuple[bytes, bytes]]:
+    """Every field of a request that could be a credential."""
+    return [(name, value) for name, value in received.fields if name.lower().replace(b"_", b"-").decode() in CARRIERS]
+
+
+def test_r7_401_is_gitlabs_octet_for_octet(gateway: GatewayProcess, demo: DemoGitLab) -> None:
+    source = stranger()
+    for fields in (["PRIVATE-TOKEN: glpat-nobody-knows-this"], ["Authorization: Bearer gwk-nobody"], ["PRIVATE-TOKEN: x"]):
+        reply = ask(gateway.port, "/api/v4/projects", *fields, source=source)
+        assert (reply.status, reply.body) == (401, b'{"message":"401 Unauthorized"}')
+        assert reply.value("Content-Type") == "application/json"
+        assert reply.value("X-Gateway-Error") == "unauthenticated"
+        assert "www-authenticate" not in reply.names
+        assert reply.value("RateLimit-Limit") is not None
+    theirs = curl("--header", "PRIVATE-TOKEN: glpat-nobody-knows-this", f"{demo.url}/api/v4/projects")
+    assert (theirs.status, theirs.body) == (401, reply.body)
+
+
+def test_r8_anonymous_callers_see_public_data_and_a_bad_token_stays_401(gateway: GatewayProcess, passage: Passage) -> None:
+    assert ask(gateway.port, "/api/v4/projects/open%2Fhandbook").status == 200
+    assert ask(gateway.port, "/api/v4/projects/platform%2Fapi").status == 404
+    assert ask(gateway.port, "/api/v4/projects/open%2Fhandbook", token="glpat-bad", source=stranger()).status == 401
+    assert carried(passage("/api/v4/projects?r8")[1]) == []
+
+
+@pytest.mark.parametrize("name", ["PRIVATE-TOKEN", "Private-Token", "private-token", "pRIVATE-tOKEN"])
+def test_r9_private_token_in_any_spelling(passage: Passage, recorded_keys: Keys, name: str) -> None:
+    _, received = passage("/api/v4/user?r9", f"{name}: {OWN_TOKEN}")
+    assert [value for _, value in carried(received)] == [OWN_TOKEN.encode()]
+    _, received = passage("/api/v4/user?r9", f"{name}: {recorded_keys.bot}")
+    assert carried(received) == [(b"PRIVATE-TOKEN", BROKER_TOKEN.encode())]
+
+
+def test_r9_two_different_values_are_400_and_equal_ones_are_one(passage: Passage) -> None:
+    for other in ("PRIVATE-TOKEN: glpat-another", "Authorization: Bearer x", "JOB-TOKEN: x"):
+        refused = passage.refused("/api/v4/user", f"PRIVATE-TOKEN: {OWN_TOKEN}", other)
+        assert (refused.status, refused.value("X-Gateway-Error")) == (400, "ambiguous_credential")
+    for second in (f"Private-Token: {OWN_TOKEN}", f"Authorization: Bearer {OWN_TOKEN}"):
+        _, received = passage("/api/v4/user?two", f"PRIVATE-TOKEN: {OWN_TOKEN}", second)
+        assert len(carried(received)) == 1
+    underscored = passage.refused("/api/v4/user", f"PRIVATE_TOKEN: {OWN_TOKEN}")
+    assert underscored.status == 400
+
+
+@pytest.mark.parametrize("parameter", ["private_token", "access_token", "bearer_token"])
+def test_r10_a_token_in_the_query_becomes_a_field(passage: Passage, recorded_keys: Keys, parameter: str) -> None:
+    for token, sent in ((OWN_TOKEN, OWN_TOKEN), (recorded_keys.bot, BROKER_TOKEN)):
+        reply, received = passage(f"/api/v4/projects?a=%2F&{parameter}={token}&b=c+d&&e=")
+        assert received.target == b"/api/v4/projects?a=%2F&b=c+d&&e="
+        assert [value.removeprefix(b"Bearer ") for _, value in carried(received)] == [sent.encode()]
+        assert token.encode() not in received.octets.replace(sent.encode(), b"")
+        assert token not in json.dumps(passage.gateway.audited(reply.request_id))
+    alone = passage(f"/api/v4/projects?{parameter}={OWN_TOKEN}")[1]
+    assert alone.target in {b"/api/v4/projects", b"/api/v4/projects?"}
+
+
+@pytest.mark.parametrize("parameter", ["private_token", "access_token"])
+def test_r10_a_token_in_a_body_is_the_one_credential_or_a_refusal(
+    passage: Passage, recorded_keys: Keys, parameter: str
+) -> None:
+    for kind, write in (
+        (JSON_BODY, lambda token: json.dumps({"name": "x", parameter: token, "y": [1]}).encode()),
+        (FORM, lambda token: f"name=x&{parameter}={token}&y[]=%5B1+".encode()),
+    ):
+        own, received = passage("/api/v4/projects", kind, method="POST", body=write(OWN_TOKEN))
+        assert own.status == 200
+        assert [value.removeprefix(b"Bearer ") for _, value in carried(received)] == [OWN_TOKEN.encode()]
+        assert OWN_TOKEN.encode() not in received.framed_body
+        assert received.body in {b'{"name": "x",  "y": [1]}', b"name=x&y[]=%5B1+"}
+        # Beside a brokered key a second credential would win over the injected one.
+        refused = passage.refused("/api/v4/projects", kind, method="POST", body=write(OWN_TOKEN), token=recorded_keys.bot)
+        assert refused.status == 400
+        assert refused.value("X-Gateway-Error") == "body_credential"
+
+
+def test_r11_bearer_carries_personal_and_oauth_tokens(
+    gateway: GatewayProcess, passage: Passage, recorded_keys: Keys
+) -> None:
+    for token in (TOKENS.oauth, TOKENS.ada):
+        assert ask(gateway.port, "/api/v4/user", f"Authorization: Bearer {token}").status == 200
+    assert ask(gateway.port, f"/api/v4/user?access_token={TOKENS.oauth}").status == 200
+    _, received = passage("/api/v4/user?r11", f"authorization: bearer {recorded_keys.bot}")
+    assert carried(received) == [(b"PRIVATE-TOKEN", BROKER_TOKEN.encode())]
+
+
+def test_r11_bearer_and_access_token_together_are_gitlabs_400(passage: Passage) -> None:
+    reply = passage.refused(f"/api/v4/user?access_token={OWN_TOKEN}", f"Authorization: Bearer {OWN_TOKEN}")
+    told = json.loads(reply.body)
+    assert reply.status == 400
+    assert told["error"] == "invalid_request"
+    assert told["error_description"] == "Both Authorization header and payload includes access token."
+
+
+@pytest.mark.parametrize("name", ["ada", "ada_routable", "bot", "ada_read", "oauth", "root_sudo"])
+def test_r12_kinds_of_token_come_from_gitlab_not_from_text(gateway: GatewayProcess, name: str) -> None:
+    fields = [f"Authorization: Bearer {getattr(TOKENS, name)}"]
+    assert ask(gateway.port, "/api/v4/user", *fields).status == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        pytest.param("", b"", id="query"),
+        pytest.param(FORM, b"ref=main&token=TOKEN", id="form"),
+        pytest.param(JSON_BODY, b'{"ref":"main","token":"TOKEN"}', id="json"),
+        pytest.param(
+            "Content-Type: multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="ref"\r\n\r\nmain\r\n--b\r\n'
+            b'Content-Disposition: form-data; name="token"\r\n\r\nTOKEN\r\n--b--\r\n',
+            id="multipart",
+        ),
+    ],
+)
+def test_r13_trigger_tokens_pass_and_are_nobodys(gateway: GatewayProcess, demo: DemoGitLab, kind: str, body: bytes) -> None:
+    body = body.replace(b"TOKEN", TOKENS.trigger.encode())
+    target = "/api/v4/projects/1/trigger/pipeline" + ("" if body else f"?ref=main&token={TOKENS.trigger}")
+    reply = ask(gateway.port, target, *([kind] if kind else []), method="POST", body=body)
+    assert reply.status == 201, reply.body
+    audited = gateway.audited(reply.request_id)
+    assert TOKENS.trigger not in json.dumps(audited)
+    assert audited["principal_kind"] == "passthrough"
+
+
+def test_r14_job_tokens_pass_where_gitlab_takes_them(gateway: GatewayProcess) -> None:
+    for target, fields in (
+        ("/api/v4/projects/1", [f"JOB-TOKEN: {TOKENS.job}"]),
+        ("/api/v4/job", [f"job-token: {TOKENS.job}"]),
+        (f"/api/v4/projects/1?job_token={TOKENS.job}", []),
+    ):
+        assert ask(gateway.port, target, *fields).status == 200, target
+    elsewhere = ask(gateway.port, "/api/v4/user", f"JOB-TOKEN: {TOKENS.job}")
+    assert (elsewhere.status, elsewhere.body) == (401, b'{"message":"401 Unauthorized"}')
+    assert "x-gateway-error" not in elsewhere.names
+
+
+def test_r15_deploy_tokens_pass_to_package_routes(passage: Passage) -> None:
+    _, received = passage("/api/v4/projects/1/packages/generic/a/1/b", "Deploy-Token: gldt-x", answer=response(200, b"x"))
+    assert carried(received) == [(b"Deploy-Token", b"gldt-x")]
+    elsewhere = passage.refused("/api/v4/projects/1", "Deploy-Token: gldt-x", source=stranger())
+    assert (elsewhere.status, elsewhere.body) == (401, b'{"message":"401 Unauthorized"}')
+
+
+def test_r16_session_cookies_pass_alone_and_are_dropped_beside_a_token(passage: Passage, recorded_keys: Keys) -> None:
+    cookie = "Cookie: _gitlab_session=0123456789abcdef; theme=dark"
+    answer = response(200, b"{}", ("Set-Cookie", "_gitlab_session=new; HttpOnly"), ("ETag", '"r16"'))
+    for _ in range(2):
+        reply, received = passage("/api/v4/user?r16", cookie, "X-CSRF-Token: abc", answer=answer)
+        assert received.values("X-CSRF-Token") == [b"abc"]
+        assert received.values("Cookie") == [cookie.removeprefix("Cookie: ").encode()]
+        assert not received.values("If-None-Match")
+        assert reply.values("Set-Cookie") == ["_gitlab_session=new; HttpOnly"]
+    for token in (OWN_TOKEN, recorded_keys.bot):
+        _, received = passage("/api/v4/user?r16", cookie, token=token)
+        assert received.values("Cookie") == []
+
+
+@pytest.mark.parametrize("sudo", ["bob", "BOB"])
+def test_r18_sudo_is_a_capability_of_rules(
+    passage: Passage, recorded_keys: Keys, gateway: GatewayProcess, sudo_key: str, bot_key: str, sudo: str
+) -> None:
+    _, received = passage("/api/v4/user?r18", f"Sudo: {sudo}", token=recorded_keys.sudo)
+    assert carried(received) == [(b"PRIVATE-TOKEN", SUDO_TOKEN.encode()), (b"Sudo", sudo.encode())]
+    reply, received = passage(f"/api/v4/user?sudo={sudo}&r18", token=recorded_keys.sudo)
+    assert b"sudo=" + sudo.encode() in received.target
+    audited = passage.gateway.audited(reply.request_id)
+    assert (audited["principal"], audited["sudo"].lower()) == ("impersonator", "bob")
+    for target, fields in (("/api/v4/user", [f"Sudo: {sudo}"]), (f"/api/v4/user?sudo={sudo}", [])):
+        assert json.loads(ask(gateway.port, target, *fields, token=sudo_key).body)["username"] == "bob"
+        refused = ask(gateway.port, target, *fields, token=bot_key)
+        assert (refused.status, refused.body) == (403, b'{"message":"403 Forbidden - Must be admin to use sudo"}')
+    assert ask(gateway.port, "/api/v4/user", "Sudo: ada", token=sudo_key).status == 403
+    assert ask(gateway.port, "/api/v4/user", f"Sudo: {sudo}", token=TOKENS.root_sudo).status == 200
+
+
+def test_r18_sudo_in_a_body_is_seen(passage: Passage, recorded_keys: Keys) -> None:
+    for kind, body in ((JSON_BODY, b'{"sudo":"root"}'), (FORM, b"a=b&sudo=root"), (FORM, b"a=b&s%75do=root")):
+        reply = passage.refused("/api/v4/projects", kind, method="POST", body=body, token=recorded_keys.bot)
+        assert reply.status in {400, 403}
+
+
+def test_r20_oauth_refresh_goes_up_once(passage: Passage) -> None:
+    body = b"grant_type=refresh_token&refresh_token=r20-refresh&client_id=c&client_secret=r20-secret"
+    reply, received = passage("/oauth/token", FORM, method="POST", body=body, answer=response(200, b'{"access_token":"x"}'))
+    assert received.body == body
+    lost, _ = passage("/oauth/token", FORM, method="POST", body=body, answer=Answer(then=Then.CLOSE))
+    assert lost.status == 502
+    assert len(passage.recorder.requests) == 2
+    assert "r20" not in json.dumps(passage.gateway.audited(reply.request_id))
+
+
+@pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "x-http-method-override", "X_HTTP_METHOD_OVERRIDE"])
+def test_x1_method_override_never_reaches_gitlab(passage: Passage, name: str) -> None:
+    _, received = passage("/api/v4/projects/1/x", f"{name}: DELETE", method="POST", body=b"")
+    assert not [field for field, _ in received.fields if b"override" in field.lower()]
+
+
+def test_x1_form_method_is_refused_or_judged(passage: Passage, gateway: GatewayProcess, reader_key: str) -> None:
+    for body in (b"_method=DELETE", b"a=b&%5Fmethod=delete"):
+        reply = passage.refused("/api/v4/projects/1/x", FORM, method="POST", body=body)
+        assert (reply.status, reply.value("X-Gateway-Error")) == (400, "method_override")
+    assert (
+        ask(gateway.port, "/api/v4/markdown", FORM, method="POST", body=b"_method=DELETE", token=reader_key).status >= 400
+    )
+    assert passage.refused("/api/v4/projects/1/x?_method=DELETE", method="POST", body=b"").status == 400
+
+
+SPOOFED = [
+    "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Client-IP", "True-Client-IP", "Forwarded",
+    "Gitlab-Workhorse", "Gitlab-Workhorse-Api-Request", "Gitlab-Shell-Api-Request", "Gitlab-Kas-Api-Request",
+    "Gitlab-Agent-Api-Request", "Gitlab-Pages-Api-Request", "Gitlab-Mailroom-Api-Request", "Gitlab-Shared-Secret",
+    "Gitlab-Storage-Path", "X-Sendfile-Type", "X-Accel-Mapping", "X-Request-Start", "X-GITLAB-DISABLE-SQL-QUERY-LIMIT",
+    "X-Gateway-Error",
+]  # fmt: skip
+
+
+def test_x3_trusted_fields_of_strangers_are_removed(passage: Passage) -> None:
+    spellings: list[Callable[[str], str]] = [str, str.lower, str.upper, lambda name: name.replace("-", "_")]
+    for spell in spellings:
+        _, received = passage("/api/v4/projects?x3", *[f"{spell(name)}: 203.0.113.9" for name in SPOOFED])
+        assert b"203.0.113.9" not in received.octets
+
+
+def test_x4_gitlab_sees_the_clients_address(passage: Passage) -> None:
+    source = stranger()
+    _, received = passage("/api/v4/projects?x4", "X-Forwarded-For: 203.0.113.9", source=source)
+    assert received.values("X-Forwarded-For") == [source.encode()]
+    assert received.values("X-Forwarded-Proto") == [b"http"]
+
+
+def test_x12_runner_tokens_in_bodies_are_not_swapped(passage: Passage, gateway: GatewayProcess) -> None:
+    body = b'{"token":"glrt-t1_0123456789abcdefghij","info":{"name":"r"},"last_update":""}'
+    fields = [("Gitlab-Ci-Builds-Polling", "yes"), ("X-GitLab-Last-Update", "abc"), ("Job-Status", "running")]
+    for status in (204, 403, 202):
+        reply, received = passage(
+            "/api/v4/jobs/request",
+            JSON_BODY,
+            "Runner-Token: glrt-t1_x",
+            method="POST",
+            body=body,
+            answer=response(status, b"", *fields),
+        )
+        assert received.body == body
+        assert [name for name, _ in carried(received)] == []
+        assert received.values("Runner-Token") == [b"glrt-t1_x"]
+        assert reply.status == status
+        for name, value in fields:
+            assert reply.value(name) == value
+
+
+def test_x13_registry_logins_pass(passage: Passage) -> None:
+    target = "/jwt/auth?service=container_registry&scope=repository:a/b:pull&scope=repository:a/c:push,pull"
+    _, received = passage(target, basic("ada", "secret"), answer=response(200, b'{"token":"ey.x.y"}'))
+    assert received.target == target.encode()
+    assert [f"{name.decode()}: {value.decode()}" for name, value in carried(received)] == [basic("ada", "secret")]
+
+
+def test_r56_scim_bearer_is_not_swapped(passage: Passage) -> None:
+    for method, tail, body in (
+        ("GET", 'Users?filter=userName%20eq%20"x"&startIndex=1', None),
+        ("GET", "Users/", None),
+        ("PATCH", "Users/abc", b'{"Operations":[]}'),
+    ):
+        target = f"/api/scim/v2/groups/my%2Fgroup/{tail}"
+        reply, received = passage(
+            target,
+            "Authorization: Bearer glsoat-0123456789abcdefghij",
+            "Content-Type: application/scim+json",
+            method=method,
+            body=body,
+            answer=response(200, b"{}", ("Content-Type", "application/scim+json; charset=utf-8")),
+        )
+        assert received.target == target.encode()
+        assert received.values("Authorization") == [b"Bearer glsoat-0123456789abcdefghij"]
+        assert received.values("Content-Type") == [b"application/scim+json"]
+        assert received.body == (body or b"")
+        assert reply.value("Content-Type") == "application/scim+json; charset=utf-8"
+
+
+def test_x23_a_brokers_dead_token_is_not_the_callers_401(
+    demo: DemoGitLab, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    config = {
+        "upstream": {"url": demo.url},
+        "identities": [{"id": "bot", "key": "issued"}, {"id": "people", "gitlab_token": True}],
+        "credentials": [{"id": "sa", "token": "${env:SA}"}],
+        "rules": [{"id": "bot", "for": ["bot"], "use": "sa", "allow": [{"access": "write"}]}],
+    }
+    process = GatewayProcess(config, tmp_path_factory.mktemp("dead"), {"SA": TOKENS.bot})
+    try:
+        key = process.new_key("bot")
+        assert ask(process.port, "/api/v4/user", token=key).status == 200
+        demo.state.tokens[TOKENS.bot].revoked = True
+        reply = ask(process.port, "/api/v4/user", token=key)
+        assert (reply.status, reply.value("X-Gateway-Error")) == (502, "broker_credential_refused")
+        assert process.log.find(lambda line: "sa" in line if "refuses credential" in line else None)
+        assert ask(process.port, "/api/v4/user", token="glpat-unknown").status == 401
+    finally:
+        demo.state.tokens[TOKENS.bot].revoked = False
+        assert process.stop() == 0
