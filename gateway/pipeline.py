@@ -28,6 +28,7 @@ from .core.credentials import Claim, Kind, injection
 from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange
+from .core.headers import request_id
 from .core.limits import Decision, Take
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
 from .core.refusal import render
@@ -87,7 +88,9 @@ class Access(Protocol):
 class Dialect(Protocol):
     """Which buckets a request takes from, and how callers are told (``core.dialect``)."""
 
-    def takes_for(self, principal: Principal, operation: Operation, peer: str) -> tuple[Take, ...]: ...
+    def takes_for(
+        self, principal: Principal, operation: Operation, target: Target, method: str, peer: str
+    ) -> tuple[Take, ...]: ...
 
     def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
         """The limits' fields of an answer the gateway makes itself."""
@@ -200,6 +203,8 @@ class Gateway:
         x.operation, told.surface = operation.name, operation.surface
         admitted = road.entry.admit(head, target, operation)
         x.peer, x.target = admitted.client, admitted.claim.target
+        if admitted.trusted_peer:
+            x.request_id = request_id(first(head.fields, b"x-request-id"), x.request_id, trusted=True)
         x.user_agent = first(head.fields, b"user-agent") or b""
 
         claim, body = admitted.claim, down.body
@@ -215,7 +220,7 @@ class Gateway:
         permit = road.access.authorise(principal, operation, target, head.method, claim.sudo)
         x.rule, x.permit_use, x.sudo = permit.rule, permit.use, permit.sudo
 
-        takes = road.dialect.takes_for(principal, operation, admitted.client)
+        takes = road.dialect.takes_for(principal, operation, target, head.method, admitted.client)
         if takes:
             decision = told.decision = await road.buckets.take(takes)
             _note(decision, x)

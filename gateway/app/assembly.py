@@ -35,7 +35,8 @@ from ..core.client_address import TrustedPeers
 from ..core.dialect import LimitDialect, NoDialect
 from ..core.entry import EntrySettings, GitLabEntry, SharedEntry
 from ..core.limit_headers import LimitHeaders
-from ..core.limits import Limits, OnOutage
+from ..core.limit_plan import Limits
+from ..core.limits import OnOutage
 from ..core.passage import Passage
 from ..core.peer_guard import PeerGuard
 from ..core.private_caching import PrivatePolicy

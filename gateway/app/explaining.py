@@ -11,7 +11,7 @@ from ..core.catalogue import Catalogue, Operation
 from ..core.credentials import read_claim
 from ..core.entry import METHODS
 from ..core.errors import Rejection
-from ..core.limits import Limits
+from ..core.limit_plan import Limits
 from ..core.private_caching import refuses_request
 from ..core.redaction import redact
 from ..core.target import parse_target
@@ -57,7 +57,9 @@ def explain(config: Config, identity: str, method: str, target: str) -> str:
         lines.append(("answer", f"{rejection.status} {rejection.message}, code {rejection.code.value}"))
         return _table(lines)
     lines.append(("credential", f"GitLab sees `{permit.use}`" if permit.use else "GitLab sees the caller's own"))
-    takes = Limits.compile(compiled.limits(config)).takes_for(principal, operation, "203.0.113.1")
+    takes = Limits.compile(compiled.limits(config)).takes_for(
+        principal, operation, parsed, method, "203.0.113.1"
+    )
     lines.append(
         (
             "limits",

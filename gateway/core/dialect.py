@@ -5,8 +5,10 @@ from __future__ import annotations
 from .access import Principal
 from .catalogue import Operation
 from .limit_headers import LimitHeaders, own, stricter
-from .limits import Decision, Limits, Take
+from .limit_plan import Limits
+from .limits import Decision, Take
 from .messages import Fields
+from .target import Target
 
 
 class LimitDialect:
@@ -16,9 +18,11 @@ class LimitDialect:
         self._limits = limits
         self._headers = headers
 
-    def takes_for(self, principal: Principal, operation: Operation, peer: str) -> tuple[Take, ...]:
-        """See ``core.limits.Limits.takes_for``."""
-        return self._limits.takes_for(principal, operation, peer)
+    def takes_for(
+        self, principal: Principal, operation: Operation, target: Target, method: str, peer: str
+    ) -> tuple[Take, ...]:
+        """See ``core.limit_plan.Limits.takes_for``."""
+        return self._limits.takes_for(principal, operation, target, method, peer)
 
     def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
         """Of an answer the gateway makes itself: the decision's numbers, or the nominal quota before there is one."""
@@ -36,8 +40,10 @@ class LimitDialect:
 class NoDialect:
     """No limits and no word of them: a plain shared cache."""
 
-    def takes_for(self, principal: Principal, operation: Operation, peer: str) -> tuple[Take, ...]:
-        del principal, operation, peer
+    def takes_for(
+        self, principal: Principal, operation: Operation, target: Target, method: str, peer: str
+    ) -> tuple[Take, ...]:
+        del principal, operation, target, method, peer
         return ()
 
     def told(self, decision: Decision | None, principal: Principal | None) -> Fields:

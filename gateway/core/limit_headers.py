@@ -15,7 +15,8 @@ import hashlib
 from math import ceil
 
 from .http_date import format_date
-from .limits import BucketState, Decision, Limit, Limits
+from .limit_plan import Limits
+from .limits import BucketState, Decision, Limit
 from .messages import Field, Fields, lower
 
 NOMINAL_PER_MINUTE = 6000
@@ -73,12 +74,13 @@ class LimitHeaders:
             return self._refused(decision, refusal, caller)
         tightest: BucketState | None = None
         for found in decision.states:
-            if not found.limit.shadow and (tightest is None or found.remaining < tightest.remaining):
+            limit = found.limit
+            if not (limit.shadow or limit.concurrent) and (tightest is None or found.remaining < tightest.remaining):
                 tightest = found
         if tightest is None:
             return self._nominal
         told = self._told_to(caller, decision.states)
-        remaining = int(tightest.remaining)
+        remaining = max(0, int(tightest.remaining))
         return (
             told.quota,
             self._name_fields[tightest.limit.id],
@@ -111,10 +113,11 @@ class LimitHeaders:
         if told is None or len(told.limits) != len(states) or any(map(_differs, told.limits, states)):
             digest = hashlib.blake2b(caller.encode("utf-8", "surrogatepass"), key=self._key, digest_size=6).digest()
             applying = [found.limit for found in states if not found.limit.shadow]
-            quota = min(applying, key=lambda limit: self._rank[limit.id])
+            ranked = [limit for limit in applying if not limit.concurrent]
+            quota = min(ranked, key=lambda limit: self._rank[limit.id], default=None)
             told = _Told(
                 limits=tuple([found.limit for found in states]),
-                quota=(_LIMIT, b"%d" % quota.per_minute),
+                quota=(_LIMIT, b"%d" % quota.per_minute) if quota is not None else self._nominal[0],
                 policies=[_policy(limit) for limit in applying],
                 partition=b";pk=:%s:" % base64.b64encode(digest),
             )
@@ -147,7 +150,7 @@ class _Told:
             if found.limit.shadow:
                 continue
             if found.allowed:
-                left, until = int(found.remaining), ceil(found.full_in_s)
+                left, until = max(0, int(found.remaining)), ceil(found.full_in_s)
             else:
                 # Retry-After must not be earlier than `t`: the longest wait is the one that it tells.
                 left, until = 0, min(wait_s, whole_wait_s(found.retry_after_s))
@@ -156,6 +159,8 @@ class _Told:
 
 
 def _policy(limit: Limit) -> bytes:
+    if limit.concurrent:
+        return b'"%s";q=%d;qu="concurrent-requests"' % (limit.id.encode(), int(limit.burst))
     window_s = max(1, round(limit.period_s))
     quota = min(_LARGEST, max(1, ceil(limit.rate * window_s - 1e-9)))
     return b'"%s";q=%d;w=%d' % (limit.id.encode(), quota, window_s)

@@ -1,4 +1,4 @@
-"""Token buckets: the arithmetic, and which buckets a request takes from.
+"""Token buckets: the arithmetic. Which buckets a request takes from is ``core.limit_plan``'s to say.
 
 A bucket is two numbers: its level in tokens (a double) and the instant of that level in whole microseconds. The Lua script
 does the same operations on the same doubles in the same order, so both agree to the last bit; whoever changes one changes
@@ -8,16 +8,13 @@ both. An absent bucket is a full one. A refused request takes nothing from any b
 from __future__ import annotations
 
 import enum
-import hashlib
-import ipaddress
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from .access import Principal, PrincipalKind
-from .catalogue import Operation
+from .catalogue import Access, Surface
+from .cost import Settlement
 
 
 class Scope(enum.StrEnum):
@@ -31,6 +28,8 @@ class Scope(enum.StrEnum):
     """Callers whom the gateway can't name: anonymous ones, and credentials that only GitLab can check."""
     ORGANISATION = "organisation"
     """One bucket for all."""
+    PROJECT = "project"
+    """Everybody's requests for one project, as its path or number is spelt; requests that name none take nothing."""
 
 
 class OnOutage(enum.StrEnum):
@@ -40,6 +39,20 @@ class OnOutage(enum.StrEnum):
     """Each gateway enforces its share by itself."""
     OPEN = "open"
     CLOSED = "closed"
+
+
+class Match(msgspec.Struct, frozen=True, gc=False):
+    """Which requests a limit is about: conditions that must all hold; one left out (None) holds."""
+
+    access: Access | None = None
+    """Exactly this class: a limit on writes leaves reads alone."""
+    surfaces: tuple[Surface, ...] | None = None
+    routes: tuple[str, ...] | None = None
+    """``/template`` or ``METHOD /template``, as rules write them."""
+    methods: tuple[str, ...] | None = None
+
+
+EVERY = Match()
 
 
 class Limit(msgspec.Struct, frozen=True, gc=False):
@@ -57,6 +70,18 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
     """This limit's numbers are the ones sent as ``RateLimit-*``."""
     shadow: bool = False
     """Counted and measured, never refused."""
+    match: Match = EVERY
+    concurrent: bool = False
+    """``burst`` is how many requests may be in progress at one time: leases are held instead of tokens taken. ``rate`` is
+    then no more than the guess of how soon a place comes free."""
+    on_outage: OnOutage | None = None
+    """None: as the store is told."""
+    weighted: bool = False
+    """A request costs its operation's weight (``core.cost``), not one."""
+    settlement: Settlement | None = None
+    """What the answer changes about the cost; None: nothing."""
+    absorb_s: float = 0.0
+    """A request that would be admitted within so many seconds waits instead of being refused."""
 
     @property
     def per_us(self) -> float:
@@ -138,6 +163,8 @@ def refill(limit: Limit, level: Level | None, now_us: int) -> Level:
     tokens, at_us = level
     if not tokens <= burst:  # the limit was lowered; written so that a NaN counts as full too
         tokens = burst
+    elif tokens < -burst:
+        tokens = -burst
     if now_us <= at_us:
         return (tokens, now_us)
     gain = (now_us - at_us) * (limit.rate / 1_000_000)
@@ -198,93 +225,17 @@ def decide(takes: Sequence[Take], levels: Sequence[Level | None], now_us: int) -
     return Decision(allowed, tuple(states), now_us / 1_000_000), stored
 
 
-# Which buckets
+def settled(limit: Limit, level: Level | None, change: float, now_us: int) -> Level | None:
+    """The level to store after ``change`` more tokens turned out to be owed (less than 0: too many were taken).
 
-KEY_BYTES = 200
-"""No bucket's key is longer."""
-_PREFIX = "{gw}:b:"
-# One hash tag for all buckets: every bucket of a request must live in one slot of a Redis Cluster to be taken in one step,
-# and the organisation's bucket is part of every request. Other data of the gateway is free to live elsewhere.
-_LIMIT_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_PLAIN_SUBJECT = re.compile(r"(?!#)[\x21-\x7e]{1,100}")
-_MEMO_BOUND = 4096
-
-
-def address_group(peer: str) -> str:
-    """The subject that stands for an unnamed caller: an IPv4 address, or the /64 that one IPv6 customer holds."""
-    try:
-        address = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return peer  # a Unix socket
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return f"{ipaddress.IPv6Address(int(address) >> 64 << 64)}/64"
-    return str(address)
+    A bucket never holds more than its burst, and never owes more than that either. None: nothing is stored, because an
+    absent bucket is full already.
+    """
+    if level is None and change <= 0:
+        return None
+    tokens, at_us = refill(limit, level, now_us)
+    return (min(limit.burst, max(-limit.burst, tokens - change)), at_us)
 
 
-class Limits:
-    """The configured limits, compiled. ``takes_for`` costs a dictionary look-up for a caller seen lately."""
-
-    def __init__(self, limits: tuple[Limit, ...]) -> None:
-        self.limits = limits
-        enforced = [limit for limit in limits if not limit.shadow]
-        ranked = sorted(enforced, key=lambda limit: (not limit.advertise, limit.by is not Scope.CALLER))
-        self.rank = {limit.id: place for place, limit in enumerate(ranked)}
-        """Whose rate is told as a caller's quota, best first: the one that says so, those by caller, the rest in order."""
-        self.advertised: Limit | None = ranked[0] if ranked else None
-        self._memo: dict[tuple[str, str, str, str], tuple[Take, ...]] = {}
-
-    @classmethod
-    def compile(cls, limits: Iterable[Limit]) -> Limits:
-        """Raises ValueError for a limit that no bucket can hold."""
-        compiled = tuple(limits)
-        seen = set[str]()
-        for limit in compiled:
-            if not _LIMIT_ID.fullmatch(limit.id):
-                raise ValueError(f"limit {limit.id[:64]!r}: an id is letters, digits, '_', '.', '-', at most 64")
-            if limit.id in seen:
-                raise ValueError(f"limit {limit.id}: the id is taken")
-            seen.add(limit.id)
-            if not (0 < limit.rate <= 1e9 and 1 <= limit.burst <= 1e8 and 0 < limit.period_s < math.inf):
-                raise ValueError(f"limit {limit.id}: the rate is above 0 and at most 1e9, the burst from 1 to 1e8")
-        return cls(compiled)
-
-    def takes_for(
-        self,
-        principal: Principal,
-        operation: Operation,
-        peer: str,
-        cost: float = 1.0,
-    ) -> tuple[Take, ...]:
-        """The takes of one request, in the order configured; empty when no limit applies.
-
-        ``operation`` chooses nothing yet: limits per operation class will look there.
-        """
-        unnamed = principal.kind is PrincipalKind.ANONYMOUS or principal.kind is PrincipalKind.PASSTHROUGH
-        seen = (peer if unnamed else principal.id, principal.kind, principal.team, principal.identity)
-        takes = self._memo.get(seen)
-        if takes is None:
-            takes = self._takes(principal, address_group(peer) if unnamed else "")
-            if len(self._memo) >= _MEMO_BOUND:
-                self._memo.clear()
-            self._memo[seen] = takes
-        if cost == 1.0:
-            return takes
-        return tuple([Take(take.key, take.limit, cost) for take in takes])
-
-    def _takes(self, principal: Principal, address: str) -> tuple[Take, ...]:
-        subjects = {
-            Scope.CALLER: f"{principal.kind.value}:{address}" if address else principal.id,
-            Scope.IDENTITY: principal.identity,
-            Scope.TEAM: principal.team,
-            Scope.ADDRESS: address,
-            Scope.ORGANISATION: "all",
-        }
-        return tuple([Take(_key(limit.id, subjects[limit.by]), limit) for limit in self.limits if subjects[limit.by]])
-
-
-def _key(limit_id: str, subject: str) -> str:
-    if not _PLAIN_SUBJECT.fullmatch(subject):
-        subject = "#" + hashlib.blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return f"{_PREFIX}{limit_id}:{subject}"
+LEASE_S = 60.0
+"""How long a place among a caller's concurrent requests stays taken when its gateway dies; the script knows it too."""

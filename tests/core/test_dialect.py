@@ -8,14 +8,17 @@ from gateway.core.access import Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.dialect import LimitDialect, NoDialect
 from gateway.core.limit_headers import LimitHeaders
-from gateway.core.limits import Decision, Limit, Limits, Scope, decide
+from gateway.core.limit_plan import Limits
+from gateway.core.limits import Decision, Limit, Scope, decide
 from gateway.core.messages import Fields, first, values
+from gateway.core.target import parse_target
 
 NOW = 1_800_000_000.0
 LIMITS = Limits.compile([Limit("caller", Scope.CALLER, 10.0, 20.0)])
 HEADERS = LimitHeaders(LIMITS, key=b"k" * 16)
 DIALECT = LimitDialect(LIMITS, HEADERS)
 OPERATION = Operation("GET /api/v4/user", Access.READ, Surface.REST)
+TARGET = parse_target(b"/api/v4/user")
 BROKERED = Principal("backstage", PrincipalKind.KEY, "backstage")
 OWN = Principal("user:1", PrincipalKind.GITLAB_TOKEN, "people", token_hash=b"t")
 GITLABS: Fields = (
@@ -27,12 +30,12 @@ GITLABS: Fields = (
 
 
 def taken(principal: Principal) -> Decision:
-    takes = DIALECT.takes_for(principal, OPERATION, "192.0.2.1")
+    takes = DIALECT.takes_for(principal, OPERATION, TARGET, "GET", "192.0.2.1")
     return decide(takes, [None] * len(takes), int(NOW * 1_000_000))[0]
 
 
 def test_the_configured_limits_are_taken_from() -> None:
-    assert [take.limit.id for take in DIALECT.takes_for(OWN, OPERATION, "192.0.2.1")] == ["caller"]
+    assert [take.limit.id for take in DIALECT.takes_for(OWN, OPERATION, TARGET, "GET", "192.0.2.1")] == ["caller"]
 
 
 @pytest.mark.parametrize(("decided", "known"), [(False, False), (False, True), (True, False)])
@@ -64,6 +67,6 @@ def test_an_own_token_sees_the_stricter_set() -> None:
 
 def test_without_a_dialect_nothing_is_taken_told_or_changed() -> None:
     dialect = NoDialect()
-    assert dialect.takes_for(OWN, OPERATION, "192.0.2.1") == ()
+    assert dialect.takes_for(OWN, OPERATION, TARGET, "GET", "192.0.2.1") == ()
     assert dialect.told(taken(OWN), OWN) == ()
     assert dialect.merged(taken(OWN), OWN, 200, GITLABS, NOW) is GITLABS

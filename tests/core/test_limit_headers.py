@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.limit_headers import GITLAB_SET, NOMINAL_PER_MINUTE, LimitHeaders, own, stricter, whole_wait_s
-from gateway.core.limits import BucketState, Decision, Limit, Limits, Scope, state
+from gateway.core.limit_plan import Limits
+from gateway.core.limits import BucketState, Decision, Limit, Scope, state
 from gateway.core.messages import Fields
 
 Merge = Callable[..., Fields]

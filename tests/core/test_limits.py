@@ -1,4 +1,4 @@
-"""Token buckets: arithmetic, hierarchy, keys."""
+"""Token buckets: arithmetic."""
 
 from __future__ import annotations
 
@@ -8,33 +8,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.access import Principal, PrincipalKind
-from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.limits import (
-    KEY_BYTES,
     Decision,
     Level,
     Limit,
-    Limits,
     Scope,
     Take,
-    address_group,
     affordable,
     decide,
     refill,
+    settled,
     state,
 )
 
-OPERATION = Operation("GET /api/v4/projects", Access.READ, Surface.REST)
 T0 = 1_800_000_000_000_000
 
 
 def limit(rate: float = 10.0, burst: float = 50.0, **more: object) -> Limit:
     return Limit("caller", Scope.CALLER, rate, burst, **more)  # type: ignore[arg-type]
-
-
-def key_principal(identity: str = "backstage", team: str = "") -> Principal:
-    return Principal(identity, PrincipalKind.KEY, identity, team=team)
 
 
 class Ledger:
@@ -219,116 +210,36 @@ def test_what_the_script_multiplies_by_is_what_refill_does() -> None:
     assert refill(seventh, (0.0, T0), T0 + 12_345_678) == (12_345_678 * seventh.per_us, T0 + 12_345_678)
 
 
-# Which buckets
-
-HIERARCHY = Limits.compile(
-    Limit(scope.value, scope, 1.0, 1.0)
-    for scope in (Scope.ORGANISATION, Scope.TEAM, Scope.IDENTITY, Scope.CALLER, Scope.ADDRESS)
-)
-
-
-def ids(takes: tuple[Take, ...]) -> list[str]:
-    return [take.limit.id for take in takes]
-
-
-def test_a_named_caller_takes_by_caller_identity_team_and_organisation() -> None:
-    takes = HIERARCHY.takes_for(key_principal(team="platform"), OPERATION, "10.0.0.1")
-    assert ids(takes) == ["organisation", "team", "identity", "caller"]
-    assert [take.key for take in takes] == [
-        "{gw}:b:organisation:all",
-        "{gw}:b:team:platform",
-        "{gw}:b:identity:backstage",
-        "{gw}:b:caller:backstage",
-    ]
-
-
-def test_without_a_team_no_team_bucket() -> None:
-    assert ids(HIERARCHY.takes_for(key_principal(), OPERATION, "10.0.0.1")) == ["organisation", "identity", "caller"]
-
-
-@pytest.mark.parametrize("kind", [PrincipalKind.ANONYMOUS, PrincipalKind.PASSTHROUGH])
-def test_an_unnamed_caller_is_its_address(kind: PrincipalKind) -> None:
-    principal = Principal(f"{kind.value}:2001:db8::7", kind, kind.value)
-    takes = HIERARCHY.takes_for(principal, OPERATION, "2001:db8::7")
-    assert ids(takes) == ["organisation", "identity", "caller", "address"]
-    assert takes[3].key == "{gw}:b:address:2001:db8::/64"
-    assert takes[2].key == f"{{gw}}:b:caller:{kind.value}:2001:db8::/64"
-
-
-def test_a_cost_is_asked_of_every_bucket() -> None:
-    assert {take.cost for take in HIERARCHY.takes_for(key_principal(), OPERATION, "10.0.0.1", 5.0)} == {5.0}
-
-
-def test_the_same_caller_is_not_compiled_twice() -> None:
-    takes = HIERARCHY.takes_for(key_principal(), OPERATION, "10.0.0.1")
-    assert HIERARCHY.takes_for(key_principal(), OPERATION, "10.9.9.9") is takes
-
-
-def test_the_memo_is_bounded() -> None:
-    limits = Limits.compile([limit()])
-    for number in range(5000):
-        limits.takes_for(key_principal(f"bot-{number}"), OPERATION, "10.0.0.1")
-    assert len(limits._memo) <= 4096
-
-
-def test_no_limits_no_takes() -> None:
-    none = Limits.compile([])
-    assert none.takes_for(key_principal(), OPERATION, "10.0.0.1") == ()
-    assert none.advertised is None
+# After the answer
 
 
 @pytest.mark.parametrize(
-    ("peer", "group"),
+    ("level", "change", "left"),
     [
-        pytest.param("192.0.2.7", "192.0.2.7", id="v4"),
-        pytest.param("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", id="v6"),
-        pytest.param("fe80::1%eth0", "fe80::/64", id="zone"),
-        pytest.param("::ffff:192.0.2.7", "192.0.2.7", id="mapped"),
-        pytest.param("unix:", "unix:", id="unix"),
+        pytest.param((30.0, T0), 5.0, 25.0, id="owed"),
+        pytest.param((30.0, T0), -5.0, 35.0, id="given-back"),
+        pytest.param((48.0, T0), -5.0, 50.0, id="never-above-the-burst"),
+        pytest.param((1.0, T0), 10.0, -9.0, id="in-debt"),
+        pytest.param((1.0, T0), 1e9, -50.0, id="bounded-debt"),
+        pytest.param(None, 5.0, 45.0, id="absent-is-full"),
     ],
 )
-def test_address_groups(peer: str, group: str) -> None:
-    assert address_group(peer) == group
+def test_a_settlement(level: Level | None, change: float, left: float) -> None:
+    assert settled(limit(), level, change, T0) == (left, T0)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300))
-def test_keys_are_short_printable_of_one_slot_and_distinct(one: str, other: str) -> None:
-    limits = Limits.compile([Limit("x" * 64, Scope.CALLER, 1.0, 1.0)])
-    keys = [limits.takes_for(key_principal(name), OPERATION, "10.0.0.1")[0].key for name in (one, other)]
-    assert all(len(key.encode()) <= KEY_BYTES and key.isprintable() and key.startswith("{gw}:") for key in keys)
-    assert (keys[0] == keys[1]) == (one == other)
+def test_nothing_is_stored_for_a_full_bucket_that_is_given_tokens() -> None:
+    assert settled(limit(), None, -5.0, T0) is None
 
 
-def test_a_hashed_subject_cannot_be_spelled_out() -> None:
-    limits = Limits.compile([limit()])
-    hashed = limits.takes_for(key_principal("a" * 101), OPERATION, "")[0].key
-    spelled = limits.takes_for(key_principal(hashed.rpartition(":")[2]), OPERATION, "")[0].key
-    assert hashed != spelled
+def test_a_debt_is_paid_by_waiting() -> None:
+    ledger = Ledger()
+    ledger.levels["k"] = (-9.0, T0)
+    refusal = ledger.take(T0, Take("k", limit())).refusal
+    assert refusal is not None
+    assert refusal.retry_after_s == 1.0
+    assert ledger.take(T0 + 1_000_000, Take("k", limit())).allowed
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        pytest.param([Limit("a:b", Scope.CALLER, 1.0, 1.0)], id="colon"),
-        pytest.param([Limit("", Scope.CALLER, 1.0, 1.0)], id="empty"),
-        pytest.param([limit(), limit()], id="twice"),
-        pytest.param([limit(rate=0.0)], id="no-rate"),
-        pytest.param([limit(rate=math.inf)], id="endless-rate"),
-        pytest.param([limit(rate=math.nan)], id="nan"),
-        pytest.param([limit(burst=0.5)], id="burst-below-one"),
-        pytest.param([limit(period_s=0.0)], id="no-period"),
-    ],
-)
-def test_limits_no_bucket_can_hold(wrong: list[Limit]) -> None:
-    with pytest.raises(ValueError, match=r"^limit "):
-        Limits.compile(wrong)
-
-
-def test_whose_rate_is_advertised() -> None:
-    organisation, caller = Limit("org", Scope.ORGANISATION, 9.0, 1.0), limit()
-    shadow = Limit("shadow", Scope.CALLER, 2.0, 1.0, advertise=True, shadow=True)
-    assert Limits.compile([organisation, shadow]).advertised is organisation
-    assert Limits.compile([organisation, shadow, caller]).advertised is caller
-    marked = Limit("team", Scope.TEAM, 2.0, 1.0, advertise=True)
-    assert Limits.compile([organisation, caller, marked]).advertised is marked
+def test_a_debt_beyond_the_burst_is_forgiven() -> None:
+    assert refill(limit(burst=5.0), (-40.0, T0), T0) == (-5.0, T0)

@@ -1,0 +1,171 @@
+"""Which buckets a request takes from, and at what cost: the configured limits, compiled."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+from .access import Principal, PrincipalKind
+from .catalogue import Operation, ReferenceKind
+from .cost import Weights
+from .limits import EVERY, Limit, Scope, Take
+from .rule_match import Clause, Matcher, spell
+from .target import Target
+
+KEY_BYTES = 200
+"""No bucket's key is longer."""
+_PREFIX = "{gw}:b:"
+# One hash tag for all buckets: every bucket of a request must live in one slot of a Redis Cluster to be taken in one step,
+# and the organisation's bucket is part of every request. Other data of the gateway is free to live elsewhere.
+_LIMIT_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_PLAIN_SUBJECT = re.compile(r"(?!#)[\x21-\x7e]{1,100}")
+_MEMO_BOUND = 4096
+_PLACES = (ReferenceKind.PROJECT,)
+
+
+def address_group(peer: str) -> str:
+    """The subject that stands for an unnamed caller: an IPv4 address, or the /64 that one IPv6 customer holds."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return peer  # a Unix socket
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return f"{ipaddress.IPv6Address(int(address) >> 64 << 64)}/64"
+    return str(address)
+
+
+class _Tariff:
+    """The limits that one class of requests falls under, each with its cost."""
+
+    __slots__ = ("by_project", "charges")
+
+    def __init__(self, charges: tuple[tuple[Limit, float], ...]) -> None:
+        self.charges = charges
+        self.by_project = any(limit.by is Scope.PROJECT for limit, _ in charges)
+
+
+class _Matched:
+    __slots__ = ("access", "limit", "matcher")
+
+    def __init__(self, limit: Limit) -> None:
+        match = limit.match
+        self.limit = limit
+        self.access = match.access
+        self.matcher = Matcher(Clause(methods=match.methods, routes=match.routes, surfaces=match.surfaces))
+
+    def holds(self, operation: Operation, target: Target, method: str) -> bool:
+        if self.access is not None and operation.access is not self.access:
+            return False
+        return not self.matcher.refuses(operation, operation.access, target, method, deny=False)
+
+
+class Limits:
+    """The configured limits, compiled. ``takes_for`` costs two dictionary look-ups for a caller seen lately."""
+
+    def __init__(self, limits: tuple[Limit, ...], weights: Weights) -> None:
+        self.limits = limits
+        self._weights = weights
+        self._matched = tuple(_Matched(limit) for limit in limits)
+        self._alike = all(limit.match == EVERY and not limit.weighted for limit in limits)
+        enforced = [limit for limit in limits if not limit.shadow and not limit.concurrent]
+        ranked = sorted(enforced, key=_rank)
+        self.rank = {limit.id: place for place, limit in enumerate(ranked)}
+        """Whose rate is told as a caller's quota, best first: the one that says so, those by caller, the rest in order; a
+        limit on some requests only stands behind those on all."""
+        self.advertised: Limit | None = ranked[0] if ranked else None
+        self._tariffs: dict[tuple[str, str, str, str], _Tariff] = {}
+        self._memo: dict[tuple[str, str, str, str, str, _Tariff], tuple[Take, ...]] = {}
+        self._shared: dict[tuple[tuple[Limit, float], ...], _Tariff] = {}
+        self._everything = _Tariff(tuple([(limit, 1.0) for limit in limits]))
+
+    @classmethod
+    def compile(cls, limits: Iterable[Limit], weights: Mapping[str, float] | None = None) -> Limits:
+        """Raises ValueError for a limit that no bucket can hold, and for a route that is none."""
+        compiled = tuple(limits)
+        seen = set[str]()
+        for limit in compiled:
+            if not _LIMIT_ID.fullmatch(limit.id):
+                raise ValueError(f"limit {limit.id[:64]!r}: an id is letters, digits, '_', '.', '-', at most 64")
+            if limit.id in seen:
+                raise ValueError(f"limit {limit.id}: the id is taken")
+            seen.add(limit.id)
+            if not (0 < limit.rate <= 1e9 and 1 <= limit.burst <= 1e8 and 0 < limit.period_s < math.inf):
+                raise ValueError(f"limit {limit.id}: the rate is above 0 and at most 1e9, the burst from 1 to 1e8")
+        return cls(compiled, Weights(weights or {}))
+
+    def takes_for(
+        self, principal: Principal, operation: Operation, target: Target, method: str, peer: str
+    ) -> tuple[Take, ...]:
+        """The takes of one request, in the order configured; empty when no limit applies."""
+        tariff = self._everything if self._alike else self._tariff(operation, target, method)
+        unnamed = principal.kind is PrincipalKind.ANONYMOUS or principal.kind is PrincipalKind.PASSTHROUGH
+        project = _project(operation, target) if tariff.by_project else ""
+        seen = (peer if unnamed else principal.id, principal.kind, principal.team, principal.identity, project, tariff)
+        takes = self._memo.get(seen)
+        if takes is None:
+            takes = _takes(tariff, principal, address_group(peer) if unnamed else "", project)
+            if len(self._memo) >= _MEMO_BOUND:
+                self._memo.clear()
+            self._memo[seen] = takes
+        return takes
+
+    def _tariff(self, operation: Operation, target: Target, method: str) -> _Tariff:
+        key = (operation.name, method, operation.access.value, operation.surface.value)
+        tariff = self._tariffs.get(key) if operation.known else None
+        if tariff is None:
+            weight = self._weights.of(operation, method)
+            tariff = _Tariff(
+                tuple(
+                    [
+                        (one.limit, weight if one.limit.weighted else 1.0)
+                        for one in self._matched
+                        if one.holds(operation, target, method)
+                    ]
+                )
+            )
+            # What the catalogue does not know matches by its path: few kinds of outcome, however many paths.
+            tariff = self._shared.setdefault(tariff.charges, tariff)
+            if operation.known:
+                if len(self._tariffs) >= _MEMO_BOUND:
+                    self._tariffs.clear()
+                self._tariffs[key] = tariff
+        return tariff
+
+
+def key_of(limit_id: str, subject: str) -> str:
+    """The bucket of ``subject`` under a limit: short, printable, one for each subject."""
+    if not _PLAIN_SUBJECT.fullmatch(subject):
+        subject = "#" + hashlib.blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{_PREFIX}{limit_id}:{subject}"
+
+
+def _rank(limit: Limit) -> tuple[bool, bool, bool]:
+    return (not limit.advertise, limit.match != EVERY, limit.by is not Scope.CALLER)
+
+
+def _takes(tariff: _Tariff, principal: Principal, address: str, project: str) -> tuple[Take, ...]:
+    subjects = {
+        Scope.CALLER: f"{principal.kind.value}:{address}" if address else principal.id,
+        Scope.IDENTITY: principal.identity,
+        Scope.TEAM: principal.team,
+        Scope.ADDRESS: address,
+        Scope.ORGANISATION: "all",
+        Scope.PROJECT: project,
+    }
+    return tuple(
+        [Take(key_of(limit.id, subjects[limit.by]), limit, cost) for limit, cost in tariff.charges if subjects[limit.by]]
+    )
+
+
+def _project(operation: Operation, target: Target) -> str:
+    """The project of the path, as spelt there: a number and a path are two subjects until GitLab is asked, which nobody
+    does for a limit's sake. What no project can be called has one bucket together."""
+    for reference in operation.references:
+        if reference.kind in _PLACES:
+            return spell(reference.value(target.segments)) or "?"
+    return ""
