@@ -34,6 +34,10 @@ format: setup ## rewrite the sources in the house format
 test-matrix: ## the tests that start no process of ours, under each Python 3.11+ found
 	@.ci/matrix
 
+.PHONY: bench
+bench: setup ## this gateway, a bare aiohttp proxy and what peers are here, as ratios: docs/performance.md
+	@$(BIN)/python -m benchmarks.run $(ARGS)
+
 .PHONY: lock
 lock: ## pin newest versions again (needs uv on PATH, or UV=/path/to/uv)
 	@.ci/lock

@@ -1,0 +1,1 @@
+"""Comparisons with peers on one machine: ratios only. docs/performance.md has the results and how to repeat them."""

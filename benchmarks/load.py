@@ -1,0 +1,161 @@
+"""The load: wrk, or a small client of our own where wrk is missing. One keep-alive connection a worker, closed loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+HEADERS = {
+    "Host": "git.example.com",
+    "User-Agent": "python-gitlab/8.0.0",
+    "Accept": "*/*",
+    "Accept-Encoding": "gzip, deflate",
+    "Connection": "keep-alive",
+}
+
+_WRK = """
+local n = tonumber(os.getenv("BENCH_START"))
+local before, after = os.getenv("BENCH_BEFORE"), os.getenv("BENCH_AFTER")
+local distinct = os.getenv("BENCH_DISTINCT") == "1"
+local whole = before .. "1" .. after
+request = function()
+    if not distinct then return whole end
+    n = n + 1
+    return before .. n .. after
+end
+done = function(summary, latency)
+    local e = summary.errors
+    io.write(string.format('{"requests":%d,"seconds":%f,"p50_ms":%f,"p99_ms":%f,"failed":%d,"refused":%d}\\n',
+        summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+        e.connect + e.read + e.write + e.timeout, e.status))
+end
+"""
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What is asked. ``path`` goes up to where a number of the request is put."""
+
+    path: str
+    headers: dict[str, str] = {}
+    distinct: bool = False
+    """Each request asks something else, so that no cache and no collapsing helps."""
+    status: int = 200
+
+    def octets(self) -> tuple[str, str]:
+        """The request, before and behind its number."""
+        lines = [f"{name}: {value}\r\n" for name, value in {**HEADERS, **self.headers}.items()]
+        return f"GET {self.path}", f" HTTP/1.1\r\n{''.join(lines)}\r\n"
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What came of it."""
+
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    failed: int
+    refused: int
+    """Answers of status 400 and above."""
+
+
+_STARTS = itertools.count(1)
+
+
+def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float, cpu: int, directory: Path) -> Load:
+    """Run the load in a process of its own, pinned to ``cpu``."""
+    before, after = shape.octets()
+    environment = {
+        **os.environ,
+        "BENCH_BEFORE": before,
+        "BENCH_AFTER": after,
+        "BENCH_DISTINCT": "1" if shape.distinct else "0",
+        # No two rounds ask the same.
+        "BENCH_START": str(next(_STARTS) * 10_000_000),
+    }
+    if shutil.which("wrk"):
+        script = directory / "load.lua"
+        script.write_text(_WRK)
+        argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "-s", str(script), f"http://127.0.0.1:{port}"]
+    else:
+        argv = [sys.executable, "-m", "benchmarks.load", str(port), str(connections), str(seconds)]
+    done = subprocess.run(
+        argv,
+        env=environment,
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=seconds + 20,
+        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+    )
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Load)
+
+
+# The client of our own: slower than wrk, so the figures that hold with it are CPU time and c=1
+
+
+class _Worker(asyncio.Protocol):
+    def __init__(self, times: list[float]) -> None:
+        self._times = times
+        self._start = int(os.environ["BENCH_START"])
+        self._pieces = (os.environ["BENCH_BEFORE"].encode(), os.environ["BENCH_AFTER"].encode())
+        self._distinct = os.environ["BENCH_DISTINCT"] == "1"
+        self._data = b""
+        self._sent_at = 0.0
+        self.refused = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._ask()
+
+    def _ask(self) -> None:
+        self._start += self._distinct
+        self._sent_at = time.perf_counter()
+        self._transport.write(b"%b%d%b" % (self._pieces[0], self._start, self._pieces[1]))
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        head, blank, body = self._data.partition(b"\r\n\r\n")
+        if not blank:
+            return
+        status = int(head[9:12])
+        length = 0
+        if status != 304:
+            at = head.lower().index(b"content-length:")
+            length = int(head[at + 15 :].partition(b"\r\n")[0])
+        if len(body) >= length:
+            self._times.append(time.perf_counter() - self._sent_at)
+            self.refused += status >= 400
+            self._data = b""
+            self._ask()
+
+
+async def _main(port: int, connections: int, seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+    started = time.perf_counter()
+    opened = [await loop.create_connection(lambda: _Worker(times), "127.0.0.1", port) for _ in range(connections)]
+    await asyncio.sleep(seconds)
+    took = time.perf_counter() - started
+    refused = 0
+    for transport, worker in opened:
+        refused += worker.refused
+        transport.abort()
+    times.sort()
+    middle, late = times[len(times) // 2] * 1e3, times[len(times) * 99 // 100] * 1e3
+    print(json.dumps(msgspec.to_builtins(Load(len(times), took, middle, late, 0, refused))))
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))

@@ -1,0 +1,104 @@
+"""Programs started for a run: pinned to a core, watched by their CPU time and memory, ended with it. Linux only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+
+class Program:
+    """One program and whatever it starts, in a process group of its own."""
+
+    def __init__(
+        self, argv: Sequence[str], *, cpu: int, log: Path, cwd: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.started_at = time.monotonic()
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                argv,
+                cwd=cwd,
+                env=None if env is None else {**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+            )
+        self._log = log
+
+    def wait_for_port(self, port: int, patience_s: float = 15.0) -> None:
+        """Raises RuntimeError with the end of its log when nothing listens in time."""
+        give_up_at = time.monotonic() + patience_s
+        while time.monotonic() < give_up_at:
+            if self._process.poll() is not None:
+                break
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.01)
+        raise RuntimeError(f"{self._process.args} does not listen:\n{self._log.read_text()[-2000:]}")
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU that all its threads have used, to the nanosecond (``getrusage`` counts ticks)."""
+        total = 0
+        for pid in _family(self._process.pid):
+            for task in _tasks(pid):
+                try:
+                    total += int((task / "schedstat").read_text().split()[0])
+                except (OSError, IndexError):
+                    continue
+        return total / 1e9
+
+    def rss_kib(self) -> int:
+        """Resident memory of all its processes; pages they share are counted once for each."""
+        total = 0
+        for pid in _family(self._process.pid):
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:
+                continue
+            total += next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
+        return total
+
+    def stop(self) -> None:
+        """SIGTERM to its group, then SIGKILL."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self._process.pid, number)
+            except ProcessLookupError:
+                break
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                continue
+        self._process.wait(5)
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    for task in _tasks(pid):
+        try:
+            children = (task / "children").read_text().split()
+        except OSError:
+            continue
+        for child in children:
+            yield from _family(int(child))
+
+
+def _tasks(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return []
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,226 @@
+"""``make bench``: this gateway, a bare aiohttp proxy and peers, in interleaved rounds on one machine.
+
+    python -m benchmarks.run [--rounds 5] [--seconds 1] [--only NAME,NAME] [--write]
+
+Load, origin and Redis run on one core, whatever is measured on another. In each round every target is asked in turn; its
+figure is nginx's CPU time a request in that round by its own. Medians and spread of the rounds are reported. Absolute times
+belong to one machine: only ratios are kept. ``--write`` puts them into benchmarks/results/ and docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import http.client
+import os
+import platform
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from .load import put_under_load
+from .targets import LOAD_CPU, ROOT, Bench, Target
+
+UNIT = "nginx"
+CONCURRENCY = 64
+
+
+class Line(msgspec.Struct):
+    """One target's result. Ratios are nginx's figure by its own of the same round, so that more is better."""
+
+    name: str
+    does: str
+    cpu: float
+    cpu_spread: tuple[float, float]
+    """Quartiles of the rounds."""
+    rate: float
+    p50: float
+    p99: float
+    """Its latency by nginx's at 64 connections: less is better."""
+    alone_us: float
+    """At one connection: its median latency less nginx's, in microseconds."""
+    rss_mib: float
+
+
+class Result(msgspec.Struct):
+    """A run, as kept in benchmarks/results/."""
+
+    date: str
+    python: str
+    rounds: int
+    seconds: float
+    load: str
+    skipped: list[str]
+    lines: list[Line]
+    claims: dict[str, float]
+
+
+class _Taken(msgspec.Struct):
+    cpu_us: list[float] = []
+    rate: list[float] = []
+    p50_ms: list[float] = []
+    p99_ms: list[float] = []
+    alone_ms: list[float] = []
+    rss_kib: int = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1, help="of each measurement (wrk takes whole seconds)")
+    parser.add_argument("--only", default="", help="names of targets, by comma; nginx is always measured")
+    parser.add_argument("--alone", action=argparse.BooleanOptionalAction, default=True, help="also one request at a time")
+    parser.add_argument("--write", action="store_true", help="keep the result")
+    given = parser.parse_args()
+    if (os.cpu_count() or 1) < 2:
+        raise SystemExit("bench: needs two cores, one for the load and one for what is measured")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        Path(directory).chmod(0o711)  # nginx's workers may be somebody else
+        bench = Bench(Path(directory))
+        try:
+            bench.start(frozenset(name for name in given.only.split(",") if name))
+            for target in bench.targets:
+                _check(target)
+            taken = _measure(bench, given.rounds, given.seconds, alone=given.alone)
+        finally:
+            bench.close()
+    result = _result(bench, taken, given.rounds, given.seconds)
+    print(table(result))
+    if given.write:
+        name = ROOT / "benchmarks" / "results" / f"{result.date}.json"
+        name.parent.mkdir(exist_ok=True)
+        name.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+        _into_docs(table(result))
+
+
+def _check(target: Target) -> None:
+    """It answers as it should, twice: the second answer of a cache or a limit is the one that is measured."""
+    for _ in range(2):
+        connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=10)
+        connection.request("GET", target.shape.path + "1", headers=target.shape.headers)
+        answer = connection.getresponse()
+        status, size = answer.status, len(answer.read())
+        connection.close()
+    if status != target.shape.status or (status == 200 and size < 1000):
+        raise RuntimeError(f"{target.name} answers {status} and {size} octets instead of {target.shape.status}")
+
+
+def _measure(bench: Bench, rounds: int, seconds: float, *, alone: bool) -> dict[str, _Taken]:
+    taken = {target.name: _Taken() for target in bench.targets}
+    for turn in range(-1, rounds):  # the first turn warms up and is not counted
+        print(f"bench: round {turn + 1} of {rounds}", file=sys.stderr)
+        for target in bench.targets:
+            one = taken[target.name]
+            cpu_s = target.program.cpu_s()
+            load = put_under_load(
+                target.shape,
+                target.port,
+                connections=CONCURRENCY,
+                seconds=seconds,
+                cpu=LOAD_CPU,
+                directory=bench.directory,
+            )
+            cpu_s = target.program.cpu_s() - cpu_s
+            wrong = load.requests - load.refused if target.shape.status >= 400 else load.refused
+            if load.failed or wrong or not load.requests:
+                raise RuntimeError(f"{target.name}: {load}")
+            one.rss_kib = max(one.rss_kib, target.program.rss_kib())
+            if turn < 0:
+                continue
+            one.cpu_us.append(cpu_s / load.requests * 1e6)
+            one.rate.append(load.requests / load.seconds)
+            one.p50_ms.append(load.p50_ms)
+            one.p99_ms.append(load.p99_ms)
+            if alone:
+                single = put_under_load(
+                    target.shape, target.port, connections=1, seconds=seconds, cpu=LOAD_CPU, directory=bench.directory
+                )
+                one.alone_ms.append(single.p50_ms)
+    return taken
+
+
+def _result(bench: Bench, taken: dict[str, _Taken], rounds: int, seconds: float) -> Result:
+    unit = taken[UNIT]
+    lines = []
+    for target in bench.targets:
+        one = taken[target.name]
+        cpu = _ratios(unit.cpu_us, one.cpu_us)
+        low, _, high = statistics.quantiles(cpu, n=4) if len(cpu) > 1 else (cpu[0],) * 3
+        alone = [own - its for its, own in zip(unit.alone_ms, one.alone_ms, strict=True)]
+        lines.append(
+            Line(
+                target.name,
+                target.does,
+                round(statistics.median(cpu), 3),
+                (round(low, 3), round(high, 3)),
+                round(statistics.median(_ratios(one.rate, unit.rate)), 3),
+                round(statistics.median(_ratios(one.p50_ms, unit.p50_ms)), 2),
+                round(statistics.median(_ratios(one.p99_ms, unit.p99_ms)), 2),
+                round(statistics.median(alone) * 1e3) if alone else 0,
+                round(one.rss_kib / 1024, 1),
+            )
+        )
+    claims = {
+        f"{one} by {other}": round(statistics.median(_ratios(taken[other].cpu_us, taken[one].cpu_us)), 2)
+        for one, other in (
+            ("gateway miss", "bare aiohttp"),
+            ("gateway hit", "bare aiohttp"),
+            ("gateway 429", "gateway hit"),
+            ("gateway 304", "gateway hit"),
+            ("gateway miss, 20 KB", "nginx, 20 KB"),
+            ("gateway Redis miss", "nginx+Lua Redis"),
+            ("gateway Redis hit", "nginx+Lua Redis"),
+        )
+        if one in taken and other in taken
+    }
+    return Result(
+        datetime.datetime.now(datetime.UTC).date().isoformat(),
+        platform.python_version(),
+        rounds,
+        seconds,
+        "wrk" if shutil.which("wrk") else "benchmarks/load.py",
+        bench.skipped,
+        lines,
+        claims,
+    )
+
+
+def _ratios(over: list[float], under: list[float]) -> list[float]:
+    return [one / other for one, other in zip(over, under, strict=True)]
+
+
+def table(result: Result) -> str:
+    """The result as Markdown."""
+    rows = [
+        f"{result.date}: Python {result.python}, {result.rounds} rounds of {result.seconds:.0f} s, load: {result.load}.",
+        "",
+        "| target | does | CPU ratio (quartiles) | requests/s ratio | p50, p99 by nginx's | c=1, µs over nginx | RSS MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {line.name} | {line.does} | {line.cpu:.2f} ({line.cpu_spread[0]:.2f}-{line.cpu_spread[1]:.2f}) "
+        f"| {line.rate:.2f} | {line.p50:.1f}, {line.p99:.1f} | {line.alone_us:+.0f} | {line.rss_mib:.0f} |"
+        for line in result.lines
+    ]
+    rows += ["", "| CPU time a request: the second's by the first's | |", "|---|---|"]
+    rows += [f"| {name} | {ratio:.2f} |" for name, ratio in result.claims.items()]
+    return "\n".join(rows)
+
+
+def _into_docs(text: str) -> None:
+    page = ROOT / "docs" / "performance.md"
+    before, begin, rest = page.read_text().partition("<!-- bench -->\n")
+    _, end, after = rest.partition("<!-- /bench -->")
+    if not begin or not end:
+        raise RuntimeError("docs/performance.md has lost its marks")
+    page.write_text(f"{before}{begin}{text}\n{end}{after}")
+
+
+if __name__ == "__main__":
+    main()

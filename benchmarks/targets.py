@@ -1,0 +1,203 @@
+"""What is measured: programs with their committed configurations, and what each is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from .load import Shape
+from .processes import Program, free_port
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+PEERS = HERE / "peers"
+LOAD_CPU = 0
+PROXY_CPU = 1
+
+_SMALL = '{"id":1,"title":"' + "x" * 980 + '","state":"opened"}'
+_ISSUES = "/api/v4/projects/platform%2Fapi/issues?per_page=20&page="
+_ETAG = 'W/"0123456789abcdef0123456789abcdef"'
+
+
+class Target(msgspec.Struct):
+    """One thing measured: where it listens, what it is asked, what it does."""
+
+    name: str
+    does: str
+    program: Program
+    port: int
+    shape: Shape
+
+
+class Bench:
+    """Origin, Redis and every target of a run; ``close`` ends them all, and nothing else."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.targets: list[Target] = []
+        self.skipped: list[str] = []
+        self.start_s: dict[str, float] = {}
+        self.start_rss_kib: dict[str, int] = {}
+        self._stack = contextlib.ExitStack()
+        self.origin = free_port()
+        self.redis = 0
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def start(self, wanted: frozenset[str]) -> None:
+        """Start everything; what is missing here is skipped with a word."""
+        if not shutil.which("nginx"):
+            raise SystemExit("bench: nginx is the origin and the unit of measure: apt-get install nginx-light")
+        argv = ["nginx", "-c", self._file("origin.conf", PORT=self.origin, KIBI="x" * 1024, SMALL=_SMALL)]
+        self._run("origin", argv, self.origin, cpu=LOAD_CPU)
+        self._start_redis()
+        self._start_nginx()
+        self._start_bare()
+        self._start_gateways()
+        self._start_nginx_lua()
+        self._start_haproxy()
+        self._start_varnish()
+        self._start_caddy()
+        if wanted:
+            self.targets = [each for each in self.targets if each.name in wanted or each.name == "nginx"]
+
+    def _start_redis(self) -> None:
+        if not shutil.which("redis-server"):
+            self._skip("redis", "gateway and nginx+Lua with Redis")
+            return
+        self.redis = free_port()
+        argv = ["redis-server", "--port", str(self.redis), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._run("redis", [*argv, "--dir", str(self.directory)], self.redis, cpu=LOAD_CPU)
+
+    def _start_nginx(self) -> None:
+        port = free_port()
+        program = self._run("nginx", ["nginx", "-c", self._file("nginx.conf", PORT=port)], port)
+        self._add("nginx", "plain proxy", program, port, Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True))
+        self._add("nginx, 20 KB", "plain proxy", program, port, _big("bench"))
+        self._add("nginx, own cache", "proxy_cache hit, nothing else", program, port, Shape("/cached" + _ISSUES))
+
+    def _start_bare(self) -> None:
+        port = free_port()
+        argv = [sys.executable, "-m", "benchmarks.bare_aiohttp_proxy", str(port), str(self.origin)]
+        program = self._run("bare", argv, port)
+        shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
+        self._add("bare aiohttp", "web.Server and ClientSession, no policy", program, port, shape)
+
+    def _start_gateways(self) -> None:
+        miss, hit = "key, rules, 2 buckets, cache miss stored, metrics, audit", "the same, answered from cache"
+        program, port, key = self._gateway("gateway-memory", "memory:", rate="10000000/s", burst=10_000_000)
+        own = {"PRIVATE-TOKEN": key}
+        self._add("gateway miss", miss, program, port, Shape(_ISSUES, own, distinct=True))
+        self._add("gateway miss, 20 KB", miss, program, port, _big(key))
+        self._add("gateway hit", hit, program, port, Shape(_ISSUES, own))
+        self._add("gateway 304", hit, program, port, Shape(_ISSUES, {**own, "If-None-Match": _ETAG}, status=304))
+        program, port, key = self._gateway("gateway-limited", "memory:", rate="1/day", burst=1)
+        self._add("gateway 429", "refused by a bucket", program, port, Shape(_ISSUES, {"PRIVATE-TOKEN": key}, status=429))
+        if self.redis:
+            store = f"redis://127.0.0.1:{self.redis}/0"
+            program, port, key = self._gateway("gateway-redis", store, rate="10000000/s", burst=10_000_000)
+            own = {"PRIVATE-TOKEN": key}
+            where = ", buckets and cache in Redis"
+            self._add("gateway Redis miss", miss + where, program, port, Shape(_ISSUES, own, distinct=True))
+            self._add("gateway Redis hit", hit + where, program, port, Shape(_ISSUES, own))
+
+    def _gateway(self, name: str, store: str, *, rate: str, burst: int) -> tuple[Program, int, str]:
+        port, admin = free_port(), free_port()
+        (self.directory / name).mkdir(mode=0o700)
+        config = self._file("gateway.yaml", NAME=name, PORT=port, PORT2=admin, STORE=store, RATE=rate, BURST=burst)
+        own_secrets = {f"BENCH_SECRET_{letter}": secrets.token_hex(32) for letter in "ABC"}
+        own_secrets["BENCH_TOKEN"] = "not-a-token"
+        command = [sys.executable, "-m", "gateway"]
+        made = subprocess.run(
+            [*command, "keys", "new", "bench", "--config", config],
+            cwd=ROOT,
+            env={**os.environ, **own_secrets},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise RuntimeError(made.stderr)
+        key = made.stdout.splitlines()[-1]
+        program = self._run(name, [*command, "serve", "--config", config], port, env=own_secrets)
+        return program, port, key
+
+    def _start_nginx_lua(self) -> None:
+        if not (self.redis and Path("/usr/lib/nginx/modules/ngx_http_lua_module.so").exists()):
+            self._skip("nginx+Lua", "apt-get install libnginx-mod-http-lua lua-resty-core lua-resty-lrucache redis-server")
+            return
+        port = free_port()
+        config = self._file("nginx_lua.conf", PORT=port, REDIS=self.redis, KEY="bench")
+        program = self._run("nginx-lua", ["nginx", "-c", config], port)
+        shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
+        self._add("nginx+Lua Redis", "key swapped, Redis bucket, JSON line", program, port, shape)
+
+    def _start_haproxy(self) -> None:
+        if not shutil.which("haproxy"):
+            self._skip("haproxy", "apt-get install haproxy")
+            return
+        port, limited = free_port(), free_port()
+        program = self._run("haproxy", ["haproxy", "-f", self._file("haproxy.cfg", PORT=port, PORT2=limited)], limited)
+        shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
+        self._add("HAProxy", "plain proxy", program, port, shape)
+        self._add("HAProxy, limit", "stick-table limit, header swapped", program, limited, shape)
+
+    def _start_varnish(self) -> None:
+        if not shutil.which("varnishd"):
+            self._skip("varnish", "apt-get install varnish")
+            return
+        port = free_port()
+        argv = ["varnishd", "-F", "-j", "none", "-n", str(self.directory / "varnish"), "-s", "malloc,64m"]
+        argv += ["-a", f"127.0.0.1:{port}", "-f", self._file("varnish.vcl")]
+        program = self._run("varnish", argv, port)
+        self._add("Varnish hit", "cache hit, nothing else", program, port, Shape(_ISSUES))
+
+    def _start_caddy(self) -> None:
+        if not shutil.which("caddy"):
+            self._skip("caddy", "apt-get install caddy")
+            return
+        port = free_port()
+        argv = ["caddy", "run", "--adapter", "caddyfile", "--config", self._file("Caddyfile", PORT=port)]
+        home = {"HOME": str(self.directory), "GOMAXPROCS": "1"}
+        program = self._run("caddy", argv, port, env=home)
+        shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
+        self._add("Caddy", "plain proxy", program, port, shape)
+
+    # Parts
+
+    def _run(
+        self, name: str, argv: list[str], port: int, *, cpu: int = PROXY_CPU, env: Mapping[str, str] | None = None
+    ) -> Program:
+        program = Program(argv, cpu=cpu, log=self.directory / f"{name}.log", cwd=ROOT, env=env)
+        self._stack.callback(program.stop)
+        program.wait_for_port(port)
+        return program
+
+    def _file(self, template: str, **values: object) -> str:
+        """A committed configuration with this run's ports and places."""
+        text = (PEERS / template).read_text()
+        for name, value in {"DIR": self.directory, "HERE": PEERS, "ORIGIN": self.origin, **values}.items():
+            text = text.replace(f"@{name}@", str(value))
+        path = self.directory / f"{values.get('NAME', '')}{template}"
+        path.write_text(text)
+        return str(path)
+
+    def _add(self, name: str, does: str, program: Program, port: int, shape: Shape) -> None:
+        self.targets.append(Target(name, does, program, port, shape))
+
+    def _skip(self, name: str, how: str) -> None:
+        self.skipped.append(name)
+        print(f"bench: {name} is not here, its lines are left out ({how})", file=sys.stderr)
+
+
+def _big(key: str) -> Shape:
+    return Shape("/api/v4/projects/42/repository/tree?page=", {"PRIVATE-TOKEN": key}, distinct=True)
