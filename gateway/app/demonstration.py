@@ -65,6 +65,7 @@ async def _demo(listen: str, admin: str, state_dir: str) -> int:
     try:
         config = _configure(gitlab.url, state_dir, listen, admin)
         async with serving(config) as started:
+            gitlab.external_url = f"http://{started.place}"  # addresses in bodies lead back through the gateway, too
             print(  # noqa: T201 — printing is what this command does
                 _WORDS.format(
                     gateway=f"http://{started.place}",

@@ -112,10 +112,13 @@ class Breaker:
     def retry_after_s(self, now: float) -> float:
         """Seconds until a request may be admitted again; 0 when it may now."""
         if self.state is BreakerState.OPEN:
-            return max(0.0, self._opened_at + self._settings.open_for_s - now)
-        if self._probe_at is not None:
-            return max(0.0, self._probe_at + self._settings.open_for_s - now)
-        return 0.0
+            since = self._opened_at
+        elif self._probe_at is not None:
+            since = self._probe_at
+        else:
+            return 0.0
+        # Elapsed time first: adding to a large clock reading rounds, and the wait could exceed what was configured.
+        return max(0.0, self._settings.open_for_s - (now - since))
 
     def _enter(self, state: BreakerState, now: float = 0.0) -> None:
         self.state = state

@@ -37,14 +37,14 @@ CREATE TABLE keys (
 """
 _COLUMNS = "id, identity, digest, created_at, not_before, expires_at, revoked_at, last_used_at, note"
 _FIND = f"SELECT {_COLUMNS} FROM keys WHERE digest = ?"  # noqa: S608 — a constant
-_LIST = f"SELECT {_COLUMNS} FROM keys WHERE ?1 IS NULL OR identity = ?1 ORDER BY created_at, id"  # noqa: S608
+_LIST = f"SELECT {_COLUMNS} FROM keys WHERE :identity IS NULL OR identity = :identity ORDER BY created_at, id"  # noqa: S608
 _INSERT = f"INSERT INTO keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 _LIVE = """
 SELECT count(*) FROM keys WHERE identity = ? AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)
 """
 _TAKEN = "SELECT count(*) FROM keys WHERE id = ? OR digest = ?"
 _FORGET = """
-DELETE FROM keys WHERE identity = ?1 AND (revoked_at <= ?2 OR expires_at <= ?2)
+DELETE FROM keys WHERE identity = :identity AND (revoked_at <= :before OR expires_at <= :before)
 """
 _REVOKE = "UPDATE keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?"
 _TOUCH = "UPDATE keys SET last_used_at = max(coalesce(last_used_at, 0), ?) WHERE id = ?"
@@ -78,7 +78,7 @@ class SqliteKeys:
         await self._run(lambda connection: _put(connection, record))
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
-        rows = await self._run(lambda connection: connection.execute(_LIST, (identity,)).fetchall())
+        rows = await self._run(lambda connection: connection.execute(_LIST, {"identity": identity}).fetchall())
         return [KeyRecord(*row) for row in rows]
 
     async def revoke(self, key_id: str, at: float) -> bool:
@@ -145,7 +145,7 @@ def _put(connection: sqlite3.Connection, record: KeyRecord) -> None:
             raise KeyRefused(taken(record))
         if connection.execute(_LIVE, (record.identity, record.created_at)).fetchone()[0] >= LIVE_KEYS:
             raise KeyRefused(too_many(record))
-        connection.execute(_FORGET, (record.identity, record.created_at - KEEP_DEAD_S))
+        connection.execute(_FORGET, {"identity": record.identity, "before": record.created_at - KEEP_DEAD_S})
         connection.execute(
             _INSERT,
             (
