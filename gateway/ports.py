@@ -68,6 +68,17 @@ class Reply:
         if release is not None:
             release()
 
+    def on_release(self, act: Callable[[], object]) -> None:
+        """Do this too, once, before anything else that the release does."""
+        release = self._release
+
+        def both() -> None:
+            act()
+            if release is not None:
+                release()
+
+        self._release = both
+
 
 class Tunnel(Protocol):
     """Raw octets both ways after a 101."""
@@ -144,10 +155,23 @@ class Upstream(Protocol):
 
 
 class BucketStore(Protocol):
-    """Token buckets. Every bucket of a call is taken, or none is; the store's clock is the only clock."""
+    """Buckets of tokens, and of places for requests in progress. The store's clock is the only clock."""
 
-    async def take(self, takes: Sequence[Take]) -> Decision:
-        """Atomically. Never raises for an outage: the failure policy's decision comes back with ``degraded``."""
+    async def take(self, takes: Sequence[Take], lease: bytes = b"") -> Decision:
+        """From every bucket or from none, atomically. ``lease`` names the request where a limit is concurrent: its places
+        are held until ``release``, or until the store has not heard of this gateway for ``core.limits.LEASE_S``.
+
+        Never raises for an outage: the failure policy's decision comes back with ``degraded``.
+        """
+        ...
+
+    def settle(self, changes: Sequence[Take]) -> None:
+        """``cost`` more tokens turned out to be owed to each bucket (less than 0: are given back). Nobody waits for it, and
+        an outage loses it."""
+        ...
+
+    def release(self, takes: Sequence[Take], lease: bytes) -> None:
+        """The request is over: its places are free. Nobody waits for it."""
         ...
 
     async def close(self) -> None: ...

@@ -10,6 +10,8 @@ import msgspec
 from ..core.limits import Decision, Limit, Take
 from .bucket_memory import MemoryBuckets
 
+_BOUND = 1024
+
 
 class LocalBuckets:
     """Memory buckets of ``share`` times the rate and burst, which start from what was last known of the shared ones.
@@ -21,29 +23,45 @@ class LocalBuckets:
         self._clock = clock
         self._buckets = MemoryBuckets(clock=clock)
         self._share = 1.0
-        self._shares: dict[str, Limit] = {}
+        self._shares: dict[Limit, Limit] = {}
 
-    def take(self, takes: Sequence[Take], known: Sequence[float | None], share: float) -> Decision:
+    def take(self, takes: Sequence[Take], known: Sequence[float | None], share: float, lease: bytes = b"") -> Decision:
         """``known``: the most each shared bucket can hold now; None: nothing is known, it is taken for full."""
         if share != self._share:
             self._share = share
             self._shares.clear()
         shared: list[Take] = []
         for take, tokens in zip(takes, known, strict=True):
-            limit = self._shares.get(take.limit.id)
-            if limit is None:
-                burst = max(1.0, take.limit.burst * share)
-                limit = msgspec.structs.replace(take.limit, rate=take.limit.rate * share, burst=burst)
-                self._shares[take.limit.id] = limit
-            if tokens is not None:
+            limit = self._share_of(take.limit)
+            if tokens is not None and not limit.concurrent:
                 self._buckets.seed(take.key, limit, tokens * share)
             shared.append(Take(take.key, limit, take.cost))
-        decision = self._buckets.take_now(shared)
+        decision = self._buckets.take_now(shared, lease)
         # Told in terms of the limit the caller knows.
         states = [
             msgspec.structs.replace(found, limit=take.limit) for found, take in zip(decision.states, takes, strict=True)
         ]
         return Decision(decision.allowed, tuple(states), decision.now, degraded=True)
+
+    def settle(self, changes: Sequence[Take]) -> None:
+        """As the store's; what was taken here is settled here."""
+        self._buckets.settle([Take(change.key, self._share_of(change.limit), change.cost) for change in changes])
+
+    def release(self, takes: Sequence[Take], lease: bytes) -> None:
+        """As the store's."""
+        self._buckets.release(takes, lease)
+
+    def _share_of(self, limit: Limit) -> Limit:
+        known = self._shares.get(limit)
+        if known is None:
+            burst = max(1.0, limit.burst * self._share)
+            if limit.concurrent:
+                burst = float(int(burst))
+            known = msgspec.structs.replace(limit, rate=limit.rate * self._share, burst=burst)
+            if len(self._shares) >= _BOUND:
+                self._shares.clear()
+            self._shares[limit] = known
+        return known
 
     def clear(self) -> None:
         """The shared buckets are back; what was taken meanwhile is not charged to them."""

@@ -6,50 +6,94 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from ..core.limits import Decision, Level, Limit, Take, decide, refill
+from ..core.limits import LEASE_S, Decision, Level, Limit, Take, decide, refill, settled
 
 _BOUND = 100_000
 _EVICTION_LOOK = 16
 """How many of the longest unused buckets are looked at to make room for one."""
+_LEASE_US = int(LEASE_S * 1_000_000)
 
 
 class MemoryBuckets:
-    """At most ``bound`` buckets.
+    """At most ``bound`` buckets of tokens, and as many of places as requests in progress need.
 
     A full bucket equals an absent one, so full ones are forgotten first and nothing is lost by it. Only when the longest
     unused ones are all still filling, the one nearest to full goes: the smallest gift that keeps memory bounded.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.time, bound: int = _BOUND) -> None:
-        """``clock`` gives Unix seconds; it may jump."""
+    def __init__(self, *, clock: Callable[[], float] = time.time, bound: int = _BOUND, leases_end: bool = False) -> None:
+        """``clock`` gives Unix seconds; it may jump. ``leases_end``: as where gateways may die and leave leases behind;
+        this process's own end with it."""
         self._clock = clock
         self._bound = bound
+        self._leases_end = leases_end
         self._levels: OrderedDict[str, tuple[Level, Limit]] = OrderedDict()
+        self._leases: dict[str, dict[bytes, int]] = {}
 
     def __len__(self) -> int:
         return len(self._levels)
 
-    async def take(self, takes: Sequence[Take]) -> Decision:
-        return self.take_now(takes)
+    async def take(self, takes: Sequence[Take], lease: bytes = b"") -> Decision:
+        return self.take_now(takes, lease)
 
-    def take_now(self, takes: Sequence[Take]) -> Decision:
+    def take_now(self, takes: Sequence[Take], lease: bytes = b"") -> Decision:
         """As :meth:`take`, without a coroutine."""
         now_us = int(self._clock() * 1_000_000)
         held = self._levels
-        levels = [held[take.key][0] if take.key in held else None for take in takes]
+        levels: list[Level | None] = []
+        for take in takes:
+            if take.limit.concurrent:
+                levels.append((take.limit.burst - self._in_progress(take.key, now_us), now_us))
+            else:
+                levels.append(held[take.key][0] if take.key in held else None)
         decision, stored = decide(takes, levels, now_us)
-        for take, level in zip(takes, stored, strict=True):
-            if level is not None:
+        for take, level, found in zip(takes, stored, decision.states, strict=True):
+            if take.limit.concurrent:
+                if decision.allowed and found.allowed:
+                    self._leases.setdefault(take.key, {})[lease] = now_us + _LEASE_US
+            elif level is not None:
                 self._store(take.key, level, take.limit)
         return decision
+
+    def settle(self, changes: Sequence[Take]) -> None:
+        now_us = int(self._clock() * 1_000_000)
+        for change in changes:
+            held = self._levels.get(change.key)
+            level = settled(change.limit, held[0] if held is not None else None, change.cost, now_us)
+            if level is not None:
+                self._store(change.key, level, change.limit)
+
+    def release(self, takes: Sequence[Take], lease: bytes) -> None:
+        for take in takes:
+            leases = self._leases.get(take.key)
+            if leases is not None:
+                leases.pop(lease, None)
+                if not leases:
+                    del self._leases[take.key]
+
+    def renew(self, takes: Sequence[Take], lease: bytes) -> None:
+        """The places are still in use."""
+        now_us = int(self._clock() * 1_000_000)
+        for take in takes:
+            self._leases.setdefault(take.key, {})[lease] = now_us + _LEASE_US
 
     def seed(self, key: str, limit: Limit, tokens: float) -> None:
         """Start an unknown bucket at ``tokens`` instead of full."""
         if key not in self._levels and tokens < limit.burst:
-            self._store(key, (max(0.0, tokens), int(self._clock() * 1_000_000)), limit)
+            self._store(key, (tokens, int(self._clock() * 1_000_000)), limit)
 
     async def close(self) -> None:
         self._levels.clear()
+        self._leases.clear()
+
+    def _in_progress(self, key: str, now_us: int) -> int:
+        leases = self._leases.get(key)
+        if leases is None:
+            return 0
+        if self._leases_end:
+            for lease in [lease for lease, ends_us in leases.items() if ends_us <= now_us]:
+                del leases[lease]
+        return len(leases)
 
     def _store(self, key: str, level: Level, limit: Limit) -> None:
         self._levels[key] = (level, limit)

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ..core.limits import BucketState, Decision, Limit, OnOutage, Scope, Take, affordable, state
+from ..core.limits import LEASE_S, BucketState, Decision, Limit, OnOutage, Scope, Take, affordable, state
 from .bucket_local import LocalBuckets
-from .bucket_script import Request, Script, Wishes, decisions
+from .bucket_script import Deed, Script, Wishes, Work, decisions
 from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
 
 _BATCH = 128
@@ -24,9 +24,13 @@ _PROBE_EVERY_S = 0.5
 _KNOWN_BOUND = 32_768
 _COUNT_EVERY_S = 5.0
 _SILENT_AFTER_S = 15
+_TRUSTED_S = 1.0
+"""How long a refusal is certain without asking: another gateway may have given tokens back, or an operator."""
+_RENEW_EVERY_S = LEASE_S / 3
 _PROBE = Take("{gw}:probe", Limit("probe", Scope.ORGANISATION, 1.0, 1e6))
 
-_Waiting = tuple[Request, asyncio.Future[Decision]]
+_Waiting = tuple[Work, asyncio.Future[Decision] | None]
+"""What is to be done, and who waits for it, if anybody does."""
 
 
 class RedisBuckets:
@@ -60,6 +64,8 @@ class RedisBuckets:
         self._gateways = 1
         self._local = LocalBuckets(clock=clock)
         self._closed = False
+        self._held: dict[bytes, Sequence[Take]] = {}
+        self._renewal: asyncio.TimerHandle | None = None
 
     @property
     def degraded(self) -> bool:
@@ -71,25 +77,34 @@ class RedisBuckets:
         """How many gateways share these buckets, by last count."""
         return self._gateways
 
-    async def take(self, takes: Sequence[Take]) -> Decision:
+    async def take(self, takes: Sequence[Take], lease: bytes = b"") -> Decision:
         if not takes:
             return Decision(True, (), self._clock())
         if self._failures >= _FAILURES_TO_OPEN or self._closed:
-            return self._without_redis(takes)
+            return self._without_redis(takes, lease)
         certain = self._certainly_refused(takes)
         if certain is not None:
             return certain
-        loop = asyncio.get_running_loop()
-        decided: asyncio.Future[Decision] = loop.create_future()
-        self._waiting.append((takes, decided))
-        if not self._flushing:
-            self._flushing = True
-            loop.call_soon(self._flush)
+        decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._enqueue(Work(takes, lease), decided)
         return await decided
+
+    def settle(self, changes: Sequence[Take]) -> None:
+        if self._failures >= _FAILURES_TO_OPEN:
+            self._local.settle(changes)
+        elif changes and not self._closed:
+            self._enqueue(Work(changes, deed=Deed.SETTLE), None)
+
+    def release(self, takes: Sequence[Take], lease: bytes) -> None:
+        self._local.release(takes, lease)
+        if self._held.pop(lease, None) is not None and not self._closed and self._failures < _FAILURES_TO_OPEN:
+            self._enqueue(Work(takes, lease, Deed.RELEASE), None)
 
     async def close(self) -> None:
         """Also closes the link. Who still waits is decided by the failure policy."""
         self._closed = True
+        if self._renewal is not None:
+            self._renewal.cancel()
         prober, self._prober = self._prober, None
         if prober is not None:
             prober.cancel()
@@ -98,15 +113,22 @@ class RedisBuckets:
 
     # One turn's takes
 
+    def _enqueue(self, work: Work, decided: asyncio.Future[Decision] | None) -> None:
+        self._waiting.append((work, decided))
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
     def _flush(self) -> None:
         self._flushing = False
         waiting, self._waiting = self._waiting, []
-        waiting = [entry for entry in waiting if not entry[1].done()]  # who left takes nothing
+        # Who left takes nothing.
+        waiting = [entry for entry in waiting if entry[1] is None or not entry[1].done()]
         for start in range(0, len(waiting), _BATCH):
             self._send(waiting[start : start + _BATCH], in_full=False)
 
     def _send(self, batch: list[_Waiting], *, in_full: bool) -> None:
-        arguments = self._wishes.arguments([takes for takes, _ in batch])
+        arguments = self._wishes.arguments([work for work, _ in batch])
         script = ("EVAL", self._take.text) if in_full else ("EVALSHA", self._take.sha)
         sent_at = self._monotonic()
         try:
@@ -131,41 +153,68 @@ class RedisBuckets:
             self._send(batch, in_full=True)
             return
         try:
-            found = decisions([takes for takes, _ in batch], answer)
+            found = decisions([work for work, _ in batch], answer)
         except ValueError:
             self._failed(batch)
             return
         self._succeeded()
-        for (takes, decided), decision in zip(batch, found, strict=True):
-            self._learn(takes, decision, sent_at)
+        for (work, decided), decision in zip(batch, found, strict=True):
+            self._learn(work.takes, decision, sent_at)
+            if decided is None:
+                continue
+            if work.lease and decision.allowed:
+                self._holds(work)
             if not decided.done():
                 decided.set_result(decision)
+            elif work.lease:
+                self.release(work.takes, work.lease)  # who left in the meantime is not in progress
+
+    # Places
+
+    def _holds(self, work: Work) -> None:
+        places = [take for take in work.takes if take.limit.concurrent]
+        if places:
+            self._held[work.lease] = places
+            if self._renewal is None and not self._closed:
+                self._renewal = asyncio.get_running_loop().call_later(_RENEW_EVERY_S, self._renew)
+
+    def _renew(self) -> None:
+        """Say of every request in progress that it still is."""
+        self._renewal = None
+        if not self._held or self._closed:
+            return
+        if self._failures < _FAILURES_TO_OPEN:
+            for lease, places in self._held.items():
+                self._enqueue(Work(places, lease, Deed.RENEW), None)
+        self._renewal = asyncio.get_running_loop().call_later(_RENEW_EVERY_S, self._renew)
 
     # What the last answers said
 
-    def _learn(self, takes: Request, decision: Decision, sent_at: float) -> None:
+    def _learn(self, takes: Sequence[Take], decision: Decision, sent_at: float) -> None:
         self._redis_ahead = decision.now - sent_at
         known = self._known
         for take, bucket in zip(takes, decision.states, strict=True):
-            known[take.key] = (bucket.remaining, sent_at)
+            if not take.limit.concurrent:  # a place may come free at any moment
+                known[take.key] = (bucket.remaining, sent_at)
         if len(known) >= _KNOWN_BOUND:
             # Two generations, the older one dropped whole: bounded without ordering every entry.
             self._known, self._known_before = {}, known
 
-    def _at_most(self, take: Take, now: float) -> float | None:
-        """The most that the bucket can hold by now: others may have taken since, nobody gives. None when unknown.
+    def _at_most(self, take: Take, now: float, within_s: float = float("inf")) -> float | None:
+        """The most that the bucket can hold by now: others may have taken since, few give. None when unknown, or when it
+        was heard longer ago than ``within_s``.
 
         Measured from when the question was *sent*: the answer was made later, so less has flowed back than this says.
         """
         known = self._known.get(take.key) or self._known_before.get(take.key)
-        if known is None:
+        if known is None or now - known[1] > within_s:
             return None
         return min(take.limit.burst, known[0] + (now - known[1]) * take.limit.rate)
 
-    def _certainly_refused(self, takes: Request) -> Decision | None:
+    def _certainly_refused(self, takes: Sequence[Take]) -> Decision | None:
         now = self._monotonic()
         for take in takes:
-            most = self._at_most(take, now)
+            most = self._at_most(take, now, within_s=_TRUSTED_S)
             if most is not None and most < affordable(take.limit, take.cost) and not take.limit.shadow:
                 break
         else:
@@ -188,28 +237,33 @@ class RedisBuckets:
         self._failures += 1
         if self._failures >= _FAILURES_TO_OPEN and self._prober is None and not self._closed:
             self._prober = asyncio.get_running_loop().create_task(self._probe(), name="bucket-probe")
-        for takes, decided in batch:
-            if not decided.done():
-                decided.set_result(self._without_redis(takes))
+        for work, decided in batch:
+            if decided is not None and not decided.done():
+                decided.set_result(self._without_redis(work.takes, work.lease))
 
-    def _without_redis(self, takes: Request) -> Decision:
-        match self._on_outage:
-            case OnOutage.OPEN:
-                return Decision(True, (), self._clock(), degraded=True)
-            case OnOutage.CLOSED:
+    def _without_redis(self, takes: Sequence[Take], lease: bytes) -> Decision:
+        """Each limit as its own policy says, or the store's."""
+        counted: list[Take] = []
+        for take in takes:
+            policy = take.limit.on_outage or self._on_outage
+            if policy is OnOutage.LOCAL:
+                counted.append(take)
+            elif policy is OnOutage.CLOSED and not take.limit.shadow:
                 return Decision(False, (), self._clock(), degraded=True, unavailable=True)
-            case OnOutage.LOCAL:
-                now = self._monotonic()
-                return self._local.take(takes, [self._at_most(take, now) for take in takes], 1 / self._gateways)
+        if not counted:
+            return Decision(True, (), self._clock(), degraded=True)
+        now = self._monotonic()
+        known = [self._at_most(take, now) for take in counted]
+        return self._local.take(counted, known, 1 / self._gateways, lease)
 
     async def _probe(self) -> None:
         """Ask with a take that writes, until Redis takes it: a replica or a full Redis answers everything but that."""
         while self._failures >= _FAILURES_TO_OPEN:
             await asyncio.sleep(_PROBE_EVERY_S)
-            arguments = self._wishes.arguments([(_PROBE,)])
+            arguments = self._wishes.arguments([Work((_PROBE,))])
             try:
                 answer = await self._link.execute("EVAL", self._take.text, *arguments)
-                decisions([(_PROBE,)], answer)
+                decisions([Work((_PROBE,))], answer)
             except (RedisUnavailable, RedisError, ValueError):
                 continue
             self._succeeded()

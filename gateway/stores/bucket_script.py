@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import struct
 from collections.abc import Sequence
 from importlib import resources
+from typing import NamedTuple
 
 from ..core.limits import BucketState, Decision, Limit, Take, affordable, state
 from .redis_link import Argument
 
-Request = Sequence[Take]
-
 _WISH = struct.Struct("<dddB")
 _CLOCK = struct.Struct("<d")
 _BUCKET = struct.Struct("<dB")
-_SHADOW = 1
-_LAST = 2
+_SHADOW, _LAST, _PLACES = 1, 2, 4
 _MEMO_BOUND = 1024
+
+
+class Deed(enum.IntEnum):
+    """What is to be done with the buckets; the value is the script's flag."""
+
+    TAKE = 0
+    SETTLE = 8
+    """Each bucket by itself: ``cost`` more tokens are owed."""
+    RELEASE = 16
+    """The places held under ``lease`` are free again."""
+    RENEW = 32
+    """They are still in use."""
+
+
+class Work(NamedTuple):
+    """One request's part in a script call."""
+
+    takes: Sequence[Take]
+    lease: bytes = b""
+    """Names this request among those in progress; needed where a take is of a concurrent limit."""
+    deed: Deed = Deed.TAKE
 
 
 class Script:
@@ -40,15 +60,20 @@ class Wishes:
         # By identity: hashing a struct costs more than all the rest. The limit is held, so that its identity stays its own.
         self._packed: dict[tuple[int, float, bool], tuple[bytes, Limit]] = {}
 
-    def arguments(self, requests: Sequence[Request]) -> list[Argument]:
+    def arguments(self, batch: Sequence[Work]) -> list[Argument]:
         """Number of keys, keys, wishes: what follows the script in ``EVALSHA``."""
         keys: list[Argument] = []
         wishes: list[Argument] = []
-        for request in requests:
-            last = len(request) - 1
-            for index, take in enumerate(request):
+        for takes, lease, deed in batch:
+            last = len(takes) - 1
+            for index, take in enumerate(takes):
                 keys.append(take.key)
-                wishes.append(self._wish(take, index == last))
+                if deed is Deed.TAKE:
+                    packed = self._wish(take, index == last)
+                    wishes.append(packed + lease if take.limit.concurrent else packed)
+                else:
+                    limit = take.limit
+                    wishes.append(_WISH.pack(limit.per_us, limit.burst, take.cost, deed) + lease)
         return [len(keys), *keys, *wishes]
 
     def _wish(self, take: Take, last: bool) -> bytes:
@@ -56,7 +81,7 @@ class Wishes:
         held = self._packed.get(memo)
         if held is None:
             limit = take.limit
-            flags = (_SHADOW if limit.shadow else 0) | (_LAST if last else 0)
+            flags = (_SHADOW if limit.shadow else 0) | (_LAST if last else 0) | (_PLACES if limit.concurrent else 0)
             packed = _WISH.pack(limit.per_us, limit.burst, affordable(limit, take.cost), flags)
             if len(self._packed) >= _MEMO_BOUND:
                 self._packed.clear()
@@ -64,21 +89,23 @@ class Wishes:
         return held[0]
 
 
-def decisions(requests: Sequence[Request], answer: object) -> list[Decision]:
-    """The script's answer, request by request.
+def decisions(batch: Sequence[Work], answer: object) -> list[Decision]:
+    """The script's answer, request by request. What is no take is always allowed.
 
     Raises:
         ValueError: It is not an answer to these requests.
     """
-    if not isinstance(answer, bytes) or len(answer) != _CLOCK.size + _BUCKET.size * sum(map(len, requests)):
+    if not isinstance(answer, bytes) or len(answer) != _CLOCK.size + _BUCKET.size * sum(
+        [len(work.takes) for work in batch]
+    ):
         raise ValueError("not an answer of the script")
     now = _CLOCK.unpack_from(answer)[0] / 1_000_000
     offset = _CLOCK.size
     found = []
-    for request in requests:
+    for work in batch:
         states: list[BucketState] = []
         allowed = True
-        for take in request:
+        for take in work.takes:
             tokens, enough = _BUCKET.unpack_from(answer, offset)
             offset += _BUCKET.size
             states.append(state(take.limit, enough == 1, tokens, take.cost))

@@ -11,6 +11,7 @@ from gateway.ports import BucketStore
 WIDE = Limit("wide", Scope.CALLER, 0.001, 50.0)
 NARROW = Limit("narrow", Scope.TEAM, 0.001, 3.0)
 SHADOW = Limit("shadow", Scope.CALLER, 0.001, 1.0, shadow=True)
+PLACES = Limit("places", Scope.CALLER, 2.0, 2.0, concurrent=True)
 
 
 class BucketContract:
@@ -65,6 +66,49 @@ class BucketContract:
         assert all(decision.allowed for decision in stayed)
         alone = await store.take([Take("{gw}:n", NARROW)])
         assert int(alone.states[0].remaining) == 2
+
+    async def test_only_so_many_are_in_progress_at_once(self, store: BucketStore) -> None:
+        takes = [Take("{gw}:w", WIDE), Take("{gw}:p", PLACES)]
+        decisions = [await store.take(takes, b"%d" % number) for number in range(4)]
+        assert [decision.allowed for decision in decisions] == [True, True, False, False]
+        refusal = decisions[-1].refusal
+        assert refusal is not None
+        assert refusal.limit is PLACES
+        assert int(decisions[-1].states[0].remaining) == 48  # who is refused a place keeps his tokens
+        store.release(takes, b"0")
+        assert (await store.take(takes, b"4")).allowed
+        assert not (await store.take(takes, b"5")).allowed
+
+    async def test_a_place_given_up_twice_is_one_place(self, store: BucketStore) -> None:
+        takes = [Take("{gw}:p", PLACES)]
+        for lease in (b"a", b"b"):
+            await store.take(takes, lease)
+        for _ in range(3):
+            store.release(takes, b"a")
+        store.release(takes, b"never held")
+        assert [(await store.take(takes, lease)).allowed for lease in (b"c", b"d")] == [True, False]
+
+    async def test_who_is_refused_tokens_holds_no_place(self, store: BucketStore) -> None:
+        await store.take([Take("{gw}:n", NARROW, 3.0)])
+        for number in range(5):
+            assert not (await store.take([Take("{gw}:n", NARROW), Take("{gw}:p", PLACES)], b"%d" % number)).allowed
+        assert (await store.take([Take("{gw}:p", PLACES)], b"x")).states[0].remaining == 1.0
+
+    async def test_a_settlement_is_seen_by_the_next_take(self, store: BucketStore) -> None:
+        await store.take([Take("{gw}:w", WIDE, 10.0)])
+        store.settle([Take("{gw}:w", WIDE, -4.0), Take("{gw}:n", NARROW, 2.0)])
+        decision = await store.take([Take("{gw}:w", WIDE), Take("{gw}:n", NARROW)])
+        assert [int(found.remaining + 0.5) for found in decision.states] == [43, 0]
+        store.settle([Take("{gw}:n", NARROW, 2.0)])
+        await store.take([Take("{gw}:w", WIDE)])
+        refusal = (await store.take([Take("{gw}:n", NARROW)])).refusal
+        assert refusal is not None
+        assert 2990 < refusal.retry_after_s <= 3001  # the debt is waited for too
+
+    async def test_nothing_to_settle_or_release_is_nothing(self, store: BucketStore) -> None:
+        store.settle([])
+        store.release([], b"x")
+        assert (await store.take([Take("{gw}:w", WIDE)])).allowed
 
     async def test_closing_twice_is_closing(self, store: BucketStore) -> None:
         await store.take([Take("{gw}:w", WIDE)])

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from gateway.core.limits import Decision, Limit, OnOutage, Scope, Take
 from gateway.stores.bucket_redis import RedisBuckets
 from gateway.stores.redis_link import RedisLink
 
-from .bucket_contract import NARROW, WIDE, BucketContract
+from .bucket_contract import NARROW, PLACES, WIDE, BucketContract
 
 StartRedis = Callable[..., Any]
 TIMEOUT_S = 0.05
@@ -136,7 +136,123 @@ async def test_what_was_learned_is_bounded(redis_url: str) -> None:
         assert len(store._known) + len(store._known_before) <= 2 * (32_768 + 500)
 
 
+# A hierarchy in one step
+
+
+async def test_caller_team_and_organisation_are_taken_together_across_two_gateways(redis_url: str) -> None:
+    caller = Limit("caller", Scope.CALLER, 0.001, 40.0)
+    team = Limit("team", Scope.TEAM, 0.001, 60.0)
+    organisation = Limit("organisation", Scope.ORGANISATION, 0.001, 90.0)
+
+    def of(bot: str, group: str) -> list[Take]:
+        return [
+            Take(f"{{gw}}:b:caller:{bot}", caller),
+            Take(f"{{gw}}:b:team:{group}", team),
+            Take("{gw}:b:organisation:all", organisation),
+        ]
+
+    bots = [("a", "red"), ("b", "red"), ("c", "blue")]
+    async with gateway(redis_url) as one, gateway(redis_url) as other:
+        asked = [(bot, group, store) for _ in range(60) for bot, group in bots for store in (one, other)]
+        decisions = await asyncio.gather(*[store.take(of(bot, group)) for bot, group, store in asked])
+        admitted = {
+            bot: sum(decision.allowed for decision, (who, _, _) in zip(decisions, asked, strict=True) if who == bot)
+            for bot, _ in bots
+        }
+        assert admitted["a"] <= 40
+        assert admitted["b"] <= 40
+        assert admitted["a"] + admitted["b"] == 60  # not a token was lost to a request that another bucket refused
+        assert admitted["c"] == 30
+
+
+async def test_eight_gateways_admit_exactly_the_configured_number(redis_url: str) -> None:
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(gateway(redis_url)) for _ in range(8)]
+        decisions = await asyncio.gather(*[store.take(takes()) for _ in range(60) for store in stores])
+        assert sum(decision.allowed for decision in decisions) == 100
+
+
+# Places
+
+
+async def test_places_are_shared_across_gateways(redis_url: str) -> None:
+    places = takes("p", Limit("five", Scope.CALLER, 5.0, 5.0, concurrent=True))
+    async with gateway(redis_url) as one, gateway(redis_url) as other:
+        asked = [(store, f"{number}{name}".encode()) for number in range(6) for name, store in (("a", one), ("b", other))]
+        decisions = await asyncio.gather(*[store.take(places, lease) for store, lease in asked])
+        assert sum(decision.allowed for decision in decisions) == 5
+        for (store, lease), decision in zip(asked, decisions, strict=True):
+            if decision.allowed:
+                store.release(places, lease)
+        await asyncio.gather(one.take(takes("turn")), other.take(takes("turn")))
+        assert sum([(await other.take(places, b"again-%d" % number)).allowed for number in range(6)]) == 5
+
+
+async def test_the_places_of_a_dead_gateway_come_free(redis_url: str) -> None:
+    async with gateway(redis_url) as store, admin(redis_url) as redis:
+        await redis.execute("ZADD", "{gw}:b:k", 1, "left behind", 2, "and another")
+        assert [(await store.take(takes("k", PLACES), b"%d" % number)).allowed for number in range(3)] == [
+            True,
+            True,
+            False,
+        ]
+        ttl_ms = await redis.execute("PTTL", "{gw}:b:k")
+        assert isinstance(ttl_ms, int)
+        assert 55_000 < ttl_ms <= 65_000
+
+
+async def test_a_place_in_use_is_renewed(redis_url: str) -> None:
+    async with gateway(redis_url) as store, admin(redis_url) as redis:
+        await store.take(takes("k", PLACES), b"long")
+        await redis.execute("ZADD", "{gw}:b:k", 1, "long")  # as if a minute had passed
+        store._renew()
+        await store.take(takes("turn"))
+        ends = await redis.execute("ZSCORE", "{gw}:b:k", "long")
+        assert isinstance(ends, bytes)
+        assert float(ends) / 1e6 > time.time() + 50
+
+
+async def test_who_leaves_while_asking_holds_no_place(redis_url: str) -> None:
+    async with gateway(redis_url) as store, admin(redis_url) as redis:
+        await store.take(takes("turn"))
+        await redis.execute("CLIENT", "PAUSE", 200, "ALL")
+        asking = asyncio.ensure_future(store.take(takes("k", PLACES), b"gone"))
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await store.take(takes("turn"))
+        await store.take(takes("turn"))
+        assert await redis.execute("ZCARD", "{gw}:b:k") == 0
+
+
 # Failing
+
+
+async def test_each_limit_may_fail_its_own_way() -> None:
+    opened = Limit("opened", Scope.TEAM, 0.001, 1.0, on_outage=OnOutage.OPEN)
+    closed = Limit("closed", Scope.TEAM, 0.001, 1.0, on_outage=OnOutage.CLOSED)
+    watched = Limit("watched", Scope.TEAM, 0.001, 1.0, on_outage=OnOutage.CLOSED, shadow=True)
+    async with gateway("redis://127.0.0.1:1/0", timeout_s=TIMEOUT_S) as store:
+        both = [*takes("k", NARROW), *takes("o", opened), *takes("w", watched)]
+        assert [(await store.take(both)).allowed for _ in range(5)] == [True, True, True, False, False]
+        assert (await store.take([*takes("k", HUNDRED), *takes("c", closed)])).unavailable
+        assert (await store.take(takes("o", opened))).allowed
+
+
+async def test_places_and_settlements_are_kept_locally_during_an_outage() -> None:
+    async with gateway("redis://127.0.0.1:1/0", timeout_s=TIMEOUT_S) as store:
+        while not store.degraded:
+            await store.take(takes("x"))
+        assert [(await store.take(takes("p", PLACES), b"%d" % number)).allowed for number in range(3)] == [
+            True,
+            True,
+            False,
+        ]
+        store.release(takes("p", PLACES), b"0")
+        assert (await store.take(takes("p", PLACES), b"3")).allowed
+        await store.take(takes("k", NARROW))
+        store.settle([Take("{gw}:b:k", NARROW, 2.0)])
+        assert not (await store.take(takes("k", NARROW))).allowed
 
 
 async def test_the_script_forgotten_is_sent_again_at_once(redis_url: str) -> None:

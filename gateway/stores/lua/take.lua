@@ -1,13 +1,16 @@
--- Takes tokens for many requests in one step: for each request, from all its buckets or from none.
+-- Takes tokens and places for many requests in one step: for each request, from all its buckets or from none.
 --
 -- KEYS[i]  one bucket; the buckets of a request stand together
--- ARGV[i]  its packed wish: tokens per microsecond, burst, cost (doubles), then a byte of flags
+-- ARGV[i]  its packed wish: tokens per microsecond, burst, cost (doubles), a byte of flags, then the lease's name
 -- Returns  the clock in microseconds (double), then for each bucket its tokens (double) and whether it had enough (byte)
 --
--- A bucket is 16 bytes: tokens, and the microsecond they were counted at. No bucket means a full one, and so does a value
--- that is not a bucket: it is overwritten. The arithmetic mirrors gateway/core/limits.py operation by operation.
-local SHADOW, LAST = 1, 2
+-- A bucket of tokens is 16 bytes: tokens, and the microsecond they were counted at. No bucket means a full one, and so does
+-- a value that is not a bucket: it is overwritten. A bucket of places is a sorted set: leases by the microsecond at which
+-- they end. The arithmetic mirrors gateway/core/limits.py operation by operation.
+local SHADOW, LAST, PLACES, SETTLE, RELEASE, RENEW = 1, 2, 4, 8, 16, 32
 local GRAIN = 1e-6
+local MOST = 1e8          -- no bucket is larger, nor owes more
+local LEASE_MS = 60000
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -16,6 +19,10 @@ local stored = {}   -- what Redis holds, as this call leaves it
 local tokens, at, enough, wishes = {}, {}, {}, {}
 local reply = { struct.pack('<d', now) }
 
+local function has(flags, flag)
+  return math.floor(flags / flag) % 2 == 1
+end
+
 local function load(key)
   local level = stored[key]
   if level == nil then
@@ -23,7 +30,7 @@ local function load(key)
     level = false
     if type(value) == 'string' and #value == 16 then
       local t, a = struct.unpack('<dd', value)
-      if t >= 0 and a == a then level = { t, a } end
+      if t >= -MOST and a == a then level = { t, a } end
     end
     stored[key] = level
   end
@@ -36,7 +43,11 @@ local function refill(i, level, per_us, burst)
     return
   end
   local t, a = level[1], level[2]
-  if not (t <= burst) then t = burst end
+  if not (t <= burst) then
+    t = burst
+  elseif t < -burst then
+    t = -burst
+  end
   if now <= a then
     tokens[i], at[i] = t, now
     return
@@ -58,29 +69,73 @@ local function store(key, t, a, per_us, burst)
   redis.call('SET', key, struct.pack('<dd', t, a), 'PX', string.format('%.0f', ttl))
 end
 
+local function settle(i, key, per_us, burst, change)
+  local level = load(key)
+  refill(i, level, per_us, burst)
+  if not level and change <= 0 then return end
+  tokens[i] = math.min(burst, math.max(-burst, tokens[i] - change))
+  store(key, tokens[i], at[i], per_us, burst)
+end
+
+local function free(key, burst)
+  local ended = redis.pcall('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now))
+  if type(ended) == 'table' and ended.err then
+    redis.call('DEL', key)
+    return burst
+  end
+  return math.max(-burst, burst - redis.call('ZCARD', key))
+end
+
+local function hold(key, lease)
+  redis.call('ZADD', key, string.format('%.0f', now + LEASE_MS * 1000), lease)
+  redis.call('PEXPIRE', key, LEASE_MS + 5000)
+end
+
 local first = 1
 local allowed = true
 for i = 1, #KEYS do
-  local per_us, burst, cost, flags = struct.unpack('<dddB', ARGV[i])
-  wishes[i] = { per_us, burst, cost }
-  refill(i, load(KEYS[i]), per_us, burst)
-  enough[i] = tokens[i] >= cost
-  local shadow = flags % 2 == SHADOW
-  if not enough[i] and not shadow then allowed = false end
-  if flags >= LAST then
-    for j = first, i do
-      local wish = wishes[j]
-      local before = stored[KEYS[j]]
-      if allowed and enough[j] then
-        tokens[j] = tokens[j] - wish[3]
-        store(KEYS[j], tokens[j], at[j], wish[1], wish[2])
-      elseif before and now < before[2] then
-        store(KEYS[j], tokens[j], now, wish[1], wish[2])
-      end
-      reply[#reply + 1] = struct.pack('<dB', tokens[j], enough[j] and 1 or 0)
-    end
+  local per_us, burst, cost, flags, tail = struct.unpack('<dddB', ARGV[i])
+  if has(flags, SETTLE) then
+    settle(i, KEYS[i], per_us, burst, cost)
+    reply[#reply + 1] = struct.pack('<dB', tokens[i], 1)
     first = i + 1
-    allowed = true
+  elseif has(flags, RELEASE) or has(flags, RENEW) then
+    local left = free(KEYS[i], burst)
+    if has(flags, RENEW) then
+      hold(KEYS[i], string.sub(ARGV[i], tail))
+    else
+      redis.call('ZREM', KEYS[i], string.sub(ARGV[i], tail))
+    end
+    reply[#reply + 1] = struct.pack('<dB', left, 1)
+    first = i + 1
+  else
+    wishes[i] = { per_us, burst, cost, flags, tail }
+    if has(flags, PLACES) then
+      tokens[i], at[i] = free(KEYS[i], burst), now
+    else
+      refill(i, load(KEYS[i]), per_us, burst)
+    end
+    enough[i] = tokens[i] >= cost
+    if not enough[i] and not has(flags, SHADOW) then allowed = false end
+    if has(flags, LAST) then
+      for j = first, i do
+        local wish = wishes[j]
+        local before = stored[KEYS[j]]
+        if allowed and enough[j] then
+          tokens[j] = tokens[j] - wish[3]
+          if has(wish[4], PLACES) then
+            hold(KEYS[j], string.sub(ARGV[j], wish[5]))
+          else
+            store(KEYS[j], tokens[j], at[j], wish[1], wish[2])
+          end
+        elseif before and now < before[2] then
+          store(KEYS[j], tokens[j], now, wish[1], wish[2])
+        end
+        reply[#reply + 1] = struct.pack('<dB', tokens[j], enough[j] and 1 or 0)
+      end
+      first = i + 1
+      allowed = true
+    end
   end
 end
 return table.concat(reply)
