@@ -14,7 +14,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import hiredis
 
@@ -328,9 +328,9 @@ class _Wire(asyncio.Protocol):
         self._link = self._owner
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_MAX_UNSENT_BYTES)
+        # Not checked by its class: uvloop's transports are no subclass of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_MAX_UNSENT_BYTES)
 
     def pause_writing(self) -> None:
         self.full = True

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from gateway.stores.redis_link import RedisError, RedisLink, RedisUnavailable
 
@@ -253,3 +254,15 @@ async def test_a_peer_that_is_out_of_step_is_left(garbage: bytes) -> None:
     await asyncio.gather(*[writer.wait_closed() for writer in ended], return_exceptions=True)
     server.close()
     await server.wait_closed()
+
+
+def test_the_loop_that_serves_reaches_redis_too(redis_url: str) -> None:
+    """uvloop's transports are no subclass of asyncio's."""
+
+    async def ask() -> None:
+        link = RedisLink.from_url(redis_url, timeout_s=2.0, name="test")
+        assert await link.execute("PING") == b"PONG"
+        assert link.healthy
+        await link.close()
+
+    uvloop.run(ask())
