@@ -68,17 +68,6 @@ class Reply:
         if release is not None:
             release()
 
-    def on_release(self, act: Callable[[], object]) -> None:
-        """Do this too, once, before anything else that the release does."""
-        release = self._release
-
-        def both() -> None:
-            act()
-            if release is not None:
-                release()
-
-        self._release = both
-
 
 class Tunnel(Protocol):
     """Raw octets both ways after a 101."""

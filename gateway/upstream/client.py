@@ -261,16 +261,31 @@ async def _send_body(
     body: RequestBody,
     length: int | None,
 ) -> Reply:
-    """Body up while the answer is awaited: the only exchange that needs a task, because either may end first."""
+    """Body up while the answer is awaited: the only exchange that needs a task, because either may end first.
+
+    An answer that begins early and goes on (`git receive-pack` sends its head before it has the pack) leaves the body
+    going up beside it, until the answer is released.
+    """
     pump = loop.create_task(_pump(connection, body, length))
     pump.add_done_callback(functools.partial(_after_pump, connection))
+    goes_on = False
     try:
-        return await waiter
+        reply = await waiter
+        goes_on = reply.chunks is not None
+        return reply if pump.done() or not goes_on else _with_pump(reply, pump)
     finally:
-        if not pump.done():
+        if not goes_on and not pump.done():
             # Settled before the answer goes down, so that nobody else finds the client's body being read.
             pump.cancel()
             await asyncio.wait([pump])
+
+
+def _with_pump(reply: Reply, pump: asyncio.Task[None]) -> Reply:
+    def release() -> None:
+        pump.cancel()
+        reply.release()
+
+    return Reply(reply.head, None, reply.chunks, release, reply.connect_s, reply.first_byte_s)
 
 
 async def _pump(connection: Connection, body: RequestBody, length: int | None) -> None:

@@ -14,6 +14,7 @@ import termios
 import time
 from typing import Protocol, cast
 
+from ..core.errors import Rejection
 from ..core.messages import ResponseHead
 from ..ports import Reply
 from .deadline import Deadline
@@ -185,6 +186,8 @@ class Connection(asyncio.Protocol):
         self._sent = True
         if self._phase is _Phase.HEAD:
             self._deadline.set(self._first_byte_s)
+        elif self._phase is _Phase.BODY and not self._reading_paused:
+            self._deadline.set(self._idle_s)
 
     def write_eof(self) -> None:
         if self._phase is not _Phase.TUNNEL or self._transport.is_closing():
@@ -199,7 +202,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        if self._phase is _Phase.TUNNEL or (self._phase is _Phase.HEAD and not self._sent):
+        if self._phase is _Phase.TUNNEL or (self._phase in (_Phase.HEAD, _Phase.BODY) and not self._sent):
             self._deadline.clear()
         if self._drain is not None and not self._drain.done():
             self._drain.set_result(None)
@@ -276,9 +279,8 @@ class Connection(asyncio.Protocol):
 
     def _read_answer(self, head: Head, data: bytes) -> None:
         answer = ResponseHead(head.status, head.fields, head.reason)
-        # An early answer's connection still owes GitLab the rest of a request; one that was asked to switch protocols
-        # may do so late. Neither carries another request.
-        self._reusable = head.persistent and self._sent and not self._upgrade
+        # One that was asked to switch protocols may do so late: it carries no other request.
+        self._reusable = head.persistent and not self._upgrade
         length = head.length
         if 0 <= length <= WHOLE_BYTES and len(data) >= length:
             if len(data) > length:
@@ -299,7 +301,7 @@ class Connection(asyncio.Protocol):
         else:
             self._phase = _Phase.BODY
             stream = self._stream = Body(self)
-            self._deadline.set(self._idle_s)
+            self._expect_more()
             if payload:
                 self._take_in(payload)
             self._hand_over(Reply(answer, chunks=stream, release=stream.close))
@@ -320,7 +322,14 @@ class Connection(asyncio.Protocol):
             self._reusable = self._reusable and not reader.surplus
             self._finish_stream()
         elif not self._reading_paused:
+            self._expect_more()
+
+    def _expect_more(self) -> None:
+        # While the request's body still goes up, GitLab may well be silent: the client's clock runs at the edge.
+        if self._sent:
             self._deadline.set(self._idle_s)
+        elif self._drain is None:
+            self._deadline.clear()
 
     def _switch(self, head: Head, data: bytes) -> None:
         if not (self._upgrade and self._sent and head.upgrade):
@@ -347,7 +356,7 @@ class Connection(asyncio.Protocol):
             self._reading_paused = False
             self._transport.resume_reading()
             if self._phase is _Phase.BODY:
-                self._deadline.set(self._idle_s)
+                self._expect_more()
 
     # Ending
 
@@ -379,7 +388,8 @@ class Connection(asyncio.Protocol):
         self._reader = self._head = None
         if self._gathered:
             self._gathered = []
-        if self._reusable and not self._write_paused and not self._transport.get_write_buffer_size():
+        # An early answer's connection still owes GitLab the rest of a request.
+        if self._reusable and self._sent and not self._write_paused and not self._transport.get_write_buffer_size():
             self._phase = _Phase.IDLE
             self._deadline.clear()
             if self._reading_paused:
@@ -398,12 +408,15 @@ class Connection(asyncio.Protocol):
 
     def break_off(self, error: BaseException) -> None:
         """The request body failed: GitLab must not take what it has for the whole."""
-        if self._phase is not _Phase.HEAD:
+        if self._phase not in (_Phase.HEAD, _Phase.BODY) or self._sent:
             return
         waiter, self._waiter = self._waiter, None
+        stream, self._stream = self._stream, None
         self.close()
         if waiter is not None and not waiter.done():
             waiter.set_exception(error)
+        if stream is not None:
+            stream.fail(error if isinstance(error, Rejection) else rejection(Failure.INCOMPLETE, "the request broke off"))
 
     def fail(self, failure: Failure, detail: str = "") -> None:
         """The exchange ends here, and whoever waits for it hears why."""

@@ -416,6 +416,80 @@ async def test_an_early_answer_may_be_long(gitlab: Gitlab, upstream: Make) -> No
     assert (client.idle, client.in_flight) == (0, 0)
 
 
+async def test_an_answer_may_begin_before_the_body_is_sent(gitlab: Gitlab, upstream: Make) -> None:
+    """As ``git http-backend`` does it: head first, then the pack is read, then the report."""
+    begun = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        got = await peer.body(len(b"5\r\nhello\r\n3\r\nyou\r\n0\r\n\r\n"))
+        await peer.send(b"4\r\ndone\r\n0\r\n\r\n")
+        assert got.endswith(b"0\r\n\r\n")
+        await peer.request()
+        await peer.send(OK)
+
+    class Later(Pieces):
+        async def read(self) -> bytes:
+            if self.reads:
+                await begun.wait()
+            return await super().read()
+
+    client = upstream(await gitlab.play(script), idle_s=5)
+    reply = await client.send(get(method="POST"), Later(b"hello", b"you"))
+    begun.set()
+    assert await body_of(reply) == b"done"
+    reply.release()
+    assert (client.idle, client.in_flight) == (1, 0)
+    assert (await client.send(get(), None)).whole == b"ok"
+    assert len(gitlab.peers) == 1
+
+
+async def test_a_client_that_breaks_off_beside_an_answer(gitlab: Gitlab, upstream: Make) -> None:
+    begun = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nmore\r\n")
+        assert not (await peer.rest()).endswith(b"0\r\n\r\n")
+
+    async def broken() -> None:
+        await begun.wait()
+        raise bad_request(close=True)
+
+    client = upstream(await gitlab.play(script))
+    reply = await client.send(get(method="POST"), Pieces(b"hello", then=broken))
+    begun.set()
+    with pytest.raises(Rejection) as refusal:
+        await body_of(reply)
+    assert refusal.value.code is Code.BAD_REQUEST
+    reply.release()
+    assert (client.idle, client.in_flight) == (0, 0)
+
+
+async def test_an_answer_that_ends_before_the_body_ends_the_upload(gitlab: Gitlab, upstream: Make) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await peer.send(b"4\r\ndone\r\n0\r\n\r\n")
+        await peer.rest()
+
+    cancelled = asyncio.Event()
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    client = upstream(await gitlab.play(script))
+    reply = await client.send(get(method="POST"), Pieces(b"hello", then=endless))
+    assert (reply.whole or await body_of(reply)) == b"done"
+    reply.release()
+    await cancelled.wait()
+    assert (client.idle, client.in_flight) == (0, 0)
+
+
 @pytest.mark.parametrize("length", [None, 100_000])
 async def test_a_client_that_breaks_off_is_not_taken_for_done(gitlab: Gitlab, upstream: Make, length: int | None) -> None:
     seen = []
