@@ -114,9 +114,13 @@ class GatewayProcess:
         )
         self.audit = Lines(self.process.stdout)
         self.log = Lines(self.process.stderr)
-        self.port, self.admin_port = self.log.find(_ports)
+        try:
+            self.port, self.admin_port = self.log.find(_ports)
+            assert ask(self.admin_port, "/readyz").status == 200
+        except BaseException:
+            self.stop()
+            raise
         self.url = f"http://127.0.0.1:{self.port}"
-        assert ask(self.admin_port, "/readyz").status == 200
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Another command of the gateway's, on the same configuration."""

@@ -46,7 +46,7 @@ class Peer:
 
     def __init__(self, port: int, source: str | None = None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT_S, source and (source, 0))
-        self._unread = b""
+        self._unread = bytearray()
 
     def __enter__(self) -> Peer:
         return self
@@ -75,7 +75,8 @@ class Peer:
             octets = self.more()
             assert octets, f"the connection ended {size - len(self._unread)} octets early"
             self._unread += octets
-        found, self._unread = self._unread[:size], self._unread[size:]
+        found = bytes(self._unread[:size])
+        del self._unread[:size]
         return found
 
     def read_line(self) -> bytes:
@@ -84,10 +85,10 @@ class Peer:
             assert octets, "the connection ended within a line"
             self._unread += octets
         line, _, self._unread = self._unread.partition(b"\r\n")
-        return line
+        return bytes(line)
 
     def read_to_end(self) -> bytes:
-        found = [self._unread]
+        found = [bytes(self._unread)]
         while octets := self.more():
             found.append(octets)
         return b"".join(found)
