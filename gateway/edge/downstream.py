@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODYLESS = frozenset({204, 304})
+_VERSIONS = frozenset({(1, 0), (1, 1)})
 
 # RFC 9110 §5.6.7 dates, one per second of the process's life.
 _date_second = 0
@@ -109,7 +110,7 @@ class AiohttpDownstream:
 
     __slots__ = (
         "_chunked",
-        "_left",
+        "_mute",
         "_payload",
         "_protocol",
         "_task",
@@ -117,10 +118,10 @@ class AiohttpDownstream:
         "expects_continue",
         "head",
         "keep_alive",
-        "message_upgrade",
         "received_bytes",
         "sent_bytes",
         "started",
+        "version_served",
         "writer",
     )
 
@@ -135,11 +136,13 @@ class AiohttpDownstream:
         self.sent_bytes = 0
         self.received_bytes = 0
         self._chunked = False
-        self._left = 0
-        self.keep_alive = not message.should_close
-        self.message_upgrade = bool(message.upgrade)
+        self._mute = False
+        # An upgrade is declined by answering as if it had not been asked (RFC 9110 §7.8). What stands behind it may be of
+        # the other protocol, and aiohttp's parser forgets some of it: nothing more is read from such a connection.
+        self.keep_alive = not (message.should_close or message.upgrade)
         fields = message.raw_headers
         version = message.version
+        self.version_served = version in _VERSIONS
         length: int | None = None
         self.expects_continue = False
         if hdrs.EXPECT in message.headers:
@@ -176,6 +179,10 @@ class AiohttpDownstream:
         if not self._payload.is_eof():
             self._payload.set_exception(exc)
 
+    def refuse_version(self) -> None:
+        """Answer, instead of the handler, that this HTTP version is not served."""
+        self._protocol.refuse_version()
+
     # ports.Downstream
 
     async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False) -> None:
@@ -190,7 +197,7 @@ class AiohttpDownstream:
 
     async def start(self, head: ResponseHead) -> None:
         if self.head.method == "HEAD" or head.status in _BODYLESS:
-            self._left = 0
+            self._mute = True
             data = self._serialise(head, None)
         else:
             data = self._serialise(head, -1)
@@ -198,7 +205,7 @@ class AiohttpDownstream:
         await self._send(data)
 
     async def write(self, chunk: bytes) -> None:
-        if not chunk:
+        if not chunk or self._mute:
             return
         if self._chunked:
             await self._send(b"%x\r\n%b\r\n" % (len(chunk), chunk))

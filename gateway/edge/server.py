@@ -18,8 +18,9 @@ from typing import Any
 import aiohttp.http_parser
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http_exceptions import BadStatusLine, LineTooLong
+from aiohttp.web import RequestPayloadError
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import ResponseHead
@@ -89,7 +90,14 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        if self._close and self._request_in_progress and not self._force_close:
+            # Draining: no further request is taken, but the body of the one in progress is still wanted.
+            self._close = False
+            super().data_received(data)
+            self._close = True
+        else:
+            super().data_received(data)
+        self._tell_broken_body()
         if self._head_deadline is not None:
             # The waiter is done (or gone) as soon as one whole head has been parsed.
             waiter = self._waiter
@@ -97,6 +105,12 @@ class Connection(RequestHandler):
                 self._disarm_head_deadline()
         elif data and self._waiting_for_head():
             self._arm_head_deadline()
+
+    def _tell_broken_body(self) -> None:
+        """The parser queues its error behind the request in progress, whose reader would wait for octets in vain."""
+        current = self._current_request
+        if current is not None and self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            current._cancel(RequestPayloadError("broken framing"))
 
     def _waiting_for_head(self) -> bool:
         """Octets came, no request is running, and none is complete: part of a head."""
@@ -116,6 +130,17 @@ class Connection(RequestHandler):
         if self._messages or (self._waiter is None and self._request_count > 0):
             return
         self._server.slow_heads += 1
+        self.force_close()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 — the signature is aiohttp's
+        """Let the request in progress end, but cut it after ``timeout`` seconds; aiohttp's own waits up to twice that."""
+        self.close()
+        task = self._task_handler
+        if task is not None and self._request_in_progress:
+            done, _ = await asyncio.wait([task], timeout=timeout)
+            if not done:
+                task.cancel()
+                self.abort()
         self.force_close()
 
     def abort(self) -> None:
@@ -154,9 +179,15 @@ class Connection(RequestHandler):
                     Code.TARGET_TOO_LONG, 414, "414 Request-URI Too Large", close=True, proxy_error="http_request_error"
                 )
             return _headers_too_large()
+        if isinstance(error, BadStatusLine) and error.message.startswith("Bad status line:\n  Invalid HTTP version"):
+            return _version_not_supported()
         if error.args and error.args[0] == "Too many headers received":
             return _headers_too_large()
         return bad_request(close=True)
+
+    def refuse_version(self) -> None:
+        """Answer a whole request of another HTTP version."""
+        self._write_early(_version_not_supported())
 
     def _write_early(self, rejection: Rejection) -> None:
         head, body = self._server.render_early(rejection, self.peer)
@@ -179,6 +210,16 @@ class Connection(RequestHandler):
         log.error("connection fault", exc_info=kw.get("exc_info"))
 
 
+def _version_not_supported() -> Rejection:
+    return Rejection(
+        Code.VERSION_NOT_SUPPORTED,
+        505,
+        "505 HTTP Version Not Supported",
+        close=True,
+        proxy_error="http_request_error",
+    )
+
+
 def _headers_too_large() -> Rejection:
     return Rejection(
         Code.HEADERS_TOO_LARGE, 431, "431 Request Header Fields Too Large", close=True, proxy_error="http_request_error"
@@ -190,6 +231,9 @@ class TrafficServer(web.Server):
 
     def __init__(self, handle: Handle, render_early: RenderEarly, settings: EdgeSettings) -> None:
         async def handler(downstream: Any) -> Any:
+            if not downstream.version_served:
+                downstream.refuse_version()
+                return CLOSED
             await handle(downstream)
             return downstream.answered()
 
@@ -210,12 +254,10 @@ class TrafficServer(web.Server):
             "auto_decompress": False,
             "keepalive_timeout": settings.idle_s,
             "lingering_time": settings.lingering_s,
-            # One more than the target's own limit, so that the parser's two limits can be told apart; the request line's
-            # exact limit is core.target's.
+            # A little more than our own limits, which core judges exactly, and never equal: the parser's error names only
+            # the number.
             "max_line_size": settings.target_bytes + 1,
-            "max_field_size": settings.field_bytes + 2
-            if settings.field_bytes == settings.target_bytes
-            else settings.field_bytes,
+            "max_field_size": settings.field_bytes + (2 if settings.field_bytes == settings.target_bytes else 1),
             "max_headers": settings.max_fields,
             "read_bufsize": 64 * 1024,
         }

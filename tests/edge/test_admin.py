@@ -1,0 +1,138 @@
+"""The admin port: what anybody may read there, what needs a key, and what does not exist."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from pytest_aiohttp.plugin import AiohttpClient
+
+from gateway.edge.admin import Admin, AdminServer, AdminSettings, Readiness
+
+KEY = "an-admin-key-of-some-length"
+HASH = hashlib.sha256(KEY.encode()).digest()
+READY = Readiness(True, {"traffic": "ok"})
+
+
+def admin(*, keys: tuple[bytes, ...] = (HASH,), ready: Readiness = READY) -> Admin:
+    return Admin(
+        AdminSettings(keys, frozenset({"admin.example"})),
+        metrics=lambda: b"gitlab_gateway_up 1\n",
+        metrics_type="text/plain; version=0.0.4; charset=utf-8",
+        readiness=lambda: ready,
+        config=lambda: {"upstream": {"url": "https://gitlab.example"}},
+    )
+
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def ask(aiohttp_client: AiohttpClient) -> Ask:
+    async def asked(
+        path: str, made: Admin | None = None, method: str = "GET", **fields: str
+    ) -> tuple[int, str, aiohttp.ClientResponse]:
+        client = await aiohttp_client((made or admin()).application())
+        headers = {name.replace("_", "-"): value for name, value in fields.items()}
+        async with client.request(method, path, headers=headers) as response:
+            text = await response.text()
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert response.headers["Cache-Control"] == "no-store"
+            assert not [name for name in response.headers if name.lower().startswith("access-control")]
+            return response.status, text, response
+
+    return asked
+
+
+async def test_metrics(ask: Ask) -> None:
+    status, text, response = await ask("/metrics")
+    assert (status, text) == (200, "gitlab_gateway_up 1\n")
+    assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+async def test_livez(ask: Ask) -> None:
+    assert (await ask("/livez"))[:2] == (200, "ok\n")
+
+
+@pytest.mark.parametrize(("ready", "status"), [(True, 200), (False, 503)])
+async def test_readyz(ask: Ask, ready: bool, status: int) -> None:
+    got, _, response = await ask("/readyz", admin(ready=Readiness(ready, {"upstream": "degraded: breaker open"})))
+    assert got == status
+    assert await response.json() == {"ready": ready, "checks": {"upstream": "degraded: breaker open"}}
+
+
+@pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Bearer wrong", f"Basic {KEY}", KEY, f"Bearer {KEY}x"])
+async def test_the_configuration_needs_a_key(ask: Ask, value: str) -> None:
+    status, text, response = await ask("/-/config", Authorization=value)
+    assert (status, text) == (401, '{"message":"401 Unauthorized"}\n')
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="gateway admin"'
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+async def test_with_a_key_the_configuration_is_told(ask: Ask, scheme: str) -> None:
+    keys = (hashlib.sha256(b"another").digest(), HASH)
+    status, text, _ = await ask("/-/config", admin(keys=keys), Authorization=f"{scheme} {KEY}")
+    assert (status, text) == (200, '{"upstream":{"url":"https://gitlab.example"}}\n')
+
+
+async def test_without_configured_keys_there_is_nothing_to_open(ask: Ask) -> None:
+    for value in ("", f"Bearer {KEY}", "Bearer "):
+        assert (await ask("/-/config", admin(keys=()), Authorization=value))[0] == 404
+
+
+async def test_unknown_protected_paths_are_no_oracle(ask: Ask) -> None:
+    assert (await ask("/-/keys"))[0] == 401
+    assert (await ask("/-/keys", Authorization=f"Bearer {KEY}"))[0] == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/api/v4/projects", "/metrics/../-/config", "/%2d/config"])
+async def test_nothing_else_is_there(ask: Ask, path: str) -> None:
+    assert (await ask(path))[0] in {401, 404}
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+async def test_reading_is_all_one_may_do(ask: Ask, method: str) -> None:
+    status, _, response = await ask("/metrics", method=method)
+    assert status == 405
+    assert response.headers["Allow"] == "GET,HEAD"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:9901", 200),
+        ("localhost", 200),
+        ("LOCALHOST:1", 200),
+        ("[::1]:9901", 200),
+        ("admin.example:9901", 200),
+        ("ADMIN.example", 200),
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost.evil.example:9901", 421),
+        ("", 421),
+    ],
+)
+async def test_only_its_own_names_are_answered(ask: Ask, host: str, status: int) -> None:
+    """A page that rebinds its name to this address still sends its own Host."""
+    assert (await ask("/livez", Host=host))[0] == status
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[tuple[str, int]]:
+    server = AdminServer(admin())
+    try:
+        yield await server.listen("127.0.0.1", 0)
+    finally:
+        await server.close()
+
+
+async def test_the_port_opens_and_closes() -> None:
+    async with aiohttp.ClientSession() as session:
+        async with listening() as (host, port), session.get(f"http://{host}:{port}/livez") as response:
+            assert response.status == 200
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.get(f"http://{host}:{port}/livez")
