@@ -57,7 +57,7 @@ def explain(config: Config, identity: str, method: str, target: str) -> str:
         lines.append(("answer", f"{rejection.status} {rejection.message}, code {rejection.code.value}"))
         return _table(lines)
     lines.append(("credential", f"GitLab sees `{permit.use}`" if permit.use else "GitLab sees the caller's own"))
-    takes = Limits.compile(compiled.limits(config)).takes_for(
+    takes = Limits.compile(compiled.limits(config), compiled.costs(config)).takes_for(
         principal, operation, parsed, method, "203.0.113.1"
     )
     lines.append(
@@ -94,7 +94,9 @@ def _principal(config: Config, identity: str) -> Principal:
         return Principal("passthrough:203.0.113.1", PrincipalKind.PASSTHROUGH, _PASSTHROUGH)
     found: Identity = next(one for one in config.identities if one.id == identity)
     ids = {PrincipalKind.GITLAB_TOKEN: "user:1", PrincipalKind.ANONYMOUS: "anonymous:203.0.113.1"}
-    return Principal(ids.get(found.kind, found.id), found.kind, found.id, team=found.team, token_hash=b"\0")
+    return Principal(
+        ids.get(found.kind, found.id), found.kind, found.id, team=found.team, token_hash=b"\0", priority=found.priority
+    )
 
 
 def _permit(explanation: Explanation) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..core.access import PrincipalKind
 from ..core.catalogue import Access
+from .limit_model import CostMode, LimitEntry
 from .model import Clause, Config, Rule
 from .problems import Path, Severity
 from .units import BaseUrl, HostPort
@@ -18,6 +19,7 @@ Finding = tuple[Path, str, Severity]
 PASSTHROUGH = "passthrough"
 _RESERVED_RULES = frozenset({"own-token", "passthrough", "anonymous"})
 _SHORTEST_SECRET = 16
+_LONGEST_WAIT_S = 60.0
 _STRONG_SECRET = 32
 _FEWEST_CHARACTERS = 8  # different ones; 32 random hex digits practically never have fewer
 
@@ -249,16 +251,59 @@ def _limits(config: Config) -> Iterator[Finding]:
     teams = any(identity.team for identity in config.identities)
     for index, limit in enumerate(config.limits):
         path: Path = ("limits", index)
-        if limit.burst is not None and limit.burst < 1:
-            yield _error((*path, "burst"), "must be at least 1, or every request is refused")
-        if limit.burst is None and limit.rate.count < 1:
-            yield _error((*path, "burst"), "is missing, and the rate is below one: say how many may be taken at once")
+        yield from _amount(limit, path)
         if limit.advertise:
             if advertised is not None:
                 yield _error((*path, "advertise"), f"is already claimed by `{advertised}`: callers see one limit's numbers")
             advertised = advertised or limit.id
         if limit.by == "team" and not teams:
             yield _warning((*path, "by"), "never applies: no identity has a `team`")
+
+
+def _amount(limit: LimitEntry, path: Path) -> Iterator[Finding]:
+    if limit.burst is not None and limit.burst < 1:
+        yield _error((*path, "burst"), "must be at least 1, or every request is refused")
+    if limit.rate is None and limit.concurrent is None:
+        yield _error((*path, "rate"), "is missing: give a `rate`, or `concurrent` for how many at once")
+    elif limit.rate is not None and limit.concurrent is not None:
+        yield _error((*path, "concurrent"), "stands beside `rate`: write two limits")
+    elif limit.rate is not None and limit.burst is None and limit.rate.count < 1:
+        yield _error((*path, "burst"), "is missing, and the rate is below one: say how many may be taken at once")
+    if limit.concurrent is not None:
+        if limit.concurrent < 1:
+            yield _error((*path, "concurrent"), "must be at least 1, or every request is refused")
+        for key, given in (
+            ("burst", limit.burst is not None),
+            ("cost", limit.cost is not CostMode.REQUEST),
+            ("settle", limit.settle is not None),
+            ("advertise", limit.advertise),
+        ):
+            if given:
+                yield _error((*path, key), "is for a `rate`: a request in progress holds one place")
+    if limit.absorb > _LONGEST_WAIT_S:
+        yield _error((*path, "absorb"), "is above 1m: clients and load balancers give up before that")
+    for key in ("cached", "not_modified", "second", "mebibyte") if limit.settle is not None else ():
+        value = getattr(limit.settle, key)
+        share = key in {"cached", "not_modified"}
+        if not 0 <= value <= (1 if share else 1e6):
+            yield _error((*path, "settle", key), "is a share: from 0 to 1" if share else "must be from 0 to 1000000")
+    for key, conditions in (("methods", limit.match.methods), ("routes", limit.match.routes)) if limit.match else ():
+        if conditions == ():
+            yield _error((*path, "match", key), "is an empty list, which nothing matches: remove the key or fill it")
+
+
+def _costs(config: Config) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for index, entry in enumerate(config.costs):
+        if not 0 <= entry.cost <= 1e6:
+            yield _error(("costs", index, "cost"), "must be from 0 to 1000000")
+        if entry.match and not entry.match.partition(" ")[2]:
+            yield _error(("costs", index, "match"), "names no method: write `METHOD /template`")
+        if entry.match in seen:
+            yield _error(("costs", index, "match"), "is given twice")
+        seen.add(entry.match)
+    if config.costs and not any(limit.cost is CostMode.WEIGHTED for limit in config.limits):
+        yield _warning(("costs",), "has no effect: no limit has `cost: weighted`")
 
 
 def _cache(config: Config) -> Iterator[Finding]:
@@ -323,5 +368,6 @@ _CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _identities,
     _rules,
     _limits,
+    _costs,
     _cache,
 )

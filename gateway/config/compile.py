@@ -30,7 +30,13 @@ def rules(config: Config) -> tuple[rule_match.Rule, ...]:
 
 def limits(config: Config) -> tuple[Limit, ...]:
     """In the order of the file."""
-    return tuple(limit.limit for limit in config.limits)
+    shadow = config.limits_mode is Mode.SHADOW
+    return tuple(limit.limit(shadow=shadow) for limit in config.limits)
+
+
+def costs(config: Config) -> dict[str, float]:
+    """Operation → weight, where the configuration says so."""
+    return {entry.match: entry.cost for entry in config.costs}
 
 
 def identity_settings(config: Config) -> IdentitySettings:
@@ -41,12 +47,18 @@ def identity_settings(config: Config) -> IdentitySettings:
         if identity.gitlab_token:
             verify = identity.verify or Verify()
             gitlab_token = TokenIdentity(
-                identity.id, identity.team, networks, verify.ttl, verify.negative_ttl, verify.stale
+                identity.id,
+                identity.team,
+                networks,
+                verify.ttl,
+                verify.negative_ttl,
+                verify.stale,
+                identity.priority,
             )
         elif identity.anonymous:
-            anonymous = AnonymousIdentity(identity.id, identity.team, networks)
+            anonymous = AnonymousIdentity(identity.id, identity.team, networks, identity.priority)
         else:
-            keys.append(KeyIdentity(identity.id, identity.team, networks))
+            keys.append(KeyIdentity(identity.id, identity.team, networks, identity.priority))
     return IdentitySettings(
         keys=tuple(keys),
         gitlab_token=gitlab_token,

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from ..core.secret import Secret
-from .model import Section
 from .problems import Path, Problem
 from .references import World, is_reference, judge_secret
+from .section import Section
 from .tree import Mapping, Node, Scalar, Sequence, Tree
 from .units import Scalar as Unit
 from .vocabulary import Keywords
@@ -22,11 +22,9 @@ from .vocabulary import Keywords
 _LATER = {
     "identities[].oidc": "workload identities (OIDC)",
     "identities[].session": "exchanged sessions",
-    "identities[].priority": "priority classes",
     "credentials[].pool": "credential pools (give one `token`)",
     "credentials[].pick": "credential pools",
     "credentials[].rotate": "rotation of upstream tokens",
-    "limits[].concurrent": "limits on concurrency (`upstream.max_in_flight` protects GitLab as a whole)",
     "cache.hooks": "purging by webhooks",
     "audit.chain": "a hash-chained audit log",
     "audit.durability": "durable audit before the write",

@@ -9,10 +9,12 @@ from typing import Annotated
 
 import msgspec
 
-from ..core.access import PrincipalKind
+from ..core.access import PrincipalKind, Priority
 from ..core.catalogue import Access, Surface
 from ..core.limits import Limit, Scope
 from ..core.secret import Secret
+from .limit_model import CostEntry, LimitEntry
+from .section import Section
 from ..identity.settings import Passthrough
 from .units import HostPort, parse_store_url
 from .vocabulary import (
@@ -34,7 +36,6 @@ from .vocabulary import (
     OptionalId,
     Path,
     Project,
-    RateWords,
     Route,
     Sha256,
     Sink,
@@ -42,11 +43,6 @@ from .vocabulary import (
     Store,
     Url,
 )
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What every mapping of the file becomes."""
-
 
 # upstream
 
@@ -90,6 +86,9 @@ class Upstream(Section, frozen=True):
     breaker: Breaker = Breaker()
     """When to stop asking a GitLab that fails."""
     ca_file: Path | None = None
+    rewrite_json: bool = False
+    """Turn GitLab's addresses of itself in JSON answers, too (`web_url`, `http_url_to_repo`, `_links` and their like), to lead
+    back through `listen.public_url`. Of no use where that is GitLab's own `external_url`."""
     """PEM file of the authorities that may sign GitLab's certificate; absent: the system's."""
     throttle_bypass_header: FieldName | None = None
     """The header named by GitLab's `GITLAB_THROTTLE_BYPASS_HEADER`: sent as `1` with every forwarded request, and removed
@@ -216,6 +215,8 @@ class Identity(Section, frozen=True):
     id: Id
     """Named by rules, audit and metrics."""
     team: OptionalId = ""
+    priority: Priority = Priority.INTERACTIVE
+    """Who goes first when GitLab is short of places: `critical` keeps a reserve, `background` is shed first."""
     """For limits `by: team`."""
     key: KeySource | None = None
     """`issued`: gateway keys, made with `gitlab-gateway keys new ID`. Denied everything that no rule allows."""
@@ -293,30 +294,6 @@ class Rule(Section, frozen=True):
     """`shadow`: recorded, not applied."""
 
 
-class LimitEntry(Section, frozen=True):
-    """How fast: one token bucket per caller, team or address."""
-
-    id: Id
-    """Named by audit, metrics and `explain`."""
-    by: Scope
-    """Whose bucket."""
-    rate: RateWords
-    """How fast tokens flow back: `600/min`."""
-    burst: int | None = None
-    """How many may be taken at once; absent: as many as the rate's number."""
-    advertise: bool = False
-    """Its numbers are the `RateLimit-*` that callers see; absent everywhere: the first that applies."""
-    mode: Mode = Mode.ENFORCE
-    """`shadow`: counted and measured, never refused."""
-
-    @property
-    def limit(self) -> Limit:
-        """As the limiter takes it."""
-        burst = self.rate.count if self.burst is None else float(self.burst)
-        shadow = self.mode is Mode.SHADOW
-        return Limit(self.id, self.by, self.rate.per_second, burst, self.rate.period_s, self.advertise, shadow)
-
-
 # cache, audit, logging
 
 
@@ -388,6 +365,10 @@ class Config(Section, frozen=True):
     rules: tuple[Rule, ...] = ()
     """What gateway keys may do, and what nobody may."""
     limits: tuple[LimitEntry, ...] = ()
+    limits_mode: Mode = Mode.ENFORCE
+    """`shadow`: every limit is counted and measured, none refuses."""
+    costs: tuple[CostEntry, ...] = ()
+    """What operations weigh for limits with `cost: weighted`, over the gateway's own table."""
     """How fast. Absent: nothing is enforced and a nominal limit is advertised."""
     cache: Cache = Cache()
     """What GitLab need not be asked twice."""

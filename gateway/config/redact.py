@@ -9,7 +9,8 @@ import yaml
 
 from ..core.secret import Secret
 from .decode import fields_of, members, unwrap
-from .model import Config, Section
+from .model import Config
+from .section import Section
 from .units import Scalar
 from .vocabulary import HIDDEN, Keywords
 

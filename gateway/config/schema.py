@@ -10,7 +10,8 @@ from typing import Any, get_args, get_origin
 
 from ..core.secret import Secret
 from .decode import fields_of, members, unwrap
-from .model import Config, Section
+from .model import Config
+from .section import Section
 from .units import Scalar
 from .vocabulary import Keywords
 
@@ -32,9 +33,10 @@ def json_schema() -> dict[str, Any]:
 @functools.cache
 def descriptions() -> dict[str, dict[str, str]]:
     """Struct → attribute → its docstring. Python keeps no docstrings of attributes, so the source is read."""
-    source = importlib.resources.files(__package__).joinpath("model.py").read_text("utf-8")
+    package = importlib.resources.files(__package__)
+    sources = [ast.parse(package.joinpath(name).read_text("utf-8")) for name in ("model.py", "limit_model.py")]
     found: dict[str, dict[str, str]] = {}
-    for statement in ast.parse(source).body:
+    for statement in (statement for source in sources for statement in source.body):
         if isinstance(statement, ast.ClassDef):
             attributes = found.setdefault(statement.name, {})
             for one, following in zip(statement.body, statement.body[1:], strict=False):

@@ -25,6 +25,14 @@ class PrincipalKind(enum.StrEnum):
     ANONYMOUS = "anonymous"
 
 
+class Priority(enum.StrEnum):
+    """Who goes first when there is not enough for everybody."""
+
+    CRITICAL = "critical"
+    INTERACTIVE = "interactive"
+    BACKGROUND = "background"
+
+
 class Principal(msgspec.Struct, frozen=True, gc=False):
     """A person or a bot, believed. Limits `by: caller` and the audit use ``id``."""
 
@@ -38,6 +46,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     team: str = ""
     token_hash: bytes = b""
     """Keyed hash of an own token: its cache partition."""
+    priority: Priority = Priority.INTERACTIVE
 
     @property
     def brokered(self) -> bool:

@@ -129,7 +129,11 @@ class PrincipalAuthenticator:
         if anonymous is None or peer not in anonymous.networks:
             raise unauthenticated()  # asking without a credential is how clients learn to bring one: no failed login
         return Principal(
-            id=f"anonymous:{subject(peer)}", kind=PrincipalKind.ANONYMOUS, identity=anonymous.id, team=anonymous.team
+            id=f"anonymous:{subject(peer)}",
+            kind=PrincipalKind.ANONYMOUS,
+            identity=anonymous.id,
+            team=anonymous.team,
+            priority=anonymous.priority,
         )
 
     async def _by_key(self, claim: Claim, peer: str) -> Principal:

@@ -103,6 +103,7 @@ class OwnTokens:
             fingerprint=fingerprint(self._fingerprint_key, secret),
             team=self._identity.team,
             token_hash=keyed_hash(self._partition_key, f"{shown.value} {secret.reveal()}"),
+            priority=self._identity.priority,
         )
         self._known.put(key, _Known(principal, now, now + self._identity.ttl_s, verified.expires_at))
         return principal

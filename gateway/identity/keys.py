@@ -129,6 +129,7 @@ class GatewayKeys:
                 identity=identity.id,
                 fingerprint=fingerprint(self._fingerprint_key, secret),
                 team=identity.team,
+                priority=identity.priority,
             )
             touched_at = now - TOUCH_S
         if now - touched_at >= TOUCH_S:

@@ -7,6 +7,8 @@ import ipaddress
 
 import msgspec
 
+from ..core.access import Priority
+
 _MEMO_BOUND = 4096
 
 
@@ -65,6 +67,7 @@ class KeyIdentity(msgspec.Struct, frozen=True):
     id: str
     team: str = ""
     networks: Networks = Networks()
+    priority: Priority = Priority.INTERACTIVE
 
 
 class TokenIdentity(msgspec.Struct, frozen=True):
@@ -76,6 +79,7 @@ class TokenIdentity(msgspec.Struct, frozen=True):
     ttl_s: float = 30.0
     negative_ttl_s: float = 5.0
     stale_s: float = 600.0
+    priority: Priority = Priority.INTERACTIVE
 
 
 class AnonymousIdentity(msgspec.Struct, frozen=True):
@@ -84,6 +88,7 @@ class AnonymousIdentity(msgspec.Struct, frozen=True):
     id: str
     team: str = ""
     networks: Networks = Networks()
+    priority: Priority = Priority.INTERACTIVE
 
 
 class IdentitySettings(msgspec.Struct, frozen=True):

@@ -52,5 +52,5 @@ def test_stand_ins_have_the_types_of_what_they_stand_for() -> None:
     )
     assert msgspec.structs.asdict(config.rules[0])["for_"] == ()
     assert config.credentials[0].token.reveal() == ""
-    assert config.limits[0].rate.per_second == 1.0
+    assert config.limits[0].rate is None
     assert str(config.upstream.url) == "http://localhost"

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.config import Config, load, redacted
 from gateway.config.decode import every_key, fields_of, members, unwrap
-from gateway.config.model import Section
 from gateway.config.schema import descriptions
+from gateway.config.section import Section
 
 from .world import ENV, read_file
 
