@@ -48,4 +48,4 @@ setup:
 
 .PHONY: clean
 clean: ## forget what set-up installed
-	rm -rf .venv .matrix tests/e2e/node_modules build dist *.egg-info
+	rm -rf .venv .matrix tests/e2e/node_modules tests/conformance/node_modules build dist *.egg-info

@@ -22,7 +22,9 @@ import time
 from pathlib import Path
 
 from .. import __version__, routes
+from ..answer_stage import AnswerStage
 from ..body_stage import BlindBodies, BodyStage
+from ..broker.places import GitlabPlaces
 from ..broker.static import StaticCredential, StaticTokenSource
 from ..cache import Cache, NoCache, PrivateCache, SharedCache, SharedPolicy
 from ..config import Config
@@ -34,6 +36,7 @@ from ..core.catalogue import Catalogue
 from ..core.client_address import TrustedPeers
 from ..core.dialect import LimitDialect, NoDialect
 from ..core.entry import EntrySettings, GitLabEntry, SharedEntry
+from ..core.json_addresses import JsonAddresses
 from ..core.limit_headers import LimitHeaders
 from ..core.limit_plan import Limits
 from ..core.limits import OnOutage
@@ -68,7 +71,7 @@ from ..telemetry.audit import AuditLog, open_sink
 from ..telemetry.metrics import Metrics
 from ..upstream.client import LeanUpstream, UpstreamSettings
 from .observing import Audited, Early
-from .open_road import Anyone, Anything, NoTokens
+from .open_road import Anyone, Anything, NoTokens, Nowhere
 
 log = logging.getLogger("gateway.app")
 
@@ -178,7 +181,9 @@ async def _assemble(made: Assembly) -> None:
             dialect=NoDialect(),
             buckets=MemoryBuckets(),
             tokens=NoTokens(),
+            places=Nowhere(),
             passing=made.passage,
+            answers=AnswerStage(made.passage),
             cache=cache,
             upstream=made.upstream,
             observers=observers,
@@ -205,16 +210,25 @@ async def _assemble(made: Assembly) -> None:
         settings = compiled.identity_settings(config)
         authenticator = _authenticator(made, settings, verifier)
         stack.push_async_callback(authenticator.close)
-        limits = Limits.compile(compiled.limits(config))
+        rules = Rules.compile(compiled.rules(config))
+        limits = Limits.compile(compiled.limits(config), compiled.costs(config))
         road = Road(
             entry=GitLabEntry(entry_settings, made.catalogue, peers),
             bodies=BodyStage(),
             authenticator=authenticator,
-            access=Rules.compile(compiled.rules(config)),
+            access=rules,
             dialect=LimitDialect(limits, LimitHeaders(limits, key=made.keys.process)),
             buckets=made.buckets,
             tokens=made.tokens,
+            places=GitlabPlaces(
+                made.upstream,
+                monotonic=time.monotonic,
+                prefix=entry_settings.prefix,
+                fields=((b"Host", _upstream_host(config)),),
+                by_group_id=rules.by_group_id,
+            ),
             passing=made.passage,
+            answers=_answers(made),
             cache=cache,
             upstream=made.upstream,
             observers=observers,
@@ -289,6 +303,17 @@ def _passage(config: Config) -> Passage:
     )
 
 
+def _answers(made: Assembly) -> AnswerStage:
+    config = made.config
+    public = config.listen.public_url
+    if not config.upstream.rewrite_json or public is None:
+        return AnswerStage(made.passage)
+    names = [str(url).rstrip("/") for url in (config.upstream.external_url, config.upstream.url) if url is not None]
+    origins = tuple(name.encode() for name in dict.fromkeys(names) if name != str(public).rstrip("/"))
+    addresses = JsonAddresses(origins, str(public).rstrip("/").encode()) if origins else None
+    return AnswerStage(made.passage, addresses, max_bytes=config.cache.max_entry)
+
+
 def _buckets(made: Assembly) -> BucketStore:
     config = made.config
     if not config.stores.shared.shared:
@@ -307,9 +332,10 @@ def _cache(made: Assembly) -> Cache:
         link = made.link(config.stores.shared.url, "cache", 0.1)
         made.cache_store = RedisCacheStore(link, Codec(made.keys.encryption))
     else:
-        made.cache_store = MemoryCacheStore(settings.max_bytes, time.time)
+        made.cache_store = MemoryCacheStore(settings.max_bytes, time.monotonic)
     if settings.mode is CacheMode.SHARED:
-        return SharedCache(made.cache_store, SharedPolicy(max_entry_bytes=settings.max_entry))
+        policy = SharedPolicy(stale_if_error_s=settings.stale_if_error, max_entry_bytes=settings.max_entry)
+        return SharedCache(made.cache_store, policy)
     return PrivateCache(
         made.cache_store,
         PrivatePolicy(
