@@ -11,11 +11,10 @@ import msgspec
 
 from ..core.access import PrincipalKind, Priority
 from ..core.catalogue import Access, Surface
-from ..core.limits import Limit, Scope
 from ..core.secret import Secret
+from ..identity.settings import Passthrough
 from .limit_model import CostEntry, LimitEntry
 from .section import Section
-from ..identity.settings import Passthrough
 from .units import HostPort, parse_store_url
 from .vocabulary import (
     Address,
@@ -86,10 +85,10 @@ class Upstream(Section, frozen=True):
     breaker: Breaker = Breaker()
     """When to stop asking a GitLab that fails."""
     ca_file: Path | None = None
+    """PEM file of the authorities that may sign GitLab's certificate; absent: the system's."""
     rewrite_json: bool = False
     """Turn GitLab's addresses of itself in JSON answers, too (`web_url`, `http_url_to_repo`, `_links` and their like), to lead
     back through `listen.public_url`. Of no use where that is GitLab's own `external_url`."""
-    """PEM file of the authorities that may sign GitLab's certificate; absent: the system's."""
     throttle_bypass_header: FieldName | None = None
     """The header named by GitLab's `GITLAB_THROTTLE_BYPASS_HEADER`: sent as `1` with every forwarded request, and removed
     when a client sends it."""
@@ -215,9 +214,9 @@ class Identity(Section, frozen=True):
     id: Id
     """Named by rules, audit and metrics."""
     team: OptionalId = ""
+    """For limits `by: team`."""
     priority: Priority = Priority.INTERACTIVE
     """Who goes first when GitLab is short of places: `critical` keeps a reserve, `background` is shed first."""
-    """For limits `by: team`."""
     key: KeySource | None = None
     """`issued`: gateway keys, made with `gitlab-gateway keys new ID`. Denied everything that no rule allows."""
     gitlab_token: bool = False
@@ -365,11 +364,11 @@ class Config(Section, frozen=True):
     rules: tuple[Rule, ...] = ()
     """What gateway keys may do, and what nobody may."""
     limits: tuple[LimitEntry, ...] = ()
+    """How fast. Absent: nothing is enforced and a nominal limit is advertised."""
     limits_mode: Mode = Mode.ENFORCE
     """`shadow`: every limit is counted and measured, none refuses."""
     costs: tuple[CostEntry, ...] = ()
     """What operations weigh for limits with `cost: weighted`, over the gateway's own table."""
-    """How fast. Absent: nothing is enforced and a nominal limit is advertised."""
     cache: Cache = Cache()
     """What GitLab need not be asked twice."""
     audit: Audit = Audit()
