@@ -17,6 +17,7 @@ from .core.catalogue import Operation
 from .core.credentials import Claim
 from .core.limits import Decision, Take
 from .core.messages import Field, Fields, RequestHead, ResponseHead
+from .core.rule_match import Question, Resolved
 from .core.secret import Secret
 
 
@@ -196,8 +197,8 @@ class CacheStore(Protocol):
     async def delete(self, key: bytes) -> None: ...
 
     async def purge(self, tags: tuple[bytes, ...]) -> bool:
-        """Nothing stored under any of ``tags`` up to now is seen again, by anyone on this store. False: it could not
-        be said to the store."""
+        """Nothing stored under any of ``tags`` up to now is seen again, by anyone on this store, even if the caller is
+        cancelled while it waits. False: the store could not be told yet; here it counts all the same."""
         ...
 
     async def close(self) -> None: ...
@@ -335,6 +336,17 @@ class TokenSource(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class Places(Protocol):
+    """What GitLab calls a project or group otherwise: id ⇄ path, with the credential of the rule that asks."""
+
+    async def resolve(self, questions: Sequence[Question], credential: UpstreamCredential) -> Resolved:
+        """Those that GitLab answered; one the credential may not know of is left out. Remembered with bounds.
+
+        Raises Rejection PLACE_UNAVAILABLE or ``UPSTREAM_*`` when GitLab does not answer: closed, never open.
+        """
+        ...
 
 
 class Presentation(enum.StrEnum):

@@ -399,14 +399,18 @@ class PrivateCache:
         if not writes:
             return await self._past(request, forward, CacheReason.METHOD)
         tags = write_tags(request.operation, request.target)
-        doubtful = True
         try:
-            answered = await self._past(request, forward, CacheReason.METHOD)
-            doubtful = not 400 <= answered[0].head.status < 500
-        finally:
-            if doubtful and tags:  # an answer that never came may have been a success
+            reply, outcome = await self._past(request, forward, CacheReason.METHOD)
+        except BaseException:
+            await self._store.purge(tags)  # an answer that never came may have been a success
+            raise
+        if not 400 <= reply.head.status < 500:
+            try:
                 await self._store.purge(tags)
-        return answered
+            except BaseException:
+                reply.release()
+                raise
+        return reply, outcome
 
     def _only_if_cached(self, reason: CacheReason) -> Rejection:
         member = cache_status_field(self._name, CacheStatus.MISS, reason)
