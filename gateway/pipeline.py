@@ -20,9 +20,11 @@ from typing import Protocol
 
 import msgspec
 
+from .answer_stage import AnswerStage
 from .body_stage import BodyStage
 from .cache import Cache, CacheRequest, with_conditions
 from .core.access import Permit, Principal, PrincipalKind
+from .core.catalogue import Access as CatalogueAccess
 from .core.catalogue import Operation, Surface
 from .core.credentials import Claim, Kind, injection
 from .core.entry import Admitted
@@ -32,11 +34,13 @@ from .core.headers import request_id
 from .core.limits import Decision, Take
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
 from .core.refusal import render
+from .core.rule_match import Place, Question, Resolved
 from .core.target import Target
 from .ports import (
     Authenticator,
     BucketStore,
     Downstream,
+    Places,
     Reply,
     RequestBody,
     TokenSource,
@@ -63,6 +67,10 @@ _PATIENT = frozenset({Surface.RUNNER, Surface.GIT, Surface.LFS})
 _PATIENT_S = 300.0
 
 
+# What the gateway itself asks about a place: on the REST surface, whatever the request is.
+_ASKING = Operation("GET /api/v4/projects/:id", CatalogueAccess.READ, Surface.REST)
+
+
 class Observer(Protocol):
     """Telemetry: sees each exchange once, finished. Never blocks, never raises."""
 
@@ -80,8 +88,21 @@ class Entry(Protocol):
 class Access(Protocol):
     """The rules (``core.access``)."""
 
+    def questions(
+        self, principal: Principal, operation: Operation, target: Target, method: str
+    ) -> tuple[Question, ...]: ...
+
+    def credentials_of(self, identity: str) -> tuple[str, ...]: ...
+
     def authorise(
-        self, principal: Principal, operation: Operation, target: Target, method: str, sudo: str | None = None
+        self,
+        principal: Principal,
+        operation: Operation,
+        target: Target,
+        method: str,
+        sudo: str | None = None,
+        *,
+        resolved: Resolved = ...,
     ) -> Permit: ...
 
 
@@ -121,7 +142,9 @@ class Road(msgspec.Struct, frozen=True):
     dialect: Dialect
     buckets: BucketStore
     tokens: TokenSource
+    places: Places
     passing: Passing
+    answers: AnswerStage
     cache: Cache
     upstream: Upstream
     observers: tuple[Observer, ...]
@@ -217,7 +240,9 @@ class Gateway:
         x.principal, x.principal_kind, x.identity = principal.id, principal.kind.value, principal.identity
         x.team, x.credential_fingerprint = principal.team, principal.fingerprint
 
-        permit = road.access.authorise(principal, operation, target, head.method, claim.sudo)
+        questions = road.access.questions(principal, operation, target, head.method)
+        resolved = await self._resolve(questions, principal) if questions else {}
+        permit = road.access.authorise(principal, operation, target, head.method, claim.sudo, resolved=resolved)
         x.rule, x.permit_use, x.sudo = permit.rule, permit.use, permit.sudo
 
         takes = road.dialect.takes_for(principal, operation, target, head.method, admitted.client)
@@ -240,6 +265,18 @@ class Gateway:
             x.cache_stored = outcome.stored.value
             if errand.started_at:
                 x.upstream_s = self.monotonic() - errand.started_at
+
+    async def _resolve(self, questions: tuple[Question, ...], principal: Principal) -> dict[Question, Place]:
+        """What GitLab calls the places of a request otherwise, by the credentials of this identity's own rules."""
+        road = self.road
+        resolved: dict[Question, Place] = {}
+        for use in road.access.credentials_of(principal.identity):
+            credential = await road.tokens.credential(Permit("", use), principal, _ASKING)
+            left = [question for question in questions if question not in resolved]
+            resolved |= await road.places.resolve(left, credential)
+            if len(resolved) == len(questions):
+                break
+        return resolved
 
     def _answer(self, head: ResponseHead, x: Exchange, told: _Told, principal: Principal) -> ResponseHead:
         fields = self.road.dialect.merged(told.decision, principal, head.status, head.fields, self._wall())
@@ -346,10 +383,14 @@ class _Errand:
         credential = self._credential
         own = credential.fields + self._claim.sudo_fields if credential is not None else injection(self._claim)
         operation = self._admitted.operation
+        fields = with_conditions(self._fields, conditions)
+        reads = road.answers.reads(operation)
+        if reads:
+            fields = road.answers.plainly(fields)
         request = UpstreamRequest(
             self._head.method,
             self._claim.target,
-            road.passing.upward(with_conditions(self._fields, conditions), self._head, self._admitted, x.request_id, own),
+            road.passing.upward(fields, self._head, self._admitted, x.request_id, own),
             content_length=body.content_length if body is not None else self._head.content_length,
             first_byte_timeout_s=_PATIENT_S if operation.surface in _PATIENT else None,
         )
@@ -366,6 +407,8 @@ class _Errand:
             elif road.tokens.unchecked and first(head.fields, b"x-gitlab-meta") is not None:
                 road.tokens.recognised()
             reply.head = road.passing.downward(head, self._head, self._admitted)
+            if reads:
+                reply = await road.answers.mend(reply, self._head, self._admitted, self._claim, self._principal)
         except BaseException:
             reply.release()
             raise

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..core.access import Permit, Principal, PrincipalKind
 from ..core.catalogue import Operation
 from ..core.credentials import Claim
 from ..core.messages import RequestHead
+from ..core.rule_match import Question, Resolved
 from ..core.target import Target
 from ..ports import UpstreamCredential
 
@@ -30,10 +33,30 @@ class Anything:
 
     _permit = Permit("shared")
 
+    def questions(self, principal: Principal, operation: Operation, target: Target, method: str) -> tuple[Question, ...]:
+        return ()
+
+    def credentials_of(self, identity: str) -> tuple[str, ...]:
+        return ()
+
     def authorise(
-        self, principal: Principal, operation: Operation, target: Target, method: str, sudo: str | None = None
+        self,
+        principal: Principal,
+        operation: Operation,
+        target: Target,
+        method: str,
+        sudo: str | None = None,
+        *,
+        resolved: Resolved | None = None,
     ) -> Permit:
         return self._permit
+
+
+class Nowhere:
+    """No rule names a place."""
+
+    async def resolve(self, questions: Sequence[Question], credential: UpstreamCredential) -> Resolved:
+        raise AssertionError("a shared cache asks nothing")
 
 
 class NoTokens:

@@ -142,7 +142,7 @@ class _Compiled:
 class _RuleSet:
     """Every rule of one identity."""
 
-    __slots__ = ("by_project", "rules")
+    __slots__ = ("by_project", "credentials", "rules")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         # Ids, order and callers of the rules do not matter to what may be seen; all else does.
@@ -152,6 +152,7 @@ class _RuleSet:
         digest = hashlib.blake2b(b"\n".join(content), digest_size=16).digest()
         self.rules = tuple(_Compiled(rule, digest) for rule in rules)
         self.by_project = any(clause.by_project for rule in self.rules for clause in (*rule.allow, *rule.deny))
+        self.credentials = tuple(dict.fromkeys(rule.use for rule in rules if rule.use and not rule.shadow))
 
 
 class _Outcome(msgspec.Struct, frozen=True):
@@ -175,6 +176,14 @@ class Rules:
                 grouped.setdefault(identity, []).append(rule)
         self._sets = {identity: _RuleSet(own) for identity, own in grouped.items()}
         self._memo: dict[object, _Outcome] = {}
+        self.by_group_id = any(
+            group.isdigit()
+            for rule in self._rules
+            for clause in (*rule.allow, *rule.deny)
+            if clause.projects is not None
+            for group in clause.projects.under_group
+        )
+        """Some rule names a group by number: the ids of the groups around a place matter."""
 
     @classmethod
     def compile(cls, rules: Iterable[Rule]) -> Rules:
@@ -232,6 +241,11 @@ class Rules:
         if own is None or not own.by_project or operation.blocked:
             return ()
         return self._remembered(principal, own, operation, target, method, screened).questions
+
+    def credentials_of(self, identity: str) -> tuple[str, ...]:
+        """The upstream credentials of an identity's rules: whose word counts on what its rules name."""
+        own = self._sets.get(identity)
+        return own.credentials if own is not None else ()
 
     def explain(
         self,

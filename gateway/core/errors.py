@@ -62,6 +62,7 @@ class Code(enum.StrEnum):
     BROKER_CREDENTIAL_REFUSED = "broker_credential_refused"
     # internal
     IDENTITY_UNAVAILABLE = "identity_unavailable"
+    PLACE_UNAVAILABLE = "place_unavailable"
     LIMITER_UNAVAILABLE = "limiter_unavailable"
     AUDIT_UNAVAILABLE = "audit_unavailable"
     DRAINING = "draining"
