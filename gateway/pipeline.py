@@ -21,6 +21,7 @@ from typing import Protocol
 import msgspec
 
 from .answer_stage import AnswerStage
+from .answer_stage import AnswerStage
 from .body_stage import BodyStage
 from .cache import Cache, CacheRequest, with_conditions
 from .core.access import Permit, Principal, PrincipalKind

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from .. import __version__, routes
 from ..answer_stage import AnswerStage
+from ..answer_stage import AnswerStage
 from ..body_stage import BlindBodies, BodyStage
 from ..broker.places import GitlabPlaces
 from ..broker.static import StaticCredential, StaticTokenSource
@@ -36,6 +37,7 @@ from ..core.catalogue import Catalogue
 from ..core.client_address import TrustedPeers
 from ..core.dialect import LimitDialect, NoDialect
 from ..core.entry import EntrySettings, GitLabEntry, SharedEntry
+from ..core.json_addresses import JsonAddresses
 from ..core.json_addresses import JsonAddresses
 from ..core.limit_headers import LimitHeaders
 from ..core.limit_plan import Limits
@@ -301,6 +303,17 @@ def _passage(config: Config) -> Passage:
         prefix=config.upstream.url.path,
         bypass=(config.upstream.throttle_bypass_header or "").encode("ascii"),
     )
+
+
+def _answers(made: Assembly) -> AnswerStage:
+    config = made.config
+    public = config.listen.public_url
+    if not config.upstream.rewrite_json or public is None:
+        return AnswerStage(made.passage)
+    names = [str(url).rstrip("/") for url in (config.upstream.external_url, config.upstream.url) if url is not None]
+    origins = tuple(name.encode() for name in dict.fromkeys(names) if name != str(public).rstrip("/"))
+    addresses = JsonAddresses(origins, str(public).rstrip("/").encode()) if origins else None
+    return AnswerStage(made.passage, addresses, max_bytes=config.cache.max_entry)
 
 
 def _answers(made: Assembly) -> AnswerStage:

@@ -89,6 +89,9 @@ class Upstream(Section, frozen=True):
     rewrite_json: bool = False
     """Turn GitLab's addresses of itself in JSON answers, too (`web_url`, `http_url_to_repo`, `_links` and their like), to lead
     back through `listen.public_url`. Of no use where that is GitLab's own `external_url`."""
+    rewrite_json: bool = False
+    """Turn GitLab's addresses of itself in JSON answers, too (`web_url`, `http_url_to_repo`, `_links` and their like), to
+    lead back through `listen.public_url`. Of no use where that is GitLab's own `external_url`."""
     throttle_bypass_header: FieldName | None = None
     """The header named by GitLab's `GITLAB_THROTTLE_BYPASS_HEADER`: sent as `1` with every forwarded request, and removed
     when a client sends it."""

@@ -5,6 +5,8 @@ Strip first, add after: what a client names in ``Connection`` can't remove what 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .entry import Admitted
 from .headers import RequestHeaderRules, forwarded_fields
 from .messages import Field, Fields, RequestHead, ResponseHead
@@ -65,6 +67,10 @@ class Passage:
         if forwarded.leaked:
             self.leaks += 1
         return ResponseHead(reply.status, tuple(forwarded.fields), reply.reason)
+
+    def turn(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes], bytes | None]:
+        """Addresses of GitLab as this request's caller reaches them (``ResponseHeaderRules.turned``)."""
+        return self._rules(admitted, head).turned
 
     def _rules(self, admitted: Admitted, head: RequestHead) -> ResponseHeaderRules:
         key = (b"", False) if self._public_url or self._shared else (admitted.host, head.tls)

@@ -106,6 +106,13 @@ class ResponseHeaderRules:
         kept.append(self._own_via)
         return Forwarded(kept, leaked)
 
+    def turned(self, address: bytes) -> bytes | None:
+        """``address`` as it leads to GitLab through the gateway; None for one that leads elsewhere."""
+        if address.startswith(self._public) and address[len(self._public) :][:1] in {b"", b"/", b"?", b"#"}:
+            return address
+        turned = self._anywhere(address, self._origins)
+        return turned if turned is not address else None
+
     def _judge(self, name: bytes) -> int:
         if not is_token(name):
             raise _malformed("a field name")

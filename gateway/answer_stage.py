@@ -1,0 +1,118 @@
+"""Answers whose body must be understood before it goes down: LFS batches, and JSON addresses where that is configured.
+
+Everything else streams past unread. What is read is read whole, up to a bound, and its ``Content-Length`` mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from .cache.fill import promised_length, read_ahead
+from .core.access import Principal
+from .core.catalogue import Operation, Surface
+from .core.credentials import Carrier, Claim
+from .core.entry import Admitted
+from .core.json_addresses import JsonAddresses, is_json
+from .core.lfs_batch import MAX_BYTES, MEDIA_TYPE, is_batch, rewrite_batch, unreadable
+from .core.messages import Field, Fields, RequestHead, ResponseHead, first, without
+from .ports import Reply
+
+_ENCODED = frozenset({b"accept-encoding"})
+_IDENTITY: Field = (b"Accept-Encoding", b"identity")
+_MENDED = frozenset({b"content-length", b"content-md5", b"digest", b"content-digest", b"repr-digest"})
+_OWN = frozenset({Carrier.BASIC, Carrier.BEARER, Carrier.AUTHORIZATION})
+_JSON_SURFACES = frozenset({Surface.REST, Surface.PACKAGES})
+
+
+class Turning(Protocol):
+    """Addresses, for one request (``core.passage``)."""
+
+    def turn(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes], bytes | None]: ...
+
+
+class AnswerStage:
+    """Compiled for one configuration.
+
+    Args:
+        turning: How GitLab's addresses lead back.
+        addresses: The rewriter of JSON members; None: bodies are left alone.
+        max_bytes: The largest JSON answer rewritten; larger ones pass as they are.
+    """
+
+    def __init__(self, turning: Turning, addresses: JsonAddresses | None = None, *, max_bytes: int = 2 << 20) -> None:
+        self._turning = turning
+        self._addresses = addresses
+        self._max_bytes = max_bytes
+
+    def reads(self, operation: Operation) -> bool:
+        """The answer may have to be read, so GitLab is asked for one that is not compressed."""
+        return is_batch(operation) or (
+            self._addresses is not None and operation.surface in _JSON_SURFACES and not operation.binary
+        )
+
+    def plainly(self, fields: Fields) -> Fields:
+        """The request's fields, asking for an answer that can be read."""
+        return (*without(fields, _ENCODED), _IDENTITY)
+
+    async def mend(self, reply: Reply, head: RequestHead, admitted: Admitted, claim: Claim, principal: Principal) -> Reply:
+        """The answer to an operation that ``reads`` says yes to. Raises Rejection for what must be read and can't."""
+        if head.method == "HEAD" or reply.head.status in {204, 304}:
+            return reply
+        media = first(reply.head.fields, b"content-type")
+        coded = (first(reply.head.fields, b"content-encoding") or b"identity").lower() != b"identity"
+        if is_batch(admitted.operation):
+            return await self._batch(reply, head, admitted, claim, principal, media, coded)
+        if self._addresses is None or coded or not is_json(media):
+            return reply
+        length = promised_length(reply)
+        if length is not None and length > self._max_bytes:
+            return reply
+        reply = await read_ahead(reply, self._max_bytes)
+        if reply.whole is None:
+            return reply
+        turned = self._addresses.turned(reply.whole)
+        return reply if turned is reply.whole or turned == reply.whole else _with_body(reply, turned)
+
+    async def _batch(
+        self,
+        reply: Reply,
+        head: RequestHead,
+        admitted: Admitted,
+        claim: Claim,
+        principal: Principal,
+        media: bytes | None,
+        coded: bool,
+    ) -> Reply:
+        if (media or b"").partition(b";")[0].strip().lower() != MEDIA_TYPE.encode():
+            if reply.head.status < 300 and principal.brokered:
+                raise unreadable("an LFS batch of another media type")
+            return reply
+        if coded:
+            raise unreadable("a compressed LFS batch that was asked for plain")
+        reply = await read_ahead(reply, MAX_BYTES)
+        if reply.whole is None:
+            raise unreadable("an LFS batch that is too long")
+        turn = self._turning.turn(head, admitted)
+
+        def text(address: str) -> str | None:
+            turned = turn(address.encode("utf-8", "surrogatepass"))
+            return None if turned is None else turned.decode("utf-8", "surrogatepass")
+
+        own = first(head.fields, b"authorization") if claim.carrier in _OWN else None
+        rewritten = rewrite_batch(
+            reply.whole, text, None if own is None else own.decode("latin-1"), brokered=principal.brokered
+        )
+        return _with_body(reply, rewritten)
+
+
+def _with_body(reply: Reply, body: bytes) -> Reply:
+    """``reply`` with another body. A strong validator is another's now, and says so."""
+    fields: list[Field] = []
+    for name, value in without(reply.head.fields, _MENDED):
+        if name.lower() == b"etag" and value[:1] == b'"':
+            value = b"W/" + value  # noqa: PLW2901
+        fields.append((name, value))
+    fields.append((b"Content-Length", b"%d" % len(body)))
+    head = ResponseHead(reply.head.status, tuple(fields), reply.head.reason)
+    return Reply(head, body, None, reply.release, reply.connect_s, reply.first_byte_s)

@@ -1,0 +1,62 @@
+"""GitLab's addresses of itself in JSON answers, turned to lead back through the gateway: opt-in, by member name.
+
+Only the string itself is touched, octet for octet in place: numbers keep their digits and members their order. Members are
+those that GitLab's entities fill with ``expose_url`` (gitlab.md §5.2); text that people wrote is never looked at.
+"""
+
+from __future__ import annotations
+
+import re
+
+NAMED = frozenset(
+    {
+        "avatar_url",
+        "browser_download_url",
+        "container_registry_url",
+        "direct_asset_url",
+        "download_url",
+        "http_url_to_repo",
+        "merge_request_url",
+        "readme_url",
+        "tarball",
+        "url_to_repo",
+        "web_edit_url",
+        "web_url",
+    }
+)
+"""Members rewritten wherever they stand. ``url`` alone is not one: a hook's or a mirror's is a person's."""
+
+LINKS = frozenset({"_links", "links"})
+"""Members whose own members are all addresses."""
+
+
+class JsonAddresses:
+    """For one pair of names, compiled once.
+
+    ``origins`` are what GitLab calls itself, ``public`` what clients call the gateway; neither ends with a slash.
+    """
+
+    def __init__(self, origins: tuple[bytes, ...], public: bytes) -> None:
+        there = b"|".join(re.escape(origin) for origin in sorted(origins, key=len, reverse=True))
+        names = b"|".join(re.escape(name.encode()) for name in sorted(NAMED))
+        links = b"|".join(re.escape(name.encode()) for name in sorted(LINKS))
+        # A quote that no backslash precedes and that stands before `name":` begins a member's name: within a string it
+        # would end that string, and no valid JSON goes on with letters there.
+        self._member = re.compile(rb'(?<!\\)("(?:' + names + rb')"[ \t\r\n]*:[ \t\r\n]*")(?:' + there + rb')(?=[/?#"])')
+        # `_links` hold strings alone: the first brace behind is theirs.
+        self._links = re.compile(rb'(?<!\\)"(?:' + links + rb')"[ \t\r\n]*:[ \t\r\n]*\{[^{}]*\}')
+        self._linked = re.compile(rb'(:[ \t\r\n]*")(?:' + there + rb')(?=[/?#"])')
+        self._public = public
+
+    def turned(self, body: bytes) -> bytes:
+        """``body`` with the named addresses turned; the same object when there was none."""
+        turned = self._member.sub(self._turn, body)
+        return self._links.sub(lambda links: self._linked.sub(self._turn, links[0]), turned)
+
+    def _turn(self, found: re.Match[bytes]) -> bytes:
+        return found[1] + self._public
+
+
+def is_json(content_type: bytes | None) -> bool:
+    """``application/json``, with whatever parameters."""
+    return content_type is not None and content_type.partition(b";")[0].strip().lower() == b"application/json"

@@ -1,0 +1,108 @@
+"""LFS batch answers: no credential of the gateway's, no address beside the gateway."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.errors import Code, Rejection
+from gateway.core.lfs_batch import is_batch, rewrite_batch
+
+INSIDE = "https://gitlab.internal/"
+OUTSIDE = "https://public/"
+
+
+def turn(address: str) -> str | None:
+    return OUTSIDE + address.removeprefix(INSIDE) if address.startswith(INSIDE) else None
+
+
+def rewritten(answer: Any, own: str | None = "Basic mine", *, brokered: bool = True) -> Any:
+    return json.loads(rewrite_batch(json.dumps(answer).encode(), turn, own, brokered=brokered))
+
+
+def answer(href: str = INSIDE + "a", **header: str) -> dict[str, Any]:
+    action = {"href": href, "header": header} if header else {"href": href}
+    return {"transfer": "basic", "objects": [{"oid": "a", "authenticated": True, "actions": {"download": action}}]}
+
+
+def action_of(found: Any) -> Any:
+    return found["objects"][0]["actions"]["download"]
+
+
+def test_a_credential_becomes_the_callers_own_where_the_address_leads_back() -> None:
+    found = rewritten(answer(authorization="Basic broker", Accept="x"))
+    assert action_of(found) == {"href": OUTSIDE + "a", "header": {"Accept": "x", "Authorization": "Basic mine"}}
+    assert found["objects"][0]["authenticated"] is True
+
+
+@pytest.mark.parametrize(("href", "own"), [(INSIDE + "a", None), ("https://storage/a", "Basic mine")])
+def test_a_credential_is_dropped_where_the_caller_has_none_or_another_would_get_it(href: str, own: str | None) -> None:
+    found = rewritten(answer(href, Authorization="Basic broker"), own)
+    assert action_of(found)["header"] == {}
+    assert "authenticated" not in found["objects"][0]
+
+
+@pytest.mark.parametrize("name", ["Authorization", "AUTHORIZATION", "Private-Token", "Job_Token", "Cookie"])
+def test_no_spelling_of_a_credential_stays(name: str) -> None:
+    assert "secret" not in json.dumps(rewritten(answer(**{name: "secret"})))
+
+
+def test_a_presigned_address_keeps_its_fields() -> None:
+    found = rewritten(answer("https://storage/a?X-Amz-Signature=1", **{"x-amz-date": "1"}))
+    assert action_of(found) == {"href": "https://storage/a?X-Amz-Signature=1", "header": {"x-amz-date": "1"}}
+    assert found["objects"][0]["authenticated"] is True
+
+
+def test_an_own_token_keeps_what_gitlab_minted_for_it() -> None:
+    found = rewritten(answer(Authorization="Basic minted"), brokered=False)
+    assert action_of(found) == {"href": OUTSIDE + "a", "header": {"Authorization": "Basic minted"}}
+
+
+def test_the_old_name_of_actions_is_looked_into_as_well() -> None:
+    found = rewritten({"objects": [{"_links": {"upload": {"href": INSIDE, "header": {"Authorization": "broker"}}}}]})
+    assert found["objects"][0]["_links"]["upload"]["header"] == {"Authorization": "Basic mine"}
+
+
+def test_objects_without_actions_and_errors_pass() -> None:
+    errors = {
+        "message": "no",
+        "objects": [{"oid": "a", "size": 1, "error": {"code": 404, "message": "x"}, "actions": None}],
+    }
+    assert rewritten(errors) == errors
+    assert rewritten({"message": "no"}) == {"message": "no"}
+
+
+def test_an_action_that_is_none_and_an_address_that_is_no_text_pass() -> None:
+    odd = {"objects": [{"actions": {"download": None, "upload": {"href": 7}}}]}
+    assert rewritten(odd) == odd
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b'{"objects":{}}',
+        b'{"objects":[1]}',
+        b'{"objects":[{"actions":[]}]}',
+        b'{"objects":[{"actions":{"download":{"href":"x","header":"Authorization: x"}}}]}',
+        b'{"objects":' + b"[" * 100_000,
+    ],
+)
+def test_what_is_not_understood_never_passes(body: bytes) -> None:
+    with pytest.raises(Rejection) as refusal:
+        rewrite_batch(body, turn, None, brokered=True)
+    assert (refusal.value.code, refusal.value.status) == (Code.UPSTREAM_PROTOCOL, 502)
+
+
+def test_only_the_batch_is_a_batch() -> None:
+    def named(path: str) -> Operation:
+        return Operation(f"POST /*repository_path.git{path}", Access.WRITE, Surface.LFS)
+
+    assert is_batch(named("/info/lfs/objects/batch"))
+    assert not is_batch(named("/info/lfs/locks"))

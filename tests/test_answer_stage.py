@@ -1,0 +1,128 @@
+"""Which answers are read, how they are mended, and that the others stream past."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from gateway.answer_stage import AnswerStage
+from gateway.core.access import Principal, PrincipalKind
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.credentials import Carrier, Claim, Kind
+from gateway.core.entry import Admitted
+from gateway.core.errors import Code, Rejection
+from gateway.core.json_addresses import JsonAddresses
+from gateway.core.messages import RequestHead, ResponseHead, first
+from gateway.core.secret import Secret
+from gateway.core.target import parse_target
+from gateway.ports import Reply
+
+BATCH = Operation("POST /*repository_path.git/info/lfs/objects/batch", Access.WRITE, Surface.LFS)
+PROJECT = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
+LFS = (b"Content-Type", b"application/vnd.git-lfs+json; charset=utf-8")
+JSON = (b"Content-Type", b"application/json")
+BROKERED = Principal("bot", PrincipalKind.KEY, "bot")
+OWN = Principal("user:1", PrincipalKind.GITLAB_TOKEN, "people")
+ANSWER = b'{"objects":[{"actions":{"download":{"href":"https://in/a","header":{"Authorization":"broker"}}}}]}'
+
+
+class Turning:
+    def turn(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes], bytes | None]:
+        return lambda address: address.replace(b"https://in", b"https://out") if address[:10] == b"https://in" else None
+
+
+STAGE = AnswerStage(Turning())
+ADDRESSES = AnswerStage(Turning(), JsonAddresses((b"https://in",), b"https://out"), max_bytes=100)
+
+
+async def mend(stage: AnswerStage, reply: Reply, operation: Operation, principal: Principal, method: str = "POST") -> Reply:
+    head = RequestHead(method, b"/x", ((b"Authorization", b"Basic mine"),))
+    claim = Claim(Kind.BASIC, Secret("k"), Carrier.BASIC)
+    admitted = Admitted(parse_target(b"/x"), operation, claim, b"out", "127.0.0.1", False)
+    return await stage.mend(reply, head, admitted, claim, principal)
+
+
+def reply(body: bytes, *fields: tuple[bytes, bytes], status: int = 200) -> Reply:
+    return Reply(ResponseHead(status, fields), body)
+
+
+async def test_a_batch_is_mended_with_its_length() -> None:
+    found = await mend(STAGE, reply(ANSWER, LFS, (b"Content-Length", b"%d" % len(ANSWER))), BATCH, BROKERED)
+    assert found.whole is not None
+    assert b"broker" not in found.whole
+    assert b"Basic mine" in found.whole
+    assert b"https://out/a" in found.whole
+    assert [value for name, value in found.head.fields if name == b"Content-Length"] == [b"%d" % len(found.whole)]
+
+
+@pytest.mark.parametrize(
+    "fields", [(JSON,), (), ((b"Content-Type", b"text/plain"),), (LFS, (b"Content-Encoding", b"gzip"))]
+)
+async def test_a_brokered_batch_that_cannot_be_read_is_refused(fields: tuple[tuple[bytes, bytes], ...]) -> None:
+    with pytest.raises(Rejection) as refusal:
+        await mend(STAGE, reply(ANSWER, *fields), BATCH, BROKERED)
+    assert refusal.value.code is Code.UPSTREAM_PROTOCOL
+
+
+async def test_a_batch_without_end_is_refused() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 1_000_000
+
+    with pytest.raises(Rejection):
+        await mend(STAGE, Reply(ResponseHead(200, (LFS,)), chunks=endless()), BATCH, BROKERED)
+
+
+async def test_a_refused_batch_and_a_callers_own_oddity_pass() -> None:
+    refused = reply(b"no", JSON, status=404)
+    assert await mend(STAGE, refused, BATCH, BROKERED) is refused
+    odd = reply(ANSWER, JSON)
+    assert await mend(STAGE, odd, BATCH, OWN) is odd
+
+
+async def test_what_has_no_body_is_left_alone() -> None:
+    found = reply(b"", LFS)
+    assert await mend(STAGE, found, BATCH, BROKERED, "HEAD") is found
+    found = reply(b"", LFS, status=204)
+    assert await mend(STAGE, found, BATCH, BROKERED) is found
+
+
+async def test_json_members_are_turned_and_a_strong_validator_weakened() -> None:
+    found = await mend(ADDRESSES, reply(b'{"web_url":"https://in/a"}', JSON, (b"ETag", b'"x"')), PROJECT, OWN)
+    assert found.whole == b'{"web_url":"https://out/a"}'
+    assert first(found.head.fields, b"etag") == b'W/"x"'
+    assert first(found.head.fields, b"content-length") == b"27"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        reply(b'{"id":1}', JSON),
+        reply(b'{"web_url":"https://in/a"}', (b"Content-Type", b"text/plain")),
+        reply(b'{"web_url":"https://in/a"}', JSON, (b"Content-Encoding", b"gzip")),
+        reply(b'{"web_url":"https://in/a"}', JSON, (b"Content-Length", b"101")),
+    ],
+)
+async def test_other_answers_pass_as_they_are(found: Reply) -> None:
+    assert await mend(ADDRESSES, found, PROJECT, OWN) is found
+
+
+async def test_json_that_turns_out_too_long_streams_on() -> None:
+    async def long() -> AsyncIterator[bytes]:
+        yield b'{"web_url":"https://in/a",'
+        yield b" " * 100
+        yield b"}"
+
+    found = await mend(ADDRESSES, Reply(ResponseHead(200, (JSON,)), chunks=long()), PROJECT, OWN)
+    assert found.chunks is not None
+    assert b"".join([chunk async for chunk in found.chunks]) == b'{"web_url":"https://in/a",' + b" " * 100 + b"}"
+
+
+def test_only_what_may_be_read_is_asked_for_plain() -> None:
+    assert STAGE.reads(BATCH)
+    assert not STAGE.reads(PROJECT)
+    assert ADDRESSES.reads(PROJECT)
+    assert not ADDRESSES.reads(Operation("GET /raw", Access.READ, Surface.REST, binary=True))
+    fields = ADDRESSES.plainly(((b"accept-encoding", b"gzip"), (b"Accept", b"*/*")))
+    assert fields == ((b"Accept", b"*/*"), (b"Accept-Encoding", b"identity"))
