@@ -21,7 +21,6 @@ from typing import Protocol
 import msgspec
 
 from .answer_stage import AnswerStage
-from .answer_stage import AnswerStage
 from .body_stage import BodyStage
 from .cache import Cache, CacheRequest, with_conditions
 from .core.access import Permit, Principal, PrincipalKind
@@ -375,7 +374,17 @@ class _Errand:
             has_body=self._head.has_body,
             sudo=self._permit.sudo or self._claim.sudo or "",
             session=self._claim.kind is Kind.SESSION,
+            reached_as=self._reached_as(),
         )
+
+    def _reached_as(self) -> bytes:
+        """Scheme and host as GitLab and the answer's links are told them: one caller's must not be served to another."""
+        head, admitted = self._head, self._admitted
+        reached = (b"https://" if head.tls else b"http://") + admitted.host
+        if not admitted.trusted_peer:
+            return reached
+        said = (joined(head.fields, b"x-forwarded-" + name) or b"" for name in (b"proto", b"host", b"port"))
+        return b"\x00".join((reached, *said))  # an octet that no field value holds
 
     async def forward(self, conditions: Fields) -> Reply:
         """Ask GitLab; see ``cache.Forward``."""

@@ -34,6 +34,8 @@ class CacheRequest(msgspec.Struct, frozen=True, gc=False):
     sudo: str = ""
     session: bool = False
     """It comes with a browser session."""
+    reached_as: bytes = b""
+    """How the client addressed the gateway (scheme, host): ``Link`` and ``Location`` of the answer are made of it."""
 
 
 class CacheOutcome:

@@ -110,7 +110,7 @@ class PrivateCache:
             asked = parse_request_cache_control(reading.cache_control)
             if asked.no_store:
                 return await self._past(request, forward, CacheReason.REQUEST)
-        key = private_key(request.partition, request.target, request.sudo, reading.variance)
+        key = private_key(request.partition, request.target, request.sudo, reading.variance, request.reached_as)
         tags = answer_tags(request.partition, request.target)
         reuse_s = self._reuse_s.get(request.operation.name, self._default_reuse_s)
         lookup = await self._store.get(key, tags)

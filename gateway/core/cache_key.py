@@ -131,7 +131,7 @@ class RequestReader(dict[bytes, int]):
         return Reading(b"\n".join(lines), cache_control, if_none_match, refused)
 
 
-def private_key(partition: bytes, target: bytes, sudo: str, variance: bytes) -> bytes:
+def private_key(partition: bytes, target: bytes, sudo: str, variance: bytes, reached_as: bytes = b"") -> bytes:
     """The key of one answer for one partition.
 
     Args:
@@ -139,11 +139,13 @@ def private_key(partition: bytes, target: bytes, sudo: str, variance: bytes) -> 
         target: The raw target, less credentials: no normalising, ``%2F`` and ``%2f`` are two keys.
         sudo: The user acted as.
         variance: Of ``RequestReader.read``.
+        reached_as: How the client addressed the gateway: an answer's links lead back there, and must not lead anybody
+            else to a host of one caller's choosing.
     """
     assert partition, "an empty partition would be everybody's"
     # A user's name came by a parameter and may hold anything.
     actor = sudo.encode("utf-8", "surrogatepass").replace(b"\\", b"\\\\").replace(b"\n", b"\\n") if sudo else b""
-    return b"private\n%b\nsudo=%b\n%b\n\n%b" % (target, actor, variance, partition)
+    return b"private\n%b\n%b\nsudo=%b\n%b\n\n%b" % (target, reached_as or b"-", actor, variance, partition)
 
 
 def shared_key(target: bytes) -> bytes:

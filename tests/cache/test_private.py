@@ -339,6 +339,15 @@ async def test_vary_on_a_field_outside_the_key_is_honoured() -> None:
     assert (outcome.status, outcome.reason) == (CacheStatus.MISS, CacheReason.VARY_MISS)
 
 
+async def test_links_made_for_one_host_are_never_given_to_another() -> None:
+    """Without a public URL the answer's links lead to the host that its client named: not to be chosen for others."""
+    room = Room(KEPT)
+    origin = Origin(json(ETAG, (b"Link", b"<https://evil/>")), json(ETAG, (b"Link", b"<https://good/>")))
+    for host in (b"https://evil", b"https://good"):
+        _, fields, *_ = await room.fetch(msgspec.structs.replace(get(), reached_as=host), origin)
+        assert first(fields, b"link") == b"<" + host + b"/>"
+
+
 async def test_an_unvalidatable_answer_with_a_lifetime_is_fetched_anew() -> None:
     room = Room(KEPT)
     plain = whole(200, (b"Content-Type", b"application/json"), body=b"{}")

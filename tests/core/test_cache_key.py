@@ -93,16 +93,18 @@ PARTS = st.tuples(
     st.text("/ab%2F?=\u00e9", max_size=6).map(lambda text: text.encode("latin-1", "replace")),
     st.text("an=\n\\\ud800", max_size=4),
     st.lists(st.tuples(st.sampled_from([b"accept", b"origin", b"x"]), st.sampled_from([b"", b"a", b"a:b"])), max_size=3),
+    st.sampled_from([b"", b"http://a", b"https://a"]),
 )
 
 
+Parts = tuple[bytes, bytes, str, list[tuple[bytes, bytes]], bytes]
+
+
 @given(PARTS, PARTS)
-def test_different_requests_have_different_keys(
-    one: tuple[bytes, bytes, str, list[tuple[bytes, bytes]]], other: tuple[bytes, bytes, str, list[tuple[bytes, bytes]]]
-) -> None:
+def test_different_requests_have_different_keys(one: Parts, other: Parts) -> None:
     keys = [
-        private_key(partition, target, sudo, READER.read(tuple(fields)).variance)
-        for partition, target, sudo, fields in (one, other)
+        private_key(partition, target, sudo, READER.read(tuple(fields)).variance, reached_as)
+        for partition, target, sudo, fields, reached_as in (one, other)
     ]
     assert (keys[0] == keys[1]) is (one == other)
 
