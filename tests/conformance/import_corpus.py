@@ -2,9 +2,9 @@
 
     python tests/conformance/import_corpus.py FOLDER
 
-``FOLDER`` holds ``requests.jsonl`` and ``responses.jsonl``: one JSON object a line, octets as ``raw_base64``. What comes out
-is easier to review: octets as text (each character is one octet, U+0000 to U+00FF), long repetitions as ``[text, times]``,
-and a placeholder wherever a live gateway key belongs. Remarks are left out.
+``FOLDER`` holds ``requests.jsonl`` and ``responses.jsonl``: one JSON object a line, octets as ``raw_base64``. What comes
+out is easier to review: octets as text (each character is one octet, U+0000 to U+00FF), long repetitions as
+``[text, times]``, and a placeholder wherever a live gateway key belongs. Remarks are left out.
 """
 
 from __future__ import annotations
