@@ -164,6 +164,10 @@ class FakeGitLab:
         """Add answers."""
         self._script.extend(answers)
 
+    def unscript(self) -> None:
+        """Take back the answers that nobody asked for."""
+        self._script.clear()
+
     def stand(self, target: bytes, answer: Callable[[Received], Answer]) -> None:
         """From now on, answer each request for ``target`` so, past the script."""
         self._standing[target] = answer
