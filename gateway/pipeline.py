@@ -26,6 +26,7 @@ from .cache import Cache, CacheRequest, with_conditions
 from .core.access import Permit, Principal, PrincipalKind
 from .core.catalogue import Access as CatalogueAccess
 from .core.catalogue import Operation, Surface
+from .core.cost import Spent
 from .core.credentials import Claim, Kind, injection
 from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
@@ -33,12 +34,14 @@ from .core.exchange import Exchange
 from .core.headers import request_id
 from .core.limits import Decision, Take
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
+from .core.prefer import wait_of
 from .core.refusal import render
 from .core.rule_match import Place, Question, Resolved
 from .core.target import Target
+from .core.upgrade import SWITCH, switched
+from .limit_stage import LimitStage, Ticket
 from .ports import (
     Authenticator,
-    BucketStore,
     Downstream,
     Places,
     Reply,
@@ -48,6 +51,7 @@ from .ports import (
     UpstreamCredential,
     UpstreamRequest,
 )
+from .tunnel_stage import relay
 
 log = logging.getLogger("gateway.pipeline")
 
@@ -140,7 +144,7 @@ class Road(msgspec.Struct, frozen=True):
     authenticator: Authenticator
     access: Access
     dialect: Dialect
-    buckets: BucketStore
+    limits: LimitStage
     tokens: TokenSource
     places: Places
     passing: Passing
@@ -150,17 +154,23 @@ class Road(msgspec.Struct, frozen=True):
     observers: tuple[Observer, ...]
     anonymous: bool = False
     """Anonymous callers are let in: refusals do not challenge."""
+    tunnel_idle_s: float = 3600.0
+    """How long nothing may move through a tunnel."""
 
 
 class _Told:
     """What is known so far of the caller, for whoever must refuse: filled as the stages pass."""
 
-    __slots__ = ("decision", "principal", "surface")
+    __slots__ = ("decision", "errand", "lease", "principal", "surface", "ticket")
 
-    def __init__(self) -> None:
+    def __init__(self, lease: str) -> None:
+        self.lease = lease
+        """Names the request among those in progress, whatever id it goes by: a trusted proxy's may not be unique."""
         self.surface = Surface.REST
         self.principal: Principal | None = None
         self.decision: Decision | None = None
+        self.ticket: Ticket | None = None
+        self.errand: _Errand | None = None
 
 
 class Gateway:
@@ -184,7 +194,7 @@ class Gateway:
         """Walk one request down the road and answer it, whatever happens."""
         head = down.head
         x = Exchange(self.mint_id(), self.monotonic(), head.method, head.peer)
-        told = _Told()
+        told = _Told(x.request_id)
         self.in_flight += 1
         try:
             try:
@@ -198,13 +208,15 @@ class Gateway:
                 log.exception("fault while serving %s", x.request_id)
                 await self._refuse(down, x, told, _FAULT)
         except (ConnectionError, asyncio.CancelledError) as gone:
-            x.status, x.aborted = 499, "client"
+            x.status, x.aborted = x.status if x.status == 101 else 499, "client"
             if isinstance(gone, asyncio.CancelledError):
                 raise
         finally:
             self.in_flight -= 1
             x.bytes_out = down.sent_bytes
             x.bytes_in = down.received_bytes
+            if told.ticket is not None:
+                told.ticket.close(told.errand.spent(down.sent_bytes) if told.errand is not None else None)
             self.observe(x)
 
     def mint_id(self) -> str:
@@ -247,7 +259,9 @@ class Gateway:
 
         takes = road.dialect.takes_for(principal, operation, target, head.method, admitted.client)
         if takes:
-            decision = told.decision = await road.buckets.take(takes)
+            ticket = told.ticket = await road.limits.admit(takes, principal, told.lease, wait_of(head.fields))
+            decision = told.decision = ticket.decision
+            x.limit_waited_s = ticket.waited_s
             _note(decision, x)
             if not decision.allowed:
                 raise _limited(decision)
@@ -255,7 +269,10 @@ class Gateway:
         credential = await road.tokens.credential(permit, principal, operation) if permit.use else None
         if body is not None:
             body = road.bodies.guard(claim, principal, permit, operation, head, body)
-        errand = _Errand(self, head, x, admitted, claim, principal, permit, credential, body)
+        errand = told.errand = _Errand(self, head, x, admitted, claim, principal, permit, credential, body)
+        if admitted.websocket:
+            await self._tunnel(down, x, told, errand, admitted.websocket)
+            return
         reply, outcome = await road.cache.fetch(errand.cache_request(), errand.forward, self._wall)
         try:
             x.cache_status, x.cache_reason = outcome.status.value, outcome.reason.value
@@ -277,6 +294,22 @@ class Gateway:
             if len(resolved) == len(questions):
                 break
         return resolved
+
+    async def _tunnel(self, down: Downstream, x: Exchange, told: _Told, errand: _Errand, key: bytes) -> None:
+        """A WebSocket: the handshake went through every stage; behind the 101 there are only octets."""
+        reply = await errand.forward(())
+        try:
+            if reply.tunnel is None:
+                assert told.principal is not None
+                await self._relay(down, x, reply, self._answer(reply.head, x, told, told.principal))
+                return
+            head = switched(reply.head, key)
+            tunnel = await down.switch(ResponseHead(101, (*head.fields, _id_field(x)), head.reason))
+            x.status = 101
+            x.aborted = (await relay(tunnel, reply.tunnel, idle_s=self.road.tunnel_idle_s)).value
+        finally:
+            reply.release()
+            x.upstream_s = self.monotonic() - errand.started_at
 
     def _answer(self, head: ResponseHead, x: Exchange, told: _Told, principal: Principal) -> ResponseHead:
         fields = self.road.dialect.merged(told.decision, principal, head.status, head.fields, self._wall())
@@ -335,6 +368,7 @@ class _Errand:
         "_permit",
         "_principal",
         "_x",
+        "runtime_s",
         "started_at",
     )
 
@@ -361,6 +395,16 @@ class _Errand:
         self._body = body
         self._fields = gateway.road.passing.end_to_end(head, admitted)
         self.started_at = 0.0
+        self.runtime_s = 0.0
+
+    def spent(self, sent_bytes: int) -> Spent:
+        """What the request used of GitLab."""
+        return Spent(
+            asked=self.started_at > 0,
+            not_modified=self._x.upstream_status == 304,
+            runtime_s=self.runtime_s,
+            sent_bytes=sent_bytes,
+        )
 
     def cache_request(self) -> CacheRequest:
         """Who may see the answer, and everything that could change it."""
@@ -397,12 +441,15 @@ class _Errand:
         reads = road.answers.reads(operation)
         if reads:
             fields = road.answers.plainly(fields)
+        if self._admitted.websocket:
+            own = (*own, *SWITCH)
         request = UpstreamRequest(
             self._head.method,
             self._claim.target,
             road.passing.upward(fields, self._head, self._admitted, x.request_id, own),
             content_length=body.content_length if body is not None else self._head.content_length,
             first_byte_timeout_s=_PATIENT_S if operation.surface in _PATIENT else None,
+            upgrade=bool(self._admitted.websocket),
         )
         if not self.started_at:
             self.started_at = gateway.monotonic()
@@ -411,12 +458,14 @@ class _Errand:
             head = reply.head
             x.upstream_status = head.status
             x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
+            self.runtime_s += _seconds(first(head.fields, b"x-runtime"), reply.first_byte_s)
             x.upstream_request_id = _ascii(first(head.fields, b"x-request-id"))
             if head.status == 401:
                 await self._refused_upstream()
             elif road.tokens.unchecked and first(head.fields, b"x-gitlab-meta") is not None:
                 road.tokens.recognised()
-            reply.head = road.passing.downward(head, self._head, self._admitted)
+            if reply.tunnel is None:
+                reply.head = road.passing.downward(head, self._head, self._admitted)
             if reads:
                 reply = await road.answers.mend(reply, self._head, self._admitted, self._claim, self._principal)
         except BaseException:
@@ -480,6 +529,16 @@ def _limited(decision: Decision) -> Rejection:
 
 def _id_field(x: Exchange) -> tuple[bytes, bytes]:
     return (b"X-Gateway-Request-Id", x.request_id.encode("ascii"))
+
+
+def _seconds(value: bytes | None, otherwise: float) -> float:
+    """``X-Runtime``, as Rack writes it: ``0.031337``."""
+    if value is None or len(value) > 32:
+        return otherwise
+    try:
+        return float(value)
+    except ValueError:
+        return otherwise
 
 
 def _ascii(value: bytes | None) -> str:

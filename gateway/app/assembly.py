@@ -52,6 +52,7 @@ from ..identity.gitlab_tokens import OwnTokens
 from ..identity.keys import GatewayKeys
 from ..identity.settings import IdentitySettings
 from ..identity.verifier import GitlabVerifier
+from ..limit_stage import LimitStage
 from ..pipeline import Gateway, Observer, Road
 from ..ports import (
     BucketStore,
@@ -181,7 +182,7 @@ async def _assemble(made: Assembly) -> None:
             authenticator=Anyone(),
             access=Anything(),
             dialect=NoDialect(),
-            buckets=MemoryBuckets(),
+            limits=LimitStage(MemoryBuckets()),
             tokens=NoTokens(),
             places=Nowhere(),
             passing=made.passage,
@@ -194,6 +195,8 @@ async def _assemble(made: Assembly) -> None:
     else:
         made.buckets = _buckets(made)
         stack.push_async_callback(made.buckets.close)
+        limiter = LimitStage(made.buckets)
+        stack.push_async_callback(limiter.close)
         verifier = GitlabVerifier(
             made.upstream,
             wall=time.time,
@@ -220,7 +223,7 @@ async def _assemble(made: Assembly) -> None:
             authenticator=authenticator,
             access=rules,
             dialect=LimitDialect(limits, LimitHeaders(limits, key=made.keys.process)),
-            buckets=made.buckets,
+            limits=limiter,
             tokens=made.tokens,
             places=GitlabPlaces(
                 made.upstream,

@@ -21,6 +21,7 @@ class Exchange:
         "limit_id",
         "limit_remaining",
         "limit_shadow",
+        "limit_waited_s",
         "method",
         "operation",
         "peer",
@@ -64,6 +65,7 @@ class Exchange:
         self.limit_id = ""
         self.limit_remaining = -1.0
         self.limit_shadow = ""
+        self.limit_waited_s = 0.0
         self.cache_status = ""
         self.cache_reason = ""
         self.cache_stored = ""

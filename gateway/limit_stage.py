@@ -1,0 +1,248 @@
+"""The limits' stage: takes from the buckets, or waits for its turn where that was asked for; settles at the end.
+
+    takes ── bucket store ── allowed ───────────────────────────→ Ticket ── close: settle, release
+                   │                                                ↑
+                   └─ refused, may wait ── room of that bucket ─────┘     in turn between callers
+                                            └─ no place, no time ──→ refused
+
+One room for each bucket that somebody waits for, and one task for each room: it takes on behalf of whoever's turn it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from .core.access import Principal, Priority
+from .core.cost import Spent
+from .core.fair_queue import FairQueue
+from .core.limits import Decision, Take
+from .ports import BucketStore
+
+MOST_WAITING = 1000
+"""In all rooms together: a waiting request costs memory and a connection, nothing else."""
+_PER_CALLER = 100
+_SOONEST_S = 0.001
+
+
+class Ticket:
+    """A decision, and what must be put in order when the request is over."""
+
+    __slots__ = ("_lease", "_stage", "_takes", "decision", "waited_s")
+
+    def __init__(
+        self, stage: LimitStage, takes: Sequence[Take], lease: bytes, decision: Decision, waited_s: float = 0.0
+    ) -> None:
+        self._stage = stage
+        self._takes = takes
+        self._lease = lease
+        self.decision = decision
+        self.waited_s = waited_s
+
+    def close(self, spent: Spent | None) -> None:
+        """The request is over. ``spent`` is None where nothing is known of an answer: the cost stays as taken."""
+        if not self.decision.allowed:
+            return
+        changes: list[Take] = []
+        places = False
+        for take, state in zip(self._takes, self.decision.states, strict=False):
+            limit = take.limit
+            places = places or limit.concurrent
+            if limit.settlement is not None and spent is not None and state.allowed:
+                change = limit.settlement.change(take.cost, spent)
+                if change:
+                    changes.append(Take(take.key, limit, change))
+        if changes:
+            self._stage.settle(changes)
+        if places:
+            self._stage.release([take for take in self._takes if take.limit.concurrent], self._lease)
+
+
+class _Waiter:
+    __slots__ = ("asked", "caller", "deadline", "decided", "lease", "priority", "room", "takes")
+
+    def __init__(
+        self,
+        takes: Sequence[Take],
+        lease: bytes,
+        principal: Principal,
+        decided: asyncio.Future[Decision],
+        asked: Decision,
+        deadline: float,
+    ) -> None:
+        self.takes = takes
+        self.lease = lease
+        self.caller = principal.id
+        self.priority: Priority = principal.priority
+        self.decided = decided
+        self.asked = asked
+        """The latest refusal."""
+        self.deadline = deadline
+        self.room = ""
+
+    def refuse(self) -> None:
+        if not self.decided.done():
+            self.decided.set_result(self.asked)
+
+
+class _Room:
+    """Who waits for one bucket."""
+
+    __slots__ = ("nudged", "queue", "server")
+
+    def __init__(self) -> None:
+        self.queue: FairQueue[_Waiter] = FairQueue(bound=MOST_WAITING, per_caller=_PER_CALLER)
+        self.nudged = asyncio.Event()
+        self.server: asyncio.Task[None] | None = None
+
+
+class LimitStage:
+    """Of one event loop."""
+
+    def __init__(self, buckets: BucketStore) -> None:
+        self._buckets = buckets
+        self._rooms: dict[str, _Room] = {}
+        self.waiting = 0
+        self.absorbed_total = 0
+        """Requests that waited and were then admitted."""
+
+    async def admit(self, takes: Sequence[Take], principal: Principal, lease: str, patience_s: float = 0.0) -> Ticket:
+        """Take, or wait to take. ``patience_s`` is what the caller asks for; a limit's own ``absorb_s`` may be more.
+
+        The ticket's decision may be a refusal. Cancelled, no place stays held.
+        """
+        name = lease.encode("ascii")
+        decision = await self._buckets.take(takes, name)
+        refusal = decision.refusal
+        if refusal is not None:
+            wait_s = max(patience_s, refusal.limit.absorb_s)
+            if wait_s and refusal.retry_after_s <= wait_s and self.waiting < MOST_WAITING:
+                return await self._wait(takes, name, principal, decision, wait_s)
+        return Ticket(self, takes, name, decision)
+
+    def settle(self, changes: Sequence[Take]) -> None:
+        """As the store's; who waits for one of the buckets looks again."""
+        self._buckets.settle(changes)
+        self._nudge(changes)
+
+    def release(self, takes: Sequence[Take], lease: bytes) -> None:
+        """As the store's; who waits for one of the places looks again."""
+        self._buckets.release(takes, lease)
+        self._nudge(takes)
+
+    async def close(self) -> None:
+        """Who waits is refused."""
+        rooms, self._rooms = self._rooms, {}
+        for room in rooms.values():
+            while (waiter := room.queue.pop()) is not None:
+                waiter.refuse()
+            if room.server is not None:
+                room.server.cancel()
+        await asyncio.gather(*[room.server for room in rooms.values() if room.server], return_exceptions=True)
+
+    async def _wait(
+        self, takes: Sequence[Take], lease: bytes, principal: Principal, asked: Decision, wait_s: float
+    ) -> Ticket:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        waiter = _Waiter(takes, lease, principal, loop.create_future(), asked, started + wait_s)
+        timer = loop.call_at(waiter.deadline, waiter.refuse)
+        self.waiting += 1
+        self._enter(waiter)
+        try:
+            decision = await waiter.decided
+        finally:
+            # A client that went away leaves its place at once: whoever stands behind it must not wait for a ghost.
+            self.waiting -= 1
+            timer.cancel()
+            room = self._rooms.get(waiter.room)
+            if room is not None:
+                room.queue.discard(waiter.caller, waiter.priority, waiter)
+        if decision.allowed:
+            self.absorbed_total += 1
+        return Ticket(self, takes, lease, decision, loop.time() - started)
+
+    def _nudge(self, takes: Sequence[Take]) -> None:
+        if self._rooms:
+            for take in takes:
+                room = self._rooms.get(take.key)
+                if room is not None:
+                    room.nudged.set()
+
+    def _enter(self, waiter: _Waiter) -> None:
+        """Into the room of the bucket that refused."""
+        key = _refusing(waiter.takes, waiter.asked)
+        room = self._rooms.get(key)
+        if room is None:
+            room = self._rooms[key] = _Room()
+        waiter.room = key
+        shed = room.queue.push(waiter.caller, waiter.priority, waiter)
+        if shed is not None:
+            shed.refuse()
+        if room.queue and (room.server is None or room.server.done()):
+            refusal = waiter.asked.refusal
+            wait_s = refusal.retry_after_s if refusal is not None else 0.0
+            room.server = asyncio.get_running_loop().create_task(self._serve(key, room, wait_s), name="limit-room")
+
+    async def _serve(self, key: str, room: _Room, wait_s: float) -> None:
+        """Until nobody waits any more."""
+        while room.queue:
+            await _pause(room, max(_SOONEST_S, wait_s))
+            wait_s = await self._admit_in_turn(key, room)
+        if self._rooms.get(key) is room:
+            del self._rooms[key]
+
+    async def _admit_in_turn(self, key: str, room: _Room) -> float:
+        """Until the bucket refuses; for how long it will, in seconds."""
+        now = asyncio.get_running_loop().time
+        while (waiter := room.queue.pop()) is not None:
+            if waiter.decided.done():
+                continue
+            try:
+                decision = await self._buckets.take(waiter.takes, waiter.lease)
+            except asyncio.CancelledError:
+                waiter.refuse()
+                raise
+            refusal = decision.refusal
+            if waiter.decided.done():
+                self._undo(waiter, decision)
+            elif refusal is None:  # admitted, or the store is away and fails closed
+                waiter.decided.set_result(decision)
+            else:
+                waiter.asked = decision
+                if now() + refusal.retry_after_s > waiter.deadline and not refusal.limit.concurrent:
+                    waiter.refuse()
+                elif _refusing(waiter.takes, decision) != key:
+                    self._enter(waiter)
+                else:
+                    room.queue.push_front(waiter.caller, waiter.priority, waiter)
+                    return refusal.retry_after_s
+        return 0.0
+
+    def _undo(self, waiter: _Waiter, decision: Decision) -> None:
+        """Somebody who is no longer there was admitted."""
+        if decision.allowed:
+            held = zip(waiter.takes, decision.states, strict=False)
+            self._buckets.settle(
+                [
+                    Take(take.key, take.limit, -take.cost)
+                    for take, state in held
+                    if state.allowed and not take.limit.concurrent
+                ]
+            )
+            self._buckets.release([take for take in waiter.takes if take.limit.concurrent], waiter.lease)
+
+
+def _refusing(takes: Sequence[Take], decision: Decision) -> str:
+    refusal = decision.refusal
+    return next((take.key for take, state in zip(takes, decision.states, strict=False) if state is refusal), "")
+
+
+async def _pause(room: _Room, wait_s: float) -> None:
+    """Until it is worth asking again."""
+    timer = asyncio.get_running_loop().call_later(wait_s, room.nudged.set)
+    try:
+        await room.nudged.wait()
+        room.nudged.clear()
+    finally:
+        timer.cancel()

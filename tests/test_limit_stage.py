@@ -1,0 +1,227 @@
+"""The limits' stage: waiting in turn, and putting things in order afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from gateway.core.access import Principal, PrincipalKind, Priority
+from gateway.core.cost import Settlement, Spent
+from gateway.core.limits import Decision, Limit, Scope, Take
+from gateway.limit_stage import MOST_WAITING, LimitStage
+from gateway.stores.bucket_memory import MemoryBuckets
+
+QUICK = Limit("quick", Scope.TEAM, 100.0, 1.0, absorb_s=5.0)
+SLOW = Limit("slow", Scope.CALLER, 0.01, 1.0, absorb_s=5.0)
+REFUSING = Limit("refusing", Scope.CALLER, 50.0, 1.0)
+PLACE = Limit("place", Scope.CALLER, 1.0, 1.0, concurrent=True, absorb_s=5.0)
+
+
+def principal(name: str = "bot", priority: Priority = Priority.INTERACTIVE) -> Principal:
+    return Principal(name, PrincipalKind.KEY, name, priority=priority)
+
+
+def takes(limit: Limit, key: str = "k") -> list[Take]:
+    return [Take(f"{{gw}}:{key}", limit)]
+
+
+async def until_waiting(stage: LimitStage, count: int) -> None:
+    while stage.waiting != count:
+        await asyncio.sleep(0)
+
+
+async def test_a_request_that_has_to_wait_a_little_waits() -> None:
+    stage = LimitStage(MemoryBuckets())
+    first = await stage.admit(takes(QUICK), principal(), "1")
+    second = await stage.admit(takes(QUICK), principal(), "2")
+    assert first.decision.allowed
+    assert first.waited_s == 0.0
+    assert second.decision.allowed
+    assert second.waited_s > 0
+    assert (stage.waiting, stage.absorbed_total) == (0, 1)
+
+
+async def test_nobody_waits_who_did_not_ask() -> None:
+    stage = LimitStage(MemoryBuckets())
+    assert (await stage.admit(takes(REFUSING), principal(), "1")).decision.allowed
+    assert not (await stage.admit(takes(REFUSING), principal(), "2")).decision.allowed
+    assert (await stage.admit(takes(REFUSING), principal(), "3", 2.0)).decision.allowed
+
+
+async def test_nobody_waits_in_vain() -> None:
+    stage = LimitStage(MemoryBuckets())
+    await stage.admit(takes(SLOW), principal(), "1")
+    ticket = await asyncio.wait_for(stage.admit(takes(SLOW), principal(), "2"), 1)
+    assert not ticket.decision.allowed
+    assert ticket.waited_s == 0.0
+
+
+async def test_callers_take_turns() -> None:
+    stage = LimitStage(MemoryBuckets())
+    await stage.admit(takes(QUICK), principal(), "0")
+    admitted: list[str] = []
+
+    async def ask(name: str, number: int) -> None:
+        ticket = await stage.admit(takes(QUICK), principal(name), f"{name}{number}")
+        assert ticket.decision.allowed
+        admitted.append(name)
+
+    greedy = [asyncio.ensure_future(ask("greedy", number)) for number in range(8)]
+    await until_waiting(stage, 8)
+    polite = [asyncio.ensure_future(ask("polite", number)) for number in range(2)]
+    await asyncio.gather(*greedy, *polite)
+    assert max(place for place, name in enumerate(admitted) if name == "polite") < 5
+
+
+async def test_a_client_that_goes_away_gives_up_its_place() -> None:
+    stage = LimitStage(MemoryBuckets())
+    first = await stage.admit(takes(PLACE), principal(), "1")
+    gone = asyncio.ensure_future(stage.admit(takes(PLACE), principal("gone"), "2"))
+    await until_waiting(stage, 1)
+    patient = asyncio.ensure_future(stage.admit(takes(PLACE), principal("patient"), "3"))
+    await until_waiting(stage, 2)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    first.close(None)
+    assert (await patient).decision.allowed
+    assert stage.waiting == 0
+
+
+async def test_a_place_given_up_is_taken_at_once() -> None:
+    """Long before the second that a place is guessed to take."""
+    stage = LimitStage(MemoryBuckets())
+    first = await stage.admit(takes(PLACE), principal(), "1")
+    waiting = asyncio.ensure_future(stage.admit(takes(PLACE), principal(), "2"))
+    await until_waiting(stage, 1)
+    first.close(None)
+    ticket = await asyncio.wait_for(waiting, 0.5)
+    assert ticket.decision.allowed
+
+
+async def test_the_deadline_is_kept() -> None:
+    stage = LimitStage(MemoryBuckets())
+    await stage.admit(takes(PLACE), principal(), "1")
+    brief = Limit("place", Scope.CALLER, 100.0, 1.0, concurrent=True)
+    ticket = await asyncio.wait_for(stage.admit(takes(brief), principal(), "2", 0.05), 2)
+    assert not ticket.decision.allowed
+    assert ticket.waited_s >= 0.049
+
+
+async def test_who_finds_another_bucket_empty_waits_for_that_one() -> None:
+    stage = LimitStage(MemoryBuckets())
+    await stage.admit(takes(QUICK, "a"), principal(), "1")
+    both = [*takes(QUICK, "a"), *takes(PLACE, "p")]
+    waiting = asyncio.ensure_future(stage.admit(both, principal(), "2"))
+    await until_waiting(stage, 1)
+    blocker = await stage.admit(takes(PLACE, "p"), principal("other"), "3")
+    others = [await stage.admit(takes(QUICK, "a"), principal("third"), f"{number}") for number in range(4, 7)]
+    assert all(ticket.decision.allowed for ticket in others)  # nobody is held up by who waits elsewhere
+    blocker.close(None)
+    assert (await asyncio.wait_for(waiting, 2)).decision.allowed
+
+
+async def test_a_full_house_refuses_and_background_leaves_first() -> None:
+    stage = LimitStage(MemoryBuckets())
+    await stage.admit(takes(PLACE), principal(), "0")
+    low = [
+        asyncio.ensure_future(stage.admit(takes(PLACE), principal(f"low{number % 20}", Priority.BACKGROUND), f"{number}"))
+        for number in range(MOST_WAITING - 1)
+    ]
+    await until_waiting(stage, MOST_WAITING - 1)
+    high = asyncio.ensure_future(stage.admit(takes(PLACE), principal("high", Priority.CRITICAL), "high"))
+    await until_waiting(stage, MOST_WAITING)
+    assert not (await stage.admit(takes(PLACE), principal("late"), "late")).decision.allowed
+    await stage.close()
+    found = await asyncio.gather(high, *low)
+    assert not any(ticket.decision.allowed for ticket in found)
+
+
+async def test_a_caller_s_own_line_is_bounded() -> None:
+    stage = LimitStage(MemoryBuckets())
+    await stage.admit(takes(PLACE), principal(), "0")
+    asked = [asyncio.ensure_future(stage.admit(takes(PLACE), principal(), f"{number}")) for number in range(1, 111)]
+    await until_waiting(stage, 100)
+    assert sum(task.done() for task in asked) == 10
+    await stage.close()
+    await asyncio.gather(*asked)
+
+
+# Afterwards
+
+SETTLED = Limit("settled", Scope.CALLER, 0.001, 10.0, settlement=Settlement(cached=0.0, per_second=4.0))
+
+
+@pytest.mark.parametrize(
+    ("spent", "left"),
+    [
+        pytest.param(Spent(asked=False), 9, id="the-cache-answered"),
+        pytest.param(Spent(asked=True, runtime_s=1.0), 4, id="it-took-long"),
+        pytest.param(Spent(asked=True), 8, id="as-expected"),
+        pytest.param(None, 8, id="nothing-is-known"),
+    ],
+)
+async def test_the_ticket_settles(spent: Spent | None, left: int) -> None:
+    stage = LimitStage(MemoryBuckets())
+    ticket = await stage.admit(takes(SETTLED), principal(), "1")
+    ticket.close(spent)
+    after = await stage.admit(takes(SETTLED), principal(), "2")
+    assert int(after.decision.states[0].remaining + 0.5) == left
+
+
+async def test_a_refused_ticket_settles_nothing() -> None:
+    stage = LimitStage(MemoryBuckets())
+    await stage.admit([Take("{gw}:k", SETTLED, 10.0)], principal(), "1")
+    ticket = await stage.admit(takes(SETTLED), principal(), "2")
+    ticket.close(Spent(asked=False))
+    assert int((await stage.admit(takes(SETTLED), principal(), "3")).decision.states[0].remaining) == 0
+
+
+class Gate(MemoryBuckets):
+    """A store whose answers wait, as those of Redis do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = asyncio.Event()
+        self.open.set()
+        self.asked = asyncio.Event()
+
+    async def take(self, takes: Sequence[Take], lease: bytes = b"") -> Decision:
+        decision = self.take_now(takes, lease)
+        self.asked.set()
+        await self.open.wait()
+        return decision
+
+
+async def test_who_left_while_the_store_was_asked_gives_everything_back() -> None:
+    store = Gate()
+    stage = LimitStage(store)
+    mixed = [*takes(Limit("t", Scope.CALLER, 0.001, 5.0), "t"), *takes(PLACE, "p")]
+    first = await stage.admit(mixed, principal(), "1")
+    gone = asyncio.ensure_future(stage.admit(mixed, principal(), "2"))
+    await until_waiting(stage, 1)
+    store.open.clear()
+    store.asked.clear()
+    first.close(None)
+    await store.asked.wait()
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    store.open.set()
+    again = await asyncio.wait_for(stage.admit(mixed, principal(), "3", 2.0), 2)
+    assert again.decision.allowed
+    assert int(again.decision.states[0].remaining + 0.5) == 3
+
+
+async def test_closing_while_the_store_is_asked_refuses() -> None:
+    store = Gate()
+    stage = LimitStage(store)
+    first = await stage.admit(takes(PLACE), principal(), "1")
+    waiting = asyncio.ensure_future(stage.admit(takes(PLACE), principal(), "2"))
+    await until_waiting(stage, 1)
+    store.open.clear()
+    store.asked.clear()
+    first.close(None)
+    await store.asked.wait()
+    await stage.close()
+    assert not (await waiting).decision.allowed
