@@ -1,0 +1,193 @@
+"""Bodies on the road: what is read before authentication, and what is held back on the way up."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.body_stage import BlindBodies, BodyStage, HeldBody, WatchedBody
+from gateway.core.access import Permit, Principal, PrincipalKind
+from gateway.core.body_credentials import MAX_CUT_BYTES, scanner_for
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.credentials import Carrier, Claim, Kind
+from gateway.core.entry import Admitted
+from gateway.core.errors import Code, Rejection
+from gateway.core.messages import Field, RequestHead
+from gateway.core.secret import Secret
+from gateway.core.target import parse_target
+from gateway.ports import RequestBody
+
+FORM = (b"Content-Type", b"application/x-www-form-urlencoded")
+TARGET = parse_target(b"/api/v4/projects/1/issues")
+REST = Operation("POST /api/v4/projects/:id/issues", Access.WRITE, Surface.REST)
+WEB = Operation("other", Access.WRITE, Surface.WEB)
+NONE = Claim(Kind.NONE, Secret(""))
+KEY = Principal("backstage", PrincipalKind.KEY, "backstage")
+OWN = Principal("user:1", PrincipalKind.GITLAB_TOKEN, "people")
+
+
+class Pieces:
+    """A client's body."""
+
+    def __init__(self, *pieces: bytes, length: int | None = None) -> None:
+        self.pieces = list(pieces)
+        self.content_length = length
+
+    async def read(self) -> bytes:
+        return self.pieces.pop(0) if self.pieces else b""
+
+
+async def whole(body: RequestBody) -> bytes:
+    octets = b""
+    while chunk := await body.read():
+        octets += chunk
+    assert await body.read() == b""
+    return octets
+
+
+def head(*fields: Field) -> RequestHead:
+    return RequestHead("POST", TARGET.raw, fields, has_body=True)
+
+
+def admitted(claim: Claim = NONE) -> Admitted:
+    return Admitted(TARGET, REST, claim, b"git.example.com", "192.0.2.7", False)
+
+
+# Before authentication
+
+
+async def test_a_credential_is_cut_out() -> None:
+    body = Pieces(b"title=x&priv", b"ate_token=T&a=b", length=27)
+    claim, rest = await BodyStage().claim(admitted(), head(FORM), body)
+    assert (claim.kind, claim.carrier, claim.secret.reveal()) == (Kind.TOKEN, Carrier.BODY, "T")
+    octets = await whole(rest)
+    assert octets == b"title=x&a=b"
+    assert rest.content_length == len(octets)
+
+
+@pytest.mark.parametrize("length", [None, 11])
+async def test_a_body_without_one_is_handed_on_whole(length: int | None) -> None:
+    claim, rest = await BodyStage().claim(admitted(), head(FORM), Pieces(b"title=x", b"&a=b", length=length))
+    assert claim is NONE
+    assert await whole(rest) == b"title=x&a=b"
+
+
+@pytest.mark.parametrize(
+    ("fields", "length"),
+    [
+        ((FORM, (b"Expect", b"100-continue")), 5),
+        ((FORM,), MAX_CUT_BYTES + 1),
+        (((b"Content-Type", b"application/octet-stream"),), 5),
+    ],
+    ids=["expect", "long", "not for Rails"],
+)
+async def test_some_bodies_are_left_alone(fields: tuple[Field, ...], length: int) -> None:
+    """Nobody is told to continue before authentication, and nothing beyond 64 KiB is held."""
+    body = Pieces(b"private_token=T", length=length)
+    claim, rest = await BodyStage().claim(admitted(), head(*fields), body)
+    assert claim is NONE
+    assert rest is body
+    assert body.pieces, "nothing was read"
+
+
+async def test_a_body_that_turns_out_long_is_handed_on_unread() -> None:
+    pieces = [b"a=" + b"x" * 40000, b"x" * 40000, b"x" * 40000]
+    body = Pieces(*pieces)
+    claim, rest = await BodyStage().claim(admitted(), head(FORM), body)
+    assert claim is NONE
+    assert len(body.pieces) == 1
+    assert await whole(rest) == b"".join(pieces)
+
+
+async def test_a_credential_that_is_not_plain_is_refused() -> None:
+    with pytest.raises(Rejection) as refused:
+        await BodyStage().claim(admitted(), head(), Pieces(b"private_token=T"))
+    assert refused.value.code is Code.BODY_CREDENTIAL
+
+
+# On the way up
+
+
+def guarded(claim: Claim, principal: Principal, operation: Operation, *fields: Field) -> tuple[RequestBody, Pieces]:
+    body = Pieces(b"a=b")
+    return BodyStage().guard(claim, principal, Permit("r"), operation, head(*fields), body), body
+
+
+def test_who_is_watched() -> None:
+    assert isinstance(guarded(NONE, KEY, REST, FORM)[0], WatchedBody)
+    assert isinstance(guarded(NONE, KEY, WEB, FORM)[0], WatchedBody)
+    assert isinstance(guarded(NONE, OWN, REST, FORM)[0], WatchedBody)
+
+
+def test_a_browsers_form_is_gitlabs_to_judge() -> None:
+    for claim, principal, operation in ((Claim(Kind.SESSION, Secret("s")), OWN, REST), (NONE, OWN, WEB)):
+        watched, body = guarded(claim, principal, operation, FORM)
+        assert watched is body
+
+
+def test_what_rails_does_not_read_is_not_watched() -> None:
+    watched, body = guarded(NONE, KEY, REST, (b"Content-Type", b"application/octet-stream"))
+    assert watched is body
+
+
+def watch(*pieces: bytes, brokered: bool = True, may_sudo: str = "") -> WatchedBody:
+    scanner = scanner_for(FORM[1], None, "POST")
+    assert scanner is not None
+    return WatchedBody(Pieces(*pieces, length=9), scanner, NONE, brokered, may_sudo)
+
+
+async def passing(body: RequestBody, passed: list[bytes]) -> None:
+    while chunk := await body.read():
+        passed.append(chunk)
+
+
+async def test_a_watched_body_keeps_its_length() -> None:
+    assert watch(b"a=b").content_length == 9
+
+
+@given(st.binary(max_size=40), st.lists(st.integers(0, 40), max_size=5))
+async def test_a_forbidden_body_never_passes_whole_however_it_is_split(padding: bytes, cuts: list[int]) -> None:
+    body = b"x=" + padding.replace(b"&", b"").replace(b";", b"") + b"&sudo=root"
+    places = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
+    pieces = [body[start:end] for start, end in itertools.pairwise(places) if start < end]
+    watched = watch(*pieces)
+    passed: list[bytes] = []
+    with pytest.raises(Rejection):
+        await passing(watched, passed)
+    assert len(b"".join(passed)) < len(body)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=8), max_size=6))
+async def test_what_is_not_brokered_passes_as_it_came(pieces: list[bytes]) -> None:
+    body = b"".join(pieces)
+    if b"_method" in body or b"token" in body or b"%" in body:
+        return
+    assert await whole(watch(*pieces, brokered=False)) == body
+
+
+async def test_after_its_end_a_watched_body_stays_at_its_end() -> None:
+    watched = watch(b"a=b", b"&c=d")
+    assert await whole(watched) == b"a=b&c=d"
+    assert await watched.read() == b""
+
+
+async def test_the_granted_user_passes() -> None:
+    assert await whole(watch(b"sudo=root", may_sudo="root")) == b"sudo=root"
+    with pytest.raises(Rejection):
+        await whole(watch(b"sudo=root", may_sudo="admin"))
+
+
+async def test_held_octets_come_first() -> None:
+    assert await whole(HeldBody(b"ab", Pieces(b"c"), 3)) == b"abc"
+    assert await whole(HeldBody(b"", None, 0)) == b""
+
+
+async def test_a_plain_cache_reads_no_body() -> None:
+    stage, body = BlindBodies(), Pieces(b"private_token=T")
+    claim, rest = await stage.claim(admitted(), head(FORM), body)
+    assert claim is NONE
+    assert rest is body
+    assert stage.guard(NONE, KEY, Permit("r"), REST, head(FORM), body) is body

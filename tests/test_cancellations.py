@@ -1,0 +1,155 @@
+"""A request may be cancelled at any await: nothing leaks, and its audit line is still written.
+
+Each test cancels after one more turn of the event loop until the request gets through untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.core.errors import Rejection
+from gateway.core.messages import ResponseHead
+from gateway.ports import Reply, UpstreamRequest
+from tests.fakes.world import OWN, Down, World, world
+
+PROJECT = "/api/v4/projects/1"
+ETAG = ((b"ETag", b'W/"1"'), (b"Content-Type", b"application/json"))
+_TURNS = 400
+"""More than any request here takes; a test that gets there is stuck."""
+
+
+async def settled(made: World) -> None:
+    """Whatever a cancelled request leaves to be finished in the background, finishes."""
+    async with asyncio.timeout(5):
+        while made.up.open or len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0)
+
+
+async def cancelled_everywhere(made: World, request: Callable[[int], Down]) -> int:
+    """Cancel at every turn; the number of turns a request takes."""
+    for turns in range(_TURNS):
+        down = request(turns)
+        before = len(made.seen.exchanges)
+        task = asyncio.ensure_future(made.gateway.handle(down))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        untouched = task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert len(made.seen.exchanges) == before + (1 if turns else 0), "one audit event for whatever began"
+        assert made.gateway.in_flight == 0
+        await settled(made)
+        if untouched:
+            assert made.last.aborted == ""
+            return turns
+        if turns:
+            assert (made.last.status, made.last.aborted) == (499, "client")
+            assert not down.finished
+    raise AssertionError("it never came to its end")
+
+
+@pytest.fixture
+async def made(tmp_path: Path) -> AsyncIterator[World]:
+    async with world(tmp_path) as one:
+        one.up.answer = streamed
+        yield one
+
+
+async def chunks() -> AsyncIterator[bytes]:
+    for piece in (b"one", b"two", b"three"):
+        await asyncio.sleep(0)
+        yield piece
+
+
+async def streamed(request: UpstreamRequest, body: bytes) -> Reply:
+    return Reply(ResponseHead(200, ETAG), chunks=chunks())
+
+
+async def test_with_a_token_nobody_knew_yet(made: World) -> None:
+    """Its verification is in flight for others too: it goes on, or ends, but never hangs."""
+
+    def request(turn: int) -> Down:
+        token = f"glpat-somebodys-own-token-{turn}"
+        made.up.users[token] = 1000 + turn
+        return made.down("GET", PROJECT, caller=token)
+
+    assert await cancelled_everywhere(made, request) > 8
+
+
+async def test_with_a_token_that_is_believed(made: World) -> None:
+    await made.ask("GET", PROJECT)
+    await cancelled_everywhere(made, lambda _turn: made.down("GET", PROJECT))
+
+
+async def test_with_a_key(made: World) -> None:
+    await made.ask("GET", PROJECT, caller="reader")
+    await cancelled_everywhere(made, lambda _turn: made.down("GET", PROJECT, caller="reader"))
+
+
+async def test_with_a_body_on_its_way_up(made: World) -> None:
+    await made.ask("GET", PROJECT, caller="reader")
+    form = (b"Content-Type", b"application/x-www-form-urlencoded")
+
+    def request(_turn: int) -> Down:
+        return made.down("POST", f"{PROJECT}/issues", form, caller="reader", body=(b"title=x", b"&a=b", b"&c=d"))
+
+    assert await cancelled_everywhere(made, request) > 8
+
+
+async def test_with_a_credential_in_the_body(made: World) -> None:
+    await made.ask("GET", PROJECT)
+    form = (b"Content-Type", b"application/x-www-form-urlencoded")
+
+    def request(_turn: int) -> Down:
+        body = (b"title=x", b"&private_token=", OWN.encode())
+        return made.down("POST", f"{PROJECT}/issues", form, caller=None, body=body)
+
+    await cancelled_everywhere(made, request)
+
+
+async def test_while_being_refused(made: World) -> None:
+    """GitLab says 401 to a credential of ours: the question whether it is dead may be cancelled, too."""
+
+    async def refusing(request: UpstreamRequest, body: bytes) -> Reply:
+        await asyncio.sleep(0)
+        return Reply(ResponseHead(401, ()), whole=b"")
+
+    await made.ask("GET", PROJECT, caller="reader")
+    made.up.answer = refusing
+    await cancelled_everywhere(made, lambda _turn: made.down("GET", PROJECT, caller="reader"))
+
+
+async def test_others_who_wait_for_the_same_answer_get_it(made: World) -> None:
+    """Two ask about one unknown token; whoever asked first goes away at every turn in between."""
+    for turns in range(1, 12):
+        token = f"glpat-shared-by-two-{turns}"
+        made.up.users[token] = 2000 + turns
+        first, second = made.down("GET", PROJECT, caller=token), made.down("GET", PROJECT, caller=token)
+        leader = asyncio.ensure_future(made.gateway.handle(first))
+        await asyncio.sleep(0)
+        follower = asyncio.ensure_future(made.gateway.handle(second))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        leader.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.gather(leader, return_exceptions=True)
+            await follower
+        assert (second.status, second.written, second.finished) == (200, b"onetwothree", True)
+        await settled(made)
+
+
+async def test_a_rejection_is_no_cancellation(made: World) -> None:
+    """The fakes tell the two apart, so that the tests above can fail."""
+
+    async def refusing(request: UpstreamRequest, body: bytes) -> Reply:
+        from gateway.core.errors import Code
+
+        raise Rejection(Code.UPSTREAM_BUSY, 503, "503 Service Unavailable")
+
+    made.up.answer = refusing
+    down = await made.ask("GET", PROJECT)
+    assert (down.status, made.last.aborted) == (503, "")

@@ -1,0 +1,378 @@
+"""The road, walked by real stages between a client and a GitLab that behave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.core.errors import Code, Rejection, Source
+from gateway.core.messages import Field, ResponseHead, first, values
+from gateway.ports import Reply, UpstreamRequest
+from tests.fakes.world import CONFIGURATION, ENVIRONMENT, MALLORY, OWN, Answer, Down, World, died, token_of, world
+
+JSON = (b"Content-Type", b"application/json")
+PROJECT = "/api/v4/projects/1"
+ROAD = [
+    "entry.target",
+    "entry.operation",
+    "entry.admit",
+    "authenticator.authenticate",
+    "access.authorise",
+    "dialect.takes_for",
+    "limits.admit",
+    "tokens.credential",
+    "cache.fetch",
+    "upstream.send",
+    "dialect.merged",
+]
+
+
+@pytest.fixture
+async def made(tmp_path: Path) -> AsyncIterator[World]:
+    async with world(tmp_path) as one:
+        yield one
+
+
+def answering(status: int, *fields: Field, body: bytes = b"") -> Answer:
+    async def answer(request: UpstreamRequest, octets: bytes) -> Reply:
+        return Reply(ResponseHead(status, fields), whole=body)
+
+    return answer
+
+
+def walked(made: World) -> list[str]:
+    """The stages of the road among the calls, in the order they were made."""
+    return [call for call in made.calls if call in ROAD]
+
+
+# The stages, in order
+
+
+async def test_a_brokered_request_walks_the_whole_road(made: World) -> None:
+    down = await made.ask("GET", PROJECT, caller="reader")
+    assert down.status == 200
+    assert walked(made) == ROAD
+    assert token_of(made.up.requests[0]) == ENVIRONMENT["SA"]
+    assert values(made.up.requests[0].fields, b"private-token") == [ENVIRONMENT["SA"].encode()]
+
+
+async def test_an_own_token_goes_up_itself(made: World) -> None:
+    down = await made.ask("GET", PROJECT)
+    assert (down.status, down.code) == (200, "")
+    assert walked(made) == [stage for stage in ROAD if stage != "tokens.credential"]
+    assert token_of(made.up.requests[0]) == OWN
+
+
+REFUSALS = [
+    ("GET", "/a/%2e%2e/b", OWN, (), "entry.target", 400, Code.BAD_TARGET),
+    ("TRACE", PROJECT, OWN, (), "entry.target", 405, Code.METHOD_NOT_ALLOWED),
+    ("POST", "/api/v4/internal/allowed", OWN, (), "entry.admit", 404, Code.BLOCKED_ROUTE),
+    ("GET", PROJECT, OWN, ((b"JOB-TOKEN", b"another"),), "entry.admit", 400, Code.AMBIGUOUS_CREDENTIAL),
+    ("GET", PROJECT, None, (), "authenticator.authenticate", 401, Code.UNAUTHENTICATED),
+    ("GET", PROJECT, MALLORY, (), "authenticator.authenticate", 401, Code.UNAUTHENTICATED),
+    ("GET", PROJECT, "nobody", (), "access.authorise", 403, Code.FORBIDDEN),
+    ("DELETE", PROJECT, "reader", (), "access.authorise", 403, Code.FORBIDDEN),
+    ("POST", PROJECT, "other", (), "access.authorise", 403, Code.FORBIDDEN),
+    ("GET", PROJECT, "reader", ((b"Sudo", b"root"),), "access.authorise", 403, Code.SUDO_FORBIDDEN),
+    ("GET", PROJECT, OWN, ((b"Via", b"1.1 gateway"),), "limits.admit", 508, Code.PROXY_LOOP),
+]
+
+
+@pytest.mark.parametrize(("method", "target", "caller", "more", "last", "status", "code"), REFUSALS)
+async def test_a_refusal_stops_the_rest(
+    made: World,
+    method: str,
+    target: str,
+    caller: str | None,
+    more: tuple[Field, ...],
+    last: str,
+    status: int,
+    code: Code,
+) -> None:
+    down = await made.ask(method, target, *more, caller=caller)
+    assert (down.status, down.code) == (status, code.value)
+    stages = walked(made)
+    assert stages[-1] == last
+    assert [stage for stage in ROAD if stage in stages] == stages
+    assert made.up.requests == []
+    assert (made.last.status, made.last.code, made.last.aborted) == (status, code.value, "")
+    assert down.field("X-Gateway-Request-Id") == made.last.request_id
+    assert down.field("RateLimit-Limit") == "60", "the quota is told before there is a decision, too"
+    assert ENVIRONMENT["SA"].encode() not in down.written
+
+
+async def test_a_limit_refuses_before_anything_is_looked_up(tmp_path: Path) -> None:
+    async with world(tmp_path, CONFIGURATION.replace("burst: 50", "burst: 1")) as made:
+        assert (await made.ask("GET", PROJECT, caller="reader")).field("RateLimit-Remaining") == "0"
+        made.calls.clear()
+        down = await made.ask("GET", PROJECT, caller="reader")
+        assert (down.status, down.code, down.written) == (429, Code.RATE_LIMITED.value, b"Retry later\n")
+        assert walked(made)[-1] == "limits.admit"
+        assert down.field("Retry-After") == "1"
+        assert down.field("RateLimit-Remaining") == "0"
+        assert (made.last.limit_id, made.last.code) == ("caller", "rate_limited")
+        assert len(made.up.requests) == 1
+
+
+async def test_limits_are_told_on_refusals_after_the_decision(made: World) -> None:
+    """What GitLab's absence costs is a request all the same."""
+
+    async def away(request: UpstreamRequest, octets: bytes) -> Reply:
+        raise Rejection(Code.UPSTREAM_REFUSED, 502, "502 Bad Gateway", source=Source.UPSTREAM)
+
+    made.up.answer = away
+    down = await made.ask("GET", PROJECT)
+    assert (down.status, down.code) == (502, "upstream_refused")
+    assert down.field("RateLimit-Remaining") == "49"
+    assert made.last.upstream_s > 0 or made.last.upstream_status == 0
+
+
+async def test_an_unknown_route_is_gitlabs_to_answer_for_its_own_users(made: World) -> None:
+    made.up.answer = answering(404, JSON, body=b'{"error":"404 Not Found"}')
+    down = await made.ask("GET", "/api/v4/no_such_thing")
+    assert (down.status, down.code) == (404, "")
+    assert made.last.operation == "other"
+
+
+async def test_an_unknown_route_counts_as_write_for_the_brokered(made: World) -> None:
+    assert (await made.ask("GET", "/api/v4/no_such_thing", caller="other")).code == "forbidden"
+    assert (await made.ask("GET", "/api/v4/no_such_thing", caller="reader")).status == 200
+
+
+# What becomes of an answer
+
+
+async def test_one_event_tells_a_success(made: World) -> None:
+    await made.ask("GET", f"{PROJECT}?private_token=", (b"User-Agent", b"curl"), caller="reader")
+    x = made.last
+    assert (x.status, x.code, x.aborted, x.identity, x.principal, x.rule, x.permit_use) == (
+        200, "", "", "reader", "reader", "reads", "sa"
+    )  # fmt: skip
+    assert (x.method, x.operation, x.peer, x.user_agent) == ("GET", "GET /api/v4/projects/:id", "192.0.2.7", b"curl")
+    assert x.upstream_status == 200
+    assert x.bytes_out > 0
+    assert x.credential_fingerprint.startswith("tok:")
+
+
+async def test_a_token_in_the_query_is_in_no_record(made: World) -> None:
+    down = await made.ask("GET", f"{PROJECT}?a=1&private_token={OWN}", caller=None)
+    assert down.status == 200
+    assert made.up.requests[0].target == b"/api/v4/projects/1?a=1"
+    assert token_of(made.up.requests[0]) == OWN
+    assert OWN.encode() not in made.last.target
+
+
+async def test_a_streamed_answer_is_whole(made: World) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for piece in (b"a", b"", b"bc"):
+            yield piece
+
+    async def answer(request: UpstreamRequest, octets: bytes) -> Reply:
+        return Reply(ResponseHead(200, ()), chunks=chunks())
+
+    made.up.answer = answer
+    down = await made.ask("GET", "/group/project/-/archive/main/x.tar.gz")
+    assert (down.written, down.finished, down.aborted) == (b"abc", True, False)
+
+
+async def test_an_upstream_that_dies_in_mid_body_cuts_the_connection(made: World) -> None:
+    """Never completed: a client must not take what it has for a whole answer."""
+    made.up.answer = died(b"some", b"more")
+    down = await made.ask("GET", PROJECT)
+    assert (down.aborted, down.finished) == (True, False)
+    assert (made.last.status, made.last.aborted, made.last.code) == (200, "upstream", "upstream_reset")
+
+
+@pytest.mark.parametrize("gone_after", [0, 1, 6])
+async def test_a_client_that_went_is_499_and_releases_gitlab(made: World, gone_after: int) -> None:
+    made.up.answer = died(b"some", b"more", b"never asked for")
+    down = await made.ask("GET", PROJECT, gone_after=gone_after)
+    assert not down.finished
+    assert (made.last.status, made.last.aborted) == (499, "client")
+
+
+async def test_a_fault_of_ours_is_a_500_whose_trace_is_the_operators_alone(
+    made: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fault(request: UpstreamRequest, octets: bytes) -> Reply:
+        raise ZeroDivisionError("of our own making")
+
+    made.up.answer = fault
+    with caplog.at_level(logging.ERROR):
+        down = await made.ask("GET", PROJECT)
+    assert (down.status, down.code, down.closed) == (500, "internal_error", True)
+    assert down.written == b'{"message":"500 Internal Server Error"}'
+    assert made.last.request_id in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    assert (made.last.status, made.last.code) == (500, "internal_error")
+
+
+async def test_a_fault_after_the_first_octet_cuts(made: World, caplog: pytest.LogCaptureFixture) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise ZeroDivisionError
+
+    async def answer(request: UpstreamRequest, octets: bytes) -> Reply:
+        return Reply(ResponseHead(200, ()), chunks=chunks())
+
+    made.up.answer = answer
+    with caplog.at_level(logging.ERROR):
+        down = await made.ask("GET", PROJECT)
+    assert (down.aborted, down.finished) == (True, False)
+    assert (made.last.aborted, made.last.code) == ("gateway", "internal_error")
+
+
+# Credentials
+
+
+async def test_a_dead_credential_of_ours_is_never_the_callers_401(made: World) -> None:
+    """X23: a client told 401 would throw away a key that is good."""
+    del made.up.users[ENVIRONMENT["SA"]]
+    made.up.answer = answering(401, JSON, body=b'{"message":"401 Unauthorized"}')
+    down = await made.ask("GET", PROJECT, caller="reader")
+    assert (down.status, down.code) == (502, "broker_credential_refused")
+    assert "sa" in made.made.alarms
+
+
+async def test_a_401_about_the_route_is_passed_on(made: World) -> None:
+    made.up.answer = answering(401, JSON, body=b'{"message":"401 Unauthorized"}')
+    down = await made.ask("GET", PROJECT, caller="reader")
+    assert (down.status, down.code) == (401, "")
+    assert "sa" not in made.made.alarms
+    assert (await made.ask("GET", PROJECT, caller="other")).status == 401, "it is given out as before"
+
+
+async def test_an_own_tokens_401_is_told_to_who_believed_it(made: World) -> None:
+    made.up.answer = answering(401, JSON, body=b'{"message":"401 Unauthorized"}')
+    down = await made.ask("GET", PROJECT)
+    assert (down.status, down.code, down.written) == (401, "", b'{"message":"401 Unauthorized"}')
+    assert "authenticator.refused_upstream" in made.calls
+    assert "tokens.refused" not in made.calls
+
+
+async def test_callers_under_different_permits_never_share_a_partition(made: World) -> None:
+    """They use one credential, but what one rule lets through another may not."""
+
+    async def cacheable(request: UpstreamRequest, octets: bytes) -> Reply:
+        fields = (JSON, (b"ETag", b'W/"1"'), (b"Cache-Control", b"max-age=0, private, must-revalidate"))
+        return Reply(ResponseHead(200, fields), whole=b"{}")
+
+    made.up.answer = cacheable
+    for caller in ("reader", "other", "actor", OWN):
+        await made.ask("GET", PROJECT, caller=caller)
+        assert first(made.up.requests[-1].fields, b"if-none-match") is None, caller
+    await made.ask("GET", PROJECT, caller="reader")
+    assert first(made.up.requests[-1].fields, b"if-none-match") == b'W/"1"'
+
+
+async def test_sudo_is_a_capability_of_the_rule(made: World) -> None:
+    granted = await made.ask("GET", PROJECT, (b"Sudo", b"root"), caller="actor")
+    assert granted.status == 200
+    assert values(made.up.requests[0].fields, b"sudo") == [b"root"]
+    assert made.last.sudo == "root"
+    for who in (b"admin", b"root2"):
+        down = await made.ask("GET", PROJECT, (b"Sudo", who), caller="actor")
+        assert (down.status, down.code) == (403, "sudo_forbidden")
+    assert len(made.up.requests) == 1
+
+
+async def test_sudo_of_an_own_token_is_gitlabs_to_judge(made: World) -> None:
+    assert (await made.ask("GET", PROJECT, (b"Sudo", b"root"))).status == 200
+    assert values(made.up.requests[0].fields, b"sudo") == [b"root"]
+
+
+async def test_anonymous_only_where_configured(tmp_path: Path) -> None:
+    text = CONFIGURATION.replace("credentials:", "  - {id: anyone, anonymous: true}\ncredentials:")
+    async with world(tmp_path, text) as made:
+        down = await made.ask("GET", PROJECT, caller=None)
+        assert down.status == 200
+        assert (made.last.principal, made.last.principal_kind) == ("anonymous:192.0.2.7", "anonymous")
+        assert token_of(made.up.requests[0]) == ""
+
+
+async def test_a_browsers_script_may_read_a_refusal(made: World) -> None:
+    refused = await made.ask("GET", PROJECT, (b"Origin", b"https://app.example"), caller=None)
+    assert refused.field("Access-Control-Allow-Origin") == "*"
+    assert (await made.ask("GET", PROJECT, caller=None)).field("Access-Control-Allow-Origin") == ""
+
+
+# Bodies
+
+
+async def test_a_credential_in_the_body_is_cut_out_and_carried_in_a_field(made: World) -> None:
+    body = b'{"title":"x","private_token":"%b"}' % OWN.encode()
+    down = await made.ask("POST", f"{PROJECT}/issues", JSON, caller=None, body=(body[:9], body[9:]))
+    assert down.status == 200
+    assert made.up.octets == b'{"title":"x"}'
+    assert made.up.requests[0].content_length == len(made.up.octets)
+    assert token_of(made.up.requests[0]) == OWN
+
+
+FORM = (b"Content-Type", b"application/x-www-form-urlencoded")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("pieces", [(b"title=x&", b"sudo=root"), (b"title=x&su", b"do=root"), (b"title=x&sudo=root", b"")])
+async def test_a_forbidden_sudo_never_goes_up_whole(made: World, pieces: tuple[bytes, ...], chunked: bool) -> None:
+    body = b"".join(pieces)
+    down = await made.ask("POST", f"{PROJECT}/issues", FORM, caller="reader", body=pieces, chunked=chunked)
+    assert (down.status, down.code) == (403, "sudo_forbidden")
+    assert made.up.octets != body
+    assert body.startswith(made.up.octets)
+    assert down.code == made.last.code
+
+
+async def test_a_granted_sudo_in_the_body_goes_up(made: World) -> None:
+    down = await made.ask("POST", f"{PROJECT}/issues?sudo=root", FORM, caller="actor", body=(b"title=x&", b"sudo=root"))
+    assert down.status == 200
+    assert made.up.octets == b"title=x&sudo=root"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "code"),
+    [
+        (FORM, b"a=b&private_token=x", "ambiguous_credential"),
+        (FORM, b"_method=delete", "method_override"),
+        (JSON, b'{"a":', "body_undecidable"),
+        (JSON, b'{"sudo":"root"}', "sudo_forbidden"),
+        (JSON, b'{"\\u0073udo":"root"}', "sudo_forbidden"),
+    ],
+)
+async def test_a_brokered_body_leaves_nothing_to_chance(made: World, kind: Field, body: bytes, code: str) -> None:
+    down = await made.ask(
+        "POST", f"{PROJECT}/issues", kind, caller="reader", body=tuple(body[i : i + 1] for i in range(len(body)))
+    )
+    assert down.code == code
+    assert made.up.octets != body
+
+
+async def test_what_a_body_holds_goes_up_as_it_came(made: World) -> None:
+    pieces = (b'{"title":"', b"\xc3\xa9", b'"}')
+    down = await made.ask("POST", f"{PROJECT}/issues", JSON, caller="reader", body=pieces, chunked=True)
+    assert down.status == 200
+    assert made.up.octets == b"".join(pieces)
+    assert made.up.requests[0].content_length is None
+    assert made.last.bytes_in == len(b"".join(pieces))
+
+
+# Many at once
+
+
+async def test_ids_are_never_twice(made: World) -> None:
+    downs = [made.down("GET", PROJECT) for _ in range(20)]
+    await asyncio.gather(*(made.gateway.handle(down) for down in downs))
+    assert len({down.field("X-Gateway-Request-Id") for down in downs}) == 20
+    assert made.up.verifications <= len(ENVIRONMENT) + 1, "one question about one token, however many ask"
+    assert (made.gateway.in_flight, made.up.open) == (0, 0)
+
+
+def test_the_fake_client_is_a_downstream() -> None:
+    """What the pipeline is told here it is told by the edge as well."""
+    from gateway.ports import Downstream
+
+    down: Downstream = Down("GET", "/", ())
+    assert not down.started
