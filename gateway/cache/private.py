@@ -202,6 +202,8 @@ class PrivateCache:
             try:
                 reply = await question.forward(own)
             except Rejection as failure:
+                if failure.code is Code.BROKER_CREDENTIAL_REFUSED:  # GitLab answered: nobody may stand in for that
+                    raise
                 if failure.source is not Source.UPSTREAM or not self._may_stand_in(entry, question):
                     raise
                 assert entry is not None, "judged to stand in"

@@ -101,7 +101,7 @@ class SharedCache:
             return await self._past(request, forward, CacheReason.BODY)
         if any(first(request.fields, name) is not None for name in (b"if-match", b"if-unmodified-since")):
             return await self._past(request, forward, CacheReason.CONDITIONAL)
-        key = shared_key(request.target)
+        key = shared_key(request.target, request.reached_as)
         started = now()
         waited_for: CacheReason | None = None
         while True:
@@ -437,14 +437,14 @@ class SharedCache:
     ) -> tuple[Reply, CacheOutcome]:
         """Other methods: forwarded; what an unsafe one made doubtful is purged; a POST may leave an answer for GET."""
         lookup = Lookup()
-        key = shared_key(request.target)
+        key = shared_key(request.target, request.reached_as)
         requested_at = now()
         reply, outcome = await self._past(request, forward, CacheReason.METHOD)
         try:
-            host = first(request.fields, b"host") or b""
+            host = request.reached_as.partition(b"\x00")[0].partition(b"://")[2]
             gone = invalidated(request.method, request.target, reply.head, host)
             if gone:
-                await self._store.purge(tuple(shared_key(target) for target in gone))
+                await self._store.purge(tuple(shared_key(target, request.reached_as) for target in gone))
             if request.method != "POST" or request.method in SAFE_METHODS:
                 return reply, outcome
             lookup = await self._store.get(key, (key,))

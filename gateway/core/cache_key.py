@@ -148,9 +148,9 @@ def private_key(partition: bytes, target: bytes, sudo: str, variance: bytes, rea
     return b"private\n%b\n%b\nsudo=%b\n%b\n\n%b" % (target, reached_as or b"-", actor, variance, partition)
 
 
-def shared_key(target: bytes) -> bytes:
-    """The primary key of a shared cache in front of one origin; variants live under it."""
-    return b"shared\n" + target
+def shared_key(target: bytes, reached_as: bytes = b"") -> bytes:
+    """The primary key of a shared cache, the target URI (RFC 9111 §2); variants live under it."""
+    return b"shared\n%b\n%b" % (reached_as, target)
 
 
 # Vary (RFC 9111 §4.1)

@@ -258,6 +258,15 @@ async def test_the_last_answer_stands_in_where_the_operator_allows(failure: Repl
     assert first(fields, b"age") == b"45"
 
 
+async def test_nothing_stands_in_for_a_refused_credential_of_ours() -> None:
+    room = Room(PrivatePolicy(stale_if_error_s=600.0))
+    refused = Rejection(Code.BROKER_CREDENTIAL_REFUSED, 502, "502 Bad Gateway", source=Source.UPSTREAM)
+    origin = Origin(json(ETAG), refused)
+    await room.fetch(get(), origin)
+    with pytest.raises(Rejection):
+        await room.fetch(get(), origin)
+
+
 async def test_failures_pass_where_he_does_not() -> None:
     room = Room()
     origin = Origin(json(ETAG), whole(503), DOWN, Rejection(Code.INTERNAL, 500, "x", source=Source.INTERNAL))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from gateway.cache import CacheOutcome, CacheRequest, SharedCache, SharedPolicy
@@ -22,7 +23,7 @@ CAPABILITY = (b"Surrogate-Capability", b'gateway="Surrogate/1.0"')
 def ask(
     *fields: Field, method: str = "GET", target: bytes = b"/a", authorized: bool = False, body: bool = False
 ) -> CacheRequest:
-    return CacheRequest(method, target, ((b"Host", b"host"), *fields), WEB, b"", authorized, body)
+    return CacheRequest(method, target, fields, WEB, b"", authorized, body, reached_as=b"http://host")
 
 
 class Room:
@@ -353,7 +354,7 @@ async def test_several_stored_pieces_and_variants_are_bounded() -> None:
     for number in range(40):
         await room.fetch(ask((b"Foo", b"%d" % number)), origin)
     assert (await room.fetch(ask((b"Foo", b"39")), origin))[3].status is CacheStatus.HIT
-    lookup = await room.store.get(b"shared\n/a", ())
+    lookup = await room.store.get(b"shared\nhttp://host\n/a", ())
     assert len(lookup.entries) == 16
 
 
@@ -392,6 +393,17 @@ async def test_a_broken_store_in_the_middle_of_a_write_gives_the_reply_back() ->
     with pytest.raises(asyncio.CancelledError):
         await SharedCache(Broken(), SharedPolicy()).fetch(ask(method="PUT"), origin, Clock())
     assert origin.held == 0
+
+
+async def test_hosts_are_kept_apart_and_a_write_reaches_its_own_by_absolute_url() -> None:
+    room = Room()
+    there = msgspec.structs.replace(ask(target=b"/b"), reached_as=b"http://other")
+    origin = Origin(whole(200, FRESH), whole(200, FRESH), whole(201, (b"Location", b"http://HOST/b")), whole(200))
+    await room.fetch(ask(target=b"/b"), origin)
+    assert (await room.fetch(there, origin))[3].status is CacheStatus.MISS
+    await room.fetch(ask(method="PUT"), origin)
+    assert (await room.fetch(ask(target=b"/b"), origin))[3].status is CacheStatus.MISS
+    assert (await room.fetch(there, origin))[3].status is CacheStatus.HIT
 
 
 async def test_authorized_answers_are_shared_only_by_leave() -> None:

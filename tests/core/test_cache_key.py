@@ -114,6 +114,10 @@ def test_an_empty_partition_has_no_key() -> None:
         private_key(b"", b"/", "", b"-")
 
 
+def test_a_shared_answer_belongs_to_one_host() -> None:
+    assert shared_key(b"/", b"http://a") != shared_key(b"/", b"http://b")
+
+
 def test_nothing_of_a_target_is_normalised() -> None:
     assert len({shared_key(t) for t in (b"/a%2Fb", b"/a%2fb", b"/a/b", b"/a/b?", b"/a/b%3F")}) == 5
 
