@@ -220,7 +220,6 @@ def event_of(x: Exchange, ended_at: float, ended_mono: float) -> dict[str, Any]:
         "credential_kind",
         "credential_fingerprint",
         "rule",
-        "sudo",
         "limit_shadow",
         "cache_status",
         "cache_reason",
@@ -230,6 +229,9 @@ def event_of(x: Exchange, ended_at: float, ended_mono: float) -> dict[str, Any]:
         value = getattr(x, name)
         if value:
             event[name] = value
+    if x.sudo:
+        # A caller's own words, as the target is: a name, or a token put in the wrong field.
+        event["sudo"] = _text(x.sudo.encode("utf-8", "surrogateescape"))
     if x.permit_use:
         event["upstream_credential"] = x.permit_use
     if x.limit_id:
