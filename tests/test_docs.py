@@ -1,0 +1,365 @@
+"""The pages say what the code does: nothing of a closed set is missing, nothing documented is gone."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway import cli, pipeline
+from gateway.app import explain
+from gateway.app.assembly import assemble
+from gateway.app.readings import readiness, readings
+from gateway.config import Config, load
+from gateway.core.breaker import BreakerState
+from gateway.core.cache_status import CacheReason, CacheStatus, Stored
+from gateway.core.errors import Code
+from gateway.core.exchange import Exchange
+from gateway.edge.admin import Admin, AdminSettings, Readiness
+from gateway.telemetry.audit import event_of
+
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+}
+README, BEHAVIOUR = PAGES["README.md"], PAGES["docs/http-behaviour.md"]
+LIFE, OPERATIONS = PAGES["docs/request-life.md"], PAGES["docs/operations.md"]
+RESERVED = set(re.findall(r"^\| `(\w+)` \| – \| reserved", BEHAVIOUR, re.MULTILINE))
+
+
+def words(text: str) -> list[str]:
+    """What stands in code marks."""
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """Every table: rows of cells, its head first."""
+    found: list[list[list[str]]] = []
+    rows: list[list[str]] = []
+    for line in [*page.splitlines(), ""]:
+        if line.startswith("|"):
+            if not re.fullmatch(r"\|[-|]+\|", line):
+                rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif rows:
+            found.append(rows)
+            rows = []
+    return found
+
+
+def rows_of(page: str, *head: str) -> list[list[str]]:
+    """The rows below the one table whose head begins with these cells."""
+    (rows,) = [table for table in tables(page) if table[0][: len(head)] == list(head)]
+    return rows[1:]
+
+
+def fences(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
+def configured(text: str) -> Config:
+    """A document through the real loader, with every reference resolvable and nothing wrong with it, warnings included."""
+    names = re.findall(r"\$\{env:(\w+)\}", text)
+    environment = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    loaded = load(text, environment, lambda path: "glpat-Fr0mFile\n")
+    assert loaded.config is not None, [str(problem) for problem in loaded.problems]
+    return loaded.config
+
+
+# Links and paths
+
+
+def anchors(page: str) -> set[str]:
+    heads = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_relative_link_leads_somewhere(name: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[name]):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = ((ROOT / name).parent / path).resolve() if path else ROOT / name
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text("utf-8")), link
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_file_named_exists(name: str) -> None:
+    for path in re.findall(r"`((?:gateway|tests|benchmarks|deploy|config)/[\w./-]+)`", PAGES[name]):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_page_is_linked_from_the_front_or_from_a_page() -> None:
+    linked = {
+        link.rpartition("/")[2].partition("#")[0] for page in PAGES.values() for link in re.findall(r"\]\(([^)]+)\)", page)
+    }
+    assert {Path(name).name for name in PAGES} - {"README.md", "rows.md"} <= linked
+
+
+# Architecture
+
+
+def test_every_module_is_on_the_map() -> None:
+    mapped = set(re.findall(r"^\| `(gateway/[\w/]+\.py)` \|", PAGES["docs/architecture.md"], re.MULTILINE))
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "gateway").rglob("*.py")
+        if not path.name.startswith("__") and "demo" not in path.parts
+    }
+    assert modules == mapped
+
+
+def test_the_layers_are_those_that_are_checked() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    drawn = next(fence for fence in fences(PAGES["docs/architecture.md"], "") if fence.startswith("cli\n"))
+    named = [set(re.findall(r"\w+", re.split(r"   ", line)[0])) for line in drawn.splitlines()]
+    assert named == [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+
+
+# Closed sets
+
+
+def test_every_code_has_one_row() -> None:
+    rows = rows_of(BEHAVIOUR, "code", "status")
+    assert [row[0].strip("`") for row in rows] == [code.value for code in Code]
+    for code, status, *_ in rows:
+        assert re.fullmatch(r"[1-5]\d\d(, [1-5]\d\d)*", status) or code.strip("`") in RESERVED
+
+
+def raised() -> dict[str, set[str]]:
+    """Code → statuses, from what the package raises where both are literals."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "gateway").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Rejection" and len(node.args) >= 2:
+                code, status = node.args[:2]
+                if isinstance(code, ast.Attribute) and isinstance(status, ast.Constant) and hasattr(Code, code.attr):
+                    found.setdefault(Code[code.attr].value, set()).add(str(status.value))
+    return found
+
+
+def test_the_statuses_are_those_that_are_raised() -> None:
+    documented = {row[0].strip("`"): set(row[1].split(", ")) for row in rows_of(BEHAVIOUR, "code", "status")}
+    found = raised()
+    assert len(found) > 10
+    assert not {code: statuses for code, statuses in found.items() if not statuses <= documented[code]}
+    assert not RESERVED & set(found)
+
+
+@pytest.mark.parametrize(
+    ("head", "members"), [("`cache_status`", CacheStatus), ("`cache_reason`", CacheReason), ("`cache_stored`", Stored)]
+)
+def test_every_word_of_the_cache_is_explained(head: str, members: Any) -> None:
+    documented = [word for row in rows_of(BEHAVIOUR, head) for word in words(row[0])]
+    assert sorted(documented) == sorted(member.value for member in members)
+
+
+# A request's life
+
+STAGES = rows_of(LIFE, "#", "stage")
+
+
+def test_the_stages_are_those_of_the_pipeline() -> None:
+    drawn = re.search(r"^ +(target → .*)$", pipeline.__doc__ or "", re.MULTILINE)
+    assert drawn is not None
+    order = re.findall(r"\w+", drawn[1])
+    stages = [row[1] for row in STAGES]
+    where = [next(at for at, stage in enumerate(stages) if name in stage.split()) for name in order]
+    assert where == sorted(where)
+
+
+def test_every_code_in_use_is_refused_by_some_stage() -> None:
+    refused = {word for row in STAGES for word in words(row[4])}
+    assert refused == {code.value for code in Code} - RESERVED
+
+
+def test_every_fact_of_an_exchange_is_left_by_some_stage() -> None:
+    left = {word for row in STAGES for word in words(row[5])}
+    assert left == set(Exchange.__slots__) - {"request_id", "started_at", "actor"}
+
+
+# Operations
+
+
+def full_exchange() -> Exchange:
+    """Every fact set to something."""
+    x = Exchange("id", 0.0, "GET", "192.0.2.1")
+    for name in Exchange.__slots__:
+        kind = type(getattr(x, name))
+        setattr(x, name, {str: "x", bytes: b"/x", int: 1, float: 1.0}[kind])
+    x.method, x.status, x.code = "GET", 429, Code.RATE_LIMITED.value
+    return x
+
+
+async def test_every_metric_has_its_row_with_its_type_and_labels(tmp_path: Path) -> None:
+    config = configured(
+        f"""
+version: 1
+upstream: {{url: "http://127.0.0.1:9"}}
+state_dir: {tmp_path}/state
+secrets: {{pepper: "${{env:ONE}}", encryption_key: "${{env:TWO}}", audit_key: "${{env:THREE}}"}}
+stores: {{shared: "redis://127.0.0.1:9/0"}}
+identities: [{{id: bot, key: issued}}]
+credentials: [{{id: sa, token: "${{env:FOUR}}"}}]
+rules: [{{id: r, for: [bot], use: sa, allow: [{{access: read}}]}}]
+audit: {{sink: "file:{tmp_path}/audit"}}
+"""
+    )
+    made = await assemble(config)
+    async with made.stack:
+        made.metrics.export(lambda: readings(made))
+        made.metrics.observe(full_exchange(), 1.0)
+        exported = {}
+        for family in made.metrics.registry.collect():
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            exported[name] = (family.type, labels)
+        parts = set(readiness(made).checks)
+    documented = {
+        words(name)[0]: (kind, set(words(labels))) for name, kind, labels, _ in rows_of(OPERATIONS, "metric", "type")
+    }
+    assert documented == exported
+    checks = " ".join(row[0] for row in rows_of(OPERATIONS, "check", "degraded when"))
+    assert all(re.sub(r"store gitlab-gateway-", "", part) in checks.replace("…-", "") for part in parts)
+
+
+ALERTS = [
+    alert for group in yaml.safe_load((ROOT / "deploy/alerts.yaml").read_text())["groups"] for alert in group["rules"]
+]
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=[alert["alert"] for alert in ALERTS])
+def test_alerts_ask_for_metrics_labels_and_codes_that_exist(alert: dict[str, Any]) -> None:
+    documented = {words(name)[0]: set(words(labels)) for name, _, labels, _ in rows_of(OPERATIONS, "metric", "type")}
+    (name,) = re.findall(r"gitlab_gateway_\w+", alert["expr"])
+    selected = dict(re.findall(r'(\w+)="([^"]*)"', alert["expr"]))
+    named = set(re.findall(r"\$labels\.(\w+)", alert["annotations"]["summary"]))
+    assert set(selected) | named <= documented[name]
+    assert selected.get("code", Code.INTERNAL) in set(Code)
+    assert selected.get("state", BreakerState.OPEN) in set(BreakerState)
+
+
+def test_every_member_of_an_audit_line_has_its_row() -> None:
+    documented = [word for row in rows_of(OPERATIONS, "member", "type") for word in words(row[0])]
+    assert sorted(documented) == sorted(event_of(full_exchange(), 1.0, 1.0))
+
+
+def test_the_audit_line_on_the_front_page_is_one() -> None:
+    (shown,) = fences(README, "json")
+    assert set(json.loads(shown.replace("\n", ""))) <= set(event_of(full_exchange(), 1.0, 1.0))
+
+
+def test_every_route_of_the_admin_port_is_named() -> None:
+    admin = Admin(
+        AdminSettings((bytes(32),)),
+        metrics=lambda: b"",
+        metrics_type="",
+        readiness=lambda: Readiness(True, {}),
+        config=dict,
+    )
+    served = {
+        f"{route.method} {route.resource.canonical}" for route in admin.application().router.routes() if route.resource
+    }
+    documented = {words(row[0])[0] for row in rows_of(OPERATIONS, "on the admin port", "answers")}
+    assert documented == {route for route in served if route.startswith("GET")}
+
+
+# Commands
+
+
+def commands(parser: argparse.ArgumentParser, before: str = "") -> Iterator[str]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield from list(commands(below, f"{before}{name} ")) or [f"{before}{name}"]
+
+
+def test_every_command_is_named() -> None:
+    paragraph = re.search(r"\*\*Commands\*\*: (.*?)\.", OPERATIONS, re.DOTALL)
+    assert paragraph is not None
+    assert sorted(words(paragraph[1])) == sorted(commands(cli._parser()))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_commands_shown_are_understood(name: str) -> None:
+    shown = [
+        line for language in ("sh", "console") for fence in fences(PAGES[name], language) for line in fence.splitlines()
+    ]
+    shown += words(PAGES[name])
+    for line in shown:
+        for found in re.findall(r"(?<![\w/.])(?:\.venv/bin/)?gitlab-gateway ([a-z][^#|&)>\n]*)", line):
+            arguments = shlex.split(found.replace("$(", ""))
+            if arguments[0] in {"COMMAND", "on", "is"}:
+                continue
+            cli._parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_make_targets_shown_exist(name: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ((?:run|test|bench|check|lock|format|setup|clean)[a-z-]*)", PAGES[name])) <= targets
+
+
+# Dependencies
+
+
+def test_every_dependency_has_its_reason_and_no_other_has() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = project["dependency-groups"]
+    wanted = {
+        "why|where": project["project"]["dependencies"],
+        "why|instead": [*groups["dev"], *groups["build"]],
+    }
+    page = PAGES["docs/dependencies.md"]
+    for head, requirements in wanted.items():
+        names = sorted(re.match(r"[\w.-]+", requirement)[0] for requirement in requirements)  # type: ignore[index]
+        documented = [words(row[0])[0] for row in rows_of(page, "package", *head.split("|"))]
+        assert sorted(documented) == names
+
+
+# Configurations
+
+EXAMPLES = [
+    pytest.param(fence, id=f"{name}-{number}")
+    for name, page in PAGES.items()
+    for number, fence in enumerate(fences(page, "yaml"))
+]
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_every_example_loads(text: str) -> None:
+    configured(text)
+
+
+def recipes() -> Iterator[Any]:
+    """Of the cookbook: configuration, caller, request, what becomes of it."""
+    for section in PAGES["docs/rules-cookbook.md"].split("\n## ")[1:]:
+        (text,) = fences(section, "yaml")
+        for caller, request, verdict in rows_of(section, "as", "request"):
+            yield pytest.param(text, caller.strip("`"), request.strip("`"), verdict, id=f"{caller} {request}")
+
+
+@pytest.mark.parametrize(("text", "caller", "request_line", "verdict"), list(recipes()))
+def test_the_cookbook_keeps_its_word(text: str, caller: str, request_line: str, verdict: str) -> None:
+    method, target = request_line.split()
+    told = explain(configured(text), caller, method, target)
+    if verdict == "allowed":
+        assert re.search(r"^permit +allowed", told, re.MULTILINE), told
+    else:
+        status, code = verdict.split()
+        if code == Code.BLOCKED_ROUTE.value:
+            assert re.search(r"^permit +blocked", told, re.MULTILINE), told
+        assert code in told, told
+        assert status in told, told
