@@ -449,6 +449,8 @@ class _Errand:
             road.passing.upward(fields, self._head, self._admitted, x.request_id, own),
             content_length=body.content_length if body is not None else self._head.content_length,
             first_byte_timeout_s=_PATIENT_S if operation.surface in _PATIENT else None,
+            caller=self._principal.id,
+            priority=self._principal.priority,
             upgrade=bool(self._admitted.websocket),
         )
         if not self.started_at:

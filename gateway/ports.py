@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from .core.access import Permit, Principal
+from .core.access import Permit, Principal, Priority
 from .core.cache_entry import Entry
 from .core.catalogue import Operation
 from .core.credentials import Claim
@@ -63,6 +63,17 @@ class Reply:
         self.first_byte_s = first_byte_s
         self.tunnel = tunnel
         self._release = release
+
+    def on_release(self, then: Callable[[], None]) -> None:
+        """Also call ``then`` when this is released."""
+        before = self._release
+
+        def both() -> None:
+            if before is not None:
+                before()
+            then()
+
+        self._release = both
 
     def release(self) -> None:
         release, self._release = self._release, None
@@ -127,6 +138,9 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     first_byte_timeout_s: float | None = None
     """None: the configured one; long polls ask for more."""
     upgrade: bool = False
+    caller: str = ""
+    """The principal's id: callers take turns where there is not enough for all."""
+    priority: Priority = Priority.INTERACTIVE
 
 
 class Upstream(Protocol):

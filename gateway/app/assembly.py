@@ -32,6 +32,7 @@ from ..config import Config
 from ..config import compile as compiled
 from ..config.vocabulary import CacheMode, OnBuckets
 from ..core.access import Rules
+from ..core.adaptive import AdaptiveSettings
 from ..core.breaker import BreakerSettings
 from ..core.catalogue import Catalogue
 from ..core.client_address import TrustedPeers
@@ -72,6 +73,7 @@ from ..stores.keys_sqlite import SqliteKeys
 from ..stores.redis_link import RedisLink
 from ..telemetry.audit import AuditLog, open_sink
 from ..telemetry.metrics import Metrics
+from ..upstream.admission import AdmissionSettings, AdmittingUpstream
 from ..upstream.client import LeanUpstream, UpstreamSettings
 from .observing import Audited, Early
 from .open_road import Anyone, Anything, NoTokens, Nowhere
@@ -95,6 +97,7 @@ class Assembly:
         self.stack = contextlib.AsyncExitStack()
         self.metrics = Metrics(__version__, self.catalogue.gitlab)
         self.upstream = LeanUpstream(_upstream_settings(config))
+        self.door = AdmittingUpstream(self.upstream, _admission_settings(config))
         self.buckets: BucketStore | None = None
         self.links: list[RedisLink] = []
         self.audit: AuditLog | None = None
@@ -168,7 +171,7 @@ async def _assemble(made: Assembly) -> None:
     config, stack = made.config, made.stack
     made.audit = AuditLog(open_sink(config.audit.sink))
     stack.callback(made.audit.close)
-    stack.push_async_callback(made.upstream.close)
+    stack.push_async_callback(made.door.close)
     peers = TrustedPeers([str(network) for network in config.listen.trusted_proxies])
     entry_settings = _entry_settings(config)
     shared = config.cache.mode is CacheMode.SHARED
@@ -188,15 +191,15 @@ async def _assemble(made: Assembly) -> None:
             passing=made.passage,
             answers=AnswerStage(made.passage),
             cache=cache,
-            upstream=made.upstream,
+            upstream=made.door,
             observers=observers,
             anonymous=True,
         )
     else:
         made.buckets = _buckets(made)
         stack.push_async_callback(made.buckets.close)
-        limiter = LimitStage(made.buckets)
-        stack.push_async_callback(limiter.close)
+        made.limits = LimitStage(made.buckets)
+        stack.push_async_callback(made.limits.close)
         verifier = GitlabVerifier(
             made.upstream,
             wall=time.time,
@@ -223,7 +226,7 @@ async def _assemble(made: Assembly) -> None:
             authenticator=authenticator,
             access=rules,
             dialect=LimitDialect(limits, LimitHeaders(limits, key=made.keys.process)),
-            limits=limiter,
+            limits=made.limits,
             tokens=made.tokens,
             places=GitlabPlaces(
                 made.upstream,
@@ -235,7 +238,7 @@ async def _assemble(made: Assembly) -> None:
             passing=made.passage,
             answers=_answers(made),
             cache=cache,
-            upstream=made.upstream,
+            upstream=made.door,
             observers=observers,
             anonymous=settings.anonymous is not None,
         )
@@ -257,6 +260,11 @@ def _upstream_settings(config: Config) -> UpstreamSettings:
         ca_file=upstream.ca_file,
         breaker=BreakerSettings(breaker.window, breaker.min_requests, breaker.error_ratio, breaker.open_for),
     )
+
+
+def _admission_settings(config: Config) -> AdmissionSettings:
+    most = config.upstream.max_in_flight
+    return AdmissionSettings(AdaptiveSettings(most=most, least=min(10, most) if config.upstream.adaptive else most))
 
 
 def _entry_settings(config: Config) -> EntrySettings:

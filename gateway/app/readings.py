@@ -29,7 +29,26 @@ def readings(made: Assembly) -> Iterable[Reading]:
     )
     for state, count in (("idle", upstream.idle), ("busy", upstream.open - upstream.idle)):
         yield Reading("gitlab_gateway_upstream_connections", "Connections to GitLab.", count, labels={"state": state})
-    yield Reading("gitlab_gateway_upstream_waiting", "Requests waiting for a place at GitLab.", upstream.waiting)
+    door = made.door
+    waiting = upstream.waiting + door.waiting
+    yield Reading("gitlab_gateway_upstream_waiting", "Requests waiting for a place at GitLab.", waiting)
+    yield Reading("gitlab_gateway_upstream_limit", "Requests let up at one time, as learned from latency.", door.limit)
+    for priority, count in door.shed_total.items():
+        yield Reading(
+            "gitlab_gateway_upstream_shed",
+            "Requests refused because there was no place at GitLab in time.",
+            count,
+            total=True,
+            labels={"priority": priority.value},
+        )
+    if made.limits is not None:
+        yield Reading("gitlab_gateway_limit_waiting", "Requests waiting for a limit.", made.limits.waiting)
+        yield Reading(
+            "gitlab_gateway_limit_absorbed",
+            "Requests that waited for a limit and were then admitted.",
+            made.limits.absorbed_total,
+            total=True,
+        )
     yield Reading("gitlab_gateway_upstream_connects", "Connections made to GitLab.", upstream.connects_total, total=True)
     yield Reading(
         "gitlab_gateway_upstream_retries",

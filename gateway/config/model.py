@@ -82,6 +82,10 @@ class Upstream(Section, frozen=True):
     """How long GitLab may take."""
     max_in_flight: int = 200
     """Requests at GitLab at one time; more wait, then 503."""
+    adaptive: bool = True
+    """Let fewer than `max_in_flight` up while GitLab answers more slowly than it used to."""
+    max_tunnels: int = 1000
+    """WebSockets at one time, beside the requests; more are 503."""
     breaker: Breaker = Breaker()
     """When to stop asking a GitLab that fails."""
     ca_file: Path | None = None

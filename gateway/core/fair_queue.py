@@ -8,6 +8,7 @@ in the queue is served within a number of turns that does not depend on how many
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 from .access import Priority
@@ -69,9 +70,9 @@ class FairQueue(Generic[T]):
         lane.credit += sum(SHARES.values())
         self._count += 1
 
-    def pop(self) -> T | None:
-        """The next one; None when nobody waits."""
-        waiting = [priority for priority in _HIGHEST_FIRST if self._lanes[priority].lines]
+    def pop(self, among: Collection[Priority] = _HIGHEST_FIRST) -> T | None:
+        """The next one of the classes ``among``; None when nobody of them waits."""
+        waiting = [priority for priority in _HIGHEST_FIRST if priority in among and self._lanes[priority].lines]
         if not waiting:
             return None
         for priority in waiting:

@@ -42,6 +42,15 @@ def test_classes_have_their_shares_of_the_turns() -> None:
     assert counted == {priority: share * 2 for priority, share in SHARES.items()}
 
 
+def test_only_some_classes_may_be_served() -> None:
+    waiting = queue()
+    waiting.push("a", BACKGROUND, "a1")
+    waiting.push("b", INTERACTIVE, "b1")
+    assert waiting.pop((CRITICAL,)) is None
+    assert waiting.pop((CRITICAL, INTERACTIVE)) == "b1"
+    assert waiting.pop() == "a1"
+
+
 def test_whose_turn_it_was_it_still_is() -> None:
     waiting = queue()
     for item in ("a1", "b1"):

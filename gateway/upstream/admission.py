@@ -1,0 +1,131 @@
+"""In front of GitLab's door: no more requests at one time than it can do with, and fair turns for those who wait.
+
+send ── room for this class ──→ upstream ── latency ──→ adaptive limit
+   └── else wait in turn ── 503 with Retry-After after ``wait_s``, at once for background work when it is full
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from ..core.access import Priority
+from ..core.adaptive import AdaptiveLimit, AdaptiveSettings
+from ..core.errors import Code, Rejection
+from ..core.fair_queue import FairQueue
+from ..ports import Reply, RequestBody, Upstream, UpstreamRequest
+from .errors import Failure, rejection
+
+_PATIENT_S = 60.0
+"""A request that may take longer to its first octet is a long poll or a clone: its latency says nothing about load."""
+_BROKE_DOWN = frozenset({Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_RESET, Code.UPSTREAM_CONNECT_TIMEOUT})
+
+
+class AdmissionSettings(msgspec.Struct, frozen=True):
+    """How many wait, and how long."""
+
+    adaptive: AdaptiveSettings = AdaptiveSettings()
+    max_waiting: int = 200
+    per_caller: int = 50
+    wait_s: float = 5.0
+
+
+class _Waiter:
+    __slots__ = ("admitted", "request")
+
+    def __init__(self, request: UpstreamRequest, admitted: asyncio.Future[None]) -> None:
+        self.request = request
+        self.admitted = admitted
+
+    def refuse(self) -> None:
+        if not self.admitted.done():
+            self.admitted.set_exception(rejection(Failure.BUSY))
+
+
+class AdmittingUpstream:
+    """See ``ports.Upstream``. Of one event loop; the figures are for metrics."""
+
+    def __init__(self, upstream: Upstream, settings: AdmissionSettings) -> None:
+        self._upstream = upstream
+        self._settings = settings
+        self._limit = AdaptiveLimit(settings.adaptive)
+        self._queue: FairQueue[_Waiter] = FairQueue(bound=settings.max_waiting, per_caller=settings.per_caller)
+        self.in_flight = 0
+        self.shed_total: dict[Priority, int] = dict.fromkeys(Priority, 0)
+
+    @property
+    def limit(self) -> int:
+        return self._limit.limit
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
+        if request.upgrade:
+            return await self._upstream.send(request, body)  # a tunnel is no work in progress
+        # Nobody overtakes those of the own class who wait already.
+        if self._queue or not self._limit.has_room(request.priority, self.in_flight):
+            await self._wait(request)
+        else:
+            self.in_flight += 1
+        in_flight = self.in_flight
+        clock = asyncio.get_running_loop().time
+        try:
+            reply = await self._upstream.send(request, body)
+        except BaseException as failure:
+            if isinstance(failure, Rejection) and failure.code in _BROKE_DOWN:
+                self._limit.dropped(clock())
+            self._leave()
+            raise
+        if (request.first_byte_timeout_s or 0.0) <= _PATIENT_S:
+            self._limit.observe(reply.first_byte_s, in_flight, clock())
+        if reply.chunks is None:
+            self._leave()
+        else:
+            reply.on_release(self._leave)
+        return reply
+
+    async def close(self) -> None:
+        while (waiter := self._queue.pop()) is not None:
+            waiter.refuse()
+        await self._upstream.close()
+
+    async def _wait(self, request: UpstreamRequest) -> None:
+        """Until there is a place, which is then taken. Raises Rejection UPSTREAM_BUSY."""
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(request, loop.create_future())
+        shed = self._queue.push(request.caller, request.priority, waiter)
+        if shed is not None:
+            shed.refuse()
+        self._admit()
+        timer = loop.call_later(self._settings.wait_s, waiter.refuse)
+        try:
+            await waiter.admitted
+        except asyncio.CancelledError:
+            if waiter.admitted.done() and not waiter.admitted.cancelled() and waiter.admitted.exception() is None:
+                self._leave()  # the place came at the very moment its taker left
+            raise
+        except Rejection:
+            self.shed_total[request.priority] += 1
+            raise
+        finally:
+            timer.cancel()
+            self._queue.discard(request.caller, request.priority, waiter)
+
+    def _leave(self) -> None:
+        self.in_flight -= 1
+        if self._queue:
+            self._admit()
+
+    def _admit(self) -> None:
+        """Give the free places to those whose turn it is."""
+        while True:
+            among = [priority for priority in Priority if self._limit.has_room(priority, self.in_flight)]
+            waiter = self._queue.pop(among) if among else None
+            if waiter is None:
+                return
+            if not waiter.admitted.done():
+                self.in_flight += 1
+                waiter.admitted.set_result(None)

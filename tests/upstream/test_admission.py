@@ -1,0 +1,203 @@
+"""At GitLab's door: places, turns, classes, and what is learned."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.core.access import Priority
+from gateway.core.adaptive import AdaptiveSettings
+from gateway.core.errors import Code, Rejection
+from gateway.core.messages import ResponseHead
+from gateway.ports import Reply, RequestBody, UpstreamRequest
+from gateway.upstream.admission import AdmissionSettings, AdmittingUpstream
+
+CRITICAL, INTERACTIVE, BACKGROUND = Priority.CRITICAL, Priority.INTERACTIVE, Priority.BACKGROUND
+
+
+class FakeGitLab:
+    """Answers when it is let, in the order asked."""
+
+    def __init__(self) -> None:
+        self.inside: list[tuple[str, asyncio.Future[Reply]]] = []
+        self.closed = False
+
+    async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
+        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.inside.append((request.caller, answered))
+        return await answered
+
+    def answer(self, reply: Reply | None = None) -> None:
+        self.inside.pop(0)[1].set_result(reply or Reply(ResponseHead(200, ()), b""))
+
+    def fail(self, code: Code) -> None:
+        self.inside.pop(0)[1].set_exception(Rejection(code, 504, "504"))
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def request(caller: str = "bot", priority: Priority = INTERACTIVE, *, upgrade: bool = False) -> UpstreamRequest:
+    return UpstreamRequest("GET", b"/", (), upgrade=upgrade, caller=caller, priority=priority)
+
+
+def door(gitlab: FakeGitLab, most: int = 10, **more: float) -> AdmittingUpstream:
+    settings = AdmissionSettings(AdaptiveSettings(most=most, least=1), **more)  # type: ignore[arg-type]
+    return AdmittingUpstream(gitlab, settings)
+
+
+def sent(upstream: AdmittingUpstream, *asked: UpstreamRequest) -> list[asyncio.Task[Reply]]:
+    return [asyncio.ensure_future(upstream.send(one, None)) for one in asked]
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_each_class_fills_its_part_and_the_critical_keep_a_reserve() -> None:
+    gitlab = FakeGitLab()
+    upstream = door(gitlab)
+    tasks = sent(upstream, *[request("b", BACKGROUND)] * 9)
+    await settle()
+    assert (upstream.in_flight, upstream.waiting) == (7, 2)
+    tasks += sent(upstream, *[request("i", INTERACTIVE)] * 3)
+    await settle()
+    assert (upstream.in_flight, upstream.waiting) == (9, 3)
+    tasks += sent(upstream, request("c", CRITICAL))
+    await settle()
+    assert [caller for caller, _ in gitlab.inside].count("c") == 1
+    while gitlab.inside:
+        gitlab.answer()
+        await settle()
+    assert len(await asyncio.gather(*tasks)) == 13
+    assert (upstream.in_flight, upstream.waiting) == (0, 0)
+
+
+async def test_callers_take_turns() -> None:
+    gitlab = FakeGitLab()
+    upstream = door(gitlab, most=1)
+    order: list[str] = []
+    tasks = sent(upstream, *[request("greedy")] * 10, request("polite"))
+    await settle()
+    while gitlab.inside:
+        order.append(gitlab.inside[0][0])
+        gitlab.answer()
+        await settle()
+    await asyncio.gather(*tasks)
+    assert order.index("polite") <= 2
+
+
+async def test_a_streamed_answer_keeps_its_place_until_released() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    gitlab = FakeGitLab()
+    upstream = door(gitlab)
+    released: list[bool] = []
+    (task,) = sent(upstream, request())
+    await settle()
+    gitlab.answer(Reply(ResponseHead(200, ()), chunks=chunks(), release=lambda: released.append(True)))
+    reply = await task
+    assert upstream.in_flight == 1
+    reply.release()
+    reply.release()
+    assert (upstream.in_flight, released) == (0, [True])
+
+
+async def test_who_waits_too_long_is_told_to_come_back() -> None:
+    gitlab = FakeGitLab()
+    upstream = door(gitlab, most=1, wait_s=0.01)
+    first, late = sent(upstream, request(), request("late", BACKGROUND))
+    with pytest.raises(Rejection) as refused:
+        await late
+    assert (refused.value.code, refused.value.status) == (Code.UPSTREAM_BUSY, 503)
+    assert b"Retry-After" in dict(refused.value.headers)
+    assert upstream.shed_total[BACKGROUND] == 1
+    gitlab.answer()
+    await first
+    assert (upstream.in_flight, upstream.waiting) == (0, 0)
+
+
+async def test_background_is_shed_first() -> None:
+    gitlab = FakeGitLab()
+    upstream = door(gitlab, most=1, max_waiting=1)
+    first, low, high = sent(upstream, request(), request("low", BACKGROUND), request("high", CRITICAL))
+    with pytest.raises(Rejection):
+        await low
+    gitlab.answer()
+    await first
+    await settle()
+    gitlab.answer()
+    await high
+
+
+async def test_a_client_that_leaves_frees_what_it_had() -> None:
+    gitlab = FakeGitLab()
+    upstream = door(gitlab, most=1)
+    inside, waiting, behind = sent(upstream, request(), request("leaves"), request("behind"))
+    await settle()
+    waiting.cancel()
+    await settle()
+    inside.cancel()
+    await settle()
+    assert [caller for caller, _ in gitlab.inside if caller == "behind"] == ["behind"]
+    gitlab.inside = [one for one in gitlab.inside if one[0] == "behind"]
+    gitlab.answer()
+    await behind
+    assert (upstream.in_flight, upstream.waiting) == (0, 0)
+
+
+async def test_a_place_that_comes_as_its_taker_leaves_is_not_lost() -> None:
+    gitlab = FakeGitLab()
+    upstream = door(gitlab, most=1)
+    inside, waiting = sent(upstream, request(), request("leaves"))
+    await settle()
+    gitlab.answer()
+    await inside  # by now the place is given on
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert (upstream.in_flight, upstream.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "limit"),
+    [
+        pytest.param(Code.UPSTREAM_TIMEOUT, 9, id="timeout"),
+        pytest.param(Code.UPSTREAM_BREAKER_OPEN, 10, id="our-own"),
+    ],
+)
+async def test_a_request_that_gitlab_dropped_lowers_the_limit(code: Code, limit: int) -> None:
+    gitlab = FakeGitLab()
+    upstream = door(gitlab)
+    (task,) = sent(upstream, request())
+    await settle()
+    gitlab.fail(code)
+    with pytest.raises(Rejection):
+        await task
+    assert (upstream.limit, upstream.in_flight) == (limit, 0)
+
+
+async def test_a_tunnel_takes_no_place() -> None:
+    gitlab = FakeGitLab()
+    upstream = door(gitlab)
+    (task,) = sent(upstream, request(upgrade=True))
+    await settle()
+    assert upstream.in_flight == 0
+    gitlab.answer()
+    await task
+
+
+async def test_closing_refuses_who_waits() -> None:
+    gitlab = FakeGitLab()
+    upstream = door(gitlab, most=1)
+    inside, waiting = sent(upstream, request(), request())
+    await settle()
+    await upstream.close()
+    with pytest.raises(Rejection):
+        await waiting
+    assert gitlab.closed
+    inside.cancel()
+    await asyncio.gather(inside, return_exceptions=True)
