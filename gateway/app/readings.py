@@ -27,6 +27,15 @@ def readings(made: Assembly) -> Iterable[Reading]:
         server.slow_heads,
         total=True,
     )
+    yield Reading("gitlab_gateway_tunnels_open", "WebSockets open.", len(server.tunnels))
+    for direction, size in (("in", server.tunnel_bytes_in), ("out", server.tunnel_bytes_out)):
+        yield Reading(
+            "gitlab_gateway_tunnel_bytes",
+            "Octets through tunnels, from clients (in) and to them (out).",
+            size,
+            total=True,
+            labels={"direction": direction},
+        )
     for state, count in (("idle", upstream.idle), ("busy", upstream.open - upstream.idle)):
         yield Reading("gitlab_gateway_upstream_connections", "Connections to GitLab.", count, labels={"state": state})
     door = made.door
@@ -83,6 +92,13 @@ def readings(made: Assembly) -> Iterable[Reading]:
             float(link.healthy),
             labels={"store": link.name},
         )
+        yield Reading(
+            "gitlab_gateway_store_failures",
+            "Calls that a shared store did not answer, or refused because it is full, read-only or loading.",
+            link.failures,
+            labels={"store": link.name},
+            total=True,
+        )
     if made.audit is not None:
         yield Reading("gitlab_gateway_audit_events", "Audit lines rendered.", made.audit.events, total=True)
         yield Reading(
@@ -95,7 +111,7 @@ def readiness(made: Assembly) -> Readiness:
     state = made.upstream.breaker_state
     checks["upstream"] = "ok" if state is BreakerState.CLOSED else f"degraded: breaker {state.value}"
     for link in made.links:
-        checks[f"store {link.name}"] = "ok" if link.healthy else "degraded: not answering"
+        checks[f"store {link.name}"] = "ok" if link.healthy else f"degraded: {link.trouble or 'not asked yet'}"
     for credential in made.alarms:
         checks[f"credential {credential}"] = "degraded: GitLab refuses it"
     if made.audit is not None:

@@ -32,6 +32,12 @@ _FAILURES_TO_DROP = 5
 _CONNECT_TIMEOUT_S = 1.0
 _BACKOFF_S = (0.05, 1.0)
 """First and longest pause between attempts to connect; the longest keeps recovery under two seconds."""
+_OUTAGES = frozenset(
+    {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOPERM", "NOREPLICAS", "OOM", "READONLY"}
+)
+"""Errors that say how Redis is, not what it was asked: full, a replica, still loading …"""
+_REMEMBERED_S = 2.0
+"""For so long after one of them the link counts as unwell: reads go on being answered by a Redis that takes no writes."""
 _GRACE_S = 0.002
 """uvloop runs timers before it reads sockets: after a stall of our own the reply may lie there unread. Look once more."""
 
@@ -73,7 +79,9 @@ class RedisLink:
     def __init__(self, address: RedisAddress, *, timeout_s: float, name: str) -> None:
         self.name = name
         self.trouble = ""
-        """Why the link last had no connection, in a word for the log: ``WRONGPASS``, ``ConnectionRefusedError`` …"""
+        """What last went wrong, in a word: ``WRONGPASS``, ``ConnectionRefusedError``, ``timeout``, ``OOM`` …"""
+        self.failures = 0
+        """Calls without an answer, or with one that says Redis is unwell."""
         self._address = address
         self._timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -82,6 +90,7 @@ class RedisLink:
         self._down = False
         self._closed = False
         self._unanswered = 0
+        self._refused_at = float("-inf")
         self._out: list[bytes] = []
         self._slots: deque[_Slot] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -102,8 +111,10 @@ class RedisLink:
 
     @property
     def healthy(self) -> bool:
-        """Connected, and the last calls were answered."""
-        return self._wire is not None and self._unanswered == 0
+        """Connected, the last calls were answered, and Redis has not complained of late."""
+        if self._wire is None or self._unanswered or self._loop is None:
+            return False
+        return self._loop.time() - self._refused_at > _REMEMBERED_S
 
     # Calling
 
@@ -137,8 +148,10 @@ class RedisLink:
         if loop is None or self._keeper is None:
             loop = self._start()
         if self._down or self._closed:
+            self.failures += 1
             raise RedisUnavailable("down")
         if len(self._slots) >= _MAX_IN_FLIGHT or (self._wire is not None and self._wire.full):
+            self.failures += 1
             raise RedisUnavailable("busy")
         future: asyncio.Future[list[RedisValue | RedisError]] = loop.create_future()
         if not commands:
@@ -180,6 +193,9 @@ class RedisLink:
         """The connection's next reply, for the oldest slot."""
         slot = self._slots[0]
         slot.replies.append(reply)
+        if isinstance(reply, RedisError) and reply.kind in _OUTAGES and self._loop is not None:
+            self.failures += 1
+            self.trouble, self._refused_at = reply.kind, self._loop.time()
         if len(slot.replies) == slot.want:
             self._slots.popleft()
             if not slot.future.done():
@@ -204,6 +220,8 @@ class RedisLink:
         self._grace = False
         for slot in overdue:
             slot.future.set_exception(RedisUnavailable("timeout"))
+            self.failures += 1
+            self.trouble = "timeout"
         if overdue:
             self._unanswered += len(overdue)
             if self._unanswered >= _FAILURES_TO_DROP or self._wire is None:
@@ -231,6 +249,7 @@ class RedisLink:
         for slot in slots:
             if not slot.future.done():
                 slot.future.set_exception(RedisUnavailable(reason))
+                self.failures += 1
 
     # Connecting
 
@@ -256,7 +275,7 @@ class RedisLink:
                 self._flush()
                 await wire.lost.wait()
                 if self._wire is wire:
-                    self._wire = None
+                    self._wire, self.trouble = None, "connection lost"
                     self._fail_all("connection lost")
                 if loop.time() - since > _BACKOFF_S[1]:
                     pause = _BACKOFF_S[0]

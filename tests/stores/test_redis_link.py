@@ -266,3 +266,25 @@ def test_the_loop_that_serves_reaches_redis_too(redis_url: str) -> None:
         await link.close()
 
     uvloop.run(ask())
+
+
+async def test_a_read_only_redis_is_unwell_though_it_answers(redis_url: str) -> None:
+    link = RedisLink.from_url(redis_url, timeout_s=2.0, name="test")
+    await link.execute("REPLICAOF", "127.0.0.1", "1")
+    try:
+        with pytest.raises(RedisError):
+            await link.execute("SET", "k", "v")
+        assert await link.execute("PING") == b"PONG"
+        assert (link.healthy, link.trouble, link.failures) == (False, "READONLY", 1)
+    finally:
+        await link.execute("REPLICAOF", "NO", "ONE")
+        await link.close()
+
+
+async def test_failures_are_counted_and_named() -> None:
+    link = RedisLink.from_url("redis://127.0.0.1:1/0", timeout_s=0.2, name="test")
+    for failures in (1, 2):
+        with pytest.raises(RedisUnavailable):
+            await link.execute("PING")
+        assert (link.failures, link.trouble, link.healthy) == (failures, "ConnectionRefusedError", False)
+    await link.close()

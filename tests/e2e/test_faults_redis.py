@@ -1,0 +1,191 @@
+"""Redis fails in every way it can, under load: nobody gets an error, nobody waits, and operators see it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+
+from gateway.demo.gitlab import DemoGitLab
+from tests.e2e.conftest import DEMO_SECRETS, SHARED_SECRETS, shared_config
+from tests.e2e.load import Load, checks, figure, quiet, until
+from tests.e2e.running import GatewayProcess, LoopThread
+from tests.e2e.wire import ask
+from tests.fakes.line import Line
+
+STALL_S = 0.9
+"""No answer takes longer: 50 ms for buckets, twice 100 ms for the cache, and what a busy machine adds."""
+STORES = ("gitlab-gateway-buckets", "gitlab-gateway-cache")
+
+
+@pytest.fixture(scope="module")
+def world(
+    demo: DemoGitLab, redis_server: Any, upstreams: LoopThread, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SimpleNamespace]:
+    """A gateway on a Redis of its own behind a line of its own; its keys are in SQLite."""
+    server = type(redis_server)()
+    line = Line(server.port)
+    upstreams.run(line.open())
+    directory = tmp_path_factory.mktemp("faults")
+    config = shared_config(demo.url, limits=[{"id": "caller", "by": "caller", "rate": "1000000/min"}])
+    config["stores"]["keys"] = f"sqlite://{directory}/keys.db"
+    secrets = {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": f"redis://127.0.0.1:{line.port}/0"}
+    gateway = GatewayProcess(config, directory / "gateway", secrets)
+    try:
+        key = gateway.new_key("bot")
+        yield SimpleNamespace(gateway=gateway, redis=server, line=line, key=key, upstreams=upstreams)
+        assert gateway.stop() == 0
+    finally:
+        gateway.stop()
+        upstreams.run(line.cut())
+        server.close()
+
+
+class _Fault:
+    """How Redis goes bad, and how it is put right."""
+
+    def __init__(self, breaks: Callable[[Any], object], mends: Callable[[Any], object], seen_by: str = STORES[0]) -> None:
+        self.breaks = breaks
+        self.mends = mends
+        self.seen_by = seen_by
+
+
+def _commands(world: Any, *commands: tuple[str, ...]) -> None:
+    with redis.Redis(port=world.redis.port) as client:
+        for command in commands:
+            client.execute_command(*command)
+
+
+def _fill(world: Any) -> None:
+    _commands(world, ("CONFIG", "SET", "maxmemory-policy", "noeviction"), ("CONFIG", "SET", "maxmemory", "1"))
+
+
+FAULTS = {
+    "killed_and_restarted": _Fault(lambda w: w.redis.stop(), lambda w: w.redis.start()),
+    "reset_and_unreachable": _Fault(lambda w: w.upstreams.run(w.line.cut()), lambda w: w.upstreams.run(w.line.open())),
+    "slow_by_100_ms": _Fault(lambda w: setattr(w.line, "delay_s", 0.1), lambda w: setattr(w.line, "delay_s", 0.0)),
+    "half_open": _Fault(lambda w: w.upstreams.call(w.line.hold), lambda w: w.upstreams.call(w.line.release)),
+    "stopped": _Fault(
+        lambda w: os.kill(w.redis.process.pid, signal.SIGSTOP), lambda w: os.kill(w.redis.process.pid, signal.SIGCONT)
+    ),
+    "paused_for_two_seconds": _Fault(lambda w: _commands(w, ("CLIENT", "PAUSE", "2000", "ALL")), lambda _: None),
+    "full": _Fault(_fill, lambda w: _commands(w, ("CONFIG", "SET", "maxmemory", "0"))),
+    "read_only": _Fault(
+        lambda w: _commands(w, ("REPLICAOF", "127.0.0.1", "1")), lambda w: _commands(w, ("REPLICAOF", "NO", "ONE"))
+    ),
+    "without_its_password": _Fault(
+        lambda w: _commands(
+            w, ("CONFIG", "SET", "requirepass", "new"), ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        ),
+        lambda w: redis.Redis(port=w.redis.port, password="new").config_set("requirepass", ""),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nobody_notices_that_redis_is(world: SimpleNamespace, fault: str) -> None:
+    gateway, this = world.gateway, FAULTS[fault]
+    store = f"store {this.seen_by}"
+    targets = ("/api/v4/version", "/api/v4/projects/platform%2Fapi", "/api/v4/projects")
+    with Load(gateway, *targets, token=world.key) as load:
+        load.more(40)
+        until(lambda: checks(gateway)[store] == "ok", "a healthy start")
+        failures = figure(gateway, f'gitlab_gateway_store_failures_total{{store="{this.seen_by}"}}')
+        this.breaks(world)
+        try:
+            until(lambda: checks(gateway)[store].startswith("degraded: "), "readiness tells")
+            assert figure(gateway, f'gitlab_gateway_store_up{{store="{this.seen_by}"}}') == 0
+            load.more(200)
+        finally:
+            this.mends(world)
+        load.more(20)
+        until(lambda: set(checks(gateway).values()) == {"ok"}, "recovery without a restart")
+        load.more(40)
+    assert load.statuses == {200: len(load.answers)}
+    assert load.broken == 0
+    assert load.slowest_s < STALL_S
+    assert figure(gateway, f'gitlab_gateway_store_failures_total{{store="{this.seen_by}"}}') > failures
+    quiet(gateway)
+
+
+def test_scripts_that_redis_forgot_are_sent_again(world: SimpleNamespace) -> None:
+    with Load(world.gateway, "/api/v4/version", token=world.key) as load:
+        load.more(40)
+        for _ in range(5):
+            _commands(world, ("SCRIPT", "FLUSH"))
+            load.more(20)
+    assert load.statuses == {200: len(load.answers)}
+    assert set(checks(world.gateway).values()) == {"ok"}
+
+
+def test_values_of_another_kind_are_no_errors(world: SimpleNamespace) -> None:
+    """Somebody else's values under the gateway's names: a miss, a bypass, never an error."""
+    with Load(world.gateway, "/api/v4/version", "/api/v4/projects", token=world.key) as load:
+        load.more(40)
+        with redis.Redis(port=world.redis.port) as client:
+            names = list(client.scan_iter("*"))
+            assert names
+            with client.pipeline(transaction=True) as at_once:
+                for name in names:
+                    at_once.delete(name)
+                    at_once.rpush(name, "other")
+                at_once.execute()
+        load.more(200)
+        with redis.Redis(port=world.redis.port) as client:
+            client.flushall()
+        load.more(40)
+    assert load.statuses == {200: len(load.answers)}
+
+
+@pytest.mark.parametrize(("policy", "statuses"), [("closed", {503}), ("open", {200})])
+def test_buckets_fail_as_configured(
+    demo: DemoGitLab, start_redis: Any, tmp_path: Path, policy: str, statuses: set[int]
+) -> None:
+    server = start_redis()
+    config = shared_config(demo.url, limits=[{"id": "caller", "by": "caller", "rate": "1000/hour"}])
+    config["stores"] |= {"keys": f"sqlite://{tmp_path}/keys.db", "on_error": {"buckets": policy}}
+    gateway = GatewayProcess(config, tmp_path / "gateway", {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": server.url})
+    try:
+        key = gateway.new_key("bot")
+        assert ask(gateway.port, "/api/v4/version", token=key).status == 200
+        server.stop()
+        replies = [ask(gateway.port, "/api/v4/version", token=key) for _ in range(10)]
+        assert {reply.status for reply in replies} == statuses
+        if policy == "closed":
+            assert {reply.value("X-Gateway-Error") for reply in replies} == {"limiter_unavailable"}
+            assert all(int(reply.value("Retry-After") or 0) >= 1 for reply in replies)
+        server.start()
+        until(lambda: ask(gateway.port, "/api/v4/version", token=key).status == 200, "buckets are back")
+    finally:
+        assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("policy", ["last_known_good", "closed"])
+def test_keys_fail_as_configured(demo: DemoGitLab, start_redis: Any, tmp_path: Path, policy: str) -> None:
+    server = start_redis()
+    config = shared_config(demo.url)
+    config["stores"]["on_error"] = {"keys": policy}
+    gateway = GatewayProcess(config, tmp_path / "gateway", {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": server.url})
+    try:
+        seen, unseen = gateway.new_key("bot"), gateway.new_key("bot")
+        assert ask(gateway.port, "/api/v4/version", token=seen).status == 200
+        server.stop()
+        if policy == "last_known_good":
+            replies = [ask(gateway.port, "/api/v4/version", token=seen) for _ in range(5)]
+            assert {reply.status for reply in replies} == {200}
+        else:
+            until(lambda: ask(gateway.port, "/api/v4/version", token=seen).status == 503, "what was known has passed")
+        refused = ask(gateway.port, "/api/v4/version", token=unseen)
+        assert (refused.status, refused.value("X-Gateway-Error")) == (503, "identity_unavailable")
+        assert int(refused.value("Retry-After") or 0) >= 1
+        assert checks(gateway)["store gitlab-gateway-keys"].startswith("degraded: ")
+        assert figure(gateway, 'gitlab_gateway_refusals_total{code="identity_unavailable"}') >= 1
+        assert ask(gateway.port, "/api/v4/version", token="ggw_nobody").status == 401  # no store is asked about a typo
+    finally:
+        assert gateway.stop() == 0
