@@ -114,10 +114,16 @@ class AuditLog:
         sink: Where the lines go.
         wall: Unix seconds.
         monotonic: The clock of ``Exchange.started_at``.
+        queued_batches: How many batches of at most 256 lines wait for a slow sink before lines are dropped.
     """
 
     def __init__(
-        self, sink: Sink, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+        self,
+        sink: Sink,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        queued_batches: int = _QUEUED_BATCHES,
     ) -> None:
         self._sink = sink
         self._wall = wall
@@ -126,7 +132,7 @@ class AuditLog:
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._batch = _Batch()
         self._log = _AuditLogger(self._batch, processors=[_line], context={})
-        self._queue: queue.Queue[bytes | None] = queue.Queue(_QUEUED_BATCHES)
+        self._queue: queue.Queue[bytes | None] = queue.Queue(queued_batches)
         self.events = 0
         self.dropped = 0
         self.failing = False

@@ -1,0 +1,291 @@
+"""The audit: every request's line, in batches, by a sink that may fail."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import os
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.core.exchange import Exchange
+from gateway.telemetry.audit import SCHEMA, AuditLog, NullSink, StreamSink, event_of, open_sink
+
+TOKEN = "glpat-c4n4ryc4n4ryc4n4ry"
+
+
+class Lines:
+    """A sink in memory; ``fails`` while set, waits while ``held``."""
+
+    def __init__(self) -> None:
+        self.octets = b""
+        self.fails: type[Exception] | None = None
+        self.held = threading.Event()
+        self.held.set()
+        self.closed = False
+
+    def write(self, lines: bytes) -> None:
+        assert self.held.wait(10)
+        if self.fails is not None:
+            raise self.fails("no room")
+        self.octets += lines
+
+    def close(self) -> None:
+        self.closed = True
+
+    @property
+    def events(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.octets.splitlines()]
+
+
+def exchange(number: int = 0, **facts: object) -> Exchange:
+    x = Exchange(f"r-{number}", 100.0, "GET", "192.0.2.1")
+    for name, value in facts.items():
+        setattr(x, name, value)
+    return x
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+def log_to(sink: Lines) -> AuditLog:
+    return AuditLog(sink, wall=lambda: 1_800_000_000.5, monotonic=lambda: 100.25)
+
+
+# The line
+
+
+def test_every_fact_has_its_place() -> None:
+    x = exchange(
+        target=b"/api/v4/projects/1?a=b",
+        operation="GET /api/v4/projects/:id",
+        status=200,
+        code="rate_limited",
+        identity="people",
+        principal="user:7",
+        principal_kind="gitlab_token",
+        team="platform",
+        credential_kind="token",
+        credential_fingerprint="tok:0123456789ab",
+        rule="own-token",
+        permit_use="sa",
+        sudo="root",
+        limit_id="caller",
+        limit_remaining=12.34567,
+        limit_shadow="tighter",
+        cache_status="hit",
+        cache_reason="fresh",
+        cache_stored="stored",
+        aborted="client",
+        upstream_status=200,
+        upstream_s=0.5,
+        upstream_connect_s=0.001,
+        upstream_first_byte_s=0.25,
+        upstream_request_id="01HX",
+        user_agent=b"curl/8",
+        bytes_in=3,
+        bytes_out=4,
+    )
+    event = event_of(x, 1_800_000_000.5, 100.25)
+    expected = {
+        "schema": SCHEMA,
+        "time": "2027-01-15T08:00:00.250Z",
+        "request_id": "r-0",
+        "peer": "192.0.2.1",
+        "method": "GET",
+        "target": "/api/v4/projects/1?a=b",
+        "operation": "GET /api/v4/projects/:id",
+        "status": 200,
+        "duration_ms": 250.0,
+        "bytes_in": 3,
+        "bytes_out": 4,
+        "code": "rate_limited",
+        "identity": "people",
+        "principal": "user:7",
+        "principal_kind": "gitlab_token",
+        "team": "platform",
+        "credential_kind": "token",
+        "credential_fingerprint": "tok:0123456789ab",
+        "rule": "own-token",
+        "sudo": "root",
+        "upstream_credential": "sa",
+        "limit": "caller",
+        "limit_remaining": 12.346,
+        "limit_shadow": "tighter",
+        "cache_status": "hit",
+        "cache_reason": "fresh",
+        "cache_stored": "stored",
+        "aborted": "client",
+        "upstream_status": 200,
+        "upstream_ms": 500.0,
+        "upstream_connect_ms": 1.0,
+        "upstream_first_byte_ms": 250.0,
+        "upstream_request_id": "01HX",
+        "user_agent": "curl/8",
+    }
+    assert {name: event[name] for name in expected} == expected
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    always = "schema time request_id peer method target operation status duration_ms bytes_in bytes_out"
+    assert set(event_of(exchange(), 1.0, 101.0)) == set(always.split())
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"target": f"/feed?feed_token={TOKEN}".encode()},
+        {"target": f"/x/{TOKEN}/y".encode()},
+        {"target": f"/x/{TOKEN.replace('-', '%2D')}/y".encode()},
+        {"user_agent": f"curl {TOKEN}".encode()},
+    ],
+)
+def test_a_token_in_the_wrong_place_is_blanked(facts: dict[str, object]) -> None:
+    line = json.dumps(event_of(exchange(**facts), 1.0, 101.0))
+    assert "c4n4ry" not in line
+    assert "[redacted]" in line
+
+
+async def test_octets_that_are_no_text_are_told_all_the_same() -> None:
+    sink = Lines()
+    log = log_to(sink)
+    log.observe(exchange(target=b"/\xff\xfe", user_agent=b"\xc3\x28\x00", sudo="\udcff\udcfe"))
+    log.close()
+    assert sink.events[0]["target"] == "/\\xff\\xfe"
+    assert str(sink.events[0]["user_agent"]).startswith("\\xc3(")
+
+
+@pytest.mark.parametrize("at", [0.0, 0.9999, 1_800_000_000.0, 1_799_999_999.9996])
+async def test_instants_are_rfc_3339(at: float) -> None:
+    text = event_of(exchange(), at, 100.0)["time"]
+    assert len(text) == len("2027-01-15T08:00:00.250Z")
+    assert text[19] == "."
+    assert text.startswith(time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(int(at))))
+
+
+# Batches
+
+
+async def test_lines_come_in_order_and_soon() -> None:
+    sink = Lines()
+    log = log_to(sink)
+    for number in range(1000):
+        log.observe(exchange(number))
+    assert sink.octets == b"", "nothing is rendered on the request's way"
+    await until(lambda: sink.octets.count(b"\n") == 1000)
+    assert [event["request_id"] for event in sink.events] == [f"r-{number}" for number in range(1000)]
+    assert (log.events, log.dropped, log.failing) == (1000, 0, False)
+    log.close()
+
+
+async def test_close_writes_what_is_pending() -> None:
+    sink = Lines()
+    log = log_to(sink)
+    for number in range(600):
+        log.observe(exchange(number))
+    log.close()
+    assert len(sink.events) == 600
+    assert sink.closed
+
+
+async def test_a_slow_sink_stalls_nobody() -> None:
+    """The loop goes on while the sink takes nothing."""
+    sink = Lines()
+    sink.held.clear()
+    log = log_to(sink)
+    for number in range(10):
+        log.observe(exchange(number))
+    await until(lambda: log.events == 10)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert sink.octets == b""
+    sink.held.set()
+    await until(lambda: sink.octets.count(b"\n") == 10)
+    log.close()
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError])
+async def test_a_failing_sink_is_counted_and_recovers(error: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
+    sink = Lines()
+    sink.fails = error
+    log = log_to(sink)
+    with caplog.at_level(logging.ERROR):
+        log.observe(exchange(1))
+        log.observe(exchange(2))
+        await until(lambda: log.dropped == 2)
+        assert log.failing
+        log.observe(exchange(3))
+        await until(lambda: log.dropped == 3)
+    assert caplog.text.count("audit sink") == 1, "said once, not for each line"
+    sink.fails = None
+    log.observe(exchange(4))
+    await until(lambda: b"r-4" in sink.octets)
+    await until(lambda: not log.failing)
+    log.close()
+
+
+async def test_what_the_queue_cannot_hold_is_dropped_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Lines()
+    sink.held.clear()
+    log = AuditLog(sink, queued_batches=1)
+    with caplog.at_level(logging.ERROR):
+        for number in range(256 * 4):
+            log.observe(exchange(number))
+        await until(lambda: log.dropped > 0)
+        assert log.failing
+    assert "does not keep up" in caplog.text
+    sink.held.set()
+    log.close()
+    assert log.dropped % 256 == 0
+    assert sink.octets.count(b"\n") + log.dropped == 256 * 4
+
+
+# Sinks
+
+
+def test_a_file_is_private_and_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    for line in (b"one\n", b"two\n"):
+        sink = open_sink(f"file:{path}")
+        sink.write(line)
+        sink.close()
+    assert path.read_bytes() == b"one\ntwo\n"
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        open_sink(f"file:{tmp_path}/nowhere/audit.jsonl")
+
+
+def test_off_is_off() -> None:
+    sink = open_sink("off")
+    assert isinstance(sink, NullSink)
+    sink.write(b"x")
+    sink.close()
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_standard_streams_stay_open(name: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    sink = open_sink(name)
+    sink.write(b"line\n")
+    sink.close()
+    assert not getattr(sys, name).closed
+    assert getattr(capfdbinary.readouterr(), name.removeprefix("std")) == b"line\n"
+
+
+def test_an_owned_stream_is_closed() -> None:
+    stream = io.BytesIO()
+    StreamSink(stream, owned=True).close()
+    assert stream.closed

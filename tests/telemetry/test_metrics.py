@@ -1,0 +1,154 @@
+"""What a scrape reads: names by Prometheus' rules, labels out of closed sets, numbers that add up."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.core.exchange import Exchange
+from gateway.telemetry.metrics import CONTENT_TYPE, Metrics, Reading
+
+
+def exchange(**facts: object) -> Exchange:
+    x = Exchange("r-1", 0.0, "GET", "192.0.2.1")
+    x.status = 200
+    for name, value in facts.items():
+        setattr(x, name, value)
+    return x
+
+
+def scraped(metrics: Metrics) -> dict[str, Metric]:
+    return {family.name: family for family in text_string_to_metric_families(metrics.render().decode())}
+
+
+def sample(metrics: Metrics, name: str, **labels: str) -> float:
+    for family in scraped(metrics).values():
+        for found in family.samples:
+            if found.name == name and found.labels == labels:
+                return float(found.value)
+    return 0.0
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    made = Metrics("1.2.3", "19.3")
+    made.export(
+        lambda: [
+            Reading("gitlab_gateway_requests_in_flight", "Requests being served.", 3),
+            Reading("gitlab_gateway_slow_heads", "Slow.", 2, total=True),
+            Reading("gitlab_gateway_store_up", "Up.", 1, labels={"store": "cache"}),
+            Reading("gitlab_gateway_store_up", "Up.", 0, labels={"store": "keys"}),
+        ]
+    )
+    return made
+
+
+FULL = {
+    "operation": "GET /api/v4/projects/:id",
+    "cache_status": "hit",
+    "cache_reason": "fresh",
+    "principal_kind": "key",
+    "upstream_status": 200,
+    "upstream_first_byte_s": 0.02,
+    "code": "rate_limited",
+    "limit_id": "caller",
+    "limit_shadow": "tighter",
+    "aborted": "upstream",
+    "bytes_in": 5,
+    "bytes_out": 7,
+}
+
+
+def test_names_follow_the_rules(metrics: Metrics) -> None:
+    """As ``promtool check metrics`` has them."""
+    metrics.observe(exchange(**FULL), 0.1)
+    families = scraped(metrics)
+    assert len(families) > 10
+    for family in families.values():
+        assert re.fullmatch(r"gitlab_gateway_[a-z]+(_[a-z]+)*", family.name)
+        assert family.documentation.endswith("."), family.name
+        assert not re.search(r"_(gauge|counter|histogram|ms|milliseconds|kb)$", family.name)
+        names = {found.name for found in family.samples}
+        if family.type == "counter":
+            assert names == {f"{family.name}_total"}
+        elif family.type == "histogram":
+            assert family.name.endswith("_seconds")
+            assert names == {f"{family.name}_{part}" for part in ("bucket", "count", "sum")}
+        else:
+            assert family.type == "gauge"
+            assert names == {family.name}
+            assert not family.name.endswith(("_total", "_count", "_sum", "_bucket"))
+        for found in family.samples:
+            for label in found.labels:
+                assert re.fullmatch(r"[a-z]+", label)
+                assert label not in {"job", "instance", "quantile"}
+
+
+def test_the_exposition_is_the_classic_text(metrics: Metrics) -> None:
+    assert CONTENT_TYPE == "text/plain; version=0.0.4; charset=utf-8"
+    assert metrics.render().endswith(b"\n")
+    assert b"_created" not in metrics.render(), "a second series for each counter that nobody reads"
+
+
+def test_a_request_is_counted_everywhere_once(metrics: Metrics) -> None:
+    metrics.observe(exchange(**FULL), 0.1)
+    metrics.observe(exchange(**FULL), 0.3)
+    prefix = "gitlab_gateway_"
+    for name, labels, value in (
+        ("http_requests_total", {"operation": "GET /api/v4/projects/:id", "method": "GET", "status": "200"}, 2),
+        ("upstream_responses_total", {"status": "200"}, 2),
+        ("refusals_total", {"code": "rate_limited"}, 2),
+        ("cache_requests_total", {"status": "hit", "reason": "fresh"}, 2),
+        ("principals_total", {"kind": "key"}, 2),
+        ("limit_decisions_total", {"limit": "caller", "outcome": "refused"}, 2),
+        ("limit_decisions_total", {"limit": "tighter", "outcome": "shadow"}, 2),
+        ("aborted_responses_total", {"by": "upstream"}, 2),
+        ("http_request_body_bytes_total", {}, 10),
+        ("http_response_bytes_total", {}, 14),
+        ("http_request_duration_seconds_count", {"cache": "hit"}, 2),
+        ("http_request_duration_seconds_sum", {"cache": "hit"}, pytest.approx(0.4)),
+        ("http_request_duration_seconds_bucket", {"cache": "hit", "le": "0.1"}, 1),
+        ("http_request_duration_seconds_bucket", {"cache": "hit", "le": "0.05"}, 0),
+        ("http_request_duration_seconds_bucket", {"cache": "hit", "le": "+Inf"}, 2),
+        ("upstream_first_byte_seconds_count", {}, 2),
+        ("build_info", {"version": "1.2.3", "catalogue": "19.3"}, 1),
+    ):
+        assert sample(metrics, prefix + name, **labels) == value, name
+
+
+def test_what_did_not_happen_is_not_counted(metrics: Metrics) -> None:
+    metrics.observe(exchange(limit_id="caller", limit_remaining=3.0), 0.1)
+    for name in ("refusals", "cache_requests", "principals", "limit_decisions", "aborted_responses", "upstream_responses"):
+        family = scraped(metrics).get(f"gitlab_gateway_{name}")
+        assert family is None or not family.samples, name
+    assert sample(metrics, "gitlab_gateway_upstream_first_byte_seconds_count") == 0
+
+
+def test_a_client_cannot_invent_series(metrics: Metrics) -> None:
+    """Whatever it calls its method: what is counted is a method of GitLab's, or ``other``."""
+    for number in range(2000):
+        metrics.observe(exchange(method=f"M{number}", status=405, code="method_not_allowed"), 0.001)
+    requests = scraped(metrics)["gitlab_gateway_http_requests"].samples
+    assert [(found.labels["method"], found.value) for found in requests] == [("other", 2000.0)]
+
+
+def test_what_never_became_a_request_is_counted_too(metrics: Metrics) -> None:
+    metrics.observe(exchange(method="", status=400, code="bad_request"), 0.0)
+    labels = {"operation": "other", "method": "other", "status": "400"}
+    assert sample(metrics, "gitlab_gateway_http_requests_total", **labels) == 1
+
+
+def test_readings_are_read_at_each_scrape() -> None:
+    numbers = iter([1.0, 2.0])
+    metrics = Metrics("1")
+    metrics.export(lambda: [Reading("gitlab_gateway_requests_in_flight", "Requests being served.", next(numbers))])
+    assert sample(metrics, "gitlab_gateway_requests_in_flight") == 1.0
+    assert sample(metrics, "gitlab_gateway_requests_in_flight") == 2.0
+
+
+def test_two_gateways_in_one_process_count_apart(metrics: Metrics) -> None:
+    metrics.observe(exchange(**FULL), 0.1)
+    assert sample(Metrics("1"), "gitlab_gateway_refusals_total", code="rate_limited") == 0
