@@ -23,7 +23,6 @@ from pathlib import Path
 
 from .. import __version__, routes
 from ..answer_stage import AnswerStage
-from ..answer_stage import AnswerStage
 from ..body_stage import BlindBodies, BodyStage
 from ..broker.places import GitlabPlaces
 from ..broker.static import StaticCredential, StaticTokenSource
@@ -38,7 +37,6 @@ from ..core.catalogue import Catalogue
 from ..core.client_address import TrustedPeers
 from ..core.dialect import LimitDialect, NoDialect
 from ..core.entry import EntrySettings, GitLabEntry, SharedEntry
-from ..core.json_addresses import JsonAddresses
 from ..core.json_addresses import JsonAddresses
 from ..core.limit_headers import LimitHeaders
 from ..core.limit_plan import Limits
@@ -99,6 +97,7 @@ class Assembly:
         self.upstream = LeanUpstream(_upstream_settings(config))
         self.door = AdmittingUpstream(self.upstream, _admission_settings(config))
         self.buckets: BucketStore | None = None
+        self.limits: LimitStage | None = None
         self.links: list[RedisLink] = []
         self.audit: AuditLog | None = None
         self.cache_store: CacheStore | None = None
@@ -241,6 +240,7 @@ async def _assemble(made: Assembly) -> None:
             upstream=made.door,
             observers=observers,
             anonymous=settings.anonymous is not None,
+            tunnel_idle_s=config.upstream.timeouts.tunnel_idle,
         )
     made.gateway = Gateway(road)
     early = Early()
@@ -257,6 +257,7 @@ def _upstream_settings(config: Config) -> UpstreamSettings:
         first_byte_s=upstream.timeouts.first_byte,
         idle_s=upstream.timeouts.idle,
         max_in_flight=upstream.max_in_flight,
+        max_tunnels=upstream.max_tunnels,
         ca_file=upstream.ca_file,
         breaker=BreakerSettings(breaker.window, breaker.min_requests, breaker.error_ratio, breaker.open_for),
     )
@@ -314,17 +315,6 @@ def _passage(config: Config) -> Passage:
         prefix=config.upstream.url.path,
         bypass=(config.upstream.throttle_bypass_header or "").encode("ascii"),
     )
-
-
-def _answers(made: Assembly) -> AnswerStage:
-    config = made.config
-    public = config.listen.public_url
-    if not config.upstream.rewrite_json or public is None:
-        return AnswerStage(made.passage)
-    names = [str(url).rstrip("/") for url in (config.upstream.external_url, config.upstream.url) if url is not None]
-    origins = tuple(name.encode() for name in dict.fromkeys(names) if name != str(public).rstrip("/"))
-    addresses = JsonAddresses(origins, str(public).rstrip("/").encode()) if origins else None
-    return AnswerStage(made.passage, addresses, max_bytes=config.cache.max_entry)
 
 
 def _answers(made: Assembly) -> AnswerStage:

@@ -121,4 +121,5 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
             made.server.draining = True
             traffic.close()
             made.server.pre_shutdown()
+            made.server.stop_tunnels()
             await made.server.shutdown(DRAIN_S)

@@ -55,6 +55,8 @@ class Timeouts(Section, frozen=True):
     """From the last octet of the request to the first of the answer; long polls of runners ask for more by themselves."""
     idle: Duration = 300.0
     """Between two reads of an answer's body."""
+    tunnel_idle: Duration = 3600.0
+    """For a WebSocket through which nothing moves; GitLab's own NGINX waits as long."""
 
 
 class Breaker(Section, frozen=True):
@@ -90,9 +92,6 @@ class Upstream(Section, frozen=True):
     """When to stop asking a GitLab that fails."""
     ca_file: Path | None = None
     """PEM file of the authorities that may sign GitLab's certificate; absent: the system's."""
-    rewrite_json: bool = False
-    """Turn GitLab's addresses of itself in JSON answers, too (`web_url`, `http_url_to_repo`, `_links` and their like), to lead
-    back through `listen.public_url`. Of no use where that is GitLab's own `external_url`."""
     rewrite_json: bool = False
     """Turn GitLab's addresses of itself in JSON answers, too (`web_url`, `http_url_to_repo`, `_links` and their like), to
     lead back through `listen.public_url`. Of no use where that is GitLab's own `external_url`."""

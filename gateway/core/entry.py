@@ -16,6 +16,7 @@ from .framing import host_name, judge_fields, judge_framing, judge_host
 from .messages import RequestHead, first
 from .secret import Secret
 from .target import Target, parse_target
+from .upgrade import websocket_key
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """What GitLab serves (Workhorse refuses others); TRACE would send a caller its own injected credential back."""
@@ -51,6 +52,8 @@ class Admitted(msgspec.Struct, frozen=True, gc=False):
     """The client's own address."""
     trusted_peer: bool
     """The peer is one of our own proxies."""
+    websocket: bytes = b""
+    """The key of a WebSocket handshake; empty for any other request."""
 
 
 class GitLabEntry:
@@ -93,6 +96,7 @@ class GitLabEntry:
             host,
             self._peers.client(head.peer, head.fields),
             self._peers.trusts(head.peer),
+            websocket_key(head, operation),
         )
 
 

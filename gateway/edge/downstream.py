@@ -20,6 +20,7 @@ from aiohttp.web import RequestPayloadError
 from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
 from .status import status_line
+from .tunnel import ClientTunnel
 
 if TYPE_CHECKING:
     from .server import Connection
@@ -115,6 +116,7 @@ class AiohttpDownstream:
         "_payload",
         "_protocol",
         "_task",
+        "_tunnel",
         "body",
         "expects_continue",
         "head",
@@ -133,6 +135,7 @@ class AiohttpDownstream:
         self._payload = payload
         self._task = task
         self.writer = writer
+        self._tunnel: ClientTunnel | None = None
         self.started = False
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -217,6 +220,18 @@ class AiohttpDownstream:
         if self._chunked:
             await self._send(b"0\r\n\r\n")
 
+    async def switch(self, head: ResponseHead) -> ClientTunnel:
+        tunnel = self._protocol.take_over()
+        self.keep_alive = False
+        parts = [b"HTTP/1.1 101 Switching Protocols\r\n"]
+        for name, value in head.fields:
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"\r\n")
+        self.started = True
+        self._tunnel = tunnel
+        await self._send(b"".join(parts))
+        return tunnel
+
     def abort(self) -> None:
         self.keep_alive = False
         self._protocol.abort()
@@ -266,4 +281,6 @@ class AiohttpDownstream:
 
     def answered(self) -> _Answered:
         """What the handler returns to aiohttp."""
+        if self._tunnel is not None:
+            self._protocol.tunnel_ended()
         return KEPT if self.keep_alive else CLOSED

@@ -26,6 +26,7 @@ from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import ResponseHead
 from .downstream import CLOSED, AiohttpDownstream, ClientGone, _Answered
 from .status import status_line
+from .tunnel import ClientTunnel
 
 log = logging.getLogger("gateway.edge")
 
@@ -59,7 +60,7 @@ def require_c_parser() -> None:
 class Connection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_head_deadline", "_server", "is_tls", "peer", "settings")
+    __slots__ = ("_head_deadline", "_server", "_tunnel", "is_tls", "peer", "settings")
 
     def __init__(self, server: TrafficServer, settings: EdgeSettings, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
@@ -68,6 +69,7 @@ class Connection(RequestHandler):
         self.peer = ""
         self.is_tls = False
         self._head_deadline: asyncio.TimerHandle | None = None
+        self._tunnel: ClientTunnel | None = None
 
     @property
     def draining(self) -> bool:
@@ -86,10 +88,14 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._disarm_head_deadline()
+        self.tunnel_ended()
         self._server.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            self._tunnel.feed(data)
+            return
         if self._close and self._request_in_progress and not self._force_close:
             # Draining: no further request is taken, but the body of the one in progress is still wanted.
             self._close = False
@@ -131,6 +137,29 @@ class Connection(RequestHandler):
             return
         self._server.slow_heads += 1
         self.force_close()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # aiohttp declares less than asyncio's protocol
+        if self._tunnel is None:
+            return None
+        self._tunnel.end()
+        return not self.is_tls
+
+    def take_over(self) -> ClientTunnel:
+        """From here on the connection's octets are the tunnel's, those first that came behind the handshake."""
+        if not self._upgraded or self._messages or self.transport is None:
+            raise bad_request(close=True)
+        early, self._message_tail = self._message_tail, b""
+        if self._buffer_paused:
+            self._buffer_paused = False
+            self.transport.resume_reading()
+        tunnel = self._tunnel = ClientTunnel(self, self._server, early)
+        self._server.tunnels.add(tunnel)
+        return tunnel
+
+    def tunnel_ended(self) -> None:
+        """Counted out; later octets go nowhere."""
+        if self._tunnel is not None:
+            self._server.tunnels.discard(self._tunnel)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 — the signature is aiohttp's
         """Let the request in progress end, but cut it after ``timeout`` seconds; aiohttp's own waits up to twice that."""
@@ -247,6 +276,9 @@ class TrafficServer(web.Server):
         self.draining = False
         self.refused_connections = 0
         self.slow_heads = 0
+        self.tunnels: set[ClientTunnel] = set()
+        self.tunnel_bytes_in = 0
+        self.tunnel_bytes_out = 0
         self._per_peer: dict[str, int] = {}
         self._open = 0
         self._protocol_options: dict[str, Any] = {
@@ -278,6 +310,11 @@ class TrafficServer(web.Server):
         if settings.max_connections and self._open > settings.max_connections:
             return False
         return not (settings.max_connections_per_peer and count > settings.max_connections_per_peer)
+
+    def stop_tunnels(self) -> None:
+        """Part of draining: a tunnel has no end of its own, and its client comes back to another gateway."""
+        for tunnel in list(self.tunnels):
+            tunnel.stop()
 
     def leave(self, connection: Connection) -> None:
         """Count a connection out."""

@@ -39,6 +39,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True):
     """Between octets of a body, either way."""
     max_in_flight: int = 200
     max_waiting: int = 200
+    max_tunnels: int = 1000
+    """WebSockets at one time; they hold no place among the requests."""
     wait_s: float = 5.0
     """How long a request may wait for a place."""
     max_idle: int = 100
@@ -75,6 +77,8 @@ class LeanUpstream:
         loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[assignment]  # set together with the pool
         octets = render_head(request, has_body=body is not None)
         self._refuse_early(pool, loop.time())
+        if request.upgrade and pool.tunnels >= self._settings.max_tunnels:
+            raise rejection(Failure.BUSY)
         length = request.content_length
         if body is not None and length is not None and length <= WHOLE_BYTES:
             # Before a place is taken: a client that sends slowly holds none, and head and body go out in one write.

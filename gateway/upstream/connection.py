@@ -26,6 +26,8 @@ WHOLE_BYTES = 64 * 1024
 """Bodies up to this length are handed on whole."""
 
 _MAX_INTERIM = 20
+_LINGER_S = 5.0
+"""For a tunnel's last octets to go out."""
 _PENDING = bytearray(4)  # where FIONREAD puts its answer
 
 
@@ -40,6 +42,12 @@ class Home(Protocol):
     def freed(self) -> None:
         """An exchange ended with its connection; its place is free."""
         ...
+
+    def switched(self) -> None:
+        """The exchange has become a tunnel: its place is free, it counts among the tunnels from now on."""
+        ...
+
+    def tunnel_ended(self) -> None: ...
 
     def gone(self, connection: Connection) -> None:
         """Closed, or closing: nobody may get it any more."""
@@ -335,6 +343,7 @@ class Connection(asyncio.Protocol):
         if not (self._upgrade and self._sent and head.upgrade):
             raise Malformed("unsolicited 101")
         self._phase = _Phase.TUNNEL
+        self._home.switched()
         tunnel = self._stream = UpstreamTunnel(self)
         # Between octets of a tunnel any time may pass: its idle limit is the edge's, which sees both directions.
         self._deadline.clear()
@@ -443,6 +452,12 @@ class Connection(asyncio.Protocol):
         # Nothing unsent is worth a wait: what GitLab has not got yet is part of a request nobody asks any more.
         if phase is _Phase.IDLE:
             self._transport.close()
+        elif phase is _Phase.TUNNEL:
+            # What one side said last is still the other's to hear.
+            self._transport.close()
+            if self._transport.get_write_buffer_size():
+                self._loop.call_later(_LINGER_S, self._transport.abort)
+            self._home.tunnel_ended()
         else:
             self._transport.abort()
             self._home.freed()

@@ -40,6 +40,7 @@ class Pool:
         self._open: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
+        self.tunnels = 0
         self.in_flight = 0
 
     # Places
@@ -127,6 +128,13 @@ class Pool:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+
+    def switched(self) -> None:
+        self.tunnels += 1
+        self.freed()
+
+    def tunnel_ended(self) -> None:
+        self.tunnels -= 1
 
     def broke_off(self, connection: Connection) -> None:
         self._on_break(connection.ticket)

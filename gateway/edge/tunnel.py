@@ -1,0 +1,131 @@
+"""The client's side of a tunnel: its connection, taken over from the HTTP server after a 101."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+from ..core.errors import Code, Rejection, Source
+
+# As for upstream streams: above HIGH the socket is not read until the buffer is below LOW.
+_HIGH_BYTES = 128 * 1024
+_LOW_BYTES = 32 * 1024
+_LINGER_S = 5.0
+"""For the last octets to go out to a client that takes none."""
+
+
+class Line(Protocol):
+    """What a tunnel needs of its connection."""
+
+    transport: asyncio.Transport | None
+
+    @property
+    def writing_paused(self) -> bool: ...
+    async def drained(self) -> None: ...
+
+
+class Tally(Protocol):
+    """Who counts."""
+
+    tunnel_bytes_in: int
+    tunnel_bytes_out: int
+
+
+class ClientTunnel:
+    """See ``ports.Tunnel``."""
+
+    __slots__ = ("_chunks", "_ended", "_error", "_line", "_paused", "_tally", "_waiter", "buffered", "received", "sent")
+
+    def __init__(self, line: Line, tally: Tally, early: bytes = b"") -> None:
+        self._line = line
+        self._tally = tally
+        self._chunks: deque[bytes] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = self._paused = False
+        self._error: Exception | None = None
+        self.buffered = self.received = self.sent = 0
+        if early:
+            self.feed(early)
+
+    # The pipeline's side
+
+    async def read(self) -> bytes:
+        """The next octets; ``b""`` when the client will send no more. Raises ConnectionError when it is gone."""
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return b""
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        chunk = self._chunks.popleft()
+        self.buffered -= len(chunk)
+        if self._paused and self.buffered <= _LOW_BYTES:
+            self._paused = False
+            transport = self._line.transport
+            if transport is not None and not transport.is_closing():
+                transport.resume_reading()
+        return chunk
+
+    async def write(self, chunk: bytes) -> None:
+        """With back-pressure. Raises ConnectionError when the client is gone."""
+        transport = self._line.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("client gone")
+        transport.write(chunk)
+        self.sent += len(chunk)
+        self._tally.tunnel_bytes_out += len(chunk)
+        if self._line.writing_paused:
+            await self._line.drained()
+
+    def write_eof(self) -> None:
+        """Half-close; over TLS, which can't, the whole connection ends once everything is out."""
+        transport = self._line.transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
+
+    def close(self) -> None:
+        """Idempotent. What was written still goes out."""
+        self._chunks.clear()
+        self.buffered = 0
+        transport = self._line.transport
+        if transport is not None and not transport.is_closing():
+            transport.close()
+            if transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(_LINGER_S, transport.abort)
+
+    # The connection's side
+
+    def feed(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self.buffered += len(data)
+        self.received += len(data)
+        self._tally.tunnel_bytes_in += len(data)
+        self._wake()
+        transport = self._line.transport
+        if self.buffered > _HIGH_BYTES and not self._paused and transport is not None and not transport.is_closing():
+            self._paused = True
+            transport.pause_reading()
+
+    def end(self) -> None:
+        """The client half-closed."""
+        self._ended = True
+        self._wake()
+
+    def stop(self) -> None:
+        """The gateway drains: whoever reads hears of it."""
+        self._error = Rejection(Code.DRAINING, 503, "503 Service Unavailable", source=Source.INTERNAL)
+        self._chunks.clear()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,117 @@
+"""The client's side of a tunnel, over a pretended transport."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.core.errors import Code, Rejection
+from gateway.edge.tunnel import ClientTunnel
+
+
+class Transport:
+    def __init__(self, *, half: bool = True) -> None:
+        self.calls: list[str] = []
+        self.written = b""
+        self.half = half
+        self.unsent = 0
+
+    def is_closing(self) -> bool:
+        return "close" in self.calls or "abort" in self.calls
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def can_write_eof(self) -> bool:
+        return self.half
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda: self.calls.append(name)
+
+
+class Line:
+    def __init__(self, transport: Transport | None) -> None:
+        self.transport: Any = transport
+        self.writing_paused = False
+        self.waited = 0
+        self.tunnel_bytes_in = self.tunnel_bytes_out = 0
+
+    async def drained(self) -> None:
+        self.waited += 1
+
+
+def made(early: bytes = b"", **more: Any) -> tuple[ClientTunnel, Line, Transport]:
+    transport = Transport(**more)
+    line = Line(transport)
+    return ClientTunnel(line, line, early), line, transport
+
+
+async def test_early_octets_come_first_then_the_rest_then_the_end() -> None:
+    tunnel, line, _ = made(b"early")
+    tunnel.feed(b"late")
+    tunnel.end()
+    assert [await tunnel.read() for _ in range(4)] == [b"early", b"late", b"", b""]
+    assert (tunnel.received, line.tunnel_bytes_in) == (9, 9)
+
+
+async def test_a_reader_is_woken() -> None:
+    tunnel, _, _ = made()
+    reading = asyncio.ensure_future(tunnel.read())
+    await asyncio.sleep(0)
+    tunnel.feed(b"x")
+    assert await reading == b"x"
+
+
+async def test_a_slow_reader_pauses_the_client_and_memory_is_bounded() -> None:
+    tunnel, _, transport = made()
+    for _ in range(3):
+        tunnel.feed(b"x" * 64 * 1024)
+    assert transport.calls == ["pause_reading"]
+    await tunnel.read()
+    assert transport.calls == ["pause_reading"]
+    await tunnel.read()
+    await tunnel.read()
+    assert transport.calls == ["pause_reading", "resume_reading"]
+
+
+async def test_writing_waits_for_room_and_counts() -> None:
+    tunnel, line, transport = made()
+    await tunnel.write(b"abc")
+    assert line.waited == 0
+    line.writing_paused = True
+    await tunnel.write(b"d")
+    assert (transport.written, line.waited, tunnel.sent, line.tunnel_bytes_out) == (b"abcd", 1, 4, 4)
+
+
+@pytest.mark.parametrize(("half", "calls"), [(True, ["write_eof"]), (False, ["close"])])
+async def test_a_half_close_where_the_transport_knows_one(half: bool, calls: list[str]) -> None:
+    tunnel, _, transport = made(half=half)
+    tunnel.write_eof()
+    assert transport.calls == calls
+
+
+async def test_draining_reaches_whoever_reads() -> None:
+    tunnel, _, _ = made(b"unread")
+    tunnel.stop()
+    with pytest.raises(Rejection) as refusal:
+        await tunnel.read()
+    assert refusal.value.code is Code.DRAINING
+
+
+async def test_a_client_that_is_gone() -> None:
+    tunnel, line, transport = made()
+    tunnel.close()
+    tunnel.close()
+    assert transport.calls == ["close"]
+    tunnel.write_eof()
+    with pytest.raises(ConnectionError):
+        await tunnel.write(b"x")
+    line.transport = None
+    tunnel.close()
+    with pytest.raises(ConnectionError):
+        await tunnel.write(b"x")

@@ -1,0 +1,118 @@
+"""Octets both ways, and every way in which that ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+import pytest
+
+from gateway.core.errors import Code, Rejection, Source
+from gateway.tunnel_stage import Ending, relay
+
+
+class Side:
+    """One end: reads what the test sends, keeps what is written."""
+
+    def __init__(self, *chunks: bytes | Exception) -> None:
+        self.chunks: deque[bytes | Exception] = deque(chunks)
+        self.more = asyncio.Event()
+        self.room = asyncio.Event()
+        self.room.set()
+        self.written: list[bytes] = []
+        self.eof = asyncio.Event()
+        self.closed = False
+
+    def send(self, chunk: bytes | Exception) -> None:
+        self.chunks.append(chunk)
+        self.more.set()
+
+    async def read(self) -> bytes:
+        while not self.chunks:
+            self.more.clear()
+            await self.more.wait()
+        chunk = self.chunks.popleft()
+        if isinstance(chunk, Exception):
+            raise chunk
+        return chunk
+
+    async def write(self, chunk: bytes) -> None:
+        await self.room.wait()
+        self.written.append(chunk)
+
+    def write_eof(self) -> None:
+        self.eof.set()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+GONE = Rejection(Code.UPSTREAM_RESET, 502, "502", source=Source.UPSTREAM)
+DRAINED = Rejection(Code.DRAINING, 503, "503", source=Source.INTERNAL)
+
+
+async def test_an_end_is_passed_on_and_the_other_direction_goes_on() -> None:
+    client, server = Side(b"a", b""), Side()
+    running = asyncio.ensure_future(relay(client, server, idle_s=60))
+    await server.eof.wait()
+    assert (server.written, running.done()) == ([b"a"], False)
+    server.send(b"b")
+    server.send(b"")
+    assert await running is Ending.BOTH
+    assert client.written == [b"b"]
+    assert client.eof.is_set()
+    assert client.closed
+    assert server.closed
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "ending"),
+    [
+        (ConnectionResetError(), None, Ending.CLIENT),
+        (None, GONE, Ending.UPSTREAM),
+        (DRAINED, None, Ending.GATEWAY),
+    ],
+)
+async def test_a_side_that_breaks_ends_both(client: Exception | None, server: Exception | None, ending: Ending) -> None:
+    sides = Side(*[client] if client else []), Side(*[server] if server else [])
+    assert await relay(*sides, idle_s=60) is ending
+    assert all(side.closed for side in sides)
+
+
+async def test_silence_ends_a_tunnel_and_traffic_keeps_it() -> None:
+    client, server = Side(), Side()
+    assert await relay(client, server, idle_s=0.01) is Ending.GATEWAY
+    assert client.closed
+
+
+async def test_a_side_that_takes_nothing_holds_the_other_back() -> None:
+    client, server = Side(*[b"x"] * 100), Side()
+    server.room.clear()
+    running = asyncio.ensure_future(relay(client, server, idle_s=60))
+    while len(client.chunks) > 99:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(client.chunks) == 99
+    server.room.set()
+    client.send(b"")
+    server.send(b"")
+    assert await running is Ending.BOTH
+    assert len(server.written) == 100
+
+
+async def test_cancelled_it_leaves_nothing_behind() -> None:
+    client, server = Side(), Side()
+    before = asyncio.all_tasks()
+    running = asyncio.ensure_future(relay(client, server, idle_s=60))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert client.closed
+    assert server.closed
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_fault_of_ours_is_not_swallowed() -> None:
+    with pytest.raises(ValueError, match="ours"):
+        await relay(Side(ValueError("ours")), Side(), idle_s=60)
