@@ -86,12 +86,13 @@ def demo_config(url: str, **more: Any) -> dict[str, Any]:
             {"id": "bot", "team": "platform", "key": "issued"},
             {"id": "reader", "key": "issued"},
             {"id": "impersonator", "key": "issued"},
+            {"id": "spare", "key": "issued"},
             {"id": "people", "gitlab_token": True},
             {"id": "anyone", "anonymous": True},
         ],
         "credentials": [{"id": "ada", "token": "${env:ADA}"}, {"id": "root", "token": "${env:SUDO}", "sudo": True}],
         "rules": [
-            {"id": "bot", "for": ["bot"], "use": "ada", "allow": [{"access": "write"}]},
+            {"id": "bot", "for": ["bot", "spare"], "use": "ada", "allow": [{"access": "write"}]},
             {
                 "id": "reader",
                 "for": ["reader"],
