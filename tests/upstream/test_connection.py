@@ -553,7 +553,7 @@ async def test_a_tunnel_carries_octets_both_ways_and_half_closes(gitlab: Gitlab,
     reply = await client.send(get(fields=UPGRADE, upgrade=True), None)
     tunnel = reply.tunnel
     assert tunnel is not None
-    assert (reply.head.status, client.in_flight) == (101, 1)
+    assert (reply.head.status, client.in_flight) == (101, 0)
     assert await tunnel.read() == b"first"
     await tunnel.write(b"second")
     tunnel.write_eof()
@@ -608,6 +608,22 @@ async def test_an_upgrade_may_be_declined_but_its_connection_is_not_kept(gitlab:
     client = upstream(await gitlab.play(always(OK)))
     reply = await client.send(get(fields=UPGRADE, upgrade=True), None)
     assert (reply.head.status, reply.tunnel, client.idle) == (200, None, 0)
+
+
+async def test_tunnels_hold_no_place_but_are_limited(gitlab: Gitlab, upstream: Make) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(SWITCH)
+        await peer.rest()
+
+    client = upstream(await gitlab.play(script), max_in_flight=1, max_waiting=0, max_tunnels=2)
+    opened = [await client.send(get(fields=UPGRADE, upgrade=True), None) for _ in range(2)]
+    with pytest.raises(Rejection) as refusal:
+        await client.send(get(fields=UPGRADE, upgrade=True), None)
+    assert refusal.value.code is Code.UPSTREAM_BUSY
+    opened[0].release()
+    (await client.send(get(fields=UPGRADE, upgrade=True), None)).release()
+    opened[1].release()
 
 
 async def test_a_101_must_say_to_what(gitlab: Gitlab, upstream: Make) -> None:
