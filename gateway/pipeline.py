@@ -40,6 +40,7 @@ from .core.rule_match import Place, Question, Resolved
 from .core.target import Target
 from .core.upgrade import SWITCH, switched
 from .limit_stage import LimitStage, Ticket
+from .pacing_stage import PacingStage
 from .ports import (
     Authenticator,
     Downstream,
@@ -145,6 +146,7 @@ class Road(msgspec.Struct, frozen=True):
     access: Access
     dialect: Dialect
     limits: LimitStage
+    pacing: PacingStage
     tokens: TokenSource
     places: Places
     passing: Passing
@@ -331,6 +333,14 @@ class Gateway:
             return
         await down.finish()
 
+    def _told_of(self, told: _Told, rejection: Rejection) -> Fields:
+        """The limits' fields of a refusal. GitLab's limit on a shared credential is told as the caller's own wait."""
+        dialect, decision, principal = self.road.dialect, told.decision, told.principal
+        if rejection.status != 429 or principal is None or (decision is not None and not decision.allowed):
+            return dialect.told(decision, principal)
+        merged = dialect.merged(decision, principal, 429, rejection.headers, self._wall())
+        return tuple([field for field in merged if field not in rejection.headers])
+
     async def _refuse(self, down: Downstream, x: Exchange, told: _Told, rejection: Rejection) -> None:
         x.code = rejection.code.value
         if down.started:
@@ -347,7 +357,7 @@ class Gateway:
             accept=joined(fields, b"accept") or b"",
             request_id=x.request_id,
             violated=(refusing.limit.id,) if refusing is not None else (),
-            extra=(*self.road.dialect.told(decision, told.principal), _id_field(x)),
+            extra=(*self._told_of(told, rejection), _id_field(x)),
             cross_origin=first(fields, b"origin") is not None,
             challenge=not self.road.anonymous,
         )
@@ -453,11 +463,15 @@ class _Errand:
             priority=self._principal.priority,
             upgrade=bool(self._admitted.websocket),
         )
+        if credential is not None:
+            await road.pacing.go(credential.id, self._principal, x.request_id)
         if not self.started_at:
             self.started_at = gateway.monotonic()
         reply = await road.upstream.send(request, body)
         try:
             head = reply.head
+            if credential is not None:
+                road.pacing.learn(credential.id, head.status, head.fields)
             x.upstream_status = head.status
             x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
             self.runtime_s += _seconds(first(head.fields, b"x-runtime"), reply.first_byte_s)

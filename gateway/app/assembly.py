@@ -52,6 +52,7 @@ from ..identity.keys import GatewayKeys
 from ..identity.settings import IdentitySettings
 from ..identity.verifier import GitlabVerifier
 from ..limit_stage import LimitStage
+from ..pacing_stage import PacingStage
 from ..pipeline import Gateway, Observer, Road
 from ..ports import (
     BucketStore,
@@ -178,13 +179,15 @@ async def _assemble(made: Assembly) -> None:
     stack.push_async_callback(cache.close)
     observers: tuple[Observer, ...] = (made.metrics, Audited(made.audit))
     if shared:
+        idle = LimitStage(MemoryBuckets())
         road = Road(
             entry=SharedEntry(entry_settings, peers),
             bodies=BlindBodies(),
             authenticator=Anyone(),
             access=Anything(),
             dialect=NoDialect(),
-            limits=LimitStage(MemoryBuckets()),
+            limits=idle,
+            pacing=PacingStage(idle, wall=time.time),
             tokens=NoTokens(),
             places=Nowhere(),
             passing=made.passage,
@@ -226,6 +229,7 @@ async def _assemble(made: Assembly) -> None:
             access=rules,
             dialect=LimitDialect(limits, LimitHeaders(limits, key=made.keys.process)),
             limits=made.limits,
+            pacing=PacingStage(made.limits, wall=time.time),
             tokens=made.tokens,
             places=GitlabPlaces(
                 made.upstream,

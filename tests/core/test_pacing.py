@@ -1,0 +1,105 @@
+"""The pace of one upstream credential."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.messages import Fields
+from gateway.core.pacing import LONGEST_S, Pace
+
+NOW = 1_800_000_000.0
+
+
+def told(observed: int, remaining: int, reset: float = NOW + 60) -> Fields:
+    return (
+        (b"RateLimit-Observed", b"%d" % observed),
+        (b"RateLimit-Remaining", b"%d" % remaining),
+        (b"RateLimit-Reset", b"%d" % reset),
+    )
+
+
+def paced(*answers: tuple[int, Fields]) -> Pace:
+    pace = Pace()
+    for status, fields in answers:
+        pace.learn(status, fields, NOW)
+    return pace
+
+
+def test_nothing_is_slowed_while_there_is_plenty() -> None:
+    assert paced((200, told(100, 500))).limit(NOW) is None
+    assert paced((200, ())).limit(NOW) is None
+
+
+def test_what_is_left_is_spread_over_the_rest_of_the_window() -> None:
+    limit = paced((200, told(500, 100))).limit(NOW)
+    assert limit is not None
+    assert limit.rate == pytest.approx(1.5)
+    assert limit.burst == 1.0
+
+
+def test_with_nothing_left_one_may_still_try_before_the_window_ends() -> None:
+    limit = paced((200, told(600, 0))).limit(NOW)
+    assert limit is not None
+    assert limit.rate == pytest.approx(0.5 / 60)
+
+
+def test_a_new_window_ends_the_pace() -> None:
+    pace = paced((200, told(500, 100)))
+    assert pace.limit(NOW + 60) is None
+    pace.learn(200, told(1, 599, NOW + 120), NOW + 61)
+    assert pace.limit(NOW + 61) is None
+
+
+def test_small_changes_keep_the_bucket() -> None:
+    pace = paced((200, told(500, 100)))
+    before = pace.limit(NOW)
+    pace.learn(200, told(501, 99), NOW)
+    assert pace.limit(NOW) is before
+    pace.learn(200, told(550, 50), NOW)
+    assert pace.limit(NOW) is not before
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "wait_s"),
+    [
+        pytest.param(429, ((b"Retry-After", b"17"),), 17.0, id="retry-after"),
+        pytest.param(429, told(600, 0), 60.0, id="reset"),
+        pytest.param(503, ((b"Retry-After", b"3"),), 3.0, id="maintenance"),
+        pytest.param(503, told(600, 0), 0.0, id="only-a-refusal-blocks"),
+        pytest.param(429, ((b"Retry-After", b"999999"),), LONGEST_S, id="bounded"),
+        pytest.param(429, ((b"Retry-After", b"5"), (b"retry-after", b"9")), 0.0, id="twice"),
+        pytest.param(429, ((b"Retry-After", b"soon"),), 0.0, id="no-number"),
+        pytest.param(200, ((b"Retry-After", b"17"),), 0.0, id="no-refusal"),
+    ],
+)
+def test_nobody_asks_before_gitlab_said_one_may(status: int, fields: Fields, wait_s: float) -> None:
+    assert paced((status, fields)).blocked_s(NOW) == wait_s
+
+
+def test_a_block_is_never_shortened() -> None:
+    pace = paced((429, ((b"Retry-After", b"30"),)), (429, ((b"Retry-After", b"3"),)))
+    assert pace.blocked_s(NOW) == 30.0
+    assert pace.blocked_s(NOW + 31) == 0.0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(told(500, 100, NOW - 1), id="past"),
+        pytest.param(told(500, 100, NOW + 86_400), id="far"),
+        pytest.param((*told(500, 100), (b"ratelimit-remaining", b"5")), id="twice"),
+    ],
+)
+def test_odd_numbers_say_nothing(fields: Fields) -> None:
+    assert paced((200, fields)).limit(NOW) is None
+
+
+@given(st.integers(), st.tuples(*[st.binary(max_size=30)] * 4))
+def test_whatever_gitlab_sends(status: int, values: tuple[bytes, bytes, bytes, bytes]) -> None:
+    names = (b"RateLimit-Observed", b"RateLimit-Remaining", b"RateLimit-Reset", b"Retry-After")
+    pace = paced((status, tuple(zip(names, values, strict=True))))
+    limit = pace.limit(NOW)
+    assert limit is None or 0 < limit.rate < 1e15
+    assert 0 <= pace.blocked_s(NOW) <= LONGEST_S
