@@ -81,6 +81,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
 _KEYED, _INERT, _CODING, _CACHE_CONTROL, _IF_NONE_MATCH, _REFUSED = range(6)
 _ROLES_BOUND = 4096
+_READINGS_BOUND = 256
 
 
 class RequestReader(dict[bytes, int]):
@@ -101,6 +102,8 @@ class RequestReader(dict[bytes, int]):
             b"cache-control": _CACHE_CONTROL,
             b"if-none-match": _IF_NONE_MATCH,
         }
+        self.read = lru_cache(_READINGS_BOUND)(self._read)
+        """One pass over the request's fields; remembered, as clients repeat them."""
 
     def __missing__(self, name: bytes) -> int:
         role = self._known.get(name.lower(), _KEYED)
@@ -108,8 +111,7 @@ class RequestReader(dict[bytes, int]):
             self[name] = role
         return role
 
-    def read(self, fields: Fields) -> Reading:
-        """One pass over the request's fields."""
+    def _read(self, fields: Fields) -> Reading:
         coding = cache_control = if_none_match = None
         refused = b""
         lines: list[bytes] = []

@@ -144,6 +144,14 @@ class _Slots(dict[bytes, int]):
 _slots = _Slots()
 
 
+def without_carriers(fields: Fields) -> tuple[Fields, list[Field]]:
+    """``fields`` less those that may carry a credential, and these."""
+    carriers = [field for field in fields if _slots[field[0]]]
+    if not carriers:
+        return fields, carriers
+    return tuple([field for field in fields if not _slots[field[0]]]), carriers
+
+
 class _Found:
     """What the head holds, gathered in one pass."""
 

@@ -36,11 +36,24 @@ GITLAB_SET = frozenset(name.lower() for name in (_LIMIT, _NAME, _OBSERVED, _REMA
 """Sent and replaced as a unit: two copies of one of them break ``int()`` in python-gitlab."""
 IETF_SET = frozenset({_POLICY.lower(), _IETF.lower()})
 _ALL = GITLAB_SET | IETF_SET
+_MEMO_BOUND = 4096
+
+
+class _Spellings(dict[bytes, bool]):
+    """Name as spelt → one of the limits' fields; remembered up to a bound."""
+
+    def __missing__(self, name: bytes) -> bool:
+        found = name.lower() in _ALL
+        if len(self) < _MEMO_BOUND and len(name) <= 64:
+            self[name] = found
+        return found
+
+
+_is_limit = _Spellings()
 
 _LARGEST = 999_999_999_999_999
 """RFC 9651 §3.3.1."""
 _FURTHEST_S = 366 * 86400
-_MEMO_BOUND = 4096
 
 
 class LimitHeaders:
@@ -182,7 +195,7 @@ def own(ours: Fields, upstream: Fields, *, status: int, now: float) -> Fields:
 
     GitLab's ``Retry-After`` stays, and on a 429 our set is bent to it: client-go waits for ``RateLimit-Reset`` alone.
     """
-    kept = tuple([field for field in upstream if lower(field[0]) not in _ALL])
+    kept = tuple([field for field in upstream if not _is_limit[field[0]]])
     if status == 429:
         ours = _bent(ours, upstream, now)
     return kept + ours

@@ -13,6 +13,7 @@ from .messages import Field, Fields, RequestHead, ResponseHead
 from .response_headers import ResponseHeaderRules
 
 _PUBLIC_BOUND = 64
+_REPEATED_BOUND = 1024
 
 
 class Passage:
@@ -47,11 +48,22 @@ class Passage:
         self.leaks = 0
         """Answers that held Workhorse's instructions: the gateway is pointed past Workhorse, at Puma."""
         self._down: dict[tuple[bytes, bool], ResponseHeaderRules] = {}
+        self._repeated: dict[tuple[Fields, bool], Fields] = {}
 
     def end_to_end(self, head: RequestHead, admitted: Admitted) -> Fields:
         """The request's own fields that concern GitLab, credentials left out: what a cache may look at."""
         rules = self._up_trusted if admitted.trusted_peer else self._up
-        return tuple(rules.forwardable(head.fields, http_10=head.http_10))
+        repeated = admitted.repeated
+        if not repeated:
+            return tuple(rules.forwardable(head.fields, http_10=head.http_10))
+        key = (repeated, admitted.trusted_peer)
+        fields = self._repeated.get(key)
+        if fields is None:
+            fields = tuple(rules.forwardable(repeated))
+            if len(self._repeated) >= _REPEATED_BOUND:
+                self._repeated.clear()
+            self._repeated[key] = fields
+        return fields
 
     def upward(self, fields: Fields, head: RequestHead, admitted: Admitted, request_id: str, credential: Fields) -> Fields:
         """Everything that goes up: ``fields`` and what the gateway writes."""
