@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
+from gateway import routes
+from gateway.core.catalogue import Catalogue
 from gateway.demo.gitlab import DemoGitLab
 from gateway.demo.seed import TOKENS
 from tests.e2e.conftest import OWN_TOKEN, Passage
@@ -85,21 +88,6 @@ def test_x2_detours_to_internal_routes_are_refused(passage: Passage, target: str
 def test_x2_the_gateways_own_port_serves_no_admin_routes(gateway: GatewayProcess) -> None:
     for target in ("/readyz", "/livez", "/-/config"):
         assert ask(gateway.port, target, token=TOKENS.ada).status == 404
-
-
-@pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
-def test_x14_an_upgrade_is_refused_in_words(passage: Passage, upgrade: str) -> None:
-    """Tunnels are to come; until then nobody waits for one."""
-    fields = [
-        "Connection: Upgrade",
-        f"Upgrade: {upgrade}",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
-    ]
-    passage.recorder.script(response(400, b"websocket upgrade required"))
-    reply = ask(passage.gateway.port, "/-/cable", *fields, token=OWN_TOKEN)
-    assert reply.status >= 400
-    assert passage.recorder.requests[-1].values("Upgrade") == []
 
 
 def test_x15_preflight_passes_without_a_token(gateway: GatewayProcess) -> None:
@@ -211,3 +199,9 @@ def test_the_demos_journal_shows_that_nobody_goes_round(gateway: GatewayProcess,
     reply = ask(gateway.port, "/api/v4/version", token=TOKENS.ada)
     assert json.loads(reply.body)["version"]
     assert demo.journal[-1].values("via") == [b"1.1 gateway"]
+
+
+def test_r60_every_resource_of_the_list_is_in_the_catalogue() -> None:
+    listed = (Path(__file__).parent.parent / "data" / "resources-13.0.txt").read_text("ascii").splitlines()[1:]
+    templates = " ".join(operation.name for operation in Catalogue.decode(routes.read()).operations())
+    assert [resource for resource in listed if resource not in templates] == []
