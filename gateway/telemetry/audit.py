@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -42,19 +42,27 @@ class Sink(Protocol):
 
 
 class StreamSink:
-    """A file descriptor: standard output or a file opened for appending."""
+    """A file descriptor: standard output, or a file opened for appending.
 
-    def __init__(self, stream: BinaryIO, *, owned: bool) -> None:
-        self._stream = stream
+    Nothing is buffered: what failed was dropped and counted, and must not come again at the next write or at the end.
+    """
+
+    def __init__(self, descriptor: int, *, owned: bool) -> None:
+        self._descriptor = descriptor
         self._owned = owned
+        self._torn = False
 
     def write(self, lines: bytes) -> None:
-        self._stream.write(lines)
-        self._stream.flush()
+        """All of it, or OSError. A line that a failure cut short is ended before the next, so that it spoils no other."""
+        left = memoryview(b"\n" + lines if self._torn else lines)
+        while left:
+            written = os.write(self._descriptor, left)
+            self._torn = left[written - 1 : written] != b"\n"
+            left = left[written:]
 
     def close(self) -> None:
         if self._owned:
-            self._stream.close()
+            os.close(self._descriptor)
 
 
 class NullSink:
@@ -73,14 +81,14 @@ def open_sink(where: str) -> Sink:
     Raises OSError when the file can't be opened.
     """
     if where == "stdout":
-        return StreamSink(sys.stdout.buffer, owned=False)
+        return StreamSink(sys.stdout.fileno(), owned=False)
     if where == "stderr":
-        return StreamSink(sys.stderr.buffer, owned=False)
+        return StreamSink(sys.stderr.fileno(), owned=False)
     if where == "off":
         return NullSink()
     path = where.removeprefix("file:")
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    return StreamSink(os.fdopen(descriptor, "ab"), owned=True)
+    return StreamSink(descriptor, owned=True)
 
 
 _encode = msgspec.json.Encoder().encode

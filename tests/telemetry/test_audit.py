@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import logging
 import os
@@ -285,7 +284,23 @@ def test_standard_streams_stay_open(name: str, capfdbinary: pytest.CaptureFixtur
     assert getattr(capfdbinary.readouterr(), name.removeprefix("std")) == b"line\n"
 
 
-def test_an_owned_stream_is_closed() -> None:
-    stream = io.BytesIO()
-    StreamSink(stream, owned=True).close()
-    assert stream.closed
+def test_an_owned_descriptor_is_closed(tmp_path: Path) -> None:
+    sink = open_sink(f"file:{tmp_path}/audit.jsonl")
+    sink.close()
+    with pytest.raises(OSError):
+        sink.write(b"late\n")
+
+
+def test_a_line_cut_short_spoils_no_other_and_does_not_come_again() -> None:
+    """What a full sink took of a line stays; the next line begins on its own."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    sink = StreamSink(writing, owned=True)
+    with pytest.raises(BlockingIOError):
+        sink.write(b"whole\n" + b"x" * (1 << 20) + b"\n")
+    os.read(reading, 1 << 20)
+    sink.write(b"next\n")
+    sink.write(b"last\n")
+    sink.close()
+    with os.fdopen(reading, "rb") as lines:
+        assert lines.read().splitlines()[-2:] == [b"next", b"last"]
