@@ -94,8 +94,9 @@ def _principal(config: Config, identity: str) -> Principal:
         return Principal("passthrough:203.0.113.1", PrincipalKind.PASSTHROUGH, _PASSTHROUGH)
     found: Identity = next(one for one in config.identities if one.id == identity)
     ids = {PrincipalKind.GITLAB_TOKEN: "user:1", PrincipalKind.ANONYMOUS: "anonymous:203.0.113.1"}
+    token_hash = b"\0" if found.kind is PrincipalKind.GITLAB_TOKEN else b""  # some token: whose does not matter here
     return Principal(
-        ids.get(found.kind, found.id), found.kind, found.id, team=found.team, token_hash=b"\0", priority=found.priority
+        ids.get(found.kind, found.id), found.kind, found.id, team=found.team, token_hash=token_hash, priority=found.priority
     )
 
 

@@ -49,6 +49,11 @@ limits:
   - {id: caller, by: caller, rate: 60/min, burst: 50}
 """
 ENVIRONMENT = {"SA": "glpat-service-account-1", "SA_SUDO": "glpat-service-account-2"}
+SECRETS = """\
+secrets: {pepper: "${env:PEPPER}", encryption_key: "${env:KEY}", audit_key: "${env:AUDIT}"}
+"""
+"""What a shared store asks for."""
+_SECRETS = {"PEPPER": "c7" * 32, "KEY": "5b" * 32, "AUDIT": "e9" * 32}
 OWN = "glpat-somebodys-own-token"
 MALLORY = "glpat-nobodys-token-at-all"
 
@@ -336,7 +341,7 @@ class World:
 def configured(text: str, state_dir: Path) -> Config:
     """``text`` as a configuration with its state in ``state_dir``."""
     text += f'state_dir: {state_dir}\naudit: {{sink: "file:{state_dir}/audit.jsonl"}}\n'
-    loaded = load(text, ENVIRONMENT, Path.read_text)  # type: ignore[arg-type]
+    loaded = load(text, ENVIRONMENT | _SECRETS, lambda path: Path(path).read_text())
     assert loaded.config is not None, [str(problem) for problem in loaded.problems]
     return loaded.config
 

@@ -1,0 +1,72 @@
+"""The demo does what it says: its own words are run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def words() -> Iterator[str]:
+    """What the demo prints, while it runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway", "demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if "seq 30" in line:
+            break
+    try:
+        yield text
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        process.stdout.close()
+
+
+def run(command: str) -> str:
+    assert shutil.which("curl"), "curl is part of what the tests need"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    return done.stdout
+
+
+def commands(words: str) -> list[str]:
+    return [line.strip() for line in words.splitlines() if line.startswith("   ") and "curl" in line]
+
+
+def test_a_path_with_2f(words: str) -> None:
+    answer = run(commands(words)[0])
+    assert answer.startswith("HTTP/1.1 200 ")
+    assert '"name":"feature/login"' in answer.replace(" ", "")
+
+
+def test_the_second_answer_is_a_304(words: str) -> None:
+    first, second = commands(words)[1:3]
+    assert run(first) == ""
+    answer = run(second)
+    assert answer.startswith("HTTP/1.1 304 ")
+    assert re.search(r"(?im)^cache-status: .*hit", answer)
+
+
+def test_metrics_and_health(words: str) -> None:
+    found = re.search(r"Metrics and health: (http://[^/]+)/metrics", words)
+    assert found is not None
+    assert '"ready":true' in run(f"curl -s {found[1]}/readyz")
+    assert "gitlab_gateway_http_requests_total" in run(f"curl -s {found[1]}/metrics")
+
+
+def test_a_burst_earns_a_429(words: str) -> None:
+    codes = run(commands(words)[3]).split()
+    assert len(codes) == 30
+    assert set(codes) == {"200", "429"}
+    assert codes[0] == "200"

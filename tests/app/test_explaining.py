@@ -1,0 +1,53 @@
+"""``explain``: each stage's word, and nothing asked of anybody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.app.explaining import explain
+from gateway.config import Config
+from tests.fakes.world import CONFIGURATION, configured
+
+TEXT = CONFIGURATION.replace("credentials:", "  - {id: anyone, anonymous: true}\ncredentials:")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return configured(f"{TEXT}cache: {{routes: [{{match: GET /api/v4/projects/:id, ttl: 30s}}]}}\n", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("identity", "method", "target", "lines"),
+    [
+        ("reader", "GET", "/api/v4/projects/1", ["permit      allowed by `reads`", "GitLab sees `sa`", "reused for 30 s"]),
+        ("reader", "DELETE", "/api/v4/projects/1", ["permit      denied by `reads`", "answer      403 ", "code forbidden"]),
+        ("other", "POST", "/api/v4/projects", ["permit      not allowed", "answer      403 ", "code forbidden"]),
+        ("nobody", "GET", "/api/v4/user", ["permit      not allowed", "code forbidden"]),
+        ("reader", "GET", "/api/v4/user?sudo=root", ["permit      no sudo", "code sudo_forbidden"]),
+        ("actor", "GET", "/api/v4/user?sudo=root", ["permit      allowed by `acts`", "GitLab sees `sa-sudo`"]),
+        ("people", "GET", "/api/v4/projects/a%2Fb", ["projects/a%2Fb", "GitLab sees the caller's own", "this very token"]),
+        ("anyone", "GET", "/api/v4/projects", ["anonymous:203.0.113.1", "anonymous callers"]),
+        ("passthrough", "POST", "/api/v4/jobs/request", ["passthrough", "GitLab sees the caller's own", "POST goes up"]),
+        ("people", "POST", "/api/v4/internal/allowed", ["permit      blocked", "404"]),
+        ("people", "GET", "/a/../b", ["target      refused: 400 bad_target"]),
+        ("people", "TRACE", "/", ["method      refused: 405"]),
+        ("people", "GET", "/no/such/route", ["not in the catalogue"]),
+        ("people", "GET", "/api/v4/user?private_token=a&job_token=b", ["claim       refused: 400 ambiguous_credential"]),
+    ],
+)
+def test_verdicts(config: Config, identity: str, method: str, target: str, lines: list[str]) -> None:
+    text = explain(config, identity, method, target)
+    for line in lines:
+        assert line in text, text
+
+
+def test_a_token_in_the_target_is_not_repeated(config: Config) -> None:
+    assert "c4n4ry" not in explain(config, "people", "GET", "/api/v4/user?a=1&private_token=glpat-c4n4ryc4n4ryc4n4ry")
+    assert "c4n4ry" not in explain(config, "people", "GET", "/feed?feed_token=glft-c4n4ryc4n4ryc4n4ry")
+
+
+def test_odd_octets_are_taken_as_they_would_be_sent(config: Config) -> None:
+    assert "refused: 400" in explain(config, "people", "GET", "/é")
+    assert "refused: 400" in explain(config, "people", "GET", "/\udcff")

@@ -1,0 +1,46 @@
+"""A plain shared cache authenticates nobody, forbids nothing and brokers nothing."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from gateway.app.open_road import Anyone, Anything, NoTokens
+from gateway.core.access import Permit, PrincipalKind, Rules
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.credentials import Claim, Kind
+from gateway.core.messages import RequestHead
+from gateway.core.secret import Secret
+from gateway.core.target import parse_target
+
+CLAIM = Claim(Kind.NONE, Secret(""))
+OPERATION = Operation("origin", Access.READ, Surface.WEB)
+HEAD = RequestHead("GET", b"/", ())
+
+
+async def test_everybody_is_let_in_everywhere() -> None:
+    anyone = Anyone()
+    principal = await anyone.authenticate(CLAIM, OPERATION, HEAD)
+    assert (principal.kind, principal.brokered) == (PrincipalKind.ANONYMOUS, False)
+    assert principal is await anyone.authenticate(CLAIM, OPERATION, HEAD)
+    anyone.refused_upstream(CLAIM, principal, HEAD)
+    await anyone.close()
+    permit = Anything().authorise(principal, OPERATION, parse_target(b"/"), "PURGE")
+    assert permit.use == ""
+
+
+async def test_there_is_nothing_to_broker() -> None:
+    tokens = NoTokens()
+    principal = await Anyone().authenticate(CLAIM, OPERATION, HEAD)
+    with pytest.raises(AssertionError):
+        await tokens.credential(Permit("shared"), principal, OPERATION)
+    assert await tokens.refused("sa") is False
+    assert not tokens.unchecked
+    tokens.recognised()
+    await tokens.close()
+
+
+def test_what_stands_in_for_the_rules_is_asked_as_they_are() -> None:
+    real, stand_in = inspect.signature(Rules.authorise).parameters, inspect.signature(Anything.authorise).parameters
+    assert list(stand_in) == [name for name in real if name in stand_in]

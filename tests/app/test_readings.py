@@ -1,0 +1,74 @@
+"""What the parts count and report themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.app.assembly import Assembly, assemble
+from gateway.app.readings import readiness, readings
+from tests.fakes.world import SECRETS, configured
+
+TEXT = """\
+version: 1
+upstream: {url: "http://127.0.0.1:9"}
+identities: [{id: reader, key: issued}]
+credentials: [{id: sa, token: "${env:SA}"}]
+rules: [{id: reads, for: [reader], use: sa, allow: [{access: read}]}]
+"""
+
+
+def told(made: Assembly) -> dict[str, float]:
+    return {" ".join((reading.name, *reading.labels.values())): reading.value for reading in readings(made)}
+
+
+async def test_readings_say_what_is(tmp_path: Path) -> None:
+    made = await assemble(configured(TEXT, tmp_path))
+    async with made.stack:
+        before = told(made)
+        assert before["gitlab_gateway_requests_in_flight"] == 0
+        assert before["gitlab_gateway_credential_refused sa"] == 0
+        made.alarm("sa", False)
+        made.gateway.in_flight = 3
+        made.server.slow_heads = 2
+        after = told(made)
+    assert after["gitlab_gateway_credential_refused sa"] == 1
+    assert after["gitlab_gateway_requests_in_flight"] == 3
+    assert after["gitlab_gateway_slow_heads"] == 2
+    breaker = {name: value for name, value in after.items() if name.startswith("gitlab_gateway_upstream_breaker")}
+    assert sum(breaker.values()) == 1, "in one state at a time"
+
+
+async def test_a_credential_that_works_again_ends_its_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = await assemble(configured(TEXT, tmp_path))
+    async with made.stack:
+        made.alarm("sa", True)
+        assert "accepts" not in caplog.text
+        made.alarm("sa", False)
+        assert readiness(made).checks["credential sa"] == "degraded: GitLab refuses it"
+        made.alarm("sa", True)
+        assert "credential sa" not in readiness(made).checks
+
+
+async def test_readiness(tmp_path: Path) -> None:
+    made = await assemble(configured(TEXT, tmp_path))
+    async with made.stack:
+        ready = readiness(made)
+        assert ready.ready
+        assert (ready.checks["traffic"], ready.checks["audit"], ready.checks["upstream"]) == ("ok", "ok", "ok")
+        assert made.audit is not None
+        made.audit.failing = True
+        assert readiness(made).ready
+        assert readiness(made).checks["audit"] == "degraded: lines are being lost"
+        made.server.draining = True
+        assert not readiness(made).ready
+        assert readiness(made).checks["traffic"] == "down: draining"
+
+
+async def test_a_shared_store_is_watched(tmp_path: Path, redis_url: str) -> None:
+    made = await assemble(configured(f'{TEXT}{SECRETS}stores: {{shared: "{redis_url}"}}\n', tmp_path))
+    async with made.stack:
+        stores = {name for name in readiness(made).checks if name.startswith("store ")}
+        assert len(stores) == 3
+        assert {name for name in told(made) if name.startswith("gitlab_gateway_store_up")}

@@ -1,0 +1,141 @@
+"""Start, serve, drain, stop: in this process, and as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import resource
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from gateway.app.serving import serving
+from gateway.core.breaker import BreakerState
+from tests.fakes.gitlab import FakeGitLab, response
+from tests.fakes.world import configured
+
+TEXT = """\
+version: 1
+upstream: {{url: "{url}"}}
+listen: {{address: "127.0.0.1:0", admin: "127.0.0.1:0"}}
+identities: [{{id: anyone, anonymous: true}}]
+"""
+
+
+async def status(session: aiohttp.ClientSession, url: str) -> int:
+    async with session.get(url) as answer:
+        await answer.read()
+        return answer.status
+
+
+async def test_ready_means_that_requests_are_served(tmp_path: Path) -> None:
+    async with FakeGitLab(response(200, b"{}")) as gitlab:
+        config = configured(TEXT.format(url=gitlab.url), tmp_path)
+        async with serving(config) as started, aiohttp.ClientSession() as session:
+            assert started.admin_place == f"127.0.0.1:{started.admin_address[1]}"
+            assert await status(session, f"http://{started.admin_place}/readyz") == 200
+            assert await status(session, f"http://{started.place}/api/v4/version") == 200
+            async with session.get(f"http://{started.admin_place}/metrics") as answer:
+                text = await answer.text()
+            assert (
+                'gitlab_gateway_http_requests_total{method="GET",operation="GET /api/v4/version",status="200"} 1.0' in text
+            )
+            made = started.made
+        assert made.upstream.open == 0
+        assert made.server.open_connections == 0
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.get(f"http://{started.place}/")
+
+
+async def test_a_port_that_is_taken_closes_what_was_opened(tmp_path: Path) -> None:
+    config = configured(TEXT.format(url="http://127.0.0.1:9"), tmp_path)
+    async with serving(config) as started:
+        taken = TEXT.format(url="http://127.0.0.1:9").replace('admin: "127.0.0.1:0"', f'admin: "{started.admin_place}"')
+        with pytest.raises(OSError, match="address already in use"):
+            async with serving(configured(taken, tmp_path)):
+                pass
+
+
+async def started_process(tmp_path: Path, url: str) -> tuple[Process, str, str]:
+    """A gateway of its own, its traffic port and its admin port."""
+    path = tmp_path / "gateway.yaml"
+    text = TEXT.format(url=url) + f'state_dir: {tmp_path}\naudit: {{sink: "file:{tmp_path}/audit.jsonl"}}\n'
+    path.write_text(text)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "gateway",
+        "serve",
+        "--config",
+        str(path),
+        stderr=PIPE,
+        env=os.environ | {"HOME": str(tmp_path)},
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(20):
+        async for line in process.stderr:
+            if found := re.search(rb"serving \S+ on (\S+), admin on ([\w.:\[\]]+)", line):
+                return process, found[1].decode(), found[2].decode()
+    raise AssertionError("it did not start")
+
+
+async def test_sigterm_lets_the_request_in_progress_end(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+    answer = response(200, b"whole")
+    answer.pieces = (go_on, *answer.pieces)
+    async with FakeGitLab(answer) as gitlab:
+        process, traffic, admin = await started_process(tmp_path, gitlab.url)
+        try:
+            async with aiohttp.ClientSession() as session:
+                assert await status(session, f"http://{admin}/livez") == 200
+                asking = asyncio.ensure_future(session.get(f"http://{traffic}/api/v4/version"))
+                await gitlab.until(lambda fake: len(fake.requests) == 1)
+                process.send_signal(signal.SIGTERM)
+                async with asyncio.timeout(10):
+                    while await refuses(traffic) is False:
+                        await asyncio.sleep(0)
+                    go_on.set()
+                    got = await asking
+                    assert (got.status, await got.read()) == (200, b"whole")
+                    assert got.headers["Connection"] == "close"
+                    assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    assert b'"status":200' in (tmp_path / "audit.jsonl").read_bytes()
+
+
+async def refuses(place: str) -> bool:
+    """Nobody listens there any more."""
+    host, _, port = place.rpartition(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except OSError:
+        return True
+    writer.close()
+    return False
+
+
+def test_the_breaker_has_the_states_that_are_told() -> None:
+    assert {state.value for state in BreakerState} == {"closed", "open", "half_open"}
+
+
+def test_no_core_is_dumped() -> None:
+    """``harden`` lowers limits for good, so it is tried in a process of its own."""
+    import subprocess
+
+    code = (
+        "import resource; from gateway.app.serving import harden; harden();"
+        "print(resource.getrlimit(resource.RLIMIT_CORE), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    core, _, files = done.stdout.rpartition(" ")
+    assert core == "(0, 0)"
+    assert int(files) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
