@@ -113,6 +113,15 @@ def start_redis() -> Iterator[Callable[..., RedisServer]]:
         yield start
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Scores that tests recorded, on whichever worker they ran."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "score":
+                    terminalreporter.write_line(str(value))
+
+
 # The world ends at the loopback interface. An audit hook sees every socket that Python opens, asyncio's too; uvloop's
 # connections go round it, so tests run on asyncio's own loop.
 

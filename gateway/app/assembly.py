@@ -249,7 +249,7 @@ async def _assemble(made: Assembly) -> None:
     made.gateway = Gateway(road)
     early = Early()
     early.gateway = made.gateway
-    made.server = TrafficServer(made.gateway.handle, early, _edge_settings(config))
+    made.server = TrafficServer(made.gateway.handle, early, _edge_settings(config, peers))
 
 
 def _upstream_settings(config: Config) -> UpstreamSettings:
@@ -263,6 +263,7 @@ def _upstream_settings(config: Config) -> UpstreamSettings:
         max_in_flight=upstream.max_in_flight,
         max_tunnels=upstream.max_tunnels,
         ca_file=upstream.ca_file,
+        foreign_codings=config.cache.mode is CacheMode.SHARED,
         breaker=BreakerSettings(breaker.window, breaker.min_requests, breaker.error_ratio, breaker.open_for),
     )
 
@@ -288,7 +289,7 @@ def _entry_settings(config: Config) -> EntrySettings:
     )
 
 
-def _edge_settings(config: Config) -> EdgeSettings:
+def _edge_settings(config: Config, peers: TrustedPeers) -> EdgeSettings:
     limits = config.listen.limits
     return EdgeSettings(
         target_bytes=limits.target_bytes,
@@ -297,6 +298,9 @@ def _edge_settings(config: Config) -> EdgeSettings:
         request_head_s=limits.request_head,
         body_idle_s=limits.body_idle,
         idle_s=limits.idle,
+        max_connections=limits.connections,
+        max_connections_per_peer=limits.connections_per_peer,
+        uncounted_peer=peers.trusts,
     )
 
 

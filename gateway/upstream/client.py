@@ -49,6 +49,9 @@ class UpstreamSettings(msgspec.Struct, frozen=True):
     retry_ratio: float = 0.1
     ca_file: str | None = None
     """PEM; these authorities and no others. None: the system's."""
+    foreign_codings: bool = False
+    """Answers in an unregistered transfer coding are relayed until the upstream closes. For a plain cache in front of any
+    origin; GitLab has no such answers."""
     breaker: BreakerSettings | None = BreakerSettings()
     """None: off."""
     breaker_statuses: frozenset[int] = frozenset()
@@ -218,7 +221,9 @@ class LeanUpstream:
         dialer: Dialer = self._dialer  # type: ignore[assignment]  # set by _start
         self.connects_total += 1
         try:
-            factory = functools.partial(Connection, pool, loop, self._settings.idle_s)
+            factory = functools.partial(
+                Connection, pool, loop, self._settings.idle_s, foreign_codings=self._settings.foreign_codings
+            )
             return await dialer.connect(factory, self._tls)
         except BaseException:
             pool.freed()

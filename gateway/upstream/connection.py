@@ -79,6 +79,7 @@ class Connection(asyncio.Protocol):
         "_eof",
         "_fd",
         "_first_byte_s",
+        "_foreign_codings",
         "_gathered",
         "_head",
         "_home",
@@ -103,10 +104,13 @@ class Connection(asyncio.Protocol):
         "ticket",
     )
 
-    def __init__(self, home: Home, loop: asyncio.AbstractEventLoop, idle_s: float) -> None:
+    def __init__(
+        self, home: Home, loop: asyncio.AbstractEventLoop, idle_s: float, *, foreign_codings: bool = False
+    ) -> None:
         self._home = home
         self._loop = loop
         self._idle_s = idle_s
+        self._foreign_codings = foreign_codings
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # from connection_made on
         self._phase = _Phase.IDLE
         self._waiter: asyncio.Future[Reply] | None = None
@@ -274,7 +278,7 @@ class Connection(asyncio.Protocol):
                     return
                 octets, data = found
                 self._partial = None
-            head = parse_head(octets, bodiless=self._bodiless)
+            head = parse_head(octets, bodiless=self._bodiless, foreign_codings=self._foreign_codings)
             if head.status >= 200:
                 self._read_answer(head, data)
                 return

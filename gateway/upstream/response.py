@@ -29,6 +29,9 @@ UNTIL_CLOSE = -2
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+_CODING = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# The registered codings (RFC 9112 §7): a body in one of these would reach its client coded and unsaid.
+_CODINGS = frozenset({b"compress", b"deflate", b"gzip", b"identity", b"x-compress", b"x-gzip"})
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 
 _PLAIN, _CONTENT_LENGTH, _TRANSFER_ENCODING, _CONNECTION, _UPGRADE = range(5)
@@ -63,8 +66,15 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     upgrade: bool
 
 
-def parse_head(head: bytes, *, bodiless: bool) -> Head:
-    """The head without its closing empty line. ``bodiless``: the request was HEAD."""
+def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) -> Head:
+    """The head without its closing empty line.
+
+    Args:
+        head: As it came.
+        bodiless: The request was HEAD.
+        foreign_codings: Take an answer whose one transfer coding nobody registered, delimited by close (RFC 9112 §6.3,
+            rule 4), instead of refusing it.
+    """
     if len(head) > MAX_HEAD_BYTES:
         raise Malformed("head too large")
     lines = head.split(b"\r\n")
@@ -77,7 +87,7 @@ def parse_head(head: bytes, *, bodiless: bool) -> Head:
     http_11 = minor == b"1"
     status = int(code)
     length: int | None = None
-    chunked = closing = upgrade = False
+    chunked = foreign = closing = upgrade = False
     fields = []
     del lines[0]
     for line in lines:
@@ -93,16 +103,19 @@ def parse_head(head: bytes, *, bodiless: bool) -> Head:
                     raise Malformed("Content-Length")
                 length = int(value)
             elif kind == _TRANSFER_ENCODING:
-                if chunked or not http_11 or value.lower() != b"chunked":
+                if chunked or foreign or not http_11:
                     raise Malformed("Transfer-Encoding")
-                chunked = True
+                chunked = value.lower() == b"chunked"
+                foreign = not chunked
+                if foreign and not (foreign_codings and _is_foreign(value.lower())):
+                    raise Malformed("Transfer-Encoding")
             elif kind == _UPGRADE:
                 upgrade = True
             elif b"close" in value.lower() and b"close" in _options(value):
                 closing = True
-    if chunked and length is not None:
+    if (chunked or foreign) and length is not None:
         raise Malformed("Content-Length and Transfer-Encoding")
-    persistent = http_11 and not closing
+    persistent = http_11 and not closing and not foreign
     if bodiless or status < 200 or status in (204, 304):
         # A 204 that announces a body may be followed by one: no next answer is looked for behind it.
         if status == 204 and (chunked or length):
@@ -118,6 +131,11 @@ def parse_head(head: bytes, *, bodiless: bool) -> Head:
     else:
         framing = UNTIL_CLOSE
     return Head(status, reason or b"", tuple(fields), framing, persistent, upgrade)
+
+
+def _is_foreign(coding: bytes) -> bool:
+    """A single coding that nobody registered. What looks like ``chunked`` is an attack on somebody's framing."""
+    return _CODING.fullmatch(coding) is not None and coding not in _CODINGS and b"chunk" not in coding
 
 
 def _options(value: bytes) -> list[bytes]:

@@ -136,6 +136,42 @@ def test_fields_refused(line: bytes) -> None:
             head(line, b"Connection: close")
 
 
+def test_a_foreign_coding_ends_with_its_connection() -> None:
+    """RFC 9112 §6.3, rule 4, where that is allowed: nothing else is ever read from this connection."""
+    octets = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: V1\r\nConnection: keep-alive"
+    read = parse_head(octets, bodiless=False, foreign_codings=True)
+    assert (read.length, read.persistent) == (UNTIL_CLOSE, False)
+    assert parse_head(octets, bodiless=True, foreign_codings=True).length == 0
+    with pytest.raises(Malformed):
+        parse_head(octets, bodiless=False)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Transfer-Encoding: gzip",),
+        (b"Transfer-Encoding: X-Gzip",),
+        (b"Transfer-Encoding: v1, chunked",),
+        (b"Transfer-Encoding: chunked, v1",),
+        (b"Transfer-Encoding: xchunked",),
+        (b"Transfer-Encoding: v1;q=1",),
+        (b"Transfer-Encoding: ",),
+        (b"Transfer-Encoding: v1", b"Transfer-Encoding: chunked"),
+        (b"Transfer-Encoding: chunked", b"Transfer-Encoding: v1"),
+        (b"Transfer-Encoding: v1", b"Content-Length: 5"),
+        (b"Content-Length: 5", b"Transfer-Encoding: v1"),
+    ],
+)
+def test_what_could_hide_a_framing_is_no_foreign_coding(lines: tuple[bytes, ...]) -> None:
+    with pytest.raises(Malformed):
+        parse_head(b"\r\n".join((b"HTTP/1.1 200 OK", *lines)), bodiless=False, foreign_codings=True)
+
+
+def test_a_foreign_coding_is_not_of_http_10() -> None:
+    with pytest.raises(Malformed):
+        parse_head(b"HTTP/1.0 200 OK\r\nTransfer-Encoding: v1", bodiless=False, foreign_codings=True)
+
+
 @pytest.mark.parametrize(
     "lines",
     [
