@@ -38,6 +38,10 @@ test-matrix: ## the tests that start no process of ours, under each Python 3.11+
 bench: setup ## this gateway, a bare aiohttp proxy and what peers are here, as ratios: docs/performance.md
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
+.PHONY: bench-fairness
+bench-fairness: setup ## one abuser beside fifty polite callers, GitLab well and slowed to a tenth: about two minutes
+	@$(BIN)/python -m benchmarks.fairness $(ARGS)
+
 .PHONY: lock
 lock: ## pin newest versions again (needs uv on PATH, or UV=/path/to/uv)
 	@.ci/lock
