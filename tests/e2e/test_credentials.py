@@ -99,7 +99,7 @@ def test_r10_a_token_in_a_body_is_the_one_credential_or_a_refusal(
         # Beside a brokered key a second credential would win over the injected one.
         refused = passage.refused("/api/v4/projects", kind, method="POST", body=write(OWN_TOKEN), token=recorded_keys.bot)
         assert refused.status == 400
-        assert refused.value("X-Gateway-Error") == "body_credential"
+        assert refused.value("X-Gateway-Error") == "ambiguous_credential"
 
 
 def test_r11_bearer_carries_personal_and_oauth_tokens(

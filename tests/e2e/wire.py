@@ -129,9 +129,10 @@ def ask(
     body: bytes | None = None,
     token: str | None = None,
     source: str | None = None,
+    host: str | None = None,
 ) -> Reply:
     """A plain request: ``target`` and ``fields`` (``"Name: value"``) go out as they are."""
-    lines = [f"Host: 127.0.0.1:{port}", *fields]
+    lines = [f"Host: {host or f'127.0.0.1:{port}'}", *fields]
     if token is not None:
         lines.append(f"PRIVATE-TOKEN: {token}")
     if body is not None:
