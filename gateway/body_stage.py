@@ -5,13 +5,17 @@ What counts as a finding is ``core.body_credentials``'s to say; here bodies are 
 
 from __future__ import annotations
 
+import msgspec
+
 from .core.access import Permit, Principal
 from .core.body import BodyScanner
 from .core.body_credentials import MAX_CUT_BYTES, admit_body, body_claim, scanner_for
 from .core.catalogue import Operation, Surface
 from .core.credentials import Claim, Kind
 from .core.entry import Admitted
+from .core.graphql import MAX_BODY_BYTES, UNKNOWN, asked_in_body, asked_in_query
 from .core.messages import RequestHead, first
+from .core.target import Target
 from .ports import RequestBody
 
 
@@ -92,6 +96,29 @@ class BodyStage:
         claim, finding = found
         rest = scanner.cut(held, finding)
         return claim, HeldBody(rest, None, len(rest))
+
+    async def look(
+        self, operation: Operation, head: RequestHead, target: Target, body: RequestBody | None
+    ) -> tuple[Operation, RequestBody | None, int]:
+        """A GraphQL request as what its document does: the operation's class, the body, and how many it asks for.
+
+        Read here by authenticated callers alone, up to 1 MiB; what is longer is a write, and streams on.
+        """
+        if body is None:
+            asked = asked_in_query(target) if head.method == "GET" else UNKNOWN
+        elif head.method != "POST" or (body.content_length or 0) > MAX_BODY_BYTES:
+            asked = UNKNOWN
+        else:
+            held = bytearray()
+            while len(held) <= MAX_BODY_BYTES and (chunk := await body.read()):
+                held += chunk
+            if len(held) > MAX_BODY_BYTES:
+                return operation, HeldBody(bytes(held), body, body.content_length), 1
+            asked = asked_in_body(head, target, bytes(held))
+            body = HeldBody(bytes(held), None, len(held))
+        if asked.access is not operation.access:
+            operation = msgspec.structs.replace(operation, access=asked.access)
+        return operation, body, asked.operations
 
     def guard(
         self, claim: Claim, principal: Principal, permit: Permit, operation: Operation, head: RequestHead, body: RequestBody

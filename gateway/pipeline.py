@@ -28,11 +28,13 @@ from .core.catalogue import Access as CatalogueAccess
 from .core.catalogue import Operation, Surface
 from .core.cost import Spent
 from .core.credentials import Claim, Kind, injection
+from .core.cross_origin import asker, is_preflight
 from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange
+from .core.graphql import is_graphql
 from .core.headers import request_id
-from .core.limits import Decision, Take
+from .core.limits import Decision, Take, heavier
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
 from .core.prefer import wait_of
 from .core.refusal import render
@@ -249,10 +251,17 @@ class Gateway:
             claim, body = await road.bodies.claim(admitted, head, body)
         x.credential_kind = claim.kind.value
 
-        principal = await road.authenticator.authenticate(claim, operation, _seen_from(head, admitted))
+        if claim.kind is Kind.NONE and is_preflight(head, target):
+            principal = asker(admitted.client)
+        else:
+            principal = await road.authenticator.authenticate(claim, operation, _seen_from(head, admitted))
         told.principal = principal
         x.principal, x.principal_kind, x.identity = principal.id, principal.kind.value, principal.identity
         x.team, x.credential_fingerprint = principal.team, principal.fingerprint
+
+        weight = 1
+        if is_graphql(operation):
+            operation, body, weight = await road.bodies.look(operation, head, target, body)
 
         questions = road.access.questions(principal, operation, target, head.method)
         resolved = await self._resolve(questions, principal) if questions else {}
@@ -260,6 +269,8 @@ class Gateway:
         x.rule, x.permit_use, x.sudo = permit.rule, permit.use, permit.sudo
 
         takes = road.dialect.takes_for(principal, operation, target, head.method, admitted.client)
+        if weight > 1:
+            takes = heavier(takes, weight)
         if takes:
             ticket = told.ticket = await road.limits.admit(takes, principal, told.lease, wait_of(head.fields))
             decision = told.decision = ticket.decision

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -191,3 +192,44 @@ async def test_a_plain_cache_reads_no_body() -> None:
     assert claim is NONE
     assert rest is body
     assert stage.guard(NONE, KEY, Permit("r"), REST, head(FORM), body) is body
+
+
+# GraphQL: what the document does
+
+GRAPHQL = Operation("POST /api/graphql", Access.WRITE, Surface.GRAPHQL)
+
+
+async def look(document: bytes, *pieces: bytes, length: int | None = None) -> tuple[Operation, RequestBody, int]:
+    body = Pieces(document, *pieces, length=length)
+    found, rest, weight = await BodyStage().look(GRAPHQL, head((b"Content-Type", b"application/json")), TARGET, body)
+    assert rest is not None
+    return found, rest, weight
+
+
+async def test_a_document_in_pieces_is_read_and_goes_up_whole() -> None:
+    operation, body, weight = await look(b'[{"query":"{ a ', b'}"},{"query":"{ b }"}]')
+    assert (operation.access, weight) == (Access.READ, 2)
+    assert await whole(body) == b'[{"query":"{ a }"},{"query":"{ b }"}]'
+
+
+async def test_a_mutation_stays_a_write() -> None:
+    operation, body, _ = await look(b'{"query":"mutation { a }"}')
+    assert operation is GRAPHQL
+    assert await whole(body) == b'{"query":"mutation { a }"}'
+
+
+async def test_a_long_document_is_a_write_and_streams_on() -> None:
+    piece = b" " * 700_000
+    operation, body, _ = await look(b'{"query":"{ a }"}', piece, piece, b"end")
+    assert operation is GRAPHQL
+    assert len(await whole(body)) == 1_400_020
+    operation, body, _ = await look(b'{"query":"{ a }"}', length=2_000_000)
+    assert operation is GRAPHQL
+
+
+async def test_a_get_is_judged_by_its_query_string() -> None:
+    get = msgspec.structs.replace(GRAPHQL, name="GET /api/graphql")
+    target = parse_target(b"/api/graphql?query=%7Ba%7D")
+    for method, access in (("GET", Access.READ), ("OPTIONS", Access.WRITE)):
+        operation, body, _ = await BodyStage().look(get, RequestHead(method, target.raw, ()), target, None)
+        assert (operation.access, body) == (access, None)

@@ -102,6 +102,11 @@ class Take(msgspec.Struct, frozen=True, gc=False):
     cost: float = 1.0
 
 
+def heavier(takes: tuple[Take, ...], weight: int) -> tuple[Take, ...]:
+    """What so many requests in one would take; a place among those in progress stays one."""
+    return tuple(take if take.limit.concurrent else Take(take.key, take.limit, take.cost * weight) for take in takes)
+
+
 class BucketState(msgspec.Struct, frozen=True, gc=False):
     """One bucket after a decision."""
 

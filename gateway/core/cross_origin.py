@@ -1,0 +1,27 @@
+"""CORS preflights: a browser's question before it asks, which never carries a credential, so none is asked for."""
+
+from __future__ import annotations
+
+from .access import Principal, PrincipalKind
+from .messages import RequestHead, first
+from .target import Target
+
+# Where GitLab answers preflights (its `config/application.rb`).
+_PLACES = frozenset({"api", "oauth", ".well-known"})
+
+
+def is_preflight(head: RequestHead, target: Target) -> bool:
+    """A preflight to a place where GitLab answers one."""
+    return (
+        head.method == "OPTIONS"
+        and not head.has_body
+        and target.segments[:1] != ()
+        and target.segments[0] in _PLACES
+        and first(head.fields, b"origin") is not None
+        and first(head.fields, b"access-control-request-method") is not None
+    )
+
+
+def asker(address: str) -> Principal:
+    """Whoever sends one: nobody, from an address."""
+    return Principal(id=f"passthrough:{address}", kind=PrincipalKind.PASSTHROUGH, identity="passthrough")

@@ -1,0 +1,149 @@
+"""What a GraphQL request does: only what surely queries is a read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.graphql import UNKNOWN, Asked, asked_in_body, asked_in_query, is_graphql
+from gateway.core.messages import RequestHead
+from gateway.core.target import parse_target
+
+JSON = (b"Content-Type", b"application/json; charset=utf-8")
+QUERY, MUTATION = 'query Q { project(fullPath: "a") { id } }', "mutation M { x(input: {}) { errors } }"
+READ = Asked(Access.READ)
+
+
+def posted(body: Any, *fields: tuple[bytes, bytes], target: bytes = b"/api/graphql") -> Asked:
+    octets = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return asked_in_body(RequestHead("POST", target, fields or (JSON,)), parse_target(target), octets)
+
+
+def got(query: bytes) -> Asked:
+    return asked_in_query(parse_target(b"/api/graphql" + query))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query": "{ a }"},
+        {"query": QUERY, "variables": {"query": "mutation { x }"}},
+        {"query": QUERY, "operationName": None},
+        {"query": QUERY + MUTATION, "operationName": "Q"},
+        {"query": "query A { a ...F } query B { b } fragment F on T { c }"},
+        {"query": '{ a(text: "mutation { x }") } # mutation { x }'},
+        {"query": '{ a(text: """mutation { \\""" """) }'},
+        {"query": "\ufeff{ mutation }"},
+        {"query": '{ a(x: "é\\u00e9") }'},
+        b'{"query":"\\u007b a \\u007d"}',
+    ],
+)
+def test_queries_read(body: Any) -> None:
+    assert posted(body) == READ
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query": MUTATION},
+        {"query": "subscription { a }"},
+        {"query": QUERY + MUTATION},
+        {"query": QUERY + MUTATION, "operationName": "M"},
+        {"query": QUERY, "operationName": "Other"},
+        {"query": QUERY, "operationName": ["Q"]},
+        {"query": "query A { a } query A { b }", "operationName": "A"},
+        {"query": "{ a } query A { b }", "operationName": "A"},
+        {"query": "fragment F on T { a }"},
+        {"query": "type T { a: Int }  query Q { a }"},
+        {"query": ""},
+        {"query": None},
+        {"query": "{ a "},
+        {"query": "{ a }" + " " * 10_000},
+        {"query": "{a" * 200 + "}" * 200},
+        {"query": "{" + "a " * 4999 + "}"},
+        {"query": QUERY, "_json": [{"query": MUTATION}]},
+        {},
+        [],
+        ["x"],
+        7,
+        b"",
+        b"\xff",
+        b"\xef\xbb\xbf{}",
+        b'{"query":"{ a }","query":"mutation { x }"}',
+        b'{"query":"mutation { x }","query":"{ a }"}',
+        b"[" * 100_000,
+    ],
+)
+def test_everything_else_writes(body: Any) -> None:
+    assert posted(body).access is Access.WRITE
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (),
+        ((b"Content-Type", b"multipart/form-data; boundary=x"),),
+        ((b"Content-Type", b"application/x-www-form-urlencoded"),),
+        ((b"Content-Type", b"application/json; charset=utf-16"),),
+        (JSON, (b"Content-Encoding", b"gzip")),
+    ],
+)
+def test_other_forms_of_body_write(fields: tuple[tuple[bytes, bytes], ...]) -> None:
+    assert posted({"query": QUERY}, *(fields or ((b"X", b"y"),))) == UNKNOWN
+
+
+@pytest.mark.parametrize("name", [b"query", b"_json[]", b"_json[][query]", b"operationName", b"%71uery", b"x;query"])
+def test_parameters_beside_the_body_write(name: bytes) -> None:
+    assert posted({"query": QUERY}, target=b"/api/graphql?" + name + b"=1") == UNKNOWN
+    assert posted({"query": QUERY}, target=b"/api/graphql?x=1") == READ
+
+
+def test_a_batch_is_as_many_as_it_holds_and_writes_when_one_does() -> None:
+    assert posted([{"query": QUERY}] * 3) == Asked(Access.READ, 3)
+    assert posted([{"query": QUERY}, {"query": MUTATION}]) == Asked(Access.WRITE, 2)
+    assert posted([{"query": QUERY}] * 101) == Asked(Access.WRITE, 101)
+
+
+def test_a_get() -> None:
+    assert got(b"?query=%7Ba%7D") == READ
+    assert got(b"?query=query+A%7Ba%7Dquery+B%7Bb%7D&operationName=A&variables=%7B%7D") == READ
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        b"",
+        b"?x=1",
+        b"?query=mutation%7Ba%7D",
+        b"?query=%7Ba%7D&query=mutation%7Ba%7D",
+        b"?query=%7Ba%7D&_json=1",
+        b"?query[]=%7Ba%7D",
+        b"?x=1;query=%7Ba%7D",
+        b"?query=%ff",
+    ],
+)
+def test_a_get_that_is_no_plain_query(query: bytes) -> None:
+    assert got(query).access is Access.WRITE
+
+
+@given(st.text(max_size=60))
+def test_no_text_before_or_behind_hides_a_mutation(text: str) -> None:
+    for document in (text + MUTATION, MUTATION + text):
+        found = posted({"query": document})
+        # A comment or a string swallows it for GitLab as well; then the rest alone decides.
+        assert found.access is Access.WRITE or "#" in text or '"' in text
+
+
+def test_many_documents_leave_the_memory_bounded() -> None:
+    for number in range(600):
+        assert posted({"query": f"{{ a{number} }}"}) == READ
+
+
+def test_only_the_endpoint_itself() -> None:
+    assert is_graphql(Operation("POST /api/graphql", Access.WRITE, Surface.GRAPHQL))
+    assert not is_graphql(Operation("POST /api/glql", Access.READ, Surface.GRAPHQL))
