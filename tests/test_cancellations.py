@@ -25,7 +25,7 @@ _TURNS = 400
 async def settled(made: World) -> None:
     """Whatever a cancelled request leaves to be finished in the background, finishes."""
     async with asyncio.timeout(5):
-        while made.up.open or len(asyncio.all_tasks()) > 1:
+        while made.up.open or made.made.door.in_flight or len(asyncio.all_tasks()) > 1:
             await asyncio.sleep(0)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.app.assembly import Assembly, _assemble
+from gateway.app.assembly import Assembly, _admission_settings, _assemble
 from gateway.app.key_register import open_key_store
 from gateway.config import Config, load
 from gateway.core.errors import Code, Rejection, Source
@@ -23,6 +23,7 @@ from gateway.core.exchange import Exchange
 from gateway.core.messages import Field, Fields, RequestHead, ResponseHead, first
 from gateway.pipeline import Gateway, Road
 from gateway.ports import Reply, RequestBody, UpstreamRequest
+from gateway.upstream.admission import AdmittingUpstream
 
 CONFIGURATION = """\
 version: 1
@@ -330,7 +331,7 @@ class World:
         await self.gateway.handle(down)
         assert len(self.seen.exchanges) == before + 1
         assert self.gateway.in_flight == 0
-        assert self.up.open == 0
+        assert (self.up.open, self.made.door.in_flight) == (0, 0)
         return down
 
     @property
@@ -360,6 +361,7 @@ async def world(state_dir: Path, text: str = CONFIGURATION, answer: Answer = fin
     made = Assembly(config)
     await made.upstream.close()
     made.upstream = up  # type: ignore[assignment]  # what stands for GitLab
+    made.door = AdmittingUpstream(up, _admission_settings(config))
     async with made.stack:
         await _assemble(made)
         yield World(made, up, keys)
