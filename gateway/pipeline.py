@@ -36,7 +36,6 @@ from .core.graphql import is_graphql
 from .core.headers import request_id
 from .core.limits import Decision, Take, heavier
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
-from .core.prefer import wait_of
 from .core.refusal import render
 from .core.rule_match import Place, Question, Resolved
 from .core.target import Target
@@ -244,7 +243,7 @@ class Gateway:
         x.peer, x.target = admitted.client, admitted.claim.target
         if admitted.trusted_peer:
             x.request_id = request_id(first(head.fields, b"x-request-id"), x.request_id, trusted=True)
-        x.user_agent = first(head.fields, b"user-agent") or b""
+        x.user_agent = admitted.user_agent
 
         claim, body = admitted.claim, down.body
         if body is not None and claim.kind is Kind.NONE:
@@ -272,7 +271,7 @@ class Gateway:
         if weight > 1:
             takes = heavier(takes, weight)
         if takes:
-            ticket = told.ticket = await road.limits.admit(takes, principal, told.lease, wait_of(head.fields))
+            ticket = told.ticket = await road.limits.admit(takes, principal, told.lease, admitted.wait_s)
             decision = told.decision = ticket.decision
             x.limit_waited_s = ticket.waited_s
             _note(decision, x)
@@ -435,7 +434,6 @@ class _Errand:
             self._fields,
             self._admitted.operation,
             partition=_partition(self._principal, self._permit, self._credential),
-            has_authorization=first(self._fields, b"authorization") is not None,
             has_body=self._head.has_body,
             sudo=self._permit.sudo or self._claim.sudo or "",
             session=self._claim.kind is Kind.SESSION,
@@ -532,10 +530,7 @@ def _seen_from(head: RequestHead, admitted: Admitted) -> RequestHead:
 
 
 def _note(decision: Decision, x: Exchange) -> None:
-    state = decision.refusal
-    for found in decision.states if state is None else ():
-        if not found.limit.shadow and (state is None or found.remaining < state.remaining):
-            state = found
+    state = decision.refusal or decision.tightest
     if state is not None:
         x.limit_id, x.limit_remaining = state.limit.id, state.remaining
     x.limit_shadow = decision.shadowed

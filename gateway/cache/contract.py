@@ -29,13 +29,16 @@ class CacheRequest(msgspec.Struct, frozen=True, gc=False):
     operation: Operation
     partition: bytes = b""
     """Who may see the answer; empty in shared mode."""
-    has_authorization: bool = False
     has_body: bool = False
     sudo: str = ""
     session: bool = False
     """It comes with a browser session."""
     reached_as: bytes = b""
     """How the client addressed the gateway (scheme, host): ``Link`` and ``Location`` of the answer are made of it."""
+
+    @property
+    def has_authorization(self) -> bool:
+        return first(self.fields, b"authorization") is not None
 
 
 class CacheOutcome:

@@ -16,6 +16,7 @@ from .credentials import Claim, Kind, read_claim, without_carriers
 from .errors import Code, Rejection
 from .framing import has_control, host_name, judge_fields, judge_framing, judge_host
 from .messages import Field, Fields, RequestHead, first
+from .prefer import wait_of
 from .secret import Secret
 from .target import Target, parse_target
 from .upgrade import websocket_key
@@ -59,10 +60,21 @@ class Admitted(msgspec.Struct, frozen=True, gc=False):
     repeated: Fields = ()
     """Its fields less every credential, as one and the same object each time that a client repeats them: what depends on
     nothing else can be remembered by it. Empty when they are not remembered."""
+    user_agent: bytes = b""
+    wait_s: float = 0.0
+    """How long the client would rather wait than be refused (``core.prefer``)."""
 
 
 _REPEATED_BOUND = 1024
 _REPEATED_BYTES = 2048
+
+
+class _Said(msgspec.Struct, frozen=True, gc=False):
+    """What fields say beside the credential."""
+
+    user_agent: bytes
+    wait_s: float
+    upgrades: bool
 
 
 class _Sound(msgspec.Struct, frozen=True, gc=False):
@@ -70,6 +82,7 @@ class _Sound(msgspec.Struct, frozen=True, gc=False):
 
     fields: Fields
     host: bytes
+    said: _Said
 
 
 class GitLabEntry:
@@ -129,7 +142,7 @@ class GitLabEntry:
             return  # for ``admit`` to say, when its turn comes
         if len(self._known) >= _REPEATED_BOUND:
             self._known.clear()
-        self._known[fields] = _Sound(fields, host)
+        self._known[fields] = _Sound(fields, host, _said(fields))
 
     def operation(self, head: RequestHead, target: Target) -> Operation:
         """Stage two: what it is."""
@@ -141,10 +154,10 @@ class GitLabEntry:
         carriers: Iterable[Field] = head.fields
         if self._judged is not None and self._judged[0] is head and target.authority is None:
             _, sound, carriers = self._judged
-            repeated, host = sound.fields, sound.host
+            repeated, host, said = sound.fields, sound.host, sound.said
             _judge_ours(host, self._settings)
         else:
-            host = _judge_whom(head, target, self._settings)
+            host, said = _judge_whom(head, target, self._settings), _said(head.fields)
         if operation.blocked:
             # Before any credential is read: a blocked route gives nobody an oracle, and costs nothing.
             raise Rejection(Code.BLOCKED_ROUTE, 404, "404 Not Found")
@@ -155,8 +168,10 @@ class GitLabEntry:
             host,
             self._peers.client(head.peer, head.fields),
             self._peers.trusts(head.peer),
-            websocket_key(head, operation),
+            websocket_key(head, operation) if said.upgrades else b"",
             repeated,
+            said.user_agent,
+            said.wait_s,
         )
 
 
@@ -185,7 +200,14 @@ class SharedEntry:
             _judge_whom(head, target, self._settings),
             self._peers.client(head.peer, head.fields),
             self._peers.trusts(head.peer),
+            user_agent=first(head.fields, b"user-agent") or b"",
         )
+
+
+def _said(fields: Fields) -> _Said:
+    # What `websocket_key` might find something to say about.
+    upgrades = first(fields, b"upgrade") is not None or first(fields, b"content-type") is not None
+    return _Said(first(fields, b"user-agent") or b"", wait_of(fields), upgrades)
 
 
 def _judge_message(head: RequestHead, settings: EntrySettings) -> None:

@@ -142,9 +142,21 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         return max(short, key=_wait) if short else None
 
     @property
+    def tightest(self) -> BucketState | None:
+        """Of the enforced buckets the one with the least left."""
+        tightest: BucketState | None = None
+        for found in self.states:
+            if not found.limit.shadow and (tightest is None or found.remaining < tightest.remaining):
+                tightest = found
+        return tightest
+
+    @property
     def shadowed(self) -> str:
         """Id of the first shadow limit that would have refused; empty when none."""
-        return next((state.limit.id for state in self.states if state.limit.shadow and not state.allowed), "")
+        for found in self.states:
+            if not found.allowed and found.limit.shadow:
+                return found.limit.id
+        return ""
 
 
 def _wait(state: BucketState) -> float:
@@ -206,7 +218,9 @@ def decide(takes: Sequence[Take], levels: Sequence[Level | None], now_us: int) -
     allowed = True
     for take, level in zip(takes, levels, strict=True):
         limit = take.limit
-        cost = affordable(limit, take.cost)
+        cost = take.cost
+        if not 0.0 <= cost <= limit.burst:
+            cost = affordable(limit, cost)
         now_there = refill(limit, level, now_us)
         filled.append((now_there, cost))
         if now_there[0] < cost and not limit.shadow:
