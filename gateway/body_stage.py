@@ -39,14 +39,23 @@ class HeldBody:
 class WatchedBody:
     """A body looked through as it streams: its last chunk goes up only after the whole has been judged."""
 
-    __slots__ = ("_body", "_brokered", "_claim", "_done", "_held", "_may_sudo", "_scanner", "content_length")
+    __slots__ = ("_body", "_brokered", "_claim", "_done", "_held", "_may_sudo", "_places", "_scanner", "content_length")
 
-    def __init__(self, body: RequestBody, scanner: BodyScanner, claim: Claim, brokered: bool, may_sudo: str) -> None:
+    def __init__(
+        self,
+        body: RequestBody,
+        scanner: BodyScanner,
+        claim: Claim,
+        brokered: bool,
+        may_sudo: str,
+        places: frozenset[str] | None,
+    ) -> None:
         self._body = body
         self._scanner = scanner
         self._claim = claim
         self._brokered = brokered
         self._may_sudo = may_sudo
+        self._places = places
         self._held = b""
         self._done = False
         self.content_length = body.content_length
@@ -58,7 +67,13 @@ class WatchedBody:
             if not chunk:
                 self._done = True
                 verdict = self._scanner.finish()
-                admit_body(self._claim, verdict, brokered=self._brokered, may_sudo=self._may_sudo or None)
+                admit_body(
+                    self._claim,
+                    verdict,
+                    brokered=self._brokered,
+                    may_sudo=self._may_sudo or None,
+                    places=self._places,
+                )
                 break
             self._scanner.feed(chunk)
             held, self._held = self._held, chunk
@@ -121,15 +136,26 @@ class BodyStage:
         return operation, body, asked.operations
 
     def guard(
-        self, claim: Claim, principal: Principal, permit: Permit, operation: Operation, head: RequestHead, body: RequestBody
+        self,
+        claim: Claim,
+        principal: Principal,
+        permit: Permit,
+        head: RequestHead,
+        body: RequestBody,
+        operation: Operation,
+        places: frozenset[str] | None = None,
     ) -> RequestBody:
-        """``body``, watched. Not a browser's: Rails' own pages use ``_method``, and a session is GitLab's to judge."""
-        if claim.kind is Kind.SESSION or (operation.surface is Surface.WEB and not principal.brokered):
+        """``body``, watched. Not a browser's: Rails' own pages use ``_method``, and a session is GitLab's to judge.
+
+        ``places``: what the body may name, for a permit that is confined to some; None: anything.
+        """
+        browser = claim.kind is Kind.SESSION or (operation.surface is Surface.WEB and not principal.brokered)
+        if browser and places is None:
             return body
         scanner = _scanner(head)
         if scanner is None:
             return body
-        return WatchedBody(body, scanner, claim, principal.brokered, permit.sudo)
+        return WatchedBody(body, scanner, claim, principal.brokered, permit.sudo, places)
 
 
 class BlindBodies(BodyStage):
@@ -140,7 +166,14 @@ class BlindBodies(BodyStage):
         return admitted.claim, body
 
     def guard(
-        self, claim: Claim, principal: Principal, permit: Permit, operation: Operation, head: RequestHead, body: RequestBody
+        self,
+        claim: Claim,
+        principal: Principal,
+        permit: Permit,
+        head: RequestHead,
+        body: RequestBody,
+        operation: Operation,
+        places: frozenset[str] | None = None,
     ) -> RequestBody:
         return body
 

@@ -37,7 +37,7 @@ from .core.headers import request_id
 from .core.limits import Decision, Take, heavier
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
 from .core.refusal import render
-from .core.rule_match import Place, Question, Resolved
+from .core.rule_match import Place, Question, Resolved, spellings
 from .core.target import Target
 from .core.upgrade import SWITCH, switched
 from .limit_stage import LimitStage, Ticket
@@ -77,6 +77,10 @@ _PATIENT_S = 300.0
 _ASKING = Operation("GET /api/v4/projects/:id", CatalogueAccess.READ, Surface.REST)
 
 
+_NEAR = 0.1
+"""Of a bucket: a caller that has less left is about to be refused."""
+
+
 class Observer(Protocol):
     """Telemetry: sees each exchange once, finished. Never blocks, never raises."""
 
@@ -95,7 +99,7 @@ class Access(Protocol):
     """The rules (``core.access``)."""
 
     def questions(
-        self, principal: Principal, operation: Operation, target: Target, method: str
+        self, principal: Principal, operation: Operation, target: Target, method: str, *, screened: bool = ...
     ) -> tuple[Question, ...]: ...
 
     def credentials_of(self, identity: str) -> tuple[str, ...]: ...
@@ -109,6 +113,7 @@ class Access(Protocol):
         sudo: str | None = None,
         *,
         resolved: Resolved = ...,
+        screened: bool = ...,
     ) -> Permit: ...
 
 
@@ -262,9 +267,11 @@ class Gateway:
         if is_graphql(operation):
             operation, body, weight = await road.bodies.look(operation, head, target, body)
 
-        questions = road.access.questions(principal, operation, target, head.method)
+        questions = road.access.questions(principal, operation, target, head.method, screened=True)
         resolved = await self._resolve(questions, principal) if questions else {}
-        permit = road.access.authorise(principal, operation, target, head.method, claim.sudo, resolved=resolved)
+        permit = road.access.authorise(
+            principal, operation, target, head.method, claim.sudo, resolved=resolved, screened=True
+        )
         x.rule, x.permit_use, x.sudo = permit.rule, permit.use, permit.sudo
 
         takes = road.dialect.takes_for(principal, operation, target, head.method, admitted.client)
@@ -280,7 +287,15 @@ class Gateway:
 
         credential = await road.tokens.credential(permit, principal, operation) if permit.use else None
         if body is not None:
-            body = road.bodies.guard(claim, principal, permit, operation, head, body)
+            body = road.bodies.guard(
+                claim,
+                principal,
+                permit,
+                head,
+                body,
+                operation,
+                places=spellings(operation, target, resolved) if permit.confined else None,
+            )
         errand = told.errand = _Errand(self, head, x, admitted, claim, principal, permit, credential, body)
         if admitted.websocket:
             await self._tunnel(down, x, told, errand, admitted.websocket)
@@ -533,6 +548,7 @@ def _note(decision: Decision, x: Exchange) -> None:
     state = decision.refusal or decision.tightest
     if state is not None:
         x.limit_id, x.limit_remaining = state.limit.id, state.remaining
+        x.limit_near = decision.allowed and state.remaining < _NEAR * state.limit.burst
     x.limit_shadow = decision.shadowed
 
 

@@ -33,7 +33,9 @@ class Anything:
 
     _permit = Permit("shared")
 
-    def questions(self, principal: Principal, operation: Operation, target: Target, method: str) -> tuple[Question, ...]:
+    def questions(
+        self, principal: Principal, operation: Operation, target: Target, method: str, *, screened: bool = False
+    ) -> tuple[Question, ...]:
         return ()
 
     def credentials_of(self, identity: str) -> tuple[str, ...]:
@@ -48,6 +50,7 @@ class Anything:
         sudo: str | None = None,
         *,
         resolved: Resolved | None = None,
+        screened: bool = False,
     ) -> Permit:
         return self._permit
 

@@ -69,7 +69,8 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     digest: bytes = b""
     """Hash of what this permit may see: part of a brokered cache partition."""
     confined: bool = False
-    """Given for certain projects only: the body must not name another (``rule_match.PARAMETERS``)."""
+    """Some rule of the caller's speaks of projects: the body must not name another than the path's
+    (``rule_match.PARAMETERS``)."""
     shadow: str = ""
     """The rule in shadow that would have decided otherwise."""
 
@@ -142,7 +143,7 @@ class _Compiled:
 class _RuleSet:
     """Every rule of one identity."""
 
-    __slots__ = ("by_project", "credentials", "rules")
+    __slots__ = ("by_project", "credentials", "denies_by_project", "rules")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         # Ids, order and callers of the rules do not matter to what may be seen; all else does.
@@ -152,6 +153,7 @@ class _RuleSet:
         digest = hashlib.blake2b(b"\n".join(content), digest_size=16).digest()
         self.rules = tuple(_Compiled(rule, digest) for rule in rules)
         self.by_project = any(clause.by_project for rule in self.rules for clause in (*rule.allow, *rule.deny))
+        self.denies_by_project = any(clause.by_project for rule in self.rules for clause in rule.deny)
         self.credentials = tuple(dict.fromkeys(rule.use for rule in rules if rule.use and not rule.shadow))
 
 
@@ -231,7 +233,7 @@ class Rules:
             outcome = self._remembered(principal, own, operation, target, method, screened)
         if outcome.verdict is not _ALLOWED:
             raise _refusal(outcome.verdict, outcome.shadow, operation, outcome.rule)
-        return _permit(outcome, principal, sudo)
+        return _permit(outcome, own, principal, sudo)
 
     def questions(
         self, principal: Principal, operation: Operation, target: Target, method: str, *, screened: bool = False
@@ -271,7 +273,7 @@ class Rules:
         verdict, rule = outcome.verdict, outcome.rule
         if verdict is Verdict.ALLOWED:
             try:
-                rule = _permit(outcome, principal, sudo).rule
+                rule = _permit(outcome, own, principal, sudo).rule
             except Rejection:
                 verdict = Verdict.NO_SUDO
         return Explanation(verdict, outcome.considered, rule, outcome.questions)
@@ -362,15 +364,18 @@ def _judge(
     return msgspec.structs.replace(outcome, shadow=shadow, considered=tuple(considered), questions=open_questions)
 
 
-def _permit(outcome: _Outcome, principal: Principal, sudo: str | None) -> Permit:
+def _permit(outcome: _Outcome, own: _RuleSet, principal: Principal, sudo: str | None) -> Permit:
     """The permit of the first rule that allows, and that lets the caller act as ``sudo``. Raises Rejection."""
     if not principal.brokered:
         permit = _UNRULED[principal.kind]
+        if own.denies_by_project:
+            permit = msgspec.structs.replace(permit, confined=True)
     else:
         user = sudo.strip().lower() if sudo else ""
         for compiled, confined in outcome.grants:
             if not user or user in compiled.sudo:
-                permit = compiled.confined if confined else compiled.free
+                # A deny by project, too, is only worth its name if the body can't reach what the path does not name.
+                permit = compiled.confined if confined or own.denies_by_project else compiled.free
                 break
         else:
             raise Rejection(Code.SUDO_FORBIDDEN, 403, "403 Forbidden - Must be admin to use sudo")

@@ -15,9 +15,13 @@ from typing import Protocol
 import msgspec
 
 from .credentials import CREDENTIAL_PARAMETERS, FEED_PARAMETERS
+from .rule_match import PARAMETERS
 
-WATCHED = CREDENTIAL_PARAMETERS | FEED_PARAMETERS | {"sudo", "_method"}
-"""The parameters that change who asks, or what is asked."""
+PLACE_PARAMETERS = frozenset(name.decode("ascii") for name in PARAMETERS)
+"""Those by which an operation reaches another project or group than its path's."""
+
+WATCHED = CREDENTIAL_PARAMETERS | FEED_PARAMETERS | PLACE_PARAMETERS | {"sudo", "_method"}
+"""The parameters that change who asks, what is asked, or of which project."""
 
 MAX_VALUE_BYTES = 16384
 """No credential is longer; a longer value is reported without its text."""

@@ -9,7 +9,7 @@ import re
 
 import msgspec
 
-from .body import BodyScanner, Finding, Hopeless, Undecidable, Verdict, is_utf_8, media_type
+from .body import PLACE_PARAMETERS, BodyScanner, Finding, Hopeless, Undecidable, Verdict, is_utf_8, media_type
 from .body_form import FormScanner
 from .body_json import JsonScanner
 from .body_multipart import MultipartScanner, boundary_of
@@ -23,11 +23,13 @@ from .credentials import (
     moved_parameter,
 )
 from .errors import Code, Rejection, bad_request, forbidden, unauthenticated
+from .rule_match import spell
 from .secret import Secret
 
 MAX_CUT_BYTES = 65536
 """A body credential is accepted only in a body that fits: it is cut out before anything goes up."""
 
+_CREDENTIALS = CREDENTIAL_PARAMETERS | FEED_PARAMETERS
 _IDENTITY = frozenset({b"", b"identity"})
 _VISIBLE = re.compile(r"[!-~\x80-\U0010ffff]+")
 _FORM = "application/x-www-form-urlencoded"
@@ -140,7 +142,13 @@ def body_claim(claim: Claim, verdict: Verdict, *, whole: bool) -> tuple[Claim, F
 
 
 def admit_body(
-    claim: Claim, verdict: Verdict, *, brokered: bool, may_sudo: str | None = None, cut: Finding | None = None
+    claim: Claim,
+    verdict: Verdict,
+    *,
+    brokered: bool,
+    may_sudo: str | None = None,
+    places: frozenset[str] | None = None,
+    cut: Finding | None = None,
 ) -> None:
     """Whether the body may go up whole, asked before its last chunk does.
 
@@ -149,15 +157,17 @@ def admit_body(
         verdict: The body's.
         brokered: GitLab will see one of the gateway's credentials: nothing may be left to chance.
         may_sudo: The user this brokered caller may act as.
+        places: The projects and groups that may be named, as ``rule_match.spell`` spells them; None: any.
         cut: The finding that is cut out, hence does not count.
 
     Raises:
-        Rejection: METHOD_OVERRIDE, AMBIGUOUS_CREDENTIAL, BODY_UNDECIDABLE (400); SUDO_FORBIDDEN (403).
+        Rejection: PROJECT_UNKNOWN (404) for a place that is none of ``places``;
+            METHOD_OVERRIDE, AMBIGUOUS_CREDENTIAL, BODY_UNDECIDABLE (400); SUDO_FORBIDDEN (403).
     """
     findings = [finding for finding in verdict.findings if finding != cut]
     if any(finding.name == "_method" for finding in findings):
         raise bad_request(code=Code.METHOD_OVERRIDE)
-    credentials = [finding for finding in findings if finding.name != "sudo" and finding.value != ""]
+    credentials = [finding for finding in findings if finding.name in _CREDENTIALS and finding.value != ""]
     if credentials and (brokered or claim.kind is not Kind.OPAQUE):
         raise _second(claim, credentials)
     for finding in findings:
@@ -167,13 +177,20 @@ def admit_body(
             raise forbidden("Must be admin to use sudo", Code.SUDO_FORBIDDEN)
         if claim.sudo is not None and finding.value != claim.sudo:
             raise bad_request("400 Bad Request - more than one sudo", Code.AMBIGUOUS_CREDENTIAL)
-    if brokered and verdict.undecidable is not None:
+    if places is not None:
+        for finding in findings:
+            if finding.name in PLACE_PARAMETERS and finding.value != "" and not _names_one_of(places, finding):
+                raise Rejection(Code.PROJECT_UNKNOWN, 404, "404 Project Not Found", detail="named in the body")
+    if (brokered or places is not None) and verdict.undecidable is not None:
         raise _undecidable(verdict.undecidable)
 
 
+def _names_one_of(places: frozenset[str], finding: Finding) -> bool:
+    return finding.plain and finding.value is not None and spell(finding.value) in places
+
+
 def _credentials(verdict: Verdict) -> list[Finding]:
-    names = CREDENTIAL_PARAMETERS | FEED_PARAMETERS
-    return [finding for finding in verdict.findings if finding.name in names and finding.value != ""]
+    return [finding for finding in verdict.findings if finding.name in _CREDENTIALS and finding.value != ""]
 
 
 def _second(claim: Claim, found: list[Finding]) -> Rejection:

@@ -29,7 +29,9 @@ _DEEP = re.compile(
 )
 _TOP_ATOMS = re.compile(rb"[\s0-9+\-.eEtrufalsn:]*+")
 # Whole members of the top-level object that are strings or scalars and whose names can't be watched ones.
-_DULL_MEMBERS = re.compile(rb'(?:\s*+"(?![^"]*(?:token|sudo|\\))[^"]*+"\s*+:\s*+(?:"[^"]*+"|[0-9+\-.eEtrufalsn]++)\s*+,)*+')
+_DULL_MEMBERS = re.compile(
+    rb'(?:\s*+"(?![^"]*(?:token|sudo|project|group|namespace|forked|\\))[^"]*+"\s*+:\s*+(?:"[^"]*+"|[0-9+\-.eEtrufalsn]++)\s*+,)*+'
+)
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _NOT_ATOMS = bytes(set(range(256)) - set(b" \t\r\n\x0b\x0c0123456789+-.eEtrufalsn:,{}[]"))
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))

@@ -148,6 +148,19 @@ def named(operation: Operation, target: Target) -> tuple[Named, ...]:
     return tuple(found)
 
 
+def spellings(operation: Operation, target: Target, resolved: Resolved) -> frozenset[str]:
+    """How a body may spell the places that the request's path and query name already."""
+    allowed: set[str] = set()
+    for thing in named(operation, target):
+        if thing.spelt is None:
+            continue
+        allowed.add(thing.spelt)
+        place = resolved.get(Question(thing.kind, thing.spelt))
+        if place is not None:
+            allowed |= {place.id, place.path.lower()}
+    return frozenset(allowed)
+
+
 def asked_of(operation: Operation, target: Target) -> object:
     """What :func:`named` will be made from: equal for requests that name the same, and much cheaper."""
     references, segments = operation.references, target.segments

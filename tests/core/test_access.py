@@ -189,6 +189,17 @@ def test_a_body_that_may_name_another_project_needs_the_promise_to_screen_it() -
     assert ask(rules, "POST", target + "?target_project_id=9", screened=True) == NO_PROJECT
 
 
+def test_whose_word_counts_on_what_an_identitys_rules_name() -> None:
+    rules = Rules.compile(
+        [rule(READ_OURS), rule(READ, name="second"), rule(WRITE_OURS, name="shadowed", use="other", shadow=True)]
+    )
+    assert rules.credentials_of("bot") == ("cred",)
+    assert rules.credentials_of("nobody") == ()
+    assert not rules.by_group_id
+    by_number = Clause(access=Access.READ, projects=Projects(under_group=("7",)))
+    assert Rules.compile([rule(by_number)]).by_group_id
+
+
 def test_gitlabs_answers_decide_what_was_open() -> None:
     rules = Rules.compile([rule(READ_OURS)])
     operation, parsed = request("GET", "/api/v4/projects/42")

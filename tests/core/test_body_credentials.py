@@ -190,3 +190,64 @@ def test_a_credential_is_cut_by_its_own_scanner() -> None:
     body = b'{"a":1,"private_token":"x"}'
     scanner.feed(body)
     assert cut_body_credential(scanner, body, scanner.finish().findings[0]) == b'{"a":1}'
+
+
+# Places named in bodies
+
+
+OURS = frozenset({"42", "platform/api"})
+
+
+def screened(content_type: bytes, body: bytes, places: frozenset[str] | None = OURS, *, brokered: bool = True) -> None:
+    scanner = scanner_for(content_type, None, "POST")
+    assert scanner is not None
+    scanner.feed(body)
+    claim = Claim(Kind.TOKEN, Secret("t"), Carrier.PRIVATE_TOKEN)
+    admit_body(claim, scanner.finish(), brokered=brokered, places=places)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        pytest.param(b"application/json", b'{"title":"x","target_project_id":42}', id="its-own-number"),
+        pytest.param(b"application/json", b'{"target_project_id":"042"}', id="as-gitlab-casts-it"),
+        pytest.param(b"application/json", b'{"project":"Platform/API"}', id="its-own-path"),
+        pytest.param(b"application/json", b'{"nested":{"target_project_id":9}}', id="below-the-top-level"),
+        pytest.param(b"application/json", b'{"target_project_id":""}', id="empty"),
+        pytest.param(b"application/x-www-form-urlencoded", b"title=x&start_project=platform%2Fapi", id="form"),
+    ],
+)
+def test_a_confined_body_may_name_its_own_place(content_type: bytes, body: bytes) -> None:
+    screened(content_type, body)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        pytest.param(b"application/json", b'{"title":"x","target_project_id":9}', id="number"),
+        pytest.param(b"application/json", b'{"target\\u005fproject_id":9}', id="escaped-name"),
+        pytest.param(b"application/json", b'{"project_ids":[42,9]}', id="list"),
+        pytest.param(b"application/json", b'{"namespace_id":{"id":42}}', id="object"),
+        pytest.param(b"application/json", b'{"start_project":"other/x"}', id="path"),
+        pytest.param(b"application/json", b'{"target_project_id":42,"target_project_id":9}', id="twice"),
+        pytest.param(b"application/x-www-form-urlencoded", b"from%5Fproject_id=9", id="form"),
+        pytest.param(b"application/x-www-form-urlencoded", b"project_ids[]=42", id="brackets"),
+        pytest.param(
+            b"multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="namespace_id"\r\n\r\n9\r\n--b--\r\n',
+            id="multipart",
+        ),
+    ],
+)
+def test_a_confined_body_names_no_other_place(content_type: bytes, body: bytes) -> None:
+    with pytest.raises(Rejection) as refused:
+        screened(content_type, body)
+    assert (refused.value.code, refused.value.status) == (Code.PROJECT_UNKNOWN, 404)
+    screened(content_type, body, None)
+
+
+def test_a_confined_body_that_cannot_be_read_is_refused_to_everybody() -> None:
+    with pytest.raises(Rejection) as refused:
+        screened(b"application/json", b'{"a":', brokered=False)
+    assert refused.value.code is Code.BODY_UNDECIDABLE
+    screened(b"application/json", b'{"a":', None, brokered=False)

@@ -21,6 +21,7 @@ from gateway.core.rule_match import (
     named,
     parse_route,
     spell,
+    spellings,
 )
 from gateway.core.target import Target, parse_target
 from gateway.routes import read
@@ -317,3 +318,13 @@ def test_every_spelling_of_one_project_agrees_once_gitlab_has_answered(spelt: st
 
 def test_a_named_thing_is_a_value() -> None:
     assert Named(PROJECT, "1") == Named(PROJECT, "1")
+
+
+def test_how_a_body_may_spell_what_the_path_names_already() -> None:
+    target = parse_target(b"/api/v4/projects/42/issues?group_id=Top")
+    operation = CATALOGUE.match("POST", target)
+    assert spellings(operation, target, {}) == {"42", "top"}
+    resolved = {Question(ReferenceKind.PROJECT, "42"): Place("42", "Platform/Api")}
+    assert spellings(operation, target, resolved) == {"42", "platform/api", "top"}
+    odd = parse_target(b"/api/v4/projects/42%0Ax/issues")
+    assert spellings(CATALOGUE.match("POST", odd), odd, {}) == frozenset()
