@@ -49,10 +49,10 @@ def explain(config: Config, identity: str, method: str, target: str) -> str:
         ("principal", f"{principal.id} ({principal.kind.value})" + (f", team {principal.team}" * bool(principal.team)))
     )
     rules = Rules.compile(compiled.rules(config))
-    explanation = rules.explain(principal, operation, parsed, method, claim.sudo)
+    explanation = rules.explain(principal, operation, parsed, method, claim.sudo, screened=True)
     lines += _permit(explanation)
     try:
-        permit = rules.authorise(principal, operation, parsed, method, claim.sudo)
+        permit = rules.authorise(principal, operation, parsed, method, claim.sudo, screened=True)
     except Rejection as rejection:
         lines.append(("answer", f"{rejection.status} {rejection.message}, code {rejection.code.value}"))
         return _table(lines)
