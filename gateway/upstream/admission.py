@@ -16,6 +16,7 @@ from ..core.errors import Code, Rejection
 from ..core.fair_queue import FairQueue
 from ..ports import Reply, RequestBody, Upstream, UpstreamRequest
 from .errors import Failure, rejection
+from .whole_body import WholeBody, collect, is_small
 
 _PATIENT_S = 60.0
 """A request that may take longer to its first octet is a long poll or a clone: its latency says nothing about load."""
@@ -65,6 +66,10 @@ class AdmittingUpstream:
     async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
         if request.upgrade:
             return await self._upstream.send(request, body)  # a tunnel is no work in progress
+        length = request.content_length
+        if body is not None and length is not None and is_small(length):
+            # Before a place is taken, and before a turn is waited for: whoever sends slowly holds up nobody but himself.
+            body = WholeBody(await collect(body, length))
         # Nobody overtakes those of the own class who wait already.
         if self._queue or not self._limit.has_room(request.priority, self.in_flight):
             await self._wait(request)

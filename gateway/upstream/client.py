@@ -15,11 +15,12 @@ import msgspec
 from ..core.breaker import REFUSED, Breaker, BreakerSettings, BreakerState
 from ..core.errors import Rejection, bad_request
 from ..ports import Reply, RequestBody, UpstreamRequest
-from .connection import WHOLE_BYTES, Connection
+from .connection import Connection
 from .errors import OUR_OWN, Failure, UpstreamFailure, rejection
 from .origin import Dialer, parse_origin, tls_context
 from .pool import Pool
 from .request import render_head
+from .whole_body import collect, is_small
 
 _RETRYABLE = frozenset({"GET", "HEAD", "OPTIONS"})
 # Retries are a tenth of requests (security.md's R24 has the reason: more, and a struggling GitLab is hit twice), saved up
@@ -83,9 +84,9 @@ class LeanUpstream:
         if request.upgrade and pool.tunnels >= self._settings.max_tunnels:
             raise rejection(Failure.BUSY)
         length = request.content_length
-        if body is not None and length is not None and length <= WHOLE_BYTES:
+        if body is not None and length is not None and is_small(length):
             # Before a place is taken: a client that sends slowly holds none, and head and body go out in one write.
-            octets += await _collect(body, length)
+            octets += await collect(body, length)
             body = None
             retryable = False
         else:
@@ -247,20 +248,6 @@ class LeanUpstream:
     def _on_break(self, ticket: int) -> None:
         if self._breaker is not None and self._loop is not None:
             self._breaker.record(ticket, ok=False, now=self._loop.time())
-
-
-async def _collect(body: RequestBody, length: int) -> bytes:
-    """A small body, whole."""
-    pieces: list[bytes] = []
-    left = length
-    while chunk := await body.read():
-        left -= len(chunk)
-        if left < 0:
-            break
-        pieces.append(chunk)
-    if left:
-        raise bad_request(close=True)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def _send_body(

@@ -21,9 +21,7 @@ from .deadline import Deadline
 from .errors import Failure, UpstreamFailure, rejection
 from .response import BodyReader, CloseReader, Head, HeadBuffer, Malformed, body_reader, parse_head
 from .streams import Body, Stream, UpstreamTunnel
-
-WHOLE_BYTES = 64 * 1024
-"""Bodies up to this length are handed on whole."""
+from .whole_body import WHOLE_BYTES
 
 _MAX_INTERIM = 20
 _LINGER_S = 5.0

@@ -201,3 +201,53 @@ async def test_closing_refuses_who_waits() -> None:
     assert gitlab.closed
     inside.cancel()
     await asyncio.gather(inside, return_exceptions=True)
+
+
+class SlowClient:
+    """A body that comes when it likes."""
+
+    def __init__(self, length: int) -> None:
+        self.content_length: int | None = length
+        self.comes = asyncio.Event()
+        self._left = b"x" * length
+
+    async def read(self) -> bytes:
+        await self.comes.wait()
+        octets, self._left = self._left, b""
+        return octets
+
+
+async def test_a_client_that_sends_slowly_holds_no_place() -> None:
+    gitlab = FakeGitLab()
+    upstream = door(gitlab)
+    slow = [SlowClient(100) for _ in range(50)]
+    post = UpstreamRequest("POST", b"/", (), content_length=100, caller="slow")
+    tasks = [asyncio.ensure_future(upstream.send(post, body)) for body in slow]
+    await settle()
+    assert (upstream.in_flight, upstream.waiting, gitlab.inside) == (0, 0, [])
+    tasks += sent(upstream, request())
+    await settle()
+    assert upstream.in_flight == 1
+    for body in slow:
+        body.comes.set()
+    await settle()
+    while gitlab.inside:
+        gitlab.answer()
+        await settle()
+    assert len(await asyncio.gather(*tasks)) == 51
+    assert upstream.in_flight == 0
+
+
+async def test_a_small_body_goes_up_as_it_came() -> None:
+    bodies = []
+
+    class Reading(FakeGitLab):
+        async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
+            assert body is not None
+            bodies.append((body.content_length, await body.read(), await body.read()))
+            return Reply(ResponseHead(200, ()), b"")
+
+    body = SlowClient(5)
+    body.comes.set()
+    await door(Reading()).send(UpstreamRequest("POST", b"/", (), content_length=5), body)
+    assert bodies == [(5, b"xxxxx", b"")]
