@@ -16,9 +16,11 @@ from ..broker.static import CredentialsRefused
 from ..config import Config, redacted
 from ..edge.admin import Admin, AdminServer, AdminSettings
 from ..edge.server import require_c_parser
+from ..edge.tls import ListenerTls
 from ..telemetry import logging as operator_log
 from ..telemetry.metrics import CONTENT_TYPE
 from .assembly import Assembly, assemble
+from .certificates import Certificates
 from .readings import readiness, readings
 
 log = logging.getLogger("gateway.app")
@@ -62,6 +64,7 @@ async def _serve(config: Config) -> int:
             started.place,
             started.admin_place,
         )
+        loop.add_signal_handler(signal.SIGHUP, started.certificates.reload)
         # What start-up made stays for good: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -78,8 +81,11 @@ def _place(address: tuple[str, int]) -> str:
 class Serving:
     """A gateway that answers."""
 
-    def __init__(self, made: Assembly, address: tuple[str, int], admin_address: tuple[str, int]) -> None:
+    def __init__(
+        self, made: Assembly, address: tuple[str, int], admin_address: tuple[str, int], certificates: Certificates
+    ) -> None:
         self.made = made
+        self.certificates = certificates
         self.address = address
         self.admin_address = admin_address
 
@@ -92,6 +98,16 @@ class Serving:
     def admin_place(self) -> str:
         """``host:port`` of the admin port."""
         return _place(self.admin_address)
+
+
+def _certificates(made: Assembly) -> tuple[ListenerTls | None, Certificates]:
+    config = made.config
+    tls = ListenerTls(config.listen.tls.cert_file, config.listen.tls.key_file) if config.listen.tls is not None else None
+    files = [config.listen.tls.cert_file, config.listen.tls.key_file] if config.listen.tls is not None else []
+    if config.upstream.ca_file is not None:
+        files.append(config.upstream.ca_file)
+    readers = [made.upstream.reload_tls, *([tls.reload] if tls is not None else [])]
+    return tls, Certificates(files, readers)
 
 
 @contextlib.asynccontextmanager
@@ -112,11 +128,18 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
         )
         admin_server = AdminServer(admin)
         made.stack.push_async_callback(admin_server.close)
-        traffic = await made.server.listen(config.listen.address.host or None, config.listen.address.port)
+        tls, certificates = _certificates(made)
+        certificates.watch()
+        made.stack.push_async_callback(certificates.close)
+        traffic = await made.server.listen(
+            config.listen.address.host or None,
+            config.listen.address.port,
+            ssl_context=tls.context if tls is not None else None,
+        )
         try:
             # Last: whoever reads 200 on /readyz may send requests at once.
             admin_address = await admin_server.listen(config.listen.admin.host or None, config.listen.admin.port)
-            yield Serving(made, traffic.sockets[0].getsockname()[:2], admin_address)
+            yield Serving(made, traffic.sockets[0].getsockname()[:2], admin_address, certificates)
         finally:
             made.server.draining = True
             traffic.close()

@@ -104,15 +104,23 @@ def _state_dir(env: Mapping[str, str]) -> str:
 
 
 def _files(config: Config, world: World) -> list[tuple[Path, str, Severity]]:
-    if config.upstream.ca_file is None:
-        return []
-    path: Path = ("upstream", "ca_file")
-    try:
-        if "-----BEGIN CERTIFICATE-----" not in world.read(config.upstream.ca_file):
-            return [(path, "holds no PEM certificate", Severity.ERROR)]
-    except ValueError as error:
-        return [(path, str(error), Severity.ERROR)]
-    return []
+    tls = config.listen.tls
+    files: list[tuple[Path, str | None, str, str]] = [
+        (("upstream", "ca_file"), config.upstream.ca_file, "-----BEGIN CERTIFICATE-----", "certificate")
+    ]
+    if tls is not None:
+        files.append((("listen", "tls", "cert_file"), tls.cert_file, "-----BEGIN CERTIFICATE-----", "certificate"))
+        files.append((("listen", "tls", "key_file"), tls.key_file, "PRIVATE KEY-----", "private key"))
+    found: list[tuple[Path, str, Severity]] = []
+    for path, file, mark, what in files:
+        if file is None:
+            continue
+        try:
+            if mark not in world.read(file):
+                found.append((path, f"holds no PEM {what}", Severity.ERROR))
+        except ValueError as error:
+            found.append((path, str(error), Severity.ERROR))
+    return found
 
 
 def _inline_passwords(tree: Tree) -> list[Problem]:

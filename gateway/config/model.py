@@ -122,6 +122,15 @@ class ListenLimits(Section, frozen=True):
     """For the next request on a kept-alive connection."""
 
 
+class ListenTls(Section, frozen=True):
+    """A certificate of the gateway's own. Its files are read again on SIGHUP, and within seconds of a change."""
+
+    cert_file: Path
+    """PEM: the certificate and those between it and its root."""
+    key_file: Path
+    """PEM: its key, without a passphrase."""
+
+
 class Listen(Section, frozen=True):
     """Where clients come in, and which of them are believed."""
 
@@ -135,6 +144,8 @@ class Listen(Section, frozen=True):
     """Further hosts to answer to, beside that of `public_url`."""
     trusted_proxies: tuple[Cidr, ...] = ()
     """Peers whose `X-Forwarded-*` are believed: load balancers in front of the gateway, nobody else."""
+    tls: ListenTls | None = None
+    """TLS on the data port; absent: plain HTTP, for a proxy in front or for this machine."""
     workers: int = 1
     """Processes. This version runs one; several gateways may share one Redis."""
     limits: ListenLimits = ListenLimits()

@@ -332,7 +332,10 @@ class TrafficServer(web.Server):
         loop = asyncio.get_running_loop()
         if path is not None:
             return await loop.create_unix_server(self, path, ssl=ssl_context, backlog=1024)
-        return await loop.create_server(self, host, port, ssl=ssl_context, backlog=1024, reuse_address=True)
+        handshake_s = self.settings.request_head_s if ssl_context is not None else None
+        return await loop.create_server(
+            self, host, port, ssl=ssl_context, backlog=1024, reuse_address=True, ssl_handshake_timeout=handshake_s
+        )
 
 
 def _make_downstream(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> AiohttpDownstream:

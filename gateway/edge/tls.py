@@ -1,0 +1,31 @@
+"""TLS at the traffic port: one context that lives as long as the listener, and takes a new certificate while it serves."""
+
+from __future__ import annotations
+
+import ssl
+
+
+class ListenerTls:
+    """TLS 1.2 or later, HTTP/1.1 alone. Raises OSError or ssl.SSLError for files that can't be used."""
+
+    def __init__(self, cert_file: str, key_file: str) -> None:
+        self._cert_file = cert_file
+        self._key_file = key_file
+        self.context = self._load()
+
+    def reload(self) -> None:
+        """For handshakes to come; connections that are open keep what they have. On an error nothing changes."""
+        self._load()  # A pair that does not fit must not get as far as the context that serves.
+        self.context.load_cert_chain(self._cert_file, self._key_file, password=_no_passphrase)
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        # A key that asks for a passphrase would stop the process at a terminal nobody watches.
+        context.load_cert_chain(self._cert_file, self._key_file, password=_no_passphrase)
+        return context
+
+
+def _no_passphrase() -> str:
+    raise ssl.SSLError("the key is encrypted")
