@@ -120,6 +120,10 @@ class ListenLimits(Section, frozen=True):
     """Between two reads of a request's body; more is 408."""
     idle: Duration = 75.0
     """For the next request on a kept-alive connection."""
+    connections: int = 0
+    """Open at one time; further ones are closed at once. `0`: as many as the system lets the gateway have."""
+    connections_per_peer: int = 0
+    """Open at one time from one address; `trusted_proxies` are not counted. `0`: no limit."""
 
 
 class ListenTls(Section, frozen=True):

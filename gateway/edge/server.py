@@ -35,6 +35,10 @@ RenderEarly = Callable[[Rejection, str], tuple[ResponseHead, bytes]]
 """Renders a refusal of a request that was never parsed: (rejection, peer) → head, body. Also counts and audits it."""
 
 
+def _no_peer(_: str) -> bool:
+    return False
+
+
 class EdgeSettings(msgspec.Struct, frozen=True):
     """What the traffic port allows (configuration: ``listen.limits``)."""
 
@@ -49,6 +53,9 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     max_connections: int = 0
     """0: bounded by the process's file descriptors alone."""
     max_connections_per_peer: int = 0
+    """0: no limit."""
+    uncounted_peer: Callable[[str], bool] = _no_peer
+    """Whether a peer stands for many: a load balancer is not held to the limit of one client."""
 
 
 def require_c_parser() -> None:
@@ -309,7 +316,8 @@ class TrafficServer(web.Server):
         self._per_peer[connection.peer] = count
         if settings.max_connections and self._open > settings.max_connections:
             return False
-        return not (settings.max_connections_per_peer and count > settings.max_connections_per_peer)
+        most = settings.max_connections_per_peer
+        return not most or count <= most or settings.uncounted_peer(connection.peer)
 
     def stop_tunnels(self) -> None:
         """Part of draining: a tunnel has no end of its own, and its client comes back to another gateway."""

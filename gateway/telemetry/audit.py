@@ -33,6 +33,9 @@ _SLICE = 256  # lines rendered in one turn of the event loop: some 3 ms
 _QUEUED_BATCHES = 4096  # batches of at most _SLICE lines waiting for the sink
 
 
+_LINE_END = ord("\n")
+
+
 class Sink(Protocol):
     """Where whole lines go."""
 
@@ -57,7 +60,7 @@ class StreamSink:
         left = memoryview(b"\n" + lines if self._torn else lines)
         while left:
             written = os.write(self._descriptor, left)
-            self._torn = left[written - 1 : written] != b"\n"
+            self._torn = left[written - 1] != _LINE_END
             left = left[written:]
 
     def close(self) -> None:

@@ -197,6 +197,13 @@ async def test_connections_per_peer_are_limited() -> None:
         assert (await again.answer())[0] == 200
 
 
+async def test_a_load_balancer_is_many_clients() -> None:
+    async with traffic(echo, max_connections_per_peer=1, uncounted_peer=lambda peer: peer == "127.0.0.1") as port:
+        for client in [await port.connect() for _ in range(3)]:
+            await client.send(request())
+            assert (await client.answer())[0] == 200
+
+
 async def test_connections_in_all_are_limited() -> None:
     async with traffic(echo, max_connections=1) as port:
         client = await port.connect()
