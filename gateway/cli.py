@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import __version__
+from . import __version__, limit_commands
 from .config import EMBEDDED, Config, json_schema, load, redacted
 from .config import problems as reports
 from .config.known import unknown_routes
@@ -344,6 +344,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("target", metavar="TARGET", help="as on the wire: /api/v4/projects/group%%2Fproject")
 
     _key_commands(commands)
+    limit_commands.add(commands, _command)
 
     routes = _command(commands, "routes", _routes, "list the route catalogue")
     routes.add_argument(

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from .core.access import Principal, Priority
 from .core.cost import Spent
 from .core.fair_queue import FairQueue
+from .core.hottest import Hottest
 from .core.limits import Decision, Take
 from .ports import BucketStore
 
@@ -102,6 +103,7 @@ class LimitStage:
     def __init__(self, buckets: BucketStore) -> None:
         self._buckets = buckets
         self._rooms: dict[str, _Room] = {}
+        self.hottest = Hottest()
         self.waiting = 0
         self.absorbed_total = 0
         """Requests that waited and were then admitted."""
@@ -114,6 +116,7 @@ class LimitStage:
         name = lease.encode("ascii")
         decision = await self._buckets.take(takes, name)
         refusal = decision.refusal
+        self.hottest.note(principal.id, refusal is not None, asyncio.get_running_loop().time())
         if refusal is not None:
             wait_s = max(patience_s, refusal.limit.absorb_s)
             if wait_s and refusal.retry_after_s <= wait_s and self.waiting < MOST_WAITING:
@@ -129,6 +132,10 @@ class LimitStage:
         """As the store's; who waits for one of the places looks again."""
         self._buckets.release(takes, lease)
         self._nudge(takes)
+
+    async def look(self, takes: Sequence[Take]) -> Decision:
+        """The buckets as they are: nothing is taken."""
+        return await self._buckets.take([Take(take.key, take.limit, 0.0) for take in takes if not take.limit.concurrent])
 
     async def close(self) -> None:
         """Who waits is refused."""

@@ -74,6 +74,7 @@ from ..telemetry.audit import AuditLog, open_sink
 from ..telemetry.metrics import Metrics
 from ..upstream.admission import AdmissionSettings, AdmittingUpstream
 from ..upstream.client import LeanUpstream, UpstreamSettings
+from .limit_office import LimitOffice
 from .observing import Audited, Early
 from .open_road import Anyone, Anything, NoTokens, Nowhere
 
@@ -99,6 +100,7 @@ class Assembly:
         self.door = AdmittingUpstream(self.upstream, _admission_settings(config))
         self.buckets: BucketStore | None = None
         self.limits: LimitStage | None = None
+        self.desk: LimitOffice | None = None
         self.links: list[RedisLink] = []
         self.audit: AuditLog | None = None
         self.cache_store: CacheStore | None = None
@@ -222,6 +224,8 @@ async def _assemble(made: Assembly) -> None:
         stack.push_async_callback(authenticator.close)
         rules = Rules.compile(compiled.rules(config))
         limits = Limits.compile(compiled.limits(config), compiled.costs(config))
+        made.desk = LimitOffice(limits, made.limits, made.audit)
+        stack.callback(made.desk.close)
         road = Road(
             entry=GitLabEntry(entry_settings, made.catalogue, peers),
             bodies=BodyStage(),

@@ -125,6 +125,7 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
             metrics_type=CONTENT_TYPE,
             readiness=lambda: readiness(made),
             config=lambda: redacted(config),
+            limits=made.desk,
         )
         admin_server = AdminServer(admin)
         made.stack.push_async_callback(admin_server.close)

@@ -19,6 +19,7 @@ class Exchange:
         "credential_kind",
         "identity",
         "limit_id",
+        "limit_near",
         "limit_remaining",
         "limit_shadow",
         "limit_waited_s",
@@ -63,6 +64,8 @@ class Exchange:
         self.rule = ""
         self.permit_use = ""
         self.limit_id = ""
+        self.limit_near = False
+        """Admitted, with less than a tenth of the bucket left."""
         self.limit_remaining = -1.0
         self.limit_shadow = ""
         self.limit_waited_s = 0.0

@@ -81,6 +81,7 @@ class Limits:
         self._tariffs: dict[tuple[str, str, str, str], _Tariff] = {}
         self._memo: dict[tuple[str, str, str, str, str, _Tariff], tuple[Take, ...]] = {}
         self._shared: dict[tuple[tuple[Limit, float], ...], _Tariff] = {}
+        self._changed: dict[str, Limit | None] = {}
         self._everything = _Tariff(tuple([(limit, 1.0) for limit in limits]))
 
     @classmethod
@@ -109,10 +110,26 @@ class Limits:
         takes = self._memo.get(seen)
         if takes is None:
             takes = _takes(tariff, principal, address_group(peer) if unnamed else "", project)
+            if self._changed:
+                takes = self._as_changed(takes)
             if len(self._memo) >= _MEMO_BOUND:
                 self._memo.clear()
             self._memo[seen] = takes
         return takes
+
+    def change(self, key: str, limit: Limit | None) -> None:
+        """For one bucket, until ``restore``: ``limit`` instead of the configured one; None: no limit at all."""
+        self._changed[key] = limit
+        self._memo.clear()
+
+    def restore(self, key: str) -> None:
+        """Back to what is configured."""
+        self._changed.pop(key, None)
+        self._memo.clear()
+
+    def _as_changed(self, takes: tuple[Take, ...]) -> tuple[Take, ...]:
+        found = [(take, self._changed.get(take.key, take.limit)) for take in takes]
+        return tuple([Take(take.key, limit, take.cost) for take, limit in found if limit is not None])
 
     def _tariff(self, operation: Operation, target: Target, method: str) -> _Tariff:
         key = (operation.name, method, operation.access.value, operation.surface.value)

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import msgspec
 from aiohttp import web
@@ -26,6 +27,18 @@ class Readiness(msgspec.Struct, frozen=True):
     ready: bool
     checks: dict[str, str]
     """Part → ``ok``, ``degraded: why`` or ``down: why``. Degraded parts leave the gateway ready."""
+
+
+class LimitDesk(Protocol):
+    """What operators may do to limits while the gateway runs."""
+
+    async def top(self, count: int) -> object:
+        """The callers that ask most at the moment, as JSON."""
+        ...
+
+    async def change(self, who: str, peer: str, wish: dict[str, object]) -> object:
+        """Raise, lower, pause or reset one bucket; what holds now, as JSON. Raises ValueError for what can't be done."""
+        ...
 
 
 class AdminSettings(msgspec.Struct, frozen=True):
@@ -56,12 +69,14 @@ class Admin:
         metrics_type: str,
         readiness: Callable[[], Readiness],
         config: Callable[[], object],
+        limits: LimitDesk | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._metrics_type = metrics_type
         self._readiness = readiness
         self._config = config
+        self._limits = limits
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._guard])
@@ -70,6 +85,9 @@ class Admin:
         app.router.add_get("/readyz", self._get_readyz)
         if self._settings.key_hashes:
             app.router.add_get("/-/config", self._get_config)
+            if self._limits is not None:
+                app.router.add_get("/-/limits/top", self._get_limits)
+                app.router.add_post("/-/limits", self._post_limits)
         return app
 
     @web.middleware
@@ -120,6 +138,30 @@ class Admin:
     async def _get_readyz(self, _request: web.Request) -> web.Response:
         readiness = self._readiness()
         return _json(200 if readiness.ready else 503, {"ready": readiness.ready, "checks": readiness.checks})
+
+    async def _get_limits(self, request: web.Request) -> web.Response:
+        assert self._limits is not None, "the route exists only then"
+        count = request.query.get("count", "20")
+        if not (count.isascii() and count.isdecimal() and 0 < len(count) <= 3):
+            return _refuse(400, "count is a number below 1000")
+        return _json(200, await self._limits.top(int(count)))
+
+    async def _post_limits(self, request: web.Request) -> web.Response:
+        assert self._limits is not None, "the route exists only then"
+        if request.content_type != "application/json":  # what a browser's form can't send
+            return _refuse(415, "415 Unsupported Media Type")
+        try:
+            wish = msgspec.json.decode(await request.read(), type=dict[str, object])
+            return _json(200, await self._limits.change(self._who(request), request.remote or "", wish))
+        except (ValueError, msgspec.DecodeError) as error:
+            wrong = "the body is no JSON object" if isinstance(error, msgspec.DecodeError) else str(error)
+            return _refuse(400, wrong)
+
+    def _who(self, request: web.Request) -> str:
+        """The admin key that was shown, as an audit may name it."""
+        key = request.headers.get("Authorization", "").partition(" ")[2].strip()
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+        return f"admin:{digest[:12]}"
 
     async def _get_config(self, _request: web.Request) -> web.Response:
         return _json(200, self._config())

@@ -61,6 +61,7 @@ class _Kind(NamedTuple):
     code: str
     limit: str
     shadow: str
+    near: str
     aborted: str
 
 
@@ -91,6 +92,7 @@ class Metrics:
             x.code,
             x.limit_id if x.code == _LIMITED else "",
             x.limit_shadow,
+            x.limit_id if x.limit_near else "",
             x.aborted,
         )
         row = self._rows.get(kind)
@@ -248,9 +250,13 @@ _COUNTERS: tuple[tuple[str, str, tuple[str, ...], Callable[[_Kind], list[tuple[s
     ),
     (
         "gitlab_gateway_limit_decisions",
-        "Requests refused by a limit, or that a shadow limit would have refused.",
+        "Requests refused by a limit, admitted near it, or that a shadow limit would have refused.",
         ("limit", "outcome"),
-        lambda kind: [(limit, outcome) for limit, outcome in ((kind.limit, "refused"), (kind.shadow, "shadow")) if limit],
+        lambda kind: [
+            (limit, outcome)
+            for limit, outcome in ((kind.limit, "refused"), (kind.shadow, "shadow"), (kind.near, "near"))
+            if limit
+        ],
     ),
     (
         "gitlab_gateway_aborted_responses",

@@ -156,6 +156,20 @@ def test_a_limit_on_some_requests_is_advertised_last() -> None:
     assert Limits.compile([some]).advertised is some
 
 
+def test_one_bucket_changed_for_a_time() -> None:
+    limits = Limits.compile([limit(), Limit("team", Scope.TEAM, 1.0, 1.0)])
+    wider = limit(burst=500.0)
+    limits.change("{gw}:b:caller:backstage", wider)
+    takes = limits.takes_for(key_principal(team="t"), OPERATION, TARGET, "GET", "")
+    assert [take.limit.burst for take in takes] == [500.0, 1.0]
+    assert limits.takes_for(key_principal("other"), OPERATION, TARGET, "GET", "")[0].limit.burst == 50.0
+    limits.change("{gw}:b:caller:backstage", None)
+    assert ids(limits.takes_for(key_principal(team="t"), OPERATION, TARGET, "GET", "")) == ["team"]
+    limits.restore("{gw}:b:caller:backstage")
+    limits.restore("{gw}:b:caller:backstage")
+    assert limits.takes_for(key_principal(team="t"), OPERATION, TARGET, "GET", "")[0].limit.burst == 50.0
+
+
 # Conditions
 
 READ_ISSUES = Operation("GET /api/v4/projects/:id/issues", Access.READ, Surface.REST, references=PROJECT)

@@ -1,0 +1,104 @@
+"""``gitlab-gateway limits``: the admin port's word on limits, for people. The admin key comes from the environment."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .config.units import parse_duration, parse_host_port
+
+KEY = "GATEWAY_ADMIN_KEY"
+OK, FAILED, REFUSED = 0, 1, 2
+_TIMEOUT_S = 10.0
+
+Command = Callable[[argparse.Namespace], int]
+Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
+
+
+def add(commands: Any, add_command: Add) -> None:
+    """The commands, among those of ``gateway.cli``."""
+    limits = commands.add_parser("limits", help="who asks most, and one bucket changed for a time", allow_abbrev=False)
+    below = limits.add_subparsers(metavar="COMMAND", required=True)
+    top = add_command(below, "top", _top, "the hottest callers now, and the state of their buckets")
+    top.add_argument("--count", metavar="N", type=int, default=20)
+    top.add_argument("--json", action="store_true")
+    change = add_command(below, "set", _set, "raise, lower or pause one bucket for a time, in this gateway")
+    how = change.add_mutually_exclusive_group(required=True)
+    how.add_argument("--factor", metavar="X", type=float, help="times the configured rate and burst: 2 raises, 0.5 lowers")
+    how.add_argument("--pause", action="store_true", help="the limit does not apply")
+    change.add_argument("--for", dest="lasting", metavar="1h", type=_seconds, default=3600.0)
+    reset = add_command(below, "reset", _reset, "fill one bucket, and take back what was set")
+    for parser in (change, reset):
+        parser.add_argument("limit", metavar="LIMIT")
+        parser.add_argument("subject", metavar="SUBJECT", help="as `top` names it: a caller, a team, a project; `all`")
+    for parser in (top, change, reset):
+        parser.add_argument("--admin", metavar="HOST:PORT", default="127.0.0.1:9901", help=f"the key is read from {KEY}")
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    status, answer = _ask(arguments.admin, "GET", f"/-/limits/top?count={arguments.count}")
+    if status != 200:
+        return _refused(status, answer)
+    if arguments.json:
+        print(json.dumps(answer, indent=2))
+        return OK
+    for caller in answer["callers"]:
+        buckets = ", ".join(f"{one['limit']} {one['remaining']:g}/{one['burst']:g}" for one in caller["buckets"])
+        print(f"{caller['caller']:<32} asked {caller['asked']:<8} refused {caller['refused']:<8} {buckets}".rstrip())
+    for changed in answer["changed"]:
+        deed = "paused" if changed["pause"] else f"times {changed['factor']:g}"
+        print(f"{changed['limit']} of {changed['subject']}: {deed} for a time")
+    return OK
+
+
+def _set(arguments: argparse.Namespace) -> int:
+    how: dict[str, object] = {"pause": True} if arguments.pause else {"factor": arguments.factor}
+    return _change(arguments, {**how, "seconds": arguments.lasting})
+
+
+def _reset(arguments: argparse.Namespace) -> int:
+    return _change(arguments, {"reset": True})
+
+
+def _change(arguments: argparse.Namespace, how: dict[str, object]) -> int:
+    wish = {"limit": arguments.limit, "subject": arguments.subject, **how}
+    status, answer = _ask(arguments.admin, "POST", "/-/limits", wish)
+    if status != 200:
+        return _refused(status, answer)
+    print(json.dumps(answer))
+    return OK
+
+
+def _refused(status: int, answer: Any) -> int:
+    words = answer.get("message", "") if isinstance(answer, dict) else ""
+    if status == 404:
+        words = "the admin port has no such thing: it needs an admin key in the configuration, and limits"
+    print(f"refused: {words or status}", file=sys.stderr)
+    return REFUSED
+
+
+def _ask(admin: str, method: str, path: str, wish: dict[str, object] | None = None) -> tuple[int, Any]:
+    """Status and JSON. Raises OSError when nobody answers."""
+    place = parse_host_port(admin)
+    connection = http.client.HTTPConnection(place.host or "127.0.0.1", place.port, timeout=_TIMEOUT_S)
+    fields = {"Authorization": f"Bearer {os.environ.get(KEY, '')}", "Content-Type": "application/json"}
+    try:
+        connection.request(method, path, None if wish is None else json.dumps(wish), fields)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read() or b"null")
+    except (http.client.HTTPException, json.JSONDecodeError):
+        raise OSError(f"{admin} does not answer as an admin port") from None
+    finally:
+        connection.close()
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None

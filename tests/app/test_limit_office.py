@@ -1,0 +1,114 @@
+"""Limits while the gateway runs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.app.limit_office import LimitOffice
+from gateway.core.access import Principal, PrincipalKind
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.limit_plan import Limits
+from gateway.core.limits import Limit, Scope
+from gateway.core.target import parse_target
+from gateway.limit_stage import LimitStage
+from gateway.stores.bucket_memory import MemoryBuckets
+
+OPERATION = Operation("GET /api/v4/user", Access.READ, Surface.REST)
+TARGET = parse_target(b"/api/v4/user")
+BOT = Principal("bot", PrincipalKind.KEY, "bot", team="t")
+
+
+class Office:
+    def __init__(self) -> None:
+        self.limits = Limits.compile(
+            [
+                Limit("caller", Scope.CALLER, 0.001, 4.0),
+                Limit("team", Scope.TEAM, 0.001, 40.0),
+                Limit("places", Scope.CALLER, 9.0, 9.0, concurrent=True),
+            ]
+        )
+        self.stage = LimitStage(MemoryBuckets())
+        self.desk = LimitOffice(self.limits, self.stage, None)
+
+    async def admitted(self, tries: int) -> int:
+        count = 0
+        for number in range(tries):
+            takes = self.limits.takes_for(BOT, OPERATION, TARGET, "GET", "")
+            ticket = await self.stage.admit(takes, BOT, f"{number}")
+            ticket.close(None)
+            count += ticket.decision.allowed
+        return count
+
+    async def change(self, **wish: object) -> Any:
+        return await self.desk.change("admin:x", "127.0.0.1", {"limit": "caller", "subject": "bot", **wish})
+
+
+async def test_raised_lowered_and_back_to_what_is_configured() -> None:
+    office = Office()
+    assert await office.admitted(10) == 4
+    await office.change(reset=True)
+    await office.change(factor=2.0)
+    assert await office.admitted(10) == 4  # what is in the bucket is in it; it may hold more from now on
+    await office.change(reset=True)
+    await office.change(factor=0.5)
+    assert await office.admitted(10) == 2
+    assert (await office.change(reset=True))["until"] is None
+    assert await office.admitted(10) == 4
+    office.desk.close()
+
+
+async def test_a_change_ends_by_itself() -> None:
+    office = Office()
+    assert (await office.change(pause=True, seconds=1.0))["until"]
+    assert await office.admitted(10) == 10
+    (timer,) = [timer for _, timer, _ in office.desk._until.values()]
+    timer._run()
+    assert await office.admitted(10) == 4
+
+
+async def test_the_hottest_with_their_buckets() -> None:
+    office = Office()
+    await office.admitted(6)
+    await office.change(factor=3.0)
+    told: Any = await office.desk.top(5)
+    assert [(one["caller"], one["asked"], one["refused"]) for one in told["callers"]] == [("bot", 6, 2)]
+    assert [one["limit"] for one in told["callers"][0]["buckets"]] == ["caller"]
+    assert told["callers"][0]["buckets"][0]["remaining"] < 1
+    assert told["changed"][0]["factor"] == 3.0
+    assert told["waiting"] == 0
+    office.desk.close()
+    assert (await asyncio.wait_for(office.desk.top(1), 1))["changed"] == []  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        pytest.param({"limit": "other", "pause": True}, "none of those configured", id="unknown-limit"),
+        pytest.param({}, "one of factor, pause and reset", id="nothing-asked"),
+        pytest.param({"pause": True, "reset": True}, "one of factor, pause and reset", id="two-things-asked"),
+        pytest.param({"factor": 0.0}, "factor: from", id="factor-zero"),
+        pytest.param({"factor": 1e9}, "factor: from", id="factor-huge"),
+        pytest.param({"pause": True, "seconds": 0.0}, "seconds: from", id="no-time"),
+        pytest.param({"pause": True, "seconds": 1e9}, "seconds: from", id="too-long"),
+        pytest.param({"pause": True, "subject": ""}, "subject: is", id="no-subject"),
+        pytest.param({"pause": True, "subject": "a\nb"}, "subject: is", id="line-break"),
+        pytest.param({"pause": "yes"}, "Expected `bool`", id="type"),
+        pytest.param({"pausing": True}, "unknown field", id="unknown-key"),
+    ],
+)
+async def test_what_can_t_be_done(wish: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        await Office().change(**wish)
+
+
+async def test_changes_are_bounded() -> None:
+    office = Office()
+    for number in range(1000):
+        await office.change(subject=f"bot-{number}", pause=True)
+    with pytest.raises(ValueError, match="too many"):
+        await office.change(pause=True)
+    await office.change(reset=True)
+    office.desk.close()

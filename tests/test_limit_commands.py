@@ -1,0 +1,99 @@
+"""``gitlab-gateway limits``, against a gateway that serves."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway import app, limit_commands
+from gateway.app.serving import Serving
+from gateway.cli import main
+from gateway.config import load
+
+KEY = "an-admin-key-of-some-length"
+HASH = hashlib.sha256(KEY.encode()).hexdigest()
+
+
+@pytest.fixture
+async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serving]:
+    monkeypatch.setenv(limit_commands.KEY, KEY)
+    text = (
+        "version: 1\nupstream: {url: 'http://127.0.0.1:1'}\nidentities: [{id: anyone, anonymous: true}]\n"
+        "listen: {address: '127.0.0.1:0', admin: '127.0.0.1:0'}\n"
+        f"admin: {{keys: [{{id: ops, sha256: {HASH}}}]}}\n"
+        "limits: [{id: caller, by: caller, rate: 1/min, burst: 2}]\n"
+        f"state_dir: {tmp_path}\naudit: {{sink: 'file:{tmp_path}/audit'}}\n"
+    )
+    loaded = load(text, {}, lambda path: Path(path).read_text())
+    assert loaded.config is not None
+    async with app.serving(loaded.config) as running:
+        yield running
+
+
+async def request(served: Serving) -> int:
+    reader, writer = await asyncio.open_connection(*served.address)
+    writer.write(b"GET /api/v4/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    status = int((await reader.readline()).split()[1])
+    await reader.read()
+    writer.close()
+    return status
+
+
+async def command(served: Serving, *arguments: str) -> int:
+    return await asyncio.to_thread(main, ["limits", *arguments, "--admin", served.admin_place])
+
+
+async def test_a_bucket_is_watched_paused_lowered_and_reset(
+    served: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [await request(served) for _ in range(3)] == [502, 502, 429]
+    assert await command(served, "top") == 0
+    assert "anonymous:127.0.0.1" in (shown := capsys.readouterr().out)
+    assert "asked 3        refused 1        caller 0" in shown
+    assert await command(served, "set", "caller", "anonymous:127.0.0.1", "--pause", "--for", "5m") == 0
+    assert [await request(served) for _ in range(4)] == [502] * 4
+    assert await command(served, "top", "--json") == 0
+    changed = json.loads(capsys.readouterr().out.partition("\n")[2])["changed"]
+    assert [(one["limit"], one["pause"], one["seconds"]) for one in changed] == [("caller", True, 300.0)]
+    assert await command(served, "reset", "caller", "anonymous:127.0.0.1") == 0
+    assert [await request(served) for _ in range(3)] == [502, 502, 429]
+    assert await command(served, "set", "caller", "anonymous:127.0.0.1", "--factor", "10") == 0
+    assert await command(served, "top") == 0
+    assert "caller of anonymous:127.0.0.1: times 10 for a time" in capsys.readouterr().out
+    for _ in range(100):
+        if (tmp_path / "audit").read_text().count("POST /-/limits") == 3:
+            break
+        await asyncio.sleep(0.02)
+    lines = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines() if "/-/limits" in line]
+    assert [line["principal"] for line in lines] == [f"admin:{HASH[:12]}"] * 3
+    assert "subject=anonymous:127.0.0.1" in lines[0]["target"]
+
+
+async def test_what_can_t_be_done_is_said(served: Serving, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await command(served, "set", "nothing", "x", "--pause") == 2
+    assert "limit: is none of those configured" in capsys.readouterr().err
+
+
+async def test_without_the_key_nothing(
+    served: Serving, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(limit_commands.KEY, "another")
+    assert await command(served, "top") == 2
+    assert "401" in capsys.readouterr().err
+
+
+async def test_what_is_no_admin_port(served: Serving, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await asyncio.to_thread(main, ["limits", "top", "--admin", served.place]) == 2
+    assert await asyncio.to_thread(main, ["limits", "top", "--admin", "127.0.0.1:1"]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["limits"], ["limits", "set", "a", "b"], ["limits", "set", "a", "b", "--pause", "--for", "x"]]
+)
+def test_wrong_usage(arguments: list[str]) -> None:
+    assert main(arguments) == 2
