@@ -16,43 +16,28 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from typing import Protocol
 
-import msgspec
-
-from .answer_stage import AnswerStage
-from .body_stage import BodyStage
-from .cache import Cache, CacheRequest, with_conditions
-from .core.access import Permit, Principal, PrincipalKind
+from .core.access import Permit, Principal
 from .core.catalogue import Access as CatalogueAccess
 from .core.catalogue import Operation, Surface
-from .core.cost import Spent
-from .core.credentials import Claim, Kind, injection
+from .core.credentials import Kind
 from .core.cross_origin import asker, is_preflight
-from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange
 from .core.graphql import is_graphql
 from .core.headers import request_id
-from .core.limits import Decision, Take, heavier
-from .core.messages import Fields, RequestHead, ResponseHead, first, joined
+from .core.limits import Decision, heavier
+from .core.messages import Fields, ResponseHead, first, joined
 from .core.refusal import render
-from .core.rule_match import Place, Question, Resolved, spellings
-from .core.target import Target
-from .core.upgrade import SWITCH, switched
-from .limit_stage import LimitStage, Ticket
-from .pacing_stage import PacingStage
+from .core.rule_match import Place, Question, spellings
+from .core.upgrade import switched
+from .errand import Errand, seen_from
+from .limit_stage import Ticket
 from .ports import (
-    Authenticator,
     Downstream,
-    Places,
     Reply,
-    RequestBody,
-    TokenSource,
-    Upstream,
-    UpstreamCredential,
-    UpstreamRequest,
 )
+from .road import Road
 from .tunnel_stage import relay
 
 log = logging.getLogger("gateway.pipeline")
@@ -67,103 +52,12 @@ _FAULT = Rejection(
 )
 
 
-# GitLab answers these late by design: runners poll for work (doc/ci/runners/long_polling.md), Gitaly counts objects before
-# its first octet. Its own NGINX waits an hour.
-_PATIENT = frozenset({Surface.RUNNER, Surface.GIT, Surface.LFS})
-_PATIENT_S = 300.0
-
-
 # What the gateway itself asks about a place: on the REST surface, whatever the request is.
 _ASKING = Operation("GET /api/v4/projects/:id", CatalogueAccess.READ, Surface.REST)
 
 
 _NEAR = 0.1
 """Of a bucket: a caller that has less left is about to be refused."""
-
-
-class Observer(Protocol):
-    """Telemetry: sees each exchange once, finished. Never blocks, never raises."""
-
-    def observe(self, exchange: Exchange, duration_s: float) -> None: ...
-
-
-class Entry(Protocol):
-    """The pure stages that read a request's head (``core.entry``)."""
-
-    def target(self, head: RequestHead) -> Target: ...
-    def operation(self, head: RequestHead, target: Target) -> Operation: ...
-    def admit(self, head: RequestHead, target: Target, operation: Operation) -> Admitted: ...
-
-
-class Access(Protocol):
-    """The rules (``core.access``)."""
-
-    def questions(
-        self, principal: Principal, operation: Operation, target: Target, method: str, *, screened: bool = ...
-    ) -> tuple[Question, ...]: ...
-
-    def credentials_of(self, identity: str) -> tuple[str, ...]: ...
-
-    def authorise(
-        self,
-        principal: Principal,
-        operation: Operation,
-        target: Target,
-        method: str,
-        sudo: str | None = None,
-        *,
-        resolved: Resolved = ...,
-        screened: bool = ...,
-    ) -> Permit: ...
-
-
-class Dialect(Protocol):
-    """Which buckets a request takes from, and how callers are told (``core.dialect``)."""
-
-    def takes_for(
-        self, principal: Principal, operation: Operation, target: Target, method: str, peer: str
-    ) -> tuple[Take, ...]: ...
-
-    def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
-        """The limits' fields of an answer the gateway makes itself."""
-        ...
-
-    def merged(self, decision: Decision | None, principal: Principal, status: int, fields: Fields, now: float) -> Fields:
-        """An answer's ``fields`` with exactly one set of limits, ours or GitLab's, as a unit."""
-        ...
-
-
-class Passing(Protocol):
-    """Which fields go up and come down (``core.passage``)."""
-
-    def end_to_end(self, head: RequestHead, admitted: Admitted) -> Fields: ...
-    def upward(
-        self, fields: Fields, head: RequestHead, admitted: Admitted, request_id: str, credential: Fields
-    ) -> Fields: ...
-    def downward(self, reply: ResponseHead, head: RequestHead, admitted: Admitted) -> ResponseHead: ...
-
-
-class Road(msgspec.Struct, frozen=True):
-    """What a gateway is made of. ``app.py`` wires it; null objects stand for what is off."""
-
-    entry: Entry
-    bodies: BodyStage
-    authenticator: Authenticator
-    access: Access
-    dialect: Dialect
-    limits: LimitStage
-    pacing: PacingStage
-    tokens: TokenSource
-    places: Places
-    passing: Passing
-    answers: AnswerStage
-    cache: Cache
-    upstream: Upstream
-    observers: tuple[Observer, ...]
-    anonymous: bool = False
-    """Anonymous callers are let in: refusals do not challenge."""
-    tunnel_idle_s: float = 3600.0
-    """How long nothing may move through a tunnel."""
 
 
 class _Told:
@@ -178,7 +72,7 @@ class _Told:
         self.principal: Principal | None = None
         self.decision: Decision | None = None
         self.ticket: Ticket | None = None
-        self.errand: _Errand | None = None
+        self.errand: Errand | None = None
 
 
 class Gateway:
@@ -258,7 +152,7 @@ class Gateway:
         if claim.kind is Kind.NONE and is_preflight(head, target):
             principal = asker(admitted.client)
         else:
-            principal = await road.authenticator.authenticate(claim, operation, _seen_from(head, admitted))
+            principal = await road.authenticator.authenticate(claim, operation, seen_from(head, admitted))
         told.principal = principal
         x.principal, x.principal_kind, x.identity = principal.id, principal.kind.value, principal.identity
         x.team, x.credential_fingerprint = principal.team, principal.fingerprint
@@ -296,7 +190,7 @@ class Gateway:
                 operation,
                 places=spellings(operation, target, resolved) if permit.confined else None,
             )
-        errand = told.errand = _Errand(self, head, x, admitted, claim, principal, permit, credential, body)
+        errand = told.errand = Errand(road, self.monotonic, head, x, admitted, claim, principal, permit, credential, body)
         if admitted.websocket:
             await self._tunnel(down, x, told, errand, admitted.websocket)
             return
@@ -322,7 +216,7 @@ class Gateway:
                 break
         return resolved
 
-    async def _tunnel(self, down: Downstream, x: Exchange, told: _Told, errand: _Errand, key: bytes) -> None:
+    async def _tunnel(self, down: Downstream, x: Exchange, told: _Told, errand: Errand, key: bytes) -> None:
         """A WebSocket: the handshake went through every stage; behind the 101 there are only octets."""
         reply = await errand.forward(())
         try:
@@ -373,6 +267,8 @@ class Gateway:
             down.abort()
             return
         x.status = rejection.status
+        if rejection.code is Code.RATE_LIMITED and rejection.source is Source.UPSTREAM:
+            x.limit_id, x.limit_near = "upstream", False  # GitLab's own, on the credential: none of ours
         fields = down.head.fields
         decision = told.decision
         refusing = decision.refusal if decision is not None and rejection.code is Code.RATE_LIMITED else None
@@ -387,161 +283,6 @@ class Gateway:
             challenge=not self.road.anonymous,
         )
         await down.respond(head, body, close=rejection.close)
-
-
-class _Errand:
-    """One permitted request on its way up: what the cache calls when GitLab must be asked."""
-
-    __slots__ = (
-        "_admitted",
-        "_body",
-        "_claim",
-        "_credential",
-        "_fields",
-        "_gateway",
-        "_head",
-        "_permit",
-        "_principal",
-        "_x",
-        "runtime_s",
-        "started_at",
-    )
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        head: RequestHead,
-        x: Exchange,
-        admitted: Admitted,
-        claim: Claim,
-        principal: Principal,
-        permit: Permit,
-        credential: UpstreamCredential | None,
-        body: RequestBody | None,
-    ) -> None:
-        self._gateway = gateway
-        self._head = head
-        self._x = x
-        self._admitted = admitted
-        self._claim = claim
-        self._principal = principal
-        self._permit = permit
-        self._credential = credential
-        self._body = body
-        self._fields = gateway.road.passing.end_to_end(head, admitted)
-        self.started_at = 0.0
-        self.runtime_s = 0.0
-
-    def spent(self, sent_bytes: int) -> Spent:
-        """What the request used of GitLab."""
-        return Spent(
-            asked=self.started_at > 0,
-            not_modified=self._x.upstream_status == 304,
-            runtime_s=self.runtime_s,
-            sent_bytes=sent_bytes,
-        )
-
-    def cache_request(self) -> CacheRequest:
-        """Who may see the answer, and everything that could change it."""
-        return CacheRequest(
-            self._head.method,
-            self._claim.target,
-            self._fields,
-            self._admitted.operation,
-            partition=_partition(self._principal, self._permit, self._credential),
-            has_body=self._head.has_body,
-            sudo=self._permit.sudo or self._claim.sudo or "",
-            session=self._claim.kind is Kind.SESSION,
-            reached_as=self._reached_as(),
-        )
-
-    def _reached_as(self) -> bytes:
-        """Scheme and host as GitLab and the answer's links are told them: one caller's must not be served to another."""
-        head, admitted = self._head, self._admitted
-        reached = (b"https://" if head.tls else b"http://") + admitted.host
-        if not admitted.trusted_peer:
-            return reached
-        said = (joined(head.fields, b"x-forwarded-" + name) or b"" for name in (b"proto", b"host", b"port"))
-        return b"\x00".join((reached, *said))  # an octet that no field value holds
-
-    async def forward(self, conditions: Fields) -> Reply:
-        """Ask GitLab; see ``cache.Forward``."""
-        gateway, x, body = self._gateway, self._x, self._body
-        road = gateway.road
-        credential = self._credential
-        own = credential.fields + self._claim.sudo_fields if credential is not None else injection(self._claim)
-        operation = self._admitted.operation
-        fields = with_conditions(self._fields, conditions)
-        reads = road.answers.reads(operation)
-        if reads:
-            fields = road.answers.plainly(fields)
-        if self._admitted.websocket:
-            own = (*own, *SWITCH)
-        request = UpstreamRequest(
-            self._head.method,
-            self._claim.target,
-            road.passing.upward(fields, self._head, self._admitted, x.request_id, own),
-            content_length=body.content_length if body is not None else self._head.content_length,
-            first_byte_timeout_s=_PATIENT_S if operation.surface in _PATIENT else None,
-            caller=self._principal.id,
-            priority=self._principal.priority,
-            upgrade=bool(self._admitted.websocket),
-        )
-        if credential is not None:
-            await road.pacing.go(credential.id, self._principal, x.request_id)
-        if not self.started_at:
-            self.started_at = gateway.monotonic()
-        reply = await road.upstream.send(request, body)
-        try:
-            head = reply.head
-            if credential is not None:
-                road.pacing.learn(credential.id, head.status, head.fields)
-            x.upstream_status = head.status
-            x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
-            self.runtime_s += _seconds(first(head.fields, b"x-runtime"), reply.first_byte_s)
-            x.upstream_request_id = _ascii(first(head.fields, b"x-request-id"))
-            if head.status == 401:
-                await self._refused_upstream()
-            elif road.tokens.unchecked and first(head.fields, b"x-gitlab-meta") is not None:
-                road.tokens.recognised()
-            if reply.tunnel is None:
-                reply.head = road.passing.downward(head, self._head, self._admitted)
-            if reads:
-                reply = await road.answers.mend(reply, self._head, self._admitted, self._claim, self._principal)
-        except BaseException:
-            reply.release()
-            raise
-        return reply
-
-    async def _refused_upstream(self) -> None:
-        """GitLab said 401: a caller's own credential is no longer believed; a dead one of ours is not the caller's 401."""
-        road = self._gateway.road
-        if self._credential is None:
-            road.authenticator.refused_upstream(self._claim, self._principal, _seen_from(self._head, self._admitted))
-        elif await road.tokens.refused(self._credential.id):
-            await road.cache.drop_partition(_partition(self._principal, self._permit, self._credential))
-            raise Rejection(
-                Code.BROKER_CREDENTIAL_REFUSED,
-                502,
-                "502 Bad Gateway",
-                source=Source.UPSTREAM,
-                proxy_error="proxy_configuration_error",
-            )
-
-
-def _partition(principal: Principal, permit: Permit, credential: UpstreamCredential | None) -> bytes:
-    """Whose answers these are; empty for callers whom only GitLab can tell apart: theirs are never stored."""
-    if credential is not None:
-        sudo = permit.sudo.lower().encode("utf-8", "surrogateescape")
-        return b"%b/%b/%b" % (credential.partition, permit.digest, sudo)
-    if principal.kind is PrincipalKind.ANONYMOUS:
-        return b"anonymous"
-    return principal.token_hash
-
-
-def _seen_from(head: RequestHead, admitted: Admitted) -> RequestHead:
-    """``head`` with the client's own address as its peer."""
-    return head if head.peer == admitted.client else msgspec.structs.replace(head, peer=admitted.client)
 
 
 def _note(decision: Decision, x: Exchange) -> None:
@@ -567,17 +308,3 @@ def _limited(decision: Decision) -> Rejection:
 
 def _id_field(x: Exchange) -> tuple[bytes, bytes]:
     return (b"X-Gateway-Request-Id", x.request_id.encode("ascii"))
-
-
-def _seconds(value: bytes | None, otherwise: float) -> float:
-    """``X-Runtime``, as Rack writes it: ``0.031337``."""
-    if value is None or len(value) > 32:
-        return otherwise
-    try:
-        return float(value)
-    except ValueError:
-        return otherwise
-
-
-def _ascii(value: bytes | None) -> str:
-    return value[:128].decode("ascii", "replace") if value is not None else ""

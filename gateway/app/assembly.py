@@ -53,13 +53,14 @@ from ..identity.settings import IdentitySettings
 from ..identity.verifier import GitlabVerifier
 from ..limit_stage import LimitStage
 from ..pacing_stage import PacingStage
-from ..pipeline import Gateway, Observer, Road
+from ..pipeline import Gateway
 from ..ports import (
     BucketStore,
     CacheStore,
     KeyRegister,
     KeyStore,
 )
+from ..road import Observer, Road
 from ..state_dir import open_state_dir, secret
 from ..stores.bucket_memory import MemoryBuckets
 from ..stores.bucket_redis import RedisBuckets

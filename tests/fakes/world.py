@@ -21,8 +21,9 @@ from gateway.config import Config, load
 from gateway.core.errors import Code, Rejection, Source
 from gateway.core.exchange import Exchange
 from gateway.core.messages import Field, Fields, RequestHead, ResponseHead, first
-from gateway.pipeline import Gateway, Road
+from gateway.pipeline import Gateway
 from gateway.ports import Reply, RequestBody, UpstreamRequest
+from gateway.road import Road
 from gateway.upstream.admission import AdmittingUpstream
 
 CONFIGURATION = """\

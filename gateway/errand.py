@@ -1,0 +1,196 @@
+"""One permitted request on its way up to GitLab, and what its answer teaches on the way down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from .cache import CacheRequest, with_conditions
+from .core.access import Permit, Principal, PrincipalKind
+from .core.catalogue import Surface
+from .core.cost import Spent
+from .core.credentials import Claim, Kind, injection
+from .core.entry import Admitted
+from .core.errors import Code, Rejection, Source
+from .core.exchange import Exchange
+from .core.messages import Fields, RequestHead, first, joined
+from .core.upgrade import SWITCH
+from .ports import Reply, RequestBody, UpstreamCredential, UpstreamRequest
+from .road import Road
+
+# GitLab answers these late by design: runners poll for work (doc/ci/runners/long_polling.md), Gitaly counts objects before
+# its first octet. Its own NGINX waits an hour.
+_PATIENT = frozenset({Surface.RUNNER, Surface.GIT, Surface.LFS})
+_PATIENT_S = 300.0
+
+
+class Errand:
+    """One permitted request on its way up: what the cache calls when GitLab must be asked."""
+
+    __slots__ = (
+        "_admitted",
+        "_body",
+        "_claim",
+        "_credential",
+        "_fields",
+        "_head",
+        "_monotonic",
+        "_permit",
+        "_principal",
+        "_road",
+        "_x",
+        "runtime_s",
+        "started_at",
+    )
+
+    def __init__(
+        self,
+        road: Road,
+        monotonic: Callable[[], float],
+        head: RequestHead,
+        x: Exchange,
+        admitted: Admitted,
+        claim: Claim,
+        principal: Principal,
+        permit: Permit,
+        credential: UpstreamCredential | None,
+        body: RequestBody | None,
+    ) -> None:
+        self._road = road
+        self._monotonic = monotonic
+        self._head = head
+        self._x = x
+        self._admitted = admitted
+        self._claim = claim
+        self._principal = principal
+        self._permit = permit
+        self._credential = credential
+        self._body = body
+        self._fields = road.passing.end_to_end(head, admitted)
+        self.started_at = 0.0
+        self.runtime_s = 0.0
+
+    def spent(self, sent_bytes: int) -> Spent:
+        """What the request used of GitLab."""
+        return Spent(
+            asked=self.started_at > 0,
+            not_modified=self._x.upstream_status == 304,
+            runtime_s=self.runtime_s,
+            sent_bytes=sent_bytes,
+        )
+
+    def cache_request(self) -> CacheRequest:
+        """Who may see the answer, and everything that could change it."""
+        return CacheRequest(
+            self._head.method,
+            self._claim.target,
+            self._fields,
+            self._admitted.operation,
+            partition=_partition(self._principal, self._permit, self._credential),
+            has_body=self._head.has_body,
+            sudo=self._permit.sudo or self._claim.sudo or "",
+            session=self._claim.kind is Kind.SESSION,
+            reached_as=self._reached_as(),
+        )
+
+    def _reached_as(self) -> bytes:
+        """Scheme and host as GitLab and the answer's links are told them: one caller's must not be served to another."""
+        head, admitted = self._head, self._admitted
+        reached = (b"https://" if head.tls else b"http://") + admitted.host
+        if not admitted.trusted_peer:
+            return reached
+        said = (joined(head.fields, b"x-forwarded-" + name) or b"" for name in (b"proto", b"host", b"port"))
+        return b"\x00".join((reached, *said))  # an octet that no field value holds
+
+    async def forward(self, conditions: Fields) -> Reply:
+        """Ask GitLab; see ``cache.Forward``."""
+        road, x, body = self._road, self._x, self._body
+        credential = self._credential
+        own = credential.fields + self._claim.sudo_fields if credential is not None else injection(self._claim)
+        operation = self._admitted.operation
+        fields = with_conditions(self._fields, conditions)
+        reads = road.answers.reads(operation)
+        if reads:
+            fields = road.answers.plainly(fields)
+        if self._admitted.websocket:
+            own = (*own, *SWITCH)
+        request = UpstreamRequest(
+            self._head.method,
+            self._claim.target,
+            road.passing.upward(fields, self._head, self._admitted, x.request_id, own),
+            content_length=body.content_length if body is not None else self._head.content_length,
+            first_byte_timeout_s=_PATIENT_S if operation.surface in _PATIENT else None,
+            caller=self._principal.id,
+            priority=self._principal.priority,
+            upgrade=bool(self._admitted.websocket),
+        )
+        if credential is not None:
+            await road.pacing.go(credential.id, self._principal, x.request_id)
+        if not self.started_at:
+            self.started_at = self._monotonic()
+        reply = await road.upstream.send(request, body)
+        try:
+            head = reply.head
+            if credential is not None:
+                road.pacing.learn(credential.id, head.status, head.fields)
+            x.upstream_status = head.status
+            x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
+            self.runtime_s += _seconds(first(head.fields, b"x-runtime"), reply.first_byte_s)
+            x.upstream_request_id = _ascii(first(head.fields, b"x-request-id"))
+            if head.status == 401:
+                await self._refused_upstream()
+            elif road.tokens.unchecked and first(head.fields, b"x-gitlab-meta") is not None:
+                road.tokens.recognised()
+            if reply.tunnel is None:
+                reply.head = road.passing.downward(head, self._head, self._admitted)
+            if reads:
+                reply = await road.answers.mend(reply, self._head, self._admitted, self._claim, self._principal)
+        except BaseException:
+            reply.release()
+            raise
+        return reply
+
+    async def _refused_upstream(self) -> None:
+        """GitLab said 401: a caller's own credential is no longer believed; a dead one of ours is not the caller's 401."""
+        road = self._road
+        if self._credential is None:
+            road.authenticator.refused_upstream(self._claim, self._principal, seen_from(self._head, self._admitted))
+        elif await road.tokens.refused(self._credential.id):
+            await road.cache.drop_partition(_partition(self._principal, self._permit, self._credential))
+            raise Rejection(
+                Code.BROKER_CREDENTIAL_REFUSED,
+                502,
+                "502 Bad Gateway",
+                source=Source.UPSTREAM,
+                proxy_error="proxy_configuration_error",
+            )
+
+
+def _partition(principal: Principal, permit: Permit, credential: UpstreamCredential | None) -> bytes:
+    """Whose answers these are; empty for callers whom only GitLab can tell apart: theirs are never stored."""
+    if credential is not None:
+        sudo = permit.sudo.lower().encode("utf-8", "surrogateescape")
+        return b"%b/%b/%b" % (credential.partition, permit.digest, sudo)
+    if principal.kind is PrincipalKind.ANONYMOUS:
+        return b"anonymous"
+    return principal.token_hash
+
+
+def seen_from(head: RequestHead, admitted: Admitted) -> RequestHead:
+    """``head`` with the client's own address as its peer."""
+    return head if head.peer == admitted.client else msgspec.structs.replace(head, peer=admitted.client)
+
+
+def _seconds(value: bytes | None, otherwise: float) -> float:
+    """``X-Runtime``, as Rack writes it: ``0.031337``."""
+    if value is None or len(value) > 32:
+        return otherwise
+    try:
+        return float(value)
+    except ValueError:
+        return otherwise
+
+
+def _ascii(value: bytes | None) -> str:
+    return value[:128].decode("ascii", "replace") if value is not None else ""

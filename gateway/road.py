@@ -1,0 +1,107 @@
+"""What a gateway is made of: the stages' shapes, and the struct that holds them all. ``app`` fills it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from .answer_stage import AnswerStage
+from .body_stage import BodyStage
+from .cache import Cache
+from .core.access import Permit, Principal
+from .core.catalogue import Operation
+from .core.entry import Admitted
+from .core.exchange import Exchange
+from .core.limits import Decision, Take
+from .core.messages import Fields, RequestHead, ResponseHead
+from .core.rule_match import Question, Resolved
+from .core.target import Target
+from .limit_stage import LimitStage
+from .pacing_stage import PacingStage
+from .ports import Authenticator, Places, TokenSource, Upstream
+
+
+class Observer(Protocol):
+    """Telemetry: sees each exchange once, finished. Never blocks, never raises."""
+
+    def observe(self, exchange: Exchange, duration_s: float) -> None: ...
+
+
+class Entry(Protocol):
+    """The pure stages that read a request's head (``core.entry``)."""
+
+    def target(self, head: RequestHead) -> Target: ...
+    def operation(self, head: RequestHead, target: Target) -> Operation: ...
+    def admit(self, head: RequestHead, target: Target, operation: Operation) -> Admitted: ...
+
+
+class Access(Protocol):
+    """The rules (``core.access``)."""
+
+    def questions(
+        self, principal: Principal, operation: Operation, target: Target, method: str, *, screened: bool = ...
+    ) -> tuple[Question, ...]: ...
+
+    def credentials_of(self, identity: str) -> tuple[str, ...]: ...
+
+    def authorise(
+        self,
+        principal: Principal,
+        operation: Operation,
+        target: Target,
+        method: str,
+        sudo: str | None = None,
+        *,
+        resolved: Resolved = ...,
+        screened: bool = ...,
+    ) -> Permit: ...
+
+
+class Dialect(Protocol):
+    """Which buckets a request takes from, and how callers are told (``core.dialect``)."""
+
+    def takes_for(
+        self, principal: Principal, operation: Operation, target: Target, method: str, peer: str
+    ) -> tuple[Take, ...]: ...
+
+    def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
+        """The limits' fields of an answer the gateway makes itself."""
+        ...
+
+    def merged(self, decision: Decision | None, principal: Principal, status: int, fields: Fields, now: float) -> Fields:
+        """An answer's ``fields`` with exactly one set of limits, ours or GitLab's, as a unit."""
+        ...
+
+
+class Passing(Protocol):
+    """Which fields go up and come down (``core.passage``)."""
+
+    def end_to_end(self, head: RequestHead, admitted: Admitted) -> Fields: ...
+    def upward(
+        self, fields: Fields, head: RequestHead, admitted: Admitted, request_id: str, credential: Fields
+    ) -> Fields: ...
+    def downward(self, reply: ResponseHead, head: RequestHead, admitted: Admitted) -> ResponseHead: ...
+
+
+class Road(msgspec.Struct, frozen=True):
+    """What a gateway is made of. ``app.py`` wires it; null objects stand for what is off."""
+
+    entry: Entry
+    bodies: BodyStage
+    authenticator: Authenticator
+    access: Access
+    dialect: Dialect
+    limits: LimitStage
+    pacing: PacingStage
+    tokens: TokenSource
+    places: Places
+    passing: Passing
+    answers: AnswerStage
+    cache: Cache
+    upstream: Upstream
+    observers: tuple[Observer, ...]
+    anonymous: bool = False
+    """Anonymous callers are let in: refusals do not challenge."""
+    tunnel_idle_s: float = 3600.0
+    """How long nothing may move through a tunnel."""

@@ -1,0 +1,88 @@
+"""What goes up for one permitted request, and what its answer teaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.core.access import Permit, Principal, PrincipalKind
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.credentials import Carrier, Claim, Kind
+from gateway.core.entry import Admitted
+from gateway.core.exchange import Exchange
+from gateway.core.messages import Field, RequestHead
+from gateway.core.secret import Secret
+from gateway.core.target import parse_target
+from gateway.errand import Errand, seen_from
+from gateway.ports import UpstreamCredential
+from tests.fakes.world import World, world
+
+OPERATION = Operation("GET /api/v4/user", Access.READ, Surface.REST)
+TARGET = parse_target(b"/api/v4/user?sudo=ada")
+OWN = Principal("user:7", PrincipalKind.GITLAB_TOKEN, "people", token_hash=b"hash")
+BOT = Principal("bot", PrincipalKind.KEY, "bot")
+NOBODY = Principal("anonymous:::1", PrincipalKind.ANONYMOUS, "anonymous")
+BROKERED = UpstreamCredential("sa", ((b"PRIVATE-TOKEN", b"theirs"),), b"p")
+CLAIM = Claim(
+    Kind.TOKEN,
+    Secret("mine"),
+    Carrier.PRIVATE_TOKEN,
+    sudo="ada",
+    target=TARGET.raw,
+    target_without_sudo=b"/api/v4/user",
+    passing=((b"PRIVATE-TOKEN", b"mine"),),
+)
+
+
+def errand(
+    made: World,
+    principal: Principal = OWN,
+    *,
+    credential: UpstreamCredential | None = None,
+    permit: Permit | None = None,
+    fields: tuple[Field, ...] = (),
+    trusted: bool = False,
+) -> Errand:
+    head = RequestHead("GET", TARGET.raw, ((b"Host", b"gateway.test"), *fields), peer="10.0.0.1")
+    admitted = Admitted(TARGET, OPERATION, CLAIM, b"gateway.test", "203.0.113.9" if trusted else "10.0.0.1", trusted)
+    x = Exchange("r-1", 0.0, "GET", "10.0.0.1")
+    return Errand(
+        made.gateway.road, lambda: 1.0, head, x, admitted, CLAIM, principal, permit or Permit("r"), credential, None
+    )
+
+
+@pytest.mark.parametrize(
+    ("principal", "credential", "permit", "partition"),
+    [
+        pytest.param(OWN, None, Permit("own-token"), b"hash", id="own-token"),
+        pytest.param(NOBODY, None, Permit("anonymous"), b"anonymous", id="anonymous"),
+        pytest.param(BOT, BROKERED, Permit("r", "sa", digest=b"d"), b"p/d/", id="brokered"),
+        pytest.param(BOT, BROKERED, Permit("r", "sa", sudo="Ada", digest=b"d"), b"p/d/ada", id="brokered-as-another"),
+        pytest.param(
+            Principal("passthrough:::1", PrincipalKind.PASSTHROUGH, "passthrough"), None, Permit("p"), b"", id="passthrough"
+        ),
+    ],
+)
+async def test_whose_answer_it_is(
+    tmp_path: Path, principal: Principal, credential: UpstreamCredential | None, permit: Permit, partition: bytes
+) -> None:
+    async with world(tmp_path) as made:
+        assert errand(made, principal, credential=credential, permit=permit).cache_request().partition == partition
+
+
+async def test_links_of_one_host_are_not_anothers(tmp_path: Path) -> None:
+    """GitLab's links are turned to the host a caller used: behind trusted proxies that is what these say."""
+    async with world(tmp_path) as made:
+        plain = errand(made).cache_request().reached_as
+        said = (b"X-Forwarded-Host", b"git.example.com")
+        assert errand(made, fields=(said,)).cache_request().reached_as == plain
+        assert errand(made, fields=(said,), trusted=True).cache_request().reached_as != plain
+
+
+def test_the_client_is_who_a_trusted_proxy_says() -> None:
+    head = RequestHead("GET", b"/", (), peer="10.0.0.1")
+    here = Admitted(TARGET, OPERATION, CLAIM, b"gateway.test", "10.0.0.1", False)
+    there = Admitted(TARGET, OPERATION, CLAIM, b"gateway.test", "203.0.113.9", True)
+    assert seen_from(head, here) is head
+    assert seen_from(head, there).peer == "203.0.113.9"
