@@ -163,7 +163,7 @@ class _Told:
         return True
 
     def standing(self, states: tuple[BucketState, ...], wait_s: int) -> Field:
-        """The ``RateLimit`` field (draft-ietf-httpapi-ratelimit-headers-10 §4). ``wait_s``: what ``Retry-After`` tells."""
+        """The ``RateLimit`` field (draft-ietf-httpapi-ratelimit-headers-11 §4). ``wait_s``: what ``Retry-After`` tells."""
         items = []
         for name, found in zip(self._names, states, strict=True):
             if found.limit.shadow:
@@ -173,6 +173,9 @@ class _Told:
             else:
                 # Retry-After must not be earlier than `t`: the longest wait is the one that it tells.
                 left, until = 0, min(wait_s, whole_wait_s(found.retry_after_s))
+            if found.limit.concurrent:  # has no window (§4.2): a place comes free when a request ends
+                items.append(b"%s%d%s" % (name, left, self._partition))
+                continue
             items.append(b"%s%d;t=%d%s" % (name, left, min(_FURTHEST_S, until), self._partition))
         return (_IETF, b", ".join(items) if len(items) > 1 else items[0])
 

@@ -260,3 +260,36 @@ def test_a_brokered_caller_never_reads_the_shared_credentials_numbers() -> None:
     merged = own(OURS, BODY + gitlab(limit=b"1", remaining=b"0"), status=200, now=NOW)
     assert merged == BODY + OURS
     assert sum(name.lower() in GITLAB_SET for name, _ in merged) == 5
+
+
+# Requests in progress, and debts
+
+PLACES = Limit("places", Scope.CALLER, 20.0, 20.0, 1.0, concurrent=True)
+WITH_PLACES = LimitHeaders(Limits.compile([PLACES, CALLER]), key=b"pepper")
+ONLY_PLACES = LimitHeaders(Limits.compile([PLACES]), key=b"pepper")
+
+
+def test_places_are_told_in_their_own_unit_and_never_as_the_quota() -> None:
+    told = read(WITH_PLACES.fields_for(decision(allowed(PLACES, 3.0), allowed()), "backstage"))
+    assert (told["RateLimit-Limit"], told["RateLimit-Name"], told["RateLimit-Remaining"]) == ("600", "caller", "187")
+    assert told["RateLimit-Policy"].startswith('"places";q=20;qu="concurrent-requests";pk=:')
+    assert re.fullmatch(r'"places";r=3;pk=:[^:]+:, "caller";r=187;t=2;pk=:[^:]+:', told["RateLimit"])
+
+
+def test_a_refusal_for_want_of_a_place() -> None:
+    told = read(WITH_PLACES.fields_for(decision(refused(PLACES, 0.0), allowed()), "backstage"))
+    assert (told["RateLimit-Name"], told["RateLimit-Remaining"], told["Retry-After"]) == ("places", "0", "1")
+    assert told["RateLimit-Limit"] == "600"
+    assert told["RateLimit"].startswith('"places";r=0;pk=:')
+
+
+def test_with_places_alone_the_quota_is_nominal() -> None:
+    assert ONLY_PLACES.fields_for(decision(allowed(PLACES, 3.0)), "backstage") == ONLY_PLACES.nominal()
+    told = read(ONLY_PLACES.fields_for(decision(refused(PLACES, 0.0)), "backstage"))
+    assert told["RateLimit-Limit"] == str(NOMINAL_PER_MINUTE)
+
+
+def test_a_debt_is_told_as_nothing_left() -> None:
+    told = read(HEADERS.fields_for(decision(allowed(CALLER, -30.0)), "backstage"))
+    assert (told["RateLimit-Remaining"], told["RateLimit-Observed"]) == ("0", "200")
+    assert '"caller";r=0;' in told["RateLimit"]
