@@ -44,6 +44,12 @@ class Ticket:
         """The request is over. ``spent`` is None where nothing is known of an answer: the cost stays as taken."""
         if not self.decision.allowed:
             return
+        for take in self._takes:
+            if take.limit.concurrent or take.limit.settlement is not None:
+                self._settle(spent)
+                return
+
+    def _settle(self, spent: Spent | None) -> None:
         changes: list[Take] = []
         places = False
         for take, state in zip(self._takes, self.decision.states, strict=False):
@@ -116,7 +122,7 @@ class LimitStage:
         name = lease.encode("ascii")
         decision = await self._buckets.take(takes, name)
         refusal = decision.refusal
-        self.hottest.note(principal.id, refusal is not None, asyncio.get_running_loop().time())
+        self.hottest.note(principal.id, refusal is not None, decision.now)
         if refusal is not None:
             wait_s = max(patience_s, refusal.limit.absorb_s)
             if wait_s and refusal.retry_after_s <= wait_s and self.waiting < MOST_WAITING:

@@ -56,7 +56,7 @@ class LimitOffice:
     async def top(self, count: int) -> object:
         """The hottest callers with the state of their own buckets, and what is changed at present."""
         callers = []
-        for hot in self._stage.hottest.top(count, asyncio.get_running_loop().time()):
+        for hot in self._stage.hottest.top(count, self._wall()):
             own = [Take(key_of(limit.id, hot.name), limit) for limit in self._limits.limits if limit.by is Scope.CALLER]
             decision = await self._stage.look(own)
             callers.append(

@@ -7,7 +7,8 @@
 -- A bucket of tokens is 16 bytes: tokens, and the microsecond they were counted at. No bucket means a full one, and so does
 -- a value that is not a bucket: it is overwritten. A bucket of places is a sorted set: leases by the microsecond at which
 -- they end. The arithmetic mirrors gateway/core/limits.py operation by operation.
-local SHADOW, LAST, PLACES, SETTLE, RELEASE, RENEW = 1, 2, 4, 8, 16, 32
+local SHADOW, LAST, PLACES = 1, 2, 4           -- of a take, added up
+local SETTLE, RELEASE, RENEW = 8, 16, 32       -- alone
 local GRAIN = 1e-6
 local MOST = 1e8          -- no bucket is larger, nor owes more
 local LEASE_MS = 60000
@@ -18,10 +19,6 @@ local now = time[1] * 1000000 + time[2]
 local stored = {}   -- what Redis holds, as this call leaves it
 local tokens, at, enough, wishes = {}, {}, {}, {}
 local reply = { struct.pack('<d', now) }
-
-local function has(flags, flag)
-  return math.floor(flags / flag) % 2 == 1
-end
 
 local function load(key)
   local level = stored[key]
@@ -95,13 +92,13 @@ local first = 1
 local allowed = true
 for i = 1, #KEYS do
   local per_us, burst, cost, flags, tail = struct.unpack('<dddB', ARGV[i])
-  if has(flags, SETTLE) then
+  if flags == SETTLE then
     settle(i, KEYS[i], per_us, burst, cost)
     reply[#reply + 1] = struct.pack('<dB', tokens[i], 1)
     first = i + 1
-  elseif has(flags, RELEASE) or has(flags, RENEW) then
+  elseif flags == RELEASE or flags == RENEW then
     local left = free(KEYS[i], burst)
-    if has(flags, RENEW) then
+    if flags == RENEW then
       hold(KEYS[i], string.sub(ARGV[i], tail))
     else
       redis.call('ZREM', KEYS[i], string.sub(ARGV[i], tail))
@@ -110,20 +107,20 @@ for i = 1, #KEYS do
     first = i + 1
   else
     wishes[i] = { per_us, burst, cost, flags, tail }
-    if has(flags, PLACES) then
+    if flags >= PLACES then
       tokens[i], at[i] = free(KEYS[i], burst), now
     else
       refill(i, load(KEYS[i]), per_us, burst)
     end
     enough[i] = tokens[i] >= cost
-    if not enough[i] and not has(flags, SHADOW) then allowed = false end
-    if has(flags, LAST) then
+    if not enough[i] and flags % 2 ~= SHADOW then allowed = false end
+    if flags % PLACES >= LAST then
       for j = first, i do
         local wish = wishes[j]
         local before = stored[KEYS[j]]
         if allowed and enough[j] then
           tokens[j] = tokens[j] - wish[3]
-          if has(wish[4], PLACES) then
+          if wish[4] >= PLACES then
             hold(KEYS[j], string.sub(ARGV[j], wish[5]))
           else
             store(KEYS[j], tokens[j], at[j], wish[1], wish[2])
