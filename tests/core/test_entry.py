@@ -166,3 +166,56 @@ def test_a_shared_cache_reads_no_credential_and_blocks_nothing() -> None:
     assert not entered.claim.secret
     assert entered.claim.target == b"/api/v4/internal/x?private_token=c"
     assert entered.operation.name == "origin"
+
+
+def test_repeated_fields_are_recognised_whatever_the_credential() -> None:
+    door = gitlab()
+    agent = (b"User-Agent", b"glab")
+    first, second = (
+        enter(door, head("GET", b"/api/v4/projects", HOST, agent, (b"PRIVATE-TOKEN", token))) for token in (b"a", b"b")
+    )
+    assert first.repeated == (HOST, agent)
+    assert second.repeated is first.repeated
+    assert (first.claim.secret.reveal(), second.claim.secret.reveal()) == ("a", "b")
+    assert second.user_agent == b"glab"
+    assert second.host == b"git.example.com"
+
+
+def test_a_credential_beside_repeated_fields_is_still_judged() -> None:
+    door = gitlab()
+    enter(door, head())
+    assert refused(door, head("GET", b"/api/v4/projects", HOST, (b"PRIVATE-TOKEN", b"a\x00"))).code is Code.BAD_REQUEST
+    assert refused(door, head("GET", b"/api/v4/projects", HOST, (b"Private_Token", b"a"))).status == 400
+    enough = gitlab(max_fields=1)
+    enter(enough, head())
+    assert refused(enough, head("GET", b"/api/v4/projects", HOST, (b"PRIVATE-TOKEN", b"a"))).status == 431
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(head("POST", has_body=True, content_length=1), id="a-body"),
+        pytest.param(head(http_10=True), id="http-1.0"),
+        pytest.param(head("GET", b"/api/v4/projects", HOST, (b"X-Long", b"x" * 3000)), id="long"),
+        pytest.param(head("GET", b"/api/v4/projects", HOST, (b"PRIVATE-TOKEN", b"x" * 3000)), id="long-credential"),
+        pytest.param(head("GET", b"http://git.example.com/api/v4/projects"), id="absolute-form"),
+    ],
+)
+def test_what_is_not_remembered_is_judged_each_time(request_: RequestHead) -> None:
+    door = gitlab()
+    for _ in range(2):
+        admitted = enter(door, request_)
+        assert admitted.repeated == ()
+        assert admitted.host == b"git.example.com"
+
+
+def test_repeated_fields_without_a_host_are_refused_each_time() -> None:
+    door = gitlab()
+    for _ in range(2):
+        assert refused(door, head("GET", b"/api/v4/projects", (b"Accept", b"*/*"))).code is Code.BAD_REQUEST
+
+
+def test_few_repeated_fields_are_remembered() -> None:
+    door = gitlab()
+    for number in range(1100):
+        assert enter(door, head("GET", b"/api/v4/projects", HOST, (b"X-N", b"%d" % number))).repeated

@@ -243,3 +243,12 @@ def test_a_debt_is_paid_by_waiting() -> None:
 
 def test_a_debt_beyond_the_burst_is_forgiven() -> None:
     assert refill(limit(burst=5.0), (-40.0, T0), T0) == (-5.0, T0)
+
+
+def test_the_tightest_bucket_is_an_enforced_one() -> None:
+    wide, narrow, shadow = limit(burst=50.0), limit(burst=5.0), limit(burst=2.0, shadow=True)
+    takes = [Take("a", wide), Take("b", narrow), Take("c", shadow)]
+    decision, _ = decide(takes, [None, None, None], T0)
+    assert decision.tightest is not None
+    assert decision.tightest.limit is narrow
+    assert decide([takes[2]], [None], T0)[0].tightest is None

@@ -1,0 +1,177 @@
+"""What a request costs, counted: calls that the gateway's own code makes, the same on every machine and in every run.
+
+Seconds belong to ``make bench``. A ceiling that is passed says that the hot road got longer: find out why, and raise it
+only for something worth its price on every request. Counted in CPython 3.11; later versions make fewer calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+import pytest
+
+import gateway
+from gateway.app import open_key_store
+from gateway.app.assembly import Assembly, assemble
+from gateway.config import load
+from gateway.core.messages import ResponseHead
+from gateway.ports import Reply, RequestBody, UpstreamRequest
+
+CEILINGS = {"hit": 240, "not modified": 264, "refused": 245, "miss": 1110}
+"""Calls a request, some eight in a hundred above what was counted: 221, 243, 224, 1028."""
+
+ROUNDS = 50
+OURS = str(Path(gateway.__file__).parent)
+BY_THE_CLOCK = ("audit.py", "redaction.py")  # rendered every 50 ms: how many lines fall into a count is chance
+BODY = b'{"id":1,"title":"' + b"x" * 1000 + b'"}'
+ETAG = b'W/"0123456789abcdef0123456789abcdef"'
+ANSWER = ResponseHead(
+    200,
+    (
+        (b"Server", b"nginx"),
+        (b"Date", b"Sat, 21 Nov 2026 01:42:06 GMT"),
+        (b"Content-Type", b"application/json"),
+        (b"Content-Length", b"%d" % len(BODY)),
+        (b"Cache-Control", b"max-age=0, private, must-revalidate"),
+        (b"Etag", ETAG),
+        (b"Vary", b"Origin"),
+        (b"X-Content-Type-Options", b"nosniff"),
+        (b"X-Frame-Options", b"SAMEORIGIN"),
+        (b"X-Gitlab-Meta", b'{"correlation_id":"01HF6GZ","version":"1"}'),
+        (b"X-Request-Id", b"01HF6GZ"),
+        (b"X-Runtime", b"0.050123"),
+        (b"Strict-Transport-Security", b"max-age=63072000"),
+        (b"Referrer-Policy", b"strict-origin-when-cross-origin"),
+    ),
+)
+
+
+class GitLab:
+    """An upstream without a wire: the same answer at once."""
+
+    async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
+        return Reply(ANSWER, BODY)
+
+    async def close(self) -> None:
+        return
+
+
+class Wire(asyncio.Transport):
+    """A client's connection without a wire."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[bytes] = []
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 4711) if name == "peername" else default
+
+    def write(self, data: Any) -> None:
+        self.answers.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        return
+
+    def abort(self) -> None:
+        return
+
+
+class Client:
+    """One keep-alive connection to the traffic port."""
+
+    def __init__(self, made: Assembly, key: str) -> None:
+        self.wire = Wire()
+        self.connection = made.server()
+        self.key = key
+
+    async def ask(self, page: int, field: bytes = b"") -> bytes:
+        before = len(self.wire.answers)
+        self.connection.data_received(
+            b"GET /api/v4/projects/platform%%2Fapi/issues?page=%d HTTP/1.1\r\nHost: git.example.com\r\n"
+            b"User-Agent: python-gitlab/8.0.0\r\nAccept: */*\r\nAccept-Encoding: gzip, deflate\r\n"
+            b"Connection: keep-alive\r\nPRIVATE-TOKEN: %b\r\n%b\r\n" % (page, self.key.encode(), field)
+        )
+        while len(self.wire.answers) == before:
+            await asyncio.sleep(0)
+        return self.wire.answers[-1]
+
+
+async def made_with(directory: Path, burst: int) -> tuple[Assembly, str]:
+    text = (Path(__file__).parent.parent / "benchmarks/peers/gateway.yaml").read_text()
+    values = {"DIR": directory, "NAME": "state", "ORIGIN": 9, "PORT": 0, "PORT2": 0, "STORE": "memory:"}
+    for name, value in {**values, "RATE": "1/day" if burst == 1 else "1000000/s", "BURST": burst}.items():
+        text = text.replace(f"@{name}@", str(value))
+    (directory / "state").mkdir(mode=0o700)
+    given = {f"BENCH_SECRET_{letter}": letter * 8 + os.urandom(16).hex() for letter in "ABC"} | {"BENCH_TOKEN": "a-token"}
+    loaded = load(text, given, lambda path: Path(path).read_text())
+    assert loaded.config is not None, loaded.problems
+    async with open_key_store(loaded.config) as keys:
+        key = await keys.issue("bench")
+    made = await assemble(loaded.config)
+    made.gateway.road = msgspec.structs.replace(made.gateway.road, upstream=GitLab())
+    return made, key
+
+
+@pytest.fixture(params=[1_000_000])
+async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Client]:
+    made, key = await made_with(tmp_path, request.param)
+    one = Client(made, key)
+    one.connection.connection_made(one.wire)
+    await asyncio.sleep(0)
+    yield one
+    one.connection.connection_lost(None)
+    await made.stack.aclose()
+
+
+async def calls_of(client: Client, status: bytes, pages: Sequence[int], field: bytes = b"") -> float:
+    """Calls a request, Python's and C's, after everything that is done once has been done."""
+    for page in pages[:10]:
+        assert (await client.ask(page, field)).split(b" ", 2)[1] == status
+    count = 0
+
+    def note(frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal count
+        if event in {"call", "c_call"}:
+            file = frame.f_code.co_filename
+            count += file.startswith(OURS) and not file.endswith(BY_THE_CLOCK)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        for page in pages[10:]:
+            await client.ask(page, field)
+    finally:
+        sys.setprofile(before)
+    return count / len(pages[10:])
+
+
+async def test_a_cached_answer(client: Client) -> None:
+    await client.ask(1)
+    assert await calls_of(client, b"200", [1] * (10 + ROUNDS)) <= CEILINGS["hit"]
+
+
+async def test_a_304_from_the_cache(client: Client) -> None:
+    await client.ask(1)
+    assert (
+        await calls_of(client, b"304", [1] * (10 + ROUNDS), b"If-None-Match: " + ETAG + b"\r\n") <= CEILINGS["not modified"]
+    )
+
+
+async def test_a_miss_that_is_stored(client: Client) -> None:
+    assert await calls_of(client, b"200", range(1000, 1010 + ROUNDS)) <= CEILINGS["miss"]
+
+
+@pytest.mark.parametrize("client", [1], indirect=True)
+async def test_a_refusal(client: Client) -> None:
+    await client.ask(1)
+    assert await calls_of(client, b"429", [1] * (10 + ROUNDS)) <= CEILINGS["refused"]
