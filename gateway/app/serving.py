@@ -22,6 +22,7 @@ from ..telemetry.metrics import CONTENT_TYPE
 from .assembly import Assembly, assemble
 from .certificates import Certificates
 from .readings import readiness, readings
+from .store_watch import StoreWatch
 
 log = logging.getLogger("gateway.app")
 
@@ -116,6 +117,9 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
     made = await assemble(config)
     async with made.stack:
         made.metrics.export(lambda: readings(made))
+        watch = StoreWatch(made.links)
+        made.stack.push_async_callback(watch.close)
+        await watch.start()
         admin = Admin(
             AdminSettings(
                 tuple(bytes.fromhex(key.sha256) for key in config.admin.keys),
