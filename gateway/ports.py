@@ -194,9 +194,10 @@ class Lookup(msgspec.Struct, frozen=True, gc=False):
     entries: tuple[Entry, ...] = ()
     """The variants stored under it, none of them purged."""
     stamp: int = 0
-    """The moment, in the store's own counting: a later ``put`` names it, so that a purge in between wins."""
+    """The moment, in microseconds of the store's own clock: a later ``put`` names it, so that a purge in between wins."""
     version: int = 0
-    """The latest purge of any of the tags: what was asked before it and after it is not the same question."""
+    """The latest purge of any of the tags, by the same clock: what was asked before it and after it is not the same
+    question. Ahead of ``stamp`` while the purge holds: an answer asked for now would not be seen again."""
     available: bool = True
     """False: the store did not answer in time."""
 
@@ -217,9 +218,10 @@ class CacheStore(Protocol):
 
     async def delete(self, key: bytes) -> None: ...
 
-    async def purge(self, tags: tuple[bytes, ...]) -> bool:
+    async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
         """Nothing stored under any of ``tags`` up to now is seen again, by anyone on this store, even if the caller is
-        cancelled while it waits. False: the store could not be told yet; here it counts all the same."""
+        cancelled while it waits. Nor is what is asked for within ``hold_s`` from now: GitLab's read replicas may still be
+        behind. False: the store could not be told yet; here it counts all the same."""
         ...
 
     async def close(self) -> None: ...
@@ -408,3 +410,13 @@ class TokenVerifier(Protocol):
         ``may_be_job``: a Bearer token may be a job token too.
         """
         ...
+
+
+class Documents(Protocol):
+    """Public documents of others: an issuer's keys. Follows no redirect; a URL's host is dialled, never GitLab's."""
+
+    async def get(self, url: str) -> bytes:
+        """The body of a 200, bounded in size and time. Raises NotAnswering for everything else."""
+        ...
+
+    async def close(self) -> None: ...

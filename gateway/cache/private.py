@@ -15,10 +15,11 @@ from ..core.cache_control import RequestDirectives, parse_request_cache_control,
 from ..core.cache_entry import Entry, freshen, make_entry, may_answer_304, not_modified
 from ..core.cache_key import RequestReader, private_key, selecting, selects, vary_names
 from ..core.cache_status import CacheReason, CacheStatus, Stored, cache_status_field
-from ..core.cache_tags import answer_tags, partition_tag, write_tags
+from ..core.cache_tags import partition_tag
 from ..core.caching import SAFE_METHODS, conditions, validators
 from ..core.catalogue import Access
 from ..core.errors import Code, Rejection, Source
+from ..core.immutable import KEEP_S, is_immutable
 from ..core.messages import Fields, ResponseHead
 from ..core.private_caching import (
     PER_ANSWER,
@@ -33,11 +34,14 @@ from ..core.private_caching import (
     takes_entry,
     validator_matches,
 )
+from ..core.project_names import ProjectNames
 from ..core.structured_fields import serialise_name
 from ..ports import CacheStore, Lookup, Reply
 from ..singleflight import Flight, Flights
 from .contract import CacheOutcome, CacheRequest, Forward, with_status
 from .fill import filled, read_ahead
+from .hook_watch import HookWatch
+from .tagging import Tagging, hides_secret
 
 # Read on every hit; an enum's class looks its members up anew each time.
 _HIT, _FRESH = CacheStatus.HIT, CacheReason.FRESH
@@ -61,6 +65,7 @@ class _Question(msgspec.Struct, frozen=True):
     key: bytes
     tags: tuple[bytes, ...]
     reuse_s: float
+    keep_s: float
     asked: RequestDirectives | None
     if_none_match: bytes | None
 
@@ -73,13 +78,26 @@ class PrivateCache:
         policy: What the operator allows.
         name: What this cache calls itself in ``Cache-Status``.
         wait_s: For how long a request waits for an identical one in flight before it goes up itself.
+        names: Of projects, known to others too.
+        hooks: Where lifetimes hang on GitLab's hooks: while none come, every reuse is revalidated.
     """
 
-    def __init__(self, store: CacheStore, policy: PrivatePolicy, *, name: str = "gateway", wait_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        store: CacheStore,
+        policy: PrivatePolicy,
+        *,
+        name: str = "gateway",
+        wait_s: float = 10.0,
+        names: ProjectNames | None = None,
+        hooks: HookWatch | None = None,
+    ) -> None:
         self._store = store
         self._policy = policy
         self._name = name
         self._wait_s = wait_s
+        self._tagging = Tagging(names if names is not None else ProjectNames(), policy.prefix)
+        self._hooks = hooks
         self._flights: Flights[_Landing] = Flights()
         self._default_reuse_s = policy.reuse_s("")
         self._reuse_s = {operation: policy.reuse_s(operation) for operation in policy.route_ttl_s}
@@ -111,8 +129,13 @@ class PrivateCache:
             if asked.no_store:
                 return await self._past(request, forward, CacheReason.REQUEST)
         key = private_key(request.partition, request.target, request.sudo, reading.variance, request.reached_as)
-        tags = answer_tags(request.partition, request.target)
+        tags = self._tagging.of_answer(request.partition, request.target)
         reuse_s = self._reuse_s.get(request.operation.name, self._default_reuse_s)
+        keep_s = self._policy.keep_s
+        if reuse_s > 0 and self._hooks is not None and not await self._hooks.listening():
+            reuse_s = 0.0
+        if self._policy.immutable and is_immutable(request.operation.name, request.target):
+            reuse_s, keep_s = self._policy.access_ttl_s, KEEP_S
         lookup = await self._store.get(key, tags)
         if not lookup.available:
             return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
@@ -123,7 +146,7 @@ class PrivateCache:
             return self._hits(entry, reading.if_none_match, reuse_s, max(0.0, at - entry.received_at))
         if asked is not None and asked.only_if_cached:
             raise self._only_if_cached(reason)
-        question = _Question(request, forward, now, key, tags, reuse_s, asked, reading.if_none_match)
+        question = _Question(request, forward, now, key, tags, reuse_s, keep_s, asked, reading.if_none_match)
         return await self._ask(question, lookup, entry, reason)
 
     @staticmethod
@@ -258,7 +281,9 @@ class PrivateCache:
         if response_directives(head.fields).no_store:
             await self._store.delete(question.key)
             stored = Stored.NO_STORE
-        elif not await self._store.put(question.key, (fresh,), self._policy.keep_s, question.tags, lookup.stamp):
+        elif lookup.version > lookup.stamp:
+            stored = Stored.HELD
+        elif not await self._store.put(question.key, (fresh,), question.keep_s, question.tags, lookup.stamp):
             stored = Stored.INVALIDATED
         if flight is not None:
             flight.land(_Landing(fresh, 304))
@@ -301,24 +326,32 @@ class PrivateCache:
         names = tuple(name for name in vary_names(head.fields) or () if name in self._reader.inert)
 
         async def commit(body: bytes) -> None:
-            fresh = make_entry(
-                head,
-                body,
-                said,
-                requested_at=requested_at,
-                received_at=received_at,
-                dropped=_DROPPED,
-                selecting=selecting(names, question.request.fields),
-            )
             try:
-                kept = await self._store.put(question.key, (fresh,), self._policy.keep_s, question.tags, lookup.stamp)
-                if not kept:
+                if hides_secret(question.request.operation, head, body):
+                    outcome.stored = Stored.SECRET
+                    await self._store.delete(question.key)
+                    return
+                fresh = make_entry(
+                    head,
+                    body,
+                    said,
+                    requested_at=requested_at,
+                    received_at=received_at,
+                    dropped=_DROPPED,
+                    selecting=selecting(names, question.request.fields),
+                )
+                self._tagging.learn(question.request.target, head, body)
+                if lookup.version > lookup.stamp:
+                    outcome.stored = Stored.HELD
+                elif not await self._store.put(question.key, (fresh,), question.keep_s, question.tags, lookup.stamp):
                     outcome.stored = Stored.INVALIDATED
                     await self._store.delete(question.key)
                 if flight is not None:
                     flight.land(_Landing(fresh, head.status))
             finally:
                 if flight is not None:
+                    if outcome.stored is Stored.SECRET:
+                        flight.land(None)
                     flight.abandon()
 
         def void(why: Stored) -> None:
@@ -400,15 +433,15 @@ class PrivateCache:
         writes = request.method not in SAFE_METHODS and request.operation.access is not Access.READ
         if not writes:
             return await self._past(request, forward, CacheReason.METHOD)
-        tags = write_tags(request.operation, request.target)
         try:
             reply, outcome = await self._past(request, forward, CacheReason.METHOD)
         except BaseException:
-            await self._store.purge(tags)  # an answer that never came may have been a success
+            # An answer that never came may have been a success.
+            await self._store.purge(self._tagging.of_write(request.target, None), self._policy.hold_s)
             raise
         if not 400 <= reply.head.status < 500:
             try:
-                await self._store.purge(tags)
+                await self._store.purge(self._tagging.of_write(request.target, reply), self._policy.hold_s)
             except BaseException:
                 reply.release()
                 raise

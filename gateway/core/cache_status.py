@@ -87,6 +87,10 @@ class Stored(enum.StrEnum):
     UNVALIDATABLE = "unvalidatable"
     """Neither a lifetime nor a validator: it could never be reused."""
     VARY_ANY = "vary-any"
+    SECRET = "secret"  # noqa: S105 — why it was not stored
+    """It holds a ``runners_token``, or could not be read to see that it does not."""
+    HELD = "held"
+    """Something it shows has just changed, and GitLab's replicas may not know yet."""
     TOO_LARGE = "too-large"
     INCOMPLETE = "incomplete"
     """It did not arrive whole."""

@@ -1,17 +1,53 @@
-"""Tags tie stored answers to the things they show, so that a write can take them all with it.
+"""Tags tie stored answers to the things they show, so that a write or an event can take them all with it.
 
-An answer carries its project, group or user and the kinds of thing its path walks through; a write purges the same. Purging
-too much costs a request; too little shows old things, which only a route's own ``ttl`` allows and bounds.
+    partition:…     one credential's           project:42 project:g/p   everything of a project, by each name it has
+    all             everything                 mr:42!7   repo:42        one merge request; files, trees, branches, tags
+    kind:issues     lists that span projects   rest:42                  what is neither, lists of merge requests among it
+
+An answer is dead as soon as one of its tags was purged after it was asked for. Purging too much costs a request; too
+little shows old things, which only a route's own ``ttl`` allows and ``access_ttl`` bounds. Tags are known before an answer
+is looked up: they depend on the request, and on the names learnt so far.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from .catalogue import Operation
+import msgspec
 
-# Collections whose next segment names the thing that everything below belongs to.
-_OWNERS = frozenset({b"projects", b"groups", b"users", b"namespaces", b"runners"})
+from .project_names import ProjectNames, spelling
+
+ALL = b"all"
+"""On every answer: for events that nobody understands."""
+UNNAMED = b"unnamed"
+"""On answers by a project's number whose path is not known: every write by a path takes them with it."""
+UNNUMBERED = b"unnumbered"
+"""The same the other way round."""
+
+_OWNERS = {
+    b"projects": b"project",
+    b"groups": b"group",
+    b"users": b"user",
+    b"namespaces": b"namespace",
+    b"runners": b"runner",
+}
+"""Collections whose next segment names the thing that everything below belongs to."""
+
+
+class Place(msgspec.Struct, frozen=True, gc=False):
+    """Where a target stands among GitLab's things."""
+
+    owner: bytes
+    """``project``, ``group`` …; empty where nothing owns it."""
+    spelt: bytes
+    area: bytes
+    """Of a project: what the tag of its part begins with."""
+    within: bytes
+    """Of a merge request: ``!7``."""
+    kinds: tuple[bytes, ...]
+    """The kinds of thing on the path, in order."""
+    segments: tuple[bytes, ...]
+    """Behind ``/api/v4``, the owner's spelling normal."""
 
 
 def partition_tag(partition: bytes) -> bytes:
@@ -19,34 +55,59 @@ def partition_tag(partition: bytes) -> bytes:
     return b"partition:" + partition
 
 
-def answer_tags(partition: bytes, target: bytes) -> tuple[bytes, ...]:
-    """The tags of a stored answer, known before it is looked up: they depend on the request alone."""
-    owner, kinds = _walk(target)
-    # Below a project a list of issues belongs to the project; at the top it belongs to nobody and hangs on its kind.
-    if owner or not kinds:
-        return (partition_tag(partition), owner) if owner else (partition_tag(partition),)
-    return partition_tag(partition), b"kind:" + kinds[0]
+def answer_tags(partition: bytes, target: bytes, names: ProjectNames) -> tuple[bytes, ...]:
+    """The tags of a stored answer."""
+    place = place_of(target)
+    everybody = (partition_tag(partition), ALL)
+    if place.owner == b"project":
+        number = names.number_of(place.spelt)
+        others = names.others(place.spelt)
+        part = b"%b:%b%b" % (place.area, number or place.spelt, place.within)
+        if others:
+            return (*everybody, *(b"project:" + name for name in (place.spelt, *others)), part)
+        return (*everybody, b"project:" + place.spelt, UNNAMED if number else UNNUMBERED, part)
+    kinds = tuple(dict.fromkeys(b"kind:" + kind for kind in (*place.kinds[:1], *place.kinds[-1:])))
+    if place.owner:
+        return (*everybody, b"%b:%b" % (place.owner, place.spelt), *kinds[-1:])
+    return (*everybody, *kinds)
 
 
-def write_tags(operation: Operation, target: bytes) -> tuple[bytes, ...]:
-    """What a write to ``target`` makes doubtful, in every partition.
+def write_tags(target: bytes, names: ProjectNames) -> tuple[bytes, ...]:
+    """What a write to ``target`` makes doubtful, in every partition."""
+    place = place_of(target)
+    kinds = tuple(b"kind:" + kind for kind in place.kinds)
+    if place.owner == b"project":
+        return (*project_tags((place.spelt,), names), *kinds)
+    return ((b"%b:%b" % (place.owner, place.spelt), *kinds)) if place.owner else kinds
 
-    ``operation`` is here for the day when id and path of a project are known to be one thing; until then
-    ``projects/42`` and ``projects/g%2Fp`` are two tags.
-    """
-    del operation
-    owner, kinds = _walk(target)
-    return ((owner,) if owner else ()) + tuple(b"kind:" + kind for kind in kinds)
+
+def project_tags(spelt: tuple[bytes, ...], names: ProjectNames) -> tuple[bytes, ...]:
+    """Everything of a project, whatever it was asked for as."""
+    known = dict.fromkeys(name for one in spelt for name in (one, *names.others(one)))
+    unlearnt = dict.fromkeys(UNNUMBERED if one.isdigit() else UNNAMED for one in spelt)
+    # Both given: whoever asked by either carries it.
+    return (*(b"project:" + name for name in known), *(unlearnt if len(unlearnt) == 1 else ()))
+
+
+def part_tags(area: bytes, spelt: tuple[bytes, ...], within: bytes = b"") -> tuple[bytes, ...]:
+    """One part of a project, by each of its names."""
+    return tuple(b"%b:%b%b" % (area, name, within) for name in spelt)
 
 
 @lru_cache(maxsize=4096)
-def _walk(target: bytes) -> tuple[bytes, tuple[bytes, ...]]:
-    """The owner's tag (or nothing) and the kinds of thing on the path, in order."""
+def place_of(target: bytes) -> Place:
+    """Read off a raw target."""
     segments = target.partition(b"?")[0].split(b"/")
     segments = segments[segments.index(b"v4") + 1 :] if b"v4" in segments else segments[1:]
-    owner = b""
+    owner = spelt = area = within = b""
     if len(segments) > 1 and segments[0] in _OWNERS and segments[1]:
-        # Paths are case-insensitive in GitLab, and so is the hex of an escape.
-        owner = segments[0] + b":" + segments[1].removesuffix(b".json").lower()
+        owner = _OWNERS[segments[0]]
+        spelt = segments[1] = spelling(segments[1])
+    if owner == b"project":
+        area = b"rest"
+        if len(segments) > 3 and segments[2] == b"merge_requests":
+            area, within = b"mr", b"!" + segments[3].removesuffix(b".json")
+        elif len(segments) > 3 and segments[2] == b"repository" and not segments[3].startswith(b"commits"):
+            area = b"repo"  # commits show pipelines
     kinds = tuple(dict.fromkeys(segment.removesuffix(b".json") for segment in segments[::2] if segment))
-    return owner, kinds
+    return Place(owner, spelt, area, within, kinds, tuple(segments))

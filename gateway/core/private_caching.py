@@ -56,6 +56,12 @@ class PrivatePolicy(msgspec.Struct, frozen=True):
     """For how long a body is kept to be validated."""
     route_ttl_s: Mapping[str, float] = msgspec.field(default_factory=dict)
     """By operation name."""
+    immutable: bool = True
+    """Answers that a full commit SHA names are reused for ``access_ttl_s`` whatever their lifetime, and kept for longer."""
+    hold_s: float = 0.0
+    """After a purge, for how long what it took is not stored again."""
+    prefix: str = ""
+    """GitLab's relative URL root, as ``/gitlab``."""
     by_address: bool = False
     """The client's address is part of the key: for instances that restrict groups by address."""
 

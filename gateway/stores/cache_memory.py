@@ -57,9 +57,10 @@ class MemoryCacheStore:
         self._small_bytes = 0
         self.used_bytes = 0
         self.evictions = 0
-        # Purges are numbered; a tag remembers its last one, and what is older than the forgotten ones is purged, too.
+        # A tag remembers its last purge, and what is older than the forgotten ones is purged, too. Instants are
+        # microseconds, pushed on by each purge, so that no two things that order matters for share one.
         self._purges: OrderedDict[bytes, int] = OrderedDict()
-        self._purge_count = 0
+        self._latest = 0
         self._forgotten = 0
 
     def __len__(self) -> int:
@@ -68,14 +69,16 @@ class MemoryCacheStore:
     async def get(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
         version = self._purged_at(tags)
         slot = self._slots.get(key)
+        clock = self._clock()
+        stamp = max(int(clock * 1_000_000), self._latest)
         if slot is None:
-            return Lookup((), self._purge_count, version)
-        if version > slot.stamp or slot.expires_at <= self._clock():
+            return Lookup((), stamp, version)
+        if version > slot.stamp or slot.expires_at <= clock:
             self._remove(slot)
-            return Lookup((), self._purge_count, version)
+            return Lookup((), stamp, version)
         if slot.hits < _MOST_HITS:
             slot.hits += 1
-        return Lookup(slot.entries, self._purge_count, version)
+        return Lookup(slot.entries, stamp, version)
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         if self._purged_at(tags) > stamp or ttl_s <= 0:
@@ -105,13 +108,14 @@ class MemoryCacheStore:
         if slot is not None:
             self._remove(slot)
 
-    async def purge(self, tags: tuple[bytes, ...]) -> bool:
-        self._purge_count += 1
+    async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
+        self._latest = max(int(self._clock() * 1_000_000), self._latest) + 1
+        at = self._latest + int(hold_s * 1_000_000)
         for tag in tags:
-            self._purges[tag] = self._purge_count
+            self._purges[tag] = max(at, self._purges.get(tag, 0))
             self._purges.move_to_end(tag)
         while len(self._purges) > _PURGES_KEPT:
-            self._forgotten = self._purges.popitem(last=False)[1]
+            self._forgotten = max(self._forgotten, self._purges.popitem(last=False)[1])
         return True
 
     async def close(self) -> None:

@@ -16,6 +16,7 @@ from .redis_link import Command, RedisError, RedisLink, RedisUnavailable, RedisV
 
 _PURGE = (Path(__file__).parent / "lua" / "cache_purge.lua").read_text("utf-8")
 _MOST_OWED = 4096
+_TAG_NAMES_KEPT = 16_384
 _LONGEST_S = 7 * 86_400.0
 """No value lives longer, and a purge is remembered for longer than that."""
 _REMEMBERED_MS = int((_LONGEST_S + 3600) * 1000)
@@ -37,6 +38,7 @@ class RedisCacheStore:
         # What Redis did not confirm goes first in the next round trip, before anything is read. Should it become too
         # much to remember, nothing that was stored before Redis answered again is believed.
         self._owed: dict[bytes, Command] = {}
+        self._tag_names: dict[bytes, bytes] = {}
         self._lost_count = False
         self._believed_from = 0
         self.outages = 0
@@ -87,9 +89,10 @@ class RedisCacheStore:
         name = self._key_name(key)
         await self._insist({name: ("UNLINK", name)})
 
-    async def purge(self, tags: tuple[bytes, ...]) -> bool:
+    async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
         names = [self._tag_name(tag) for tag in tags]
-        return await self._insist({name: ("EVAL", _PURGE, 1, name, _REMEMBERED_MS) for name in names})
+        hold_us = int(hold_s * 1_000_000)
+        return await self._insist({name: ("EVAL", _PURGE, 1, name, _REMEMBERED_MS, hold_us) for name in names})
 
     async def close(self) -> None:
         await self._link.close()
@@ -98,7 +101,12 @@ class RedisCacheStore:
         return b"ggw:cache:" + self._codec.name(key)
 
     def _tag_name(self, tag: bytes) -> bytes:
-        return b"ggw:purged:" + self._codec.name(tag)
+        name = self._tag_names.get(tag)
+        if name is None:
+            if len(self._tag_names) >= _TAG_NAMES_KEPT:
+                self._tag_names.clear()
+            name = self._tag_names[tag] = b"ggw:purged:" + self._codec.name(tag)
+        return name
 
     async def _insist(self, commands: dict[bytes, Command]) -> bool:
         """Commands that must take effect before this gateway reads again, now or later."""

@@ -57,9 +57,9 @@ class SlowStore:
         await self._step()
         await self._store.delete(key)
 
-    async def purge(self, tags: tuple[bytes, ...]) -> bool:
+    async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
         await self._step()
-        return await self._store.purge(tags)
+        return await self._store.purge(tags, hold_s)
 
     async def close(self) -> None:
         return None

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from gateway.cache import CacheOutcome, CacheRequest, PrivateCache
+from gateway.cache.hook_watch import HookWatch
 from gateway.core.cache_status import CacheReason, CacheStatus, Stored
 from gateway.core.catalogue import Access
 from gateway.core.errors import Code, Rejection, Source
@@ -35,7 +36,7 @@ class Unavailable:
     async def delete(self, key: bytes) -> None:
         raise AssertionError("not asked while it is away")
 
-    async def purge(self, tags: tuple[bytes, ...]) -> bool:
+    async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
         return False
 
     async def close(self) -> None:
@@ -563,3 +564,97 @@ async def test_who_asks_after_a_write_does_not_get_what_was_asked_before_it() ->
     gate.open.set()
     assert (await drain(await after[0]))[1] == b"[new]"
     assert (await drain(await before[0]))[1] == b"[old]"
+
+
+PAGE = msgspec.structs.replace(get().operation, may_hold_secret=True)
+
+
+async def test_a_page_with_a_runners_token_is_served_and_never_stored() -> None:
+    room = Room(KEPT)
+    request = msgspec.structs.replace(get(), operation=PAGE)
+    origin = Origin(json(ETAG, body=b'{"id":1,"runners_token":"GR13"}'), json(ETAG, body=b'{"id":1}'))
+    _, fields, body, outcome = await room.fetch(request, origin)
+    assert (body, outcome.stored) == (b'{"id":1,"runners_token":"GR13"}', Stored.SECRET)
+    assert b"stored" not in (first(fields, b"cache-status") or b"")
+    assert len(room.store) == 0
+    *_, outcome = await room.fetch(request, origin)
+    assert (outcome.status, outcome.stored) == (CacheStatus.MISS, Stored.STORED)
+
+
+async def test_a_runners_token_that_appears_takes_the_stored_page_with_it() -> None:
+    room = Room()
+    request = msgspec.structs.replace(get(), operation=PAGE)
+    origin = Origin(json(ETAG, body=b'{"id":1}'), json(OTHER, body=b'{"id":1,"runners_token":"GR13"}'))
+    await room.fetch(request, origin)
+    *_, outcome = await room.fetch(request, origin)
+    assert outcome.stored is Stored.SECRET
+    assert len(room.store) == 0
+
+
+SHA = b"0123456789abcdef0123456789abcdef01234567"
+TREE = msgspec.structs.replace(
+    get(target=b"/api/v4/projects/1/repository/tree?ref=" + SHA),
+    operation=msgspec.structs.replace(get().operation, name="GET /api/v4/projects/:id/repository/tree"),
+)
+
+
+async def test_what_a_full_sha_names_is_reused_until_access_is_asked_again() -> None:
+    room = Room()
+    origin = Origin(json(ETAG, body=b"[]"), whole(304), whole(404))
+    await room.fetch(TREE, origin)
+    room.clock.now += 59
+    assert (await room.fetch(TREE, origin))[3].status is CacheStatus.HIT
+    room.clock.now += 3 * 86_400  # the body is still there, and its caller is judged anew
+    assert (await room.fetch(TREE, origin))[3].status is CacheStatus.REVALIDATED
+    room.clock.now += 60
+    assert (await room.fetch(TREE, origin))[0] == 404
+    assert len(room.store) == 0
+
+
+async def test_immutability_can_be_switched_off() -> None:
+    room = Room(PrivatePolicy(immutable=False))
+    origin = Origin(json(ETAG, body=b"[]"), whole(304))
+    await room.fetch(TREE, origin)
+    assert (await room.fetch(TREE, origin))[3].status is CacheStatus.REVALIDATED
+
+
+async def test_nothing_is_stored_while_a_purge_holds() -> None:
+    room = Room(PrivatePolicy(ttl_s=30.0, hold_s=3.0))
+    origin = Origin(*(json(ETAG, body=b"%d" % number) for number in range(5)))
+    await room.fetch(get(), origin)
+    await room.fetch(NEW, Origin(json(ETAG, body=b"{}")))
+    assert (await room.fetch(get(), origin))[3].stored is Stored.HELD
+    room.clock.now += 2.9
+    assert (await room.fetch(get(), origin))[3].stored is Stored.HELD
+    room.clock.now += 0.2
+    assert (await room.fetch(get(), origin))[3].stored is Stored.STORED
+    assert (await room.fetch(get(), origin))[3].status is CacheStatus.HIT
+
+
+NEW = CacheRequest("PUT", get().target, (), NEW_ISSUE, b"someone")
+
+
+@pytest.mark.parametrize("spelt", [b"g%2FP", b"g%2fp", b"G%2Fp"])
+async def test_a_write_by_one_name_of_a_project_takes_answers_by_the_other(spelt: bytes) -> None:
+    room = Room(KEPT)
+    page = json(ETAG, body=b'{"id":42,"path_with_namespace":"g/p"}')
+    by_path, by_number = get(target=b"/api/v4/projects/" + spelt), get(target=b"/api/v4/projects/42")
+    for read, write in ((by_path, by_number), (by_number, by_path)):
+        origin = Origin(page, page)
+        await room.fetch(read, origin)
+        assert (await room.fetch(read, origin))[3].status is CacheStatus.HIT
+        await room.fetch(msgspec.structs.replace(write, method="PUT", operation=NEW_ISSUE), Origin(whole(200)))
+        assert (await room.fetch(read, origin))[3].status is CacheStatus.MISS
+
+
+async def test_lifetimes_hang_on_hooks_where_there_are_some() -> None:
+    room = Room()
+    watch = HookWatch(room.store, room.clock, 900.0)
+    room.cache = PrivateCache(room.store, KEPT, hooks=watch)
+    origin = Origin(json(ETAG, body=b"[]"), whole(304), whole(304))
+    await room.fetch(get(), origin)
+    assert (await room.fetch(get(), origin))[3].status is CacheStatus.REVALIDATED, "none ever came"
+    await watch.heard()
+    assert (await room.fetch(get(), origin))[3].status is CacheStatus.HIT
+    room.clock.now += 901
+    assert (await room.fetch(get(), origin))[3].status is CacheStatus.REVALIDATED

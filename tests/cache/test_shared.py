@@ -23,7 +23,8 @@ CAPABILITY = (b"Surrogate-Capability", b'gateway="Surrogate/1.0"')
 def ask(
     *fields: Field, method: str = "GET", target: bytes = b"/a", authorized: bool = False, body: bool = False
 ) -> CacheRequest:
-    return CacheRequest(method, target, fields, WEB, b"", authorized, body, reached_as=b"http://host")
+    given = (*fields, (b"Authorization", b"Basic eA==")) if authorized else fields
+    return CacheRequest(method, target, given, WEB, b"", body, reached_as=b"http://host")
 
 
 class Room:
@@ -162,7 +163,7 @@ class Away:
     async def delete(self, key: bytes) -> None:
         return None
 
-    async def purge(self, tags: tuple[bytes, ...]) -> bool:
+    async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
         return False
 
     async def close(self) -> None:
@@ -386,7 +387,7 @@ async def test_a_post_that_names_itself_serves_later_gets() -> None:
 
 async def test_a_broken_store_in_the_middle_of_a_write_gives_the_reply_back() -> None:
     class Broken(Away):
-        async def purge(self, tags: tuple[bytes, ...]) -> bool:
+        async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
             raise asyncio.CancelledError
 
     origin = Origin(whole(200))

@@ -2,10 +2,25 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.cache_tags import answer_tags, partition_tag, write_tags
-from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.cache_tags import (
+    ALL,
+    UNNAMED,
+    UNNUMBERED,
+    answer_tags,
+    part_tags,
+    partition_tag,
+    place_of,
+    project_tags,
+    write_tags,
+)
+from gateway.core.project_names import ProjectNames
 
-WRITE = Operation("POST /x", Access.WRITE, Surface.REST)
+
+def known(*pairs: tuple[bytes, bytes]) -> ProjectNames:
+    names = ProjectNames()
+    for number, path in pairs:
+        names.learn(number, path)
+    return names
 
 
 @pytest.mark.parametrize(
@@ -13,16 +28,23 @@ WRITE = Operation("POST /x", Access.WRITE, Surface.REST)
     [
         (b"/api/v4/projects/42", b"/api/v4/projects/42"),
         (b"/api/v4/projects/42/issues?page=2", b"/api/v4/projects/42/issues/7/notes"),
+        (b"/api/v4/projects/42/merge_requests/7", b"/api/v4/projects/42/merge_requests/8/merge"),
         (b"/api/v4/projects/g%2FP", b"/gitlab/api/v4/projects/G%2fp/merge_requests"),
+        (b"/api/v4/projects/g%2D1%2fp", b"/api/v4/projects/g-1%2Fp"),
         (b"/api/v4/projects", b"/api/v4/projects/42"),
         (b"/api/v4/projects?membership=true", b"/api/v4/projects"),
         (b"/api/v4/issues", b"/api/v4/projects/42/issues"),
+        (b"/api/v4/groups/5/issues", b"/api/v4/projects/42/issues/1"),
+        (b"/api/v4/users/5/projects", b"/api/v4/projects/42"),
+        (b"/api/v4/topics/5/avatar", b"/api/v4/topics/5"),
         (b"/api/v4/projects.json", b"/api/v4/projects"),
+        (b"/api/v4/projects/42.json", b"/api/v4/projects/42"),
         (b"/api/v4/groups/5/projects", b"/api/v4/groups/5"),
     ],
 )
 def test_a_write_takes_what_shows_its_thing(read: bytes, write: bytes) -> None:
-    assert set(answer_tags(b"p", read)) & set(write_tags(WRITE, write))
+    names = known()
+    assert set(answer_tags(b"p", read, names)) & set(write_tags(write, names))
 
 
 @pytest.mark.parametrize(
@@ -35,9 +57,70 @@ def test_a_write_takes_what_shows_its_thing(read: bytes, write: bytes) -> None:
     ],
 )
 def test_a_write_leaves_the_rest(read: bytes, write: bytes) -> None:
-    assert not set(answer_tags(b"p", read)) & set(write_tags(WRITE, write))
+    assert not set(answer_tags(b"p", read, known())) & set(write_tags(write, known()))
 
 
-def test_every_answer_hangs_on_its_partition() -> None:
-    for target in (b"/api/v4/projects/42", b"/api/v4/issues", b"/"):
-        assert partition_tag(b"p") in answer_tags(b"p", target)
+def test_every_answer_hangs_on_its_partition_and_on_everything() -> None:
+    for target in (b"/api/v4/projects/42", b"/api/v4/issues", b"/", b"/api/v4/groups/1"):
+        assert {partition_tag(b"p"), ALL} <= set(answer_tags(b"p", target, known()))
+
+
+BY_NUMBER, BY_PATH = b"/api/v4/projects/42/issues", b"/api/v4/projects/G%2Fp/issues"
+
+
+@pytest.mark.parametrize("reader_knows", [False, True])
+@pytest.mark.parametrize("writer_knows", [False, True])
+@pytest.mark.parametrize(("read", "write"), [(BY_NUMBER, BY_PATH), (BY_PATH, BY_NUMBER)])
+def test_a_write_by_one_name_takes_answers_by_the_other(
+    read: bytes, write: bytes, reader_knows: bool, writer_knows: bool
+) -> None:
+    """Whatever each of two gateways has learnt."""
+    pair = ((b"42", b"g/P"),)
+    reader, writer = known(*pair * reader_knows), known(*pair * writer_knows)
+    assert set(answer_tags(b"p", read, reader)) & set(write_tags(write, writer))
+
+
+def test_what_is_known_by_both_names_is_not_taken_with_the_unknown() -> None:
+    names = known((b"42", b"g/p"))
+    assert not set(answer_tags(b"p", BY_PATH, names)) & set(write_tags(b"/api/v4/projects/43", names))
+    assert UNNUMBERED in answer_tags(b"p", b"/api/v4/projects/other%2Fone", names)
+    assert UNNAMED in answer_tags(b"p", b"/api/v4/projects/43", names)
+
+
+def test_a_renamed_project_is_still_one() -> None:
+    names = known((b"42", b"old/p"), (b"42", b"new/p"))
+    assert set(answer_tags(b"p", b"/api/v4/projects/old%2Fp", names)) & set(
+        write_tags(b"/api/v4/projects/new%2Fp", names)
+    ) >= {b"project:42", b"project:old/p", b"project:new/p"}
+
+
+@pytest.mark.parametrize(
+    ("target", "part"),
+    [
+        (b"/api/v4/projects/42", b"rest:42"),
+        (b"/api/v4/projects/g%2Fp/issues/1", b"rest:42"),
+        (b"/api/v4/projects/42/merge_requests", b"rest:42"),
+        (b"/api/v4/projects/42/merge_requests/7/notes?x", b"mr:42!7"),
+        (b"/api/v4/projects/42/merge_requests/7.json", b"mr:42!7"),
+        (b"/api/v4/projects/g%2Fp/repository/tree", b"repo:42"),
+        (b"/api/v4/projects/42/repository/commits/x", b"rest:42"),
+    ],
+)
+def test_the_parts_of_a_project(target: bytes, part: bytes) -> None:
+    assert part in answer_tags(b"p", target, known((b"42", b"g/p")))
+
+
+def test_a_part_by_each_of_its_names() -> None:
+    assert part_tags(b"mr", (b"42", b"g/p"), b"!7") == (b"mr:42!7", b"mr:g/p!7")
+
+
+def test_both_names_given_need_no_guess() -> None:
+    assert project_tags((b"42", b"g/p"), known()) == (b"project:42", b"project:g/p")
+    assert project_tags((b"42",), known()) == (b"project:42", UNNUMBERED)
+
+
+def test_places() -> None:
+    assert place_of(b"/gitlab/api/v4/groups/A%2fB/projects").segments == (b"groups", b"a/b", b"projects")
+    assert place_of(b"/api/v4/projects/").owner == b""
+    assert write_tags(b"/", known()) == ()
+    assert write_tags(b"/api/v4/groups/5", known()) == (b"group:5", b"kind:groups")

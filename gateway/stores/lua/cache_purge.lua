@@ -1,7 +1,8 @@
 -- A tag is purged now: KEYS[1] remembers when, in microseconds of Redis's clock, for ARGV[1] milliseconds.
+-- ARGV[2] microseconds more are purged in advance.
 -- Never earlier than it already was: a clock that stepped back must not bring anything to life again.
 local now = redis.call('TIME')
-local at = now[1] * 1000000 + now[2]
+local at = now[1] * 1000000 + now[2] + ARGV[2]
 local before = tonumber(redis.call('GET', KEYS[1]) or '0')
 if before >= at then at = before + 1 end
 redis.call('SET', KEYS[1], string.format('%.0f', at), 'PX', ARGV[1])

@@ -1,0 +1,58 @@
+"""What a private cache learns from the answers that it stores, and what it must not store of them."""
+
+from __future__ import annotations
+
+import re
+
+from ..core.cache_tags import answer_tags, place_of, write_tags
+from ..core.catalogue import Operation
+from ..core.coded import plain
+from ..core.messages import ResponseHead, first
+from ..core.project_names import MAX_BODY_BYTES, ProjectNames, names_in
+from ..ports import Reply
+
+# The member's name, or an escape of one of its letters: GitLab escapes `<`, `>` and `&`, and none of these.
+_SECRET_MEMBER = re.compile(rb"runners_token|\\u00(?:5f|6[5bef]|7[2-5])", re.IGNORECASE)
+
+
+class Tagging:
+    """Tags by the names known so far; one per gateway, shared by cache, hooks and the rules' places.
+
+    Args:
+        names: Filled here.
+        prefix: GitLab's relative URL root.
+    """
+
+    def __init__(self, names: ProjectNames, prefix: str = "") -> None:
+        self.names = names
+        self._prefix = prefix
+
+    def of_answer(self, partition: bytes, target: bytes) -> tuple[bytes, ...]:
+        return answer_tags(partition, target, self.names)
+
+    def of_write(self, target: bytes, reply: Reply | None) -> tuple[bytes, ...]:
+        """What a write makes doubtful; its answer may tell a new name first (a renamed project, a new one)."""
+        before = write_tags(target, self.names)
+        if reply is None or not reply.whole or reply.head.status >= 300:
+            return before
+        self.learn(target, reply.head, reply.whole)
+        return tuple(dict.fromkeys((*before, *write_tags(target, self.names))))
+
+    def learn(self, target: bytes, head: ResponseHead, body: bytes) -> None:
+        """Names of projects, where the answer brings some that are not known."""
+        place = place_of(target)
+        if place.owner == b"project" and len(place.segments) > 2 and self.names.others(place.spelt):
+            return
+        if len(body) > MAX_BODY_BYTES:
+            return
+        content = plain(body, first(head.fields, b"content-encoding"))
+        for number, path in names_in(place.segments, content, self._prefix) if content else ():
+            self.names.learn(number, path)
+
+
+def hides_secret(operation: Operation, head: ResponseHead, body: bytes) -> bool:
+    """The answer holds a secret for those who administer the thing, or may and can't be read: it is not stored."""
+    if not operation.may_hold_secret:
+        return False
+    content = plain(body, first(head.fields, b"content-encoding"))
+    return content is None or _SECRET_MEMBER.search(content) is not None

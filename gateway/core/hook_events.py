@@ -1,0 +1,132 @@
+"""GitLab's webhooks and system hooks, read for one question: which stored answers may be old now?
+
+What an event is about comes from its body, both names of the project with it. An event that is not in the table below takes
+the whole project; one that names neither project, group nor user takes everything.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .cache_tags import ALL, part_tags, project_tags
+from .project_names import ProjectNames
+
+# Events that leave the repository's files and all merge requests but the one they are about as they were, with the lists
+# across projects in which they show.
+_PARTIAL = {
+    "issue": ("issues", "todos", "events", "issues_statistics"),
+    "work_item": ("issues", "todos", "events", "issues_statistics", "epics"),
+    "note": ("issues", "merge_requests", "todos", "events"),
+    "merge_request": ("merge_requests", "todos", "events"),
+    "pipeline": ("jobs", "merge_requests"),
+    "build": ("jobs",),
+    "deployment": (),
+    "release": ("releases",),
+    "wiki_page": ("events",),
+    "emoji": ("issues", "merge_requests"),
+    "milestone": ("milestones", "issues", "merge_requests"),
+    "feature_flag": (),
+}
+# Events after which other lists of projects differ, too.
+_PROJECT_LISTS = ("projects", "events", "issues", "merge_requests", "search")
+
+
+class _Place(msgspec.Struct):
+    id: int | None = None
+    path_with_namespace: str | None = None
+
+
+class _Attributes(msgspec.Struct):
+    iid: int | None = None
+    noteable_type: str | None = None
+    source_project_id: int | None = None
+
+
+class _Request(msgspec.Struct):
+    iid: int | None = None
+    target_project_id: int | None = None
+
+
+class _Event(msgspec.Struct):
+    object_kind: str = ""
+    event_name: str = ""
+    event_type: str = ""
+    project: _Place | None = None
+    project_id: int | None = None
+    path_with_namespace: str | None = None
+    old_path_with_namespace: str | None = None
+    project_path_with_namespace: str | None = None
+    object_attributes: _Attributes | None = None
+    merge_request: _Request | None = None
+    group_id: int | None = None
+    full_path: str | None = None
+    old_full_path: str | None = None
+    group_path: str | None = None
+    user_id: int | None = None
+
+
+class HookEvent(msgspec.Struct, frozen=True):
+    """What an event says to the cache."""
+
+    name: str
+    """GitLab's ``object_kind`` or ``event_name``; empty where it has none."""
+    tags: tuple[bytes, ...]
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+def read_event(body: bytes, names: ProjectNames) -> HookEvent:
+    """The event of a hook's body; what can't be read is about everything. Learns the names it brings."""
+    try:
+        event = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return HookEvent("", (ALL,))
+    name = (event.object_kind or event.event_name or event.event_type)[:64]
+    spelt = _spellings(event, names)
+    found: list[bytes] = []
+    if spelt:
+        found += _of_project(name, event, spelt, names)
+    # A group's change of name or parent changes the paths of all that it holds, and its members what they may see.
+    if event.group_id is not None and not spelt:
+        return HookEvent(name, (ALL,))
+    if event.user_id is not None and name.startswith(("user_", "key_")):
+        found += [b"user:%d" % event.user_id, b"kind:users", b"kind:user", b"kind:members"]
+    return HookEvent(name, tuple(dict.fromkeys(found)) or (ALL,))
+
+
+def _spellings(event: _Event, names: ProjectNames) -> tuple[bytes, ...]:
+    place = event.project or _Place()
+    number = place.id if place.id is not None else event.project_id
+    path = place.path_with_namespace or event.path_with_namespace or event.project_path_with_namespace
+    found: list[bytes] = []
+    if number is not None:
+        found.append(b"%d" % number)
+        if path:
+            names.learn(b"%d" % number, path.encode())
+    found += [name.encode().lower() for name in (path, event.old_path_with_namespace) if name]
+    return tuple(dict.fromkeys(found))
+
+
+def _of_project(name: str, event: _Event, spelt: tuple[bytes, ...], names: ProjectNames) -> list[bytes]:
+    lists = _PARTIAL.get(name)
+    request = _merge_request(name, event)
+    if lists is None or (name in {"pipeline", "build", "deployment"} and request is None):
+        # A push, or a pipeline of a branch: merge requests show its head.
+        return [*project_tags(spelt, names), *(b"kind:" + kind.encode() for kind in _PROJECT_LISTS)]
+    everyone = tuple(dict.fromkeys(other for one in spelt for other in (one, *names.others(one))))
+    if len({other.isdigit() for other in everyone}) == 1:  # who asked by the other kind of name can't be told
+        return [*project_tags(spelt, names), *(b"kind:" + kind.encode() for kind in lists)]
+    found = [*part_tags(b"rest", everyone)]
+    if request is not None:
+        found += part_tags(b"mr", everyone, b"!%d" % request)
+    source = event.object_attributes.source_project_id if event.object_attributes is not None else None
+    if source is not None:
+        found += part_tags(b"rest", (b"%d" % source, *names.others(b"%d" % source)))
+    return [*found, *(b"kind:" + kind.encode() for kind in lists)]
+
+
+def _merge_request(name: str, event: _Event) -> int | None:
+    if name == "merge_request" and event.object_attributes is not None:
+        return event.object_attributes.iid
+    return event.merge_request.iid if event.merge_request is not None else None

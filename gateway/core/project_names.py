@@ -1,0 +1,111 @@
+"""Which number is which path: learnt from answers and events that pass, so that a write by either purges the other.
+
+For invalidation alone. Nothing here ever decides who may see what, so a pair that is missing costs freshness for at most
+``access_ttl``, and one that is wrong costs a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from .target import percent_decode
+
+MAX_BODY_BYTES = 256 * 1024
+"""Longer answers are not read for names."""
+_PATHS_OF_ONE = 4
+"""A renamed project keeps its old names for a while: answers may still be stored under them."""
+# Collections below a project whose things are that project's own (related ones elsewhere may be anybody's).
+_OWN = frozenset({b"issues", b"merge_requests", b"pipelines"})
+
+
+class _Thing(msgspec.Struct):
+    id: int | str | None = None
+    path_with_namespace: str | None = None
+    project_id: int | str | None = None
+    web_url: str | None = None
+
+
+_decode = msgspec.json.Decoder(list[_Thing] | _Thing).decode
+
+
+def spelling(segment: bytes) -> bytes:
+    """A project's number or path as every spelling of it comes out: decoded once, without case."""
+    return percent_decode(segment).removesuffix(b".json").lower()
+
+
+class ProjectNames:
+    """A bounded memory of pairs; forgets everything when it is full.
+
+    Args:
+        most: Projects remembered.
+    """
+
+    def __init__(self, most: int = 20_000) -> None:
+        self._most = most
+        self._number: dict[bytes, bytes] = {}
+        self._paths: dict[bytes, tuple[bytes, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def learn(self, number: bytes, path: bytes) -> None:
+        """``number`` is called ``path`` now."""
+        path = path.lower()
+        if self._number.get(path) == number:
+            return
+        if len(self._paths) >= self._most or len(self._number) >= 2 * self._most:
+            self._paths.clear()
+            self._number.clear()
+        self._number[path] = number
+        known = self._paths.get(number, ())
+        self._paths[number] = (path, *(other for other in known if other != path))[:_PATHS_OF_ONE]
+
+    def number_of(self, spelt: bytes) -> bytes | None:
+        """The number, where ``spelt`` is one or is known."""
+        return spelt if spelt.isdigit() else self._number.get(spelt)
+
+    def others(self, spelt: bytes) -> tuple[bytes, ...]:
+        """What else the project is called; empty where that is not known."""
+        if spelt.isdigit():
+            return self._paths.get(spelt, ())
+        number = self._number.get(spelt)
+        if number is None:
+            return ()
+        return (number, *(path for path in self._paths.get(number, ()) if path != spelt))
+
+
+def names_in(below: tuple[bytes, ...], body: bytes, prefix: str = "") -> Iterator[tuple[bytes, bytes]]:
+    """(number, path) of the projects that a JSON answer of GitLab's names.
+
+    Args:
+        below: The segments behind ``/api/v4``, the project's spelling decoded.
+        body: Not compressed.
+        prefix: GitLab's relative URL root, as ``/gitlab``.
+    """
+    if len(body) > MAX_BODY_BYTES or body[:1] not in {b"{", b"["}:
+        return
+    try:
+        found = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    own = len(below) in {3, 4} and below[0] == b"projects" and below[2] in _OWN
+    for thing in found if isinstance(found, list) else [found]:
+        if isinstance(thing.id, int) and thing.path_with_namespace:
+            yield b"%d" % thing.id, thing.path_with_namespace.encode()
+        elif own and isinstance(thing.project_id, int):
+            number = b"%d" % thing.project_id
+            path = below[1] if not below[1].isdigit() else _path_in(thing.web_url or "", prefix)
+            if path and (below[1] == number or not below[1].isdigit()):
+                yield number, path
+
+
+def _path_in(url: str, prefix: str) -> bytes:
+    """``https://host/prefix/group/project/-/issues/1`` → ``group/project``."""
+    _, _, rest = url.partition("://")
+    _, slash, path = rest.partition("/")
+    place, separator, _ = (slash + path).partition("/-/")
+    if not separator or not place.startswith(prefix + "/"):
+        return b""
+    return place.removeprefix(prefix + "/").encode()

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from gateway.cache.hook_watch import HookWatch
+from gateway.stores.cache_memory import MemoryCacheStore
+
+from .origin import Clock
+
+
+async def test_hooks_that_stop_coming_are_noticed() -> None:
+    clock = Clock()
+    watch = HookWatch(MemoryCacheStore(1 << 16, clock), clock, 900.0)
+    assert not await watch.listening()
+    assert watch.silent
+    assert watch.silence_s is None
+    await watch.heard()
+    assert await watch.listening()
+    clock.now += 899
+    assert await watch.listening()
+    assert watch.silence_s == pytest.approx(899, abs=0.1)
+    clock.now += 2
+    assert not await watch.listening()
+    assert watch.silent
+
+
+async def test_a_hook_at_one_gateway_is_heard_by_all_on_its_store() -> None:
+    clock = Clock()
+    store = MemoryCacheStore(1 << 16, clock)
+    here, there = HookWatch(store, clock, 900.0), HookWatch(store, clock, 900.0)
+    assert not await there.listening()
+    await here.heard()
+    clock.now += 100
+    assert await there.listening()
+    assert there.silence_s == pytest.approx(100, abs=0.1)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import pytest
+
+from gateway.core import coded
+from gateway.core.coded import plain
+
+
+@pytest.mark.parametrize(
+    ("body", "coding", "found"),
+    [
+        (b"x", None, b"x"),
+        (b"x", b"identity", b"x"),
+        (gzip.compress(b"x"), b"gzip", b"x"),
+        (gzip.compress(b"x"), b" X-GZIP ", b"x"),
+        (zlib.compress(b"x"), b"deflate", b"x"),
+        (b"x", b"gzip", None),
+        (gzip.compress(b"x" * 99)[:-9], b"gzip", None),
+        (gzip.compress(b"x") + gzip.compress(b"y"), b"gzip", None),
+        (b"x", b"br", None),
+        (b"x", b"gzip, gzip", None),
+    ],
+)
+def test_what_can_be_looked_into(body: bytes, coding: bytes | None, found: bytes | None) -> None:
+    assert plain(body, coding) == found
+
+
+def test_a_bomb_is_not_inflated() -> None:
+    assert plain(zlib.compress(bytes(coded.MAX_PLAIN_BYTES + 1)), b"deflate") is None
