@@ -1,0 +1,114 @@
+"""What GitLab says about its work and its own limits changes what callers may do, through the real process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from tests.e2e.running import GatewayProcess, LoopThread
+from tests.e2e.wire import ask
+from tests.fakes.gitlab import Answer, FakeGitLab, Received, response
+
+OWN, BROKER = "glpat-limits-own-000000", "glpat-limits-broker-000"
+JSON = ("Content-Type", "application/json")
+
+
+def whose(_: Received) -> Answer:
+    told = {"id": 1, "user_id": 7, "name": "n", "active": True, "revoked": False, "scopes": ["api"]}
+    return response(200, json.dumps(told).encode(), JSON, ("X-Gitlab-Meta", "{}"))
+
+
+@pytest.fixture
+def world(upstreams: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A gateway of this test's own: what it learns of GitLab stays here."""
+    gitlab = FakeGitLab()
+    gitlab.stand(b"/api/v4/personal_access_tokens/self", whose)
+    upstreams.run(gitlab.__aenter__())
+    config = {
+        "upstream": {"url": gitlab.url},
+        "identities": [{"id": "bot", "key": "issued"}, {"id": "people", "gitlab_token": True}],
+        "credentials": [{"id": "sa", "token": "${env:SA}"}],
+        "rules": [{"id": "bot", "for": ["bot"], "use": "sa", "allow": [{"access": "write"}]}],
+        "limits": [
+            {
+                "id": "caller",
+                "by": "caller",
+                "rate": "1/min",
+                "burst": 100,
+                "settle": {"cached": 0, "not_modified": 0, "second": 5, "mebibyte": 10},
+            }
+        ],
+    }
+    gateway = GatewayProcess(config, tmp_path_factory.mktemp("settled"), {"SA": BROKER})
+    try:
+        yield SimpleNamespace(gateway=gateway, gitlab=gitlab, key=gateway.new_key("bot"))
+        assert gateway.stop() == 0
+    finally:
+        gateway.stop()
+        upstreams.run(gitlab.__aexit__(None, None, None))
+
+
+def left(world: SimpleNamespace, answer: Answer | None, *fields: str, target: str = "/api/v4/projects") -> int:
+    """Tokens left, as told by one request's answer: what it settles itself is told by the next."""
+    if answer is not None:
+        world.gitlab.script(answer)
+    reply = ask(world.gateway.port, target, *fields, token=OWN)
+    return int(reply.value("RateLimit-Remaining") or "-1")
+
+
+def test_costs_are_settled_by_what_was_used(world: SimpleNamespace) -> None:
+    answers = (
+        response(200, b"[]", JSON, ("X-Runtime", "4.0")),
+        response(200, b"x" * (1 << 20), JSON, ("X-Runtime", "0")),
+        response(200, b"[]", JSON, ("X-Runtime", "0"), ("ETag", 'W/"1"')),
+    )
+    # Heads are octets too: a little below what the bodies alone would leave.
+    assert [left(world, answer) for answer in answers] == [99, 77, 66]
+    unchanged = left(world, response(304, b"", ("X-Runtime", "0"), ("ETag", 'W/"1"')), 'If-None-Match: W/"1"')
+    assert unchanged == 65
+    assert left(world, response(200, b"[]", JSON, ("X-Runtime", "0"))) == 65  # the 304 was given back
+
+
+def test_after_gitlabs_429_nobody_asks_with_that_credential(world: SimpleNamespace) -> None:
+    world.gitlab.script(response(429, b"Retry later\n", ("Content-Type", "text/plain"), ("Retry-After", "30")))
+    first = ask(world.gateway.port, "/api/v4/projects", token=world.key)
+    second = ask(world.gateway.port, "/api/v4/groups", token=world.key)
+    assert (first.status, second.status) == (429, 429)
+    assert first.value("X-Gateway-Error") is None
+    assert second.value("X-Gateway-Error") == "rate_limited"
+    wait_s = int(second.value("Retry-After") or "0")
+    assert 28 <= wait_s <= 30
+    assert abs(int(second.value("RateLimit-Reset") or "0") - time.time() - wait_s) < 2
+    assert second.value("RateLimit-Remaining") == "0"
+    assert len(world.gitlab.requests) == 1
+    world.gitlab.script(response(200, b"[]", JSON))
+    assert ask(world.gateway.port, "/api/v4/projects", token=OWN).status == 200  # their own credential is another
+    assert 'gitlab_gateway_limit_decisions_total{limit="upstream",outcome="refused"} 1.0' in world.gateway.metrics()
+
+
+def test_what_is_left_of_gitlabs_window_is_spread_over_it(world: SimpleNamespace) -> None:
+    def low(remaining: int) -> Answer:
+        return response(
+            200,
+            b"[]",
+            JSON,
+            ("RateLimit-Limit", "6000"),
+            ("RateLimit-Observed", "900"),
+            ("RateLimit-Remaining", str(remaining)),
+            ("RateLimit-Reset", str(int(time.time()) + 20)),
+        )
+
+    asked: Callable[[int], int] = lambda n: ask(world.gateway.port, f"/api/v4/projects/{n}", token=world.key).status  # noqa: E731
+    world.gitlab.script(low(100))
+    assert asked(0) == 200
+    for _ in range(8):
+        world.gitlab.script(low(100))
+    started = time.monotonic()
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(asked, range(1, 9))) == [200] * 8
+    assert time.monotonic() - started > 7 / 5.0  # 90 in 20 s is 4.5 a second
