@@ -15,7 +15,7 @@ from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange
 from .core.messages import Fields, RequestHead, first, joined
-from .core.upgrade import SWITCH
+from .core.upgrade import SWITCH, switched
 from .ports import Reply, RequestBody, UpstreamCredential, UpstreamRequest
 from .road import Road
 
@@ -142,8 +142,9 @@ class Errand:
                 await self._refused_upstream()
             elif road.tokens.unchecked and first(head.fields, b"x-gitlab-meta") is not None:
                 road.tokens.recognised()
-            if reply.tunnel is None:
-                reply.head = road.passing.downward(head, self._head, self._admitted)
+            if reply.tunnel is not None:
+                head = switched(head, self._admitted.websocket)
+            reply.head = road.passing.downward(head, self._head, self._admitted)
             if reads:
                 reply = await road.answers.mend(reply, self._head, self._admitted, self._claim, self._principal)
         except BaseException:

@@ -30,7 +30,7 @@ from .core.limits import Decision, heavier
 from .core.messages import Fields, ResponseHead, first, joined
 from .core.refusal import render
 from .core.rule_match import Place, Question, spellings
-from .core.upgrade import switched
+from .core.upgrade import SWITCH
 from .errand import Errand, seen_from
 from .limit_stage import Ticket
 from .ports import (
@@ -192,7 +192,7 @@ class Gateway:
             )
         errand = told.errand = Errand(road, self.monotonic, head, x, admitted, claim, principal, permit, credential, body)
         if admitted.websocket:
-            await self._tunnel(down, x, told, errand, admitted.websocket)
+            await self._tunnel(down, x, told, errand)
             return
         reply, outcome = await road.cache.fetch(errand.cache_request(), errand.forward, self._wall)
         try:
@@ -216,7 +216,7 @@ class Gateway:
                 break
         return resolved
 
-    async def _tunnel(self, down: Downstream, x: Exchange, told: _Told, errand: Errand, key: bytes) -> None:
+    async def _tunnel(self, down: Downstream, x: Exchange, told: _Told, errand: Errand) -> None:
         """A WebSocket: the handshake went through every stage; behind the 101 there are only octets."""
         reply = await errand.forward(())
         try:
@@ -224,8 +224,7 @@ class Gateway:
                 assert told.principal is not None
                 await self._relay(down, x, reply, self._answer(reply.head, x, told, told.principal))
                 return
-            head = switched(reply.head, key)
-            tunnel = await down.switch(ResponseHead(101, (*head.fields, _id_field(x)), head.reason))
+            tunnel = await down.switch(ResponseHead(101, (*reply.head.fields, *SWITCH, _id_field(x))))
             x.status = 101
             x.aborted = (await relay(tunnel, reply.tunnel, idle_s=self.road.tunnel_idle_s)).value
         finally:

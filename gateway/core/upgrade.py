@@ -63,7 +63,10 @@ def websocket_key(head: RequestHead, operation: Operation) -> bytes:
 
 
 def switched(reply: ResponseHead, key: bytes) -> ResponseHead:
-    """GitLab's 101 as it goes down. Raises Rejection UPSTREAM_PROTOCOL (502) when it does not answer to ``key``."""
+    """GitLab's 101, less what asks for the switch (``SWITCH`` says that again on its way down).
+
+    Raises Rejection UPSTREAM_PROTOCOL (502) when it does not answer to ``key``.
+    """
     expected = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
     fields = reply.fields
     if _tokens(joined(fields, b"upgrade") or b"") != [_WEBSOCKET] or values(fields, b"sec-websocket-accept") != [expected]:
@@ -76,7 +79,7 @@ def switched(reply: ResponseHead, key: bytes) -> ResponseHead:
             detail="GitLab switched to something else",
         )
     kept = tuple(field for field in fields if field[0].lower() not in _NEVER_WITH_101)
-    return ResponseHead(101, (*kept, *SWITCH), b"Switching Protocols")
+    return ResponseHead(101, kept, b"Switching Protocols")
 
 
 def _is_key(value: bytes) -> bool:
