@@ -42,6 +42,16 @@ bench: setup ## this gateway, a bare aiohttp proxy and what peers are here, as r
 bench-fairness: setup ## one abuser beside fifty polite callers, GitLab well and slowed to a tenth: about two minutes
 	@$(BIN)/python -m benchmarks.fairness $(ARGS)
 
+.PHONY: fuzz
+fuzz: setup ## hypothesis and atheris over every parser of hostile octets; ARGS="SECONDS [TARGET ...]", 60 each by default
+	@[ -d .fuzz/atheris ] || $(BIN)/python -m pip --disable-pip-version-check install -q --require-hashes --only-binary :all: \
+		--no-deps --target .fuzz -r tests/fuzz/requirements.txt || echo "fuzz: no atheris for this system: hypothesis alone" >&2
+	@PYTHONPATH=.fuzz $(BIN)/python -m tests.fuzz $(ARGS)
+
+.PHONY: soak
+soak: setup ## mixed traffic with random faults, on loopback: ARGS="SECONDS", 60 by default; then ten thousand idle clients
+	@$(BIN)/python -m tests.soak $(ARGS)
+
 .PHONY: lock
 lock: ## pin newest versions again (needs uv on PATH, or UV=/path/to/uv)
 	@.ci/lock
@@ -52,4 +62,4 @@ setup:
 
 .PHONY: clean
 clean: ## forget what set-up installed
-	rm -rf .venv .matrix tests/e2e/node_modules tests/conformance/node_modules build dist *.egg-info
+	rm -rf .venv .matrix .fuzz tests/e2e/node_modules tests/conformance/node_modules build dist *.egg-info
