@@ -42,7 +42,7 @@ def run(*command: str, directory: Path, code: int = 0, **environment: str) -> st
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=90,
+        timeout=200,
         check=False,
     )
     output = done.stdout.decode("utf-8", "replace")
@@ -165,7 +165,6 @@ def test_an_address_without_git_leads_back_through_the_gateway(
 
 
 def test_a_zipped_request_goes_up_as_it_came(gateway: GatewayProcess, gitlab: GitGitLab, key: str) -> None:
-    command = b"0014command=ls-refs\n0015agent=test/1.0000000010009peel\n000csymrefs\n0000"
     command = b"0014command=ls-refs\n00010009peel\n0000"
     basic = base64.b64encode(f"oauth2:{key}".encode()).decode()
     reply = ask(
@@ -211,8 +210,9 @@ def test_a_refused_push_is_never_repeated(gateway: GatewayProcess, gitlab: GitGi
     assert len(gitlab.requests) == 1
 
 
+@pytest.mark.timeout(300)
 def test_a_big_pack_passes_in_little_memory(gitlab: GitGitLab, tmp_path: Path) -> None:
-    """Some 200 MB that do not compress, up and down, through a gateway that has seen nothing else."""
+    """Some 120 MB that do not compress, up and down, through a gateway that has seen nothing else."""
     directory = tmp_path / "gateway"
     gateway = GatewayProcess(config(gitlab), directory, {"BROKER": BROKER})
     try:
@@ -223,7 +223,7 @@ def test_a_big_pack_passes_in_little_memory(gitlab: GitGitLab, tmp_path: Path) -
         run("git", "init", "--quiet", "--initial-branch=main", str(place), directory=tmp_path)
         for setting in ("core.compression=0", "core.bigFileThreshold=1m", "gc.auto=0"):
             run("git", "config", *setting.split("="), directory=place)
-        commit(place, "noise", os.urandom(200 << 20))
+        commit(place, "noise", os.urandom(120 << 20))
         run("git", "push", "--quiet", address(gateway, key), "HEAD:refs/heads/big", directory=place)
         down = tmp_path / "down"
         run(
