@@ -38,6 +38,8 @@ class FairQueue(Generic[T]):
         self._per_caller = per_caller
         self._lanes: dict[Priority, _Lane[T]] = {priority: _Lane() for priority in _HIGHEST_FIRST}
         self._count = 0
+        self._credits: dict[Priority, int] = {}
+        """As they were before the latest ``pop``."""
 
     def __len__(self) -> int:
         return self._count
@@ -60,14 +62,15 @@ class FairQueue(Generic[T]):
         return shed
 
     def push_front(self, caller: str, priority: Priority, item: T) -> None:
-        """Back to the head of the queue: it was its turn, and still is. Never refused: it had a place."""
+        """What ``pop`` gave last goes back to where it was: the turn did not count. Never refused: it had a place."""
         lane = self._lanes[priority]
         line = lane.lines.get(caller)
         if line is None:
             line = lane.lines[caller] = deque()
         line.appendleft(item)
         lane.lines.move_to_end(caller, last=False)
-        lane.credit += sum(SHARES.values())
+        for each, credit in self._credits.items():
+            self._lanes[each].credit = credit
         self._count += 1
 
     def pop(self, among: Collection[Priority] = _HIGHEST_FIRST) -> T | None:
@@ -75,6 +78,7 @@ class FairQueue(Generic[T]):
         waiting = [priority for priority in _HIGHEST_FIRST if priority in among and self._lanes[priority].lines]
         if not waiting:
             return None
+        self._credits = {priority: lane.credit for priority, lane in self._lanes.items()}
         for priority in waiting:
             self._lanes[priority].credit += SHARES[priority]
         chosen = max(waiting, key=self._credit)

@@ -51,7 +51,7 @@ def test_only_some_classes_may_be_served() -> None:
     assert waiting.pop() == "a1"
 
 
-def test_whose_turn_it_was_it_still_is() -> None:
+def test_a_turn_that_came_to_nothing_does_not_count() -> None:
     waiting = queue()
     for item in ("a1", "b1"):
         waiting.push(item[0], BACKGROUND, item)
@@ -62,7 +62,19 @@ def test_whose_turn_it_was_it_still_is() -> None:
     assert again == "a1"
     waiting.push("c", CRITICAL, "c2")
     waiting.push_front("a", BACKGROUND, again)
-    assert drained(waiting) == ["a1", "c2", "b1"]
+    assert drained(waiting) == ["c2", "a1", "b1"]
+
+
+def test_a_thousand_vain_turns_give_no_advantage() -> None:
+    waiting = queue()
+    waiting.push("a", INTERACTIVE, "a1")
+    waiting.push("b", INTERACTIVE, "b1")
+    for _ in range(1000):
+        assert waiting.pop() == "a1"
+        waiting.push_front("a", INTERACTIVE, "a1")
+    waiting.push("c", CRITICAL, "c1")
+    waiting.push("d", BACKGROUND, "d1")
+    assert drained(waiting) == ["c1", "a1", "b1", "d1"]
 
 
 def test_back_to_the_head_of_ones_own_line() -> None:
