@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from .target import percent_decode
+
 MASK = b"[redacted]"
 
 # Names whose values are secrets wherever they stand in a query. `code` and `state` are OAuth's.
@@ -21,15 +23,13 @@ _TOKEN = re.compile(
     rb"(?:gl(?:pat|dt|cbt|ptt|ft|imt|agent|rtr?|oas|soat|ffct|wt|rct)-[0-9A-Za-z_.=-]{8,}|GR1348941[0-9A-Za-z_-]{8,}"
     rb"|ggw_[0-9A-Za-z]{8,}|eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_.-]{8,}|whsec_[0-9A-Za-z+/=]{8,})"
 )
-# Percent-encoded and doubly encoded dashes, underscores and dots are how a token hides from the pattern above.
-_HIDDEN = re.compile(rb"%(?:25)*(?:2d|5f|2e)", re.IGNORECASE)
-_HIDDEN_AS = {b"2d": b"-", b"5f": b"_", b"2e": b"."}
 
 
 def redact(text: bytes) -> bytes:
     """``text`` (a raw target, a header value, an error's words) with secrets blanked. Returns the same object if clean."""
-    if b"%" in text and _HIDDEN.search(text):
-        plain = _HIDDEN.sub(lambda match: _HIDDEN_AS[match[0][-2:].lower()], text)
+    if b"%" in text:
+        # Encoding a letter, once or twice, is how a token hides from the pattern: then the decoded text is shown, blanked.
+        plain = percent_decode(percent_decode(text))
         if _TOKEN.search(plain):
             text = plain
     if b"=" in text:

@@ -24,7 +24,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import ResponseHead
-from .downstream import CLOSED, AiohttpDownstream, ClientGone, _Answered
+from .downstream import CLOSED, AiohttpDownstream, ClientGone, _Answered, http_date
 from .status import status_line
 from .tunnel import ClientTunnel
 
@@ -232,7 +232,7 @@ class Connection(RequestHandler):
         parts = [status_line(head.status)]
         for name, value in head.fields:
             parts += (name, b": ", value, b"\r\n")
-        parts += (b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body), body)
+        parts += (b"Date: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (http_date(), len(body)), body)
         self.transport.write(b"".join(parts))
 
     def handle_error(

@@ -23,6 +23,8 @@ GLPAT = b"glpat-" + b"a1B2" * 5
         pytest.param(b"/x?q=acme-" + GLPAT, b"/x?q=acme-" + MASK, id="custom-prefix"),
         pytest.param(b"/x?q=glpat%2D" + b"a1B2" * 5, b"/x?q=" + MASK, id="encoded-dash"),
         pytest.param(b"/x?q=glpat%252D" + b"a1B2" * 5, b"/x?q=" + MASK, id="twice-encoded-dash"),
+        pytest.param(b"/x?sudo=%67lpat-" + b"a1B2" * 5, b"/x?sudo=" + MASK, id="encoded-letter"),
+        pytest.param(b"/x?sudo=%2567lpat-" + b"a1B2" * 5, b"/x?sudo=" + MASK, id="twice-encoded-letter"),
         pytest.param(b"agent ggw_" + b"Z9" * 20, b"agent " + MASK, id="gateway-key"),
         pytest.param(b"eyJhbGciOiJSUzI1.eyJpc3MiOiJo.c2ln", MASK, id="jwt"),
         pytest.param(b"/p/a%2Db?code_search=1", b"/p/a%2Db?code_search=1", id="encoded-dash-without-token"),
