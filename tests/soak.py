@@ -8,6 +8,7 @@ At the end nothing may be left: no request, no connection, no descriptor, and no
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import signal
@@ -208,6 +209,9 @@ def main() -> int:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
     chance = random.Random(seed)
+    logging.getLogger("aiohttp.server").setLevel(
+        logging.CRITICAL
+    )  # the demo GitLab's words about clients that were cut off
     print(f"soak: {seconds:.0f} s, seed {seed}")
     upstreams = LoopThread()
     gitlab = build_demo_gitlab(external_url=EXTERNAL_URL, reveal=True)
