@@ -48,9 +48,11 @@ from ..core.secret import Secret
 from ..edge.server import EdgeSettings, TrafficServer
 from ..identity.authenticator import PrincipalAuthenticator
 from ..identity.gitlab_tokens import OwnTokens
+from ..identity.issuers import Issuer
 from ..identity.keys import GatewayKeys
 from ..identity.settings import IdentitySettings
 from ..identity.verifier import GitlabVerifier
+from ..identity.workloads import Workloads
 from ..limit_stage import LimitStage
 from ..pacing_stage import PacingStage
 from ..pipeline import Gateway
@@ -75,6 +77,7 @@ from ..telemetry.audit import AuditLog, open_sink
 from ..telemetry.metrics import Metrics
 from ..upstream.admission import AdmissionSettings, AdmittingUpstream
 from ..upstream.client import LeanUpstream, UpstreamSettings
+from ..upstream.documents import HttpDocuments
 from .limit_office import LimitOffice
 from .observing import Audited, Early
 from .open_road import Anyone, Anything, NoTokens, Nowhere
@@ -388,6 +391,30 @@ def key_store(config: Config, link: RedisLink | None) -> tuple[KeyStore, KeyRegi
     return sqlite, sqlite
 
 
+def _workloads(made: Assembly, settings: IdentitySettings) -> Workloads | None:
+    if not settings.workloads:
+        return None
+    documents: dict[str | None, HttpDocuments] = {}
+    known: dict[tuple[str, str, tuple[str, ...], str | None], Issuer] = {}
+    issuers = {}
+    for one in settings.workloads:
+        if one.ca_file not in documents:
+            documents[one.ca_file] = HttpDocuments(one.ca_file)
+            made.stack.push_async_callback(documents[one.ca_file].close)
+        url = one.requirement.issuer
+        same = (url, one.jwks_uri, one.algorithms, one.ca_file)
+        if same not in known:
+            known[same] = Issuer(
+                url,
+                documents[one.ca_file],
+                monotonic=time.monotonic,
+                jwks_uri=one.jwks_uri,
+                algorithms=one.algorithms,
+            )
+        issuers[one.id] = known[same]
+    return Workloads(settings.workloads, issuers, fingerprint_key=made.keys.audit, wall=time.time, monotonic=time.monotonic)
+
+
 def _authenticator(made: Assembly, settings: IdentitySettings, verifier: GitlabVerifier) -> PrincipalAuthenticator:
     config, keys = made.config, made.keys
     fingerprint_key = keys.audit
@@ -424,6 +451,7 @@ def _authenticator(made: Assembly, settings: IdentitySettings, verifier: GitlabV
         gateway_keys,
         own_tokens,
         PeerGuard(),
+        _workloads(made, settings),
         process_key=keys.process,
         fingerprint_key=fingerprint_key,
         monotonic=time.monotonic,

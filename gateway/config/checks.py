@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ..core.access import PrincipalKind
 from ..core.catalogue import Access
 from .limit_model import CostMode, LimitEntry
-from .model import Clause, Config, Rule
+from .model import Clause, Config, Oidc, Rule
 from .problems import Path, Severity
 from .units import BaseUrl, HostPort
 from .vocabulary import CacheMode
@@ -18,6 +18,8 @@ Finding = tuple[Path, str, Severity]
 
 PASSTHROUGH = "passthrough"
 _RESERVED_RULES = frozenset({"own-token", "passthrough", "anonymous"})
+_JUDGED_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat"})
+_LONGEST_SKEW_S = 300.0
 _SHORTEST_SECRET = 16
 _LONGEST_WAIT_S = 60.0
 _STRONG_SECRET = 32
@@ -164,10 +166,12 @@ def _identities(config: Config) -> Iterator[Finding]:
     single: dict[PrincipalKind, str] = {}
     for index, identity in enumerate(config.identities):
         path: Path = ("identities", index)
-        ways = (identity.key is not None) + identity.gitlab_token + identity.anonymous
+        ways = (identity.key is not None) + (identity.oidc is not None) + identity.gitlab_token + identity.anonymous
         if ways != 1:
             problem = "has more than one" if ways else "has none"
-            yield _error(path, f"{problem} of `key: issued`, `gitlab_token: true`, `anonymous: true`; it needs exactly one")
+            yield _error(
+                path, f"{problem} of `key: issued`, `oidc`, `gitlab_token: true`, `anonymous: true`; it needs exactly one"
+            )
             continue
         if identity.id == PASSTHROUGH:
             yield _error((*path, "id"), "is reserved: it is what credentials that only GitLab can judge are called")
@@ -177,13 +181,45 @@ def _identities(config: Config) -> Iterator[Finding]:
             yield _error((*path, "verify", "ttl"), "must be longer than nothing: every request would cost GitLab two")
         if identity.bind is not None and not identity.bind.cidr:
             yield _error((*path, "bind", "cidr"), "is empty: nobody could call")
-        if identity.key is not None:
+        if identity.oidc is not None:
+            yield from _oidc(identity.oidc, (*path, "oidc"))
+        if identity.key is not None or identity.oidc is not None:
             if identity.id not in allowed:
                 yield _warning(path, f"may do nothing: no rule allows `{identity.id}` anything")
             continue
         if identity.kind in single:
             yield _error(path, f"is a second `{identity.kind}` identity beside `{single[identity.kind]}`; there can be one")
         single.setdefault(identity.kind, identity.id)
+
+
+def _oidc(oidc: Oidc, path: Path) -> Iterator[Finding]:
+    for key, url in ("issuer", oidc.issuer), ("jwks_uri", oidc.jwks_uri):
+        if url is not None and url.startswith("http:") and not _is_loopback(_host_of(url)):
+            yield _error((*path, key), "is plain http: whoever is on the network could answer with keys of their own")
+    if not oidc.claims:
+        yield _error((*path, "claims"), "is empty: everybody this issuer knows would be this caller")
+    for name, pattern in oidc.claims.items():
+        if name in _JUDGED_CLAIMS:
+            yield _error((*path, "claims", name), "is judged already, by `issuer`, `audience` and the clock")
+        elif not pattern.strip("*"):
+            yield _warning((*path, "claims", name), "is any value at all")
+    if {"project_id", "project_path"} & oidc.claims.keys() and not {
+        "job_project_id",
+        "job_project_path",
+    } & oidc.claims.keys():
+        yield _warning(
+            (*path, "claims"),
+            "pins the pipeline's project, but not the job's: pin `job_project_id`, which no fork can borrow",
+        )
+    if not oidc.algorithms:
+        yield _error((*path, "algorithms"), "is an empty list: no token could be signed")
+    if oidc.skew > _LONGEST_SKEW_S:
+        yield _error((*path, "skew"), "is above 5m: set the clocks instead")
+
+
+def _host_of(url: str) -> str:
+    authority = url.partition("://")[2].partition("/")[0]
+    return authority[1:].partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
 
 
 def _rules(config: Config) -> Iterator[Finding]:
@@ -223,7 +259,7 @@ def _rule_callers(rule: Rule, path: Path, kinds: dict[str, PrincipalKind]) -> It
                 yield _error(where, "needs no allow: GitLab judges what passes through; only a rule that denies narrows it")
         elif name not in kinds:
             yield _error(where, f"names no identity: `{name}`{_near(name, kinds)}")
-        elif rule.allow and kinds[name] is not PrincipalKind.KEY:
+        elif rule.allow and kinds[name] not in {PrincipalKind.KEY, PrincipalKind.OIDC}:
             yield _error(where, f"needs no allow: GitLab judges `{name}`; only a rule that denies narrows it")
 
 
@@ -315,8 +351,8 @@ def _cache(config: Config) -> Iterator[Finding]:
         ):
             if given:
                 yield _error((name,), "has no effect with `cache.mode: shared`, which has no credential stage")
-        if any(identity.key is not None for identity in config.identities):
-            yield _error(("identities",), "has gateway keys, but `cache.mode: shared` has no credential stage")
+        if any(identity.key is not None or identity.oidc is not None for identity in config.identities):
+            yield _error(("identities",), "has gateway keys or workloads, but `cache.mode: shared` has no credential stage")
     if cache.mode is CacheMode.PRIVATE and cache.access_ttl <= 0 and (cache.ttl > 0 or cache.routes):
         yield _warning(("cache", "access_ttl"), "is nothing, so that no lifetime has an effect")
     if cache.max_entry > cache.max_bytes:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from ..core import rule_match
 from ..core.limits import Limit
-from ..identity.settings import AnonymousIdentity, IdentitySettings, KeyIdentity, Networks, TokenIdentity
-from .model import Clause, Config, Identity, Verify, Within
+from ..core.workload_token import Pattern, Requirement
+from ..identity.settings import (
+    AnonymousIdentity,
+    IdentitySettings,
+    KeyIdentity,
+    Networks,
+    TokenIdentity,
+    WorkloadIdentity,
+)
+from .model import Clause, Config, Identity, Oidc, Verify, Within
 from .vocabulary import Mode, OnKeys
 
 _LAST_KNOWN_GOOD_S = 600.0
@@ -41,7 +49,7 @@ def costs(config: Config) -> dict[str, float]:
 
 def identity_settings(config: Config) -> IdentitySettings:
     """Who may call, and from where."""
-    keys, gitlab_token, anonymous = [], None, None
+    keys, workloads, gitlab_token, anonymous = [], [], None, None
     for identity in config.identities:
         networks = _networks(identity)
         if identity.gitlab_token:
@@ -55,16 +63,33 @@ def identity_settings(config: Config) -> IdentitySettings:
                 verify.stale,
                 identity.priority,
             )
+        elif identity.oidc is not None:
+            workloads.append(_workload(identity, identity.oidc, networks))
         elif identity.anonymous:
             anonymous = AnonymousIdentity(identity.id, identity.team, networks, identity.priority)
         else:
             keys.append(KeyIdentity(identity.id, identity.team, networks, identity.priority))
     return IdentitySettings(
         keys=tuple(keys),
+        workloads=tuple(workloads),
         gitlab_token=gitlab_token,
         anonymous=anonymous,
         passthrough=frozenset(config.passthrough),
         keys_stale_s=_LAST_KNOWN_GOOD_S if config.stores.on_error.keys is OnKeys.LAST_KNOWN_GOOD else 0.0,
+    )
+
+
+def _workload(identity: Identity, oidc: Oidc, networks: Networks) -> WorkloadIdentity:
+    claims = tuple((name, Pattern(pattern)) for name, pattern in oidc.claims.items())
+    return WorkloadIdentity(
+        identity.id,
+        Requirement(oidc.issuer, oidc.audience, claims, oidc.skew),
+        identity.team,
+        networks,
+        identity.priority,
+        oidc.jwks_uri or "",
+        tuple(algorithm.value for algorithm in oidc.algorithms),
+        oidc.ca_file,
     )
 
 

@@ -20,7 +20,6 @@ from .vocabulary import Keywords
 
 # Parts of the documented model that later versions bring. Naming them beats "unknown key".
 _LATER = {
-    "identities[].oidc": "workload identities (OIDC)",
     "identities[].session": "exchanged sessions",
     "credentials[].pool": "credential pools (give one `token`)",
     "credentials[].pick": "credential pools",
@@ -106,6 +105,8 @@ class Decoder:
         bare, rider = unwrap(options[0])
         if get_origin(bare) is tuple:
             return self._list(bare, rider if isinstance(rider, Keywords) else None, node, path)
+        if get_origin(bare) is dict:
+            return self._mapping(get_args(bare)[1], node, path)
         if isinstance(bare, type) and issubclass(bare, Section):
             return self.section(bare, node, path)
         if not isinstance(node, Scalar):
@@ -129,6 +130,13 @@ class Decoder:
             return self._report(path, "is a single value where a list belongs: put it in brackets")
         found = [self.value(item, below, (*path, index)) for index, below in enumerate(node.items)]
         return tuple(value for value in found if value is not UNREADABLE)
+
+    def _mapping(self, item: Any, node: Node, path: Path) -> Any:
+        """Keys of the operator's own choosing."""
+        if not isinstance(node, Mapping):
+            return self._report(path, f"is {_kind(node)} where a mapping belongs")
+        found = {key: self.value(item, below, (*path, key)) for key, below in node.entries.items()}
+        return {key: value for key, value in found.items() if value is not UNREADABLE}
 
     def _unit(self, unit: Unit, node: Scalar, path: Path) -> Any:
         if node.tag == "bool":
@@ -264,8 +272,8 @@ def _stand_in(annotation: Any) -> Any:
     bare, rider = unwrap(members(annotation)[0])
     if isinstance(rider, Unit):
         return rider.stand_in
-    if get_origin(bare) is tuple:
-        return ()
+    if get_origin(bare) in {tuple, dict}:
+        return get_origin(bare)()
     if issubclass(bare, Section):
         return bare(**{field.name: _stand_in(hint) for field, hint in fields_of(bare).values() if field.required})
     if issubclass(bare, enum.StrEnum):

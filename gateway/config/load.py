@@ -111,6 +111,10 @@ def _files(config: Config, world: World) -> list[tuple[Path, str, Severity]]:
     if tls is not None:
         files.append((("listen", "tls", "cert_file"), tls.cert_file, "-----BEGIN CERTIFICATE-----", "certificate"))
         files.append((("listen", "tls", "key_file"), tls.key_file, "PRIVATE KEY-----", "private key"))
+    for index, identity in enumerate(config.identities):
+        if identity.oidc is not None:
+            where: Path = ("identities", index, "oidc", "ca_file")
+            files.append((where, identity.oidc.ca_file, "-----BEGIN CERTIFICATE-----", "certificate"))
     found: list[tuple[Path, str, Severity]] = []
     for path, file, mark, what in files:
         if file is None:

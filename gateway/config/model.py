@@ -18,8 +18,10 @@ from .section import Section
 from .units import HostPort, parse_store_url
 from .vocabulary import (
     Address,
+    Algorithm,
     CacheMode,
     Cidr,
+    Claim,
     Duration,
     FieldName,
     Host,
@@ -41,6 +43,7 @@ from .vocabulary import (
     Size,
     Store,
     Url,
+    WebUrl,
 )
 
 # upstream
@@ -222,6 +225,26 @@ class Verify(Section, frozen=True):
     """While GitLab does not answer, tokens verified before go on working for this long; new ones are refused with 503."""
 
 
+class Oidc(Section, frozen=True):
+    """Whose tokens are believed (JWTs: GitLab CI `id_tokens`, Kubernetes service accounts), and what they must say."""
+
+    issuer: WebUrl
+    """The token's `iss`, letter by letter; its keys are found at `/.well-known/openid-configuration` below it."""
+    audience: str
+    """Must be the token's `aud`, or one of them."""
+    claims: dict[str, Claim]
+    """Claim → what its whole value must be; `*` stands for a run without `/`, `**` for any. All must hold; of a claim that
+    is a list, one member."""
+    jwks_uri: WebUrl | None = None
+    """Where its keys are; absent: discovery says."""
+    algorithms: tuple[Algorithm, ...] = tuple(Algorithm)
+    """How its tokens may be signed; never with a shared secret."""
+    skew: Duration = 30.0
+    """How far its clock and ours may be apart."""
+    ca_file: Path | None = None
+    """PEM file of the authorities that may sign its certificate; absent: the system's."""
+
+
 class Bind(Section, frozen=True):
     """Where an identity may call from."""
 
@@ -230,7 +253,7 @@ class Bind(Section, frozen=True):
 
 
 class Identity(Section, frozen=True):
-    """Who is calling: exactly one of `key`, `gitlab_token` and `anonymous`."""
+    """Who is calling: exactly one of `key`, `oidc`, `gitlab_token` and `anonymous`."""
 
     id: Id
     """Named by rules, audit and metrics."""
@@ -240,6 +263,9 @@ class Identity(Section, frozen=True):
     """Who goes first when GitLab is short of places: `critical` keeps a reserve, `background` is shed first."""
     key: KeySource | None = None
     """`issued`: gateway keys, made with `gitlab-gateway keys new ID`. Denied everything that no rule allows."""
+    oidc: Oidc | None = None
+    """Workloads with a token of their issuer's. Denied everything that no rule allows; the first identity that fits is the
+    caller."""
     gitlab_token: bool = False
     """The caller's own GitLab token, verified by GitLab and passed on; GitLab judges it."""
     anonymous: bool = False
@@ -254,6 +280,8 @@ class Identity(Section, frozen=True):
         """How its callers are recognised."""
         if self.gitlab_token:
             return PrincipalKind.GITLAB_TOKEN
+        if self.oidc is not None:
+            return PrincipalKind.OIDC
         return PrincipalKind.ANONYMOUS if self.anonymous else PrincipalKind.KEY
 
 

@@ -51,6 +51,8 @@ def _value(annotation: Any, value: Any) -> Any:
                     if value == stands_for:
                         return word
             return [_value(get_args(bare)[0], item) for item in value]
+        if isinstance(value, dict) and get_origin(bare) is dict:
+            return {key: _value(get_args(bare)[1], item) for key, item in value.items()}
         if isinstance(rider, Scalar) and not isinstance(value, tuple):
             return rider.show(value)
     return value

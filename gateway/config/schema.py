@@ -91,6 +91,8 @@ def _value(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         if isinstance(rider, Keywords):
             return {"anyOf": [{"enum": list(rider.words)}, several]}
         return several
+    if get_origin(bare) is dict:
+        return {"type": "object", "additionalProperties": _value(get_args(bare)[1], definitions)}
     if isinstance(rider, Scalar):
         return _scalar(rider)
     if issubclass(bare, Section):

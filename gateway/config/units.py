@@ -39,6 +39,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROUTE = re.compile(r"(?:[A-Z]{1,20} )?/[!-~]{0,500}")
 _PROJECT = re.compile(r"[1-9][0-9]{0,17}|(?=.*[A-Za-z_*])[A-Za-z0-9_.*-]+(?:/[A-Za-z0-9_.*-]+)*")
+_WEB_URL = re.compile(r"https?://(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[!-~]*)?")
 _METHOD = re.compile(r"[A-Z]{1,20}")
 
 
@@ -368,3 +369,17 @@ def parse_project(text: str) -> str:
     if not _PROJECT.fullmatch(path):
         raise ValueError("is not a project or group: write its number or its full path, for example platform/api")
     return path
+
+
+def parse_web_url(text: str) -> str:
+    """The very text: an issuer's name is compared letter by letter, its last slash included."""
+    if _WEB_URL.fullmatch(text) is None or any(mark in text for mark in "?#@"):
+        raise ValueError("is no plain URL: write `https://host` or `https://host/path`")
+    return text
+
+
+def parse_claim(text: str) -> str:
+    """A pattern of a claim's whole value."""
+    if not text or len(text) > 1024:
+        raise ValueError("is empty" if not text else "is longer than 1024 characters")
+    return text

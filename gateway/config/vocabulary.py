@@ -36,6 +36,8 @@ Route = Annotated[str, Scalar("route", units.parse_route, str, "")]
 Method = Annotated[str, Scalar("method", units.parse_method, str, "", r"^[A-Z]{1,20}$")]
 Sink = Annotated[str, Scalar("sink", units.parse_sink, str, "stdout", r"^(stdout|stderr|file:/.+)$")]
 Path = Annotated[str, Scalar("path", units.parse_path, str, "/", r"^(/|\$\{)")]
+WebUrl = Annotated[str, Scalar("URL", units.parse_web_url, str, "https://localhost", r"^https?://")]
+Claim = Annotated[str, Scalar("claim pattern", units.parse_claim, str, "", number=True)]
 Project = Annotated[str, Scalar("project", units.parse_project, str, "", number=True)]
 
 HIDDEN = "(hidden)"
@@ -45,6 +47,22 @@ class KeySource(enum.StrEnum):
     """Where an identity's keys come from."""
 
     ISSUED = "issued"
+
+
+class Algorithm(enum.StrEnum):
+    """What may sign a workload's token: public keys only, never a shared secret, never ``none``."""
+
+    RS256 = "RS256"
+    RS384 = "RS384"
+    RS512 = "RS512"
+    PS256 = "PS256"
+    PS384 = "PS384"
+    PS512 = "PS512"
+    ES256 = "ES256"
+    ES384 = "ES384"
+    ES512 = "ES512"
+    EDDSA = "EdDSA"
+    ED25519 = "Ed25519"
 
 
 class Mode(enum.StrEnum):

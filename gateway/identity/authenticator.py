@@ -1,6 +1,7 @@
 """Claim → Principal: which source may judge a credential, and what a failure costs.
 
     gateway key (any carrier) ──→ key store          never shown to GitLab, never passed through
+    workload token (the same) ──→ its issuer's keys  if an `oidc` identity names that issuer; never shown to GitLab
     GitLab token, job token ────→ GitLab             if a `gitlab_token` identity is configured
     what GitLab alone can judge → passes, by address on its own surfaces only
     nothing ────────────────────→ anonymous          if configured
@@ -32,6 +33,7 @@ from .keys import GatewayKeys
 from .lookups import Lookups, Recall
 from .passthrough import falls_back, passthrough_for
 from .settings import IdentitySettings, Networks, Passthrough
+from .workloads import Workloads
 
 _MAX_FLIGHTS = 1000
 """Credentials being looked up or waiting for their turn; beyond that nobody would be answered in time."""
@@ -68,6 +70,7 @@ class PrincipalAuthenticator:
         keys: GatewayKeys,
         tokens: OwnTokens | None,
         guard: PeerGuard,
+        workloads: Workloads | None = None,
         *,
         process_key: bytes,
         fingerprint_key: bytes,
@@ -77,16 +80,19 @@ class PrincipalAuthenticator:
     ) -> None:
         self._settings = settings
         self._networks = {identity.id: identity.networks for identity in settings.keys}
+        self._networks |= {identity.id: identity.networks for identity in settings.workloads}
         self._keys = keys
         self._tokens = tokens
         self._token_networks = Networks() if settings.gitlab_token is None else settings.gitlab_token.networks
         self._guard = guard
+        self._workloads = workloads
         self._process_key = process_key
         self._fingerprint_key = fingerprint_key
         self._monotonic = monotonic
         # Apart, so that a slow GitLab doesn't hold up keys, nor strangers' tokens those that were good a moment ago.
         self._key_slots = asyncio.Semaphore(in_flight)
         self._token_slots = asyncio.Semaphore(in_flight)
+        self._workload_slots = asyncio.Semaphore(in_flight)
         self._refresh_slots = asyncio.Semaphore(in_flight)
         self._patience_s = patience_s
         self._flights: Lookups[tuple[bytes, bool], Principal | None] = Lookups()
@@ -95,8 +101,13 @@ class PrincipalAuthenticator:
         kind = claim.kind
         if kind is _NONE:
             return self._without_credential(operation, head.peer)
-        if is_gateway_key(claim.secret.reveal()):
+        text = claim.secret.reveal()
+        if is_gateway_key(text):
             return await self._by_key(claim, head.peer)
+        if self._workloads is not None and self._workloads.may_be_one(text):
+            found = await self._by_workload(self._workloads, claim, head.peer)
+            if found is not None:
+                return found
         if self._opens(passthrough_for(kind, operation)):
             if kind is Kind.BASIC:
                 # GitLab bans an address, ours, after some thirty failed Basic logins: ours must come first.
@@ -119,6 +130,8 @@ class PrincipalAuthenticator:
     async def close(self) -> None:
         await self._flights.close()
         await self._keys.close()
+        if self._workloads is not None:
+            await self._workloads.close()
 
     # The sources
 
@@ -147,6 +160,26 @@ class PrincipalAuthenticator:
                 ask=lambda: self._keys.look_up(key, claim.secret),
                 stand_in=lambda: self._keys.stand_in(key),
                 slots=self._key_slots,
+            )
+            found = await self._look_up(lookup, peer, is_stranger=found is Recall.ASK)
+            if not isinstance(found, Principal):
+                raise unauthenticated()
+        if not isinstance(found, Principal) or peer not in self._networks[found.identity]:
+            raise self._failure(peer)
+        return found
+
+    async def _by_workload(self, workloads: Workloads, claim: Claim, peer: str) -> Principal | None:
+        """None: a JWT of somebody else's, which may mean something to GitLab."""
+        key = keyed_hash(self._process_key, claim.secret.reveal())
+        found = workloads.recall(key)
+        if found is Recall.ASK and not workloads.is_ours(claim.secret.reveal()):
+            return None
+        if found is Recall.ASK or found is Recall.REFRESH:
+            lookup = _Lookup(
+                flight=(key, False),
+                ask=lambda: workloads.look_up(key, claim.secret),
+                stand_in=_silent,
+                slots=self._workload_slots,
             )
             found = await self._look_up(lookup, peer, is_stranger=found is Recall.ASK)
             if not isinstance(found, Principal):
@@ -250,6 +283,10 @@ class PrincipalAuthenticator:
         self._refuse_repeated_failure(peer)
         self._guard.note_failure(subject(peer), self._monotonic())
         return unauthenticated()
+
+
+def _silent() -> None:
+    raise NotAnswering("the issuer does not answer in time")
 
 
 def _unavailable(detail: str) -> Rejection:

@@ -8,6 +8,7 @@ import ipaddress
 import msgspec
 
 from ..core.access import Priority
+from ..core.workload_token import Requirement
 
 _MEMO_BOUND = 4096
 
@@ -70,6 +71,21 @@ class KeyIdentity(msgspec.Struct, frozen=True):
     priority: Priority = Priority.INTERACTIVE
 
 
+class WorkloadIdentity(msgspec.Struct, frozen=True):
+    """``oidc:``."""
+
+    id: str
+    requirement: Requirement
+    team: str = ""
+    networks: Networks = Networks()
+    priority: Priority = Priority.INTERACTIVE
+    jwks_uri: str = ""
+    """Empty: found by discovery."""
+    algorithms: tuple[str, ...] = ()
+    """Empty: every one of ``issuers.ALGORITHMS``."""
+    ca_file: str | None = None
+
+
 class TokenIdentity(msgspec.Struct, frozen=True):
     """``gitlab_token: true``, with its ``verify:``."""
 
@@ -95,6 +111,8 @@ class IdentitySettings(msgspec.Struct, frozen=True):
     """Everything configured about who may call."""
 
     keys: tuple[KeyIdentity, ...] = ()
+    workloads: tuple[WorkloadIdentity, ...] = ()
+    """In the order of the file: the first that fits is the caller."""
     gitlab_token: TokenIdentity | None = None
     anonymous: AnonymousIdentity | None = None
     passthrough: frozenset[Passthrough] = frozenset(Passthrough)

@@ -43,7 +43,7 @@ def test_mistakes_do_not_fit(document: dict[str, Any]) -> None:
 
 
 def test_every_field_has_a_description() -> None:
-    sections = [Config, *Section.__subclasses__()]
+    sections = [Config, *(one for one in Section.__subclasses__() if one.__module__.startswith("gateway."))]
     missing = [
         f"{section.__name__}.{field.name}"
         for section in sections

@@ -1,0 +1,177 @@
+"""Workload tokens (JWTs, RFC 7519): read strictly, judged by a configured identity. Signatures are ``identity``'s.
+
+``peek`` believes nothing; what it returns says whose token this claims to be and which key would have signed it. A token
+that names a member twice, at any depth, is malformed: two readers would believe different ones.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+MAX_LENGTH = 16_384
+"""Characters; GitLab's own tokens have some two thousand."""
+_MAX_HEADER = 4096
+_SEGMENT = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_LONGEST_KEY_ID = 512
+
+
+class Peeked(msgspec.Struct, frozen=True, gc=False):
+    """What a token says of itself, unverified."""
+
+    issuers: tuple[str, ...]
+    """Every ``iss`` in it; a sound token has one."""
+    algorithm: str = ""
+    key_id: str | None = None
+    claims: dict[str, Any] = {}
+    sound: bool = False
+    """It reads one way only, and asks for nothing (``crit``) that isn't understood here."""
+
+    def __repr__(self) -> str:
+        return f"Peeked({self.algorithm})"
+
+
+def looks_like_one(text: str) -> bool:
+    """``eyJ`` is ``{"`` in base64: every JWT starts so, and no GitLab token with a prefix does."""
+    return text.startswith("eyJ")
+
+
+def peek(text: str) -> Peeked | None:
+    """None: no JWT at all. Never raises."""
+    parts = text.split(".", 3)
+    if len(text) > MAX_LENGTH or len(parts) != 3:
+        return None
+    header, payload = _read(parts[0]), _read(parts[1])
+    if payload is None or not isinstance(payload.value, dict):
+        return None
+    issuers = tuple(payload.issuers)
+    if header is None or not isinstance(header.value, dict) or len(parts[0]) > _MAX_HEADER:
+        return Peeked(issuers)
+    algorithm, key_id = header.value.get("alg"), header.value.get("kid")
+    if (
+        header.twice
+        or payload.twice
+        or not isinstance(algorithm, str)
+        or not (key_id is None or (isinstance(key_id, str) and 0 < len(key_id) <= _LONGEST_KEY_ID))
+        or "crit" in header.value  # RFC 7515 §4.1.11: an extension not understood refuses the token
+        or _SEGMENT.fullmatch(parts[2]) is None
+    ):
+        return Peeked(issuers)
+    return Peeked(issuers, algorithm, key_id, payload.value, sound=True)
+
+
+class _Read:
+    """One JSON segment: its value, every ``iss`` in it, and whether a member stands twice."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self.issuers: list[str] = []
+        self.twice = False
+
+    def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        self.twice = self.twice or len(found) != len(pairs)
+        self.issuers += [value for name, value in pairs if name == "iss" and isinstance(value, str)]
+        return found
+
+
+def _read(segment: str) -> _Read | None:
+    if _SEGMENT.fullmatch(segment) is None:
+        return None
+    read = _Read()
+    try:
+        octets = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+        read.value = json.loads(octets.decode("utf-8"), object_pairs_hook=read.object, parse_constant=_no_constant)
+    except (binascii.Error, ValueError, RecursionError):
+        return None
+    return read
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+# Judging
+
+
+class Pattern:
+    """A whole value: text, with ``*`` for a run without ``/`` and ``**`` for any run."""
+
+    __slots__ = ("_expression", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        parts = [".*" if part == "**" else "[^/]*" if part == "*" else re.escape(part) for part in _stars(text)]
+        self._expression = re.compile("".join(parts), re.DOTALL)
+
+    def matches(self, value: object) -> bool:
+        """A list matches where one of its members does; nothing else that is no plain word ever does."""
+        if isinstance(value, list):
+            return any(self.matches(item) for item in value if not isinstance(item, list))
+        if isinstance(value, bool):
+            value = "true" if value else "false"  # GitLab sends the words, others the values
+        elif isinstance(value, int):
+            value = str(value)
+        return isinstance(value, str) and self._expression.fullmatch(value) is not None
+
+
+def _stars(text: str) -> Iterable[str]:
+    return (part for part in re.split(r"(\*\*|\*)", text) if part)
+
+
+class Requirement(msgspec.Struct, frozen=True):
+    """What one identity asks of a token whose signature held."""
+
+    issuer: str
+    audience: str
+    claims: tuple[tuple[str, Pattern], ...]
+    skew_s: float = 30.0
+
+    def admits(self, claims: dict[str, Any], now: float) -> bool:
+        """``now`` is Unix seconds. A token that never expires is none."""
+        return (
+            claims.get("iss") == self.issuer
+            and _is_for(claims.get("aud"), self.audience)
+            and self.is_current(claims, now)
+            and all(pattern.matches(claims.get(name)) for name, pattern in self.claims)
+        )
+
+    def is_current(self, claims: dict[str, Any], now: float) -> bool:
+        """Issued, begun and not over, give or take the skew."""
+        expires_at = _instant(claims.get("exp"))
+        if expires_at is None or now >= expires_at + self.skew_s:
+            return False
+        for name in ("nbf", "iat"):
+            if name in claims:
+                begins_at = _instant(claims[name])
+                if begins_at is None or begins_at > now + self.skew_s:
+                    return False
+        return True
+
+    def over_at(self, claims: dict[str, Any]) -> float:
+        """The instant from which an admitted token is refused."""
+        return (_instant(claims.get("exp")) or 0.0) + self.skew_s
+
+
+def _is_for(audience: object, wanted: str) -> bool:
+    if isinstance(audience, list):
+        return all(isinstance(one, str) for one in audience) and wanted in audience
+    return audience == wanted
+
+
+def _instant(value: object) -> float | None:
+    """A NumericDate (§2): a finite number, and no boolean."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        instant = float(value)
+    except OverflowError:
+        return None
+    return instant if math.isfinite(instant) else None

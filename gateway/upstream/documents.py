@@ -1,0 +1,86 @@
+"""``ports.Documents`` over connections of their own: issuers' keys never wait behind GitLab's traffic."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+from ..core.errors import Rejection
+from ..ports import NotAnswering, Reply, UpstreamRequest
+from .client import LeanUpstream, UpstreamSettings
+
+_MAX_BYTES = 256 * 1024
+_MAX_ORIGINS = 64
+_FIELDS = (
+    (b"Accept", b"application/json"),
+    (b"Accept-Encoding", b"identity"),
+    (b"User-Agent", b"gitlab-gateway"),
+)
+
+
+class HttpDocuments:
+    """``ca_file``: as ``UpstreamSettings``. One per set of authorities."""
+
+    def __init__(self, ca_file: str | None = None, *, timeout_s: float = 5.0) -> None:
+        self._ca_file = ca_file
+        self._timeout_s = timeout_s
+        self._origins: dict[str, LeanUpstream] = {}
+
+    async def get(self, url: str) -> bytes:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._get(url)
+        except TimeoutError:
+            raise NotAnswering("the issuer does not answer in time") from None
+        except Rejection as failed:
+            raise NotAnswering(f"the issuer cannot be asked: {failed.code.value}") from failed
+
+    async def close(self) -> None:
+        for origin in self._origins.values():
+            await origin.close()
+
+    async def _get(self, url: str) -> bytes:
+        try:
+            upstream, target = self._located(url)
+        except (ValueError, OSError) as error:
+            raise NotAnswering("the issuer's address cannot be used", offered=False) from error
+        fields = ((b"Host", upstream.origin.authority), *_FIELDS)
+        reply = await upstream.send(UpstreamRequest("GET", target, fields, 0, self._timeout_s), None)
+        try:
+            if reply.head.status != 200:
+                raise NotAnswering(f"the issuer answered {reply.head.status}", offered=reply.head.status >= 500)
+            return await _whole(reply)
+        finally:
+            reply.release()
+
+    def _located(self, url: str) -> tuple[LeanUpstream, bytes]:
+        """The connections to its origin, and the request target. Raises ValueError, quoting nothing."""
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("no URL")
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"}:
+            raise ValueError("neither http nor https")
+        origin = f"{parts.scheme}://{parts.netloc}"
+        upstream = self._origins.get(origin)
+        if upstream is None:
+            if len(self._origins) >= _MAX_ORIGINS:
+                raise ValueError("too many origins")
+            settings = UpstreamSettings(origin, max_in_flight=4, max_idle=1, breaker=None, ca_file=self._ca_file)
+            upstream = self._origins[origin] = LeanUpstream(settings)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return upstream, target.encode("ascii")
+
+
+async def _whole(reply: Reply) -> bytes:
+    if reply.whole is not None or reply.chunks is None:
+        body = reply.whole or b""
+    else:
+        gathered = bytearray()
+        async for chunk in reply.chunks:
+            gathered += chunk
+            if len(gathered) > _MAX_BYTES:
+                break
+        body = bytes(gathered)
+    if len(body) > _MAX_BYTES:
+        raise NotAnswering("the issuer's answer is too long", offered=False)
+    return body

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.workload_token import MAX_LENGTH, Pattern, Requirement, looks_like_one, peek
+from tests.fakes.issuer import segment
+
+T = 1_800_000_000.0
+ISSUER = "https://gitlab.example.com"
+HEAD = {"alg": "RS256", "kid": "one"}
+CLAIMS: dict[str, Any] = {"iss": ISSUER, "aud": "gateway", "exp": T + 300, "nbf": T - 5, "iat": T, "job_project_id": "7"}
+WANTED = Requirement(ISSUER, "gateway", (("job_project_id", Pattern("7")),))
+
+
+def token(header: Any = HEAD, claims: Any = CLAIMS, signature: str = "c2ln") -> str:
+    return f"{segment(header)}.{segment(claims)}.{signature}"
+
+
+def test_a_sound_token_is_read() -> None:
+    peeked = peek(token())
+    assert peeked is not None
+    assert (peeked.sound, peeked.issuers, peeked.algorithm, peeked.key_id) == (True, (ISSUER,), "RS256", "one")
+    assert peeked.claims == CLAIMS
+    assert repr(peeked) == "Peeked(RS256)"
+    assert looks_like_one(token())
+    assert not looks_like_one("glpat-x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "eyJ",
+        "eyJ.a",
+        "a.b.c.d",
+        "eyJ.e_-.x",
+        token(claims=[1]),
+        token(claims=b"\xff"),
+        token(claims=b'{"exp": NaN}'),
+        token(claims=b"[" * 9000),
+        token(claims=b"1" * 5000),
+        token(claims={**CLAIMS, "pad": "x" * MAX_LENGTH}),
+    ],
+)
+def test_what_is_no_jwt_is_none(text: str) -> None:
+    assert peek(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(token(b'{"alg":"none","alg":"RS256"}'), id="algorithm twice"),
+        pytest.param(token(claims=b'{"iss":"%s","aud":"a","aud":"b"}' % ISSUER.encode()), id="audience twice"),
+        pytest.param(token(claims=b'{"iss":"%s","x":{"a":1,"a":2}}' % ISSUER.encode()), id="twice inside"),
+        pytest.param(token({**HEAD, "crit": ["b64"], "b64": False}), id="critical extension"),
+        pytest.param(token({"kid": "one"}), id="no algorithm"),
+        pytest.param(token({"alg": 1}), id="algorithm no text"),
+        pytest.param(token({"alg": "RS256", "kid": ["one"]}), id="key id no text"),
+        pytest.param(token({"alg": "RS256", "kid": ""}), id="key id empty"),
+        pytest.param(token({"alg": "RS256", "kid": "k" * 600}), id="key id long"),
+        pytest.param(token({**HEAD, "x5c": "x" * 5000}), id="header long"),
+        pytest.param(token([1]), id="header no object"),
+        pytest.param("eyJ!." + token().partition(".")[2], id="header no base64"),
+        pytest.param(token(signature=""), id="no signature"),
+        pytest.param(token(signature="c2ln="), id="padded signature"),
+    ],
+)
+def test_a_malformed_token_still_says_whose_it_claims_to_be(text: str) -> None:
+    """So that it is never shown to anybody else."""
+    peeked = peek(text)
+    assert peeked is not None
+    assert (peeked.sound, peeked.issuers) == (False, (ISSUER,))
+
+
+def test_every_issuer_named_is_seen() -> None:
+    peeked = peek(token(claims=b'{"iss":"https://other.example.com","iss":"%s"}' % ISSUER.encode()))
+    assert peeked is not None
+    assert peeked.issuers == ("https://other.example.com", ISSUER)
+
+
+@given(st.text(max_size=200))
+def test_peeking_never_raises(text: str) -> None:
+    peek(text)
+    peek("eyJ." + text + ".x")
+
+
+@given(st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=8), max_size=5))
+def test_claims_come_back_as_they_went_in(claims: dict[str, Any]) -> None:
+    peeked = peek(token(claims=claims))
+    assert peeked is not None
+    assert peeked.claims == json.loads(json.dumps(claims))
+
+
+# Patterns
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value", "fits"),
+    [
+        ("7", "7", True),
+        ("7", 7, True),
+        ("7", "77", False),
+        ("7", "7\n", False),
+        ("7", 7.0, False),
+        ("true", True, True),
+        ("true", "true", True),
+        ("1", True, False),
+        ("true", 1, False),
+        ("platform/*", "platform/api", True),
+        ("platform/*", "platform/api/deep", False),
+        ("platform/**", "platform/api/deep", True),
+        ("platform/**", "platform2/api", False),
+        ("a.c", "abc", False),
+        ("a", ["b", "a"], True),
+        ("a", [["a"]], False),
+        ("a", [], False),
+        ("a", {"a": "a"}, False),
+        ("**", None, False),
+        ("*", "", True),
+    ],
+)
+def test_a_pattern_matches_the_whole_value(pattern: str, value: object, fits: bool) -> None:
+    assert Pattern(pattern).matches(value) is fits
+
+
+@given(st.text(), st.text())
+def test_a_pattern_without_stars_matches_itself_alone(one: str, other: str) -> None:
+    if "*" not in one:
+        assert Pattern(one).matches(other) is (one == other)
+
+
+# Requirements
+
+
+@pytest.mark.parametrize(
+    ("change", "admitted"),
+    [
+        pytest.param({}, True, id="as wanted"),
+        pytest.param({"iss": ISSUER + "/"}, False, id="issuer with a slash"),
+        pytest.param({"aud": "other"}, False, id="another audience"),
+        pytest.param({"aud": ["other", "gateway"]}, True, id="one of several audiences"),
+        pytest.param({"aud": ["gateway", 1]}, False, id="audience of no text"),
+        pytest.param({"aud": []}, False, id="no audience in the list"),
+        pytest.param({"aud": None}, False, id="no audience"),
+        pytest.param({"aud": "gateway "}, False, id="audience with a blank"),
+        pytest.param({"exp": T}, True, id="over, within the skew"),
+        pytest.param({"exp": T - 30}, False, id="over"),
+        pytest.param({"exp": None}, False, id="never over"),
+        pytest.param({"exp": True}, False, id="over at yes"),
+        pytest.param({"exp": str(T + 300)}, False, id="over at a text"),
+        pytest.param({"exp": 10**400}, False, id="over beyond numbers"),
+        pytest.param({"exp": float("inf")}, False, id="over at infinity"),
+        pytest.param({"nbf": T + 30}, True, id="begins within the skew"),
+        pytest.param({"nbf": T + 31}, False, id="begins later"),
+        pytest.param({"nbf": "now"}, False, id="begins at a text"),
+        pytest.param({"iat": T + 31}, False, id="issued later"),
+        pytest.param({"job_project_id": "8"}, False, id="another project"),
+        pytest.param({"job_project_id": None}, False, id="no project"),
+    ],
+)
+def test_every_condition_must_hold(change: dict[str, Any], admitted: bool) -> None:
+    assert WANTED.admits({**CLAIMS, **change}, T) is admitted
+
+
+def test_it_is_over_when_it_would_be_refused() -> None:
+    over_at = WANTED.over_at(CLAIMS)
+    assert WANTED.admits(CLAIMS, over_at - 1)
+    assert not WANTED.admits(CLAIMS, over_at)
+    assert WANTED.over_at({}) == 30.0

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+import pytest
+
+from gateway.core.access import Principal, PrincipalKind
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.credentials import Carrier, Claim, Kind
+from gateway.core.errors import Code, Rejection
+from gateway.core.messages import RequestHead
+from gateway.core.peer_guard import PeerGuard
+from gateway.core.secret import Secret
+from gateway.core.workload_token import MAX_LENGTH, Pattern, Requirement
+from gateway.identity.authenticator import PrincipalAuthenticator
+from gateway.identity.gitlab_tokens import OwnTokens
+from gateway.identity.issuers import FRESH_S, Issuer
+from gateway.identity.keys import GatewayKeys
+from gateway.identity.settings import IdentitySettings, Networks, TokenIdentity, WorkloadIdentity
+from gateway.identity.workloads import TTL_S, Workloads
+from gateway.ports import NotAnswering, Presentation, Verified
+from gateway.stores.keys_memory import MemoryKeys
+from tests.fakes.issuer import FakeIssuer, segment
+
+T = 1_800_000_000.0
+HERE, THERE = "192.0.2.1", "198.51.100.1"
+REST = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
+GIT = Operation("GET /*repository_path.git/info/refs", Access.READ, Surface.GIT)
+
+
+class Gitlab:
+    """A TokenVerifier that takes everything, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def verify(self, token: Secret, presentation: Presentation, *, may_be_job: bool = False) -> Verified | None:
+        self.asked.append(token.reveal())
+        return Verified("user:1")
+
+
+class World:
+    def __init__(self) -> None:
+        self.wall, self.monotonic = T, 50.0
+        self.fake, self.gitlab = FakeIssuer(), Gitlab()
+        clocks: dict[str, Any] = {"wall": lambda: self.wall, "monotonic": lambda: self.monotonic}
+
+        def of(name: str, *cidr: str, **claims: str) -> WorkloadIdentity:
+            patterns = tuple((claim, Pattern(pattern)) for claim, pattern in claims.items())
+            return WorkloadIdentity(
+                name, Requirement(self.fake.url, "gateway", patterns), team="ci", networks=Networks(cidr)
+            )
+
+        identities = (
+            of("main", job_project_id="7", ref_protected="true"),
+            of("any", job_project_id="7"),
+            of("inside", "192.0.2.0/24", job_project_id="8"),
+        )
+        settings = IdentitySettings(workloads=identities, gitlab_token=TokenIdentity("people"))
+        issuer = Issuer(self.fake.url, self.fake, monotonic=lambda: self.monotonic)
+        self.workloads = Workloads(identities, {one.id: issuer for one in identities}, fingerprint_key=b"f" * 32, **clocks)
+        keys = GatewayKeys(MemoryKeys(), (), pepper=b"pepper", fingerprint_key=b"f" * 32, **clocks)
+        tokens = OwnTokens(
+            self.gitlab, TokenIdentity("people"), fingerprint_key=b"f" * 32, partition_key=b"p" * 32, **clocks
+        )
+        self.authenticator = PrincipalAuthenticator(
+            settings,
+            keys,
+            tokens,
+            PeerGuard(failures=20),
+            self.workloads,
+            process_key=secrets.token_bytes(32),
+            fingerprint_key=b"f" * 32,
+            monotonic=lambda: self.monotonic,
+        )
+
+    def pass_(self, seconds: float) -> None:
+        self.wall += seconds
+        self.monotonic += seconds
+
+    def claims(self, **change: Any) -> dict[str, Any]:
+        return {
+            "iss": self.fake.url,
+            "aud": "gateway",
+            "exp": T + 300,
+            "nbf": T - 5,
+            "iat": T,
+            "job_project_id": "7",
+            "ref_protected": "false",
+            **change,
+        }
+
+    def token(self, **change: Any) -> str:
+        return self.fake.sign(self.claims(**change))
+
+    async def ask(
+        self, token: str, carrier: Carrier = Carrier.BEARER, operation: Operation = REST, peer: str = HERE
+    ) -> Principal:
+        kind = Kind.BASIC if carrier is Carrier.BASIC else Kind.TOKEN
+        head = RequestHead("GET", b"/", (), peer=peer)
+        return await self.authenticator.authenticate(Claim(kind, Secret(token), carrier), operation, head)
+
+    async def refusal(self, token: str, **more: Any) -> Rejection:
+        with pytest.raises(Rejection) as refused:
+            await self.ask(token, **more)
+        return refused.value
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.mark.parametrize("operation", [REST, GIT], ids=["rest", "git"])
+@pytest.mark.parametrize("carrier", [Carrier.BEARER, Carrier.PRIVATE_TOKEN, Carrier.BASIC, Carrier.QUERY])
+async def test_a_workload_is_its_identity_whatever_carries_the_token(
+    world: World, carrier: Carrier, operation: Operation
+) -> None:
+    principal = await world.ask(world.token(), carrier, operation)
+    assert (principal.id, principal.kind, principal.identity, principal.team) == ("any", PrincipalKind.OIDC, "any", "ci")
+    assert principal.brokered
+    assert principal.fingerprint.startswith("tok:")
+    assert world.gitlab.asked == []
+
+
+async def test_the_first_that_fits_is_the_caller(world: World) -> None:
+    assert (await world.ask(world.token(ref_protected="true"))).id == "main"
+    assert (await world.ask(world.token(ref_protected=True))).id == "main"
+    assert (await world.ask(world.token())).id == "any"
+
+
+async def test_a_fork_cannot_borrow_its_parents_identity(world: World) -> None:
+    """A pipeline of the fork runs jobs of the fork, whatever project it says it is for."""
+    refused = await world.refusal(world.token(job_project_id="666", project_id="7", ref_protected="true"))
+    assert refused.code is Code.UNAUTHENTICATED
+
+
+HOSTILE = {
+    "over": {"exp": T - 31},
+    "begins later": {"nbf": T + 31},
+    "another audience": {"aud": "vault"},
+    "audiences without ours": {"aud": ["vault", "https://gitlab.example.com"]},
+    "no end": {"exp": None},
+    "another project": {"job_project_id": "77"},
+    "several projects in a mapping": {"job_project_id": {"7": "7"}},
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+async def test_a_good_signature_is_not_enough(world: World, change: dict[str, Any]) -> None:
+    refused = await world.refusal(world.token(**change))
+    assert (refused.code, refused.message) == (Code.UNAUTHENTICATED, "401 Unauthorized")
+    assert world.gitlab.asked == []
+
+
+async def test_forgeries_are_refused_alike_and_never_shown_to_gitlab(world: World) -> None:
+    good = world.token()
+    head, body, signature = good.split(".")
+    rsa = {"alg": "RS256", "kid": "one"}
+    twice = b'{"iss":"%s","aud":"gateway","aud":"gateway","exp":%d,"job_project_id":"7"}' % (
+        world.fake.url.encode(),
+        int(T + 300),
+    )
+    forged = [
+        f"{segment({'alg': 'none'})}.{body}.c2ln",
+        f"{segment({'alg': 'none'})}.{body}.",
+        f"{segment({**rsa, 'kid': 'unknown'})}.{body}.{signature}",
+        f"{segment({**rsa, 'crit': ['exp']})}.{body}.{signature}",
+        f"{head}.{segment(world.claims(job_project_id='7', ref_protected='true'))}.{signature}",
+        world.fake.sign_raw(twice),
+        f"{head}.{body}.{signature[:-2]}",
+        "eyJ" + "A" * MAX_LENGTH,
+    ]
+    for token in forged:
+        for carrier in (Carrier.BEARER, Carrier.BASIC):
+            assert (await world.refusal(token, carrier=carrier, operation=GIT)).code is Code.UNAUTHENTICATED
+    assert world.gitlab.asked == []
+
+
+async def test_failures_count_against_the_peer(world: World) -> None:
+    for number in range(20):
+        assert (await world.refusal(world.token(job_project_id=f"9{number}"))).code is Code.UNAUTHENTICATED
+    assert (await world.refusal(world.token(job_project_id="99"))).code is Code.TOO_MANY_FAILED_LOGINS
+    assert (await world.ask(world.token(), peer=THERE)).id == "any"
+    # And one known to be good is not locked out by its neighbours.
+    assert (await world.ask(world.token())).id == "any"
+
+
+async def test_a_workload_from_elsewhere_is_refused_like_an_unknown_one(world: World) -> None:
+    token = world.token(job_project_id="8")
+    assert (await world.ask(token)).id == "inside"
+    assert (await world.refusal(token, peer=THERE)).code is Code.UNAUTHENTICATED
+
+
+async def test_a_token_of_another_issuer_is_gitlabs_to_judge(world: World) -> None:
+    other = FakeIssuer("https://other.example.com").sign({"iss": "https://other.example.com"})
+    assert (await world.ask(other)).id == "user:1"
+    assert world.gitlab.asked == [other]
+
+
+# Memory
+
+
+async def test_a_verified_token_is_believed_for_a_minute_and_never_past_its_end(world: World) -> None:
+    token = world.token(exp=T + 90)
+    await asyncio.gather(*(world.ask(token) for _ in range(20)))
+    world.fake.keys = {}
+    world.fake.rotate()
+    world.pass_(TTL_S - 1)
+    assert (await world.ask(token)).id == "any"
+    world.pass_(1)
+    assert (await world.ask(token)).id == "any"  # the issuer's keys are believed for longer
+    world.pass_(60)
+    assert (await world.refusal(token)).code is Code.UNAUTHENTICATED
+
+
+async def test_a_refused_token_costs_no_work_for_a_moment(world: World) -> None:
+    token = world.token(nbf=T + 33)
+    await world.refusal(token)
+    world.pass_(4)
+    assert (await world.refusal(token)).code is Code.UNAUTHENTICATED
+    world.pass_(1)
+    assert (await world.ask(token)).id == "any"
+
+
+async def test_a_silent_issuer_is_503_and_never_a_failed_login(world: World) -> None:
+    token = world.token()
+    world.fake.failure = NotAnswering("silent")
+    for _ in range(30):
+        refused = await world.refusal(token)
+        assert (refused.code, refused.status) == (Code.IDENTITY_UNAVAILABLE, 503)
+    world.fake.failure = None
+    world.pass_(5)
+    assert (await world.ask(token)).id == "any"
+    world.fake.failure = NotAnswering("silent")
+    world.pass_(FRESH_S)
+    assert (await world.ask(world.token(exp=T + 2 * FRESH_S))).id == "any"  # by the keys last known
+
+
+async def test_closing_ends_what_is_in_flight(world: World) -> None:
+    await world.ask(world.token())
+    await world.authenticator.close()
