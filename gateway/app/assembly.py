@@ -26,7 +26,6 @@ from ..answer_stage import AnswerStage
 from ..body_stage import BlindBodies, BodyStage
 from ..broker.places import GitlabPlaces
 from ..broker.static import StaticCredential, StaticTokenSource
-from ..cache import Cache, NoCache, PrivateCache, SharedCache, SharedPolicy
 from ..config import Config
 from ..config import compile as compiled
 from ..config.vocabulary import CacheMode, OnBuckets
@@ -43,7 +42,6 @@ from ..core.limit_plan import Limits
 from ..core.limits import OnOutage
 from ..core.passage import Passage
 from ..core.peer_guard import PeerGuard
-from ..core.private_caching import PrivatePolicy
 from ..core.secret import Secret
 from ..edge.server import EdgeSettings, TrafficServer
 from ..identity.authenticator import PrincipalAuthenticator
@@ -58,7 +56,6 @@ from ..pacing_stage import PacingStage
 from ..pipeline import Gateway
 from ..ports import (
     BucketStore,
-    CacheStore,
     KeyRegister,
     KeyStore,
 )
@@ -66,9 +63,6 @@ from ..road import Observer, Road
 from ..state_dir import open_state_dir, secret
 from ..stores.bucket_memory import MemoryBuckets
 from ..stores.bucket_redis import RedisBuckets
-from ..stores.cache_memory import MemoryCacheStore
-from ..stores.cache_redis import RedisCacheStore
-from ..stores.codec import Codec
 from ..stores.keys_memory import MemoryKeys
 from ..stores.keys_redis import RedisKeys
 from ..stores.keys_sqlite import SqliteKeys
@@ -77,7 +71,7 @@ from ..telemetry.audit import AuditLog, open_sink
 from ..telemetry.metrics import Metrics
 from ..upstream.admission import AdmissionSettings, AdmittingUpstream
 from ..upstream.client import LeanUpstream, UpstreamSettings
-from ..upstream.documents import HttpDocuments
+from .cache_room import CacheRoom
 from .limit_office import LimitOffice
 from .observing import Audited, Early
 from .open_road import Anyone, Anything, NoTokens, Nowhere
@@ -107,7 +101,7 @@ class Assembly:
         self.desk: LimitOffice | None = None
         self.links: list[RedisLink] = []
         self.audit: AuditLog | None = None
-        self.cache_store: CacheStore | None = None
+        self.cache_room: CacheRoom
         self.tokens: StaticTokenSource | None = None
         self.passage = _passage(config)
         self.gateway: Gateway
@@ -181,7 +175,8 @@ async def _assemble(made: Assembly) -> None:
     peers = TrustedPeers([str(network) for network in config.listen.trusted_proxies])
     entry_settings = _entry_settings(config)
     shared = config.cache.mode is CacheMode.SHARED
-    cache = _cache(made)
+    room = made.cache_room = _cache(made)
+    cache = room.cache
     stack.push_async_callback(cache.close)
     observers: tuple[Observer, ...] = (made.metrics, Audited(made.audit))
     if shared:
@@ -257,7 +252,7 @@ async def _assemble(made: Assembly) -> None:
     made.gateway = Gateway(road)
     early = Early()
     early.gateway = made.gateway
-    made.server = TrafficServer(made.gateway.handle, early, _edge_settings(config, peers))
+    made.server = TrafficServer(room.receiving(made.gateway, made.gateway.handle), early, _edge_settings(config, peers))
 
 
 def _upstream_settings(config: Config) -> UpstreamSettings:
@@ -353,29 +348,11 @@ def _buckets(made: Assembly) -> BucketStore:
     return RedisBuckets(link, on_outage=outage[config.stores.on_error.buckets])
 
 
-def _cache(made: Assembly) -> Cache:
+def _cache(made: Assembly) -> CacheRoom:
     config = made.config
-    settings = config.cache
-    if settings.mode is CacheMode.OFF:
-        return NoCache()
-    if config.stores.shared.shared:
-        link = made.link(config.stores.shared.url, "cache", 0.1)
-        made.cache_store = RedisCacheStore(link, Codec(made.keys.encryption))
-    else:
-        made.cache_store = MemoryCacheStore(settings.max_bytes, time.monotonic)
-    if settings.mode is CacheMode.SHARED:
-        policy = SharedPolicy(stale_if_error_s=settings.stale_if_error, max_entry_bytes=settings.max_entry)
-        return SharedCache(made.cache_store, policy)
-    return PrivateCache(
-        made.cache_store,
-        PrivatePolicy(
-            ttl_s=settings.ttl,
-            access_ttl_s=settings.access_ttl,
-            stale_if_error_s=settings.stale_if_error,
-            max_entry_bytes=settings.max_entry,
-            route_ttl_s={route.match: route.ttl for route in settings.routes},
-        ),
-    )
+    shared = config.stores.shared.shared and config.cache.mode is not CacheMode.OFF
+    link = made.link(config.stores.shared.url, "cache", 0.1) if shared else None
+    return CacheRoom(config, link, lambda: made.keys.encryption)
 
 
 def key_store(config: Config, link: RedisLink | None) -> tuple[KeyStore, KeyRegister]:

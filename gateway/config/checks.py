@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..core.access import PrincipalKind
 from ..core.catalogue import Access
+from ..core.hook_proof import HookProof
 from .limit_model import CostMode, LimitEntry
 from .model import Clause, Config, Oidc, Rule
 from .problems import Path, Severity
@@ -351,8 +352,19 @@ def _cache(config: Config) -> Iterator[Finding]:
         ):
             if given:
                 yield _error((name,), "has no effect with `cache.mode: shared`, which has no credential stage")
-        if any(identity.key is not None or identity.oidc is not None for identity in config.identities):
-            yield _error(("identities",), "has gateway keys or workloads, but `cache.mode: shared` has no credential stage")
+        if any(identity.key is not None for identity in config.identities):
+            yield _error(("identities",), "has gateway keys, but `cache.mode: shared` has no credential stage")
+    if cache.hooks is not None:
+        if cache.mode is not CacheMode.PRIVATE:
+            yield _error(("cache", "hooks"), "belongs to `cache.mode: private`")
+        if cache.hooks.max_silence <= 0:
+            yield _error(("cache", "hooks", "max_silence"), "must be longer than nothing")
+        if cache.hooks.hold > 60:
+            yield _error(("cache", "hooks", "hold"), "is above 1m: nothing that changes would ever be stored")
+        try:
+            HookProof(cache.hooks.secret)
+        except ValueError as problem:
+            yield _error(("cache", "hooks", "secret"), str(problem))
     if cache.mode is CacheMode.PRIVATE and cache.access_ttl <= 0 and (cache.ttl > 0 or cache.routes):
         yield _warning(("cache", "access_ttl"), "is nothing, so that no lifetime has an effect")
     if cache.max_entry > cache.max_bytes:

@@ -24,6 +24,7 @@ from .vocabulary import (
     Claim,
     Duration,
     FieldName,
+    HookPath,
     Host,
     Id,
     KeySource,
@@ -354,6 +355,20 @@ class CacheRoute(Section, frozen=True):
     """For how long its answers are reused without asking, within `access_ttl`."""
 
 
+class Hooks(Section, frozen=True):
+    """GitLab's webhooks and system hooks: what they tell of is purged."""
+
+    secret: Secret
+    """What GitLab sends as `X-Gitlab-Token`; one that begins with `whsec_` is a signing token, and its signature is asked
+    for instead."""
+    path: HookPath = "/-/gateway/hooks"
+    """Where GitLab sends them, on the data port."""
+    hold: Duration = 3.0
+    """After a purge, for how long what it took is not stored again: GitLab's read replicas may be behind."""
+    max_silence: Duration = 900.0
+    """When no hook came for this long, at any gateway on the same store, nothing is reused without asking."""
+
+
 class Cache(Section, frozen=True):
     """What GitLab need not be asked twice."""
 
@@ -365,6 +380,10 @@ class Cache(Section, frozen=True):
     """However long a body is kept, whether its caller may see it is asked again at least this often."""
     routes: tuple[CacheRoute, ...] = ()
     """Lifetimes of single routes, before `ttl`."""
+    immutable: bool = True
+    """Answers that a full commit SHA names are reused until `access_ttl`, whatever `ttl` says."""
+    hooks: Hooks | None = None
+    """Purging by GitLab's webhooks; absent: lifetimes and writes through the gateway alone."""
     stale_if_error: Duration = 0.0
     """For how long an expired answer may stand in while GitLab fails, marked as stale. `0s`: never."""
     max_entry: Size = 2 << 20

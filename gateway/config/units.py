@@ -38,6 +38,7 @@ _FIELD_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROUTE = re.compile(r"(?:[A-Z]{1,20} )?/[!-~]{0,500}")
+_HOOK_PATH = re.compile(r"/[A-Za-z0-9._~-][A-Za-z0-9._~/-]{0,199}")
 _PROJECT = re.compile(r"[1-9][0-9]{0,17}|(?=.*[A-Za-z_*])[A-Za-z0-9_.*-]+(?:/[A-Za-z0-9_.*-]+)*")
 _WEB_URL = re.compile(r"https?://(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[!-~]*)?")
 _METHOD = re.compile(r"[A-Z]{1,20}")
@@ -360,6 +361,13 @@ def parse_path(text: str) -> str:
     """An absolute path: a service's working directory is nobody's choice."""
     if not text.startswith("/") or "\0" in text:
         raise ValueError("is not an absolute path")
+    return text
+
+
+def parse_hook_path(text: str) -> str:
+    """A path of the data port's that no client of GitLab's asks for."""
+    if _HOOK_PATH.fullmatch(text) is None or text.startswith("/api/"):
+        raise ValueError("is no path for hooks: write one like `/-/gateway/hooks`, outside `/api/`")
     return text
 
 

@@ -27,6 +27,7 @@ Store = Annotated[
     StoreUrl, Scalar("store URL", units.parse_store_url, lambda store: store.shown, units.parse_store_url("memory:"))
 ]
 Cidr = Annotated[Network, Scalar("CIDR", units.parse_network, str, units.parse_network("::1/128"))]
+HookPath = Annotated[str, Scalar("path", units.parse_hook_path, str, "/", r"^/[!-~]+$")]
 Host = Annotated[str, Scalar("host", units.parse_host, str, "")]
 Id = Annotated[str, Scalar("id", units.parse_identifier, str, "", r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", number=True)]
 OptionalId = Annotated[str, Scalar("id", units.parse_identifier, str, "", number=True)]

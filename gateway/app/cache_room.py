@@ -1,0 +1,89 @@
+"""The cache and what belongs to it, wired: store, names, hooks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from ..cache import Cache, NoCache, PrivateCache, SharedCache, SharedPolicy
+from ..cache.hook_watch import HookWatch
+from ..config import Config
+from ..config.vocabulary import CacheMode
+from ..core.hook_proof import HookProof
+from ..core.private_caching import PrivatePolicy
+from ..core.project_names import ProjectNames
+from ..edge.hooks import HookReceiver, Ledger
+from ..ports import CacheStore, Downstream
+from ..stores.cache_memory import MemoryCacheStore
+from ..stores.cache_redis import RedisCacheStore
+from ..stores.codec import Codec
+from ..stores.redis_link import RedisLink
+
+Handle = Callable[[Downstream], Awaitable[None]]
+
+
+def private_policy(config: Config) -> PrivatePolicy:
+    """What the operator allows, as the private cache reads it."""
+    settings = config.cache
+    return PrivatePolicy(
+        ttl_s=settings.ttl,
+        access_ttl_s=settings.access_ttl,
+        stale_if_error_s=settings.stale_if_error,
+        max_entry_bytes=settings.max_entry,
+        route_ttl_s={route.match: route.ttl for route in settings.routes},
+        immutable=settings.immutable,
+        hold_s=settings.hooks.hold if settings.hooks is not None else 0.0,
+        prefix=config.upstream.url.path,
+    )
+
+
+class CacheRoom:
+    """One gateway's.
+
+    Args:
+        config: Its configuration.
+        link: To the shared store; None: in memory.
+        encryption_key: Asked for where there is a link.
+    """
+
+    def __init__(self, config: Config, link: RedisLink | None, encryption_key: Callable[[], bytes]) -> None:
+        settings = config.cache
+        self._settings = settings
+        self.names = ProjectNames()
+        self.store: CacheStore | None = None
+        self.memory: MemoryCacheStore | None = None
+        self.redis: RedisCacheStore | None = None
+        self.watch: HookWatch | None = None
+        self.receiver: HookReceiver | None = None
+        self.cache: Cache = NoCache()
+        if settings.mode is CacheMode.OFF:
+            return
+        if link is not None:
+            self.store = self.redis = RedisCacheStore(link, Codec(encryption_key()))
+        else:
+            self.store = self.memory = MemoryCacheStore(settings.max_bytes, time.monotonic)
+        if settings.mode is CacheMode.SHARED:
+            policy = SharedPolicy(stale_if_error_s=settings.stale_if_error, max_entry_bytes=settings.max_entry)
+            self.cache = SharedCache(self.store, policy)
+            return
+        if settings.hooks is not None:
+            self.watch = HookWatch(self.store, time.monotonic, settings.hooks.max_silence)
+        self.cache = PrivateCache(self.store, private_policy(config), names=self.names, hooks=self.watch)
+
+    def receiving(self, ledger: Ledger, handle: Handle) -> Handle:
+        """``handle`` with hooks received before it, where some are configured."""
+        hooks = self._settings.hooks
+        if hooks is None or self.store is None or self.watch is None:
+            return handle
+        self.receiver = HookReceiver(
+            hooks.path,
+            HookProof(hooks.secret),
+            store=self.store,
+            watch=self.watch,
+            names=self.names,
+            wall=time.time,
+            hold_s=hooks.hold,
+            ledger=ledger,
+            handle=handle,
+        )
+        return self.receiver.handle

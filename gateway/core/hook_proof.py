@@ -1,0 +1,85 @@
+"""Is this hook GitLab's? Its secret token, compared in constant time, or its signature over body, id and time.
+
+A secret that begins with ``whsec_`` is a signing token (GitLab 19, by the Standard Webhooks scheme): base64 behind the
+prefix; ``webhook-signature`` holds ``v1,BASE64(HMAC-SHA256(id.timestamp.body))``, several apart by blanks. Any other secret
+is what GitLab sends as ``X-Gitlab-Token``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections import OrderedDict
+
+from .messages import Fields, first
+from .secret import Secret
+
+TOLERANCE_S = 300.0
+"""A signature's time may be off by so much."""
+_PREFIX = "whsec_"
+_MOST_SIGNATURES = 8
+
+
+class HookProof:
+    """Compiled for one secret. Raises ValueError for a signing token that is not base64."""
+
+    def __init__(self, secret: Secret) -> None:
+        text = secret.reveal()
+        self._token = hashlib.sha256(text.encode()).digest()
+        self._key: bytes | None = None
+        if text.startswith(_PREFIX):
+            try:
+                self._key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
+            except binascii.Error as error:
+                raise ValueError("is no signing token: behind `whsec_` stands base64") from error
+            if len(self._key) < 16:
+                raise ValueError("is too short for a signing token")
+
+    @property
+    def needs_body(self) -> bool:
+        """The body must be read before anything is known."""
+        return self._key is not None
+
+    def holds(self, fields: Fields, body: bytes, now: float) -> bool:
+        """Did GitLab send this?
+
+        Args:
+            fields: The request's.
+            body: Whole; of no account for a token.
+            now: Unix seconds.
+        """
+        if self._key is None:
+            given = first(fields, b"x-gitlab-token") or b""
+            # Hashes have one length: how much of the token fits can't be timed.
+            return hmac.compare_digest(hashlib.sha256(given).digest(), self._token)
+        number, stamp = first(fields, b"webhook-id") or b"", first(fields, b"webhook-timestamp") or b""
+        if not (stamp.isdigit() and len(stamp) <= 12 and abs(now - int(stamp)) <= TOLERANCE_S and number):
+            return False
+        digest = hmac.new(self._key, b"%b.%b.%b" % (number, stamp, body), hashlib.sha256).digest()
+        expected = b"v1," + base64.b64encode(digest)
+        signatures = (first(fields, b"webhook-signature") or b"").split(b" ")[:_MOST_SIGNATURES]
+        return any(hmac.compare_digest(signature, expected) for signature in signatures)
+
+
+class Deliveries:
+    """Deliveries seen before, by id and content; bounded, the oldest forgotten first."""
+
+    def __init__(self, most: int = 8192) -> None:
+        self._most = most
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+
+    @staticmethod
+    def name(fields: Fields, body: bytes) -> bytes:
+        """What tells one delivery from all others. Not ``X-Gitlab-Event-UUID`` alone: hooks that hooks set off share it."""
+        ids = b"\n".join(first(fields, name) or b"" for name in (b"webhook-id", b"idempotency-key", b"x-gitlab-event-uuid"))
+        return hashlib.sha256(ids + b"\n\n" + body).digest()
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._seen
+
+    def add(self, name: bytes) -> None:
+        self._seen[name] = None
+        while len(self._seen) > self._most:
+            self._seen.popitem(last=False)

@@ -1,0 +1,141 @@
+"""GitLab's webhooks and system hooks, received on the traffic port at one path: what they tell of is purged.
+
+Whatever else comes in goes on to the gateway untouched. A hook's answer is small and quick: GitLab waits ten seconds, and
+switches a hook off that fails again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from ..cache.hook_watch import HookWatch
+from ..core.cache_tags import ALL
+from ..core.errors import Rejection
+from ..core.exchange import Exchange
+from ..core.hook_events import HookEvent, read_event
+from ..core.hook_proof import Deliveries, HookProof
+from ..core.messages import ResponseHead
+from ..core.project_names import ProjectNames
+from ..ports import CacheStore, Downstream
+
+MAX_BODY_BYTES = 2 << 20
+OPERATION = "hook"
+"""What audit and metrics call it."""
+
+_JSON = (b"Content-Type", b"application/json")
+
+
+class Ledger(Protocol):
+    """Where an exchange is written down (``pipeline.Gateway``)."""
+
+    monotonic: Callable[[], float]
+
+    def mint_id(self) -> str: ...
+    def observe(self, x: Exchange) -> None: ...
+
+
+class HookReceiver:
+    """In front of a gateway's ``handle``.
+
+    Args:
+        path: Of the hooks, as GitLab is told it.
+        proof: That they are GitLab's.
+        store: The cache's: a purge there reaches every gateway on it.
+        watch: Told that one came.
+        names: Of projects; hooks bring both.
+        wall: Unix seconds.
+        hold_s: After the purge, for how long what it took is not stored again.
+        ledger: The gateway.
+        handle: For everything else.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        proof: HookProof,
+        *,
+        store: CacheStore,
+        watch: HookWatch,
+        names: ProjectNames,
+        wall: Callable[[], float],
+        hold_s: float,
+        ledger: Ledger,
+        handle: Callable[[Downstream], Awaitable[None]],
+    ) -> None:
+        self._path = path.encode("ascii")
+        self._proof = proof
+        self._store = store
+        self._watch = watch
+        self._names = names
+        self._wall = wall
+        self._hold_s = hold_s
+        self._ledger = ledger
+        self._handle = handle
+        self._seen = Deliveries()
+        self.purged_total = 0
+        self.refused_total = 0
+        self.repeated_total = 0
+
+    async def handle(self, down: Downstream) -> None:
+        """A hook, or a request for the gateway."""
+        if down.head.target.partition(b"?")[0] != self._path:
+            await self._handle(down)
+            return
+        x = Exchange(self._ledger.mint_id(), self._ledger.monotonic(), down.head.method, down.head.peer)
+        x.operation, x.target = OPERATION, self._path
+        try:
+            x.status, said, unread = await self._judge(down, x)
+            fields = (_JSON, (b"Allow", b"POST")) if x.status == 405 else (_JSON,)
+            await down.respond(ResponseHead(x.status, fields, b""), said, close=unread)
+        except BaseException:
+            x.status, x.aborted = 499, "client"
+            raise
+        finally:
+            x.bytes_in, x.bytes_out = down.received_bytes, down.sent_bytes
+            self._ledger.observe(x)
+
+    async def _judge(self, down: Downstream, x: Exchange) -> tuple[int, bytes, bool]:
+        """Status, answer, and whether octets of the request are left: its connection then ends."""
+        if down.head.method != "POST":
+            return 405, b'{"message":"405 Method Not Allowed"}', True
+        fields, now = down.head.fields, self._wall()
+        if not self._proof.needs_body and not self._proof.holds(fields, b"", now):
+            return self._refused(x)
+        try:
+            body = await _whole(down)
+        except Rejection as broken:
+            x.code = broken.code.value
+            return broken.status, b'{"message":"the hook did not arrive whole"}', True
+        if self._proof.needs_body and (body is None or not self._proof.holds(fields, body, now)):
+            return self._refused(x)
+        name = Deliveries.name(fields, body or b"")
+        if body is not None and name in self._seen:
+            self.repeated_total += 1
+            return 200, b'{"message":"seen before"}', False
+        event = read_event(body, self._names) if body is not None else HookEvent("", (ALL,))
+        x.principal, x.rule = "gitlab", f"hook:{event.name}" if event.name.isidentifier() else "hook"
+        await self._store.purge(event.tags, self._hold_s)
+        await self._watch.heard()
+        self._seen.add(name)
+        self.purged_total += 1
+        return 200, b'{"message":"purged"}', body is None
+
+    def _refused(self, x: Exchange) -> tuple[int, bytes, bool]:
+        self.refused_total += 1
+        x.code = "unauthenticated"
+        return 401, b'{"message":"401 Unauthorized"}', True
+
+
+async def _whole(down: Downstream) -> bytes | None:
+    """The body; None: longer than is read."""
+    if down.body is None:
+        return b""
+    if (down.body.content_length or 0) > MAX_BODY_BYTES:
+        return None
+    pieces = bytearray()
+    while piece := await down.body.read():
+        pieces += piece
+        if len(pieces) > MAX_BODY_BYTES:
+            return None
+    return bytes(pieces)

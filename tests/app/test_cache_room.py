@@ -1,0 +1,59 @@
+"""What the configuration makes of the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.app.cache_room import CacheRoom, private_policy
+from gateway.cache import NoCache, PrivateCache, SharedCache
+from gateway.core.exchange import Exchange
+from gateway.ports import Downstream
+from tests.fakes.world import configured
+
+TEXT = 'version: 1\nupstream: {url: "http://gitlab.test/root"}\n'
+
+
+class Ledger:
+    def monotonic(self) -> float:
+        return 0.0
+
+    def mint_id(self) -> str:
+        return ""
+
+    def observe(self, x: Exchange) -> None:
+        raise AssertionError("nothing came")
+
+
+async def handle(down: Downstream) -> None:
+    raise AssertionError("nothing came")
+
+
+def room(tmp_path: Path, cache: str) -> CacheRoom:
+    return CacheRoom(configured(TEXT + cache, tmp_path), None, lambda: b"")
+
+
+@pytest.mark.parametrize(
+    ("cache", "kind"),
+    [("", PrivateCache), ("cache: {mode: shared}\n", SharedCache), ("cache: {mode: off}\n", NoCache)],
+)
+def test_each_mode_has_its_cache_and_no_ear(tmp_path: Path, cache: str, kind: type) -> None:
+    made = room(tmp_path, cache)
+    assert type(made.cache) is kind
+    assert made.watch is None
+    assert made.receiving(Ledger(), handle) is handle
+
+
+def test_hooks_are_received_where_they_are_configured(tmp_path: Path) -> None:
+    made = room(tmp_path, 'cache: {hooks: {secret: "${env:SA}", hold: 5s}}\n')
+    assert made.watch is not None
+    received = made.receiving(Ledger(), handle)
+    assert made.receiver is not None
+    assert received == made.receiver.handle
+
+
+def test_the_policy_is_the_operators(tmp_path: Path) -> None:
+    text = 'cache: {ttl: 5s, immutable: false, hooks: {secret: "${env:SA}", hold: 4s}}\n'
+    policy = private_policy(configured(TEXT + text, tmp_path))
+    assert (policy.ttl_s, policy.immutable, policy.hold_s, policy.prefix) == (5.0, False, 4.0, "/root")

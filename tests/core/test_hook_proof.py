@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+
+import pytest
+
+from gateway.core.hook_proof import TOLERANCE_S, Deliveries, HookProof
+from gateway.core.messages import Fields
+from gateway.core.secret import Secret
+
+NOW = 1_800_000_000.0
+KEY = bytes(range(32))
+SIGNING = "whsec_" + base64.b64encode(KEY).decode()
+BODY = b'{"object_kind":"push"}'
+
+
+def test_a_token_must_be_the_very_one() -> None:
+    proof = HookProof(Secret("s3cret-token"))
+    assert not proof.needs_body
+    assert proof.holds(((b"X-Gitlab-Token", b"s3cret-token"),), b"", NOW)
+    for given in (b"", b"s3cret-toke", b"s3cret-token ", b"S3cret-token"):
+        assert not proof.holds(((b"X-Gitlab-Token", given),), b"", NOW)
+    assert not proof.holds((), b"", NOW)
+
+
+def signed(body: bytes = BODY, number: bytes = b"id-1", stamp: bytes = b"1800000000", key: bytes = KEY) -> Fields:
+    digest = hmac.new(key, number + b"." + stamp + b"." + body, hashlib.sha256).digest()
+    return (
+        (b"Webhook-Id", number),
+        (b"webhook-timestamp", stamp),
+        (b"webhook-signature", b"v1,other v1," + base64.b64encode(digest)),
+    )
+
+
+def test_a_signature_is_over_body_id_and_time() -> None:
+    proof = HookProof(Secret(SIGNING))
+    assert proof.needs_body
+    assert proof.holds(signed(), BODY, NOW)
+    assert not proof.holds(signed(), BODY + b" ", NOW)
+    assert not proof.holds(signed(key=KEY[::-1]), BODY, NOW)
+    assert not proof.holds((*signed()[1:], (b"webhook-id", b"id-2")), BODY, NOW)
+    assert not proof.holds(((b"X-Gitlab-Token", SIGNING.encode()),), BODY, NOW), "the key itself proves nothing"
+
+
+@pytest.mark.parametrize("stamp", [b"", b"-1", b"now", b"1" * 13, b"1799999699", b"1800000301"])
+def test_a_signature_of_another_time_is_a_replay(stamp: bytes) -> None:
+    assert not HookProof(Secret(SIGNING)).holds(signed(stamp=stamp), BODY, NOW)
+    assert HookProof(Secret(SIGNING)).holds(signed(stamp=b"1799999700"), BODY, NOW)
+    assert TOLERANCE_S == 300
+
+
+def test_a_signature_needs_an_id() -> None:
+    assert not HookProof(Secret(SIGNING)).holds(signed(number=b""), BODY, NOW)
+
+
+@pytest.mark.parametrize("secret", ["whsec_%%%", "whsec_AAAA", "whsec_"])
+def test_what_is_no_signing_token(secret: str) -> None:
+    with pytest.raises(ValueError, match="signing token"):
+        HookProof(Secret(secret))
+
+
+def test_deliveries_are_remembered_with_a_bound() -> None:
+    seen = Deliveries(most=2)
+    fields = ((b"X-Gitlab-Event-UUID", b"u"),)
+    one, other = Deliveries.name(fields, b"1"), Deliveries.name(fields, b"2")
+    assert one != other
+    assert one not in seen
+    for name in (one, other, b"third"):
+        seen.add(name)
+    assert one not in seen
+    assert other in seen

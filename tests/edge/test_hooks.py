@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+
+import pytest
+
+from gateway.cache.hook_watch import HookWatch
+from gateway.core.cache_tags import answer_tags
+from gateway.core.exchange import Exchange
+from gateway.core.hook_proof import HookProof
+from gateway.core.messages import Fields, ResponseHead
+from gateway.core.project_names import ProjectNames
+from gateway.core.secret import Secret
+from gateway.edge.hooks import MAX_BODY_BYTES, HookReceiver
+from gateway.ports import Downstream
+from gateway.stores.cache_memory import MemoryCacheStore
+from tests.fakes.world import Down
+from tests.stores.cache_contract import ENTRY
+
+NOW = 1_800_000_000.0
+TOKEN = (b"X-Gitlab-Token", b"hook-s3cret")
+PUSH = json.dumps({"object_kind": "push", "project": {"id": 42, "path_with_namespace": "g/p"}}).encode()
+KEY = bytes(range(32))
+
+
+class Ledger:
+    def __init__(self) -> None:
+        self.exchanges: list[Exchange] = []
+
+    def monotonic(self) -> float:
+        return NOW
+
+    def mint_id(self) -> str:
+        return "1"
+
+    def observe(self, x: Exchange) -> None:
+        self.exchanges.append(x)
+
+
+class Room:
+    def __init__(self, secret: str = "hook-s3cret", hold_s: float = 0.0) -> None:
+        self.ledger = Ledger()
+        self.store = MemoryCacheStore(1 << 20, lambda: NOW)
+        self.watch = HookWatch(self.store, lambda: NOW, 900.0)
+        self.names = ProjectNames()
+        self.receiver = HookReceiver(
+            "/-/gateway/hooks",
+            HookProof(Secret(secret)),
+            store=self.store,
+            watch=self.watch,
+            names=self.names,
+            wall=lambda: NOW,
+            hold_s=hold_s,
+            ledger=self.ledger,
+            handle=self.handle,
+        )
+        self.tags = answer_tags(b"p", b"/api/v4/projects/42", self.names)
+
+    async def handle(self, down: Downstream) -> None:
+        await down.respond(ResponseHead(418, ()), b"")
+
+    async def send(self, *fields: tuple[bytes, bytes], body: bytes | None = PUSH, **more: object) -> Down:
+        method, target = str(more.get("method", "POST")), str(more.get("target", "/-/gateway/hooks"))
+        pieces = (body,) if body is not None else None
+        down = Down(method, target, fields, pieces, chunked=bool(more.get("chunked")))
+        await self.receiver.handle(down)
+        return down
+
+    async def keep(self) -> None:
+        await self.store.put(b"k", (ENTRY,), 60.0, self.tags, (await self.store.get(b"k", self.tags)).stamp)
+
+    async def kept(self) -> bool:
+        return bool((await self.store.get(b"k", self.tags)).entries)
+
+
+async def test_a_hook_purges_what_it_tells_of_and_is_written_down() -> None:
+    room = Room()
+    await room.keep()
+    down = await room.send(TOKEN)
+    assert (down.status, down.written) == (200, b'{"message":"purged"}')
+    assert not await room.kept()
+    assert not room.watch.silent
+    assert room.names.others(b"42") == (b"g/p",)
+    (x,) = room.ledger.exchanges
+    assert (x.operation, x.status, x.principal, x.rule) == ("hook", 200, "gitlab", "hook:push")
+    assert room.receiver.purged_total == 1
+
+
+async def test_everything_else_goes_on() -> None:
+    room = Room()
+    for target in ("/-/gateway/hooks/more", "/api/v4/projects", "/-/gateway/hook"):
+        assert (await room.send(target=target)).status == 418
+    assert not room.ledger.exchanges
+
+
+@pytest.mark.parametrize("fields", [(), ((b"X-Gitlab-Token", b"hook-s3cre"),), ((b"Private-Token", b"hook-s3cret"),)])
+async def test_a_stranger_purges_nothing(fields: Fields) -> None:
+    room = Room()
+    await room.keep()
+    down = await room.send(*fields)
+    assert down.status == 401
+    assert down.closed, "its body was not read"
+    assert await room.kept()
+    assert room.watch.silent
+    assert room.receiver.refused_total == 1
+    assert room.ledger.exchanges[0].code == "unauthenticated"
+
+
+async def test_other_methods_are_none_of_gitlabs() -> None:
+    down = await Room().send(TOKEN, method="GET", body=None)
+    assert (down.status, down.field("Allow")) == (405, "POST")
+
+
+async def test_a_delivery_counts_once() -> None:
+    """A recorded one sent again costs nothing; the same event to two hooks of different content is two."""
+    room = Room()
+    uuid = (b"X-Gitlab-Event-UUID", b"u-1")
+    await room.send(TOKEN, uuid)
+    await room.keep()
+    assert (await room.send(TOKEN, uuid)).written == b'{"message":"seen before"}'
+    assert await room.kept()
+    assert (await room.send(TOKEN, uuid, body=PUSH + b" ")).written == b'{"message":"purged"}'
+    assert (room.receiver.purged_total, room.receiver.repeated_total) == (2, 1)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_hook_too_long_to_be_read_takes_everything(chunked: bool) -> None:
+    room = Room()
+    await room.keep()
+    down = await room.send(TOKEN, body=b"x" * (MAX_BODY_BYTES + 1), chunked=chunked)
+    assert (down.status, down.closed) == (200, True)
+    assert not await room.kept()
+
+
+@pytest.mark.parametrize("body", [None, b"", b"no json"])
+async def test_a_hook_that_says_nothing_takes_everything(body: bytes | None) -> None:
+    room = Room()
+    await room.keep()
+    assert (await room.send(TOKEN, body=body)).status == 200
+    assert not await room.kept()
+
+
+async def test_what_was_purged_is_held_back() -> None:
+    room = Room(hold_s=3.0)
+    await room.send(TOKEN)
+    await room.keep()
+    assert not await room.kept()
+
+
+def signature(body: bytes, stamp: bytes) -> Fields:
+    digest = hmac.new(KEY, b"id." + stamp + b"." + body, hashlib.sha256).digest()
+    return (
+        (b"webhook-id", b"id"),
+        (b"webhook-timestamp", stamp),
+        (b"webhook-signature", b"v1," + base64.b64encode(digest)),
+    )
+
+
+async def test_a_signing_token_asks_for_a_signature() -> None:
+    room = Room("whsec_" + base64.b64encode(KEY).decode())
+    assert (await room.send(*signature(PUSH, b"1800000000"))).status == 200
+    assert (await room.send(*signature(PUSH, b"1800000000"), body=PUSH + b" ")).status == 401
+    assert (await room.send(*signature(PUSH, b"1700000000"))).status == 401
+    assert (await room.send(*signature(b"", b"1800000000"), body=b"x" * (MAX_BODY_BYTES + 1))).status == 401
+
+
+async def test_a_sender_that_leaves_is_written_down() -> None:
+    room = Room()
+    down = Down("POST", "/-/gateway/hooks", (TOKEN,), (PUSH,), gone_after=0)
+    with pytest.raises(ConnectionError):
+        await room.receiver.handle(down)
+    assert (room.ledger.exchanges[0].status, room.ledger.exchanges[0].aborted) == (499, "client")
