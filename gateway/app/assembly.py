@@ -71,6 +71,7 @@ from ..telemetry.audit import AuditLog, open_sink
 from ..telemetry.metrics import Metrics
 from ..upstream.admission import AdmissionSettings, AdmittingUpstream
 from ..upstream.client import LeanUpstream, UpstreamSettings
+from ..upstream.documents import HttpDocuments
 from .cache_room import CacheRoom
 from .limit_office import LimitOffice
 from .observing import Audited, Early

@@ -352,8 +352,8 @@ def _cache(config: Config) -> Iterator[Finding]:
         ):
             if given:
                 yield _error((name,), "has no effect with `cache.mode: shared`, which has no credential stage")
-        if any(identity.key is not None for identity in config.identities):
-            yield _error(("identities",), "has gateway keys, but `cache.mode: shared` has no credential stage")
+        if any(identity.key is not None or identity.oidc is not None for identity in config.identities):
+            yield _error(("identities",), "has gateway keys or workloads, but `cache.mode: shared` has no credential stage")
     if cache.hooks is not None:
         if cache.mode is not CacheMode.PRIVATE:
             yield _error(("cache", "hooks"), "belongs to `cache.mode: private`")

@@ -14,7 +14,7 @@ GOOD = {
     "Duration": "1.5h", "Size": "16KiB", "RateWords": "600/min", "Address": "[::1]:0", "Url": "https://gitlab.internal",
     "Store": "memory:", "Cidr": "10.0.0.0/8", "Host": "git.example.com", "Id": "a-1", "OptionalId": "a-1",
     "FieldName": "X-A", "Sha256": "0" * 64, "Route": "GET /api/v4/user", "Method": "GET", "Sink": "file:/a", "Path": "/a",
-    "Project": "a/b", "WebUrl": "https://kubernetes.default.svc/x/", "Claim": "platform/**",
+    "Project": "a/b", "HookPath": "/-/hooks", "WebUrl": "https://kubernetes.default.svc/x/", "Claim": "platform/**",
 }  # fmt: skip
 
 
