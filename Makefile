@@ -52,6 +52,11 @@ fuzz: setup ## hypothesis and atheris over every parser of hostile octets; ARGS=
 soak: setup ## mixed traffic with random faults, on loopback: ARGS="SECONDS", 60 by default; then ten thousand idle clients
 	@$(BIN)/python -m tests.soak $(ARGS)
 
+.PHONY: clients
+clients: setup ## glab and ruby-gitlab against the demo GitLab; Debian only
+	@.ci/clients
+	@$(BIN)/python -m pytest tests/e2e/check_clients.py $(ARGS)
+
 .PHONY: lock
 lock: ## pin newest versions again (needs uv on PATH, or UV=/path/to/uv)
 	@.ci/lock
@@ -62,4 +67,4 @@ setup:
 
 .PHONY: clean
 clean: ## forget what set-up installed
-	rm -rf .venv .matrix .fuzz tests/e2e/node_modules tests/conformance/node_modules build dist *.egg-info
+	rm -rf .venv .matrix .fuzz .clients tests/e2e/node_modules tests/conformance/node_modules build dist *.egg-info
