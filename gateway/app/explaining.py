@@ -7,12 +7,16 @@ from ..config import compile as compiled
 from ..config.model import Identity
 from ..config.vocabulary import CacheMode
 from ..core.access import Explanation, Principal, PrincipalKind, Rules, Verdict
-from ..core.catalogue import Catalogue, Operation
+from ..core.cache_tags import answer_tags, write_tags
+from ..core.caching import SAFE_METHODS
+from ..core.catalogue import Access, Catalogue, Operation
 from ..core.credentials import read_claim
 from ..core.entry import METHODS
 from ..core.errors import Rejection
+from ..core.immutable import KEEP_S, is_immutable
 from ..core.limit_plan import Limits
-from ..core.private_caching import refuses_request
+from ..core.private_caching import PrivatePolicy, refuses_request
+from ..core.project_names import ProjectNames
 from ..core.redaction import redact
 from ..core.target import parse_target
 from ..routes import read
@@ -71,7 +75,7 @@ def explain(config: Config, identity: str, method: str, target: str) -> str:
             or "none applies",
         )
     )
-    lines.append(("cache", _cache(config, principal, operation, method, permit.use)))
+    lines += [("cache", words) for words in _cache(config, principal, operation, method, claim.target, permit.use)]
     lines.append(("upstream", f"{method} to {config.upstream.url}"))
     return _table(lines)
 
@@ -119,20 +123,39 @@ def _permit(explanation: Explanation) -> list[tuple[str, str]]:
     return lines
 
 
-def _cache(config: Config, principal: Principal, operation: Operation, method: str, use: str) -> str:
+def _cache(config: Config, principal: Principal, operation: Operation, method: str, target: bytes, use: str) -> list[str]:
+    """Would it be cached, whose, for how long and under which tags; or why not."""
     settings = config.cache
     if settings.mode is not CacheMode.PRIVATE:
-        return settings.mode.value
+        return [settings.mode.value]
     if method != "GET":
-        return f"not looked up: {method} goes up"
+        words = [f"not looked up: {method} goes up"]
+        if method not in SAFE_METHODS and operation.access is not Access.READ:
+            words.append(f"purges, unless refused: {_tags(write_tags(target, ProjectNames()))}")
+        return words
     partition = use.encode() or principal.token_hash or (b"anonymous" * (principal.kind is PrincipalKind.ANONYMOUS))
     refused = refuses_request(operation, b"", partition=partition, has_body=False, session=False)
     if refused is not None:
-        return f"not looked up: {refused.value}"
+        return [f"not looked up: {refused.value}"]
     ttl_s = next((route.ttl for route in settings.routes if route.match == operation.name), settings.ttl)
     reuse_s = min(ttl_s, settings.access_ttl)
+    keep_s = PrivatePolicy().keep_s
+    if settings.immutable and is_immutable(operation.name, target):
+        reuse_s, keep_s = settings.access_ttl, KEEP_S
     how = f"reused for {reuse_s:g} s without asking" if reuse_s else "validated with GitLab at every reuse"
     whose = (
         f"credential `{use}` and rule set" if use else "this very token" if principal.token_hash else "anonymous callers"
     )
-    return f"one partition per {whose}; {how}"
+    words = [f"one partition per {whose}; {how}; kept for {keep_s:g} s to be validated"]
+    if settings.hooks is not None and reuse_s:
+        words.append("while hooks come; validated at every reuse when they are silent")
+    if operation.may_hold_secret:
+        words.append("not stored when the answer has a `runners_token`")
+    if settings.stale_if_error:
+        words.append(f"served stale for {settings.stale_if_error:g} s while GitLab fails")
+    words.append(f"tags {_tags(answer_tags(b'', target, ProjectNames())[1:])}")
+    return words
+
+
+def _tags(tags: tuple[bytes, ...]) -> str:
+    return " ".join(tag.decode("utf-8", "backslashreplace") for tag in tags)

@@ -8,6 +8,7 @@ from ..core.breaker import BreakerState
 from ..edge.admin import Readiness
 from ..telemetry.metrics import Reading
 from .assembly import Assembly
+from .cache_room import CacheRoom
 
 
 def readings(made: Assembly) -> Iterable[Reading]:
@@ -99,11 +100,42 @@ def readings(made: Assembly) -> Iterable[Reading]:
             labels={"store": link.name},
             total=True,
         )
+    yield from _cache_readings(made.cache_room)
     if made.audit is not None:
         yield Reading("gitlab_gateway_audit_events", "Audit lines rendered.", made.audit.events, total=True)
         yield Reading(
             "gitlab_gateway_audit_dropped", "Audit lines lost because the sink failed.", made.audit.dropped, total=True
         )
+
+
+def _cache_readings(room: CacheRoom) -> Iterable[Reading]:
+    memory, redis, watch, hooks = room.memory, room.redis, room.watch, room.receiver
+    if memory is not None:
+        yield Reading("gitlab_gateway_cache_bytes", "What the memory store holds, as counted.", memory.used_bytes)
+        yield Reading("gitlab_gateway_cache_entries", "Answers in the memory store.", len(memory))
+        yield Reading("gitlab_gateway_cache_evictions", "Answers that made room for others.", memory.evictions, total=True)
+    if redis is not None:
+        yield Reading(
+            "gitlab_gateway_cache_outages", "Calls that the cache's store did not answer.", redis.outages, total=True
+        )
+    yield Reading("gitlab_gateway_cache_projects_known", "Projects known by number and path.", len(room.names))
+    if watch is not None:
+        silence_s = watch.silence_s
+        yield Reading(
+            "gitlab_gateway_hooks_silence_seconds",
+            "Since the last hook that is known of; -1: none ever came.",
+            -1.0 if silence_s is None else silence_s,
+        )
+        yield Reading(
+            "gitlab_gateway_hooks_silent", "1 while lifetimes are not trusted, for want of hooks.", float(watch.silent)
+        )
+    if hooks is not None:
+        for outcome, count in (
+            ("purged", hooks.purged_total),
+            ("repeated", hooks.repeated_total),
+            ("refused", hooks.refused_total),
+        ):
+            yield Reading("gitlab_gateway_hooks", "Hooks received.", count, total=True, labels={"outcome": outcome})
 
 
 def readiness(made: Assembly) -> Readiness:
@@ -112,6 +144,9 @@ def readiness(made: Assembly) -> Readiness:
     checks["upstream"] = "ok" if state is BreakerState.CLOSED else f"degraded: breaker {state.value}"
     for link in made.links:
         checks[f"store {link.name}"] = "ok" if link.healthy else f"degraded: {link.trouble or 'not asked yet'}"
+    if made.cache_room.watch is not None:
+        silent = made.cache_room.watch.silent
+        checks["hooks"] = "degraded: none came lately, every reuse is revalidated" if silent else "ok"
     for credential in made.alarms:
         checks[f"credential {credential}"] = "degraded: GitLab refuses it"
     if made.audit is not None:

@@ -51,3 +51,32 @@ def test_a_token_in_the_target_is_not_repeated(config: Config) -> None:
 def test_odd_octets_are_taken_as_they_would_be_sent(config: Config) -> None:
     assert "refused: 400" in explain(config, "people", "GET", "/é")
     assert "refused: 400" in explain(config, "people", "GET", "/\udcff")
+
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "lines"),
+    [
+        (
+            "GET",
+            "/api/v4/projects/1",
+            ["reused for 30 s", "while hooks come", "`runners_token`", "tags all project:1 unnamed rest:1"],
+        ),
+        ("GET", "/api/v4/projects/a%2FB/merge_requests/7", ["validated with GitLab", "project:a/b unnumbered mr:a/b!7"]),
+        ("GET", f"/api/v4/projects/1/repository/tree?ref={SHA}", ["reused for 60 s", "kept for 604800 s"]),
+        ("GET", "/api/v4/projects/1/repository/tree?ref=main", ["validated with GitLab", "served stale for 600 s"]),
+        ("GET", "/api/v4/projects/1/variables", ["not looked up: secret-answer"]),
+        ("PUT", "/api/v4/projects/1", ["PUT goes up", "purges, unless refused: project:1 unnumbered kind:projects"]),
+        ("HEAD", "/api/v4/projects/1", ["not looked up: HEAD goes up"]),
+    ],
+)
+def test_what_the_cache_would_do(tmp_path: Path, method: str, target: str, lines: list[str]) -> None:
+    cache = (
+        "cache:\n  stale_if_error: 10m\n  routes: [{match: GET /api/v4/projects/:id, ttl: 30s}]\n"
+        '  hooks: {secret: "${env:SA}"}\n'
+    )
+    text = explain(configured(TEXT + cache, tmp_path), "people", method, target)
+    for line in lines:
+        assert line in text, text

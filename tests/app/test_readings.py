@@ -72,3 +72,22 @@ async def test_a_shared_store_is_watched(tmp_path: Path, redis_url: str) -> None
         stores = {name for name in readiness(made).checks if name.startswith("store ")}
         assert len(stores) == 3
         assert {name for name in told(made) if name.startswith("gitlab_gateway_store_up")}
+
+
+async def test_the_cache_tells_what_it_holds_and_whether_hooks_come(tmp_path: Path) -> None:
+    text = TEXT + 'cache: {hooks: {secret: "${env:SA}"}}\n'
+    made = await assemble(configured(text, tmp_path))
+    async with made.stack:
+        before = told(made)
+        assert readiness(made).checks["hooks"].startswith("degraded")
+        room = made.cache_room
+        assert room.watch is not None
+        await room.watch.heard()
+        after = told(made)
+        assert readiness(made).checks["hooks"] == "ok"
+        assert readiness(made).ready
+    assert before["gitlab_gateway_hooks_silence_seconds"] == -1
+    assert (before["gitlab_gateway_hooks_silent"], after["gitlab_gateway_hooks_silent"]) == (1, 0)
+    assert 0 <= after["gitlab_gateway_hooks_silence_seconds"] < 60
+    for name in ("cache_bytes", "cache_entries", "cache_evictions", "cache_projects_known", "hooks purged"):
+        assert after[f"gitlab_gateway_{name}"] == 0, name
