@@ -10,6 +10,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,30 +208,34 @@ def full_exchange() -> Exchange:
     return x
 
 
-async def test_every_metric_has_its_row_with_its_type_and_labels(tmp_path: Path) -> None:
-    config = configured(
-        f"""
+FULL = """
 version: 1
 upstream: {{url: "http://127.0.0.1:9"}}
-state_dir: {tmp_path}/state
+state_dir: {place}/state
 secrets: {{pepper: "${{env:ONE}}", encryption_key: "${{env:TWO}}", audit_key: "${{env:THREE}}"}}
-stores: {{shared: "redis://127.0.0.1:9/0"}}
 identities: [{{id: bot, key: issued}}]
 credentials: [{{id: sa, token: "${{env:FOUR}}"}}]
 rules: [{{id: r, for: [bot], use: sa, allow: [{{access: read}}]}}]
-audit: {{sink: "file:{tmp_path}/audit"}}
+limits: [{{id: slow, by: caller, bandwidth: 1MiB/s}}]
+cache: {{hooks: {{secret: "${{env:FIVE}}"}}}}
+audit: {{sink: "file:{place}/audit"}}
+{stores}
 """
-    )
-    made = await assemble(config)
-    async with made.stack:
-        made.metrics.export(lambda: readings(made))
-        made.metrics.observe(full_exchange(), 1.0)
-        exported = {}
-        for family in made.metrics.registry.collect():
-            name = f"{family.name}_total" if family.type == "counter" else family.name
-            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
-            exported[name] = (family.type, labels)
-        parts = set(readiness(made).checks)
+
+
+async def test_every_metric_has_its_row_with_its_type_and_labels(tmp_path: Path) -> None:
+    exported: dict[str, tuple[str, set[str]]] = {}
+    parts: set[str] = set()
+    for stores in ("", 'stores: {shared: "redis://127.0.0.1:9/0"}'):
+        made = await assemble(configured(FULL.format(place=tmp_path, stores=stores)))
+        async with made.stack:
+            made.metrics.export(partial(readings, made))
+            made.metrics.observe(full_exchange(), 1.0)
+            for family in made.metrics.registry.collect():
+                name = f"{family.name}_total" if family.type == "counter" else family.name
+                labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+                exported[name] = (family.type, labels)
+            parts |= set(readiness(made).checks)
     documented = {
         words(name)[0]: (kind, set(words(labels))) for name, kind, labels, _ in rows_of(OPERATIONS, "metric", "type")
     }
@@ -312,7 +317,8 @@ def test_the_commands_shown_are_understood(name: str) -> None:
     shown = [
         line for language in ("sh", "console") for fence in fences(PAGES[name], language) for line in fence.splitlines()
     ]
-    shown += words(PAGES[name])
+    named = {f"gitlab-gateway {command}" for command in commands(cli._parser())}
+    shown += [word for word in words(PAGES[name]) if word not in named]
     for line in shown:
         for found in re.findall(r"(?<![\w/.])(?:\.venv/bin/)?gitlab-gateway ([a-z][^#|&)>\n]*)", line):
             arguments = shlex.split(found.replace("$(", ""))
