@@ -114,7 +114,7 @@ async def test_a_credential_that_is_not_plain_is_refused() -> None:
 
 def guarded(claim: Claim, principal: Principal, operation: Operation, *fields: Field) -> tuple[RequestBody, Pieces]:
     body = Pieces(b"a=b")
-    return BodyStage().guard(claim, principal, Permit("r"), operation, head(*fields), body), body
+    return BodyStage().guard(claim, principal, Permit("r"), head(*fields), body, operation), body
 
 
 def test_who_is_watched() -> None:
@@ -134,10 +134,27 @@ def test_what_rails_does_not_read_is_not_watched() -> None:
     assert watched is body
 
 
-def watch(*pieces: bytes, brokered: bool = True, may_sudo: str = "") -> WatchedBody:
+def watch(*pieces: bytes, brokered: bool = True, may_sudo: str = "", places: frozenset[str] | None = None) -> WatchedBody:
     scanner = scanner_for(FORM[1], None, "POST")
     assert scanner is not None
-    return WatchedBody(Pieces(*pieces, length=9), scanner, NONE, brokered, may_sudo)
+    return WatchedBody(Pieces(*pieces, length=9), scanner, NONE, brokered, may_sudo, places)
+
+
+def test_a_browsers_form_is_watched_where_rules_speak_of_projects() -> None:
+    body = Pieces(b"a=b")
+    session = Claim(Kind.SESSION, Secret("s"))
+    assert isinstance(
+        BodyStage().guard(session, OWN, Permit("r"), head(FORM), body, REST, places=frozenset({"1"})), WatchedBody
+    )
+
+
+async def test_a_body_that_names_another_project_never_passes_whole() -> None:
+    passed: list[bytes] = []
+    with pytest.raises(Rejection) as refused:
+        await passing(watch(b"title=x&", b"target_project", b"_id=9", places=frozenset({"1"})), passed)
+    assert refused.value.code is Code.PROJECT_UNKNOWN
+    assert b"".join(passed) != b"title=x&target_project_id=9"
+    assert await whole(watch(b"target_project_id=1", places=frozenset({"1"}))) == b"target_project_id=1"
 
 
 async def passing(body: RequestBody, passed: list[bytes]) -> None:
@@ -191,7 +208,7 @@ async def test_a_plain_cache_reads_no_body() -> None:
     claim, rest = await stage.claim(admitted(), head(FORM), body)
     assert claim is NONE
     assert rest is body
-    assert stage.guard(NONE, KEY, Permit("r"), REST, head(FORM), body) is body
+    assert stage.guard(NONE, KEY, Permit("r"), head(FORM), body, REST) is body
 
 
 # GraphQL: what the document does

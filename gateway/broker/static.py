@@ -88,6 +88,7 @@ class StaticTokenSource:
         self._monotonic = monotonic
         self._alarm = alarm
         self._recheck: asyncio.Task[None] | None = None
+        self._recheck_at = 0.0
         self.unchecked = bool(self._held)
 
     async def verify_at_start(self) -> list[str]:
@@ -111,7 +112,8 @@ class StaticTokenSource:
 
     def recognised(self) -> None:
         self.unchecked = False
-        if self._recheck is None:
+        if self._recheck is None and self._monotonic() >= self._recheck_at:
+            self._recheck_at = self._monotonic() + _DOUBT_S
             self._recheck = asyncio.get_running_loop().create_task(self._check_the_unchecked(), name="credential check")
 
     async def _check_the_unchecked(self) -> None:

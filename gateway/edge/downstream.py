@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
 from aiohttp.http_exceptions import HttpProcessingError
@@ -43,31 +43,6 @@ def http_date() -> bytes:
         _date_value = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second)).encode("ascii")
         _date_second = second
     return _date_value
-
-
-class Sent(Protocol):
-    """What aiohttp's protocol asks of a finished response."""
-
-    keep_alive: bool
-
-
-class _Answered:
-    """Handed back to aiohttp after the answer has been written: nothing left to prepare or to end."""
-
-    __slots__ = ("keep_alive",)
-
-    def __init__(self, keep_alive: bool) -> None:
-        self.keep_alive = keep_alive
-
-    async def prepare(self, _request: object) -> None:
-        return
-
-    async def write_eof(self) -> None:
-        return
-
-
-KEPT = _Answered(True)
-CLOSED = _Answered(False)
 
 
 class ClientGone(ConnectionError):  # noqa: N818 — a state of the world, not a fault
@@ -115,7 +90,6 @@ class AiohttpDownstream:
         "_mute",
         "_payload",
         "_protocol",
-        "_task",
         "_tunnel",
         "body",
         "expects_continue",
@@ -125,16 +99,11 @@ class AiohttpDownstream:
         "sent_bytes",
         "started",
         "version_served",
-        "writer",
     )
 
-    def __init__(
-        self, message: RawRequestMessage, payload: StreamReader, protocol: Connection, writer: object, task: object
-    ) -> None:
+    def __init__(self, message: RawRequestMessage, payload: StreamReader, protocol: Connection) -> None:
         self._protocol = protocol
         self._payload = payload
-        self._task = task
-        self.writer = writer
         self._tunnel: ClientTunnel | None = None
         self.started = False
         self.sent_bytes = 0
@@ -169,14 +138,7 @@ class AiohttpDownstream:
         if has_body:
             self.body = ClientBody(self, payload, length, protocol.settings.body_idle_s)
 
-    # What aiohttp's RequestHandler calls on its request object.
-
-    @property
-    def remote(self) -> str:
-        return self._protocol.peer
-
-    def _finish(self) -> None:
-        return
+    # What aiohttp's RequestHandler calls on the request in progress.
 
     def _cancel(self, exc: BaseException) -> None:
         # Wakes a pending body read; the handler's task is cancelled by the protocol (handler_cancellation).
@@ -278,9 +240,3 @@ class AiohttpDownstream:
         self.sent_bytes += len(data)
         if protocol.writing_paused:
             await protocol.drained()
-
-    def answered(self) -> _Answered:
-        """What the handler returns to aiohttp."""
-        if self._tunnel is not None:
-            self._protocol.tunnel_ended()
-        return KEPT if self.keep_alive else CLOSED

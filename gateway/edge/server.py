@@ -10,6 +10,7 @@ that went on would keep GitLab busy for nobody.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -18,17 +19,20 @@ from typing import Any
 import aiohttp.http_parser
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import BadStatusLine, LineTooLong
-from aiohttp.web import RequestPayloadError
+from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError, LineTooLong
+from aiohttp.streams import StreamReader
+from aiohttp.web import PayloadAccessError, RequestPayloadError
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import ResponseHead
-from .downstream import CLOSED, AiohttpDownstream, ClientGone, _Answered, http_date
+from .downstream import AiohttpDownstream, ClientGone, http_date
 from .status import status_line
 from .tunnel import ClientTunnel
 
 log = logging.getLogger("gateway.edge")
+
+_OVER = PayloadAccessError()  # what a late reader of an answered request's body gets
 
 Handle = Callable[[AiohttpDownstream], Awaitable[None]]
 RenderEarly = Callable[[Rejection, str], tuple[ResponseHead, bytes]]
@@ -197,16 +201,74 @@ class Connection(RequestHandler):
         if self.transport is None:
             raise ClientGone("client gone")
 
+    async def start(self) -> None:
+        """Serve one request after the other: aiohttp's own loop without a task, a writer and a response for each.
+
+        What is kept of it: the queue that the parser fills and its back-pressure, the waiter that data_received wakes, the
+        keep-alive timer, lingering for an unread body. The handler runs in the connection's own task, so that losing the
+        connection cancels it.
+        """
+        loop = self._loop
+        server = self._server
+        while not self._force_close:
+            if not self._messages:
+                self._waiter = loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            message, payload = self._messages.popleft()
+            if self._parser is not None:
+                self._parser.message_consumed()
+            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            server.requests_count += 1
+            if isinstance(message, _ErrInfo):
+                self._write_early(self._rejection_of(message.exc))
+                break
+            downstream = AiohttpDownstream(message, payload, self)
+            self._current_request = downstream  # type: ignore[assignment]  # our own stand-in for BaseRequest
+            self._request_in_progress = True
+            try:
+                await server.serve(downstream)
+            except asyncio.CancelledError:
+                self.force_close()
+                raise
+            except ConnectionError:
+                break
+            except Exception:
+                # The handler answers every expected failure itself.
+                log.exception("connection fault")
+                self.abort()
+                break
+            finally:
+                self._current_request = None
+                self._request_in_progress = False
+                self.tunnel_ended()
+            if not payload.is_eof() and not self._force_close:
+                await self._linger(payload)
+                payload.set_exception(_OVER)
+            if not downstream.keep_alive or self._close or self._force_close:
+                break
+            self._keepalive = True
+            self._next_keepalive_close_time = loop.time() + self._keepalive_timeout
+            if self._keepalive_handle is None:
+                self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _linger(self, payload: StreamReader) -> None:
+        """Read what is left of a body that nobody wanted, for a while: a reset would take the answer with it."""
+        with contextlib.suppress(TimeoutError, RequestPayloadError, HttpProcessingError):
+            async with asyncio.timeout(self._lingering_time):
+                while not payload.is_eof():
+                    await payload.readany()
+        if not payload.is_eof():
+            self.close()
+
     # aiohttp's error paths: never quote, never log what the client sent.
-
-    def _make_error_handler(self, err_info: Any) -> Callable[[Any], Awaitable[Any]]:
-        rejection = self._rejection_of(err_info.exc)
-
-        async def handler(_request: Any) -> _Answered:
-            self._write_early(rejection)
-            return CLOSED
-
-        return handler
 
     def _rejection_of(self, error: BaseException) -> Rejection:
         if isinstance(error, LineTooLong):
@@ -235,16 +297,6 @@ class Connection(RequestHandler):
         parts += (b"Date: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (http_date(), len(body)), body)
         self.transport.write(b"".join(parts))
 
-    def handle_error(
-        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> Any:
-        """Only reached by a fault of our own: the handler turns everything expected into an answer."""
-        self.abort()
-        raise ConnectionError("the answer was cut short")
-
-    def log_exception(self, *args: Any, **kw: Any) -> None:
-        log.error("connection fault", exc_info=kw.get("exc_info"))
-
 
 def _version_not_supported() -> Rejection:
     return Rejection(
@@ -266,18 +318,8 @@ class TrafficServer(web.Server):
     """Connections and their handler; owns drain."""
 
     def __init__(self, handle: Handle, render_early: RenderEarly, settings: EdgeSettings) -> None:
-        async def handler(downstream: Any) -> Any:
-            if not downstream.version_served:
-                downstream.refuse_version()
-                return CLOSED
-            await handle(downstream)
-            return downstream.answered()
-
-        super().__init__(
-            handler,
-            request_factory=_make_downstream,  # type: ignore[arg-type]  # our own stand-in for BaseRequest
-            handler_cancellation=True,
-        )
+        super().__init__(_never, handler_cancellation=True)
+        self._handle = handle
         self.settings = settings
         self.render_early = render_early
         self.draining = False
@@ -303,6 +345,14 @@ class TrafficServer(web.Server):
 
     def __call__(self) -> RequestHandler:
         return Connection(self, self.settings, loop=self._loop, **self._protocol_options)
+
+    async def serve(self, downstream: AiohttpDownstream) -> None:
+        """One request, whatever version it claims."""
+        if downstream.version_served:
+            await self._handle(downstream)
+        else:
+            downstream.keep_alive = False
+            downstream.refuse_version()
 
     @property
     def open_connections(self) -> int:
@@ -346,5 +396,6 @@ class TrafficServer(web.Server):
         )
 
 
-def _make_downstream(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> AiohttpDownstream:
-    return AiohttpDownstream(message, payload, protocol, writer, task)
+async def _never(_request: Any) -> Any:
+    """aiohttp wants a handler; ``Connection.start`` calls ours."""
+    raise AssertionError("Connection.start serves")
