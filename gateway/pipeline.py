@@ -17,6 +17,7 @@ import secrets
 import time
 from collections.abc import Callable
 
+from .bandwidth_stage import Flow
 from .core.access import Permit, Principal
 from .core.catalogue import Access as CatalogueAccess
 from .core.catalogue import Operation, Surface
@@ -197,7 +198,10 @@ class Gateway:
         reply, outcome = await road.cache.fetch(errand.cache_request(), errand.forward, self._wall)
         try:
             x.cache_status, x.cache_reason = outcome.status.value, outcome.reason.value
-            await self._relay(down, x, reply, self._answer(reply.head, x, told, principal))
+            flow = None
+            if reply.chunks is not None:
+                flow = road.bandwidth.flow(principal, operation, target, head.method, admitted.client)
+            await self._relay(down, x, reply, self._answer(reply.head, x, told, principal), flow)
         finally:
             reply.release()
             x.cache_stored = outcome.stored.value
@@ -235,8 +239,11 @@ class Gateway:
         fields = self.road.dialect.merged(told.decision, principal, head.status, head.fields, self._wall())
         return ResponseHead(head.status, (*fields, _id_field(x)), head.reason)
 
-    async def _relay(self, down: Downstream, x: Exchange, reply: Reply, head: ResponseHead) -> None:
-        """The answer, whole or streamed. Cut, never completed, when the upstream dies in mid-body."""
+    async def _relay(
+        self, down: Downstream, x: Exchange, reply: Reply, head: ResponseHead, flow: Flow | None = None
+    ) -> None:
+        """The answer, whole or streamed, as fast as ``flow`` lets it. Cut, never completed, when the upstream dies in
+        mid-body."""
         x.status = head.status
         if reply.chunks is None:
             await down.respond(head, reply.whole or b"")
@@ -244,6 +251,8 @@ class Gateway:
         await down.start(head)
         try:
             async for chunk in reply.chunks:
+                if flow is not None:
+                    await flow.pace(len(chunk))
                 await down.write(chunk)
         except Rejection as rejection:
             x.aborted, x.code = "upstream", rejection.code.value

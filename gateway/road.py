@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from .answer_stage import AnswerStage
+from .bandwidth_stage import BandwidthStage
 from .body_stage import BodyStage
 from .cache import Cache
 from .core.access import Permit, Principal
@@ -94,6 +95,7 @@ class Road(msgspec.Struct, frozen=True):
     dialect: Dialect
     limits: LimitStage
     pacing: PacingStage
+    bandwidth: BandwidthStage
     tokens: TokenSource
     places: Places
     passing: Passing

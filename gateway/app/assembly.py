@@ -23,6 +23,7 @@ from pathlib import Path
 
 from .. import __version__, routes
 from ..answer_stage import AnswerStage
+from ..bandwidth_stage import BandwidthStage
 from ..body_stage import BlindBodies, BodyStage
 from ..broker.places import GitlabPlaces
 from ..broker.static import StaticCredential, StaticTokenSource
@@ -99,6 +100,7 @@ class Assembly:
         self.door = AdmittingUpstream(self.upstream, _admission_settings(config))
         self.buckets: BucketStore | None = None
         self.limits: LimitStage | None = None
+        self.bandwidth: BandwidthStage
         self.desk: LimitOffice | None = None
         self.links: list[RedisLink] = []
         self.audit: AuditLog | None = None
@@ -179,6 +181,7 @@ async def _assemble(made: Assembly) -> None:
     room = made.cache_room = _cache(made)
     cache = room.cache
     stack.push_async_callback(cache.close)
+    made.bandwidth = BandwidthStage(Limits.compile(() if shared else compiled.bandwidths(config)))
     observers: tuple[Observer, ...] = (made.metrics, Audited(made.audit))
     if shared:
         idle = LimitStage(MemoryBuckets())
@@ -190,6 +193,7 @@ async def _assemble(made: Assembly) -> None:
             dialect=NoDialect(),
             limits=idle,
             pacing=PacingStage(idle, wall=time.time),
+            bandwidth=made.bandwidth,
             tokens=NoTokens(),
             places=Nowhere(),
             passing=made.passage,
@@ -234,6 +238,7 @@ async def _assemble(made: Assembly) -> None:
             dialect=LimitDialect(limits, LimitHeaders(limits, key=made.keys.process)),
             limits=made.limits,
             pacing=PacingStage(made.limits, wall=time.time),
+            bandwidth=made.bandwidth,
             tokens=made.tokens,
             places=GitlabPlaces(
                 made.upstream,

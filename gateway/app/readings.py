@@ -59,6 +59,19 @@ def readings(made: Assembly) -> Iterable[Reading]:
             made.limits.absorbed_total,
             total=True,
         )
+    yield Reading("gitlab_gateway_bandwidth_waiting", "Answers held back by a bandwidth.", made.bandwidth.waiting)
+    for name, octets in made.bandwidth.octets_total.items():
+        labels = {"limit": name}
+        yield Reading(
+            "gitlab_gateway_bandwidth_bytes", "Octets under a bandwidth limit.", octets, total=True, labels=labels
+        )
+        yield Reading(
+            "gitlab_gateway_bandwidth_waited_seconds",
+            "Time that pieces of answers were held back, by the limit that did.",
+            made.bandwidth.waited_s[name],
+            total=True,
+            labels=labels,
+        )
     yield Reading("gitlab_gateway_upstream_connects", "Connections made to GitLab.", upstream.connects_total, total=True)
     yield Reading(
         "gitlab_gateway_upstream_retries",

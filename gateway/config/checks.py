@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..core.access import PrincipalKind
+from ..core.bandwidth import LEAST, MOST
 from ..core.catalogue import Access
 from ..core.hook_proof import HookProof
 from .limit_model import CostMode, LimitEntry
@@ -300,7 +301,9 @@ def _limits(config: Config) -> Iterator[Finding]:
 def _amount(limit: LimitEntry, path: Path) -> Iterator[Finding]:
     if limit.burst is not None and limit.burst < 1:
         yield _error((*path, "burst"), "must be at least 1, or every request is refused")
-    if limit.rate is None and limit.concurrent is None:
+    if limit.bandwidth is not None:
+        yield from _octets(limit, limit.bandwidth, path)
+    elif limit.rate is None and limit.concurrent is None:
         yield _error((*path, "rate"), "is missing: give a `rate`, or `concurrent` for how many at once")
     elif limit.rate is not None and limit.concurrent is not None:
         yield _error((*path, "concurrent"), "stands beside `rate`: write two limits")
@@ -327,6 +330,25 @@ def _amount(limit: LimitEntry, path: Path) -> Iterator[Finding]:
     for key, conditions in (("methods", limit.match.methods), ("routes", limit.match.routes)) if limit.match else ():
         if conditions == ():
             yield _error((*path, "match", key), "is an empty list, which nothing matches: remove the key or fill it")
+
+
+def _octets(limit: LimitEntry, bandwidth: int, path: Path) -> Iterator[Finding]:
+    if not LEAST <= bandwidth <= MOST:
+        yield _error(
+            (*path, "bandwidth"), "is from 16KiB/s, below which clients take a download for dead, to 1000000000B/s"
+        )
+    for key, given in (
+        ("rate", limit.rate is not None),
+        ("concurrent", limit.concurrent is not None),
+        ("burst", limit.burst is not None),
+        ("cost", limit.cost is not CostMode.REQUEST),
+        ("settle", limit.settle is not None),
+        ("absorb", limit.absorb > 0),
+        ("advertise", limit.advertise),
+        ("on_error", limit.on_error is not None),
+    ):
+        if given:
+            yield _error((*path, key), "stands beside `bandwidth`, which refuses nobody: write two limits")
 
 
 def _costs(config: Config) -> Iterator[Finding]:

@@ -37,9 +37,16 @@ def rules(config: Config) -> tuple[rule_match.Rule, ...]:
 
 
 def limits(config: Config) -> tuple[Limit, ...]:
-    """In the order of the file."""
+    """Those of requests, in the order of the file."""
     shadow = config.limits_mode is Mode.SHADOW
-    return tuple(limit.limit(shadow=shadow) for limit in config.limits)
+    return tuple(limit.limit(shadow=shadow) for limit in config.limits if limit.bandwidth is None)
+
+
+def bandwidths(config: Config) -> tuple[Limit, ...]:
+    """The limits of octets; in shadow mode there are none: a wait that nobody waits has no length to tell."""
+    if config.limits_mode is Mode.SHADOW:
+        return ()
+    return tuple(limit.limit() for limit in config.limits if limit.bandwidth is not None and limit.mode is not Mode.SHADOW)
 
 
 def costs(config: Config) -> dict[str, float]:

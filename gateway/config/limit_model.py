@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 
+from ..core.bandwidth import burst_of
 from ..core.catalogue import Access, Surface
 from ..core.cost import Settlement
 from ..core.limits import Limit, Match, OnOutage, Scope
 from .section import Section
-from .vocabulary import Duration, Id, Method, Mode, OnBuckets, RateWords, Route
+from .vocabulary import Bandwidth, Duration, Id, Method, Mode, OnBuckets, RateWords, Route
 
 _OUTAGE = {OnBuckets.LOCAL: OnOutage.LOCAL, OnBuckets.OPEN: OnOutage.OPEN, OnBuckets.CLOSED: OnOutage.CLOSED}
 
@@ -54,11 +55,13 @@ class LimitEntry(Section, frozen=True):
     by: Scope
     """Whose bucket."""
     rate: RateWords | None = None
-    """How fast tokens flow back: `600/min`. This or `concurrent`."""
+    """How fast tokens flow back: `600/min`. This, `concurrent` or `bandwidth`."""
     burst: int | None = None
     """How many may be taken at once; absent: as many as the rate's number."""
     concurrent: int | None = None
-    """How many requests may be in progress at one time. This or `rate`."""
+    """How many requests may be in progress at one time."""
+    bandwidth: Bandwidth | None = None
+    """How fast streamed answers flow to them together, through each gateway: `20MiB/s`."""
     match: LimitMatch | None = None
     """Which requests it is about; absent: all."""
     cost: CostMode = CostMode.REQUEST
@@ -81,6 +84,9 @@ class LimitEntry(Section, frozen=True):
         if self.rate is not None:
             rate, period_s = self.rate.per_second, self.rate.period_s
             burst = self.rate.count if self.burst is None else float(self.burst)
+        elif self.bandwidth is not None:
+            rate, period_s = float(self.bandwidth), 1.0
+            burst = burst_of(rate)
         else:
             burst = float(self.concurrent or 0)
             rate, period_s = burst, 1.0
@@ -93,7 +99,7 @@ class LimitEntry(Section, frozen=True):
             advertise=self.advertise,
             shadow=shadow or self.mode is Mode.SHADOW,
             match=Match(match.access, match.surfaces, match.routes, match.methods),
-            concurrent=self.rate is None,
+            concurrent=self.concurrent is not None and self.rate is None,
             on_outage=None if self.on_error is None else _OUTAGE[self.on_error],
             weighted=self.cost is CostMode.WEIGHTED,
             settlement=None

@@ -23,6 +23,7 @@ _SIZE = re.compile(r"([0-9]{1,18})(B|KiB|MiB|GiB)?")
 _BYTES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _DECIMAL_SIZE = re.compile(r"([0-9]+)\s*([kKmMgG])(?:[bB]|ib)?")
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)/(s|sec|second|m|min|minute|h|hour|d|day)")
+_BYTE_RATE = re.compile(r"(.+)/(?:s|sec|second)")
 _PERIODS = {
     "s": 1.0, "sec": 1.0, "second": 1.0,
     "m": 60.0, "min": 60.0, "minute": 60.0,
@@ -178,6 +179,19 @@ def parse_rate(text: str) -> Rate:
     if rate.count <= 0:
         raise ValueError("is a rate of nothing: to refuse callers outright use a rule, not a limit")
     return rate
+
+
+def parse_byte_rate(text: str) -> int:
+    """Octets per second of ``20MiB/s``."""
+    found = _BYTE_RATE.fullmatch(text)
+    if found is None:
+        raise ValueError("is no bandwidth: write a size and /s, for example 20MiB/s")
+    return parse_size(found[1])
+
+
+def show_byte_rate(octets: int) -> str:
+    """``20MiB/s``."""
+    return f"{show_size(octets)}/s"
 
 
 def show_rate(rate: Rate) -> str:

@@ -21,6 +21,10 @@ RateWords = Annotated[
         "rate", units.parse_rate, units.show_rate, Rate(1.0, 1.0), r"^[0-9.]+/(s|sec|second|m|min|minute|h|hour|d|day)$"
     ),
 ]
+Bandwidth = Annotated[
+    int,
+    Scalar("bandwidth", units.parse_byte_rate, units.show_byte_rate, 1 << 20, r"^[0-9]+(B|KiB|MiB|GiB)?/(s|sec|second)$"),
+]
 Address = Annotated[HostPort, Scalar("host:port", units.parse_host_port, str, HostPort("127.0.0.1", 0))]
 Url = Annotated[BaseUrl, Scalar("URL", units.parse_base_url, str, BaseUrl("http", "localhost", 80), r"^(https?://|\$\{)")]
 Store = Annotated[

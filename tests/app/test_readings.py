@@ -91,3 +91,13 @@ async def test_the_cache_tells_what_it_holds_and_whether_hooks_come(tmp_path: Pa
     assert 0 <= after["gitlab_gateway_hooks_silence_seconds"] < 60
     for name in ("cache_bytes", "cache_entries", "cache_evictions", "cache_projects_known", "hooks purged"):
         assert after[f"gitlab_gateway_{name}"] == 0, name
+
+
+async def test_bandwidths_tell_what_flowed(tmp_path: Path) -> None:
+    made = await assemble(configured(TEXT + "limits: [{id: slow, by: caller, bandwidth: 1MiB/s}]\n", tmp_path))
+    async with made.stack:
+        made.bandwidth.octets_total["slow"] = 7
+        now = told(made)
+    assert now["gitlab_gateway_bandwidth_bytes slow"] == 7
+    assert now["gitlab_gateway_bandwidth_waited_seconds slow"] == 0
+    assert now["gitlab_gateway_bandwidth_waiting"] == 0

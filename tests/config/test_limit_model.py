@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.config import Config, load
-from gateway.config.compile import costs, limits
+from gateway.config.compile import bandwidths, costs, limits
 from gateway.core.catalogue import Access, Surface
 from gateway.core.cost import Settlement
 from gateway.core.limits import Limit, Match, OnOutage, Scope
@@ -67,6 +67,20 @@ def test_shadow_for_all() -> None:
         config("limits_mode: shadow\nlimits: [{id: a, by: caller, rate: 9/s}, {id: b, by: caller, concurrent: 2}]")
     )
     assert [limit.shadow for limit in found] == [True, True]
+
+
+def test_a_bandwidth_takes_no_part_in_what_requests_take() -> None:
+    text = "limits: [{id: a, by: caller, rate: 9/s}, {id: b, by: team, bandwidth: 20MiB/s, match: {surfaces: [git]}}]"
+    found = config(text + "\nidentities: [{id: p, gitlab_token: true, team: t}]")
+    assert [limit.id for limit in limits(found)] == ["a"]
+    rate = 20 * 1024.0 * 1024
+    assert bandwidths(found) == (Limit("b", Scope.TEAM, rate, rate / 4, 1.0, match=Match(surfaces=(Surface.GIT,))),)
+
+
+@pytest.mark.parametrize("text", ["limits_mode: shadow\n", ""])
+def test_a_bandwidth_in_shadow_mode_is_off(text: str) -> None:
+    own = "" if text else ", mode: shadow"
+    assert bandwidths(config(f"{text}limits: [{{id: b, by: caller, bandwidth: 1MiB/s{own}}}]")) == ()
 
 
 def test_costs() -> None:

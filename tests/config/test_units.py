@@ -226,3 +226,15 @@ def test_no_word_of_an_operator_breaks_a_parser(text: str) -> None:
     for parse in parsers:
         with contextlib.suppress(ValueError):
             parse(text)
+
+
+@pytest.mark.parametrize(("text", "octets"), [("20MiB/s", 20 << 20), ("64KiB/sec", 65536), ("1000/second", 1000)])
+def test_bandwidths(text: str, octets: int) -> None:
+    assert units.parse_byte_rate(text) == octets
+    assert units.parse_byte_rate(units.show_byte_rate(octets)) == octets
+
+
+@pytest.mark.parametrize("text", ["", "20MiB", "20MiB/min", "/s", "20MB/s", "20MiB/s\n", "-1KiB/s"])
+def test_what_is_no_bandwidth(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no bandwidth|is not a size"):
+        units.parse_byte_rate(text)

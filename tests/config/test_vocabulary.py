@@ -15,6 +15,7 @@ GOOD = {
     "Store": "memory:", "Cidr": "10.0.0.0/8", "Host": "git.example.com", "Id": "a-1", "OptionalId": "a-1",
     "FieldName": "X-A", "Sha256": "0" * 64, "Route": "GET /api/v4/user", "Method": "GET", "Sink": "file:/a", "Path": "/a",
     "Project": "a/b", "HookPath": "/-/hooks", "WebUrl": "https://kubernetes.default.svc/x/", "Claim": "platform/**",
+    "Bandwidth": "20MiB/s",
 }  # fmt: skip
 
 
