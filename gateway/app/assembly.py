@@ -246,6 +246,7 @@ async def _assemble(made: Assembly) -> None:
                 prefix=entry_settings.prefix,
                 fields=((b"Host", _upstream_host(config)),),
                 by_group_id=rules.by_group_id,
+                learnt=room.names.learn,
             ),
             passing=made.passage,
             answers=_answers(made),

@@ -63,6 +63,7 @@ class GitlabPlaces:
         prefix: GitLab's relative URL root.
         fields: Sent with each request (Host).
         by_group_id: Some rule names a group by number: the groups around a place are asked for as well.
+        learnt: Told the number and the path of each project found, for whom that is news.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class GitlabPlaces:
         prefix: bytes = b"",
         fields: Fields = (),
         by_group_id: bool = False,
+        learnt: Callable[[bytes, bytes], None] | None = None,
         ttl_s: float = 60.0,
         missing_ttl_s: float = 5.0,
         remembered: int = 10_000,
@@ -88,6 +90,7 @@ class GitlabPlaces:
             *fields,
         )
         self._by_group_id = by_group_id
+        self._learnt = learnt
         self._ttl_s = ttl_s
         self._missing_ttl_s = missing_ttl_s
         self._bound = remembered
@@ -135,6 +138,8 @@ class GitlabPlaces:
             return _Remembered(None, self._monotonic() + self._missing_ttl_s)
         groups = await self._groups(answer, question.kind, credential) if self._by_group_id else ()
         place = Place(str(answer.id), answer.path_with_namespace or answer.full_path, groups)
+        if self._learnt is not None and question.kind is ReferenceKind.PROJECT and answer.path_with_namespace:
+            self._learnt(b"%d" % answer.id, answer.path_with_namespace.encode())
         return _Remembered(place, self._monotonic() + self._ttl_s)
 
     async def _groups(self, answer: _Answer, kind: ReferenceKind, credential: UpstreamCredential) -> tuple[str, ...]:

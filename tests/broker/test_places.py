@@ -192,3 +192,11 @@ async def test_an_endless_answer_is_cut_off() -> None:
     world.gitlab.send = send  # type: ignore[method-assign]
     with pytest.raises(Rejection):
         await world.places.resolve((BY_ID,), READER)
+
+
+async def test_what_is_found_is_told_to_whom_it_is_news() -> None:
+    """The cache's tags know a project by all its names; groups are none."""
+    learnt: list[tuple[bytes, bytes]] = []
+    places = GitlabPlaces(GitLab(), monotonic=lambda: 0.0, learnt=lambda number, path: learnt.append((number, path)))
+    await places.resolve((BY_PATH, Question(ReferenceKind.GROUP, "7")), READER)
+    assert learnt == [(b"42", b"platform/Api")]

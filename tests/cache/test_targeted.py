@@ -1,5 +1,5 @@
 """What came after the public suite's packaged state, from the RFCs: targeted fields (9213), the window of
-stale-while-revalidate (5861), must-understand (9111 §5.2.2.3), large ages (§1.2.2), dates that validation renews (§4.3.4)."""
+stale-while-revalidate (5861), must-understand (9111 §5.2.2.3), large ages (§1.2.2), renewed dates (§4.3.4)."""
 
 from __future__ import annotations
 
