@@ -38,6 +38,10 @@ test-matrix: ## the tests that start no process of ours, under each Python 3.11+
 bench: setup ## this gateway, a bare aiohttp proxy and what peers are here, as ratios: docs/performance.md
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
+.PHONY: bench-cache
+bench-cache: setup ## what the cache saves when bots poll, and its policy beside plain LRU: about four minutes
+	@$(BIN)/python -m benchmarks.cache $(ARGS)
+
 .PHONY: bench-fairness
 bench-fairness: setup ## one abuser beside fifty polite callers, GitLab well and slowed to a tenth: about two minutes
 	@$(BIN)/python -m benchmarks.fairness $(ARGS)
