@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import __version__, limit_commands
+from . import __version__, audit_commands, limit_commands
 from .config import EMBEDDED, Config, json_schema, load, redacted
 from .config import problems as reports
 from .config.known import unknown_routes
@@ -345,6 +345,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _key_commands(commands)
     limit_commands.add(commands, _command)
+    _config_option(audit_commands.add(commands, _command, lambda arguments: _configured(arguments, _NOT_FOR_KEYS)))
 
     routes = _command(commands, "routes", _routes, "list the route catalogue")
     routes.add_argument(

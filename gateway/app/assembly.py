@@ -32,6 +32,7 @@ from ..config import compile as compiled
 from ..config.vocabulary import CacheMode, OnBuckets
 from ..core.access import Rules
 from ..core.adaptive import AdaptiveSettings
+from ..core.audit_chain import Chain, chain_key
 from ..core.breaker import BreakerSettings
 from ..core.catalogue import Catalogue
 from ..core.client_address import TrustedPeers
@@ -68,7 +69,7 @@ from ..stores.keys_memory import MemoryKeys
 from ..stores.keys_redis import RedisKeys
 from ..stores.keys_sqlite import SqliteKeys
 from ..stores.redis_link import RedisLink
-from ..telemetry.audit import AuditLog, open_sink
+from ..telemetry.audit import AuditLog, last_mac, open_sink
 from ..telemetry.metrics import Metrics
 from ..upstream.admission import AdmissionSettings, AdmittingUpstream
 from ..upstream.client import LeanUpstream, UpstreamSettings
@@ -172,7 +173,9 @@ async def assemble(config: Config) -> Assembly:
 
 async def _assemble(made: Assembly) -> None:
     config, stack = made.config, made.stack
-    made.audit = AuditLog(open_sink(config.audit.sink))
+    chain = Chain(chain_key(made.keys.audit), secrets.token_hex(8)) if config.audit.chain else None
+    after = last_mac(config.audit.sink) if chain is not None else ""
+    made.audit = AuditLog(open_sink(config.audit.sink), chain=chain, after=after)
     stack.callback(made.audit.close)
     stack.push_async_callback(made.door.close)
     peers = TrustedPeers([str(network) for network in config.listen.trusted_proxies])

@@ -24,7 +24,6 @@ _LATER = {
     "credentials[].pool": "credential pools (give one `token`)",
     "credentials[].pick": "credential pools",
     "credentials[].rotate": "rotation of upstream tokens",
-    "audit.chain": "a hash-chained audit log",
     "audit.durability": "durable audit before the write",
     "audit.on_failure": "a spool for audit lines",
 }

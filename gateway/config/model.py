@@ -397,6 +397,9 @@ class Audit(Section, frozen=True):
 
     sink: Sink = "stdout"
     """`stdout`, `stderr` or `file:/absolute/path`."""
+    chain: bool = False
+    """Each line carries a MAC over itself and the line before it, keyed by `secrets.audit_key`: `audit verify` finds
+    what was removed, changed or moved."""
 
 
 class Logging(Section, frozen=True):

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
+from ..core.audit_chain import CLOSED, OPENED, Chain, mac_of
 from ..core.exchange import Exchange
 from ..core.redaction import redact
 
@@ -29,6 +30,8 @@ log = logging.getLogger("gateway.audit")
 
 SCHEMA = 1
 FLUSH_S = 0.05
+CHECKPOINT_S = 60.0
+_LONGEST_LINE = 1 << 18
 _SLICE = 256  # lines rendered in one turn of the event loop: some 3 ms
 _QUEUED_BATCHES = 4096  # batches of at most _SLICE lines waiting for the sink
 
@@ -94,6 +97,17 @@ def open_sink(where: str) -> Sink:
     return StreamSink(descriptor, owned=True)
 
 
+def last_mac(where: str) -> str:
+    """Of the last line of a file sink, for the chain that continues there; empty where there is none, or no file."""
+    if not where.startswith("file:"):
+        return ""
+    with contextlib.suppress(FileNotFoundError), open(where.removeprefix("file:"), "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _LONGEST_LINE))
+        lines = file.read().splitlines()
+        return mac_of(lines[-1]) if lines else ""
+    return ""
+
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -125,6 +139,8 @@ class AuditLog:
         sink: Where the lines go.
         wall: Unix seconds.
         monotonic: The clock of ``Exchange.started_at``.
+        chain: Links the lines; None: they stand alone.
+        after: ``last_mac`` of what the sink holds already.
         queued_batches: How many batches of at most 256 lines wait for a slow sink before lines are dropped.
     """
 
@@ -134,6 +150,8 @@ class AuditLog:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         *,
+        chain: Chain | None = None,
+        after: str = "",
         queued_batches: int = _QUEUED_BATCHES,
     ) -> None:
         self._sink = sink
@@ -147,6 +165,10 @@ class AuditLog:
         self.events = 0
         self.dropped = 0
         self.failing = False
+        self._chain = chain
+        self._checkpoint_at = monotonic() + CHECKPOINT_S
+        if chain is not None:
+            self._mark(OPENED, {"after": after} if after else {})
         self._thread = threading.Thread(target=self._write, name="audit", daemon=True)
         self._thread.start()
 
@@ -168,6 +190,10 @@ class AuditLog:
         for exchange, ended_at, ended_mono in batch:
             self._log.line(event_of(exchange, ended_at, ended_mono))
         self.events += len(lines)
+        if self._chain is not None:
+            lines[:] = [self._chain.link(line) for line in lines]
+            if self._monotonic() >= self._checkpoint_at:
+                self._checkpoint()
         data = b"\n".join(lines) + b"\n" if lines else b""
         count = len(lines)
         lines.clear()
@@ -180,6 +206,19 @@ class AuditLog:
             if not self.failing:
                 self.failing = True
                 log.error("the audit sink does not keep up; lines are being dropped")
+
+    def _mark(self, event: str, more: dict[str, str]) -> None:
+        """A line of the chain's own."""
+        assert self._chain is not None
+        line = self._chain.link(_encode({"schema": SCHEMA, "time": _timestamp(self._wall()), "event": event, **more}))
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(line + b"\n")
+
+    def _checkpoint(self) -> None:
+        """Kept apart from the audit, so that lines missing at its end are found."""
+        assert self._chain is not None
+        self._checkpoint_at = self._monotonic() + CHECKPOINT_S
+        log.info("the audit's chain is at %s", self._chain.head)
 
     def _write(self) -> None:
         while (data := self._queue.get()) is not None:
@@ -200,6 +239,9 @@ class AuditLog:
         while self._pending:
             batch, self._pending = self._pending[:_SLICE], self._pending[_SLICE:]
             self._render(batch)
+        if self._chain is not None:
+            self._mark(CLOSED, {})
+            self._checkpoint()
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=5)
         self._thread.join(5)

@@ -15,8 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.audit_chain import Chain, chain_key, verify
 from gateway.core.exchange import Exchange
-from gateway.telemetry.audit import SCHEMA, AuditLog, NullSink, StreamSink, event_of, open_sink
+from gateway.telemetry.audit import (
+    CHECKPOINT_S,
+    SCHEMA,
+    AuditLog,
+    NullSink,
+    StreamSink,
+    event_of,
+    last_mac,
+    open_sink,
+)
 
 TOKEN = "glpat-c4n4ryc4n4ryc4n4ry"
 
@@ -304,3 +314,43 @@ def test_a_line_cut_short_spoils_no_other_and_does_not_come_again() -> None:
     sink.close()
     with os.fdopen(reading, "rb") as lines:
         assert lines.read().splitlines()[-2:] == [b"next", b"last"]
+
+
+# The chain
+
+
+async def test_a_chained_record_opens_closes_and_says_how_far_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    key = chain_key(b"k" * 32)
+    sink, chain, now = Lines(), Chain(key, "0" * 16), [100.25]
+    with caplog.at_level(logging.INFO, "gateway.audit"):
+        log = AuditLog(sink, wall=lambda: 1_800_000_000.5, monotonic=lambda: now[0], chain=chain, after="ab" * 32)
+        log.observe(exchange(1))
+        await until(lambda: log.events == 1)
+        assert caplog.messages == []
+        now[0] += CHECKPOINT_S
+        log.observe(exchange(2))
+        await until(lambda: log.events == 2)
+        assert caplog.messages == [f"the audit's chain is at {chain.head}"]
+        log.close()
+    assert caplog.messages[1:] == [f"the audit's chain is at {chain.head}"]
+    assert [event.get("event") for event in sink.events] == ["chain_opened", None, None, "chain_closed"]
+    assert sink.events[0]["after"] == "ab" * 32
+    assert list(verify(sink.octets.splitlines(), key, heads=[chain.head])) == []
+
+
+def test_the_last_mac_of_a_file_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "audit"
+    assert last_mac("stdout") == ""
+    assert last_mac(f"file:{file}") == ""
+    file.write_bytes(b"")
+    assert last_mac(f"file:{file}") == ""
+    chain = Chain(chain_key(b"k" * 32), "0" * 16)
+    file.write_bytes(
+        chain.link(b'{"a":1}')
+        + b"\n"
+        + chain.link(b'{"a":"%b"}' % (b"x" * 300_000))
+        + b"\n"
+        + chain.link(b'{"a":2}')
+        + b"\n"
+    )
+    assert last_mac(f"file:{file}") == chain.head.rpartition(":")[2]

@@ -1,0 +1,146 @@
+"""The audit's chain: each line carries a MAC over itself and the MAC before it: none can be removed, changed or moved.
+
+    {…,"chain":"<16 hex: one run of one gateway>","seq":<0, 1, 2 …>,"mac":"<64 hex: HMAC-SHA-256>"}
+
+Lines of several gateways may stand mixed in one file: each chain is followed by its own name. What a chain cannot show of
+itself is that its end is missing; so it is closed by a line of its own, names its predecessor when it starts, and tells the
+operator's log how far it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+_DOMAIN = b"gitlab-gateway audit chain 1"
+_TAIL = re.compile(rb'(?s)(.*,"chain":"([0-9a-f]{16})","seq":([0-9]{1,18})),"mac":"([0-9a-f]{64})"\}')
+_START = bytes(32)
+
+OPENED, CLOSED = "chain_opened", "chain_closed"
+
+
+def chain_key(audit_key: bytes) -> bytes:
+    """Of ``secrets.audit_key``, for this purpose alone: fingerprints are keyed otherwise."""
+    return hmac.digest(audit_key, _DOMAIN, hashlib.sha256)
+
+
+class Chain:
+    """One run of one gateway. ``name`` is 16 hex digits that no other run has."""
+
+    __slots__ = ("_key", "_mac", "_name", "_seq", "name")
+
+    def __init__(self, key: bytes, name: str) -> None:
+        self._key = key
+        self._mac = _START
+        self._seq = 0
+        self.name = name
+        self._name = name.encode("ascii")
+
+    def link(self, line: bytes) -> bytes:
+        """``line``, a JSON object with a member or more, as the next of the chain."""
+        body = b'%b,"chain":"%b","seq":%d' % (line[:-1], self._name, self._seq)
+        self._mac = hmac.digest(self._key, self._mac + body, hashlib.sha256)
+        self._seq += 1
+        return b'%b,"mac":"%b"}' % (body, self._mac.hex().encode("ascii"))
+
+    @property
+    def head(self) -> str:
+        """The last line so far, as ``verify`` takes it: ``NAME:SEQ:MAC``."""
+        return f"{self.name}:{self._seq - 1}:{self._mac.hex()}"
+
+
+class Flaw(msgspec.Struct, frozen=True):
+    """What is wrong at a line, counted from 1; line 0 is the end of the file."""
+
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.what}" if self.line else self.what
+
+
+class _Followed:
+    """How far one chain has been read."""
+
+    def __init__(self) -> None:
+        self.mac = _START
+        self.next_seq = 0
+        self.closed = False
+
+
+def verify(lines: Iterable[bytes], key: bytes, *, still_open: bool = False, heads: Iterable[str] = ()) -> Iterator[Flaw]:
+    """Every flaw of a file, its lines without their ends.
+
+    Args:
+        lines: In the order of the file.
+        key: ``chain_key``.
+        still_open: A gateway still writes, or was killed: a chain without its closing line is no flaw.
+        heads: ``Chain.head`` of old, from the operator's log: each must be in the file.
+    """
+    chains: dict[bytes, _Followed] = {}
+    macs: set[bytes] = set()
+    wanted = {tuple(head.encode("ascii", "replace").split(b":")) for head in heads}
+    for number, line in enumerate(lines, 1):
+        found = _TAIL.fullmatch(line)
+        if found is None:
+            yield Flaw(number, "is no line of a chain")
+            continue
+        body, name, seq, mac = found[1], found[2], int(found[3]), bytes.fromhex(found[4].decode("ascii"))
+        chain = chains.setdefault(name, _Followed())
+        if seq != chain.next_seq:
+            yield Flaw(number, f"is number {seq} of its chain where {chain.next_seq} belongs")
+        if not hmac.compare_digest(mac, hmac.digest(key, chain.mac + body, hashlib.sha256)):
+            yield Flaw(number, "was changed, or does not follow the line before it")
+        if chain.closed:
+            yield Flaw(number, "stands behind the closing line of its chain")
+        event = _event(line)
+        if (event == OPENED) is not (seq == 0):
+            yield Flaw(number, "opens a chain where none begins, or begins one without opening it")
+        after = _after(line) if event == OPENED else None
+        if after is not None and number > 1 and after not in macs:
+            yield Flaw(number, "names a line before it that is missing")
+        chain.closed = event == CLOSED
+        chain.mac, chain.next_seq = mac, seq + 1
+        macs.add(mac)
+        wanted.discard((name, found[3], found[4]))
+    for name, chain in chains.items():
+        if not chain.closed and not still_open:
+            yield Flaw(
+                0, f"chain {name.decode('ascii')} is not closed: its gateway still runs or was killed, or lines are missing"
+            )
+    if not chains:
+        yield Flaw(0, "there is no line")
+    for head in sorted(wanted):
+        yield Flaw(0, f"the line {b':'.join(head[:2]).decode('ascii', 'replace')} of the operator's log is missing")
+
+
+class _Marked(msgspec.Struct):
+    event: str = ""
+    after: str = ""
+
+
+_decode = msgspec.json.Decoder(_Marked).decode
+
+
+def _event(line: bytes) -> str:
+    try:
+        return _decode(line).event
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+def _after(line: bytes) -> bytes | None:
+    try:
+        return bytes.fromhex(_decode(line).after) or None
+    except (ValueError, RecursionError):
+        return None
+
+
+def mac_of(line: bytes) -> str:
+    """The MAC that a line carries; empty where it carries none."""
+    found = _TAIL.fullmatch(line)
+    return found[4].decode("ascii") if found is not None else ""

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.audit_chain import CLOSED, OPENED, Chain, Flaw, chain_key, mac_of, verify
+
+KEY = chain_key(b"an audit key of some length")
+
+
+def run(name: str, facts: list[str], after: str = "", *, close: bool = True) -> list[bytes]:
+    chain = Chain(KEY, name)
+    events: list[dict[str, str]] = [{"event": OPENED, **({"after": after} if after else {})}]
+    events += [{"target": fact} for fact in facts] + ([{"event": CLOSED}] if close else [])
+    return [chain.link(json.dumps(event).encode()) for event in events]
+
+
+ONE = run("a" * 16, ["/api/v4/user", "/api/v4/projects/1", '"chain":"x","seq":0}'])
+TWO = run("b" * 16, ["/x"], mac_of(ONE[-1]))
+WHOLE = ONE + TWO
+
+
+def flaws(lines: list[bytes], **more: object) -> list[str]:
+    return [str(flaw) for flaw in verify(lines, KEY, **more)]  # type: ignore[arg-type]
+
+
+def test_a_whole_record_has_no_flaw() -> None:
+    assert flaws(WHOLE) == []
+    assert flaws(TWO) == []  # a file that goes on after one that was rotated away
+    assert [json.loads(line)["seq"] for line in WHOLE] == [0, 1, 2, 3, 4, 0, 1, 2]
+
+
+def test_mixed_chains_are_told_apart() -> None:
+    other = run("c" * 16, ["/y", "/z"])
+    mixed = [line for pair in zip(ONE, [*other, None], strict=True) for line in pair if line is not None]
+    assert flaws(mixed) == []
+
+
+def test_another_key_makes_another_chain() -> None:
+    assert len(list(verify(WHOLE, chain_key(b"another")))) == len(WHOLE)
+
+
+@pytest.mark.parametrize("at", range(len(WHOLE)))
+def test_every_removal_is_found(at: int) -> None:
+    assert flaws(WHOLE[:at] + WHOLE[at + 1 :])
+
+
+@pytest.mark.parametrize("at", range(len(WHOLE)))
+def test_every_repetition_is_found(at: int) -> None:
+    for to in range(len(WHOLE) + 1):
+        assert flaws([*WHOLE[:to], WHOLE[at], *WHOLE[to:]])
+
+
+@given(st.integers(0, len(WHOLE) - 1), st.integers(0, 10_000), st.integers(1, 255))
+@settings(max_examples=300)
+def test_every_changed_octet_is_found(at: int, position: int, mask: int) -> None:
+    line = bytearray(WHOLE[at])
+    line[position % len(line)] ^= mask
+    assert flaws([*WHOLE[:at], bytes(line), *WHOLE[at + 1 :]])
+
+
+@given(st.permutations(range(len(ONE))))
+def test_every_other_order_is_found(order: list[int]) -> None:
+    assert bool(flaws([ONE[at] for at in order])) is (order != list(range(len(ONE))))
+
+
+@given(st.lists(st.text(max_size=20), max_size=8), st.data())
+@settings(max_examples=50)
+def test_any_record_bears_no_single_change(facts: list[str], data: st.DataObject) -> None:
+    lines = run("d" * 16, facts)
+    assert flaws(lines) == []
+    at = data.draw(st.integers(0, len(lines) - 1))
+    changes: dict[str, Callable[[], list[bytes]]] = {
+        "removed": lambda: lines[:at] + lines[at + 1 :],
+        "emptied": lambda: [*lines[:at], b"", *lines[at + 1 :]],
+        "added": lambda: [*lines[:at], b'{"target":"/x"}', *lines[at:]],
+        "cut": lambda: [*lines[:at], lines[at][:-1], *lines[at + 1 :]],
+    }
+    assert flaws(changes[data.draw(st.sampled_from(sorted(changes)))]())
+
+
+def test_what_was_forged_with_a_mac_of_old_is_found() -> None:
+    mac = mac_of(ONE[1]).encode()
+    forged = b'{"target":"/forged","chain":"%b","seq":1,"mac":"%b"}' % (b"a" * 16, mac)
+    assert flaws([ONE[0], forged, *ONE[2:]]) == ["line 2: was changed, or does not follow the line before it"]
+
+
+def test_a_missing_end_is_found_by_the_head_alone() -> None:
+    chain = Chain(KEY, "e" * 16)
+    lines = [chain.link(b'{"event":"chain_opened"}'), chain.link(b'{"target":"/x"}')]
+    head = chain.head
+    assert flaws(lines, still_open=True, heads=[head]) == []
+    assert flaws(lines[:-1], still_open=True) == []
+    assert flaws(lines[:-1], still_open=True, heads=[head]) == [f"the line {'e' * 16}:1 of the operator's log is missing"]
+    assert "is not closed" in flaws(lines)[0]
+    assert flaws([]) == ["there is no line"]
+    assert flaws(lines, still_open=True, heads=["nonsense"]) == ["the line nonsense of the operator's log is missing"]
+
+
+def test_lines_behind_the_end_and_chains_without_a_beginning_are_found() -> None:
+    chain = Chain(KEY, "f" * 16)
+    lines = [chain.link(b'{"a":1}'), chain.link(b'{"event":"chain_closed"}'), chain.link(b'{"a":2}')]
+    assert [flaw.line for flaw in verify(lines, KEY)] == [1, 3, 0]
+    assert str(Flaw(3, "is odd")) == "line 3: is odd"
+
+
+def test_what_carries_no_mac_says_so() -> None:
+    assert mac_of(b'{"target":"/x"}') == ""
+    assert flaws([b'{"target":"/x"}'], still_open=True)[0] == "line 1: is no line of a chain"
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"event":7', b'{"event":7}'[:-1], b'{"event":"chain_opened","after":"zz"}', b"{nonsense}"]
+)
+def test_what_reads_badly_is_judged_without_falling(line: bytes) -> None:
+    chain = Chain(KEY, "9" * 16)
+    list(verify([chain.link(line), *WHOLE], KEY))

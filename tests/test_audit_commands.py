@@ -1,0 +1,62 @@
+"""``gitlab-gateway audit verify``, on what a gateway wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.app.assembly import assemble
+from gateway.cli import main
+from gateway.config import load
+from gateway.core.exchange import Exchange
+
+
+async def written(tmp_path: Path, runs: int = 2) -> list[str]:
+    """The command's options, after as many runs of a gateway."""
+    file, audit = tmp_path / "gateway.yaml", tmp_path / "audit"
+    file.write_text(
+        "version: 1\nupstream: {url: 'http://127.0.0.1:1'}\nidentities: [{id: anyone, anonymous: true}]\n"
+        f"state_dir: {tmp_path}/state\naudit: {{sink: 'file:{audit}', chain: true}}\n"
+    )
+    config = load(file.read_text(), {}, str).config
+    assert config is not None
+    for number in range(runs):
+        made = await assemble(config)
+        assert made.audit is not None
+        made.audit.observe(Exchange(f"r-{number}", 0.0, "GET", "192.0.2.1"))
+        await made.stack.aclose()
+    return ["audit", "verify", str(audit), "--config", str(file)]
+
+
+async def test_the_record_of_two_runs_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = await written(tmp_path)
+    assert (tmp_path / "audit").read_text().count("\n") == 6
+    assert main(command) == 0
+    assert capsys.readouterr().err.endswith(": whole\n")
+
+
+@pytest.mark.parametrize("at", range(6))
+async def test_a_missing_line_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str], at: int) -> None:
+    command = await written(tmp_path)
+    lines = (tmp_path / "audit").read_text().splitlines(keepends=True)
+    (tmp_path / "audit").write_text("".join(lines[:at] + lines[at + 1 :]))
+    assert main(command) == 1
+    assert capsys.readouterr().out
+
+
+async def test_a_killed_gateway_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = await written(tmp_path, runs=1)
+    lines = (tmp_path / "audit").read_text().splitlines(keepends=True)
+    (tmp_path / "audit").write_text("".join(lines[:-1]))
+    assert main(command) == 1
+    assert main([*command, "--open"]) == 0
+    assert main([*command, "--open", "--head", "0:1:2"]) == 1
+    capsys.readouterr()
+
+
+async def test_a_file_that_is_not_there_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = await written(tmp_path, runs=1)
+    command[2] = str(tmp_path / "nowhere")
+    assert main(command) == 1
+    assert "failed" in capsys.readouterr().err
