@@ -117,7 +117,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Scores that tests recorded, on whichever worker they ran."""
     for reports in terminalreporter.stats.values():
         for report in reports:
-            for name, value in getattr(report, "user_properties", ()):
+            if getattr(report, "when", "") != "call":
+                continue
+            for name, value in report.user_properties:
                 if name == "score":
                     terminalreporter.write_line(str(value))
 
