@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,6 +113,35 @@ def test_nobody_notices_that_redis_is(world: SimpleNamespace, fault: str) -> Non
     assert load.slowest_s < STALL_S
     assert figure(gateway, f'gitlab_gateway_store_failures_total{{store="{this.seen_by}"}}') > failures
     quiet(gateway)
+
+
+def test_nobody_waits_for_a_redis_that_is_paused_for_ten_seconds(
+    demo: DemoGitLab, start_redis: Any, tmp_path: Path
+) -> None:
+    """The limiter alone is on Redis, so that no other wait can hide one of its own."""
+    server = start_redis()
+    config = shared_config(demo.url, limits=[{"id": "caller", "by": "caller", "rate": "1000000/min"}])
+    config["stores"]["keys"] = f"sqlite://{tmp_path}/keys.db"
+    config["cache"] = {"mode": "off"}
+    gateway = GatewayProcess(config, tmp_path / "gateway", {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": server.url})
+    try:
+        with Load(gateway, "/api/v4/version", token=gateway.new_key("bot"), pause_s=0.02) as load:
+            load.more(40)
+            os.kill(server.process.pid, signal.SIGSTOP)
+            try:
+                over = time.monotonic() + 10.0
+                until(lambda: time.monotonic() >= over, "ten seconds")
+            finally:
+                os.kill(server.process.pid, signal.SIGCONT)
+            until(lambda: set(checks(gateway).values()) == {"ok"}, "recovery without a restart")
+            load.more(40)
+        assert load.statuses == {200: len(load.answers)}
+        assert len(load.answers) > 200
+        assert load.broken == 0
+        assert load.slowest_s < STALL_S
+        quiet(gateway)
+    finally:
+        assert gateway.stop() == 0
 
 
 def test_scripts_that_redis_forgot_are_sent_again(world: SimpleNamespace) -> None:

@@ -112,17 +112,17 @@ def test_two_gateways_on_one_redis_admit_exactly_the_burst(
     processes = [GatewayProcess(config, directory / str(number), secrets) for number in range(2)]
     try:
         for token in (TOKENS.ada, processes[0].new_key("bot")):
-            assert _rush(processes, token, 400) == {200: BURST, 429: 400 - BURST}
+            assert rush(processes, token, 400) == {200: BURST, 429: 400 - BURST}
     finally:
         assert [process.stop() for process in processes] == [0, 0]
 
 
-def _rush(processes: list[GatewayProcess], token: str, requests: int) -> Counter[int]:
+def rush(processes: list[GatewayProcess], token: str, requests: int) -> Counter[int]:
     """Statuses of so many requests, sent over 16 connections that start together."""
     workers = 16
     together = threading.Barrier(workers)
 
-    def rush(number: int) -> Counter[int]:
+    def work(number: int) -> Counter[int]:
         port = processes[number % len(processes)].port
         octets = f"GET /api/v4/version HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nPRIVATE-TOKEN: {token}\r\n\r\n".encode()
         seen: Counter[int] = Counter()
@@ -134,4 +134,4 @@ def _rush(processes: list[GatewayProcess], token: str, requests: int) -> Counter
         return seen
 
     with ThreadPoolExecutor(workers) as pool:
-        return sum(pool.map(rush, range(workers)), Counter())
+        return sum(pool.map(work, range(workers)), Counter())

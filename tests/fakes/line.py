@@ -12,7 +12,8 @@ class Line:
     def __init__(self, to_port: int) -> None:
         self.port = 0
         self.delay_s = 0.0
-        self._to_port = to_port
+        self.to_port = to_port
+        """Of connections made from now on."""
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._flows = asyncio.Event()
@@ -42,7 +43,7 @@ class Line:
         self._writers.add(writer)
         beyond = None
         try:
-            there, beyond = await asyncio.open_connection("127.0.0.1", self._to_port)
+            there, beyond = await asyncio.open_connection("127.0.0.1", self.to_port)
             self._writers.add(beyond)
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._pass(reader, beyond, delayed=False))
