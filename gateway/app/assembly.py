@@ -184,7 +184,7 @@ async def _assemble(made: Assembly) -> None:
     room = made.cache_room = _cache(made)
     cache = room.cache
     stack.push_async_callback(cache.close)
-    made.bandwidth = BandwidthStage(Limits.compile(() if shared else compiled.bandwidths(config)))
+    made.bandwidth = BandwidthStage(Limits.compile(() if shared else compiled.bandwidths(config), names=room.names))
     observers: tuple[Observer, ...] = (made.metrics, Audited(made.audit))
     if shared:
         idle = LimitStage(MemoryBuckets())
@@ -230,7 +230,7 @@ async def _assemble(made: Assembly) -> None:
         authenticator = _authenticator(made, settings, verifier)
         stack.push_async_callback(authenticator.close)
         rules = Rules.compile(compiled.rules(config))
-        limits = Limits.compile(compiled.limits(config), compiled.costs(config))
+        limits = Limits.compile(compiled.limits(config), compiled.costs(config), room.names)
         made.desk = LimitOffice(limits, made.limits, made.audit)
         stack.callback(made.desk.close)
         road = Road(

@@ -12,6 +12,7 @@ from .access import Principal, PrincipalKind
 from .catalogue import Operation, ReferenceKind
 from .cost import Weights
 from .limits import EVERY, Limit, Scope, Take
+from .project_names import ProjectNames
 from .rule_match import Clause, Matcher, spell
 from .target import Target
 
@@ -67,9 +68,10 @@ class _Matched:
 class Limits:
     """The configured limits, compiled. ``takes_for`` costs two dictionary look-ups for a caller seen lately."""
 
-    def __init__(self, limits: tuple[Limit, ...], weights: Weights) -> None:
+    def __init__(self, limits: tuple[Limit, ...], weights: Weights, names: ProjectNames) -> None:
         self.limits = limits
         self._weights = weights
+        self._names = names
         self._matched = tuple(_Matched(limit) for limit in limits)
         self._alike = all(limit.match == EVERY and not limit.weighted for limit in limits)
         enforced = [limit for limit in limits if not limit.shadow and not limit.concurrent]
@@ -85,8 +87,13 @@ class Limits:
         self._everything = _Tariff(tuple([(limit, 1.0) for limit in limits]))
 
     @classmethod
-    def compile(cls, limits: Iterable[Limit], weights: Mapping[str, float] | None = None) -> Limits:
-        """Raises ValueError for a limit that no bucket can hold, and for a route that is none."""
+    def compile(
+        cls, limits: Iterable[Limit], weights: Mapping[str, float] | None = None, names: ProjectNames | None = None
+    ) -> Limits:
+        """``names``, which others fill, tell which path is which project.
+
+        Raises ValueError for a limit that no bucket can hold, and for a route that is none.
+        """
         compiled = tuple(limits)
         seen = set[str]()
         for limit in compiled:
@@ -97,7 +104,7 @@ class Limits:
             seen.add(limit.id)
             if not (0 < limit.rate <= 1e9 and 1 <= limit.burst <= 1e8 and 0 < limit.period_s < math.inf):
                 raise ValueError(f"limit {limit.id}: the rate is above 0 and at most 1e9, the burst from 1 to 1e8")
-        return cls(compiled, Weights(weights or {}))
+        return cls(compiled, Weights(weights or {}), ProjectNames() if names is None else names)
 
     def takes_for(
         self, principal: Principal, operation: Operation, target: Target, method: str, peer: str
@@ -105,7 +112,7 @@ class Limits:
         """The takes of one request, in the order configured; empty when no limit applies."""
         tariff = self._everything if self._alike else self._tariff(operation, target, method)
         unnamed = principal.kind is PrincipalKind.ANONYMOUS or principal.kind is PrincipalKind.PASSTHROUGH
-        project = _project(operation, target) if tariff.by_project else ""
+        project = self._project(operation, target) if tariff.by_project else ""
         seen = (peer if unnamed else principal.id, principal.kind, principal.team, principal.identity, project, tariff)
         takes = self._memo.get(seen)
         if takes is None:
@@ -126,6 +133,16 @@ class Limits:
         """Back to what is configured."""
         self._changed.pop(key, None)
         self._memo.clear()
+
+    def _project(self, operation: Operation, target: Target) -> str:
+        """The project of the path by its number, or as spelt there until an answer told the number: nobody asks GitLab for
+        a limit's sake. What no project can be called has one bucket together."""
+        for reference in operation.references:
+            if reference.kind in _PLACES:
+                spelt = spell(reference.value(target.segments)) or "?"
+                number = self._names.number_of(spelt.encode())
+                return number.decode() if number is not None else spelt
+        return ""
 
     def _as_changed(self, takes: tuple[Take, ...]) -> tuple[Take, ...]:
         found = [(take, self._changed.get(take.key, take.limit)) for take in takes]
@@ -177,12 +194,3 @@ def _takes(tariff: _Tariff, principal: Principal, address: str, project: str) ->
     return tuple(
         [Take(key_of(limit.id, subjects[limit.by]), limit, cost) for limit, cost in tariff.charges if subjects[limit.by]]
     )
-
-
-def _project(operation: Operation, target: Target) -> str:
-    """The project of the path, as spelt there: a number and a path are two subjects until GitLab is asked, which nobody
-    does for a limit's sake. What no project can be called has one bucket together."""
-    for reference in operation.references:
-        if reference.kind in _PLACES:
-            return spell(reference.value(target.segments)) or "?"
-    return ""

@@ -29,7 +29,7 @@ class Scope(enum.StrEnum):
     ORGANISATION = "organisation"
     """One bucket for all."""
     PROJECT = "project"
-    """Everybody's requests for one project, as its path or number is spelt; requests that name none take nothing."""
+    """Everybody's requests for one project, by its number where that is known; requests that name none take nothing."""
 
 
 class OnOutage(enum.StrEnum):

@@ -1,7 +1,8 @@
 """Which number is which path: learnt from answers and events that pass, so that a write by either purges the other.
 
-For invalidation alone. Nothing here ever decides who may see what, so a pair that is missing costs freshness for at most
-``access_ttl``, and one that is wrong costs a request.
+For invalidation and for limits by project. Nothing here ever decides who may see what, so a pair that is missing costs
+freshness for at most ``access_ttl`` or a second bucket, and one that is wrong costs a request. Only answers that GitLab
+composes itself are believed: what a user wrote into a file, a package or an avatar tells nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ _PATHS_OF_ONE = 4
 """A renamed project keeps its old names for a while: answers may still be stored under them."""
 # Collections below a project whose things are that project's own (related ones elsewhere may be anybody's).
 _OWN = frozenset({b"issues", b"merge_requests", b"pipelines"})
+
+
+_COMPOSED = frozenset({b"projects", b"groups", b"users"})
+# Of those, what is a user's octets.
+_UPLOADED = frozenset({b"avatar"})
 
 
 class _Thing(msgspec.Struct):
@@ -91,8 +97,9 @@ def names_in(below: tuple[bytes, ...], body: bytes, prefix: str = "") -> Iterato
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
     own = len(below) in {3, 4} and below[0] == b"projects" and below[2] in _OWN
+    composed = 1 <= len(below) <= 3 and below[0] in _COMPOSED and below[-1] not in _UPLOADED
     for thing in found if isinstance(found, list) else [found]:
-        if isinstance(thing.id, int) and thing.path_with_namespace:
+        if composed and isinstance(thing.id, int) and thing.path_with_namespace:
             yield b"%d" % thing.id, thing.path_with_namespace.encode()
         elif own and isinstance(thing.project_id, int):
             number = b"%d" % thing.project_id

@@ -12,6 +12,7 @@ from gateway.core.access import Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Reference, ReferenceKind, Surface
 from gateway.core.limit_plan import KEY_BYTES, Limits, address_group
 from gateway.core.limits import Limit, Match, Scope, Take
+from gateway.core.project_names import ProjectNames
 from gateway.core.target import Target, parse_target
 
 OPERATION = Operation("GET /api/v4/projects", Access.READ, Surface.REST)
@@ -237,6 +238,20 @@ def test_a_project_has_a_bucket_of_its_own(spelt: str, key: str) -> None:
     assert [take.key for take in takes] == [key]
     other = BY_PROJECT.takes_for(key_principal("other"), ISSUES, target(spelt), "POST", "10.0.0.1")
     assert [take.key for take in other] == [key]
+
+
+def test_a_number_and_its_path_are_one_bucket_once_an_answer_told() -> None:
+    names = ProjectNames()
+    limits = Limits.compile([Limit("project", Scope.PROJECT, 1.0, 5.0)], names=names)
+
+    def key(spelt: str) -> str:
+        (take,) = limits.takes_for(key_principal(), ISSUES, target(f"/api/v4/projects/{spelt}/issues"), "POST", "10.0.0.1")
+        return take.key
+
+    assert key("Group%2FName") == "{gw}:b:project:group/name"
+    names.learn(b"7", b"Group/Name")
+    assert key("Group%2FName") == key("group%2Fname") == key("7") == "{gw}:b:project:7"
+    assert key("group%2Fother") == "{gw}:b:project:group/other"
 
 
 def test_a_request_that_names_no_project_takes_from_none() -> None:

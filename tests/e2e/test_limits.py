@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,3 +136,16 @@ def rush(processes: list[GatewayProcess], token: str, requests: int) -> Counter[
 
     with ThreadPoolExecutor(workers) as pool:
         return sum(pool.map(work, range(workers)), Counter())
+
+
+def test_a_project_has_one_bucket_by_number_and_path_once_that_is_known(demo: DemoGitLab, tmp_path: Path) -> None:
+    limits = [{"id": "project", "by": "project", "rate": "1/hour", "burst": 6}]
+    gateway = GatewayProcess(demo_config(demo.url, limits=limits), tmp_path / "gateway", DEMO_SECRETS)
+    try:
+        by_path = "/api/v4/projects/platform%2Fapi"
+        told = ask(gateway.port, by_path, token=TOKENS.ada)
+        by_number = f"/api/v4/projects/{json.loads(told.body)['id']}"
+        seen = [ask(gateway.port, target, token=TOKENS.ada).status for _ in range(6) for target in (by_path, by_number)]
+        assert seen == [200] * 6 + [429] * 6
+    finally:
+        assert gateway.stop() == 0
