@@ -270,6 +270,8 @@ class Gateway:
 
     async def _refuse(self, down: Downstream, x: Exchange, told: _Told, rejection: Rejection) -> None:
         x.code = rejection.code.value
+        if rejection.rule:
+            x.rule = rejection.rule
         if down.started:
             x.aborted = "upstream" if rejection.source is Source.UPSTREAM else "gateway"
             down.abort()

@@ -392,11 +392,12 @@ def _refusal(verdict: Verdict, shadow: str, operation: Operation | None = None, 
     if verdict is Verdict.UNKNOWN_PLACE:
         kinds = [reference.kind for reference in operation.references] if operation is not None else []
         place = next((_PLACES[kind] for kind in kinds if kind in _PLACES), "Project")
-        return Rejection(Code.PROJECT_UNKNOWN, 404, f"404 {place} Not Found", detail=detail)
+        return Rejection(Code.PROJECT_UNKNOWN, 404, f"404 {place} Not Found", detail=detail, rule=rule)
     return Rejection(
         Code.FORBIDDEN,
         403,
         "403 Forbidden - Not allowed by the gateway's rules",
         proxy_error="http_request_denied",
         detail=detail,
+        rule=rule,
     )

@@ -81,6 +81,7 @@ class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejectio
         close: Close the client's connection after answering (framing can't be trusted, or a body was left unread).
         proxy_error: The RFC 9209 error token for ``Proxy-Status``, where one applies.
         detail: For the operator's log only; never sent, never holds a secret.
+        rule: The rule that denied, for the audit; never sent.
         oauth_error: Set where GitLab answers in OAuth's shape (``{"error": …, "error_description": …}``).
     """
 
@@ -96,6 +97,7 @@ class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejectio
         proxy_error: str | None = None,
         detail: str = "",
         oauth_error: str = "",
+        rule: str = "",
     ) -> None:
         super().__init__(code.value)
         self.code = code
@@ -107,6 +109,7 @@ class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejectio
         self.proxy_error = proxy_error
         self.detail = detail
         self.oauth_error = oauth_error
+        self.rule = rule
 
     def __repr__(self) -> str:
         return f"Rejection({self.code.value}, {self.status})"

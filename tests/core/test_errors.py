@@ -61,3 +61,9 @@ def test_forbidden(reason: str, message: str) -> None:
     rejection = forbidden(reason)
     assert (rejection.status, rejection.message, rejection.code) == (403, message, Code.FORBIDDEN)
     assert forbidden(reason, Code.SUDO_FORBIDDEN).code is Code.SUDO_FORBIDDEN
+
+
+def test_the_rule_that_denied_is_for_the_audit_alone() -> None:
+    refused = Rejection(Code.FORBIDDEN, 403, "403 Forbidden", rule="no-issues")
+    assert refused.rule == "no-issues"
+    assert "no-issues" not in f"{refused!r} {refused}"

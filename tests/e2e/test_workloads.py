@@ -29,7 +29,7 @@ def broker(demo: DemoGitLab, issuer: FakeIssuer, tmp_path_factory: pytest.TempPa
     claims = {"job_project_id": "1", "ref_protected": "true"}
     config["identities"].append({"id": "ci", "oidc": {"issuer": issuer.url, "audience": "gateway", "claims": claims}})
     rule = {"id": "ci", "for": ["ci"], "use": "ada", "allow": [{"access": "read", "projects": ["1"]}]}
-    config["rules"].append(rule)
+    config["rules"] += [rule, {"id": "no-issues", "for": ["ci"], "deny": [{"routes": ["/api/v4/projects/:id/issues"]}]}]
     process = GatewayProcess(config, tmp_path_factory.mktemp("broker"), DEMO_SECRETS)
     yield process
     assert process.stop() == 0
@@ -63,3 +63,10 @@ def test_a_forks_job_is_refused(broker: GatewayProcess, issuer: FakeIssuer) -> N
     assert ask(broker.port, "/api/v4/projects/1", job(issuer, job_project_id="666", project_id="1")).status == 401
     assert ask(broker.port, "/api/v4/projects/1", job(issuer, ref_protected="false")).status == 401
     assert ask(broker.port, "/api/v4/projects/1", job(issuer, exp=time.time() - 60)).status == 401
+
+
+def test_the_audit_names_the_rule_that_denied(broker: GatewayProcess, issuer: FakeIssuer) -> None:
+    refused = ask(broker.port, "/api/v4/projects/1/issues", job(issuer))
+    assert refused.status == 403
+    assert broker.audited(refused.request_id)["rule"] == "no-issues"
+    assert b"no-issues" not in refused.body
