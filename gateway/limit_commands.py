@@ -27,7 +27,7 @@ def add(commands: Any, add_command: Add) -> None:
     top = add_command(below, "top", _top, "the hottest callers now, and the state of their buckets")
     top.add_argument("--count", metavar="N", type=int, default=20)
     top.add_argument("--json", action="store_true")
-    change = add_command(below, "set", _set, "raise, lower or pause one bucket for a time, in this gateway")
+    change = add_command(below, "set", _set, "raise, lower or pause one bucket for a time")
     how = change.add_mutually_exclusive_group(required=True)
     how.add_argument("--factor", metavar="X", type=float, help="times the configured rate and burst: 2 raises, 0.5 lowers")
     how.add_argument("--pause", action="store_true", help="the limit does not apply")

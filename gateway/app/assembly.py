@@ -65,6 +65,7 @@ from ..road import Observer, Road
 from ..state_dir import open_state_dir, secret
 from ..stores.bucket_memory import MemoryBuckets
 from ..stores.bucket_redis import RedisBuckets
+from ..stores.changes_redis import RedisChanges
 from ..stores.keys_memory import MemoryKeys
 from ..stores.keys_redis import RedisKeys
 from ..stores.keys_sqlite import SqliteKeys
@@ -231,7 +232,9 @@ async def _assemble(made: Assembly) -> None:
         stack.push_async_callback(authenticator.close)
         rules = Rules.compile(compiled.rules(config))
         limits = Limits.compile(compiled.limits(config), compiled.costs(config), room.names)
-        made.desk = LimitOffice(limits, made.limits, made.audit)
+        board = RedisChanges(made.link(config.stores.shared.url, "changes", 0.25)) if config.stores.shared.shared else None
+        made.desk = LimitOffice(limits, made.limits, made.audit, board)
+        made.desk.start()
         stack.callback(made.desk.close)
         road = Road(
             entry=GitLabEntry(entry_settings, made.catalogue, peers),

@@ -1,7 +1,8 @@
 """Limits while the gateway runs: who is hot, and one bucket raised, lowered, paused or reset for a time.
 
-A changed bucket is changed in this gateway until its time is over or the gateway restarts; a reset is the store's and seen
-by every gateway. Each change is one line of the audit.
+A changed bucket is changed until its time is over. With a board, which gateways share, the others learn of it within two
+seconds, and those that start later, too; without one it is this gateway's alone, until it restarts. A reset is the store's
+and seen by every gateway at once. Each change is one line of the audit, at the gateway that was asked.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import msgspec
 
@@ -17,6 +19,7 @@ from ..core.exchange import Exchange
 from ..core.limit_plan import Limits, key_of
 from ..core.limits import BucketState, Limit, Scope, Take
 from ..limit_stage import LimitStage
+from ..ports import StoreUnavailable
 from ..telemetry.audit import AuditLog
 
 log = logging.getLogger("gateway.limits")
@@ -24,6 +27,15 @@ log = logging.getLogger("gateway.limits")
 LONGEST_S = 7 * 86_400.0
 _MOST = 1000.0
 _BOUND = 1000
+FOLLOW_EVERY_S = 2.0
+
+
+class Board(Protocol):
+    """Notes that all gateways see. Every method raises StoreUnavailable."""
+
+    async def read(self) -> dict[str, bytes]: ...
+    async def put(self, name: str, note: bytes) -> None: ...
+    async def drop(self, names: Iterable[str]) -> None: ...
 
 
 class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,17 +53,40 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float = 3600.0
 
 
+class _Note(msgspec.Struct, frozen=True):
+    wish: Wish
+    until: float
+    """Unix seconds, by the clock of the gateway that was asked."""
+
+
+class _Change(msgspec.Struct, frozen=True):
+    note: _Note
+    timer: asyncio.TimerHandle
+    shared: bool
+    """It is on the board, and over when it is gone from there."""
+
+
 class LimitOffice:
     """See ``edge.admin.LimitDesk``. Of one event loop."""
 
     def __init__(
-        self, limits: Limits, stage: LimitStage, audit: AuditLog | None, *, wall: Callable[[], float] = time.time
+        self,
+        limits: Limits,
+        stage: LimitStage,
+        audit: AuditLog | None,
+        board: Board | None = None,
+        *,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._limits = limits
         self._stage = stage
         self._audit = audit
         self._wall = wall
-        self._until: dict[str, tuple[float, asyncio.TimerHandle, Wish]] = {}
+        self._board = board
+        self._until: dict[str, _Change] = {}
+        self._changes = 0
+        """How often this gateway was asked: what was read before is no news after."""
+        self._follower: asyncio.Task[None] | None = None
 
     async def top(self, count: int) -> object:
         """The hottest callers with the state of their own buckets, and what is changed at present."""
@@ -67,7 +102,7 @@ class LimitOffice:
                     "buckets": [_shown(state) for state in decision.states],
                 }
             )
-        changed = [{**msgspec.to_builtins(wish), "until": until} for until, _, wish in self._until.values()]
+        changed = [{**msgspec.to_builtins(one.note.wish), "until": one.note.until} for one in self._until.values()]
         return {"callers": callers, "changed": changed, "waiting": self._stage.waiting}
 
     async def change(self, who: str, peer: str, wish: dict[str, object]) -> object:
@@ -78,27 +113,110 @@ class LimitOffice:
             raise ValueError(str(error)) from None
         limit = self._judged(asked)
         key = key_of(limit.id, asked.subject)
+        self._changes += 1
         self._restore(key)
         until = 0.0
         if asked.reset:
             self._stage.settle([Take(key, limit, -2 * limit.burst)])
         else:
             until = self._wall() + asked.seconds
-            timer = asyncio.get_running_loop().call_later(asked.seconds, self._restore, key)
-            self._until[key] = (until, timer, asked)
-            self._limits.change(key, None if asked.pause else _times(limit, asked.factor or 1.0))
+        note = _Note(asked, until)
+        shared = await self._tell(key, None if asked.reset else note)
+        if not asked.reset:
+            self._apply(key, limit, note, shared=shared)
         deed = "reset" if asked.reset else "pause" if asked.pause else f"factor={asked.factor:g}"
         log.warning("%s: %s of limit %s for %s", who, deed, limit.id, asked.subject)
         self._note(who, peer, f"limit={limit.id} subject={asked.subject} {deed} seconds={asked.seconds:g}")
-        return {"limit": limit.id, "subject": asked.subject, "done": deed, "until": until or None}
+        return {"limit": limit.id, "subject": asked.subject, "done": deed, "until": until or None, "shared": shared}
+
+    def start(self) -> None:
+        """Follow the board, where there is one, until closed."""
+        if self._board is not None:
+            self._follower = asyncio.get_running_loop().create_task(self._follow(self._board), name="limit-changes")
+
+    async def refresh(self) -> None:
+        """Do as the board says. While it is away, what is known holds until its time is over."""
+        if self._board is not None:
+            await self._read(self._board)
 
     def close(self) -> None:
         """Nothing outlives the gateway."""
-        for _, timer, _ in self._until.values():
-            timer.cancel()
+        if self._follower is not None:
+            self._follower.cancel()
+        for change in self._until.values():
+            change.timer.cancel()
         self._until.clear()
 
+    # Among gateways
+
+    async def _follow(self, board: Board) -> None:
+        while True:
+            await self._read(board)
+            await asyncio.sleep(FOLLOW_EVERY_S)
+
+    async def _read(self, board: Board) -> None:
+        before = self._changes
+        try:
+            notes = await board.read()
+            over = self._catch_up(notes) if before == self._changes else []
+            await board.drop(over)
+        except StoreUnavailable:
+            return
+
+    def _catch_up(self, notes: dict[str, bytes]) -> list[str]:
+        """Apply what is new and restore what is gone; the names of those whose time is over."""
+        now = self._wall()
+        wanted: dict[str, tuple[Limit, _Note]] = {}
+        over = []
+        for name, octets in notes.items():
+            try:
+                note = msgspec.json.decode(octets, type=_Note)
+                limit = self._known(note.wish)
+            except (msgspec.MsgspecError, ValueError):
+                continue  # of a gateway that is configured otherwise, or is newer
+            if note.until <= now:
+                over.append(name)
+            elif name == key_of(limit.id, note.wish.subject) and len(wanted) < _BOUND:
+                wanted[name] = (limit, note)
+        for key in [key for key, change in self._until.items() if change.shared and key not in wanted]:
+            self._restore(key)
+        for key, (limit, note) in wanted.items():
+            held = self._until.get(key)
+            if held is None or held.note != note:
+                log.info("another gateway changed limit %s for %s", limit.id, note.wish.subject)
+                self._apply(key, limit, note, shared=True)
+        return over
+
+    async def _tell(self, key: str, note: _Note | None) -> bool:
+        """Whether the other gateways will hear of it."""
+        if self._board is None:
+            return False
+        try:
+            if note is None:
+                await self._board.drop([key])
+            else:
+                await self._board.put(key, msgspec.json.encode(note))
+        except StoreUnavailable:
+            return False
+        finally:
+            self._changes += 1
+        return True
+
+    def _apply(self, key: str, limit: Limit, note: _Note, *, shared: bool) -> None:
+        self._restore(key)
+        wish = note.wish
+        lasting_s = min(LONGEST_S, max(0.0, note.until - self._wall()))
+        timer = asyncio.get_running_loop().call_later(lasting_s, self._restore, key)
+        self._until[key] = _Change(note, timer, shared)
+        self._limits.change(key, None if wish.pause else _times(limit, wish.factor or 1.0))
+
     def _judged(self, wish: Wish) -> Limit:
+        limit = self._known(wish)
+        if len(self._until) >= _BOUND and not wish.reset:
+            raise ValueError("too many buckets are changed already")
+        return limit
+
+    def _known(self, wish: Wish) -> Limit:
         limit = next((limit for limit in self._limits.limits if limit.id == wish.limit), None)
         if limit is None:
             raise ValueError("limit: is none of those configured")
@@ -110,14 +228,12 @@ class LimitOffice:
             raise ValueError("seconds: from 1 to 604800, a week")
         if not 1 <= len(wish.subject) <= 256 or not wish.subject.isprintable():
             raise ValueError("subject: is 1 to 256 printable characters")
-        if len(self._until) >= _BOUND and not wish.reset:
-            raise ValueError("too many buckets are changed already")
         return limit
 
     def _restore(self, key: str) -> None:
         held = self._until.pop(key, None)
         if held is not None:
-            held[1].cancel()
+            held.timer.cancel()
             self._limits.restore(key)
 
     def _note(self, who: str, peer: str, what: str) -> None:

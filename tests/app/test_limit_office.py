@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from gateway.core.limit_plan import Limits
 from gateway.core.limits import Limit, Scope
 from gateway.core.target import parse_target
 from gateway.limit_stage import LimitStage
+from gateway.ports import StoreUnavailable
 from gateway.stores.bucket_memory import MemoryBuckets
 
 OPERATION = Operation("GET /api/v4/user", Access.READ, Surface.REST)
@@ -64,7 +66,7 @@ async def test_a_change_ends_by_itself() -> None:
     office = Office()
     assert (await office.change(pause=True, seconds=1.0))["until"]
     assert await office.admitted(10) == 10
-    (timer,) = [timer for _, timer, _ in office.desk._until.values()]
+    (timer,) = [change.timer for change in office.desk._until.values()]
     timer._run()
     assert await office.admitted(10) == 4
 
@@ -112,3 +114,146 @@ async def test_changes_are_bounded() -> None:
         await office.change(pause=True)
     await office.change(reset=True)
     office.desk.close()
+
+
+# Among gateways
+
+
+class Notes:
+    """A board in memory, that may be away."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, bytes] = {}
+        self.away = False
+        self.read_by = asyncio.Event()
+
+    def _reach(self) -> None:
+        if self.away:
+            raise StoreUnavailable("away")
+
+    async def read(self) -> dict[str, bytes]:
+        self._reach()
+        self.read_by.set()
+        seen = dict(self.notes)
+        await asyncio.sleep(0)  # an answer is on its way for a while
+        return seen
+
+    async def put(self, name: str, note: bytes) -> None:
+        self._reach()
+        self.notes[name] = note
+
+    async def drop(self, names: Iterable[str]) -> None:
+        self._reach()
+        for name in names:
+            self.notes.pop(name, None)
+
+
+class Shared:
+    """Offices of two gateways on one board, with one clock."""
+
+    def __init__(self) -> None:
+        self.notes = Notes()
+        self.now = 1000.0
+        self.one, self.two = Office(), Office()
+        for office in (self.one, self.two):
+            office.desk = LimitOffice(office.limits, office.stage, None, self.notes, wall=lambda: self.now)
+
+    def burst(self, office: Office) -> float | None:
+        takes = office.limits.takes_for(BOT, OPERATION, TARGET, "GET", "")
+        return next((take.limit.burst for take in takes if take.limit.id == "caller"), None)
+
+    def close(self) -> None:
+        self.one.desk.close()
+        self.two.desk.close()
+
+
+async def test_other_gateways_do_as_one_was_told() -> None:
+    shared = Shared()
+    assert (await shared.one.change(factor=2.0, seconds=60.0))["shared"] is True
+    assert (shared.burst(shared.one), shared.burst(shared.two)) == (8.0, 4.0)
+    await shared.two.desk.refresh()
+    await shared.two.desk.refresh()
+    assert shared.burst(shared.two) == 8.0
+    await shared.two.change(pause=True)
+    await shared.one.desk.refresh()
+    assert shared.burst(shared.one) is None
+    await shared.one.change(reset=True)
+    await shared.two.desk.refresh()
+    assert (shared.burst(shared.one), shared.burst(shared.two)) == (4.0, 4.0)
+    shared.close()
+
+
+async def test_a_note_whose_time_is_over_is_removed_and_changes_nothing() -> None:
+    shared = Shared()
+    await shared.one.change(factor=2.0, seconds=60.0)
+    shared.now += 61.0
+    await shared.two.desk.refresh()
+    assert shared.burst(shared.two) == 4.0
+    assert shared.notes.notes == {}
+    await shared.one.desk.refresh()
+    assert shared.burst(shared.one) == 4.0
+    shared.close()
+
+
+async def test_without_the_board_a_change_is_this_gateways_and_lasts() -> None:
+    shared = Shared()
+    await shared.two.change(factor=3.0)
+    shared.notes.away = True
+    assert (await shared.one.change(factor=2.0))["shared"] is False
+    await shared.one.desk.refresh()
+    await shared.two.desk.refresh()
+    assert (shared.burst(shared.one), shared.burst(shared.two)) == (8.0, 12.0)
+    shared.notes.away, shared.notes.notes = False, {}
+    await shared.one.desk.refresh()
+    await shared.two.desk.refresh()
+    assert (shared.burst(shared.one), shared.burst(shared.two)) == (8.0, 4.0)
+    shared.close()
+
+
+async def test_what_was_read_before_a_change_does_not_undo_it() -> None:
+    shared = Shared()
+    reading = asyncio.ensure_future(shared.one.desk.refresh())
+    await asyncio.sleep(0)
+    await shared.one.change(factor=2.0)
+    await reading
+    assert shared.burst(shared.one) == 8.0
+    shared.close()
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"",
+        b"\xff",
+        b'{"wish":{"limit":"gone","subject":"bot","factor":2},"until":9000}',
+        b'{"wish":{"limit":"caller","subject":"bot","factor":1e9},"until":9000}',
+        b'{"wish":{"limit":"caller","subject":"other","factor":2},"until":9000}',
+        b'{"wish":{"limit":"caller","subject":"bot","new":1},"until":9000}',
+    ],
+)
+async def test_notes_of_gateways_that_are_otherwise_are_passed_over(note: bytes) -> None:
+    shared = Shared()
+    shared.notes.notes["{gw}:b:caller:bot"] = note
+    await shared.one.desk.refresh()
+    assert shared.burst(shared.one) == 4.0
+    assert len(shared.notes.notes) == 1
+    shared.close()
+
+
+async def test_the_board_is_followed_from_the_start_until_closed() -> None:
+    shared = Shared()
+    await shared.one.change(factor=2.0)
+    shared.two.desk.start()
+    await asyncio.wait_for(shared.notes.read_by.wait(), 5)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert shared.burst(shared.two) == 8.0
+    follower = shared.two.desk._follower
+    shared.close()
+    assert follower is not None
+    await asyncio.gather(follower, return_exceptions=True)
+    assert follower.cancelled()
+    alone = Office()
+    alone.desk.start()
+    await alone.desk.refresh()
+    alone.desk.close()
