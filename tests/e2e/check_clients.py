@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import pytest
 
 from gateway.demo.gitlab import DemoGitLab
 from gateway.demo.seed import TOKENS
+from tests.e2e.conftest import DEMO_SECRETS, demo_config
+from tests.e2e.load import figure
 from tests.e2e.running import ROOT, GatewayProcess
 
 QUESTIONS = {b"/api/v4/personal_access_tokens/self", b"/oauth/token/info", b"/api/v4/job"}
@@ -81,6 +85,10 @@ def test_ruby_gitlab(gateway: GatewayProcess, token: str, tmp_path: Path) -> Non
 
 @pytest.fixture
 def glab(gateway: GatewayProcess, token: str, tmp_path: Path) -> Any:
+    return _glab(gateway, token, tmp_path)
+
+
+def _glab(gateway: GatewayProcess, token: str, tmp_path: Path) -> Any:
     host = f"127.0.0.1:{gateway.port}"
     (tmp_path / "config.yml").write_text(
         f"check_update: false\nhosts:\n  {host}:\n    token: {token}\n    api_host: {host}\n    api_protocol: http\n"
@@ -105,3 +113,60 @@ def test_glab(glab: Any) -> None:
     made = json.loads(glab("api", "-X", "POST", "projects/platform%2Fapi/issues", "-f", "title=From glab"))
     assert made["title"] == "From glab"
     assert f"#{made['iid']}" in glab("issue", "list", "--repo", "platform/api", "--per-page", "100")
+
+
+# Beyond their limit: `glab api` and ruby-gitlab never try again, so they are let wait; glab's commands read the headers
+
+RATE, BURST, REQUESTS = 5, 5, 40
+ABSORBED = "gitlab_gateway_limit_absorbed_total"
+
+RUBY_DRIVEN = """
+require 'gitlab'
+asked = 4.times.map do
+  Thread.new do
+    client = Gitlab.client(endpoint: ENV['ENDPOINT'], private_token: ENV['TOKEN'])
+    10.times.map { client.user.username }
+  end
+end
+puts asked.flat_map(&:value).length
+"""
+
+
+@pytest.fixture(scope="module")
+def absorbing(demo: DemoGitLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    limits = [{"id": "caller", "by": "caller", "rate": f"{RATE * 60}/min", "burst": BURST, "absorb": "30s"}]
+    process = GatewayProcess(demo_config(demo.url, limits=limits), tmp_path_factory.mktemp("absorbing"), DEMO_SECRETS)
+    yield process
+    assert process.stop() == 0
+
+
+def test_ruby_gitlab_is_absorbed(absorbing: GatewayProcess, tmp_path: Path) -> None:
+    started, before = time.monotonic(), figure(absorbing, ABSORBED)
+    told = _run(["ruby", "-e", RUBY_DRIVEN], tmp_path, ENDPOINT=f"{absorbing.url}/api/v4", TOKEN=TOKENS.bob)
+    assert told.split() == [str(REQUESTS)]
+    assert time.monotonic() - started >= (REQUESTS - BURST) / RATE - 0.5
+    assert figure(absorbing, ABSORBED) > before
+
+
+def test_glab_api_is_absorbed(absorbing: GatewayProcess, tmp_path: Path) -> None:
+    glab = _glab(absorbing, TOKENS.ada, tmp_path)
+    started, before = time.monotonic(), figure(absorbing, ABSORBED)
+    with ThreadPoolExecutor(8) as threads:
+        told = list(threads.map(lambda _: json.loads(glab("api", "user"))["username"], range(REQUESTS)))
+    assert told == ["ada"] * REQUESTS
+    assert time.monotonic() - started >= (REQUESTS - BURST) / RATE - 0.5
+    assert figure(absorbing, ABSORBED) > before
+
+
+def test_glabs_commands_slow_down_by_the_headers(demo: DemoGitLab, tmp_path: Path) -> None:
+    limits = [{"id": "caller", "by": "caller", "rate": f"{RATE * 60}/min", "burst": BURST, "advertise": True}]
+    gateway = GatewayProcess(demo_config(demo.url, limits=limits), tmp_path / "gateway", DEMO_SECRETS)
+    try:
+        glab = _glab(gateway, TOKENS.ada, tmp_path)
+        with ThreadPoolExecutor(3) as threads:
+            told = list(threads.map(lambda _: glab("issue", "list", "--repo", "platform/api"), range(REQUESTS // 2)))
+        assert len(told) == REQUESTS // 2
+        assert all("#" in one for one in told)
+        assert figure(gateway, 'gitlab_gateway_limit_decisions_total{limit="caller",outcome="refused"}') > 0
+    finally:
+        assert gateway.stop() == 0
