@@ -201,7 +201,9 @@ class Gateway:
             flow = None
             if reply.chunks is not None:
                 flow = road.bandwidth.flow(principal, operation, target, head.method, admitted.client)
-            await self._relay(down, x, reply, self._answer(reply.head, x, told, principal), flow)
+            await self._relay(
+                down, x, reply, self._answer(reply.head, x, told, principal, stored=not errand.started_at), flow
+            )
         finally:
             reply.release()
             x.cache_stored = outcome.stored.value
@@ -235,8 +237,10 @@ class Gateway:
             reply.release()
             x.upstream_s = self.monotonic() - errand.started_at
 
-    def _answer(self, head: ResponseHead, x: Exchange, told: _Told, principal: Principal) -> ResponseHead:
-        fields = self.road.dialect.merged(told.decision, principal, head.status, head.fields, self._wall())
+    def _answer(
+        self, head: ResponseHead, x: Exchange, told: _Told, principal: Principal, *, stored: bool = False
+    ) -> ResponseHead:
+        fields = self.road.dialect.merged(told.decision, principal, head.status, head.fields, self._wall(), stored=stored)
         return ResponseHead(head.status, (*fields, _id_field(x)), head.reason)
 
     async def _relay(

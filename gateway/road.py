@@ -70,7 +70,16 @@ class Dialect(Protocol):
         """The limits' fields of an answer the gateway makes itself."""
         ...
 
-    def merged(self, decision: Decision | None, principal: Principal, status: int, fields: Fields, now: float) -> Fields:
+    def merged(
+        self,
+        decision: Decision | None,
+        principal: Principal,
+        status: int,
+        fields: Fields,
+        now: float,
+        *,
+        stored: bool = ...,
+    ) -> Fields:
         """An answer's ``fields`` with exactly one set of limits, ours or GitLab's, as a unit."""
         ...
 

@@ -30,9 +30,23 @@ class LimitDialect:
             return self._headers.nominal()
         return self._headers.fields_for(decision, principal.id)
 
-    def merged(self, decision: Decision | None, principal: Principal, status: int, fields: Fields, now: float) -> Fields:
-        """Brokered callers always see the gateway's numbers: GitLab's describe a credential shared with others."""
+    def merged(
+        self,
+        decision: Decision | None,
+        principal: Principal,
+        status: int,
+        fields: Fields,
+        now: float,
+        *,
+        stored: bool = False,
+    ) -> Fields:
+        """Brokered callers always see the gateway's numbers: GitLab's describe a credential shared with others.
+
+        ``stored``: GitLab was not asked, and no stored answer keeps its limits.
+        """
         ours = self.told(decision, principal)
+        if stored:
+            return fields + ours
         merge = own if principal.brokered else stricter
         return merge(ours, fields, status=status, now=now)
 
@@ -50,6 +64,15 @@ class NoDialect:
         del decision, principal
         return ()
 
-    def merged(self, decision: Decision | None, principal: Principal, status: int, fields: Fields, now: float) -> Fields:
-        del decision, principal, status, now
+    def merged(
+        self,
+        decision: Decision | None,
+        principal: Principal,
+        status: int,
+        fields: Fields,
+        now: float,
+        *,
+        stored: bool = False,
+    ) -> Fields:
+        del decision, principal, status, now, stored
         return fields

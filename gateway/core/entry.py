@@ -101,6 +101,8 @@ class GitLabEntry:
 
     def target(self, head: RequestHead) -> Target:
         """Stage one, by itself: refusals after it know which surface they answer for."""
+        if head.memo:
+            return self._admitted(head.memo).target
         settings = self._settings
         if head.method not in METHODS:
             raise Rejection(
@@ -146,10 +148,27 @@ class GitLabEntry:
 
     def operation(self, head: RequestHead, target: Target) -> Operation:
         """Stage two: what it is."""
+        if head.memo:
+            return self._admitted(head.memo).operation
         return self._catalogue.match(head.method, target)
+
+    @staticmethod
+    def _admitted(memo: list[object]) -> Admitted:
+        """What was made of the same head before: these stages ask nobody, so it still holds."""
+        admitted = memo[0]
+        assert isinstance(admitted, Admitted)
+        return admitted
 
     def admit(self, head: RequestHead, target: Target, operation: Operation) -> Admitted:
         """Stage three: for whom it is, from where, and with which claim."""
+        if head.memo:
+            return self._admitted(head.memo)
+        admitted = self._admit(head, target, operation)
+        if head.memo is not None:
+            head.memo.append(admitted)
+        return admitted
+
+    def _admit(self, head: RequestHead, target: Target, operation: Operation) -> Admitted:
         repeated: Fields = ()
         carriers: Iterable[Field] = head.fields
         if self._judged is not None and self._judged[0] is head and target.authority is None:

@@ -29,6 +29,8 @@ class RequestHead(msgspec.Struct, frozen=True, gc=False):
     """The client's own connection was TLS (``X-Forwarded-Proto`` is made from this or from a trusted peer)."""
     peer: str = ""
     """The peer's address without port; ``unix:`` for a Unix socket."""
+    memo: list[object] | None = None
+    """Where a pure stage may leave what it made of this very head: a connection that repeats a request repeats the head."""
 
 
 class ResponseHead(msgspec.Struct, frozen=True, gc=False):

@@ -24,10 +24,13 @@ _TOKEN = re.compile(
     rb"|ggw_[0-9A-Za-z]{8,}|eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_.-]{8,}|whsec_[0-9A-Za-z+/=]{8,})"
 )
 
+# An encoded letter, digit, dash, underscore or dot: nothing that needs encoding, so it may hide something.
+_HIDING = re.compile(rb"%(?:25)*(?:2[de]|3[0-9]|[46][1-9a-f]|[57][0-9a]|5f)", re.IGNORECASE)
+
 
 def redact(text: bytes) -> bytes:
     """``text`` (a raw target, a header value, an error's words) with secrets blanked. Returns the same object if clean."""
-    if b"%" in text:
+    if b"%" in text and _HIDING.search(text):
         # Encoding a letter, once or twice, is how a token hides from the pattern: then the decoded text is shown, blanked.
         plain = percent_decode(percent_decode(text))
         if _TOKEN.search(plain):

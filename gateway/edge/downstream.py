@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODYLESS = frozenset({204, 304})
 _as_line = b": ".join
+_HTTP_11 = (1, 1)
 _VERSIONS = frozenset({(1, 0), (1, 1)})
 
 # RFC 9110 §5.6.7 dates, one per second of the process's life.
@@ -116,14 +117,27 @@ class AiohttpDownstream:
         fields = message.raw_headers
         version = message.version
         self.version_served = version in _VERSIONS
-        length: int | None = None
         self.expects_continue = False
+        self.body: ClientBody | None = None
+        last = protocol.last_head
+        if (
+            last is not None
+            and message.path == protocol.last_path
+            and message.method == last.method
+            and fields == last.fields
+            and version == _HTTP_11
+            and not message.chunked
+        ):
+            self.head = last
+            return
+        length: int | None = None
         if hdrs.EXPECT in message.headers:
             self.expects_continue = message.headers[hdrs.EXPECT].lower() == "100-continue" and version >= (1, 1)
         has_body = not payload.at_eof() or message.chunked
         if not message.chunked and hdrs.CONTENT_LENGTH in message.headers:
             length = int(message.headers[hdrs.CONTENT_LENGTH])
             has_body = length > 0
+        repeatable = not has_body and version == _HTTP_11
         self.head = RequestHead(
             method=message.method,
             target=message.path.encode("utf-8", "surrogateescape"),
@@ -133,8 +147,10 @@ class AiohttpDownstream:
             http_10=version < (1, 1),
             tls=protocol.is_tls,
             peer=protocol.peer,
+            memo=[] if repeatable else None,
         )
-        self.body: ClientBody | None = None
+        if repeatable:
+            protocol.last_head, protocol.last_path = self.head, message.path
         if has_body:
             self.body = ClientBody(self, payload, length, protocol.settings.body_idle_s)
 

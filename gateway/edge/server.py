@@ -25,7 +25,7 @@ from aiohttp.web import PayloadAccessError, RequestPayloadError
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from ..core.errors import Code, Rejection, bad_request
-from ..core.messages import ResponseHead
+from ..core.messages import RequestHead, ResponseHead
 from .downstream import AiohttpDownstream, ClientGone, http_date
 from .status import status_line
 from .tunnel import ClientTunnel
@@ -71,7 +71,7 @@ def require_c_parser() -> None:
 class Connection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_head_deadline", "_server", "_tunnel", "is_tls", "peer", "settings")
+    __slots__ = ("_head_deadline", "_server", "_tunnel", "is_tls", "last_head", "last_path", "peer", "settings")
 
     def __init__(self, server: TrafficServer, settings: EdgeSettings, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
@@ -81,6 +81,9 @@ class Connection(RequestHandler):
         self.is_tls = False
         self._head_deadline: asyncio.TimerHandle | None = None
         self._tunnel: ClientTunnel | None = None
+        self.last_head: RequestHead | None = None
+        """Of the last request without a body: who polls sends the same one again, and what was made of it still holds."""
+        self.last_path = ""
 
     @property
     def draining(self) -> bool:

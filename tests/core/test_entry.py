@@ -219,3 +219,22 @@ def test_few_repeated_fields_are_remembered() -> None:
     door = gitlab()
     for number in range(1100):
         assert enter(door, head("GET", b"/api/v4/projects", HOST, (b"X-N", b"%d" % number))).repeated
+
+
+def test_a_repeated_head_is_judged_once() -> None:
+    """A connection that polls hands in the very same head: what was made of it still holds."""
+    entry = gitlab()
+    again = RequestHead("GET", b"/api/v4/user", ((b"Host", b"git.example.com"), (b"PRIVATE-TOKEN", b"t")), memo=[])
+    first_time = entry.admit(again, target := entry.target(again), entry.operation(again, target))
+    assert again.memo == [first_time]
+    assert entry.target(again) is first_time.target
+    assert entry.operation(again, target) is first_time.operation
+    assert entry.admit(again, target, first_time.operation) is first_time
+
+
+def test_a_refused_head_leaves_nothing_behind() -> None:
+    entry = gitlab()
+    bad = RequestHead("GET", b"/api/v4/internal/x", ((b"Host", b"git.example.com"),), memo=[])
+    with pytest.raises(Rejection):
+        entry.admit(bad, target := entry.target(bad), entry.operation(bad, target))
+    assert bad.memo == []

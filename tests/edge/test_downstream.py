@@ -12,7 +12,7 @@ from aiohttp.web_protocol import RequestHandler
 from pytest_aiohttp.plugin import AiohttpRawServer
 
 from gateway.core.errors import Code, Rejection
-from gateway.core.messages import Fields, ResponseHead, first
+from gateway.core.messages import Fields, RequestHead, ResponseHead, first
 from gateway.edge.downstream import AiohttpDownstream, ClientGone, http_date
 from gateway.edge.server import Connection, EdgeSettings
 from tests.edge.wire import SOON_S, Client, Handler, request, traffic
@@ -31,6 +31,8 @@ class Plain:
 
     def __init__(self, protocol: RequestHandler) -> None:
         self._protocol = protocol
+        self.last_head: RequestHead | None = None
+        self.last_path = ""
 
     @property
     def transport(self) -> asyncio.Transport | None:
