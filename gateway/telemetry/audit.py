@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import operator
 import os
 import queue
 import sys
@@ -111,8 +112,8 @@ def last_mac(where: str) -> str:
 _encode = msgspec.json.Encoder().encode
 
 
-def _line(_logger: object, _name: str, event: MutableMapping[str, Any]) -> bytes:
-    return _encode(event["event"])
+def _lines(_logger: object, _name: str, event: MutableMapping[str, Any]) -> tuple[tuple[list[bytes]], dict[str, Any]]:
+    return ([_encode(one) for one in event["event"]],), {}
 
 
 class _Batch:
@@ -121,15 +122,15 @@ class _Batch:
     def __init__(self) -> None:
         self.lines: list[bytes] = []
 
-    def msg(self, line: bytes) -> None:
-        self.lines.append(line)
+    def msg(self, lines: list[bytes]) -> None:
+        self.lines += lines
 
 
 class _AuditLogger(structlog.BoundLoggerBase):
-    """structlog without levels, context or copies: one processor, bytes out."""
+    """structlog without levels, context or copies: one processor, one call a batch, bytes out."""
 
-    def line(self, event: dict[str, Any]) -> None:
-        self._proxy_to_logger("msg", event)  # type: ignore[arg-type]  # its one processor knows what it gets
+    def lines(self, events: list[dict[str, Any]]) -> None:
+        self._proxy_to_logger("msg", events)  # type: ignore[arg-type]  # its one processor knows what it gets
 
 
 class AuditLog:
@@ -160,7 +161,7 @@ class AuditLog:
         self._pending: list[tuple[Exchange, float, float]] = []
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._batch = _Batch()
-        self._log = _AuditLogger(self._batch, processors=[_line], context={})
+        self._log = _AuditLogger(self._batch, processors=[_lines], context={})
         self._queue: queue.Queue[bytes | None] = queue.Queue(queued_batches)
         self.events = 0
         self.dropped = 0
@@ -187,8 +188,8 @@ class AuditLog:
 
     def _render(self, batch: list[tuple[Exchange, float, float]]) -> None:
         lines = self._batch.lines
-        for exchange, ended_at, ended_mono in batch:
-            self._log.line(event_of(exchange, ended_at, ended_mono))
+        if batch:
+            self._log.lines([event_of(*finished) for finished in batch])
         self.events += len(lines)
         if self._chain is not None:
             lines[:] = [self._chain.link(line) for line in lines]
@@ -254,6 +255,25 @@ def _text(value: bytes) -> str:
     return redact(value).decode("utf-8", "backslashreplace")
 
 
+_PLAIN = (
+    "code",
+    "identity",
+    "principal",
+    "principal_kind",
+    "team",
+    "credential_kind",
+    "credential_fingerprint",
+    "rule",
+    "limit_shadow",
+    "cache_status",
+    "cache_reason",
+    "cache_stored",
+    "aborted",
+)
+"""Facts that go into the line as they are, where there are any."""
+_plain_of = operator.attrgetter(*_PLAIN)
+
+
 def event_of(x: Exchange, ended_at: float, ended_mono: float) -> dict[str, Any]:
     """The audit line's members. Empty facts are left out; names are stable within one ``schema``."""
     duration_s = ended_mono - x.started_at
@@ -270,24 +290,7 @@ def event_of(x: Exchange, ended_at: float, ended_mono: float) -> dict[str, Any]:
         "bytes_in": x.bytes_in,
         "bytes_out": x.bytes_out,
     }
-    for name in (
-        "code",
-        "identity",
-        "principal",
-        "principal_kind",
-        "team",
-        "credential_kind",
-        "credential_fingerprint",
-        "rule",
-        "limit_shadow",
-        "cache_status",
-        "cache_reason",
-        "cache_stored",
-        "aborted",
-    ):
-        value = getattr(x, name)
-        if value:
-            event[name] = value
+    event |= {name: value for name, value in zip(_PLAIN, _plain_of(x), strict=True) if value}
     if x.sudo:
         # A caller's own words, as the target is: a name, or a token put in the wrong field.
         event["sudo"] = _text(x.sudo.encode("utf-8", "surrogateescape"))
