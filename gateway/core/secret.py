@@ -9,14 +9,22 @@ import hmac
 class Secret:
     """A credential's value. ``repr``, ``str``, ``format`` and pickling never show it; ``reveal()`` is the one way out."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_keyed", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = value
+        self._keyed: tuple[bytes, bytes] | None = None
 
     def reveal(self) -> str:
         """The value itself: for the wire and for hashing, nothing else."""
         return self._value
+
+    def keyed(self, key: bytes) -> bytes:
+        """``keyed_hash`` of the value; the last one is kept, because a repeated request presents the same object."""
+        kept = self._keyed
+        if kept is None or kept[0] is not key:
+            kept = self._keyed = (key, keyed_hash(key, self._value))
+        return kept[1]
 
     def __repr__(self) -> str:
         return "Secret(…)"

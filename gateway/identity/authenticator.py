@@ -150,11 +150,10 @@ class PrincipalAuthenticator:
         )
 
     async def _by_key(self, claim: Claim, peer: str) -> Principal:
-        text = claim.secret.reveal()
-        key = keyed_hash(self._process_key, text)
+        key = claim.secret.keyed(self._process_key)
         found = self._keys.recall(key)
         # A key that cannot be one costs no lookup; one that is remembered costs not even the checksum.
-        if found is Recall.REFRESH or (found is Recall.ASK and is_well_formed(text)):
+        if found is Recall.REFRESH or (found is Recall.ASK and is_well_formed(claim.secret.reveal())):
             lookup = _Lookup(
                 flight=(key, False),
                 ask=lambda: self._keys.look_up(key, claim.secret),

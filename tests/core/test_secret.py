@@ -71,3 +71,12 @@ def test_fingerprint() -> None:
     shown = fingerprint(KEY, Secret(VALUE))
     assert shown == "tok:" + keyed_hash(KEY, VALUE, 6).hex()
     assert len(shown) == 16
+
+
+def test_a_keyed_hash_is_kept_for_its_key_alone() -> None:
+    secret = Secret("value")
+    one, two = b"1" * 32, b"2" * 32
+    assert secret.keyed(one) == keyed_hash(one, "value")
+    assert secret.keyed(one) is secret.keyed(one)
+    assert secret.keyed(two) == keyed_hash(two, "value")
+    assert "value" not in repr(secret)
