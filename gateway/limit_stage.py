@@ -42,12 +42,16 @@ class Ticket:
 
     def close(self, spent: Spent | None) -> None:
         """The request is over. ``spent`` is None where nothing is known of an answer: the cost stays as taken."""
-        if not self.decision.allowed:
-            return
-        for take in self._takes:
-            if take.limit.concurrent or take.limit.settlement is not None:
-                self._settle(spent)
-                return
+        if self.owes():
+            self._settle(spent)
+
+    def owes(self) -> bool:
+        """There is something to put in order: most requests hold no place and are not settled."""
+        if self.decision.allowed:
+            for take in self._takes:
+                if take.limit.concurrent or take.limit.settlement is not None:
+                    return True
+        return False
 
     def _settle(self, spent: Spent | None) -> None:
         changes: list[Take] = []

@@ -118,7 +118,7 @@ class Gateway:
             self.in_flight -= 1
             x.bytes_out = down.sent_bytes
             x.bytes_in = down.received_bytes
-            if told.ticket is not None:
+            if told.ticket is not None and told.ticket.owes():
                 told.ticket.close(told.errand.spent(down.sent_bytes) if told.errand is not None else None)
             self.observe(x)
 
