@@ -25,7 +25,7 @@ from gateway.core.messages import ResponseHead
 from gateway.ports import Reply, RequestBody, UpstreamRequest
 
 CEILINGS = {"hit": 240, "not modified": 264, "refused": 245, "miss": 1060}
-"""Calls a request, some eight in a hundred above what was counted: 221, 243, 224, and up to 977 for a miss, whose store makes room now and then."""
+"""Calls a request, some eight in a hundred above what was counted: 221, 243, 224, up to 977."""
 
 ROUNDS = 50
 OURS = str(Path(gateway.__file__).parent)
