@@ -14,22 +14,27 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Sequence
-from typing import TypeAlias, cast
-
-import hiredis
 
 from .redis_address import RedisAddress, parse_address
+from .redis_wire import (
+    GRACE_S,
+    Argument,
+    Command,
+    Garbled,
+    RedisError,
+    RedisUnavailable,
+    RedisValue,
+    Wire,
+    connected,
+    packed,
+)
 
-RedisValue: TypeAlias = "int | bytes | list[RedisValue] | None"
-Argument = bytes | str | int | float
-Command = Sequence[Argument]
+__all__ = ["Argument", "Command", "RedisError", "RedisLink", "RedisUnavailable", "RedisValue"]
 
 _MAX_IN_FLIGHT = 4096
 """Replies awaited at most; beyond that Redis is not keeping up, and more calls would only wait to time out."""
-_MAX_UNSENT_BYTES = 8 * 1024 * 1024
 _FAILURES_TO_DROP = 5
 """Calls in a row without an answer after which the connection counts as dead (half-open TCP, a stopped process)."""
-_CONNECT_TIMEOUT_S = 1.0
 _BACKOFF_S = (0.05, 1.0)
 """First and longest pause between attempts to connect; the longest keeps recovery under two seconds."""
 _OUTAGES = frozenset(
@@ -38,24 +43,6 @@ _OUTAGES = frozenset(
 """Errors that say how Redis is, not what it was asked: full, a replica, still loading …"""
 _REMEMBERED_S = 2.0
 """For so long after one of them the link counts as unwell: reads go on being answered by a Redis that takes no writes."""
-_GRACE_S = 0.002
-"""uvloop runs timers before it reads sockets: after a stall of our own the reply may lie there unread. Look once more."""
-
-
-class RedisUnavailable(Exception):  # noqa: N818 — a state of the world the caller acts on
-    """No answer in time, or no connection. Whether the command ran is unknown."""
-
-
-class RedisError(Exception):
-    """Redis answered with an error. ``kind`` is its first word: ``NOSCRIPT``, ``READONLY``, ``OOM``, ``WRONGTYPE`` …
-
-    The text is kept off ``str()``: Redis quotes arguments in some of its messages.
-    """
-
-    def __init__(self, text: str = "ERR") -> None:
-        self.kind = text.partition(" ")[0][:32]
-        self.detail = text[:200]
-        super().__init__(self.kind)
 
 
 class _Slot:
@@ -86,7 +73,7 @@ class RedisLink:
         self._timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._wire: _Wire | None = None
+        self._wire: Wire | None = None
         self._down = False
         self._closed = False
         self._unanswered = 0
@@ -158,7 +145,7 @@ class RedisLink:
             future.set_result([])
             return future
         # Packed before the slot exists: an argument that can't be packed must not leave a place without a command.
-        self._out.append(_packed(commands))
+        self._out.append(packed(commands))
         self._slots.append(_Slot(future, len(commands), loop.time() + self._timeout_s))
         if self._timer is None:
             self._timer = loop.call_later(self._timeout_s, self._expire)
@@ -189,8 +176,10 @@ class RedisLink:
 
     # Replies and their absence
 
-    def replied(self, reply: RedisValue | RedisError) -> None:
+    def _replied(self, reply: RedisValue | RedisError) -> None:
         """The connection's next reply, for the oldest slot."""
+        if not self._slots:
+            raise Garbled
         slot = self._slots[0]
         slot.replies.append(reply)
         if isinstance(reply, RedisError) and reply.kind in _OUTAGES and self._loop is not None:
@@ -202,10 +191,6 @@ class RedisLink:
                 self._unanswered = 0
                 slot.future.set_result(slot.replies)
 
-    @property
-    def expects(self) -> bool:
-        return bool(self._slots)
-
     def _expire(self) -> None:
         """Fail what is overdue. One timer serves every call: all have the same timeout, so deadlines stand in order."""
         self._timer = None
@@ -215,7 +200,7 @@ class RedisLink:
         overdue = [slot for slot in self._slots if slot.deadline <= now and not slot.future.done()]
         if overdue and not self._grace:
             self._grace = True
-            self._timer = loop.call_later(_GRACE_S, self._expire)
+            self._timer = loop.call_later(GRACE_S, self._expire)
             return
         self._grace = False
         for slot in overdue:
@@ -265,7 +250,7 @@ class RedisLink:
         pause = _BACKOFF_S[0]
         while True:
             try:
-                wire = await self._connect(loop)
+                wire = await connected(self._address, self.name, self._timeout_s, self._replied)
             except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
                 self.trouble = refused.kind if isinstance(refused, RedisError) else type(refused).__name__
                 self._fail_all("down")
@@ -284,114 +269,3 @@ class RedisLink:
             self._down = True
             await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
             pause = min(pause * 2, _BACKOFF_S[1])
-
-    async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Wire:
-        """A greeted connection. Its last greeting must be answered within the calls' own timeout: a Redis too slow for
-        them is no better than none, and must not be found out again by every caller."""
-        at = self._address
-        wire = _Wire(self)
-        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            if at.path:
-                await loop.create_unix_connection(lambda: wire, at.path, ssl=at.tls)
-            else:
-                await loop.create_connection(lambda: wire, at.host, at.port, ssl=at.tls)
-        try:
-            greeting: list[Command] = []
-            if at.password:
-                greeting.append(("AUTH", at.username, at.password) if at.username else ("AUTH", at.password))
-            greeting.append(("CLIENT", "SETNAME", f"gitlab-gateway:{self.name}"))
-            if at.db:
-                greeting.append(("SELECT", at.db))
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await wire.greet(greeting)
-            async with asyncio.timeout(max(self._timeout_s, _GRACE_S * 5)):
-                await wire.greet([("PING",)])
-        except BaseException:
-            wire.abort()
-            raise
-        wire.greeted()
-        return wire
-
-
-class _Wire(asyncio.Protocol):
-    """One TCP, TLS or Unix connection. Until greeted its replies are its own, then the link's."""
-
-    def __init__(self, link: RedisLink) -> None:
-        self._link: RedisLink | None = None
-        self._owner = link
-        self._transport: asyncio.Transport | None = None
-        self._reader = hiredis.Reader(protocolError=_Garbled, replyError=RedisError)
-        self._greeting: asyncio.Future[None] | None = None
-        self._greetings = 0
-        self.full = False
-        self.lost = asyncio.Event()
-
-    def write(self, octets: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(octets)
-
-    def abort(self) -> None:
-        self._link = None
-        if self._transport is not None:
-            self._transport.abort()
-
-    async def greet(self, commands: Sequence[Command]) -> None:
-        """Raises RedisError, or RedisUnavailable when the connection ends first."""
-        self._greeting = asyncio.get_running_loop().create_future()
-        self._greetings = len(commands)
-        self.write(_packed(commands))
-        await self._greeting
-
-    def greeted(self) -> None:
-        self._greeting = None
-        self._link = self._owner
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not checked by its class: uvloop's transports are no subclass of asyncio's.
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=_MAX_UNSENT_BYTES)
-
-    def pause_writing(self) -> None:
-        self.full = True
-
-    def resume_writing(self) -> None:
-        self.full = False
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
-                self._replied(reply)
-        except _Garbled:
-            # Out of step for good: whatever comes next would answer somebody else's question.
-            self.abort()
-
-    def _replied(self, reply: RedisValue | RedisError) -> None:
-        greeting = self._greeting
-        if greeting is not None:
-            self._greetings -= 1
-            if greeting.done():
-                return
-            if isinstance(reply, RedisError):
-                greeting.set_exception(reply)
-            elif self._greetings == 0:
-                greeting.set_result(None)
-        elif self._link is not None:
-            if not self._link.expects:
-                raise _Garbled
-            self._link.replied(reply)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        if self._greeting is not None and not self._greeting.done():
-            self._greeting.set_exception(RedisUnavailable("connection lost"))
-        self.lost.set()
-
-
-def _packed(commands: Sequence[Command]) -> bytes:
-    # hiredis annotates the argument as a tuple of exactly one element; it takes any.
-    return b"".join([hiredis.pack_command((*command,)) for command in commands])  # type: ignore[arg-type]
-
-
-class _Garbled(Exception):  # noqa: N818 — never leaves this module
-    """Not RESP, or a reply nobody asked for."""

@@ -1,0 +1,158 @@
+"""One connection to Redis: greeted, written to, and its replies handed on in order (RESP2, parsed by hiredis).
+
+What asks and waits is ``redis_link``; what only listens is ``redis_ear``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, cast
+
+import hiredis
+
+from .redis_address import RedisAddress
+
+RedisValue: TypeAlias = "int | bytes | list[RedisValue] | None"
+Argument = bytes | str | int | float
+Command = Sequence[Argument]
+
+CONNECT_TIMEOUT_S = 1.0
+GRACE_S = 0.002
+"""uvloop runs timers before it reads sockets: after a stall of our own the reply may lie there unread. Look once more."""
+_MAX_UNSENT_BYTES = 8 * 1024 * 1024
+
+
+class RedisUnavailable(Exception):  # noqa: N818 — a state of the world the caller acts on
+    """No answer in time, or no connection. Whether the command ran is unknown."""
+
+
+class RedisError(Exception):
+    """Redis answered with an error. ``kind`` is its first word: ``NOSCRIPT``, ``READONLY``, ``OOM``, ``WRONGTYPE`` …
+
+    The text is kept off ``str()``: Redis quotes arguments in some of its messages.
+    """
+
+    def __init__(self, text: str = "ERR") -> None:
+        self.kind = text.partition(" ")[0][:32]
+        self.detail = text[:200]
+        super().__init__(self.kind)
+
+
+class Garbled(Exception):  # noqa: N818 — never leaves the connection
+    """Not RESP, or a reply nobody asked for."""
+
+
+Receive: TypeAlias = "Callable[[RedisValue | RedisError], None]"
+"""Given each reply in turn; raises Garbled to have the connection dropped."""
+
+
+class Wire(asyncio.Protocol):
+    """One TCP, TLS or Unix connection. Until greeted its replies are its own, then its owner's."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive: Receive | None = None
+        self._owner = receive
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(protocolError=Garbled, replyError=RedisError)
+        self._greeting: asyncio.Future[None] | None = None
+        self._greetings = 0
+        self.full = False
+        self.lost = asyncio.Event()
+
+    def write(self, octets: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(octets)
+
+    def abort(self) -> None:
+        self._receive = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def greet(self, commands: Sequence[Command]) -> None:
+        """Raises RedisError, or RedisUnavailable when the connection ends first."""
+        self._greeting = asyncio.get_running_loop().create_future()
+        self._greetings = len(commands)
+        self.write(packed(commands))
+        await self._greeting
+
+    def greeted(self) -> None:
+        self._greeting = None
+        self._receive = self._owner
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not checked by its class: uvloop's transports are no subclass of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_MAX_UNSENT_BYTES)
+
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = False
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self._replied(reply)
+        except Garbled:
+            # Out of step for good: whatever comes next would answer somebody else's question.
+            self.abort()
+
+    def _replied(self, reply: RedisValue | RedisError) -> None:
+        greeting = self._greeting
+        if greeting is not None:
+            self._greetings -= 1
+            if greeting.done():
+                return
+            if isinstance(reply, RedisError):
+                greeting.set_exception(reply)
+            elif self._greetings == 0:
+                greeting.set_result(None)
+        elif self._receive is not None:
+            self._receive(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._greeting is not None and not self._greeting.done():
+            self._greeting.set_exception(RedisUnavailable("connection lost"))
+        self.lost.set()
+
+
+async def connected(at: RedisAddress, name: str, timeout_s: float, receive: Receive) -> Wire:
+    """A greeted connection, shown as ``name`` by ``CLIENT LIST``.
+
+    Its last greeting must be answered within ``timeout_s``, which is its owner's for calls: a Redis too slow for them is
+    no better than none, and must not be found out again by every caller. Raises OSError, RedisError, RedisUnavailable, or
+    ValueError where no resolver takes the name.
+    """
+    loop = asyncio.get_running_loop()
+    wire = Wire(receive)
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        if at.path:
+            await loop.create_unix_connection(lambda: wire, at.path, ssl=at.tls)
+        else:
+            await loop.create_connection(lambda: wire, at.host, at.port, ssl=at.tls)
+    try:
+        greeting: list[Command] = []
+        if at.password:
+            greeting.append(("AUTH", at.username, at.password) if at.username else ("AUTH", at.password))
+        greeting.append(("CLIENT", "SETNAME", f"gitlab-gateway:{name}"))
+        if at.db:
+            greeting.append(("SELECT", at.db))
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await wire.greet(greeting)
+        async with asyncio.timeout(max(timeout_s, GRACE_S * 5)):
+            await wire.greet([("PING",)])
+    except BaseException:
+        wire.abort()
+        raise
+    wire.greeted()
+    return wire
+
+
+def packed(commands: Sequence[Command]) -> bytes:
+    """As one write."""
+    # hiredis annotates the argument as a tuple of exactly one element; it takes any.
+    return b"".join([hiredis.pack_command((*command,)) for command in commands])  # type: ignore[arg-type]

@@ -1,0 +1,78 @@
+"""One connection to Redis, at a real server and at one that lies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from gateway.stores.redis_address import parse_address
+from gateway.stores.redis_wire import Garbled, RedisError, RedisUnavailable, RedisValue, connected, packed
+
+
+async def test_replies_come_in_order_once_it_is_greeted(redis_url: str) -> None:
+    heard: list[RedisValue | RedisError] = []
+    both = asyncio.Event()
+
+    def receive(reply: RedisValue | RedisError) -> None:
+        heard.append(reply)
+        if len(heard) == 3:
+            both.set()
+
+    wire = await connected(parse_address(redis_url), "wire-test", 2.0, receive)
+    wire.write(packed([("CLIENT", "GETNAME"), ("NOSUCH",)]) + packed([("ECHO", b"\x00\xff")]))
+    await asyncio.wait_for(both.wait(), 10)
+    assert heard[0] == b"gitlab-gateway:wire-test"
+    assert isinstance(heard[1], RedisError)
+    assert heard[2] == b"\x00\xff"
+    wire.abort()
+    await asyncio.wait_for(wire.lost.wait(), 10)
+
+
+async def served(
+    script: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> tuple[str, asyncio.Server]:
+    server = await asyncio.start_server(script, "127.0.0.1", 0)
+    return f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", server
+
+
+async def test_a_refused_greeting_is_raised_and_the_connection_let_go(redis_url: str) -> None:
+    address = parse_address(redis_url.replace("redis://", "redis://:wrong@"))
+    with pytest.raises(RedisError):
+        await connected(address, "wire-test", 2.0, lambda _: None)
+
+
+async def test_a_server_that_hangs_up_while_it_is_greeted_is_unavailable() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.close()
+
+    url, server = await served(hang_up)
+    with pytest.raises(RedisUnavailable):
+        await connected(parse_address(url), "wire-test", 2.0, lambda _: None)
+    server.close()
+
+
+@pytest.mark.parametrize("nonsense", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+refused by the owner\r\n"])
+async def test_what_is_out_of_step_ends_the_connection(nonsense: bytes) -> None:
+    async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"SETNAME")
+        writer.write(b"+OK\r\n")
+        await reader.readuntil(b"PING")
+        writer.write(b"+PONG\r\n")
+        await reader.readuntil(b"ECHO")
+        writer.write(nonsense)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    def refuse(_: RedisValue | RedisError) -> None:
+        raise Garbled
+
+    url, server = await served(lie)
+    wire = await connected(parse_address(url), "wire-test", 2.0, refuse)
+    wire.write(packed([("ECHO", "x")]))
+    await asyncio.wait_for(wire.lost.wait(), 10)
+    server.close()
