@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import operator
 import os
 import queue
 import sys
@@ -129,7 +128,7 @@ class _Batch:
 class _AuditLogger(structlog.BoundLoggerBase):
     """structlog without levels, context or copies: one processor, one call a batch, bytes out."""
 
-    def lines(self, events: list[dict[str, Any]]) -> None:
+    def lines(self, events: list[AuditLine]) -> None:
         self._proxy_to_logger("msg", events)  # type: ignore[arg-type]  # its one processor knows what it gets
 
 
@@ -189,7 +188,7 @@ class AuditLog:
     def _render(self, batch: list[tuple[Exchange, float, float]]) -> None:
         lines = self._batch.lines
         if batch:
-            self._log.lines([event_of(*finished) for finished in batch])
+            self._log.lines([line_of(*finished) for finished in batch])
         self.events += len(lines)
         if self._chain is not None:
             lines[:] = [self._chain.link(line) for line in lines]
@@ -255,60 +254,87 @@ def _text(value: bytes) -> str:
     return redact(value).decode("utf-8", "backslashreplace")
 
 
-_PLAIN = (
-    "code",
-    "identity",
-    "principal",
-    "principal_kind",
-    "team",
-    "credential_kind",
-    "credential_fingerprint",
-    "rule",
-    "limit_shadow",
-    "cache_status",
-    "cache_reason",
-    "cache_stored",
-    "aborted",
-)
-"""Facts that go into the line as they are, where there are any."""
-_plain_of = operator.attrgetter(*_PLAIN)
+class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The audit line's members, in their order. Empty facts are left out; names are stable within one ``schema``."""
+
+    schema: int
+    time: str
+    request_id: str
+    peer: str
+    method: str
+    target: str
+    operation: str
+    status: int
+    duration_ms: float
+    bytes_in: int
+    bytes_out: int
+    code: str = ""
+    identity: str = ""
+    principal: str = ""
+    principal_kind: str = ""
+    team: str = ""
+    credential_kind: str = ""
+    credential_fingerprint: str = ""
+    rule: str = ""
+    limit_shadow: str = ""
+    cache_status: str = ""
+    cache_reason: str = ""
+    cache_stored: str = ""
+    aborted: str = ""
+    sudo: str = ""
+    upstream_credential: str = ""
+    limit: str = ""
+    limit_remaining: float | msgspec.UnsetType = msgspec.UNSET
+    upstream_status: int | msgspec.UnsetType = msgspec.UNSET
+    upstream_ms: float | msgspec.UnsetType = msgspec.UNSET
+    upstream_connect_ms: float | msgspec.UnsetType = msgspec.UNSET
+    upstream_first_byte_ms: float | msgspec.UnsetType = msgspec.UNSET
+    upstream_request_id: str = ""
+    user_agent: str = ""
 
 
-def event_of(x: Exchange, ended_at: float, ended_mono: float) -> dict[str, Any]:
-    """The audit line's members. Empty facts are left out; names are stable within one ``schema``."""
+def line_of(x: Exchange, ended_at: float, ended_mono: float) -> AuditLine:
+    """What is told of one exchange. Positions instead of names: they are a third of the cost."""
     duration_s = ended_mono - x.started_at
-    event: dict[str, Any] = {
-        "schema": SCHEMA,
-        "time": _timestamp(ended_at - duration_s),
-        "request_id": x.request_id,
-        "peer": x.peer,
-        "method": x.method,
-        "target": _text(x.target),
-        "operation": x.operation,
-        "status": x.status,
-        "duration_ms": round(duration_s * 1000, 3),
-        "bytes_in": x.bytes_in,
-        "bytes_out": x.bytes_out,
-    }
-    event |= {name: value for name, value in zip(_PLAIN, _plain_of(x), strict=True) if value}
-    if x.sudo:
+    asked = bool(x.upstream_status or x.upstream_s)
+    unset = msgspec.UNSET
+    return AuditLine(
+        SCHEMA,
+        _timestamp(ended_at - duration_s),
+        x.request_id,
+        x.peer,
+        x.method,
+        _text(x.target),
+        x.operation,
+        x.status,
+        round(duration_s * 1000, 3),
+        x.bytes_in,
+        x.bytes_out,
+        x.code,
+        x.identity,
+        x.principal,
+        x.principal_kind,
+        x.team,
+        x.credential_kind,
+        x.credential_fingerprint,
+        x.rule,
+        x.limit_shadow,
+        x.cache_status,
+        x.cache_reason,
+        x.cache_stored,
+        x.aborted,
         # A caller's own words, as the target is: a name, or a token put in the wrong field.
-        event["sudo"] = _text(x.sudo.encode("utf-8", "surrogateescape"))
-    if x.permit_use:
-        event["upstream_credential"] = x.permit_use
-    if x.limit_id:
-        event["limit"] = x.limit_id
-        event["limit_remaining"] = round(x.limit_remaining, 3)
-    if x.upstream_status or x.upstream_s:
-        event["upstream_status"] = x.upstream_status
-        event["upstream_ms"] = round(x.upstream_s * 1000, 3)
-        event["upstream_connect_ms"] = round(x.upstream_connect_s * 1000, 3)
-        event["upstream_first_byte_ms"] = round(x.upstream_first_byte_s * 1000, 3)
-    if x.upstream_request_id:
-        event["upstream_request_id"] = x.upstream_request_id
-    if x.user_agent:
-        event["user_agent"] = _text(x.user_agent)
-    return event
+        _text(x.sudo.encode("utf-8", "surrogateescape")) if x.sudo else "",
+        x.permit_use,
+        x.limit_id,
+        round(x.limit_remaining, 3) if x.limit_id else unset,
+        x.upstream_status if asked else unset,
+        round(x.upstream_s * 1000, 3) if asked else unset,
+        round(x.upstream_connect_s * 1000, 3) if asked else unset,
+        round(x.upstream_first_byte_s * 1000, 3) if asked else unset,
+        x.upstream_request_id,
+        _text(x.user_agent) if x.user_agent else "",
+    )
 
 
 _second = 0

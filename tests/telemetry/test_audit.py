@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.core.audit_chain import Chain, chain_key, verify
@@ -23,8 +24,8 @@ from gateway.telemetry.audit import (
     AuditLog,
     NullSink,
     StreamSink,
-    event_of,
     last_mac,
+    line_of,
     open_sink,
 )
 
@@ -106,7 +107,7 @@ def test_every_fact_has_its_place() -> None:
         bytes_in=3,
         bytes_out=4,
     )
-    event = event_of(x, 1_800_000_000.5, 100.25)
+    event = msgspec.to_builtins(line_of(x, 1_800_000_000.5, 100.25))
     expected = {
         "schema": SCHEMA,
         "time": "2027-01-15T08:00:00.250Z",
@@ -148,7 +149,7 @@ def test_every_fact_has_its_place() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     always = "schema time request_id peer method target operation status duration_ms bytes_in bytes_out"
-    assert set(event_of(exchange(), 1.0, 101.0)) == set(always.split())
+    assert set(msgspec.to_builtins(line_of(exchange(), 1.0, 101.0))) == set(always.split())
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_what_is_not_known_is_left_out() -> None:
     ],
 )
 def test_a_token_in_the_wrong_place_is_blanked(facts: dict[str, object]) -> None:
-    line = json.dumps(event_of(exchange(**facts), 1.0, 101.0))
+    line = json.dumps(msgspec.to_builtins(line_of(exchange(**facts), 1.0, 101.0)))
     assert "c4n4ry" not in line
     assert "[redacted]" in line
 
@@ -177,7 +178,7 @@ async def test_octets_that_are_no_text_are_told_all_the_same() -> None:
 
 @pytest.mark.parametrize("at", [0.0, 0.9999, 1_800_000_000.0, 1_799_999_999.9996])
 async def test_instants_are_rfc_3339(at: float) -> None:
-    text = event_of(exchange(), at, 100.0)["time"]
+    text = msgspec.to_builtins(line_of(exchange(), at, 100.0))["time"]
     assert len(text) == len("2027-01-15T08:00:00.250Z")
     assert text[19] == "."
     assert text.startswith(time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(int(at))))
