@@ -1,0 +1,153 @@
+"""Upstream tokens that rotation made, encrypted wherever they lie, and the store behind them.
+
+    format (1) · nonce (12) · AES-256-GCM( msgpack of the record )
+
+The record's id and version are the associated data: a value moved to another credential, or put back from an older version,
+does not decrypt. One that does not decrypt is told, never overwritten.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Protocol
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from ..core.kept_token import KeptToken, Rotation
+from ..core.secret import Secret, keyed_hash
+
+_FORMAT = 1
+_NONCE_BYTES = 12
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """A record as a store holds it."""
+
+    id: str
+    version: int
+    octets: bytes
+
+    def __repr__(self) -> str:
+        return f"Sealed({self.id}, version {self.version})"
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Everything a store holds, at one moment of its own clock."""
+
+    records: tuple[Sealed, ...]
+    now: float
+    readers: dict[str, float]
+    """Gateway → when it last read."""
+
+
+class SealedStore(Protocol):
+    """Where sealed records lie. Every method raises StoreUnavailable for an outage; calls may overlap and be cancelled."""
+
+    async def read(self, reader: str) -> Page:
+        """All records; that ``reader`` has read them is noted for the others."""
+        ...
+
+    async def put(self, record: Sealed, expect: int, fence: int | None) -> bool:
+        """Durably, in place of version ``expect`` (0: of none). False, and nothing has changed: another version is there,
+        or ``fence`` is not the latest that ``lead`` gave. None leaves it to the version alone."""
+        ...
+
+    async def lead(self, holder: str, lease_s: float) -> int | None:
+        """Become, or stay, the one who rotates: the fence, which is higher for every new leader. None: somebody else is."""
+        ...
+
+    async def resign(self, holder: str) -> None:
+        """Let another lead at once."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A page, decrypted."""
+
+    tokens: dict[str, KeptToken]
+    broken: tuple[str, ...]
+    """Ids of records that do not decrypt: another key wrote them, or somebody changed them."""
+    now: float
+    readers: dict[str, float]
+
+
+class _Content(msgspec.Struct, frozen=True):
+    token: str | None
+    token_id: int
+    user_id: int
+    scopes: tuple[str, ...]
+    expires_at: float | None
+    rotation: Rotation | None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Content).decode
+
+
+class CredentialVault:
+    """Seals and opens what ``store`` keeps. ``key`` has at least 16 octets."""
+
+    def __init__(self, store: SealedStore, key: bytes) -> None:
+        if len(key) < 16:
+            raise ValueError("an encryption key has at least 16 octets")
+        self._store = store
+        self._cipher = AESGCM(keyed_hash(key[:64], b"credentials: values", 32))
+        self.lead = store.lead
+        self.resign = store.resign
+        self.close = store.close
+
+    async def read(self, reader: str) -> Opened:
+        """As ``SealedStore.read``."""
+        page = await self._store.read(reader)
+        opened = {record.id: self._open(record) for record in page.records}
+        broken = tuple(sorted(name for name, token in opened.items() if token is None))
+        return Opened({name: token for name, token in opened.items() if token is not None}, broken, page.now, page.readers)
+
+    async def put(self, token: KeptToken, expect: int, fence: int | None) -> bool:
+        """As ``SealedStore.put``; ``token.version`` must be above ``expect``."""
+        if token.version <= expect:
+            raise ValueError("a version never goes back")
+        return await self._store.put(self._seal(token), expect, fence)
+
+    def _seal(self, token: KeptToken) -> Sealed:
+        content = _encode(
+            _Content(
+                token.token.reveal() if token.token is not None else None,
+                token.token_id,
+                token.user_id,
+                token.scopes,
+                token.expires_at,
+                token.rotation,
+            )
+        )
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        octets = bytes((_FORMAT,)) + nonce + self._cipher.encrypt(nonce, content, _bound_to(token.id, token.version))
+        return Sealed(token.id, token.version, octets)
+
+    def _open(self, record: Sealed) -> KeptToken | None:
+        octets = record.octets
+        if len(octets) <= 1 + _NONCE_BYTES or octets[0] != _FORMAT:
+            return None
+        nonce, rest = octets[1 : 1 + _NONCE_BYTES], octets[1 + _NONCE_BYTES :]
+        try:
+            found = _decode(self._cipher.decrypt(nonce, rest, _bound_to(record.id, record.version)))
+        except (InvalidTag, msgspec.MsgspecError):
+            return None
+        return KeptToken(
+            record.id,
+            record.version,
+            Secret(found.token) if found.token is not None else None,
+            found.token_id,
+            found.user_id,
+            found.scopes,
+            found.expires_at,
+            found.rotation,
+        )
+
+
+def _bound_to(name: str, version: int) -> bytes:
+    return b"%d\0%d\0%b" % (_FORMAT, version, name.encode())

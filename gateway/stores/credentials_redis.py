@@ -1,0 +1,79 @@
+"""Sealed upstream tokens in Redis, shared by every gateway that reads it: a SealedStore.
+
+One slot holds the records, who reads them, who leads and how many have led. Redis' clock is the only clock. Redis must not
+evict these keys, and must persist them: ``maxmemory-policy noeviction`` and an append-only file.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from ..ports import StoreUnavailable
+from .credential_vault import Page, Sealed
+from .redis_link import RedisError, RedisLink, RedisUnavailable
+
+_RECORDS = "ggw:{credentials}:records"
+_READERS = "ggw:{credentials}:readers"
+_LEADER = "ggw:{credentials}:leader"
+_FENCE = "ggw:{credentials}:fence"
+
+_SILENT_MS = 600_000
+"""A gateway that has not read for so long is not listed any more."""
+
+
+class RedisCredentials:
+    """The link is whoever's made it: closing the store leaves it open."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        lua = resources.files(__package__) / "lua"
+        self._read_script = (lua / "credentials_read.lua").read_text()
+        self._put_script = (lua / "credentials_put.lua").read_text()
+        self._lead_script = (lua / "credentials_lead.lua").read_text()
+        self._resign_script = (lua / "credentials_resign.lua").read_text()
+
+    async def read(self, reader: str) -> Page:
+        answer = await self._eval(self._read_script, (_RECORDS, _READERS), reader, str(_SILENT_MS))
+        if not isinstance(answer, list) or len(answer) != 3 or not isinstance(answer[0], int):
+            raise StoreUnavailable("the credential store in Redis answered nonsense")
+        records = tuple(_sealed(name, value) for name, value in sorted(_pairs(answer[1])))
+        readers = {name.decode("utf-8", "replace"): _whole(at) / 1000 for name, at in _pairs(answer[2])}
+        return Page(records, answer[0] / 1000, readers)
+
+    async def put(self, record: Sealed, expect: int, fence: int | None) -> bool:
+        value = b"%d:%b" % (record.version, record.octets)
+        shown = "" if fence is None else str(fence)
+        answer = await self._eval(self._put_script, (_RECORDS, _FENCE), record.id, str(expect), value, shown)
+        return answer == 1
+
+    async def lead(self, holder: str, lease_s: float) -> int | None:
+        answer = await self._eval(self._lead_script, (_LEADER, _FENCE), holder, str(max(1, round(lease_s * 1000))))
+        return answer if isinstance(answer, int) and answer > 0 else None
+
+    async def resign(self, holder: str) -> None:
+        await self._eval(self._resign_script, (_LEADER,), holder)
+
+    async def close(self) -> None:
+        """Nothing: the link is shared."""
+
+    async def _eval(self, script: str, keys: tuple[str, ...], *arguments: str | bytes) -> object:
+        try:
+            return await self._link.execute("EVAL", script, str(len(keys)), *keys, *arguments)
+        except (RedisUnavailable, RedisError) as error:
+            raise StoreUnavailable("the credential store in Redis did not answer") from error
+
+
+def _sealed(name: bytes, value: bytes) -> Sealed:
+    # What has no version is version 0, under which nothing was ever sealed: it is told as broken.
+    version, _, octets = value.partition(b":")
+    return Sealed(name.decode("utf-8", "replace"), _whole(version), octets)
+
+
+def _whole(text: bytes) -> int:
+    return int(text) if text.isdigit() and len(text) < 19 else 0
+
+
+def _pairs(answer: object) -> list[tuple[bytes, bytes]]:
+    """HGETALL's answer under RESP2."""
+    flat = [item for item in answer if isinstance(item, bytes)] if isinstance(answer, list) else []
+    return list(zip(flat[::2], flat[1::2], strict=False))

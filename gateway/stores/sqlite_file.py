@@ -1,0 +1,95 @@
+"""One SQLite file and the thread that owns its connection: nothing blocks the loop, and statements never overlap.
+
+A cancelled call is not undone: its transaction happens whole or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from ..ports import StoreUnavailable
+
+_Answer = TypeVar("_Answer")
+
+
+class SqliteFile:
+    """The file at ``path``, made with mode 0600 when missing.
+
+    Args:
+        path: Where it is.
+        schema: Statements that make its tables.
+        version: Of the schema; a file of another is refused.
+        timeout_s: For each call, waiting for another process's write included.
+    """
+
+    def __init__(self, path: Path, schema: tuple[str, ...], version: int, *, timeout_s: float = 2.0) -> None:
+        self._path = path
+        self._schema = schema
+        self._version = version
+        self._timeout_s = timeout_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sqlite-{path.stem}")
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+
+    async def run(self, ask: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+        """What ``ask`` makes of the connection, on the file's own thread. Raises StoreUnavailable."""
+        if self._closed:
+            raise StoreUnavailable(f"{self._path} is closed")
+
+        def on_thread() -> _Answer:
+            if self._connection is None:
+                self._connection = self._connect()
+            return ask(self._connection)
+
+        try:
+            async with asyncio.timeout(self._timeout_s * 1.5):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, on_thread)
+        except TimeoutError as error:
+            raise StoreUnavailable(f"{self._path} did not answer in time") from error
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailable(f"{self._path}: {error}") from error
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        # Behind whatever is under way, on the connection's own thread; a hanging disk must not hang the shutdown too.
+        self._thread.submit(self._disconnect)
+        self._thread.shutdown(wait=False)
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        path = self._path
+        with contextlib.suppress(FileExistsError):
+            # SQLite gives its -wal and -shm files the mode of this one.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+        if stat.S_IMODE(path.stat().st_mode) & 0o022:
+            raise StoreUnavailable(f"{path} is writable by others, who could have changed what is in it: chmod 0600 it")
+        connection = sqlite3.connect(path, timeout=self._timeout_s, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")  # what was written survives the power cut right after it
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
+                    for statement in self._schema:
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {self._version}")
+                elif version != self._version:
+                    raise StoreUnavailable(f"{path} was written by another gateway version (schema {version})")
+        except BaseException:
+            connection.close()
+            raise
+        return connection

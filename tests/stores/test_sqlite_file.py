@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from gateway.ports import StoreUnavailable
+from gateway.stores.sqlite_file import SqliteFile
+
+SCHEMA = ("CREATE TABLE t (x INTEGER) STRICT", "INSERT INTO t VALUES (7)")
+
+
+def made(path: Path) -> SqliteFile:
+    return SqliteFile(path, SCHEMA, 3, timeout_s=0.2)
+
+
+def everything(connection: sqlite3.Connection) -> list[int]:
+    return [row[0] for row in connection.execute("SELECT x FROM t")]
+
+
+async def test_the_schema_is_made_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        file = made(tmp_path / "x.db")
+        assert await file.run(everything) == [7]
+        await file.close()
+        await file.close()
+        with pytest.raises(StoreUnavailable, match="is closed"):
+            await file.run(everything)
+
+
+async def test_the_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+    file = made(tmp_path / "x.db")
+    await file.run(everything)
+    assert {stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()} == {0o600}
+    await file.close()
+
+
+async def test_a_file_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    path.touch()
+    path.chmod(0o602)
+    file = made(path)
+    with pytest.raises(StoreUnavailable, match="writable by others"):
+        await file.run(everything)
+    await file.close()
+
+
+async def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "x.db") as connection:
+        connection.execute("PRAGMA user_version = 7")
+    connection.close()
+    (tmp_path / "x.db").chmod(0o600)
+    file = made(tmp_path / "x.db")
+    with pytest.raises(StoreUnavailable, match="schema 7"):
+        await file.run(everything)
+    await file.close()
+
+
+async def test_garbage_a_missing_directory_and_a_link_are_outages(tmp_path: Path) -> None:
+    (tmp_path / "garbage.db").write_bytes(b"no database " * 99)
+    (tmp_path / "garbage.db").chmod(0o600)
+    (tmp_path / "link.db").symlink_to(tmp_path / "elsewhere.db")
+    for path in (tmp_path / "garbage.db", tmp_path / "none" / "x.db", tmp_path / "link.db"):
+        file = made(path)
+        with pytest.raises(StoreUnavailable):
+            await file.run(everything)
+        await file.close()
+    assert not (tmp_path / "elsewhere.db").exists()
+
+
+async def test_a_write_lock_held_elsewhere_is_waited_for_and_then_an_outage(tmp_path: Path) -> None:
+    file = made(tmp_path / "x.db")
+    await file.run(everything)
+    writer = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="locked"):
+        await file.run(lambda connection: connection.execute("INSERT INTO t VALUES (8)").rowcount)
+    assert await file.run(everything) == [7]
+    writer.execute("ROLLBACK")
+    writer.close()
+    await file.close()
