@@ -60,7 +60,7 @@ def identify(state: State, request: Request, surface: Surface) -> Caller:
         if request.text("sudo") or request.headers.get("sudo"):
             raise unauthorized()
         return Caller()
-    _check_state(token)
+    _check_state(state, token, request)
     _check_scopes(token, request, surface)
     if token.user.blocked:
         raise forbidden("Your account has been blocked.")
@@ -139,10 +139,12 @@ def _session(state: State, request: Request) -> Token | None:
 # What is checked of it
 
 
-def _check_state(token: Token) -> None:
+def _check_state(state: State, token: Token, request: Request) -> None:
     if token.revoked:
+        if request.path.endswith("/rotate"):
+            state.revoke_family(token)
         raise invalid_token(REVOKED)
-    if token.expired:
+    if state.has_ended(token):
         raise invalid_token(EXPIRED)
 
 

@@ -1,12 +1,12 @@
-"""Users, tokens, and what GitLab tells of itself."""
+"""Users, OAuth and job tokens, and what GitLab tells of itself."""
 
 from __future__ import annotations
 
 from .access import Surface
-from .answer import Answer, as_json, invalid_token, message, no_content, not_found, page_of
+from .answer import Answer, as_json, invalid_token, not_found, page_of
 from .request import whole
 from .routing import Call, Route
-from .state import Json, Kind, Token, User
+from .state import Json, Kind, User
 
 VERSION = "19.3.0-demo"
 REVISION = "0123456789a"
@@ -43,16 +43,6 @@ def user(call: Call) -> Answer:
     if found is None:
         raise not_found("User")
     return as_json(_profile(call, found))
-
-
-def own_token(call: Call) -> Answer:
-    """Works for personal tokens of every scope, and for nothing else."""
-    return as_json(_describe(_personal(call)))
-
-
-def revoke_own_token(call: Call) -> Answer:
-    _personal(call).revoked = True
-    return no_content()
 
 
 def oauth_token_info(call: Call) -> Answer:
@@ -99,30 +89,6 @@ def graphql(call: Call) -> Answer:
     return as_json({"data": {"currentUser": {"username": user.username} if user else None}})
 
 
-def _personal(call: Call) -> Token:
-    token = call.caller.token
-    call.caller.known()
-    if token is None or token.kind is not Kind.PERSONAL:
-        raise message(400, "400 Bad request - This endpoint requires a personal access token")
-    return token
-
-
-def _describe(token: Token) -> Json:
-    return {
-        "id": token.id,
-        "name": token.name,
-        "revoked": token.revoked,
-        "created_at": "2026-01-01T00:00:00.000Z",
-        "description": None,
-        "scopes": list(token.scopes),
-        "user_id": token.user.id,
-        "last_used_at": None,
-        "active": not token.revoked and not token.expired,
-        "expires_at": "2026-12-31",
-        "granular": False,
-    }
-
-
 def _profile(call: Call, user: User) -> Json:
     return {
         "id": user.id,
@@ -143,8 +109,6 @@ ROUTES = (
     Route("GET", "/api/v4/user", current_user, _USER),
     Route("GET", "/api/v4/users", users, _USER),
     Route("GET", "/api/v4/users/:id", user, _USER),
-    Route("GET", "/api/v4/personal_access_tokens/self", own_token, Surface(any_scope=True)),
-    Route("DELETE", "/api/v4/personal_access_tokens/self", revoke_own_token, Surface(any_scope=True)),
     Route("GET", "/oauth/token/info", oauth_token_info, Surface(any_scope=True)),
     Route("GET", "/api/v4/job", own_job, Surface(job_token=True)),
     Route("GET", "/api/graphql", graphql),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import zlib
 from types import SimpleNamespace
 
 from .state import Branch, Entry, Group, Kind, Level, Project, State, Token, User, Visibility
 
 PERSONAL_PREFIX = "glpat-"
+_LONG_AGO = datetime.date(2026, 1, 1)
 
 
 def _value(prefix: str, name: str, length: int = 20) -> str:
@@ -132,7 +134,8 @@ def _add_people(state: State) -> None:
 def _add_token(state: State, kind: Kind, user: User, name: str, scopes: tuple[str, ...]) -> None:
     value = getattr(TOKENS, name)
     token = Token(state.number("token"), kind, user, name, value, scopes)
-    token.expired, token.revoked = name.endswith("expired"), name == "revoked"
+    token.family = token.id
+    token.expires_on, token.revoked = _LONG_AGO if name.endswith("expired") else None, name == "revoked"
     if kind in {Kind.JOB, Kind.DEPLOY, Kind.TRIGGER}:
         token.project_id = 1
     state.tokens[value] = token

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
-from collections.abc import Iterable
+import secrets
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
@@ -60,9 +62,11 @@ class Token:
     name: str
     value: str = field(repr=False)
     scopes: tuple[str, ...] = ("api",)
-    expired: bool = False
+    expires_on: datetime.date | None = None
     revoked: bool = False
     project_id: int | None = None
+    family: int = 0
+    """The number of the token that all of its rotations descend from."""
 
 
 @dataclass(slots=True)
@@ -132,6 +136,7 @@ class State:
     """Everything, and the two clocks that make it deterministic: numbers and instants both count writes."""
 
     def __init__(self) -> None:
+        self.today: Callable[[], datetime.date] = _today
         self.users: dict[int, User] = {}
         self.tokens: dict[str, Token] = {}
         self.groups: dict[int, Group] = {}
@@ -152,6 +157,36 @@ class State:
         hours, minute = divmod(minutes, 60)
         days, hour = divmod(hours, 24)
         return _EPOCH.format(day=1 + days % 28, hour=hour, minute=minute, second=second)
+
+    def mint(
+        self,
+        user: User,
+        name: str,
+        scopes: tuple[str, ...],
+        prefix: str,
+        expires_on: datetime.date | None,
+        *,
+        family: int = 0,
+    ) -> Token:
+        """A new personal token, with a value that nobody could guess."""
+        number = self.number("token")
+        value = prefix + secrets.token_urlsafe(15)
+        made = Token(number, Kind.PERSONAL, user, name, value, scopes, expires_on, family=family or number)
+        self.tokens[value] = made
+        return made
+
+    def token_numbered(self, number: int) -> Token | None:
+        return next((one for one in self.tokens.values() if one.id == number and one.kind is Kind.PERSONAL), None)
+
+    def has_ended(self, token: Token) -> bool:
+        """From the first second of its day on."""
+        return token.expires_on is not None and token.expires_on <= self.today()
+
+    def revoke_family(self, token: Token) -> None:
+        """A token that was replaced already was rotated again: two hold it, so nothing that came of it is trusted."""
+        for one in self.tokens.values():
+            if one.kind is token.kind and one.family == token.family:
+                one.revoked = True
 
     def user_named(self, reference: str) -> User | None:
         """By id or by username; case does not matter."""
@@ -200,3 +235,7 @@ class State:
         made = Commit(digest.hexdigest(), title, author, at, parents)
         branch.commits.insert(0, made)
         return made
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()

@@ -1,0 +1,199 @@
+"""Personal access tokens: asked about, made for others, revoked, and rotated with GitLab's detection of reuse.
+
+Ends are days: a token is dead from the first second of its day (UTC). A token that was rotated and then asks to be rotated
+again takes everything that descends from it along, because two hold it.
+"""
+
+from __future__ import annotations
+
+import datetime
+
+from .access import Surface
+from .answer import Answer, as_json, error, forbidden, message, missing, no_content, not_found, page_of
+from .request import whole
+from .routing import Call, Route
+from .seed import PERSONAL_PREFIX
+from .state import Group, Json, Kind, Level, Token, User
+
+LONGEST_DAYS = 365
+DEFAULT_DAYS = 7
+
+
+def own(call: Call) -> Answer:
+    """Works for personal tokens of every scope, and for nothing else."""
+    return as_json(_shown(call, _personal(call)))
+
+
+def revoke_own(call: Call) -> Answer:
+    _personal(call).revoked = True
+    return no_content()
+
+
+def rotate_own(call: Call) -> Answer:
+    return as_json(_rotated(call, _personal(call)))
+
+
+def listing(call: Call) -> Answer:
+    """Everybody's for an administrator, one's own for others."""
+    user = call.caller.known()
+    wanted = whole(call.request.text("user_id") or "") if user.admin else user.id
+    return _page(call, [token for token in _all(call) if wanted in {None, token.user.id}])
+
+
+def one(call: Call) -> Answer:
+    return as_json(_shown(call, _named(call, call["id"])))
+
+
+def revoke(call: Call) -> Answer:
+    _revoke(_named(call, call["id"]))
+    return no_content()
+
+
+def rotate(call: Call) -> Answer:
+    token = _named(call, call["id"])
+    if token.revoked:
+        raise message(401, "401 Unauthorized")
+    return as_json(_rotated(call, token))
+
+
+def make_for_user(call: Call) -> Answer:
+    if not call.caller.known().admin:
+        raise forbidden()
+    user = call.state.users.get(whole(call["user_id"]) or 0)
+    if user is None:
+        raise not_found("User")
+    return as_json(_made(call, user), 201)
+
+
+# A group's service accounts
+
+
+def service_listing(call: Call) -> Answer:
+    user = _service_account(call)
+    return _page(call, [token for token in _all(call) if token.user is user])
+
+
+def make_for_service(call: Call) -> Answer:
+    return as_json(_made(call, _service_account(call)), 201)
+
+
+def revoke_of_service(call: Call) -> Answer:
+    user = _service_account(call)
+    token = call.state.token_numbered(whole(call["token_id"]) or 0)
+    if token is None or token.user is not user:
+        raise not_found("Personal Access Token")
+    _revoke(token)
+    return no_content()
+
+
+def _service_account(call: Call) -> User:
+    """For the owners of its group alone."""
+    group: Group = call.group()
+    if call.state.level(call.caller.known(), group.full_path, group.members) < Level.OWNER:
+        raise forbidden()
+    user = call.state.users.get(whole(call["user_id"]) or 0)
+    if user is None or not user.bot:
+        raise not_found("User")
+    return user
+
+
+# What they share
+
+
+def _all(call: Call) -> list[Token]:
+    return [token for token in call.state.tokens.values() if token.kind is Kind.PERSONAL]
+
+
+def _page(call: Call, tokens: list[Token]) -> Answer:
+    state = call.request.text("state")
+    shown = [_shown(call, token) for token in tokens]
+    if state in {"active", "inactive"}:
+        shown = [row for row in shown if row["active"] is (state == "active")]
+    return page_of(call.request, shown, call.base_url)
+
+
+def _personal(call: Call) -> Token:
+    token = call.caller.token
+    call.caller.known()
+    if token is None or token.kind is not Kind.PERSONAL:
+        raise message(400, "400 Bad request - This endpoint requires a personal access token")
+    return token
+
+
+def _named(call: Call, reference: str) -> Token:
+    """Of one's own, or anybody's for an administrator; another's is not there."""
+    user = call.caller.known()
+    token = call.state.token_numbered(whole(reference) or 0)
+    if token is None or (token.user is not user and not user.admin):
+        raise not_found()
+    return token
+
+
+def _revoke(token: Token) -> None:
+    if token.revoked:
+        raise message(400, "400 Bad request - The token is revoked already")
+    token.revoked = True
+
+
+def _rotated(call: Call, token: Token) -> Json:
+    expires_on = _end(call, DEFAULT_DAYS)
+    token.revoked = True
+    made = call.state.mint(token.user, token.name, token.scopes, PERSONAL_PREFIX, expires_on, family=token.family)
+    return _shown(call, made) | {"token": made.value}
+
+
+def _made(call: Call, user: User) -> Json:
+    scopes = call.request.params.get("scopes")
+    if not isinstance(scopes, list) or not scopes:
+        raise missing("scopes")
+    name = call.required("name")
+    made = call.state.mint(user, name, tuple(str(scope) for scope in scopes), PERSONAL_PREFIX, _end(call, LONGEST_DAYS))
+    return _shown(call, made) | {"token": made.value}
+
+
+def _end(call: Call, days: int) -> datetime.date:
+    today = call.state.today()
+    given = call.request.text("expires_at")
+    if given is None:
+        return today + datetime.timedelta(days=days)
+    try:
+        end = datetime.date.fromisoformat(given)
+    except ValueError:
+        raise error(400, "expires_at is invalid") from None
+    if not today < end <= today + datetime.timedelta(days=LONGEST_DAYS):
+        raise message(400, "400 Bad request - Expiration date must be in the future and within 365 days")
+    return end
+
+
+def _shown(call: Call, token: Token) -> Json:
+    return {
+        "id": token.id,
+        "name": token.name,
+        "revoked": token.revoked,
+        "created_at": "2026-01-01T00:00:00.000Z",
+        "description": None,
+        "scopes": list(token.scopes),
+        "user_id": token.user.id,
+        "last_used_at": None,
+        "active": not token.revoked and not call.state.has_ended(token),
+        "expires_at": token.expires_on.isoformat() if token.expires_on is not None else None,
+        "granular": False,
+    }
+
+
+_ANY = Surface(any_scope=True)
+_SERVICE = "/api/v4/groups/:id/service_accounts/:user_id/personal_access_tokens"
+
+ROUTES = (
+    Route("GET", "/api/v4/personal_access_tokens/self", own, _ANY),
+    Route("DELETE", "/api/v4/personal_access_tokens/self", revoke_own, _ANY),
+    Route("POST", "/api/v4/personal_access_tokens/self/rotate", rotate_own, Surface(scopes=("self_rotate",))),
+    Route("GET", "/api/v4/personal_access_tokens", listing),
+    Route("GET", "/api/v4/personal_access_tokens/:id", one),
+    Route("DELETE", "/api/v4/personal_access_tokens/:id", revoke),
+    Route("POST", "/api/v4/personal_access_tokens/:id/rotate", rotate),
+    Route("POST", "/api/v4/users/:user_id/personal_access_tokens", make_for_user),
+    Route("GET", _SERVICE, service_listing),
+    Route("POST", _SERVICE, make_for_service),
+    Route("DELETE", f"{_SERVICE}/:token_id", revoke_of_service),
+)
