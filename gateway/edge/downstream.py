@@ -83,6 +83,27 @@ class ClientBody:
         return chunk
 
 
+def head_of(message: RawRequestMessage, payload: StreamReader, protocol: Connection) -> RequestHead:
+    """A parsed message's head, its framing decided as aiohttp's parser decided it."""
+    length: int | None = None
+    has_body = not payload.at_eof() or message.chunked
+    if not message.chunked and hdrs.CONTENT_LENGTH in message.headers:
+        length = int(message.headers[hdrs.CONTENT_LENGTH])
+        has_body = length > 0
+    version = message.version
+    return RequestHead(
+        method=message.method,
+        target=message.path.encode("utf-8", "surrogateescape"),
+        fields=message.raw_headers,
+        has_body=has_body,
+        content_length=length,
+        http_10=version < _HTTP_11,
+        tls=protocol.is_tls,
+        peer=protocol.peer,
+        memo=[] if not has_body and version == _HTTP_11 else None,
+    )
+
+
 class AiohttpDownstream:
     """``ports.Downstream`` over one aiohttp ``RequestHandler`` connection."""
 
@@ -102,7 +123,11 @@ class AiohttpDownstream:
         "version_served",
     )
 
-    def __init__(self, message: RawRequestMessage, payload: StreamReader, protocol: Connection) -> None:
+    def __init__(
+        self, head: RequestHead, payload: StreamReader, protocol: Connection, message: RawRequestMessage | None = None
+    ) -> None:
+        """``message``: what ``head`` was read from (``head_of``); None for one that only repeats what was read before."""
+        self.head = head
         self._protocol = protocol
         self._payload = payload
         self._tunnel: ClientTunnel | None = None
@@ -111,48 +136,25 @@ class AiohttpDownstream:
         self.received_bytes = 0
         self._chunked = False
         self._mute = False
-        # An upgrade is declined by answering as if it had not been asked (RFC 9110 §7.8). What stands behind it may be of
-        # the other protocol, and aiohttp's parser forgets some of it: nothing more is read from such a connection.
-        self.keep_alive = not (message.should_close or message.upgrade)
-        fields = message.raw_headers
-        version = message.version
-        self.version_served = version in _VERSIONS
+        self.keep_alive = True
+        self.version_served = True
         self.expects_continue = False
         self.body: ClientBody | None = None
-        last = protocol.last_head
-        if (
-            last is not None
-            and message.path == protocol.last_path
-            and message.method == last.method
-            and fields == last.fields
-            and version == _HTTP_11
-            and not message.chunked
-        ):
-            self.head = last
-            return
-        length: int | None = None
-        if hdrs.EXPECT in message.headers:
-            self.expects_continue = message.headers[hdrs.EXPECT].lower() == "100-continue" and version >= (1, 1)
-        has_body = not payload.at_eof() or message.chunked
-        if not message.chunked and hdrs.CONTENT_LENGTH in message.headers:
-            length = int(message.headers[hdrs.CONTENT_LENGTH])
-            has_body = length > 0
-        repeatable = not has_body and version == _HTTP_11
-        self.head = RequestHead(
-            method=message.method,
-            target=message.path.encode("utf-8", "surrogateescape"),
-            fields=fields,
-            has_body=has_body,
-            content_length=length,
-            http_10=version < (1, 1),
-            tls=protocol.is_tls,
-            peer=protocol.peer,
-            memo=[] if repeatable else None,
-        )
-        if repeatable:
-            protocol.last_head, protocol.last_path = self.head, message.path
-        if has_body:
-            self.body = ClientBody(self, payload, length, protocol.settings.body_idle_s)
+        if message is not None:
+            # An upgrade is declined by answering as if it had not been asked (RFC 9110 §7.8). What stands behind it may
+            # be of the other protocol, and aiohttp's parser forgets some of it: nothing more is read from such a
+            # connection.
+            self.keep_alive = not (message.should_close or message.upgrade)
+            self.version_served = message.version in _VERSIONS
+            if hdrs.EXPECT in message.headers:
+                self.expects_continue = message.headers[hdrs.EXPECT].lower() == "100-continue" and not head.http_10
+            if head.has_body:
+                self.body = ClientBody(self, payload, head.content_length, protocol.settings.body_idle_s)
+
+    @property
+    def repeatable(self) -> bool:
+        """The same octets would mean the same again, and nothing stands behind them."""
+        return self.head.memo is not None and self.keep_alive and not self.expects_continue
 
     # What aiohttp's RequestHandler calls on the request in progress.
 

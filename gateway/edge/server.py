@@ -20,18 +20,20 @@ import aiohttp.http_parser
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError, LineTooLong
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web import PayloadAccessError, RequestPayloadError
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
-from .downstream import AiohttpDownstream, ClientGone, http_date
+from .downstream import AiohttpDownstream, ClientGone, head_of, http_date
+from .repeats import Repeats
 from .status import status_line
 from .tunnel import ClientTunnel
 
 log = logging.getLogger("gateway.edge")
 
+_BLANK_LINE = b"\r\n\r\n"
 _OVER = PayloadAccessError()  # what a late reader of an answered request's body gets
 
 Handle = Callable[[AiohttpDownstream], Awaitable[None]]
@@ -71,7 +73,7 @@ def require_c_parser() -> None:
 class Connection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_head_deadline", "_server", "_tunnel", "is_tls", "last_head", "last_path", "peer", "settings")
+    __slots__ = ("_at_boundary", "_head_deadline", "_octets", "_server", "_tunnel", "is_tls", "peer", "settings")
 
     def __init__(self, server: TrafficServer, settings: EdgeSettings, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
@@ -81,9 +83,10 @@ class Connection(RequestHandler):
         self.is_tls = False
         self._head_deadline: asyncio.TimerHandle | None = None
         self._tunnel: ClientTunnel | None = None
-        self.last_head: RequestHead | None = None
-        """Of the last request without a body: who polls sends the same one again, and what was made of it still holds."""
-        self.last_path = ""
+        self._at_boundary = True
+        """Every octet that the parser was given belongs to a request that it has told of, and that has no body."""
+        self._octets: bytes | None = None
+        """Of the one request that waits to be served, all of them, where they are known."""
 
     @property
     def draining(self) -> bool:
@@ -110,6 +113,9 @@ class Connection(RequestHandler):
         if self._tunnel is not None:
             self._tunnel.feed(data)
             return
+        if self._at_boundary and self._repeats(data):
+            return
+        known_start = self._at_boundary and not self._messages
         if self._close and self._request_in_progress and not self._force_close:
             # Draining: no further request is taken, but the body of the one in progress is still wanted.
             self._close = False
@@ -117,6 +123,7 @@ class Connection(RequestHandler):
             self._close = True
         else:
             super().data_received(data)
+        self._note_boundary(data, known_start=known_start)
         self._tell_broken_body()
         if self._head_deadline is not None:
             # The waiter is done (or gone) as soon as one whole head has been parsed.
@@ -125,6 +132,35 @@ class Connection(RequestHandler):
                 self._disarm_head_deadline()
         elif data and self._waiting_for_head():
             self._arm_head_deadline()
+
+    def _repeats(self, data: bytes) -> bool:
+        """Take a request whose octets were understood before, without the parser; False: it is for the parser."""
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self._close or self._force_close:
+            return False  # one is being served, and the next waits its turn in the parser's queue
+        server = self._server
+        head = server.repeats.head(data, self.peer, tls=self.is_tls)
+        if head is None:
+            return False
+        if self._head_deadline is not None:
+            self._disarm_head_deadline()
+        self._request_count += 1
+        self._messages.append((head, EMPTY_PAYLOAD))  # type: ignore[arg-type]  # ``start`` tells the two apart
+        waiter.set_result(None)
+        return True
+
+    def _note_boundary(self, data: bytes, *, known_start: bool) -> None:
+        """After the parser: a read that ends with its first blank line, and was one request without a body, leaves nothing
+        behind, whatever came before it."""
+        messages = self._messages
+        self._at_boundary = (
+            len(messages) == 1
+            and messages[0][1] is EMPTY_PAYLOAD
+            and not self._upgraded
+            and not isinstance(messages[0][0], _ErrInfo)
+            and data.find(_BLANK_LINE) == len(data) - len(_BLANK_LINE)
+        )
+        self._octets = data if self._at_boundary and known_start else None
 
     def _tell_broken_body(self) -> None:
         """The parser queues its error behind the request in progress, whose reader would wait for octets in vain."""
@@ -220,8 +256,10 @@ class Connection(RequestHandler):
                     await self._waiter
                 finally:
                     self._waiter = None
-            message, payload = self._messages.popleft()
-            if self._parser is not None:
+            queued: Any = self._messages.popleft()  # what the parser told of, or a head that ``_repeats`` knew
+            message, payload = queued
+            repeated = type(message) is RequestHead
+            if self._parser is not None and not repeated:
                 self._parser.message_consumed()
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
                 self._resume_reading_if_drained()
@@ -229,7 +267,13 @@ class Connection(RequestHandler):
             if isinstance(message, _ErrInfo):
                 self._write_early(self._rejection_of(message.exc))
                 break
-            downstream = AiohttpDownstream(message, payload, self)
+            if repeated:
+                downstream = AiohttpDownstream(message, payload, self)
+            else:
+                downstream = AiohttpDownstream(head_of(message, payload, self), payload, self, message)
+                octets, self._octets = self._octets, None
+                if octets is not None and downstream.repeatable:
+                    server.repeats.keep(octets, downstream.head)
             self._current_request = downstream  # type: ignore[assignment]  # our own stand-in for BaseRequest
             self._request_in_progress = True
             try:
@@ -325,6 +369,7 @@ class TrafficServer(web.Server):
         self._handle = handle
         self.settings = settings
         self.render_early = render_early
+        self.repeats = Repeats(target_bytes=settings.target_bytes)
         self.draining = False
         self.refused_connections = 0
         self.slow_heads = 0

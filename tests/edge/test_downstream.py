@@ -12,8 +12,8 @@ from aiohttp.web_protocol import RequestHandler
 from pytest_aiohttp.plugin import AiohttpRawServer
 
 from gateway.core.errors import Code, Rejection
-from gateway.core.messages import Fields, RequestHead, ResponseHead, first
-from gateway.edge.downstream import AiohttpDownstream, ClientGone, http_date
+from gateway.core.messages import Fields, ResponseHead, first
+from gateway.edge.downstream import AiohttpDownstream, ClientGone, head_of, http_date
 from gateway.edge.server import Connection, EdgeSettings
 from tests.edge.wire import SOON_S, Client, Handler, request, traffic
 
@@ -31,8 +31,6 @@ class Plain:
 
     def __init__(self, protocol: RequestHandler) -> None:
         self._protocol = protocol
-        self.last_head: RequestHead | None = None
-        self.last_path = ""
 
     @property
     def transport(self) -> asyncio.Transport | None:
@@ -64,7 +62,8 @@ class OnAiohttp(AiohttpDownstream):
     remote = "127.0.0.1"
 
     def __init__(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> None:
-        super().__init__(message, payload, cast(Connection, Plain(protocol)))
+        plain = cast(Connection, Plain(protocol))
+        super().__init__(head_of(message, payload, plain), payload, plain, message)
         self.writer = writer
         self._task = task
 

@@ -1,0 +1,88 @@
+"""Request heads seen before, by their octets: who polls says the same words again, and they mean the same.
+
+    the whole head known   → the head that was made of it, with whatever the stages left in its memo
+    its fields known       → a new head: the request line is read here, where it is as plain as they come
+    anything else          → aiohttp's parser
+
+Only what that parser once took as one whole request without a body, without a word behind it, is remembered; so nothing
+is ever understood otherwise than the parser understood it. Heads hold credentials: they stay in this process's memory, in
+bounded number, as those of open connections do.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Generic, TypeVar
+
+from ..core.messages import Fields, RequestHead
+
+T = TypeVar("T")
+
+MOST_HEADS = 2048
+MOST_BLOCKS = 512
+LONGEST = 4096
+"""Octets of a head that is remembered."""
+
+# No octet here means anything to any parser but itself: what it does not match goes to aiohttp's.
+_PLAIN_LINE = re.compile(rb"(GET|HEAD) (/[A-Za-z0-9._~!$&'()*+,;=:@%/?\[\]-]*) HTTP/1\.1\r\n")
+_METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
+
+
+class _Lately(Generic[T]):
+    """A bounded memory of two generations: what nobody asked for during one is forgotten with the next."""
+
+    def __init__(self, most: int) -> None:
+        self._half = most // 2
+        self._young: dict[bytes, T] = {}
+        self._old: dict[bytes, T] = {}
+
+    def get(self, key: bytes) -> T | None:
+        found = self._young.get(key)
+        if found is None and self._old:
+            found = self._old.pop(key, None)
+            if found is not None:
+                self.put(key, found)
+        return found
+
+    def put(self, key: bytes, value: T) -> None:
+        if len(self._young) >= self._half:
+            self._old, self._young = self._young, {}
+        self._young[key] = value
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+
+class Repeats:
+    """Of one traffic port."""
+
+    def __init__(self, *, target_bytes: int) -> None:
+        self._heads: _Lately[RequestHead] = _Lately(MOST_HEADS)
+        self._blocks: _Lately[Fields] = _Lately(MOST_BLOCKS)
+        self._longest_line = target_bytes
+
+    def __len__(self) -> int:
+        return len(self._heads) + len(self._blocks)
+
+    def head(self, octets: bytes, peer: str, *, tls: bool) -> RequestHead | None:
+        """What ``octets``, a whole read at a message boundary, say; None: ask the parser."""
+        found = self._heads.get(octets)
+        if found is not None and found.peer == peer and found.tls is tls:
+            return found
+        begin = octets.find(b"\r\n") + 2
+        fields = self._blocks.get(octets[begin:])
+        if fields is None or begin > self._longest_line:
+            return None
+        line = _PLAIN_LINE.match(octets)
+        if line is None or line.end() != begin:
+            return None
+        method, target = line.groups()
+        head = RequestHead(_METHODS[method], target, fields, tls=tls, peer=peer, memo=[])
+        self._heads.put(octets, head)
+        return head
+
+    def keep(self, octets: bytes, head: RequestHead) -> None:
+        """``octets`` were ``head`` and nothing else, by the parser's word; it has a memo (no body, HTTP/1.1)."""
+        if len(octets) <= LONGEST:
+            self._heads.put(octets, head)
+            self._blocks.put(octets[octets.find(b"\r\n") + 2 :], head.fields)

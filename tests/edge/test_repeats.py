@@ -1,0 +1,217 @@
+"""Heads seen before: never understood otherwise than the parser would, wherever the reads are cut."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.messages import RequestHead, ResponseHead
+from gateway.core.refusal import render
+from gateway.edge.downstream import AiohttpDownstream
+from gateway.edge.repeats import LONGEST, MOST_HEADS, Repeats
+from gateway.edge.server import Connection, EdgeSettings, TrafficServer
+from tests.edge.wire import echo, request, traffic
+
+FIELDS = ((b"Host", b"git.example.com"), (b"PRIVATE-TOKEN", b"ggw-1"))
+
+
+def octets(target: str = "/api/v4/projects/1", method: str = "GET", *lines: str) -> bytes:
+    return request(target, "PRIVATE-TOKEN: ggw-1", *lines, method=method)
+
+
+def head(target: bytes = b"/api/v4/projects/1", method: str = "GET", peer: str = "192.0.2.1") -> RequestHead:
+    return RequestHead(method, target, FIELDS, peer=peer, memo=[])
+
+
+def test_the_same_octets_are_the_same_head() -> None:
+    repeats = Repeats(target_bytes=1000)
+    assert repeats.head(octets(), "192.0.2.1", tls=False) is None
+    first = head()
+    repeats.keep(octets(), first)
+    assert repeats.head(octets(), "192.0.2.1", tls=False) is first, "memo and all"
+
+
+def test_another_target_with_known_fields_is_another_head() -> None:
+    repeats = Repeats(target_bytes=1000)
+    repeats.keep(octets(), head())
+    found = repeats.head(octets("/a%2fb?x=%252F&y=[]", "HEAD"), "192.0.2.1", tls=False)
+    assert found == RequestHead("HEAD", b"/a%2fb?x=%252F&y=[]", FIELDS, peer="192.0.2.1", memo=[])
+    assert repeats.head(octets("/a%2fb?x=%252F&y=[]", "HEAD"), "192.0.2.1", tls=False) is found
+
+
+def test_who_asks_is_part_of_it() -> None:
+    """A memo holds what was made of the peer's address and of the connection's security."""
+    repeats = Repeats(target_bytes=1000)
+    first = head()
+    repeats.keep(octets(), first)
+    for peer, tls in (("192.0.2.2", False), ("192.0.2.1", True)):
+        found = repeats.head(octets(), peer, tls=tls)
+        assert found is not None
+        assert found is not first
+        assert (found.peer, found.tls, found.memo) == (peer, tls, [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"POST /a HTTP/1.1",
+        b"DELETE /a HTTP/1.1",
+        b"get /a HTTP/1.1",
+        b"GET  /a HTTP/1.1",
+        b"GET /a  HTTP/1.1",
+        b"GET\t/a HTTP/1.1",
+        b"GET /a HTTP/1.0",
+        b"GET /a HTTP/1.1 ",
+        b"GET /a",
+        b"GET a HTTP/1.1",
+        b"GET * HTTP/1.1",
+        b"GET http://git.example.com/a HTTP/1.1",
+        b"GET /a#b HTTP/1.1",
+        b"GET /a\x00 HTTP/1.1",
+        b"GET /\xc3\xa4 HTTP/1.1",
+        b'GET /"<>\\^`{|} HTTP/1.1',
+        b" GET /a HTTP/1.1",
+        b"\r\nGET /a HTTP/1.1",
+        b"GET /a HTTP/1.1\r",
+        b"GET /a HTTP/1.1\nX: y",
+        b"GET /" + b"a" * 1000 + b" HTTP/1.1",
+        b"",
+    ],
+)
+def test_a_line_that_is_not_plain_is_the_parsers(line: bytes) -> None:
+    repeats = Repeats(target_bytes=1000)
+    repeats.keep(octets(), head())
+    _, _, block = octets().partition(b"\r\n")
+    assert repeats.head(line + b"\r\n" + block, "192.0.2.1", tls=False) is None
+
+
+def test_memory_is_bounded_and_what_is_asked_for_stays() -> None:
+    repeats = Repeats(target_bytes=1000)
+    polled = head()
+    repeats.keep(octets(), polled)
+    for number in range(3 * MOST_HEADS):
+        repeats.head(octets(f"/{number}"), "192.0.2.1", tls=False)
+        if number % 100 == 0:
+            assert repeats.head(octets(), "192.0.2.1", tls=False) is polled
+    assert len(repeats) <= MOST_HEADS + 1
+    long = octets("/", "GET", "X: " + "a" * LONGEST)
+    repeats.keep(long, head())
+    assert repeats.head(long, "192.0.2.1", tls=False) is None
+
+
+# At the connection: every stream of requests, cut anywhere, is understood as the parser alone has it
+
+
+class _Wire(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("192.0.2.1", 4711) if name == "peername" else default
+
+    def write(self, data: Any) -> None:
+        return
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def pause_reading(self) -> None:
+        return
+
+    def resume_reading(self) -> None:
+        return
+
+
+async def understood(server: TrafficServer, seen: list[object], parts: list[bytes]) -> list[object]:
+    """What a connection makes of ``parts``, each a read of its own."""
+    seen.clear()
+    connection = server()
+    assert isinstance(connection, Connection)
+    connection.connection_made(_Wire())
+    for part in parts:
+        connection.data_received(part)
+        for _ in range(8):
+            await asyncio.sleep(0)
+    connection.connection_lost(None)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return list(seen)
+
+
+def new_server(seen: list[object]) -> TrafficServer:
+    async def handle(down: AiohttpDownstream) -> None:
+        body = b""
+        if down.body is not None:
+            while chunk := await down.body.read():
+                body += chunk
+        seen.append((down.head.method, down.head.target, down.head.fields, body))
+        await down.respond(ResponseHead(200, ()), b"")
+
+    return TrafficServer(handle, lambda rejection, _: (seen.append(rejection.code), render(rejection))[1], EdgeSettings())
+
+
+class _Forgetful(Repeats):
+    """Leaves everything to the parser."""
+
+    def head(self, octets: bytes, peer: str, *, tls: bool) -> RequestHead | None:
+        return None
+
+
+KNOWN = octets()
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            KNOWN,
+            octets("/other?page=2"),
+            octets("/api/v4/projects/1", "HEAD"),
+            request("/upload", "PRIVATE-TOKEN: ggw-1", method="POST", body=KNOWN),
+            request("/upload", "PRIVATE-TOKEN: ggw-1", method="POST", body=b"x" * 10 + b"\r\n\r\n"),
+            request("/chunks", "PRIVATE-TOKEN: ggw-1", "Transfer-Encoding: chunked", method="POST")
+            + b"%x\r\n%b\r\n0\r\n\r\n" % (len(KNOWN), KNOWN),
+            b"GET /half HTTP/1.1\r\nHost: a\r\nX: ",
+            b"\r\n",
+            octets("/expecting", "GET", "Expect: 100-continue"),
+        ]
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pieces=PIECES, cuts=st.lists(st.integers(0, 1200), max_size=4))
+async def test_no_cut_changes_what_a_stream_means(pieces: list[bytes], cuts: list[int]) -> None:
+    """A body that spells a known head, half a head before one, an upload behind one: all as the parser has it."""
+    stream = b"".join(pieces)
+    seen: list[object] = []
+    forgetful = new_server(seen)
+    forgetful.repeats = _Forgetful(target_bytes=1000)
+    learnt = new_server(seen)
+    await understood(learnt, seen, [KNOWN])
+    await understood(learnt, seen, [octets("/other?page=2")])
+    at = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    for parts in (pieces, [stream[begin:end] for begin, end in itertools.pairwise(at)]):
+        assert await understood(learnt, seen, parts) == await understood(forgetful, seen, parts)
+
+
+async def test_a_poller_is_understood_without_the_parser() -> None:
+    async with traffic(echo) as port:
+        client = await port.connect()
+        for number in range(3):
+            await client.send(octets("/a"))
+            assert (await client.answer())[2] == b"/a "
+            await client.send(octets(f"/b{number}"))
+            assert (await client.answer())[2] == b"/b%d " % number
+        assert len(port.server.repeats) == 5, "/a and three others, and one block of fields"
