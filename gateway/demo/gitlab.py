@@ -17,7 +17,7 @@ from email.utils import formatdate
 
 from aiohttp import hdrs, web
 
-from . import accounts, packages, projects, repository, tokens, tracker
+from . import accounts, packages, projects, releases, repository, tokens, tracker
 from .access import SAFE, identify
 from .answer import Answer, Refusal, as_json, as_text, error, etag, matches
 from .request import Content, Malformed, Params, Request, overridden, read_params, split_target
@@ -34,7 +34,15 @@ WINDOW_S = 60
 PARSED_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded", "multipart/form-data"})
 CREDENTIALS = frozenset({"authorization", "cookie", "deploy-token", "job-token", "private-token"})
 
-ROUTES = (*accounts.ROUTES, *tokens.ROUTES, *projects.ROUTES, *repository.ROUTES, *tracker.ROUTES, *packages.ROUTES)
+ROUTES = (
+    *accounts.ROUTES,
+    *tokens.ROUTES,
+    *projects.ROUTES,
+    *repository.ROUTES,
+    *releases.ROUTES,
+    *tracker.ROUTES,
+    *packages.ROUTES,
+)
 
 EXPOSED = (
     "Link, X-Total, X-Total-Pages, X-Per-Page, X-Page, X-Next-Page, X-Prev-Page, X-Gitlab-Blob-Id, X-Gitlab-Commit-Id, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .access import Surface
 from .answer import Answer, as_json, error, message, missing, next_link, no_content, not_found, page_of
 from .routing import Call, Route
@@ -94,6 +96,25 @@ def _show(call: Call, project: Project) -> Json:
         "http_url_to_repo": f"{base}.git",
         "_links": {"self": links, "issues": f"{links}/issues", "repo_branches": f"{links}/repository/branches"},
         "archived": False,
+        "empty_repo": not any(branch.commits for branch in project.branches.values()),
+        "merge_method": "merge",
+        "merge_requests_access_level": "enabled",
+        "repository_access_level": "enabled",
+        **_permissions(call, project),
+    }
+
+
+def _permissions(call: Call, project: Project) -> Json:
+    """Which role the caller has, by the project itself and by the groups above it; nobody is told nothing."""
+    user = call.caller.user
+    if user is None:
+        return {}
+    above = call.state.level(replace(user, admin=False), project.full_path, {})
+    levels = {"project_access": project.members.get(user.id, Level.NONE), "group_access": above}
+    return {
+        "permissions": {
+            name: {"access_level": int(level), "notification_level": 3} if level else None for name, level in levels.items()
+        }
     }
 
 

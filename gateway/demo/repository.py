@@ -101,6 +101,16 @@ def commit(call: Call) -> Answer:
     raise not_found("Commit")
 
 
+def commit_merge_requests(call: Call) -> Answer:
+    """Those that brought a commit in: the ones whose branch holds it."""
+    owner, wanted = call.project(), call["sha"]
+    holding = [name for name, line in owner.branches.items() if any(one.id == wanted for one in line.commits)]
+    if not holding:
+        raise not_found("Commit")
+    rows = [one.fields for one in owner.merge_requests.values() if one.fields["source_branch"] in holding]
+    return page_of(call.request, rows, call.base_url)
+
+
 # Files: their facts travel in headers, on HEAD nowhere else
 
 
@@ -303,6 +313,7 @@ ROUTES = (
     Route("GET", f"{_REPOSITORY}/tree", tree),
     Route("GET", f"{_REPOSITORY}/commits", commits),
     Route("GET", f"{_REPOSITORY}/commits/:sha", commit),
+    Route("GET", f"{_REPOSITORY}/commits/:sha/merge_requests", commit_merge_requests),
     Route("GET", f"{_REPOSITORY}/files/:file_path", file, _READ),
     Route("HEAD", f"{_REPOSITORY}/files/:file_path", file_head, _READ),
     Route("GET", f"{_REPOSITORY}/files/:file_path/raw", raw_file, _READ),

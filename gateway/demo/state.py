@@ -122,6 +122,7 @@ class Project:
     variables: dict[str, Json] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)
     packages: dict[str, bytes] = field(default_factory=dict)
+    releases: dict[str, Json] = field(default_factory=dict)
 
     @property
     def path(self) -> str:

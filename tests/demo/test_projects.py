@@ -82,6 +82,17 @@ async def test_a_job_may_see_its_project(ask: Any) -> None:
     assert (await ask("GET", API, None, {"JOB-TOKEN": TOKENS.job})).json["id"] == 1
 
 
+async def test_a_project_tells_what_its_caller_may(ask: Any) -> None:
+    nested = "/api/v4/projects/platform%2Ftools%2Fdeploy%2Frunner-images"
+    role = {"access_level": 40, "notification_level": 3}
+    assert (await ask("GET", nested, TOKENS.ada)).json["permissions"] == {"project_access": role, "group_access": role}
+    assert (await ask("GET", nested, TOKENS.root)).json["permissions"] == {"project_access": None, "group_access": None}
+    assert "permissions" not in (await ask("GET", "/api/v4/projects/open%2Fhandbook")).json
+    made = (await ask("POST", "/api/v4/projects?name=mine", TOKENS.eve)).json
+    assert made["permissions"] == {"project_access": {"access_level": 50, "notification_level": 3}, "group_access": None}
+    assert made["empty_repo"] is True
+
+
 async def test_groups_nest(ask: Any) -> None:
     assert (await ask("GET", "/api/v4/groups/platform%2Ftools", TOKENS.ada)).json["full_path"] == "platform/tools"
     assert [group["id"] for group in (await ask("GET", "/api/v4/groups")).json] == [4, 5]

@@ -119,3 +119,13 @@ async def test_archives_have_a_strong_validator_of_their_own(ask: Any) -> None:
     again = await ask("GET", f"{REPOSITORY}/archive", TOKENS.ada, {"If-None-Match": "W/" + reply.headers["ETag"]})
     assert again.status == 304
     assert (await ask("GET", f"{REPOSITORY}/archive?sha=none", TOKENS.ada)).status == 404
+
+
+async def test_a_commits_merge_requests(ask: Any) -> None:
+    tip = (await ask("GET", f"{REPOSITORY}/commits/feature%2Flogin", TOKENS.ada)).json["id"]
+    target = f"{REPOSITORY}/commits/{tip}/merge_requests"
+    assert (await ask("GET", target, TOKENS.ada)).json == []
+    wish = {"source_branch": "feature/login", "target_branch": "main", "title": "Login"}
+    made = await ask("POST", f"{REPOSITORY.removesuffix('/repository')}/merge_requests", TOKENS.ada, data=wish)
+    assert (await ask("GET", target, TOKENS.ada)).json == [made.json]
+    assert (await ask("GET", target.replace(tip, "0" * 40), TOKENS.ada)).status == 404

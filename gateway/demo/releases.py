@@ -1,0 +1,65 @@
+"""Releases: what a project says of its tags."""
+
+from __future__ import annotations
+
+from .access import Surface
+from .answer import Answer, as_json, message, not_found, page_of
+from .routing import Call, Route
+from .state import Branch, Json, Level
+
+
+def releases(call: Call) -> Answer:
+    owner = call.project()
+    return page_of(call.request, list(reversed(owner.releases.values())), call.base_url)
+
+
+def release(call: Call) -> Answer:
+    found = call.project().releases.get(call["tag"])
+    if found is None:
+        raise not_found()
+    return as_json(found)
+
+
+def create_release(call: Call) -> Answer:
+    """Of a tag that is there, or that is made now from ``ref``."""
+    owner, tag = call.project(Level.DEVELOPER), call.required("tag_name")
+    if tag in owner.releases:
+        raise message(409, "Release already exists")
+    if tag not in owner.tags:
+        start = owner.branches.get(call.request.text("ref") or "")
+        if start is None:
+            raise message(422, "Ref is not specified")
+        owner.tags[tag] = Branch(dict(start.files), list(start.commits))
+    at = call.state.now()
+    made: Json = {
+        "tag_name": tag,
+        "name": call.request.text("name") or tag,
+        "description": call.request.text("description"),
+        "created_at": at,
+        "released_at": at,
+        "author": {"id": call.caller.known().id, "username": call.caller.known().username},
+        "commit": {"id": owner.tags[tag].commits[0].id},
+        "assets": {"links": _links(call)},
+    }
+    owner.releases[tag] = made
+    return as_json(made, 201)
+
+
+def _links(call: Call) -> list[Json]:
+    assets = call.request.params.get("assets")
+    links = assets.get("links") if isinstance(assets, dict) else None
+    return [
+        {"id": call.state.number("release_link"), "link_type": "other", **link}
+        for link in (links if isinstance(links, list) else [])
+        if isinstance(link, dict)
+    ]
+
+
+_RELEASES = "/api/v4/projects/:id/releases"
+_JOB = Surface(job_token=True)
+
+ROUTES = (
+    Route("GET", _RELEASES, releases, _JOB),
+    Route("POST", _RELEASES, create_release, _JOB),
+    Route("GET", f"{_RELEASES}/:tag", release, _JOB),
+)
