@@ -7,22 +7,19 @@ should read goes to standard error, what a program should read to standard outpu
 from __future__ import annotations
 
 import argparse
-import asyncio
-import datetime
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import __version__, audit_commands, limit_commands
+from . import __version__, audit_commands, key_commands, limit_commands
 from .config import EMBEDDED, Config, json_schema, load, redacted
 from .config import problems as reports
 from .config.known import unknown_routes
-from .config.units import parse_duration, parse_host_port
+from .config.units import parse_host_port
 from .core.catalogue import Catalogue, Surface
-from .ports import KeyRecord, KeyRefused, StoreUnavailable
+from .ports import KeyRefused, StoreUnavailable
 from .state_dir import StateRefused
 
 OK, FAILED, REFUSED = 0, 1, 2
@@ -96,58 +93,6 @@ def _explain(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _keys_new(arguments: argparse.Namespace) -> int:
-    config = _configured(arguments, _NOT_FOR_KEYS)
-    key = asyncio.run(_issue(config, _issuable(config, arguments.identity), arguments.expires))
-    _say(f"A key for `{arguments.identity}`. It is shown this once; the gateway keeps only a hash of it.")
-    print(key)
-    return OK
-
-
-def _keys_rotate(arguments: argparse.Namespace) -> int:
-    config = _configured(arguments, _NOT_FOR_KEYS)
-    identity = _issuable(config, arguments.identity)
-    older = [record for record in asyncio.run(_list(config, identity)) if record.revoked_at is None]
-    key = asyncio.run(_issue(config, identity, arguments.expires))
-    _say(f"A further key for `{identity}`. It is shown this once; the older ones go on working until revoked:")
-    for record in older:
-        _say(f"  gitlab-gateway keys revoke {record.id}" + (f" --config {arguments.config}" if arguments.config else ""))
-    print(key)
-    return OK
-
-
-def _keys_list(arguments: argparse.Namespace) -> int:
-    records = asyncio.run(_list(_configured(arguments, _NOT_FOR_KEYS), arguments.identity))
-    if arguments.json:
-        print(json.dumps([_record(record) for record in records], indent=2))
-        return OK
-    for record in records:
-        row = _record(record)
-        print(f"{row['id']:<20} {row['identity']:<24} {row['state']:<8} created {row['created_at']}", end="")
-        print(f" expires {row['expires_at']}" if row["expires_at"] else "")
-    if not records:
-        _say("no keys")
-    return OK
-
-
-def _keys_revoke(arguments: argparse.Namespace) -> int:
-    config = _configured(arguments, _NOT_FOR_KEYS)
-    if not asyncio.run(_revoke(config, arguments.key)):
-        raise _Refused(f"no live key has the id {arguments.key}: see `gitlab-gateway keys list`")
-    _say(f"{arguments.key} is revoked")
-    return OK
-
-
-def _keys_admin(arguments: argparse.Namespace) -> int:
-    from .config.admin_key import new_admin_key
-
-    key, digest = new_admin_key()
-    _say("Put this into the configuration; the key itself is shown this once:")
-    _say(f"admin:\n  keys:\n    - {{id: {arguments.id}, sha256: {digest}}}")
-    print(key)
-    return OK
-
-
 def _routes(arguments: argparse.Namespace) -> int:
     for operation in _catalogue().operations():
         if arguments.surface and operation.surface.value != arguments.surface:
@@ -182,57 +127,10 @@ def _catalogue() -> Catalogue:
     return Catalogue.decode(read())
 
 
-# Keys
-
-
-def _issuable(config: Config, identity: str) -> str:
-    issued = [one.id for one in config.identities if one.key is not None]
-    if identity not in issued:
-        there_are = f"there are {', '.join(issued)}" if issued else "the configuration has none"
-        raise _Refused(f"`{identity}` is no identity with `key: issued`; {there_are}")
-    return identity
-
-
-async def _issue(config: Config, identity: str, expires_s: float | None) -> str:
-    from . import app
-
-    async with app.open_key_store(config) as keys:
-        return await keys.issue(identity, None if expires_s is None else time.time() + expires_s)
-
-
-async def _list(config: Config, identity: str | None) -> list[KeyRecord]:
-    from . import app
-
-    async with app.open_key_store(config) as keys:
-        return [record for record in await keys.list() if identity is None or record.identity == identity]
-
-
-async def _revoke(config: Config, key_id: str) -> bool:
-    from . import app
-
-    async with app.open_key_store(config) as keys:
-        return await keys.revoke(key_id)
-
-
-def _record(record: KeyRecord) -> dict[str, str | None]:
-    expired = record.expires_at is not None and record.expires_at <= time.time()
-    return {
-        "id": record.id,
-        "identity": record.identity,
-        "state": "revoked" if record.revoked_at is not None else "expired" if expired else "live",
-        "created_at": _instant(record.created_at),
-        "expires_at": _instant(record.expires_at) if record.expires_at is not None else None,
-    }
-
-
-def _instant(at: float) -> str:
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
 # Configuration
 
 
-_NOT_FOR_KEYS = frozenset({"credentials", "rules", "limits", "cache", "audit", "admin"})
+_NOT_FOR_KEYS = frozenset({"credentials", "rules", "limits", "cache", "admin"})
 """Whoever issues keys need not hold GitLab's tokens."""
 
 
@@ -309,16 +207,6 @@ def _address(text: str) -> str:
     return text
 
 
-def _lifetime(text: str) -> float:
-    try:
-        seconds = parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError("a key that has expired already is of no use")
-    return seconds
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gitlab-gateway",
@@ -343,7 +231,8 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("method", metavar="METHOD")
     explain.add_argument("target", metavar="TARGET", help="as on the wire: /api/v4/projects/group%%2Fproject")
 
-    _key_commands(commands)
+    for keys in key_commands.add(commands, _command, lambda arguments: _configured(arguments, _NOT_FOR_KEYS)):
+        _config_option(keys)
     limit_commands.add(commands, _command)
     _config_option(audit_commands.add(commands, _command, lambda arguments: _configured(arguments, _NOT_FOR_KEYS)))
 
@@ -361,28 +250,6 @@ def _parser() -> argparse.ArgumentParser:
 
     _command(commands, "version", _version, "print the version")
     return parser
-
-
-def _key_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    keys = commands.add_parser("keys", help="issue, list, rotate and revoke gateway keys", allow_abbrev=False)
-    below = keys.add_subparsers(metavar="COMMAND", required=True)
-    for name, command, text in (
-        ("new", _keys_new, "issue a key; it is the last line of standard output"),
-        ("rotate", _keys_rotate, "issue a further key beside those an identity has"),
-    ):
-        issue = _command(below, name, command, text)
-        issue.add_argument("identity", metavar="IDENTITY")
-        _config_option(issue)
-        issue.add_argument("--expires", metavar="90d", type=_lifetime, help="absent: never")
-    listing = _command(below, "list", _keys_list, "list keys; the keys themselves are nowhere")
-    listing.add_argument("identity", metavar="IDENTITY", nargs="?")
-    _config_option(listing)
-    listing.add_argument("--json", action="store_true")
-    revoke = _command(below, "revoke", _keys_revoke, "end a key at once")
-    revoke.add_argument("key", metavar="KEY_ID", help="as `keys list` shows it")
-    _config_option(revoke)
-    admin = _command(below, "admin", _keys_admin, "make a key for the admin port and the lines that admit it")
-    admin.add_argument("id", metavar="ID", nargs="?", default="ops")
 
 
 def _command(

@@ -15,6 +15,7 @@ from .core.access import Permit, Principal, Priority
 from .core.cache_entry import Entry
 from .core.catalogue import Operation
 from .core.credentials import Claim
+from .core.key_record import KeyRecord, Replacing
 from .core.limits import Decision, Take
 from .core.messages import Field, Fields, RequestHead, ResponseHead
 from .core.rule_match import Question, Resolved
@@ -227,42 +228,6 @@ class CacheStore(Protocol):
     async def close(self) -> None: ...
 
 
-class KeyRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One issued gateway key; the key itself is nowhere. Instants are Unix seconds."""
-
-    id: str
-    """Public id, shown in lists and audit."""
-    identity: str
-    digest: bytes
-    """HMAC-SHA-256(pepper, key)."""
-    created_at: float
-    not_before: float | None = None
-    expires_at: float | None = None
-    revoked_at: float | None = None
-    """Revoked as soon as it is set, whatever it says: another host's clock must not delay it."""
-    last_used_at: float | None = None
-    """Coarse: to the minute or so."""
-    note: str = ""
-
-    def is_live(self, now: float) -> bool:
-        """Neither revoked nor expired; its time may be yet to come."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
-
-    def is_usable(self, now: float) -> bool:
-        """Live, and its time has come."""
-        return self.is_live(now) and (self.not_before is None or now >= self.not_before)
-
-    def __repr__(self) -> str:
-        return f"KeyRecord({self.id}, {self.identity})"
-
-
-LIVE_KEYS = 2
-"""How many live keys an identity may have: the one in use and the one that replaces it."""
-
-KEEP_DEAD_S = 30 * 86_400.0
-"""How long a revoked or expired key stays listed."""
-
-
 class KeyStore(Protocol):
     """Issued keys, as the server reads them. An outage raises ``StoreUnavailable``; calls may overlap and be cancelled."""
 
@@ -280,10 +245,16 @@ class KeyStore(Protocol):
 class KeyRegister(Protocol):
     """The same keys, as commands and the admin API change them. An outage raises ``StoreUnavailable``."""
 
-    async def put(self, record: KeyRecord) -> None:
-        """Add a key, durably. Raises KeyRefused when the id or digest is taken, or ``LIVE_KEYS`` are live at
-        ``created_at``: judged and written in one step. Forgets keys of that identity dead for ``KEEP_DEAD_S``.
+    async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
+        """Add a key, durably; with ``replacing``, and end another one for it. Judged and written in one step.
+
+        Raises KeyRefused when the id or digest is taken, ``replacing`` refuses, ``LIVE_KEYS`` of the identity are live at
+        ``created_at``, or ``MOST_EXCHANGED`` are stored. Forgets keys that are forgettable then.
         """
+        ...
+
+    async def get(self, key_id: str) -> KeyRecord | None:
+        """By its public id, with its last use."""
         ...
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:

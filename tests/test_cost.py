@@ -116,7 +116,7 @@ async def made_with(directory: Path, burst: int) -> tuple[Assembly, str]:
     loaded = load(text, given, lambda path: Path(path).read_text())
     assert loaded.config is not None, loaded.problems
     async with open_key_store(loaded.config) as keys:
-        key = await keys.issue("bench")
+        key = (await keys.office.issue(keys.actor, "bench"))[0].reveal()
     made = await assemble(loaded.config)
     made.gateway.road = msgspec.structs.replace(made.gateway.road, upstream=GitLab())
     return made, key

@@ -3,44 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pwd
 import secrets
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
+
 from ..config import Config
+from ..core.audit_chain import Chain, chain_key
 from ..identity.issuing import KeyIssuer
-from ..ports import KeyRecord
 from ..state_dir import open_state_dir
 from ..stores.redis_link import RedisLink
+from ..telemetry.audit import AuditLog, StreamSink, last_mac, open_sink
 from .assembly import Keyring, key_store
+from .key_office import Actor, KeyOffice
 
 _TIMEOUT_S = 2.0
+_STANDARD_ERROR = 2
 
 
-class Keys:
-    """Issue, list, revoke."""
+class Keys(msgspec.Struct, frozen=True):
+    """The key store of a configuration, and who uses it."""
 
-    def __init__(self, issuer: KeyIssuer) -> None:
-        self._issuer = issuer
-
-    async def issue(self, identity: str, expires_at: float | None = None) -> str:
-        """The new key itself, shown this once. Raises KeyRefused, StoreUnavailable."""
-        key, _ = await self._issuer.issue(identity, expires_at)
-        return key.reveal()
-
-    async def list(self) -> list[KeyRecord]:
-        """Oldest first."""
-        return await self._issuer.list()
-
-    async def revoke(self, key_id: str) -> bool:
-        """False when there is no such key."""
-        return await self._issuer.revoke(key_id)
+    office: KeyOffice
+    actor: Actor
 
 
 @contextlib.asynccontextmanager
-async def open_key_store(config: Config) -> AsyncIterator[Keys]:
-    """Open the configured store. Raises StateRefused, OSError."""
+async def open_key_store(config: Config, *, reading: bool = False) -> AsyncIterator[Keys]:
+    """Open the configured store and, unless ``reading`` alone, the audit: what cannot be written down is not done.
+
+    Raises StateRefused, OSError.
+    """
     stored = config.stores.keys
     async with contextlib.AsyncExitStack() as stack:
         link = None
@@ -51,4 +48,25 @@ async def open_key_store(config: Config) -> AsyncIterator[Keys]:
             open_state_dir(Path(config.state_dir))
         _, register = key_store(config, link)
         stack.push_async_callback(register.close)
-        yield Keys(KeyIssuer(register, pepper=Keyring(config).pepper, wall=time.time, random=secrets.token_bytes))
+        keyring = Keyring(config)
+        audit = None if reading else _audit(config, keyring)
+        if audit is not None:
+            stack.callback(audit.close)
+        issuer = KeyIssuer(register, pepper=keyring.pepper, wall=time.time, random=secrets.token_bytes)
+        issued = [identity.id for identity in config.identities if identity.key is not None]
+        yield Keys(KeyOffice(issuer, issued, audit), Actor(f"command:{_user()}", "command"))
+
+
+def _audit(config: Config, keyring: Keyring) -> AuditLog:
+    where = config.audit.sink
+    # A command's standard output is for the key it makes: a line that would go there goes to standard error.
+    sink = StreamSink(_STANDARD_ERROR, owned=False) if where in {"stdout", "stderr"} else open_sink(where)
+    chain = Chain(chain_key(keyring.audit), secrets.token_hex(8)) if config.audit.chain else None
+    return AuditLog(sink, chain=chain, after=last_mac(where) if chain is not None else "")
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user has no name
+        return str(os.getuid())

@@ -47,6 +47,8 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     token_hash: bytes = b""
     """Keyed hash of an own token: its cache partition."""
     priority: Priority = Priority.INTERACTIVE
+    cidr: tuple[str, ...] = ()
+    """Networks that this very credential is bound to, beside its identity."""
 
     @property
     def brokered(self) -> bool:

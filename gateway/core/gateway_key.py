@@ -2,7 +2,8 @@
 
 ``ggw_`` + 43 base62 digits (256 bits) + 6 base62 digits of CRC-32 over all that stands before. The prefix lets secret
 scanners find a leaked key (``PATTERN``); the checksum tells a typo from a key without a lookup. It is no protection: anyone
-can compute it. Only HMAC-SHA-256(pepper, key) is ever stored, and the pepper is not in the store.
+can compute it. Only HMAC-SHA-256(pepper, SHA-256(key)) is ever stored, and the pepper is not in the store. The plain hash
+within lets a key be imported by whoever knows its SHA-256 and not the key.
 """
 
 from __future__ import annotations
@@ -44,9 +45,14 @@ def is_well_formed(text: str) -> bool:
     return _SHAPE.fullmatch(text) is not None and _checksum(text[:-_CHECKSUM_DIGITS]) == text[-_CHECKSUM_DIGITS:]
 
 
+def digest_of_hash(pepper: bytes, hashed: bytes) -> bytes:
+    """``digest`` of the key whose SHA-256 is ``hashed``: what an import knows of it."""
+    return hmac.digest(pepper, hashed, hashlib.sha256)
+
+
 def digest(pepper: bytes, key: Secret) -> bytes:
     """What a store holds and looks up by: 32 octets that say nothing about the key without the pepper."""
-    return hmac.digest(pepper, key.reveal().encode("utf-8", "surrogateescape"), hashlib.sha256)
+    return digest_of_hash(pepper, hashlib.sha256(key.reveal().encode("utf-8", "surrogateescape")).digest())
 
 
 def same_digest(ours: bytes, theirs: bytes) -> bool:

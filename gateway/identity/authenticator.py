@@ -30,13 +30,15 @@ from ..core.secret import fingerprint, keyed_hash
 from ..ports import NotAnswering, StoreUnavailable
 from .gitlab_tokens import OwnTokens, presentation
 from .keys import GatewayKeys
-from .lookups import Lookups, Recall
+from .lookups import Lookups, Memo, Recall
 from .passthrough import falls_back, passthrough_for
 from .settings import IdentitySettings, Networks, Passthrough
 from .workloads import Workloads
 
 _MAX_FLIGHTS = 1000
 """Credentials being looked up or waiting for their turn; beyond that nobody would be answered in time."""
+_MAX_BOUNDS = 1000
+"""Different lists of networks of keys that are remembered parsed."""
 _RETRY_AFTER_S = 5
 _NONE = Kind.NONE  # bound once: an enum's member costs as much to look up as the memory does
 _VERIFIABLE = frozenset({Kind.TOKEN, Kind.JOB_TOKEN, Kind.BASIC})
@@ -82,6 +84,7 @@ class PrincipalAuthenticator:
         self._networks = {identity.id: identity.networks for identity in settings.keys}
         self._networks |= {identity.id: identity.networks for identity in settings.workloads}
         self._keys = keys
+        self._key_networks: Memo[tuple[str, ...], Networks] = Memo(_MAX_BOUNDS)
         self._tokens = tokens
         self._token_networks = Networks() if settings.gitlab_token is None else settings.gitlab_token.networks
         self._guard = guard
@@ -165,7 +168,17 @@ class PrincipalAuthenticator:
                 raise unauthenticated()
         if not isinstance(found, Principal) or peer not in self._networks[found.identity]:
             raise self._failure(peer)
+        if found.cidr and peer not in self._bound(found.cidr):
+            raise self._failure(peer)
         return found
+
+    def _bound(self, cidr: tuple[str, ...]) -> Networks:
+        """Of one key. Remembered with a bound; ``cidr`` was judged when the key was made."""
+        networks = self._key_networks.get(cidr)
+        if networks is None:
+            networks = Networks(cidr)
+            self._key_networks.put(cidr, networks)
+        return networks
 
     async def _by_workload(self, workloads: Workloads, claim: Claim, peer: str) -> Principal | None:
         """None: a JWT of somebody else's, which may mean something to GitLab."""

@@ -1,19 +1,64 @@
-"""Making gateway keys: for the command line and the admin API."""
+"""Making gateway keys, importing them, replacing them: for the command line, the admin API and the token exchange."""
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Callable
 
-from ..core.gateway_key import RANDOM_BYTES, digest, new_key
-from ..core.secret import Secret
-from ..ports import KeyRecord, KeyRefused, KeyRegister
+import msgspec
 
+from ..core.gateway_key import RANDOM_BYTES, digest, digest_of_hash, new_key
+from ..core.key_record import KeyOrigin, KeyRecord, Replacing
+from ..core.secret import Secret
+from ..ports import KeyRefused, KeyRegister
+
+LONGEST_OVERLAP_S = 30 * 86_400.0
 _ID_BYTES = 6
+_HASH_BYTES = 32
+_MOST_NETWORKS = 32
+_LONGEST_NOTE = 200
+
+
+class TermsRefused(KeyRefused):
+    """What was asked for makes no key that could be used; nothing was looked at."""
+
+
+class NoSuchKey(KeyRefused):
+    """There is no key of that id."""
+
+
+class KeyTerms(msgspec.Struct, frozen=True):
+    """When and from where a key may be used. Instants are Unix seconds."""
+
+    not_before: float | None = None
+    expires_at: float | None = None
+    cidr: tuple[str, ...] = ()
+    """Beside what its identity is bound to; empty: that alone."""
+    note: str = ""
+
+    def judged(self, now: float) -> KeyTerms:
+        """The same, networks in their usual spelling. Raises TermsRefused."""
+        for instant in (self.expires_at, self.not_before):
+            if instant is not None and not math.isfinite(instant):
+                raise TermsRefused("a key's times are finite")
+        if self.expires_at is not None and self.expires_at <= max(now, self.not_before or now):
+            raise TermsRefused("a key that has expired before it can be used is of no use")
+        if len(self.note) > _LONGEST_NOTE or not (self.note.isprintable() or not self.note):
+            raise TermsRefused(f"a note is at most {_LONGEST_NOTE} printable characters")
+        if len(self.cidr) > _MOST_NETWORKS:
+            raise TermsRefused(f"a key has at most {_MOST_NETWORKS} networks")
+        return msgspec.structs.replace(self, cidr=tuple(_network(text) for text in self.cidr))
+
+
+UNBOUND = KeyTerms()
 
 
 class KeyIssuer:
-    """Issues, lists and revokes keys in ``register``. ``random(n)`` gives n unpredictable octets; ``wall`` Unix seconds."""
+    """Issues, imports, rotates, lists and revokes keys in ``register``.
+
+    ``random(n)`` gives n unpredictable octets; ``wall`` is Unix seconds.
+    """
 
     def __init__(
         self, register: KeyRegister, *, pepper: bytes, wall: Callable[[], float], random: Callable[[int], bytes]
@@ -23,31 +68,48 @@ class KeyIssuer:
         self._wall = wall
         self._random = random
 
-    async def issue(
-        self, identity: str, expires_at: float | None = None, *, not_before: float | None = None, note: str = ""
-    ) -> tuple[Secret, KeyRecord]:
+    async def issue(self, identity: str, terms: KeyTerms = UNBOUND) -> tuple[Secret, KeyRecord]:
         """A new key and its record; the key is shown once, by whoever asked, and is kept nowhere.
 
-        Raises KeyRefused when it could never be used, or when the identity has two live keys already.
+        Raises TermsRefused when it could never be used, KeyRefused when the identity has two live keys already.
         """
-        now = self._wall()
-        for instant in (expires_at, not_before):
-            if instant is not None and not math.isfinite(instant):
-                raise KeyRefused("a key's times are finite")
-        if expires_at is not None and expires_at <= max(now, not_before or now):
-            raise KeyRefused("a key that has expired before it can be used is of no use")
-        key = new_key(self._random(RANDOM_BYTES))
-        record = KeyRecord(
-            id=f"key_{self._random(_ID_BYTES).hex()}",
-            identity=identity,
-            digest=digest(self._pepper, key),
-            created_at=now,
-            not_before=not_before,
-            expires_at=expires_at,
-            note=note,
-        )
+        return await self._new(identity, terms, KeyOrigin.ISSUED)
+
+    async def exchanged(self, identity: str, terms: KeyTerms) -> tuple[Secret, KeyRecord]:
+        """The same for a workload's token: not one of the two. Raises KeyRefused where there are too many by far."""
+        return await self._new(identity, terms, KeyOrigin.EXCHANGED)
+
+    async def take_in(self, identity: str, sha256: bytes, terms: KeyTerms = UNBOUND) -> KeyRecord:
+        """A gateway key made elsewhere, by its SHA-256. Raises as ``issue``."""
+        if len(sha256) != _HASH_BYTES:
+            raise TermsRefused("the SHA-256 of a key has 32 octets")
+        hashed = digest_of_hash(self._pepper, sha256)
+        record = self._record(identity, hashed, terms.judged(self._wall()), KeyOrigin.IMPORTED)
         await self._register.put(record)
-        return key, record
+        return record
+
+    async def rotate(
+        self, key_id: str, overlap_s: float, *, not_before: float | None = None, expires_at: float | None = None
+    ) -> tuple[Secret, KeyRecord]:
+        """A new key in place of a live one, which ends ``overlap_s`` from now. It is bound as that one was, and without
+        ``expires_at`` lives as long as that one was to live.
+
+        Raises NoSuchKey; TermsRefused; KeyRefused when that one is dead, or being replaced already.
+        """
+        if not 0 <= overlap_s <= LONGEST_OVERLAP_S:
+            raise TermsRefused("both keys live for 0 s to 30 days")
+        older = await self._register.get(key_id)
+        if older is None:
+            raise NoSuchKey(f"no key has the id {key_id}")
+        now = self._wall()
+        if expires_at is None and older.expires_at is not None:
+            expires_at = now + older.expires_at - max(older.created_at, older.not_before or 0.0)
+        terms = KeyTerms(not_before, expires_at, older.cidr, older.note)
+        return await self._new(older.identity, terms, KeyOrigin.ISSUED, Replacing(key_id, now + overlap_s))
+
+    async def get(self, key_id: str) -> KeyRecord | None:
+        """Dead ones too, for a while."""
+        return await self._register.get(key_id)
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
         """Oldest first, dead ones too for a while."""
@@ -56,3 +118,32 @@ class KeyIssuer:
     async def revoke(self, key_id: str) -> bool:
         """At once; False when there is no such key."""
         return await self._register.revoke(key_id, self._wall())
+
+    async def _new(
+        self, identity: str, terms: KeyTerms, origin: KeyOrigin, replacing: Replacing | None = None
+    ) -> tuple[Secret, KeyRecord]:
+        terms = terms.judged(self._wall())
+        key = new_key(self._random(RANDOM_BYTES))
+        record = self._record(identity, digest(self._pepper, key), terms, origin)
+        await self._register.put(record, replacing)
+        return key, record
+
+    def _record(self, identity: str, hashed: bytes, terms: KeyTerms, origin: KeyOrigin) -> KeyRecord:
+        return KeyRecord(
+            id=f"key_{self._random(_ID_BYTES).hex()}",
+            identity=identity,
+            digest=hashed,
+            created_at=self._wall(),
+            not_before=terms.not_before,
+            expires_at=terms.expires_at,
+            note=terms.note,
+            cidr=terms.cidr,
+            origin=origin,
+        )
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise TermsRefused("a network is written like 10.20.0.0/16 or 2001:db8::/32, without host bits") from None

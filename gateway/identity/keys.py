@@ -16,10 +16,11 @@ import msgspec
 
 from ..core.access import Principal, PrincipalKind
 from ..core.gateway_key import digest, same_digest
+from ..core.key_record import KeyOrigin, KeyRecord
 from ..core.secret import Secret, fingerprint
-from ..ports import KeyRecord, KeyStore, StoreUnavailable
+from ..ports import KeyStore, StoreUnavailable
 from .lookups import Lookups, Memo, Recall
-from .settings import KeyIdentity
+from .settings import KeyIdentity, WorkloadIdentity
 
 TTL_S = 1.0
 """How long a lookup is believed: half of the two seconds a revocation may take."""
@@ -45,7 +46,7 @@ class GatewayKeys:
     def __init__(
         self,
         store: KeyStore,
-        identities: Iterable[KeyIdentity],
+        identities: Iterable[KeyIdentity | WorkloadIdentity],
         *,
         pepper: bytes,
         fingerprint_key: bytes,
@@ -116,7 +117,9 @@ class GatewayKeys:
         identity = self._identities.get(found.identity)
         is_ours = same_digest(found.digest, wanted)
         is_usable = found.is_usable(self._wall())
-        if identity is None or not is_ours or not is_usable:
+        # An identity that became another sort since admits no key of before.
+        of_its_sort = isinstance(identity, WorkloadIdentity) is (found.origin is KeyOrigin.EXCHANGED)
+        if identity is None or not is_ours or not is_usable or not of_its_sort:
             self._known.drop(key)
             self._bad_until.put(key, now + TTL_S)
             return None
@@ -125,11 +128,12 @@ class GatewayKeys:
         else:
             principal = Principal(
                 id=identity.id,
-                kind=PrincipalKind.KEY,
+                kind=PrincipalKind.KEY if found.origin is not KeyOrigin.EXCHANGED else PrincipalKind.OIDC,
                 identity=identity.id,
                 fingerprint=fingerprint(self._fingerprint_key, secret),
                 team=identity.team,
                 priority=identity.priority,
+                cidr=found.cidr,
             )
             touched_at = now - TOUCH_S
         if now - touched_at >= TOUCH_S:

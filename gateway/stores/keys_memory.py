@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from ..ports import KEEP_DEAD_S, LIVE_KEYS, KeyRecord, KeyRefused
+from ..core.key_record import LIVE_KEYS, MOST_EXCHANGED, KeyRecord, Replacing
+from ..ports import KeyRefused
 
 
 class MemoryKeys:
@@ -21,16 +22,35 @@ class MemoryKeys:
         if record is not None and (record.last_used_at is None or record.last_used_at < at):
             self._by_digest[record.digest] = msgspec.structs.replace(record, last_used_at=at)
 
-    async def put(self, record: KeyRecord) -> None:
+    async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
+        now = record.created_at
         if record.digest in self._by_digest or self._by_id(record.id) is not None:
             raise KeyRefused(taken(record))
-        theirs = [other for other in self._by_digest.values() if other.identity == record.identity]
-        if sum(other.is_live(record.created_at) for other in theirs) >= LIVE_KEYS:
-            raise KeyRefused(too_many(record))
-        for other in theirs:
-            if is_forgettable(other, record.created_at):
-                del self._by_digest[other.digest]
+        ended = None
+        if replacing is not None:
+            older = self._by_id(replacing.id)
+            refused = replacing.refuses(older, record)
+            if older is None or refused is not None:
+                raise KeyRefused(refused)
+            ended = older.replaced(record.id, replacing.until, now)
+        if record.counted:
+            theirs = [one for one in self._by_digest.values() if one.counted and one.identity == record.identity]
+            after = [ended if ended is not None and one.id == ended.id else one for one in theirs]
+            if sum(one.is_live(now) for one in after) >= LIVE_KEYS:
+                raise KeyRefused(too_many(record))
+        else:
+            theirs = [one for one in self._by_digest.values() if not one.counted]
+            if sum(not one.is_forgettable(now) for one in theirs) >= MOST_EXCHANGED:
+                raise KeyRefused(crowded())
+        for one in theirs:
+            if one.is_forgettable(now):
+                del self._by_digest[one.digest]
+        if ended is not None:
+            self._by_digest[ended.digest] = ended
         self._by_digest[record.digest] = record
+
+    async def get(self, key_id: str) -> KeyRecord | None:
+        return self._by_id(key_id)
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
         found = [record for record in self._by_digest.values() if identity is None or record.identity == identity]
@@ -51,12 +71,6 @@ class MemoryKeys:
         return next((record for record in self._by_digest.values() if record.id == key_id), None)
 
 
-def is_forgettable(record: KeyRecord, now: float) -> bool:
-    """Dead for so long that listing it serves nobody."""
-    ends = [instant for instant in (record.revoked_at, record.expires_at) if instant is not None]
-    return bool(ends) and min(ends) <= now - KEEP_DEAD_S
-
-
 def taken(record: KeyRecord) -> str:
     """The message for a second key of the same id or digest."""
     return f"a key {record.id} or one with the same digest exists already"
@@ -68,3 +82,8 @@ def too_many(record: KeyRecord) -> str:
         f"{record.identity} has {LIVE_KEYS} live keys already, the most there may be during a rotation: "
         f"revoke one of them first (gitlab-gateway keys list {record.identity})"
     )
+
+
+def crowded() -> str:
+    """The message for one exchanged credential too many."""
+    return f"there are {MOST_EXCHANGED} exchanged credentials already: none is given until some are over"

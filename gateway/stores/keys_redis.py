@@ -1,7 +1,8 @@
 """Gateway keys in Redis, shared by every gateway that reads it.
 
-Three hashes in one slot: digest → record, id → digest, id → last use. Last use stands apart so that noting it can never
-undo a revocation. Records are JSON with a version; one of a version this gateway does not know admits nobody.
+All in one slot: digest → record, id → digest, id → last use; the digests of each identity's own keys as a set, those of
+exchanged ones by their ends. Last use stands apart so that noting it can never undo a revocation. Records are JSON with a
+version; one of a version this gateway does not know admits nobody.
 Redis must not evict these keys, and must persist them: ``maxmemory-policy noeviction`` and an append-only file.
 """
 
@@ -11,16 +12,19 @@ from importlib import resources
 
 import msgspec
 
-from ..ports import KEEP_DEAD_S, LIVE_KEYS, KeyRecord, KeyRefused, StoreUnavailable
-from .keys_memory import taken, too_many
+from ..core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, LIVE_KEYS, MOST_EXCHANGED, KeyOrigin, KeyRecord, Replacing
+from ..ports import KeyRefused, StoreUnavailable
+from .keys_memory import crowded, taken, too_many
 from .redis_link import RedisError, RedisLink, RedisUnavailable
 
 _RECORDS = "ggw:{keys}:records"
 _IDS = "ggw:{keys}:ids"
 _USED = "ggw:{keys}:used"
+_OF = "ggw:{keys}:of:"
+_ENDS = "ggw:{keys}:ends"
 
-_VERSION = 1
-_REVOKE_TRIES = 5
+_VERSION = 2
+_TRIES = 5
 
 
 class _Stored(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"version": "v"}):
@@ -34,6 +38,9 @@ class _Stored(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=
     expires_at: float | None = None
     revoked_at: float | None = None
     note: str = ""
+    cidr: tuple[str, ...] = ()
+    origin: KeyOrigin = KeyOrigin.ISSUED
+    replaced_by: str = ""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -47,6 +54,7 @@ class RedisKeys:
         self._link = link
         lua = resources.files(__package__) / "lua"
         self._put_script = (lua / "keys_put.lua").read_text()
+        self._exchanged_script = (lua / "keys_put_exchanged.lua").read_text()
         self._touch_script = (lua / "keys_touch.lua").read_text()
         self._revoke_script = (lua / "keys_revoke.lua").read_text()
 
@@ -57,27 +65,88 @@ class RedisKeys:
     async def touch(self, key_id: str, at: float) -> None:
         await self._execute("EVAL", self._touch_script, "2", _IDS, _USED, key_id, repr(at))
 
-    async def put(self, record: KeyRecord) -> None:
-        answer = await self._execute(
-            "EVAL",
-            self._put_script,
-            "3",
-            _RECORDS,
-            _IDS,
-            _USED,
-            record.id,
-            record.identity,
-            record.digest.hex(),
-            _encode(_stored(record)),
-            repr(record.created_at),
-            str(LIVE_KEYS),
-            repr(record.created_at - KEEP_DEAD_S),
+    async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
+        if not record.counted:
+            self._said(await self._put_exchanged(record), record)
+            return
+        for _ in range(_TRIES):
+            ended: tuple[bytes | str, ...] = ("", "", "")
+            if replacing is not None:
+                text, older = await self._read(replacing.id)
+                refused = replacing.refuses(older, record)
+                if older is None or refused is not None:
+                    raise KeyRefused(refused)
+                after = older.replaced(record.id, replacing.until, record.created_at)
+                ended = (older.digest.hex(), text, _encode(_stored(after)))
+            answer = await self._put_counted(record, ended)
+            if answer != b"changed":
+                self._said(answer, record)
+                return
+        raise StoreUnavailable("the key to replace keeps changing")
+
+    async def _put_counted(self, record: KeyRecord, ended: tuple[bytes | str, ...]) -> bytes:
+        return _octets(
+            await self._execute(
+                "EVAL",
+                self._put_script,
+                "4",
+                _RECORDS,
+                _IDS,
+                _USED,
+                _OF + record.identity,
+                record.id,
+                record.digest.hex(),
+                _encode(_stored(record)),
+                repr(record.created_at),
+                str(LIVE_KEYS),
+                repr(record.created_at - KEEP_DEAD_S),
+                *ended,
+            )
         )
-        match _octets(answer):
+
+    async def _put_exchanged(self, record: KeyRecord) -> bytes:
+        return _octets(
+            await self._execute(
+                "EVAL",
+                self._exchanged_script,
+                "4",
+                _RECORDS,
+                _IDS,
+                _USED,
+                _ENDS,
+                record.id,
+                record.digest.hex(),
+                _encode(_stored(record)),
+                repr(record.expires_at or record.created_at),
+                repr(record.created_at - KEEP_EXCHANGED_S),
+                str(MOST_EXCHANGED),
+            )
+        )
+
+    def _said(self, answer: bytes, record: KeyRecord) -> None:
+        match answer:
             case b"taken":
                 raise KeyRefused(taken(record))
             case b"too_many":
-                raise KeyRefused(too_many(record))
+                raise KeyRefused(too_many(record) if record.counted else crowded())
+
+    async def get(self, key_id: str) -> KeyRecord | None:
+        _, record = await self._read(key_id)
+        if record is None:
+            return None
+        used = await self._execute("HGET", _USED, key_id)
+        return record if used is None else msgspec.structs.replace(record, last_used_at=float(_octets(used)))
+
+    async def _read(self, key_id: str) -> tuple[bytes, KeyRecord | None]:
+        """The record as it lies there, and what it says."""
+        digest = await self._execute("HGET", _IDS, key_id)
+        text = await self._execute("HGET", _RECORDS, _octets(digest)) if digest is not None else None
+        if text is None:
+            return b"", None
+        record = _record(bytes.fromhex(_octets(digest).decode("ascii")), _octets(text))
+        if record is None:
+            raise StoreUnavailable(f"key {key_id} was written by another gateway version")
+        return _octets(text), record
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
         lines = await self._execute("HGETALL", _RECORDS)
@@ -92,23 +161,15 @@ class RedisKeys:
         return sorted(records, key=lambda record: (record.created_at, record.id))
 
     async def revoke(self, key_id: str, at: float) -> bool:
-        for _ in range(_REVOKE_TRIES):
-            digest = await self._execute("HGET", _IDS, key_id)
-            if digest is None:
+        for _ in range(_TRIES):
+            text, record = await self._read(key_id)
+            if record is None:
                 return False
-            text = await self._execute("HGET", _RECORDS, _octets(digest))
-            if text is None:
-                return False
-            stored = _readable(_octets(text))
-            if stored is None:
-                raise StoreUnavailable(f"key {key_id} was written by another gateway version")
-            if stored.revoked_at is not None:
+            if record.revoked_at is not None:
                 return True
-            revoked = _encode(msgspec.structs.replace(stored, revoked_at=at))
-            if (
-                await self._execute("EVAL", self._revoke_script, "1", _RECORDS, _octets(digest), _octets(text), revoked)
-                == 1
-            ):
+            revoked = _encode(_stored(msgspec.structs.replace(record, revoked_at=at)))
+            asked = (self._revoke_script, "1", _RECORDS, record.digest.hex(), text, revoked)
+            if await self._execute("EVAL", *asked) == 1:
                 return True
         raise StoreUnavailable(f"key {key_id} keeps changing")
 
@@ -132,6 +193,9 @@ def _stored(record: KeyRecord) -> _Stored:
         expires_at=record.expires_at,
         revoked_at=record.revoked_at,
         note=record.note,
+        cidr=record.cidr,
+        origin=record.origin,
+        replaced_by=record.replaced_by,
     )
 
 
@@ -148,6 +212,9 @@ def _record(digest: bytes, text: bytes) -> KeyRecord | None:
         expires_at=stored.expires_at,
         revoked_at=stored.revoked_at,
         note=stored.note,
+        cidr=stored.cidr,
+        origin=stored.origin,
+        replaced_by=stored.replaced_by,
     )
 
 

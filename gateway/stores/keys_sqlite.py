@@ -14,14 +14,15 @@ import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from ..ports import KEEP_DEAD_S, LIVE_KEYS, KeyRecord, KeyRefused, StoreUnavailable
-from .keys_memory import taken, too_many
+from ..core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, LIVE_KEYS, MOST_EXCHANGED, KeyOrigin, KeyRecord, Replacing
+from ..ports import KeyRefused, StoreUnavailable
+from .keys_memory import crowded, taken, too_many
 
 _Answer = TypeVar("_Answer")
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE keys (
     id TEXT PRIMARY KEY,
@@ -32,20 +33,32 @@ CREATE TABLE keys (
     expires_at REAL,
     revoked_at REAL,
     last_used_at REAL,
-    note TEXT NOT NULL
+    note TEXT NOT NULL,
+    cidr TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    replaced_by TEXT NOT NULL
 ) STRICT
 """
-_COLUMNS = "id, identity, digest, created_at, not_before, expires_at, revoked_at, last_used_at, note"
+_INDEX = "CREATE INDEX keys_by_origin ON keys (origin, identity)"
+_COLUMNS = (
+    "id, identity, digest, created_at, not_before, expires_at, revoked_at, last_used_at, note, cidr, origin, replaced_by"
+)
+_NAMES = tuple(_COLUMNS.split(", "))
 _FIND = f"SELECT {_COLUMNS} FROM keys WHERE digest = ?"  # noqa: S608 — a constant
+_GET = f"SELECT {_COLUMNS} FROM keys WHERE id = ?"  # noqa: S608
 _LIST = f"SELECT {_COLUMNS} FROM keys WHERE :identity IS NULL OR identity = :identity ORDER BY created_at, id"  # noqa: S608
-_INSERT = f"INSERT INTO keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+_INSERT = f"INSERT INTO keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 _LIVE = """
-SELECT count(*) FROM keys WHERE identity = ? AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)
+SELECT count(*) FROM keys
+WHERE origin != 'exchanged' AND identity = ? AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)
 """
+_EXCHANGED = "SELECT count(*) FROM keys WHERE origin = 'exchanged'"
 _TAKEN = "SELECT count(*) FROM keys WHERE id = ? OR digest = ?"
 _FORGET = """
-DELETE FROM keys WHERE identity = :identity AND (revoked_at <= :before OR expires_at <= :before)
+DELETE FROM keys WHERE origin != 'exchanged' AND identity = :identity AND (revoked_at <= :before OR expires_at <= :before)
 """
+_FORGET_EXCHANGED = "DELETE FROM keys WHERE origin = 'exchanged' AND (revoked_at <= :before OR expires_at <= :before)"
+_END = "UPDATE keys SET expires_at = ?, revoked_at = ?, replaced_by = ? WHERE id = ?"
 _REVOKE = "UPDATE keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?"
 _TOUCH = "UPDATE keys SET last_used_at = max(coalesce(last_used_at, 0), ?) WHERE id = ?"
 
@@ -69,17 +82,21 @@ class SqliteKeys:
 
     async def find(self, digest: bytes) -> KeyRecord | None:
         row = await self._run(lambda connection: connection.execute(_FIND, (digest,)).fetchone())
-        return None if row is None else KeyRecord(*row)
+        return None if row is None else _record(row)
 
     async def touch(self, key_id: str, at: float) -> None:
         await self._run(lambda connection: connection.execute(_TOUCH, (at, key_id)).rowcount)
 
-    async def put(self, record: KeyRecord) -> None:
-        await self._run(lambda connection: _put(connection, record))
+    async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
+        await self._run(lambda connection: _put(connection, record, replacing))
+
+    async def get(self, key_id: str) -> KeyRecord | None:
+        row = await self._run(lambda connection: connection.execute(_GET, (key_id,)).fetchone())
+        return None if row is None else _record(row)
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
         rows = await self._run(lambda connection: connection.execute(_LIST, {"identity": identity}).fetchall())
-        return [KeyRecord(*row) for row in rows]
+        return [_record(row) for row in rows]
 
     async def revoke(self, key_id: str, at: float) -> bool:
         return await self._run(lambda connection: connection.execute(_REVOKE, (at, key_id)).rowcount > 0)
@@ -129,6 +146,7 @@ def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 connection.execute(_SCHEMA)
+                connection.execute(_INDEX)
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
                 raise StoreUnavailable(f"{path} was written by another gateway version (schema {version})")
@@ -138,14 +156,28 @@ def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
-def _put(connection: sqlite3.Connection, record: KeyRecord) -> None:
-    connection.execute("BEGIN IMMEDIATE")  # judged and written under one write lock
+def _put(connection: sqlite3.Connection, record: KeyRecord, replacing: Replacing | None) -> None:
+    now = record.created_at
+    connection.execute("BEGIN IMMEDIATE")  # judged and written under one write lock; a refusal rolls it back
     with connection:
         if connection.execute(_TAKEN, (record.id, record.digest)).fetchone()[0]:
             raise KeyRefused(taken(record))
-        if connection.execute(_LIVE, (record.identity, record.created_at)).fetchone()[0] >= LIVE_KEYS:
-            raise KeyRefused(too_many(record))
-        connection.execute(_FORGET, {"identity": record.identity, "before": record.created_at - KEEP_DEAD_S})
+        if replacing is not None:
+            row = connection.execute(_GET, (replacing.id,)).fetchone()
+            older = None if row is None else _record(row)
+            refused = replacing.refuses(older, record)
+            if older is None or refused is not None:
+                raise KeyRefused(refused)
+            ended = older.replaced(record.id, replacing.until, now)
+            connection.execute(_END, (ended.expires_at, ended.revoked_at, ended.replaced_by, ended.id))
+        if record.counted:
+            if connection.execute(_LIVE, (record.identity, now)).fetchone()[0] >= LIVE_KEYS:
+                raise KeyRefused(too_many(record))
+            connection.execute(_FORGET, {"identity": record.identity, "before": now - KEEP_DEAD_S})
+        else:
+            connection.execute(_FORGET_EXCHANGED, {"before": now - KEEP_EXCHANGED_S})
+            if connection.execute(_EXCHANGED).fetchone()[0] >= MOST_EXCHANGED:
+                raise KeyRefused(crowded())
         connection.execute(
             _INSERT,
             (
@@ -158,5 +190,15 @@ def _put(connection: sqlite3.Connection, record: KeyRecord) -> None:
                 record.revoked_at,
                 record.last_used_at,
                 record.note,
+                " ".join(record.cidr),
+                record.origin.value,
+                record.replaced_by,
             ),
         )
+
+
+def _record(row: tuple[Any, ...]) -> KeyRecord:
+    columns = dict(zip(_NAMES, row, strict=True))
+    columns["cidr"] = tuple(columns["cidr"].split())
+    columns["origin"] = KeyOrigin(columns["origin"])
+    return KeyRecord(**columns)

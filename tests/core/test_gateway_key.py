@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.gateway_key import PATTERN, RANDOM_BYTES, digest, is_gateway_key, is_well_formed, new_key, same_digest
+from gateway.core.gateway_key import (
+    PATTERN,
+    RANDOM_BYTES,
+    digest,
+    digest_of_hash,
+    is_gateway_key,
+    is_well_formed,
+    new_key,
+    same_digest,
+)
 from gateway.core.secret import Secret
 
 RANDOM = st.binary(min_size=RANDOM_BYTES, max_size=RANDOM_BYTES)
@@ -92,8 +101,10 @@ def test_other_credentials_are_not_taken_for_ours(text: str) -> None:
     assert not is_gateway_key(text)
 
 
-def test_the_digest_is_hmac_sha_256_by_the_pepper() -> None:
-    assert digest(b"pepper", Secret(GOOD)) == hmac.new(b"pepper", GOOD.encode(), hashlib.sha256).digest()
+def test_the_digest_is_hmac_sha_256_by_the_pepper_of_the_plain_hash() -> None:
+    hashed = hashlib.sha256(GOOD.encode()).digest()
+    assert digest(b"pepper", Secret(GOOD)) == hmac.new(b"pepper", hashed, hashlib.sha256).digest()
+    assert digest(b"pepper", Secret(GOOD)) == digest_of_hash(b"pepper", hashed)
     assert digest(b"other", Secret(GOOD)) != digest(b"pepper", Secret(GOOD))
 
 

@@ -355,9 +355,11 @@ async def world(state_dir: Path, text: str = CONFIGURATION, answer: Answer = fin
     keys: dict[str, str] = {}
     identities = [one.id for one in config.identities if one.key is not None]
     if identities:
-        async with open_key_store(config) as register:
+        unheard = msgspec.structs.replace(config, audit=msgspec.structs.replace(config.audit, sink="off"))
+        async with open_key_store(unheard) as register:
             for identity in identities:
-                keys[identity] = await register.issue(identity)
+                key, _ = await register.office.issue(register.actor, identity)
+                keys[identity] = key.reveal()
     up = Up(answer)
     made = Assembly(config)
     await made.upstream.close()

@@ -16,7 +16,7 @@ from gateway.core.peer_guard import PeerGuard
 from gateway.core.secret import Secret
 from gateway.identity.authenticator import PrincipalAuthenticator
 from gateway.identity.gitlab_tokens import OwnTokens
-from gateway.identity.issuing import KeyIssuer
+from gateway.identity.issuing import KeyIssuer, KeyTerms
 from gateway.identity.keys import GatewayKeys
 from gateway.identity.settings import (
     AnonymousIdentity,
@@ -194,6 +194,24 @@ async def test_a_key_from_elsewhere_is_refused_like_an_unknown_one(world: World)
     assert (await world.ask(private(free.reveal()), peer=THERE)).id == "renovate"
 
 
+async def test_a_key_bound_to_networks_is_unknown_elsewhere_however_often_it_was_good(world: World) -> None:
+    near, far = "192.0.2.130", HERE
+    key, _ = await world.issuer.issue("backstage", KeyTerms(cidr=("192.0.2.128/25", "2001:db8::/32")))
+    for peer in (far, near, far, near):  # before it is remembered, and after
+        if peer == near:
+            assert (await world.ask(private(key.reveal()), peer=peer)).id == "backstage"
+        else:
+            assert (await world.refusal(private(key.reveal()), peer=peer)).code is Code.UNAUTHENTICATED
+    # Its identity's networks hold as well: both must.
+    assert (await world.refusal(private(key.reveal()), peer="2001:db8::1")).code is Code.UNAUTHENTICATED
+
+
+async def test_a_bound_key_used_from_elsewhere_is_a_failed_login(world: World) -> None:
+    key, _ = await world.issuer.issue("renovate", KeyTerms(cidr=("198.51.100.0/24",)))
+    codes = [(await world.refusal(private(key.reveal()))).code for _ in range(21)]
+    assert codes == [Code.UNAUTHENTICATED] * 20 + [Code.TOO_MANY_FAILED_LOGINS]
+
+
 async def test_a_key_revoked_by_this_process_is_dead_at_once(world: World) -> None:
     key, record = await world.issuer.issue("backstage")
     await world.ask(private(key.reveal()))
@@ -349,7 +367,7 @@ async def test_a_door_for_no_credential_at_all() -> None:
 async def test_every_refusal_reads_alike(world: World) -> None:
     revoked, record = await world.issuer.issue("backstage")
     await world.issuer.revoke(record.id)
-    expired, _ = await world.issuer.issue("backstage", T + 1)
+    expired, _ = await world.issuer.issue("backstage", KeyTerms(expires_at=T + 1))
     world.pass_(2)
     claims = [
         private(revoked.reveal()),

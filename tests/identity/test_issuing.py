@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import hashlib
 import secrets
+from typing import Any
 
 import pytest
 
-from gateway.core.gateway_key import digest, is_well_formed
-from gateway.identity.issuing import KeyIssuer
+from gateway.core.gateway_key import digest, is_well_formed, new_key
+from gateway.core.key_record import KeyOrigin
+from gateway.identity.issuing import KeyIssuer, KeyTerms, NoSuchKey, TermsRefused
 from gateway.ports import KeyRefused
 from gateway.stores.keys_memory import MemoryKeys
 
@@ -23,7 +26,7 @@ def issuer(store: MemoryKeys) -> KeyIssuer:
 
 
 async def test_an_issued_key_is_found_by_its_digest_and_is_itself_nowhere(issuer: KeyIssuer, store: MemoryKeys) -> None:
-    key, record = await issuer.issue("backstage", T + 90, note="for the portal")
+    key, record = await issuer.issue("backstage", KeyTerms(expires_at=T + 90, note="for the portal"))
     assert is_well_formed(key.reveal())
     assert await store.find(digest(b"pepper", key)) == record
     assert (record.identity, record.created_at, record.expires_at, record.note) == (
@@ -58,7 +61,7 @@ async def test_revoking_nothing_says_so(issuer: KeyIssuer) -> None:
 
 
 @pytest.mark.parametrize(
-    "times",
+    "terms",
     [
         {"expires_at": T},
         {"expires_at": T - 1},
@@ -66,10 +69,66 @@ async def test_revoking_nothing_says_so(issuer: KeyIssuer) -> None:
         {"expires_at": float("nan")},
         {"expires_at": float("inf")},
         {"not_before": float("-inf")},
+        {"note": "x" * 201},
+        {"note": "two\nlines"},
+        {"cidr": ("192.0.2.1/24",)},
+        {"cidr": ("everywhere",)},
+        {"cidr": ("192.0.2.0/24",) * 33},
     ],
     ids=str,
 )
-async def test_a_key_that_could_never_be_used_is_refused(issuer: KeyIssuer, times: dict[str, float]) -> None:
-    with pytest.raises(KeyRefused):
-        await issuer.issue("backstage", **times)
+async def test_a_key_that_could_never_be_used_is_refused(issuer: KeyIssuer, terms: dict[str, Any]) -> None:
+    with pytest.raises(TermsRefused):
+        await issuer.issue("backstage", KeyTerms(**terms))
+    with pytest.raises(TermsRefused):
+        await issuer.take_in("backstage", bytes(32), KeyTerms(**terms))
     assert await issuer.list() == []
+
+
+async def test_an_imported_key_is_found_by_its_digest(issuer: KeyIssuer, store: MemoryKeys) -> None:
+    key = new_key(secrets.token_bytes(32))
+    hashed = hashlib.sha256(key.reveal().encode()).digest()
+    record = await issuer.take_in("backstage", hashed, KeyTerms(cidr=("192.0.2.1", "2001:DB8::/32")))
+    assert await store.find(digest(b"pepper", key)) == record
+    assert (record.origin, record.cidr) == (KeyOrigin.IMPORTED, ("192.0.2.1/32", "2001:db8::/32"))
+    with pytest.raises(KeyRefused, match="exists already"):
+        await issuer.take_in("renovate", hashed)
+
+
+async def test_a_hash_of_another_length_is_refused(issuer: KeyIssuer) -> None:
+    with pytest.raises(TermsRefused):
+        await issuer.take_in("backstage", b"x" * 20)
+
+
+async def test_rotation_keeps_bounds_and_length_of_life(issuer: KeyIssuer, store: MemoryKeys) -> None:
+    terms = KeyTerms(not_before=T + 10, expires_at=T + 110, cidr=("192.0.2.0/24",), note="portal")
+    _, older = await issuer.issue("backstage", terms)
+    key, newer = await issuer.rotate(older.id, 50.0)
+    assert is_well_formed(key.reveal())
+    assert (newer.identity, newer.cidr, newer.note, newer.expires_at) == ("backstage", older.cidr, "portal", T + 100)
+    ended = await issuer.get(older.id)
+    assert ended is not None
+    assert (ended.expires_at, ended.replaced_by) == (T + 50, newer.id)
+
+
+async def test_rotation_may_say_when_the_new_key_ends(issuer: KeyIssuer) -> None:
+    _, older = await issuer.issue("backstage")
+    assert (await issuer.rotate(older.id, 0.0, expires_at=T + 9))[1].expires_at == T + 9
+
+
+@pytest.mark.parametrize("overlap_s", [-1.0, 30 * 86_400 + 1.0, float("nan"), float("inf")])
+async def test_an_overlap_without_sense_is_refused(issuer: KeyIssuer, overlap_s: float) -> None:
+    _, older = await issuer.issue("backstage")
+    with pytest.raises(TermsRefused):
+        await issuer.rotate(older.id, overlap_s)
+    assert await issuer.list() == [older]
+
+
+async def test_rotating_nothing_says_so(issuer: KeyIssuer) -> None:
+    with pytest.raises(NoSuchKey):
+        await issuer.rotate("key_none", 1.0)
+
+
+async def test_an_exchanged_credential_is_a_key_that_is_not_counted(issuer: KeyIssuer, store: MemoryKeys) -> None:
+    key, record = await issuer.exchanged("ci", KeyTerms(expires_at=T + 900))
+    assert (await store.find(digest(b"pepper", key)), record.counted) == (record, False)

@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 import pytest
 
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.gateway_key import digest, new_key
+from gateway.core.key_record import KeyOrigin, KeyRecord
 from gateway.core.secret import Secret
+from gateway.core.workload_token import Requirement
 from gateway.identity.keys import TTL_S, GatewayKeys
 from gateway.identity.lookups import Recall
-from gateway.identity.settings import KeyIdentity
-from gateway.ports import KeyRecord, StoreUnavailable
+from gateway.identity.settings import KeyIdentity, WorkloadIdentity
+from gateway.ports import StoreUnavailable
 from gateway.stores.keys_memory import MemoryKeys
 
 T = 1_800_000_000.0
@@ -59,15 +61,19 @@ class World:
     def __init__(self, stale_s: float = 600.0, remembered: int = 100) -> None:
         self.clocks = Clocks()
         self.store = Store()
-        self.keys = GatewayKeys(
+        self.stale_s, self.remembered = stale_s, remembered
+        self.keys = self.knowing([KeyIdentity("backstage", team="platform"), KeyIdentity("renovate")])
+
+    def knowing(self, identities: Iterable[KeyIdentity | WorkloadIdentity]) -> GatewayKeys:
+        return GatewayKeys(
             self.store,
-            [KeyIdentity("backstage", team="platform"), KeyIdentity("renovate")],
+            identities,
             pepper=PEPPER,
             fingerprint_key=b"f" * 32,
             wall=lambda: self.clocks.wall,
             monotonic=lambda: self.clocks.monotonic,
-            stale_s=stale_s,
-            remembered=remembered,
+            stale_s=self.stale_s,
+            remembered=self.remembered,
         )
 
     async def issue(self, identity: str = "backstage", key: Secret | None = None, **changes: object) -> Secret:
@@ -254,3 +260,21 @@ async def test_a_flood_of_bad_keys_does_not_push_out_a_good_one() -> None:
         await world.look_up(new_key(number.to_bytes(32, "big")))
     assert isinstance(world.recall(key), Principal)
     assert len(world.keys._bad_until) == 10
+
+
+async def test_an_exchanged_credential_is_its_workload_and_nobody_else(world: World) -> None:
+    workload = WorkloadIdentity("ci", Requirement("https://issuer.example.com", "gateway", ()), team="platform")
+    world.keys = world.knowing([workload, KeyIdentity("backstage")])
+    exchanged = await world.issue("ci", origin=KeyOrigin.EXCHANGED, expires_at=T + 60)
+    principal = await world.look_up(exchanged)
+    assert principal is not None
+    assert (principal.identity, principal.kind, principal.team) == ("ci", PrincipalKind.OIDC, "platform")
+    # Of an identity that was of the other sort when the key was made:
+    assert await world.look_up(await world.issue("ci")) is None
+    assert await world.look_up(await world.issue("backstage", origin=KeyOrigin.EXCHANGED)) is None
+
+
+async def test_a_keys_own_networks_go_with_its_principal(world: World) -> None:
+    principal = await world.look_up(await world.issue(cidr=("192.0.2.0/24",)))
+    assert principal is not None
+    assert principal.cidr == ("192.0.2.0/24",)

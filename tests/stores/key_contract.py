@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.ports import KEEP_DEAD_S, LIVE_KEYS, KeyRecord, KeyRefused
+from gateway.core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, LIVE_KEYS, KeyOrigin, KeyRecord, Replacing
+from gateway.ports import KeyRefused
 
 T = 1_800_000_000.0
 
@@ -32,12 +33,15 @@ class KeyContract:
             pytest.param(record(), id="plain"),
             pytest.param(record(not_before=T + 0.125, expires_at=T + 60.0625, note="für „Renovate“\n\0"), id="everything"),
             pytest.param(record(id="key_\x00é", digest=b"\xff\x00" * 16), id="odd octets"),
+            pytest.param(record(cidr=("192.0.2.0/24", "2001:db8::/32"), origin=KeyOrigin.IMPORTED), id="bound, imported"),
+            pytest.param(record(origin=KeyOrigin.EXCHANGED, expires_at=T + 900), id="exchanged"),
         ],
     )
     async def test_what_is_put_is_found_again_whole(self, keys: Any, kept: KeyRecord) -> None:
         await keys.put(kept)
         assert await keys.find(kept.digest) == kept
         assert await keys.list() == [kept]
+        assert await keys.get(kept.id) == kept
 
     async def test_another_digest_does_not_find_it(self, keys: Any) -> None:
         await keys.put(record())
@@ -127,6 +131,85 @@ class KeyContract:
         assert {one.id for one in await keys.list()} == {"key_2", "key_3", "key_4"}
         assert await keys.find(record(1).digest) is None
         await keys.put(record(1, "another"))
+
+    async def test_a_key_is_got_by_its_id_with_its_last_use(self, keys: Any) -> None:
+        await keys.put(record())
+        assert await keys.get("key_2") is None
+        await keys.touch("key_1", T + 7)
+        assert await keys.get("key_1") == record(last_used_at=T + 7)
+
+    async def test_a_key_takes_the_place_of_another_which_ends_later(self, keys: Any) -> None:
+        await keys.put(record(1, note="kept", cidr=("192.0.2.0/24",)))
+        await keys.put(record(2), Replacing("key_1", T + 60))
+        older = record(1, note="kept", cidr=("192.0.2.0/24",), expires_at=T + 60, replaced_by="key_2")
+        assert await keys.find(older.digest) == older
+        assert await keys.find(record(2).digest) == record(2)
+        with pytest.raises(KeyRefused, match="2 live keys"):
+            await keys.put(record(3))
+        await keys.put(record(70))
+
+    async def test_a_key_replaced_at_once_makes_room_and_is_revoked(self, keys: Any) -> None:
+        await keys.put(record(1))
+        await keys.put(record(2))
+        await keys.put(record(3), Replacing("key_1", T))
+        assert await keys.get("key_1") == record(1, revoked_at=T + 3, replaced_by="key_3")
+        assert [one.is_live(T + 3) for one in await keys.list()] == [False, True, True]
+
+    async def test_two_live_keys_stay_two_when_one_is_replaced_with_an_overlap(self, keys: Any) -> None:
+        await keys.put(record(1))
+        await keys.put(record(2))
+        with pytest.raises(KeyRefused, match="2 live keys"):
+            await keys.put(record(3), Replacing("key_1", T + 60))
+        assert await keys.list() == [record(1), record(2)]
+
+    @pytest.mark.parametrize(
+        ("older", "words"),
+        [
+            pytest.param(record(8), "has no key key_1", id="none"),
+            pytest.param(record(1, "another"), "has no key key_1", id="of another identity"),
+            pytest.param(record(1, revoked_at=T), "is dead", id="revoked"),
+            pytest.param(record(1, expires_at=T + 2), "is dead", id="expired"),
+            pytest.param(record(1, origin=KeyOrigin.EXCHANGED, expires_at=T + 900), "exchange another", id="exchanged"),
+            pytest.param(record(1, replaced_by="key_7"), "being replaced already, by key_7", id="replaced"),
+        ],
+    )
+    async def test_what_cannot_be_replaced_changes_nothing(self, keys: Any, older: KeyRecord, words: str) -> None:
+        await keys.put(older)
+        with pytest.raises(KeyRefused, match=words):
+            await keys.put(record(2), Replacing("key_1", T + 60))
+        assert await keys.list() == [older]
+
+    async def test_of_many_replacements_at_once_one_succeeds(self, keys: Any) -> None:
+        await keys.put(record(1))
+        asked = (keys.put(record(number), Replacing("key_1", T + 60)) for number in range(2, 8))
+        done = await asyncio.gather(*asked, return_exceptions=True)
+        assert sum(isinstance(outcome, KeyRefused) for outcome in done) == 5
+        assert len(await keys.list()) == LIVE_KEYS
+
+    async def test_exchanged_credentials_are_not_among_the_two(self, keys: Any) -> None:
+        for number in range(5):
+            await keys.put(record(number, origin=KeyOrigin.EXCHANGED, expires_at=T + 900))
+        for number in (7, 8):
+            await keys.put(record(number))
+        await keys.put(record(9, origin=KeyOrigin.EXCHANGED, expires_at=T + 900))
+        assert len(await keys.list("backstage")) == 8
+
+    async def test_an_exchanged_credential_is_revoked_like_any(self, keys: Any) -> None:
+        kept = record(origin=KeyOrigin.EXCHANGED, expires_at=T + 900)
+        await keys.put(kept)
+        assert await keys.revoke("key_1", T + 5)
+        assert await keys.find(kept.digest) == msgspec.structs.replace(kept, revoked_at=T + 5)
+
+    async def test_exchanged_credentials_long_over_are_forgotten_when_another_is_given(self, keys: Any) -> None:
+        exchanged = KeyOrigin.EXCHANGED
+        await keys.put(record(1, origin=exchanged, expires_at=T + 10))
+        await keys.put(record(2, origin=exchanged, expires_at=T + 100))
+        await keys.put(record(3))
+        at = T + 10 + KEEP_EXCHANGED_S
+        await keys.put(record(4, "another", origin=exchanged, created_at=at, expires_at=at + 900))
+        assert {one.id for one in await keys.list()} == {"key_2", "key_3", "key_4"}
+        assert await keys.find(record(1).digest) is None
+        await keys.put(record(1, created_at=at))
 
     async def test_a_cancelled_call_leaves_the_store_usable(self, keys: Any) -> None:
         await keys.put(record(1))

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.stores.keys_memory import MemoryKeys, is_forgettable
+from gateway.stores.keys_memory import MemoryKeys
 
-from .key_contract import KeyContract, T, record
+from .key_contract import KeyContract, record
 
 
 class TestMemoryKeys(KeyContract):
@@ -24,7 +24,3 @@ async def test_closing_forgets() -> None:
     await store.put(record())
     await store.close()
     assert await store.list() == []
-
-
-def test_a_live_key_is_never_forgotten() -> None:
-    assert not is_forgettable(record(), T * 2)

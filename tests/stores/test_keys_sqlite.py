@@ -41,7 +41,8 @@ async def store(path: Path) -> AsyncIterator[SqliteKeys]:
 # Another process: stands for `gitlab-gateway keys …` beside a running server.
 _COMMAND = """
 import asyncio, pathlib, sys
-from gateway.ports import KeyRecord, KeyRefused
+from gateway.core.key_record import KeyRecord
+from gateway.ports import KeyRefused
 from gateway.stores.keys_sqlite import SqliteKeys
 
 async def main(path, act, *numbers):

@@ -1,25 +1,30 @@
--- Adds one gateway key: judged and written in one step.
--- KEYS: records (digest -> JSON), ids (id -> digest), used (id -> instant); all in one hash slot.
--- ARGV: id, identity, digest in hex, record, created_at, live keys allowed, forget keys dead since before.
--- Returns 'ok', 'taken' or 'too_many'.
-local id, identity, digest, record = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local now, allowed, forget_before = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+-- Adds one gateway key, and ends the one it replaces: judged and written in one step.
+-- KEYS: records (digest -> JSON), ids (id -> digest), used (id -> instant), digests of the identity's keys; one hash slot.
+-- ARGV: id, digest in hex, record, created_at, live keys allowed, forget keys dead since before; then, of the key to be
+-- replaced, its digest, its record as read and as it is to be, or three empty ones.
+-- Returns 'ok', 'taken', 'too_many', or 'changed' where the key to be replaced is not as it was read.
+local id, digest, record = ARGV[1], ARGV[2], ARGV[3]
+local now, allowed, forget_before = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local older, before, after = ARGV[7], ARGV[8], ARGV[9]
 
 if redis.call('HEXISTS', KEYS[1], digest) == 1 or redis.call('HEXISTS', KEYS[2], id) == 1 then
   return 'taken'
 end
+if older ~= '' and redis.call('HGET', KEYS[1], older) ~= before then
+  return 'changed'
+end
 
 local live, forgettable = 0, {}
-local all = redis.call('HGETALL', KEYS[1])
-for at = 1, #all, 2 do
-  local other = cjson.decode(all[at + 1])
-  if other.identity == identity then
+for _, theirs in ipairs(redis.call('SMEMBERS', KEYS[4])) do
+  local text = theirs == older and after or redis.call('HGET', KEYS[1], theirs)
+  if text then
+    local other = cjson.decode(text)
     if not other.revoked_at and (not other.expires_at or other.expires_at > now) then
       live = live + 1
     end
     local ended = math.min(other.revoked_at or math.huge, other.expires_at or math.huge)
     if ended <= forget_before then
-      forgettable[#forgettable + 1] = { all[at], other.id }
+      forgettable[#forgettable + 1] = { theirs, other.id }
     end
   end
 end
@@ -30,7 +35,12 @@ for _, dead in ipairs(forgettable) do
   redis.call('HDEL', KEYS[1], dead[1])
   redis.call('HDEL', KEYS[2], dead[2])
   redis.call('HDEL', KEYS[3], dead[2])
+  redis.call('SREM', KEYS[4], dead[1])
+end
+if older ~= '' then
+  redis.call('HSET', KEYS[1], older, after)
 end
 redis.call('HSET', KEYS[1], digest, record)
 redis.call('HSET', KEYS[2], id, digest)
+redis.call('SADD', KEYS[4], digest)
 return 'ok'

@@ -1,0 +1,101 @@
+"""One gateway key as a store holds it: whose, until when, from where, and how it ends. The key itself is nowhere."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+LIVE_KEYS = 2
+"""How many live keys an identity may have: the one in use and the one that replaces it. Exchanged ones are not counted."""
+
+KEEP_DEAD_S = 30 * 86_400.0
+"""How long a revoked or expired key stays listed."""
+
+KEEP_EXCHANGED_S = 3600.0
+"""The same of an exchanged one: there are many, and each says little."""
+
+MOST_EXCHANGED = 100_000
+"""How many exchanged credentials one store holds, the lately dead included."""
+
+
+class KeyOrigin(enum.StrEnum):
+    """How a key came to be."""
+
+    ISSUED = "issued"
+    IMPORTED = "imported"
+    """Made elsewhere; only its hash ever came here."""
+    EXCHANGED = "exchanged"
+    """Given for a workload's token, for a short while."""
+
+
+class KeyRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One key. Instants are Unix seconds."""
+
+    id: str
+    """Public id, shown in lists and audit."""
+    identity: str
+    digest: bytes
+    """``gateway_key.digest``."""
+    created_at: float
+    not_before: float | None = None
+    expires_at: float | None = None
+    revoked_at: float | None = None
+    """Revoked as soon as it is set, whatever it says: another host's clock must not delay it."""
+    last_used_at: float | None = None
+    """Coarse: to the minute or so."""
+    note: str = ""
+    cidr: tuple[str, ...] = ()
+    """Networks it may be used from, beside what its identity says; empty: that alone."""
+    origin: KeyOrigin = KeyOrigin.ISSUED
+    replaced_by: str = ""
+    """The key that a rotation made for it."""
+
+    @property
+    def counted(self) -> bool:
+        """It is one of ``LIVE_KEYS`` while it lives."""
+        return self.origin is not KeyOrigin.EXCHANGED
+
+    def is_live(self, now: float) -> bool:
+        """Neither revoked nor expired; its time may be yet to come."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+    def is_usable(self, now: float) -> bool:
+        """Live, and its time has come."""
+        return self.is_live(now) and (self.not_before is None or now >= self.not_before)
+
+    def is_forgettable(self, now: float) -> bool:
+        """Dead for so long that listing it serves nobody."""
+        ends = [instant for instant in (self.revoked_at, self.expires_at) if instant is not None]
+        return bool(ends) and min(ends) <= now - (KEEP_DEAD_S if self.counted else KEEP_EXCHANGED_S)
+
+    def replaced(self, by: str, until: float, now: float) -> KeyRecord:
+        """As a rotation leaves it: it ends at ``until``, or when it would have ended anyway; revoked if that is no later
+        than ``now``."""
+        if until <= now:
+            return msgspec.structs.replace(self, replaced_by=by, revoked_at=now)
+        expires_at = until if self.expires_at is None else min(until, self.expires_at)
+        return msgspec.structs.replace(self, replaced_by=by, expires_at=expires_at)
+
+    def __repr__(self) -> str:
+        return f"KeyRecord({self.id}, {self.identity})"
+
+
+class Replacing(msgspec.Struct, frozen=True):
+    """What a rotation does to the key before."""
+
+    id: str
+    until: float
+    """Unix seconds."""
+
+    def refuses(self, older: KeyRecord | None, newer: KeyRecord) -> str | None:
+        """Why ``older`` cannot make room for ``newer``; None: it can."""
+        if older is None or older.identity != newer.identity:
+            return f"{newer.identity} has no key {self.id}"
+        if not older.is_live(newer.created_at):
+            return f"{self.id} is dead: issue a new key instead"
+        if not older.counted:
+            return f"{self.id} was exchanged for a token: exchange another"
+        if older.replaced_by:
+            return f"{self.id} is being replaced already, by {older.replaced_by}"
+        return None

@@ -1,0 +1,210 @@
+"""``gitlab-gateway keys``: issue, import, list, rotate and revoke gateway keys, at the store itself."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .config import Config
+from .config.units import parse_duration, parse_network
+from .core.key_record import KeyRecord
+from .identity.issuing import KeyTerms
+from .ports import KeyRefused
+
+OK = 0
+_OVERLAP_S = 86_400.0
+
+Command = Callable[[argparse.Namespace], int]
+Configured = Callable[[argparse.Namespace], Config]
+Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
+
+
+def add(commands: Any, add_command: Add, configured: Configured) -> list[argparse.ArgumentParser]:
+    """The commands, among those of ``gateway.cli``; those that take a configuration. ``configured`` reads it."""
+    keys = commands.add_parser("keys", help="issue, import, list, rotate and revoke gateway keys", allow_abbrev=False)
+    below = keys.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace, Config], int], text: str) -> argparse.ArgumentParser:
+        return add_command(below, name, lambda arguments: run(arguments, configured(arguments)), text)
+
+    new = command("new", _new, "issue a key; it is the last line of standard output")
+    new.add_argument("identity", metavar="IDENTITY")
+    taken = command("import", _import, "let a gateway key in that was made elsewhere, by its SHA-256")
+    taken.add_argument("identity", metavar="IDENTITY")
+    taken.add_argument("sha256", metavar="SHA256", help="of the key's characters alone, in hex")
+    for parser in (new, taken):
+        parser.add_argument("--not-before", metavar="2h", type=_lasting, help="not valid until then; absent: at once")
+        parser.add_argument("--cidr", metavar="NETWORK", action="append", default=[], type=_network, help="only from there")
+        parser.add_argument("--note", metavar="TEXT", default="")
+    rotate = command("rotate", _rotate, "issue a key in place of another, which ends after the overlap")
+    rotate.add_argument("identity", metavar="IDENTITY")
+    rotate.add_argument("--key", metavar="KEY_ID", help="the one to replace; absent: the only live one")
+    rotate.add_argument("--overlap", metavar="1d", type=_span, default=_OVERLAP_S, help="how long both live; 0s: no time")
+    for parser in (new, taken, rotate):
+        words = "absent: as long as the one before" if parser is rotate else "absent: never"
+        parser.add_argument("--expires", metavar="90d", type=_lasting, help=words)
+    listing = command("list", _list, "list keys; the keys themselves are nowhere")
+    listing.add_argument("identity", metavar="IDENTITY", nargs="?")
+    listing.add_argument("--json", action="store_true")
+    revoke = command("revoke", _revoke, "end a key at once")
+    revoke.add_argument("key", metavar="KEY_ID", help="as `keys list` shows it")
+    admin = add_command(below, "admin", _admin, "make a key for the admin port and the lines that admit it")
+    admin.add_argument("id", metavar="ID", nargs="?", default="ops")
+    return [new, taken, rotate, listing, revoke]
+
+
+def _new(arguments: argparse.Namespace, config: Config) -> int:
+    from . import app
+
+    async def run() -> str:
+        async with app.open_key_store(config) as keys:
+            key, _ = await keys.office.issue(keys.actor, arguments.identity, _terms(arguments))
+            return key.reveal()
+
+    key = asyncio.run(run())
+    _say(f"A key for `{arguments.identity}`. It is shown this once; the gateway keeps only a hash of it.")
+    print(key)
+    return OK
+
+
+def _import(arguments: argparse.Namespace, config: Config) -> int:
+    from . import app
+
+    async def run() -> str:
+        async with app.open_key_store(config) as keys:
+            return (await keys.office.take_in(keys.actor, arguments.identity, arguments.sha256, _terms(arguments))).id
+
+    _say(f"{asyncio.run(run())} is a key for `{arguments.identity}` from now on")
+    return OK
+
+
+def _rotate(arguments: argparse.Namespace, config: Config) -> int:
+    from . import app
+
+    async def run() -> tuple[str, str]:
+        async with app.open_key_store(config) as keys:
+            older = arguments.key or _only_live(await keys.office.list(arguments.identity), arguments.identity)
+            if (await keys.office.get(older)).identity != arguments.identity:
+                raise KeyRefused(f"{older} is no key of `{arguments.identity}`")
+            expires_at = None if arguments.expires is None else time.time() + arguments.expires
+            key, _ = await keys.office.rotate(keys.actor, older, arguments.overlap, expires_at=expires_at)
+            return key.reveal(), older
+
+    key, older = asyncio.run(run())
+    _say(f"A key for `{arguments.identity}` in place of {older}. It is shown this once.")
+    _say(f"{older} ends {_instant(time.time() + arguments.overlap)} at the latest; at once:")
+    _say(f"  gitlab-gateway keys revoke {older}" + (f" --config {arguments.config}" if arguments.config else ""))
+    print(key)
+    return OK
+
+
+def _only_live(records: list[KeyRecord], identity: str) -> str:
+    live = [record.id for record in records if record.counted and record.is_live(time.time())]
+    if len(live) == 1:
+        return live[0]
+    if live:
+        raise KeyRefused(f"`{identity}` has several live keys: say which with --key ({', '.join(live)})")
+    raise KeyRefused(f"`{identity}` has no live key to replace: gitlab-gateway keys new {identity}")
+
+
+def _list(arguments: argparse.Namespace, config: Config) -> int:
+    from . import app
+
+    async def run() -> list[KeyRecord]:
+        async with app.open_key_store(config, reading=True) as keys:
+            return await keys.office.list(arguments.identity)
+
+    rows = [_row(record) for record in asyncio.run(run())]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return OK
+    for row in rows:
+        line = f"{row['id']:<20} {row['identity']:<24} {row['state']:<8} {row['origin']:<9} created {row['created_at']}"
+        told = [(name, row[f"{name}_at"]) for name in ("expires", "last_used") if row[f"{name}_at"]]
+        print(line, *(f"{name} {at}" for name, at in told), *(f"from {one}" for one in row["cidr"]))
+    if not rows:
+        _say("no keys")
+    return OK
+
+
+def _revoke(arguments: argparse.Namespace, config: Config) -> int:
+    from . import app
+
+    async def run() -> None:
+        async with app.open_key_store(config) as keys:
+            await keys.office.revoke(keys.actor, arguments.key)
+
+    asyncio.run(run())
+    _say(f"{arguments.key} is revoked")
+    return OK
+
+
+def _admin(arguments: argparse.Namespace) -> int:
+    from .config.admin_key import new_admin_key
+
+    key, digest = new_admin_key()
+    _say("Put this into the configuration; the key itself is shown this once:")
+    _say(f"admin:\n  keys:\n    - {{id: {arguments.id}, sha256: {digest}}}")
+    print(key)
+    return OK
+
+
+def _terms(arguments: argparse.Namespace) -> KeyTerms:
+    now = time.time()
+    begins_at = None if arguments.not_before is None else now + arguments.not_before
+    expires_at = None if arguments.expires is None else now + arguments.expires
+    return KeyTerms(begins_at, expires_at, tuple(arguments.cidr), arguments.note)
+
+
+def _row(record: KeyRecord) -> dict[str, Any]:
+    from .app.key_office import state_of
+
+    instants = ("created_at", "not_before", "expires_at", "revoked_at", "last_used_at")
+    return {
+        "id": record.id,
+        "identity": record.identity,
+        "state": state_of(record, time.time()),
+        "origin": record.origin.value,
+        **{name: _instant(at) if (at := getattr(record, name)) is not None else None for name in instants},
+        "cidr": list(record.cidr),
+        "note": record.note,
+        "replaced_by": record.replaced_by or None,
+    }
+
+
+def _instant(at: float) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+# Arguments
+
+
+def _span(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+
+
+def _lasting(text: str) -> float:
+    seconds = _span(text)
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError("a key that has expired already is of no use")
+    return seconds
+
+
+def _network(text: str) -> str:
+    try:
+        return str(parse_network(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None

@@ -1,0 +1,130 @@
+"""Keys changed by people: each change is one line of audit, and none of what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from typing import Any
+
+import pytest
+
+from gateway.app.key_office import Actor, KeyOffice, state_of
+from gateway.core.gateway_key import new_key
+from gateway.core.key_record import KeyRecord
+from gateway.identity.issuing import KeyIssuer, KeyTerms, NoSuchKey, TermsRefused
+from gateway.ports import KeyRefused
+from gateway.stores.keys_memory import MemoryKeys
+from gateway.telemetry.audit import AuditLog
+
+T = 1_800_000_000.0
+OPS = Actor("admin:0123456789ab", "admin", "192.0.2.9", "POST")
+
+
+class Lines:
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.octets = b""
+
+    def write(self, lines: bytes) -> None:
+        self.octets += lines
+
+    def close(self) -> None:
+        return
+
+
+class Desk:
+    def __init__(self) -> None:
+        self.lines = Lines()
+        self.audit = AuditLog(self.lines)
+        self.forgotten: list[str] = []
+        issuer = KeyIssuer(MemoryKeys(), pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
+        self.office = KeyOffice(issuer, ["bot", "reader"], self.audit, changed=self.forgotten.append)
+
+    async def written(self) -> list[dict[str, Any]]:
+        self.audit.close()
+        return [json.loads(line) for line in self.lines.octets.splitlines()]
+
+
+@pytest.fixture
+async def desk() -> Desk:
+    return Desk()
+
+
+async def test_every_change_is_a_line_that_says_who_what_and_whose(desk: Desk) -> None:
+    key, first = await desk.office.issue(OPS, "bot", KeyTerms(expires_at=T + 90, cidr=("192.0.2.0/24",)))
+    made = new_key(secrets.token_bytes(32)).reveal()
+    hashed = hashlib.sha256(made.encode()).hexdigest()
+    taken = await desk.office.take_in(OPS, "reader", hashed)
+    newer, second = await desk.office.rotate(OPS, first.id, 30.0)
+    await desk.office.revoke(OPS, taken.id)
+    lines = await desk.written()
+    assert [(line["operation"], line["identity"], line["request_id"]) for line in lines] == [
+        ("key issued", "bot", first.id),
+        ("key imported", "reader", taken.id),
+        ("key rotated", "bot", second.id),
+        ("key revoked", "reader", taken.id),
+    ]
+    assert {(line["principal"], line["principal_kind"], line["peer"]) for line in lines} == {
+        ("admin:0123456789ab", "admin", "192.0.2.9")
+    }
+    assert lines[0]["target"] == f"/-/keys/{first.id}?origin=issued&expires_at={T + 90:.0f}&cidr=192.0.2.0/24"
+    assert f"&replaces={first.id}&overlap_s=30" in lines[2]["target"]
+    for secret in (key.reveal(), newer.reveal(), made, hashed, first.digest.hex()):
+        assert secret not in desk.lines.octets.decode()
+
+
+async def test_what_is_refused_is_no_change(desk: Desk) -> None:
+    for refused in (
+        desk.office.issue(OPS, "ghost"),
+        desk.office.issue(OPS, "bot", KeyTerms(expires_at=T)),
+        desk.office.take_in(OPS, "bot", "xyz"),
+        desk.office.take_in(OPS, "bot", "00"),
+        desk.office.take_in(OPS, "ghost", "00" * 32),
+        desk.office.rotate(OPS, "key_none", 1.0),
+        desk.office.revoke(OPS, "key_none"),
+    ):
+        with pytest.raises(KeyRefused):
+            await refused
+    assert desk.forgotten == []
+    assert await desk.written() == []
+
+
+async def test_this_process_forgets_what_ended(desk: Desk) -> None:
+    _, first = await desk.office.issue(OPS, "bot")
+    _, second = await desk.office.rotate(OPS, first.id, 0.0)
+    await desk.office.revoke(OPS, second.id)
+    await desk.office.revoke(OPS, second.id)
+    assert desk.forgotten == [first.id, second.id, second.id]
+    desk.audit.close()
+
+
+async def test_only_identities_with_issued_keys_get_one_and_the_refusal_names_them(desk: Desk) -> None:
+    with pytest.raises(TermsRefused, match="there are bot, reader"):
+        await desk.office.issue(OPS, "people")
+    with pytest.raises(NoSuchKey):
+        await desk.office.get("key_none")
+    desk.audit.close()
+
+
+async def test_without_an_audit_nothing_is_written(desk: Desk) -> None:
+    issuer = KeyIssuer(MemoryKeys(), pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
+    office = KeyOffice(issuer, ["bot"], None)
+    _, record = await office.issue(OPS, "bot")
+    assert await office.list("bot") == [record]
+    desk.audit.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, "live"),
+        ({"not_before": T + 1}, "pending"),
+        ({"expires_at": T}, "expired"),
+        ({"revoked_at": T, "expires_at": T}, "revoked"),
+    ],
+    ids=str,
+)
+def test_states(changes: dict[str, float], state: str) -> None:
+    assert state_of(KeyRecord(id="k", identity="bot", digest=bytes(32), created_at=T, **changes), T) == state

@@ -1,0 +1,154 @@
+"""``gitlab-gateway keys``, through the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli import OK, REFUSED, main
+from gateway.core.gateway_key import is_well_formed, new_key
+
+
+def write(directory: Path, text: str) -> str:
+    file = directory / "gateway.yaml"
+    file.write_text(text, "utf-8")
+    return str(file)
+
+
+class Desk:
+    """One configuration, and what its commands print."""
+
+    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        text = "version: 1\nupstream: {url: https://g}\nidentities: [{id: bot, key: issued}, {id: app, key: issued}]\n"
+        self.file = write(directory, f"{text}state_dir: {directory / 'state'}\n")
+        self.capsys = capsys
+        self.err = ""
+
+    def __call__(self, *arguments: str, code: int = OK) -> str:
+        """Standard output's last line."""
+        assert main(["keys", *arguments, "--config", self.file]) == code
+        shown = self.capsys.readouterr()
+        self.err = shown.err
+        return shown.out.splitlines()[-1] if shown.out else ""
+
+    def rows(self, *arguments: str) -> list[dict[str, Any]]:
+        assert main(["keys", "list", *arguments, "--json", "--config", self.file]) == OK
+        return list(json.loads(self.capsys.readouterr().out))
+
+
+@pytest.fixture
+def keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Desk:
+    return Desk(tmp_path, capsys)
+
+
+def test_keys_live_from_new_to_revoke(keys: Desk) -> None:
+    first = keys("new", "bot", "--expires", "90d", "--cidr", "192.0.2.0/24", "--cidr", "2001:db8::/32", "--note", "portal")
+    assert is_well_formed(first)
+    newer = keys("rotate", "bot", "--overlap", "2h")
+    assert is_well_formed(newer)
+    rotated = keys.err
+    older, new = keys.rows()
+    assert (older["state"], new["state"], older["replaced_by"]) == ("live", "live", new["id"])
+    assert new["cidr"] == older["cidr"] == ["192.0.2.0/24", "2001:db8::/32"]
+    assert (new["note"], new["origin"]) == ("portal", "issued")
+    assert 0 < _at(older["expires_at"]) - time.time() <= 7200
+    assert 89 * 86_400 < _at(new["expires_at"]) - time.time() <= 90 * 86_400
+    assert f"keys revoke {older['id']}" in rotated
+    assert first not in json.dumps([older, new])
+    keys("new", "bot", code=REFUSED)  # two live keys, no third
+    keys("revoke", older["id"])
+    keys("revoke", "key_nope", code=REFUSED)
+    assert main(["keys", "list", "bot", "--config", keys.file]) == OK
+    assert [line.split()[2] for line in keys.capsys.readouterr().out.splitlines()] == ["revoked", "live"]
+
+
+def _at(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def test_a_key_replaced_without_overlap_ends_at_once(keys: Desk) -> None:
+    keys("new", "bot")
+    keys("rotate", "bot", "--overlap", "0s")
+    assert [row["state"] for row in keys.rows("bot")] == ["revoked", "live"]
+
+
+def test_rotation_asks_which_where_there_are_two(keys: Desk) -> None:
+    keys("rotate", "bot", code=REFUSED)
+    assert "no live key to replace" in keys.err
+    keys("new", "bot")
+    keys("new", "bot")
+    keys("rotate", "bot", code=REFUSED)
+    assert "say which with --key" in keys.err
+    keys("new", "app")
+    (other,) = keys.rows("app")
+    keys("rotate", "bot", "--key", other["id"], code=REFUSED)
+    assert "is no key of `bot`" in keys.err
+    keys("rotate", "bot", "--key", keys.rows("bot")[0]["id"], "--overlap", "0s", "--expires", "5m")
+    assert [row["state"] for row in keys.rows("bot")] == ["revoked", "live", "live"]
+
+
+def test_a_key_made_elsewhere_is_let_in_by_its_hash(keys: Desk) -> None:
+    key = new_key(secrets.token_bytes(32)).reveal()
+    hashed = hashlib.sha256(key.encode()).hexdigest()
+    assert keys("import", "bot", hashed, "--not-before", "1h", "--expires", "2h") == ""
+    (row,) = keys.rows("bot")
+    assert (row["state"], row["origin"]) == ("pending", "imported")
+    assert row["id"] in keys.err or hashed not in keys.err
+    keys("import", "app", hashed, code=REFUSED)
+    keys("import", "app", "not-hex", code=REFUSED)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["new", "bot", "--cidr", "192.0.2.1/24"],
+        ["new", "bot", "--expires", "1h", "--not-before", "2h"],
+        ["new", "bot", "--not-before", "0s"],
+        ["new", "bot", "--note", "two\nlines"],
+        ["new", "ghost"],
+        ["import", "ghost", "00" * 32],
+        ["rotate", "bot", "--overlap", "60d"],
+        ["rotate", "bot", "--overlap", "soon"],
+    ],
+    ids=" ".join,
+)
+def test_what_makes_no_key_is_refused_and_nothing_is_stored(keys: Desk, arguments: list[str]) -> None:
+    keys("new", "app")
+    keys(*arguments, code=REFUSED)
+    assert keys.err
+    assert [row["identity"] for row in keys.rows()] == ["app"]
+
+
+def test_keys_are_made_only_for_identities_that_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, f"version: 1\nupstream: {{url: https://g}}\nstate_dir: {tmp_path}\n")
+    assert main(["keys", "new", "people", "--config", file]) == REFUSED
+    assert "is no identity with `key: issued`" in capsys.readouterr().err
+
+
+def test_keys_are_made_without_gitlabs_tokens_at_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever issues keys need not hold what the gateway itself resolves: credentials stay unread."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        "version: 1\nupstream: {url: http://127.0.0.1:9}\n"
+        f"state_dir: {tmp_path}/state\n"
+        "identities: [{id: bot, key: issued}]\n"
+        'credentials: [{id: up, token: "${env:NOT_SET_ANYWHERE}"}]\n'
+        "rules: [{id: all, for: [bot], use: up, allow: [{access: read}]}]\n"
+    )
+    assert main(["keys", "new", "bot", "--config", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("ggw_")
+    assert main(["check", "--config", str(file)]) == 2
+
+
+def test_an_admin_key_and_its_digest_belong_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "admin", "night"]) == OK
+    shown = capsys.readouterr()
+    digest = shown.err.partition("sha256: ")[2].partition("}")[0]
+    assert hashlib.sha256(shown.out.strip().encode()).hexdigest() == digest
