@@ -201,15 +201,18 @@ class Lookup(msgspec.Struct, frozen=True, gc=False):
     question. Ahead of ``stamp`` while the purge holds: an answer asked for now would not be seen again."""
     available: bool = True
     """False: the store did not answer in time."""
+    near: bool = False
+    """A copy in this process: good for what needs no asking, and without ``stamp`` and ``version``. Whoever asks upstream
+    looks in the store itself first."""
 
 
 class CacheStore(Protocol):
     """Stored answers by key, purged by tag. An outage is never an exception: the cache is only ever a shortcut."""
 
-    async def get(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
+    async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         """In one round trip. A miss, an unreadable value and a purged one have no entries; an outage is not available.
 
-        ``tags`` are those that ``put`` was given for this key.
+        ``tags`` are those that ``put`` was given for this key. ``anew``: a copy in this process will not do.
         """
         ...
 

@@ -8,15 +8,18 @@ from collections.abc import Awaitable, Callable
 from ..cache import Cache, NoCache, PrivateCache, SharedCache, SharedPolicy
 from ..cache.hook_watch import HookWatch
 from ..config import Config
+from ..config.model import Cache as CacheSettings
 from ..config.vocabulary import CacheMode
 from ..core.hook_proof import HookProof
 from ..core.private_caching import PrivatePolicy
 from ..core.project_names import ProjectNames
 from ..edge.hooks import HookReceiver, Ledger
 from ..ports import CacheStore, Downstream
+from ..stores.cache_levels import TwoLevelCacheStore
 from ..stores.cache_memory import MemoryCacheStore
-from ..stores.cache_redis import RedisCacheStore
+from ..stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from ..stores.codec import Codec
+from ..stores.redis_ear import RedisEar
 from ..stores.redis_link import RedisLink
 
 Handle = Callable[[Downstream], Awaitable[None]]
@@ -37,6 +40,12 @@ def private_policy(config: Config) -> PrivatePolicy:
     )
 
 
+def _reuses(settings: CacheSettings) -> bool:
+    """Whether any answer is reused without asking, and a copy in this process may be kept for that."""
+    lifetimes = (settings.ttl, *(route.ttl for route in settings.routes))
+    return bool(settings.near_bytes) and (settings.mode is CacheMode.SHARED or settings.immutable or max(lifetimes) > 0)
+
+
 class CacheRoom:
     """One gateway's.
 
@@ -53,6 +62,7 @@ class CacheRoom:
         self.store: CacheStore | None = None
         self.memory: MemoryCacheStore | None = None
         self.redis: RedisCacheStore | None = None
+        self.levels: TwoLevelCacheStore | None = None
         self.watch: HookWatch | None = None
         self.receiver: HookReceiver | None = None
         self.cache: Cache = NoCache()
@@ -60,6 +70,11 @@ class CacheRoom:
             return
         if link is not None:
             self.store = self.redis = RedisCacheStore(link, Codec(encryption_key()))
+            if _reuses(settings):
+                ear = RedisEar(link.address, channel=GONE_CHANNEL, name=f"{link.name}-ear", clock=time.monotonic)
+                self.store = self.levels = TwoLevelCacheStore(
+                    self.redis, ear, max_bytes=settings.near_bytes, clock=time.monotonic
+                )
         else:
             self.store = self.memory = MemoryCacheStore(settings.max_bytes, time.monotonic)
         if settings.mode is CacheMode.SHARED:

@@ -122,7 +122,7 @@ def readings(made: Assembly) -> Iterable[Reading]:
 
 
 def _cache_readings(room: CacheRoom) -> Iterable[Reading]:
-    memory, redis, watch, hooks = room.memory, room.redis, room.watch, room.receiver
+    memory, redis, levels, watch, hooks = room.memory, room.redis, room.levels, room.watch, room.receiver
     if memory is not None:
         yield Reading("gitlab_gateway_cache_bytes", "What the memory store holds, as counted.", memory.used_bytes)
         yield Reading("gitlab_gateway_cache_entries", "Answers in the memory store.", len(memory))
@@ -130,6 +130,14 @@ def _cache_readings(room: CacheRoom) -> Iterable[Reading]:
     if redis is not None:
         yield Reading(
             "gitlab_gateway_cache_outages", "Calls that the cache's store did not answer.", redis.outages, total=True
+        )
+    if levels is not None:
+        near = levels.near
+        yield Reading("gitlab_gateway_cache_near_bytes", "What copies of the shared store take here.", near.used_bytes)
+        yield Reading("gitlab_gateway_cache_near_entries", "Copies of the shared store's answers.", len(near))
+        yield Reading("gitlab_gateway_cache_near_hits", "Lookups that no round trip was for.", levels.hits, total=True)
+        yield Reading(
+            "gitlab_gateway_cache_near_up", "1 while purges are listened to; else no copy is used.", levels.trouble is None
         )
     yield Reading("gitlab_gateway_cache_projects_known", "Projects known by number and path.", len(room.names))
     if watch is not None:
@@ -157,6 +165,9 @@ def readiness(made: Assembly) -> Readiness:
     checks["upstream"] = "ok" if state is BreakerState.CLOSED else f"degraded: breaker {state.value}"
     for link in made.links:
         checks[f"store {link.name}"] = "ok" if link.healthy else f"degraded: {link.trouble or 'not asked yet'}"
+    levels = made.cache_room.levels
+    if levels is not None:
+        checks["cache copies"] = "ok" if levels.trouble is None else f"degraded: not used, {levels.trouble}"
     if made.cache_room.watch is not None:
         silent = made.cache_room.watch.silent
         checks["hooks"] = "degraded: none came lately, every reuse is revalidated" if silent else "ok"

@@ -122,6 +122,8 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
         watch = StoreWatch(made.links)
         made.stack.push_async_callback(watch.close)
         await watch.start()
+        if made.cache_room.levels is not None:
+            made.cache_room.levels.start()
         admin = Admin(
             AdminSettings(
                 tuple(bytes.fromhex(key.sha256) for key in config.admin.keys),

@@ -136,11 +136,15 @@ class PrivateCache:
             reuse_s = 0.0
         if self._policy.immutable and is_immutable(request.operation.name, request.target):
             reuse_s, keep_s = self._policy.access_ttl_s, KEEP_S
-        lookup = await self._store.get(key, tags)
-        if not lookup.available:
-            return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
+        # Where every reuse is asked for, a copy in this process is good for nothing.
+        lookup = await self._store.get(key, tags, anew=reuse_s <= 0)
         at = now()
         entry, reason = self._usable(lookup, request.fields, asked, reuse_s, at)
+        if lookup.near and reason is not None:
+            lookup = await self._store.get(key, tags, anew=True)
+            entry, reason = self._usable(lookup, request.fields, asked, reuse_s, at)
+        if not lookup.available:
+            return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
         if reason is None:
             assert entry is not None, "only a stored answer needs no asking"
             return self._hits(entry, reading.if_none_match, reuse_s, max(0.0, at - entry.received_at))
@@ -198,7 +202,7 @@ class PrivateCache:
             if settled:
                 return await self._lead(question, lookup, entry, reason, given, None)
             # The leader is gone. Another may have led, and landed, before our turn came: look again.
-            lookup = await self._store.get(question.key, question.tags)
+            lookup = await self._store.get(question.key, question.tags, anew=True)
             entry, still = self._usable(lookup, request.fields, question.asked, question.reuse_s, now())
             if still is None:
                 assert entry is not None, "only a stored answer needs no asking"

@@ -102,14 +102,17 @@ class SharedCache:
         if any(first(request.fields, name) is not None for name in (b"if-match", b"if-unmodified-since")):
             return await self._past(request, forward, CacheReason.CONDITIONAL)
         key = shared_key(request.target, request.reached_as)
-        started = now()
+        started, anew = now(), False
         waited_for: CacheReason | None = None
         while True:
-            lookup = await self._store.get(key, (key,))
+            lookup = await self._store.get(key, (key,), anew=anew)
             if not lookup.available:
                 return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
             question = _Question(request, forward, now, key, (key,), request_directives(request.fields), lookup)
             verdict = judge(lookup.entries, request.fields, question.asked, now())
+            if lookup.near and verdict.use is not Use.REUSE:
+                anew = True
+                continue
             if verdict.use is Use.REUSE or verdict.use is Use.REUSE_STALE:
                 return self._reuse(question, verdict, waited_for)
             if question.asked.only_if_cached:
@@ -355,7 +358,7 @@ class SharedCache:
         teed = await filled(ready, self._policy.max_entry_bytes, commit, void)
         if first(request.fields, b"if-none-match") is not None and teed.whole is not None and head.status == 200:
             # Another answer than the stored one, and perhaps the client's own.
-            lookup = await self._store.get(question.key, question.tags)
+            lookup = await self._store.get(question.key, question.tags, anew=True)
             chosen = select(lookup.entries, request.fields)
             if chosen and chosen[0].received_at == received_at:
                 teed.release()
@@ -384,7 +387,7 @@ class SharedCache:
 
     async def _keep(self, question: _Question, fresh: Entry) -> bool:
         """Store ``fresh`` beside the other variants, in place of the one that it replaces."""
-        lookup = await self._store.get(question.key, question.tags)
+        lookup = await self._store.get(question.key, question.tags, anew=True)
         if not lookup.available:
             return False
         others = [
@@ -447,7 +450,7 @@ class SharedCache:
                 await self._store.purge(tuple(shared_key(target, request.reached_as) for target in gone))
             if request.method != "POST" or request.method in SAFE_METHODS:
                 return reply, outcome
-            lookup = await self._store.get(key, (key,))
+            lookup = await self._store.get(key, (key,), anew=True)
             question = _Question(request, forward, now, key, (key,), request_directives(request.fields), lookup)
             said = response_directives(reply.head.fields, self._name)
             outcome.stored = storable(

@@ -390,6 +390,8 @@ class Cache(Section, frozen=True):
     """Larger answers pass unstored."""
     max_bytes: Size = 256 << 20
     """Of the memory store, all entries together."""
+    near_bytes: Size = 32 << 20
+    """In front of a shared store, in each worker: copies that are reused without asking Redis. `0B`: none."""
 
 
 class Audit(Section, frozen=True):

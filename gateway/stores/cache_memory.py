@@ -66,7 +66,8 @@ class MemoryCacheStore:
     def __len__(self) -> int:
         return len(self._slots)
 
-    async def get(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
+    async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
+        del anew  # there is nothing behind it
         version = self._purged_at(tags)
         slot = self._slots.get(key)
         clock = self._clock()
@@ -104,11 +105,20 @@ class MemoryCacheStore:
         return key in self._slots
 
     async def delete(self, key: bytes) -> None:
+        self.drop(key)
+
+    def drop(self, key: bytes) -> None:
+        """As ``delete``, at once."""
         slot = self._slots.get(key)
         if slot is not None:
             self._remove(slot)
 
     async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
+        self.mark(tags, hold_s)
+        return True
+
+    def mark(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> None:
+        """As ``purge``, at once."""
         self._latest = max(int(self._clock() * 1_000_000), self._latest) + 1
         at = self._latest + int(hold_s * 1_000_000)
         for tag in tags:
@@ -116,7 +126,6 @@ class MemoryCacheStore:
             self._purges.move_to_end(tag)
         while len(self._purges) > _PURGES_KEPT:
             self._forgotten = max(self._forgotten, self._purges.popitem(last=False)[1])
-        return True
 
     async def close(self) -> None:
         self._slots.clear()

@@ -3,6 +3,9 @@
 A lookup is one round trip of plain GETs: the value, and when each of its tags was last purged. A value carries the moment
 at which its request was about to go up; what was purged since is dead wherever it is read. So a purge costs one write,
 needs no list of members, reaches every gateway at once, and also beats answers that are still on their way.
+
+All names share one hash slot of a Redis Cluster, so that what is asked in one round trip lives on one node, under one
+clock. What is purged or dropped is published, too, for the copies that gateways keep in memory (``cache_levels``).
 """
 
 from __future__ import annotations
@@ -14,7 +17,13 @@ from ..ports import Lookup
 from .codec import Codec
 from .redis_link import Command, RedisError, RedisLink, RedisUnavailable, RedisValue
 
-_PURGE = (Path(__file__).parent / "lua" / "cache_purge.lua").read_text("utf-8")
+_LUA = Path(__file__).parent / "lua"
+_PURGE = (_LUA / "cache_purge.lua").read_text("utf-8")
+_DROP = (_LUA / "cache_drop.lua").read_text("utf-8")
+GONE_CHANNEL = "ggw:cache:gone"
+"""Where the scripts publish the names of what they purged or dropped."""
+PURGED_PREFIX = b"{ggw:cache}:purged:"
+_VALUE_PREFIX = b"{ggw:cache}:value:"
 _MOST_OWED = 4096
 _TAG_NAMES_KEPT = 16_384
 _LONGEST_S = 7 * 86_400.0
@@ -43,11 +52,12 @@ class RedisCacheStore:
         self._believed_from = 0
         self.outages = 0
 
-    async def get(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
+    async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
+        del anew  # nothing else is ever read
         owed = tuple(self._owed)
         commands = [*self._owed.values(), ("TIME",)]
-        commands += [("GET", self._tag_name(tag)) for tag in tags]
-        commands.append(("GET", self._key_name(key)))
+        commands += [("GET", self.tag_name(tag)) for tag in tags]
+        commands.append(("GET", self.value_name(key)))
         try:
             replies = await self._link.execute_many(commands)
         except RedisUnavailable:
@@ -79,33 +89,35 @@ class RedisCacheStore:
             return False
         ttl_ms = max(1, int(min(ttl_s, _LONGEST_S) * 1000))
         try:
-            await self._link.execute("SET", self._key_name(key), value, "PX", ttl_ms)
+            await self._link.execute("SET", self.value_name(key), value, "PX", ttl_ms)
         except (RedisUnavailable, RedisError):
             self.outages += 1
             return False
         return True
 
     async def delete(self, key: bytes) -> None:
-        name = self._key_name(key)
-        await self._insist({name: ("UNLINK", name)})
+        name = self.value_name(key)
+        await self._insist({name: ("EVAL", _DROP, 1, name)})
 
     async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
-        names = [self._tag_name(tag) for tag in tags]
+        names = [self.tag_name(tag) for tag in tags]
         hold_us = int(hold_s * 1_000_000)
         return await self._insist({name: ("EVAL", _PURGE, 1, name, _REMEMBERED_MS, hold_us) for name in names})
 
     async def close(self) -> None:
         await self._link.close()
 
-    def _key_name(self, key: bytes) -> bytes:
-        return b"ggw:cache:" + self._codec.name(key)
+    def value_name(self, key: bytes) -> bytes:
+        """Where its value is, in Redis."""
+        return _VALUE_PREFIX + self._codec.name(key)
 
-    def _tag_name(self, tag: bytes) -> bytes:
+    def tag_name(self, tag: bytes) -> bytes:
+        """Where its last purge is, in Redis."""
         name = self._tag_names.get(tag)
         if name is None:
             if len(self._tag_names) >= _TAG_NAMES_KEPT:
                 self._tag_names.clear()
-            name = self._tag_names[tag] = b"ggw:purged:" + self._codec.name(tag)
+            name = self._tag_names[tag] = PURGED_PREFIX + self._codec.name(tag)
         return name
 
     async def _insist(self, commands: dict[bytes, Command]) -> bool:

@@ -69,7 +69,7 @@ class RedisLink:
         """What last went wrong, in a word: ``WRONGPASS``, ``ConnectionRefusedError``, ``timeout``, ``OOM`` …"""
         self.failures = 0
         """Calls without an answer, or with one that says Redis is unwell."""
-        self._address = address
+        self.address = address
         self._timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -250,7 +250,7 @@ class RedisLink:
         pause = _BACKOFF_S[0]
         while True:
             try:
-                wire = await connected(self._address, self.name, self._timeout_s, self._replied)
+                wire = await connected(self.address, self.name, self._timeout_s, self._replied)
             except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
                 self.trouble = refused.kind if isinstance(refused, RedisError) else type(refused).__name__
                 self._fail_all("down")

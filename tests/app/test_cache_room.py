@@ -10,6 +10,7 @@ from gateway.app.cache_room import CacheRoom, private_policy
 from gateway.cache import NoCache, PrivateCache, SharedCache
 from gateway.core.exchange import Exchange
 from gateway.ports import Downstream
+from gateway.stores.redis_link import RedisLink
 from tests.fakes.world import configured
 
 TEXT = 'version: 1\nupstream: {url: "http://gitlab.test/root"}\n'
@@ -51,6 +52,26 @@ def test_hooks_are_received_where_they_are_configured(tmp_path: Path) -> None:
     received = made.receiving(Ledger(), handle)
     assert made.receiver is not None
     assert received == made.receiver.handle
+
+
+@pytest.mark.parametrize(
+    ("cache", "copies"),
+    [
+        ("", True),
+        ("cache: {mode: shared}\n", True),
+        ("cache: {mode: off}\n", False),
+        ("cache: {near_bytes: 0B}\n", False),
+        ("cache: {immutable: false}\n", False),
+        ("cache: {immutable: false, ttl: 1s}\n", True),
+        ('cache: {immutable: false, routes: [{match: "GET /api/v4/projects/:id", ttl: 1s}]}\n', True),
+    ],
+)
+def test_copies_stand_in_front_of_redis_where_anything_is_reused(tmp_path: Path, cache: str, copies: bool) -> None:
+    link = RedisLink.from_url("redis://127.0.0.1:1", timeout_s=1.0, name="room")
+    made = CacheRoom(configured(TEXT + cache, tmp_path), link, lambda: b"k" * 32)
+    assert (made.levels is not None) is copies
+    assert made.levels is None or made.store is made.levels
+    assert made.memory is None
 
 
 def test_the_policy_is_the_operators(tmp_path: Path) -> None:

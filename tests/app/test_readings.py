@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,15 @@ async def test_a_shared_store_is_watched(tmp_path: Path, redis_url: str) -> None
     async with made.stack:
         stores = {name.rpartition("-")[2] for name in readiness(made).checks if name.startswith("store ")}
         assert stores == {"buckets", "cache", "changes", "keys"}
+        assert readiness(made).checks["cache copies"] == "degraded: not used, not listening yet"
+        assert told(made)["gitlab_gateway_cache_near_up"] == 0
+        assert made.cache_room.levels is not None
+        made.cache_room.levels.start()
+        async with asyncio.timeout(10):
+            while readiness(made).checks["cache copies"] != "ok":
+                await asyncio.sleep(0.01)
+        assert told(made)["gitlab_gateway_cache_near_up"] == 1
+        assert told(made)["gitlab_gateway_cache_near_hits"] == 0
         assert {name for name in told(made) if name.startswith("gitlab_gateway_store_up")}
 
 

@@ -43,9 +43,9 @@ class SlowStore:
         self._store = store
         self._step = step
 
-    async def get(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
+    async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         await self._step()
-        return await self._store.get(key, tags)
+        return await self._store.get(key, tags, anew=anew)
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         await self._step()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
@@ -14,9 +16,11 @@ from gateway.cache import CacheRequest, PrivateCache
 from gateway.core.messages import Fields, first
 from gateway.core.private_caching import PrivatePolicy
 from gateway.ports import CacheStore, Reply
+from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_memory import MemoryCacheStore
-from gateway.stores.cache_redis import RedisCacheStore
+from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from gateway.stores.codec import Codec
+from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink
 
 from .origin import NEW_ISSUE, PROJECT, Clock, drain, streamed, whole
@@ -158,6 +162,22 @@ async def links(redis_url: str) -> AsyncIterator[Callable[[], RedisLink]]:
     yield make
     for link in made:
         await link.close()
+
+
+@pytest.mark.parametrize("ttl_s", [0.0, 30.0])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+async def test_in_two_levels(links: Callable[[], RedisLink], steps: list[tuple[object, ...]], ttl_s: float) -> None:
+    link = links()
+    await link.execute("FLUSHALL")
+    ear = RedisEar(link.address, channel=GONE_CHANNEL, name="isolation-ear", clock=time.monotonic)
+    store = TwoLevelCacheStore(RedisCacheStore(link, Codec(b"k" * 32)), ear, max_bytes=1 << 20, clock=time.monotonic)
+    store.start()
+    async with asyncio.timeout(10):
+        while not store.trusted:
+            await asyncio.sleep(0.001)
+    await follow(store, steps, ttl_s)
+    await store.close()
 
 
 @pytest.mark.parametrize("ttl_s", [0.0, 30.0])

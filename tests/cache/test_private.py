@@ -27,7 +27,7 @@ KEPT = PrivatePolicy(ttl_s=30.0)
 class Unavailable:
     """A store that never answers in time."""
 
-    async def get(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
+    async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         return Lookup(available=False)
 
     async def put(self, *_: object) -> bool:

@@ -153,7 +153,7 @@ class Away:
     def __init__(self, answers: int = 0) -> None:
         self.answers = answers
 
-    async def get(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
+    async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         self.answers -= 1
         return Lookup(available=self.answers >= 0)
 

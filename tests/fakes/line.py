@@ -17,10 +17,11 @@ class Line:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._flows = asyncio.Event()
+        self._answers = asyncio.Event()
 
     async def open(self) -> None:
         """Listen; on the same port when opened again."""
-        self._flows.set()
+        self.release()
         self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -28,14 +29,19 @@ class Line:
         """Nothing comes through any more, and nobody is told: a half-open line."""
         self._flows.clear()
 
+    def hold_answers(self) -> None:
+        """What is asked goes on to be done; what comes back stays on its way."""
+        self._answers.clear()
+
     def release(self) -> None:
         self._flows.set()
+        self._answers.set()
 
     async def cut(self) -> None:
         """End every connection at once and refuse new ones."""
         if self._server is not None:
             self._server.close()
-        self._flows.set()
+        self.release()
         for writer in self._writers:
             writer.transport.abort()
 
@@ -60,6 +66,8 @@ class Line:
         loop = asyncio.get_running_loop()
         while octets := await reader.read(65536):
             await self._flows.wait()
+            if delayed:
+                await self._answers.wait()
             if delayed and self.delay_s:
                 # Each piece is late by itself; a slow line is not a queue of naps.
                 loop.call_later(self.delay_s, _write, writer, octets)

@@ -33,6 +33,12 @@ async def test_octets_pass_late_and_not_at_all() -> None:
             await asyncio.wait_for(reader.read(100), 0.05)
         line.release()
         assert await reader.read(100) == b"three"
+        line.hold_answers()
+        writer.write(b"four")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(100), 0.05)
+        line.release()
+        assert await reader.read(100) == b"four"
         await line.cut()
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)

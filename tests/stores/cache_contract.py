@@ -30,20 +30,22 @@ class CacheContract:
 
     async def test_what_was_put_comes_back_whole(self, store: CacheStore) -> None:
         assert (await store.get(b"k", (b"t",))).entries == ()
-        assert await store.put(b"k", (ENTRY, saying(b"\x00" * 5000)), 60.0, (b"t",), (await store.get(b"k", (b"t",))).stamp)
+        assert await store.put(
+            b"k", (ENTRY, saying(b"\x00" * 5000)), 60.0, (b"t",), (await store.get(b"k", (b"t",), anew=True)).stamp
+        )
         lookup = await store.get(b"k", (b"t",))
         assert lookup.available
         assert lookup.entries == (ENTRY, saying(b"\x00" * 5000))
 
     async def test_keys_are_kept_apart(self, store: CacheStore) -> None:
-        stamp = (await store.get(b"a", ())).stamp
+        stamp = (await store.get(b"a", (), anew=True)).stamp
         await store.put(b"a", (saying(b"a"),), 60.0, (), stamp)
         await store.put(b"b", (saying(b"b"),), 60.0, (), stamp)
         assert (await store.get(b"a", ())).entries[0].body == b"a"
         assert (await store.get(b"c", ())).entries == ()
 
     async def test_the_last_put_stands(self, store: CacheStore) -> None:
-        stamp = (await store.get(b"k", ())).stamp
+        stamp = (await store.get(b"k", (), anew=True)).stamp
         await store.put(b"k", (saying(b"1"),), 60.0, (), stamp)
         await store.put(b"k", (saying(b"2"),), 60.0, (), stamp)
         assert (await store.get(b"k", ())).entries[0].body == b"2"
@@ -53,7 +55,7 @@ class CacheContract:
         assert (await store.get(b"k", ())).entries == ()
 
     async def test_deleting(self, store: CacheStore) -> None:
-        stamp = (await store.get(b"k", ())).stamp
+        stamp = (await store.get(b"k", (), anew=True)).stamp
         await store.put(b"k", (ENTRY,), 60.0, (), stamp)
         await store.delete(b"k")
         await store.delete(b"k")
@@ -61,7 +63,7 @@ class CacheContract:
 
     async def test_a_purge_takes_what_carries_one_of_its_tags(self, store: CacheStore) -> None:
         for key, tags in ((b"1", (b"a", b"b")), (b"2", (b"b",)), (b"3", (b"c",))):
-            stamp = (await store.get(key, tags)).stamp
+            stamp = (await store.get(key, tags, anew=True)).stamp
             await store.put(key, (ENTRY,), 60.0, tags, stamp)
         assert await store.purge((b"a", b"x"))
         assert (await store.get(b"1", (b"a", b"b"))).entries == ()
@@ -69,10 +71,10 @@ class CacheContract:
         assert (await store.get(b"3", (b"c",))).entries == (ENTRY,)
 
     async def test_an_answer_asked_for_before_a_purge_is_never_seen_after_it(self, store: CacheStore) -> None:
-        before = await store.get(b"k", (b"t",))
+        before = await store.get(b"k", (b"t",), anew=True)
         await store.purge((b"t",))
         await store.put(b"k", (saying(b"old"),), 60.0, (b"t",), before.stamp)
-        after = await store.get(b"k", (b"t",))
+        after = await store.get(b"k", (b"t",), anew=True)
         assert after.entries == ()
         assert after.version != before.version
         assert await store.put(b"k", (saying(b"new"),), 60.0, (b"t",), after.stamp)
@@ -81,14 +83,14 @@ class CacheContract:
     async def test_what_is_asked_for_while_a_purge_holds_is_not_seen_again(self, store: CacheStore) -> None:
         """GitLab's read replicas may be behind the event."""
         await store.purge((b"t",), 3600.0)
-        held = await store.get(b"k", (b"t",))
+        held = await store.get(b"k", (b"t",), anew=True)
         assert held.version > held.stamp
         await store.put(b"k", (ENTRY,), 60.0, (b"t",), held.stamp)
         assert (await store.get(b"k", (b"t",))).entries == ()
         await store.purge((b"t",))  # a later purge does not shorten it
-        still = await store.get(b"k", (b"t",))
+        still = await store.get(b"k", (b"t",), anew=True)
         assert still.version > still.stamp
-        other = await store.get(b"k", (b"u",))
+        other = await store.get(b"k", (b"u",), anew=True)
         assert other.version <= other.stamp
 
 
@@ -112,10 +114,10 @@ async def follow(store: CacheStore, history: list[tuple[str, int, int]]) -> None
     for number, (what, key, tag) in enumerate(history):
         name, tags, body = b"%d" % key, tags_of[key], b"%d" % number
         if what == "put":
-            await store.put(name, (saying(body),), 60.0, tags, (await store.get(name, tags)).stamp)
+            await store.put(name, (saying(body),), 60.0, tags, (await store.get(name, tags, anew=True)).stamp)
             expected[key] = body
         elif what == "late":
-            stamp = (await store.get(name, tags)).stamp
+            stamp = (await store.get(name, tags, anew=True)).stamp
             await purge(tag)
             stored = await store.put(name, (saying(body),), 60.0, tags, stamp)
             if b"%d" % tag not in tags:

@@ -74,7 +74,7 @@ async def test_a_purge_reaches_every_gateway(link: RedisLink, redis_url: str) ->
 async def test_what_somebody_else_left_there_is_a_miss(link: RedisLink) -> None:
     store = RedisCacheStore(link, Codec(KEY))
     await stored(store)
-    (name,) = await link.execute("KEYS", "ggw:cache:*")  # type: ignore[misc]
+    (name,) = await link.execute("KEYS", "{ggw:cache}:value:*")  # type: ignore[misc]
     for command in (("SET", name, b"garbage"), ("DEL", name), ("HSET", name, "a", "b")):
         await link.execute(*command)  # type: ignore[arg-type]
         lookup = await store.get(b"k", (b"t",))
@@ -85,7 +85,7 @@ async def test_a_purge_that_cannot_be_read_is_no_answer(link: RedisLink) -> None
     store = RedisCacheStore(link, Codec(KEY))
     await stored(store)
     await store.purge((b"t",))
-    (name,) = await link.execute("KEYS", "ggw:purged:*")  # type: ignore[misc]
+    (name,) = await link.execute("KEYS", "{ggw:cache}:purged:*")  # type: ignore[misc]
     await link.execute("DEL", name)  # type: ignore[arg-type]
     await link.execute("HSET", name, "a", "b")  # type: ignore[arg-type]
     assert not (await store.get(b"k", (b"t",))).available
@@ -95,7 +95,7 @@ async def test_a_purge_stays_in_the_past_order_when_the_clock_steps_back(link: R
     store = RedisCacheStore(link, Codec(KEY))
     before = (await store.get(b"k", (b"t",))).stamp
     await store.purge((b"t",))
-    (name,) = await link.execute("KEYS", "ggw:purged:*")  # type: ignore[misc]
+    (name,) = await link.execute("KEYS", "{ggw:cache}:purged:*")  # type: ignore[misc]
     await link.execute("SET", name, str(before + 10**12))  # type: ignore[arg-type]
     await store.purge((b"t",))
     assert (await store.get(b"k", (b"t",))).version == before + 10**12 + 1

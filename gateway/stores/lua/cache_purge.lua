@@ -6,4 +6,6 @@ local at = now[1] * 1000000 + now[2] + ARGV[2]
 local before = tonumber(redis.call('GET', KEYS[1]) or '0')
 if before >= at then at = before + 1 end
 redis.call('SET', KEYS[1], string.format('%.0f', at), 'PX', ARGV[1])
+-- Told to every gateway's own memory. Who may not publish here may still purge: pcall.
+redis.pcall('PUBLISH', 'ggw:cache:gone', KEYS[1])
 return at

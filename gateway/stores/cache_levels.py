@@ -1,0 +1,112 @@
+"""Two levels: copies in this process in front of the cache that all gateways share.
+
+A copy is made only of what was just read from Redis, and serves only where nothing has to be asked: whoever goes upstream
+looks in Redis first. Redis publishes what is purged or dropped, and what a gateway does itself counts here at once. A read
+that was under way when the message came makes no copy. A gateway that cannot be sure to have heard everything up to a
+moment ago leaves its copies alone; when it listens anew, it begins with none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..core.cache_entry import Entry
+from ..ports import Lookup
+from .cache_memory import MemoryCacheStore
+from .cache_redis import PURGED_PREFIX, RedisCacheStore
+from .redis_ear import RedisEar
+
+TRUST_S = 1.0
+"""A purge that goes unheard is served past for no longer."""
+_LONGEST_S = 60.0
+"""A copy is read from Redis again at least this often, so that what an operator flushes there is gone here, too."""
+
+
+class TwoLevelCacheStore:
+    """A CacheStore in front of another.
+
+    Args:
+        far: The shared level; closed with this one.
+        ear: On ``GONE_CHANNEL``; closed with this one.
+        max_bytes: Of all copies, as ``MemoryCacheStore`` counts them.
+        clock: Monotonic seconds, the ear's.
+    """
+
+    def __init__(self, far: RedisCacheStore, ear: RedisEar, *, max_bytes: int, clock: Callable[[], float]) -> None:
+        self._far = far
+        self._ear = ear
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._reading: dict[bytes, object] = {}
+        self.near = MemoryCacheStore(max_bytes, clock)
+        self.hits = 0
+
+    @property
+    def trusted(self) -> bool:
+        """Everything that was purged up to a moment ago has been heard."""
+        return self._clock() - self._ear.heard_until < TRUST_S
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no copy is used; None while Redis is listened to."""
+        return None if self._ear.listening else self._ear.trouble or "not listening yet"
+
+    def start(self) -> None:
+        """Begin to listen; copies are made from when Redis confirms it. Needs a running loop."""
+        self._ear.listen(self._gone, self._anew)
+
+    async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
+        if not self.trusted:
+            self.start()
+            return await self._far.get(key, tags)
+        near, far = self.near, self._far
+        name, names = far.value_name(key), tuple([far.tag_name(tag) for tag in tags])
+        copy = await near.get(name, names)
+        if anew:
+            if not copy.entries:  # where every answer is asked for, a copy would be good for nothing
+                return await far.get(key, tags)
+        elif copy.entries:
+            self.hits += 1
+            return Lookup(copy.entries, near=True)
+        reading = self._reading[name] = object()
+        try:
+            lookup = await far.get(key, tags)
+            if lookup.entries and self._reading.get(name) is reading:
+                # Refused where one of the tags was purged since. Should the ear have begun anew, nobody reads it any more.
+                await near.put(name, lookup.entries, _LONGEST_S, names, copy.stamp)
+        finally:
+            if self._reading.get(name) is reading:
+                del self._reading[name]
+        return lookup
+
+    async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+        self._drop(self._far.value_name(key))
+        return await self._far.put(key, entries, ttl_s, tags, stamp)
+
+    async def delete(self, key: bytes) -> None:
+        self._drop(self._far.value_name(key))
+        await self._far.delete(key)
+
+    async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
+        self.near.mark(tuple([self._far.tag_name(tag) for tag in tags]))
+        return await self._far.purge(tags, hold_s)
+
+    async def close(self) -> None:
+        await self._ear.close()
+        await self._far.close()
+
+    # What is heard
+
+    def _gone(self, name: bytes) -> None:
+        if name.startswith(PURGED_PREFIX):
+            self.near.mark((name,))
+        else:
+            self._drop(name)
+
+    def _drop(self, name: bytes) -> None:
+        self._reading.pop(name, None)
+        self.near.drop(name)
+
+    def _anew(self) -> None:
+        self._reading.clear()
+        self.near = MemoryCacheStore(self._max_bytes, self._clock)

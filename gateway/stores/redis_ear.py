@@ -1,0 +1,131 @@
+"""What Redis publishes on one channel, heard on a connection of its own that reconnects by itself.
+
+Hearing nothing proves nothing: a line can be dead without saying so. So the ear asks for a sign of life all the time, and
+tells until which instant it has heard everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from .redis_address import RedisAddress
+from .redis_wire import Garbled, RedisError, RedisUnavailable, RedisValue, Wire, connected, packed
+
+_ASK_S = 0.25
+_DEAD_S = 2.0
+"""A sign of life that takes longer ends the connection."""
+_PAUSE_S = (0.05, 1.0)
+"""First and longest pause between attempts to connect."""
+_NEVER = float("-inf")
+
+
+class RedisEar:
+    """One subscription of one event loop.
+
+    Args:
+        address: Where Redis is.
+        channel: Redis knows channels by name alone, whatever the database.
+        name: Shown by ``CLIENT LIST``.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, address: RedisAddress, *, channel: str, name: str, clock: Callable[[], float]) -> None:
+        self.name = name
+        self.trouble = ""
+        """What last went wrong, in a word."""
+        self.heard_until = _NEVER
+        """Everything published before this instant was heard. At worst, what came later was not."""
+        self._address = address
+        self._channel = channel
+        self._clock = clock
+        self._hear: Callable[[bytes], None]
+        self._anew: Callable[[], None]
+        self._keeper: asyncio.Task[None] | None = None
+        self._asked_at: float | None = None
+        self._closed = False
+
+    @property
+    def listening(self) -> bool:
+        """The subscription stands, as far as is known."""
+        return self.heard_until > _NEVER
+
+    def listen(self, hear: Callable[[bytes], None], anew: Callable[[], None]) -> None:
+        """Begin, once; more calls change nothing.
+
+        Args:
+            hear: Given each message.
+            anew: Called when a subscription stands, before its first message: earlier ones may have been missed.
+        """
+        if self._keeper is None and not self._closed:
+            self._hear, self._anew = hear, anew
+            self._keeper = asyncio.get_running_loop().create_task(self._keep(), name=f"redis-ear {self.name}")
+
+    async def close(self) -> None:
+        self._closed, self.heard_until = True, _NEVER
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        pause = _PAUSE_S[0]
+        while True:
+            try:
+                wire = await connected(self._address, self.name, _DEAD_S, self._replied)
+            except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
+                self.trouble = refused.kind if isinstance(refused, RedisError) else type(refused).__name__
+            else:
+                try:
+                    if await self._follow(wire):
+                        pause = _PAUSE_S[0]
+                finally:
+                    self.heard_until, self._asked_at = _NEVER, None
+                    wire.abort()
+            # Jittered, so that a fleet does not come back in step.
+            await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
+            pause = min(pause * 2, _PAUSE_S[1])
+
+    async def _follow(self, wire: Wire) -> bool:
+        """Subscribe, and ask for signs of life until there is none. True: the subscription stood."""
+        self._ask(wire, "SUBSCRIBE", self._channel)
+        stood = False
+        while True:
+            try:
+                await asyncio.wait_for(wire.lost.wait(), _ASK_S)
+            except TimeoutError:
+                stood = stood or self.listening
+                if self._asked_at is None:
+                    self._ask(wire, "PING")
+                elif self._clock() - self._asked_at > _DEAD_S:
+                    self.trouble = "timeout"
+                    return stood
+            else:
+                self.trouble = self.trouble or "connection lost"
+                return stood
+
+    def _ask(self, wire: Wire, *command: str) -> None:
+        self._asked_at = self._clock()
+        wire.write(packed([command]))
+
+    def _replied(self, reply: RedisValue | RedisError) -> None:
+        match reply:
+            case [b"message", _, bytes() as said]:
+                self._hear(said)
+            case [b"pong", _]:
+                self._alive()
+            case [b"subscribe", _, _]:
+                self.trouble = ""
+                self._anew()
+                self._alive()
+            case RedisError():
+                self.trouble = reply.kind
+                raise Garbled
+            case _:
+                raise Garbled
+
+    def _alive(self) -> None:
+        """Redis answers in order: what it published before this question has been heard."""
+        if self._asked_at is not None:
+            self.heard_until, self._asked_at = self._asked_at, None

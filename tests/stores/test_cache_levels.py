@@ -1,0 +1,284 @@
+"""Two levels: copies that cost no round trip, and are gone everywhere as soon as somebody says so."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from gateway.stores.cache_levels import TRUST_S, TwoLevelCacheStore
+from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
+from gateway.stores.codec import Codec
+from gateway.stores.redis_address import parse_address
+from gateway.stores.redis_ear import RedisEar
+from gateway.stores.redis_link import RedisLink
+from tests.fakes.line import Line
+
+from .cache_contract import ENTRY, HISTORIES, CacheContract, follow, saying
+
+KEY = b"k" * 32
+TAGS = (b"t", b"u")
+
+
+class Gateway:
+    """One gateway's store, with its wires at hand."""
+
+    def __init__(self, url: str, ear_url: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+        self.link = RedisLink.from_url(url, timeout_s=2.0, name="levels-test")
+        self.far = RedisCacheStore(self.link, Codec(KEY))
+        self.ear = RedisEar(parse_address(ear_url or url), channel=GONE_CHANNEL, name="levels-test-ear", clock=clock)
+        self.store = TwoLevelCacheStore(self.far, self.ear, max_bytes=1 << 20, clock=clock)
+
+    async def listening(self) -> Gateway:
+        self.store.start()
+        await until(lambda: self.store.trusted)
+        return self
+
+    async def asked(self) -> int:
+        """How many commands Redis has run for anybody."""
+        told = await self.link.execute("INFO", "commandstats")
+        assert isinstance(told, bytes)
+        return sum(
+            int(line.split(b"calls=")[1].split(b",")[0]) for line in told.split() if line.startswith(b"cmdstat_get:")
+        )
+
+    async def holds(self) -> bool:
+        """Store ``k``, and read it so often that a copy is made; is there one?"""
+        assert await self.store.put(b"k", (ENTRY,), 60.0, TAGS, (await self.store.get(b"k", TAGS, anew=True)).stamp)
+        await self.store.get(b"k", TAGS)
+        return (await self.store.get(b"k", TAGS)).near
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+async def gone(gateway: Gateway, key: bytes = b"k") -> None:
+    """Until the message has come: Redis has sent it, nobody has to be asked."""
+    await until(lambda: gateway.far.value_name(key) not in gateway.store.near._slots or bool(gateway.store.near._purges))
+
+
+Pair = tuple[Gateway, Gateway]
+
+
+@pytest.fixture
+async def pair(redis_url: str) -> AsyncIterator[Pair]:
+    here, there = await Gateway(redis_url).listening(), await Gateway(redis_url).listening()
+    yield here, there
+    await here.store.close()
+    await there.store.close()
+
+
+class TestTwoLevelCacheStore(CacheContract):
+    @pytest.fixture
+    async def store(self, redis_url: str) -> AsyncIterator[TwoLevelCacheStore]:
+        gateway = await Gateway(redis_url).listening()
+        yield gateway.store
+        await gateway.store.close()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(HISTORIES)
+async def test_any_history_ends_as_a_plain_dict_would(redis_url: str, history: list[tuple[str, int, int]]) -> None:
+    gateway = await Gateway(redis_url).listening()
+    await follow(gateway.store, history)
+    await gateway.store.close()
+
+
+async def test_a_copy_costs_no_round_trip(pair: Pair) -> None:
+    here, _ = pair
+    assert await here.holds()
+    before = await here.asked()
+    for _ in range(5):
+        lookup = await here.store.get(b"k", TAGS)
+        assert (lookup.entries, lookup.near) == ((ENTRY,), True)
+    assert await here.asked() == before
+    assert here.store.hits == 6
+
+
+async def test_who_looks_anew_asks_redis_and_renews_the_copy(pair: Pair) -> None:
+    here, there = pair
+    assert await here.holds()
+    stamp = (await there.store.get(b"k", TAGS, anew=True)).stamp
+    assert await there.store.put(b"k", (saying(b"new"),), 60.0, TAGS, stamp)
+    assert (await here.store.get(b"k", TAGS)).entries == (ENTRY,), "a later answer is no purge"
+    lookup = await here.store.get(b"k", TAGS, anew=True)
+    assert (lookup.entries, lookup.near, lookup.stamp > 0) == ((saying(b"new"),), False, True)
+    assert (await here.store.get(b"k", TAGS)).entries == (saying(b"new"),)
+
+
+async def test_where_everything_is_asked_for_no_copy_is_made(pair: Pair) -> None:
+    here, _ = pair
+    await here.store.put(b"k", (ENTRY,), 60.0, TAGS, (await here.store.get(b"k", TAGS, anew=True)).stamp)
+    assert (await here.store.get(b"k", TAGS, anew=True)).entries
+    assert len(here.store.near) == 0
+
+
+GONE: dict[str, Callable[[TwoLevelCacheStore], Awaitable[object]]] = {
+    "purge": lambda store: store.purge((b"u",)),
+    "delete": lambda store: store.delete(b"k"),
+}
+
+
+@pytest.mark.parametrize("how", GONE)
+async def test_what_is_gone_at_one_gateway_is_gone_at_all(pair: Pair, how: str) -> None:
+    here, there = pair
+    assert await here.holds()
+    assert await there.holds()
+    await GONE[how](there.store)
+    assert not (await there.store.get(b"k", TAGS)).entries, "here at once"
+    await gone(here)
+    lookup = await here.store.get(b"k", TAGS)
+    assert (lookup.entries, lookup.available) == ((), True)
+
+
+async def test_an_own_put_takes_the_copy_with_it(pair: Pair) -> None:
+    here, _ = pair
+    assert await here.holds()
+    await here.store.put(b"k", (saying(b"new"),), 60.0, TAGS, (await here.store.get(b"k", TAGS, anew=True)).stamp)
+    assert (await here.store.get(b"k", TAGS)).entries == (saying(b"new"),)
+
+
+async def test_a_purge_counts_here_before_redis_has_heard_of_it(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    line = Line(server.port)
+    await line.open()
+    gateway = await Gateway(f"redis://127.0.0.1:{line.port}/0", server.url).listening()
+    assert await gateway.holds()
+    await line.cut()
+    assert (await gateway.store.get(b"k", TAGS)).near, "the ear still hears: what needs no asking goes on"
+    assert not await gateway.store.purge((b"u",))
+    assert not (await gateway.store.get(b"k", TAGS)).available
+    await line.open()
+    async with asyncio.timeout(10):
+        while not (lookup := await gateway.store.get(b"k", TAGS)).available:
+            await asyncio.sleep(0.01)
+    assert lookup.entries == ()
+    await gateway.store.close()
+    await line.cut()
+
+
+@pytest.mark.parametrize("how", GONE)
+async def test_a_read_under_way_when_the_message_comes_makes_no_copy(redis_server: Any, redis_url: str, how: str) -> None:
+    """The worst case: the value was read before the purge, and arrives after it was heard of."""
+    line = Line(redis_server.port)
+    await line.open()
+    here = await Gateway(f"redis://127.0.0.1:{line.port}/0", redis_url).listening()
+    there = await Gateway(redis_url).listening()
+    assert await there.holds()
+    await here.link.execute("PING")
+    before = await there.asked()
+    line.hold_answers()
+    async with asyncio.TaskGroup() as reading:
+        reading.create_task(here.store.get(b"k", TAGS))
+        async with asyncio.timeout(10):
+            while await there.asked() == before:
+                await asyncio.sleep(0.005)
+        await GONE[how](there.store)
+        await until(lambda: not here.store._reading or bool(here.store.near._purges))
+        line.release()
+    assert len(here.store.near) == 0
+    await here.store.close()
+    await there.store.close()
+    await line.cut()
+
+
+async def test_a_lost_subscription_ends_all_trust_at_once(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    line = Line(server.port)
+    await line.open()
+    here = await Gateway(server.url, f"redis://127.0.0.1:{line.port}/0").listening()
+    there = await Gateway(server.url).listening()
+    assert await here.holds()
+    await line.cut()
+    await until(lambda: not here.store.trusted)
+    assert here.store.trouble
+    assert not here.ear.listening
+    await there.store.purge((b"u",))  # nobody here hears of it
+    assert not (await here.store.get(b"k", TAGS)).entries
+    await line.open()
+    await until(lambda: here.store.trusted)
+    assert len(here.store.near) == 0, "what was missed is unknown, so nothing is believed"
+    assert not (await here.store.get(b"k", TAGS)).entries
+    await here.store.close()
+    await there.store.close()
+    await line.cut()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+async def test_a_subscription_that_says_nothing_is_trusted_for_a_second(redis_server: Any, redis_url: str) -> None:
+    clock = Clock()
+    line = Line(redis_server.port)
+    await line.open()
+    here = await Gateway(redis_url, f"redis://127.0.0.1:{line.port}/0", clock).listening()
+    assert await here.holds()
+    line.hold()
+    clock.ahead_s += TRUST_S
+    lookup = await here.store.get(b"k", TAGS)
+    assert (lookup.entries, lookup.near) == ((ENTRY,), False), "Redis was asked"
+    line.release()
+    await here.store.close()
+    await line.cut()
+
+
+async def test_a_redis_that_died_takes_the_copies_with_it(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    here = await Gateway(server.url).listening()
+    assert await here.holds()
+    server.stop()
+    await until(lambda: not here.store.trusted)
+    assert not (await here.store.get(b"k", TAGS)).available
+    server.start()
+    await until(lambda: here.store.trusted)
+    async with asyncio.timeout(10):
+        while not (lookup := await here.store.get(b"k", TAGS)).available:
+            await asyncio.sleep(0.01)
+    assert lookup.entries == ()
+    await here.store.close()
+
+
+async def test_a_copy_is_read_again_at_least_once_a_minute(redis_url: str) -> None:
+    clock = Clock()
+    here = await Gateway(redis_url, clock=clock).listening()
+    assert await here.holds()
+    await here.link.execute("FLUSHALL")
+    assert (await here.store.get(b"k", TAGS)).near
+    clock.ahead_s += 60.0
+    await until(lambda: here.store.trusted)
+    assert not (await here.store.get(b"k", TAGS)).entries
+    await here.store.close()
+
+
+async def test_strange_messages_harm_nothing(pair: Pair) -> None:
+    here, _ = pair
+    assert await here.holds()
+    for strange in (b"", b"\x00" * 1000, b"{ggw:cache}:purged:", b"{ggw:cache}:value:nobody"):
+        await here.link.execute("PUBLISH", GONE_CHANNEL, strange)
+    await until(lambda: bool(here.store.near._purges))
+    assert (await here.store.get(b"k", TAGS)).entries == (ENTRY,)
+
+
+async def test_who_may_not_publish_may_still_purge(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    admin = RedisLink.from_url(server.url, timeout_s=2.0, name="levels-admin")
+    await admin.execute("ACL", "SETUSER", "mute", "on", ">secret", "~*", "resetchannels", "+@all")
+    mute = Gateway(server.url.replace("redis://", "redis://mute:secret@"))
+    await mute.store.put(b"k", (ENTRY,), 60.0, TAGS, (await mute.store.get(b"k", TAGS)).stamp)
+    assert not mute.store.trusted
+    assert await mute.store.purge((b"u",))
+    assert not (await mute.store.get(b"k", TAGS)).entries
+    await mute.store.close()
+    await admin.close()

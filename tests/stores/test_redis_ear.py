@@ -1,0 +1,122 @@
+"""The ear: it hears everything, or knows that it may not have."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from gateway.stores.redis_address import parse_address
+from gateway.stores.redis_ear import RedisEar
+from gateway.stores.redis_link import RedisLink
+from tests.fakes.line import Line
+
+CHANNEL = "ear-test"
+
+
+class Listener:
+    """An ear, and what came to it."""
+
+    def __init__(self, url: str) -> None:
+        self.heard: asyncio.Queue[bytes] = asyncio.Queue()
+        self.begun: asyncio.Queue[int] = asyncio.Queue()
+        self.ear = RedisEar(parse_address(url), channel=CHANNEL, name="ear-test", clock=asyncio.get_running_loop().time)
+        self.listen()
+
+    def listen(self) -> None:
+        self.ear.listen(self.heard.put_nowait, lambda: self.begun.put_nowait(1))
+
+    async def stands(self) -> None:
+        await asyncio.wait_for(self.begun.get(), 10)
+
+    async def hears(self) -> bytes:
+        return await asyncio.wait_for(self.heard.get(), 10)
+
+    async def until(self, holds: Callable[[float], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not holds(self.ear.heard_until):
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def link(redis_url: str) -> AsyncIterator[RedisLink]:
+    link = RedisLink.from_url(redis_url, timeout_s=2.0, name="ear-test-mouth")
+    yield link
+    await link.close()
+
+
+@pytest.fixture
+async def listener(redis_url: str) -> AsyncIterator[Listener]:
+    listener = Listener(redis_url)
+    yield listener
+    await listener.ear.close()
+
+
+async def test_everything_published_is_heard_in_order(listener: Listener, link: RedisLink) -> None:
+    await listener.stands()
+    listener.listen()  # more calls change nothing
+    for number in range(3):
+        assert await link.execute("PUBLISH", CHANNEL, b"%d\r\n\x00" % number) == 1
+    await link.execute("PUBLISH", "another", b"x")
+    assert [await listener.hears() for _ in range(3)] == [b"0\r\n\x00", b"1\r\n\x00", b"2\r\n\x00"]
+    assert listener.heard.empty()
+    assert listener.begun.empty()
+
+
+async def test_it_knows_until_when_it_has_heard_everything(listener: Listener) -> None:
+    assert listener.ear.heard_until == float("-inf")
+    await listener.stands()
+    first = listener.ear.heard_until
+    assert first <= asyncio.get_running_loop().time()
+    await listener.until(lambda heard_until: heard_until > first)
+    await listener.ear.close()
+    assert listener.ear.heard_until == float("-inf")
+    listener.listen()
+    assert listener.ear._keeper is None, "closed for good"
+
+
+async def test_a_redis_that_went_and_came_is_listened_to_anew(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    listener = Listener(server.url)
+    await listener.stands()
+    server.stop()
+    await listener.until(lambda heard_until: heard_until == float("-inf"))
+    assert listener.ear.trouble
+    server.start()
+    await listener.stands()
+    assert not listener.ear.trouble
+    link = RedisLink.from_url(server.url, timeout_s=2.0, name="ear-test-mouth")
+    await link.execute("PUBLISH", CHANNEL, b"again")
+    assert await listener.hears() == b"again"
+    await link.close()
+    await listener.ear.close()
+
+
+async def test_a_line_that_died_without_a_word_is_noticed_and_left(redis_server: Any) -> None:
+    line = Line(redis_server.port)
+    await line.open()
+    listener = Listener(f"redis://127.0.0.1:{line.port}/0")
+    await listener.stands()
+    line.hold()
+    await listener.until(lambda heard_until: heard_until == float("-inf"))
+    assert listener.ear.trouble == "timeout"
+    line.release()
+    await listener.stands()
+    await listener.ear.close()
+    await line.cut()
+
+
+async def test_who_may_not_listen_hears_nothing_and_says_why(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=2.0, name="ear-test-admin")
+    await link.execute("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "resetchannels", "+@all")
+    listener = Listener(server.url.replace("redis://", "redis://deaf:secret@"))
+    async with asyncio.timeout(10):
+        while listener.ear.trouble != "NOPERM":
+            await asyncio.sleep(0.01)
+    assert listener.begun.empty()
+    assert listener.ear.heard_until == float("-inf")
+    await listener.ear.close()
+    await link.close()
