@@ -57,9 +57,9 @@ soak: setup ## mixed traffic with random faults, on loopback: ARGS="SECONDS", 60
 	@$(BIN)/python -m tests.soak $(ARGS)
 
 .PHONY: clients
-clients: setup ## glab and ruby-gitlab against the demo GitLab; Debian only
+clients: setup ## glab, ruby-gitlab, semantic-release and Renovate against the demo GitLab; Debian only
 	@.ci/clients
-	@$(BIN)/python -m pytest tests/e2e/check_clients.py $(ARGS)
+	@$(BIN)/python -m pytest tests/e2e/check_clients.py tests/e2e/check_bots.py $(ARGS)
 
 .PHONY: lock
 lock: ## pin newest versions again (needs uv on PATH, or UV=/path/to/uv)
