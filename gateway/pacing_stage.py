@@ -7,7 +7,7 @@ refused is known to the gateway that heard it; the others hear it at most once e
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
+from math import ceil, inf
 
 from .core.access import Principal
 from .core.errors import Code, Rejection, Source
@@ -50,6 +50,11 @@ class PacingStage:
                 proxy_error="http_request_denied",
                 detail="GitLab's limit on the credential",
             )
+
+    def remaining(self, credential: str) -> float:
+        """How many requests GitLab leaves it; see ``Pace.remaining``."""
+        pace = self._paces.get(credential)
+        return inf if pace is None else pace.remaining(self._wall())
 
     def learn(self, credential: str, status: int, fields: Fields) -> None:
         """An answer of GitLab's to that credential."""

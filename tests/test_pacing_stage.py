@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -73,3 +74,10 @@ async def test_who_would_wait_too_long_is_told_to_come_back() -> None:
         await asyncio.wait_for(pacing.go("sa", bot(), "2"), 1)
     (_, wait) = refused.value.headers[0]
     assert 100 < int(wait) <= 121
+
+
+async def test_how_much_a_credential_has_left_is_its_own() -> None:
+    pacing = stage()
+    assert pacing.remaining("sa") == math.inf
+    pacing.learn("sa", 200, told(1, 599, 60))
+    assert (pacing.remaining("sa"), pacing.remaining("other")) == (599, math.inf)

@@ -8,6 +8,8 @@ everybody; when GitLab refuses, nobody asks before it said one may. Fields: gitl
 
 from __future__ import annotations
 
+import math
+
 from .limits import Limit, Scope
 from .messages import Fields, lower
 
@@ -26,12 +28,14 @@ _FIELDS = {b"ratelimit-observed", b"ratelimit-remaining", b"ratelimit-reset", b"
 class Pace:
     """One credential's."""
 
-    __slots__ = ("_blocked_until", "_limit", "_until")
+    __slots__ = ("_blocked_until", "_limit", "_remaining", "_reset", "_until")
 
     def __init__(self) -> None:
         self._limit: Limit | None = None
         self._until = 0.0
         self._blocked_until = 0.0
+        self._remaining = 0.0
+        self._reset = 0.0
 
     def blocked_s(self, now: float) -> float:
         """How long GitLab does not want to be asked; 0 when it may be. ``now`` in Unix seconds."""
@@ -40,6 +44,12 @@ class Pace:
     def limit(self, now: float) -> Limit | None:
         """The bucket to take from before asking; None while there is plenty."""
         return self._limit if now < self._until else None
+
+    def remaining(self, now: float) -> float:
+        """How many requests GitLab said are left in its window: infinity where it has not said, -1 while it refuses."""
+        if now < self._blocked_until:
+            return -1.0
+        return self._remaining if now < self._reset else math.inf
 
     def learn(self, status: int, fields: Fields, now: float) -> None:
         """An answer of GitLab's. Fields that are missing, broken or sent twice say nothing."""
@@ -55,6 +65,7 @@ class Pace:
         reset = numbers.get(b"ratelimit-reset")
         if observed is None or remaining is None or reset is None or not now < reset <= now + LONGEST_S:
             return
+        self._remaining, self._reset = remaining, reset
         if remaining > SLOW_BELOW * (observed + remaining):
             self._limit = None
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +45,15 @@ def test_with_nothing_left_one_may_still_try_before_the_window_ends() -> None:
     limit = paced((200, told(600, 0))).limit(NOW)
     assert limit is not None
     assert limit.rate == pytest.approx(0.5 / 60)
+
+
+def test_how_much_is_left_is_known_until_the_window_ends() -> None:
+    assert paced().remaining(NOW) == paced((200, ())).remaining(NOW) == math.inf
+    pace = paced((200, told(100, 500)))
+    assert (pace.remaining(NOW), pace.remaining(NOW + 60)) == (500, math.inf)
+    pace.learn(200, told(150, 450), NOW)
+    pace.learn(429, ((b"Retry-After", b"7"),), NOW)
+    assert (pace.remaining(NOW + 6), pace.remaining(NOW + 7)) == (-1, 450)
 
 
 def test_a_new_window_ends_the_pace() -> None:
