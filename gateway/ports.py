@@ -31,7 +31,8 @@ class RequestBody(Protocol):
     async def read(self) -> bytes:
         """The next octets, never decompressed or re-chunked to size; ``b""`` once, at the end.
 
-        Raises Rejection: REQUEST_TIMEOUT when the client stalls longer than ``body_idle``, BAD_REQUEST on broken framing.
+        Raises Rejection: REQUEST_TIMEOUT when the client stalls longer than ``body_idle`` or falls behind ``body_rate``,
+        BAD_REQUEST on broken framing.
         A client that vanished cancels the handler instead.
         """
         ...

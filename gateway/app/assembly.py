@@ -313,6 +313,7 @@ def _edge_settings(config: Config, peers: TrustedPeers) -> EdgeSettings:
         max_fields=limits.headers,
         request_head_s=limits.request_head,
         body_idle_s=limits.body_idle,
+        body_rate=limits.body_rate,
         idle_s=limits.idle,
         max_connections=limits.connections,
         max_connections_per_peer=limits.connections_per_peer,

@@ -19,11 +19,12 @@ from aiohttp.web import RequestPayloadError
 
 from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
+from ..core.patience import Patience
 from .status import status_line
 from .tunnel import ClientTunnel
 
 if TYPE_CHECKING:
-    from .server import Connection
+    from .server import Connection, EdgeSettings
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODYLESS = frozenset({204, 304})
@@ -53,12 +54,15 @@ class ClientGone(ConnectionError):  # noqa: N818 — a state of the world, not a
 class ClientBody:
     """The request's body, pulled from aiohttp's stream reader (framing already undone by its parser)."""
 
-    __slots__ = ("_downstream", "_expects", "_idle_s", "_payload", "content_length")
+    __slots__ = ("_downstream", "_expects", "_idle_s", "_patience", "_payload", "content_length")
 
-    def __init__(self, downstream: AiohttpDownstream, payload: StreamReader, size: int | None, idle_s: float) -> None:
+    def __init__(
+        self, downstream: AiohttpDownstream, payload: StreamReader, size: int | None, settings: EdgeSettings
+    ) -> None:
         self._downstream = downstream
         self._payload = payload
-        self._idle_s = idle_s
+        self._idle_s = settings.body_idle_s
+        self._patience = Patience(settings.body_rate, settings.body_slack_s)
         self.content_length = size
         self._expects = downstream.expects_continue
 
@@ -72,8 +76,11 @@ class ClientBody:
         try:
             if payload.at_eof() and payload.exception() is None:
                 return b""
-            async with asyncio.timeout(self._idle_s):
+            patience, now = self._patience, asyncio.get_running_loop().time
+            began = now()
+            async with asyncio.timeout(min(self._idle_s, patience.left_s)):
                 chunk = await payload.readany()
+            patience.note(now() - began, len(chunk))
         except TimeoutError as error:
             raise Rejection(Code.REQUEST_TIMEOUT, 408, "408 Request Timeout", close=True) from error
         except (RequestPayloadError, HttpProcessingError) as error:
@@ -149,7 +156,7 @@ class AiohttpDownstream:
             if hdrs.EXPECT in message.headers:
                 self.expects_continue = message.headers[hdrs.EXPECT].lower() == "100-continue" and not head.http_10
             if head.has_body:
-                self.body = ClientBody(self, payload, head.content_length, protocol.settings.body_idle_s)
+                self.body = ClientBody(self, payload, head.content_length, protocol.settings)
 
     @property
     def repeatable(self) -> bool:

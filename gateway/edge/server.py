@@ -26,6 +26,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
+from ..core.patience import MOST_S
 from .downstream import AiohttpDownstream, ClientGone, head_of, http_date
 from .repeats import Repeats
 from .status import status_line
@@ -53,6 +54,10 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     max_fields: int = 200
     request_head_s: float = 15.0
     body_idle_s: float = 10.0
+    body_rate: int = 1024
+    """Octets a second; 0: any."""
+    body_slack_s: float = MOST_S
+    """How far behind that a body may be."""
     idle_s: float = 75.0
     write_stall_s: float = 30.0
     lingering_s: float = 2.0

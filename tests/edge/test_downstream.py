@@ -222,6 +222,26 @@ async def test_a_stalled_body_times_out(serve: Serve) -> None:
     assert (rejection.code, rejection.status, rejection.close) == (Code.REQUEST_TIMEOUT, 408, True)
 
 
+async def test_a_body_that_drips_times_out() -> None:
+    """Every octet comes in time, and all of them too slowly."""
+    ended: list[Rejection] = []
+
+    async def handler(down: AiohttpDownstream) -> None:
+        assert down.body is not None
+        try:
+            while await down.body.read():
+                client.writer.write(b"x")
+        except Rejection as rejection:
+            ended.append(rejection)
+        await down.respond(ResponseHead(408, ()), b"", close=True)
+
+    async with traffic(handler, body_idle_s=SOON_S, body_rate=1 << 20, body_slack_s=0.2) as port:
+        client = await port.connect()
+        await client.send(request("/", "Content-Length: 999999999", method="POST") + b"x")
+        assert (await client.answer())[0] == 408
+    assert (ended[0].code, ended[0].close) == (Code.REQUEST_TIMEOUT, True)
+
+
 async def test_broken_chunks_are_a_400_that_quotes_nothing() -> None:
     ready = asyncio.Event()
     raised: list[Rejection] = []
