@@ -18,16 +18,25 @@ import msgspec
 import pytest
 import yaml
 
-from gateway import cli, pipeline
+from gateway import cli, pipeline, routes
 from gateway.app import explain
+from gateway.app.admin_api import admin_endpoints
 from gateway.app.assembly import assemble
+from gateway.app.key_office import KeyOffice
+from gateway.app.limit_office import LimitOffice
 from gateway.app.readings import readiness, readings
 from gateway.config import Config, load
 from gateway.core.breaker import BreakerState
 from gateway.core.cache_status import CacheReason, CacheStatus, Stored
+from gateway.core.catalogue import Catalogue
 from gateway.core.errors import Code
 from gateway.core.exchange import Exchange
+from gateway.core.limit_plan import Limits
 from gateway.edge.admin import Admin, AdminSettings, Readiness
+from gateway.identity.issuing import KeyIssuer
+from gateway.limit_stage import LimitStage
+from gateway.stores.bucket_memory import MemoryBuckets
+from gateway.stores.keys_memory import MemoryKeys
 from gateway.telemetry.audit import line_of
 
 ROOT = Path(__file__).parent.parent
@@ -271,30 +280,27 @@ def test_the_audit_line_on_the_front_page_is_one() -> None:
     assert set(json.loads(shown.replace("\n", ""))) <= set(msgspec.to_builtins(line_of(full_exchange(), 1.0, 1.0)))
 
 
-class Desk:
-    """Limits as the admin port asks for them; nothing is asked here."""
-
-    async def top(self, count: int) -> object:
-        return count
-
-    async def change(self, who: str, peer: str, wish: dict[str, object]) -> object:
-        return wish
-
-
-def test_every_route_of_the_admin_port_is_named() -> None:
+def served() -> set[str]:
+    """What the admin port answers where everything is configured: `METHOD /path`."""
+    config = configured("identities: [{id: bot, key: issued}]\n")
+    issuer = KeyIssuer(MemoryKeys(), pepper=b"p", wall=lambda: 0.0, random=bytes)
+    limits = LimitOffice(Limits.compile(()), LimitStage(MemoryBuckets()), None)
     admin = Admin(
         AdminSettings((bytes(32),)),
         metrics=lambda: b"",
         metrics_type="",
         readiness=lambda: Readiness(True, {}),
-        config=dict,
-        limits=Desk(),
+        endpoints=admin_endpoints(config, Catalogue.decode(routes.read()), limits, KeyOffice(issuer, ["bot"], None)),
     )
-    served = {
+    found = [
         f"{route.method} {route.resource.canonical}" for route in admin.application().router.routes() if route.resource
-    }
-    documented = {words(row[0])[0] for row in rows_of(OPERATIONS, "on the admin port", "answers")}
-    assert documented == {route for route in served if not route.startswith("HEAD")}
+    ]
+    return {route for route in found if not route.startswith("HEAD")}
+
+
+def test_every_route_of_the_admin_port_is_named() -> None:
+    documented = {word for row in rows_of(OPERATIONS, "on the admin port", "answers") for word in words(row[0])}
+    assert documented == served()
 
 
 # Commands

@@ -49,26 +49,18 @@ from ..edge.server import EdgeSettings, TrafficServer
 from ..identity.authenticator import PrincipalAuthenticator
 from ..identity.gitlab_tokens import OwnTokens
 from ..identity.issuers import Issuer
-from ..identity.keys import GatewayKeys
 from ..identity.settings import IdentitySettings
 from ..identity.verifier import GitlabVerifier
 from ..identity.workloads import Workloads
 from ..limit_stage import LimitStage
 from ..pacing_stage import PacingStage
 from ..pipeline import Gateway
-from ..ports import (
-    BucketStore,
-    KeyRegister,
-    KeyStore,
-)
+from ..ports import BucketStore
 from ..road import Observer, Road
 from ..state_dir import open_state_dir, secret
 from ..stores.bucket_memory import MemoryBuckets
 from ..stores.bucket_redis import RedisBuckets
 from ..stores.changes_redis import RedisChanges
-from ..stores.keys_memory import MemoryKeys
-from ..stores.keys_redis import RedisKeys
-from ..stores.keys_sqlite import SqliteKeys
 from ..stores.redis_link import RedisLink
 from ..telemetry.audit import AuditLog, last_mac, open_sink
 from ..telemetry.metrics import Metrics
@@ -76,6 +68,8 @@ from ..upstream.admission import AdmissionSettings, AdmittingUpstream
 from ..upstream.client import LeanUpstream, UpstreamSettings
 from ..upstream.documents import HttpDocuments
 from .cache_room import CacheRoom
+from .key_office import KeyOffice
+from .key_room import KeyRoom, no_keys
 from .limit_office import LimitOffice
 from .observing import Audited, Early
 from .open_road import Anyone, Anything, NoTokens, Nowhere
@@ -104,6 +98,8 @@ class Assembly:
         self.limits: LimitStage | None = None
         self.bandwidth: BandwidthStage
         self.desk: LimitOffice | None = None
+        self.key_room: KeyRoom | None = None
+        self.key_desk: KeyOffice | None = None
         self.links: list[RedisLink] = []
         self.audit: AuditLog | None = None
         self.cache_room: CacheRoom
@@ -230,6 +226,8 @@ async def _assemble(made: Assembly) -> None:
         settings = compiled.identity_settings(config)
         authenticator = _authenticator(made, settings, verifier)
         stack.push_async_callback(authenticator.close)
+        if made.key_room is not None:
+            made.key_desk = made.key_room.office(made.audit, authenticator.forget_key)
         rules = Rules.compile(compiled.rules(config))
         limits = Limits.compile(compiled.limits(config), compiled.costs(config), room.names)
         board = RedisChanges(made.link(config.stores.shared.url, "changes", 0.25)) if config.stores.shared.shared else None
@@ -369,19 +367,6 @@ def _cache(made: Assembly) -> CacheRoom:
     return CacheRoom(config, link, lambda: made.keys.encryption)
 
 
-def key_store(config: Config, link: RedisLink | None) -> tuple[KeyStore, KeyRegister]:
-    """Both faces of the configured key store."""
-    keys = config.stores.keys
-    if keys is None or keys.scheme == "memory":
-        memory = MemoryKeys()
-        return memory, memory
-    if link is not None:
-        redis = RedisKeys(link)
-        return redis, redis
-    sqlite = SqliteKeys(Path(keys.url.reveal().removeprefix("sqlite://")))
-    return sqlite, sqlite
-
-
 def _workloads(made: Assembly, settings: IdentitySettings) -> Workloads | None:
     if not settings.workloads:
         return None
@@ -409,24 +394,14 @@ def _workloads(made: Assembly, settings: IdentitySettings) -> Workloads | None:
 def _authenticator(made: Assembly, settings: IdentitySettings, verifier: GitlabVerifier) -> PrincipalAuthenticator:
     config, keys = made.config, made.keys
     fingerprint_key = keys.audit
-    if settings.keys:
+    if settings.keys or settings.workloads:
         stored = config.stores.keys
         link = made.link(stored.url, "keys", 0.25) if stored is not None and stored.shared else None
-        if link is None:
-            open_state_dir(Path(config.state_dir))
-        store, _ = key_store(config, link)
-        pepper = keys.pepper
+        made.key_room = KeyRoom(config, settings, lambda: keys.pepper, link)
+        made.stack.push_async_callback(made.key_room.store.close)
+        gateway_keys = made.key_room.gateway_keys(fingerprint_key)
     else:
-        store, pepper = MemoryKeys(), keys.process
-    gateway_keys = GatewayKeys(
-        store,
-        settings.keys,
-        pepper=pepper,
-        fingerprint_key=fingerprint_key,
-        wall=time.time,
-        monotonic=time.monotonic,
-        stale_s=settings.keys_stale_s,
-    )
+        gateway_keys = no_keys(keys.process, fingerprint_key)
     own_tokens = None
     if settings.gitlab_token is not None:
         own_tokens = OwnTokens(

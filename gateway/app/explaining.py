@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ..config import Config
 from ..config import compile as compiled
 from ..config.model import Identity
@@ -12,7 +14,7 @@ from ..core.caching import SAFE_METHODS
 from ..core.catalogue import Access, Catalogue, Operation
 from ..core.credentials import read_claim
 from ..core.entry import METHODS
-from ..core.errors import Rejection
+from ..core.errors import Code, Rejection
 from ..core.immutable import KEEP_S, is_immutable
 from ..core.limit_plan import Limits
 from ..core.private_caching import PrivatePolicy, refuses_request
@@ -21,31 +23,49 @@ from ..core.redaction import redact
 from ..core.target import parse_target
 from ..routes import read
 
-_PASSTHROUGH = "passthrough"
+PASSTHROUGH = "passthrough"
+
+
+class Explained(msgspec.Struct, frozen=True):
+    """What would become of a request."""
+
+    allowed: bool
+    stages: tuple[tuple[str, str], ...]
+    """Stage and words, in the order of the road."""
+    status: int = 0
+    """Of the refusal; 0 where GitLab is asked."""
+    code: str = ""
 
 
 def explain(config: Config, identity: str, method: str, target: str) -> str:
-    """One line per stage, as text.
+    """One line per stage, as text; arguments as ``trace`` takes them."""
+    return "\n".join(f"{stage:<10}  {words}" for stage, words in trace(config, identity, method, target).stages)
+
+
+def trace(config: Config, identity: str, method: str, target: str, catalogue: Catalogue | None = None) -> Explained:
+    """What each stage would say. Nothing is sent, nobody is asked.
 
     Args:
         config: The configuration asked about.
         identity: Id of a configured identity, or ``passthrough``.
         method: As in a request line.
         target: As in a request line; octets beyond ASCII as they would be sent.
+        catalogue: The gateway's; absent: read anew, which takes a while.
     """
     lines: list[tuple[str, str]] = []
     raw = target.encode("utf-8", "surrogateescape")
     if method not in METHODS:
-        return _table([("method", f"refused: 405, GitLab serves {', '.join(sorted(METHODS))}")])
+        words = f"refused: 405, GitLab serves {', '.join(sorted(METHODS))}"
+        return Explained(False, (("method", words),), 405, Code.METHOD_NOT_ALLOWED.value)
     try:
         parsed = parse_target(raw, max_bytes=config.listen.limits.target_bytes, prefix=config.upstream.url.path.encode())
     except Rejection as rejection:
-        return _table([("target", f"refused: {rejection.status} {rejection.code.value} ({rejection.detail})")])
-    operation = Catalogue.decode(read()).match(method, parsed)
+        return _refused("target", rejection, f" ({rejection.detail})")
+    operation = (catalogue or Catalogue.decode(read())).match(method, parsed)
     try:
         claim = read_claim((), method, parsed, operation)
     except Rejection as rejection:
-        return _table([("claim", f"refused: {rejection.status} {rejection.code.value}")])
+        return _refused("claim", rejection)
     lines.append(("target", f"forwarded as {redact(claim.target).decode('utf-8', 'backslashreplace')}"))
     lines.append(("operation", _operation(operation)))
     principal = _principal(config, identity)
@@ -59,7 +79,7 @@ def explain(config: Config, identity: str, method: str, target: str) -> str:
         permit = rules.authorise(principal, operation, parsed, method, claim.sudo, screened=True)
     except Rejection as rejection:
         lines.append(("answer", f"{rejection.status} {rejection.message}, code {rejection.code.value}"))
-        return _table(lines)
+        return Explained(False, tuple(lines), rejection.status, rejection.code.value)
     lines.append(("credential", f"GitLab sees `{permit.use}`" if permit.use else "GitLab sees the caller's own"))
     takes = Limits.compile(compiled.limits(config), compiled.costs(config)).takes_for(
         principal, operation, parsed, method, "203.0.113.1"
@@ -77,11 +97,12 @@ def explain(config: Config, identity: str, method: str, target: str) -> str:
     )
     lines += [("cache", words) for words in _cache(config, principal, operation, method, claim.target, permit.use)]
     lines.append(("upstream", f"{method} to {config.upstream.url}"))
-    return _table(lines)
+    return Explained(True, tuple(lines))
 
 
-def _table(lines: list[tuple[str, str]]) -> str:
-    return "\n".join(f"{stage:<10}  {words}" for stage, words in lines)
+def _refused(stage: str, rejection: Rejection, more: str = "") -> Explained:
+    words = f"refused: {rejection.status} {rejection.code.value}{more}"
+    return Explained(False, ((stage, words),), rejection.status, rejection.code.value)
 
 
 def _operation(operation: Operation) -> str:
@@ -94,8 +115,8 @@ def _operation(operation: Operation) -> str:
 
 
 def _principal(config: Config, identity: str) -> Principal:
-    if identity == _PASSTHROUGH:
-        return Principal("passthrough:203.0.113.1", PrincipalKind.PASSTHROUGH, _PASSTHROUGH)
+    if identity == PASSTHROUGH:
+        return Principal("passthrough:203.0.113.1", PrincipalKind.PASSTHROUGH, PASSTHROUGH)
     found: Identity = next(one for one in config.identities if one.id == identity)
     ids = {PrincipalKind.GITLAB_TOKEN: "user:1", PrincipalKind.ANONYMOUS: "anonymous:203.0.113.1"}
     token_hash = b"\0" if found.kind is PrincipalKind.GITLAB_TOKEN else b""  # some token: whose does not matter here

@@ -18,8 +18,9 @@ from ..identity.issuing import KeyIssuer
 from ..state_dir import open_state_dir
 from ..stores.redis_link import RedisLink
 from ..telemetry.audit import AuditLog, StreamSink, last_mac, open_sink
-from .assembly import Keyring, key_store
+from .assembly import Keyring
 from .key_office import Actor, KeyOffice
+from .key_room import key_store
 
 _TIMEOUT_S = 2.0
 _STANDARD_ERROR = 2

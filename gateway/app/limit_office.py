@@ -67,7 +67,7 @@ class _Change(msgspec.Struct, frozen=True):
 
 
 class LimitOffice:
-    """See ``edge.admin.LimitDesk``. Of one event loop."""
+    """Of one event loop."""
 
     def __init__(
         self,

@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator
 import uvloop
 
 from ..broker.static import CredentialsRefused
-from ..config import Config, redacted
+from ..config import Config
 from ..edge.admin import Admin, AdminServer, AdminSettings
 from ..edge.server import require_c_parser
 from ..edge.tls import ListenerTls
 from ..telemetry import logging as operator_log
 from ..telemetry.metrics import CONTENT_TYPE
+from .admin_api import admin_endpoints
 from .assembly import Assembly, assemble
 from .certificates import Certificates
 from .readings import readiness, readings
@@ -132,8 +133,7 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
             metrics=made.metrics.render,
             metrics_type=CONTENT_TYPE,
             readiness=lambda: readiness(made),
-            config=lambda: redacted(config),
-            limits=made.desk,
+            endpoints=admin_endpoints(config, made.catalogue, made.desk, made.key_desk),
         )
         admin_server = AdminServer(admin)
         made.stack.push_async_callback(admin_server.close)

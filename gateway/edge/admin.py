@@ -1,7 +1,8 @@
 """The admin port: metrics and health for everybody who reaches it, everything else behind an admin key.
 
 Never the traffic port. A Host allow-list stops DNS rebinding, no CORS header is ever sent, and where no admin key is
-configured the protected routes do not exist.
+configured the protected routes do not exist. Those are ``Endpoint``s, one shape for all: JSON in, JSON out, and a caller
+who is known by the key that was shown.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 from aiohttp import web
 
+from ..core.peer_guard import PeerGuard, subject
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+_MAX_BODY_BYTES = 64 << 10
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
@@ -29,16 +34,42 @@ class Readiness(msgspec.Struct, frozen=True):
     """Part → ``ok``, ``degraded: why`` or ``down: why``. Degraded parts leave the gateway ready."""
 
 
-class LimitDesk(Protocol):
-    """What operators may do to limits while the gateway runs."""
+class Asked(msgspec.Struct, frozen=True):
+    """One call by whoever holds an admin key."""
 
-    async def top(self, count: int) -> object:
-        """The callers that ask most at the moment, as JSON."""
-        ...
+    who: str
+    """``admin:`` and the first digits of the key's SHA-256: what an audit may name."""
+    peer: str
+    method: str
+    names: dict[str, str] = {}
+    """From the path."""
+    query: dict[str, str] = {}
+    body: dict[str, object] = {}
 
-    async def change(self, who: str, peer: str, wish: dict[str, object]) -> object:
-        """Raise, lower, pause or reset one bucket; what holds now, as JSON. Raises ValueError for what can't be done."""
-        ...
+
+class Answer(msgspec.Struct, frozen=True):
+    """``body`` as JSON; None: there is none."""
+
+    body: object
+    status: int = 200
+
+
+class AdminRefused(Exception):  # noqa: N818 — an answer
+    """What was asked for cannot be done; the message is for the operator."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One route behind the admin key. ``answer`` raises AdminRefused, or ValueError for what makes no sense (400)."""
+
+    method: str
+    path: str
+    answer: Callable[[Asked], Awaitable[Answer]]
+    query: frozenset[str] = frozenset()
+    """The parameters it knows; any other is refused."""
 
 
 class AdminSettings(msgspec.Struct, frozen=True):
@@ -58,7 +89,7 @@ class Admin:
         metrics: Renders the exposition.
         metrics_type: Its media type.
         readiness: Asks the parts.
-        config: The effective configuration, already redacted.
+        endpoints: What an admin key opens.
     """
 
     def __init__(
@@ -68,36 +99,33 @@ class Admin:
         metrics: Callable[[], bytes],
         metrics_type: str,
         readiness: Callable[[], Readiness],
-        config: Callable[[], object],
-        limits: LimitDesk | None = None,
+        endpoints: Iterable[Endpoint] = (),
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._metrics_type = metrics_type
         self._readiness = readiness
-        self._config = config
-        self._limits = limits
+        self._endpoints = tuple(endpoints)
+        self._guard = PeerGuard()
+        self._monotonic = monotonic
 
     def application(self) -> web.Application:
-        app = web.Application(middlewares=[self._guard])
+        app = web.Application(middlewares=[self._judge], client_max_size=_MAX_BODY_BYTES)
         app.router.add_get("/metrics", self._get_metrics)
         app.router.add_get("/livez", self._get_livez)
         app.router.add_get("/readyz", self._get_readyz)
         if self._settings.key_hashes:
-            app.router.add_get("/-/config", self._get_config)
-            if self._limits is not None:
-                app.router.add_get("/-/limits/top", self._get_limits)
-                app.router.add_post("/-/limits", self._post_limits)
+            for endpoint in self._endpoints:
+                app.router.add_route(endpoint.method, endpoint.path, self._handler(endpoint))
         return app
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _judge(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if not self._host_allowed(request):
             return _refuse(421, "Misdirected Request")
         if request.path.startswith("/-/") and self._settings.key_hashes and not self._key_allowed(request):
-            response = _refuse(401, "401 Unauthorized")
-            response.headers["WWW-Authenticate"] = 'Bearer realm="gateway admin"'
-            return response
+            return self._stranger(subject(request.remote or ""))
         try:
             return await handler(request)
         except web.HTTPException as error:
@@ -105,6 +133,19 @@ class Admin:
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
             return response
+
+    def _stranger(self, peer: str) -> web.Response:
+        """Whoever shows the right key is never held up by others' failures: it is compared first."""
+        now = self._monotonic()
+        wait_s = self._guard.wait_s(peer, now)
+        if wait_s > 0:
+            response = _refuse(429, "429 Too Many Requests")
+            response.headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+            return response
+        self._guard.note_failure(peer, now)
+        response = _refuse(401, "401 Unauthorized")
+        response.headers["WWW-Authenticate"] = 'Bearer realm="gateway admin"'
+        return response
 
     def _host_allowed(self, request: web.Request) -> bool:
         hosts = request.headers.getall("Host", [])
@@ -139,32 +180,32 @@ class Admin:
         readiness = self._readiness()
         return _json(200 if readiness.ready else 503, {"ready": readiness.ready, "checks": readiness.checks})
 
-    async def _get_limits(self, request: web.Request) -> web.Response:
-        assert self._limits is not None, "the route exists only then"
-        count = request.query.get("count", "20")
-        if not (count.isascii() and count.isdecimal() and 0 < len(count) <= 3):
-            return _refuse(400, "count is a number below 1000")
-        return _json(200, await self._limits.top(int(count)))
+    def _handler(self, endpoint: Endpoint) -> Handler:
+        async def handle(request: web.Request) -> web.Response:
+            if any(name not in endpoint.query or len(request.query.getall(name)) > 1 for name in request.query):
+                known = ", ".join(sorted(endpoint.query)) or "none"
+                return _refuse(400, f"parameters, each once at most: {known}")
+            body: dict[str, object] = {}
+            if endpoint.method in {"POST", "PUT", "PATCH"}:
+                if request.content_type != "application/json":  # what a browser's form can't send
+                    return _refuse(415, "415 Unsupported Media Type")
+                try:
+                    body = msgspec.json.decode(await request.read(), type=dict[str, object])
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    return _refuse(400, "the body is no JSON object")
+            names, query = dict(request.match_info), dict(request.query)
+            asked = Asked(_who(request), request.remote or "", endpoint.method, names, query, body)
+            try:
+                answer = await endpoint.answer(asked)
+            except AdminRefused as refused:
+                return _refuse(refused.status, str(refused))
+            except (ValueError, msgspec.ValidationError) as wrong:
+                return _refuse(400, str(wrong))
+            if answer.body is None:
+                return web.Response(status=answer.status, headers=_SAFE)
+            return _json(answer.status, answer.body)
 
-    async def _post_limits(self, request: web.Request) -> web.Response:
-        assert self._limits is not None, "the route exists only then"
-        if request.content_type != "application/json":  # what a browser's form can't send
-            return _refuse(415, "415 Unsupported Media Type")
-        try:
-            wish = msgspec.json.decode(await request.read(), type=dict[str, object])
-            return _json(200, await self._limits.change(self._who(request), request.remote or "", wish))
-        except (ValueError, msgspec.DecodeError) as error:
-            wrong = "the body is no JSON object" if isinstance(error, msgspec.DecodeError) else str(error)
-            return _refuse(400, wrong)
-
-    def _who(self, request: web.Request) -> str:
-        """The admin key that was shown, as an audit may name it."""
-        key = request.headers.get("Authorization", "").partition(" ")[2].strip()
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-        return f"admin:{digest[:12]}"
-
-    async def _get_config(self, _request: web.Request) -> web.Response:
-        return _json(200, self._config())
+        return handle
 
 
 class AdminServer:
@@ -189,6 +230,11 @@ def _host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.rpartition(":")[0].lower() if ":" in host else host.lower()
+
+
+def _who(request: web.Request) -> str:
+    key = request.headers.get("Authorization", "").partition(" ")[2].strip()
+    return f"admin:{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
 
 
 def _json(status: int, value: object) -> web.Response:

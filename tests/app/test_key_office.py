@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -48,8 +49,10 @@ class Desk:
 
 
 @pytest.fixture
-async def desk() -> Desk:
-    return Desk()
+async def desk() -> AsyncIterator[Desk]:
+    made = Desk()
+    yield made
+    made.audit.close()
 
 
 async def test_every_change_is_a_line_that_says_who_what_and_whose(desk: Desk) -> None:
@@ -97,7 +100,6 @@ async def test_this_process_forgets_what_ended(desk: Desk) -> None:
     await desk.office.revoke(OPS, second.id)
     await desk.office.revoke(OPS, second.id)
     assert desk.forgotten == [first.id, second.id, second.id]
-    desk.audit.close()
 
 
 async def test_only_identities_with_issued_keys_get_one_and_the_refusal_names_them(desk: Desk) -> None:
@@ -105,7 +107,6 @@ async def test_only_identities_with_issued_keys_get_one_and_the_refusal_names_th
         await desk.office.issue(OPS, "people")
     with pytest.raises(NoSuchKey):
         await desk.office.get("key_none")
-    desk.audit.close()
 
 
 async def test_without_an_audit_nothing_is_written(desk: Desk) -> None:
@@ -113,7 +114,6 @@ async def test_without_an_audit_nothing_is_written(desk: Desk) -> None:
     office = KeyOffice(issuer, ["bot"], None)
     _, record = await office.issue(OPS, "bot")
     assert await office.list("bot") == [record]
-    desk.audit.close()
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
-from gateway.edge.admin import Admin, AdminServer, AdminSettings, Readiness
+from gateway.edge.admin import Admin, AdminRefused, AdminServer, AdminSettings, Answer, Asked, Endpoint, Readiness
 
 KEY = "an-admin-key-of-some-length"
 HASH = hashlib.sha256(KEY.encode()).digest()
@@ -24,8 +26,29 @@ def admin(*, keys: tuple[bytes, ...] = (HASH,), ready: Readiness = READY) -> Adm
         metrics=lambda: b"gitlab_gateway_up 1\n",
         metrics_type="text/plain; version=0.0.4; charset=utf-8",
         readiness=lambda: ready,
-        config=lambda: {"upstream": {"url": "https://gitlab.example"}},
+        endpoints=(
+            Endpoint("GET", "/-/config", config, frozenset({"part"})),
+            Endpoint("POST", "/-/things/{id}", change),
+            Endpoint("DELETE", "/-/things/{id}", forget),
+        ),
+        monotonic=lambda: 50.0,
     )
+
+
+async def config(_: Asked) -> Answer:
+    return Answer({"upstream": {"url": "https://gitlab.example"}})
+
+
+async def change(asked: Asked) -> Answer:
+    if asked.body == {"raise": "value"}:
+        raise ValueError("makes no sense")
+    if asked.body == {"raise": "refused"}:
+        raise AdminRefused(409, "there is one already")
+    return Answer(msgspec.to_builtins(asked), 201)
+
+
+async def forget(_: Asked) -> Answer:
+    return Answer(None, 204)
 
 
 Ask = Callable[..., Any]
@@ -34,11 +57,11 @@ Ask = Callable[..., Any]
 @pytest.fixture
 def ask(aiohttp_client: AiohttpClient) -> Ask:
     async def asked(
-        path: str, made: Admin | None = None, method: str = "GET", **fields: str
+        path: str, made: Admin | None = None, method: str = "GET", body: bytes | None = None, **fields: str
     ) -> tuple[int, str, aiohttp.ClientResponse]:
         client = await aiohttp_client((made or admin()).application())
         headers = {name.replace("_", "-"): value for name, value in fields.items()}
-        async with client.request(method, path, headers=headers) as response:
+        async with client.request(method, path, headers=headers, data=body) as response:
             text = await response.text()
             assert response.headers["X-Content-Type-Options"] == "nosniff"
             assert response.headers["Cache-Control"] == "no-store"
@@ -119,6 +142,80 @@ async def test_reading_is_all_one_may_do(ask: Ask, method: str) -> None:
 async def test_only_its_own_names_are_answered(ask: Ask, host: str, status: int) -> None:
     """A page that rebinds its name to this address still sends its own Host."""
     assert (await ask("/livez", Host=host))[0] == status
+
+
+# Endpoints
+
+JSON = {"Authorization": f"Bearer {KEY}", "Content_Type": "application/json"}
+
+
+async def test_an_endpoint_hears_who_asks_for_what(ask: Ask) -> None:
+    status, text, _ = await ask("/-/things/a%2Fb", method="POST", body=b'{"wish": [1]}', **JSON)
+    assert status == 201
+    assert json.loads(text) == {
+        "who": f"admin:{HASH.hex()[:12]}",
+        "peer": "127.0.0.1",
+        "method": "POST",
+        "names": {"id": "a/b"},
+        "query": {},
+        "body": {"wish": [1]},
+    }
+
+
+async def test_an_answer_without_a_body(ask: Ask) -> None:
+    status, text, _ = await ask("/-/things/1", method="DELETE", **JSON)
+    assert (status, text) == (204, "")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b'{"raise": "value"}', 400, "makes no sense"),
+        (b'{"raise": "refused"}', 409, "there is one already"),
+        (b"", 400, "the body is no JSON object"),
+        (b"[]", 400, "the body is no JSON object"),
+        (b"{", 400, "the body is no JSON object"),
+        (b'{"a": "\xff"}', 400, "the body is no JSON object"),
+        (b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", 400, "the body is no JSON object"),
+        (b'{"a": "' + b"x" * (64 << 10) + b'"}', 413, "413 Request Entity Too Large"),
+    ],
+    ids=["ValueError", "refused", "empty", "list", "cut", "no text", "deep", "large"],
+)
+async def test_what_cannot_be_done_is_told(ask: Ask, body: bytes, status: int, message: str) -> None:
+    got, text, _ = await ask("/-/things/1", method="POST", body=body, **JSON)
+    assert (got, json.loads(text)) == (status, {"message": message})
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+async def test_a_body_is_json_or_nothing(ask: Ask, kind: str) -> None:
+    """A page can make a browser send forms and plain text to an address it cannot read; JSON needs a preflight."""
+    fields = {**JSON, "Content_Type": kind}
+    assert (await ask("/-/things/1", method="POST", body=b"{}", **fields))[0] == 415
+
+
+@pytest.mark.parametrize("query", ["?other=1", "?part=1&part=2", "?part"])
+async def test_parameters_are_known_and_stand_once(ask: Ask, query: str) -> None:
+    status, _, _ = await ask(f"/-/config{query}", **JSON)
+    assert status == (200 if query == "?part" else 400)
+
+
+async def test_an_endpoint_has_its_methods_and_no_others(ask: Ask) -> None:
+    status, _, response = await ask("/-/things/1", method="PUT", **JSON)
+    assert (status, response.headers["Allow"]) == (405, "DELETE,POST")
+
+
+async def test_wrong_keys_are_limited_by_address_and_the_right_one_never(aiohttp_client: AiohttpClient) -> None:
+    client = await aiohttp_client(admin().application())
+    got = []
+    for _ in range(22):
+        async with client.get("/-/config", headers={"Authorization": "Bearer wrong"}) as response:
+            got.append(response.status)
+    assert got == [401] * 20 + [429] * 2
+    assert response.headers["Retry-After"] == "3"
+    async with client.get("/-/config", headers={"Authorization": f"Bearer {KEY}"}) as response:
+        assert response.status == 200
+    async with client.get("/livez") as response:
+        assert response.status == 200
 
 
 @asynccontextmanager

@@ -1,0 +1,79 @@
+"""What an admin key opens: the configuration, limits, gateway keys, and why a request is allowed or denied.
+
+    GET /-/config · GET /-/limits/top · POST /-/limits · /-/keys … · POST /-/explain
+
+One shape for all (``edge.admin.Endpoint``); what changes anything says so in the audit. Described in ``docs/openapi.yaml``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..config import Config, redacted
+from ..config.vocabulary import CacheMode
+from ..core.catalogue import Catalogue
+from ..edge.admin import Answer, Asked, Endpoint
+from .admin_keys import key_endpoints
+from .explaining import PASSTHROUGH, trace
+from .key_office import KeyOffice
+from .limit_office import LimitOffice
+
+_LONGEST_TARGET = 16_384
+
+
+class Hypothetical(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``POST /-/explain``: a request that is not made."""
+
+    identity: str
+    method: str
+    target: str
+
+
+def admin_endpoints(
+    config: Config, catalogue: Catalogue, limits: LimitOffice | None, keys: KeyOffice | None
+) -> tuple[Endpoint, ...]:
+    """Those that this configuration has: without limits or issued keys there is nothing to ask about them."""
+
+    async def show(_: Asked) -> Answer:
+        return Answer(redacted(config))
+
+    async def explain(asked: Asked) -> Answer:
+        return Answer(_explained(config, catalogue, msgspec.convert(asked.body, Hypothetical)))
+
+    endpoints = [Endpoint("GET", "/-/config", show)]
+    if config.cache.mode is not CacheMode.SHARED:
+        endpoints.append(Endpoint("POST", "/-/explain", explain))
+    if limits is not None:
+        endpoints += _limit_endpoints(limits)
+    if keys is not None:
+        endpoints += key_endpoints(keys)
+    return tuple(endpoints)
+
+
+def _limit_endpoints(office: LimitOffice) -> tuple[Endpoint, ...]:
+    async def top(asked: Asked) -> Answer:
+        count = asked.query.get("count", "20")
+        if not (count.isascii() and count.isdecimal() and 0 < len(count) <= 3):
+            raise ValueError("count is a number below 1000")
+        return Answer(await office.top(int(count)))
+
+    async def change(asked: Asked) -> Answer:
+        return Answer(await office.change(asked.who, asked.peer, asked.body))
+
+    return (
+        Endpoint("GET", "/-/limits/top", top, frozenset({"count"})),
+        Endpoint("POST", "/-/limits", change),
+    )
+
+
+def _explained(config: Config, catalogue: Catalogue, asked: Hypothetical) -> object:
+    known = [identity.id for identity in config.identities]
+    if asked.identity not in (*known, PASSTHROUGH):
+        raise ValueError(f"identity: is none of those configured ({', '.join(known)}), nor `{PASSTHROUGH}`")
+    if len(asked.target) > _LONGEST_TARGET:
+        raise ValueError(f"target: is longer than {_LONGEST_TARGET} characters")
+    found = trace(config, asked.identity, asked.method, asked.target, catalogue)
+    told: dict[str, object] = {"allowed": found.allowed}
+    if not found.allowed:
+        told |= {"status": found.status, "code": found.code}
+    return told | {"stages": [{"stage": stage, "said": said} for stage, said in found.stages]}

@@ -1,0 +1,78 @@
+"""Gateway keys and what belongs to them, wired: the store, who is recognised by it, who changes it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ..config import Config
+from ..identity.issuing import KeyIssuer
+from ..identity.keys import GatewayKeys
+from ..identity.settings import IdentitySettings
+from ..ports import KeyRegister, KeyStore
+from ..state_dir import open_state_dir
+from ..stores.keys_memory import MemoryKeys
+from ..stores.keys_redis import RedisKeys
+from ..stores.keys_sqlite import SqliteKeys
+from ..stores.redis_link import RedisLink
+from ..telemetry.audit import AuditLog
+from .key_office import KeyOffice
+
+
+def key_store(config: Config, link: RedisLink | None) -> tuple[KeyStore, KeyRegister]:
+    """Both faces of the configured key store."""
+    keys = config.stores.keys
+    if keys is None or keys.scheme == "memory":
+        memory = MemoryKeys()
+        return memory, memory
+    if link is not None:
+        redis = RedisKeys(link)
+        return redis, redis
+    sqlite = SqliteKeys(Path(keys.url.reveal().removeprefix("sqlite://")))
+    return sqlite, sqlite
+
+
+class KeyRoom:
+    """One gateway's; only where somebody has keys or is given credentials in exchange.
+
+    Args:
+        config: Its configuration.
+        settings: Who may call.
+        pepper: Asked for once.
+        link: To the shared store; None: SQLite.
+    """
+
+    def __init__(
+        self, config: Config, settings: IdentitySettings, pepper: Callable[[], bytes], link: RedisLink | None
+    ) -> None:
+        if link is None:
+            open_state_dir(Path(config.state_dir))
+        self.store, register = key_store(config, link)
+        self._pepper = pepper()
+        self._settings = settings
+        self.issuer = KeyIssuer(register, pepper=self._pepper, wall=time.time, random=secrets.token_bytes)
+
+    def gateway_keys(self, fingerprint_key: bytes) -> GatewayKeys:
+        """What judges them."""
+        return GatewayKeys(
+            self.store,
+            (*self._settings.keys, *self._settings.workloads),
+            pepper=self._pepper,
+            fingerprint_key=fingerprint_key,
+            wall=time.time,
+            monotonic=time.monotonic,
+            stale_s=self._settings.keys_stale_s,
+        )
+
+    def office(self, audit: AuditLog | None, changed: Callable[[str], None]) -> KeyOffice:
+        """What changes them; ``changed`` is told of each key that ended."""
+        return KeyOffice(self.issuer, [identity.id for identity in self._settings.keys], audit, changed=changed)
+
+
+def no_keys(keyring_key: bytes, fingerprint_key: bytes) -> GatewayKeys:
+    """Where nobody has any: every one is unknown."""
+    return GatewayKeys(
+        MemoryKeys(), (), pepper=keyring_key, fingerprint_key=fingerprint_key, wall=time.time, monotonic=time.monotonic
+    )

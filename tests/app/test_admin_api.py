@@ -1,0 +1,86 @@
+"""What an admin key opens, where it exists, and what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway import routes
+from gateway.app.admin_api import admin_endpoints
+from gateway.core.catalogue import Catalogue
+from gateway.edge.admin import Answer, Asked
+from tests.fakes.world import CONFIGURATION, configured
+
+CATALOGUE = Catalogue.decode(routes.read())
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Any:
+    config = configured(CONFIGURATION, tmp_path)
+    endpoints = {one.path: one.answer for one in admin_endpoints(config, CATALOGUE, None, None)}
+
+    async def asked(path: str, **body: object) -> Any:
+        answer: Answer = await endpoints[path](Asked("admin:x", "127.0.0.1", "POST", body=body))
+        return msgspec.to_builtins(answer.body)
+
+    return asked
+
+
+async def test_an_allowed_request_is_explained_stage_by_stage(ask: Any) -> None:
+    told = await ask("/-/explain", identity="reader", method="GET", target="/api/v4/projects/1")
+    assert told["allowed"] is True
+    assert "status" not in told
+    stages = [one["stage"] for one in told["stages"]]
+    assert stages[:3] == ["target", "operation", "principal"]
+    assert {"permit", "credential", "limits", "cache", "upstream"} <= set(stages)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code"),
+    [
+        ({"identity": "reader", "method": "DELETE", "target": "/api/v4/projects/1"}, 403, "forbidden"),
+        ({"identity": "nobody", "method": "GET", "target": "/api/v4/projects/1"}, 403, "forbidden"),
+        ({"identity": "reader", "method": "GET", "target": "/api/v4/../x"}, 400, "bad_target"),
+        ({"identity": "reader", "method": "BREW", "target": "/"}, 405, "method_not_allowed"),
+    ],
+    ids=["denied", "no rule", "ambiguous", "no method"],
+)
+async def test_a_denied_request_is_explained_with_its_answer(ask: Any, asked: Any, status: int, code: str) -> None:
+    told = await ask("/-/explain", **asked)
+    assert (told["allowed"], told["status"], told["code"]) == (False, status, code)
+    assert told["stages"]
+
+
+async def test_what_is_explained_shows_no_token_of_the_target(ask: Any) -> None:
+    target = "/api/v4/projects?private_token=glpat-Secret0123456789abc"
+    assert "Secret0123" not in str(await ask("/-/explain", identity="people", method="GET", target=target))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"identity": "ghost", "method": "GET", "target": "/"},
+        {"identity": "reader", "method": "GET", "target": "/" + "x" * 16_384},
+        {"identity": "reader", "method": "GET"},
+        {"identity": "reader", "method": "GET", "target": "/", "as": "root"},
+    ],
+    ids=["unknown", "too long", "too little", "too much"],
+)
+async def test_what_makes_no_sense_is_refused(ask: Any, asked: Any) -> None:
+    with pytest.raises((ValueError, msgspec.ValidationError)):
+        await ask("/-/explain", **asked)
+
+
+async def test_the_configuration_is_shown_without_secrets(ask: Any) -> None:
+    told = str(await ask("/-/config"))
+    assert "gitlab.test" in told
+    assert "glpat-" not in told
+
+
+def test_a_plain_shared_cache_has_nothing_to_explain(tmp_path: Path) -> None:
+    text = 'version: 1\nupstream: {url: "http://gitlab.test"}\ncache: {mode: shared}\n'
+    paths = [one.path for one in admin_endpoints(configured(text, tmp_path), CATALOGUE, None, None)]
+    assert paths == ["/-/config"]

@@ -1,0 +1,191 @@
+"""Gateway keys over the admin port: a real server, a real store."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pytest_aiohttp.plugin import AiohttpClient
+
+from gateway.app.admin_keys import key_endpoints
+from gateway.app.key_office import KeyOffice
+from gateway.core.gateway_key import is_well_formed, new_key
+from gateway.core.key_record import KeyRecord
+from gateway.edge.admin import Admin, AdminSettings, Readiness
+from gateway.identity.issuing import KeyIssuer, KeyTerms
+from gateway.ports import StoreUnavailable
+from gateway.stores.keys_memory import MemoryKeys
+from gateway.telemetry.audit import AuditLog
+
+KEY = "an-admin-key-of-some-length"
+HASH = hashlib.sha256(KEY.encode()).digest()
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.octets = b""
+
+    def write(self, lines: bytes) -> None:
+        self.octets += lines
+
+    def close(self) -> None:
+        return
+
+
+class Store(MemoryKeys):
+    away = False
+
+    async def list(self, identity: str | None = None) -> list[KeyRecord]:
+        if self.away:
+            raise StoreUnavailable("unplugged: redis://:password@example.com")
+        return await super().list(identity)
+
+
+class Port:
+    def __init__(self) -> None:
+        self.store, self.lines, self.ended = Store(), Lines(), list[str]()
+        self.now = datetime.datetime.now(datetime.UTC).timestamp()
+        self.issuer = KeyIssuer(self.store, pepper=b"pepper", wall=lambda: self.now, random=secrets.token_bytes)
+        self.audit = AuditLog(self.lines)
+        self.office = KeyOffice(self.issuer, ["bot", "app"], self.audit, changed=self.ended.append)
+        self.client: Any = None
+
+    async def __call__(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        fields = {"Authorization": f"Bearer {KEY}"} | ({"Content-Type": "application/json"} if body is not None else {})
+        data = json.dumps(body).encode() if body is not None else None
+        async with self.client.request(method, path, headers=fields, data=data) as response:
+            text = await response.text()
+            return response.status, json.loads(text) if text else None
+
+    def audited(self) -> list[dict[str, Any]]:
+        self.audit.close()
+        return [json.loads(line) for line in self.lines.octets.splitlines()]
+
+
+@pytest.fixture
+async def port(aiohttp_client: AiohttpClient) -> AsyncIterator[Port]:
+    made = Port()
+    admin = Admin(
+        AdminSettings((HASH,)),
+        metrics=lambda: b"",
+        metrics_type="text/plain",
+        readiness=lambda: Readiness(True, {}),
+        endpoints=key_endpoints(made.office),
+    )
+    made.client = await aiohttp_client(admin.application())
+    yield made
+    made.audit.close()
+
+
+async def test_a_key_from_making_to_its_end(port: Port) -> None:
+    bounds = {"expires_at": "2100-01-01T00:00:00Z", "cidr": ["192.0.2.0/24"], "note": "portal"}
+    status, made = await port("POST", "/-/keys", {"identity": "bot", **bounds})
+    assert status == 201
+    key = made.pop("key")
+    assert is_well_formed(key)
+    assert {name: made[name] for name in ("identity", "state", "origin", "cidr", "note", "expires_at")} == {
+        "identity": "bot",
+        "state": "live",
+        "origin": "issued",
+        "cidr": ["192.0.2.0/24"],
+        "note": "portal",
+        "expires_at": "2100-01-01T00:00:00.000Z",
+    }
+    assert await port("GET", f"/-/keys/{made['id']}") == (200, made)
+    assert await port("GET", "/-/keys") == (200, {"keys": [made]})
+    status, newer = await port("POST", f"/-/keys/{made['id']}/rotate", {"overlap_s": 60})
+    assert (status, newer["note"]) == (201, "portal")
+    _, older = await port("GET", f"/-/keys/{made['id']}")
+    assert (older["replaced_by"], older["state"]) == (newer["id"], "live")
+    assert await port("DELETE", f"/-/keys/{made['id']}") == (204, None)
+    assert await port("DELETE", f"/-/keys/{made['id']}") == (204, None)
+    assert (await port("GET", f"/-/keys/{made['id']}"))[1]["state"] == "revoked"
+    assert port.ended == [made["id"]] * 3
+    lines = port.audited()
+    assert [line["operation"] for line in lines] == ["key issued", "key rotated", "key revoked", "key revoked"]
+    assert {(line["principal"], line["method"], line["peer"]) for line in lines} == {
+        (f"admin:{HASH.hex()[:12]}", "POST", "127.0.0.1"),
+        (f"admin:{HASH.hex()[:12]}", "DELETE", "127.0.0.1"),
+    }
+    assert key not in port.lines.octets.decode()
+
+
+async def test_a_key_is_imported_by_its_hash(port: Port) -> None:
+    key = new_key(secrets.token_bytes(32)).reveal()
+    hashed = hashlib.sha256(key.encode()).hexdigest()
+    status, made = await port("POST", "/-/keys/import", {"identity": "app", "sha256": hashed})
+    assert (status, made["origin"], "key" in made) == (201, "imported", False)
+    status, told = await port("POST", "/-/keys/import", {"identity": "app", "sha256": hashed})
+    assert (status, "exists already" in told["message"]) == (409, True)
+
+
+async def test_the_list_is_by_identity_and_state_and_in_pages(port: Port) -> None:
+    for _ in range(2):
+        await port.issuer.issue("bot", KeyTerms(not_before=port.now + 3600))
+        port.now += 1
+    _, record = await port.issuer.issue("app")
+    status, told = await port("GET", "/-/keys?per_page=2")
+    assert (status, [one["identity"] for one in told["keys"]], told["next_page"]) == (200, ["bot", "bot"], 2)
+    assert [one["id"] for one in (await port("GET", "/-/keys?per_page=2&page=2"))[1]["keys"]] == [record.id]
+    assert (await port("GET", "/-/keys?page=9"))[1] == {"keys": []}
+    assert len((await port("GET", "/-/keys?state=pending"))[1]["keys"]) == 2
+    assert [one["id"] for one in (await port("GET", "/-/keys?identity=app&state=live"))[1]["keys"]] == [record.id]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "words"),
+    [
+        ("GET", "/-/keys/key_none", None, 404, "no key has the id"),
+        ("DELETE", "/-/keys/key_none", None, 404, "no key has the id"),
+        ("POST", "/-/keys/key_none/rotate", {}, 404, "no key has the id"),
+        ("GET", "/-/keys?page=0", None, 400, "page: is a number"),
+        ("GET", "/-/keys?per_page=101", None, 400, "per_page: is a number from 1 to 100"),
+        ("GET", "/-/keys?state=dead", None, 400, "state: is one of"),
+        ("GET", "/-/keys?sort=id", None, 400, "parameters, each once"),
+        ("POST", "/-/keys", {}, 400, "missing required field `identity`"),
+        ("POST", "/-/keys", {"identity": "ghost"}, 400, "no identity with `key: issued`"),
+        ("POST", "/-/keys", {"identity": "bot", "expires": "1d"}, 400, "unknown field"),
+        ("POST", "/-/keys", {"identity": "bot", "expires_at": "2100-01-01T00:00:00"}, 400, "timezone"),
+        ("POST", "/-/keys", {"identity": "bot", "expires_at": "2001-01-01T00:00:00Z"}, 400, "has expired before"),
+        ("POST", "/-/keys", {"identity": "bot", "cidr": ["everywhere"]}, 400, "a network is written like"),
+        ("POST", "/-/keys", {"identity": "bot", "note": "a\nb"}, 400, "printable"),
+        ("POST", "/-/keys/import", {"identity": "bot", "sha256": "zz"}, 400, "64 hex digits"),
+        ("POST", "/-/keys/import", {"identity": "bot", "sha256": "00"}, 400, "32 octets"),
+        ("POST", "/-/keys/import", {"identity": "bot"}, 400, "missing required field `sha256`"),
+    ],
+)
+async def test_what_cannot_be_done_is_told_and_changes_nothing(
+    port: Port, method: str, path: str, body: object, status: int, words: str
+) -> None:
+    got, told = await port(method, path, body)
+    assert (got, words in told["message"]) == (status, True), told
+    assert await port.office.list() == []
+    assert port.audited() == []
+
+
+async def test_a_third_live_key_is_a_conflict(port: Port) -> None:
+    for expected in (201, 201, 409):
+        assert (await port("POST", "/-/keys", {"identity": "bot"}))[0] == expected
+
+
+@pytest.mark.parametrize("overlap_s", [-1, 1e9])
+async def test_an_overlap_without_sense_is_refused(port: Port, overlap_s: float) -> None:
+    _, record = await port.issuer.issue("bot")
+    assert (await port("POST", f"/-/keys/{record.id}/rotate", {"overlap_s": overlap_s}))[0] == 400
+
+
+async def test_a_key_is_rotated_once(port: Port) -> None:
+    _, record = await port.issuer.issue("bot")
+    path = f"/-/keys/{record.id}/rotate"
+    assert [(await port("POST", path, {}))[0] for _ in range(2)] == [201, 409]
+
+
+async def test_an_outage_of_the_store_is_told_without_its_address(port: Port) -> None:
+    port.store.away = True
+    status, told = await port("GET", "/-/keys")
+    assert (status, "password" in json.dumps(told)) == (503, False)

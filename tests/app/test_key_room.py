@@ -1,0 +1,49 @@
+"""The key store, wired: who is judged by it, who changes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gateway.app.key_office import Actor
+from gateway.app.key_room import KeyRoom, key_store, no_keys
+from gateway.config import compile as compiled
+from gateway.core.access import Principal
+from gateway.core.secret import Secret
+from gateway.identity.issuing import KeyTerms
+from gateway.stores.keys_sqlite import SqliteKeys
+from tests.fakes.world import configured
+
+TEXT = """\
+version: 1
+upstream: {url: "http://gitlab.test"}
+identities:
+  - {id: reader, key: issued}
+  - {id: ci, oidc: {issuer: "https://issuer.example.com", audience: gateway, claims: {sub: x}}}
+"""
+
+
+async def test_what_the_office_issues_is_judged_and_what_it_ends_is_told(tmp_path: Path) -> None:
+    config = configured(TEXT, tmp_path)
+    room = KeyRoom(config, compiled.identity_settings(config), lambda: b"pepper", None)
+    keys, ended = room.gateway_keys(b"f" * 32), list[str]()
+    office = room.office(None, ended.append)
+    key, record = await office.issue(Actor("admin:x", "admin"), "reader")
+    found = await keys.look_up(b"1", key)
+    assert isinstance(found, Principal)
+    assert found.identity == "reader"
+    exchanged, _ = await room.issuer.exchanged("ci", KeyTerms())
+    assert (await keys.look_up(b"2", exchanged)) is not None
+    await office.revoke(Actor("admin:x", "admin"), record.id)
+    assert ended == [record.id]
+    await keys.close()
+    await room.store.close()
+
+
+async def test_the_store_is_the_configured_one(tmp_path: Path) -> None:
+    store, register = key_store(configured(TEXT, tmp_path), None)
+    assert store is register
+    assert isinstance(store, SqliteKeys)
+
+
+async def test_where_nobody_has_keys_none_is_known() -> None:
+    assert await no_keys(b"k" * 32, b"f" * 32).look_up(b"1", Secret("ggw_x")) is None
