@@ -45,6 +45,11 @@ class Ticket:
         if self.owes():
             self._settle(spent)
 
+    def undo(self) -> None:
+        """As if nothing had been taken."""
+        if self.decision.allowed:
+            self._stage.undo(self._takes, self.decision, self._lease)
+
     def owes(self) -> bool:
         """There is something to put in order: most requests hold no place and are not settled."""
         if self.decision.allowed:
@@ -143,6 +148,12 @@ class LimitStage:
         self._buckets.release(takes, lease)
         self._nudge(takes)
 
+    def undo(self, takes: Sequence[Take], decision: Decision, lease: bytes) -> None:
+        """Give back what ``decision`` allowed."""
+        taken = [take for take, state in zip(takes, decision.states, strict=False) if state.allowed]
+        self.settle([Take(take.key, take.limit, -take.cost) for take in taken if not take.limit.concurrent])
+        self.release([take for take in takes if take.limit.concurrent], lease)
+
     async def look(self, takes: Sequence[Take]) -> Decision:
         """The buckets as they are: nothing is taken."""
         return await self._buckets.take([Take(take.key, take.limit, 0.0) for take in takes if not take.limit.concurrent])
@@ -222,7 +233,8 @@ class LimitStage:
                 raise
             refusal = decision.refusal
             if waiter.decided.done():
-                self._undo(waiter, decision)
+                if decision.allowed:  # somebody who is no longer there
+                    self.undo(waiter.takes, decision, waiter.lease)
             elif refusal is None:  # admitted, or the store is away and fails closed
                 waiter.decided.set_result(decision)
             else:
@@ -235,19 +247,6 @@ class LimitStage:
                     room.queue.push_front(waiter.caller, waiter.priority, waiter)
                     return refusal.retry_after_s
         return 0.0
-
-    def _undo(self, waiter: _Waiter, decision: Decision) -> None:
-        """Somebody who is no longer there was admitted."""
-        if decision.allowed:
-            held = zip(waiter.takes, decision.states, strict=False)
-            self._buckets.settle(
-                [
-                    Take(take.key, take.limit, -take.cost)
-                    for take, state in held
-                    if state.allowed and not take.limit.concurrent
-                ]
-            )
-            self._buckets.release([take for take in waiter.takes if take.limit.concurrent], waiter.lease)
 
 
 def _refusing(takes: Sequence[Take], decision: Decision) -> str:

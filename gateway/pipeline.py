@@ -23,14 +23,16 @@ from .core.catalogue import Access as CatalogueAccess
 from .core.catalogue import Operation, Surface
 from .core.credentials import Kind
 from .core.cross_origin import asker, is_preflight
+from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange
 from .core.graphql import is_graphql
 from .core.headers import request_id
 from .core.limits import Decision, heavier
-from .core.messages import Fields, ResponseHead, first, joined
+from .core.messages import Fields, RequestHead, ResponseHead, first, joined
 from .core.refusal import render
 from .core.rule_match import Place, Question, spellings
+from .core.target import Target
 from .core.upgrade import SWITCH
 from .errand import Errand, seen_from
 from .limit_stage import Ticket
@@ -160,6 +162,8 @@ class Gateway:
 
         weight = 1
         if is_graphql(operation):
+            if body is not None and first(head.fields, b"expect") is not None:
+                await self._limit_first(operation, target, head, admitted, x, told)
             operation, body, weight = await road.bodies.look(operation, head, target, body)
 
         questions = road.access.questions(principal, operation, target, head.method, screened=True)
@@ -209,6 +213,23 @@ class Gateway:
             x.cache_stored = outcome.stored.value
             if errand.started_at:
                 x.upstream_s = self.monotonic() - errand.started_at
+
+    async def _limit_first(
+        self, operation: Operation, target: Target, head: RequestHead, admitted: Admitted, x: Exchange, told: _Told
+    ) -> None:
+        """Before ``100 Continue`` lets a body come that must be read to know what the request takes: is there room at all?
+        What was taken for the answer is given back, and the request goes on as any other."""
+        principal = told.principal
+        assert principal is not None
+        takes = self.road.dialect.takes_for(principal, operation, target, head.method, admitted.client)
+        if takes:
+            ticket = told.ticket = await self.road.limits.admit(takes, principal, told.lease, admitted.wait_s)
+            if not ticket.decision.allowed:
+                told.decision = ticket.decision
+                _note(ticket.decision, x)
+                raise _limited(ticket.decision)
+            told.ticket = None
+            ticket.undo()
 
     async def _resolve(self, questions: tuple[Question, ...], principal: Principal) -> dict[Question, Place]:
         """What GitLab calls the places of a request otherwise, by the credentials of this identity's own rules."""

@@ -75,6 +75,19 @@ async def test_callers_take_turns() -> None:
     assert max(place for place, name in enumerate(admitted) if name == "polite") < 5
 
 
+async def test_what_was_undone_was_never_taken() -> None:
+    stage = LimitStage(MemoryBuckets())
+    wanted = [*takes(SLOW), *takes(PLACE, "p")]
+    for _ in range(3):
+        ticket = await stage.admit(wanted, principal(), "1")
+        assert ticket.decision.allowed
+        ticket.undo()
+    assert (await stage.admit(wanted, principal(), "1")).decision.allowed
+    refused = await stage.admit(takes(SLOW), principal(), "2")
+    refused.undo()
+    assert not (await stage.admit(takes(SLOW), principal(), "3")).decision.allowed
+
+
 async def test_a_client_that_goes_away_gives_up_its_place() -> None:
     stage = LimitStage(MemoryBuckets())
     first = await stage.admit(takes(PLACE), principal(), "1")

@@ -58,6 +58,8 @@ def _upstream(config: Config) -> Iterator[Finding]:
         yield _error(("upstream", "url"), "is the gateway's own address: requests would go in circles")
     if upstream.ca_file is not None and upstream.url.scheme == "http":
         yield _warning(("upstream", "ca_file"), "has no effect: `upstream.url` is plain http")
+    if upstream.rewrite_json and listen.public_url is None:
+        yield _warning(("upstream", "rewrite_json"), "has no effect: `listen.public_url` does not say where to lead back")
     for key, url in (("upstream", "external_url"), upstream.external_url), (("listen", "public_url"), listen.public_url):
         if url is not None and url.path != upstream.url.path:
             yield _error(

@@ -123,8 +123,8 @@ class ListenLimits(Section, frozen=True):
     body_idle: Duration = 10.0
     """Between two reads of a request's body; more is 408."""
     body_rate: Size = 1 << 10
-    """A second: what a request's body must bring in the long run, after 30 seconds to begin with; less is 408. Time in which
-    GitLab takes none does not count. `0`: any will do."""
+    """A second: what a request's body must bring in the long run, after 30 seconds to begin with; less is 408. Time in
+    which GitLab takes none does not count. `0`: any will do."""
     idle: Duration = 75.0
     """For the next request on a kept-alive connection."""
     connections: int = 0

@@ -45,6 +45,25 @@ def exhaust(gateway: GatewayProcess, *fields: str, token: str) -> tuple[list[Rep
     raise AssertionError("never refused")
 
 
+def test_a_document_is_let_come_only_where_there_is_room(limited: GatewayProcess) -> None:
+    """What a GraphQL request takes stands in its body; ``100 Continue`` waits for the limits all the same."""
+    head = (
+        "POST /api/graphql HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: application/json\r\n"
+        f"PRIVATE-TOKEN: {TOKENS.root_sudo}\r\nContent-Length: "
+    )
+    query, batch = b'{"query":"{currentUser{username}}"}', b'[{"query":"{a}"},{"query":"{b}"}]'
+    for body, remaining in ((query, "2"), (batch, "0")):
+        with Peer(limited.port) as peer:
+            peer.send(f"{head}{len(body)}\r\n\r\n".encode())
+            assert peer.read_head() == (100, [])
+            peer.send(body)
+            assert peer.read_reply("POST").value("RateLimit-Remaining") == remaining
+    with Peer(limited.port) as peer:
+        peer.send(f"{head}{len(query)}\r\n\r\n".encode())
+        refused = peer.read_reply("POST")
+    assert (refused.status, refused.value("RateLimit-Name"), refused.value("Connection")) == (429, "caller", "close")
+
+
 def test_r62_buckets_are_per_caller_and_told_on_every_answer(limited: GatewayProcess) -> None:
     allowed, refused = exhaust(limited, token=TOKENS.bob)
     assert [reply.status for reply in allowed] == [200, 200, 200]
