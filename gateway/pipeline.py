@@ -195,6 +195,8 @@ class Gateway:
                 operation,
                 places=spellings(operation, target, resolved) if permit.confined else None,
             )
+        if operation.access is not CatalogueAccess.READ or road.record.closed:
+            await road.record.admit(x)
         errand = told.errand = Errand(road, self.monotonic, head, x, admitted, claim, principal, permit, credential, body)
         if admitted.websocket:
             await self._tunnel(down, x, told, errand)

@@ -29,6 +29,17 @@ class Observer(Protocol):
     def observe(self, exchange: Exchange, duration_s: float) -> None: ...
 
 
+class Record(Protocol):
+    """The audit, before a request goes up."""
+
+    closed: bool
+    """Nothing may go up, reads neither."""
+
+    async def admit(self, x: Exchange) -> None:
+        """Raises Rejection AUDIT_UNAVAILABLE where nothing can be written down, or not in time."""
+        ...
+
+
 class Entry(Protocol):
     """The pure stages that read a request's head (``core.entry``)."""
 
@@ -112,6 +123,7 @@ class Road(msgspec.Struct, frozen=True):
     cache: Cache
     upstream: Upstream
     observers: tuple[Observer, ...]
+    record: Record
     anonymous: bool = False
     """Anonymous callers are let in: refusals do not challenge."""
     tunnel_idle_s: float = 3600.0

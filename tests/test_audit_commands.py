@@ -60,3 +60,19 @@ async def test_a_file_that_is_not_there_is_a_failure(tmp_path: Path, capsys: pyt
     command[2] = str(tmp_path / "nowhere")
     assert main(command) == 1
     assert "failed" in capsys.readouterr().err
+
+
+async def test_rotated_files_are_read_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = await written(tmp_path)
+    audit, older = tmp_path / "audit", tmp_path / "audit.1"
+    lines = audit.read_text().splitlines(keepends=True)
+    older.write_text("".join(lines[:2]))
+    audit.write_text("".join(lines[2:]))
+    both = [*command[:2], str(older), *command[2:]]
+    assert main(both) == 0
+    assert main(command) == 1
+    assert main([*command, "--partial"]) == 0
+    audit.write_text("".join([lines[2], "{}\n", *lines[3:]]))
+    capsys.readouterr()
+    assert main(both) == 1
+    assert capsys.readouterr().out == f"{audit}: line 2: is no line of a chain\n"

@@ -32,7 +32,6 @@ from ..config import compile as compiled
 from ..config.vocabulary import CacheMode, OnBuckets
 from ..core.access import Rules
 from ..core.adaptive import AdaptiveSettings
-from ..core.audit_chain import Chain, chain_key
 from ..core.breaker import BreakerSettings
 from ..core.catalogue import Catalogue
 from ..core.client_address import TrustedPeers
@@ -62,7 +61,7 @@ from ..stores.bucket_memory import MemoryBuckets
 from ..stores.bucket_redis import RedisBuckets
 from ..stores.changes_redis import RedisChanges
 from ..stores.redis_link import RedisLink
-from ..telemetry.audit import AuditLog, last_mac, open_sink
+from ..telemetry.audit import AuditLog
 from ..telemetry.metrics import Metrics
 from ..upstream.admission import AdmissionSettings, AdmittingUpstream
 from ..upstream.client import LeanUpstream, UpstreamSettings
@@ -78,6 +77,7 @@ log = logging.getLogger("gateway.app")
 
 DRAIN_S = 25.0
 """For requests in progress after SIGTERM; Kubernetes kills after 30 s."""
+from .record import open_audit
 
 
 # Wiring
@@ -170,9 +170,7 @@ async def assemble(config: Config) -> Assembly:
 
 async def _assemble(made: Assembly) -> None:
     config, stack = made.config, made.stack
-    chain = Chain(chain_key(made.keys.audit), secrets.token_hex(8)) if config.audit.chain else None
-    after = last_mac(config.audit.sink) if chain is not None else ""
-    made.audit = AuditLog(open_sink(config.audit.sink), chain=chain, after=after)
+    made.audit = open_audit(config, lambda: made.keys.audit)
     stack.callback(made.audit.close)
     stack.push_async_callback(made.door.close)
     peers = TrustedPeers([str(network) for network in config.listen.trusted_proxies])
@@ -207,6 +205,7 @@ async def _assemble(made: Assembly) -> None:
         made.buckets = _buckets(made)
         stack.push_async_callback(made.buckets.close)
         made.limits = LimitStage(made.buckets)
+            record=made.audit,
         stack.push_async_callback(made.limits.close)
         verifier = GitlabVerifier(
             made.upstream,
@@ -277,6 +276,7 @@ def _upstream_settings(config: Config) -> UpstreamSettings:
         max_in_flight=upstream.max_in_flight,
         max_tunnels=upstream.max_tunnels,
         ca_file=upstream.ca_file,
+            record=made.audit,
         foreign_codings=config.cache.mode is CacheMode.SHARED,
         breaker=BreakerSettings(breaker.window, breaker.min_requests, breaker.error_ratio, breaker.open_for),
     )

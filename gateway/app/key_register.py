@@ -13,17 +13,16 @@ from pathlib import Path
 import msgspec
 
 from ..config import Config
-from ..core.audit_chain import Chain, chain_key
 from ..identity.issuing import KeyIssuer
 from ..state_dir import open_state_dir
 from ..stores.redis_link import RedisLink
-from ..telemetry.audit import AuditLog, StreamSink, last_mac, open_sink
+from ..telemetry.audit import AuditLog
 from .assembly import Keyring
 from .key_office import Actor, KeyOffice
 from .key_room import key_store
+from .record import open_audit
 
 _TIMEOUT_S = 2.0
-_STANDARD_ERROR = 2
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -59,11 +58,9 @@ async def open_key_store(config: Config, *, reading: bool = False) -> AsyncItera
 
 
 def _audit(config: Config, keyring: Keyring) -> AuditLog:
-    where = config.audit.sink
     # A command's standard output is for the key it makes: a line that would go there goes to standard error.
-    sink = StreamSink(_STANDARD_ERROR, owned=False) if where in {"stdout", "stderr"} else open_sink(where)
-    chain = Chain(chain_key(keyring.audit), secrets.token_hex(8)) if config.audit.chain else None
-    return AuditLog(sink, chain=chain, after=last_mac(where) if chain is not None else "")
+    where = "stderr" if config.audit.sink == "stdout" else config.audit.sink
+    return open_audit(config, lambda: keyring.audit, where=where)
 
 
 def _user() -> str:

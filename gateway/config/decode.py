@@ -24,8 +24,6 @@ _LATER = {
     "credentials[].pool": "credential pools (give one `token`)",
     "credentials[].pick": "credential pools",
     "credentials[].rotate": "rotation of upstream tokens",
-    "audit.durability": "durable audit before the write",
-    "audit.on_failure": "a spool for audit lines",
 }
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}

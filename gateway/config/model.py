@@ -23,6 +23,7 @@ from .vocabulary import (
     Cidr,
     Claim,
     Duration,
+    Durability,
     FieldName,
     HookPath,
     Host,
@@ -33,6 +34,7 @@ from .vocabulary import (
     Method,
     Mode,
     OnBuckets,
+    OnAudit,
     OnCache,
     OnKeys,
     OptionalId,
@@ -390,6 +392,15 @@ class Cache(Section, frozen=True):
     stale_if_error: Duration = 0.0
     """For how long an expired answer may stand in while GitLab fails, marked as stale. `0s`: never."""
     max_entry: Size = 2 << 20
+class AuditFiles(Section, frozen=True):
+    """Rotation of the audit's file by the gateway itself. One that somebody else renames is followed without it."""
+
+    size: Size
+    """A file that would grow past this is renamed to `PATH.1`, and those before it one number up."""
+    keep: int = 10
+    """How many rotated files stay."""
+
+
     """Larger answers pass unstored."""
     max_bytes: Size = 256 << 20
     """Of the memory store, all entries together."""
@@ -398,6 +409,16 @@ class Cache(Section, frozen=True):
 
 
 class Audit(Section, frozen=True):
+    durability: Durability = Durability.BATCHED
+    """`batched`: a killed gateway loses at most 50 ms of lines; `before_write`: besides, what changes something has a line
+    on disk before GitLab hears of it."""
+    on_failure: OnAudit = OnAudit.SPOOL_THEN_BLOCK
+    """While the sink fails, lines wait in `state_dir`; when there is no room, `spool_then_block` refuses what changes
+    something (503), `spool_then_block_all` reads too. `drop`: lines are lost and counted, nothing is refused."""
+    spool: Size = 64 << 20
+    """Of the file in `state_dir` where lines wait."""
+    rotate: AuditFiles | None = None
+    """Absent: the file grows until somebody else rotates it."""
     """The record: one JSON line per request."""
 
     sink: Sink = "stdout"

@@ -106,6 +106,21 @@ class OnKeys(enum.StrEnum):
     CLOSED = "closed"
 
 
+class Durability(enum.StrEnum):
+    """When an audit line is safe."""
+
+    BATCHED = "batched"
+    BEFORE_WRITE = "before_write"
+
+
+class OnAudit(enum.StrEnum):
+    """What happens while the audit's sink fails."""
+
+    SPOOL_THEN_BLOCK = "spool_then_block"
+    SPOOL_THEN_BLOCK_ALL = "spool_then_block_all"
+    DROP = "drop"
+
+
 class Level(enum.StrEnum):
     """How much the operator's log says."""
 

@@ -72,13 +72,16 @@ class _Followed:
         self.closed = False
 
 
-def verify(lines: Iterable[bytes], key: bytes, *, still_open: bool = False, heads: Iterable[str] = ()) -> Iterator[Flaw]:
+def verify(
+    lines: Iterable[bytes], key: bytes, *, still_open: bool = False, partial: bool = False, heads: Iterable[str] = ()
+) -> Iterator[Flaw]:
     """Every flaw of a file, its lines without their ends.
 
     Args:
         lines: In the order of the file.
         key: ``chain_key``.
         still_open: A gateway still writes, or was killed: a chain without its closing line is no flaw.
+        partial: What was before is gone: the first line seen of a chain may be any of it. Its own content is not proven.
         heads: ``Chain.head`` of old, from the operator's log: each must be in the file.
     """
     chains: dict[bytes, _Followed] = {}
@@ -90,7 +93,14 @@ def verify(lines: Iterable[bytes], key: bytes, *, still_open: bool = False, head
             yield Flaw(number, "is no line of a chain")
             continue
         body, name, seq, mac = found[1], found[2], int(found[3]), bytes.fromhex(found[4].decode("ascii"))
+        begun = name in chains
         chain = chains.setdefault(name, _Followed())
+        if partial and not begun and seq:
+            chain.mac, chain.next_seq = mac, seq + 1
+            chain.closed = _event(line) == CLOSED
+            macs.add(mac)
+            wanted.discard((name, found[3], found[4]))
+            continue
         if seq != chain.next_seq:
             yield Flaw(number, f"is number {seq} of its chain where {chain.next_seq} belongs")
         if not hmac.compare_digest(mac, hmac.digest(key, chain.mac + body, hashlib.sha256)):
@@ -101,7 +111,7 @@ def verify(lines: Iterable[bytes], key: bytes, *, still_open: bool = False, head
         if (event == OPENED) is not (seq == 0):
             yield Flaw(number, "opens a chain where none begins, or begins one without opening it")
         after = _after(line) if event == OPENED else None
-        if after is not None and number > 1 and after not in macs:
+        if after is not None and number > 1 and not partial and after not in macs:
             yield Flaw(number, "names a line before it that is missing")
         chain.closed = event == CLOSED
         chain.mac, chain.next_seq = mac, seq + 1

@@ -1,112 +1,38 @@
 """The audit: one JSON line per request, whatever became of it.
 
-The pipeline hands over the finished Exchange; rendering and writing happen in batches off the request's way. A batch is at
-most 50 ms old when it is rendered and is written by a thread of its own, so that a slow sink never stalls the event loop.
-Schema: docs/operations.md, "The audit line".
+The pipeline hands over the finished Exchange; rendering happens in batches off the request's way, writing in a thread of
+its own (``audit_writer``), so that a slow sink never stalls the event loop. Schema: docs/operations.md, "The audit line".
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
-import os
-import queue
-import sys
-import threading
 import time
-from collections.abc import Callable, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
 
 import msgspec
 import structlog
 
-from ..core.audit_chain import CLOSED, OPENED, Chain, mac_of
+from ..core.audit_chain import CLOSED, OPENED, Chain
+from ..core.errors import Code, Rejection, Source
 from ..core.exchange import Exchange
 from ..core.redaction import redact
+from .audit_writer import AuditWriter
 
 log = logging.getLogger("gateway.audit")
 
 SCHEMA = 1
-FLUSH_S = 0.05
+FLUSH_S = 0.025
+"""Half of what a killed process may lose: the other half is for the thread."""
 CHECKPOINT_S = 60.0
-_LONGEST_LINE = 1 << 18
+FORWARDING, LOST = "forwarding", "lines_lost"
+"""Lines that are no request's end: one is about to go up (``durability: before_write``); so many found no room."""
+_NOT_YET = frozenset({"schema", "time", "status", "duration_ms", "bytes_in", "bytes_out"})
 _SLICE = 256  # lines rendered in one turn of the event loop: some 3 ms
-_QUEUED_BATCHES = 4096  # batches of at most _SLICE lines waiting for the sink
-
-
-_LINE_END = ord("\n")
-
-
-class Sink(Protocol):
-    """Where whole lines go."""
-
-    def write(self, lines: bytes) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class StreamSink:
-    """A file descriptor: standard output, or a file opened for appending.
-
-    Nothing is buffered: what failed was dropped and counted, and must not come again at the next write or at the end.
-    """
-
-    def __init__(self, descriptor: int, *, owned: bool) -> None:
-        self._descriptor = descriptor
-        self._owned = owned
-        self._torn = False
-
-    def write(self, lines: bytes) -> None:
-        """All of it, or OSError. A line that a failure cut short is ended before the next, so that it spoils no other."""
-        left = memoryview(b"\n" + lines if self._torn else lines)
-        while left:
-            written = os.write(self._descriptor, left)
-            self._torn = left[written - 1] != _LINE_END
-            left = left[written:]
-
-    def close(self) -> None:
-        if self._owned:
-            os.close(self._descriptor)
-
-
-class NullSink:
-    """No audit asked for."""
-
-    def write(self, lines: bytes) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-
-def open_sink(where: str) -> Sink:
-    """``stdout``, ``stderr``, ``off`` or ``file:/path`` (created 0600, appended to).
-
-    Raises OSError when the file can't be opened.
-    """
-    if where == "stdout":
-        return StreamSink(sys.stdout.fileno(), owned=False)
-    if where == "stderr":
-        return StreamSink(sys.stderr.fileno(), owned=False)
-    if where == "off":
-        return NullSink()
-    path = where.removeprefix("file:")
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    return StreamSink(descriptor, owned=True)
-
-
-def last_mac(where: str) -> str:
-    """Of the last line of a file sink, for the chain that continues there; empty where there is none, or no file."""
-    if not where.startswith("file:"):
-        return ""
-    with contextlib.suppress(FileNotFoundError), open(where.removeprefix("file:"), "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _LONGEST_LINE))
-        lines = file.read().splitlines()
-        return mac_of(lines[-1]) if lines else ""
-    return ""
-
+_LINKED_BYTES = 128  # what the chain adds to a line, at most
 
 _encode = msgspec.json.Encoder().encode
 
@@ -136,41 +62,50 @@ class AuditLog:
     """Observes finished exchanges.
 
     Args:
-        sink: Where the lines go.
+        writer: Takes the lines; closed with the log.
         wall: Unix seconds.
         monotonic: The clock of ``Exchange.started_at``.
         chain: Links the lines; None: they stand alone.
-        after: ``last_mac`` of what the sink holds already.
-        queued_batches: How many batches of at most 256 lines wait for a slow sink before lines are dropped.
+        after: The MAC of the last line that the sink, or the spool, holds already.
+        before_write: What changes something waits until its line is durable.
+        blocks_reads: While there is nowhere to put lines, nothing goes up; else only what changes something does not.
     """
 
     def __init__(
         self,
-        sink: Sink,
+        writer: AuditWriter,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         *,
         chain: Chain | None = None,
         after: str = "",
-        queued_batches: int = _QUEUED_BATCHES,
+        before_write: bool = False,
+        blocks_reads: bool = False,
     ) -> None:
-        self._sink = sink
+        self.writer = writer
         self._wall = wall
         self._monotonic = monotonic
         self._pending: list[tuple[Exchange, float, float]] = []
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._batch = _Batch()
         self._log = _AuditLogger(self._batch, processors=[_lines], context={})
-        self._queue: queue.Queue[bytes | None] = queue.Queue(queued_batches)
+        self._before_write = before_write
+        self._blocks_reads = blocks_reads
+        self._refused = 0
+        self._untold = 0
+        """Lines that found no room, and of these the ones that no line of the record tells of yet."""
         self.events = 0
-        self.dropped = 0
-        self.failing = False
+        self.closed = False
+        """Nothing may go up, reads neither. A plain attribute: every request looks at it."""
         self._chain = chain
         self._checkpoint_at = monotonic() + CHECKPOINT_S
         if chain is not None:
             self._mark(OPENED, {"after": after} if after else {})
-        self._thread = threading.Thread(target=self._write, name="audit", daemon=True)
-        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost."""
+        return self._refused + self.writer.dropped
 
     def observe(self, exchange: Exchange) -> None:
         """Take one finished exchange; never blocks, never raises."""
@@ -190,29 +125,40 @@ class AuditLog:
         if batch:
             self._log.lines([line_of(*finished) for finished in batch])
         self.events += len(lines)
-        if self._chain is not None:
-            lines[:] = [self._chain.link(line) for line in lines]
-            if self._monotonic() >= self._checkpoint_at:
-                self._checkpoint()
-        data = b"\n".join(lines) + b"\n" if lines else b""
-        count = len(lines)
+        data = self._linked(lines) if lines else b""
         lines.clear()
-        if not data:
-            return
-        try:
-            self._queue.put_nowait(data)
-        except queue.Full:
-            self.dropped += count
-            if not self.failing:
-                self.failing = True
-                log.error("the audit sink does not keep up; lines are being dropped")
+        if data:
+            self.writer.offer(data)
+        if self._chain is not None and self._monotonic() >= self._checkpoint_at:
+            self._checkpoint()
+        self.closed = self._blocks_reads and self.writer.blocked
 
-    def _mark(self, event: str, more: dict[str, str]) -> None:
-        """A line of the chain's own."""
-        assert self._chain is not None
-        line = self._chain.link(_encode({"schema": SCHEMA, "time": _timestamp(self._wall()), "event": event, **more}))
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(line + b"\n")
+    def _linked(self, lines: list[bytes]) -> bytes:
+        """The lines as the next of the record; empty where the writer has no room for them.
+
+        Linked only then, so the chain misses none, and says of itself how many it had no room for.
+        """
+        if not self.writer.has_room(sum(map(len, lines)) + _LINKED_BYTES * (len(lines) + 1)):
+            if not self._untold:
+                log.error("the audit has no room, in its sink or on disk: lines are being dropped")
+            self._refused += len(lines)
+            self._untold += len(lines)
+            return b""
+        if self._untold:
+            lines = [self._event(LOST, {"count": self._untold}), *lines]
+            self._untold = 0
+        if self._chain is not None:
+            lines = [self._chain.link(line) for line in lines]
+        return b"\n".join(lines) + b"\n"
+
+    def _event(self, event: str, more: Mapping[str, object]) -> bytes:
+        """A line of the record's own."""
+        return _encode({"schema": SCHEMA, "time": _timestamp(self._wall()), "event": event, **more})
+
+    def _mark(self, event: str, more: Mapping[str, object]) -> None:
+        data = self._linked([self._event(event, more)])
+        if data:
+            self.writer.offer(data)
 
     def _checkpoint(self) -> None:
         """Kept apart from the audit, so that lines missing at its end are found."""
@@ -220,19 +166,24 @@ class AuditLog:
         self._checkpoint_at = self._monotonic() + CHECKPOINT_S
         log.info("the audit's chain is at %s", self._chain.head)
 
-    def _write(self) -> None:
-        while (data := self._queue.get()) is not None:
-            try:
-                self._sink.write(data)
-                self.failing = False
-            except (OSError, ValueError) as error:
-                self.dropped += data.count(b"\n")
-                if not self.failing:
-                    self.failing = True
-                    log.error("the audit sink fails: %s", type(error).__name__)
+    async def admit(self, x: Exchange) -> None:
+        """Leave to send ``x`` up, its line on disk before that where so configured.
+
+        Raises Rejection AUDIT_UNAVAILABLE where the record has no room, or does not get there.
+        """
+        if self.writer.blocked:
+            raise _unavailable()
+        if not self._before_write:
+            return
+        facts = msgspec.to_builtins(line_of(x, self._wall(), self._monotonic()))
+        known = {name: value for name, value in facts.items() if name not in _NOT_YET}
+        self.events += 1
+        data = self._linked([self._event(FORWARDING, known)])
+        if not data or not await self.writer.settle(data):
+            raise _unavailable()
 
     def close(self) -> None:
-        """Write what is pending, then stop. Blocks until the sink has it, at most 5 s."""
+        """Write what is pending, then stop. Blocks until the sink has it, or the spool, at most 5 s."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -242,10 +193,18 @@ class AuditLog:
         if self._chain is not None:
             self._mark(CLOSED, {})
             self._checkpoint()
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=5)
-        self._thread.join(5)
-        self._sink.close()
+        self.writer.close()
+
+
+def _unavailable() -> Rejection:
+    return Rejection(
+        Code.AUDIT_UNAVAILABLE,
+        503,
+        "503 Service Unavailable",
+        headers=((b"Retry-After", b"5"),),
+        source=Source.INTERNAL,
+        proxy_error="destination_unavailable",
+    )
 
 
 @functools.lru_cache(2048)

@@ -59,9 +59,9 @@ async def test_readiness(tmp_path: Path) -> None:
         assert ready.ready
         assert (ready.checks["traffic"], ready.checks["audit"], ready.checks["upstream"]) == ("ok", "ok", "ok")
         assert made.audit is not None
-        made.audit.failing = True
+        made.audit.writer.failing = True
         assert readiness(made).ready
-        assert readiness(made).checks["audit"] == "degraded: lines are being lost"
+        assert readiness(made).checks["audit"] == "degraded: the sink fails, lines are spooled"
         made.server.draining = True
         assert not readiness(made).ready
         assert readiness(made).checks["traffic"] == "down: draining"

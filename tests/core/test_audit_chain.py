@@ -119,3 +119,15 @@ def test_what_carries_no_mac_says_so() -> None:
 def test_what_reads_badly_is_judged_without_falling(line: bytes) -> None:
     chain = Chain(KEY, "9" * 16)
     list(verify([chain.link(line), *WHOLE], KEY))
+
+
+@pytest.mark.parametrize("gone", range(1, len(ONE)))
+def test_what_is_left_when_older_files_are_gone(gone: int) -> None:
+    left = WHOLE[gone:]
+    assert flaws(left)
+    assert flaws(left, partial=True) == []
+    for at in range(1, len(left) - 1):
+        if left[at + 1 :] and not left[at - 1].endswith(ONE[-1]):
+            assert flaws(left[:at] + left[at + 1 :], partial=True) or left[at] == TWO[0], at
+    name, seq = "a" * 16, str(gone)
+    assert flaws(left, partial=True, heads=[f"{name}:{seq}:{mac_of(WHOLE[gone])}"]) == []

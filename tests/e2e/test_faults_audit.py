@@ -17,7 +17,7 @@ from tests.e2e.wire import ask
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
 def test_a_full_disk_is_counted_and_told(demo: DemoGitLab, tmp_path: Path) -> None:
-    config = demo_config(demo.url, audit={"sink": "file:/dev/full"})
+    config = demo_config(demo.url, audit={"sink": "file:/dev/full", "on_failure": "drop"})
     gateway = GatewayProcess(config, tmp_path, DEMO_SECRETS)
     try:
         replies = [ask(gateway.port, "/api/v4/version", token=TOKENS.ada) for _ in range(20)]

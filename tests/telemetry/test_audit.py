@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import stat
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,17 +14,16 @@ import msgspec
 import pytest
 
 from gateway.core.audit_chain import Chain, chain_key, verify
+from gateway.core.errors import Code, Rejection
 from gateway.core.exchange import Exchange
 from gateway.telemetry.audit import (
     CHECKPOINT_S,
     SCHEMA,
     AuditLog,
-    NullSink,
-    StreamSink,
-    last_mac,
     line_of,
-    open_sink,
 )
+from gateway.telemetry.audit_writer import AuditWriter
+from gateway.telemetry.spool import Spool
 
 TOKEN = "glpat-c4n4ryc4n4ryc4n4ry"
 
@@ -41,12 +37,17 @@ class Lines:
         self.held = threading.Event()
         self.held.set()
         self.closed = False
+        self.synced = 0
 
-    def write(self, lines: bytes) -> None:
+    def write(self, lines: bytes) -> int:
         assert self.held.wait(10)
         if self.fails is not None:
             raise self.fails("no room")
         self.octets += lines
+        return len(lines)
+
+    def sync(self) -> None:
+        self.synced += 1
 
     def close(self) -> None:
         self.closed = True
@@ -70,7 +71,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 def log_to(sink: Lines) -> AuditLog:
-    return AuditLog(sink, wall=lambda: 1_800_000_000.5, monotonic=lambda: 100.25)
+    return AuditLog(AuditWriter(sink), wall=lambda: 1_800_000_000.5, monotonic=lambda: 100.25)
 
 
 # The line
@@ -195,7 +196,7 @@ async def test_lines_come_in_order_and_soon() -> None:
     assert sink.octets == b"", "nothing is rendered on the request's way"
     await until(lambda: sink.octets.count(b"\n") == 1000)
     assert [event["request_id"] for event in sink.events] == [f"r-{number}" for number in range(1000)]
-    assert (log.events, log.dropped, log.failing) == (1000, 0, False)
+    assert (log.events, log.dropped, log.writer.failing) == (1000, 0, False)
     log.close()
 
 
@@ -234,87 +235,109 @@ async def test_a_failing_sink_is_counted_and_recovers(error: type[Exception], ca
         log.observe(exchange(1))
         log.observe(exchange(2))
         await until(lambda: log.dropped == 2)
-        assert log.failing
+        assert log.writer.failing
         log.observe(exchange(3))
         await until(lambda: log.dropped == 3)
     assert caplog.text.count("audit sink") == 1, "said once, not for each line"
     sink.fails = None
     log.observe(exchange(4))
     await until(lambda: b"r-4" in sink.octets)
-    await until(lambda: not log.failing)
+    await until(lambda: not log.writer.failing)
     log.close()
 
 
-async def test_what_the_queue_cannot_hold_is_dropped_and_said(caplog: pytest.LogCaptureFixture) -> None:
-    sink = Lines()
+async def test_what_finds_no_room_is_counted_said_and_told_in_the_record(caplog: pytest.LogCaptureFixture) -> None:
+    """The chain has no gap: it says itself how many lines it lacks."""
+    sink, key = Lines(), chain_key(b"k" * 32)
     sink.held.clear()
-    log = AuditLog(sink, queued_batches=1)
+    writer = AuditWriter(sink, queue_bytes=40_000)
+    log = AuditLog(writer, chain=Chain(key, "0" * 16))
     with caplog.at_level(logging.ERROR):
         for number in range(256 * 4):
             log.observe(exchange(number))
         await until(lambda: log.dropped > 0)
-        assert log.failing
-    assert "does not keep up" in caplog.text
+    assert caplog.text.count("being dropped") == 1
+    sink.held.set()
+    await until(lambda: writer.has_room(20_000))
+    log.observe(exchange(5000))
+    log.close()
+    told = [event for event in sink.events if event.get("event") == "lines_lost"]
+    assert sum(int(str(event["count"])) for event in told) == log.dropped
+    assert len([event for event in sink.events if "request_id" in event]) + log.dropped == 256 * 4 + 1
+    assert list(verify(sink.octets.splitlines(), key)) == []
+
+
+# Before a request goes up
+
+
+async def test_by_default_nothing_waits() -> None:
+    sink = Lines()
+    sink.held.clear()
+    log = log_to(sink)
+    await log.admit(exchange(1))
     sink.held.set()
     log.close()
-    assert log.dropped % 256 == 0
-    assert sink.octets.count(b"\n") + log.dropped == 256 * 4
+    assert sink.octets == b""
 
 
-# Sinks
+async def test_what_changes_something_waits_for_its_line() -> None:
+    sink = Lines()
+    sink.held.clear()
+    log = AuditLog(AuditWriter(sink), wall=lambda: 1_800_000_000.5, monotonic=lambda: 100.25, before_write=True)
+    x = exchange(1, method="POST", target=b"/api/v4/projects", rule="r", permit_use="sa", principal="ci")
+    going_up = asyncio.ensure_future(log.admit(x))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not going_up.done()
+    sink.held.set()
+    await going_up
+    assert (sink.synced, len(sink.events)) == (1, 1)
+    assert sink.events[0] == {
+        "schema": SCHEMA,
+        "time": "2027-01-15T08:00:00.500Z",
+        "event": "forwarding",
+        "request_id": "r-1",
+        "peer": "192.0.2.1",
+        "method": "POST",
+        "target": "/api/v4/projects",
+        "operation": "other",
+        "principal": "ci",
+        "rule": "r",
+        "upstream_credential": "sa",
+    }
+    log.close()
 
 
-def test_a_file_is_private_and_appended_to(tmp_path: Path) -> None:
-    path = tmp_path / "audit.jsonl"
-    for line in (b"one\n", b"two\n"):
-        sink = open_sink(f"file:{path}")
-        sink.write(line)
-        sink.close()
-    assert path.read_bytes() == b"one\ntwo\n"
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+async def test_what_cannot_be_made_durable_does_not_go_up() -> None:
+    sink = Lines()
+    sink.fails = OSError
+    log = AuditLog(AuditWriter(sink), before_write=True)
+    with pytest.raises(Rejection) as refused:
+        await log.admit(exchange(1))
+    assert (refused.value.code, refused.value.status) == (Code.AUDIT_UNAVAILABLE, 503)
+    log.close()
 
 
-def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        open_sink(f"file:{tmp_path}/nowhere/audit.jsonl")
-
-
-def test_off_is_off() -> None:
-    sink = open_sink("off")
-    assert isinstance(sink, NullSink)
-    sink.write(b"x")
-    sink.close()
-
-
-@pytest.mark.parametrize("name", ["stdout", "stderr"])
-def test_standard_streams_stay_open(name: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    sink = open_sink(name)
-    sink.write(b"line\n")
-    sink.close()
-    assert not getattr(sys, name).closed
-    assert getattr(capfdbinary.readouterr(), name.removeprefix("std")) == b"line\n"
-
-
-def test_an_owned_descriptor_is_closed(tmp_path: Path) -> None:
-    sink = open_sink(f"file:{tmp_path}/audit.jsonl")
-    sink.close()
-    with pytest.raises(OSError):
-        sink.write(b"late\n")
-
-
-def test_a_line_cut_short_spoils_no_other_and_does_not_come_again() -> None:
-    """What a full sink took of a line stays; the next line begins on its own."""
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    sink = StreamSink(writing, owned=True)
-    with pytest.raises(BlockingIOError):
-        sink.write(b"whole\n" + b"x" * (1 << 20) + b"\n")
-    os.read(reading, 1 << 20)
-    sink.write(b"next\n")
-    sink.write(b"last\n")
-    sink.close()
-    with os.fdopen(reading, "rb") as lines:
-        assert lines.read().splitlines()[-2:] == [b"next", b"last"]
+@pytest.mark.parametrize("blocks_reads", [False, True])
+async def test_without_room_on_disk_nothing_changes_and_reads_by_choice(tmp_path: Path, blocks_reads: bool) -> None:
+    sink = Lines()
+    sink.fails = OSError
+    writer = AuditWriter(sink, Spool(tmp_path, 1), retry_s=0.01)
+    log = AuditLog(writer, blocks_reads=blocks_reads)
+    log.observe(exchange(1))
+    await until(lambda: writer.blocked)
+    log.observe(exchange(2))
+    await until(lambda: log.events == 2)
+    assert log.closed is blocks_reads
+    with pytest.raises(Rejection):
+        await log.admit(exchange(3))
+    sink.fails = None
+    await until(lambda: not writer.blocked)
+    log.observe(exchange(4))
+    await until(lambda: b"r-4" in sink.octets)
+    assert not log.closed
+    await log.admit(exchange(5))
+    log.close()
 
 
 # The chain
@@ -324,7 +347,9 @@ async def test_a_chained_record_opens_closes_and_says_how_far_it_is(caplog: pyte
     key = chain_key(b"k" * 32)
     sink, chain, now = Lines(), Chain(key, "0" * 16), [100.25]
     with caplog.at_level(logging.INFO, "gateway.audit"):
-        log = AuditLog(sink, wall=lambda: 1_800_000_000.5, monotonic=lambda: now[0], chain=chain, after="ab" * 32)
+        log = AuditLog(
+            AuditWriter(sink), wall=lambda: 1_800_000_000.5, monotonic=lambda: now[0], chain=chain, after="ab" * 32
+        )
         log.observe(exchange(1))
         await until(lambda: log.events == 1)
         assert caplog.messages == []
@@ -337,21 +362,3 @@ async def test_a_chained_record_opens_closes_and_says_how_far_it_is(caplog: pyte
     assert [event.get("event") for event in sink.events] == ["chain_opened", None, None, "chain_closed"]
     assert sink.events[0]["after"] == "ab" * 32
     assert list(verify(sink.octets.splitlines(), key, heads=[chain.head])) == []
-
-
-def test_the_last_mac_of_a_file_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "audit"
-    assert last_mac("stdout") == ""
-    assert last_mac(f"file:{file}") == ""
-    file.write_bytes(b"")
-    assert last_mac(f"file:{file}") == ""
-    chain = Chain(chain_key(b"k" * 32), "0" * 16)
-    file.write_bytes(
-        chain.link(b'{"a":1}')
-        + b"\n"
-        + chain.link(b'{"a":"%b"}' % (b"x" * 300_000))
-        + b"\n"
-        + chain.link(b'{"a":2}')
-        + b"\n"
-    )
-    assert last_mac(f"file:{file}") == chain.head.rpartition(":")[2]

@@ -1,0 +1,60 @@
+"""The audit, wired: its sink, the spool beside it, its chain, and what a process that died left of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from ..config import Config
+from ..config.vocabulary import Durability, OnAudit
+from ..core.audit_chain import Chain, chain_key
+from ..state_dir import StateRefused, open_state_dir
+from ..telemetry.audit import AuditLog
+from ..telemetry.audit_writer import AuditWriter
+from ..telemetry.sinks import open_sink, read_tail
+from ..telemetry.spool import Spool
+
+log = logging.getLogger("gateway.audit")
+
+
+def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "") -> AuditLog:
+    """Writing as soon as it is made. Raises OSError when the sink can't be opened.
+
+    Args:
+        config: Says how.
+        audit_key: Asked for where lines are chained.
+        where: A sink instead of the configured one.
+    """
+    audit = config.audit
+    where = where or audit.sink
+    tail = read_tail(where)
+    rotate = audit.rotate
+    sink = open_sink(
+        where, rotate_bytes=rotate.size if rotate is not None else 0, keep=rotate.keep if rotate is not None else 1
+    )
+    spool, torn, after = None, b"\n" if tail.torn else b"", tail.mac
+    if audit.on_failure is not OnAudit.DROP:
+        spool = Spool(_directory(config), audit.spool)
+        with contextlib.suppress(OSError):
+            spool.claim()
+            torn, after = spool.resume(tail), spool.last_mac or after
+    if spool is not None and spool.waiting:
+        log.warning("the audit's spool holds %d octets of a process before this one: they are written first", spool.waiting)
+    return AuditLog(
+        AuditWriter(sink, spool, torn=torn),
+        chain=Chain(chain_key(audit_key()), secrets.token_hex(8)) if audit.chain else None,
+        after=after,
+        before_write=audit.durability is Durability.BEFORE_WRITE,
+        blocks_reads=audit.on_failure is OnAudit.SPOOL_THEN_BLOCK_ALL,
+    )
+
+
+def _directory(config: Config) -> Path | None:
+    try:
+        return open_state_dir(Path(config.state_dir))
+    except StateRefused as refused:
+        log.warning("the audit has no spool, so a sink that fails blocks at once: %s", refused)
+        return None

@@ -1,0 +1,258 @@
+"""The audit's thread: takes rendered lines from the event loop and sees them written, whatever the sink does.
+
+    offer ─► queue ─► sink                    all is well
+                 └──► spool ─► sink           it failed: what it did not take waits on disk, in order, until it takes it
+                          └──► blocked        no room on disk either: lines wait in memory, then are refused and counted
+
+Whoever offers asks first whether there is room, and links only then: the chain never misses a line that found none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from .sinks import Sink
+from .spool import Spool
+
+log = logging.getLogger("gateway.audit")
+
+RETRY_S = 1.0
+"""How often a sink that failed is tried when there is nothing new to write."""
+
+QUEUE_BYTES = 16 << 20
+"""Lines that wait for the thread."""
+
+ROOM_BYTES = 1 << 16
+"""Less room than this is none: the lines of requests in progress are still to come."""
+
+PATIENCE_S = 5.0
+"""How long a request waits for its line to be on disk, and the process for its last lines."""
+
+_LINE_END = ord("\n")
+
+
+class _Offered(msgspec.Struct, frozen=True):
+    lines: bytes
+    durable: Callable[[bool], object] | None = None
+
+
+class AuditWriter:
+    """One thread, started at once.
+
+    Args:
+        sink: Where lines go.
+        spool: Where they wait while it fails; None: what it does not take is lost and counted.
+        torn: Octets to write first, to end a line that another process cut short.
+        queue_bytes: As ``QUEUE_BYTES``.
+        retry_s: As ``RETRY_S``.
+        patience_s: As ``PATIENCE_S``.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        spool: Spool | None = None,
+        *,
+        torn: bytes = b"",
+        queue_bytes: int = QUEUE_BYTES,
+        retry_s: float = RETRY_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._sink = sink
+        self._spool = spool
+        self._hand = torn
+        self._queue_bytes = queue_bytes
+        self._retry_s = retry_s
+        self._patience_s = patience_s
+        self._queue: deque[_Offered] = deque()
+        self._queued = 0
+        self._stuck = False
+        """What is in hand fits nowhere."""
+        self._mid_line = False
+        """The sink's last octet ended no line."""
+        self._took = True
+        """The sink's answer, last time it was asked."""
+        self._closing = False
+        self._changed = threading.Condition()
+        self.failing = False
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+        self._thread.start()
+
+    @property
+    def spools(self) -> bool:
+        """What the sink does not take is kept."""
+        return self._spool is not None
+
+    @property
+    def spooled_bytes(self) -> int:
+        """What waits on disk."""
+        return self._spool.waiting if self._spool is not None else 0
+
+    @property
+    def blocked(self) -> bool:
+        """There is nowhere left to put lines: what changes something must not go up."""
+        return self._spool is not None and (self._stuck or not self.has_room(ROOM_BYTES))
+
+    # The event loop's side
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many octets could be offered. Asked before lines are linked: what is refused leaves no gap."""
+        if self._queued + len(self._hand) + size > self._queue_bytes:
+            return False
+        spool = self._spool
+        if spool is None or not self.failing:
+            return True
+        return spool.used + self._queued + size <= spool.max_bytes
+
+    def offer(self, lines: bytes, durable: Callable[[bool], object] | None = None) -> None:
+        """Take them; never blocks. ``durable`` is told, from the thread, whether they outlive a power cut."""
+        with self._changed:
+            self._queue.append(_Offered(lines, durable))
+            self._queued += len(lines)
+            self._changed.notify()
+
+    async def settle(self, lines: bytes) -> bool:
+        """Take them, and say when they outlive the process and a power cut; False: they may not."""
+        loop = asyncio.get_running_loop()
+        settled: asyncio.Future[bool] = loop.create_future()
+
+        def tell(done: bool) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is gone
+                loop.call_soon_threadsafe(_settle, settled, done)
+
+        self.offer(lines, tell)
+        try:
+            async with asyncio.timeout(self._patience_s):
+                return await settled
+        except TimeoutError:
+            return False
+
+    def close(self) -> None:
+        """Stop when what was offered is written or on disk; blocks, at most 5 s. What waits on disk stays there."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(self._patience_s)
+        if self._thread.is_alive():
+            log.error("the audit sink does not return: its last lines may be lost")
+            return
+        self._sink.close()
+        if self._spool is not None:
+            with contextlib.suppress(OSError):
+                self._spool.close()
+
+    # The thread's side
+
+    def _run(self) -> None:
+        over = False
+        while not over:
+            offered, over = self._next()
+            written = self._write(b"".join([one.lines for one in offered]))
+            told = [one.durable for one in offered if one.durable is not None]
+            if told:
+                written = written and self._sync()
+                for tell in told:
+                    tell(written)
+
+    def _next(self) -> tuple[list[_Offered], bool]:
+        """What was offered since, counted as queued until it is written, and whether it is the last."""
+        with self._changed:
+            if not self._closing and (self._stuck or not self._queue):
+                self._changed.wait(self._retry_s if self._owed() else None)
+            if self._stuck and not self._closing:
+                return [], False  # what is new waits in the queue, behind what is in hand
+            offered = list(self._queue)
+            self._queue.clear()
+            return offered, self._closing
+
+    def _write(self, lines: bytes) -> bool:
+        """Whether these are where they belong, or on disk in their order."""
+        lost = self.dropped
+        self._recover()
+        self._keep(lines if self._owed() else lines[self._push(lines) :])
+        with self._changed:
+            self._queued -= len(lines)
+        if self.failing and self._took and not self._owed():
+            self.failing = False
+            log.warning("the audit sink takes lines again")
+        return not self._hand and self.dropped == lost
+
+    def _owed(self) -> bool:
+        """Something waits to be written before anything new is."""
+        return bool(self._hand) or self.spooled_bytes > 0
+
+    def _recover(self) -> None:
+        """As much of what is owed as the sink takes, and in time to look at what is new."""
+        spool = self._spool
+        while spool is not None and spool.waiting:
+            try:
+                octets = spool.peek()
+                taken = self._push(octets)
+                spool.drop(taken)
+            except OSError as error:
+                log.error("the audit's spool fails: %s", error.strerror)
+                return
+            if taken < len(octets) or self._queue or self._closing:
+                break
+        if self._hand and not self.spooled_bytes:
+            self._hand = self._hand[self._push(self._hand) :]
+        self._keep(b"")
+
+    def _push(self, octets: bytes) -> int:
+        """How many the sink took."""
+        if not octets:
+            return 0
+        try:
+            taken, why = self._sink.write(octets), "it stalls"
+        except (OSError, ValueError) as error:
+            taken, why = 0, getattr(error, "strerror", None) or type(error).__name__
+        if taken:
+            self._mid_line = octets[taken - 1] != _LINE_END
+        self._took = taken == len(octets)
+        if not self._took and not self.failing:
+            self.failing = True
+            log.error("the audit sink fails: %s", why)
+        return taken
+
+    def _keep(self, octets: bytes) -> None:
+        """What the sink did not take, behind what is in hand already."""
+        octets = self._hand + octets
+        self._hand = b""
+        if not octets:
+            self._stuck = False
+        elif self._spool is None:
+            # The rest of a line that was cut: it must be ended before another begins.
+            self._hand = octets[: octets.index(b"\n") + 1] if self._mid_line else b""
+            self.dropped += octets.count(b"\n", len(self._hand))
+        else:
+            try:
+                self._spool.append(octets)
+                self._stuck = False
+            except OSError as error:
+                if not self._stuck:
+                    log.error("the audit's spool fails: %s", error.strerror)
+                self._hand, self._stuck = octets, True
+
+    def _sync(self) -> bool:
+        try:
+            if self._spool is not None and self._spool.waiting:
+                self._spool.sync()
+            else:
+                self._sink.sync()
+        except OSError as error:
+            log.error("the audit cannot be made durable: %s", error.strerror)
+            return False
+        return True
+
+
+def _settle(settled: asyncio.Future[bool], done: bool) -> None:
+    if not settled.done():
+        settled.set_result(done)

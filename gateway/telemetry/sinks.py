@@ -1,0 +1,247 @@
+"""Where the audit's lines go: a standard stream, or a file that is followed through its rotations.
+
+A sink takes octets and says how many it took; what it did not take is the writer's to keep (``audit_writer``), so that a
+line which a failure cut short is continued where it was cut. Sinks belong to the writer's thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import stat
+import sys
+from typing import Protocol
+
+from ..core.audit_chain import mac_of
+
+log = logging.getLogger("gateway.audit")
+
+STALL_S = 1.0
+"""A reader who takes nothing for so long has stopped reading."""
+
+_LONGEST_LINE = 1 << 18
+_LINE_END = ord("\n")
+_NOT_FOR_THESE = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EROFS})
+"""What fsync says of pipes, sockets and terminals: there is nothing to wait for."""
+
+
+class Sink(Protocol):
+    """Where lines go."""
+
+    def write(self, lines: bytes) -> int:
+        """How many octets were taken: fewer than all when it failed or stalled on the way. OSError when it took none."""
+        ...
+
+    def sync(self) -> None:
+        """What was taken outlives a power cut, where the sink can tell. OSError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class StreamSink:
+    """A descriptor that somebody else opened: standard output, standard error."""
+
+    def __init__(self, descriptor: int, *, stall_s: float = STALL_S) -> None:
+        self._descriptor = descriptor
+        self._stalls = _Stalls(descriptor, stall_s)
+
+    def write(self, lines: bytes) -> int:
+        return _write(self._descriptor, lines, self._stalls)
+
+    def sync(self) -> None:
+        _sync(self._descriptor)
+
+    def close(self) -> None:
+        return
+
+
+class FileSink:
+    """A file, created 0600 and appended to.
+
+    A file that was renamed or removed (logrotate) is left where it went, and a new one is begun: seen before each write, so
+    no signal is needed. One that grew past ``rotate_bytes`` is renamed to ``PATH.1``, and those before it one number up.
+    No line is ever spread over two files.
+
+    Args:
+        path: Absolute.
+        rotate_bytes: 0: never by itself.
+        keep: How many rotated files stay.
+        stall_s: For a pipe with a name.
+    """
+
+    def __init__(self, path: str, *, rotate_bytes: int = 0, keep: int = 1, stall_s: float = STALL_S) -> None:
+        self._path = path
+        self._rotate_bytes = rotate_bytes
+        self._keep = keep
+        self._stall_s = stall_s
+        self._whole = True
+        """What was written last ended a line."""
+        self._rotates = True
+        self._open()
+
+    def write(self, lines: bytes) -> int:
+        if self._whole:
+            self._follow(len(lines))
+        taken = _write(self._descriptor, lines, self._stalls)
+        if taken:
+            self._whole = lines[taken - 1] == _LINE_END
+        return taken
+
+    def sync(self) -> None:
+        _sync(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _open(self) -> None:
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        found = os.fstat(self._descriptor)
+        self._which = (found.st_dev, found.st_ino)
+        self._stalls = None if stat.S_ISREG(found.st_mode) else _Stalls(self._descriptor, self._stall_s)
+        with contextlib.suppress(OSError):  # a new name in the directory outlives a power cut, too
+            _sync_directory(self._path)
+
+    def _follow(self, coming: int) -> None:
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            self._reopen()
+            return
+        if (found.st_dev, found.st_ino) != self._which:
+            self._reopen()
+        elif self._stalls is None and self._rotate_bytes and found.st_size and found.st_size + coming > self._rotate_bytes:
+            self._rotate()
+
+    def _reopen(self) -> None:
+        before = self._descriptor
+        self._open()
+        os.close(before)
+
+    def _rotate(self) -> None:
+        try:
+            for number in range(self._keep - 1, 0, -1):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(f"{self._path}.{number}", f"{self._path}.{number + 1}")
+            os.rename(self._path, f"{self._path}.1")
+        except OSError as error:
+            # A record in one long file is better than none.
+            if self._rotates:
+                log.error("the audit's file cannot be rotated: %s", error.strerror)
+            self._rotates = False
+            return
+        self._rotates = True
+        self._reopen()
+
+
+class NullSink:
+    """No audit asked for."""
+
+    def write(self, lines: bytes) -> int:
+        return len(lines)
+
+    def sync(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class _Stalls:
+    """Pieces that a pipe takes at once or not at all, and how long to wait for room."""
+
+    def __init__(self, descriptor: int, stall_s: float) -> None:
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._patience_ms = self._stall_ms = round(stall_s * 1000)
+
+    def over(self) -> bool:
+        """There is room. A reader who stopped once is not waited for again before they go on."""
+        ready = bool(self._poll.poll(self._patience_ms))
+        self._patience_ms = self._stall_ms if ready else 0
+        return ready
+
+
+def _write(descriptor: int, lines: bytes, stalls: _Stalls | None) -> int:
+    left = memoryview(lines)
+    taken = 0
+    while taken < len(lines):
+        if stalls is not None and not stalls.over():
+            break
+        try:
+            taken += os.write(descriptor, left[taken:] if stalls is None else left[taken : taken + select.PIPE_BUF])
+        except OSError:
+            if not taken:
+                raise
+            break
+    if not taken and lines:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return taken
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_THESE:
+            raise
+
+
+def _sync_directory(path: str) -> None:
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def open_sink(where: str, *, rotate_bytes: int = 0, keep: int = 1) -> Sink:
+    """``stdout``, ``stderr``, ``off`` or ``file:/path``.
+
+    Raises OSError when the file can't be opened.
+    """
+    if where == "stdout":
+        return StreamSink(sys.stdout.fileno())
+    if where == "stderr":
+        return StreamSink(sys.stderr.fileno())
+    if where == "off":
+        return NullSink()
+    return FileSink(where.removeprefix("file:"), rotate_bytes=rotate_bytes, keep=keep)
+
+
+class Tail:
+    """The end of what a sink holds already: its last whole line, and what a process that died left of another."""
+
+    def __init__(self, line: bytes = b"", torn: bytes = b"") -> None:
+        self.line = line
+        self.torn = torn
+
+    @property
+    def mac(self) -> str:
+        """Of the last line, for the chain that continues there; empty where there is none."""
+        return mac_of(self.line)
+
+
+def read_tail(where: str) -> Tail:
+    """Of a file sink, or of the file it was before its last rotation; empty for every other sink."""
+    if not where.startswith("file:"):
+        return Tail()
+    path = where.removeprefix("file:")
+    tail = _tail_of(path)
+    return tail if tail.line or tail.torn else _tail_of(f"{path}.1")
+
+
+def _tail_of(path: str) -> Tail:
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe to read would wait for its writer: for us
+            return Tail()
+        with open(path, "rb") as file:
+            file.seek(max(0, found.st_size - _LONGEST_LINE))
+            whole, _, torn = file.read().rpartition(b"\n")
+    except FileNotFoundError:
+        return Tail()
+    return Tail(whole.rpartition(b"\n")[2], torn)

@@ -1,0 +1,159 @@
+"""Octets that the audit's sink did not take, kept on disk in their order until it does.
+
+One file a process, locked: `audit-0.spool`, or the next number where several gateways share a `state_dir`. What a process
+that died left there is taken up by the next that starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..core.audit_chain import mac_of
+from .sinks import Tail
+
+_NUMBERS = 16
+_PIECE = 1 << 20
+_BEGINNING = b'{"schema":'
+"""Of every line: what begins otherwise is the rest of one."""
+
+
+class Spool:
+    """First in, first out. Used by one thread at a time. Every method but ``waiting`` may raise OSError.
+
+    Args:
+        directory: Of the gateway's state; None where it cannot be used: then nothing can be kept.
+        max_bytes: Of the file, for the writer to keep to.
+    """
+
+    def __init__(self, directory: Path | None, max_bytes: int) -> None:
+        self._directory = directory
+        self.max_bytes = max_bytes
+        self._path: Path | None = None
+        self._descriptor = -1
+        self._read = 0
+        self._end = 0
+
+    @property
+    def waiting(self) -> int:
+        """Octets."""
+        return self._end - self._read
+
+    @property
+    def used(self) -> int:
+        """Octets of the file, with those that the sink has by now: room is made when it has them all."""
+        return self._end
+
+    def claim(self) -> None:
+        """Take up what a process that died left behind."""
+        if self._directory is None:
+            return
+        for number in range(_NUMBERS):
+            path = self._directory / _name(number)
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_size and self._lock(path, os.O_RDWR | os.O_APPEND):
+                    return
+
+    def append(self, octets: bytes) -> None:
+        """All of them or none."""
+        if self._path is None:
+            self._create()
+        end, left = self._end, memoryview(octets)
+        try:
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        except OSError:
+            os.ftruncate(self._descriptor, end)
+            raise
+        self._end = end + len(octets)
+
+    def peek(self) -> bytes:
+        """The next of them, at most 1 MiB."""
+        return os.pread(self._descriptor, min(_PIECE, self.waiting), self._read) if self.waiting else b""
+
+    def drop(self, count: int) -> None:
+        """Those are where they belong."""
+        self._read += count
+        if not self.waiting and self._end:
+            os.ftruncate(self._descriptor, 0)
+            self._read = self._end = 0
+
+    def sync(self) -> None:
+        """What was appended outlives a power cut."""
+        if self._path is not None:
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """An empty one is removed."""
+        if self._path is None:
+            return
+        if not self.waiting:
+            self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        self._path = None
+
+    # What a process that died left
+
+    def resume(self, tail: Tail) -> bytes:
+        """Drop what the sink has already, by how it ends; what must be written before the rest."""
+        at = self._read
+        for line in self._lines():
+            at += len(line)
+            if tail.line and line == tail.line + b"\n":
+                self.drop(at - self._read)
+                break
+        if not tail.torn:
+            return b""
+        head = self.peek()
+        if head.startswith(tail.torn):
+            self.drop(len(tail.torn))
+        elif not head or head.startswith(_BEGINNING):
+            return b"\n"
+        return b""
+
+    @property
+    def last_mac(self) -> str:
+        """Of the last line, for the chain that continues there."""
+        last = b""
+        for line in self._lines():
+            last = line
+        return mac_of(last.removesuffix(b"\n"))
+
+    def _lines(self) -> Iterator[bytes]:
+        if self.waiting:
+            with os.fdopen(os.dup(self._descriptor), "rb") as file:
+                file.seek(self._read)
+                yield from file
+
+    # Its file
+
+    def _create(self) -> None:
+        if self._directory is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "state_dir")
+        for number in range(_NUMBERS):
+            if self._lock(self._directory / _name(number), os.O_RDWR | os.O_APPEND | os.O_CREAT):
+                return
+        raise BlockingIOError(errno.EAGAIN, "every spool is another process's")
+
+    def _lock(self, path: Path, flags: int) -> bool:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its owner may have removed it between the two.
+            held = os.path.samestat(os.fstat(descriptor), os.stat(path))
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:
+            os.close(descriptor)
+            return False
+        self._path, self._descriptor = path, descriptor
+        self._read, self._end = 0, os.fstat(descriptor).st_size
+        return True
+
+
+def _name(number: int) -> str:
+    return f"audit-{number}.spool"

@@ -1,0 +1,78 @@
+"""The audit as a configuration says it, and what it makes of what the process before left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.app.record import open_audit
+from gateway.config import Config, load
+from gateway.core.audit_chain import chain_key, verify
+from gateway.core.exchange import Exchange
+from gateway.telemetry.spool import Spool
+
+KEY = b"k" * 32
+
+
+def written(tmp_path: Path, more: str = "") -> Config:
+    text = (
+        f"version: 1\nupstream: {{url: 'http://127.0.0.1:9'}}\nstate_dir: {tmp_path}/state\n"
+        f"audit: {{sink: 'file:{tmp_path}/audit'{more}}}\n"
+    )
+    config = load(text, {}, str).config
+    assert config is not None
+    return config
+
+
+async def once(tmp_path: Path, more: str = "") -> None:
+    log = open_audit(written(tmp_path, more), lambda: KEY)
+    log.observe(Exchange("r-1", 0.0, "GET", "192.0.2.1"))
+    log.close()
+
+
+async def test_a_chain_goes_on_from_the_file_and_from_what_waits_for_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await once(tmp_path, ", chain: true")
+    lines = (tmp_path / "audit").read_bytes().splitlines(keepends=True)
+    # A process that was killed: its last line stands half in the file and whole in the spool.
+    (tmp_path / "audit").write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
+    spool = Spool(tmp_path / "state", 1 << 20)
+    spool.append(b"".join(lines[1:]))
+    spool.close()
+    await once(tmp_path, ", chain: true")
+    assert "are written first" in caplog.text
+    record = (tmp_path / "audit").read_bytes().splitlines()
+    assert record[: len(lines)] == b"".join(lines).splitlines()
+    assert len(record) == 2 * len(lines)
+    assert list(verify(record, chain_key(KEY))) == []
+
+
+@pytest.mark.parametrize("more", ["", ", on_failure: drop"])
+async def test_a_line_cut_short_spoils_no_other(tmp_path: Path, more: str) -> None:
+    (tmp_path / "audit").write_bytes(b'{"schema":1,"req')
+    await once(tmp_path, more)
+    assert (tmp_path / "audit").read_bytes().splitlines()[0] == b'{"schema":1,"req'
+    assert b"r-1" in (tmp_path / "audit").read_bytes().splitlines()[1]
+
+
+async def test_the_key_is_asked_for_where_there_is_a_chain_alone(tmp_path: Path) -> None:
+    def key() -> bytes:
+        raise AssertionError("nobody needs it")
+
+    open_audit(written(tmp_path), key).close()
+
+
+async def test_a_command_writes_where_it_may(tmp_path: Path) -> None:
+    log = open_audit(written(tmp_path), lambda: KEY, where=f"file:{tmp_path}/other")
+    log.observe(Exchange("r-1", 0.0, "POST", ""))
+    log.close()
+    assert not (tmp_path / "audit").exists()
+    assert (tmp_path / "other").read_bytes().count(b"\n") == 1
+
+
+async def test_without_a_state_dir_there_is_no_spool(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "state").write_text("no directory")
+    open_audit(written(tmp_path), lambda: KEY).close()
+    assert "has no spool" in caplog.text

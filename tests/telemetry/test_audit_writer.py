@@ -1,0 +1,282 @@
+"""The audit's thread, over a sink that fails in every way: nothing out of order, nothing twice, nothing lost in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.core.audit_chain import Chain, chain_key, verify
+from gateway.telemetry.audit_writer import ROOM_BYTES, AuditWriter
+from gateway.telemetry.spool import Spool
+
+
+class Moody:
+    """A sink that takes what ``mood`` says of each write: so many octets, or an error."""
+
+    def __init__(self, mood: Callable[[int], int] = lambda size: size) -> None:
+        self.octets = b""
+        self.mood = mood
+        self.sync_fails = False
+        self.held = threading.Event()
+        self.held.set()
+        self.closed = False
+
+    def write(self, lines: bytes) -> int:
+        assert self.held.wait(10)
+        taken = min(len(lines), self.mood(len(lines)))
+        if taken <= 0:
+            raise OSError(28, "No space left on device")
+        self.octets += lines[:taken]
+        return taken
+
+    def sync(self) -> None:
+        if self.sync_fails:
+            raise OSError(5, "Input/output error")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def line(number: int) -> bytes:
+    return b'{"schema":1,"n":%d}\n' % number
+
+
+def lines(first: int, last: int) -> bytes:
+    return b"".join(line(number) for number in range(first, last))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+def nothing(_: int) -> int:
+    return 0
+
+
+async def test_what_is_offered_is_written_in_order() -> None:
+    sink = Moody()
+    writer = AuditWriter(sink)
+    for number in range(100):
+        writer.offer(line(number))
+    writer.close()
+    assert sink.octets == lines(0, 100)
+    assert sink.closed
+
+
+async def test_what_the_sink_does_not_take_waits_and_follows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sink = Moody(nothing)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01)
+    for number in range(10):
+        writer.offer(line(number))
+    await until(lambda: writer.spooled_bytes == len(lines(0, 10)))
+    assert (writer.failing, writer.blocked, writer.dropped) == (True, False, 0)
+    sink.mood = lambda size: size
+    await until(lambda: not writer.failing)
+    writer.offer(line(10))
+    writer.close()
+    assert sink.octets == lines(0, 11)
+    assert writer.spooled_bytes == 0
+    assert list(tmp_path.iterdir()) == []
+    assert [record.message for record in caplog.records] == [
+        "the audit sink fails: No space left on device",
+        "the audit sink takes lines again",
+    ]
+
+
+async def test_whatever_the_sink_takes_the_record_is_whole(tmp_path: Path) -> None:
+    """Any history of parts and failures, and a chain over it."""
+    for seed in range(40):
+        chance = random.Random(seed)
+        key = chain_key(b"k" * 32)
+        chain = Chain(key, "0" * 16)
+        sink = Moody(lambda size, chance=chance: chance.choice([0, 0, 1, 7, size // 2, size]))
+        writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.0001)
+        offered = b""
+        for number in range(chance.randrange(1, 60)):
+            event = b'{"schema":1,"event":"chain_opened"}' if number == 0 else b'{"schema":1,"n":%d}' % number
+            linked = chain.link(event) + b"\n"
+            offered += linked
+            writer.offer(linked)
+            if chance.random() < 0.3:
+                await asyncio.sleep(0)
+        sink.mood = lambda size: size
+        await until(lambda writer=writer, sink=sink, offered=offered: len(sink.octets) >= len(offered))
+        writer.close()
+        assert sink.octets == offered, f"seed {seed}"
+        assert list(verify(sink.octets.splitlines(), key, still_open=True)) == []
+
+
+async def test_a_process_that_ends_leaves_it_to_the_next(tmp_path: Path) -> None:
+    sink = Moody(nothing)
+    first = AuditWriter(sink, Spool(tmp_path, 1 << 20))
+    first.offer(lines(0, 5))
+    first.close()
+    assert sink.octets == b""
+    spool = Spool(tmp_path, 1 << 20)
+    spool.claim()
+    sink.mood = lambda size: size
+    second = AuditWriter(sink, spool)
+    second.offer(lines(5, 8))
+    second.close()
+    assert sink.octets == lines(0, 8)
+
+
+async def test_a_line_that_another_process_cut_is_ended_first() -> None:
+    sink = Moody()
+    writer = AuditWriter(sink, torn=b"\n")
+    writer.offer(line(1))
+    writer.close()
+    assert sink.octets == b"\n" + line(1)
+
+
+# No room
+
+
+async def test_a_spool_that_is_full_blocks_until_it_is_not(tmp_path: Path) -> None:
+    sink = Moody(nothing)
+    size = ROOM_BYTES + 1000
+    writer = AuditWriter(sink, Spool(tmp_path, size), retry_s=0.01)
+    assert not writer.blocked
+    writer.offer(line(0))
+    await until(lambda: writer.spooled_bytes > 0)
+    assert not writer.blocked
+    some = lines(1000, 1100)
+    writer.offer(some)
+    assert writer.blocked, "the lines of requests in progress still have room"
+    assert writer.has_room(ROOM_BYTES - len(some))
+    assert not writer.has_room(size)
+    sink.mood = lambda size: size
+    await until(lambda: not writer.failing)
+    assert not writer.blocked
+    writer.close()
+    assert sink.octets == line(0) + some
+
+
+async def test_a_disk_that_fails_as_well_blocks_at_once_and_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = Moody(nothing)
+    writer = AuditWriter(sink, Spool(tmp_path / "nowhere", 1 << 20), retry_s=0.01)
+    writer.offer(line(0))
+    await until(lambda: writer.blocked)
+    writer.offer(line(1))
+    assert writer.has_room(1000)
+    (tmp_path / "nowhere").mkdir()
+    await until(lambda: writer.spooled_bytes == len(lines(0, 2)))
+    assert not writer.blocked
+    sink.mood = lambda size: size
+    writer.close()
+    assert sink.octets == lines(0, 2)
+    assert caplog.text.count("spool fails") == 1
+
+
+async def test_a_sink_that_hangs_fills_memory_to_a_bound() -> None:
+    sink = Moody()
+    sink.held.clear()
+    writer = AuditWriter(sink, Spool(None, 1 << 20), queue_bytes=ROOM_BYTES + 100)
+    writer.offer(b"x" * 99 + b"\n")
+    assert not writer.blocked
+    writer.offer(b"y\n")
+    assert writer.blocked
+    sink.held.set()
+    await until(lambda: not writer.blocked)
+    writer.close()
+
+
+# Without a spool
+
+
+async def test_without_a_spool_lines_are_lost_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Moody(nothing)
+    writer = AuditWriter(sink)
+    writer.offer(lines(0, 3))
+    await until(lambda: writer.dropped == 3)
+    writer.offer(lines(3, 5))
+    await until(lambda: writer.dropped == 5)
+    assert (writer.failing, writer.blocked) == (True, False)
+    sink.mood = lambda size: size
+    writer.offer(line(5))
+    await until(lambda: not writer.failing)
+    writer.close()
+    assert sink.octets == line(5)
+    assert caplog.text.count("sink fails") == 1
+
+
+async def test_a_line_cut_short_is_ended_before_another_begins() -> None:
+    sink = Moody(lambda size: len(line(0)) + 4 if size > len(line(0)) else 0)
+    writer = AuditWriter(sink)
+    writer.offer(lines(0, 4))
+    await until(lambda: writer.dropped == 2)
+    writer.offer(line(4))
+    await until(lambda: writer.dropped == 3)
+    sink.mood = lambda size: size
+    writer.offer(line(5))
+    writer.close()
+    assert sink.octets == lines(0, 2) + line(5)
+
+
+# On disk before something happens
+
+
+async def test_durable_means_synced(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Moody()
+    writer = AuditWriter(sink)
+    assert await writer.settle(line(0))
+    assert sink.octets == line(0)
+    sink.sync_fails = True
+    assert not await writer.settle(line(1))
+    assert "durable" in caplog.text
+    sink.mood = nothing
+    assert not await writer.settle(line(2)), "lost"
+    writer.close()
+
+
+async def test_the_spool_is_as_good(tmp_path: Path) -> None:
+    sink = Moody(nothing)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20))
+    assert await writer.settle(line(0))
+    assert (tmp_path / "audit-0.spool").read_bytes() == line(0)
+    writer.close()
+
+
+async def test_memory_is_not(tmp_path: Path) -> None:
+    sink = Moody(nothing)
+    writer = AuditWriter(sink, Spool(tmp_path / "nowhere", 1 << 20))
+    assert not await writer.settle(line(0))
+    writer.close()
+
+
+async def test_those_who_wait_together_share_one_sync(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Moody()
+    sink.held.clear()
+    writer = AuditWriter(sink)
+    waiting = [asyncio.ensure_future(writer.settle(line(number))) for number in range(50)]
+    await asyncio.sleep(0)
+    waiting[7].cancel()
+    sink.held.set()
+    done = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [one for one in done if one is not True] == [done[7]]
+    assert isinstance(done[7], asyncio.CancelledError)
+    writer.close()
+    assert sink.octets == lines(0, 50)
+
+
+async def test_a_sink_that_hangs_ends_the_wait_and_the_process(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sink = Moody()
+    sink.held.clear()
+    writer = AuditWriter(sink, patience_s=0.01)
+    assert not await writer.settle(line(0))
+    with caplog.at_level(logging.ERROR):
+        writer.close()
+    assert "does not return" in caplog.text
+    sink.held.set()

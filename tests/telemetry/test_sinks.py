@@ -1,0 +1,200 @@
+"""Where audit lines go: what is taken, what is not, and files that are rotated under the gateway's hands."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.core.audit_chain import Chain, chain_key
+from gateway.telemetry.sinks import FileSink, NullSink, StreamSink, open_sink, read_tail
+
+# Streams
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_standard_streams_stay_open(name: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    sink = open_sink(name)
+    assert sink.write(b"line\n") == 5
+    sink.sync()
+    sink.close()
+    assert not getattr(sys, name).closed
+    assert getattr(capfdbinary.readouterr(), name.removeprefix("std")) == b"line\n"
+
+
+def test_off_is_off() -> None:
+    sink = open_sink("off")
+    assert isinstance(sink, NullSink)
+    assert sink.write(b"x") == 1
+    sink.sync()
+    sink.close()
+
+
+def test_a_reader_who_stops_reading_is_found_out() -> None:
+    """What the pipe took stays taken; nothing is written twice and nothing is lost."""
+    reading, writing = os.pipe()
+    sink = StreamSink(writing, stall_s=0.01)
+    lines = b"".join(b"line %06d\n" % number for number in range(50_000))
+    taken = sink.write(lines)
+    assert 0 < taken < len(lines)
+    with pytest.raises(BlockingIOError):
+        sink.write(lines[taken:])
+    read = b""
+    while len(read) < len(lines):
+        read += os.read(reading, 1 << 16)
+        if taken < len(lines):
+            try:
+                taken += sink.write(lines[taken:])
+            except BlockingIOError:
+                continue
+    assert read == lines
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_closed_pipe_is_an_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with pytest.raises(BrokenPipeError):
+        StreamSink(writing).write(b"line\n")
+    os.close(writing)
+
+
+def test_there_is_nothing_to_sync_in_a_pipe() -> None:
+    reading, writing = os.pipe()
+    StreamSink(writing).sync()
+    os.close(reading)
+    os.close(writing)
+    with pytest.raises(OSError, match="Bad file"):
+        StreamSink(writing).sync()
+
+
+# Files
+
+
+def test_a_file_is_private_and_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    for line in (b"one\n", b"two\n"):
+        sink = open_sink(f"file:{path}")
+        assert sink.write(line) == 4
+        sink.sync()
+        sink.close()
+    assert path.read_bytes() == b"one\ntwo\n"
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        open_sink(f"file:{tmp_path}/nowhere/audit.jsonl")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_a_full_disk_is_an_error() -> None:
+    sink = FileSink("/dev/full")
+    with pytest.raises(OSError) as raised:
+        sink.write(b"line\n")
+    assert raised.value.errno == errno.ENOSPC
+    sink.close()
+
+
+def test_a_renamed_file_is_left_and_a_new_one_begun(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    sink = FileSink(str(path))
+    sink.write(b"one\n")
+    path.rename(tmp_path / "audit-20270115")
+    sink.write(b"two\n")
+    path.unlink()
+    sink.write(b"three\n")
+    sink.close()
+    assert (tmp_path / "audit-20270115").read_bytes() == b"one\n"
+    assert path.read_bytes() == b"three\n"
+
+
+def test_a_file_cut_to_nothing_is_written_on(tmp_path: Path) -> None:
+    """logrotate's ``copytruncate``."""
+    path = tmp_path / "audit"
+    sink = FileSink(str(path))
+    sink.write(b"one\n")
+    os.truncate(path, 0)
+    sink.write(b"two\n")
+    sink.close()
+    assert path.read_bytes() == b"two\n"
+
+
+def test_a_line_is_never_spread_over_two_files(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    sink = FileSink(str(path), rotate_bytes=4, keep=3)
+    sink.write(b"on")
+    path.rename(tmp_path / "moved")
+    sink.write(b"e\n")
+    sink.write(b"two\n")
+    sink.close()
+    assert (tmp_path / "moved").read_bytes() == b"one\n"
+    assert path.read_bytes() == b"two\n"
+
+
+def test_a_file_that_is_gone_with_its_directory_is_an_error_until_that_is_back(tmp_path: Path) -> None:
+    directory = tmp_path / "log"
+    directory.mkdir()
+    sink = FileSink(str(directory / "audit"))
+    sink.write(b"one\n")
+    directory.rename(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        sink.write(b"two\n")
+    directory.mkdir()
+    sink.write(b"two\n")
+    sink.close()
+    assert (directory / "audit").read_bytes() == b"two\n"
+
+
+def test_a_file_that_grew_is_rotated_and_the_oldest_go(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    sink = FileSink(str(path), rotate_bytes=10, keep=2)
+    for number in range(7):
+        sink.write(b"line %d\n" % number)
+    sink.close()
+    kept = [(tmp_path / f"audit{end}").read_bytes() for end in (".2", ".1", "")]
+    assert kept == [b"line 4\n", b"line 5\n", b"line 6\n"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_cannot_be_rotated_is_written_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "audit"
+    (tmp_path / "audit.1").mkdir()
+    (tmp_path / "audit.1" / "occupied").touch()
+    sink = FileSink(str(path), rotate_bytes=5, keep=1)
+    for _ in range(3):
+        sink.write(b"line\n")
+    assert path.read_bytes() == b"line\n" * 3
+    assert caplog.text.count("cannot be rotated") == 1
+    (tmp_path / "audit.1" / "occupied").unlink()
+    (tmp_path / "audit.1").rmdir()
+    sink.write(b"line\n")
+    sink.close()
+    assert (path.read_bytes(), (tmp_path / "audit.1").read_bytes()) == (b"line\n", b"line\n" * 3)
+
+
+# How a file ends
+
+
+def test_the_end_of_a_file_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "audit"
+    for nothing in ("stdout", f"file:{file}", "file:/dev/null"):
+        tail = read_tail(nothing)
+        assert (tail.line, tail.torn, tail.mac) == (b"", b"", "")
+    chain = Chain(chain_key(b"k" * 32), "0" * 16)
+    lines = [chain.link(b'{"a":1}'), chain.link(b'{"a":"%b"}' % (b"x" * 300_000)), chain.link(b'{"a":2}')]
+    file.write_bytes(b"\n".join(lines) + b'\n{"torn')
+    tail = read_tail(f"file:{file}")
+    assert (tail.line, tail.torn) == (lines[-1], b'{"torn')
+    assert tail.mac == chain.head.rpartition(":")[2]
+
+
+def test_just_after_a_rotation_the_end_is_that_of_the_file_before(tmp_path: Path) -> None:
+    (tmp_path / "audit").touch()
+    (tmp_path / "audit.1").write_bytes(b"one\ntwo\n")
+    assert read_tail(f"file:{tmp_path}/audit").line == b"two"

@@ -1,0 +1,172 @@
+"""What waits on disk: in order, bounded, and taken up by the next process."""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.core.audit_chain import Chain, chain_key
+from gateway.telemetry.sinks import Tail
+from gateway.telemetry.spool import Spool
+
+
+def line(number: int) -> bytes:
+    return b'{"schema":1,"request_id":"r-%d"}\n' % number
+
+
+def spool(directory: Path, *octets: bytes) -> Spool:
+    one = Spool(directory, 1 << 20)
+    for some in octets:
+        one.append(some)
+    return one
+
+
+def test_first_in_first_out(tmp_path: Path) -> None:
+    one = spool(tmp_path, b"ab", b"cd")
+    assert (one.waiting, one.used, one.peek()) == (4, 4, b"abcd")
+    one.drop(3)
+    assert (one.waiting, one.used, one.peek()) == (1, 4, b"d")
+    one.append(b"e")
+    one.sync()
+    assert one.peek() == b"de"
+    one.drop(2)
+    assert (one.waiting, one.used, one.peek()) == (0, 0, b"")
+    one.close()
+
+
+def test_nothing_is_made_before_it_is_needed_nor_left_behind(tmp_path: Path) -> None:
+    one = Spool(tmp_path, 10)
+    one.claim()
+    one.sync()
+    one.close()
+    assert list(tmp_path.iterdir()) == []
+    one.append(b"x")
+    (file,) = tmp_path.iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    one.drop(1)
+    one.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_much_of_it_comes_in_pieces(tmp_path: Path) -> None:
+    one = spool(tmp_path, b"x" * (3 << 20))
+    sizes = []
+    while piece := one.peek():
+        sizes.append(len(piece))
+        one.drop(len(piece))
+    assert sizes == [1 << 20] * 3
+    one.close()
+
+
+def test_what_a_process_left_is_taken_up(tmp_path: Path) -> None:
+    first = spool(tmp_path, line(1))
+    first.close()
+    second = Spool(tmp_path, 1 << 20)
+    second.claim()
+    assert second.peek() == line(1)
+    second.append(line(2))
+    assert second.peek() == line(1) + line(2)
+    second.close()
+
+
+def test_each_process_has_its_own(tmp_path: Path) -> None:
+    first, second = spool(tmp_path, b"first"), spool(tmp_path, b"second")
+    third = Spool(tmp_path, 10)
+    third.claim()
+    assert (first.peek(), second.peek(), third.waiting) == (b"first", b"second", 0)
+    first.close()
+    third.claim()
+    assert third.peek() == b"first"
+    for one in (second, third):
+        one.close()
+
+
+def test_there_is_an_end_to_them(tmp_path: Path) -> None:
+    held = [spool(tmp_path, b"x") for _ in range(16)]
+    with pytest.raises(BlockingIOError):
+        spool(tmp_path, b"x")
+    for one in held:
+        one.close()
+
+
+def test_without_a_directory_nothing_is_kept() -> None:
+    one = Spool(None, 10)
+    one.claim()
+    with pytest.raises(FileNotFoundError):
+        one.append(b"x")
+    one.close()
+
+
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "audit-0.spool").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        spool(tmp_path, b"x")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file grows beyond 1,000 octets: what a write cannot do, it does in part."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_what_does_not_fit_is_not_kept_in_part(tmp_path: Path) -> None:
+    one = spool(tmp_path, line(1))
+    with pytest.raises(OSError, match="too large"):
+        one.append(b"x" * 2000)
+    assert one.peek() == line(1)
+    assert os.stat(tmp_path / "audit-0.spool").st_size == len(line(1))
+    one.append(line(2))
+    assert one.peek() == line(1) + line(2)
+    one.close()
+
+
+# A process that died while it wrote them
+
+
+@pytest.mark.parametrize(
+    ("tail", "first", "rest"),
+    [
+        pytest.param(Tail(), b"", line(1) + line(2), id="an empty file"),
+        pytest.param(Tail(line(0)[:-1]), b"", line(1) + line(2), id="none of them"),
+        pytest.param(Tail(line(1)[:-1]), b"", line(2), id="one of them"),
+        pytest.param(Tail(line(2)[:-1]), b"", b"", id="all of them"),
+        pytest.param(Tail(line(0)[:-1], line(1)[:9]), b"", line(1)[9:] + line(2), id="a part of the first"),
+        pytest.param(Tail(line(1)[:-1], line(2)[:9]), b"", line(2)[9:], id="one and a part"),
+        pytest.param(Tail(b"", line(1)[:9]), b"", line(1)[9:] + line(2), id="a part alone"),
+        pytest.param(Tail(line(0)[:-1], b'{"schema":1,"x'), b"\n", line(1) + line(2), id="a part of another"),
+        pytest.param(Tail(line(2)[:-1], b"{"), b"\n", b"", id="all, and a part of another"),
+    ],
+)
+def test_nothing_is_written_twice_and_no_line_spoils_another(tmp_path: Path, tail: Tail, first: bytes, rest: bytes) -> None:
+    spool(tmp_path, line(1), line(2)).close()
+    one = Spool(tmp_path, 1 << 20)
+    one.claim()
+    assert one.resume(tail) == first
+    assert one.peek() == rest
+    one.close()
+
+
+def test_the_rest_of_a_line_goes_to_its_beginning(tmp_path: Path) -> None:
+    one = spool(tmp_path, line(1)[9:] + line(2))
+    assert one.resume(Tail(line(0)[:-1], line(1)[:9])) == b""
+    assert one.peek() == line(1)[9:] + line(2)
+    one.close()
+
+
+def test_the_chain_continues_after_the_last_of_them(tmp_path: Path) -> None:
+    chain = Chain(chain_key(b"k" * 32), "0" * 16)
+    one = spool(tmp_path, chain.link(b'{"a":1}') + b"\n", chain.link(b'{"a":2}') + b"\n")
+    assert one.last_mac == chain.head.rpartition(":")[2]
+    assert one.waiting
+    one.close()
+    assert Spool(tmp_path, 1).last_mac == ""
