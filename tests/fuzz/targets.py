@@ -14,7 +14,7 @@ from gateway.core.body_form import FormScanner
 from gateway.core.body_json import JsonScanner
 from gateway.core.body_multipart import MultipartScanner, boundary_of
 from gateway.core.catalogue import Access, Operation, Surface
-from gateway.core.credentials import CREDENTIAL_FIELDS, TOKEN_PARAMETERS, injection, read_claim
+from gateway.core.credentials import CREDENTIAL_FIELDS, TOKEN_PARAMETERS, Carrier, Kind, injection, read_claim
 from gateway.core.errors import Rejection
 from gateway.core.framing import has_control, is_token, judge_fields, judge_framing, judge_host
 from gateway.core.headers import HOP_BY_HOP, RequestHeaderRules, forwarded_fields
@@ -34,6 +34,7 @@ _REQUEST_RULES = (RequestHeaderRules(bypass=b"X-Bypass"), RequestHeaderRules(sha
 _RESPONSE_RULES = ResponseHeaderRules(
     external_urls=("https://gitlab.example.com",), public_url="https://public.example.com"
 )
+_SHOWN = {f"Claim({kind.value}, {carrier})" for kind in Kind for carrier in (None, *(one.value for one in Carrier))}
 _WATCHED = {"private_token", "access_token", "job_token", "sudo", "_method"}
 
 
@@ -126,9 +127,7 @@ def credentials(octets: bytes) -> None:
     forwarded = parse_target(claim.target)
     left = {parameter.name for parameter in query_parameters(forwarded.query or b"")}
     assert left.isdisjoint(TOKEN_PARAMETERS), left
-    secret = claim.secret.reveal()
-    if len(secret) >= 8:
-        assert secret not in repr(claim)
+    assert repr(claim) in _SHOWN, "nothing of the caller's"
     if asked.query is None:
         assert claim.target == asked.raw
 
