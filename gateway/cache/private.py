@@ -26,6 +26,7 @@ from ..core.private_caching import (
     REFUSED_FIELDS,
     PrivatePolicy,
     is_failure,
+    may_have_written,
     may_stand_in,
     must_ask,
     of_this_answer,
@@ -439,11 +440,12 @@ class PrivateCache:
             return await self._past(request, forward, CacheReason.METHOD)
         try:
             reply, outcome = await self._past(request, forward, CacheReason.METHOD)
-        except BaseException:
+        except BaseException as failure:
             # An answer that never came may have been a success.
-            await self._store.purge(self._tagging.of_write(request.target, None), self._policy.hold_s)
+            if may_have_written(failure.code if isinstance(failure, Rejection) else None):
+                await self._store.purge(self._tagging.of_write(request.target, None), self._policy.hold_s)
             raise
-        if not 400 <= reply.head.status < 500:
+        if may_have_written(reply.head.status):
             try:
                 await self._store.purge(self._tagging.of_write(request.target, reply), self._policy.hold_s)
             except BaseException:

@@ -9,9 +9,12 @@ from collections.abc import Callable
 
 from .entry import Admitted
 from .headers import RequestHeaderRules, forwarded_fields
-from .messages import Field, Fields, RequestHead, ResponseHead
+from .messages import Field, Fields, RequestHead, ResponseHead, first
 from .response_headers import ResponseHeaderRules
 
+RETRY_AFTER: Field = (b"Retry-After", b"10")
+"""With a 503 that brings none (a maintenance page, a load balancer in front of GitLab): clients left to themselves try
+again within a tenth of a second."""
 _PUBLIC_BOUND = 64
 _REPEATED_BOUND = 1024
 
@@ -78,6 +81,8 @@ class Passage:
         forwarded = self._rules(admitted, head).forwardable(reply.fields)
         if forwarded.leaked:
             self.leaks += 1
+        if reply.status == 503 and not self._shared and first(reply.fields, b"retry-after") is None:
+            forwarded.fields.append(RETRY_AFTER)
         return ResponseHead(reply.status, tuple(forwarded.fields), reply.reason)
 
     def turn(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes], bytes | None]:

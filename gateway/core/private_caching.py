@@ -17,6 +17,7 @@ from .cache_key import vary_names
 from .cache_status import CacheReason, Stored
 from .catalogue import Operation, Surface
 from .conditional import is_etag
+from .errors import Code
 from .messages import Fields, ResponseHead, first, lower
 
 # Made fresh for each answer, never replayed (gitlab.md §4.1).
@@ -159,6 +160,28 @@ def may_stand_in(entry: Entry, asked: RequestDirectives | None, policy: PrivateP
     if asked is not None and asked.no_cache:
         return False
     return now - entry.received_at < policy.stale_if_error_s
+
+
+_NEVER_SENT = frozenset(
+    {
+        Code.RATE_LIMITED,
+        Code.UPSTREAM_DNS,
+        Code.UPSTREAM_REFUSED,
+        Code.UPSTREAM_CONNECT_TIMEOUT,
+        Code.UPSTREAM_BREAKER_OPEN,
+        Code.UPSTREAM_BUSY,
+    }
+)
+
+
+def may_have_written(answer: int | Code | None) -> bool:
+    """Whether a write may have been carried out: by GitLab's status, or why there is none (None: nobody knows).
+
+    While GitLab is away or in maintenance, what is stored must not be lost to writes that never reached it.
+    """
+    if isinstance(answer, int):
+        return not 400 <= answer < 500 and answer != 503
+    return answer not in _NEVER_SENT
 
 
 def is_failure(status: int) -> bool:

@@ -118,6 +118,21 @@ def test_a_shared_cache_rewrites_nothing() -> None:
     assert first(passage.downward(LOCATED, head(), admitted()).fields, b"location") == b"https://gitlab.internal/x?y"
 
 
+@pytest.mark.parametrize(
+    ("status", "fields", "shared", "told"),
+    [
+        (503, (), False, [b"10"]),
+        (503, ((b"retry-after", b"60"),), False, [b"60"]),
+        (503, (), True, []),
+        (500, (), False, []),
+        (200, (), False, []),
+    ],
+)
+def test_a_503_says_when_to_come_back(status: int, fields: Fields, shared: bool, told: list[bytes]) -> None:
+    down = Passage(shared=shared).downward(ResponseHead(status, fields), head(), admitted())
+    assert values(down.fields, b"retry-after") == told
+
+
 def test_workhorses_instructions_are_dropped_and_counted() -> None:
     passage = Passage()
     down = passage.downward(ResponseHead(200, ((b"X-Sendfile", b"/etc/passwd"), (b"A", b"1"))), head(), admitted())

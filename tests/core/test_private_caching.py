@@ -7,10 +7,12 @@ from gateway.core.cache_control import parse_request_cache_control, response_dir
 from gateway.core.cache_entry import Entry, make_entry
 from gateway.core.cache_status import CacheReason, Stored
 from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.errors import Code
 from gateway.core.messages import Fields, ResponseHead
 from gateway.core.private_caching import (
     PrivatePolicy,
     is_failure,
+    may_have_written,
     may_stand_in,
     must_ask,
     of_this_answer,
@@ -133,3 +135,24 @@ def test_a_304_about_something_else_does_not_count() -> None:
     assert validator_matches(stored, ResponseHead(304, ()))
     assert validator_matches(stored, ResponseHead(304, ((b"ETag", b'"0123"'),)))
     assert not validator_matches(stored, ResponseHead(304, ((b"ETag", b'W/"9"'),)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "may"),
+    [
+        (200, True),
+        (302, True),
+        (404, False),
+        (500, True),
+        (502, True),
+        (503, False),
+        (504, True),
+        (Code.UPSTREAM_TIMEOUT, True),
+        (Code.UPSTREAM_RESET, True),
+        (Code.UPSTREAM_REFUSED, False),
+        (Code.UPSTREAM_BREAKER_OPEN, False),
+        (None, True),
+    ],
+)
+def test_what_a_write_may_have_done(answer: int | Code | None, may: bool) -> None:
+    assert may_have_written(answer) is may
