@@ -72,12 +72,12 @@ from .key_room import KeyRoom, no_keys
 from .limit_office import LimitOffice
 from .observing import Audited, Early
 from .open_road import Anyone, Anything, NoTokens, Nowhere
+from .record import open_audit
 
 log = logging.getLogger("gateway.app")
 
 DRAIN_S = 25.0
 """For requests in progress after SIGTERM; Kubernetes kills after 30 s."""
-from .record import open_audit
 
 
 # Wiring
@@ -199,13 +199,13 @@ async def _assemble(made: Assembly) -> None:
             cache=cache,
             upstream=made.door,
             observers=observers,
+            record=made.audit,
             anonymous=True,
         )
     else:
         made.buckets = _buckets(made)
         stack.push_async_callback(made.buckets.close)
         made.limits = LimitStage(made.buckets)
-            record=made.audit,
         stack.push_async_callback(made.limits.close)
         verifier = GitlabVerifier(
             made.upstream,
@@ -256,6 +256,7 @@ async def _assemble(made: Assembly) -> None:
             cache=cache,
             upstream=made.door,
             observers=observers,
+            record=made.audit,
             anonymous=settings.anonymous is not None,
             tunnel_idle_s=config.upstream.timeouts.tunnel_idle,
         )
@@ -276,7 +277,6 @@ def _upstream_settings(config: Config) -> UpstreamSettings:
         max_in_flight=upstream.max_in_flight,
         max_tunnels=upstream.max_tunnels,
         ca_file=upstream.ca_file,
-            record=made.audit,
         foreign_codings=config.cache.mode is CacheMode.SHARED,
         breaker=BreakerSettings(breaker.window, breaker.min_requests, breaker.error_ratio, breaker.open_for),
     )

@@ -115,15 +115,15 @@ def readings(made: Assembly) -> Iterable[Reading]:
             total=True,
         )
     yield from _cache_readings(made.cache_room)
-        writer = made.audit.writer
-        yield Reading("gitlab_gateway_audit_failing", "1 while the audit's sink takes nothing.", float(writer.failing))
-        yield Reading("gitlab_gateway_audit_blocked", "1 while requests are refused for want of it.", float(writer.blocked))
-        yield Reading("gitlab_gateway_audit_spool_bytes", "Audit lines waiting on disk.", writer.spooled_bytes)
     if made.audit is not None:
         yield Reading("gitlab_gateway_audit_events", "Audit lines rendered.", made.audit.events, total=True)
         yield Reading(
             "gitlab_gateway_audit_dropped", "Audit lines lost because the sink failed.", made.audit.dropped, total=True
         )
+        writer = made.audit.writer
+        yield Reading("gitlab_gateway_audit_failing", "1 while the audit's sink takes nothing.", float(writer.failing))
+        yield Reading("gitlab_gateway_audit_blocked", "1 while requests are refused for want of it.", float(writer.blocked))
+        yield Reading("gitlab_gateway_audit_spool_bytes", "Audit lines waiting on disk.", writer.spooled_bytes)
 
 
 def _cache_readings(room: CacheRoom) -> Iterable[Reading]:
@@ -176,6 +176,11 @@ def readiness(made: Assembly) -> Readiness:
     if made.cache_room.watch is not None:
         silent = made.cache_room.watch.silent
         checks["hooks"] = "degraded: none came lately, every reuse is revalidated" if silent else "ok"
+    for credential in made.alarms:
+        checks[f"credential {credential}"] = "degraded: GitLab refuses it"
+    if made.audit is not None:
+        checks["audit"] = _audit_state(made.audit.writer)
+    return Readiness(not made.server.draining, checks)
 
 
 def _audit_state(writer: AuditWriter) -> str:
@@ -184,8 +189,3 @@ def _audit_state(writer: AuditWriter) -> str:
     if not writer.failing:
         return "ok"
     return "degraded: the sink fails, lines are spooled" if writer.spools else "degraded: lines are being lost"
-    for credential in made.alarms:
-        checks[f"credential {credential}"] = "degraded: GitLab refuses it"
-    if made.audit is not None:
-        checks["audit"] = _audit_state(made.audit.writer)
-    return Readiness(not made.server.draining, checks)

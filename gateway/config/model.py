@@ -22,8 +22,8 @@ from .vocabulary import (
     CacheMode,
     Cidr,
     Claim,
-    Duration,
     Durability,
+    Duration,
     FieldName,
     HookPath,
     Host,
@@ -33,8 +33,8 @@ from .vocabulary import (
     Level,
     Method,
     Mode,
-    OnBuckets,
     OnAudit,
+    OnBuckets,
     OnCache,
     OnKeys,
     OptionalId,
@@ -392,6 +392,13 @@ class Cache(Section, frozen=True):
     stale_if_error: Duration = 0.0
     """For how long an expired answer may stand in while GitLab fails, marked as stale. `0s`: never."""
     max_entry: Size = 2 << 20
+    """Larger answers pass unstored."""
+    max_bytes: Size = 256 << 20
+    """Of the memory store, all entries together."""
+    near_bytes: Size = 32 << 20
+    """In front of a shared store, in each worker: copies that are reused without asking Redis. `0B`: none."""
+
+
 class AuditFiles(Section, frozen=True):
     """Rotation of the audit's file by the gateway itself. One that somebody else renames is followed without it."""
 
@@ -401,14 +408,14 @@ class AuditFiles(Section, frozen=True):
     """How many rotated files stay."""
 
 
-    """Larger answers pass unstored."""
-    max_bytes: Size = 256 << 20
-    """Of the memory store, all entries together."""
-    near_bytes: Size = 32 << 20
-    """In front of a shared store, in each worker: copies that are reused without asking Redis. `0B`: none."""
-
-
 class Audit(Section, frozen=True):
+    """The record: one JSON line per request."""
+
+    sink: Sink = "stdout"
+    """`stdout`, `stderr` or `file:/absolute/path`."""
+    chain: bool = False
+    """Each line carries a MAC over itself and the line before it, keyed by `secrets.audit_key`: `audit verify` finds
+    what was removed, changed or moved."""
     durability: Durability = Durability.BATCHED
     """`batched`: a killed gateway loses at most 50 ms of lines; `before_write`: besides, what changes something has a line
     on disk before GitLab hears of it."""
@@ -419,13 +426,6 @@ class Audit(Section, frozen=True):
     """Of the file in `state_dir` where lines wait."""
     rotate: AuditFiles | None = None
     """Absent: the file grows until somebody else rotates it."""
-    """The record: one JSON line per request."""
-
-    sink: Sink = "stdout"
-    """`stdout`, `stderr` or `file:/absolute/path`."""
-    chain: bool = False
-    """Each line carries a MAC over itself and the line before it, keyed by `secrets.audit_key`: `audit verify` finds
-    what was removed, changed or moved."""
 
 
 class Logging(Section, frozen=True):
