@@ -138,6 +138,23 @@ class LimitStage:
                 return await self._wait(takes, name, principal, decision, wait_s)
         return Ticket(self, takes, name, decision)
 
+    def admit_now(self, takes: Sequence[Take], principal: Principal) -> Decision | None:
+        """As ``admit``, for takes that nothing is owed for later (``Ticket.owes``), where the store can say at once and
+        says yes; None otherwise, and then nothing was taken."""
+        decision = self._buckets.take_now(takes)
+        if decision is None or not decision.allowed:
+            return None
+        self.hottest.note(principal.id, False, decision.now)
+        return decision
+
+    async def admit_once(self, takes: Sequence[Take], principal: Principal) -> Decision | None:
+        """As ``admit_now``, waiting for the store, but for no bucket."""
+        decision = await self._buckets.take(takes)
+        if not decision.allowed:
+            return None
+        self.hottest.note(principal.id, False, decision.now)
+        return decision
+
     def settle(self, changes: Sequence[Take]) -> None:
         """As the store's; who waits for one of the buckets looks again."""
         self._buckets.settle(changes)

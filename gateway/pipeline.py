@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 
 from .bandwidth_stage import Flow
+from .cache import Again
 from .core.access import Permit, Principal
 from .core.catalogue import Access as CatalogueAccess
 from .core.catalogue import Operation, Surface
@@ -41,6 +42,7 @@ from .ports import (
     Reply,
 )
 from .road import Road
+from .short_lane import Found, ShortLane, Way, forget, note
 from .tunnel_stage import relay
 
 log = logging.getLogger("gateway.pipeline")
@@ -57,10 +59,6 @@ _FAULT = Rejection(
 
 # What the gateway itself asks about a place: on the REST surface, whatever the request is.
 _ASKING = Operation("GET /api/v4/projects/:id", CatalogueAccess.READ, Surface.REST)
-
-
-_NEAR = 0.1
-"""Of a bucket: a caller that has less left is about to be refused."""
 
 
 class _Told:
@@ -94,16 +92,19 @@ class Gateway:
         self._ids = itertools.count()
         self._id_prefix = secrets.token_hex(8)
         self.in_flight = 0
+        self.lane = ShortLane(road, mint_id=self.mint_id, monotonic=monotonic, wall=wall)
 
     async def handle(self, down: Downstream) -> None:
         """Walk one request down the road and answer it, whatever happens."""
         head = down.head
-        x = Exchange(self.mint_id(), self.monotonic(), head.method, head.peer)
+        found = self.lane.find(head) if down.plain else None
+        x = Exchange(self.mint_id(), self.monotonic(), head.method, head.peer) if found is None else found.x
         told = _Told(x.request_id)
         self.in_flight += 1
         try:
             try:
-                await self._serve(down, x, told)
+                if found is None or not await self._answer_again(down, found):
+                    await self._serve(down, x, told)
             except Rejection as rejection:
                 await self._refuse(down, x, told, rejection)
             except (ConnectionError, asyncio.CancelledError):
@@ -123,6 +124,29 @@ class Gateway:
             if told.ticket is not None and told.ticket.owes():
                 told.ticket.close(told.errand.spent(down.sent_bytes) if told.errand is not None else None)
             self.observe(x)
+
+    def at_once(self, head: RequestHead) -> bytes | None:
+        """The whole answer, where the short lane has it without waiting; audited and counted. None: ``handle`` it."""
+        try:
+            answered = self.lane.at_once(head)
+        except Exception:
+            # Whoever called is the connection itself, and would die of it: the road has its own way to say so.
+            log.exception("fault in the short lane")
+            self.lane.unlearn(head)
+            return None
+        if answered is None:
+            return None
+        octets, x = answered
+        self.observe(x)
+        return octets
+
+    async def _answer_again(self, down: Downstream, found: Found) -> bool:
+        decision = await self.lane.admit(found)
+        if decision is None and found.takes:
+            forget(found.x)
+            return False
+        await down.send(self.lane.answer(found, decision))
+        return True
 
     def mint_id(self) -> str:
         """A request's id: unique to this process by its prefix, and then by counting."""
@@ -180,7 +204,7 @@ class Gateway:
             ticket = told.ticket = await road.limits.admit(takes, principal, told.lease, admitted.wait_s)
             decision = told.decision = ticket.decision
             x.limit_waited_s = ticket.waited_s
-            _note(decision, x)
+            note(decision, x)
             if not decision.allowed:
                 raise _limited(decision)
 
@@ -204,6 +228,9 @@ class Gateway:
         reply, outcome = await road.cache.fetch(errand.cache_request(), errand.forward, self._wall)
         try:
             x.cache_status, x.cache_reason = outcome.status.value, outcome.reason.value
+            if outcome.again is not None and head.memo and not (questions or admitted.trusted_peer or weight > 1):
+                x.cache_stored = outcome.stored.value
+                self._learn(head, x, told, admitted, operation, outcome.again)
             flow = None
             if reply.chunks is not None:
                 flow = road.bandwidth.flow(principal, operation, target, head.method, admitted.client)
@@ -228,10 +255,20 @@ class Gateway:
             ticket = told.ticket = await self.road.limits.admit(takes, principal, told.lease, admitted.wait_s)
             if not ticket.decision.allowed:
                 told.decision = ticket.decision
-                _note(ticket.decision, x)
+                note(ticket.decision, x)
                 raise _limited(ticket.decision)
             told.ticket = None
             ticket.undo()
+
+    def _learn(
+        self, head: RequestHead, x: Exchange, told: _Told, admitted: Admitted, operation: Operation, again: Again
+    ) -> None:
+        """The next one with the same head need not come this way."""
+        principal = told.principal
+        assert principal is not None, "nothing comes out of the cache without a permit"
+        proof = self.road.authenticator.proof(admitted.claim, operation)
+        if proof is not None and proof() is principal and (told.ticket is None or not told.ticket.owes()):
+            self.lane.learn(head, Way(proof, principal, operation, admitted.target, head.method, admitted.client, again, x))
 
     async def _resolve(self, questions: tuple[Question, ...], principal: Principal) -> dict[Question, Place]:
         """What GitLab calls the places of a request otherwise, by the credentials of this identity's own rules."""
@@ -320,14 +357,6 @@ class Gateway:
             challenge=not self.road.anonymous,
         )
         await down.respond(head, body, close=rejection.close)
-
-
-def _note(decision: Decision, x: Exchange) -> None:
-    state = decision.refusal or decision.tightest
-    if state is not None:
-        x.limit_id, x.limit_remaining = state.limit.id, state.remaining
-        x.limit_near = decision.allowed and state.remaining < _NEAR * state.limit.burst
-    x.limit_shadow = decision.shadowed
 
 
 def _limited(decision: Decision) -> Rejection:

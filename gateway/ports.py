@@ -108,11 +108,21 @@ class Downstream(Protocol):
     @property
     def body(self) -> RequestBody | None: ...
 
+    @property
+    def plain(self) -> bool:
+        """``send`` may be used."""
+        ...
+
     async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False) -> None:
         """The whole answer at once. For HEAD, 204 and 304 ``whole`` is not sent and Content-Length stays as given.
 
         ``close`` ends the connection behind it: what the client sent, or still sends, can't be trusted.
         """
+        ...
+
+    async def send(self, octets: bytes) -> None:
+        """The whole answer as it goes over the wire, head and body, to a request that its connection may follow with
+        another (HTTP/1.1, no body, nothing to close for)."""
         ...
 
     async def start(self, head: ResponseHead) -> None:
@@ -176,6 +186,10 @@ class BucketStore(Protocol):
 
         Never raises for an outage: the failure policy's decision comes back with ``degraded``.
         """
+        ...
+
+    def take_now(self, takes: Sequence[Take], lease: bytes = b"") -> Decision | None:
+        """As ``take``; None, and nothing taken, where that cannot be said at once."""
         ...
 
     def settle(self, changes: Sequence[Take]) -> None:
@@ -288,6 +302,12 @@ class Authenticator(Protocol):
 
         Raises Rejection UNAUTHENTICATED, TOO_MANY_FAILED_LOGINS or IDENTITY_UNAVAILABLE.
         """
+        ...
+
+    def proof(self, claim: Claim, operation: Operation) -> Callable[[], object] | None:
+        """Who brings this credential, from memory alone, as often as it is called: the very principal that ``authenticate``
+        found as long as it would find it again without asking, anything else when it would not. None: there is no memory
+        of such claims. The peer's address is not judged."""
         ...
 
     def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:

@@ -81,6 +81,10 @@ class Dialect(Protocol):
         """The limits' fields of an answer the gateway makes itself."""
         ...
 
+    def lines(self, decision: Decision | None, principal: Principal) -> bytes:
+        """The same as header lines."""
+        ...
+
     def merged(
         self,
         decision: Decision | None,

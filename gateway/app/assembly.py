@@ -263,7 +263,9 @@ async def _assemble(made: Assembly) -> None:
     made.gateway = Gateway(road)
     early = Early()
     early.gateway = made.gateway
-    made.server = TrafficServer(room.receiving(made.gateway, made.gateway.handle), early, _edge_settings(config, peers))
+    made.server = TrafficServer(
+        room.receiving(made.gateway, made.gateway.handle), early, _edge_settings(config, peers), made.gateway.at_once
+    )
 
 
 def _upstream_settings(config: Config) -> UpstreamSettings:

@@ -83,7 +83,9 @@ class CacheRoom:
             return
         if settings.hooks is not None:
             self.watch = HookWatch(self.store, time.monotonic, settings.hooks.max_silence)
-        self.cache = PrivateCache(self.store, private_policy(config), names=self.names, hooks=self.watch)
+        copies = self.levels if self.memory is None else self.memory
+        looking = copies.looking if copies is not None else None
+        self.cache = PrivateCache(self.store, private_policy(config), names=self.names, hooks=self.watch, looking=looking)
 
     def receiving(self, ledger: Ledger, handle: Handle) -> Handle:
         """``handle`` with hooks received before it, where some are configured."""

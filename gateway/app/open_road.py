@@ -21,6 +21,9 @@ class Anyone:
     async def authenticate(self, claim: Claim, operation: Operation, head: RequestHead) -> Principal:
         return self._principal
 
+    def proof(self, claim: Claim, operation: Operation) -> None:
+        del claim, operation
+
     def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
         return None
 

@@ -5,11 +5,13 @@ RFC 9111 one, ``fill`` copies answers into the store as they stream. What may be
 ``core/caching.py`` and ``core/private_caching.py``.
 """
 
+from .again import Again
 from .contract import Cache, CacheOutcome, CacheRequest, Forward, NoCache, with_conditions
 from .private import PrivateCache
 from .shared import SharedCache, SharedPolicy
 
 __all__ = [
+    "Again",
     "Cache",
     "CacheOutcome",
     "CacheRequest",

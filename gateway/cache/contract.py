@@ -16,6 +16,7 @@ from ..core.caching import CONDITIONS, conditions
 from ..core.catalogue import Operation
 from ..core.messages import Fields, ResponseHead, first, joined, lower
 from ..ports import Reply
+from .again import Again
 
 
 class CacheRequest(msgspec.Struct, frozen=True, gc=False):
@@ -44,7 +45,7 @@ class CacheRequest(msgspec.Struct, frozen=True, gc=False):
 class CacheOutcome:
     """What happened, for telemetry. ``stored`` is final only once the reply's body was read to its end or released."""
 
-    __slots__ = ("age_s", "cache_status_field", "reason", "status", "stored", "upstream_status")
+    __slots__ = ("again", "age_s", "cache_status_field", "reason", "status", "stored", "upstream_status")
 
     def __init__(self, status: CacheStatus = CacheStatus.BYPASS, reason: CacheReason = CacheReason.NONE) -> None:
         self.status = status
@@ -56,6 +57,8 @@ class CacheOutcome:
         """Of a stored answer; -1 for one that just came."""
         self.cache_status_field = b""
         """This cache's own member of ``Cache-Status``, already in the reply's head."""
+        self.again: Again | None = None
+        """Where the same request may be answered in the same way."""
 
 
 Forward = Callable[[Fields], Awaitable[Reply]]

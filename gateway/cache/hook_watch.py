@@ -41,6 +41,11 @@ class HookWatch:
         silence_s = self.silence_s
         return silence_s is None or silence_s >= self._max_silence_s
 
+    @property
+    def heard_lately(self) -> bool:
+        """They come, as far as was asked a moment ago; otherwise ``listening`` must say."""
+        return self._monotonic() < self._look_again_at and not self.silent
+
     async def heard(self) -> None:
         """A hook came, here."""
         self._heard_at = self._monotonic()

@@ -15,7 +15,7 @@ from ..core.cache_control import RequestDirectives, parse_request_cache_control,
 from ..core.cache_entry import Entry, freshen, make_entry, may_answer_304, not_modified
 from ..core.cache_key import RequestReader, private_key, selecting, selects, vary_names
 from ..core.cache_status import CacheReason, CacheStatus, Stored, cache_status_field
-from ..core.cache_tags import partition_tag
+from ..core.cache_tags import partition_tag, place_of
 from ..core.caching import SAFE_METHODS, conditions, validators
 from ..core.catalogue import Access
 from ..core.errors import Code, Rejection, Source
@@ -39,6 +39,7 @@ from ..core.project_names import ProjectNames
 from ..core.structured_fields import serialise_name
 from ..ports import CacheStore, Lookup, Reply
 from ..singleflight import Flight, Flights
+from .again import Again, Looking
 from .contract import CacheOutcome, CacheRequest, Forward, with_status
 from .fill import filled, read_ahead
 from .hook_watch import HookWatch
@@ -80,6 +81,7 @@ class PrivateCache:
         name: What this cache calls itself in ``Cache-Status``.
         wait_s: For how long a request waits for an identical one in flight before it goes up itself.
         names: Of projects, known to others too.
+        looking: Into what of ``store`` is in memory.
         hooks: Where lifetimes hang on GitLab's hooks: while none come, every reuse is revalidated.
     """
 
@@ -92,6 +94,7 @@ class PrivateCache:
         wait_s: float = 10.0,
         names: ProjectNames | None = None,
         hooks: HookWatch | None = None,
+        looking: Looking | None = None,
     ) -> None:
         self._store = store
         self._policy = policy
@@ -99,6 +102,7 @@ class PrivateCache:
         self._wait_s = wait_s
         self._tagging = Tagging(names if names is not None else ProjectNames(), policy.prefix)
         self._hooks = hooks
+        self._looking = looking
         self._flights: Flights[_Landing] = Flights()
         self._default_reuse_s = policy.reuse_s("")
         self._reuse_s = {operation: policy.reuse_s(operation) for operation in policy.route_ttl_s}
@@ -148,7 +152,10 @@ class PrivateCache:
             return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
         if reason is None:
             assert entry is not None, "only a stored answer needs no asking"
-            return self._hits(entry, reading.if_none_match, reuse_s, max(0.0, at - entry.received_at))
+            reply, outcome = self._hits(entry, reading.if_none_match, reuse_s, max(0.0, at - entry.received_at))
+            if asked is None and self._looking is not None:
+                outcome.again = self._again(self._looking(key, tags), request, reuse_s, reading.if_none_match)
+            return reply, outcome
         if asked is not None and asked.only_if_cached:
             raise self._only_if_cached(reason)
         question = _Question(request, forward, now, key, tags, reuse_s, keep_s, asked, reading.if_none_match)
@@ -172,6 +179,21 @@ class PrivateCache:
         outcome.age_s = age_s
         member = outcome.cache_status_field = self._hit % (reuse_s - age_s)
         return _reply(entry, condition, ((b"Age", b"%d" % age_s), (b"Cache-Status", member))), outcome
+
+    def _again(
+        self, look: Callable[[], Lookup | None], request: CacheRequest, reuse_s: float, condition: bytes | None
+    ) -> Again:
+        place = place_of(request.target)
+        return Again(
+            look,
+            names=self._tagging.names,
+            spelt=place.spelt if place.owner == b"project" else b"",
+            hooks=self._hooks,
+            reuse_s=reuse_s,
+            fields=request.fields,
+            condition=condition,
+            member=self._hit,
+        )
 
     # Asking upstream
 

@@ -30,6 +30,10 @@ class LimitDialect:
             return self._headers.nominal()
         return self._headers.fields_for(decision, principal.id)
 
+    def lines(self, decision: Decision | None, principal: Principal) -> bytes:
+        """As ``told``, ready for the wire."""
+        return b"".join([b"%b: %b\r\n" % field for field in self.told(decision, principal)])
+
     def merged(
         self,
         decision: Decision | None,
@@ -63,6 +67,10 @@ class NoDialect:
     def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
         del decision, principal
         return ()
+
+    def lines(self, decision: Decision | None, principal: Principal) -> bytes:
+        del decision, principal
+        return b""
 
     def merged(
         self,

@@ -20,7 +20,7 @@ from aiohttp.web import RequestPayloadError
 from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
 from ..core.patience import Patience
-from .status import status_line
+from ..core.status import status_line
 from .tunnel import ClientTunnel
 
 if TYPE_CHECKING:
@@ -185,6 +185,14 @@ class AiohttpDownstream:
         data = self._serialise(head, None if bodyless else len(whole)) + whole
         self.started = True
         await self._send(data)
+
+    @property
+    def plain(self) -> bool:
+        return self.keep_alive and self.head.memo is not None and not self._protocol.draining
+
+    async def send(self, octets: bytes) -> None:
+        self.started = True
+        await self._send(octets)
 
     async def start(self, head: ResponseHead) -> None:
         if self.head.method == "HEAD" or head.status in _BODYLESS:

@@ -27,9 +27,9 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
 from ..core.patience import MOST_S
+from ..core.status import status_line
 from .downstream import AiohttpDownstream, ClientGone, head_of, http_date
 from .repeats import Repeats
-from .status import status_line
 from .tunnel import ClientTunnel
 
 log = logging.getLogger("gateway.edge")
@@ -40,6 +40,14 @@ _OVER = PayloadAccessError()  # what a late reader of an answered request's body
 Handle = Callable[[AiohttpDownstream], Awaitable[None]]
 RenderEarly = Callable[[Rejection, str], tuple[ResponseHead, bytes]]
 """Renders a refusal of a request that was never parsed: (rejection, peer) → head, body. Also counts and audits it."""
+
+
+AtOnce = Callable[[RequestHead], bytes | None]
+"""The whole answer to a head that was answered before, where nobody has to be waited for; counted and audited then."""
+
+
+def _not_at_once(_: RequestHead) -> None:
+    return None
 
 
 def _no_peer(_: str) -> bool:
@@ -150,6 +158,14 @@ class Connection(RequestHandler):
         if self._head_deadline is not None:
             self._disarm_head_deadline()
         self._request_count += 1
+        if head.memo and not server.draining and not self.writing_paused:
+            octets = server.at_once(head)
+            if octets is not None:
+                server.requests_count += 1
+                assert self.transport is not None, "octets came over it"
+                self.transport.write(octets)
+                self._rest()
+                return True
         self._messages.append((head, EMPTY_PAYLOAD))  # type: ignore[arg-type]  # ``start`` tells the two apart
         waiter.set_result(None)
         return True
@@ -302,14 +318,19 @@ class Connection(RequestHandler):
                 payload.set_exception(_OVER)
             if not downstream.keep_alive or self._close or self._force_close:
                 break
-            self._keepalive = True
-            self._next_keepalive_close_time = loop.time() + self._keepalive_timeout
-            if self._keepalive_handle is None:
-                self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+            self._rest()
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
+
+    def _rest(self) -> None:
+        """Until the next request, ``idle_s`` at most."""
+        loop = self._loop
+        self._keepalive = True
+        self._next_keepalive_close_time = loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
     async def _linger(self, payload: StreamReader) -> None:
         """Read what is left of a body that nobody wanted, for a while: a reset would take the answer with it."""
@@ -369,11 +390,14 @@ def _headers_too_large() -> Rejection:
 class TrafficServer(web.Server):
     """Connections and their handler; owns drain."""
 
-    def __init__(self, handle: Handle, render_early: RenderEarly, settings: EdgeSettings) -> None:
+    def __init__(
+        self, handle: Handle, render_early: RenderEarly, settings: EdgeSettings, at_once: AtOnce = _not_at_once
+    ) -> None:
         super().__init__(_never, handler_cancellation=True)
         self._handle = handle
         self.settings = settings
         self.render_early = render_early
+        self.at_once = at_once
         self.repeats = Repeats(target_bytes=settings.target_bytes)
         self.draining = False
         self.refused_connections = 0

@@ -13,6 +13,7 @@ are not locked out by a bad neighbour behind the same address. Every refusal rea
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -119,6 +120,18 @@ class PrincipalAuthenticator:
         if self._tokens is not None and kind in _VERIFIABLE:
             return await self._by_token(self._tokens, claim, operation, head.peer)
         raise self._failure(head.peer)
+
+    def proof(self, claim: Claim, operation: Operation) -> Callable[[], object] | None:
+        text = claim.secret.reveal()
+        if claim.kind is _NONE:
+            return None
+        if is_gateway_key(text):
+            return functools.partial(self._keys.recall, claim.secret.keyed(self._process_key))
+        if self._tokens is None or claim.kind not in _VERIFIABLE or self._opens(passthrough_for(claim.kind, operation)):
+            return None
+        if self._workloads is not None and self._workloads.may_be_one(text):
+            return functools.partial(self._workloads.recall, keyed_hash(self._process_key, text))
+        return functools.partial(self._tokens.recall, self._token_key(claim), may_be_job=operation.job_token)
 
     def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
         if principal.kind is PrincipalKind.GITLAB_TOKEN and self._tokens is not None:

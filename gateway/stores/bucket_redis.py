@@ -89,6 +89,9 @@ class RedisBuckets:
         self._enqueue(Work(takes, lease), decided)
         return await decided
 
+    def take_now(self, takes: Sequence[Take], lease: bytes = b"") -> None:
+        return None
+
     def settle(self, changes: Sequence[Take]) -> None:
         if self._failures >= _FAILURES_TO_OPEN:
             self._local.settle(changes)

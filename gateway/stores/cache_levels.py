@@ -60,8 +60,8 @@ class TwoLevelCacheStore:
             self.start()
             return await self._far.get(key, tags)
         near, far = self.near, self._far
-        name, names = far.value_name(key), tuple([far.tag_name(tag) for tag in tags])
-        copy = await near.get(name, names)
+        name, names = self._named(key, tags)
+        copy = near.peek(name, names)
         if anew:
             if not copy.entries:  # where every answer is asked for, a copy would be good for nothing
                 return await far.get(key, tags)
@@ -78,6 +78,25 @@ class TwoLevelCacheStore:
             if self._reading.get(name) is reading:
                 del self._reading[name]
         return lookup
+
+    def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Lookup | None]:
+        """``get`` of the copies alone, as often as it is called; None: there is none that may be used."""
+        name, names = self._named(key, tags)
+
+        def look() -> Lookup | None:
+            if not self.trusted:
+                return None
+            copy = self.near.peek(name, names)
+            if not copy.entries:
+                return None
+            self.hits += 1
+            return copy
+
+        return look
+
+    def _named(self, key: bytes, tags: tuple[bytes, ...]) -> tuple[bytes, tuple[bytes, ...]]:
+        far = self._far
+        return far.value_name(key), tuple([far.tag_name(tag) for tag in tags])
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         self._drop(self._far.value_name(key))

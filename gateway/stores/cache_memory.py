@@ -8,6 +8,7 @@ soon enter the main queue at once. A hit only counts: nothing is moved.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -68,6 +69,14 @@ class MemoryCacheStore:
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         del anew  # there is nothing behind it
+        return self.peek(key, tags)
+
+    def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Lookup]:
+        """``get`` at once, as often as it is called."""
+        return functools.partial(self.peek, key, tags)
+
+    def peek(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
+        """As ``get``, at once."""
         version = self._purged_at(tags)
         slot = self._slots.get(key)
         clock = self._clock()

@@ -138,7 +138,9 @@ def test_a_webhook_to_one_gateway_reaches_the_copies_of_all(
             id="project",
         ),
         pytest.param(
-            {"event_name": "user_add_to_team", "project_id": None, "user_id": 2}, f"{PROJECT}/issues?state=opened", id="membership"
+            {"event_name": "user_add_to_team", "project_id": None, "user_id": 2},
+            f"{PROJECT}/issues?state=opened",
+            id="membership",
         ),
         pytest.param({"event_name": "group_rename", "group_id": 1}, f"{PROJECT}/issues", id="group"),
         pytest.param(b"not JSON at all", f"{PROJECT}/issues/4", id="unreadable"),

@@ -105,6 +105,7 @@ class Down:
             peer="192.0.2.7",
         )
         self.started = False
+        self.plain = False
         self.sent_bytes = 0
         self.received_bytes = 0
         self._body = Body(self, body, length) if body is not None else None
@@ -123,6 +124,9 @@ class Down:
         await self.start(head)
         await self.write(whole)
         self.finished, self.closed = True, close
+
+    async def send(self, octets: bytes) -> None:
+        raise AssertionError("only a plain one is answered so")
 
     async def start(self, head: ResponseHead) -> None:
         assert self.answer is None, "answered twice"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.edge.status import status_line
+from gateway.core.status import status_line
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""A stored answer looked up once more for the very same request: only what may have changed since is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..core.cache_entry import Entry, may_answer_304, not_modified
+from ..core.cache_key import selects
+from ..core.messages import Fields, ResponseHead
+from ..core.project_names import ProjectNames
+from ..ports import Lookup
+from .hook_watch import HookWatch
+
+Looking = Callable[[bytes, tuple[bytes, ...]], Callable[[], Lookup | None]]
+"""(key, tags) → a store's ``get`` of them, to be called again and again; it gives None where memory alone can't tell."""
+
+
+class Again:
+    """One request's way to its answer, as ``PrivateCache`` found it.
+
+    Args:
+        look: Into the store, by the key and the tags that the names known now make.
+        names: Known now.
+        spelt: The project of the target as spelt there; empty where it has none.
+        hooks: Those that must still come; None: none need to.
+        reuse_s: How old the answer may be.
+        fields: The request's.
+        condition: Its ``If-None-Match``.
+        member: The member of ``Cache-Status``, with a place for the seconds left.
+    """
+
+    __slots__ = ("_computed", "_condition", "_fields", "_hooks", "_look", "_names", "_others", "_reuse_s", "_spelt")
+
+    def __init__(
+        self,
+        look: Callable[[], Lookup | None],
+        *,
+        names: ProjectNames,
+        spelt: bytes,
+        hooks: HookWatch | None,
+        reuse_s: float,
+        fields: Fields,
+        condition: bytes | None,
+        member: bytes,
+    ) -> None:
+        self._look = look
+        self._names = names
+        self._spelt = spelt
+        self._others = names.others(spelt)
+        self._hooks = hooks
+        self._reuse_s = reuse_s
+        self._fields = fields
+        self._condition = condition
+        self._computed = b"Age: %d\r\nCache-Status: " + member + b"\r\n"
+
+    def still(self, at: float) -> tuple[Entry, bytes] | None:
+        """The answer where it may be served as it is at ``at`` (Unix seconds), with the lines that are computed for each
+        answer; None: that takes a ``fetch`` to say."""
+        if self._names.others(self._spelt) != self._others:  # a write by another name must find it
+            return None
+        if self._hooks is not None and not self._hooks.heard_lately:
+            return None
+        lookup = self._look()
+        if lookup is None or not lookup.entries:
+            return None
+        entry = lookup.entries[0]
+        age_s = max(0.0, at - entry.received_at)
+        if age_s >= self._reuse_s:
+            return None
+        return entry, self._computed % (age_s, self._reuse_s - age_s)
+
+    def shown(self, entry: Entry) -> ResponseHead | None:
+        """The head to send for it, less what is computed; None: it is another request's (``Vary``)."""
+        if entry.selecting and not selects(entry.selecting, entry.language, self._fields):
+            return None
+        if self._condition is not None and may_answer_304(entry, self._condition, None):
+            return ResponseHead(304, not_modified(entry.fields), b"Not Modified")
+        return ResponseHead(entry.status, entry.fields, entry.reason)

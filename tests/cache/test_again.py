@@ -1,0 +1,109 @@
+"""A stored answer looked up once more: as ``fetch`` would find it, or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gateway.cache import Again
+from gateway.cache.hook_watch import HookWatch
+from gateway.core.cache_entry import Entry
+from gateway.core.messages import Fields
+from gateway.core.project_names import ProjectNames
+from gateway.stores.cache_memory import MemoryCacheStore
+
+ETAG = b'W/"1"'
+ENTRY = Entry(
+    200,
+    b"OK",
+    ((b"Content-Type", b"application/json"), (b"Etag", ETAG), (b"Content-Length", b"2")),
+    b"[]",
+    received_at=1000.0,
+    initial_age_s=0.0,
+    lifetime_s=0.0,
+    etag=ETAG,
+)
+TAGS = (b"all", b"project:1")
+
+
+@dataclasses.dataclass
+class Clock:
+    now: float = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def made(
+    *, condition: bytes | None = None, fields: Fields = (), entry: Entry = ENTRY, hooked: bool = False
+) -> tuple[Again, MemoryCacheStore, ProjectNames, HookWatch, Clock]:
+    clock = Clock()
+    store = MemoryCacheStore(1 << 20, clock)
+    await store.put(b"key", (entry,), 3600.0, TAGS, int(clock.now * 1_000_000))
+    names = ProjectNames()
+    watch = HookWatch(store, clock, 100.0)
+    again = Again(
+        store.looking(b"key", TAGS),
+        names=names,
+        spelt=b"1",
+        hooks=watch if hooked else None,
+        reuse_s=60.0,
+        fields=fields,
+        condition=condition,
+        member=b"gateway; hit; ttl=%d",
+    )
+    return again, store, names, watch, clock
+
+
+async def test_fresh_it_is_there_with_its_age() -> None:
+    again, *_ = await made()
+    assert again.still(1012.9) == (ENTRY, b"Age: 12\r\nCache-Status: gateway; hit; ttl=47\r\n")
+    assert again.still(999.0) == (ENTRY, b"Age: 0\r\nCache-Status: gateway; hit; ttl=60\r\n"), "a clock that went back"
+    assert again.still(1060.0) is None
+
+
+async def test_purged_or_gone_it_is_not() -> None:
+    again, store, *_ = await made()
+    await store.purge((b"project:1",))
+    assert again.still(1001.0) is None
+    again, store, *_ = await made()
+    await store.delete(b"key")
+    assert again.still(1001.0) is None
+
+
+async def test_a_name_learnt_since_is_for_fetch() -> None:
+    """The tags of then would miss a purge by it."""
+    again, _, names, *_ = await made()
+    names.learn(b"2", b"else/where")
+    assert again.still(1001.0) is not None, "another project's"
+    names.learn(b"1", b"group/project")
+    assert again.still(1001.0) is None
+
+
+async def test_where_hooks_must_come_they_must_have_come() -> None:
+    again, _, _, watch, clock = await made(hooked=True)
+    assert again.still(1001.0) is None, "nobody asked yet"
+    await watch.heard()
+    await watch.listening()
+    assert again.still(1001.0) is not None
+    clock.now += 5.0
+    assert again.still(1001.0) is None, "time to look again for what other gateways heard"
+    await watch.listening()
+    assert again.still(1001.0) is not None
+    clock.now += 100.0
+    await watch.listening()
+    assert again.still(1001.0) is None, "silence"
+
+
+async def test_the_head_by_condition_and_vary() -> None:
+    again, *_ = await made()
+    shown = again.shown(ENTRY)
+    assert shown is not None
+    assert (shown.status, shown.fields) == (200, ENTRY.fields)
+    again, *_ = await made(condition=b'"0", ' + ETAG)
+    shown = again.shown(ENTRY)
+    assert shown is not None
+    assert shown.status == 304
+    assert (b"Content-Length", b"2") not in shown.fields
+    again, *_ = await made(fields=((b"Origin", b"https://a"),))
+    other = Entry(200, b"OK", (), b"", 1000.0, 0.0, 0.0, selecting=((b"origin", b"https://b"),))
+    assert again.shown(other) is None

@@ -1,0 +1,297 @@
+"""The short lane answers as the road does, and only where the road would: through a real connection and real stages."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.core.errors import Rejection
+from gateway.core.messages import Fields, ResponseHead
+from gateway.core.refusal import render
+from gateway.edge.server import EdgeSettings, TrafficServer
+from gateway.ports import Reply, UpstreamRequest
+from tests.edge.wire import SOON_S, Client
+from tests.fakes.world import CONFIGURATION, OWN, SECRETS, Answer, World, world
+
+TARGET = "/api/v4/projects/1/issues?page=2"
+ETAG = b'W/"0123456789abcdef0123456789abcdef"'
+ISSUES: Fields = (
+    (b"Content-Type", b"application/json"),
+    (b"Etag", ETAG),
+    (b"Link", b'<http://gitlab.test/api/v4/projects/1/issues?page=3>; rel="next"'),
+    (b"X-Total", b"7"),
+    (b"Vary", b"Origin, Accept-Language"),
+)
+CACHED = "cache: {ttl: 60s, access_ttl: 60s}\n"
+VARYING = re.compile(rb"(?m)^(X-Gateway-Request-Id|Date|Age|Cache-Status|RateLimit[-A-Za-z]*): .*$")
+
+
+def issues(body: bytes = b"[]", fields: Fields = ISSUES) -> Answer:
+    async def answer(request: UpstreamRequest, octets: bytes) -> Reply:
+        return Reply(ResponseHead(200, fields), whole=body)
+
+    return answer
+
+
+class Port:
+    """A world behind a traffic port, and one client."""
+
+    def __init__(self, made: World, server: TrafficServer, client: Client, port: int) -> None:
+        self.made = made
+        self.server = server
+        self.client = client
+        self.port = port
+
+    def request(self, target: str = TARGET, *lines: str, caller: str = OWN) -> bytes:
+        token = self.made.keys.get(caller, caller)
+        return "\r\n".join(
+            [f"GET {target} HTTP/1.1", "Host: git.example.com", f"PRIVATE-TOKEN: {token}", *lines, "", ""]
+        ).encode()
+
+    async def ask(
+        self, target: str = TARGET, *lines: str, caller: str = OWN, client: Client | None = None
+    ) -> tuple[int, dict[bytes, bytes], bytes]:
+        """One answer; ``self.short`` says which way it came."""
+        self.made.calls.clear()
+        client = client or self.client
+        await client.send(self.request(target, *lines, caller=caller))
+        status, fields, body = await client.answer()
+        return status, dict(fields), body
+
+    @property
+    def short(self) -> bool:
+        """The last answer came without the road's first stage."""
+        return "entry.target" not in self.made.calls
+
+    async def learn(self, target: str = TARGET, *lines: str, caller: str = OWN) -> None:
+        """Until the lane knows the way: asked, stored, answered from the cache."""
+        for _ in range(3):
+            await self.ask(target, *lines, caller=caller)
+        assert self.short
+
+
+@asynccontextmanager
+async def port(directory: Path, text: str = CONFIGURATION + CACHED, answer: Answer | None = None) -> AsyncIterator[Port]:
+    def early(rejection: Rejection, _peer: str) -> tuple[ResponseHead, bytes]:
+        return render(rejection)
+
+    async with world(directory, text, answer or issues()) as made:
+        gateway = made.gateway
+        server = TrafficServer(gateway.handle, early, EdgeSettings(), gateway.at_once)
+        listening = await server.listen("127.0.0.1", 0)
+        number = listening.sockets[0].getsockname()[1]
+        client = Client(*await asyncio.open_connection("127.0.0.1", number))
+        yield Port(made, server, client, number)
+        client.writer.close()
+        listening.close()
+        server.pre_shutdown()
+        await server.shutdown(SOON_S)
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[Port]:
+    async with port(tmp_path) as one:
+        yield one
+
+
+@pytest.fixture
+def shared(redis_url: str) -> str:
+    """Buckets in Redis: the lane waits for a round trip."""
+    return CONFIGURATION + CACHED + SECRETS + f'stores: {{shared: "{redis_url}"}}\n'
+
+
+# The same answer
+
+
+@pytest.mark.parametrize("caller", ["reader", OWN])
+@pytest.mark.parametrize(("lines", "status"), [((), 200), ((f"If-None-Match: {ETAG.decode()}",), 304)])
+async def test_octet_for_octet_what_the_road_says(at: Port, caller: str, lines: tuple[str, ...], status: int) -> None:
+    await at.ask(caller=caller)
+    said = []
+    for _ in range(4):
+        at.made.calls.clear()
+        await at.client.send(at.request(TARGET, *lines, caller=caller))
+        head = await at.client.reader.readuntil(b"\r\n\r\n")
+        said.append((head, b"" if status == 304 else await at.client.reader.readexactly(2)))
+    assert [head[9:12] for head, _ in said] == [b"%d" % status] * 4
+    road, lane = said[0], said[3]
+    assert at.short
+    assert VARYING.sub(rb"\1", lane[0]) == VARYING.sub(rb"\1", road[0])
+    assert lane[1] == road[1]
+    facts = [{name: getattr(x, name) for name in x.__struct_fields__} for x in at.made.seen.exchanges[1:]]
+    for one in facts:
+        del one["request_id"], one["started_at"], one["upstream_s"]
+        assert one.pop("bytes_out") > 200
+    assert facts[3].pop("limit_remaining") == pytest.approx(facts[0].pop("limit_remaining") - 3, abs=0.5)
+    assert facts[3] == facts[0], "the audit and the metrics can't tell the two apart"
+    assert len({x.request_id for x in at.made.seen.exchanges}) == 5
+
+
+async def test_with_redis_the_buckets_are_asked_and_the_rest_is_as_short(tmp_path: Path, shared: str) -> None:
+    async with port(tmp_path, shared) as at:
+        remaining = []
+        for _ in range(5):
+            _, fields, _ = await at.ask()
+            remaining.append(int(fields[b"RateLimit-Remaining"]))
+        assert remaining == [49, 48, 47, 46, 45]
+
+
+async def test_each_answer_takes_from_the_buckets(at: Port) -> None:
+    await at.learn()
+    first = (await at.ask())[1]
+    second = (await at.ask())[1]
+    assert at.short
+    assert int(second[b"RateLimit-Remaining"]) == int(first[b"RateLimit-Remaining"]) - 1
+
+
+# Only where the road would
+
+
+async def test_a_refusal_is_the_roads_to_tell(tmp_path: Path) -> None:
+    text = CONFIGURATION.replace("60/min, burst: 50", "1/day, burst: 5") + CACHED
+    async with port(tmp_path, text) as at:
+        answers = [await at.ask() for _ in range(7)]
+        assert [status for status, _, _ in answers] == [200] * 5 + [429] * 2
+        assert not at.short
+        assert answers[-1][1][b"RateLimit-Remaining"] == b"0"
+        assert (at.made.last.code, at.made.last.cache_status, at.made.last.status) == ("rate_limited", "", 429)
+
+
+async def test_a_refusal_with_redis_is_the_roads_too(tmp_path: Path, shared: str) -> None:
+    async with port(tmp_path, shared.replace("60/min, burst: 50", "1/day, burst: 5")) as at:
+        assert [(await at.ask())[0] for _ in range(7)] == [200] * 5 + [429] * 2
+        assert (at.made.last.code, at.made.last.cache_status, at.made.last.status) == ("rate_limited", "", 429)
+
+
+async def test_a_revoked_key_has_no_short_way(at: Port) -> None:
+    await at.learn(caller="reader")
+    at.made.made.gateway.road.authenticator._keys._known.drop_where(lambda _: True)  # type: ignore[attr-defined]
+    assert (await at.ask(caller="reader"))[0] == 200
+    assert not at.short, "somebody must be asked first"
+
+
+async def test_what_was_purged_is_asked_for(at: Port) -> None:
+    await at.learn()
+    before = len(at.made.up.requests)
+    at.made.up.answer = issues(b"[1]")
+    store = at.made.made.cache_room.store
+    assert store is not None
+    await store.purge((b"project:1",))
+    status, _, body = await at.ask()
+    assert (status, body, at.short, len(at.made.up.requests)) == (200, b"[1]", False, before + 1)
+    assert (await at.ask())[2] == b"[1]"
+    assert at.short, "and short again, with the new answer"
+
+
+async def test_a_name_learnt_since_makes_the_way_long_once(at: Port) -> None:
+    """What was stored without a tag of the new name would survive a write by it."""
+    await at.learn()
+    at.made.made.cache_room.names.learn(b"1", b"group/project")
+    assert (await at.ask())[0] == 200
+    assert not at.short
+
+
+async def test_no_longer_than_it_may_be_reused(at: Port) -> None:
+    now = [1_800_000_000.0]
+    at.made.gateway._wall = at.made.gateway.lane._wall = lambda: now[0]
+    await at.learn()
+    now[0] += 59
+    _, fields, _ = await at.ask()
+    assert (at.short, fields[b"Age"], fields[b"Cache-Status"]) == (True, b"59", b"gateway; hit; ttl=1")
+    now[0] += 1
+    await at.ask()
+    assert not at.short
+
+
+async def test_another_answer_is_rendered_anew_and_vary_is_heeded(at: Port) -> None:
+    await at.learn(TARGET, "Accept-Language: de")
+    store = at.made.made.cache_room.store
+    assert store is not None
+    await store.purge((b"project:1",))
+    at.made.up.answer = issues(b"[3]", ((b"Content-Type", b"application/json"), (b"X-New", b"1")))
+    await at.ask(TARGET, "Accept-Language: de")
+    _, fields, body = await at.ask(TARGET, "Accept-Language: de")
+    assert (at.short, body, fields[b"X-New"]) == (True, b"[3]", b"1")
+    await store.purge((b"project:1",))
+    at.made.up.answer = issues(b"[4]", ISSUES)
+    await at.ask(TARGET, "Accept-Language: fr")
+    assert (await at.ask(TARGET, "Accept-Language: de"))[2] == b"[4]"
+
+
+async def test_an_operators_change_counts_at_once(at: Port) -> None:
+    await at.learn()
+    desk = at.made.made.desk
+    assert desk is not None
+    await desk.change("admin", "127.0.0.1", {"limit": "caller", "subject": at.made.last.principal, "pause": True})
+    _, fields, _ = await at.ask()
+    assert at.short
+    assert b"RateLimit-Remaining" not in fields, "no bucket is left to tell of"
+
+
+async def test_who_asks_directives_gets_the_road(at: Port) -> None:
+    for _ in range(4):
+        await at.ask(TARGET, "Cache-Control: max-age=10")
+        assert not at.short
+
+
+async def test_a_place_among_those_in_progress_is_given_back(tmp_path: Path) -> None:
+    text = CONFIGURATION + "  - {id: few, by: caller, concurrent: 2}\n" + CACHED
+    async with port(tmp_path, text) as at:
+        for _ in range(6):
+            assert (await at.ask())[0] == 200
+            assert not at.short, "what is owed afterwards is the road's to settle"
+
+
+async def test_two_callers_with_the_same_words_from_two_places(at: Port) -> None:
+    """The address is part of what was judged."""
+    await at.learn()
+    reader, writer = await asyncio.open_connection("127.0.0.1", at.port, local_addr=("127.0.0.2", 0))
+    other = Client(reader, writer)
+    await at.ask(client=other)
+    assert not at.short
+    assert at.made.last.peer == "127.0.0.2"
+    writer.close()
+
+
+async def test_a_draining_gateway_says_so(at: Port) -> None:
+    await at.learn()
+    at.server.draining = True
+    _, fields, _ = await at.ask()
+    assert fields[b"Connection"] == b"close"
+
+
+async def test_a_fault_of_the_lane_is_not_the_clients(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    await at.learn()
+    monkeypatch.setattr(at.made.gateway.lane, "answer", lambda *_: 1 / 0)
+    assert (await at.ask())[0] == 200
+    assert (await at.ask())[0] == 200
+    assert not at.short
+
+
+async def test_who_leaves_while_redis_is_asked_is_counted_out(tmp_path: Path, shared: str) -> None:
+    async with port(tmp_path, shared) as at:
+        for _ in range(3):
+            await at.ask()
+        before = len(at.made.seen.exchanges)
+        await at.client.send(at.request())
+        at.client.reset()
+        async with asyncio.timeout(SOON_S):
+            while len(at.made.seen.exchanges) == before:
+                await asyncio.sleep(0)
+        assert at.made.last.status in {200, 499}
+        assert at.made.gateway.in_flight == 0
+
+
+async def test_answers_of_one_connection_stay_in_order(at: Port) -> None:
+    """Pipelined: what is known waits for what is not."""
+    await at.learn()
+    await at.client.send(at.request("/api/v4/projects/1/issues?page=9") + at.request())
+    at.made.up.answer = issues(b"[9]")
+    first = await at.client.answer()
+    second = await at.client.answer()
+    assert (first[2], second[2]) == (b"[9]", b"[]")
