@@ -21,6 +21,7 @@ from gateway.identity.issuing import KeyIssuer, KeyTerms
 from gateway.ports import StoreUnavailable
 from gateway.stores.keys_memory import MemoryKeys
 from gateway.telemetry.audit import AuditLog
+from gateway.telemetry.audit_writer import AuditWriter
 
 KEY = "an-admin-key-of-some-length"
 HASH = hashlib.sha256(KEY.encode()).digest()
@@ -51,7 +52,7 @@ class Port:
         self.store, self.lines, self.ended = Store(), Lines(), list[str]()
         self.now = datetime.datetime.now(datetime.UTC).timestamp()
         self.issuer = KeyIssuer(self.store, pepper=b"pepper", wall=lambda: self.now, random=secrets.token_bytes)
-        self.audit = AuditLog(self.lines)
+        self.audit = AuditLog(AuditWriter(self.lines))
         self.office = KeyOffice(self.issuer, ["bot", "app"], self.audit, changed=self.ended.append)
         self.client: Any = None
 

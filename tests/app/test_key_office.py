@@ -17,6 +17,7 @@ from gateway.identity.issuing import KeyIssuer, KeyTerms, NoSuchKey, TermsRefuse
 from gateway.ports import KeyRefused
 from gateway.stores.keys_memory import MemoryKeys
 from gateway.telemetry.audit import AuditLog
+from gateway.telemetry.audit_writer import AuditWriter
 
 T = 1_800_000_000.0
 OPS = Actor("admin:0123456789ab", "admin", "192.0.2.9", "POST")
@@ -28,8 +29,12 @@ class Lines:
     def __init__(self) -> None:
         self.octets = b""
 
-    def write(self, lines: bytes) -> None:
+    def write(self, lines: bytes) -> int:
         self.octets += lines
+        return len(lines)
+
+    def sync(self) -> None:
+        return
 
     def close(self) -> None:
         return
@@ -38,7 +43,7 @@ class Lines:
 class Desk:
     def __init__(self) -> None:
         self.lines = Lines()
-        self.audit = AuditLog(self.lines)
+        self.audit = AuditLog(AuditWriter(self.lines))
         self.forgotten: list[str] = []
         issuer = KeyIssuer(MemoryKeys(), pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
         self.office = KeyOffice(issuer, ["bot", "reader"], self.audit, changed=self.forgotten.append)
