@@ -104,7 +104,7 @@ class ShortLane:
     def find(self, head: RequestHead) -> Found | None:
         """The answer, if all is as it was."""
         memo = head.memo
-        if memo is None or len(memo) <= _PLACE:
+        if memo is None or len(memo) <= _PLACE or self._road.record.closed:
             return None
         way = memo[_PLACE]
         assert isinstance(way, Way)

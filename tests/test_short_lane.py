@@ -247,6 +247,18 @@ async def test_a_place_among_those_in_progress_is_given_back(tmp_path: Path) -> 
             assert not at.short, "what is owed afterwards is the road's to settle"
 
 
+async def test_what_cannot_be_written_down_is_not_answered(at: Port) -> None:
+    await at.learn()
+    audit = at.made.made.audit
+    assert audit is not None
+    async with asyncio.timeout(SOON_S):
+        while audit.pending:
+            await asyncio.sleep(0)
+    audit.closed = True  # until the next line is rendered
+    await at.ask()
+    assert not at.short
+
+
 async def test_two_callers_with_the_same_words_from_two_places(at: Port) -> None:
     """The address is part of what was judged."""
     await at.learn()

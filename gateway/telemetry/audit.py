@@ -103,6 +103,11 @@ class AuditLog:
             self._mark(OPENED, {"after": after} if after else {})
 
     @property
+    def pending(self) -> int:
+        """Exchanges that are no lines yet."""
+        return len(self._pending)
+
+    @property
     def dropped(self) -> int:
         """Lines lost."""
         return self._refused + self.writer.dropped
