@@ -38,6 +38,7 @@ from .core.upgrade import SWITCH
 from .errand import Errand, seen_from
 from .limit_stage import Ticket
 from .ports import (
+    DRAINED,
     Downstream,
     Reply,
 )
@@ -54,6 +55,17 @@ _FAULT = Rejection(
     source=Source.INTERNAL,
     close=True,
     proxy_error="proxy_internal_error",
+)
+
+
+_DRAINED = Rejection(
+    Code.DRAINING,
+    503,
+    "503 Service Unavailable",
+    headers=((b"Retry-After", b"1"),),
+    source=Source.INTERNAL,
+    close=True,
+    proxy_error="destination_unavailable",
 )
 
 
@@ -114,6 +126,9 @@ class Gateway:
                 log.exception("fault while serving %s", x.request_id)
                 await self._refuse(down, x, told, _FAULT)
         except (ConnectionError, asyncio.CancelledError) as gone:
+            if gone.args == (DRAINED,) and x.status != 101:
+                await self._refuse(down, x, told, _DRAINED)
+                raise
             x.status, x.aborted = x.status if x.status == 101 else 499, "client"
             if isinstance(gone, asyncio.CancelledError):
                 raise

@@ -95,6 +95,10 @@ class Tunnel(Protocol):
     def close(self) -> None: ...
 
 
+DRAINED = "drained"
+"""The message of the cancellation when the gateway's end, and not the client's, ends a request."""
+
+
 class Downstream(Protocol):
     """One request and the way back to its client. Exactly one of ``respond`` or ``start`` … ``finish`` is used, once."""
 

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.core.errors import Rejection
 from gateway.core.messages import ResponseHead
-from gateway.ports import Reply, UpstreamRequest
+from gateway.ports import DRAINED, Reply, UpstreamRequest
 from tests.fakes.world import OWN, Down, World, world
 
 PROJECT = "/api/v4/projects/1"
@@ -50,6 +50,29 @@ async def cancelled_everywhere(made: World, request: Callable[[int], Down]) -> i
             assert (made.last.status, made.last.aborted) == (499, "client")
             assert not down.finished
     raise AssertionError("it never came to its end")
+
+
+async def test_the_gateways_own_end_is_not_the_clients(made: World) -> None:
+    """Whoever has no answer yet is told; an answer that has begun is cut, and laid at the gateway's door."""
+    for turns in range(_TURNS):
+        down = made.down("GET", PROJECT)
+        before = len(made.seen.exchanges)
+        task = asyncio.ensure_future(made.gateway.handle(down))
+        for _ in range(turns + 1):
+            await asyncio.sleep(0)
+        untouched, had_begun = task.done(), down.started
+        task.cancel(DRAINED)
+        await asyncio.gather(task, return_exceptions=True)
+        await settled(made)
+        if untouched:
+            break
+        assert len(made.seen.exchanges) == before + 1
+        assert made.last.code == "draining"
+        assert made.last.aborted == ("gateway" if had_begun else "")
+        assert (made.last.status, down.aborted) == ((200, True) if had_begun else (503, False))
+    else:
+        raise AssertionError("it never came to its end")
+    assert turns > 1
 
 
 @pytest.fixture

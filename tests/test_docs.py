@@ -22,6 +22,7 @@ from gateway import cli, pipeline, routes
 from gateway.app import explain
 from gateway.app.admin_api import admin_endpoints
 from gateway.app.assembly import assemble
+from gateway.app.certificates import Certificates
 from gateway.app.key_office import KeyOffice
 from gateway.app.limit_office import LimitOffice
 from gateway.app.readings import readiness, readings
@@ -239,13 +240,15 @@ async def test_every_metric_has_its_row_with_its_type_and_labels(tmp_path: Path)
     for stores in ("", 'stores: {shared: "redis://127.0.0.1:9/0"}'):
         made = await assemble(configured(FULL.format(place=tmp_path, stores=stores)))
         async with made.stack:
-            made.metrics.export(partial(readings, made))
+            certificates = Certificates([], [])
+            made.metrics.export(partial(readings, made, certificates))
             made.metrics.observe(full_exchange(), 1.0)
             for family in made.metrics.registry.collect():
                 name = f"{family.name}_total" if family.type == "counter" else family.name
                 labels = {label for sample in family.samples for label in sample.labels} - {"le"}
                 exported[name] = (family.type, labels)
-            parts |= set(readiness(made).checks)
+            certificates.failing = True
+            parts |= set(readiness(made, certificates).checks)
     documented = {
         words(name)[0]: (kind, set(words(labels))) for name, kind, labels, _ in rows_of(OPERATIONS, "metric", "type")
     }

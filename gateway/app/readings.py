@@ -10,9 +10,10 @@ from ..telemetry.audit_writer import AuditWriter
 from ..telemetry.metrics import Reading
 from .assembly import Assembly
 from .cache_room import CacheRoom
+from .certificates import Certificates
 
 
-def readings(made: Assembly) -> Iterable[Reading]:
+def readings(made: Assembly, certificates: Certificates | None = None) -> Iterable[Reading]:
     """Numbers that the parts keep themselves; names and texts are in docs/operations.md."""
     upstream, server = made.upstream, made.server
     yield Reading("gitlab_gateway_requests_in_flight", "Requests being served.", made.gateway.in_flight)
@@ -100,6 +101,12 @@ def readings(made: Assembly) -> Iterable[Reading]:
             float(credential.id in made.alarms),
             labels={"credential": credential.id},
         )
+    if certificates is not None:
+        yield Reading(
+            "gitlab_gateway_certificates_failing",
+            "1 while a changed certificate can't be used, and the one before serves.",
+            float(certificates.failing),
+        )
     for link in made.links:
         yield Reading(
             "gitlab_gateway_store_up",
@@ -164,7 +171,7 @@ def _cache_readings(room: CacheRoom) -> Iterable[Reading]:
             yield Reading("gitlab_gateway_hooks", "Hooks received.", count, total=True, labels={"outcome": outcome})
 
 
-def readiness(made: Assembly) -> Readiness:
+def readiness(made: Assembly, certificates: Certificates | None = None) -> Readiness:
     checks = {"traffic": "down: draining" if made.server.draining else "ok"}
     state = made.upstream.breaker_state
     checks["upstream"] = "ok" if state is BreakerState.CLOSED else f"degraded: breaker {state.value}"
@@ -180,6 +187,8 @@ def readiness(made: Assembly) -> Readiness:
         checks[f"credential {credential}"] = "degraded: GitLab refuses it"
     if made.audit is not None:
         checks["audit"] = _audit_state(made.audit.writer)
+    if certificates is not None and certificates.failing:
+        checks["certificates"] = "degraded: a changed file can't be used, the one before serves"
     return Readiness(not made.server.draining, checks)
 
 

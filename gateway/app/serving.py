@@ -27,9 +27,6 @@ from .store_watch import StoreWatch
 
 log = logging.getLogger("gateway.app")
 
-DRAIN_S = 25.0
-"""For requests in progress after SIGTERM; Kubernetes kills after 30 s."""
-
 
 def run(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; blocking. Returns the exit code."""
@@ -73,7 +70,12 @@ async def _serve(config: Config) -> int:
         # A request leaves no cycles behind: the default, 700, has the collector walk the cache's entries for nothing.
         gc.set_threshold(20_000, 20, 100)
         await stop.wait()
+        stop.clear()
         log.info("draining")
+        started.made.server.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(config.listen.drain.notice):
+                await stop.wait()  # told twice: at once
     return 0
 
 
@@ -119,7 +121,8 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
     """Listen on both ports; drain and close on the way out."""
     made = await assemble(config)
     async with made.stack:
-        made.metrics.export(lambda: readings(made))
+        tls, certificates = _certificates(made)
+        made.metrics.export(lambda: readings(made, certificates))
         watch = StoreWatch(made.links)
         made.stack.push_async_callback(watch.close)
         await watch.start()
@@ -132,12 +135,11 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
             ),
             metrics=made.metrics.render,
             metrics_type=CONTENT_TYPE,
-            readiness=lambda: readiness(made),
+            readiness=lambda: readiness(made, certificates),
             endpoints=admin_endpoints(config, made.catalogue, made.desk, made.key_desk),
         )
         admin_server = AdminServer(admin)
         made.stack.push_async_callback(admin_server.close)
-        tls, certificates = _certificates(made)
         certificates.watch()
         made.stack.push_async_callback(certificates.close)
         traffic = await made.server.listen(
@@ -154,4 +156,4 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
             traffic.close()
             made.server.pre_shutdown()
             made.server.stop_tunnels()
-            await made.server.shutdown(DRAIN_S)
+            await made.server.shutdown(config.listen.drain.deadline)

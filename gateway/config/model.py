@@ -135,6 +135,15 @@ class ListenLimits(Section, frozen=True):
     """Open at one time from one address; `trusted_proxies` are not counted. `0`: no limit."""
 
 
+class ListenDrain(Section, frozen=True):
+    """How the gateway goes when it is told to (SIGTERM)."""
+
+    notice: Duration = 0.0
+    """`/readyz` says 503 for so long before the data port closes, so that a load balancer stops sending in time."""
+    deadline: Duration = 25.0
+    """Then requests in progress have so long to end; those without an answer by then get 503, others are cut."""
+
+
 class ListenTls(Section, frozen=True):
     """A certificate of the gateway's own. Its files are read again on SIGHUP, and within seconds of a change."""
 
@@ -163,6 +172,8 @@ class Listen(Section, frozen=True):
     """Processes. This version runs one; several gateways may share one Redis."""
     limits: ListenLimits = ListenLimits()
     """What one client may send."""
+    drain: ListenDrain = ListenDrain()
+    """How the gateway goes when it is told to (SIGTERM)."""
 
 
 # secrets, admin, stores

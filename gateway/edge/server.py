@@ -28,6 +28,7 @@ from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
 from ..core.patience import MOST_S
 from ..core.status import status_line
+from ..ports import DRAINED
 from .downstream import AiohttpDownstream, ClientGone, head_of, http_date
 from .repeats import Repeats
 from .tunnel import ClientTunnel
@@ -35,6 +36,7 @@ from .tunnel import ClientTunnel
 log = logging.getLogger("gateway.edge")
 
 _BLANK_LINE = b"\r\n\r\n"
+_LAST_WORD_S = 1.0  # for the refusal of a request that the drain ends
 _OVER = PayloadAccessError()  # what a late reader of an answered request's body gets
 
 Handle = Callable[[AiohttpDownstream], Awaitable[None]]
@@ -233,14 +235,20 @@ class Connection(RequestHandler):
             self._server.tunnels.discard(self._tunnel)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 — the signature is aiohttp's
-        """Let the request in progress end, but cut it after ``timeout`` seconds; aiohttp's own waits up to twice that."""
+        """Let the request in progress end; after ``timeout`` seconds tell its client that it will not, or cut its answer.
+
+        aiohttp's own waits up to twice that."""
         self.close()
         task = self._task_handler
         if task is not None and self._request_in_progress:
             done, _ = await asyncio.wait([task], timeout=timeout)
             if not done:
-                task.cancel()
-                self.abort()
+                current = self._current_request
+                task.cancel(DRAINED)
+                if current is not None and current.started:  # type: ignore[attr-defined]  # a stand-in, see start()
+                    self.abort()
+                else:
+                    await asyncio.wait([task], timeout=_LAST_WORD_S)
         self.force_close()
 
     def abort(self) -> None:

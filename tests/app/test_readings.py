@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app.assembly import Assembly, assemble
+from gateway.app.certificates import Certificates
 from gateway.app.readings import readiness, readings
 from tests.fakes.world import SECRETS, configured
 
@@ -50,6 +51,21 @@ async def test_a_credential_that_works_again_ends_its_alarm(tmp_path: Path, capl
         assert readiness(made).checks["credential sa"] == "degraded: GitLab refuses it"
         made.alarm("sa", True)
         assert "credential sa" not in readiness(made).checks
+
+
+async def test_a_certificate_that_can_not_be_read_again_shows(tmp_path: Path) -> None:
+    def broken() -> None:
+        raise OSError
+
+    certificates = Certificates([], [broken])
+    made = await assemble(configured(TEXT, tmp_path))
+    async with made.stack:
+        for failing in (False, True):
+            found = {reading.name: reading.value for reading in readings(made, certificates)}
+            assert found["gitlab_gateway_certificates_failing"] == failing
+            assert ("certificates" in readiness(made, certificates).checks) is failing
+            certificates.reload()
+        assert readiness(made, certificates).ready
 
 
 async def test_readiness(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from gateway.app.serving import serving
 from gateway.core.breaker import BreakerState
-from tests.fakes.gitlab import FakeGitLab, response
+from tests.fakes.gitlab import FakeGitLab, response, stall
 from tests.fakes.world import configured
 
 TEXT = """\
@@ -62,10 +62,44 @@ async def test_a_port_that_is_taken_closes_what_was_opened(tmp_path: Path) -> No
                 pass
 
 
-async def started_process(tmp_path: Path, url: str) -> tuple[Process, str, str]:
+async def test_who_has_no_answer_at_the_deadline_is_told(tmp_path: Path) -> None:
+    async with FakeGitLab(stall()) as gitlab, aiohttp.ClientSession() as session:
+        text = TEXT.format(url=gitlab.url).replace("listen: {", "listen: {drain: {deadline: 100ms}, ")
+        async with serving(configured(text, tmp_path)) as started:
+            asking = asyncio.ensure_future(session.get(f"http://{started.place}/api/v4/version"))
+            await gitlab.until(lambda fake: len(fake.requests) == 1)
+        got = await asking
+        assert (got.status, got.headers["Connection"]) == (503, "close")
+        assert "Retry-After" in got.headers
+
+
+async def test_readiness_ends_before_the_port_closes(tmp_path: Path) -> None:
+    """As long as the notice lasts, requests are answered, each with the end of its connection; a second signal ends it."""
+    async with FakeGitLab() as gitlab, aiohttp.ClientSession() as session:
+        gitlab.stand(b"/api/v4/version", lambda _: response(200, b"{}"))
+        process, traffic, admin = await started_process(tmp_path, gitlab.url, drain="{notice: 1h}")
+        try:
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(20):
+                while await status(session, f"http://{admin}/readyz") == 200:
+                    await asyncio.sleep(0)
+                async with session.get(f"http://{traffic}/api/v4/version") as got:
+                    assert (got.status, got.headers["Connection"]) == (200, "close")
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def started_process(tmp_path: Path, url: str, drain: str = "{}") -> tuple[Process, str, str]:
     """A gateway of its own, its traffic port and its admin port."""
     path = tmp_path / "gateway.yaml"
-    text = TEXT.format(url=url) + f'state_dir: {tmp_path}\naudit: {{sink: "file:{tmp_path}/audit.jsonl"}}\n'
+    text = (
+        TEXT.format(url=url).replace("listen: {", f"listen: {{drain: {drain}, ")
+        + f'state_dir: {tmp_path}\naudit: {{sink: "file:{tmp_path}/audit.jsonl"}}\n'
+    )
     path.write_text(text)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
