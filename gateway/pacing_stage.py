@@ -1,29 +1,63 @@
 """Before GitLab is asked with a shared credential: at the pace its own numbers allow, callers in turn.
 
-The bucket is shared like every other, so that gateways on one Redis spread what is left between them. That GitLab has
-refused is known to the gateway that heard it; the others hear it at most once each.
+The bucket is shared like every other, so that gateways on one Redis spread what is left between them. What one of them
+hears of GitLab's limit the others hear of it within a second or so, by a board that is written and read beside the road:
+
+    answer ── learn ── changed? ── noted ─┐
+                                          ├── follow: put, read, hear; no request waits for it
+    every second ─────────────────────────┘
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, inf
+from typing import Protocol
 
 from .core.access import Principal
 from .core.errors import Code, Rejection, Source
 from .core.limits import Take
 from .core.messages import Fields
-from .core.pacing import PATIENCE_S, Pace
+from .core.pacing import PATIENCE_S, Pace, Told
 from .limit_stage import LimitStage
+from .ports import StoreUnavailable
+
+HEAR_EVERY_S = 1.0
+_TELL_AT_MOST_EVERY_S = 0.1
+
+
+class PaceBoard(Protocol):
+    """What the gateways heard, by credential. Every method raises StoreUnavailable."""
+
+    async def read(self, credentials: Sequence[str]) -> dict[str, Told]: ...
+    async def put(self, notes: Mapping[str, Told]) -> None: ...
 
 
 class PacingStage:
-    """Paces by credential id; of one event loop. ``wall`` gives Unix seconds."""
+    """Paces by credential id; of one event loop. ``wall`` gives Unix seconds.
 
-    def __init__(self, limits: LimitStage, *, wall: Callable[[], float]) -> None:
+    Args:
+        credentials: Those that other gateways may use, too.
+        board: Where these gateways meet; None: there are no others.
+    """
+
+    def __init__(
+        self,
+        limits: LimitStage,
+        *,
+        wall: Callable[[], float],
+        credentials: Sequence[str] = (),
+        board: PaceBoard | None = None,
+    ) -> None:
         self._limits = limits
         self._wall = wall
+        self._credentials = tuple(credentials)
+        self._board = board
         self._paces: dict[str, Pace] = {}
+        self._untold: set[str] = set()
+        self._news = asyncio.Event()
+        self._follower: asyncio.Task[None] | None = None
         self.refused_total = 0
 
     async def go(self, credential: str, principal: Principal, lease: str) -> None:
@@ -38,7 +72,8 @@ class PacingStage:
             takes = (Take(f"{{gw}}:p:{credential}", limit),)
             ticket = await self._limits.admit(takes, principal, lease, PATIENCE_S)
             refusal = ticket.decision.refusal
-            wait_s = refusal.retry_after_s if refusal is not None else 0.0
+            # GitLab may have refused somebody while this one stood in line.
+            wait_s = refusal.retry_after_s if refusal is not None else pace.blocked_s(self._wall())
         if wait_s:
             self.refused_total += 1
             raise Rejection(
@@ -58,7 +93,57 @@ class PacingStage:
 
     def learn(self, credential: str, status: int, fields: Fields) -> None:
         """An answer of GitLab's to that credential."""
+        if self._pace(credential).learn(status, fields, self._wall()) and self._board is not None:
+            self._untold.add(credential)
+            self._news.set()
+
+    def told(self, credential: str) -> Told:
+        """What is known of GitLab's limit on it at the moment."""
+        pace = self._paces.get(credential)
+        return pace.told(self._wall()) if pace is not None else Told()
+
+    def _pace(self, credential: str) -> Pace:
         pace = self._paces.get(credential)
         if pace is None:
             pace = self._paces[credential] = Pace()
-        pace.learn(status, fields, self._wall())
+        return pace
+
+    # Among gateways
+
+    def start(self) -> None:
+        """Tell the others and hear them, where there are any, until closed."""
+        if self._board is not None and self._credentials:
+            self._follower = asyncio.get_running_loop().create_task(self._follow(), name="paces")
+
+    def close(self) -> None:
+        if self._follower is not None:
+            self._follower.cancel()
+
+    async def exchange(self) -> None:
+        """Tell what is untold, and hear the rest. What can't be told now is told later, as it is then."""
+        if self._board is None:
+            return
+        telling, self._untold = self._untold, set()
+        try:
+            if telling:
+                await self._board.put({credential: self.told(credential) for credential in telling})
+                telling = set()
+            heard = await self._board.read(self._credentials)
+        except StoreUnavailable:
+            self._untold |= telling
+            return
+        now = self._wall()
+        for credential, told in heard.items():
+            self._pace(credential).hear(told, now)
+
+    async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._news.clear()
+            await self.exchange()
+            await asyncio.sleep(_TELL_AT_MOST_EVERY_S)
+            timer = loop.call_later(HEAR_EVERY_S - _TELL_AT_MOST_EVERY_S, self._news.set)
+            try:
+                await self._news.wait()
+            finally:
+                timer.cancel()

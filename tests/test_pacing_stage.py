@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+import redis
 
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.errors import Code, Rejection, Source
@@ -13,6 +17,8 @@ from gateway.core.messages import Fields
 from gateway.limit_stage import LimitStage
 from gateway.pacing_stage import PacingStage
 from gateway.stores.bucket_memory import MemoryBuckets
+from gateway.stores.paces_redis import RedisPaces
+from gateway.stores.redis_link import RedisLink
 
 NOW = 1_800_000_000.0
 
@@ -81,3 +87,99 @@ async def test_how_much_a_credential_has_left_is_its_own() -> None:
     assert pacing.remaining("sa") == math.inf
     pacing.learn("sa", 200, told(1, 599, 60))
     assert (pacing.remaining("sa"), pacing.remaining("other")) == (599, math.inf)
+
+
+# Among gateways
+
+
+@asynccontextmanager
+async def gateways(url: str, *credentials: str) -> AsyncIterator[tuple[PacingStage, PacingStage]]:
+    """Two on one Redis, whose clocks are a thousand seconds apart."""
+    links = [RedisLink.from_url(url, timeout_s=0.5, name=f"test-{number}") for number in range(2)]
+    made = [
+        PacingStage(
+            LimitStage(MemoryBuckets()),
+            wall=lambda ahead=ahead: NOW + ahead,
+            credentials=credentials,
+            board=RedisPaces(link),
+        )
+        for ahead, link in zip((0, 1000), links, strict=True)
+    ]
+    yield made[0], made[1]
+    for stage, link in zip(made, links, strict=True):
+        stage.close()
+        await link.close()
+
+
+async def test_what_one_gateway_heard_of_gitlab_slows_the_others(redis_url: str) -> None:
+    async with gateways(redis_url, "sa", "unused") as (one, other):
+        one.learn("sa", 429, ((b"Retry-After", b"30"),))
+        await one.exchange()
+        await other.exchange()
+        with pytest.raises(Rejection) as refused:
+            await other.go("sa", bot(), "1")
+        assert 20 < int(refused.value.headers[0][1]) <= 30
+        await other.go("unused", bot(), "2")
+
+
+async def test_a_pace_is_everybodys(redis_url: str) -> None:
+    async with gateways(redis_url, "sa") as (one, other):
+        one.learn("sa", 200, told(600, 0, 60))
+        await one.exchange()
+        await other.exchange()
+        assert other.told("sa").rate == pytest.approx(0.5 / 60)
+        one.learn("sa", 200, told(1, 599, 120))
+        await one.exchange()
+        await other.exchange()
+        assert other.told("sa").rate == 0
+
+
+async def test_nobody_is_told_what_changed_nothing(redis_url: str) -> None:
+    async with gateways(redis_url, "sa") as (one, _):
+        one.learn("sa", 200, told(1, 599, 60))
+        one.learn("sa", 200, ())
+        await one.exchange()
+        with redis.Redis.from_url(redis_url) as client:
+            assert client.keys() == []
+
+
+async def test_news_is_told_and_heard_by_itself_until_closed(redis_url: str) -> None:
+    async with gateways(redis_url, "sa") as (one, other):
+        one.start()
+        other.start()
+        one.learn("sa", 429, ((b"Retry-After", b"30"),))
+        async with asyncio.timeout(20):
+            while not other.told("sa").blocked_s:
+                await asyncio.sleep(0.02)
+        one.close()
+        (task,) = [task for task in asyncio.all_tasks() if task is one._follower]
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_what_could_not_be_told_is_told_when_redis_is_back(start_redis: Any) -> None:
+    server = start_redis()
+    async with gateways(server.url, "sa") as (one, other):
+        server.stop()
+        one.learn("sa", 429, ((b"Retry-After", b"30"),))
+        await one.exchange()
+        await other.exchange()
+        await other.go("sa", bot(), "1")  # heard nothing yet
+        server.start()
+        async with asyncio.timeout(20):
+            while not other.told("sa").blocked_s:
+                await one.exchange()
+                await other.exchange()
+                await asyncio.sleep(0.02)
+
+
+async def test_who_stood_in_line_when_gitlab_refused_does_not_ask() -> None:
+    pacing = stage()
+    pacing.learn("sa", 200, told(5000, 500, 90))
+    first = asyncio.ensure_future(pacing.go("sa", bot(), "1"))
+    second = asyncio.ensure_future(pacing.go("sa", bot(), "2"))
+    await first
+    pacing.learn("sa", 429, ((b"Retry-After", b"17"),))
+    with pytest.raises(Rejection) as refused:
+        await asyncio.wait_for(second, 10)
+    assert refused.value.headers == ((b"Retry-After", b"17"),)

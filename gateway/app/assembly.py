@@ -60,6 +60,7 @@ from ..state_dir import open_state_dir, secret
 from ..stores.bucket_memory import MemoryBuckets
 from ..stores.bucket_redis import RedisBuckets
 from ..stores.changes_redis import RedisChanges
+from ..stores.paces_redis import RedisPaces
 from ..stores.redis_link import RedisLink
 from ..telemetry.audit import AuditLog
 from ..telemetry.metrics import Metrics
@@ -229,8 +230,17 @@ async def _assemble(made: Assembly) -> None:
             made.key_desk = made.key_room.office(made.audit, authenticator.forget_key)
         rules = Rules.compile(compiled.rules(config))
         limits = Limits.compile(compiled.limits(config), compiled.costs(config), room.names)
-        board = RedisChanges(made.link(config.stores.shared.url, "changes", 0.25)) if config.stores.shared.shared else None
-        made.desk = LimitOffice(limits, made.limits, made.audit, board)
+        board = made.link(config.stores.shared.url, "changes", 0.25) if config.stores.shared.shared else None
+        pacing = PacingStage(
+            made.limits,
+            wall=time.time,
+            credentials=[one.id for one in config.credentials],
+            board=RedisPaces(board) if board is not None else None,
+        )
+        pacing.start()
+        stack.callback(pacing.close)
+        changes = RedisChanges(board) if board is not None else None
+        made.desk = LimitOffice(limits, made.limits, made.audit, changes)
         made.desk.start()
         stack.callback(made.desk.close)
         road = Road(
@@ -240,7 +250,7 @@ async def _assemble(made: Assembly) -> None:
             access=rules,
             dialect=LimitDialect(limits, LimitHeaders(limits, key=made.keys.process)),
             limits=made.limits,
-            pacing=PacingStage(made.limits, wall=time.time),
+            pacing=pacing,
             bandwidth=made.bandwidth,
             tokens=made.tokens,
             places=GitlabPlaces(

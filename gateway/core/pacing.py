@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from .limits import Limit, Scope
 from .messages import Fields, lower
 
@@ -21,19 +23,36 @@ LONGEST_S = 3600.0
 PATIENCE_S = 5.0
 """How long a request waits for the pace before its caller is told to come back."""
 
+_WORTH_TELLING_S = 0.5
+"""A wait that grew by less is no news."""
+_FASTEST = 1e6
 _REFUSED = frozenset({429, 503})
 _FIELDS = {b"ratelimit-observed", b"ratelimit-remaining", b"ratelimit-reset", b"retry-after"}
+
+
+class Told(msgspec.Struct, frozen=True, gc=False):
+    """What one gateway heard of a credential, for the others: times are relative, since clocks differ."""
+
+    blocked_s: float = 0.0
+    """How much longer GitLab does not want to be asked."""
+    rate: float = 0.0
+    """Requests per second that are left for everybody; 0: there is plenty."""
+    window_s: float = 0.0
+    """How much longer that rate holds."""
+    age_s: float = math.inf
+    """How long ago the rate was heard; infinite: nothing is known of it."""
 
 
 class Pace:
     """One credential's."""
 
-    __slots__ = ("_blocked_until", "_limit", "_remaining", "_reset", "_until")
+    __slots__ = ("_blocked_until", "_learnt_at", "_limit", "_remaining", "_reset", "_until")
 
     def __init__(self) -> None:
         self._limit: Limit | None = None
         self._until = 0.0
         self._blocked_until = 0.0
+        self._learnt_at = float("-inf")
         self._remaining = 0.0
         self._reset = 0.0
 
@@ -51,29 +70,65 @@ class Pace:
             return -1.0
         return self._remaining if now < self._reset else math.inf
 
-    def learn(self, status: int, fields: Fields, now: float) -> None:
-        """An answer of GitLab's. Fields that are missing, broken or sent twice say nothing."""
+    def learn(self, status: int, fields: Fields, now: float) -> bool:
+        """An answer of GitLab's. Fields that are missing, broken or sent twice say nothing.
+
+        Returns:
+            Whether the other gateways should hear of it.
+        """
         numbers = _numbers(fields)
+        if not numbers:
+            return False
+        blocked_until, limit = self._blocked_until, self.limit(now)
         if status in _REFUSED:
             wait_s = numbers.get(b"retry-after")
             if wait_s is None and status == 429 and b"ratelimit-reset" in numbers:
                 wait_s = numbers[b"ratelimit-reset"] - now
             if wait_s is not None:
-                # Never shortened: an older answer may come later.
-                self._blocked_until = max(self._blocked_until, now + min(LONGEST_S, max(0.0, wait_s)))
+                self._block(wait_s, now)
         observed, remaining = numbers.get(b"ratelimit-observed"), numbers.get(b"ratelimit-remaining")
         reset = numbers.get(b"ratelimit-reset")
-        if observed is None or remaining is None or reset is None or not now < reset <= now + LONGEST_S:
+        if observed is not None and remaining is not None and reset is not None and now < reset <= now + LONGEST_S:
+            self._learnt_at = now
+            self._remaining, self._reset = remaining, reset
+            if remaining > SLOW_BELOW * (observed + remaining):
+                self._limit = None
+            else:
+                self._slow(max(SPEND * remaining, 0.5) / (reset - now), reset)
+        return self._blocked_until >= blocked_until + _WORTH_TELLING_S or self.limit(now) is not limit
+
+    def hear(self, told: Told, now: float) -> None:
+        """What another gateway heard. A wait counts as heard here; of rates the one heard last."""
+        self._block(told.blocked_s, now)
+        learnt_at = now - max(0.0, told.age_s)
+        if not learnt_at > self._learnt_at:
             return
-        self._remaining, self._reset = remaining, reset
-        if remaining > SLOW_BELOW * (observed + remaining):
+        self._learnt_at = learnt_at
+        if 0 < told.rate < _FASTEST and told.window_s > 0:
+            until = now + min(LONGEST_S, told.window_s)
+            # The same window, told with a little jitter, keeps its bucket.
+            self._remaining, self._reset = told.rate * told.window_s / SPEND, until
+            self._slow(told.rate, self._until if abs(until - self._until) < _WORTH_TELLING_S else until)
+        else:
             self._limit = None
-            return
-        rate = max(SPEND * remaining, 0.5) / (reset - now)
-        if self._limit is None or reset != self._until or not 0.8 < rate / self._limit.rate < 1.25:
+
+    def told(self, now: float) -> Told:
+        """For the others."""
+        limit = self.limit(now)
+        age_s = max(0.0, now - self._learnt_at)
+        if limit is None:
+            return Told(self.blocked_s(now), age_s=age_s)
+        return Told(self.blocked_s(now), limit.rate, self._until - now, age_s)
+
+    def _block(self, wait_s: float, now: float) -> None:
+        # Never shortened: an older answer may come later.
+        self._blocked_until = max(self._blocked_until, now + min(LONGEST_S, max(0.0, wait_s)))
+
+    def _slow(self, rate: float, until: float) -> None:
+        if self._limit is None or until != self._until or not 0.8 < rate / self._limit.rate < 1.25:
             # Small changes are not worth a new bucket's arithmetic.
             self._limit = Limit("upstream", Scope.ORGANISATION, rate, 1.0, absorb_s=PATIENCE_S)
-        self._until = reset
+        self._until = until
 
 
 def _numbers(fields: Fields) -> dict[bytes, float]:

@@ -6,10 +6,14 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tests.e2e.conftest import SHARED_SECRETS
+from tests.e2e.load import until
 from tests.e2e.running import GatewayProcess, LoopThread
 from tests.e2e.wire import ask
 from tests.fakes.gitlab import Answer, FakeGitLab, Received, response
@@ -112,3 +116,40 @@ def test_what_is_left_of_gitlabs_window_is_spread_over_it(world: SimpleNamespace
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(asked, range(1, 9))) == [200] * 8
     assert time.monotonic() - started > 7 / 5.0  # 90 in 20 s is 4.5 a second
+
+
+def test_what_one_gateway_hears_of_gitlabs_limit_slows_the_other(
+    upstreams: LoopThread, start_redis: Any, tmp_path: Path
+) -> None:
+    gitlab = FakeGitLab()
+    gitlab.stand(b"/api/v4/personal_access_tokens/self", whose)
+    upstreams.run(gitlab.__aenter__())
+    config: dict[str, Any] = {
+        "upstream": {"url": gitlab.url},
+        "stores": {"shared": "${env:REDIS_URL}"},
+        "identities": [{"id": "bot", "key": "issued"}],
+        "credentials": [{"id": "sa", "token": "${env:SA}"}],
+        "rules": [{"id": "bot", "for": ["bot"], "use": "sa", "allow": [{"access": "write"}]}],
+    }
+    config["secrets"] = {"pepper": "${env:PEPPER}", "encryption_key": "${env:CACHE_KEY}", "audit_key": "${env:AUDIT_KEY}"}
+    secrets = {**SHARED_SECRETS, "SA": BROKER, "REDIS_URL": start_redis().url}
+    gateways = [GatewayProcess(config, tmp_path / str(number), secrets) for number in range(2)]
+    try:
+        key = gateways[0].new_key("bot")
+        gitlab.script(response(429, b"Retry later\n", ("Content-Type", "text/plain"), ("Retry-After", "60")))
+        assert ask(gateways[0].port, "/api/v4/projects", token=key).status == 429
+        gitlab.stand(b"/api/v4/groups", lambda _: response(200, b"[]", JSON))
+
+        def refused() -> bool:
+            return ask(gateways[1].port, "/api/v4/groups", token=key).value("X-Gateway-Error") == "rate_limited"
+
+        until(refused, "the other gateway heard of it", 20.0)
+        asked = len(gitlab.requests)
+        told = ask(gateways[1].port, "/api/v4/groups", token=key)
+        assert 20 < int(told.value("Retry-After") or "0") <= 60
+        assert told.value("RateLimit-Remaining") == "0"
+        assert len(gitlab.requests) == asked
+        assert 'gitlab_gateway_limit_decisions_total{limit="upstream",outcome="refused"}' in gateways[1].metrics()
+    finally:
+        assert [gateway.stop() for gateway in gateways] == [0, 0]
+        upstreams.run(gitlab.__aexit__(None, None, None))

@@ -1,0 +1,86 @@
+"""What gateways heard of GitLab's limits on shared credentials, told to each other: one small note a credential."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from math import isinf
+
+from ..core.pacing import LONGEST_S, Told
+from ..ports import StoreUnavailable
+from .bucket_script import Script
+from .redis_link import Command, RedisError, RedisLink, RedisUnavailable
+
+_NOTE = struct.Struct("<dddd")
+_MOST = 1000
+"""Credentials looked at in one round trip."""
+
+
+class RedisPaces:
+    """Notes by credential. Every method raises StoreUnavailable. The link stays its owner's."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        self._script = Script.named("pace.lua")
+
+    async def read(self, credentials: Sequence[str]) -> dict[str, Told]:
+        """Those that something is known of."""
+        asked = credentials[:_MOST]
+        if not asked:
+            return {}
+        clock, notes = await self._execute([("TIME",), ("MGET", *[pace_key(one) for one in asked])])
+        now_us = _microseconds(clock)
+        if not isinstance(notes, list) or len(notes) != len(asked):
+            raise StoreUnavailable("the notes of paces are of another kind")
+        found = {one: _told(note, now_us) for one, note in zip(asked, notes, strict=True)}
+        return {one: told for one, told in found.items() if told is not None}
+
+    async def put(self, notes: Mapping[str, Told]) -> None:
+        """Beside what others heard: a longer wait stays, and so does a rate heard later."""
+        await self._execute(
+            [
+                ("EVAL", self._script.text, 1, pace_key(one), *[repr(value) for value in _numbers(told)])
+                for one, told in notes.items()
+            ]
+        )
+
+    async def _execute(self, commands: list[Command]) -> list[object]:
+        try:
+            answers = await self._link.execute_many(commands)
+        except RedisUnavailable as error:
+            raise StoreUnavailable("Redis does not answer") from error
+        for answer in answers:
+            if isinstance(answer, RedisError):
+                raise StoreUnavailable(f"Redis refuses: {answer.kind}") from answer
+        return list(answers)
+
+
+def pace_key(credential: str) -> str:
+    """Of at most 200 octets, in the buckets' slot."""
+    if len(credential) > 100 or not credential.isascii():
+        credential = "#" + hashlib.blake2b(credential.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{{gw}}:q:{credential}"
+
+
+def _numbers(told: Told) -> tuple[float, float, float, float]:
+    return (told.blocked_s, told.rate, told.window_s, -1.0 if isinf(told.age_s) else told.age_s)
+
+
+def _told(note: object, now_us: float) -> Told | None:
+    """None: there is none, or it is none."""
+    if not isinstance(note, bytes) or len(note) != _NOTE.size:
+        return None
+    blocked, rate, until, heard = _NOTE.unpack(note)
+    blocked_s, window_s, age_s = (blocked - now_us) / 1e6, (until - now_us) / 1e6, (now_us - heard) / 1e6
+    if not (blocked_s <= LONGEST_S and window_s <= LONGEST_S and rate >= 0):  # a NaN is none of these
+        return None
+    return Told(max(0.0, blocked_s), rate, max(0.0, window_s), max(0.0, age_s) if heard > 0 else float("inf"))
+
+
+def _microseconds(clock: object) -> float:
+    if isinstance(clock, list) and len(clock) == 2:
+        seconds, micros = clock
+        if isinstance(seconds, bytes) and isinstance(micros, bytes) and seconds.isdigit() and micros.isdigit():
+            return float(int(seconds) * 1_000_000 + int(micros))
+    raise StoreUnavailable("Redis has no clock")
