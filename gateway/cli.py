@@ -89,7 +89,9 @@ def _explain(arguments: argparse.Namespace) -> int:
         raise _Refused(f"--as {arguments.identity}: no such identity; there are {', '.join(known) or 'none'}")
     from . import app
 
-    print(app.explain(config, arguments.identity, arguments.method, arguments.target))
+    identity, method, target, caller = arguments.identity, arguments.method, arguments.target, arguments.caller
+    look = limit_commands.look(config, identity, method, target, caller)
+    print(app.explain(config, identity, method, target, caller=caller, look=look))
     return OK
 
 
@@ -228,6 +230,8 @@ def _parser() -> argparse.ArgumentParser:
     explain = _command(commands, "explain", _explain, "what each stage would decide about a request; nothing is sent")
     _config_options(explain)
     explain.add_argument("--as", dest="identity", metavar="ID", required=True, help="the identity that would call")
+    explain.add_argument("--caller", metavar="NAME", default="", help="which of its callers, as `limits top` names them")
+    explain.add_argument("--admin", metavar="HOST:PORT", type=_address, help="the running gateway's, over the file's")
     explain.add_argument("method", metavar="METHOD")
     explain.add_argument("target", metavar="TARGET", help="as on the wire: /api/v4/projects/group%%2Fproject")
 

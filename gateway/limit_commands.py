@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import http.client
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
-from .config.units import parse_duration, parse_host_port
+from .config import Config
+from .config.units import HostPort, parse_duration, parse_host_port
+
+if TYPE_CHECKING:
+    from . import app  # costs a third of a second: imported where a command needs it
 
 KEY = "GATEWAY_ADMIN_KEY"
 OK, FAILED, REFUSED = 0, 1, 2
 _TIMEOUT_S = 10.0
+_LIVE = {"levels", "bucket", "pace"}
+_OWN = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 — an address to listen on is none to ask at
 
 Command = Callable[[argparse.Namespace], int]
 Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
@@ -38,6 +45,36 @@ def add(commands: Any, add_command: Add) -> None:
         parser.add_argument("subject", metavar="SUBJECT", help="as `top` names it: a caller, a team, a project; `all`")
     for parser in (top, change, reset):
         parser.add_argument("--admin", metavar="HOST:PORT", default="127.0.0.1:9901", help=f"the key is read from {KEY}")
+
+
+def look(config: Config, identity: str, method: str, target: str, caller: str) -> app.Look:
+    """Where the levels of a request's buckets can be seen: in Redis, or at the admin port of the gateway that runs."""
+    from . import app
+
+    def shared(found: app.Explained) -> Iterable[tuple[str, str]]:
+        return app.told(found, asyncio.run(app.shared_levels(config, found)))
+
+    def asked(found: app.Explained) -> Iterable[tuple[str, str]]:
+        wish: dict[str, object] = {"identity": identity, "method": method, "target": target, "caller": caller}
+        stages = _live(config, wish)
+        return app.told(found, app.Levels(unknown=stages)) if isinstance(stages, str) else stages
+
+    return shared if config.stores.shared.shared else asked
+
+
+def _live(config: Config, wish: dict[str, object]) -> list[tuple[str, str]] | str:
+    """What the running gateway says of the buckets; or why it says nothing."""
+    if not os.environ.get(KEY):
+        return f"they are in the running gateway's memory; its admin port tells whoever has a key in {KEY}"
+    admin = config.listen.admin
+    place = str(HostPort(_OWN.get(admin.host, admin.host), admin.port))
+    try:
+        status, answer = _ask(place, "POST", "/-/explain", wish)
+    except OSError:
+        return f"they are in the running gateway's memory, and none answers at its admin port {place}"
+    if status != 200:
+        return f"the admin port {place} refuses: {_words(status, answer)}"
+    return [(one["stage"], one["said"]) for one in answer["stages"] if one["stage"] in _LIVE]
 
 
 def _top(arguments: argparse.Namespace) -> int:
@@ -75,11 +112,15 @@ def _change(arguments: argparse.Namespace, how: dict[str, object]) -> int:
 
 
 def _refused(status: int, answer: Any) -> int:
-    words = answer.get("message", "") if isinstance(answer, dict) else ""
-    if status == 404:
-        words = "the admin port has no such thing: it needs an admin key in the configuration, and limits"
-    print(f"refused: {words or status}", file=sys.stderr)
+    print(f"refused: {_words(status, answer)}", file=sys.stderr)
     return REFUSED
+
+
+def _words(status: int, answer: Any) -> str:
+    if status == 404:
+        return "the admin port has no such thing: it needs an admin key in the configuration, and limits"
+    said = answer.get("message", "") if isinstance(answer, dict) else ""
+    return str(said or status)
 
 
 def _ask(admin: str, method: str, path: str, wish: dict[str, object] | None = None) -> tuple[int, Any]:

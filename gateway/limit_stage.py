@@ -172,8 +172,8 @@ class LimitStage:
         self.release([take for take in takes if take.limit.concurrent], lease)
 
     async def look(self, takes: Sequence[Take]) -> Decision:
-        """The buckets as they are: nothing is taken."""
-        return await self._buckets.take([Take(take.key, take.limit, 0.0) for take in takes if not take.limit.concurrent])
+        """As the store's: nothing is taken."""
+        return await self._buckets.look(takes)
 
     async def close(self) -> None:
         """Who waits is refused."""

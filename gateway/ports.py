@@ -196,6 +196,11 @@ class BucketStore(Protocol):
         """As ``take``; None, and nothing taken, where that cannot be said at once."""
         ...
 
+    async def look(self, takes: Sequence[Take]) -> Decision:
+        """The buckets as they are, places among them; nothing is taken or written. No states: nothing is known at the
+        moment."""
+        ...
+
     def settle(self, changes: Sequence[Take]) -> None:
         """``cost`` more tokens turned out to be owed to each bucket (less than 0: are given back). Nobody waits for it, and
         an outage loses it."""

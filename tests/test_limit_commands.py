@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         "limits: [{id: caller, by: caller, rate: 1/min, burst: 2}]\n"
         f"state_dir: {tmp_path}\naudit: {{sink: 'file:{tmp_path}/audit'}}\n"
     )
+    (tmp_path / "gateway.yaml").write_text(text)
     loaded = load(text, {}, lambda path: Path(path).read_text())
     assert loaded.config is not None
     async with app.serving(loaded.config) as running:
@@ -72,6 +74,43 @@ async def test_a_bucket_is_watched_paused_lowered_and_reset(
     lines = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines() if "/-/limits" in line]
     assert [line["principal"] for line in lines] == [f"admin:{HASH[:12]}"] * 3
     assert "subject=anonymous:127.0.0.1" in lines[0]["target"]
+
+
+async def explained(served: Serving, tmp_path: Path, *arguments: str) -> int:
+    words = ["explain", "--config", f"{tmp_path}/gateway.yaml", "--as", "anyone", "--admin", served.admin_place, *arguments]
+    return await asyncio.to_thread(main, [*words, "GET", "/api/v4/version"])
+
+
+async def test_explain_shows_the_buckets_of_the_gateway_that_runs(
+    served: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [await request(served) for _ in range(3)] == [502, 502, 429]
+    assert await explained(served, tmp_path, "--caller", "anonymous:127.0.0.1") == 0
+    assert re.search(
+        r"bucket +caller of anonymous:127.0.0.1: 0\S* of 2 left; would refuse, for \d", capsys.readouterr().out
+    )
+    await command(served, "set", "caller", "anonymous:127.0.0.1", "--pause", "--for", "5m")
+    assert await explained(served, tmp_path, "--caller", "anonymous:127.0.0.1") == 0
+    assert " of 2 left; paused by an operator until 20" in capsys.readouterr().out
+    assert await explained(served, tmp_path, "--caller", "anonymous:127.0.0.2") == 0
+    assert "caller of anonymous:127.0.0.2: 2 of 2 left\n" in capsys.readouterr().out
+    monkeypatch.setenv(limit_commands.KEY, "another")
+    assert await explained(served, tmp_path, "--caller", "anonymous:127.0.0.1") == 0
+    assert "levels      not known: the admin port" in capsys.readouterr().out
+    monkeypatch.delenv(limit_commands.KEY)
+    assert await explained(served, tmp_path) == 0
+    assert (
+        "levels      not known: they are in the running gateway's memory; its admin port tells" in capsys.readouterr().out
+    )
+
+
+async def test_explain_says_when_nobody_can_be_asked(
+    served: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", f"{tmp_path}/gateway.yaml", "--as", "anyone", "--caller", "anonymous:127.0.0.1"]
+    for admin, said in (("127.0.0.1:2", "none answers at its admin port 127.0.0.1:2"), (served.place, "not known: ")):
+        assert await asyncio.to_thread(main, ["explain", *words, "--admin", admin, "GET", "/api/v4/version"]) == 0
+        assert said in capsys.readouterr().out
 
 
 async def test_what_can_t_be_done_is_said(served: Serving, capsys: pytest.CaptureFixture[str]) -> None:

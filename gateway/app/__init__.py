@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from .demonstration import demo
-from .explaining import explain
+from .explaining import Explained, Look, explain
 from .key_register import open_key_store
+from .limit_levels import Levels, shared_levels, told
 from .serving import Serving, run, serving
 
-__all__ = ["Serving", "demo", "explain", "open_key_store", "run", "serving"]
+__all__ = [
+    "Explained",
+    "Levels",
+    "Look",
+    "Serving",
+    "demo",
+    "explain",
+    "open_key_store",
+    "run",
+    "serving",
+    "shared_levels",
+    "told",
+]

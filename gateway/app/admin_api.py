@@ -14,11 +14,13 @@ from ..config.vocabulary import CacheMode
 from ..core.catalogue import Catalogue
 from ..edge.admin import Answer, Asked, Endpoint
 from .admin_keys import key_endpoints
-from .explaining import PASSTHROUGH, trace
+from .explaining import PASSTHROUGH, Explained, trace
 from .key_office import KeyOffice
+from .limit_levels import told
 from .limit_office import LimitOffice
 
 _LONGEST_TARGET = 16_384
+_LONGEST_CALLER = 256
 
 
 class Hypothetical(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,6 +29,7 @@ class Hypothetical(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identity: str
     method: str
     target: str
+    caller: str = ""
 
 
 def admin_endpoints(
@@ -38,7 +41,9 @@ def admin_endpoints(
         return Answer(redacted(config))
 
     async def explain(asked: Asked) -> Answer:
-        return Answer(_explained(config, catalogue, msgspec.convert(asked.body, Hypothetical)))
+        found = _explained(config, catalogue, msgspec.convert(asked.body, Hypothetical))
+        now = told(found, await limits.levels(found)) if found.allowed and limits is not None else []
+        return Answer(_shown(found, now))
 
     endpoints = [Endpoint("GET", "/-/config", show)]
     if config.cache.mode is not CacheMode.SHARED:
@@ -66,14 +71,19 @@ def _limit_endpoints(office: LimitOffice) -> tuple[Endpoint, ...]:
     )
 
 
-def _explained(config: Config, catalogue: Catalogue, asked: Hypothetical) -> object:
+def _explained(config: Config, catalogue: Catalogue, asked: Hypothetical) -> Explained:
     known = [identity.id for identity in config.identities]
     if asked.identity not in (*known, PASSTHROUGH):
         raise ValueError(f"identity: is none of those configured ({', '.join(known)}), nor `{PASSTHROUGH}`")
     if len(asked.target) > _LONGEST_TARGET:
         raise ValueError(f"target: is longer than {_LONGEST_TARGET} characters")
-    found = trace(config, asked.identity, asked.method, asked.target, catalogue)
-    told: dict[str, object] = {"allowed": found.allowed}
+    if len(asked.caller) > _LONGEST_CALLER:
+        raise ValueError(f"caller: is longer than {_LONGEST_CALLER} characters")
+    return trace(config, asked.identity, asked.method, asked.target, catalogue, caller=asked.caller)
+
+
+def _shown(found: Explained, now: list[tuple[str, str]]) -> object:
+    answer: dict[str, object] = {"allowed": found.allowed}
     if not found.allowed:
-        told |= {"status": found.status, "code": found.code}
-    return told | {"stages": [{"stage": stage, "said": said} for stage, said in found.stages]}
+        answer |= {"status": found.status, "code": found.code}
+    return answer | {"stages": [{"stage": stage, "said": said} for stage, said in (*found.stages, *now)]}

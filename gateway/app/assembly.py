@@ -240,7 +240,7 @@ async def _assemble(made: Assembly) -> None:
         pacing.start()
         stack.callback(pacing.close)
         changes = RedisChanges(board) if board is not None else None
-        made.desk = LimitOffice(limits, made.limits, made.audit, changes)
+        made.desk = LimitOffice(limits, made.limits, made.audit, changes, pacing=pacing)
         made.desk.start()
         stack.callback(made.desk.close)
         road = Road(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import msgspec
 
 from ..config import Config
@@ -17,6 +19,7 @@ from ..core.entry import METHODS
 from ..core.errors import Code, Rejection
 from ..core.immutable import KEEP_S, is_immutable
 from ..core.limit_plan import Limits
+from ..core.limits import Scope, Take
 from ..core.private_caching import PrivatePolicy, refuses_request
 from ..core.project_names import ProjectNames
 from ..core.redaction import redact
@@ -35,14 +38,28 @@ class Explained(msgspec.Struct, frozen=True):
     status: int = 0
     """Of the refusal; 0 where GitLab is asked."""
     code: str = ""
+    takes: tuple[Take, ...] = ()
+    """What it would take from its buckets."""
+    unnamed: frozenset[str] = frozenset()
+    """The keys of those of them that are another's for another caller of the identity."""
+    use: str = ""
+    """Id of the credential that GitLab would see."""
 
 
-def explain(config: Config, identity: str, method: str, target: str) -> str:
+Look = Callable[[Explained], Iterable[tuple[str, str]]]
+"""What became of a request → stages about its buckets as they are now."""
+
+
+def explain(config: Config, identity: str, method: str, target: str, *, caller: str = "", look: Look | None = None) -> str:
     """One line per stage, as text; arguments as ``trace`` takes them."""
-    return "\n".join(f"{stage:<10}  {words}" for stage, words in trace(config, identity, method, target).stages)
+    found = trace(config, identity, method, target, caller=caller)
+    stages = (*found.stages, *look(found)) if look is not None and found.allowed else found.stages
+    return "\n".join(f"{stage:<10}  {words}" for stage, words in stages)
 
 
-def trace(config: Config, identity: str, method: str, target: str, catalogue: Catalogue | None = None) -> Explained:
+def trace(
+    config: Config, identity: str, method: str, target: str, catalogue: Catalogue | None = None, *, caller: str = ""
+) -> Explained:
     """What each stage would say. Nothing is sent, nobody is asked.
 
     Args:
@@ -51,6 +68,7 @@ def trace(config: Config, identity: str, method: str, target: str, catalogue: Ca
         method: As in a request line.
         target: As in a request line; octets beyond ASCII as they would be sent.
         catalogue: The gateway's; absent: read anew, which takes a while.
+        caller: Which of the identity's callers, as ``limits top`` names them; empty: any.
     """
     lines: list[tuple[str, str]] = []
     raw = target.encode("utf-8", "surrogateescape")
@@ -68,7 +86,7 @@ def trace(config: Config, identity: str, method: str, target: str, catalogue: Ca
         return _refused("claim", rejection)
     lines.append(("target", f"forwarded as {redact(claim.target).decode('utf-8', 'backslashreplace')}"))
     lines.append(("operation", _operation(operation)))
-    principal = _principal(config, identity)
+    principal, address = _principal(config, identity, caller)
     lines.append(
         ("principal", f"{principal.id} ({principal.kind.value})" + (f", team {principal.team}" * bool(principal.team)))
     )
@@ -82,7 +100,7 @@ def trace(config: Config, identity: str, method: str, target: str, catalogue: Ca
         return Explained(False, tuple(lines), rejection.status, rejection.code.value)
     lines.append(("credential", f"GitLab sees `{permit.use}`" if permit.use else "GitLab sees the caller's own"))
     takes = Limits.compile(compiled.limits(config), compiled.costs(config)).takes_for(
-        principal, operation, parsed, method, "203.0.113.1"
+        principal, operation, parsed, method, address
     )
     lines.append(
         (
@@ -97,7 +115,8 @@ def trace(config: Config, identity: str, method: str, target: str, catalogue: Ca
     )
     lines += [("cache", words) for words in _cache(config, principal, operation, method, claim.target, permit.use)]
     lines.append(("upstream", f"{method} to {config.upstream.url}"))
-    return Explained(True, tuple(lines))
+    unnamed = frozenset[str]() if caller else _unnamed(principal, takes)
+    return Explained(True, tuple(lines), takes=takes, unnamed=unnamed, use=permit.use)
 
 
 def _refused(stage: str, rejection: Rejection, more: str = "") -> Explained:
@@ -114,15 +133,25 @@ def _operation(operation: Operation) -> str:
     return words
 
 
-def _principal(config: Config, identity: str) -> Principal:
+def _principal(config: Config, identity: str, caller: str) -> tuple[Principal, str]:
+    """One of its callers, and the address it calls from."""
+    address = caller.removeprefix("anonymous:").removeprefix("passthrough:") or "203.0.113.1"
     if identity == PASSTHROUGH:
-        return Principal("passthrough:203.0.113.1", PrincipalKind.PASSTHROUGH, PASSTHROUGH)
+        return Principal(f"passthrough:{address}", PrincipalKind.PASSTHROUGH, PASSTHROUGH), address
     found: Identity = next(one for one in config.identities if one.id == identity)
-    ids = {PrincipalKind.GITLAB_TOKEN: "user:1", PrincipalKind.ANONYMOUS: "anonymous:203.0.113.1"}
+    ids = {PrincipalKind.GITLAB_TOKEN: caller or "user:1", PrincipalKind.ANONYMOUS: f"anonymous:{address}"}
     token_hash = b"\0" if found.kind is PrincipalKind.GITLAB_TOKEN else b""  # some token: whose does not matter here
-    return Principal(
+    principal = Principal(
         ids.get(found.kind, found.id), found.kind, found.id, team=found.team, token_hash=token_hash, priority=found.priority
     )
+    return principal, address
+
+
+def _unnamed(principal: Principal, takes: Sequence[Take]) -> frozenset[str]:
+    """The buckets that would be another's for another caller of the same identity."""
+    if principal.kind in {PrincipalKind.KEY, PrincipalKind.OIDC}:
+        return frozenset()
+    return frozenset([take.key for take in takes if take.limit.by in {Scope.CALLER, Scope.ADDRESS}])
 
 
 def _permit(explanation: Explanation) -> list[tuple[str, str]]:

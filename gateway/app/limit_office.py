@@ -16,16 +16,19 @@ from typing import Protocol
 import msgspec
 
 from ..core.exchange import Exchange
-from ..core.limit_plan import Limits, key_of
+from ..core.limit_plan import Limits, bucket_of, key_of
 from ..core.limits import BucketState, Limit, Scope, Take
+from ..core.pacing import Told
 from ..limit_stage import LimitStage
+from ..pacing_stage import PacingStage
 from ..ports import StoreUnavailable
 from ..telemetry.audit import AuditLog
+from .explaining import Explained
+from .limit_levels import Levels, levels
+from .limit_wishes import LONGEST_S, Note, Wish, as_wished, judged, noted
 
 log = logging.getLogger("gateway.limits")
 
-LONGEST_S = 7 * 86_400.0
-_MOST = 1000.0
 _BOUND = 1000
 FOLLOW_EVERY_S = 2.0
 
@@ -38,29 +41,8 @@ class Board(Protocol):
     async def drop(self, names: Iterable[str]) -> None: ...
 
 
-class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator asks for. Exactly one of ``factor``, ``pause`` and ``reset``."""
-
-    limit: str
-    subject: str
-    """As ``top`` names it: a principal, a team, an address, a project; ``all`` for the organisation's bucket."""
-    factor: float | None = None
-    """Times the configured rate and burst."""
-    pause: bool = False
-    """The limit does not apply."""
-    reset: bool = False
-    """The bucket is full again, and what was changed is as configured."""
-    seconds: float = 3600.0
-
-
-class _Note(msgspec.Struct, frozen=True):
-    wish: Wish
-    until: float
-    """Unix seconds, by the clock of the gateway that was asked."""
-
-
 class _Change(msgspec.Struct, frozen=True):
-    note: _Note
+    note: Note
     timer: asyncio.TimerHandle
     shared: bool
     """It is on the board, and over when it is gone from there."""
@@ -76,10 +58,12 @@ class LimitOffice:
         audit: AuditLog | None,
         board: Board | None = None,
         *,
+        pacing: PacingStage | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._limits = limits
         self._stage = stage
+        self._pacing = pacing
         self._audit = audit
         self._wall = wall
         self._board = board
@@ -92,7 +76,8 @@ class LimitOffice:
         """The hottest callers with the state of their own buckets, and what is changed at present."""
         callers = []
         for hot in self._stage.hottest.top(count, self._wall()):
-            own = [Take(key_of(limit.id, hot.name), limit) for limit in self._limits.limits if limit.by is Scope.CALLER]
+            keys = [key_of(limit.id, hot.name) for limit in self._limits.limits if limit.by is Scope.CALLER]
+            own = [Take(key, limit) for key in keys if (limit := self._in_force(key)) is not None]
             decision = await self._stage.look(own)
             callers.append(
                 {
@@ -104,6 +89,13 @@ class LimitOffice:
             )
         changed = [{**msgspec.to_builtins(one.note.wish), "until": one.note.until} for one in self._until.values()]
         return {"callers": callers, "changed": changed, "waiting": self._stage.waiting}
+
+    async def levels(self, asked: Explained) -> Levels:
+        """The buckets of that request, and GitLab's limit on its credential."""
+        takes = [Take(take.key, limit) for take in asked.takes if (limit := self._in_force(take.key)) is not None]
+        changes = {key: change.note for key, change in self._until.items()}
+        said = self._pacing.told(asked.use) if self._pacing is not None else Told()
+        return levels(await self._stage.look(takes), takes, changes, said)
 
     async def change(self, who: str, peer: str, wish: dict[str, object]) -> object:
         """Raises ValueError with words for the operator."""
@@ -120,7 +112,7 @@ class LimitOffice:
             self._stage.settle([Take(key, limit, -2 * limit.burst)])
         else:
             until = self._wall() + asked.seconds
-        note = _Note(asked, until)
+        note = Note(asked, until)
         shared = await self._tell(key, None if asked.reset else note)
         if not asked.reset:
             self._apply(key, limit, note, shared=shared)
@@ -166,13 +158,12 @@ class LimitOffice:
     def _catch_up(self, notes: dict[str, bytes]) -> list[str]:
         """Apply what is new and restore what is gone; the names of those whose time is over."""
         now = self._wall()
-        wanted: dict[str, tuple[Limit, _Note]] = {}
+        wanted: dict[str, tuple[Limit, Note]] = {}
         over = []
         for name, octets in notes.items():
             try:
-                note = msgspec.json.decode(octets, type=_Note)
-                limit = self._known(note.wish)
-            except (msgspec.MsgspecError, ValueError):
+                limit, note = noted(octets, self._limits.limits)
+            except ValueError:
                 continue  # of a gateway that is configured otherwise, or is newer
             if note.until <= now:
                 over.append(name)
@@ -187,7 +178,7 @@ class LimitOffice:
                 self._apply(key, limit, note, shared=True)
         return over
 
-    async def _tell(self, key: str, note: _Note | None) -> bool:
+    async def _tell(self, key: str, note: Note | None) -> bool:
         """Whether the other gateways will hear of it."""
         if self._board is None:
             return False
@@ -202,33 +193,28 @@ class LimitOffice:
             self._changes += 1
         return True
 
-    def _apply(self, key: str, limit: Limit, note: _Note, *, shared: bool) -> None:
+    def _apply(self, key: str, limit: Limit, note: Note, *, shared: bool) -> None:
         self._restore(key)
         wish = note.wish
         lasting_s = min(LONGEST_S, max(0.0, note.until - self._wall()))
         timer = asyncio.get_running_loop().call_later(lasting_s, self._restore, key)
         self._until[key] = _Change(note, timer, shared)
-        self._limits.change(key, None if wish.pause else _times(limit, wish.factor or 1.0))
+        self._limits.change(key, as_wished(limit, wish))
 
     def _judged(self, wish: Wish) -> Limit:
-        limit = self._known(wish)
+        limit = judged(wish, self._limits.limits)
         if len(self._until) >= _BOUND and not wish.reset:
             raise ValueError("too many buckets are changed already")
         return limit
 
-    def _known(self, wish: Wish) -> Limit:
-        limit = next((limit for limit in self._limits.limits if limit.id == wish.limit), None)
-        if limit is None:
-            raise ValueError("limit: is none of those configured")
-        if (wish.factor is not None) + wish.pause + wish.reset != 1:
-            raise ValueError("give one of factor, pause and reset")
-        if wish.factor is not None and not 1 / _MOST <= wish.factor <= _MOST:
-            raise ValueError("factor: from 0.001 to 1000")
-        if not 1 <= wish.seconds <= LONGEST_S:
-            raise ValueError("seconds: from 1 to 604800, a week")
-        if not 1 <= len(wish.subject) <= 256 or not wish.subject.isprintable():
-            raise ValueError("subject: is 1 to 256 printable characters")
-        return limit
+    def _in_force(self, key: str) -> Limit | None:
+        """The limit of that bucket, as an operator changed it; a paused one as configured. None: it is of none."""
+        limit_id, _ = bucket_of(key)
+        configured = next((limit for limit in self._limits.limits if limit.id == limit_id), None)
+        change = self._until.get(key)
+        if configured is None or change is None:
+            return configured
+        return as_wished(configured, change.note.wish) or configured
 
     def _restore(self, key: str) -> None:
         held = self._until.pop(key, None)
@@ -243,11 +229,6 @@ class LimitOffice:
         x.operation, x.principal, x.principal_kind, x.status = "POST /-/limits", who, "admin", 200
         x.target = b"/-/limits?" + what.replace(" ", "&").encode()
         self._audit.observe(x)
-
-
-def _times(limit: Limit, factor: float) -> Limit:
-    burst = max(1.0, limit.burst * factor)
-    return msgspec.structs.replace(limit, rate=min(1e9, limit.rate * factor), burst=min(1e8, burst))
 
 
 def _shown(state: BucketState) -> dict[str, object]:

@@ -178,6 +178,14 @@ def key_of(limit_id: str, subject: str) -> str:
     return f"{_PREFIX}{limit_id}:{subject}"
 
 
+def bucket_of(key: str) -> tuple[str, str]:
+    """Id of the limit and subject (or its hash) of a bucket's key; empty ones for what is none."""
+    if not key.startswith(_PREFIX) or len(key) > KEY_BYTES:
+        return "", ""
+    limit_id, _, subject = key[len(_PREFIX) :].partition(":")
+    return limit_id, subject
+
+
 def _rank(limit: Limit) -> tuple[bool, bool, bool]:
     return (not limit.advertise, limit.match != EVERY, limit.by is not Scope.CALLER)
 

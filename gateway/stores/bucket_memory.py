@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from ..core.limits import LEASE_S, Decision, Level, Limit, Take, decide, refill, settled
+from ..core.limits import LEASE_S, Decision, Level, Limit, Take, decide, refill, settled, state
 
 _BOUND = 100_000
 _EVICTION_LOOK = 16
@@ -54,6 +54,18 @@ class MemoryBuckets:
             elif level is not None:
                 self._store(take.key, level, take.limit)
         return decision
+
+    async def look(self, takes: Sequence[Take]) -> Decision:
+        now_us = int(self._clock() * 1_000_000)
+        states = []
+        for take in takes:
+            held = self._levels.get(take.key)
+            if take.limit.concurrent:
+                tokens = take.limit.burst - self._in_progress(take.key, now_us)
+            else:
+                tokens, _ = refill(take.limit, held[0] if held is not None else None, now_us)
+            states.append(state(take.limit, True, tokens, 0.0))
+        return Decision(True, tuple(states), now_us / 1_000_000)
 
     def settle(self, changes: Sequence[Take]) -> None:
         now_us = int(self._clock() * 1_000_000)

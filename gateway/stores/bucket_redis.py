@@ -14,6 +14,7 @@ from functools import partial
 
 from ..core.limits import LEASE_S, BucketState, Decision, Limit, OnOutage, Scope, Take, affordable, state
 from .bucket_local import LocalBuckets
+from .bucket_peek import peek
 from .bucket_script import Deed, Script, Wishes, Work, decisions
 from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
 
@@ -55,8 +56,8 @@ class RedisBuckets:
         self._name = secrets.token_hex(8)
         self._waiting: list[_Waiting] = []
         self._flushing = False
-        self._known: dict[str, tuple[float, float]] = {}
-        self._known_before: dict[str, tuple[float, float]] = {}
+        self._known: dict[str, tuple[float, float, float]] = {}
+        self._known_before: dict[str, tuple[float, float, float]] = {}
         self._redis_ahead = clock() - monotonic()
         self._failures = 0
         self._prober: asyncio.Task[None] | None = None
@@ -92,6 +93,12 @@ class RedisBuckets:
     def take_now(self, takes: Sequence[Take], lease: bytes = b"") -> None:
         return None
 
+    async def look(self, takes: Sequence[Take]) -> Decision:
+        try:
+            return await peek(self._link, takes)
+        except RedisUnavailable:
+            return Decision(True, (), self._clock(), degraded=True)
+
     def settle(self, changes: Sequence[Take]) -> None:
         if self._failures >= _FAILURES_TO_OPEN:
             self._local.settle(changes)
@@ -100,8 +107,9 @@ class RedisBuckets:
 
     def release(self, takes: Sequence[Take], lease: bytes) -> None:
         self._local.release(takes, lease)
-        if self._held.pop(lease, None) is not None and not self._closed and self._failures < _FAILURES_TO_OPEN:
-            self._enqueue(Work(takes, lease, Deed.RELEASE), None)
+        places = self._held.pop(lease, None)  # of `takes` those that are places: the script would empty the others
+        if places is not None and not self._closed and self._failures < _FAILURES_TO_OPEN:
+            self._enqueue(Work(places, lease, Deed.RELEASE), None)
 
     async def close(self) -> None:
         """Also closes the link. Who still waits is decided by the failure policy."""
@@ -161,8 +169,9 @@ class RedisBuckets:
             self._failed(batch)
             return
         self._succeeded()
+        heard_at = self._monotonic()
         for (work, decided), decision in zip(batch, found, strict=True):
-            self._learn(work.takes, decision, sent_at)
+            self._learn(work.takes, decision, sent_at, heard_at)
             if decided is None:
                 continue
             if work.lease and decision.allowed:
@@ -193,12 +202,12 @@ class RedisBuckets:
 
     # What the last answers said
 
-    def _learn(self, takes: Sequence[Take], decision: Decision, sent_at: float) -> None:
+    def _learn(self, takes: Sequence[Take], decision: Decision, sent_at: float, heard_at: float) -> None:
         self._redis_ahead = decision.now - sent_at
         known = self._known
         for take, bucket in zip(takes, decision.states, strict=True):
             if not take.limit.concurrent:  # a place may come free at any moment
-                known[take.key] = (bucket.remaining, sent_at)
+                known[take.key] = (bucket.remaining, sent_at, heard_at)
         if len(known) >= _KNOWN_BOUND:
             # Two generations, the older one dropped whole: bounded without ordering every entry.
             self._known, self._known_before = {}, known
@@ -224,8 +233,10 @@ class RedisBuckets:
             return None
         states: list[BucketState] = []
         for take in takes:
-            most = self._at_most(take, now)
-            tokens = take.limit.burst if most is None else most
+            # Told by when the answer was heard: who waits as long as that is not too early.
+            known = self._known.get(take.key) or self._known_before.get(take.key)
+            burst = take.limit.burst
+            tokens = burst if known is None else min(burst, known[0] + (now - known[2]) * take.limit.rate)
             states.append(state(take.limit, tokens >= affordable(take.limit, take.cost), tokens, take.cost))
         return Decision(False, tuple(states), now + self._redis_ahead)
 

@@ -10,8 +10,15 @@ import pytest
 
 from gateway import routes
 from gateway.app.admin_api import admin_endpoints
+from gateway.app.limit_office import LimitOffice
+from gateway.config import compile as compiled
 from gateway.core.catalogue import Catalogue
+from gateway.core.limit_plan import Limits, key_of
+from gateway.core.limits import Take
 from gateway.edge.admin import Answer, Asked
+from gateway.limit_stage import LimitStage
+from gateway.pacing_stage import PacingStage
+from gateway.stores.bucket_memory import MemoryBuckets
 from tests.fakes.world import CONFIGURATION, configured
 
 CATALOGUE = Catalogue.decode(routes.read())
@@ -52,6 +59,31 @@ async def test_a_denied_request_is_explained_with_its_answer(ask: Any, asked: An
     told = await ask("/-/explain", **asked)
     assert (told["allowed"], told["status"], told["code"]) == (False, status, code)
     assert told["stages"]
+
+
+async def test_an_explained_request_shows_its_buckets_as_they_are(tmp_path: Path) -> None:
+    config = configured(CONFIGURATION, tmp_path)
+    limits = Limits.compile(compiled.limits(config))
+    stage = LimitStage(MemoryBuckets())
+    pacing = PacingStage(stage, wall=lambda: 1_800_000_000.0)
+    office = LimitOffice(limits, stage, None, pacing=pacing)
+    endpoints = {one.path: one.answer for one in admin_endpoints(config, CATALOGUE, office, None)}
+    stage.settle([Take(key_of("caller", "reader"), limits.limits[0], 100.0)])
+    pacing.learn("sa", 429, ((b"Retry-After", b"17"),))
+
+    async def live(**asked: object) -> list[str]:
+        body = {"identity": "reader", "method": "GET", "target": "/api/v4/projects/1", **asked}
+        answer: Any = msgspec.to_builtins((await endpoints["/-/explain"](Asked("admin:x", "", "POST", body=body))).body)
+        return [one["said"] for one in answer["stages"] if one["stage"] in {"bucket", "pace", "levels"}]
+
+    bucket, pace = await live()
+    assert bucket.startswith("caller of reader: -")
+    assert "would refuse, for 5" in bucket
+    assert pace == "GitLab refuses `sa`: nobody asks for 17 s"
+    assert await live(identity="people", caller="user:7") == ["caller of user:7: 50 of 50 left"]
+    assert await live(method="DELETE") == []
+    with pytest.raises(ValueError, match="caller"):
+        await live(caller="x" * 257)
 
 
 async def test_what_is_explained_shows_no_token_of_the_target(ask: Any) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.explaining import explain
+from gateway.app.explaining import Explained, explain, trace
+from gateway.app.limit_levels import Bucket, Levels, told
 from gateway.config import Config
 from tests.fakes.world import CONFIGURATION, configured
 
@@ -80,3 +81,35 @@ def test_what_the_cache_would_do(tmp_path: Path, method: str, target: str, lines
     text = explain(configured(TEXT + cache, tmp_path), "people", method, target)
     for line in lines:
         assert line in text, text
+
+
+def stages(found: Explained) -> list[tuple[str, str]]:
+    """Levels of nobody's."""
+    return told(
+        found, Levels({take.key: Bucket(7.0, 50.0, 1.0) for take in found.takes}, blocked_s=9.0 if found.use else 0.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("identity", "caller", "key", "line"),
+    [
+        ("reader", "", "{gw}:b:caller:reader", "bucket      caller of reader: 7 of 50 left, full in 43 s"),
+        ("people", "user:42", "{gw}:b:caller:user:42", "bucket      caller of user:42: 7 of 50"),
+        ("people", "", "{gw}:b:caller:user:1", "bucket      caller: each caller has one; name a caller with --caller"),
+        ("anyone", "", "{gw}:b:caller:anonymous:203.0.113.1", "bucket      caller: each caller has one"),
+        ("anyone", "anonymous:2001:db8::1", "{gw}:b:caller:anonymous:2001:db8::/64", "anonymous:2001:db8::/64: 7 of"),
+        ("anyone", "198.51.100.7", "{gw}:b:caller:anonymous:198.51.100.7", "anonymous:198.51.100.7: 7 of 50"),
+        ("passthrough", "passthrough:198.51.100.7", "{gw}:b:caller:passthrough:198.51.100.7", ": 7 of 50"),
+    ],
+)
+def test_levels_are_those_of_the_caller_named(config: Config, identity: str, caller: str, key: str, line: str) -> None:
+    found = trace(config, identity, "GET", "/api/v4/projects", caller=caller)
+    assert [take.key for take in found.takes] == [key]
+    text = explain(config, identity, "GET", "/api/v4/projects", caller=caller, look=stages)
+    assert line in text
+    assert ("pace        GitLab refuses `sa`: nobody asks for 9 s" in text) is (identity == "reader")
+
+
+def test_nothing_is_looked_at_for_a_request_that_is_refused_before(config: Config) -> None:
+    text = explain(config, "reader", "DELETE", "/api/v4/projects/1", look=lambda _: [("bucket", "looked at")])
+    assert "looked at" not in text

@@ -8,18 +8,21 @@ from typing import Any
 
 import pytest
 
+from gateway.app.explaining import Explained
 from gateway.app.limit_office import LimitOffice
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Surface
-from gateway.core.limit_plan import Limits
-from gateway.core.limits import Limit, Scope
+from gateway.core.limit_plan import Limits, key_of
+from gateway.core.limits import Limit, Scope, Take
 from gateway.core.target import parse_target
 from gateway.limit_stage import LimitStage
+from gateway.pacing_stage import PacingStage
 from gateway.ports import StoreUnavailable
 from gateway.stores.bucket_memory import MemoryBuckets
 
 OPERATION = Operation("GET /api/v4/user", Access.READ, Surface.REST)
 TARGET = parse_target(b"/api/v4/user")
+NOW = 1_800_000_000.0
 BOT = Principal("bot", PrincipalKind.KEY, "bot", team="t")
 
 
@@ -33,7 +36,8 @@ class Office:
             ]
         )
         self.stage = LimitStage(MemoryBuckets())
-        self.desk = LimitOffice(self.limits, self.stage, None)
+        self.pacing = PacingStage(self.stage, wall=lambda: NOW)
+        self.desk = LimitOffice(self.limits, self.stage, None, pacing=self.pacing)
 
     async def admitted(self, tries: int) -> int:
         count = 0
@@ -77,12 +81,31 @@ async def test_the_hottest_with_their_buckets() -> None:
     await office.change(factor=3.0)
     told: Any = await office.desk.top(5)
     assert [(one["caller"], one["asked"], one["refused"]) for one in told["callers"]] == [("bot", 6, 2)]
-    assert [one["limit"] for one in told["callers"][0]["buckets"]] == ["caller"]
+    assert [(one["limit"], one["burst"]) for one in told["callers"][0]["buckets"]] == [("caller", 12.0), ("places", 9.0)]
     assert told["callers"][0]["buckets"][0]["remaining"] < 1
     assert told["changed"][0]["factor"] == 3.0
     assert told["waiting"] == 0
     office.desk.close()
     assert (await asyncio.wait_for(office.desk.top(1), 1))["changed"] == []  # type: ignore[index]
+
+
+async def test_buckets_as_they_are_and_as_they_were_changed() -> None:
+    office = Office()
+    await office.admitted(3)
+    takes = office.limits.takes_for(BOT, OPERATION, TARGET, "GET", "")
+    office.pacing.learn("sa", 429, ((b"Retry-After", b"17"),))
+    await office.change(factor=2.0, seconds=60.0)
+    await office.change(limit="team", subject="t", pause=True)
+    stranger = Take(key_of("other", "bot"), Limit("other", Scope.CALLER, 1.0, 1.0))
+    for _ in range(2):  # looking changes nothing
+        told = await office.desk.levels(Explained(True, (), takes=(*takes, stranger), use="sa"))
+        assert list(told.buckets) == [take.key for take in takes]
+        caller, team, places = told.buckets.values()
+        assert (caller.burst, caller.factor, caller.paused, 1 <= caller.remaining < 1.1) == (8.0, 2.0, False, True)
+        assert (team.burst, team.factor, team.paused, team.until > 0) == (40.0, None, True, True)
+        assert (places.burst, places.remaining, places.until) == (9.0, 9.0, 0.0)
+        assert (told.blocked_s, told.pace, told.unknown) == (17.0, 0.0, "")
+    office.desk.close()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Reference, ReferenceKind, Surface
-from gateway.core.limit_plan import KEY_BYTES, Limits, address_group
+from gateway.core.limit_plan import KEY_BYTES, Limits, address_group, bucket_of, key_of
 from gateway.core.limits import Limit, Match, Scope, Take
 from gateway.core.project_names import ProjectNames
 from gateway.core.target import Target, parse_target
@@ -275,3 +275,9 @@ def test_a_configured_weight_goes_first() -> None:
     limits = Limits.compile([limit(weighted=True)], {"POST /api/v4/projects/:id/issues": 2.0})
     takes = limits.takes_for(key_principal(), ISSUES, target("/api/v4/projects/7/issues"), "POST", "10.0.0.1")
     assert [take.cost for take in takes] == [2.0]
+
+
+def test_a_key_tells_its_limit_and_subject() -> None:
+    assert bucket_of(key_of("caller", "anonymous:127.0.0.1")) == ("caller", "anonymous:127.0.0.1")
+    assert bucket_of(key_of("caller", "ü"))[1].startswith("#")
+    assert bucket_of("{gw}:p:sa") == bucket_of("") == bucket_of("{gw}:b:" + "x" * 200) == ("", "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from gateway.core.limits import Limit, Scope, Take
 from gateway.ports import BucketStore
 
@@ -93,6 +95,21 @@ class BucketContract:
         for number in range(5):
             assert not (await store.take([Take("{gw}:n", NARROW), Take("{gw}:p", PLACES)], b"%d" % number)).allowed
         assert (await store.take([Take("{gw}:p", PLACES)], b"x")).states[0].remaining == 1.0
+
+    async def test_looking_shows_what_is_there_and_takes_nothing(self, store: BucketStore) -> None:
+        takes = [Take("{gw}:w", WIDE, 20.0), Take("{gw}:p", PLACES), Take("{gw}:never", NARROW, 9.0)]
+        await store.take(takes[:2], b"a")
+        await store.take(takes[:2], b"b")
+        for _ in range(3):
+            seen = await store.look(takes)
+            assert seen.allowed
+            assert [round(found.remaining) for found in seen.states] == [10, 0, 3]
+            assert [found.limit for found in seen.states] == [WIDE, PLACES, NARROW]
+        assert seen.states[0].full_in_s == pytest.approx((50 - seen.states[0].remaining) / WIDE.rate)
+        store.release(takes[:2], b"a")
+        await store.take([takes[2]])  # the release went before
+        assert [round(found.remaining) for found in (await store.look(takes)).states] == [10, 1, 0]
+        assert (await store.look([])).states == ()
 
     async def test_a_settlement_is_seen_by_the_next_take(self, store: BucketStore) -> None:
         await store.take([Take("{gw}:w", WIDE, 10.0)])

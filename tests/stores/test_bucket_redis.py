@@ -111,8 +111,17 @@ async def test_a_remembered_refusal_ends_when_the_token_is_there(redis_url: str)
         assert (await store.take(takes("q", quick))).allowed
         refusal = (await store.take(takes("q", quick))).refusal
         assert refusal is not None
-        await asyncio.sleep(refusal.retry_after_s + 0.002)
+        await asyncio.sleep(refusal.retry_after_s + 0.001)
         assert (await store.take(takes("q", quick))).allowed
+
+
+async def test_a_release_names_places_alone_whatever_it_is_given(redis_url: str) -> None:
+    async with gateway(redis_url) as store, admin(redis_url) as link:
+        asked = [Take("{gw}:w", WIDE, 20.0), Take("{gw}:p", PLACES)]
+        await store.take(asked, b"a")
+        store.release(asked, b"a")
+        assert int((await store.take([Take("{gw}:w", WIDE)])).states[0].remaining) == 29
+        assert await link.execute("EXISTS", "{gw}:p") == 0
 
 
 async def test_a_shadow_bucket_that_is_short_is_never_a_certain_refusal(redis_url: str) -> None:

@@ -1,0 +1,151 @@
+"""What buckets hold at this moment, and what GitLab said of a credential: for ``explain``, from wherever it is known."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from ..config import Config
+from ..config import compile as compiled
+from ..core.limit_plan import bucket_of
+from ..core.limits import Decision, Take
+from ..core.pacing import Told
+from ..ports import StoreUnavailable
+from ..stores.bucket_peek import peek
+from ..stores.changes_redis import RedisChanges
+from ..stores.paces_redis import RedisPaces
+from ..stores.redis_link import RedisLink, RedisUnavailable
+from .explaining import Explained
+from .limit_wishes import Note, as_wished, noted
+
+_TIMEOUT_S = 2.0
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """One bucket, by the limit in force for it."""
+
+    remaining: float
+    """Tokens, or places; below 0: owed."""
+    burst: float
+    rate: float
+    """Tokens per second that flow back."""
+    factor: float | None = None
+    """What an operator set."""
+    paused: bool = False
+    until: float = 0.0
+    """Unix seconds: when the operator's change is over."""
+
+    def wait_s(self, cost: float) -> float:
+        """How long until ``cost`` is there; 0 when it is."""
+        return max(0.0, (min(cost, self.burst) - self.remaining) / self.rate)
+
+
+class Levels(msgspec.Struct, frozen=True):
+    """What is known. ``unknown`` says why it is nothing."""
+
+    buckets: dict[str, Bucket] = {}
+    """By key."""
+    blocked_s: float = 0.0
+    """How much longer GitLab does not want to be asked with the credential."""
+    pace: float = 0.0
+    """Requests per second that GitLab's window leaves for it; 0: no pace."""
+    pace_s: float = 0.0
+    """For how much longer."""
+    unknown: str = ""
+
+
+def levels(decision: Decision, takes: Sequence[Take], changes: Mapping[str, Note], told: Told) -> Levels:
+    """``takes`` are of the limits in force."""
+    if len(decision.states) != len(takes):
+        return Levels(unknown="the gateway's Redis does not answer")
+    buckets = {}
+    for take, found in zip(takes, decision.states, strict=True):
+        note = changes.get(take.key)
+        buckets[take.key] = Bucket(
+            round(found.remaining, 3),
+            found.limit.burst,
+            found.limit.rate,
+            note.wish.factor if note is not None else None,
+            note is not None and note.wish.pause,
+            note.until if note is not None else 0.0,
+        )
+    return Levels(buckets, told.blocked_s, told.rate, told.window_s)
+
+
+async def shared_levels(config: Config, asked: Explained, *, wall: Callable[[], float] = time.time) -> Levels:
+    """From Redis, as the gateways that share it see them; nothing is changed by looking."""
+    url = config.stores.shared.url.reveal()
+    link = RedisLink.from_url(url, timeout_s=_TIMEOUT_S, name="explain")
+    try:
+        notes = await RedisChanges(link).read()
+        heard = await RedisPaces(link).read([asked.use] if asked.use else [])
+        changes, in_force = {}, []
+        for take in asked.takes:
+            note, limit = _note(notes.get(take.key), config), take.limit
+            if note is not None and note.until > wall():
+                changes[take.key] = note
+                limit = as_wished(limit, note.wish) or limit
+            in_force.append(Take(take.key, limit, take.cost))
+        return levels(await peek(link, in_force), in_force, changes, heard.get(asked.use, Told()))
+    except (RedisUnavailable, StoreUnavailable):
+        return Levels(unknown=f"Redis does not answer ({link.trouble or 'no reason given'})")
+    finally:
+        await link.close()
+
+
+def _note(octets: bytes | None, config: Config) -> Note | None:
+    if octets is None:
+        return None
+    try:
+        return noted(octets, compiled.limits(config))[1]
+    except ValueError:
+        return None
+
+
+# In words
+
+
+def told(asked: Explained, found: Levels) -> list[tuple[str, str]]:
+    """One line a bucket, and one for GitLab's own limit where there is something to say."""
+    if found.unknown:
+        return [("levels", f"not known: {found.unknown}")]
+    lines = []
+    for take in asked.takes:
+        limit_id, subject = bucket_of(take.key)
+        if take.key in asked.unnamed:
+            lines.append(("bucket", f"{limit_id}: each caller has one; name a caller with --caller"))
+        elif take.key not in found.buckets:
+            lines.append(("bucket", f"{limit_id} of {subject}: unknown to the gateway that was asked"))
+        else:
+            lines.append(("bucket", f"{limit_id} of {subject}: {_bucket(take, found.buckets[take.key])}"))
+    if found.blocked_s > 0:
+        lines.append(("pace", f"GitLab refuses `{asked.use}`: nobody asks for {found.blocked_s:.0f} s"))
+    elif found.pace > 0 and found.pace_s > 0:
+        words = f"{found.pace * 60:.3g} requests a minute are left of GitLab's limit for {found.pace_s:.0f} s"
+        lines.append(("pace", f"`{asked.use}` at GitLab's pace: {words}"))
+    return lines
+
+
+def _bucket(take: Take, held: Bucket) -> str:
+    if take.limit.concurrent:
+        words = f"{held.burst - held.remaining:g} of {held.burst:g} in progress"
+        refuses = "would refuse" if held.remaining < 1 else ""
+    else:
+        words = f"{held.remaining:g} of {held.burst:g} left"
+        wait_s = held.wait_s(take.cost)
+        refuses = f"would refuse, for {wait_s:.3g} s" if wait_s > 0 else ""
+        if not refuses and held.remaining < held.burst:
+            words += f", full in {(held.burst - held.remaining) / held.rate:.3g} s"
+    if held.paused:
+        refuses = ""
+    elif refuses and take.limit.shadow:
+        refuses += " if it were enforced"
+    changed = ""
+    if held.until:
+        until = datetime.datetime.fromtimestamp(held.until, datetime.UTC).isoformat(timespec="seconds")
+        deed = "paused" if held.paused else f"set to {held.factor:g} times"
+        changed = f"{deed} by an operator until {until.replace('+00:00', 'Z')}"
+    return "; ".join([part for part in (words, refuses, changed) if part])

@@ -1,0 +1,69 @@
+"""What an operator may ask of one bucket, and what it makes of the limit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from ..core.limits import Limit
+
+LONGEST_S = 7 * 86_400.0
+_MOST = 1000.0
+
+
+class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator asks for. Exactly one of ``factor``, ``pause`` and ``reset``."""
+
+    limit: str
+    subject: str
+    """As ``top`` names it: a principal, a team, an address, a project; ``all`` for the organisation's bucket."""
+    factor: float | None = None
+    """Times the configured rate and burst."""
+    pause: bool = False
+    """The limit does not apply."""
+    reset: bool = False
+    """The bucket is full again, and what was changed is as configured."""
+    seconds: float = 3600.0
+
+
+class Note(msgspec.Struct, frozen=True):
+    """A wish that holds for a time, as it stands on the board."""
+
+    wish: Wish
+    until: float
+    """Unix seconds, by the clock of the gateway that was asked."""
+
+
+def judged(wish: Wish, limits: Sequence[Limit]) -> Limit:
+    """The limit it is about. Raises ValueError with words for the operator."""
+    limit = next((limit for limit in limits if limit.id == wish.limit), None)
+    if limit is None:
+        raise ValueError("limit: is none of those configured")
+    if (wish.factor is not None) + wish.pause + wish.reset != 1:
+        raise ValueError("give one of factor, pause and reset")
+    if wish.factor is not None and not 1 / _MOST <= wish.factor <= _MOST:
+        raise ValueError("factor: from 0.001 to 1000")
+    if not 1 <= wish.seconds <= LONGEST_S:
+        raise ValueError("seconds: from 1 to 604800, a week")
+    if not 1 <= len(wish.subject) <= 256 or not wish.subject.isprintable():
+        raise ValueError("subject: is 1 to 256 printable characters")
+    return limit
+
+
+def noted(octets: bytes, limits: Sequence[Limit]) -> tuple[Limit, Note]:
+    """A note from the board. Raises ValueError for one that says nothing about these limits."""
+    try:
+        note = msgspec.json.decode(octets, type=Note)
+    except (msgspec.MsgspecError, RecursionError):
+        raise ValueError("no note") from None
+    return judged(note.wish, limits), note
+
+
+def as_wished(limit: Limit, wish: Wish) -> Limit | None:
+    """The limit while the wish holds; None: there is none."""
+    if wish.pause:
+        return None
+    factor = wish.factor or 1.0
+    burst = max(1.0, limit.burst * factor)
+    return msgspec.structs.replace(limit, rate=min(1e9, limit.rate * factor), burst=min(1e8, burst))

@@ -1,0 +1,56 @@
+"""What buckets in Redis hold at the moment. Reads alone: no script, nothing written, nothing kept alive."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from math import isnan
+
+from ..core.limits import BucketState, Decision, Level, Take, refill, state
+from .redis_link import Command, RedisError, RedisLink, RedisUnavailable
+
+_LEVEL = struct.Struct("<dd")
+_MOST = 1e8
+_FAR_US = 1e18
+"""Beyond any clock's instant; an infinite one would not become a whole number."""
+
+
+async def peek(link: RedisLink, takes: Sequence[Take]) -> Decision:
+    """The buckets as they are, each as full as if nothing were wanted of it. By Redis's clock.
+
+    Two round trips: leases are counted by that clock. What is no bucket counts as a full one, as it does to the script.
+
+    Raises:
+        RedisUnavailable: Redis did not answer, or not as a Redis that can be asked.
+    """
+    (clock,) = await link.execute_many([("TIME",)])
+    if (
+        not isinstance(clock, list)
+        or len(clock) != 2
+        or not all(isinstance(part, bytes) and part.isdigit() for part in clock)
+    ):
+        raise RedisUnavailable("no clock")
+    now_us = int(clock[0]) * 1_000_000 + int(clock[1])  # type: ignore[arg-type]  # octets of digits, as seen above
+    commands: list[Command] = [
+        ("ZCOUNT", take.key, f"({now_us}", "+inf") if take.limit.concurrent else ("GET", take.key) for take in takes
+    ]
+    states: list[BucketState] = []
+    for take, held in zip(takes, await link.execute_many(commands), strict=True):
+        limit = take.limit
+        if isinstance(held, RedisError) and held.kind != "WRONGTYPE":
+            raise RedisUnavailable(held.kind)
+        if limit.concurrent:
+            tokens = limit.burst - (held if isinstance(held, int) else 0)
+        else:
+            tokens, _ = refill(limit, _level(held), now_us)
+        states.append(state(limit, True, tokens, 0.0))
+    return Decision(True, tuple(states), now_us / 1_000_000)
+
+
+def _level(held: object) -> Level | None:
+    if not isinstance(held, bytes) or len(held) != _LEVEL.size:
+        return None
+    tokens, at_us = _LEVEL.unpack(held)
+    if not tokens >= -_MOST or isnan(at_us):  # as the script: a NaN is no bucket
+        return None
+    return (tokens, int(max(-_FAR_US, min(_FAR_US, at_us))))
