@@ -102,6 +102,19 @@ def test_r10_a_token_in_a_body_is_the_one_credential_or_a_refusal(
         assert refused.value("X-Gateway-Error") == "ambiguous_credential"
 
 
+def test_r10_a_token_in_a_multipart_body(passage: Passage, recorded_keys: Keys) -> None:
+    kind = "Content-Type: multipart/form-data; boundary=b"
+    name = b'--b\r\nContent-Disposition: form-data; name="name"\r\n\r\nx\r\n'
+    part = b'--b\r\nContent-Disposition: form-data; name="private_token"\r\n\r\n%b\r\n'
+    for token, sent in ((OWN_TOKEN, OWN_TOKEN), (recorded_keys.bot, BROKER_TOKEN)):
+        body = name + part % token.encode() + b"--b--\r\n"
+        reply, received = passage("/api/v4/projects", kind, method="POST", body=body)
+        assert (reply.status, received.body) == (200, name + b"--b--\r\n")
+        assert carried(received) == [(b"PRIVATE-TOKEN", sent.encode())]
+        beside = passage.refused("/api/v4/projects", kind, method="POST", body=body, token=recorded_keys.sudo)
+        assert (beside.status, beside.value("X-Gateway-Error")) == (400, "ambiguous_credential")
+
+
 def test_r11_bearer_carries_personal_and_oauth_tokens(
     gateway: GatewayProcess, passage: Passage, recorded_keys: Keys
 ) -> None:
@@ -162,10 +175,16 @@ def test_r14_job_tokens_pass_where_gitlab_takes_them(gateway: GatewayProcess) ->
     assert "x-gateway-error" not in elsewhere.names
 
 
-def test_r15_deploy_tokens_pass_to_package_routes(passage: Passage) -> None:
-    _, received = passage("/api/v4/projects/1/packages/generic/a/1/b", "Deploy-Token: gldt-x", answer=response(200, b"x"))
-    assert carried(received) == [(b"Deploy-Token", b"gldt-x")]
-    elsewhere = passage.refused("/api/v4/projects/1", "Deploy-Token: gldt-x", source=stranger())
+@pytest.mark.parametrize(
+    "field", ["Deploy-Token: gldt-x", "Authorization: Bearer gldt-x", basic("gitlab+deploy-token-1", "gldt-x")]
+)
+def test_r15_deploy_tokens_pass_to_package_routes(passage: Passage, field: str) -> None:
+    package = "/api/v4/projects/1/packages/generic/a/1/b"
+    _, received = passage(package, field, answer=response(200, b"x"), source=stranger())
+    assert [b": ".join(one).decode() for one in carried(received)] == [field]
+    refused, _ = passage(package, field, answer=response(401, b"no", ("Content-Type", "text/plain")), source=stranger())
+    assert (refused.status, refused.body) == (401, b"no")
+    elsewhere = passage.refused("/api/v4/projects/1", field, source=stranger())
     assert (elsewhere.status, elsewhere.body) == (401, b'{"message":"401 Unauthorized"}')
 
 

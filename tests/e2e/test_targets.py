@@ -176,8 +176,17 @@ def test_r1_prefix_is_mapped_exactly(recorder: FakeGitLab, tmp_path_factory: pyt
         assert recorder.requests[-1].target == b"/gitlab/api/v4/projects?page=1"
         assert reply.value("Link") == f'<{process.url}/gitlab/api/v4/projects?page=2>; rel="next"'
         assert process.audited(reply.request_id)["operation"] == "GET /api/v4/projects"
-        outside = ask(process.port, "/api/v4/projects")
-        assert outside.status == 404
-        assert "x-gateway-error" in outside.names
+        moved = response(302, b"", ("Location", f"{url}/api/v4/projects/1"))
+        recorder.script(moved)
+        assert ask(process.port, "/gitlab/api/v4/p").value("Location") == f"{process.url}/gitlab/api/v4/projects/1"
+        for target in (
+            "/api/v4/projects",
+            "/gitlabs/api/v4/projects",
+            "/GitLab/api/v4/projects",
+            "/gitlab%2Fapi/v4/projects",
+        ):
+            outside = ask(process.port, target)
+            assert outside.status == 404, target
+            assert "x-gateway-error" in outside.names
     finally:
         assert process.stop() == 0
