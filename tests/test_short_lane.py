@@ -270,6 +270,13 @@ async def test_two_callers_with_the_same_words_from_two_places(at: Port) -> None
     writer.close()
 
 
+async def test_a_record_that_is_closed_to_reads_closes_the_lane(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    await at.learn()
+    monkeypatch.setattr(at.made.gateway.road.record, "closed", True)
+    await at.ask()
+    assert not at.short
+
+
 async def test_a_draining_gateway_says_so(at: Port) -> None:
     await at.learn()
     at.server.draining = True

@@ -5,6 +5,8 @@ Entries are values. Freshening makes a new one; nothing edits one in place, so a
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from .byte_ranges import ContentRange, parse_content_range
@@ -134,12 +136,24 @@ def make_entry(
         selecting: The request's side of ``Vary``.
         asked_range: For a 206: the request's ``Range``.
     """
-    kept = end_to_end(head.fields)
-    unkept = dropped | _COMPUTED | directives.no_cache_fields | directives.private_fields
-    fields = tuple([field for field in kept if lower(field[0]) not in unkept])
-    telling = tuple([field for field in kept if lower(field[0]) in _TELLING])
-    if head.status != 204 and first(fields, b"content-length") is None:
-        fields = (*fields, (b"Content-Length", b"%d" % len(body)))
+    hop = nominated(head.fields)
+    unkept = _together(hop, dropped)
+    if directives.no_cache_fields or directives.private_fields:
+        unkept |= directives.no_cache_fields | directives.private_fields
+    kept: list[Field] = []
+    told: list[Field] = []
+    has_length = head.status == 204
+    # One look at each field: an answer has fifteen, and every miss comes by here.
+    for field in head.fields:
+        name = lower(field[0])
+        if name in _TELLING and name not in hop:
+            told.append(field)
+        if name not in unkept:
+            kept.append(field)
+            has_length = has_length or name == b"content-length"
+    if not has_length:
+        kept.append((b"Content-Length", b"%d" % len(body)))
+    fields, telling = tuple(kept), tuple(told)
     etag = (first(telling, b"etag") or b"").strip()
     modified_at = date_of(telling, b"last-modified", received_at)
     date_at = date_of(telling, b"date", received_at)
@@ -167,6 +181,11 @@ def make_entry(
         total=-1 if piece is None else piece.total,
         asked_range=asked_range if piece is not None else b"",
     )
+
+
+@lru_cache(64)
+def _together(hop: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:
+    return hop | dropped | _COMPUTED
 
 
 def _or_unset(value: float | None) -> float:

@@ -94,10 +94,14 @@ def part_tags(area: bytes, spelt: tuple[bytes, ...], within: bytes = b"") -> tup
     return tuple(b"%b:%b%b" % (area, name, within) for name in spelt)
 
 
-@lru_cache(maxsize=4096)
 def place_of(target: bytes) -> Place:
     """Read off a raw target."""
-    segments = target.partition(b"?")[0].split(b"/")
+    return _place_of(target.partition(b"?")[0])  # pages of one list are one place
+
+
+@lru_cache(maxsize=4096)
+def _place_of(path: bytes) -> Place:
+    segments = path.split(b"/")
     segments = segments[segments.index(b"v4") + 1 :] if b"v4" in segments else segments[1:]
     owner = spelt = area = within = b""
     if len(segments) > 1 and segments[0] in _OWNERS and segments[1]:

@@ -17,6 +17,7 @@ class LimitDialect:
     def __init__(self, limits: Limits, headers: LimitHeaders) -> None:
         self._limits = limits
         self._headers = headers
+        self._nominal_lines = b"".join([b"%b: %b\r\n" % field for field in headers.nominal()])
 
     def takes_for(
         self, principal: Principal, operation: Operation, target: Target, method: str, peer: str
@@ -32,7 +33,9 @@ class LimitDialect:
 
     def lines(self, decision: Decision | None, principal: Principal) -> bytes:
         """As ``told``, ready for the wire."""
-        return b"".join([b"%b: %b\r\n" % field for field in self.told(decision, principal)])
+        if decision is None:
+            return self._nominal_lines
+        return self._headers.lines_for(decision, principal.id)
 
     def merged(
         self,

@@ -104,6 +104,32 @@ class LimitHeaders:
             told.standing(decision.states, 0),
         )
 
+    def lines_for(self, decision: Decision, caller: str) -> bytes:
+        """``fields_for`` as header lines: one formatting instead of seven."""
+        states = decision.states
+        tightest: BucketState | None = None
+        for found in states:
+            limit = found.limit
+            if not (limit.shadow or limit.concurrent) and (tightest is None or found.remaining < tightest.remaining):
+                tightest = found
+        if tightest is None or not decision.allowed:
+            return b"".join([b"%b: %b\r\n" % field for field in self.fields_for(decision, caller)])
+        told = self._told_to(caller, states)
+        limit = tightest.limit
+        template = told.templates.get(limit.id)
+        if template is None:
+            template = told.templates[limit.id] = told.template(self._name_fields[limit.id])
+        remaining = max(0, int(tightest.remaining))
+        numbers = [
+            max(0, ceil(limit.burst) - remaining),
+            remaining,
+            ceil(decision.now + min(tightest.full_in_s, _FURTHEST_S)),
+        ]
+        for found in states:
+            if not found.limit.shadow:
+                numbers += told.numbers(found)
+        return template % tuple(numbers)
+
     def _refused(self, decision: Decision, refusal: BucketState, caller: str) -> Fields:
         told = self._told_to(caller, decision.states)
         wait_s = whole_wait_s(refusal.retry_after_s)
@@ -143,7 +169,7 @@ class LimitHeaders:
 class _Told:
     """What stays the same from answer to answer of one caller, ready as octets."""
 
-    __slots__ = ("_names", "_partition", "limits", "policy", "quota")
+    __slots__ = ("_names", "_partition", "limits", "policy", "quota", "templates")
 
     def __init__(self, limits: tuple[Limit, ...], quota: Field, policies: list[bytes], partition: bytes) -> None:
         self.limits = limits
@@ -151,6 +177,7 @@ class _Told:
         self.policy: Field = (_POLICY, b", ".join([policy + partition for policy in policies]))
         self._partition = partition
         self._names = [b'"%s";r=' % limit.id.encode() for limit in limits]
+        self.templates: dict[str, bytes] = {}
 
     def covers(self, states: tuple[BucketState, ...]) -> bool:
         """They are of these very limits."""
@@ -161,6 +188,26 @@ class _Told:
             if found.limit is not limit:
                 return False
         return True
+
+    def template(self, name: Field) -> bytes:
+        """The lines of an answer, with places for the numbers."""
+        before = (self.quota, name, (_OBSERVED, b"\0"), (_REMAINING, b"\0"), (_RESET, b"\0"), self.policy)
+        items = [
+            b"%s\0%s%s" % (named, b"" if limit.concurrent else b";t=\0", self._partition)
+            for named, limit in zip(self._names, self.limits, strict=True)
+            if not limit.shadow
+        ]
+        lines = b"".join([b"%b: %b\r\n" % field for field in (*before, (_IETF, b", ".join(items)))])
+        return lines.replace(b"%", b"%%").replace(b"\0", b"%d")
+
+    @staticmethod
+    def numbers(found: BucketState) -> tuple[int, ...]:
+        """Of one bucket of an admitted request, for ``template``."""
+        left = max(0, int(found.remaining)) if found.allowed else 0
+        if found.limit.concurrent:
+            return (left,)
+        until = ceil(found.full_in_s) if found.allowed else min(0, whole_wait_s(found.retry_after_s))
+        return (left, min(_FURTHEST_S, until))
 
     def standing(self, states: tuple[BucketState, ...], wait_s: int) -> Field:
         """The ``RateLimit`` field (draft-ietf-httpapi-ratelimit-headers-11 §4). ``wait_s``: what ``Retry-After`` tells."""

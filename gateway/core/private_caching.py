@@ -106,6 +106,21 @@ REFUSED_FIELDS = {
 """Request fields with which a GET is GitLab's alone to answer."""
 
 
+_TELLS = frozenset(
+    {
+        b"content-type",
+        b"content-encoding",
+        b"etag",
+        b"set-cookie",
+        b"last-modified",
+        b"gitlab-workhorse-send-data",
+        b"content-range",
+        b"content-disposition",
+    }
+)
+"""What ``storable`` reads; the last three say that somebody else than Rails makes the body."""
+
+
 def storable(head: ResponseHead, said: ResponseDirectives, reuse_s: float) -> Stored:
     """May this answer to an eligible GET be kept for its partition? ``STORED`` is yes."""
     if head.status != 200:
@@ -115,7 +130,10 @@ def storable(head: ResponseHead, said: ResponseDirectives, reuse_s: float) -> St
     kind = coding = None
     etag = b""
     for name, value in head.fields:
-        match lower(name):
+        lowered = lower(name)
+        if lowered not in _TELLS:
+            continue
+        match lowered:
             case b"content-type":
                 kind = value.partition(b";")[0].strip().lower()
             case b"content-encoding":
@@ -124,12 +142,11 @@ def storable(head: ResponseHead, said: ResponseDirectives, reuse_s: float) -> St
                 etag = value.strip()
             case b"set-cookie":
                 return Stored.SET_COOKIE
-            case b"gitlab-workhorse-send-data" | b"content-range" | b"content-disposition":
-                return Stored.DELEGATED
-            case b"last-modified" if value.strip() == b"0":
-                return Stored.DELEGATED  # GitLab's way to say that the ETag is not of this body
+            case b"last-modified":
+                if value.strip() == b"0":  # GitLab's way to say that the ETag is not of this body
+                    return Stored.DELEGATED
             case _:
-                pass
+                return Stored.DELEGATED
     if kind is None or not (kind == b"application/json" or kind.endswith(b"+json")):
         return Stored.CONTENT_TYPE
     if coding is not None and coding not in _CODINGS:

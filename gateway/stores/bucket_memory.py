@@ -45,11 +45,13 @@ class MemoryBuckets:
             if take.limit.concurrent:
                 levels.append((take.limit.burst - self._in_progress(take.key, now_us), now_us))
             else:
-                levels.append(held[take.key][0] if take.key in held else None)
+                known = held.get(take.key)
+                levels.append(None if known is None else known[0])
         decision, stored = decide(takes, levels, now_us)
-        for take, level, found in zip(takes, stored, decision.states, strict=True):
+        for place, take in enumerate(takes):
+            level = stored[place]
             if take.limit.concurrent:
-                if decision.allowed and found.allowed:
+                if decision.allowed and decision.states[place].allowed:
                     self._leases.setdefault(take.key, {})[lease] = now_us + _LEASE_US
             elif level is not None:
                 self._store(take.key, level, take.limit)

@@ -293,3 +293,26 @@ def test_a_debt_is_told_as_nothing_left() -> None:
     told = read(HEADERS.fields_for(decision(allowed(CALLER, -30.0)), "backstage"))
     assert (told["RateLimit-Remaining"], told["RateLimit-Observed"]) == ("0", "200")
     assert '"caller";r=0;' in told["RateLimit"]
+
+
+# As lines
+
+EVERY = LimitHeaders(Limits.compile([PLACES, TEAM, CALLER, SHADOW]), key=b"pepper %d")
+STATES = st.lists(
+    st.builds(
+        lambda limit, share, short: state(limit, not short, min(1.0, share) * (0.9 if short else limit.burst), 1.0),
+        st.sampled_from([PLACES, TEAM, CALLER, SHADOW]),
+        st.floats(-0.5, 1.0),
+        st.booleans(),
+    ),
+    max_size=4,
+    unique_by=lambda found: found.limit.id,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(STATES, st.sampled_from(["backstage", "b%d"]), st.floats(1e9, 4e9))
+def test_the_lines_are_the_fields(states: list[BucketState], caller: str, now: float) -> None:
+    made = decision(*states, now=now)
+    fields = EVERY.fields_for(made, caller)
+    assert EVERY.lines_for(made, caller) == b"".join(name + b": " + value + b"\r\n" for name, value in fields)
