@@ -1,4 +1,4 @@
-"""``gitlab-gateway audit``: whether the record is whole."""
+"""``gitlab-gateway audit verify``, whether the record is whole, and ``replay``, what other rules would have made of it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,53 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+
+from .app import Replay
 from .app.assembly import Keyring
 from .config import Config
+from .config.vocabulary import CacheMode
 from .core.audit_chain import Flaw, chain_key, verify
 
 OK, FAILED = 0, 1
 
 Command = Callable[[argparse.Namespace], int]
+Configured = Callable[[argparse.Namespace, bool], Config]
 Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
 
 
-def add(commands: Any, add_command: Add, configured: Callable[[argparse.Namespace], Config]) -> argparse.ArgumentParser:
-    """The command, among those of ``gateway.cli``; ``configured`` reads the configuration its options name."""
+def add(commands: Any, add_command: Add, configured: Configured) -> list[argparse.ArgumentParser]:
+    """The commands, among those of ``gateway.cli``; ``configured`` reads the configuration their options name.
+
+    Its second argument: the configuration's secrets are needed, and what is about GitLab is not.
+    """
     audit = commands.add_parser("audit", help="check the record", allow_abbrev=False)
     below = audit.add_subparsers(metavar="COMMAND", required=True)
-
-    def run(arguments: argparse.Namespace) -> int:
-        return _verify(arguments, configured(arguments))
-
-    parser = add_command(below, "verify", run, "find lines of a chained audit that were removed, changed or moved")
-    parser.add_argument("file", metavar="FILE", nargs="+", help="oldest first: a chain goes on from one to the next")
-    parser.add_argument(
+    verifying = add_command(
+        below,
+        "verify",
+        lambda arguments: _verify(arguments, configured(arguments, True)),
+        "find lines of a chained audit that were removed, changed or moved",
+    )
+    verifying.add_argument("file", metavar="FILE", nargs="+", help="oldest first: a chain goes on from one to the next")
+    verifying.add_argument(
         "--open", action="store_true", help="the gateway still runs, or was killed: no closing line is no flaw"
     )
-    parser.add_argument(
+    verifying.add_argument(
         "--partial", action="store_true", help="older files are gone: a chain that begins in the middle is no flaw"
     )
-    parser.add_argument(
+    verifying.add_argument(
         "--head", action="append", default=[], metavar="NAME:SEQ:MAC", help="a line the operator's log names"
     )
-    return parser
+    replaying = add_command(
+        commands,
+        "replay",
+        lambda arguments: _replay(arguments, configured(arguments, False)),
+        "which requests of an audit a configuration would decide differently; exit code 1 if any",
+    )
+    replaying.add_argument("file", metavar="AUDIT", nargs="+")
+    replaying.add_argument("--json", action="store_true", help="one object a line, for programs")
+    return [verifying, replaying]
 
 
 def _verify(arguments: argparse.Namespace, config: Config) -> int:
@@ -51,6 +68,48 @@ def _verify(arguments: argparse.Namespace, config: Config) -> int:
         file=sys.stderr,
     )
     return FAILED if flaws else OK
+
+
+# What a configuration would have made of it
+
+_LONGEST_LINE = 1 << 20
+
+
+def _replay(arguments: argparse.Namespace, config: Config) -> int:
+    if config.cache.mode is CacheMode.SHARED:
+        print("`cache.mode: shared` has no rules: everything is forwarded", file=sys.stderr)
+        return OK
+    replay = Replay(config)
+    for found in replay.run(_bounded(arguments.file)):
+        if arguments.json:
+            sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
+        else:
+            kind = found.kind
+            where = f" {kind.project}" if kind.project else ""
+            print(
+                f"{kind.identity} {kind.operation or kind.method}{where}: {kind.was} → {kind.now} "
+                f"({found.times} time{'s' if found.times != 1 else ''}, first {found.request_id} at {found.at})"
+            )
+    say = [f"{replay.different} decided differently, {replay.same} the same"]
+    if replay.looked_into:
+        say.append(f"{replay.looked_into} of these would have their bodies looked into for other projects")
+    say += [f"{count} cannot be told: {reason.value}" for reason, count in sorted(replay.unclear.items())]
+    if replay.unjudged:
+        say.append(f"{replay.unjudged} lines that no rule had a say in")
+    if replay.unreadable:
+        say.append(f"{replay.unreadable} that are no lines of an audit")
+    print("\n".join(say), file=sys.stderr)
+    return FAILED if replay.different else OK
+
+
+def _bounded(paths: list[str]) -> Iterator[bytes]:
+    for path in paths:
+        with open(path, "rb") as file:
+            while line := file.readline(_LONGEST_LINE):
+                yield line  # one that is longer comes in pieces, none of which is a line of an audit
+
+
+# Several files
 
 
 class _Record:

@@ -161,6 +161,10 @@ def _configured(arguments: argparse.Namespace, without: frozenset[str] = frozens
     return loaded.config
 
 
+def _configured_for_audit(arguments: argparse.Namespace, keys_alone: bool) -> Config:
+    return _configured(arguments, _NOT_FOR_KEYS if keys_alone else frozenset())
+
+
 def _read_config(path: str) -> str:
     try:
         return sys.stdin.read() if path == "-" else Path(path).read_text("utf-8-sig")
@@ -238,7 +242,8 @@ def _parser() -> argparse.ArgumentParser:
     for keys in key_commands.add(commands, _command, lambda arguments: _configured(arguments, _NOT_FOR_KEYS)):
         _config_option(keys)
     limit_commands.add(commands, _command)
-    _config_option(audit_commands.add(commands, _command, lambda arguments: _configured(arguments, _NOT_FOR_KEYS)))
+    for audit in audit_commands.add(commands, _command, _configured_for_audit):
+        _config_option(audit)
 
     routes = _command(commands, "routes", _routes, "list the route catalogue")
     routes.add_argument(

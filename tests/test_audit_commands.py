@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,57 @@ async def test_rotated_files_are_read_as_one(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert main(both) == 1
     assert capsys.readouterr().out == f"{audit}: line 2: is no line of a chain\n"
+
+
+RULES = """\
+version: 1
+upstream: {url: 'http://127.0.0.1:1'}
+identities: [{id: bot, key: issued}]
+credentials: [{id: sa, token: '${env:SA}'}]
+rules: [{id: reads, for: [bot], use: sa, allow: [{access: read}]}]
+"""
+
+
+@pytest.fixture
+def replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("SA", "glpat-0123456789abcdefghij")
+    (tmp_path / "new.yaml").write_text(RULES)
+    (tmp_path / "audit").write_text(
+        '{"schema":1,"event":"chain_opened"}\n'
+        '{"schema":1,"time":"t","request_id":"r-1","method":"GET","target":"/api/v4/user","identity":"bot",'
+        '"principal":"bot","principal_kind":"key","rule":"old","upstream_credential":"sa"}\n'
+    )
+    return ["replay", str(tmp_path / "audit"), "--config", str(tmp_path / "new.yaml")]
+
+
+def test_nothing_different_is_no_failure(replayed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(replayed) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "0 decided differently, 1 the same\n1 lines that no rule had a say in\n"
+
+
+def test_what_differs_is_told_and_is_one(replayed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (tmp_path / "audit").open("a") as audit:
+        audit.write("nonsense\n" + "x" * 3_000_000 + "\n")
+        for number in (2, 3):
+            audit.write(
+                f'{{"time":"t","request_id":"r-{number}","method":"POST","target":"/api/v4/projects/1/issues",'
+                '"identity":"bot","principal":"bot","principal_kind":"key","rule":"old","upstream_credential":"sa"}\n'
+            )
+    assert main(replayed) == 1
+    out, err = capsys.readouterr()
+    assert out == "bot POST /api/v4/projects/:id/issues 1: allowed by old as sa → forbidden (2 times, first r-2 at t)\n"
+    assert err.startswith("2 decided differently, 1 the same\n")
+    assert main([*replayed, "--json"]) == 1
+    (told,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert told["kind"]["now"] == {"verdict": "forbidden", "rule": "", "credential": ""}
+    assert (told["times"], told["request_id"]) == (2, "r-2")
+
+
+def test_a_shared_cache_has_nothing_to_decide(
+    replayed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new.yaml").write_text("version: 1\nupstream: {url: 'http://127.0.0.1:1'}\ncache: {mode: shared}\n")
+    assert main(replayed) == 0
+    assert "no rules" in capsys.readouterr().err

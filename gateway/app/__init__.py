@@ -1,4 +1,4 @@
-"""The composition root and what the commands call: serve, explain, keys, demo."""
+"""The composition root and what the commands call: serve, explain, replay, keys, demo."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from .demonstration import demo
 from .explaining import Explained, Look, explain
 from .key_register import open_key_store
 from .limit_levels import Levels, shared_levels, told
+from .replaying import Replay
 from .serving import Serving, run, serving
 
 __all__ = [
     "Explained",
     "Levels",
     "Look",
+    "Replay",
     "Serving",
     "demo",
     "explain",
