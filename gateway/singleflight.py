@@ -8,6 +8,7 @@ landed.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -16,13 +17,15 @@ T = TypeVar("T")
 class Flight(Generic[T]):
     """One leader's promise."""
 
-    __slots__ = ("_key", "_table", "_waiters", "landed")
+    __slots__ = ("_key", "_table", "_waiters", "ended", "landed")
 
     def __init__(self, table: dict[bytes, Flight[T]], key: bytes) -> None:
         self._table = table
         self._key = key
         self._waiters: list[asyncio.Future[tuple[bool, T | None]]] = []
         self.landed = False
+        self.ended: Callable[[], None] | None = None
+        """Called once, when it has landed or was abandoned."""
 
     def land(self, result: T | None) -> None:
         """Everybody gets ``result``; None: there is none to share, each goes on alone."""
@@ -42,6 +45,8 @@ class Flight(Generic[T]):
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(outcome)
+        if self.ended is not None:
+            self.ended()
 
     async def wait(self, timeout_s: float) -> tuple[bool, T | None]:
         """(settled, result). Not settled: the leader is gone, or the time is up."""

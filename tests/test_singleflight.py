@@ -101,3 +101,13 @@ async def test_a_waiter_cancelled_in_the_same_turn_is_passed_over() -> None:
     flight.land(4)
     with pytest.raises(asyncio.CancelledError):
         await leaving
+
+
+async def test_who_wants_to_know_is_told_once_that_it_is_over() -> None:
+    flights: Flights[int] = Flights()
+    told: list[int] = []
+    _, flight = flights.join(b"k")
+    flight.ended = lambda: told.append(1)
+    flight.land(7)
+    flight.abandon()
+    assert told == [1]

@@ -15,6 +15,7 @@ from ..core.private_caching import PrivatePolicy
 from ..core.project_names import ProjectNames
 from ..edge.hooks import HookReceiver, Ledger
 from ..ports import CacheStore, Downstream
+from ..stores.cache_leases import RedisLeases
 from ..stores.cache_levels import TwoLevelCacheStore
 from ..stores.cache_memory import MemoryCacheStore
 from ..stores.cache_redis import GONE_CHANNEL, RedisCacheStore
@@ -63,17 +64,20 @@ class CacheRoom:
         self.memory: MemoryCacheStore | None = None
         self.redis: RedisCacheStore | None = None
         self.levels: TwoLevelCacheStore | None = None
+        self.leases: RedisLeases | None = None
         self.watch: HookWatch | None = None
         self.receiver: HookReceiver | None = None
         self.cache: Cache = NoCache()
         if settings.mode is CacheMode.OFF:
             return
         if link is not None:
-            self.store = self.redis = RedisCacheStore(link, Codec(encryption_key()))
+            codec = Codec(encryption_key())
+            self.store = self.redis = RedisCacheStore(link, codec)
             if _reuses(settings):
                 ear = RedisEar(link.address, channel=GONE_CHANNEL, name=f"{link.name}-ear", clock=time.monotonic)
+                self.leases = RedisLeases(link, codec, lambda: ear.listening)
                 self.store = self.levels = TwoLevelCacheStore(
-                    self.redis, ear, max_bytes=settings.near_bytes, clock=time.monotonic
+                    self.redis, ear, max_bytes=settings.near_bytes, clock=time.monotonic, leases=self.leases
                 )
         else:
             self.store = self.memory = MemoryCacheStore(settings.max_bytes, time.monotonic)
@@ -85,7 +89,14 @@ class CacheRoom:
             self.watch = HookWatch(self.store, time.monotonic, settings.hooks.max_silence)
         copies = self.levels if self.memory is None else self.memory
         looking = copies.looking if copies is not None else None
-        self.cache = PrivateCache(self.store, private_policy(config), names=self.names, hooks=self.watch, looking=looking)
+        self.cache = PrivateCache(
+            self.store,
+            private_policy(config),
+            names=self.names,
+            hooks=self.watch,
+            looking=looking,
+            leases=self.leases,
+        )
 
     def receiving(self, ledger: Ledger, handle: Handle) -> Handle:
         """``handle`` with hooks received before it, where some are configured."""

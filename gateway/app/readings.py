@@ -151,6 +151,13 @@ def _cache_readings(room: CacheRoom) -> Iterable[Reading]:
         yield Reading(
             "gitlab_gateway_cache_near_up", "1 while purges are listened to; else no copy is used.", levels.trouble is None
         )
+    if room.leases is not None:
+        yield Reading(
+            "gitlab_gateway_cache_led", "Questions asked of GitLab for all gateways.", room.leases.led, total=True
+        )
+        yield Reading(
+            "gitlab_gateway_cache_followed", "Questions that waited for another gateway.", room.leases.followed, total=True
+        )
     yield Reading("gitlab_gateway_cache_projects_known", "Projects known by number and path.", len(room.names))
     if watch is not None:
         silence_s = watch.silence_s

@@ -89,6 +89,17 @@ class Cache(Protocol):
     async def close(self) -> None: ...
 
 
+class Leases(Protocol):
+    """Which gateway asks, where several share a store."""
+
+    async def lead(self, question: bytes) -> Callable[[], None] | None:
+        """Ask for all: what must be called when the answer is stored, or will not be. Never fails.
+
+        None: another gateway asked the same. It is done now, or has taken too long.
+        """
+        ...
+
+
 def with_conditions(fields: Fields, given: Fields) -> Fields:
     """The request's fields with ``given`` in place of all its conditional and range fields: what ``forward`` sends."""
     return (*(field for field in fields if lower(field[0]) not in CONDITIONS), *given)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from ..core.cache_entry import Entry
 from ..ports import Lookup
+from .cache_leases import LEASE_PREFIX, RedisLeases
 from .cache_memory import MemoryCacheStore
 from .cache_redis import PURGED_PREFIX, RedisCacheStore
 from .redis_ear import RedisEar
@@ -30,13 +31,23 @@ class TwoLevelCacheStore:
         ear: On ``GONE_CHANNEL``; closed with this one.
         max_bytes: Of all copies, as ``MemoryCacheStore`` counts them.
         clock: Monotonic seconds, the ear's.
+        leases: Told which are over: they share the channel.
     """
 
-    def __init__(self, far: RedisCacheStore, ear: RedisEar, *, max_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        far: RedisCacheStore,
+        ear: RedisEar,
+        *,
+        max_bytes: int,
+        clock: Callable[[], float],
+        leases: RedisLeases | None = None,
+    ) -> None:
         self._far = far
         self._ear = ear
         self._max_bytes = max_bytes
         self._clock = clock
+        self._leases = leases
         self._reading: dict[bytes, object] = {}
         self.near = MemoryCacheStore(max_bytes, clock)
         self.hits = 0
@@ -119,6 +130,9 @@ class TwoLevelCacheStore:
     def _gone(self, name: bytes) -> None:
         if name.startswith(PURGED_PREFIX):
             self.near.mark((name,))
+        elif name.startswith(LEASE_PREFIX):
+            if self._leases is not None:
+                self._leases.ended(name)
         else:
             self._drop(name)
 

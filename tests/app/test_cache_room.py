@@ -71,6 +71,7 @@ def test_copies_stand_in_front_of_redis_where_anything_is_reused(tmp_path: Path,
     made = CacheRoom(configured(TEXT + cache, tmp_path), link, lambda: b"k" * 32)
     assert (made.levels is not None) is copies
     assert made.levels is None or made.store is made.levels
+    assert (made.leases is not None) is copies
     assert made.memory is None
 
 

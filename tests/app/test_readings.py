@@ -97,6 +97,7 @@ async def test_a_shared_store_is_watched(tmp_path: Path, redis_url: str) -> None
                 await asyncio.sleep(0.01)
         assert told(made)["gitlab_gateway_cache_near_up"] == 1
         assert told(made)["gitlab_gateway_cache_near_hits"] == 0
+        assert told(made)["gitlab_gateway_cache_led"] == told(made)["gitlab_gateway_cache_followed"] == 0
         assert {name for name in told(made) if name.startswith("gitlab_gateway_store_up")}
 
 

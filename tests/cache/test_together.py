@@ -13,8 +13,11 @@ from gateway.cache import CacheRequest, PrivateCache, SharedCache, SharedPolicy
 from gateway.cache.hook_watch import HookWatch
 from gateway.core.cache_status import CacheStatus
 from gateway.core.hook_events import read_event
+from gateway.core.messages import Fields
 from gateway.core.private_caching import PrivatePolicy
 from gateway.core.project_names import ProjectNames
+from gateway.ports import Reply
+from gateway.stores.cache_leases import RedisLeases
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from gateway.stores.codec import Codec
@@ -37,10 +40,14 @@ class Gateway:
         self.names = ProjectNames()
         link = RedisLink.from_url(url, timeout_s=2.0, name="together")
         ear = RedisEar(link.address, channel=GONE_CHANNEL, name="together-ear", clock=time.monotonic)
-        self.redis = RedisCacheStore(link, Codec(b"k" * 32))
-        self.store = TwoLevelCacheStore(self.redis, ear, max_bytes=1 << 20, clock=time.monotonic)
+        codec = Codec(b"k" * 32)
+        self.redis = RedisCacheStore(link, codec)
+        self.leases = RedisLeases(link, codec, lambda: ear.listening, wait_s=20.0)
+        self.store = TwoLevelCacheStore(self.redis, ear, max_bytes=1 << 20, clock=time.monotonic, leases=self.leases)
         self.watch = HookWatch(self.store, clock, 900.0)
-        self.cache = PrivateCache(self.store, PrivatePolicy(ttl_s=ttl_s), names=self.names, hooks=self.watch)
+        self.cache = PrivateCache(
+            self.store, PrivatePolicy(ttl_s=ttl_s), names=self.names, hooks=self.watch, leases=self.leases
+        )
         self.shared = SharedCache(self.store, SharedPolicy())
 
     async def listening(self) -> Gateway:
@@ -169,6 +176,52 @@ async def test_without_hooks_copies_serve_nobody(redis_url: str) -> None:
     clock.now += 900.0
     assert await here.ask(target) is CacheStatus.UPDATED
     await here.cache.close()
+
+
+async def test_gateways_ask_once_between_them(pair: Pair) -> None:
+    here, there = pair
+    await there.watch.heard()
+    asked, answer = asyncio.Event(), asyncio.Event()
+    target = b"/api/v4/projects/42"
+
+    async def slow(given: Fields) -> Reply:
+        asked.set()
+        await answer.wait()
+        return json(ETAG, body=b"[]")
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        leading = tasks.create_task(here.ask(target, origin=Origin(slow)))
+        await asked.wait()
+        following = [tasks.create_task(there.ask(target, origin=Origin())) for _ in range(3)]
+        while not there.leases.followed:
+            await asyncio.sleep(0.005)
+        answer.set()
+    assert leading.result() is CacheStatus.MISS
+    assert [task.result() for task in following] == [CacheStatus.COLLAPSED] * 3
+    assert there.leases.followed == 1, "one of them waited for all"
+
+
+async def test_a_purge_while_another_gateway_asks_is_not_waited_past(pair: Pair) -> None:
+    """Who asks after a write must not get what was asked before it."""
+    here, there = pair
+    await there.watch.heard()
+    asked, answer = asyncio.Event(), asyncio.Event()
+    target = b"/api/v4/projects/42"
+
+    async def slow(given: Fields) -> Reply:
+        asked.set()
+        await answer.wait()
+        return json(ETAG, body=b"[old]")
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        leading = tasks.create_task(here.ask(target, origin=Origin(slow)))
+        await asked.wait()
+        await there.store.purge((b"project:42",))
+        assert await there.ask(target, origin=Origin(json(ETAG, body=b"[new]"))) is CacheStatus.MISS
+        answer.set()
+    assert leading.result() is CacheStatus.MISS
+    _, body, _ = await drain(await here.cache.fetch(get(target), Origin(json(ETAG, body=b"[new]")), here.clock))
+    assert body == b"[new]"
 
 
 async def test_a_shared_cache_has_copies_too(pair: Pair) -> None:

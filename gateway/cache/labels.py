@@ -1,0 +1,53 @@
+"""What this cache says of itself: its member of ``Cache-Status`` (RFC 9211), on answers and on refusals."""
+
+from __future__ import annotations
+
+from ..core.cache_status import CacheReason, CacheStatus, Stored, cache_status_field
+from ..core.errors import Code, Rejection, Source
+from ..ports import Reply
+from .contract import CacheOutcome, with_status
+
+
+class Labels:
+    """By one name.
+
+    Args:
+        name: What this cache calls itself.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def upstream_answer(self, reply: Reply, outcome: CacheOutcome, ttl_s: float | None = None) -> Reply:
+        """An answer that just came, with our member. ``ttl_s``: for how long it will be reused, if it is stored."""
+        stored = outcome.stored is Stored.STORED
+        outcome.cache_status_field = cache_status_field(
+            self.name,
+            outcome.status,
+            outcome.reason,
+            upstream_status=outcome.upstream_status,
+            stored=stored,
+            ttl_s=int(ttl_s) if stored and ttl_s is not None else None,
+        )
+        reply.head = with_status(reply.head, outcome.cache_status_field)
+        return reply
+
+    def stored_answer(self, outcome: CacheOutcome, age_s: float, ttl_s: float) -> bytes:
+        """The member for an answer out of the store; both notes are made on ``outcome``."""
+        outcome.age_s = age_s
+        outcome.cache_status_field = cache_status_field(
+            self.name,
+            outcome.status,
+            outcome.reason,
+            upstream_status=outcome.upstream_status,
+            ttl_s=int(ttl_s),
+            collapsed=outcome.status is CacheStatus.COLLAPSED,
+        )
+        return outcome.cache_status_field
+
+    def only_if_cached(self, reason: CacheReason) -> Rejection:
+        """To a client that wants a stored answer or none (RFC 9111 §5.2.1.7)."""
+        member = cache_status_field(self.name, CacheStatus.MISS, reason)
+        return Rejection(
+            Code.ONLY_IF_CACHED, 504, "504 Gateway Timeout", headers=((b"Cache-Status", member),), source=Source.DOWNSTREAM
+        )

@@ -1,0 +1,365 @@
+"""GitLab asked about what a partition holds, or does not: once for all who want to know, here and at other gateways.
+
+in flight? → wait, collapsed      leased by another gateway? → wait, collapsed      else ask, with the stored validator
+                                  304 → freshened · 200 → stored · 401/403/404 → dropped
+                                  5xx, 429, no answer → stale, where the operator allows it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+
+import msgspec
+
+from ..core.cache_control import RequestDirectives, response_directives
+from ..core.cache_entry import Entry, freshen, make_entry, may_answer_304, not_modified
+from ..core.cache_key import selecting, selects, vary_names
+from ..core.cache_status import CacheReason, CacheStatus, Stored
+from ..core.cache_tags import partition_tag
+from ..core.caching import conditions, validators
+from ..core.errors import Code, Rejection, Source
+from ..core.messages import Fields, ResponseHead
+from ..core.private_caching import (
+    PER_ANSWER,
+    PrivatePolicy,
+    is_failure,
+    may_stand_in,
+    must_ask,
+    of_this_answer,
+    storable,
+    takes_entry,
+    validator_matches,
+)
+from ..ports import CacheStore, Lookup, Reply
+from ..singleflight import Flight, Flights
+from .contract import CacheOutcome, CacheRequest, Forward, Leases
+from .fill import filled, read_ahead
+from .labels import Labels
+from .tagging import Tagging, hides_secret
+
+_DROPPED = PER_ANSWER | {b"cache-status"}
+
+
+class _Landing(msgspec.Struct, frozen=True):
+    """What a leader brings to those who waited."""
+
+    entry: Entry
+    upstream_status: int
+    stale: bool = False
+
+
+class Question(msgspec.Struct, frozen=True):
+    """One eligible GET, with everything computed once."""
+
+    request: CacheRequest
+    forward: Forward
+    now: Callable[[], float]
+    key: bytes
+    tags: tuple[bytes, ...]
+    reuse_s: float
+    keep_s: float
+    asked: RequestDirectives | None
+    if_none_match: bytes | None
+
+
+class PrivateAsking:
+    """One gateway's questions under way.
+
+    Args:
+        store: Where answers go.
+        policy: What the operator allows.
+        labels: What this cache says of itself.
+        wait_s: For how long a request waits for an identical one in flight before it goes up itself.
+        tagging: Learns names from answers.
+        inert: Fields of a request that change nothing, but that an answer's ``Vary`` may name.
+        leases: Where gateways share the store: one of them asks what all may reuse.
+    """
+
+    def __init__(
+        self,
+        store: CacheStore,
+        policy: PrivatePolicy,
+        labels: Labels,
+        *,
+        wait_s: float,
+        tagging: Tagging,
+        inert: Set[bytes],
+        leases: Leases | None = None,
+    ) -> None:
+        self._store = store
+        self._policy = policy
+        self._labels = labels
+        self._wait_s = wait_s
+        self._tagging = tagging
+        self._inert = inert
+        self._leases = leases
+        self.flights: Flights[_Landing] = Flights()
+
+    async def ask(
+        self, question: Question, lookup: Lookup, entry: Entry | None, reason: CacheReason
+    ) -> tuple[Reply, CacheOutcome]:
+        """Ask, unless somebody asks the very same thing already."""
+        request, now = question.request, question.now
+        started = now()
+        while True:
+            given = self._given(question, entry)
+            if reason is CacheReason.REQUEST or (entry is None and given):
+                return await self._lead(question, lookup, entry, reason, given, None)
+            # The version is part of it: who asks after a write must not get what was asked before it.
+            leads, flight = self.flights.join(b"%d\n%b" % (lookup.version, question.key))
+            if leads:
+                if self._leases is not None and question.reuse_s > 0:
+                    return await self._lead_all(question, lookup, entry, reason, flight, self._leases)
+                return await self._lead(question, lookup, entry, reason, given, flight)
+            left = self._wait_s - max(0.0, now() - started)
+            settled, landing = await flight.wait(left) if left > 0 else (True, None)
+            if landing is not None and self._fits(landing.entry, question):
+                status = CacheStatus.STALE if landing.stale else CacheStatus.COLLAPSED
+                why = CacheReason.STALE_IF_ERROR if landing.stale else reason
+                return self._serve(landing.entry, question, status, why, upstream_status=landing.upstream_status)
+            if settled:
+                return await self._lead(question, lookup, entry, reason, given, None)
+            # The leader is gone. Another may have led, and landed, before our turn came: look again.
+            lookup = await self._store.get(question.key, question.tags, anew=True)
+            entry, still = usable(lookup, request.fields, question.asked, question.reuse_s, now())
+            if still is None:
+                assert entry is not None, "only a stored answer needs no asking"
+                return self._serve(entry, question, CacheStatus.HIT, CacheReason.FRESH)
+            reason = still
+
+    @staticmethod
+    def _given(question: Question, entry: Entry | None) -> Fields:
+        """The conditions to go up with."""
+        if entry is not None:
+            return validators(entry)
+        # The full answer, once, for all who come within a lifetime.
+        return () if question.reuse_s > 0 else conditions(question.request.fields)
+
+    async def _lead_all(
+        self,
+        question: Question,
+        lookup: Lookup,
+        entry: Entry | None,
+        reason: CacheReason,
+        flight: Flight[_Landing],
+        leases: Leases,
+    ) -> tuple[Reply, CacheOutcome]:
+        """Lead for all gateways, or wait for the one that does. Once: nobody stands in line behind several."""
+        try:
+            flight.ended = await leases.lead(b"%d\n%b" % (lookup.version, question.key))
+            if flight.ended is None:
+                lookup = await self._store.get(question.key, question.tags, anew=True)
+                entry, still = usable(lookup, question.request.fields, question.asked, question.reuse_s, question.now())
+                if still is None:
+                    assert entry is not None, "only a stored answer needs no asking"
+                    flight.land(_Landing(entry, 0))
+                    return self._serve(entry, question, CacheStatus.COLLAPSED, reason)
+                reason = still
+        except BaseException:
+            flight.abandon()
+            raise
+        return await self._lead(question, lookup, entry, reason, self._given(question, entry), flight)
+
+    @staticmethod
+    def _fits(entry: Entry, question: Question) -> bool:
+        return not entry.selecting or selects(entry.selecting, entry.language, question.request.fields)
+
+    async def _lead(
+        self,
+        question: Question,
+        lookup: Lookup,
+        entry: Entry | None,
+        reason: CacheReason,
+        own: Fields,
+        flight: Flight[_Landing] | None,
+    ) -> tuple[Reply, CacheOutcome]:
+        """Go up. Whatever happens, the flight ends: landed, or abandoned to the next."""
+        handed_on = False
+        try:
+            requested_at = question.now()
+            try:
+                reply = await question.forward(own)
+            except Rejection as failure:
+                if failure.code is Code.BROKER_CREDENTIAL_REFUSED:  # GitLab answered: nobody may stand in for that
+                    raise
+                if failure.source is not Source.UPSTREAM or not self._may_stand_in(entry, question):
+                    raise
+                assert entry is not None, "judged to stand in"
+                return self._stand_in(entry, question, flight, 0)
+            try:
+                if reply.head.status == 304 and entry is not None:
+                    if validator_matches(entry, reply.head):
+                        return await self._freshen(question, lookup, entry, reason, reply, requested_at, flight)
+                    reply.release()  # about something that we do not hold: ask for all of it
+                    requested_at = question.now()
+                    reply = await question.forward(())
+                if is_failure(reply.head.status) and self._may_stand_in(entry, question):
+                    assert entry is not None, "judged to stand in"
+                    status = reply.head.status
+                    reply.release()
+                    return self._stand_in(entry, question, flight, status)
+                answered = await self._take(question, lookup, entry, reason, reply, requested_at, flight)
+                handed_on = True
+                return answered
+            except BaseException:
+                reply.release()
+                raise
+        finally:
+            if flight is not None and not handed_on:
+                flight.abandon()
+
+    def _may_stand_in(self, entry: Entry | None, question: Question) -> bool:
+        return entry is not None and may_stand_in(entry, question.asked, self._policy, question.now())
+
+    def _stand_in(
+        self, entry: Entry, question: Question, flight: Flight[_Landing] | None, upstream_status: int
+    ) -> tuple[Reply, CacheOutcome]:
+        if flight is not None:
+            flight.land(_Landing(entry, upstream_status, stale=True))
+        return self._serve(entry, question, CacheStatus.STALE, CacheReason.STALE_IF_ERROR, upstream_status=upstream_status)
+
+    async def _freshen(
+        self,
+        question: Question,
+        lookup: Lookup,
+        entry: Entry,
+        reason: CacheReason,
+        reply: Reply,
+        requested_at: float,
+        flight: Flight[_Landing] | None,
+    ) -> tuple[Reply, CacheOutcome]:
+        """304: GitLab vouches for body and access; headers that it sent again replace the stored ones."""
+        head = reply.head
+        reply.release()
+        fresh = freshen(entry, head, requested_at=requested_at, received_at=question.now(), dropped=_DROPPED)
+        stored = Stored.FRESHENED
+        if response_directives(head.fields).no_store:
+            await self._store.delete(question.key)
+            stored = Stored.NO_STORE
+        elif lookup.version > lookup.stamp:
+            stored = Stored.HELD
+        elif not await self._store.put(question.key, (fresh,), question.keep_s, question.tags, lookup.stamp):
+            stored = Stored.INVALIDATED
+        if flight is not None:
+            flight.land(_Landing(fresh, 304))
+        return self._serve(
+            fresh,
+            question,
+            CacheStatus.REVALIDATED,
+            reason,
+            upstream_status=304,
+            stored=stored,
+            of_answer=of_this_answer(head.fields),
+        )
+
+    async def _take(
+        self,
+        question: Question,
+        lookup: Lookup,
+        entry: Entry | None,
+        reason: CacheReason,
+        reply: Reply,
+        requested_at: float,
+        flight: Flight[_Landing] | None,
+    ) -> tuple[Reply, CacheOutcome]:
+        """A full answer: to the client, and where it may be, into the store."""
+        head, received_at = reply.head, question.now()
+        outcome = CacheOutcome(CacheStatus.MISS if entry is None else CacheStatus.UPDATED, reason)
+        outcome.upstream_status = head.status
+        said = response_directives(head.fields)
+        outcome.stored = storable(head, said, question.reuse_s)
+        if outcome.stored is not Stored.STORED:
+            if flight is not None:
+                flight.land(None)  # nothing to share: each asks for itself
+            if head.status == 401:
+                await self._store.purge((partition_tag(question.request.partition),))
+                outcome.stored = Stored.DROPPED
+            elif takes_entry(head.status) or (entry is not None and head.status == 200):
+                await self._store.delete(question.key)
+                outcome.stored = Stored.DROPPED if head.status != 200 else outcome.stored
+            return self._labels.upstream_answer(reply, outcome), outcome
+        names = tuple(name for name in vary_names(head.fields) or () if name in self._inert)
+
+        async def commit(body: bytes) -> None:
+            try:
+                if hides_secret(question.request.operation, head, body):
+                    outcome.stored = Stored.SECRET
+                    await self._store.delete(question.key)
+                    return
+                fresh = make_entry(
+                    head,
+                    body,
+                    said,
+                    requested_at=requested_at,
+                    received_at=received_at,
+                    dropped=_DROPPED,
+                    selecting=selecting(names, question.request.fields),
+                )
+                self._tagging.learn(question.request.target, head, body)
+                if lookup.version > lookup.stamp:
+                    outcome.stored = Stored.HELD
+                elif not await self._store.put(question.key, (fresh,), question.keep_s, question.tags, lookup.stamp):
+                    outcome.stored = Stored.INVALIDATED
+                    await self._store.delete(question.key)
+                if flight is not None:
+                    flight.land(_Landing(fresh, head.status))
+            finally:
+                if flight is not None:
+                    if outcome.stored is Stored.SECRET:
+                        flight.land(None)
+                    flight.abandon()
+
+        def void(why: Stored) -> None:
+            outcome.stored = why
+            if flight is not None:
+                flight.land(None)
+
+        ready = await read_ahead(reply)
+        if ready.whole is None:
+            if flight is not None:
+                flight.land(None)  # it ends when its client has read it: nobody should wait for that
+            if entry is not None:
+                await self._store.delete(question.key)  # should the new one not arrive whole, the old one is wrong already
+        # The head says what is intended (RFC 9211 §2.5); it is stored when the last octet came.
+        teed = await filled(ready, self._policy.max_entry_bytes, commit, void)
+        return self._labels.upstream_answer(teed, outcome, question.reuse_s), outcome
+
+    def _serve(
+        self,
+        entry: Entry,
+        question: Question,
+        status: CacheStatus,
+        reason: CacheReason,
+        *,
+        upstream_status: int = 0,
+        stored: Stored = Stored.NOT_ASKED,
+        of_answer: Fields = (),
+    ) -> tuple[Reply, CacheOutcome]:
+        """A stored answer after asking, or after waiting for somebody who asked."""
+        age = max(0.0, question.now() - entry.received_at)
+        outcome = CacheOutcome(status, reason)
+        outcome.stored = stored
+        outcome.upstream_status = upstream_status
+        member = self._labels.stored_answer(outcome, age, question.reuse_s - age)
+        return as_reply(
+            entry, question.if_none_match, (*of_answer, (b"Age", b"%d" % age), (b"Cache-Status", member))
+        ), outcome
+
+
+def usable(
+    lookup: Lookup, fields: Fields, asked: RequestDirectives | None, reuse_s: float, at: float
+) -> tuple[Entry | None, CacheReason | None]:
+    """The stored answer, and why GitLab has to be asked all the same (None: it has not)."""
+    if not lookup.entries:
+        return None, CacheReason.URI_MISS
+    entry = lookup.entries[0]
+    if entry.selecting and not selects(entry.selecting, entry.language, fields):
+        return None, CacheReason.VARY_MISS
+    return entry, must_ask(entry, asked, reuse_s, at)
+
+
+def as_reply(entry: Entry, condition: bytes | None, computed: Fields) -> Reply:
+    """A stored answer, or a 304 where the client holds the same. ``Date`` is left for the edge to make."""
+    if condition is not None and may_answer_304(entry, condition, None):
+        return Reply(ResponseHead(304, not_modified(entry.fields) + computed, b"Not Modified"), b"")
+    return Reply(ResponseHead(entry.status, entry.fields + computed, entry.reason), entry.body)

@@ -1,0 +1,91 @@
+"""Who asks GitLab, among gateways on one Redis: one at a time for each question, and for a bounded time.
+
+A lease is a shortcut, never a lock: a holder that fails frees it, one that dies or is slow loses it, and whoever cannot
+tell (Redis away, its messages not heard) goes up alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from .codec import Codec
+from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
+
+LEASE_S = 3.0
+"""For so long one gateway may ask for all. Nobody waits longer for another's answer."""
+LEASE_PREFIX = b"{ggw:cache}:lease:"
+_END = (Path(__file__).parent / "lua" / "cache_lease_end.lua").read_text("utf-8")
+
+
+class RedisLeases:
+    """One gateway's.
+
+    Args:
+        link: The cache's.
+        codec: Hides what is asked for.
+        heard: Whether the messages of others come, as far as is known.
+        wait_s: Of another's lease, at most.
+    """
+
+    def __init__(self, link: RedisLink, codec: Codec, heard: Callable[[], bool], *, wait_s: float = LEASE_S) -> None:
+        self._link = link
+        self._codec = codec
+        self._heard = heard
+        self._wait_s = wait_s
+        self._waiting: dict[bytes, set[asyncio.Future[None]]] = {}
+        self.led = 0
+        self.followed = 0
+
+    async def lead(self, question: bytes) -> Callable[[], None] | None:
+        """Ask for all gateways: what must be called when the answer is there for them, or there will be none.
+
+        None: another one asked. It is done now, or has taken too long.
+        """
+        if not self._heard():
+            return _nothing
+        name, token = LEASE_PREFIX + self._codec.name(question), secrets.token_bytes(12)
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Listened for before it is asked for: it may be over before we know that there is one.
+        self._waiting.setdefault(name, set()).add(over)
+        try:
+            try:
+                taken = await self._link.execute("SET", name, token, "NX", "PX", int(LEASE_S * 1000))
+            except (RedisUnavailable, RedisError):
+                return _nothing
+            if taken is not None:
+                self.led += 1
+                return lambda: self._end(name, token)
+            self.followed += 1
+            await asyncio.wait((over,), timeout=self._wait_s)
+            return None
+        finally:
+            waiting = self._waiting.get(name, set())
+            waiting.discard(over)
+            if not waiting:
+                self._waiting.pop(name, None)
+
+    def ended(self, name: bytes) -> None:
+        """A lease is over, as Redis tells."""
+        for over in self._waiting.pop(name, ()):
+            if not over.done():
+                over.set_result(None)
+
+    def _end(self, name: bytes, token: bytes) -> None:
+        try:
+            told = self._link.post([("EVAL", _END, 1, name, token)])
+        except RedisUnavailable:
+            return  # it ends by itself
+        told.add_done_callback(_read)
+
+
+def _nothing() -> None:
+    """Nobody waits for this answer."""
+
+
+def _read(told: asyncio.Future[list[RedisValue | RedisError]]) -> None:
+    """An answer that changes nothing, but must not be reported as forgotten."""
+    if not told.cancelled():
+        told.exception()

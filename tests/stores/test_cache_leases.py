@@ -1,0 +1,163 @@
+"""Leases: one gateway asks, the others wait, and nobody waits for the dead."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from gateway.stores.cache_leases import LEASE_PREFIX, LEASE_S, RedisLeases
+from gateway.stores.cache_levels import TwoLevelCacheStore
+from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
+from gateway.stores.codec import Codec
+from gateway.stores.redis_ear import RedisEar
+from gateway.stores.redis_link import RedisLink
+
+CODEC = Codec(b"k" * 32)
+NAMES = "{ggw:cache}:lease:*"
+
+
+class Gateway:
+    def __init__(self, url: str, wait_s: float = 20.0) -> None:
+        self.link = RedisLink.from_url(url, timeout_s=2.0, name="leases-test")
+        self.ear = RedisEar(self.link.address, channel=GONE_CHANNEL, name="leases-test-ear", clock=time.monotonic)
+        self.leases = RedisLeases(self.link, CODEC, lambda: self.ear.listening, wait_s=wait_s)
+        far = RedisCacheStore(self.link, CODEC)
+        self.store = TwoLevelCacheStore(far, self.ear, max_bytes=1 << 20, clock=time.monotonic, leases=self.leases)
+
+    async def listening(self) -> Gateway:
+        self.store.start()
+        async with asyncio.timeout(10):
+            while not self.ear.listening:
+                await asyncio.sleep(0.005)
+        return self
+
+    async def waiting(self) -> None:
+        """Until one of its own waits for another's."""
+        async with asyncio.timeout(10):
+            while not self.leases.followed:
+                await asyncio.sleep(0.005)
+
+    async def held(self) -> int:
+        names = await self.link.execute("KEYS", NAMES)
+        assert isinstance(names, list)
+        return len(names)
+
+
+Pair = tuple[Gateway, Gateway]
+
+
+@pytest.fixture
+async def pair(redis_url: str) -> AsyncIterator[Pair]:
+    here, there = await Gateway(redis_url).listening(), await Gateway(redis_url).listening()
+    yield here, there
+    await here.store.close()
+    await there.store.close()
+
+
+async def test_one_leads_and_the_others_are_told_when_it_is_done(pair: Pair) -> None:
+    here, there = pair
+    done = await here.leases.lead(b"q")
+    assert done is not None
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(there.leases.lead(b"q"))
+        also = tasks.create_task(there.leases.lead(b"q"))
+        await there.waiting()
+        done()
+    assert (following.result(), also.result()) == (None, None)
+    assert (here.leases.led, there.leases.followed) == (1, 2)
+    assert not there.leases._waiting
+    assert await here.held() == 0
+    assert await there.leases.lead(b"q") is not None, "the next one leads"
+
+
+async def test_other_questions_are_nobody_elses(pair: Pair) -> None:
+    here, there = pair
+    assert await here.leases.lead(b"1\nq") is not None
+    assert await there.leases.lead(b"2\nq") is not None
+
+
+async def test_a_lease_tells_nothing_and_ends_by_itself(pair: Pair) -> None:
+    here, _ = pair
+    await here.leases.lead(b"private\n/api/v4/projects/42")
+    names = await here.link.execute("KEYS", NAMES)
+    assert isinstance(names, list)
+    (name,) = names
+    assert isinstance(name, bytes)
+    assert name.startswith(LEASE_PREFIX)
+    assert b"projects" not in name
+    left = await here.link.execute("PTTL", name)
+    assert isinstance(left, int)
+    assert 0 < left <= LEASE_S * 1000
+
+
+async def test_a_leader_that_died_holds_nobody_up_for_long(redis_url: str) -> None:
+    here, there = await Gateway(redis_url).listening(), await Gateway(redis_url, wait_s=0.05).listening()
+    assert await here.leases.lead(b"q") is not None
+    await here.store.close()
+    assert await there.leases.lead(b"q") is None, "waited for as long as one waits"
+    assert not there.leases._waiting
+    await there.store.close()
+
+
+async def test_who_lost_the_lease_does_not_end_anothers(pair: Pair) -> None:
+    here, there = pair
+    late = await here.leases.lead(b"q")
+    assert late is not None
+    (name,) = await here.link.execute("KEYS", NAMES)  # type: ignore[misc]
+    await here.link.execute("DEL", name)  # type: ignore[arg-type]
+    assert await there.leases.lead(b"q") is not None
+    late()
+    await here.link.execute("PING")  # in order behind it
+    assert await there.held() == 1
+
+
+async def test_who_leaves_while_waiting_leaves_nothing_behind(pair: Pair) -> None:
+    here, there = pair
+    await here.leases.lead(b"q")
+    waiting = asyncio.ensure_future(there.leases.lead(b"q"))
+    await there.waiting()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert not there.leases._waiting
+
+
+async def test_without_redis_everybody_goes_alone(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    gateway = await Gateway(server.url).listening()
+    done = await gateway.leases.lead(b"q")
+    assert done is not None
+    server.stop()
+    while gateway.link.healthy:
+        await asyncio.sleep(0.005)
+    alone = await gateway.leases.lead(b"r")
+    assert alone is not None
+    alone()
+    done()
+    done()
+    await gateway.store.close()
+
+
+async def test_who_does_not_hear_the_others_goes_alone(redis_url: str) -> None:
+    here, deaf = await Gateway(redis_url).listening(), Gateway(redis_url)
+    assert await here.leases.lead(b"q") is not None
+    alone = await deaf.leases.lead(b"q")
+    assert alone is not None
+    alone()
+    assert await here.held() == 1
+    await here.store.close()
+    await deaf.store.close()
+
+
+async def test_a_redis_that_takes_no_writes_leads_nobody(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    gateway = await Gateway(server.url).listening()
+    await gateway.link.execute("CONFIG", "SET", "min-replicas-to-write", "1")
+    alone = await gateway.leases.lead(b"q")
+    assert alone is not None
+    alone()
+    assert gateway.leases.led == 0
+    await gateway.store.close()
