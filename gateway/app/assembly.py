@@ -46,6 +46,7 @@ from ..core.peer_guard import PeerGuard
 from ..core.secret import Secret
 from ..edge.server import EdgeSettings, TrafficServer
 from ..identity.authenticator import PrincipalAuthenticator
+from ..identity.exchanging import TokenExchange
 from ..identity.gitlab_tokens import OwnTokens
 from ..identity.issuers import Issuer
 from ..identity.settings import IdentitySettings
@@ -69,7 +70,7 @@ from ..upstream.client import LeanUpstream, UpstreamSettings
 from ..upstream.documents import HttpDocuments
 from .cache_room import CacheRoom
 from .key_office import KeyOffice
-from .key_room import KeyRoom, no_keys
+from .key_room import KeyRoom, no_keys, receiving_tokens
 from .limit_office import LimitOffice
 from .observing import Audited, Early
 from .open_road import Anyone, Anything, NoTokens, Nowhere
@@ -101,6 +102,7 @@ class Assembly:
         self.desk: LimitOffice | None = None
         self.key_room: KeyRoom | None = None
         self.key_desk: KeyOffice | None = None
+        self.exchange: TokenExchange | None = None
         self.links: list[RedisLink] = []
         self.audit: AuditLog | None = None
         self.cache_room: CacheRoom
@@ -228,6 +230,7 @@ async def _assemble(made: Assembly) -> None:
         stack.push_async_callback(authenticator.close)
         if made.key_room is not None:
             made.key_desk = made.key_room.office(made.audit, authenticator.forget_key)
+            made.exchange = made.key_room.exchange(authenticator)
         rules = Rules.compile(compiled.rules(config))
         limits = Limits.compile(compiled.limits(config), compiled.costs(config), room.names)
         board = made.link(config.stores.shared.url, "changes", 0.25) if config.stores.shared.shared else None
@@ -271,10 +274,11 @@ async def _assemble(made: Assembly) -> None:
             tunnel_idle_s=config.upstream.timeouts.tunnel_idle,
         )
     made.gateway = Gateway(road)
+    handle = receiving_tokens(made.exchange, made.gateway, peers, entry_settings.hosts)
     early = Early()
     early.gateway = made.gateway
     made.server = TrafficServer(
-        room.receiving(made.gateway, made.gateway.handle), early, _edge_settings(config, peers), made.gateway.at_once
+        room.receiving(made.gateway, handle), early, _edge_settings(config, peers), made.gateway.at_once
     )
 
 

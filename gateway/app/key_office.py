@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from ..core.errors import Rejection
 from ..core.exchange import Exchange
 from ..core.key_record import KeyRecord
 from ..core.secret import Secret
 from ..identity.issuing import UNBOUND, KeyIssuer, KeyTerms, NoSuchKey, TermsRefused
+from ..ports import StoreUnavailable
 from ..telemetry.audit import AuditLog
 
 
@@ -26,6 +28,10 @@ class Actor(msgspec.Struct, frozen=True):
     """``admin`` or ``command``."""
     peer: str = ""
     method: str = ""
+
+
+class RecordFull(StoreUnavailable):
+    """What is changed could not be written down."""
 
 
 class KeyOffice:
@@ -52,7 +58,8 @@ class KeyOffice:
         self._changed = changed
 
     async def issue(self, actor: Actor, identity: str, terms: KeyTerms = UNBOUND) -> tuple[Secret, KeyRecord]:
-        """Raises KeyRefused, StoreUnavailable; as do the others."""
+        """Raises KeyRefused, StoreUnavailable; RecordFull where it could not be written down. As do the others."""
+        await self._admit(actor, "key issued")
         key, record = await self._issuer.issue(self._known(identity), terms)
         self._note(actor, "key issued", record)
         return key, record
@@ -63,6 +70,7 @@ class KeyOffice:
             hashed = bytes.fromhex(sha256)
         except ValueError:
             raise TermsRefused("the SHA-256 of a key is written as 64 hex digits") from None
+        await self._admit(actor, "key imported")
         record = await self._issuer.take_in(self._known(identity), hashed, terms)
         self._note(actor, "key imported", record)
         return record
@@ -71,6 +79,7 @@ class KeyOffice:
         self, actor: Actor, key_id: str, overlap_s: float, *, expires_at: float | None = None
     ) -> tuple[Secret, KeyRecord]:
         """A key in place of another, which ends after the overlap."""
+        await self._admit(actor, "key rotated")
         key, record = await self._issuer.rotate(key_id, overlap_s, expires_at=expires_at)
         self._changed(key_id)
         self._note(actor, "key rotated", record, f"replaces={key_id}", f"overlap_s={overlap_s:g}")
@@ -78,6 +87,7 @@ class KeyOffice:
 
     async def revoke(self, actor: Actor, key_id: str) -> KeyRecord:
         """At once. Raises NoSuchKey. Revoking twice is no failure."""
+        # Never refused for the record's sake: a key that must end ends.
         if not await self._issuer.revoke(key_id):
             raise NoSuchKey(f"no key has the id {key_id}")
         self._changed(key_id)
@@ -102,16 +112,30 @@ class KeyOffice:
             raise TermsRefused(f"`{identity}` is no identity with `key: issued`; {there_are}")
         return identity
 
+    async def _admit(self, actor: Actor, deed: str) -> None:
+        if self._audit is None:
+            return
+        try:
+            await self._audit.admit(_exchange(actor, deed, ""))
+        except Rejection:
+            raise RecordFull("the audit has no room: nothing was changed") from None
+
     def _note(self, actor: Actor, deed: str, record: KeyRecord, *more: str) -> None:
         if self._audit is None:
             return
-        x = Exchange(record.id, time.monotonic(), actor.method, actor.peer)
-        x.operation, x.principal, x.principal_kind, x.status = deed, actor.name, actor.kind, 200
+        x = _exchange(actor, deed, record.id)
+        x.status = 200
         x.identity = record.identity
         bounds = [f"{name}={at:.0f}" for name, at in _bounds(record) if at is not None]
         words = [f"origin={record.origin.value}", *bounds, *(f"cidr={one}" for one in record.cidr), *more]
         x.target = f"/-/keys/{record.id}?{'&'.join(words)}".encode()
         self._audit.observe(x)
+
+
+def _exchange(actor: Actor, deed: str, key_id: str) -> Exchange:
+    x = Exchange(key_id, time.monotonic(), actor.method, actor.peer)
+    x.operation, x.principal, x.principal_kind = deed, actor.name, actor.kind
+    return x
 
 
 def _bounds(record: KeyRecord) -> tuple[tuple[str, float | None], ...]:

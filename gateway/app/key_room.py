@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from ..config import Config
+from ..core.client_address import TrustedPeers
+from ..edge.token_endpoint import TokenEndpoint
+from ..identity.authenticator import PrincipalAuthenticator
+from ..identity.exchanging import TokenExchange
 from ..identity.issuing import KeyIssuer
 from ..identity.keys import GatewayKeys
 from ..identity.settings import IdentitySettings
-from ..ports import KeyRegister, KeyStore
+from ..pipeline import Gateway
+from ..ports import Downstream, KeyRegister, KeyStore
 from ..state_dir import open_state_dir
 from ..stores.keys_memory import MemoryKeys
 from ..stores.keys_redis import RedisKeys
@@ -19,6 +24,8 @@ from ..stores.keys_sqlite import SqliteKeys
 from ..stores.redis_link import RedisLink
 from ..telemetry.audit import AuditLog
 from .key_office import KeyOffice
+
+Handle = Callable[[Downstream], Awaitable[None]]
 
 
 def key_store(config: Config, link: RedisLink | None) -> tuple[KeyStore, KeyRegister]:
@@ -69,6 +76,23 @@ class KeyRoom:
     def office(self, audit: AuditLog | None, changed: Callable[[str], None]) -> KeyOffice:
         """What changes them; ``changed`` is told of each key that ended."""
         return KeyOffice(self.issuer, [identity.id for identity in self._settings.keys], audit, changed=changed)
+
+    def exchange(self, authenticator: PrincipalAuthenticator) -> TokenExchange | None:
+        """What gives credentials for workloads' tokens, where there are workloads."""
+        if not self._settings.workloads:
+            return None
+        workloads = self._settings.workloads
+        return TokenExchange(authenticator, self.issuer, workloads, wall=time.time, monotonic=time.monotonic)
+
+
+def receiving_tokens(
+    exchange: TokenExchange | None, gateway: Gateway, peers: TrustedPeers, hosts: frozenset[bytes]
+) -> Handle:
+    """The gateway's ``handle``, with token exchange before it where there is one."""
+    if exchange is None:
+        return gateway.handle
+    admit = gateway.road.record.admit
+    return TokenEndpoint(exchange, peers, hosts, admit=admit, ledger=gateway, handle=gateway.handle).handle
 
 
 def no_keys(keyring_key: bytes, fingerprint_key: bytes) -> GatewayKeys:

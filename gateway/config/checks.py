@@ -21,6 +21,7 @@ Finding = tuple[Path, str, Severity]
 PASSTHROUGH = "passthrough"
 _RESERVED_RULES = frozenset({"own-token", "passthrough", "anonymous"})
 _JUDGED_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat"})
+_LONGEST_SESSION_S = 86_400.0
 _LONGEST_SKEW_S = 300.0
 _SHORTEST_SECRET = 16
 _LONGEST_WAIT_S = 60.0
@@ -183,6 +184,10 @@ def _identities(config: Config) -> Iterator[Finding]:
             yield _error((*path, "verify"), "belongs to `gitlab_token` identities")
         if identity.verify is not None and identity.verify.ttl <= 0:
             yield _error((*path, "verify", "ttl"), "must be longer than nothing: every request would cost GitLab two")
+        if identity.session is not None and identity.oidc is None:
+            yield _error((*path, "session"), "belongs to `oidc` identities")
+        if identity.session is not None and not 60 <= identity.session.ttl <= _LONGEST_SESSION_S:
+            yield _error((*path, "session", "ttl"), "is from 1m to 1d: what lives longer is a key")
         if identity.bind is not None and not identity.bind.cidr:
             yield _error((*path, "bind", "cidr"), "is empty: nobody could call")
         if identity.oidc is not None:

@@ -13,7 +13,7 @@ from ..identity.settings import (
     TokenIdentity,
     WorkloadIdentity,
 )
-from .model import Clause, Config, Identity, Oidc, Verify, Within
+from .model import Clause, Config, Identity, Oidc, Session, Verify, Within
 from .vocabulary import Mode, OnKeys
 
 _LAST_KNOWN_GOOD_S = 600.0
@@ -97,6 +97,7 @@ def _workload(identity: Identity, oidc: Oidc, networks: Networks) -> WorkloadIde
         oidc.jwks_uri or "",
         tuple(algorithm.value for algorithm in oidc.algorithms),
         oidc.ca_file,
+        (identity.session or Session()).ttl,
     )
 
 

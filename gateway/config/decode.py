@@ -20,7 +20,6 @@ from .vocabulary import Keywords
 
 # Parts of the documented model that later versions bring. Naming them beats "unknown key".
 _LATER = {
-    "identities[].session": "exchanged sessions",
     "credentials[].pool": "credential pools (give one `token`)",
     "credentials[].pick": "credential pools",
     "credentials[].rotate": "rotation of upstream tokens",

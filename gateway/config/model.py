@@ -262,6 +262,13 @@ class Oidc(Section, frozen=True):
     """PEM file of the authorities that may sign its certificate; absent: the system's."""
 
 
+class Session(Section, frozen=True):
+    """Credentials given in exchange for a workload's token."""
+
+    ttl: Duration = 900.0
+    """How long one lives at most; its caller may ask for less."""
+
+
 class Bind(Section, frozen=True):
     """Where an identity may call from."""
 
@@ -289,6 +296,8 @@ class Identity(Section, frozen=True):
     """Callers without a credential; absent: they get 401."""
     verify: Verify | None = None
     """For `gitlab_token`: how long GitLab's word is remembered."""
+    session: Session | None = None
+    """For `oidc`: the credential that `POST /-/gateway/token` gives for its token."""
     bind: Bind | None = None
     """Where it may call from; absent: anywhere."""
 

@@ -27,7 +27,7 @@ from ..core.errors import Code, Rejection, Source, unauthenticated
 from ..core.gateway_key import is_gateway_key, is_well_formed
 from ..core.messages import RequestHead
 from ..core.peer_guard import PeerGuard, subject
-from ..core.secret import fingerprint, keyed_hash
+from ..core.secret import Secret, fingerprint, keyed_hash
 from ..ports import NotAnswering, StoreUnavailable
 from .gitlab_tokens import OwnTokens, presentation
 from .keys import GatewayKeys
@@ -132,6 +132,15 @@ class PrincipalAuthenticator:
         if self._workloads is not None and self._workloads.may_be_one(text):
             return functools.partial(self._workloads.recall, keyed_hash(self._process_key, text))
         return functools.partial(self._tokens.recall, self._token_key(claim), may_be_job=operation.job_token)
+
+    async def authenticate_workload(self, token: Secret, peer: str) -> Principal:
+        """Whose workload's token this is; nothing else will do. Raises as ``authenticate``."""
+        found = None
+        if self._workloads is not None and self._workloads.may_be_one(token.reveal()):
+            found = await self._by_workload(self._workloads, Claim(Kind.TOKEN, token), peer)
+        if found is None:
+            raise self._failure(peer)
+        return found
 
     def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
         if principal.kind is PrincipalKind.GITLAB_TOKEN and self._tokens is not None:

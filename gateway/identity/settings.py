@@ -84,6 +84,8 @@ class WorkloadIdentity(msgspec.Struct, frozen=True):
     algorithms: tuple[str, ...] = ()
     """Empty: every one of ``issuers.ALGORITHMS``."""
     ca_file: str | None = None
+    session_s: float = 900.0
+    """How long a credential given in exchange lives at most."""
 
 
 class TokenIdentity(msgspec.Struct, frozen=True):

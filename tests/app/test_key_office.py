@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.app.key_office import Actor, KeyOffice, state_of
+from gateway.app.key_office import Actor, KeyOffice, RecordFull, state_of
 from gateway.core.gateway_key import new_key
 from gateway.core.key_record import KeyRecord
 from gateway.identity.issuing import KeyIssuer, KeyTerms, NoSuchKey, TermsRefused
@@ -112,6 +112,28 @@ async def test_only_identities_with_issued_keys_get_one_and_the_refusal_names_th
         await desk.office.issue(OPS, "people")
     with pytest.raises(NoSuchKey):
         await desk.office.get("key_none")
+
+
+class Failing(Lines):
+    def write(self, lines: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+
+async def test_what_cannot_be_written_down_is_not_done_but_a_key_that_must_end_ends() -> None:
+    store, audit = MemoryKeys(), AuditLog(AuditWriter(Failing()), before_write=True)
+    issuer = KeyIssuer(store, pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
+    office = KeyOffice(issuer, ["bot"], audit)
+    _, record = await issuer.issue("bot")
+    for refused in (
+        office.issue(OPS, "bot"),
+        office.take_in(OPS, "bot", "00" * 32),
+        office.rotate(OPS, record.id, 5.0),
+    ):
+        with pytest.raises(RecordFull):
+            await refused
+    assert await store.list() == [record]
+    assert (await office.revoke(OPS, record.id)).revoked_at == T
+    audit.close()
 
 
 async def test_without_an_audit_nothing_is_written(desk: Desk) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gateway.app.assembly import assemble
 from gateway.app.key_office import Actor
-from gateway.app.key_room import KeyRoom, key_store, no_keys
+from gateway.app.key_room import KeyRoom, key_store, no_keys, receiving_tokens
 from gateway.config import compile as compiled
 from gateway.core.access import Principal
+from gateway.core.client_address import TrustedPeers
 from gateway.core.secret import Secret
 from gateway.identity.issuing import KeyTerms
 from gateway.stores.keys_sqlite import SqliteKeys
@@ -47,3 +49,12 @@ async def test_the_store_is_the_configured_one(tmp_path: Path) -> None:
 
 async def test_where_nobody_has_keys_none_is_known() -> None:
     assert await no_keys(b"k" * 32, b"f" * 32).look_up(b"1", Secret("ggw_x")) is None
+
+
+async def test_tokens_are_exchanged_only_where_there_are_workloads(tmp_path: Path) -> None:
+    for text, there in ((TEXT, True), (TEXT[: TEXT.index("  - {id: ci")], False)):
+        made = await assemble(configured(text, tmp_path))
+        async with made.stack:
+            assert (made.exchange is not None) is there
+            handle = receiving_tokens(made.exchange, made.gateway, TrustedPeers(), frozenset())
+            assert (handle == made.gateway.handle) is not there

@@ -1,0 +1,174 @@
+"""``POST /-/gateway/token`` on the traffic port: a workload's token in, a short-lived credential out (RFC 8693).
+
+Whatever else comes in goes on to the gateway untouched. Answers are RFC 6749's (§5.1, §5.2), never cached; every one is a
+line of the audit. A connection ends with its answer: what follows on it was sent by somebody who was not known yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+
+from ..core.client_address import TrustedPeers
+from ..core.errors import Code, Rejection
+from ..core.exchange import Exchange
+from ..core.framing import host_name, judge_fields, judge_framing, judge_host
+from ..core.messages import Fields, ResponseHead, first
+from ..core.token_request import (
+    ACCESS_TOKEN,
+    MAX_BODY_BYTES,
+    Granted,
+    TokenRefused,
+    TokenRequest,
+    not_accepted,
+    read_token_request,
+)
+from ..ports import Downstream, KeyRefused, StoreUnavailable
+from .hooks import Ledger
+
+PATH = b"/-/gateway/token"
+OPERATION = "token exchange"
+"""What audit and metrics call it."""
+
+_FIELDS: Fields = (
+    (b"Content-Type", b"application/json"),
+    (b"Cache-Control", b"no-store"),
+    (b"Pragma", b"no-cache"),
+    (b"X-Content-Type-Options", b"nosniff"),
+)
+_LATER: Fields = ((b"Retry-After", b"5"),)
+_UNAVAILABLE = "temporarily_unavailable"
+
+
+class Exchanger(Protocol):
+    """What judges and gives."""
+
+    async def exchange(self, asked: TokenRequest, peer: str) -> Granted:
+        """Raises Rejection, KeyRefused, StoreUnavailable."""
+        ...
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    status: int
+    said: dict[str, object]
+    fields: Fields = ()
+
+
+class TokenEndpoint:
+    """In front of a gateway's ``handle``.
+
+    Args:
+        exchanger: What judges and gives.
+        peers: Who may speak for a client's address.
+        hosts: Lower-case names that are answered; empty: any.
+        admit: The record's leave; raises Rejection where it has no room.
+        ledger: The gateway.
+        handle: For everything else.
+    """
+
+    def __init__(
+        self,
+        exchanger: Exchanger,
+        peers: TrustedPeers,
+        hosts: frozenset[bytes] = frozenset(),
+        *,
+        admit: Callable[[Exchange], Awaitable[None]],
+        ledger: Ledger,
+        handle: Callable[[Downstream], Awaitable[None]],
+    ) -> None:
+        self._exchanger = exchanger
+        self._peers = peers
+        self._hosts = hosts
+        self._admit = admit
+        self._ledger = ledger
+        self._handle = handle
+
+    async def handle(self, down: Downstream) -> None:
+        """An exchange, or a request for the gateway."""
+        if not down.head.target.startswith(PATH) or down.head.target.partition(b"?")[0] != PATH:
+            await self._handle(down)
+            return
+        head = down.head
+        peer = self._peers.client(head.peer, head.fields)
+        x = Exchange(self._ledger.mint_id(), self._ledger.monotonic(), head.method, peer)
+        x.operation, x.target = OPERATION, PATH
+        try:
+            answer = await self._answer(down, peer, x)
+            x.status = answer.status
+            fields = (*_FIELDS, *answer.fields, (b"X-Gateway-Request-Id", x.request_id.encode("ascii")))
+            await down.respond(ResponseHead(answer.status, fields), msgspec.json.encode(answer.said), close=True)
+        except BaseException:
+            x.status, x.aborted = 499, "client"
+            raise
+        finally:
+            x.bytes_in, x.bytes_out = down.received_bytes, down.sent_bytes
+            self._ledger.observe(x)
+
+    async def _answer(self, down: Downstream, peer: str, x: Exchange) -> _Answer:
+        if down.head.method != "POST":
+            x.code = Code.METHOD_NOT_ALLOWED.value
+            return _refused(405, "invalid_request", "the method is POST", ((b"Allow", b"POST"),))
+        try:
+            granted = await self._grant(down, peer, x)
+        except TokenRefused as refused:
+            x.code = x.code or Code.BAD_REQUEST.value
+            return _refused(400, refused.error, str(refused))
+        except (KeyRefused, StoreUnavailable):
+            x.code = Code.IDENTITY_UNAVAILABLE.value
+            return _refused(503, _UNAVAILABLE, "no credential can be kept at the moment", _LATER)
+        except Rejection as rejection:
+            x.code = rejection.code.value
+            return _of(rejection)
+        x.principal, x.principal_kind = granted.principal.id, granted.principal.kind.value
+        x.identity, x.team = granted.principal.identity, granted.principal.team
+        x.credential_fingerprint = granted.principal.fingerprint
+        x.target = PATH + f"?id={granted.key_id}&expires_in={granted.lifetime_s:.0f}".encode("ascii")
+        said = {
+            "access_token": granted.key.reveal(),
+            "issued_token_type": ACCESS_TOKEN,
+            "token_type": "Bearer",
+            "expires_in": int(granted.lifetime_s),
+        }
+        return _Answer(200, said)
+
+    async def _grant(self, down: Downstream, peer: str, x: Exchange) -> Granted:
+        head = down.head
+        judge_fields(head.fields)
+        judge_framing(head.fields, http_10=head.http_10)
+        if self._hosts and host_name(judge_host(head.fields, http_10=head.http_10)) not in self._hosts:
+            raise Rejection(Code.MISDIRECTED, 421, "421 Misdirected Request", close=True)
+        if head.target != PATH:
+            raise TokenRefused("invalid_request", "parameters stand in the body, where no log shows them")
+        body = await _whole(down)
+        asked = read_token_request((first(head.fields, b"content-type") or b"").decode("latin-1"), body)
+        await self._admit(x)
+        return await self._exchanger.exchange(asked, peer)
+
+
+async def _whole(down: Downstream) -> bytes:
+    if down.body is None:
+        return b""
+    pieces = bytearray()
+    if (down.body.content_length or 0) <= MAX_BODY_BYTES:
+        while piece := await down.body.read():
+            pieces += piece
+            if len(pieces) > MAX_BODY_BYTES:
+                break
+        else:
+            return bytes(pieces)
+    raise TokenRefused("invalid_request", f"the body is longer than {MAX_BODY_BYTES} octets")
+
+
+def _of(rejection: Rejection) -> _Answer:
+    if rejection.code is Code.UNAUTHENTICATED:
+        refused = not_accepted()
+        return _refused(400, refused.error, str(refused))
+    if rejection.status in {429, 503}:
+        return _refused(rejection.status, _UNAVAILABLE, "try again later", rejection.headers)
+    return _refused(rejection.status, "invalid_request", "the request cannot be read")
+
+
+def _refused(status: int, error: str, words: str, fields: Fields = ()) -> _Answer:
+    return _Answer(status, {"error": error, "error_description": words}, fields)

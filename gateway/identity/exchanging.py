@@ -1,0 +1,69 @@
+"""A workload's token for a short-lived credential of the gateway's (RFC 8693): who may have one, and for how long.
+
+The token is judged as it would be on a request. The credential is a gateway key that is not one of anybody's two, ends by
+itself, and is listed and revoked like any other. It cannot be exchanged again: it is no workload's token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from ..core.errors import Code, Rejection
+from ..core.peer_guard import PeerGuard, subject
+from ..core.secret import Secret
+from ..core.token_request import Granted, TokenRequest
+from ..core.workload_token import peek
+from .authenticator import PrincipalAuthenticator
+from .issuing import KeyIssuer, KeyTerms
+from .settings import WorkloadIdentity
+
+GIVEN_A_MINUTE = 120
+"""Credentials that one address may get: a runner's host starts many jobs, but not two a second."""
+_LONGEST_NOTE = 200
+
+
+class TokenExchange:
+    """``wall`` is Unix seconds, ``monotonic`` this process's."""
+
+    def __init__(
+        self,
+        authenticator: PrincipalAuthenticator,
+        issuer: KeyIssuer,
+        identities: Iterable[WorkloadIdentity],
+        *,
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._authenticator = authenticator
+        self._issuer = issuer
+        self._session_s = {identity.id: identity.session_s for identity in identities}
+        self._wall = wall
+        self._monotonic = monotonic
+        self._given = PeerGuard(failures=GIVEN_A_MINUTE, window_s=60.0)
+
+    async def exchange(self, asked: TokenRequest, peer: str) -> Granted:
+        """``peer`` is the client's own address.
+
+        Raises Rejection as authenticating does and RATE_LIMITED; KeyRefused where the store is full; StoreUnavailable.
+        """
+        whom, now = subject(peer), self._monotonic()
+        wait_s = self._given.wait_s(whom, now)
+        if wait_s > 0:
+            retry_after = str(max(1, math.ceil(wait_s))).encode("ascii")
+            raise Rejection(Code.RATE_LIMITED, 429, "429 Too Many Requests", headers=((b"Retry-After", retry_after),))
+        principal = await self._authenticator.authenticate_workload(asked.subject, peer)
+        self._given.note_failure(whom, self._monotonic())
+        longest_s = self._session_s[principal.identity]
+        lifetime_s = longest_s if asked.lifetime_s is None else min(asked.lifetime_s, longest_s)
+        terms = KeyTerms(expires_at=self._wall() + lifetime_s, note=_whose(asked.subject))
+        key, record = await self._issuer.exchanged(principal.identity, terms)
+        return Granted(key, record.id, principal, lifetime_s)
+
+
+def _whose(token: Secret) -> str:
+    """``sub`` of a verified token, for whoever reads the list."""
+    peeked = peek(token.reveal())
+    said = peeked.claims.get("sub") if peeked is not None else None
+    text = said if isinstance(said, str) else ""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:_LONGEST_NOTE]
