@@ -117,7 +117,8 @@ class ShortLane:
         entry, computed = still
         if entry is not way.entry and not _prepare(way, entry):
             return None
-        x = way.facts.__copy__()  # as copy.copy, which looks for this first
+        # As copy.copy, which looks for this first.
+        x: Exchange = way.facts.__copy__()  # type: ignore[attr-defined]
         x.request_id = self._mint_id()
         x.started_at = self._monotonic()
         takes = self._road.dialect.takes_for(way.principal, way.operation, way.target, way.method, way.client)

@@ -20,6 +20,7 @@ import logging
 import secrets
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import __version__, routes
 from ..answer_stage import AnswerStage
@@ -48,10 +49,8 @@ from ..edge.server import EdgeSettings, TrafficServer
 from ..identity.authenticator import PrincipalAuthenticator
 from ..identity.exchanging import TokenExchange
 from ..identity.gitlab_tokens import OwnTokens
-from ..identity.issuers import Issuer
 from ..identity.settings import IdentitySettings
 from ..identity.verifier import GitlabVerifier
-from ..identity.workloads import Workloads
 from ..limit_stage import LimitStage
 from ..pacing_stage import PacingStage
 from ..pipeline import Gateway
@@ -75,6 +74,10 @@ from .limit_office import LimitOffice
 from .observing import Audited, Early
 from .open_road import Anyone, Anything, NoTokens, Nowhere
 from .record import open_audit
+
+if TYPE_CHECKING:  # a JOSE library, for those who configured an issuer
+    from ..identity.issuers import Issuer
+    from ..identity.workloads import Workloads
 
 log = logging.getLogger("gateway.app")
 
@@ -386,6 +389,9 @@ def _cache(made: Assembly) -> CacheRoom:
 def _workloads(made: Assembly, settings: IdentitySettings) -> Workloads | None:
     if not settings.workloads:
         return None
+    from ..identity.issuers import Issuer
+    from ..identity.workloads import Workloads
+
     documents: dict[str | None, HttpDocuments] = {}
     known: dict[tuple[str, str, tuple[str, ...], str | None], Issuer] = {}
     issuers = {}

@@ -10,7 +10,6 @@ import tempfile
 import uvloop
 
 from ..config import Config, load
-from ..demo.gitlab import build_demo_gitlab
 from ..demo.seed import TOKENS
 from ..telemetry import logging as operator_log
 from .serving import harden, serving
@@ -60,6 +59,8 @@ async def _demo(listen: str, admin: str, state_dir: str) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    from ..demo.gitlab import build_demo_gitlab
+
     gitlab = build_demo_gitlab()
     await gitlab.start("127.0.0.1", 0)
     try:

@@ -16,7 +16,7 @@ import asyncio
 import functools
 import math
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -34,7 +34,9 @@ from .keys import GatewayKeys
 from .lookups import Lookups, Memo, Recall
 from .passthrough import falls_back, passthrough_for
 from .settings import IdentitySettings, Networks, Passthrough
-from .workloads import Workloads
+
+if TYPE_CHECKING:  # a JOSE library, for those who configured an issuer
+    from .workloads import Workloads
 
 _MAX_FLIGHTS = 1000
 """Credentials being looked up or waiting for their turn; beyond that nobody would be answered in time."""

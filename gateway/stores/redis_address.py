@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from redis.asyncio.connection import parse_url
 
 
 class RedisAddress(msgspec.Struct, frozen=True):
@@ -33,6 +32,8 @@ def parse_address(url: str) -> RedisAddress:
     Raises:
         ValueError: The URL is none of these. The message never holds the URL.
     """
+    from redis.asyncio.connection import parse_url  # a tenth of the start-up, and the embedded default never asks for it
+
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("a Redis URL starts with redis://, rediss:// or unix://")
     try:
