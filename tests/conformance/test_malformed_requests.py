@@ -36,7 +36,7 @@ FIRST_S = 4.0
 """For the first octet, or the end of a connection that must close: more than the gateway's own timeouts."""
 
 
-async def _serve(seen: Seen, writer: asyncio.StreamWriter) -> bool:
+async def serve(seen: Seen, writer: asyncio.StreamWriter) -> bool:
     body = b'{"target":"%b"}' % seen.target.replace(b'"', b"'")
     whole = answer(body, b"Cache-Control: no-store")
     writer.write(whole[: -len(body)] if seen.method == b"HEAD" else whole)
@@ -90,7 +90,7 @@ def _judge(case: dict[str, Any], lane: Lane, got: bytes, ended: bool) -> list[st
 
     if any(b"smuggled" in one.target for one in seen):
         wrong.append("a smuggled request reached GitLab")
-    wrong += _credentials(lane, seen, got)
+    wrong += credentials(lane, seen, got)
     for folded in case.get("upstream_lacks", ()):
         text = octets(folded).encode("latin-1").lower()
         if text in (everything if case["category"] == "CL" else heads):
@@ -114,7 +114,7 @@ def _judge(case: dict[str, Any], lane: Lane, got: bytes, ended: bool) -> list[st
     return wrong
 
 
-def _credentials(lane: Lane, seen: list[Seen], got: bytes) -> list[str]:
+def credentials(lane: Lane, seen: list[Seen], got: bytes) -> list[str]:
     """GitLab sees the brokered credential, exactly once, and never the gateway's key; the client sees neither."""
     wrong = []
     for key in (lane.key.encode(), lane.other_key.encode()):
@@ -167,7 +167,7 @@ async def test_every_malformed_request_ends_as_expected(tmp_path: Path) -> None:
 
     corpus = cases("requests")
     assert len(corpus) > 300
-    async with lanes(LANES, tmp_path, lambda: StrictUpstream(_serve)) as found:
+    async with lanes(LANES, tmp_path, lambda: StrictUpstream(serve)) as found:
         await over(found, corpus, one)
         exposed = [await asyncio.to_thread(lane.gateway.metrics) for lane in found]
     assert not wrong, "\n".join(f"{name}: {'; '.join(problems)}" for name, problems in wrong.items())
