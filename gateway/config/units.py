@@ -295,6 +295,9 @@ def parse_base_url(text: str) -> BaseUrl:
     return BaseUrl(scheme, _parse_host(authority, what), _DEFAULT_PORTS[scheme], path.rstrip("/"))
 
 
+_TLS_OPTION = r"(?:ssl_(?:ca_certs|certfile|keyfile)=/[A-Za-z0-9._~/@+-]+|ssl_check_hostname=(?:true|false))"
+_TLS_OPTIONS = re.compile(rf"\?{_TLS_OPTION}(?:&{_TLS_OPTION})*")
+_TLS_OPTION_NAMES = "ssl_ca_certs=/FILE, ssl_certfile=/FILE, ssl_keyfile=/FILE, ssl_check_hostname=false"
 _STORES = "memory:, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or sqlite:///PATH"
 
 
@@ -314,8 +317,10 @@ def parse_store_url(text: str) -> StoreUrl:
         raise ValueError(f"names {scheme}, which this version does not support yet: use redis:// or rediss://")
     if scheme not in {"redis", "rediss"}:
         raise ValueError(f"has an unknown scheme: write {_STORES}")
-    if rest or not re.fullmatch(r"(?:/[0-9]{0,4})?", path):
+    if not re.fullmatch(r"(?:/[0-9]{0,4})?", path) or (rest and scheme == "redis"):
         raise ValueError("is not a Redis address: after host and port only a database number may follow, as in /0")
+    if rest and not _TLS_OPTIONS.fullmatch(rest):
+        raise ValueError(f"is not a Redis address: after the database may follow ?{_TLS_OPTION_NAMES}, joined by &")
     userinfo, _, place = authority.rpartition("@")
     name, colon, port = place.rpartition(":")
     if colon and not (place.startswith("[") and place.endswith("]")):
@@ -323,7 +328,7 @@ def parse_store_url(text: str) -> StoreUrl:
         _parse_port(port, 1)
     else:
         _parse_host(place, "a Redis address")
-    return StoreUrl(scheme, Secret(text), f"{scheme}://{place}{path}", password=bool(userinfo))
+    return StoreUrl(scheme, Secret(text), f"{scheme}://{place}{path}{rest}", password=bool(userinfo))
 
 
 # Words

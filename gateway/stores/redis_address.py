@@ -31,6 +31,7 @@ def parse_address(url: str) -> RedisAddress:
 
     Raises:
         ValueError: The URL is none of these. The message never holds the URL.
+        OSError: A file that it names can't be read.
     """
     from redis.asyncio.connection import parse_url  # a tenth of the start-up, and the embedded default never asks for it
 
@@ -72,8 +73,8 @@ def _tls(options: Mapping[str, Any]) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
         if options.get("ssl_certfile"):
             context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-    except OSError:  # an SSLError is one
-        raise ValueError("a certificate or key named in the Redis URL can't be read") from None
+    except OSError:  # an SSLError is one; its text, and a FileNotFoundError's, would not say whose file it is
+        raise OSError("a certificate or key named in the Redis URL can't be read, or is none") from None
     if str(options.get("ssl_check_hostname", "true")).lower() in {"0", "false", "no"}:
         context.check_hostname = False
     if str(options.get("ssl_cert_reqs", "required")).lower() == "none":

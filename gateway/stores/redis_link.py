@@ -93,6 +93,7 @@ class RedisLink:
 
         Raises:
             ValueError: The URL is not one of these. The message never holds the URL.
+            OSError: A certificate that it names can't be read.
         """
         return cls(parse_address(url), timeout_s=timeout_s, name=name)
 

@@ -180,6 +180,20 @@ def test_what_is_no_url(text: str) -> None:
         ("redis://redis:6379/0", "redis", "redis://redis:6379/0", True, False),
         ("redis://[::1]", "redis", "redis://[::1]", True, False),
         ("rediss://u:p@redis/1", "rediss", "rediss://redis/1", True, True),
+        (
+            "rediss://u:p@redis/1?ssl_ca_certs=/etc/ca.pem",
+            "rediss",
+            "rediss://redis/1?ssl_ca_certs=/etc/ca.pem",
+            True,
+            True,
+        ),
+        (
+            "rediss://r:1?ssl_certfile=/a&ssl_keyfile=/b&ssl_check_hostname=false",
+            "rediss",
+            "rediss://r:1?ssl_certfile=/a&ssl_keyfile=/b&ssl_check_hostname=false",
+            True,
+            False,
+        ),
         ("sqlite:///var/lib/keys.db", "sqlite", "sqlite:///var/lib/keys.db", False, False),
     ],
 )
@@ -191,7 +205,31 @@ def test_stores(text: str, scheme: str, shown: str, shared: bool, password: bool
 
 @pytest.mark.parametrize(
     "text",
-    ["", "redis", "redis://", "redis://r/x", "redis://r:0", "redis://r?db=1", "sqlite://x.db", "sqlite:///", "mongo://m"],
+    [
+        *(
+            "",
+            "redis",
+            "redis://",
+            "redis://r/x",
+            "redis://r:0",
+            "redis://r?db=1",
+            "sqlite://x.db",
+            "sqlite:///",
+            "mongo://m",
+        ),
+        *(
+            "redis://r?ssl_ca_certs=/ca.pem",
+            "rediss://r?",
+            "rediss://r?ssl_ca_certs=ca.pem",
+            "rediss://r?ssl_cert_reqs=none",
+        ),
+        *(
+            "rediss://r?password=x",
+            "rediss://r?ssl_ca_certs=/ca&password=x",
+            "rediss://r?ssl_ca_certs=/a%20b",
+            "rediss://r#x",
+        ),
+    ],
 )
 def test_what_is_no_store(text: str) -> None:
     with pytest.raises(ValueError):

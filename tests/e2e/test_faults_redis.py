@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +20,9 @@ import redis
 from gateway.demo.gitlab import DemoGitLab
 from tests.e2e.conftest import DEMO_SECRETS, SHARED_SECRETS, shared_config
 from tests.e2e.load import Load, checks, figure, quiet, until
-from tests.e2e.running import GatewayProcess, LoopThread
+from tests.e2e.running import ROOT, GatewayProcess, LoopThread
 from tests.e2e.wire import ask
+from tests.fakes.certificates import Authority
 from tests.fakes.line import Line
 
 STALL_S = 3.0
@@ -219,3 +224,48 @@ def test_keys_fail_as_configured(demo: DemoGitLab, start_redis: Any, tmp_path: P
         assert ask(gateway.port, "/api/v4/version", token="ggw_nobody").status == 401  # no store is asked about a typo
     finally:
         assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "another-authority"])
+def test_redis_by_tls(demo: DemoGitLab, start_redis: Any, tmp_path: Path, trusted: bool) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("redis")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start_redis(
+        *("--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file", str(authority.file)),
+        *("--tls-cert-file", str(pair.cert), "--tls-key-file", str(pair.key)),
+    )
+    anchor = authority if trusted else Authority(tmp_path, "stranger")
+    config = shared_config(demo.url)
+    config["stores"]["keys"] = f"sqlite://{tmp_path}/keys.db"
+    url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={anchor.file}"
+    gateway = GatewayProcess(config, tmp_path / "gateway", {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": url})
+    try:
+        key = gateway.new_key("bot")
+        told = "ok" if trusted else "degraded: SSLCertVerificationError"
+        until(lambda: checks(gateway)[f"store {STORES[0]}"] == told, "the buckets' store is told of")
+        assert ask(gateway.port, "/api/v4/projects", token=key).status == 200
+    finally:
+        assert gateway.stop() == 0
+
+
+def test_a_certificate_that_cannot_be_read_ends_the_start_in_words(demo: DemoGitLab, tmp_path: Path) -> None:
+    url = f"rediss://:s3cr3t@127.0.0.1:1/0?ssl_ca_certs={tmp_path}/none.pem"
+    file = tmp_path / "gateway.yaml"
+    file.write_text(json.dumps({"version": 1, **shared_config(demo.url)}))
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway", "serve", "--config", str(file)],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": url},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "failed: a certificate or key named in the Redis URL can't be read, or is none" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "s3cr3t" not in ended.stderr

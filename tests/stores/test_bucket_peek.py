@@ -62,9 +62,9 @@ async def test_it_sees_what_the_script_would(link: RedisLink, held: tuple[str | 
     assert abs(seen.now - taken.now) < 60
 
 
-async def test_a_redis_that_refuses_is_not_taken_for_full_buckets(link: RedisLink) -> None:
+async def test_a_redis_that_refuses_is_not_taken_for_full_buckets(link: RedisLink, redis_url: str) -> None:
     await link.execute("ACL", "SETUSER", "blind", "on", "nopass", "~none", "+@all")
-    host = RedisLink.from_url(f"redis://blind:x@127.0.0.1:{link._address.port}/0", timeout_s=5.0, name="blind")
+    host = RedisLink.from_url(redis_url.replace("redis://", "redis://blind:x@"), timeout_s=5.0, name="blind")
     try:
         with pytest.raises(RedisUnavailable, match="NOPERM"):
             await peek(host, TAKES)
