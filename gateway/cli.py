@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import __version__, audit_commands, key_commands, limit_commands
+from . import __version__, audit_commands, credential_commands, key_commands, limit_commands
 from .config import EMBEDDED, Config, json_schema, load, redacted
 from .config import problems as reports
 from .config.known import unknown_routes
@@ -241,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for keys in key_commands.add(commands, _command, lambda arguments: _configured(arguments, _NOT_FOR_KEYS)):
         _config_option(keys)
+    credential_commands.add(commands, _command)
     limit_commands.add(commands, _command)
     for audit in audit_commands.add(commands, _command, _configured_for_audit):
         _config_option(audit)

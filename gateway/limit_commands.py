@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import http.client
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from .admin_client import KEY, ask
 from .config import Config
-from .config.units import HostPort, parse_duration, parse_host_port
+from .config.units import HostPort, parse_duration
 
 if TYPE_CHECKING:
     from . import app  # costs a third of a second: imported where a command needs it
 
-KEY = "GATEWAY_ADMIN_KEY"
 OK, FAILED, REFUSED = 0, 1, 2
-_TIMEOUT_S = 10.0
 _LIVE = {"levels", "bucket", "pace"}
 _OWN = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 — an address to listen on is none to ask at
 
@@ -69,7 +67,7 @@ def _live(config: Config, wish: dict[str, object]) -> list[tuple[str, str]] | st
     admin = config.listen.admin
     place = str(HostPort(_OWN.get(admin.host, admin.host), admin.port))
     try:
-        status, answer = _ask(place, "POST", "/-/explain", wish)
+        status, answer = ask(place, "POST", "/-/explain", wish)
     except OSError:
         return f"they are in the running gateway's memory, and none answers at its admin port {place}"
     if status != 200:
@@ -78,7 +76,7 @@ def _live(config: Config, wish: dict[str, object]) -> list[tuple[str, str]] | st
 
 
 def _top(arguments: argparse.Namespace) -> int:
-    status, answer = _ask(arguments.admin, "GET", f"/-/limits/top?count={arguments.count}")
+    status, answer = ask(arguments.admin, "GET", f"/-/limits/top?count={arguments.count}")
     if status != 200:
         return _refused(status, answer)
     if arguments.json:
@@ -104,7 +102,7 @@ def _reset(arguments: argparse.Namespace) -> int:
 
 def _change(arguments: argparse.Namespace, how: dict[str, object]) -> int:
     wish = {"limit": arguments.limit, "subject": arguments.subject, **how}
-    status, answer = _ask(arguments.admin, "POST", "/-/limits", wish)
+    status, answer = ask(arguments.admin, "POST", "/-/limits", wish)
     if status != 200:
         return _refused(status, answer)
     print(json.dumps(answer))
@@ -121,21 +119,6 @@ def _words(status: int, answer: Any) -> str:
         return "the admin port has no such thing: it needs an admin key in the configuration, and limits"
     said = answer.get("message", "") if isinstance(answer, dict) else ""
     return str(said or status)
-
-
-def _ask(admin: str, method: str, path: str, wish: dict[str, object] | None = None) -> tuple[int, Any]:
-    """Status and JSON. Raises OSError when nobody answers."""
-    place = parse_host_port(admin)
-    connection = http.client.HTTPConnection(place.host or "127.0.0.1", place.port, timeout=_TIMEOUT_S)
-    fields = {"Authorization": f"Bearer {os.environ.get(KEY, '')}", "Content-Type": "application/json"}
-    try:
-        connection.request(method, path, None if wish is None else json.dumps(wish), fields)
-        response = connection.getresponse()
-        return response.status, json.loads(response.read() or b"null")
-    except (http.client.HTTPException, json.JSONDecodeError):
-        raise OSError(f"{admin} does not answer as an admin port") from None
-    finally:
-        connection.close()
 
 
 def _seconds(text: str) -> float:

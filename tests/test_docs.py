@@ -283,6 +283,16 @@ def test_the_audit_line_on_the_front_page_is_one() -> None:
     assert set(json.loads(shown.replace("\n", ""))) <= set(msgspec.to_builtins(line_of(full_exchange(), 1.0, 1.0)))
 
 
+class Credentials:
+    """Upstream credentials as the admin port asks for them; nothing is asked here."""
+
+    def list(self) -> object:
+        return None
+
+    async def rotate(self, who: str, peer: str, credential_id: str) -> object:
+        return credential_id
+
+
 def served() -> set[str]:
     """What the admin port answers where everything is configured: `METHOD /path`."""
     config = configured("identities: [{id: bot, key: issued}]\n")
@@ -293,7 +303,9 @@ def served() -> set[str]:
         metrics=lambda: b"",
         metrics_type="",
         readiness=lambda: Readiness(True, {}),
-        endpoints=admin_endpoints(config, Catalogue.decode(routes.read()), limits, KeyOffice(issuer, ["bot"], None)),
+        endpoints=admin_endpoints(
+            config, Catalogue.decode(routes.read()), limits, KeyOffice(issuer, ["bot"], None), Credentials()
+        ),
     )
     found = [
         f"{route.method} {route.resource.canonical}" for route in admin.application().router.routes() if route.resource

@@ -1,11 +1,13 @@
 """What an admin key opens: the configuration, limits, gateway keys, and why a request is allowed or denied.
 
-    GET /-/config · GET /-/limits/top · POST /-/limits · /-/keys … · POST /-/explain
+    GET /-/config · GET /-/limits/top · POST /-/limits · /-/keys … · /-/credentials … · POST /-/explain
 
 One shape for all (``edge.admin.Endpoint``); what changes anything says so in the audit. Described in ``docs/openapi.yaml``.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import msgspec
 
@@ -32,8 +34,30 @@ class Hypothetical(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     caller: str = ""
 
 
+class CredentialDesk(Protocol):
+    """What operators may ask of upstream credentials while the gateway runs; a token is never shown."""
+
+    def list(self) -> object:
+        """Every credential, as JSON."""
+        ...
+
+    async def rotate(self, who: str, peer: str, credential_id: str) -> object:
+        """Replace one now; its state then, as JSON. Raises ValueError for what can't be done."""
+        ...
+
+
+class NamedCredential(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``POST /-/credentials/rotate``."""
+
+    credential: str
+
+
 def admin_endpoints(
-    config: Config, catalogue: Catalogue, limits: LimitOffice | None, keys: KeyOffice | None
+    config: Config,
+    catalogue: Catalogue,
+    limits: LimitOffice | None,
+    keys: KeyOffice | None,
+    credentials: CredentialDesk | None = None,
 ) -> tuple[Endpoint, ...]:
     """Those that this configuration has: without limits or issued keys there is nothing to ask about them."""
 
@@ -52,6 +76,8 @@ def admin_endpoints(
         endpoints += _limit_endpoints(limits)
     if keys is not None:
         endpoints += key_endpoints(keys)
+    if credentials is not None:
+        endpoints += _credential_endpoints(credentials)
     return tuple(endpoints)
 
 
@@ -69,6 +95,17 @@ def _limit_endpoints(office: LimitOffice) -> tuple[Endpoint, ...]:
         Endpoint("GET", "/-/limits/top", top, frozenset({"count"})),
         Endpoint("POST", "/-/limits", change),
     )
+
+
+def _credential_endpoints(desk: CredentialDesk) -> tuple[Endpoint, ...]:
+    async def show(_: Asked) -> Answer:
+        return Answer(desk.list())
+
+    async def rotate(asked: Asked) -> Answer:
+        named = msgspec.convert(asked.body, NamedCredential)
+        return Answer(await desk.rotate(asked.who, asked.peer, named.credential))
+
+    return Endpoint("GET", "/-/credentials", show), Endpoint("POST", "/-/credentials/rotate", rotate)
 
 
 def _explained(config: Config, catalogue: Catalogue, asked: Hypothetical) -> Explained:

@@ -27,7 +27,8 @@ from ..answer_stage import AnswerStage
 from ..bandwidth_stage import BandwidthStage
 from ..body_stage import BlindBodies, BodyStage
 from ..broker.places import GitlabPlaces
-from ..broker.static import StaticCredential, StaticTokenSource
+from ..broker.static import StaticTokenSource
+from ..broker.token_api import TokenApi
 from ..config import Config
 from ..config import compile as compiled
 from ..config.vocabulary import CacheMode, OnBuckets
@@ -60,6 +61,9 @@ from ..state_dir import open_state_dir, secret
 from ..stores.bucket_memory import MemoryBuckets
 from ..stores.bucket_redis import RedisBuckets
 from ..stores.changes_redis import RedisChanges
+from ..stores.credential_vault import SealedStore
+from ..stores.credentials_redis import RedisCredentials
+from ..stores.credentials_sqlite import SqliteCredentials
 from ..stores.paces_redis import RedisPaces
 from ..stores.redis_link import RedisLink
 from ..telemetry.audit import AuditLog
@@ -68,6 +72,7 @@ from ..upstream.admission import AdmissionSettings, AdmittingUpstream
 from ..upstream.client import LeanUpstream, UpstreamSettings
 from ..upstream.documents import HttpDocuments
 from .cache_room import CacheRoom
+from .credential_room import CredentialRoom
 from .key_office import KeyOffice
 from .key_room import KeyRoom, no_keys, receiving_tokens
 from .limit_office import LimitOffice
@@ -110,6 +115,7 @@ class Assembly:
         self.audit: AuditLog | None = None
         self.cache_room: CacheRoom
         self.tokens: StaticTokenSource | None = None
+        self.credentials: CredentialRoom | None = None
         self.passage = _passage(config)
         self.gateway: Gateway
         self.server: TrafficServer
@@ -130,7 +136,7 @@ class Assembly:
                 log.warning("GitLab accepts credential %s again", credential_id)
             return
         self.alarms[credential_id] = "refused"
-        log.error("GitLab refuses credential %s: requests that use it are answered with 502", credential_id)
+        log.error("GitLab refuses credential %s: left out of its pool, or else requests with it get 502", credential_id)
 
 
 class Keyring:
@@ -219,15 +225,28 @@ async def _assemble(made: Assembly) -> None:
             prefix=entry_settings.prefix,
             fields=((b"Host", _upstream_host(config)),),
         )
+        credentials = compiled.credentials(config)
         made.tokens = StaticTokenSource(
-            [StaticCredential(one.id, one.token, one.sudo) for one in config.credentials],
+            credentials,
             verifier,
             partition_key=made.keys.partition,
             monotonic=time.monotonic,
             alarm=made.alarm,
         )
-        for warning in await made.tokens.verify_at_start():
+        room_of_tokens = made.credentials = CredentialRoom(
+            config,
+            credentials,
+            made.tokens,
+            TokenApi(made.upstream, prefix=entry_settings.prefix, fields=((b"Host", _upstream_host(config)),)),
+            store=lambda: _credential_store(made),
+            key=lambda: made.keys.encryption,
+            audit=made.audit,
+            refused=made.alarms,
+        )
+        stack.push_async_callback(room_of_tokens.close)
+        for warning in await made.tokens.verify_at_start(await room_of_tokens.load()):
             log.warning("%s", warning)
+        room_of_tokens.steward.start()
         settings = compiled.identity_settings(config)
         authenticator = _authenticator(made, settings, verifier)
         stack.push_async_callback(authenticator.close)
@@ -240,9 +259,10 @@ async def _assemble(made: Assembly) -> None:
         pacing = PacingStage(
             made.limits,
             wall=time.time,
-            credentials=[one.id for one in config.credentials],
+            credentials=[one.id for one in credentials],
             board=RedisPaces(board) if board is not None else None,
         )
+        made.tokens.pick_by(pacing.remaining)
         pacing.start()
         stack.callback(pacing.close)
         changes = RedisChanges(board) if board is not None else None
@@ -384,6 +404,15 @@ def _cache(made: Assembly) -> CacheRoom:
     shared = config.stores.shared.shared and config.cache.mode is not CacheMode.OFF
     link = made.link(config.stores.shared.url, "cache", 0.1) if shared else None
     return CacheRoom(config, link, lambda: made.keys.encryption)
+
+
+def _credential_store(made: Assembly) -> SealedStore:
+    stored = made.config.stores.credentials
+    assert stored is not None, "the loader fills it in"
+    if stored.shared:
+        return RedisCredentials(made.link(stored.url, "credentials", 2.0))
+    open_state_dir(Path(made.config.state_dir))
+    return SqliteCredentials(Path(stored.url.reveal().removeprefix("sqlite://")), wall=time.time)
 
 
 def _workloads(made: Assembly, settings: IdentitySettings) -> Workloads | None:

@@ -94,13 +94,8 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
         made.passage.leaks,
         total=True,
     )
-    for credential in made.config.credentials:
-        yield Reading(
-            "gitlab_gateway_credential_refused",
-            "1 while GitLab refuses an upstream credential.",
-            float(credential.id in made.alarms),
-            labels={"credential": credential.id},
-        )
+    if made.credentials is not None:
+        yield from made.credentials.readings()
     if certificates is not None:
         yield Reading(
             "gitlab_gateway_certificates_failing",
@@ -190,8 +185,8 @@ def readiness(made: Assembly, certificates: Certificates | None = None) -> Readi
     if made.cache_room.watch is not None:
         silent = made.cache_room.watch.silent
         checks["hooks"] = "degraded: none came lately, every reuse is revalidated" if silent else "ok"
-    for credential in made.alarms:
-        checks[f"credential {credential}"] = "degraded: GitLab refuses it"
+    if made.credentials is not None:
+        checks |= made.credentials.checks()
     if made.audit is not None:
         checks["audit"] = _audit_state(made.audit.writer)
     if certificates is not None and certificates.failing:

@@ -136,7 +136,9 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
             metrics=made.metrics.render,
             metrics_type=CONTENT_TYPE,
             readiness=lambda: readiness(made, certificates),
-            endpoints=admin_endpoints(config, made.catalogue, made.desk, made.key_desk),
+            endpoints=admin_endpoints(
+                config, made.catalogue, made.desk, made.key_desk, made.credentials if config.credentials else None
+            ),
         )
         admin_server = AdminServer(admin)
         made.stack.push_async_callback(admin_server.close)

@@ -1,4 +1,4 @@
-"""Upstream credentials written in the configuration: one token each, checked before its first use.
+"""The tokens GitLab sees: checked before their first use, given out by name, replaced while requests go on.
 
 Closed, never open: a credential that GitLab does not take, or that may do more than its owner declared, is not given out.
 One case is left: a GitLab that was away when the gateway started could not be asked. Its credentials are used meanwhile
@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 import msgspec
 
 from ..core.access import Permit, Principal
 from ..core.catalogue import Operation
 from ..core.errors import Code, Rejection, Source
-from ..core.secret import Secret, keyed_hash
+from ..core.secret import Secret
 from ..ports import NotAnswering, Presentation, TokenVerifier, UpstreamCredential
-from .carriers import Carrier, carrier_for, field
+from .carriers import carrier_for
+from .held import Held, HeldPool, StaticCredential
 
 _RETRY_S = 30.0
 """How long a credential that GitLab refused is not tried again."""
@@ -28,16 +28,6 @@ _DOUBT_S = 5.0
 """How often a 401 may make the broker ask GitLab about a credential: some routes answer 401 to good ones."""
 _CHECK_TIMEOUT_S = 10.0
 _POWERFUL = frozenset({"sudo", "admin_mode"})
-_TOKEN = re.compile(r"[!-~]{1,8192}", re.ASCII)
-
-
-class StaticCredential(msgspec.Struct, frozen=True):
-    """One of ``credentials:``."""
-
-    id: str
-    token: Secret
-    sudo: bool = False
-    """Its owner knows that it may act as anybody."""
 
 
 class CredentialsRefused(Exception):  # noqa: N818 — a decision, told to the operator at start
@@ -48,30 +38,16 @@ class CredentialsRefused(Exception):  # noqa: N818 — a decision, told to the o
         self.problems = problems
 
 
-class _Held:
-    """One credential and what is known of it. Instants are monotonic."""
-
-    __slots__ = ("by_carrier", "checked", "credential", "doubted_at", "lock", "reason", "refused_until", "trusted")
-
-    def __init__(self, credential: StaticCredential, partition_key: bytes) -> None:
-        token = credential.token.reveal()
-        if _TOKEN.fullmatch(token) is None:
-            raise CredentialsRefused([f"credential `{credential.id}` holds what cannot be a token"])
-        self.credential = credential
-        partition = keyed_hash(partition_key, token)
-        self.by_carrier = {
-            carrier: UpstreamCredential(credential.id, (field(carrier, token),), partition) for carrier in Carrier
-        }
-        self.checked = False
-        self.trusted = False
-        self.refused_until = 0.0
-        self.doubted_at: float | None = None
-        self.reason = ""
-        self.lock = asyncio.Lock()
-
-
 class StaticTokenSource:
-    """A TokenSource. ``monotonic`` is seconds; ``alarm(credential_id, is_healthy)`` hears of each change."""
+    """A TokenSource.
+
+    Args:
+        credentials: Single ones, and members of pools.
+        verifier: Asks GitLab about them.
+        partition_key: Keys the cache partitions.
+        monotonic: Seconds.
+        alarm: ``(credential id, is healthy)``: hears of each change.
+    """
 
     def __init__(
         self,
@@ -83,62 +59,115 @@ class StaticTokenSource:
         alarm: Callable[[str, bool], None],
     ) -> None:
         """CredentialsRefused for a token that could not stand in a header field."""
-        self._held = {credential.id: _Held(credential, partition_key) for credential in credentials}
+        try:
+            self._held = {credential.id: Held(credential, partition_key) for credential in credentials}
+        except ValueError as problem:
+            raise CredentialsRefused([str(problem)]) from None
+        pools: dict[str, list[Held]] = {}
+        for held in self._held.values():
+            if held.credential.pool:
+                pools.setdefault(held.credential.pool, []).append(held)
+        self._pools = pools
+        self._single = {name: held for name, held in self._held.items() if not held.credential.pool}
+        self._shared = {name: HeldPool(members) for name, members in pools.items()}
         self._verifier = verifier
         self._monotonic = monotonic
         self._alarm = alarm
         self._recheck: asyncio.Task[None] | None = None
         self._recheck_at = 0.0
         self.unchecked = bool(self._held)
+        self.renew: Callable[[], Awaitable[None]] | None = None
+        """Looks whether a refused token has been replaced by another gateway."""
 
-    async def verify_at_start(self) -> list[str]:
+    async def verify_at_start(self, unsure: Collection[str] = ()) -> list[str]:
         """Ask GitLab about each credential; what it could not tell comes back as warnings, and is asked before first use.
 
         Raises CredentialsRefused for those it does not take, and those with sudo or admin scope not marked ``sudo: true``.
+        A dead member of a pool with others is a warning; so is a dead token of ``unsure``, which may have successors that
+        nobody could look up.
         """
         warnings: list[str] = []
         problems: list[str] = []
         held = list(self._held.values())
         # All at once: a GitLab that hangs delays the start by one timeout, not by one for each.
         for one, silence in zip(held, await asyncio.gather(*map(self._first_check, held)), strict=True):
+            name = one.credential.id
             if silence:
-                warnings.append(f"credential `{one.credential.id}` is not checked yet: {silence}")
+                warnings.append(f"credential `{name}` is not checked yet: {silence}")
             elif one.reason:
-                (warnings if one.trusted else problems).append(f"credential `{one.credential.id}` {one.reason}")
+                spared = one.trusted or (not one.overpowered and (name in unsure or self._has_company(one)))
+                (warnings if spared else problems).append(f"credential `{name}` {one.reason}")
         if problems:
             raise CredentialsRefused(problems)
         self.unchecked = any(not held.checked for held in self._held.values())
         return warnings
 
+    def _has_company(self, held: Held) -> bool:
+        return any(not other.refused_until for other in self._pools.get(held.credential.pool, ()))
+
     def recognised(self) -> None:
         self.unchecked = False
         if self._recheck is None and self._monotonic() >= self._recheck_at:
             self._recheck_at = self._monotonic() + _DOUBT_S
-            self._recheck = asyncio.get_running_loop().create_task(self._check_the_unchecked(), name="credential check")
+            self._start_check()
+
+    def look_again(self) -> None:
+        """Ask about refused members of pools whose time is over: no request waits for them."""
+        now = self._monotonic()
+        due = (held for members in self._pools.values() for held in members if 0 < held.refused_until <= now)
+        if self._recheck is None and any(due):
+            self._start_check()
+
+    def _start_check(self) -> None:
+        self._recheck = asyncio.get_running_loop().create_task(self._check_the_unchecked(), name="credential check")
 
     async def _check_the_unchecked(self) -> None:
         try:
             for held in self._held.values():
                 with contextlib.suppress(NotAnswering, TimeoutError):
                     async with held.lock:
-                        if not held.checked:
+                        if not held.checked or 0 < held.refused_until <= self._monotonic():
                             await self._check(held)
         finally:
             self._recheck = None
             self.unchecked = any(not held.checked for held in self._held.values())
 
+    def pick_by(self, remaining: Callable[[str], float]) -> None:
+        """How many requests GitLab leaves a member of a pool: infinity where it has not said, -1 where it refuses."""
+        for pool in self._shared.values():
+            pool.remaining = remaining
+
     def is_healthy(self, credential_id: str) -> bool:
         """GitLab did not refuse it when last asked."""
         return self._held[credential_id].refused_until == 0.0
 
+    def expires_at(self, credential_id: str) -> float | None:
+        """In Unix seconds, as GitLab said when it was asked; None: never, or not known yet."""
+        return self._held[credential_id].expires_at
+
+    def token(self, credential_id: str) -> Secret:
+        """The one that is given out at present: for rotation alone."""
+        return self._held[credential_id].credential.token
+
+    def switch(self, credential_id: str, token: Secret, expires_at: float | None, *, checked: bool = True) -> None:
+        """Give out ``token`` from now on. ``checked``: GitLab took it when asked. ValueError where it can be none."""
+        held = self._held[credential_id]
+        held.replace(msgspec.structs.replace(held.credential, token=token))
+        held.expires_at = expires_at
+        if checked:
+            self._settle(held, trusted=True, reason="")
+
     async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
-        held = self._held.get(permit.use)
+        held = self._single.get(permit.use)
         if held is None:
-            raise _refusal(502, f"there is no credential `{permit.use}`")
+            pool = self._shared.get(permit.use)
+            if pool is None:
+                raise _refusal(502, f"there is no credential `{permit.use}`")
+            held = pool.pick()
         if not held.trusted and held.checked:
             await self._establish(held)
         if self._monotonic() < held.refused_until:
-            raise _refusal(502, f"credential `{permit.use}` {held.reason}")
+            raise _refusal(502, f"credential `{held.credential.id}` {held.reason}")
         return held.by_carrier[carrier_for(operation)]
 
     async def refused(self, credential_id: str) -> bool:
@@ -152,18 +181,20 @@ class StaticTokenSource:
             if held.doubted_at is not None and now < held.doubted_at + _DOUBT_S:
                 return False
             held.doubted_at = now
+            before = held.by_carrier
             try:
                 await self._check(held)
             except (NotAnswering, TimeoutError):
                 return False
-            return self._monotonic() < held.refused_until
+            # What was refused is dead in either case: a token that has been replaced meanwhile is no longer given out.
+            return self._monotonic() < held.refused_until or held.by_carrier is not before
 
     async def close(self) -> None:
         if self._recheck is not None:
             self._recheck.cancel()
             await asyncio.gather(self._recheck, return_exceptions=True)
 
-    async def _first_check(self, held: _Held) -> str:
+    async def _first_check(self, held: Held) -> str:
         """Why it could not be checked; empty when it was."""
         try:
             async with held.lock:
@@ -172,7 +203,7 @@ class StaticTokenSource:
             return _reason(error)
         return ""
 
-    async def _establish(self, held: _Held) -> None:
+    async def _establish(self, held: Held) -> None:
         """The check before first use, or before the next try after a refusal: once, however many callers wait."""
         async with held.lock:
             if held.trusted or self._monotonic() < held.refused_until:
@@ -182,25 +213,34 @@ class StaticTokenSource:
             except (NotAnswering, TimeoutError) as error:
                 raise _refusal(503, f"credential `{held.credential.id}` cannot be checked: {_reason(error)}") from error
 
-    async def _check(self, held: _Held) -> None:
+    async def _check(self, held: Held) -> None:
         """Ask GitLab, and remember. Raises NotAnswering or TimeoutError, and then nothing has changed."""
+        asked = held.credential
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
             try:
-                verified = await self._verifier.verify(held.credential.token, Presentation.PRIVATE)
+                verified = await self._verifier.verify(asked.token, Presentation.PRIVATE)
             except NotAnswering as silence:
                 if silence.offered:
                     raise
                 # Not a GitLab that can be asked: its own checks have to do, and `Sudo` never passes for brokered callers.
                 self._settle(held, trusted=True, reason="may have any scope: its GitLab cannot be asked")
                 return
+            if verified is None and self.renew is not None:
+                await self.renew()
+        if held.credential is not asked:
+            return  # replaced meanwhile: what was heard is about the old one
         if verified is None:
             self._settle(held, trusted=False, reason="is not accepted by GitLab")
-        elif (powers := sorted(_POWERFUL.intersection(verified.scopes or ()))) and not held.credential.sudo:
+            return
+        held.expires_at = verified.expires_at
+        powers = sorted(_POWERFUL.intersection(verified.scopes or ()))
+        held.overpowered = bool(powers) and not asked.sudo
+        if held.overpowered:
             self._settle(held, trusted=False, reason=f"has the scope {', '.join(powers)} but is not marked `sudo: true`")
         else:
             self._settle(held, trusted=True, reason="")
 
-    def _settle(self, held: _Held, *, trusted: bool, reason: str) -> None:
+    def _settle(self, held: Held, *, trusted: bool, reason: str) -> None:
         now = self._monotonic()
         was_refused = held.refused_until > 0.0
         held.checked, held.trusted, held.reason = True, trusted, reason

@@ -10,6 +10,7 @@ from ..core.access import PrincipalKind
 from ..core.bandwidth import LEAST, MOST
 from ..core.catalogue import Access
 from ..core.hook_proof import HookProof
+from .credential_checks import credential_findings, managers
 from .limit_model import CostMode, LimitEntry
 from .model import Clause, Config, Oidc, Rule
 from .problems import Path, Severity
@@ -116,16 +117,19 @@ def _stores(config: Config) -> Iterator[Finding]:
         yield _error(("stores", "shared"), "is SQLite: buckets and cache live in memory: or Redis")
     if stores.keys is not None and stores.keys.scheme == "memory":
         yield _error(("stores", "keys"), "is memory: issued keys must survive a restart; use sqlite:///PATH or Redis")
-    for name, store in ("shared", stores.shared), ("keys", stores.keys):
-        twice = name == "keys" and store is stores.shared
+    if stores.credentials is not None and stores.credentials.scheme == "memory":
+        yield _error(("stores", "credentials"), "is memory: a rotated token is nowhere else; use sqlite:///PATH or Redis")
+    for name, store in ("shared", stores.shared), ("keys", stores.keys), ("credentials", stores.credentials):
+        twice = name != "shared" and store is stores.shared
         if store is not None and not twice and store.scheme == "redis" and store.password:
             yield _warning(("stores", name), "sends its password in clear text: rediss:// encrypts")
-    on_redis = stores.shared.shared or (stores.keys is not None and stores.keys.shared)
+    rotated_on_redis = stores.credentials is not None and stores.credentials.shared
+    on_redis = stores.shared.shared or rotated_on_redis or (stores.keys is not None and stores.keys.shared)
     if on_redis:
         reason = "is missing: gateways on one Redis need the same one; make it with `openssl rand -hex 32`"
         if secrets.pepper is None:
             yield _error(("secrets", "pepper"), reason)
-        if secrets.encryption_key is None and stores.shared.shared:
+        if secrets.encryption_key is None and (stores.shared.shared or rotated_on_redis):
             yield _error(("secrets", "encryption_key"), reason)
         if secrets.audit_key is None:
             yield _warning(("secrets", "audit_key"), "is missing: each gateway will print other fingerprints of one token")
@@ -254,7 +258,7 @@ def _rules(config: Config) -> Iterator[Finding]:
         for name, clauses in ("allow", rule.allow), ("deny", rule.deny):
             for number, clause in enumerate(clauses):
                 yield from _clause(clause, (*path, name, number), name)
-    used = {rule.use for rule in config.rules}
+    used = {rule.use for rule in config.rules} | managers(config)
     for index, credential in enumerate(config.credentials):
         if credential.id and credential.id not in used:
             yield _warning(("credentials", index), f"is used by no rule: `{credential.id}`")
@@ -443,6 +447,7 @@ _CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _stores,
     _names,
     _identities,
+    credential_findings,
     _rules,
     _limits,
     _costs,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..broker.held import StaticCredential
 from ..core import rule_match
 from ..core.limits import Limit
+from ..core.secret import Secret
 from ..core.workload_token import Pattern, Requirement
 from ..identity.settings import (
     AnonymousIdentity,
@@ -34,6 +36,21 @@ def rules(config: Config) -> tuple[rule_match.Rule, ...]:
         )
         for rule in config.rules
     )
+
+
+def credentials(config: Config) -> tuple[StaticCredential, ...]:
+    """Every upstream token, members of pools among them, in the order of the file."""
+    found: list[StaticCredential] = []
+    for one in config.credentials:
+        if one.token is not None:
+            found.append(StaticCredential(one.id, one.token, one.sudo))
+            continue
+        # Tokens that see the same share their answers: as long as the pool holds the same configured tokens.
+        tokens = "\n".join(sorted(member.token.reveal() for member in one.pool))
+        view = Secret(f"pool\n{one.id}\n{tokens}") if one.same_view else None
+        for place, member in enumerate(one.pool, 1):
+            found.append(StaticCredential(f"{one.id}/{place}", member.token, one.sudo, one.id, view))
+    return tuple(found)
 
 
 def limits(config: Config) -> tuple[Limit, ...]:

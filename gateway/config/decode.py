@@ -18,13 +18,6 @@ from .tree import Mapping, Node, Scalar, Sequence, Tree
 from .units import Scalar as Unit
 from .vocabulary import Keywords
 
-# Parts of the documented model that later versions bring. Naming them beats "unknown key".
-_LATER = {
-    "credentials[].pool": "credential pools (give one `token`)",
-    "credentials[].pick": "credential pools",
-    "credentials[].rotate": "rotation of upstream tokens",
-}
-
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -185,28 +178,12 @@ class Decoder:
         return Secret(value)
 
     def _unknown(self, section: type[Section], path: Path, key: str) -> None:
-        shape = ".".join(part for part in _shape((*path, key)))
-        later = _LATER.get(shape)
-        if later is not None:
-            message = f"belongs to {later}: this version does not support it yet"
-        else:
-            near = _nearest(key, list(fields_of(section)))
-            message = "is no key of the configuration" + (near or _elsewhere(key))
+        message = "is no key of the configuration" + (_nearest(key, list(fields_of(section))) or _elsewhere(key))
         self.problems.append(self._tree.problem((*path, key), message))
 
     def _report(self, path: Path, message: str) -> Unreadable:
         self.problems.append(self._tree.problem(path, message))
         return UNREADABLE
-
-
-def _shape(path: Path) -> list[str]:
-    shape: list[str] = []
-    for part in path:
-        if isinstance(part, int):
-            shape[-1] += "[]"
-        else:
-            shape.append(part)
-    return shape
 
 
 def _nearest(word: str, words: list[str]) -> str:

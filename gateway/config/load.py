@@ -91,6 +91,9 @@ def _with_defaults(config: Config, env: Mapping[str, str]) -> Config:
     if stores.keys is None:
         keys = stores.shared if stores.shared.shared else parse_store_url(f"sqlite://{state_dir}/keys.db")
         stores = msgspec.structs.replace(stores, keys=keys)
+    if stores.credentials is None:
+        credentials = stores.shared if stores.shared.shared else parse_store_url(f"sqlite://{state_dir}/credentials.db")
+        stores = msgspec.structs.replace(stores, credentials=credentials)
     return msgspec.structs.replace(config, state_dir=state_dir, stores=stores)
 
 
@@ -133,7 +136,7 @@ def _inline_passwords(tree: Tree) -> list[Problem]:
     if not isinstance(stores, MappingNode):
         return []
     found = []
-    for key in ("shared", "keys"):
+    for key in ("shared", "keys", "credentials"):
         node = stores.entries.get(key)
         if isinstance(node, Scalar) and "@" in node.text and "${" not in node.text:
             message = "holds a password that stands in the file: put the whole URL elsewhere and write ${env:NAME}"

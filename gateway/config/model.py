@@ -13,6 +13,7 @@ from ..core.access import PrincipalKind, Priority
 from ..core.catalogue import Access, Surface
 from ..core.secret import Secret
 from ..identity.settings import Passthrough
+from .credential_model import Credential
 from .limit_model import CostEntry, LimitEntry
 from .section import Section
 from .units import HostPort, parse_store_url
@@ -224,6 +225,9 @@ class Stores(Section, frozen=True):
     """Buckets and cache: `memory:`, `redis://HOST:PORT/DB` or `rediss://…`."""
     keys: Store | None = None
     """Gateway keys: `sqlite:///PATH`, `redis://…`; absent: `shared` when that is Redis, else a file in `state_dir`."""
+    credentials: Store | None = None
+    """Upstream tokens made by rotation, encrypted: `sqlite:///PATH`, `redis://…`; absent: `shared` when that is Redis,
+    else a file in `state_dir`."""
     on_error: OnError = OnError()
     """Which way each store fails."""
 
@@ -312,17 +316,6 @@ class Identity(Section, frozen=True):
 
 
 # what they may do
-
-
-class Credential(Section, frozen=True):
-    """What GitLab sees instead of a gateway key."""
-
-    id: Id
-    """Named by rules."""
-    token: Secret
-    """A GitLab token, by reference: `${env:NAME}` or `${file:/path}`."""
-    sudo: bool = False
-    """Must be true for a token with `sudo` or admin scope; such a token is otherwise refused."""
 
 
 class Within(Section, frozen=True):

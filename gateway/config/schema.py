@@ -34,7 +34,10 @@ def json_schema() -> dict[str, Any]:
 def descriptions() -> dict[str, dict[str, str]]:
     """Struct → attribute → its docstring. Python keeps no docstrings of attributes, so the source is read."""
     package = importlib.resources.files(__package__)
-    sources = [ast.parse(package.joinpath(name).read_text("utf-8")) for name in ("model.py", "limit_model.py")]
+    sources = [
+        ast.parse(package.joinpath(name).read_text("utf-8"))
+        for name in ("model.py", "limit_model.py", "credential_model.py")
+    ]
     found: dict[str, dict[str, str]] = {}
     for statement in (statement for source in sources for statement in source.body):
         if isinstance(statement, ast.ClassDef):

@@ -23,6 +23,7 @@ class Gitlab:
         self.scopes: dict[str, tuple[str, ...] | None] = {"one": ("api",), "two": ("read_api",)}
         self.silence: NotAnswering | None = None
         self.asked = 0
+        self.ends: float | None = None
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -33,7 +34,7 @@ class Gitlab:
             raise self.silence
         if token.reveal() not in self.scopes:
             return None
-        return Verified("user:7", self.scopes[token.reveal()])
+        return Verified("user:7", self.scopes[token.reveal()], self.ends)
 
 
 class World:
@@ -232,3 +233,120 @@ async def test_cancelled_in_mid_check_it_leaves_the_next_caller_its_turn(turns: 
         world.gitlab.gate.set()
         assert (await world.get()).id == "sa-one"
     await world.source.close()
+
+
+# Pools, and tokens that are replaced
+
+
+def pooled(*tokens: str, sudo: bool = False) -> World:
+    return World(
+        *(StaticCredential(f"pool/{place}", Secret(token), sudo, "pool") for place, token in enumerate(tokens, 1)),
+    )
+
+
+async def test_a_rule_may_use_a_pool_by_its_name() -> None:
+    world = pooled("one", "two")
+    seen = [(await world.get("pool")).id for _ in range(4)]
+    assert sorted(seen) == ["pool/1", "pool/1", "pool/2", "pool/2"]
+    assert (await world.refusal("pool/1")).status == 502
+    world.source.pick_by({"pool/1": 5.0, "pool/2": 6.0}.__getitem__)
+    assert {(await world.get("pool")).id for _ in range(3)} == {"pool/2"}
+
+
+async def test_a_dead_member_is_left_out_and_told_and_the_pool_carries_on() -> None:
+    world = pooled("one", "dead")
+    assert await world.source.verify_at_start() == ["credential `pool/2` is not accepted by GitLab"]
+    assert {(await world.get("pool")).id for _ in range(4)} == {"pool/1"}
+    assert world.alarms == [("pool/2", False)]
+    world.gitlab.scopes["dead"] = ("api",)
+    world.source.look_again()
+    assert not any(task.get_name() == "credential check" for task in asyncio.all_tasks())
+    world.monotonic += 30
+    world.source.look_again()
+    await world.checked()
+    assert {(await world.get("pool")).id for _ in range(4)} == {"pool/1", "pool/2"}
+    assert world.alarms == [("pool/2", False), ("pool/2", True)]
+
+
+async def test_a_member_that_dies_while_it_is_used_is_left_out() -> None:
+    world = pooled("one", "two")
+    await world.source.verify_at_start()
+    del world.gitlab.scopes["two"]
+    assert await world.source.refused("pool/2")
+    assert {(await world.get("pool")).id for _ in range(4)} == {"pool/1"}
+
+
+async def test_a_pool_of_dead_members_stops_the_start_and_so_does_one_with_undeclared_power() -> None:
+    with pytest.raises(CredentialsRefused) as refused:
+        await pooled("dead", "gone").source.verify_at_start()
+    assert len(refused.value.problems) == 2
+    world = pooled("one", "two")
+    world.gitlab.scopes["two"] = ("api", "sudo")
+    with pytest.raises(CredentialsRefused, match="scope sudo"):
+        await world.source.verify_at_start()
+
+
+async def test_a_pool_without_a_living_member_is_502() -> None:
+    world = pooled("one", "two")
+    await world.source.verify_at_start()
+    world.gitlab.scopes.clear()
+    for member in ("pool/1", "pool/2"):
+        assert await world.source.refused(member)
+    assert (await world.refusal("pool")).status == 502
+
+
+async def test_one_whose_successor_could_not_be_looked_up_does_not_stop_the_start(world: World) -> None:
+    world.gitlab.scopes = {"two": ("api",)}
+    assert await world.source.verify_at_start(["sa-one"]) == ["credential `sa-one` is not accepted by GitLab"]
+
+
+async def test_a_switched_token_goes_up_from_the_next_request_on(world: World) -> None:
+    before = await world.get()
+    world.source.switch("sa-one", Secret("new"), 60.0)
+    assert (await world.get()).fields == ((b"PRIVATE-TOKEN", b"new"),)
+    assert before.fields == ((b"PRIVATE-TOKEN", b"one"),)
+    assert (world.source.token("sa-one"), world.source.expires_at("sa-one")) == (Secret("new"), 60.0)
+
+
+async def test_switching_makes_a_refused_one_good_again(world: World) -> None:
+    del world.gitlab.scopes["one"]
+    assert await world.source.refused("sa-one")
+    world.source.switch("sa-one", Secret("new"), None)
+    await world.get()
+    assert world.source.is_healthy("sa-one")
+    assert world.alarms == [("sa-one", False), ("sa-one", True)]
+
+
+async def test_a_token_read_at_start_is_checked_like_any_other(world: World) -> None:
+    world.source.switch("sa-one", Secret("stale"), None, checked=False)
+    with pytest.raises(CredentialsRefused, match="`sa-one` is not accepted"):
+        await world.source.verify_at_start()
+
+
+async def test_before_a_refusal_is_believed_others_are_asked_whether_they_replaced_the_token(world: World) -> None:
+    async def renew() -> None:
+        world.source.switch("sa-one", Secret("new"), None)
+
+    del world.gitlab.scopes["one"]
+    world.source.renew = renew
+    assert await world.source.refused("sa-one")  # the token that was refused is dead; its successor is not
+    assert world.alarms == []
+    assert (await world.get()).fields == ((b"PRIVATE-TOKEN", b"new"),)
+
+
+async def test_what_is_heard_of_a_token_replaced_meanwhile_says_nothing(world: World) -> None:
+    del world.gitlab.scopes["one"]
+    world.gitlab.gate.clear()
+    asking = asyncio.ensure_future(world.source.refused("sa-one"))
+    await asyncio.sleep(0)
+    world.source.switch("sa-one", Secret("new"), None)
+    world.gitlab.gate.set()
+    assert await asking
+    assert world.source.is_healthy("sa-one")
+
+
+async def test_the_end_is_remembered_as_gitlab_said_it(world: World) -> None:
+    assert world.source.expires_at("sa-one") is None
+    world.gitlab.ends = 1_800_000_000.0
+    await world.source.verify_at_start()
+    assert world.source.expires_at("sa-one") == 1_800_000_000.0

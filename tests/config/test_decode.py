@@ -47,10 +47,10 @@ def test_one_broken_item_leaves_the_others() -> None:
 
 def test_stand_ins_have_the_types_of_what_they_stand_for() -> None:
     config, _ = decoded(
-        "upstream: {}\ncredentials: [{}]\nrules: [{}]\nlimits: [{}]\nadmin: {keys: [{}]}\nidentities: [{bind: {}}]\n"
-        "cache: {routes: [{}]}"
+        "upstream: {}\ncredentials: [{pool: [{}]}]\nrules: [{}]\nlimits: [{}]\nadmin: {keys: [{}]}\n"
+        "identities: [{bind: {}}]\ncache: {routes: [{}]}"
     )
     assert msgspec.structs.asdict(config.rules[0])["for_"] == ()
-    assert config.credentials[0].token.reveal() == ""
+    assert config.credentials[0].pool[0].token.reveal() == ""
     assert config.limits[0].rate is None
     assert str(config.upstream.url) == "http://localhost"

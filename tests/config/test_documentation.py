@@ -60,9 +60,3 @@ def test_the_page_gives_the_defaults_that_hold() -> None:
             value = value.get(part, msgspec.UNSET) if isinstance(value, dict) else msgspec.UNSET
         if default.startswith("`") and value is not msgspec.UNSET:
             assert default.strip("`") in {str(value), json.dumps(value)}, key
-
-
-def test_what_is_refused_for_now_is_listed() -> None:
-    from gateway.config.decode import _LATER
-
-    assert not [key for key in _LATER if f"`{key}`" not in PAGE.partition("## Not yet")[2]]

@@ -42,7 +42,8 @@ def test_values_are_shown_as_an_operator_writes_them() -> None:
     shown = redacted(config)
     assert shown["passthrough"] == ["runner"]
     assert shown["identities"][0]["bind"] == {"cidr": ["10.0.0.0/8"]}
-    assert shown["credentials"] == [{"id": "sa", "token": "(hidden)", "sudo": False}]
+    (credential,) = shown["credentials"]
+    assert (credential["id"], credential["token"], credential["sudo"]) == ("sa", "(hidden)", False)
     assert shown["admin"] == {"keys": [{"id": "ops", "sha256": "(hidden)"}]}
     assert shown["rules"][0]["allow"] == [{"projects": {"under_group": "g"}}, {"projects": ["a/b"]}]
     assert shown["rules"][0]["sudo"] == "never"

@@ -1,0 +1,186 @@
+"""Upstream credentials, wired: the store of rotated tokens, who replaces them, and what operators may ask."""
+
+from __future__ import annotations
+
+import functools
+import math
+import secrets
+import time
+from collections.abc import Callable, Container, Iterator
+
+import msgspec
+
+from ..broker.held import StaticCredential
+from ..broker.rotation import Plan, Rotor
+from ..broker.static import CredentialsRefused, StaticTokenSource
+from ..broker.steward import CredentialState, Steward, VaultBroken
+from ..broker.token_api import TokenApi
+from ..config import Config
+from ..core.exchange import Exchange
+from ..core.kept_token import DAY_S, Step, record_id
+from ..ports import StoreUnavailable
+from ..stores.credential_vault import CredentialVault, SealedStore
+from ..telemetry.audit import AuditLog
+from ..telemetry.metrics import Reading
+
+
+class CredentialRoom:
+    """One gateway's.
+
+    Args:
+        config: Its configuration.
+        credentials: Every upstream token of it.
+        tokens: What is given out.
+        api: GitLab's calls for tokens.
+        store: Opens the store; called where something rotates.
+        key: The encryption key; likewise.
+        audit: Where rotations are written down.
+        refused: Ids of those that GitLab refuses at present.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        credentials: tuple[StaticCredential, ...],
+        tokens: StaticTokenSource,
+        api: TokenApi,
+        *,
+        store: Callable[[], SealedStore],
+        key: Callable[[], bytes],
+        audit: AuditLog | None,
+        refused: Container[str],
+    ) -> None:
+        self._tokens = tokens
+        self._audit = audit
+        self._refused = refused
+        plans = _plans(config, credentials, key)
+        self._vault = CredentialVault(store(), key()) if plans else None
+        self.steward = Steward(
+            [one.id for one in credentials],
+            plans,
+            self._vault,
+            self._rotor(api, self._vault) if self._vault is not None else None,
+            tokens,
+            wall=time.time,
+            me=secrets.token_hex(8),
+        )
+        tokens.renew = self.steward.renew
+
+    def _rotor(self, api: TokenApi, vault: CredentialVault) -> Rotor:
+        name = functools.partial(secrets.token_hex, 6)
+        return Rotor(api, vault, self._tokens, wall=time.time, name=name, note=self._note_rotation)
+
+    async def load(self) -> tuple[str, ...]:
+        """Rotated tokens take their places; those that could not be looked up. Raises CredentialsRefused."""
+        try:
+            await self.steward.load()
+        except VaultBroken as broken:
+            raise CredentialsRefused(broken.problems) from broken
+        return self.steward.unsure
+
+    async def close(self) -> None:
+        await self.steward.close()
+        if self._vault is not None:
+            await self._vault.close()
+
+    # What operators may ask
+
+    def list(self) -> object:
+        """Every credential, as JSON; never a token."""
+        return {"credentials": [self._shown(state) for state in self.steward.states()]}
+
+    async def rotate(self, who: str, peer: str, credential_id: str) -> object:
+        """Replace a token now; its state then, as JSON. Raises ValueError with words for the operator."""
+        try:
+            state = await self.steward.rotate(credential_id)
+        except StoreUnavailable as outage:
+            self._note(who, "admin", peer, "credential rotation asked for", credential_id, 503)
+            raise ValueError(f"can't be rotated now: {outage}") from outage
+        except ValueError:
+            self._note(who, "admin", peer, "credential rotation asked for", credential_id, 400)
+            raise
+        self._note(who, "admin", peer, "credential rotation asked for", credential_id, 200)
+        return self._shown(state)
+
+    def _shown(self, state: CredentialState) -> dict[str, object]:
+        return {**msgspec.structs.asdict(state), "accepted": state.id not in self._refused}
+
+    # Figures and readiness
+
+    def readings(self) -> Iterator[Reading]:
+        """Texts: docs/operations.md."""
+        now = time.time()
+        for state in self.steward.states():
+            labels = {"credential": state.id}
+            yield Reading(
+                "gitlab_gateway_credential_refused",
+                "1 while GitLab refuses an upstream credential.",
+                float(state.id in self._refused),
+                labels=labels,
+            )
+            yield Reading(
+                "gitlab_gateway_credential_expires_seconds",
+                "Until an upstream credential ends; less than nothing once it has, infinite where no end is known.",
+                state.expires_at - now if state.expires_at is not None else math.inf,
+                labels=labels,
+            )
+            yield Reading(
+                "gitlab_gateway_credential_rotation_failing",
+                "1 while an upstream credential that should be replaced can't be, or its successor is lost.",
+                float(bool(state.failure) or state.step == Step.LOST),
+                labels=labels,
+            )
+
+    def checks(self) -> dict[str, str]:
+        """What of them an operator must act on."""
+        now = time.time()
+        found = {}
+        for state in self.steward.states():
+            words = []
+            if state.id in self._refused:
+                words.append("GitLab refuses it")
+            if state.alarm_days is not None and state.expires_at is not None:
+                left = state.expires_at - now
+                words.append(f"ends in {left / DAY_S:.1f} days" if left > 0 else "has ended")
+            if state.step == Step.LOST:
+                words.append("its successor is lost: put a new token into the configuration")
+            if state.failure:
+                words.append(f"rotation fails: {state.failure}")
+            if words:
+                found[f"credential {state.id}"] = f"degraded: {'; '.join(words)}"
+        return found
+
+    # The audit
+
+    def _note_rotation(self, what: str, credential_id: str) -> None:
+        self._note("gateway", "gateway", "", what, credential_id, 200)
+
+    def _note(self, who: str, kind: str, peer: str, what: str, credential_id: str, status: int) -> None:
+        if self._audit is None:
+            return
+        x = Exchange(f"credential-{secrets.token_hex(8)}", time.monotonic(), "POST" if peer else "", peer)
+        x.operation, x.principal, x.principal_kind, x.status = what, who, kind, status
+        x.target, x.permit_use = f"/-/credentials/{credential_id}".encode(), credential_id
+        self._audit.observe(x)
+
+
+def _plans(config: Config, credentials: tuple[StaticCredential, ...], key: Callable[[], bytes]) -> tuple[Plan, ...]:
+    found = []
+    configured = {one.id: one for one in config.credentials}
+    for one in credentials:
+        name = one.pool or one.id
+        rotate = configured[name].rotate
+        if rotate is not None:
+            found.append(
+                Plan(
+                    one.id,
+                    record_id(key(), name, one.token),
+                    one.token,
+                    rotate.before,
+                    rotate.lifetime,
+                    rotate.overlap,
+                    rotate.manager,
+                    rotate.group or "",
+                )
+            )
+    return tuple(found)

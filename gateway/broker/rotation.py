@@ -1,0 +1,345 @@
+"""Replacing one upstream token, step by step, so that a crash at any of them loses nothing.
+
+With a manager, who can make and revoke tokens for the token's user:
+
+    written: creating ── make ── check ── written: settling, with the token ── switch ── all have read ── revoke the old
+         │                                      │                                                             │
+         └ crash: find by name, revoke,         └ crash: go on from here ─────────────────────────────────────┘
+           begin again
+
+Without one the token replaces itself. GitLab then kills the old one in the very call that shows the new one, so there is
+one window that nothing can close: GitLab has done it, and the answer is lost. It is written down before, and never asked
+again: GitLab takes a token that asks twice for stolen, and revokes its whole family.
+
+Only the leader comes here; every write names the version it was made from and the leader's fence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from ..core.kept_token import DAY_S, KeptToken, Rotation, Step
+from ..core.secret import Secret
+from ..ports import StoreUnavailable
+from .token_api import CallLost, CallRefused, Minted, TokenApi, TokenFacts, Ward
+
+log = logging.getLogger("gateway.rotation")
+
+NAME = "gitlab-gateway"
+SILENT_S = 60.0
+"""A gateway that has not read the store for so long is not waited for: it reads anew before it believes a refusal."""
+_MOST_NAMES = 16
+_PERSIST_EVERY_S = 1.0
+
+
+class RotationFailed(Exception):  # noqa: N818 — told to the operator; tried again later
+    """The message says why, without a secret."""
+
+
+class Superseded(Exception):  # noqa: N818 — a state of the world the caller acts on
+    """Another gateway leads by now, or has changed the record."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What the configuration says about one token."""
+
+    id: str
+    """The credential, or the member of a pool."""
+    record: str
+    """``core.kept_token.record_id``."""
+    configured: Secret
+    before_s: float
+    lifetime_s: float
+    overlap_s: float
+    manager: str = ""
+    group: str = ""
+
+
+class Opened(Protocol):
+    """Everything in a vault at one moment of its own clock."""
+
+    @property
+    def tokens(self) -> dict[str, KeptToken]: ...
+    @property
+    def broken(self) -> tuple[str, ...]: ...
+    @property
+    def now(self) -> float: ...
+    @property
+    def readers(self) -> dict[str, float]: ...
+
+
+class Vault(Protocol):
+    """Where records are kept; see ``stores.credential_vault``."""
+
+    async def read(self, reader: str) -> Opened: ...
+    async def put(self, token: KeptToken, expect: int, fence: int | None) -> bool: ...
+    async def lead(self, holder: str, lease_s: float) -> int | None: ...
+    async def resign(self, holder: str) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Tokens(Protocol):
+    """What is given out to requests; see ``StaticTokenSource``."""
+
+    def token(self, credential_id: str) -> Secret: ...
+    def switch(self, credential_id: str, token: Secret, expires_at: float | None, *, checked: bool = True) -> None: ...
+    def expires_at(self, credential_id: str) -> float | None: ...
+    def look_again(self) -> None: ...
+
+
+Note = Callable[[str, str], None]
+"""(what happened, credential id): for the audit."""
+
+
+class Rotor:
+    """Advances rotations.
+
+    Args:
+        api: GitLab's calls for tokens.
+        vault: Where what is done is written ahead and kept.
+        tokens: Where a new token takes its place.
+        wall: Unix seconds.
+        name: Makes part of a token's name that nobody has used.
+        note: Hears of what the audit should say.
+        pause: Waits; between attempts to keep a token that exists nowhere else.
+    """
+
+    def __init__(
+        self,
+        api: TokenApi,
+        vault: Vault,
+        tokens: Tokens,
+        *,
+        wall: Callable[[], float],
+        name: Callable[[], str],
+        note: Note,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._api = api
+        self._vault = vault
+        self._tokens = tokens
+        self._wall = wall
+        self._name = name
+        self._note = note
+        self._pause = pause
+
+    async def begin(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
+        """Replace the token now; the record as it is then. ``kept.rotation`` is none, ``CREATING`` or ``LOST``.
+
+        Raises RotationFailed, Superseded, StoreUnavailable; whoever comes next goes on from what is written.
+        """
+        if plan.manager:
+            return await self._create(plan, kept, fence)
+        return await self._rotate_self(plan, kept, fence)
+
+    async def give_up(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
+        """Somebody asked GitLab to replace the token, and was not heard of since: say so, and never ask again."""
+        assert kept.rotation is not None
+        kept = await self._write(kept, fence, rotation=msgspec.structs.replace(kept.rotation, step=Step.LOST))
+        self._lost(plan, "the gateway that asked was not heard of since")
+        return kept
+
+    # With a manager
+
+    async def _create(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
+        manager = self._tokens.token(plan.manager)
+        names: tuple[str, ...] = ()
+        if kept.rotation is not None:  # somebody was here before, and may have left a token that nobody holds
+            names = kept.rotation.names
+            await self._sweep(plan, kept, names, old_id=0)
+        old = await self._known(plan, kept)
+        if old.granular:
+            raise RotationFailed("has fine-grained permissions, which a manager can't copy: leave `manager` out")
+        name = f"{NAME} {plan.id} {self._name()}"
+        names = (*names, name)[-_MOST_NAMES:]
+        log.info("rotation of %s: asking for a new token", plan.id)
+        kept = await self._write(
+            kept,
+            fence,
+            rotation=Rotation(Step.CREATING, names, old.id, self._wall()),
+            token_id=old.id,
+            user_id=old.user_id,
+            scopes=old.scopes,
+            expires_at=old.ends_at,
+        )
+        ward = Ward(old.user_id, plan.group)
+        try:
+            minted = await self._api.create(manager, ward, name, old.scopes, self._end(plan))
+        except CallRefused as refused:
+            await self._write(kept, fence, rotation=None)
+            raise RotationFailed(f"a new token was refused to the manager: {refused}") from refused
+        except CallLost as lost:
+            raise RotationFailed(f"the answer about a new token was lost: {lost}") from lost
+        try:
+            await self._check(minted, old)
+            log.info("rotation of %s: the new token works", plan.id)
+            kept = await self._write(
+                kept,
+                fence,
+                token=minted.token,
+                token_id=minted.facts.id,
+                expires_at=minted.facts.ends_at,
+                rotation=Rotation(Step.SETTLING, names, old.id, self._wall()),
+            )
+        except (RotationFailed, Superseded):
+            await self._discard(manager, ward, minted)
+            raise
+        log.info("rotation of %s: the new token is kept", plan.id)
+        self._tokens.switch(plan.id, minted.token, minted.facts.ends_at)
+        self._note("rotated", plan.id)
+        return kept
+
+    async def _check(self, minted: Minted, old: TokenFacts) -> None:
+        try:
+            facts = await self._api.describe(minted.token)
+        except (CallRefused, CallLost) as silence:
+            raise RotationFailed(f"the new token can't be checked: {silence}") from silence
+        if facts is None:
+            raise RotationFailed("the new token is not accepted by GitLab")
+        if facts.user_id != old.user_id or set(facts.scopes) != set(old.scopes):
+            raise RotationFailed("the new token is not what was asked for: another user, or other scopes")
+
+    async def _discard(self, manager: Secret, ward: Ward, minted: Minted) -> None:
+        """A token that will not be used. When this fails, it is found by its name later."""
+        try:
+            await self._api.revoke(manager, ward, minted.facts.id)
+        except (CallRefused, CallLost) as silence:
+            log.warning("a new token that is not used could not be revoked yet: %s", silence)
+
+    async def settle(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
+        """Everybody has the new token: end the old one, and whatever else this rotation made.
+
+        Raises as ``begin``.
+        """
+        assert kept.rotation is not None
+        assert kept.token is not None
+        if not plan.manager:
+            raise RotationFailed("only a `manager` can revoke the old token: the configuration names none any more")
+        try:
+            facts = await self._api.describe(kept.token)
+        except (CallRefused, CallLost) as silence:
+            raise RotationFailed(f"the new token can't be checked: {silence}") from silence
+        if facts is None:
+            raise RotationFailed("the new token is not accepted any more: the old one is left as it is")
+        await self._sweep(plan, kept, kept.rotation.names, old_id=kept.rotation.old_id)
+        kept = await self._write(kept, fence, rotation=None)
+        log.info("rotation of %s: the old token is revoked", plan.id)
+        self._note("revoked_old", plan.id)
+        return kept
+
+    async def _sweep(self, plan: Plan, kept: KeptToken, names: tuple[str, ...], *, old_id: int) -> None:
+        """Revoke the old token, and those of these names that are not the one in use."""
+        manager, ward = self._tokens.token(plan.manager), Ward(kept.user_id, plan.group)
+        try:
+            for facts in await self._api.active(manager, ward):
+                spare = facts.id == kept.token_id
+                if not spare and (facts.id == old_id or facts.name in names):
+                    await self._api.revoke(manager, ward, facts.id)
+        except (CallRefused, CallLost) as silence:
+            raise RotationFailed(f"old tokens could not be revoked by the manager: {silence}") from silence
+
+    async def _known(self, plan: Plan, kept: KeptToken) -> TokenFacts:
+        """Whose the present token is. One that has simply ended is known from the record."""
+        try:
+            facts = await self._api.describe(self._tokens.token(plan.id))
+        except (CallRefused, CallLost) as silence:
+            raise RotationFailed(f"the token can't be asked about: {silence}") from silence
+        if facts is not None:
+            return facts
+        ended = kept.expires_at is not None and kept.expires_at <= self._wall()
+        if ended and kept.user_id and kept.scopes:
+            return TokenFacts(kept.token_id, kept.user_id, scopes=kept.scopes)
+        # Whoever revoked it may have had a reason: what was taken away is not given back by a machine.
+        raise RotationFailed("is not accepted by GitLab any more: put a new token into the configuration")
+
+    # Without one
+
+    async def _rotate_self(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
+        token = self._tokens.token(plan.id)
+        old = await self._known(plan, msgspec.structs.replace(kept, user_id=0))
+        asked = Rotation(Step.ROTATING, (f"{NAME} {plan.id} {self._name()}",), old.id, self._wall())
+        kept = await self._write(
+            kept,
+            fence,
+            rotation=asked,
+            token_id=old.id,
+            user_id=old.user_id,
+            scopes=old.scopes,
+            expires_at=old.ends_at,
+        )
+        log.info("rotation of %s: the token replaces itself", plan.id)
+        try:
+            minted = await self._api.rotate_self(token, self._end(plan))
+        except CallRefused as refused:
+            await self._write(kept, fence, rotation=None)
+            raise RotationFailed(f"the token may not replace itself: {refused}") from refused
+        except CallLost as lost:
+            kept = await self._write(kept, fence, rotation=msgspec.structs.replace(asked, step=Step.LOST))
+            self._lost(plan, str(lost))
+            return kept
+        # From here on the new token is the only one, and exists nowhere but here: use it at once, and keep it at any price.
+        self._tokens.switch(plan.id, minted.token, minted.facts.ends_at)
+        kept = await self._keep(plan, kept, minted)
+        self._note("rotated", plan.id)
+        return kept
+
+    async def _keep(self, plan: Plan, kept: KeptToken, minted: Minted) -> KeptToken:
+        """Until the store has it. No leadership is asked for: an attempt given up meanwhile is completed all the same."""
+        made = msgspec.structs.replace(
+            kept,
+            version=kept.version + 2,  # above what giving it up would have written
+            token=minted.token,
+            token_id=minted.facts.id,
+            expires_at=minted.facts.ends_at,
+            rotation=None,
+        )
+        told = False
+        while True:
+            try:
+                for expect in (kept.version, kept.version + 1):
+                    if await self._vault.put(made, expect, None):
+                        log.info("rotation of %s: the new token is kept", plan.id)
+                        return made
+                there = (await self._vault.read("")).tokens.get(plan.record)
+                if there is not None and there.token == minted.token:
+                    return there  # an earlier attempt got through, and its answer did not
+                raise Superseded
+            except StoreUnavailable as outage:
+                if not told:
+                    log.error("rotation of %s: the new token can't be kept yet: %s", plan.id, outage)
+                told = True
+                await self._pause(_PERSIST_EVERY_S)
+
+    def _lost(self, plan: Plan, why: str) -> None:
+        log.error(
+            "rotation of %s: GitLab may have replaced the token, and its successor is lost (%s). It is not asked again. "
+            "When requests with it fail, put a new token into the configuration",
+            plan.id,
+            why,
+        )
+        self._note("rotation_lost", plan.id)
+
+    # Both
+
+    async def _write(self, kept: KeptToken, fence: int, **changes: object) -> KeptToken:
+        made = msgspec.structs.replace(kept, version=kept.version + 1, **changes)
+        if not await self._vault.put(made, kept.version, fence):
+            raise Superseded
+        return made
+
+    def _end(self, plan: Plan) -> str:
+        """The day; GitLab allows 365 of them, and counts in its own time zone."""
+        days = min(364.0, plan.lifetime_s / DAY_S)
+        end = datetime.datetime.fromtimestamp(self._wall(), datetime.UTC) + datetime.timedelta(days=days)
+        return end.date().isoformat()
+
+
+def everybody_has_read(readers: Mapping[str, float], since: float, now: float) -> bool:
+    """Whether each gateway that still reads the store has done so after ``since``; all by the store's own clock."""
+    return all(at > since for at in readers.values() if now - at <= SILENT_S)

@@ -1,0 +1,371 @@
+"""Keeps upstream tokens alive: follows the store that gateways share, replaces in time, says when one is about to end.
+
+    every second:  read the store ── switch to what is newer there
+                        └── something due, or left half done? ── lead, or leave it to whoever does ── one step of each
+
+What a gateway has seen of the store never goes back: a record that is gone, or older than before, is put there again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ..core.kept_token import ALARM_DAYS, DAY_S, KeptToken, Step, alarm_days, is_due
+from ..ports import StoreUnavailable
+from .rotation import Plan, RotationFailed, Rotor, Superseded, Tokens, Vault, everybody_has_read
+
+log = logging.getLogger("gateway.credentials")
+
+FOLLOW_EVERY_S = 1.0
+LEASE_S = 30.0
+_KEEP_LEASE_EVERY_S = 10.0
+_RETRY_S = (60.0, 3600.0)
+"""After a failure: the first pause and the longest, each twice the one before."""
+_CLOSE_S = 20.0
+"""For a step under way when the gateway stops: one that is cut may lose a token."""
+
+
+class VaultBroken(Exception):  # noqa: N818 — a decision, told to the operator at start
+    """Records that do not open; nothing was overwritten. ``problems``: one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class CredentialState(msgspec.Struct, frozen=True):
+    """What an operator is told of one credential; never the token."""
+
+    id: str
+    expires_at: float | None
+    """Unix seconds; None: never, or not known."""
+    alarm_days: int | None
+    """The nearest of the alarms that has come."""
+    rotates: str
+    """``manager``, ``self`` or empty: it is only watched."""
+    step: str
+    """Of a rotation under way; empty: none is."""
+    version: int
+    """Of its record; 0: the configured token is in use."""
+    failure: str
+    """Why the last rotation failed; empty: it did not."""
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    words: str
+    count: int
+    again_at: float
+
+
+class Steward:
+    """One gateway's.
+
+    Args:
+        watched: Ids of all credentials.
+        plans: Those that are rotated.
+        vault: Where rotated tokens are kept.
+        rotor: Does the steps; as the vault, None where nothing rotates.
+        tokens: What is given out.
+        wall: Unix seconds.
+        me: This process, among those that share the vault.
+    """
+
+    def __init__(
+        self,
+        watched: Sequence[str],
+        plans: Sequence[Plan],
+        vault: Vault | None,
+        rotor: Rotor | None,
+        tokens: Tokens,
+        *,
+        wall: Callable[[], float],
+        me: str,
+    ) -> None:
+        self._watched = tuple(watched)
+        self._plans = {plan.id: plan for plan in plans}
+        self._vault = vault
+        self._rotor = rotor
+        self._tokens = tokens
+        self._wall = wall
+        self._me = me
+        self._known: dict[str, KeptToken] = {}
+        self._failures: dict[str, _Failure] = {}
+        self._seen_at: dict[str, tuple[int, float]] = {}
+        """Credential → the version that is settling, and when this gateway first read it, by the store's clock."""
+        self._readers: dict[str, float] = {}
+        self._there: dict[str, int] = {}
+        self._now = 0.0
+        self._told: dict[str, int | None] = {}
+        self._broken: tuple[str, ...] = ()
+        self._away = False
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self.unsure: tuple[str, ...] = ()
+        """Credentials that may have a successor which could not be looked up at start, or was lost."""
+
+    async def load(self) -> None:
+        """Read the store before anything is given out. Raises VaultBroken; an outage makes all of them ``unsure``."""
+        if self._vault is None:
+            return
+        try:
+            await self._read(checked=False)
+        except StoreUnavailable as outage:
+            self.unsure = tuple(self._plans)
+            log.warning("rotated tokens can't be read: %s. Until they are, the configured ones are tried", outage)
+            return
+        if self._broken:
+            raise VaultBroken(
+                [
+                    f"credential `{name}`: its stored token can't be decrypted: `secrets.encryption_key` is not the one it "
+                    "was written with, or the value was changed. Nothing was overwritten"
+                    for name in self._broken
+                ]
+            )
+        at_risk = {Step.ROTATING, Step.LOST}
+        self.unsure = tuple(name for name, kept in self._known.items() if kept.rotation and kept.rotation.step in at_risk)
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="credentials")
+
+    async def renew(self) -> None:
+        """GitLab refuses a token: perhaps another gateway has replaced it."""
+        if self._vault is not None:
+            with contextlib.suppress(StoreUnavailable):
+                await self._read(checked=True)
+
+    async def tick(self) -> None:
+        """One round; see the drawing."""
+        if self._vault is not None and self._rotor is not None:
+            async with self._lock:
+                try:
+                    await self._read(checked=True)
+                    await self._restore(self._vault)
+                    await self._work(self._vault, self._rotor)
+                    self._say(away=False)
+                except StoreUnavailable as outage:
+                    self._say(away=True, why=str(outage))
+        self._warn()
+        self._tokens.look_again()
+
+    async def rotate(self, credential_id: str) -> CredentialState:
+        """Replace a token now, whatever its end. Raises ValueError with words for the operator, StoreUnavailable."""
+        plan, vault, rotor = self._plans.get(credential_id), self._vault, self._rotor
+        if plan is None or vault is None or rotor is None:
+            raise ValueError("is not configured to rotate: see `gitlab-gateway credentials list`")
+        async with self._lock:
+            await self._read(checked=True)
+            if credential_id in self._broken:
+                raise ValueError("has a record that can't be decrypted")
+            rotation = self._kept(plan).rotation
+            if rotation is not None and rotation.step in {Step.SETTLING, Step.ROTATING}:
+                raise ValueError(f"is being rotated already: {rotation.step.value}")
+            async with _Leading(vault, self._me) as fence:
+                if fence is None:
+                    raise ValueError("is left to another gateway, which rotates at the moment: try again")
+                try:
+                    self._adopt(plan, await rotor.begin(plan, self._kept(plan), fence))
+                except RotationFailed as failed:
+                    raise ValueError(str(failed)) from failed
+                except Superseded:
+                    raise ValueError("was changed by another gateway meanwhile: try again") from None
+                self._failures.pop(plan.id, None)
+        return self._state(credential_id)
+
+    def states(self) -> list[CredentialState]:
+        """Of every credential, in the order of the configuration."""
+        return [self._state(name) for name in self._watched]
+
+    async def close(self) -> None:
+        if self._task is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._lock.acquire()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    # Following the store
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.tick()
+            except Exception:
+                # Whatever it was, tokens go on ending: the next round must come.
+                log.exception("fault while looking after credentials")
+            await asyncio.sleep(FOLLOW_EVERY_S)
+
+    async def _read(self, *, checked: bool) -> None:
+        assert self._vault is not None
+        opened = await self._vault.read(self._me)
+        self._now, self._readers = opened.now, opened.readers
+        ours = {plan.id.partition("/")[0] for plan in self._plans.values()}
+        broken = [record for record in opened.broken if record.partition("/")[0] in ours]
+        named = {plan.record: plan.id for plan in self._plans.values()}
+        known_broken = tuple(named.get(record, record) for record in broken)
+        if known_broken != self._broken:
+            for name in set(known_broken) - set(self._broken):
+                log.error("the record of credential %s can't be decrypted; it is left as it is", name)
+            self._broken = known_broken
+        for plan in self._plans.values():
+            kept = opened.tokens.get(plan.record)
+            if kept is not None and kept.version > self._kept(plan).version:
+                self._adopt(plan, kept, checked=checked)
+            self._there[plan.id] = kept.version if kept is not None else 0
+
+    def _adopt(self, plan: Plan, kept: KeptToken, *, checked: bool = True) -> None:
+        self._known[plan.id] = kept
+        if kept.token is not None and kept.token != self._tokens.token(plan.id):
+            self._tokens.switch(plan.id, kept.token, kept.expires_at, checked=checked)
+            log.info("credential %s: version %d of its token is in use", plan.id, kept.version)
+
+    async def _restore(self, vault: Vault) -> None:
+        """Put back what the store has lost: a rotated token is nowhere else."""
+        for plan in self._plans.values():
+            known, there = self._kept(plan), self._there.get(plan.id, 0)
+            if there < known.version and plan.id not in self._broken:
+                log.error("the record of credential %s went back to version %d: it is put there again", plan.id, there)
+                await vault.put(known, there, None)
+
+    # Rotating
+
+    def _kept(self, plan: Plan) -> KeptToken:
+        return self._known.get(plan.id) or KeptToken(plan.record, 0)
+
+    def _expires_at(self, name: str) -> float | None:
+        known = self._known.get(name)
+        return known.expires_at if known is not None and known.token is not None else self._tokens.expires_at(name)
+
+    def _wants(self, plan: Plan) -> bool:
+        now = self._wall()
+        failure = self._failures.get(plan.id)
+        if plan.id in self._broken or (failure is not None and now < failure.again_at):
+            return False
+        rotation = self._kept(plan).rotation
+        if rotation is None:
+            return is_due(self._expires_at(plan.id), now, plan.before_s)
+        match rotation.step:
+            case Step.LOST:
+                return False
+            case Step.SETTLING:
+                return self._has_settled(plan)
+            case Step.CREATING | Step.ROTATING:
+                return True
+
+    def _has_settled(self, plan: Plan) -> bool:
+        version = self._kept(plan).version
+        seen = self._seen_at.get(plan.id)
+        if seen is None or seen[0] != version:
+            seen = self._seen_at[plan.id] = (version, self._now)
+        return self._now - seen[1] >= plan.overlap_s and everybody_has_read(self._readers, seen[1], self._now)
+
+    async def _work(self, vault: Vault, rotor: Rotor) -> None:
+        wanting = [plan for plan in self._plans.values() if self._wants(plan)]
+        if not wanting:
+            return
+        async with _Leading(vault, self._me) as fence:
+            if fence is None:
+                return
+            await self._read(checked=True)  # whoever led before may have done it
+            for plan in wanting:
+                if self._wants(plan):
+                    await self._advance(rotor, plan, fence)
+
+    async def _advance(self, rotor: Rotor, plan: Plan, fence: int) -> None:
+        kept = self._kept(plan)
+        step = kept.rotation.step if kept.rotation is not None else None
+        try:
+            if step is Step.SETTLING:
+                kept = await rotor.settle(plan, kept, fence)
+            elif step is Step.ROTATING:
+                kept = await rotor.give_up(plan, kept, fence)
+            else:
+                kept = await rotor.begin(plan, kept, fence)
+        except Superseded:
+            return
+        except RotationFailed as failed:
+            self._fail(plan, str(failed))
+            return
+        self._adopt(plan, kept)
+        self._failures.pop(plan.id, None)
+
+    def _fail(self, plan: Plan, words: str) -> None:
+        before = self._failures.get(plan.id)
+        count = before.count + 1 if before is not None else 1
+        first, longest = _RETRY_S
+        wait_s = min(longest, first * 2.0 ** min(count - 1, 10))
+        self._failures[plan.id] = _Failure(words, count, self._wall() + wait_s)
+        log.error("rotation of %s failed: %s. Next try in %d s", plan.id, words, wait_s)
+
+    # Telling
+
+    def _say(self, *, away: bool, why: str = "") -> None:
+        if away is not self._away:
+            self._away = away
+            log.warning("rotated tokens can't be read or written: %s", why) if away else log.warning(
+                "the store of rotated tokens answers again"
+            )
+
+    def _warn(self) -> None:
+        now = self._wall()
+        for name in self._watched:
+            expires_at = self._expires_at(name)
+            days = alarm_days(expires_at, now)
+            if days == self._told.get(name):
+                continue
+            self._told[name] = days
+            if days is None or expires_at is None:
+                continue
+            tell = log.error if days == ALARM_DAYS[-1] else log.warning
+            left = (expires_at - now) / DAY_S
+            tell("credential %s %s", name, "has ended" if left <= 0 else f"ends in {left:.1f} days")
+
+    def _state(self, name: str) -> CredentialState:
+        plan, expires_at = self._plans.get(name), self._expires_at(name)
+        kept = self._known.get(name)
+        failure = self._failures.get(name)
+        rotation = kept.rotation if kept is not None else None
+        words = "its record can't be decrypted" if name in self._broken else failure.words if failure is not None else ""
+        return CredentialState(
+            name,
+            expires_at,
+            alarm_days(expires_at, self._wall()),
+            "" if plan is None else "manager" if plan.manager else "self",
+            rotation.step.value if rotation is not None else "",
+            kept.version if kept is not None and kept.token is not None else 0,
+            words,
+        )
+
+
+class _Leading:
+    """The lease, kept for as long as the work takes. Enters with the fence, or None where another leads."""
+
+    def __init__(self, vault: Vault, me: str) -> None:
+        self._vault = vault
+        self._me = me
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> int | None:
+        fence = await self._vault.lead(self._me, LEASE_S)
+        if fence is not None:
+            self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="credentials lease")
+        return fence
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._keeper is None:
+            return
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
+        with contextlib.suppress(StoreUnavailable):
+            await self._vault.resign(self._me)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(_KEEP_LEASE_EVERY_S)
+            with contextlib.suppress(StoreUnavailable):
+                await self._vault.lead(self._me, LEASE_S)

@@ -1,0 +1,76 @@
+"""``gitlab-gateway credentials``: what a running gateway says of its upstream credentials, and one replaced now."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .admin_client import KEY, ask
+
+OK, FAILED, REFUSED = 0, 1, 2
+_PATIENCE_S = 120.0
+"""A rotation asks GitLab several things."""
+
+Command = Callable[[argparse.Namespace], int]
+Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
+
+
+def add(commands: Any, add_command: Add) -> None:
+    """The commands, among those of ``gateway.cli``."""
+    text = "upstream credentials of a running gateway: their ends, and rotation"
+    below = commands.add_parser("credentials", help=text, allow_abbrev=False).add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    listing = add_command(below, "list", _list, "every credential, its end and how its rotation stands; never a token")
+    listing.add_argument("--json", action="store_true")
+    rotate = add_command(below, "rotate", _rotate, "replace one now, whatever its end")
+    rotate.add_argument("credential", metavar="ID", help="as `list` shows it; a member of a pool is POOL/1, POOL/2 …")
+    for parser in (listing, rotate):
+        parser.add_argument("--admin", metavar="HOST:PORT", default="127.0.0.1:9901", help=f"the key is read from {KEY}")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    status, answer = ask(arguments.admin, "GET", "/-/credentials")
+    if status != 200:
+        return _refused(status, answer)
+    if arguments.json:
+        print(json.dumps(answer, indent=2))
+        return OK
+    for one in answer["credentials"]:
+        print(_row(one))
+    return OK
+
+
+def _rotate(arguments: argparse.Namespace) -> int:
+    wish: dict[str, object] = {"credential": arguments.credential}
+    status, answer = ask(arguments.admin, "POST", "/-/credentials/rotate", wish, timeout_s=_PATIENCE_S)
+    if status != 200:
+        return _refused(status, answer)
+    print(_row(answer))
+    return FAILED if answer["step"] == "lost" else OK
+
+
+def _row(one: dict[str, Any]) -> str:
+    state = "accepted" if one["accepted"] else "refused"
+    end = "never or unknown"
+    if one["expires_at"] is not None:
+        end = datetime.datetime.fromtimestamp(one["expires_at"], datetime.UTC).date().isoformat()
+    source = f"version {one['version']}" if one["version"] else "configured"
+    words = [f"{one['id']:<32} {state:<8} ends {end:<16} {source:<12} rotates: {one['rotates'] or 'no'}"]
+    if one["step"]:
+        words.append(f"step: {one['step']}")
+    if one["failure"]:
+        words.append(f"failed: {one['failure']}")
+    return "  ".join(words)
+
+
+def _refused(status: int, answer: Any) -> int:
+    words = answer.get("message", "") if isinstance(answer, dict) else ""
+    if status == 404:
+        words = "the admin port has no such thing: it needs an admin key in the configuration"
+    print(f"refused: {words or status}", file=sys.stderr)
+    return REFUSED

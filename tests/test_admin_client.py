@@ -1,0 +1,46 @@
+"""Asking the admin port: what it says, and what says nothing."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from gateway.admin_client import KEY, ask
+
+
+def answering(octets: bytes) -> tuple[str, list[bytes]]:
+    """A server of one answer, and what it was asked."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    asked: list[bytes] = []
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with listener, connection:
+            asked.append(connection.recv(65536))
+            connection.sendall(octets)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"127.0.0.1:{listener.getsockname()[1]}", asked
+
+
+def test_status_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, "an-admin-key")
+    place, asked = answering(b'HTTP/1.1 201 Created\r\nContent-Length: 7\r\n\r\n{"a":1}')
+    assert ask(place, "POST", "/-/x", {"b": 2}) == (201, {"a": 1})
+    assert b"Authorization: Bearer an-admin-key" in asked[0]
+
+
+@pytest.mark.parametrize("octets", [b"\x16\x03\x01", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n<h", b""])
+def test_who_is_no_admin_port_is_said_to_be_none(octets: bytes) -> None:
+    place, _ = answering(octets)
+    with pytest.raises(OSError, match=r"does not answer as an admin port|reset"):
+        ask(place, "GET", "/-/x")
+
+
+def test_nobody_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+    with pytest.raises(OSError):
+        ask(place, "GET", "/-/x")
