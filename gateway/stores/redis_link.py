@@ -39,8 +39,9 @@ _BACKOFF_S = (0.05, 1.0)
 """First and longest pause between attempts to connect; the longest keeps recovery under two seconds."""
 _OUTAGES = frozenset(
     {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOPERM", "NOREPLICAS", "OOM", "READONLY"}
+    | {"ASK", "CROSSSLOT", "MOVED", "TRYAGAIN"}
 )
-"""Errors that say how Redis is, not what it was asked: full, a replica, still loading …"""
+"""Errors that say how Redis is, not what it was asked: full, a replica, still loading, the wrong node of a cluster …"""
 _REMEMBERED_S = 2.0
 """For so long after one of them the link counts as unwell: reads go on being answered by a Redis that takes no writes."""
 

@@ -1,4 +1,4 @@
-"""A Redis Cluster of one node that owns every slot: it refuses what crosses slots, as a large one would."""
+"""A Redis Cluster of one node that owns every slot: it refuses what crosses slots, as a large one would. Or of two."""
 
 from __future__ import annotations
 
@@ -14,18 +14,41 @@ _UP_S = 20.0
 
 def start_cluster(start: Callable[..., Any]) -> Any:
     """The server, when it says that the cluster is up. ``start``: the fixture ``start_redis``, or its servers' class."""
-    with socket.socket() as bus:
-        bus.bind(("127.0.0.1", 0))
-        port = bus.getsockname()[1]
-    # By default the bus is 10,000 above the port, which a port of the system's choice leaves no room for.
-    server = start("--cluster-enabled", "yes", "--cluster-port", str(port))
+    server, _ = _start(start)
     with redis.Redis(port=server.port) as client:
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+    _up(server)
+    return server
+
+
+def start_divided_cluster(start: Callable[..., Any], name: str) -> tuple[Any, Any]:
+    """Two servers: the first owns the slot of ``name`` and nothing else, the second everything else."""
+    mine = slot(name)
+    (owner, bus), (other, _) = _start(start), _start(start)
+    with redis.Redis(port=owner.port) as first, redis.Redis(port=other.port) as second:
+        first.execute_command("CLUSTER", "ADDSLOTS", mine)
+        second.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, mine - 1, mine + 1, 16383)
+        second.execute_command("CLUSTER", "MEET", "127.0.0.1", owner.port, bus)
+    _up(owner)
+    _up(other)
+    return owner, other
+
+
+def _start(start: Callable[..., Any]) -> tuple[Any, int]:
+    """A node that owns nothing yet, and the port of its bus."""
+    with socket.socket() as bus:
+        bus.bind(("127.0.0.1", 0))
+        port: int = bus.getsockname()[1]
+    # By default the bus is 10,000 above the port, which a port of the system's choice leaves no room for.
+    return start("--cluster-enabled", "yes", "--cluster-port", str(port)), port
+
+
+def _up(server: Any) -> None:
+    with redis.Redis(port=server.port) as client:
         end = time.monotonic() + _UP_S
         while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
             assert time.monotonic() < end, "the cluster does not come up"
             time.sleep(0.02)
-    return server
 
 
 def slot(name: bytes | str) -> int:
