@@ -18,7 +18,9 @@ from tests.e2e.load import figure, quiet, resident_kib, until
 from tests.e2e.running import GatewayProcess
 from tests.e2e.wire import Peer, ask
 
-IDLE = 2000
+MANY = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 2000)
+"""As many as a process may open here, if that is fewer."""
+SOME = min(2000, MANY)
 KIB_EACH = 24
 """More memory than this per idle or dripping connection would be a leak of promises (docs/attacks.md)."""
 
@@ -53,16 +55,16 @@ DRIPS = {
 }
 
 
-@pytest.mark.parametrize("drip", DRIPS)
-def test_slow_clients_hold_up_nobody(demo: DemoGitLab, tmp_path: Path, drip: str) -> None:
-    gateway = _started(demo, tmp_path, request_head="20s", body_idle="20s", idle="20s")
+@pytest.mark.parametrize(("drip", "count"), [("silent", MANY), ("dripping_a_head", MANY), ("dripping_a_body", SOME)])
+def test_slow_clients_hold_up_nobody(demo: DemoGitLab, tmp_path: Path, drip: str, count: int) -> None:
+    gateway = _started(demo, tmp_path, request_head="5m", body_idle="5m", body_rate=0, idle="5m")
     try:
         with Peer(gateway.port) as peer:
             before, _ = _pace(peer, gateway)
             kib = resident_kib(gateway)
-            with connections(gateway.port, IDLE, DRIPS[drip]) as held:
-                until(lambda: figure(gateway, "gitlab_gateway_client_connections") == IDLE + 1, "all are let in")
-                each = (resident_kib(gateway) - kib) / IDLE
+            with connections(gateway.port, count, DRIPS[drip]) as held:
+                until(lambda: figure(gateway, "gitlab_gateway_client_connections") == count + 1, "all are let in")
+                each = (resident_kib(gateway) - kib) / count
                 for one in held[:200] if drip != "silent" else ():
                     one.sendall(b"y")
                 during, slowest = _pace(peer, gateway)
@@ -110,6 +112,29 @@ def test_connections_of_one_address_are_limited_and_others_get_in(demo: DemoGitL
             assert figure(gateway, "gitlab_gateway_client_connections_refused_total") == 1
         until(lambda: figure(gateway, "gitlab_gateway_client_connections") == 0, "they are gone")
         assert ask(gateway.port, "/api/v4/version", token=TOKENS.ada, source="127.9.0.1").status == 200
+    finally:
+        assert gateway.stop() == 0
+
+
+def test_a_gateway_without_descriptors_comes_back(demo: DemoGitLab, tmp_path: Path) -> None:
+    """Who is connected gets an answer, if only a 503; when there are descriptors again, all is as before."""
+    gateway = _started(demo, tmp_path)
+    process = gateway.process.pid
+    try:
+        with Peer(gateway.port) as peer:
+            _pace(peer, gateway)
+            most = len(list(Path(f"/proc/{process}/fd").iterdir())) + 20
+            before = resource.prlimit(process, resource.RLIMIT_NOFILE)
+            resource.prlimit(process, resource.RLIMIT_NOFILE, (most, before[1]))
+            with connections(gateway.port, 60, b""):
+                until(lambda: len(list(Path(f"/proc/{process}/fd").iterdir())) >= most - 1, "none is left")
+                for _ in range(20):
+                    peer.send(f"GET /api/v4/version HTTP/1.1\r\nHost: x\r\nPRIVATE-TOKEN: {TOKENS.ada}\r\n\r\n".encode())
+                    assert peer.read_reply().status in {200, 503}
+        resource.prlimit(process, resource.RLIMIT_NOFILE, before)
+        quiet(gateway)
+        assert ask(gateway.port, "/api/v4/version", token=TOKENS.ada).status == 200
+        assert 'status="500"' not in gateway.metrics()
     finally:
         assert gateway.stop() == 0
 
