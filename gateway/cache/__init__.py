@@ -8,7 +8,8 @@ RFC 9111 one, ``fill`` copies answers into the store as they stream. What may be
 from .again import Again
 from .contract import Cache, CacheOutcome, CacheRequest, Forward, NoCache, with_conditions
 from .private import PrivateCache
-from .shared import SharedCache, SharedPolicy
+from .shared import SharedCache
+from .shared_asking import SharedPolicy
 
 __all__ = [
     "Again",

@@ -40,6 +40,7 @@ class Labels:
             outcome.status,
             outcome.reason,
             upstream_status=outcome.upstream_status,
+            stored=outcome.stored is Stored.STORED,
             ttl_s=int(ttl_s),
             collapsed=outcome.status is CacheStatus.COLLAPSED,
         )

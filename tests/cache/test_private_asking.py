@@ -1,29 +1,227 @@
-"""Asked once for all gateways: who leads, who waits, and that nobody is worse off for it.
+"""Asked once for all who want to know: at this gateway, and at others that share its store.
 
-What one gateway does by itself is in ``test_private.py``; leases in Redis: ``test_together.py``, and beside their store.
+Leases in Redis: ``test_together.py``, and beside their store.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from gateway.cache import CacheOutcome, CacheRequest, PrivateCache
 from gateway.cache.private_asking import usable
-from gateway.core.cache_status import CacheReason, CacheStatus
-from gateway.core.errors import Code, Rejection, Source
+from gateway.core.cache_status import CacheReason, CacheStatus, Stored
+from gateway.core.errors import Rejection
 from gateway.core.messages import Fields, first
 from gateway.core.private_caching import PrivatePolicy
 from gateway.ports import Lookup, Reply
 from gateway.stores.cache_memory import MemoryCacheStore
 from tests.stores.cache_contract import ENTRY
 
-from .origin import Clock, Origin, drain, get, json, streamed, whole
+from .origin import NEW_ISSUE, Clock, Origin, drain, get, json, streamed, whole
+from .private_room import DOWN, ETAG, KEPT, OTHER, Room
 
-ETAG = b'W/"0123456789abcdef0123456789abcdef"'
-DOWN = Rejection(Code.UPSTREAM_RESET, 502, "502 Bad Gateway", source=Source.UPSTREAM)
+# Streams
+
+LARGE = [b"x" * 200_000, b"y" * 200_000]
+JSON = (b"Content-Type", b"application/json")
+
+
+async def test_a_streamed_answer_is_kept_when_its_last_octet_came() -> None:
+    room = Room()
+    origin = Origin(streamed(200, JSON, (b"ETag", ETAG), chunks=list(LARGE)))
+    room.store = MemoryCacheStore(1 << 30, room.clock)
+    room.cache = PrivateCache(room.store, KEPT)
+    reply, outcome = await room.cache.fetch(get(), origin, room.clock)
+    assert reply.chunks is not None
+    seen = []
+    async for chunk in reply.chunks:
+        assert len(room.store) == 0, "half an answer is never visible"
+        seen.append(chunk)
+    assert len(room.store) == 1
+    reply.release()
+    assert outcome.stored is Stored.STORED
+    _, fields, body, outcome = await room.fetch(get(), Origin())
+    assert (body, outcome.status) == (b"".join(LARGE), CacheStatus.HIT)
+    assert first(fields, b"content-length") == b"400000"
+
+
+async def test_a_client_that_leaves_half_way_stores_nothing_and_drops_what_was_there() -> None:
+    room = Room()
+    origin = Origin(json(ETAG), streamed(200, JSON, (b"ETag", OTHER), chunks=list(LARGE)), json(ETAG))
+    await room.fetch(get(), origin)
+    reply, outcome = await room.cache.fetch(get(), origin, room.clock)
+    assert reply.chunks is not None
+    await anext(reply.chunks)
+    reply.release()
+    assert (outcome.stored, origin.held) == (Stored.INCOMPLETE, 0)
+    await reply.chunks.aclose()  # type: ignore[attr-defined]
+    await room.fetch(get(), origin)
+    assert origin.condition() is None
+
+
+async def test_an_upstream_that_dies_in_a_small_body_is_a_refusal_not_half_an_answer() -> None:
+    room = Room(KEPT)
+    origin = Origin(streamed(200, JSON, (b"ETag", ETAG), (b"Content-Length", b"9"), chunks=[b"[", DOWN]), json(ETAG))
+    with pytest.raises(Rejection):
+        await room.fetch(get(), origin)
+    assert origin.held == 0
+    assert (await room.fetch(get(), origin))[3].status is CacheStatus.MISS
+
+
+async def test_a_body_too_large_streams_past() -> None:
+    room = Room(PrivatePolicy(ttl_s=30.0, max_entry_bytes=300_000))
+    origin = Origin(streamed(200, JSON, (b"ETag", ETAG), chunks=list(LARGE)), json(ETAG))
+    *_, body, outcome = await room.fetch(get(), origin)
+    assert (len(body), outcome.stored) == (400_000, Stored.TOO_LARGE)
+    assert (await room.fetch(get(), origin))[3].status is CacheStatus.MISS
+
+
+# Collapsing
+
+
+class Gate:
+    """An origin that answers when it is let."""
+
+    def __init__(self, *replies: Reply | Exception) -> None:
+        self.replies = list(replies)
+        self.open = asyncio.Event()
+        self.asked = 0
+
+    async def __call__(self, given: Fields) -> Reply:
+        self.asked += 1
+        answer = self.replies.pop(0)
+        await self.open.wait()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def together(
+    room: Room, gate: Callable[[Fields], Awaitable[Reply]], requests: list[CacheRequest]
+) -> list[asyncio.Task[tuple[Reply, CacheOutcome]]]:
+    tasks = [asyncio.ensure_future(room.cache.fetch(request, gate, room.clock)) for request in requests]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_identical_requests_in_flight_become_one() -> None:
+    room, gate = Room(), Gate(json(ETAG, body=b"[1]"))
+    tasks = await together(room, gate, [get()] * 20)
+    gate.open.set()
+    results = [await drain(await task) for task in tasks]
+    assert gate.asked == 1
+    assert {body for _, body, _ in results} == {b"[1]"}
+    assert [outcome.status for *_, outcome in results] == [CacheStatus.MISS] + [CacheStatus.COLLAPSED] * 19
+    assert first(results[1][0].fields, b"cache-status") == b"gateway; fwd=uri-miss; fwd-status=200; collapsed; ttl=0"
+
+
+async def test_revalidations_collapse_too() -> None:
+    room = Room()
+    await room.fetch(get(), Origin(json(ETAG, body=b"[1]")))
+    gate = Gate(whole(304))
+    tasks = await together(room, gate, [get()] * 5)
+    gate.open.set()
+    results = [await drain(await task) for task in tasks]
+    assert gate.asked == 1
+    assert {body for _, body, _ in results} == {b"[1]"}
+    assert results[-1][2].upstream_status == 304
+
+
+async def test_partitions_never_collapse_into_one() -> None:
+    room, gate = Room(), Gate(json(ETAG, body=b"[p]"), json(ETAG, body=b"[q]"))
+    tasks = await together(room, gate, [get(partition=b"p"), get(partition=b"q")])
+    assert gate.asked == 2
+    gate.open.set()
+    assert [(await drain(await task))[1] for task in tasks] == [b"[p]", b"[q]"]
+
+
+async def test_a_failing_leader_fails_nobody_else() -> None:
+    room, gate = Room(KEPT), Gate(DOWN, json(ETAG, body=b"[1]"))
+    tasks = await together(room, gate, [get()] * 3)
+    gate.open.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[0], Rejection)
+    assert gate.asked == 2
+    for result in results[1:]:
+        assert isinstance(result, tuple)
+        assert (await drain(result))[1] == b"[1]"
+
+
+async def test_nobody_shares_a_variant_that_is_not_his() -> None:
+    room, gate = Room(), Gate(*[json(ETAG, (b"Vary", b"User-Agent"), body=body) for body in (b"[a]", b"[b]")])
+    tasks = await together(room, gate, [get(b"/x", (b"User-Agent", agent)) for agent in (b"a", b"b")])
+    gate.open.set()
+    assert [(await drain(await task))[1] for task in tasks] == [b"[a]", b"[b]"]
+
+
+async def test_a_cancelled_leader_hands_over() -> None:
+    room, gate = Room(), Gate(json(ETAG), json(ETAG, body=b"[2]"))
+    tasks = await together(room, gate, [get()] * 3)
+    tasks[0].cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert gate.asked == 2
+    gate.open.set()
+    assert [(await drain(await task))[1] for task in tasks[1:]] == [b"[2]"] * 2
+
+
+async def test_an_answer_that_cannot_be_shared_sends_everybody_up_at_once() -> None:
+    room, gate = Room(), Gate(*[json(ETAG, (b"Set-Cookie", b"%d" % number)) for number in range(4)])
+    tasks = await together(room, gate, [get()] * 4)
+    gate.open.set()
+    results = [await drain(await task) for task in tasks]
+    assert gate.asked == 4
+    assert len({first(head.fields, b"set-cookie") for head, *_ in results}) == 4
+
+
+async def test_nobody_waits_for_a_stream_that_its_client_reads_slowly() -> None:
+    room, gate = Room(), Gate(*[streamed(200, JSON, (b"ETag", ETAG), chunks=list(LARGE)) for _ in range(2)])
+    tasks = await together(room, gate, [get()] * 2)
+    gate.open.set()
+    replies = [await task for task in tasks]
+    assert gate.asked == 2
+    for answered in replies:
+        assert len((await drain(answered))[1]) == 400_000
+
+
+async def test_who_waited_too_long_goes_alone() -> None:
+    room = Room()
+    room.cache = PrivateCache(room.store, PrivatePolicy(), wait_s=0.0)
+    gate = Gate(json(ETAG), json(ETAG))
+    tasks = await together(room, gate, [get()] * 2)
+    assert gate.asked == 2
+    gate.open.set()
+    for task in tasks:
+        await drain(await task)
+
+
+async def test_a_stand_in_is_shared_as_one() -> None:
+    room = Room(PrivatePolicy(stale_if_error_s=600.0))
+    await room.fetch(get(), Origin(json(ETAG, body=b"[1]")))
+    room.clock.now += 1
+    gate = Gate(whole(503))
+    tasks = await together(room, gate, [get()] * 3)
+    gate.open.set()
+    results = [await drain(await task) for task in tasks]
+    assert [outcome.status for *_, outcome in results] == [CacheStatus.STALE] * 3
+
+
+async def test_who_asks_after_a_write_does_not_get_what_was_asked_before_it() -> None:
+    room, gate = Room(), Gate(json(ETAG, body=b"[old]"), json(OTHER, body=b"[new]"))
+    before = await together(room, gate, [get()])
+    await room.fetch(CacheRequest("PUT", b"/api/v4/projects/42", (), NEW_ISSUE, b"p"), Origin(whole(200)))
+    after = await together(room, gate, [get()])
+    assert gate.asked == 2
+    gate.open.set()
+    assert (await drain(await after[0]))[1] == b"[new]"
+    assert (await drain(await before[0]))[1] == b"[old]"
+
+
+# Among gateways
 
 
 class Table:

@@ -1,0 +1,294 @@
+"""The origin asked by a plain shared cache, with what validates the stored answers; what comes is served and stored.
+
+Variants of one target (``Vary``, ranges) live under one key, newest last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from ..core.byte_ranges import parse_content_range
+from ..core.cache_control import RequestDirectives, response_directives
+from ..core.cache_entry import Entry, freshen, make_entry
+from ..core.cache_key import selecting, vary_names
+from ..core.cache_status import CacheReason, CacheStatus, Stored
+from ..core.caching import (
+    Use,
+    Verdict,
+    answer,
+    conditions,
+    is_failure,
+    joinable,
+    joined_head,
+    keep_s,
+    may_stand_in,
+    rest_of,
+    select,
+    storable,
+    validated,
+    validators,
+)
+from ..core.errors import Rejection, Source
+from ..core.messages import Fields, ResponseHead, first
+from ..ports import CacheStore, Lookup, Reply
+from ..singleflight import Flight
+from .contract import CacheOutcome, CacheRequest, Forward, with_status
+from .fill import filled, read_ahead
+from .labels import Labels
+
+DROPPED = frozenset({b"cache-status"})
+_MOST_VARIANTS = 16
+
+
+class SharedPolicy(msgspec.Struct, frozen=True):
+    """What the operator decides. Durations in seconds."""
+
+    stale_if_error_s: float = 0.0
+    """Where neither origin nor client says anything (RFC 9111 §4.2.4)."""
+    max_entry_bytes: int = 2 << 20
+    grace_s: float = 86_400.0
+    """For how long an expired answer is kept to be validated."""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """One GET or HEAD."""
+
+    request: CacheRequest
+    forward: Forward
+    now: Callable[[], float]
+    key: bytes
+    tags: tuple[bytes, ...]
+    asked: RequestDirectives
+    lookup: Lookup
+
+
+class SharedAsking:
+    """One gateway's way to the origin.
+
+    Args:
+        store: Where answers go.
+        policy: What the operator decides.
+        labels: What this cache says of itself; by its name it is a surrogate, too.
+    """
+
+    def __init__(self, store: CacheStore, policy: SharedPolicy, labels: Labels) -> None:
+        self._store = store
+        self._policy = policy
+        self._labels = labels
+
+    async def ask(self, question: Question, verdict: Verdict, flight: Flight[bool] | None) -> tuple[Reply, CacheOutcome]:
+        """Go up, with what validates the stored answers where there are any."""
+        handed_on = False
+        try:
+            entry, fields = verdict.entry, question.request.fields
+            rivals: tuple[Entry, ...] = ()
+            given = conditions(fields)
+            if verdict.use is Use.VALIDATE and entry is not None and not entry.partial:
+                rivals = tuple(other for other in select(question.lookup.entries, fields) if not other.partial)
+                ours = validators(entry)
+                # Without a validator of ours a 304 would answer the client's, of which we hold nothing.
+                given, rivals = (ours, rivals) if ours else (given, ())
+            elif verdict.reason is CacheReason.VARY_MISS and not given:
+                # §4.1: the origin may know one of the other variants to be this request's, too.
+                rivals = tuple(other for other in question.lookup.entries if other.etag and not other.partial)
+                given = validators(rivals[0], rivals[1:])[:1] if rivals else ()
+            elif verdict.reason is CacheReason.PARTIAL and entry is not None and not given:
+                given = rest_of(entry)
+            requested_at = question.now()
+            try:
+                reply = await question.forward(self.as_surrogate(given))
+            except Rejection as failure:
+                stand_in = self._stand_in(question, verdict)
+                if failure.source is not Source.UPSTREAM or stand_in is None:
+                    raise
+                return self.serve(stand_in, question, CacheOutcome(CacheStatus.STALE, CacheReason.STALE_IF_ERROR))
+            try:
+                if is_failure(reply.head.status) and (stand_in := self._stand_in(question, verdict)) is not None:
+                    outcome = CacheOutcome(CacheStatus.STALE, CacheReason.STALE_IF_ERROR)
+                    outcome.upstream_status = reply.head.status
+                    reply.release()
+                    return self.serve(stand_in, question, outcome)
+                if reply.head.status == 304 and rivals:
+                    known = validated(rivals, reply.head)
+                    if known is not None:
+                        served = await self._freshen(question, verdict, known, reply, requested_at)
+                        if flight is not None:
+                            flight.land(True)
+                        return served
+                    reply.release()
+                    requested_at = question.now()
+                    reply = await question.forward(self.as_surrogate(()))
+                elif given and verdict.reason is CacheReason.PARTIAL and reply.head.status in {206, 416}:
+                    assert entry is not None, "there is a piece to complete"
+                    whole = await self._complete(question, entry, reply, requested_at)
+                    if whole is not None:
+                        return whole
+                    reply.release()
+                    requested_at = question.now()
+                    reply = await question.forward(self.as_surrogate(()))
+                answered = await self._take(question, verdict, reply, requested_at, flight)
+                handed_on = True
+                return answered
+            except BaseException:
+                reply.release()
+                raise
+        finally:
+            if flight is not None and not handed_on:
+                flight.abandon()
+
+    def as_surrogate(self, given: Fields) -> Fields:
+        return (*given, (b"Surrogate-Capability", b'%b="Surrogate/1.0"' % self._labels.name.encode()))
+
+    def _stand_in(self, question: Question, verdict: Verdict) -> Entry | None:
+        """The stored answer that may be served while the origin fails."""
+        entry = verdict.entry if verdict.use is Use.VALIDATE else None
+        if entry is None or not may_stand_in(entry, question.asked, question.now(), self._policy.stale_if_error_s):
+            return None
+        return entry
+
+    async def _freshen(
+        self, question: Question, verdict: Verdict, known: Entry, reply: Reply, requested_at: float
+    ) -> tuple[Reply, CacheOutcome]:
+        fields, head = question.request.fields, reply.head
+        reply.release()
+        names = vary_names(head.fields) if first(head.fields, b"vary") is not None else vary_names(known.fields)
+        fresh = freshen(
+            known,
+            head,
+            requested_at=requested_at,
+            received_at=question.now(),
+            dropped=DROPPED,
+            selecting=selecting(names or (), fields),
+            surrogate=self._labels.name,
+        )
+        outcome = CacheOutcome(CacheStatus.REVALIDATED, verdict.reason)
+        outcome.upstream_status = 304
+        if names is None or response_directives(head.fields, self._labels.name).no_store:
+            await self._store.delete(question.key)
+            outcome.stored = Stored.NO_STORE
+        else:
+            kept = await self.keep(question, fresh)
+            outcome.stored = Stored.FRESHENED if kept else Stored.INVALIDATED
+        return self.serve(fresh, question, outcome)
+
+    async def _complete(
+        self, question: Question, entry: Entry, reply: Reply, requested_at: float
+    ) -> tuple[Reply, CacheOutcome] | None:
+        """Join a stored beginning and the rest that just came; None: they do not fit."""
+        head = reply.head
+        piece = parse_content_range(first(head.fields, b"content-range") or b"")
+        if head.status != 206 or piece is None or not joinable(entry, head, piece.first, piece.total):
+            return None
+        if entry.total > self._policy.max_entry_bytes:
+            return None
+        rest = (await read_ahead(reply, self._policy.max_entry_bytes)).whole
+        if rest is None or len(entry.body) + len(rest) != entry.total:
+            return None
+        reply.release()
+        whole = self.entry(question, joined_head(entry, head), entry.body + rest, requested_at)
+        outcome = CacheOutcome(CacheStatus.UPDATED, CacheReason.PARTIAL)
+        outcome.upstream_status = 206
+        outcome.stored = Stored.STORED if await self.keep(question, whole) else Stored.INVALIDATED
+        return self.serve(whole, question, outcome)
+
+    async def _take(
+        self,
+        question: Question,
+        verdict: Verdict,
+        reply: Reply,
+        requested_at: float,
+        flight: Flight[bool] | None,
+    ) -> tuple[Reply, CacheOutcome]:
+        """The origin's own answer: to the client, and where it may be, into the store."""
+        request, head = question.request, reply.head
+        received_at = question.now()
+        outcome = CacheOutcome(CacheStatus.MISS, verdict.reason)
+        if verdict.use is Use.VALIDATE:
+            outcome.status = CacheStatus.UPDATED
+        outcome.upstream_status = head.status
+        said = response_directives(head.fields, self._labels.name)
+        outcome.stored = storable(
+            request.method,
+            request.target,
+            head,
+            said,
+            no_store=question.asked.no_store,
+            authorized=request.has_authorization,
+        )
+        if outcome.stored is not Stored.STORED or reply.tunnel is not None:
+            if flight is not None:
+                flight.land(False)
+            return self._labels.upstream_answer(reply, outcome), outcome
+
+        async def commit(body: bytes) -> None:
+            fresh = self.entry(question, head, body, requested_at, received_at)
+            try:
+                if not await self.keep(question, fresh):
+                    outcome.stored = Stored.INVALIDATED
+                if flight is not None:
+                    flight.land(True)
+            finally:
+                if flight is not None:
+                    flight.abandon()
+
+        def void(why: Stored) -> None:
+            outcome.stored = why
+            if flight is not None:
+                flight.land(False)
+
+        ready = await read_ahead(reply)
+        if ready.whole is None and flight is not None:
+            flight.land(False)  # it ends when its client has read it: nobody should wait for that
+        teed = await filled(ready, self._policy.max_entry_bytes, commit, void)
+        if first(request.fields, b"if-none-match") is not None and teed.whole is not None and head.status == 200:
+            # Another answer than the stored one, and perhaps the client's own.
+            lookup = await self._store.get(question.key, question.tags, anew=True)
+            chosen = select(lookup.entries, request.fields)
+            if chosen and chosen[0].received_at == received_at:
+                teed.release()
+                return self.serve(chosen[0], question, outcome)
+        return self._labels.upstream_answer(teed, outcome, said.max_age_s), outcome
+
+    def entry(
+        self,
+        question: Question,
+        head: ResponseHead,
+        body: bytes,
+        requested_at: float,
+        received_at: float | None = None,
+    ) -> Entry:
+        fields = question.request.fields
+        return make_entry(
+            head,
+            body,
+            response_directives(head.fields, self._labels.name),
+            requested_at=requested_at,
+            received_at=question.now() if received_at is None else received_at,
+            dropped=DROPPED,
+            selecting=selecting(vary_names(head.fields) or (), fields),
+            asked_range=first(fields, b"range") or b"",
+        )
+
+    async def keep(self, question: Question, fresh: Entry) -> bool:
+        """Store ``fresh`` beside the other variants, in place of the one that it replaces."""
+        lookup = await self._store.get(question.key, question.tags, anew=True)
+        if not lookup.available:
+            return False
+        others = [
+            other
+            for other in lookup.entries
+            if not (other.selecting == fresh.selecting and (other.partial <= fresh.partial or not fresh.partial))
+        ]
+        entries = (*others, fresh)[-_MOST_VARIANTS:]
+        ttl_s = max(keep_s(entry, self._policy.grace_s) for entry in entries)
+        return await self._store.put(question.key, entries, ttl_s, question.tags, question.lookup.stamp)
+
+    def serve(self, entry: Entry, question: Question, outcome: CacheOutcome) -> tuple[Reply, CacheOutcome]:
+        """A stored answer for this client, its preconditions and range applied."""
+        now = question.now()
+        age = entry.age_s(now)
+        member = self._labels.stored_answer(outcome, age, entry.lifetime_s - age)
+        head, content = answer(entry, question.request.method, question.request.fields, now)
+        return Reply(with_status(head, member, age), content), outcome
