@@ -157,7 +157,7 @@ class Errand:
         road = self._road
         if self._credential is None:
             road.authenticator.refused_upstream(self._claim, self._principal, seen_from(self._head, self._admitted))
-        elif await road.tokens.refused(self._credential.id):
+        elif await road.tokens.refused(self._credential):
             await road.cache.drop_partition(_partition(self._principal, self._permit, self._credential))
             raise Rejection(
                 Code.BROKER_CREDENTIAL_REFUSED,

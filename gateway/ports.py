@@ -355,8 +355,9 @@ class TokenSource(Protocol):
         """An answer was unmistakably GitLab's: what is unchecked can be checked now, in the background."""
         ...
 
-    async def refused(self, credential_id: str) -> bool:
-        """GitLab answered 401 to this credential. True: it is dead; it is not given out for a while, and an alarm is up.
+    async def refused(self, credential: UpstreamCredential) -> bool:
+        """GitLab answered 401 to this credential. True: it is dead; it is not given out for a while, and an alarm is up; or
+        another has taken its place since it was given out.
 
         False: GitLab still knows it, so the 401 was about the route. A caller cannot take a credential from the others.
         """

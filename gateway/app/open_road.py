@@ -76,7 +76,7 @@ class NoTokens:
     async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
         raise AssertionError("no permit of a shared cache names a credential")
 
-    async def refused(self, credential_id: str) -> bool:
+    async def refused(self, credential: UpstreamCredential) -> bool:
         return False
 
     async def close(self) -> None:

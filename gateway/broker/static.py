@@ -170,11 +170,13 @@ class StaticTokenSource:
             raise _refusal(502, f"credential `{held.credential.id}` {held.reason}")
         return held.by_carrier[carrier_for(operation)]
 
-    async def refused(self, credential_id: str) -> bool:
-        held = self._held.get(credential_id)
+    async def refused(self, credential: UpstreamCredential) -> bool:
+        held = self._held.get(credential.id)
         if held is None:
             return True
         async with held.lock:
+            if not any(credential is given for given in held.by_carrier.values()):
+                return True  # replaced since it was given out
             now = self._monotonic()
             if now < held.refused_until:
                 return True
@@ -186,7 +188,6 @@ class StaticTokenSource:
                 await self._check(held)
             except (NotAnswering, TimeoutError):
                 return False
-            # What was refused is dead in either case: a token that has been replaced meanwhile is no longer given out.
             return self._monotonic() < held.refused_until or held.by_carrier is not before
 
     async def close(self) -> None:

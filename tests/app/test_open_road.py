@@ -13,6 +13,7 @@ from gateway.core.credentials import Claim, Kind
 from gateway.core.messages import RequestHead
 from gateway.core.secret import Secret
 from gateway.core.target import parse_target
+from gateway.ports import UpstreamCredential
 
 CLAIM = Claim(Kind.NONE, Secret(""))
 OPERATION = Operation("origin", Access.READ, Surface.WEB)
@@ -35,7 +36,7 @@ async def test_there_is_nothing_to_broker() -> None:
     principal = await Anyone().authenticate(CLAIM, OPERATION, HEAD)
     with pytest.raises(AssertionError):
         await tokens.credential(Permit("shared"), principal, OPERATION)
-    assert await tokens.refused("sa") is False
+    assert await tokens.refused(UpstreamCredential("sa", (), b"")) is False
     assert not tokens.unchecked
     tokens.recognised()
     await tokens.close()

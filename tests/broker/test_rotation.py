@@ -8,6 +8,8 @@ import msgspec
 import pytest
 
 from gateway.broker.rotation import SILENT_S, RotationFailed, Superseded, everybody_has_read
+from gateway.core.access import Permit, Principal, PrincipalKind
+from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.kept_token import KeptToken, Rotation, Step
 from gateway.core.secret import Secret
 from gateway.demo.seed import TOKENS
@@ -15,6 +17,8 @@ from gateway.ports import StoreUnavailable
 
 from .rotating import BOT, Killed, Life, world
 
+REST = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
+CALLER = Principal("bot", PrincipalKind.KEY, "bot")
 SELF_ROTATE = b"POST /api/v4/personal_access_tokens/self/rotate"
 
 
@@ -333,7 +337,8 @@ async def test_a_gateway_that_fell_silent_is_not_waited_for_and_looks_before_it_
             await first.steward.tick()
             made.now += SILENT_S
         assert not made.works(silent)
-        assert await silent.tokens.refused("bot")  # this answer was the old token's
+        given = await silent.tokens.credential(Permit("", "bot"), CALLER, REST)
+        assert await silent.tokens.refused(given)
         assert made.works(silent)
         assert silent.tokens.is_healthy("bot")
 

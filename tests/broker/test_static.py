@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from gateway.broker.carriers import Carrier
 from gateway.broker.static import CredentialsRefused, StaticCredential, StaticTokenSource
 from gateway.core.access import Permit, Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Surface
@@ -58,6 +59,10 @@ class World:
     async def get(self, use: str = "sa-one", operation: Operation = REST) -> UpstreamCredential:
         return await self.source.credential(Permit("rule", use), CALLER, operation)
 
+    async def refused(self, name: str) -> bool:
+        """What becomes of the token that is given out now when GitLab answers 401 to it."""
+        return await self.source.refused(self.source._held[name].by_carrier[Carrier.PRIVATE_TOKEN])
+
     async def refusal(self, use: str = "sa-one") -> Rejection:
         with pytest.raises(Rejection) as refused:
             await self.get(use)
@@ -89,7 +94,7 @@ async def test_nothing_shows_the_token(world: World) -> None:
 
 async def test_a_withdrawn_one_is_checked_once_before_its_next_use_however_many_wait(world: World) -> None:
     kept = world.gitlab.scopes.pop("one")
-    assert await world.source.refused("sa-one")
+    assert await world.refused("sa-one")
     world.gitlab.scopes["one"] = kept
     world.monotonic += 30
     world.gitlab.asked = 0
@@ -163,13 +168,13 @@ async def test_an_origin_that_cannot_be_asked_is_used_with_a_warning(world: Worl
 
 async def test_a_permit_for_a_credential_that_is_not_there_gets_none(world: World) -> None:
     assert (await world.refusal("sa-nobody")).status == 502
-    assert await world.source.refused("sa-nobody")
+    assert await world.source.refused(UpstreamCredential("sa-nobody", (), b""))
 
 
 async def test_a_dead_credential_is_withdrawn_with_an_alarm_and_comes_back(world: World) -> None:
     await world.get()
     kept = world.gitlab.scopes.pop("one")
-    assert await world.source.refused("sa-one")
+    assert await world.refused("sa-one")
     assert world.alarms == [("sa-one", False)]
     assert not world.source.is_healthy("sa-one")
     assert world.source.is_healthy("sa-two")
@@ -186,7 +191,7 @@ async def test_a_dead_credential_is_withdrawn_with_an_alarm_and_comes_back(world
 
 async def test_one_that_stays_dead_is_asked_about_twice_a_minute_and_alarmed_once(world: World) -> None:
     del world.gitlab.scopes["one"]
-    assert await world.source.refused("sa-one")
+    assert await world.refused("sa-one")
     world.gitlab.asked = 0
     world.monotonic += 30
     for _ in range(60):
@@ -200,7 +205,7 @@ async def test_a_caller_cannot_take_a_credential_from_the_others(world: World) -
     """Some routes answer 401 to every good token: whoever asks for those must not cost the others theirs."""
     await world.get()
     for _ in range(100):
-        assert not await world.source.refused("sa-one")
+        assert not await world.refused("sa-one")
         await world.get()
     assert world.gitlab.asked == 1
     assert world.alarms == []
@@ -209,7 +214,7 @@ async def test_a_caller_cannot_take_a_credential_from_the_others(world: World) -
 async def test_doubt_while_gitlab_is_silent_changes_nothing(world: World) -> None:
     await world.get()
     world.gitlab.silence = NotAnswering("silent")
-    assert not await world.source.refused("sa-one")
+    assert not await world.refused("sa-one")
     await world.get()
 
 
@@ -223,7 +228,7 @@ async def test_what_cannot_stand_in_a_field_is_refused_at_once_and_not_shown(tok
 @pytest.mark.parametrize("turns", range(4))
 async def test_cancelled_in_mid_check_it_leaves_the_next_caller_its_turn(turns: int) -> None:
     world = World()
-    for call in (lambda: world.get(), lambda: world.source.refused("sa-one"), lambda: world.source.verify_at_start()):
+    for call in (lambda: world.get(), lambda: world.refused("sa-one"), lambda: world.source.verify_at_start()):
         world.gitlab.gate.clear()
         task = asyncio.ensure_future(call())  # type: ignore[func-returns-value, var-annotated]
         for _ in range(turns):
@@ -272,7 +277,7 @@ async def test_a_member_that_dies_while_it_is_used_is_left_out() -> None:
     world = pooled("one", "two")
     await world.source.verify_at_start()
     del world.gitlab.scopes["two"]
-    assert await world.source.refused("pool/2")
+    assert await world.refused("pool/2")
     assert {(await world.get("pool")).id for _ in range(4)} == {"pool/1"}
 
 
@@ -291,7 +296,7 @@ async def test_a_pool_without_a_living_member_is_502() -> None:
     await world.source.verify_at_start()
     world.gitlab.scopes.clear()
     for member in ("pool/1", "pool/2"):
-        assert await world.source.refused(member)
+        assert await world.refused(member)
     assert (await world.refusal("pool")).status == 502
 
 
@@ -310,7 +315,7 @@ async def test_a_switched_token_goes_up_from_the_next_request_on(world: World) -
 
 async def test_switching_makes_a_refused_one_good_again(world: World) -> None:
     del world.gitlab.scopes["one"]
-    assert await world.source.refused("sa-one")
+    assert await world.refused("sa-one")
     world.source.switch("sa-one", Secret("new"), None)
     await world.get()
     assert world.source.is_healthy("sa-one")
@@ -329,7 +334,7 @@ async def test_before_a_refusal_is_believed_others_are_asked_whether_they_replac
 
     del world.gitlab.scopes["one"]
     world.source.renew = renew
-    assert await world.source.refused("sa-one")  # the token that was refused is dead; its successor is not
+    assert await world.refused("sa-one")  # the token that was refused is dead; its successor is not
     assert world.alarms == []
     assert (await world.get()).fields == ((b"PRIVATE-TOKEN", b"new"),)
 
@@ -337,7 +342,7 @@ async def test_before_a_refusal_is_believed_others_are_asked_whether_they_replac
 async def test_what_is_heard_of_a_token_replaced_meanwhile_says_nothing(world: World) -> None:
     del world.gitlab.scopes["one"]
     world.gitlab.gate.clear()
-    asking = asyncio.ensure_future(world.source.refused("sa-one"))
+    asking = asyncio.ensure_future(world.refused("sa-one"))
     await asyncio.sleep(0)
     world.source.switch("sa-one", Secret("new"), None)
     world.gitlab.gate.set()
@@ -350,3 +355,12 @@ async def test_the_end_is_remembered_as_gitlab_said_it(world: World) -> None:
     world.gitlab.ends = 1_800_000_000.0
     await world.source.verify_at_start()
     assert world.source.expires_at("sa-one") == 1_800_000_000.0
+
+
+async def test_a_401_to_a_token_that_was_replaced_since_is_nobodys_401(world: World) -> None:
+    given = await world.get()
+    world.source.switch("sa-one", Secret("two"), None)
+    world.gitlab.asked = 0
+    assert await world.source.refused(given)
+    assert world.gitlab.asked == 0
+    assert world.source.is_healthy("sa-one")
