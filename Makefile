@@ -42,6 +42,10 @@ bench: setup ## this gateway, a bare aiohttp proxy and what peers are here, as r
 bench-cache: setup ## what the cache saves when bots poll, and its policy beside plain LRU: about four minutes
 	@$(BIN)/python -m benchmarks.cache $(ARGS)
 
+.PHONY: bench-conformance
+bench-conformance: setup ## the RFC 9111 suite put to nginx and Varnish, where they are installed: about three minutes
+	@$(BIN)/python -m benchmarks.conformance
+
 .PHONY: bench-fairness
 bench-fairness: setup ## one abuser beside fifty polite callers, GitLab well and slowed to a tenth: about two minutes
 	@$(BIN)/python -m benchmarks.fairness $(ARGS)
