@@ -14,7 +14,7 @@ import pytest
 from gateway.core.errors import Rejection
 from gateway.core.messages import ResponseHead
 from gateway.ports import DRAINED, Reply, UpstreamRequest
-from tests.fakes.world import OWN, Down, World, world
+from tests.fakes.world import CONFIGURATION, OWN, Down, World, world
 
 PROJECT = "/api/v4/projects/1"
 ETAG = ((b"ETag", b'W/"1"'), (b"Content-Type", b"application/json"))
@@ -176,3 +176,20 @@ async def test_a_rejection_is_no_cancellation(made: World) -> None:
     made.up.answer = refusing
     down = await made.ask("GET", PROJECT)
     assert (down.status, made.last.aborted) == (503, "")
+
+
+async def test_on_the_short_lane(tmp_path: Path) -> None:
+    """Between the buckets and the last octet. (With Redis: ``tests/test_short_lane.py``.)"""
+
+    async def issues(request: UpstreamRequest, body: bytes) -> Reply:
+        return Reply(ResponseHead(200, ETAG), whole=b"[]")
+
+    async with world(tmp_path, CONFIGURATION + "cache: {ttl: 60s, access_ttl: 60s}\n", issues) as made:
+        down = made.down("GET", f"{PROJECT}/issues", caller="reader").repeated()
+        for _ in range(4):
+            down = down.repeated()
+            await made.gateway.handle(down)
+        made.calls.clear()
+        assert await cancelled_everywhere(made, lambda _turn: down.repeated()) > 1
+        assert "limits.admit_once" in made.calls
+        assert "entry.target" not in made.calls
