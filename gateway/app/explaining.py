@@ -176,8 +176,10 @@ def _permit(explanation: Explanation) -> list[tuple[str, str]]:
 def _cache(config: Config, principal: Principal, operation: Operation, method: str, target: bytes, use: str) -> list[str]:
     """Would it be cached, whose, for how long and under which tags; or why not."""
     settings = config.cache
-    if settings.mode is not CacheMode.PRIVATE:
-        return [settings.mode.value]
+    if settings.mode is CacheMode.OFF:
+        return ["off"]
+    if settings.mode is CacheMode.SHARED:
+        return _shared_cache(config, method, target)
     if method != "GET":
         words = [f"not looked up: {method} goes up"]
         if method not in SAFE_METHODS and operation.access is not Access.READ:
@@ -190,20 +192,37 @@ def _cache(config: Config, principal: Principal, operation: Operation, method: s
     ttl_s = next((route.ttl for route in settings.routes if route.match == operation.name), settings.ttl)
     reuse_s = min(ttl_s, settings.access_ttl)
     keep_s = PrivatePolicy().keep_s
-    if settings.immutable and is_immutable(operation.name, target):
+    immutable = settings.immutable and is_immutable(operation.name, target)
+    if immutable:
         reuse_s, keep_s = settings.access_ttl, KEEP_S
     how = f"reused for {reuse_s:g} s without asking" if reuse_s else "validated with GitLab at every reuse"
     whose = (
         f"credential `{use}` and rule set" if use else "this very token" if principal.token_hash else "anonymous callers"
     )
     words = [f"one partition per {whose}; {how}; kept for {keep_s:g} s to be validated"]
-    if settings.hooks is not None and reuse_s:
+    if immutable:
+        words.append("named by a full commit SHA: hooks or none")
+    elif settings.hooks is not None and reuse_s:
         words.append("while hooks come; validated at every reuse when they are silent")
     if operation.may_hold_secret:
         words.append("not stored when the answer has a `runners_token`")
     if settings.stale_if_error:
         words.append(f"served stale for {settings.stale_if_error:g} s while GitLab fails")
     words.append(f"tags {_tags(answer_tags(b'', target, ProjectNames())[1:])}")
+    return words
+
+
+def _shared_cache(config: Config, method: str, target: bytes) -> list[str]:
+    """What RFC 9111 leaves to say before there is an answer."""
+    if method not in SAFE_METHODS:
+        return [
+            f"shared: {method} goes up; an answer below 400 purges {redact(target).decode('utf-8', 'backslashreplace')}"
+        ]
+    if method not in {"GET", "HEAD"}:
+        return [f"shared: not looked up: {method} goes up"]
+    words = ["shared: looked up; stored, and for how long, as the origin's answer says (RFC 9111)"]
+    if config.cache.stale_if_error:
+        words.append(f"served stale for {config.cache.stale_if_error:g} s while the origin fails, where its answer allows")
     return words
 
 

@@ -66,7 +66,11 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
             ["reused for 30 s", "while hooks come", "`runners_token`", "tags all project:1 unnamed rest:1"],
         ),
         ("GET", "/api/v4/projects/a%2FB/merge_requests/7", ["validated with GitLab", "project:a/b unnumbered mr:a/b!7"]),
-        ("GET", f"/api/v4/projects/1/repository/tree?ref={SHA}", ["reused for 60 s", "kept for 604800 s"]),
+        (
+            "GET",
+            f"/api/v4/projects/1/repository/tree?ref={SHA}",
+            ["reused for 60 s", "kept for 604800 s", "named by a full commit SHA: hooks or none"],
+        ),
         ("GET", "/api/v4/projects/1/repository/tree?ref=main", ["validated with GitLab", "served stale for 600 s"]),
         ("GET", "/api/v4/projects/1/variables", ["not looked up: secret-answer"]),
         ("PUT", "/api/v4/projects/1", ["PUT goes up", "purges, unless refused: project:1 unnumbered kind:projects"]),
@@ -81,6 +85,22 @@ def test_what_the_cache_would_do(tmp_path: Path, method: str, target: str, lines
     text = explain(configured(TEXT + cache, tmp_path), "people", method, target)
     for line in lines:
         assert line in text, text
+
+
+@pytest.mark.parametrize(
+    ("mode", "method", "line"),
+    [
+        ("shared", "GET", "shared: looked up; stored, and for how long, as the origin's answer says (RFC 9111)"),
+        ("shared", "HEAD", "served stale for 600 s while the origin fails"),
+        ("shared", "PUT", "shared: PUT goes up; an answer below 400 purges /api/v4/projects/1"),
+        ("shared", "OPTIONS", "shared: not looked up: OPTIONS goes up"),
+        ("off", "GET", "cache       off"),
+    ],
+)
+def test_what_the_other_modes_would_do(tmp_path: Path, mode: str, method: str, line: str) -> None:
+    text = f'version: 1\nupstream: {{url: "http://gitlab.test"}}\ncache: {{mode: {mode}, stale_if_error: 10m}}\n'
+    told = explain(configured(text, tmp_path), "people", method, "/api/v4/projects/1")
+    assert line in told, told
 
 
 def stages(found: Explained) -> list[tuple[str, str]]:
