@@ -1,0 +1,101 @@
+"""Buckets as ``core.limits`` defines them, without a store; and random histories to hold stores against them."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from gateway.core.limits import LEASE_S, Decision, Level, Limit, Scope, Take, decide, settled
+from gateway.stores.bucket_memory import MemoryBuckets
+from gateway.stores.bucket_script import Deed, Script, Work
+
+TAKE = Script.named("take.lua")
+T0 = 1_800_000_000_000_000
+LIMITS = [
+    Limit("a", Scope.CALLER, 600 / 60, 20.0),
+    Limit("b", Scope.TEAM, 20000 / 3600, 7.0),
+    Limit("c", Scope.ORGANISATION, 1 / 7, 3.0),
+    Limit("d", Scope.CALLER, 7 / 3, 1.5, shadow=True),
+]
+# (key, limit) pairs: some limits guard several keys.
+BUCKETS = [(f"{{gw}}:{limit.id}{number}", limit) for limit in LIMITS for number in range(2)]
+PLACES = [
+    Limit("p", Scope.CALLER, 3.0, 3.0, concurrent=True),
+    Limit("q", Scope.TEAM, 2.0, 2.0, concurrent=True, shadow=True),
+]
+EVERY_BUCKET = [*BUCKETS, *[(f"{{gw}}:{limit.id}", limit) for limit in PLACES]]
+LEASES = [b"one", b"two", b"three", b"four", b"five"]
+
+
+def driven(script: Script) -> str:
+    """The script under a clock of the test's: its last argument. Only the line that reads Redis's clock is replaced."""
+    line = "local now = time[1] * 1000000 + time[2]\n"
+    assert script.text.count(line) == 1
+    return script.text.replace(line, "local now = tonumber(ARGV[#KEYS + 1])\n")
+
+
+requests = st.lists(st.sampled_from(range(len(EVERY_BUCKET))), min_size=1, max_size=4, unique=True)
+costs = st.sampled_from([1.0, 0.1, 1 / 3, 2.5, 100.0])
+changes = st.sampled_from([-0.1, -3.0, -500.0, 1 / 3, 2.5, 9.0, 500.0])
+turns = st.tuples(
+    st.one_of(st.integers(-5_000_000, 10_000_000), st.sampled_from([0, 0, 1, 100_000, 3_600_000_000, -3_600_000_000])),
+    st.lists(st.tuples(st.sampled_from(Deed), requests, costs, changes, st.sampled_from(LEASES)), min_size=1, max_size=5),
+)
+
+
+class Model:
+    """The buckets as ``core.limits`` defines them, without a store."""
+
+    def __init__(self) -> None:
+        self.levels: dict[str, Level] = {}
+        self.leases: dict[str, dict[bytes, int]] = {}
+
+    def free(self, take: Take, now: int) -> float:
+        held = self.leases.get(take.key, {})
+        self.leases[take.key] = {lease: ends for lease, ends in held.items() if ends > now}
+        return take.limit.burst - len(self.leases[take.key])
+
+    def do(self, work: Work, now: int) -> Decision | None:
+        if work.deed is Deed.SETTLE:
+            for take in work.takes:
+                level = settled(take.limit, self.levels.get(take.key), take.cost, now)
+                if level is not None:
+                    self.levels[take.key] = level
+        elif work.deed is Deed.RELEASE:
+            for take in work.takes:
+                self.leases.get(take.key, {}).pop(work.lease, None)
+        elif work.deed is Deed.RENEW:
+            for take in work.takes:
+                self.leases.setdefault(take.key, {})[work.lease] = now + int(LEASE_S * 1e6)
+        else:
+            places = [(self.free(take, now), now) if take.limit.concurrent else None for take in work.takes]
+            before = [place or self.levels.get(take.key) for place, take in zip(places, work.takes, strict=True)]
+            decision, stored = decide(work.takes, before, now)
+            for take, level, found in zip(work.takes, stored, decision.states, strict=True):
+                if take.limit.concurrent:
+                    if decision.allowed and found.allowed:
+                        self.leases[take.key][work.lease] = now + int(LEASE_S * 1e6)
+                elif level is not None:
+                    self.levels[take.key] = level
+            return decision
+        return None
+
+
+def work(deed: Deed, chosen: list[int], cost: float, change: float, lease: bytes) -> Work:
+    """A part of a script call that makes sense: only tokens are settled, only places are released and renewed."""
+    takes = [Take(*EVERY_BUCKET[index], change if deed is Deed.SETTLE else cost) for index in chosen]
+    if deed is not Deed.TAKE:
+        takes = [take for take in takes if take.limit.concurrent is (deed is not Deed.SETTLE)]
+    return Work(takes, lease, deed)
+
+
+def done(memory: MemoryBuckets, work: Work) -> Decision | None:
+    match work.deed:
+        case Deed.TAKE:
+            return memory.take_now(work.takes, work.lease)
+        case Deed.SETTLE:
+            memory.settle(work.takes)
+        case Deed.RELEASE:
+            memory.release(work.takes, work.lease)
+        case Deed.RENEW:
+            memory.renew(work.takes, work.lease)
+    return None
