@@ -102,6 +102,20 @@ async def test_with_a_key_the_configuration_is_told(ask: Ask, scheme: str) -> No
     assert (status, text) == (200, '{"upstream":{"url":"https://gitlab.example"}}\n')
 
 
+async def test_the_key_may_come_as_a_private_token(ask: Ask) -> None:
+    assert (await ask("/-/config", PRIVATE_TOKEN=KEY))[0] == 200
+    assert (await ask("/-/config", PRIVATE_TOKEN=f"Bearer {KEY}"))[0] == 401
+    status, text, _ = await ask(
+        "/-/things/1", method="POST", body=b"{}", PRIVATE_TOKEN=KEY, Content_Type="application/json"
+    )
+    assert (status, json.loads(text)["who"]) == (201, f"admin:{HASH.hex()[:12]}")
+
+
+@pytest.mark.parametrize("other", ["wrong", KEY])
+async def test_two_keys_are_none(ask: Ask, other: str) -> None:
+    assert (await ask("/-/config", PRIVATE_TOKEN=other, Authorization=f"Bearer {KEY}"))[0] == 401
+
+
 async def test_without_configured_keys_there_is_nothing_to_open(ask: Ask) -> None:
     for value in ("", f"Bearer {KEY}", "Bearer "):
         assert (await ask("/-/config", admin(keys=()), Authorization=value))[0] == 404
