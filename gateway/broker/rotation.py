@@ -32,7 +32,7 @@ from .token_api import CallLost, CallRefused, Minted, TokenApi, TokenFacts, Ward
 log = logging.getLogger("gateway.rotation")
 
 NAME = "gitlab-gateway"
-SILENT_S = 60.0
+SILENT_S = 15.0
 """A gateway that has not read the store for so long is not waited for: it reads anew before it believes a refusal."""
 _MOST_NAMES = 16
 _PERSIST_EVERY_S = 1.0
