@@ -32,6 +32,7 @@ class Early:
         assert gateway is not None, "the server is made after the gateway"
         x = Exchange(gateway.mint_id(), gateway.monotonic(), "", peer)
         x.status, x.code = rejection.status, rejection.code.value
-        head, body = render(rejection, surface=Surface.REST, request_id=x.request_id)
+        extra = (*gateway.road.dialect.told(None, None), (b"X-Gateway-Request-Id", x.request_id.encode("ascii")))
+        head, body = render(rejection, surface=Surface.REST, request_id=x.request_id, extra=extra)
         gateway.observe(x)
         return head, body

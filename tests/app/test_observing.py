@@ -22,8 +22,10 @@ async def test_what_never_became_a_request_is_answered_and_observed(tmp_path: Pa
             head, body = early(rejection, "192.0.2.7")
             assert head.status == rejection.status
             assert first(head.fields, b"x-gateway-error") == rejection.code.value.encode()
+            assert first(head.fields, b"ratelimit-limit") == b"60"
             assert rejection.message.encode() in body
             x = seen.exchanges[-1]
+            assert first(head.fields, b"x-gateway-request-id") == x.request_id.encode()
             assert (x.status, x.code, x.peer, x.method, x.target) == (
                 rejection.status,
                 rejection.code.value,

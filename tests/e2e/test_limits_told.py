@@ -11,7 +11,7 @@ from gateway.demo.gitlab import DemoGitLab
 from gateway.demo.seed import TOKENS
 from tests.e2e.conftest import DEMO_SECRETS, demo_config
 from tests.e2e.running import GatewayProcess
-from tests.e2e.wire import Reply, ask
+from tests.e2e.wire import Reply, ask, raw
 
 PER_MINUTE = 600
 BURST = 300
@@ -88,6 +88,29 @@ def test_refusals_before_the_limiter_tell_the_quota_alone(limited: GatewayProces
         assert reply.status == status
         assert reply.values("RateLimit-Limit") == [str(PER_MINUTE)]
         assert reply.value("X-Gateway-Error")
+
+
+@pytest.mark.parametrize(
+    ("octets", "status"),
+    [
+        pytest.param(b"GET /api/v4/version HTTP/1.1\r\nHost: a\r\nbro ken: x\r\n\r\n", 400, id="bad-field"),
+        pytest.param(b"nonsense\r\n\r\n", 400, id="no-request"),
+        pytest.param(b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % (b"x" * 40_000), 414, id="long-target"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX: %s\r\n\r\n" % (b"x" * 40_000), 431, id="long-field"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\n%s\r\n" % (b"X: y\r\n" * 300), 431, id="many-fields"),
+        pytest.param(b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505, id="version"),
+        pytest.param(b"GET /api/v4/../x HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, id="target"),
+        pytest.param(b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, id="method"),
+    ],
+)
+def test_what_the_parser_refuses_tells_the_quota_alone(limited: GatewayProcess, octets: bytes, status: int) -> None:
+    """Nobody is known yet. Clients take a missing quota for a server without limits."""
+    reply = raw(limited.port, octets)
+    assert reply.status == status
+    assert reply.values("RateLimit-Limit") == [str(PER_MINUTE)]
+    assert reply.value("RateLimit-Remaining") is None
+    assert reply.value("X-Gateway-Error")
+    assert reply.value("X-Gateway-Request-Id")
 
 
 def test_the_gateway_s_own_502_tells_the_whole_set(tmp_path_factory: pytest.TempPathFactory) -> None:
