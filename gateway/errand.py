@@ -16,6 +16,7 @@ from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange
 from .core.messages import Fields, RequestHead, first, joined
 from .core.upgrade import SWITCH, switched
+from .narrow_stage import unconditionally
 from .ports import Reply, RequestBody, UpstreamCredential, UpstreamRequest
 from .road import Road
 
@@ -68,6 +69,8 @@ class Errand:
         self._credential = credential
         self._body = body
         self._fields = road.passing.end_to_end(head, admitted)
+        if permit.narrowing is not None:
+            self._fields = unconditionally(self._fields)
         self.started_at = 0.0
         self.runtime_s = 0.0
 

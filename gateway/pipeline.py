@@ -37,6 +37,7 @@ from .core.target import Target
 from .core.upgrade import SWITCH
 from .errand import Errand, seen_from
 from .limit_stage import Ticket
+from .narrow_stage import narrowable, narrowed
 from .ports import (
     DRAINED,
     Downstream,
@@ -212,6 +213,8 @@ class Gateway:
         )
         x.rule, x.permit_use, x.sudo = permit.rule, permit.use, permit.sudo
 
+        shape = narrowable(operation, target, head) if permit.narrowing is not None else None
+
         takes = road.dialect.takes_for(principal, operation, target, head.method, admitted.client)
         if weight > 1:
             takes = heavier(takes, weight)
@@ -243,7 +246,9 @@ class Gateway:
         reply, outcome = await road.cache.fetch(errand.cache_request(), errand.forward, self._wall)
         try:
             x.cache_status, x.cache_reason = outcome.status.value, outcome.reason.value
-            if outcome.again is not None and head.memo and not (questions or admitted.trusted_peer or weight > 1):
+            if shape is not None:
+                reply = await narrowed(reply, shape, permit, head)
+            elif outcome.again is not None and head.memo and not (questions or admitted.trusted_peer or weight > 1):
                 x.cache_stored = outcome.stored.value
                 self._learn(head, x, told, admitted, operation, outcome.again)
             flow = None

@@ -277,7 +277,7 @@ def _rule_callers(rule: Rule, path: Path, kinds: dict[str, PrincipalKind]) -> It
 
 
 def _clause(clause: Clause, path: Path, name: str) -> Iterator[Finding]:
-    conditions = {condition: getattr(clause, condition) for condition in clause.__struct_fields__}
+    conditions = {condition: getattr(clause, condition) for condition in clause.__struct_fields__ if condition != "lists"}
     if all(value is None for value in conditions.values()):
         if name == "allow":
             yield _error(path, "has no condition, so it would allow everything: if that is meant, say `access: write`")

@@ -130,6 +130,7 @@ def _clause(clause: Clause) -> rule_match.Clause:
         permissions=clause.permissions,
         surfaces=clause.surfaces,
         projects=None if clause.projects is None else _projects(clause.projects),
+        lists=clause.lists or rule_match.Lists.REFUSE,
     )
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from ..core.access import PrincipalKind, Priority
 from ..core.catalogue import Access, Surface
+from ..core.rule_match import Lists
 from ..core.secret import Secret
 from ..identity.settings import Passthrough
 from .credential_model import Credential
@@ -340,6 +341,9 @@ class Clause(Section, frozen=True):
     """GitLab's HTTP surfaces."""
     projects: tuple[Project, ...] | Within | None = None
     """Projects by number or full path (`*` within a segment, `**` across), or everything `under_group`."""
+    lists: Lists | None = None
+    """Of an allow with `projects`: what becomes of lists that show more (`/projects`, `/search` …). `refuse` (absent: the
+    same), or `filter`: the page is sent without what is elsewhere."""
 
 
 class Rule(Section, frozen=True):

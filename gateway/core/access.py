@@ -10,6 +10,7 @@ import msgspec
 
 from .catalogue import Access, Catalogue, Operation, ReferenceKind
 from .errors import Code, Rejection
+from .narrowing import Narrowing, is_list
 from .rule_findings import findings
 from .rule_match import Fit, Matcher, Named, Question, Resolved, Rule, access_of, asked_of, keeps_to_place, named
 from .target import Target
@@ -70,6 +71,8 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     """The GitLab user to act as upstream."""
     digest: bytes = b""
     """Hash of what this permit may see: part of a brokered cache partition."""
+    narrowing: Narrowing | None = None
+    """Of a list that shows more than the caller may see: what stays of it."""
     confined: bool = False
     """Some rule of the caller's speaks of projects: the body must not name another than the path's
     (``rule_match.PARAMETERS``)."""
@@ -145,7 +148,7 @@ class _Compiled:
 class _RuleSet:
     """Every rule of one identity."""
 
-    __slots__ = ("by_project", "credentials", "denies_by_project", "rules")
+    __slots__ = ("by_project", "credentials", "denies_by_project", "narrows", "rules")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         # Ids, order and callers of the rules do not matter to what may be seen; all else does.
@@ -155,14 +158,16 @@ class _RuleSet:
         digest = hashlib.blake2b(b"\n".join(content), digest_size=16).digest()
         self.rules = tuple(_Compiled(rule, digest) for rule in rules)
         self.by_project = any(clause.by_project for rule in self.rules for clause in (*rule.allow, *rule.deny))
+        self.narrows = any(clause.narrows for rule in self.rules for clause in rule.allow)
         self.denies_by_project = any(clause.by_project for rule in self.rules for clause in rule.deny)
         self.credentials = tuple(dict.fromkeys(rule.use for rule in rules if rule.use and not rule.shadow))
 
 
 class _Outcome(msgspec.Struct, frozen=True):
     verdict: Verdict
-    grants: tuple[tuple[_Compiled, bool], ...] = ()
-    """The enforced rules that allow, in the order configured, and whether each does so for certain projects only."""
+    grants: tuple[tuple[_Compiled, bool, Narrowing | None], ...] = ()
+    """The enforced rules that allow, in the order configured, whether each does so for certain projects only, and what of a
+    list."""
     rule: str = ""
     shadow: str = ""
     considered: tuple[Considered, ...] = ()
@@ -320,7 +325,8 @@ def _judge(
     access = access_of(operation, method, brokered=brokered)
     considered: list[Considered] = []
     refusal: _Outcome | None = None
-    grants: list[tuple[_Compiled, bool]] = []
+    grants: list[tuple[_Compiled, bool, Narrowing | None]] = []
+    listed = own.narrows and is_list(operation)
     shadow = ""
     elsewhere = unsure = False
 
@@ -342,9 +348,14 @@ def _judge(
     for compiled in own.rules if brokered else ():
         rule = compiled.rule
         free = confined = False
+        narrowed: list[Matcher] = []
         for position, clause in enumerate(compiled.allow):
             why = clause.refuses(operation, access, target, method, deny=False)
             fit = Fit.NO if why else clause.may_reach(operation, things, resolved, screened)
+            filters = False
+            if fit is not Fit.YES and listed and not why:
+                fit = clause.may_narrow(things, resolved)
+                filters = fit is Fit.YES
             holds = fit is Fit.YES
             unsure |= fit is Fit.UNSURE
             note = "unresolved" if fit is Fit.UNSURE else "" if holds else why or "projects"
@@ -353,10 +364,16 @@ def _judge(
                 shadow = shadow or (rule.id if holds else "")
             else:
                 free |= holds and not clause.by_project
-                confined |= holds and clause.by_project
-                elsewhere |= not holds and not why and keeps_to_place(operation, screened)
+                confined |= holds and clause.by_project and not filters
+                if filters and not rule.shadow:
+                    narrowed.append(clause)
+                elsewhere |= not holds and not why and (keeps_to_place(operation, screened) or (listed and clause.narrows))
         if free or confined:
-            grants.append((compiled, not free))
+            grants.append((compiled, not free, None))
+        elif narrowed:
+            grants.append(
+                (compiled, True, Narrowing(tuple(narrowed), _place_denies(own, operation, access, target, method)))
+            )
 
     asked = (Question(thing.kind, thing.spelt) for thing in things if thing.spelt is not None)
     open_questions = tuple(dict.fromkeys(question for question in asked if question not in resolved)) if unsure else ()
@@ -364,6 +381,17 @@ def _judge(
         refusal = _Outcome(Verdict.UNKNOWN_PLACE if elsewhere else Verdict.NOT_ALLOWED)
     outcome = refusal or _Outcome(Verdict.ALLOWED, tuple(grants))
     return msgspec.structs.replace(outcome, shadow=shadow, considered=tuple(considered), questions=open_questions)
+
+
+def _place_denies(own: _RuleSet, operation: Operation, access: Access, target: Target, method: str) -> tuple[Matcher, ...]:
+    """The denies by project that are about this operation: what they hide is hidden in its answer, too."""
+    return tuple(
+        clause
+        for compiled in own.rules
+        if not compiled.rule.shadow
+        for clause in compiled.deny
+        if clause.by_project and not clause.refuses(operation, access, target, method, deny=True)
+    )
 
 
 def _permit(outcome: _Outcome, own: _RuleSet, principal: Principal, sudo: str | None) -> Permit:
@@ -374,10 +402,12 @@ def _permit(outcome: _Outcome, own: _RuleSet, principal: Principal, sudo: str | 
             permit = msgspec.structs.replace(permit, confined=True)
     else:
         user = sudo.strip().lower() if sudo else ""
-        for compiled, confined in outcome.grants:
+        for compiled, confined, narrowing in outcome.grants:
             if not user or user in compiled.sudo:
                 # A deny by project, too, is only worth its name if the body can't reach what the path does not name.
                 permit = compiled.confined if confined or own.denies_by_project else compiled.free
+                if narrowing is not None:
+                    permit = msgspec.structs.replace(permit, narrowing=narrowing)
                 break
         else:
             raise Rejection(Code.SUDO_FORBIDDEN, 403, "403 Forbidden - Must be admin to use sudo")

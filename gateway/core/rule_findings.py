@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from .catalogue import Catalogue, Operation, ReferenceKind
+from .narrowing import is_list
 from .route_tree import split
-from .rule_match import Clause, Matcher, Rule, parse_route, shapes_of
+from .rule_match import Clause, Lists, Matcher, Rule, parse_route, shapes_of
 from .target import Target
 
 _NOWHERE = Target(b"/", b"/", None, ())
@@ -47,15 +48,27 @@ class _Review:
                 yield f"permission `{permission}` is on no operation of the catalogue"
         for route in clause.routes or ():
             yield from self._route(route)
+        if clause.lists is Lists.FILTER:
+            yield from self._lists(clause, deny)
         if deny:
             return
         unbounded = clause.access is None and clause.methods is None and clause.permissions is None
         if unbounded and any(parse_route(route)[0] == "ANY" for route in clause.routes or ("/",)):
             yield "allows writes too: say `access: read` if reading is meant"
-        if clause.projects is not None and not any(
-            _names_place(operation) and not operation.wide for operation in self._chosen(clause, deny)
+        if (
+            clause.projects is not None
+            and clause.lists is not Lists.FILTER
+            and not any(_names_place(operation) and not operation.wide for operation in self._chosen(clause, deny))
         ):
             yield "never holds: no operation it selects keeps to a project or group named in its path"
+
+    def _lists(self, clause: Clause, deny: bool) -> Iterator[str]:
+        if deny or clause.projects is None:
+            yield "`lists: filter` has no effect: it narrows what an allow with `projects` lets through"
+        elif not any(is_list(operation) for operation in self._chosen(clause, deny)):
+            yield "`lists: filter` has no effect: none of the lists that can be filtered is selected"
+        elif any(group.isdigit() for group in clause.projects.under_group):
+            yield "`lists: filter` shows nothing of a group named by number: name it by path"
 
     def _route(self, route: str) -> Iterator[str]:
         method, template = parse_route(route)

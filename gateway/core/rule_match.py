@@ -15,8 +15,9 @@ from functools import lru_cache
 import msgspec
 
 from .catalogue import SAFE_METHODS, Access, Operation, ReferenceKind, Surface
+from .query import query_parameters
 from .route_tree import RouteTree, expand, shape, split
-from .target import Target, percent_decode
+from .target import Target
 
 
 class Projects(msgspec.Struct, frozen=True):
@@ -26,6 +27,13 @@ class Projects(msgspec.Struct, frozen=True):
     """Numbers, full paths, or paths with ``*`` (within one segment) and ``**`` (across)."""
     under_group: tuple[str, ...] = ()
     """Groups by number or full path: the group itself, its subgroups at any depth, and every project in them."""
+
+
+class Lists(enum.StrEnum):
+    """What becomes of lists that show more than a clause's projects."""
+
+    REFUSE = "refuse"
+    FILTER = "filter"
 
 
 class Clause(msgspec.Struct, frozen=True):
@@ -39,6 +47,8 @@ class Clause(msgspec.Struct, frozen=True):
     permissions: tuple[str, ...] | None = None
     surfaces: tuple[Surface, ...] | None = None
     projects: Projects | None = None
+    lists: Lists = Lists.REFUSE
+    """Of an allow with projects: ``filter`` lets through the lists that ``narrowing`` knows, less what is elsewhere."""
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -175,11 +185,10 @@ _SUSPECT = re.compile(rb"project|group|namespace|fork|%", re.IGNORECASE)
 
 
 def _in_query(query: bytes) -> Iterable[Named]:
-    for field in re.split(rb"[&;]", query):
-        name, _, value = field.partition(b"=")
-        kind = PARAMETERS.get(percent_decode(name).partition(b"[")[0])
-        if kind is not None and value:
-            yield Named(kind, spell(percent_decode(value).decode("latin-1")))
+    for parameter in query_parameters(query):
+        kind = PARAMETERS.get(parameter.name.encode("utf-8", "surrogateescape"))
+        if kind is not None and parameter.value:
+            yield Named(kind, spell(parameter.value.decode("latin-1")))
 
 
 # Projects ------------------------------------------------------------------------------------------------------------
@@ -304,6 +313,11 @@ class Matcher:
         return self._projects is not None
 
     @property
+    def narrows(self) -> bool:
+        """Lists that show more than its projects are let through without the rest."""
+        return self._projects is not None and self.clause.lists is Lists.FILTER
+
+    @property
     def hides_place(self) -> bool:
         """It is about where, not what: as a deny it answers as if the place did not exist."""
         clause = self.clause
@@ -337,6 +351,21 @@ class Matcher:
             return Fit.NO
         fits = {self._projects.fit(thing, resolved) for thing in things}
         return Fit.NO if Fit.NO in fits else Fit.UNSURE if Fit.UNSURE in fits else Fit.YES
+
+    def may_narrow(self, things: tuple[Named, ...], resolved: Resolved) -> Fit:
+        """For an allow that filters, and a list: whether what the request itself names is among the clause's projects."""
+        if self._projects is None or not self.narrows:
+            return Fit.NO
+        fits = {self._projects.fit(thing, resolved) for thing in things}
+        return Fit.NO if Fit.NO in fits else Fit.UNSURE if Fit.UNSURE in fits else Fit.YES
+
+    def fits(self, thing: Named, resolved: Resolved) -> Fit:
+        """Whether ``thing``, its number and path ``resolved``, is among the clause's projects."""
+        if self._projects is None:
+            return Fit.YES
+        found = self._projects.fit(thing, resolved)
+        # A list's items do not say the numbers of the groups around them.
+        return Fit.UNSURE if found is Fit.NO and self._projects.group_ids else found
 
     def may_touch(
         self, operation: Operation, target: Target, things: tuple[Named, ...], resolved: Resolved, screened: bool

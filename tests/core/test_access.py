@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.core.access import Explanation, Permit, Principal, PrincipalKind, Rules, Verdict
 from gateway.core.catalogue import Access, Catalogue, Operation, ReferenceKind, Surface
 from gateway.core.errors import Code, Rejection
-from gateway.core.rule_match import Clause, Place, Projects, Question, Resolved, Rule
+from gateway.core.rule_match import Clause, Lists, Place, Projects, Question, Resolved, Rule
 from gateway.core.target import Target, parse_target
 from gateway.routes import read
 
@@ -461,3 +461,52 @@ def test_decisions_agree_with_a_reading_of_every_rule(
     assert isinstance(answer, Permit) == (bool(granting) and not denied)
     if isinstance(answer, Permit):
         assert answer.rule == granting[0]
+
+
+# Lists
+
+FILTERED = msgspec.structs.replace(READ_OURS, lists=Lists.FILTER)
+
+
+def test_a_list_that_shows_more_is_refused_or_narrowed() -> None:
+    refusing, filtering = Rules.compile([rule(READ_OURS)]), Rules.compile([rule(FILTERED)])
+    for target in ("/api/v4/projects", "/api/v4/issues", "/api/v4/search?scope=projects"):
+        assert ask(refusing, "GET", target) == NOT_ALLOWED
+        permit = ask(filtering, "GET", target)
+        assert isinstance(permit, Permit)
+        assert permit.narrowing is not None
+    assert ask(filtering, "GET", "/api/v4/events") == NOT_ALLOWED, "nobody reviewed it"
+    assert ask(filtering, "GET", "/api/v4/groups/finance/projects") == NO_GROUP
+    assert ask(filtering, "POST", "/api/v4/projects") == NOT_ALLOWED
+    inside = ask(filtering, "GET", "/api/v4/projects/platform%2Fapi/issues")
+    assert isinstance(inside, Permit)
+    assert inside.narrowing is None
+
+
+def test_whoever_may_see_all_of_a_list_does() -> None:
+    permit = ask(Rules.compile([rule(FILTERED, READ)]), "GET", "/api/v4/projects")
+    assert isinstance(permit, Permit)
+    assert permit.narrowing is None
+
+
+def test_a_filter_in_shadow_lets_nothing_through() -> None:
+    rules = Rules.compile([rule(FILTERED, shadow=True)])
+    assert ask(rules, "GET", "/api/v4/projects") == NOT_ALLOWED
+
+
+def test_only_denies_about_the_list_take_from_it() -> None:
+    hidden = Clause(access=Access.READ, projects=Projects(named=("platform/secret",)))
+    elsewhere = Clause(methods=("DELETE",), projects=Projects(named=("platform/api",)))
+    permit = ask(Rules.compile([rule(FILTERED), rule(name="d", deny=(hidden, elsewhere))]), "GET", "/api/v4/projects")
+    assert isinstance(permit, Permit)
+    assert permit.narrowing is not None
+    assert [matcher.clause for matcher in permit.narrowing.deny] == [hidden]
+
+
+def test_those_with_other_lists_share_no_answers() -> None:
+    one, other = (
+        ask(Rules.compile([rule(clause)]), "GET", "/api/v4/projects/platform%2Fapi") for clause in (FILTERED, READ_OURS)
+    )
+    assert isinstance(one, Permit)
+    assert isinstance(other, Permit)
+    assert one.digest != other.digest

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from gateway.core.catalogue import Access, Catalogue, Surface
 from gateway.core.rule_findings import findings
-from gateway.core.rule_match import Clause, Projects, Rule
+from gateway.core.rule_match import Clause, Lists, Projects, Rule
 from gateway.routes import read
 
 CATALOGUE = Catalogue.decode(read())
@@ -72,6 +73,31 @@ def told(clause: Clause, *, deny: bool = False) -> list[str]:
 )
 def test_an_allow(clause: Clause, expected: list[str]) -> None:
     assert told(clause) == expected
+
+
+FILTER = Clause(access=Access.READ, projects=OURS, lists=Lists.FILTER)
+
+
+@pytest.mark.parametrize(
+    ("clause", "words"),
+    [
+        (FILTER, None),
+        (msgspec.structs.replace(FILTER, routes=("GET /api/v4/projects",)), None),
+        (msgspec.structs.replace(FILTER, projects=None), "narrows what an allow with `projects` lets through"),
+        (msgspec.structs.replace(FILTER, surfaces=(Surface.GIT,)), "none of the lists that can be filtered is selected"),
+        (
+            msgspec.structs.replace(FILTER, projects=Projects(under_group=("42",))),
+            "shows nothing of a group named by number",
+        ),
+    ],
+)
+def test_a_filter_of_lists(clause: Clause, words: str | None) -> None:
+    found = told(clause)
+    assert found == [] if words is None else words in found[0]
+
+
+def test_a_deny_filters_nothing() -> None:
+    assert "has no effect" in told(FILTER, deny=True)[0]
 
 
 def test_a_deny_may_be_as_broad_as_it_likes() -> None:

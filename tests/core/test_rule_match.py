@@ -173,6 +173,12 @@ def test_spelling(value: str, spelt: str | None) -> None:
         ("GET", "/api/v4/version?from%5Fproject%5Fid=4", [(PROJECT, "4")]),
         ("GET", "/api/v4/version?x=1;group_id=g%2fH", [(GROUP, "g/h")]),
         ("GET", "/api/v4/version?project_ids=1,2", [(PROJECT, None)]),
+        (
+            "GET",
+            "/api/v4/version?[project_id]=4&+project_id=5&%5b%5dproject_id=6",
+            [(PROJECT, "4"), (PROJECT, "5"), (PROJECT, "6")],
+        ),
+        ("GET", "/api/v4/version?project_id%20=4&project_id=a+b", [(PROJECT, "4"), (PROJECT, None)]),
         ("GET", "/api/v4/version?my_project_id=1", []),
         ("GET", "/api/v4/version?page=2", []),
     ],

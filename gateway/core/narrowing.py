@@ -1,0 +1,172 @@
+"""Lists that a shared credential sees more of than the caller may: which items of an answer stay.
+
+Only operations of a reviewed table: it names the members of an item that say whose it is. What cannot be told apart is left
+out. An item that stays is not touched, an item that goes leaves nothing behind: no total, no last page, no validator of
+GitLab's. What the pages tell all the same: that there are more of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from .catalogue import Operation, ReferenceKind
+from .messages import Field, Fields
+from .query import query_parameters
+from .rule_match import Fit, Matcher, Named, Place, Question
+from .target import Target
+
+
+class _ProjectItem(msgspec.Struct):
+    id: int
+    path_with_namespace: str
+
+
+class _GroupItem(msgspec.Struct):
+    id: int
+    full_path: str
+
+
+class _References(msgspec.Struct):
+    full: str
+
+
+class _Issuable(msgspec.Struct):
+    project_id: int
+    references: _References
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What the items of a list are."""
+
+    item: type[msgspec.Struct]
+    kind: ReferenceKind
+
+
+_PROJECTS = Shape(_ProjectItem, ReferenceKind.PROJECT)
+_GROUPS = Shape(_GroupItem, ReferenceKind.GROUP)
+_ISSUABLES = Shape(_Issuable, ReferenceKind.PROJECT)
+
+LISTS: dict[str, Shape] = {
+    "GET /api/v4/projects": _PROJECTS,
+    "GET /api/v4/projects/:id/forks": _PROJECTS,
+    "GET /api/v4/groups/:id/projects": _PROJECTS,
+    "GET /api/v4/users/:user_id/projects": _PROJECTS,
+    "GET /api/v4/users/:user_id/starred_projects": _PROJECTS,
+    "GET /api/v4/users/:user_id/contributed_projects": _PROJECTS,
+    "GET /api/v4/groups": _GROUPS,
+    "GET /api/v4/issues": _ISSUABLES,
+    "GET /api/v4/merge_requests": _ISSUABLES,
+    "GET /api/v4/projects/:id/issues/:issue_iid/related_merge_requests": _ISSUABLES,
+    "GET /api/v4/projects/:id/merge_requests/:merge_request_iid/closes_issues": _ISSUABLES,
+}
+"""Operation → its items. Reviewed one by one against GitLab 19.3: each item says its project's or group's number and path,
+at its top level, whatever the parameters."""
+
+SEARCHES = frozenset({"GET /api/v4/search"})
+"""Lists whose items are what ``scope`` says."""
+SCOPES: dict[bytes, Shape] = {b"projects": _PROJECTS, b"issues": _ISSUABLES, b"merge_requests": _ISSUABLES}
+
+_FULL = re.compile(r"([A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)+)[#!][0-9]+")
+_LAST = re.compile(rb'>[^>]*;\s*rel\s*=\s*"?[^"]*\blast\b', re.IGNORECASE)
+_GONE = frozenset(
+    {
+        b"etag",
+        b"last-modified",
+        b"content-length",
+        b"content-md5",
+        b"digest",
+        b"content-digest",
+        b"repr-digest",
+        b"accept-ranges",
+        b"x-total",
+        b"x-total-pages",
+    }
+)
+CONDITIONS = frozenset(
+    {b"if-none-match", b"if-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range", b"accept-encoding"}
+)
+"""Of the caller's request: they are about the narrowed answer, or would make one that cannot be narrowed."""
+
+
+class Narrowing(msgspec.Struct, frozen=True, gc=False):
+    """Whose items stay: those of an allow, less those of every deny."""
+
+    allow: tuple[Matcher, ...]
+    deny: tuple[Matcher, ...] = ()
+
+    def keeps(self, thing: Named, place: Place) -> bool:
+        """For sure: what cannot be decided goes."""
+        assert thing.spelt is not None
+        resolved = {Question(thing.kind, thing.spelt): place}
+        if any(clause.fits(thing, resolved) is not Fit.NO for clause in self.deny):
+            return False
+        return any(clause.fits(thing, resolved) is Fit.YES for clause in self.allow)
+
+
+def is_list(operation: Operation) -> bool:
+    """In the table."""
+    return operation.name in LISTS or operation.name in SEARCHES
+
+
+def shape_of(operation: Operation, target: Target) -> Shape | None:
+    """Of the answer's items; None: nobody reviewed what comes."""
+    if operation.name not in SEARCHES:
+        return LISTS.get(operation.name)
+    scopes = [parameter for parameter in query_parameters(target.query or b"") if parameter.name == "scope"]
+    return SCOPES.get(scopes[0].value) if len(scopes) == 1 and scopes[0].plain else None
+
+
+def narrow(body: bytes, shape: Shape, narrowing: Narrowing) -> bytes | None:
+    """The list less what the caller may not see; None: it is no list."""
+    try:
+        items = _items(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return b"[" + b",".join([bytes(item) for item in items if _stays(item, shape, narrowing)]) + b"]"
+
+
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def _stays(raw: msgspec.Raw, shape: Shape, narrowing: Narrowing) -> bool:
+    try:
+        item = msgspec.json.decode(raw, type=shape.item)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    match item:
+        case _ProjectItem():
+            number, path = item.id, item.path_with_namespace
+        case _GroupItem():
+            number, path = item.id, item.full_path
+        case _Issuable():
+            found = _FULL.fullmatch(item.references.full)
+            number, path = item.project_id, found[1] if found is not None else ""
+        case _:
+            raise AssertionError("a shape without a reader")
+    if number <= 0 or not path:
+        return False
+    return narrowing.keeps(Named(shape.kind, str(number)), Place(str(number), path))
+
+
+def narrowed_fields(fields: Fields) -> Fields:
+    """Of the answer: without what tells of the items that went, or of octets that are no more."""
+    kept: list[Field] = []
+    for name, value in fields:
+        lowered = name.lower()
+        if lowered in _GONE:
+            continue
+        if lowered == b"link":
+            links = b", ".join(link for link in _links(value) if not _LAST.search(link))
+            if links:
+                kept.append((name, links))
+            continue
+        kept.append((name, value))
+    return tuple(kept)
+
+
+def _links(value: bytes) -> Sequence[bytes]:
+    """Each ``<address>; parameters`` of a Link field; a comma within an address separates nothing."""
+    return [link.strip(b" \t") for link in re.split(rb",\s*(?=<)", value)]
