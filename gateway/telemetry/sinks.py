@@ -12,7 +12,6 @@ import logging
 import os
 import select
 import stat
-import sys
 from typing import Protocol
 
 from ..core.audit_chain import mac_of
@@ -204,9 +203,9 @@ def open_sink(where: str, *, rotate_bytes: int = 0, keep: int = 1) -> Sink:
     Raises OSError when the file can't be opened.
     """
     if where == "stdout":
-        return StreamSink(sys.stdout.fileno())
+        return StreamSink(1)  # not sys.stdout: whoever took its place must not get the record
     if where == "stderr":
-        return StreamSink(sys.stderr.fileno())
+        return StreamSink(2)
     if where == "off":
         return NullSink()
     return FileSink(where.removeprefix("file:"), rotate_bytes=rotate_bytes, keep=keep)
