@@ -25,6 +25,7 @@ _ENDS = "ggw:{keys}:ends"
 
 _VERSION = 2
 _TRIES = 5
+_PIECE = 500
 
 
 class _Stored(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"version": "v"}):
@@ -149,16 +150,29 @@ class RedisKeys:
         return _octets(text), record
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
-        lines = await self._execute("HGETALL", _RECORDS)
-        used = _pairs(await self._execute("HGETALL", _USED))
+        lines, used = await self._whole(_RECORDS), await self._whole(_USED)
         records = []
-        for digest, text in _pairs(lines).items():
+        for digest, text in lines.items():
             record = _record(bytes.fromhex(digest.decode("ascii")), text)
             if record is None or (identity is not None and record.identity != identity):
                 continue
             at = used.get(record.id.encode("utf-8"))
             records.append(record if at is None else msgspec.structs.replace(record, last_used_at=float(at)))
         return sorted(records, key=lambda record: (record.created_at, record.id))
+
+    async def _whole(self, name: str) -> dict[bytes, bytes]:
+        """A hash, piece by piece: there may be many exchanged credentials, and others wait for this Redis."""
+        found: dict[bytes, bytes] = {}
+        cursor = b"0"
+        while True:
+            match await self._execute("HSCAN", name, cursor, "COUNT", str(_PIECE)):
+                case [bytes() as cursor, list() as flat]:
+                    octets = [_octets(item) for item in flat]
+                    found.update(zip(octets[::2], octets[1::2], strict=True))
+                case _:
+                    raise StoreUnavailable("the key store in Redis answered nonsense")
+            if cursor == b"0":
+                return found
 
     async def revoke(self, key_id: str, at: float) -> bool:
         for _ in range(_TRIES):
@@ -224,14 +238,6 @@ def _readable(text: bytes) -> _Stored | None:
     except (msgspec.DecodeError, RecursionError):
         return None
     return stored if stored.version == _VERSION else None
-
-
-def _pairs(answer: object) -> dict[bytes, bytes]:
-    """HGETALL's answer under RESP2."""
-    if isinstance(answer, list):
-        flat = [_octets(item) for item in answer]
-        return dict(zip(flat[::2], flat[1::2], strict=True))
-    raise StoreUnavailable("the key store in Redis answered nonsense")
 
 
 def _octets(answer: object) -> bytes:

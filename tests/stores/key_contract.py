@@ -103,6 +103,13 @@ class KeyContract:
         assert [one.id for one in await keys.list("a")] == ["key_2", "key_3"]
         assert await keys.list("nobody") == []
 
+    async def test_a_long_list_is_whole_and_names_none_twice(self, keys: Any) -> None:
+        many = 1200
+        for number in range(many):
+            await keys.put(record(number, origin=KeyOrigin.EXCHANGED, expires_at=T + 90_000))
+        listed = await keys.list()
+        assert [one.id for one in listed] == [f"key_{number}" for number in range(many)]
+
     async def test_last_use_moves_forward_only(self, keys: Any) -> None:
         await keys.put(record())
         for at in (T + 20, T + 80.5, T + 40):
