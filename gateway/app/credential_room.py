@@ -51,6 +51,7 @@ class CredentialRoom:
         refused: Container[str],
     ) -> None:
         self._tokens = tokens
+        self._ids = frozenset(one.id for one in credentials)
         self._audit = audit
         self._refused = refused
         plans = _plans(config, credentials, key)
@@ -91,6 +92,8 @@ class CredentialRoom:
 
     async def rotate(self, who: str, peer: str, credential_id: str) -> object:
         """Replace a token now; its state then, as JSON. Raises ValueError with words for the operator."""
+        if credential_id not in self._ids:
+            raise ValueError("credential: is none of those configured")
         try:
             state = await self.steward.rotate(credential_id)
         except StoreUnavailable as outage:

@@ -105,6 +105,7 @@ class Steward:
         self._away = False
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self._asked: set[asyncio.Task[CredentialState]] = set()
         self.unsure: tuple[str, ...] = ()
         """Credentials that may have a successor which could not be looked up at start, or was lost."""
 
@@ -153,13 +154,27 @@ class Steward:
         self._tokens.look_again()
 
     async def rotate(self, credential_id: str) -> CredentialState:
-        """Replace a token now, whatever its end. Raises ValueError with words for the operator, StoreUnavailable."""
+        """Replace a token now, whatever its end. Raises ValueError with words for the operator, StoreUnavailable.
+
+        Whoever asked may leave: a step that is cut may lose a token.
+        """
         plan, vault, rotor = self._plans.get(credential_id), self._vault, self._rotor
         if plan is None or vault is None or rotor is None:
             raise ValueError("is not configured to rotate: see `gitlab-gateway credentials list`")
+        asked = asyncio.get_running_loop().create_task(self._rotate(plan, vault, rotor), name="credential asked for")
+        self._asked.add(asked)
+        asked.add_done_callback(self._answered)
+        return await asyncio.shield(asked)
+
+    def _answered(self, asked: asyncio.Task[CredentialState]) -> None:
+        self._asked.discard(asked)
+        if not asked.cancelled():
+            asked.exception()  # heard, even where nobody waits for it any more
+
+    async def _rotate(self, plan: Plan, vault: Vault, rotor: Rotor) -> CredentialState:
         async with self._lock:
             await self._read(checked=True)
-            if credential_id in self._broken:
+            if plan.id in self._broken:
                 raise ValueError("has a record that can't be decrypted")
             rotation = self._kept(plan).rotation
             if rotation is not None and rotation.step in {Step.SETTLING, Step.ROTATING}:
@@ -174,20 +189,20 @@ class Steward:
                 except Superseded:
                     raise ValueError("was changed by another gateway meanwhile: try again") from None
                 self._failures.pop(plan.id, None)
-        return self._state(credential_id)
+        return self._state(plan.id)
 
     def states(self) -> list[CredentialState]:
         """Of every credential, in the order of the configuration."""
         return [self._state(name) for name in self._watched]
 
     async def close(self) -> None:
-        if self._task is None:
-            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await self._lock.acquire()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [*self._asked, *([self._task] if self._task is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # Following the store
 

@@ -187,7 +187,8 @@ class Secrets(Section, frozen=True):
     pepper: Secret | None = None
     """Keys the hashes under which gateway keys are stored. Changing it revokes every gateway key."""
     encryption_key: Secret | None = None
-    """Encrypts cached answers in shared stores. Changing it empties the cache."""
+    """Encrypts cached answers in shared stores, and rotated tokens. Changing it empties the cache, and rotated tokens can't
+    be read any more."""
     audit_key: Secret | None = None
     """Keys the credential fingerprints of logs and audit. Changing it makes old and new fingerprints differ."""
 

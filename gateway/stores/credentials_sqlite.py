@@ -27,7 +27,10 @@ _ADD = "INSERT INTO credentials (id, version, octets) VALUES (:id, :version, :oc
 _REPLACE = "UPDATE credentials SET version = :version, octets = :octets WHERE id = :id AND version = :expect"
 _FENCE = "SELECT fence FROM leader"
 _KEEP = "UPDATE leader SET until = :until WHERE holder = :holder AND until > :now RETURNING fence"
-_LEAD = "UPDATE leader SET holder = :holder, until = :until, fence = fence + 1 WHERE until <= :now RETURNING fence"
+_LEAD = """
+UPDATE leader SET holder = :holder, until = :until, fence = fence + 1
+WHERE until <= :now OR until > :now + 2 * (:until - :now) RETURNING fence
+"""
 _RESIGN = "UPDATE leader SET until = 0 WHERE holder = ?"
 
 
@@ -71,6 +74,7 @@ def _put(connection: sqlite3.Connection, record: Sealed, expect: int, fence: int
 def _lead(connection: sqlite3.Connection, holder: str, now: float, until: float) -> int | None:
     connection.execute("BEGIN IMMEDIATE")
     with connection:
+        # A lease that ends far from now was taken by a clock that has been set back since.
         words = {"holder": holder, "now": now, "until": until}
         # Fetched to its end: RETURNING runs its statement only as far as it is read.
         rows = connection.execute(_KEEP, words).fetchall() or connection.execute(_LEAD, words).fetchall()

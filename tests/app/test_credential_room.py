@@ -77,6 +77,9 @@ async def test_a_rotation_asked_for_survives_a_restart_and_is_written_down(
     async with again.stack:
         assert again.tokens is not None
         assert again.tokens.token("bot").reveal() == used
+        with pytest.raises(ValueError, match="none of those configured"):
+            await room(again).rotate("admin:abc", "127.0.0.1", "glpat-pasted-in-the-wrong-place")
+    assert "glpat-" not in (tmp_path / "audit").read_text()
     lines = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
     told = [(line["operation"], line["principal"], line["status"]) for line in lines if "/-/credentials" in line["target"]]
     assert told[:3] == [

@@ -215,6 +215,42 @@ async def test_a_person_may_replace_one_before_its_time(tmp_path: Path) -> None:
         assert made.active() == [life.tokens.token("bot").reveal()]
 
 
+async def test_whoever_asked_may_leave_and_the_token_is_not_lost(tmp_path: Path) -> None:
+    async with world(tmp_path, manager="") as made:
+        made.token.expires_on = None
+        life = await made.live()
+        keep, begun, go_on = life.vault.put, asyncio.Event(), asyncio.Event()
+
+        async def slow(token: KeptToken, expect: int, fence: int | None) -> bool:
+            if token.token is not None:
+                begun.set()
+                await go_on.wait()
+            return await keep(token, expect, fence)
+
+        life.vault.put = slow  # type: ignore[method-assign]  # as slow as that
+        asking = asyncio.ensure_future(life.steward.rotate("bot"))
+        await begun.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        go_on.set()
+        await life.steward.close()
+        assert made.works(await made.live())
+        assert len(made.active()) == 1
+
+
+async def test_what_goes_wrong_for_somebody_who_left_is_nobodys_fault(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        made.credentials[1] = StaticCredential("admin", Secret(TOKENS.ada))
+        life = await made.live()
+        asking = asyncio.ensure_future(life.steward.rotate("bot"))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await life.steward.close()
+        assert life.tokens.token("bot").reveal() == made.token.value
+
+
 async def test_what_is_not_rotated_and_what_another_rotates_is_refused(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         life = await made.live()

@@ -49,3 +49,14 @@ async def test_a_lease_that_is_kept_does_not_end(tmp_path: Path) -> None:
     clock[0] += 2.0
     assert await store.lead("one", 30.0) != fence  # it may have been another's meanwhile
     await store.close()
+
+
+async def test_a_clock_that_is_set_back_does_not_keep_a_lease_alive(tmp_path: Path) -> None:
+    clock = [NOW]
+    store = SqliteCredentials(tmp_path / "credentials.db", wall=lambda: clock[0])
+    assert await store.lead("one", 30.0) is not None
+    clock[0] -= 29.0
+    assert await store.lead("two", 30.0) is None
+    clock[0] -= 3600.0
+    assert await store.lead("two", 30.0) is not None
+    await store.close()
