@@ -1,9 +1,11 @@
 """Two levels: copies in this process in front of the cache that all gateways share.
 
 A copy is made only of what was just read from Redis, and serves only where nothing has to be asked: whoever goes upstream
-looks in Redis first. Redis publishes what is purged or dropped, and what a gateway does itself counts here at once. A read
-that was under way when the message came makes no copy. A gateway that cannot be sure to have heard everything up to a
-moment ago leaves its copies alone; when it listens anew, it begins with none.
+looks in Redis first. Redis publishes what is purged or dropped, and what a gateway does itself counts here at once. A purge
+is over when its message is on its way to all, and a message that waits to be read is looked for before a copy is used: a
+client that wrote through one gateway may read through another the next moment. A read that was under way when the message
+came makes no copy. A gateway that cannot be sure to have heard everything up to a moment ago leaves its copies alone; when
+it listens anew, it begins with none.
 """
 
 from __future__ import annotations
@@ -54,8 +56,9 @@ class TwoLevelCacheStore:
 
     @property
     def trusted(self) -> bool:
-        """Everything that was purged up to a moment ago has been heard."""
-        return self._clock() - self._ear.heard_until < TRUST_S
+        """Everything that was purged up to a moment ago has been heard, and nothing waits to be."""
+        ear = self._ear
+        return self._clock() - ear.heard_until < TRUST_S and not ear.behind
 
     @property
     def trouble(self) -> str | None:
@@ -69,6 +72,8 @@ class TwoLevelCacheStore:
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         if not self.trusted:
             self.start()
+            if anew:  # what comes may be newer than the copy
+                self._drop(self._far.value_name(key))
             return await self._far.get(key, tags)
         near, far = self.near, self._far
         name, names = self._named(key, tags)
@@ -119,7 +124,10 @@ class TwoLevelCacheStore:
 
     async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
         self.near.mark(tuple([self._far.tag_name(tag) for tag in tags]))
-        return await self._far.purge(tags, hold_s)
+        told = await self._far.purge(tags, hold_s)
+        if told:
+            await self._far.sent()
+        return told
 
     async def close(self) -> None:
         await self._ear.close()

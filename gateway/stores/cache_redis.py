@@ -10,6 +10,7 @@ clock. What is purged or dropped is published, too, for the copies that gateways
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from ..core.cache_entry import Entry
@@ -103,6 +104,12 @@ class RedisCacheStore:
         names = [self.tag_name(tag) for tag in tags]
         hold_us = int(hold_s * 1_000_000)
         return await self._insist({name: ("EVAL", _PURGE, 1, name, _REMEMBERED_MS, hold_us) for name in names})
+
+    async def sent(self) -> None:
+        """What scripts published before this is on its way to all who listen: Redis writes to each of them before it
+        reads another command."""
+        with contextlib.suppress(RedisUnavailable, RedisError):
+            await self._link.execute("PING")
 
     async def close(self) -> None:
         await self._link.close()

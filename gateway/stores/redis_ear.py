@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import select
 from collections.abc import Callable
 
 from .redis_address import RedisAddress
@@ -44,12 +45,18 @@ class RedisEar:
         self._anew: Callable[[], None]
         self._keeper: asyncio.Task[None] | None = None
         self._asked_at: float | None = None
+        self._unread = select.poll()
         self._closed = False
 
     @property
     def listening(self) -> bool:
         """The subscription stands, as far as is known."""
         return self.heard_until > _NEVER
+
+    @property
+    def behind(self) -> bool:
+        """Something has come that was not read yet: the event loop may have come to a request first."""
+        return bool(self._unread.poll(0))
 
     def listen(self, hear: Callable[[bytes], None], anew: Callable[[], None]) -> None:
         """Begin, once; more calls change nothing.
@@ -81,7 +88,7 @@ class RedisEar:
                     if await self._follow(wire):
                         pause = _PAUSE_S[0]
                 finally:
-                    self.heard_until, self._asked_at = _NEVER, None
+                    self.heard_until, self._asked_at, self._unread = _NEVER, None, select.poll()
                     wire.abort()
             # Jittered, so that a fleet does not come back in step.
             await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
@@ -89,6 +96,8 @@ class RedisEar:
 
     async def _follow(self, wire: Wire) -> bool:
         """Subscribe, and ask for signs of life until there is none. True: the subscription stood."""
+        self._unread = select.poll()
+        self._unread.register(wire.descriptor(), select.POLLIN)
         self._ask(wire, "SUBSCRIBE", self._channel)
         stood = False
         while True:

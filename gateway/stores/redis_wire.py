@@ -60,6 +60,10 @@ class Wire(asyncio.Protocol):
         self.full = False
         self.lost = asyncio.Event()
 
+    def descriptor(self) -> int:
+        """Of its socket; -1: it is gone."""
+        return self._transport.get_extra_info("socket").fileno() if self._transport is not None else -1
+
     def write(self, octets: bytes) -> None:
         if self._transport is not None:
             self._transport.write(octets)

@@ -15,7 +15,7 @@ from gateway.demo.seed import TOKENS
 from tests.e2e.conftest import DEMO_SECRETS, SHARED_SECRETS, demo_config, shared_config
 from tests.e2e.load import checks, figure, until
 from tests.e2e.running import GatewayProcess
-from tests.e2e.wire import Reply, ask
+from tests.e2e.wire import Peer, Reply, ask
 
 PATH = "/-/gateway/hooks"
 SECRET = "e2e-hook-secret-e2e-hook"
@@ -117,6 +117,31 @@ def test_a_webhook_to_one_gateway_reaches_the_copies_of_all(
     assert issue.shown(first)
     line = first.audit.find(lambda line: json.loads(line) if '"hook:issue"' in line else None, 5.0)
     assert (line["operation"], line["status"], line["principal"]) == ("hook", 200, "gitlab")
+
+
+def test_a_write_through_one_gateway_is_read_through_another_the_next_moment(
+    world: tuple[GatewayProcess, GatewayProcess],
+) -> None:
+    """On connections that stand: the request and the message of the purge come to the same turn of the event loop."""
+    target = f"{PROJECT}/issues/4"
+
+    def exchange(peer: Peer, method: str, query: str = "") -> Reply:
+        length = "Content-Length: 0\r\n" if method == "PUT" else ""
+        head = f"{method} {target}{query} HTTP/1.1\r\nHost: {HOST}\r\nPRIVATE-TOKEN: {TOKENS.ada}\r\n{length}\r\n"
+        peer.send(head.encode())
+        reply = peer.read_reply()
+        assert reply.status == 200
+        return reply
+
+    before = figure(world[1], "gitlab_gateway_cache_near_hits_total")
+    with Peer(world[0].port) as first, Peer(world[1].port) as second:
+        for number in range(100):
+            for peer in (first, second):
+                for _ in range(3):
+                    exchange(peer, "GET")
+            exchange(first, "PUT", f"?title=round-{number}")
+            assert f'"title":"round-{number}"'.encode() in exchange(second, "GET").body
+    assert figure(world[1], "gitlab_gateway_cache_near_hits_total") > before
 
 
 @pytest.mark.parametrize(

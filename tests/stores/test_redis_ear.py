@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import redis
 
 from gateway.stores.redis_address import parse_address
 from gateway.stores.redis_ear import RedisEar
@@ -75,6 +76,19 @@ async def test_it_knows_until_when_it_has_heard_everything(listener: Listener) -
     assert listener.ear.heard_until == float("-inf")
     listener.listen()
     assert listener.ear._keeper is None, "closed for good"
+
+
+async def test_it_knows_that_something_waits_to_be_read(listener: Listener, redis_server: Any) -> None:
+    assert not listener.ear.behind
+    await listener.stands()
+    with redis.Redis(port=redis_server.port) as client:
+        client.publish(CHANNEL, b"unread")  # nothing else runs meanwhile
+    assert listener.heard.empty()
+    assert listener.ear.behind
+    await listener.hears()
+    assert not listener.ear.behind
+    await listener.ear.close()
+    assert not listener.ear.behind
 
 
 async def test_a_redis_that_went_and_came_is_listened_to_anew(start_redis: Callable[..., Any]) -> None:
