@@ -5,6 +5,7 @@ What is refused changes nothing and is not written down; whoever is not who they
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterable
 
@@ -59,9 +60,9 @@ class KeyOffice:
 
     async def issue(self, actor: Actor, identity: str, terms: KeyTerms = UNBOUND) -> tuple[Secret, KeyRecord]:
         """Raises KeyRefused, StoreUnavailable; RecordFull where it could not be written down. As do the others."""
-        await self._admit(actor, "key issued")
+        deed = await self._admitted(actor, "key issued")
         key, record = await self._issuer.issue(self._known(identity), terms)
-        self._note(actor, "key issued", record)
+        self._note(deed, record)
         return key, record
 
     async def take_in(self, actor: Actor, identity: str, sha256: str, terms: KeyTerms = UNBOUND) -> KeyRecord:
@@ -70,19 +71,19 @@ class KeyOffice:
             hashed = bytes.fromhex(sha256)
         except ValueError:
             raise TermsRefused("the SHA-256 of a key is written as 64 hex digits") from None
-        await self._admit(actor, "key imported")
+        deed = await self._admitted(actor, "key imported")
         record = await self._issuer.take_in(self._known(identity), hashed, terms)
-        self._note(actor, "key imported", record)
+        self._note(deed, record)
         return record
 
     async def rotate(
         self, actor: Actor, key_id: str, overlap_s: float, *, expires_at: float | None = None
     ) -> tuple[Secret, KeyRecord]:
         """A key in place of another, which ends after the overlap."""
-        await self._admit(actor, "key rotated")
+        deed = await self._admitted(actor, "key rotated")
         key, record = await self._issuer.rotate(key_id, overlap_s, expires_at=expires_at)
         self._changed(key_id)
-        self._note(actor, "key rotated", record, f"replaces={key_id}", f"overlap_s={overlap_s:g}")
+        self._note(deed, record, f"replaces={key_id}", f"overlap_s={overlap_s:g}")
         return key, record
 
     async def revoke(self, actor: Actor, key_id: str) -> KeyRecord:
@@ -92,7 +93,7 @@ class KeyOffice:
             raise NoSuchKey(f"no key has the id {key_id}")
         self._changed(key_id)
         record = await self.get(key_id)
-        self._note(actor, "key revoked", record)
+        self._note(_begun(actor, "key revoked"), record)
         return record
 
     async def get(self, key_id: str) -> KeyRecord:
@@ -112,29 +113,29 @@ class KeyOffice:
             raise TermsRefused(f"`{identity}` is no identity with `key: issued`; {there_are}")
         return identity
 
-    async def _admit(self, actor: Actor, deed: str) -> None:
-        if self._audit is None:
-            return
-        try:
-            await self._audit.admit(_exchange(actor, deed, ""))
-        except Rejection:
-            raise RecordFull("the audit has no room: nothing was changed") from None
+    async def _admitted(self, actor: Actor, what: str) -> Exchange:
+        """A change that the record has room for."""
+        deed = _begun(actor, what)
+        if self._audit is not None:
+            try:
+                await self._audit.admit(deed)
+            except Rejection:
+                raise RecordFull("the audit has no room: nothing was changed") from None
+        return deed
 
-    def _note(self, actor: Actor, deed: str, record: KeyRecord, *more: str) -> None:
+    def _note(self, deed: Exchange, record: KeyRecord, *more: str) -> None:
         if self._audit is None:
             return
-        x = _exchange(actor, deed, record.id)
-        x.status = 200
-        x.identity = record.identity
+        deed.status, deed.identity = 200, record.identity
         bounds = [f"{name}={at:.0f}" for name, at in _bounds(record) if at is not None]
         words = [f"origin={record.origin.value}", *bounds, *(f"cidr={one}" for one in record.cidr), *more]
-        x.target = f"/-/keys/{record.id}?{'&'.join(words)}".encode()
-        self._audit.observe(x)
+        deed.target = f"/-/keys/{record.id}?{'&'.join(words)}".encode()
+        self._audit.observe(deed)
 
 
-def _exchange(actor: Actor, deed: str, key_id: str) -> Exchange:
-    x = Exchange(key_id, time.monotonic(), actor.method, actor.peer)
-    x.operation, x.principal, x.principal_kind = deed, actor.name, actor.kind
+def _begun(actor: Actor, what: str) -> Exchange:
+    x = Exchange(f"key-{secrets.token_hex(8)}", time.monotonic(), actor.method, actor.peer)
+    x.operation, x.principal, x.principal_kind = what, actor.name, actor.kind
     return x
 
 

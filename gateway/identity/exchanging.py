@@ -47,18 +47,22 @@ class TokenExchange:
 
         Raises Rejection as authenticating does and RATE_LIMITED; KeyRefused where the store is full; StoreUnavailable.
         """
-        whom, now = subject(peer), self._monotonic()
-        wait_s = self._given.wait_s(whom, now)
-        if wait_s > 0:
-            retry_after = str(max(1, math.ceil(wait_s))).encode("ascii")
-            raise Rejection(Code.RATE_LIMITED, 429, "429 Too Many Requests", headers=((b"Retry-After", retry_after),))
+        whom = subject(peer)
+        self._refuse_hoarding(whom)
         principal = await self._authenticator.authenticate_workload(asked.subject, peer)
+        self._refuse_hoarding(whom)  # once more: many may have been judged at once
         self._given.note_failure(whom, self._monotonic())
         longest_s = self._session_s[principal.identity]
         lifetime_s = longest_s if asked.lifetime_s is None else min(asked.lifetime_s, longest_s)
         terms = KeyTerms(expires_at=self._wall() + lifetime_s, note=_whose(asked.subject))
         key, record = await self._issuer.exchanged(principal.identity, terms)
         return Granted(key, record.id, principal, lifetime_s)
+
+    def _refuse_hoarding(self, whom: str) -> None:
+        wait_s = self._given.wait_s(whom, self._monotonic())
+        if wait_s > 0:
+            retry_after = str(max(1, math.ceil(wait_s))).encode("ascii")
+            raise Rejection(Code.RATE_LIMITED, 429, "429 Too Many Requests", headers=((b"Retry-After", retry_after),))
 
 
 def _whose(token: Secret) -> str:

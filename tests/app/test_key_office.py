@@ -53,6 +53,10 @@ class Desk:
         return [json.loads(line) for line in self.lines.octets.splitlines()]
 
 
+def _key_of(line: dict[str, Any]) -> str:
+    return str(line["target"]).removeprefix("/-/keys/").partition("?")[0]
+
+
 @pytest.fixture
 async def desk() -> AsyncIterator[Desk]:
     made = Desk()
@@ -68,7 +72,7 @@ async def test_every_change_is_a_line_that_says_who_what_and_whose(desk: Desk) -
     newer, second = await desk.office.rotate(OPS, first.id, 30.0)
     await desk.office.revoke(OPS, taken.id)
     lines = await desk.written()
-    assert [(line["operation"], line["identity"], line["request_id"]) for line in lines] == [
+    assert [(line["operation"], line["identity"], _key_of(line)) for line in lines] == [
         ("key issued", "bot", first.id),
         ("key imported", "reader", taken.id),
         ("key rotated", "bot", second.id),
@@ -97,6 +101,17 @@ async def test_what_is_refused_is_no_change(desk: Desk) -> None:
             await refused
     assert desk.forgotten == []
     assert await desk.written() == []
+
+
+async def test_before_a_change_is_made_its_line_is_durable_where_so_configured() -> None:
+    lines = Lines()
+    audit = AuditLog(AuditWriter(lines), before_write=True)
+    issuer = KeyIssuer(MemoryKeys(), pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
+    await KeyOffice(issuer, ["bot"], audit).issue(OPS, "bot")
+    audit.close()
+    before, after = [json.loads(line) for line in lines.octets.splitlines()]
+    assert before["request_id"] == after["request_id"]
+    assert (before["operation"], "status" in before, after["status"]) == ("key issued", False, 200)
 
 
 async def test_this_process_forgets_what_ended(desk: Desk) -> None:
