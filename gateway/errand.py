@@ -121,7 +121,7 @@ class Errand:
         request = UpstreamRequest(
             self._head.method,
             self._claim.target,
-            road.passing.upward(fields, self._head, self._admitted, x.request_id, own),
+            road.passing.upward(fields, self._head, self._admitted, x.request_id, own, self._principal.id),
             content_length=body.content_length if body is not None else self._head.content_length,
             first_byte_timeout_s=_PATIENT_S if operation.surface in _PATIENT else None,
             caller=self._principal.id,

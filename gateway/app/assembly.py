@@ -376,7 +376,13 @@ def _passage(config: Config) -> Passage:
         public_url=str(config.listen.public_url or ""),
         prefix=config.upstream.url.path,
         bypass=(config.upstream.throttle_bypass_header or "").encode("ascii"),
+        attribution=_attribution(config),
     )
+
+
+def _attribution(config: Config) -> tuple[bytes, bool] | None:
+    told = config.upstream.attribution
+    return None if told is None else ((told.header or "").encode("ascii"), told.user_agent)
 
 
 def _answers(made: Assembly) -> AnswerStage:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ..core.access import PrincipalKind
 from ..core.bandwidth import LEAST, MOST
 from ..core.catalogue import Access
+from ..core.headers import is_free
 from ..core.hook_proof import HookProof
 from .credential_checks import credential_findings, managers
 from .limit_model import CostMode, LimitEntry
@@ -60,6 +61,13 @@ def _upstream(config: Config) -> Iterator[Finding]:
         yield _error(("upstream", "url"), "is the gateway's own address: requests would go in circles")
     if upstream.ca_file is not None and upstream.url.scheme == "http":
         yield _warning(("upstream", "ca_file"), "has no effect: `upstream.url` is plain http")
+    told = upstream.attribution
+    if told is not None and told.header is not None and not is_free(told.header.encode("ascii")):
+        yield _error(
+            ("upstream", "attribution", "header"), "is taken, or does not begin with `X-`: say one like `X-Gateway-Caller`"
+        )
+    if told is not None and told.header is None and not told.user_agent:
+        yield _warning(("upstream", "attribution"), "has no effect: say `header`, `user_agent: true`, or both")
     if upstream.rewrite_json and listen.public_url is None:
         yield _warning(("upstream", "rewrite_json"), "has no effect: `listen.public_url` does not say where to lead back")
     for key, url in (("upstream", "external_url"), upstream.external_url), (("listen", "public_url"), listen.public_url):

@@ -6,7 +6,7 @@ import enum
 
 from ..core.secret import Secret
 from .section import Section
-from .vocabulary import Duration, Id, OptionalId, Project
+from .vocabulary import Duration, FieldName, Id, OptionalId, Project
 
 
 class Pick(enum.StrEnum):
@@ -56,3 +56,13 @@ class Credential(Section, frozen=True):
     """Must be true for a token with `sudo` or admin scope; such a token is otherwise refused."""
     rotate: Rotate | None = None
     """Replace tokens before they end, and keep the new ones in `stores.credentials`; absent: they are only watched."""
+
+
+class Attribution(Section, frozen=True):
+    """How GitLab's own logs learn who asked, behind a shared credential too."""
+
+    header: FieldName | None = None
+    """A field of its own with the caller's name, `backstage` or `user:42`; it begins with `X-`, and is removed when a
+    client sends it."""
+    user_agent: bool = False
+    """The same behind the client's User-Agent: `… gitlab-gateway (backstage)`."""

@@ -14,7 +14,7 @@ from ..core.catalogue import Access, Surface
 from ..core.rule_match import Lists
 from ..core.secret import Secret
 from ..identity.settings import Passthrough
-from .credential_model import Credential
+from .credential_model import Attribution, Credential
 from .limit_model import CostEntry, LimitEntry
 from .section import Section
 from .units import HostPort, parse_store_url
@@ -100,6 +100,8 @@ class Upstream(Section, frozen=True):
     """When to stop asking a GitLab that fails."""
     ca_file: Path | None = None
     """PEM file of the authorities that may sign GitLab's certificate; absent: the system's."""
+    attribution: Attribution | None = None
+    """How GitLab's own logs learn who asked; absent: they see the credential alone."""
     rewrite_json: bool = False
     """Turn GitLab's addresses of itself in JSON answers, too (`web_url`, `http_url_to_repo`, `_links` and their like), to
     lead back through `listen.public_url`. Of no use where that is GitLab's own `external_url`."""

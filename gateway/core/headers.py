@@ -96,6 +96,7 @@ class RequestHeaderRules:
 
     Args:
         bypass: GitLab's configured throttle-bypass header, if any: no client may send it.
+        attribution: The field that names the caller, if any: no client may, either.
         pseudonym: What this gateway calls itself in ``Via``.
         trusted: For peers that are our own proxies: their ``baggage`` passes.
         shared: A plain shared cache (no credential stage): credentials and what GitLab alone believes are end-to-end
@@ -105,13 +106,18 @@ class RequestHeaderRules:
     __slots__ = ("_drop", "_judgements", "_own_via", "_pseudonym", "_trusted", "shared")
 
     def __init__(
-        self, *, bypass: bytes = b"", pseudonym: bytes = b"gateway", trusted: bool = False, shared: bool = False
+        self,
+        *,
+        bypass: bytes = b"",
+        attribution: bytes = b"",
+        pseudonym: bytes = b"gateway",
+        trusted: bool = False,
+        shared: bool = False,
     ) -> None:
         drop = set(HOP_BY_HOP | _REWRITTEN)
         if not shared:
             drop |= _SPOOFABLE | CREDENTIAL_FIELDS
-            if bypass:
-                drop.add(bypass.lower())
+            drop |= {name.lower() for name in (bypass, attribution) if name}
         self._drop = frozenset(drop)
         self.shared = shared
         self._trusted = trusted
@@ -300,3 +306,11 @@ def configured_name(name: str) -> bytes:
     if not is_token(encoded):
         raise ValueError("not a header name")
     return encoded
+
+
+def is_free(name: bytes) -> bool:
+    """A field of this name means nothing to HTTP, GitLab or the gateway: an operator may use it."""
+    key = name.lower()
+    taken = HOP_BY_HOP | _REWRITTEN | _SPOOFABLE | CREDENTIAL_FIELDS
+    spoofable = key.startswith(_SPOOFABLE_PREFIXES) and not key.startswith(b"x-gateway-")
+    return key.startswith(b"x-") and b"_" not in key and key not in taken and not spoofable

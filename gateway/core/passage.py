@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .attribution import Attribution
 from .entry import Admitted
 from .headers import RequestHeaderRules, forwarded_fields
 from .messages import Field, Fields, RequestHead, ResponseHead, first
@@ -28,6 +29,7 @@ class Passage:
         public_url: What clients call the gateway; empty: whatever Host they used.
         prefix: GitLab's relative-URL root, which clients use at the gateway as well.
         bypass: GitLab's throttle-bypass header, stripped.
+        attribution: The field that tells GitLab who asks, and whether the User-Agent does, too.
         shared: A plain shared cache.
     """
 
@@ -39,10 +41,13 @@ class Passage:
         public_url: str = "",
         prefix: str = "",
         bypass: bytes = b"",
+        attribution: tuple[bytes, bool] | None = None,
         shared: bool = False,
     ) -> None:
-        self._up = RequestHeaderRules(bypass=bypass, shared=shared)
-        self._up_trusted = RequestHeaderRules(bypass=bypass, shared=shared, trusted=True)
+        self._attribution = Attribution(attribution[0], user_agent=attribution[1]) if attribution is not None else None
+        named = attribution[0] if attribution is not None else b""
+        self._up = RequestHeaderRules(bypass=bypass, attribution=named, shared=shared)
+        self._up_trusted = RequestHeaderRules(bypass=bypass, attribution=named, shared=shared, trusted=True)
         self._host: Field | None = (b"Host", upstream_host) if upstream_host else None
         self._external_urls = external_urls
         self._shared = shared
@@ -68,8 +73,12 @@ class Passage:
             self._repeated[key] = fields
         return fields
 
-    def upward(self, fields: Fields, head: RequestHead, admitted: Admitted, request_id: str, credential: Fields) -> Fields:
-        """Everything that goes up: ``fields`` and what the gateway writes."""
+    def upward(
+        self, fields: Fields, head: RequestHead, admitted: Admitted, request_id: str, credential: Fields, caller: str = ""
+    ) -> Fields:
+        """Everything that goes up: ``fields`` and what the gateway writes, the ``caller``'s name where GitLab is told."""
+        if self._attribution is not None:
+            fields = self._attribution.applied(fields, caller)
         host = self._host or (b"Host", admitted.host)
         forwarded = forwarded_fields(
             head.peer, admitted.host, tls=head.tls, trusted=admitted.trusted_peer, received=head.fields

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gateway.core import headers
 from gateway.core.credentials import CREDENTIAL_FIELDS
 from gateway.core.errors import Code, Rejection
-from gateway.core.headers import HOP_BY_HOP, RequestHeaderRules, configured_name, forwarded_fields, request_id
+from gateway.core.headers import HOP_BY_HOP, RequestHeaderRules, configured_name, forwarded_fields, is_free, request_id
 from gateway.core.messages import Field
 
 RULES = RequestHeaderRules(bypass=b"X-Let-Me-Pass")
@@ -204,3 +204,19 @@ def test_configured_names_are_checked() -> None:
     for bad in ("", "a b", "é"):
         with pytest.raises(ValueError, match="header name"):
             configured_name(bad)
+
+
+@pytest.mark.parametrize("name", [b"X-Gateway-Caller", b"X-Caller", b"x-team"])
+def test_an_operator_may_use_names_that_mean_nothing(name: bytes) -> None:
+    assert is_free(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(b"Host", b"Content-Type", b"Sudo", b"Authorization", b"Private-Token", b"X_Caller", b"X-Request-Id"),
+        *(b"X-Forwarded-For", b"X-Real-IP", b"X-Gitlab-Token", b"X-Accel-Buffering", b"X-HTTP-Method-Override"),
+    ],
+)
+def test_what_means_something_is_taken(name: bytes) -> None:
+    assert not is_free(name)

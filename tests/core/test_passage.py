@@ -141,3 +141,13 @@ def test_workhorses_instructions_are_dropped_and_counted() -> None:
     assert passage.leaks == 1
     passage.downward(ResponseHead(200, ((b"A", b"1"),)), head(), admitted())
     assert passage.leaks == 1
+
+
+def test_the_callers_name_is_the_gateways_to_write() -> None:
+    passage = Passage(attribution=(b"X-Caller", True))
+    request = head((b"x-caller", b"root"), (b"X_Caller", b"root"), (b"User-Agent", b"curl/8"), (b"Connection", b"x-caller"))
+    entered = admitted()
+    fields = passage.upward(passage.end_to_end(request, entered), request, entered, "id-1", (), "backstage")
+    assert values(fields, b"x-caller") == [b"backstage"]
+    assert values(fields, b"x_caller") == []
+    assert values(fields, b"user-agent") == [b"curl/8 gitlab-gateway (backstage)"]
