@@ -183,7 +183,8 @@ class Gateway:
         x.operation, told.surface = operation.name, operation.surface
         admitted = road.entry.admit(head, target, operation)
         x.peer, x.target = admitted.client, admitted.claim.target
-        if admitted.trusted_peer:
+        named = admitted.trusted_peer and first(head.fields, b"x-request-id") is not None
+        if named:
             x.request_id = request_id(first(head.fields, b"x-request-id"), x.request_id, trusted=True)
         x.user_agent = admitted.user_agent
 
@@ -248,7 +249,7 @@ class Gateway:
             x.cache_status, x.cache_reason = outcome.status.value, outcome.reason.value
             if shape is not None:
                 reply = await narrowed(reply, shape, permit, head)
-            elif outcome.again is not None and head.memo and not (questions or admitted.trusted_peer or weight > 1):
+            elif outcome.again is not None and head.memo and not (questions or named or weight > 1):
                 x.cache_stored = outcome.stored.value
                 self._learn(head, x, told, admitted, operation, outcome.again)
             flow = None

@@ -277,6 +277,18 @@ async def test_a_record_that_is_closed_to_reads_closes_the_lane(at: Port, monkey
     assert not at.short
 
 
+async def test_behind_a_proxy_of_ours_each_client_has_its_way(tmp_path: Path) -> None:
+    text = CONFIGURATION + CACHED + "listen: {trusted_proxies: [127.0.0.1/32]}\n"
+    async with port(tmp_path, text) as at:
+        for client in ("192.0.2.1", "192.0.2.2"):
+            await at.learn(TARGET, f"X-Forwarded-For: {client}")
+            assert at.made.last.peer == client
+        for _ in range(4):
+            await at.ask(TARGET, "X-Request-Id: the-proxys-own")
+            assert not at.short, "the id is the proxy's"
+            assert at.made.last.request_id == "the-proxys-own"
+
+
 async def test_a_draining_gateway_says_so(at: Port) -> None:
     await at.learn()
     at.server.draining = True
