@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 
 from gateway.demo.gitlab import DemoGitLab
 from gateway.demo.seed import TOKENS
@@ -53,15 +54,20 @@ def kept(gateways: tuple[GatewayProcess, ...], target: str) -> None:
 
 
 @pytest.fixture(scope="module")
+def world_redis(redis_server: Any) -> Iterator[Any]:
+    server = type(redis_server)()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
 def world(
-    demo: DemoGitLab, redis_server: Any, tmp_path_factory: pytest.TempPathFactory
+    demo: DemoGitLab, world_redis: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[GatewayProcess, GatewayProcess]]:
     """Two gateways on one Redis that reuse for a minute, and believe in hooks."""
     directory = tmp_path_factory.mktemp("hooks")
     with ExitStack() as started:
-        server = type(redis_server)()
-        started.callback(server.close)
-        secrets = {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": server.url, "HOOK_SECRET": SECRET}
+        secrets = {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": world_redis.url, "HOOK_SECRET": SECRET}
         cache = {"ttl": "60s", "hooks": {"secret": "${env:HOOK_SECRET}", "hold": "0s"}}
         made = []
         for name in ("first", "second"):
@@ -231,6 +237,31 @@ def test_the_secret_is_in_no_log(world: tuple[GatewayProcess, GatewayProcess]) -
     world[0].audit.find(lambda line: line if '"operation":"hook"' in line else None, 5.0)
     assert SECRET not in "".join([*world[0].audit.all, *world[0].log.all])
     assert SECRET not in ask(world[0].admin_port, "/-/config").body.decode()
+
+
+def test_a_gateway_that_cannot_hear_uses_no_copy(
+    world: tuple[GatewayProcess, GatewayProcess], world_redis: Any, demo: DemoGitLab
+) -> None:
+    """Its subscription ends again and again, and is refused: Redis itself is well."""
+    first, second = world
+    issue = _issue(world, demo, "deaf")
+    with redis.Redis(port=world_redis.port) as client:
+        client.execute_command("ACL", "SETUSER", "default", "resetchannels")
+        try:
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            event = {"object_kind": "issue", "project": _project(world), "object_attributes": {"iid": 4}}
+            assert send(first, event, uuid="deaf").status == 200
+            assert issue.shown(second)
+            until(lambda: "NOPERM" in checks(second)["cache copies"], "readiness tells")
+            assert figure(second, "gitlab_gateway_cache_near_up") == 0
+            hits = figure(second, "gitlab_gateway_cache_near_hits_total")
+            kept(world, issue.target)
+            assert figure(second, "gitlab_gateway_cache_near_hits_total") == hits
+        finally:
+            client.execute_command("ACL", "SETUSER", "default", "allchannels")
+    for gateway in world:
+        until(lambda gateway=gateway: checks(gateway)["cache copies"] == "ok", "it hears again")  # type: ignore[misc]
+    kept(world, issue.target)
 
 
 def test_when_no_hooks_come_nothing_is_reused_unasked(demo: DemoGitLab, tmp_path: Any) -> None:
