@@ -31,7 +31,7 @@ def mutated(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_octets_end_in_a_verdict(name: str) -> None:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=1200, deadline=None)
     @given(st.binary(max_size=200) | mutated(SEEDS[name]))
     def check(octets: bytes) -> None:
         TARGETS[name](octets)
