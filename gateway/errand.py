@@ -129,14 +129,14 @@ class Errand:
             upgrade=bool(self._admitted.websocket),
         )
         if credential is not None:
-            await road.pacing.go(credential.id, self._principal, x.request_id)
+            await road.pacing.go(credential.id, self._principal, x.request_id, operation.name)
         if not self.started_at:
             self.started_at = self._monotonic()
         reply = await road.upstream.send(request, body)
         try:
             head = reply.head
             if credential is not None:
-                road.pacing.learn(credential.id, head.status, head.fields)
+                road.pacing.learn(credential.id, head.status, head.fields, operation.name)
             x.upstream_status = head.status
             x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
             self.runtime_s += _seconds(first(head.fields, b"x-runtime"), reply.first_byte_s)

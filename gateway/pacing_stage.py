@@ -60,20 +60,20 @@ class PacingStage:
         self._follower: asyncio.Task[None] | None = None
         self.refused_total = 0
 
-    async def go(self, credential: str, principal: Principal, lease: str) -> None:
+    async def go(self, credential: str, principal: Principal, lease: str, operation: str = "") -> None:
         """Wait for the turn. Raises Rejection RATE_LIMITED when that would take too long."""
         pace = self._paces.get(credential)
         if pace is None:
             return
         now = self._wall()
-        wait_s = pace.blocked_s(now)
+        wait_s = pace.blocked_s(now, operation)
         limit = pace.limit(now)
         if not wait_s and limit is not None:
             takes = (Take(f"{{gw}}:p:{credential}", limit),)
             ticket = await self._limits.admit(takes, principal, lease, PATIENCE_S)
             refusal = ticket.decision.refusal
             # GitLab may have refused somebody while this one stood in line.
-            wait_s = refusal.retry_after_s if refusal is not None else pace.blocked_s(self._wall())
+            wait_s = refusal.retry_after_s if refusal is not None else pace.blocked_s(self._wall(), operation)
         if wait_s:
             self.refused_total += 1
             raise Rejection(
@@ -91,9 +91,9 @@ class PacingStage:
         pace = self._paces.get(credential)
         return inf if pace is None else pace.remaining(self._wall())
 
-    def learn(self, credential: str, status: int, fields: Fields) -> None:
+    def learn(self, credential: str, status: int, fields: Fields, operation: str = "") -> None:
         """An answer of GitLab's to that credential."""
-        if self._pace(credential).learn(status, fields, self._wall()) and self._board is not None:
+        if self._pace(credential).learn(status, fields, self._wall(), operation) and self._board is not None:
             self._untold.add(credential)
             self._news.set()
 

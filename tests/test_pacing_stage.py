@@ -89,6 +89,14 @@ async def test_how_much_a_credential_has_left_is_its_own() -> None:
     assert (pacing.remaining("sa"), pacing.remaining("other")) == (599, math.inf)
 
 
+async def test_one_operations_limit_is_not_the_credentials() -> None:
+    pacing = stage()
+    pacing.learn("sa", 429, ((b"Retry-After", b"17"),), "export")
+    with pytest.raises(Rejection):
+        await pacing.go("sa", bot(), "1", "export")
+    await pacing.go("sa", bot(), "2", "list")
+
+
 # Among gateways
 
 

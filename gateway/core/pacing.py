@@ -2,8 +2,9 @@
 
 Many callers share a brokered credential, and GitLab limits it as one user. While more than half of its window is left
 nothing is slowed. Below that the rest is spread over the time until the window ends, less a reserve, so that it lasts for
-everybody; when GitLab refuses, nobody asks before it said one may. Fields: gitlab.md-verified forms of GitLab 19
-(``RateLimit-Reset`` in Unix seconds, ``Retry-After`` in seconds).
+everybody; when GitLab's throttle refuses, nobody asks before it said one may. GitLab's limits on single endpoints, and its
+503, send ``Retry-After`` without ``RateLimit-*``: they hold for the operation alone, or one caller who overdoes exports
+would take the credential from everybody. ``RateLimit-Reset`` is in Unix seconds, ``Retry-After`` in seconds.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ PATIENCE_S = 5.0
 _WORTH_TELLING_S = 0.5
 """A wait that grew by less is no news."""
 _FASTEST = 1e6
+_OPERATIONS = 256
 _REFUSED = frozenset({429, 503})
 _FIELDS = {b"ratelimit-observed", b"ratelimit-remaining", b"ratelimit-reset", b"retry-after"}
 
@@ -46,7 +48,7 @@ class Told(msgspec.Struct, frozen=True, gc=False):
 class Pace:
     """One credential's."""
 
-    __slots__ = ("_blocked_until", "_learnt_at", "_limit", "_remaining", "_reset", "_until")
+    __slots__ = ("_blocked_until", "_learnt_at", "_limit", "_operations", "_remaining", "_reset", "_until")
 
     def __init__(self) -> None:
         self._limit: Limit | None = None
@@ -55,10 +57,15 @@ class Pace:
         self._learnt_at = float("-inf")
         self._remaining = 0.0
         self._reset = 0.0
+        self._operations: dict[str, float] = {}
+        """Until when GitLab does not want to be asked for a single one."""
 
-    def blocked_s(self, now: float) -> float:
+    def blocked_s(self, now: float, operation: str = "") -> float:
         """How long GitLab does not want to be asked; 0 when it may be. ``now`` in Unix seconds."""
-        return max(0.0, self._blocked_until - now)
+        until = self._blocked_until
+        if self._operations:
+            until = max(until, self._operations.get(operation, 0.0))
+        return max(0.0, until - now)
 
     def limit(self, now: float) -> Limit | None:
         """The bucket to take from before asking; None while there is plenty."""
@@ -70,8 +77,9 @@ class Pace:
             return -1.0
         return self._remaining if now < self._reset else math.inf
 
-    def learn(self, status: int, fields: Fields, now: float) -> bool:
-        """An answer of GitLab's. Fields that are missing, broken or sent twice say nothing.
+    def learn(self, status: int, fields: Fields, now: float, operation: str = "") -> bool:
+        """An answer of GitLab's to that operation; without a name, what it refuses it refuses to all. Fields that are
+        missing, broken or sent twice say nothing.
 
         Returns:
             Whether the other gateways should hear of it.
@@ -81,11 +89,7 @@ class Pace:
             return False
         blocked_until, limit = self._blocked_until, self.limit(now)
         if status in _REFUSED:
-            wait_s = numbers.get(b"retry-after")
-            if wait_s is None and status == 429 and b"ratelimit-reset" in numbers:
-                wait_s = numbers[b"ratelimit-reset"] - now
-            if wait_s is not None:
-                self._block(wait_s, now)
+            self._refused(status, numbers, now, operation)
         observed, remaining = numbers.get(b"ratelimit-observed"), numbers.get(b"ratelimit-remaining")
         reset = numbers.get(b"ratelimit-reset")
         if observed is not None and remaining is not None and reset is not None and now < reset <= now + LONGEST_S:
@@ -119,6 +123,22 @@ class Pace:
         if limit is None:
             return Told(self.blocked_s(now), age_s=age_s)
         return Told(self.blocked_s(now), limit.rate, self._until - now, age_s)
+
+    def _refused(self, status: int, numbers: dict[bytes, float], now: float, operation: str) -> None:
+        # A limit of one endpoint may come with the throttle's fields, too: with something left.
+        throttle = status == 429 and b"ratelimit-reset" in numbers and not numbers.get(b"ratelimit-remaining")
+        wait_s = numbers.get(b"retry-after")
+        if wait_s is None and throttle:
+            wait_s = numbers[b"ratelimit-reset"] - now
+        if wait_s is None:
+            return
+        if throttle or not operation:
+            self._block(wait_s, now)
+            return
+        if operation not in self._operations and len(self._operations) >= _OPERATIONS:
+            self._operations.clear()
+        until = now + min(LONGEST_S, max(0.0, wait_s))
+        self._operations[operation] = max(self._operations.get(operation, 0.0), until)
 
     def _block(self, wait_s: float, now: float) -> None:
         # Never shortened: an older answer may come later.

@@ -89,6 +89,40 @@ def test_nobody_asks_before_gitlab_said_one_may(status: int, fields: Fields, wai
     assert paced((status, fields)).blocked_s(NOW) == wait_s
 
 
+EXPORT, LIST = "POST /api/v4/projects/:id/export", "GET /api/v4/projects"
+
+
+@pytest.mark.parametrize(
+    ("status", "fields"),
+    [
+        pytest.param(429, ((b"Retry-After", b"60"),), id="endpoint"),
+        pytest.param(429, ((b"Retry-After", b"60"), *told(100, 500)), id="endpoint-with-the-throttles-fields"),
+        pytest.param(503, ((b"Retry-After", b"60"),), id="repository-overloaded"),
+    ],
+)
+def test_what_gitlab_refuses_of_one_operation_is_that_operations_alone(status: int, fields: Fields) -> None:
+    pace = Pace()
+    assert not pace.learn(status, fields, NOW, EXPORT)  # no news for the others
+    assert (pace.blocked_s(NOW, EXPORT), pace.blocked_s(NOW, LIST), pace.blocked_s(NOW)) == (60, 0, 0)
+    assert pace.blocked_s(NOW + 60, EXPORT) == 0
+    pace.learn(status, ((b"Retry-After", b"3"),), NOW, EXPORT)
+    assert pace.blocked_s(NOW, EXPORT) == 60
+
+
+def test_the_throttle_refuses_whatever_is_asked() -> None:
+    pace = Pace()
+    assert pace.learn(429, ((b"Retry-After", b"17"), *told(600, 0)), NOW, EXPORT)
+    assert (pace.blocked_s(NOW, EXPORT), pace.blocked_s(NOW, LIST)) == (17, 17)
+
+
+def test_refused_operations_are_bounded() -> None:
+    pace = Pace()
+    for number in range(1000):
+        pace.learn(429, ((b"Retry-After", b"60"),), NOW, f"{number}")
+    assert len(pace._operations) <= 256
+    assert pace.blocked_s(NOW, "999") == 60
+
+
 def test_a_block_is_never_shortened() -> None:
     pace = paced((429, ((b"Retry-After", b"30"),)), (429, ((b"Retry-After", b"3"),)))
     assert pace.blocked_s(NOW) == 30.0

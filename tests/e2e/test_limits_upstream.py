@@ -57,6 +57,16 @@ def world(upstreams: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> It
         upstreams.run(gitlab.__aexit__(None, None, None))
 
 
+def throttled(seconds: int) -> Answer:
+    """Rack::Attack's refusal."""
+    fields = (
+        ("RateLimit-Name", "throttle_authenticated_api"),
+        *(("RateLimit-Limit", "600"), ("RateLimit-Observed", "600"), ("RateLimit-Remaining", "0")),
+        *(("RateLimit-Reset", str(int(time.time()) + seconds)), ("Retry-After", str(seconds))),
+    )
+    return response(429, b"Retry later\n", ("Content-Type", "text/plain"), *fields)
+
+
 def left(world: SimpleNamespace, answer: Answer | None, *fields: str, target: str = "/api/v4/projects") -> int:
     """Tokens left, as told by one request's answer: what it settles itself is told by the next."""
     if answer is not None:
@@ -79,7 +89,7 @@ def test_costs_are_settled_by_what_was_used(world: SimpleNamespace) -> None:
 
 
 def test_after_gitlabs_429_nobody_asks_with_that_credential(world: SimpleNamespace) -> None:
-    world.gitlab.script(response(429, b"Retry later\n", ("Content-Type", "text/plain"), ("Retry-After", "30")))
+    world.gitlab.script(throttled(30))
     first = ask(world.gateway.port, "/api/v4/projects", token=world.key)
     second = ask(world.gateway.port, "/api/v4/groups", token=world.key)
     assert (first.status, second.status) == (429, 429)
@@ -93,6 +103,17 @@ def test_after_gitlabs_429_nobody_asks_with_that_credential(world: SimpleNamespa
     world.gitlab.script(response(200, b"[]", JSON))
     assert ask(world.gateway.port, "/api/v4/projects", token=OWN).status == 200  # their own credential is another
     assert 'gitlab_gateway_limit_decisions_total{limit="upstream",outcome="refused"} 1.0' in world.gateway.metrics()
+
+
+def test_the_limit_of_one_endpoint_takes_the_credential_from_nobody(world: SimpleNamespace) -> None:
+    """GitLab's application limits: one caller who overdoes it must not stop all that share the credential."""
+    told = b'{"message":{"error":"This endpoint has been requested too many times. Try again later."}}'
+    world.gitlab.script(response(429, told, JSON, ("Retry-After", "60")))
+    assert ask(world.gateway.port, "/api/v4/projects/7/repository/archive", token=world.key).status == 429
+    again = ask(world.gateway.port, "/api/v4/projects/8/repository/archive", token=world.key)
+    assert (again.status, again.value("X-Gateway-Error")) == (429, "rate_limited")
+    world.gitlab.script(response(200, b"[]", JSON))
+    assert ask(world.gateway.port, "/api/v4/projects", token=world.key).status == 200
 
 
 def test_what_is_left_of_gitlabs_window_is_spread_over_it(world: SimpleNamespace) -> None:
@@ -136,7 +157,7 @@ def test_what_one_gateway_hears_of_gitlabs_limit_slows_the_other(
     gateways = [GatewayProcess(config, tmp_path / str(number), secrets) for number in range(2)]
     try:
         key = gateways[0].new_key("bot")
-        gitlab.script(response(429, b"Retry later\n", ("Content-Type", "text/plain"), ("Retry-After", "60")))
+        gitlab.script(throttled(60))
         assert ask(gateways[0].port, "/api/v4/projects", token=key).status == 429
         gitlab.stand(b"/api/v4/groups", lambda _: response(200, b"[]", JSON))
 
