@@ -42,6 +42,10 @@ bench: setup ## this gateway, a bare aiohttp proxy and what peers are here, as r
 bench-cache: setup ## what the cache saves when bots poll, and its policy beside plain LRU: about four minutes
 	@$(BIN)/python -m benchmarks.cache $(ARGS)
 
+.PHONY: bench-levels
+bench-levels: setup ## several gateways on one Redis: copies in memory, one question for all; needs redis-server
+	@$(BIN)/python -m benchmarks.cache_levels
+
 .PHONY: bench-conformance
 bench-conformance: setup ## the RFC 9111 suite put to nginx and Varnish, where they are installed: about three minutes
 	@$(BIN)/python -m benchmarks.conformance
