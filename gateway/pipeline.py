@@ -228,6 +228,8 @@ class Gateway:
                 raise _limited(decision)
 
         credential = await road.tokens.credential(permit, principal, operation) if permit.use else None
+        if credential is not None:
+            x.permit_use = credential.id
         if body is not None:
             body = road.bodies.guard(
                 claim,

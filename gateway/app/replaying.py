@@ -231,7 +231,8 @@ def _was(past: _Line) -> Decision | None:
         return None
     if past.code in _OF_RULES:
         return Decision(past.code, past.rule)
-    return Decision(ALLOWED, past.rule, past.upstream_credential) if past.rule else None
+    use = past.upstream_credential.partition("/")[0]  # a line names the member of a pool, a rule the pool
+    return Decision(ALLOWED, past.rule, use) if past.rule else None
 
 
 _PRINCIPALS = frozenset(kind.value for kind in PrincipalKind)

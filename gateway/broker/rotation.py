@@ -81,6 +81,7 @@ class Vault(Protocol):
     async def put(self, token: KeptToken, expect: int, fence: int | None) -> bool: ...
     async def lead(self, holder: str, lease_s: float) -> int | None: ...
     async def resign(self, holder: str) -> None: ...
+    async def forgets(self) -> str: ...
     async def close(self) -> None: ...
 
 
@@ -134,6 +135,8 @@ class Rotor:
 
         Raises RotationFailed, Superseded, StoreUnavailable; whoever comes next goes on from what is written.
         """
+        if why := await self._vault.forgets():
+            raise RotationFailed(why)
         if plan.manager:
             return await self._create(plan, kept, fence)
         return await self._rotate_self(plan, kept, fence)

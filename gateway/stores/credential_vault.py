@@ -62,6 +62,10 @@ class SealedStore(Protocol):
         """Let another lead at once."""
         ...
 
+    async def forgets(self) -> str:
+        """Why what is put here would not survive a restart of the store; empty: it does, or nobody can tell."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -98,6 +102,7 @@ class CredentialVault:
         self._cipher = AESGCM(keyed_hash(key[:64], b"credentials: values", 32))
         self.lead = store.lead
         self.resign = store.resign
+        self.forgets = store.forgets
         self.close = store.close
 
     async def read(self, reader: str) -> Opened:

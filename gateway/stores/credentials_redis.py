@@ -53,6 +53,20 @@ class RedisCredentials:
     async def resign(self, holder: str) -> None:
         await self._eval(self._resign_script, (_LEADER,), holder)
 
+    async def forgets(self) -> str:
+        try:
+            answer = await self._link.execute("INFO")
+        except RedisUnavailable as error:
+            raise StoreUnavailable("the credential store in Redis did not answer") from error
+        except RedisError:
+            return ""  # an ACL may keep that from us
+        said = dict(line.split(":", 1) for line in _text(answer).splitlines() if ":" in line)
+        if said.get("aof_enabled") == "0":
+            return "Redis keeps no append-only file: a rotated token would be gone with its next restart"
+        if said.get("maxmemory", "0") != "0" and said.get("maxmemory_policy", "").startswith("allkeys"):
+            return "Redis evicts any key when it is full (`maxmemory-policy`): a rotated token could be gone"
+        return ""
+
     async def close(self) -> None:
         """Nothing: the link is shared."""
 
@@ -67,6 +81,10 @@ def _sealed(name: bytes, value: bytes) -> Sealed:
     # What has no version is version 0, under which nothing was ever sealed: it is told as broken.
     version, _, octets = value.partition(b":")
     return Sealed(name.decode("utf-8", "replace"), _whole(version), octets)
+
+
+def _text(answer: object) -> str:
+    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else ""
 
 
 def _whole(text: bytes) -> int:

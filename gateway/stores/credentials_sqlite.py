@@ -58,6 +58,9 @@ class SqliteCredentials:
     async def resign(self, holder: str) -> None:
         await self._file.run(lambda connection: connection.execute(_RESIGN, (holder,)).rowcount)
 
+    async def forgets(self) -> str:
+        return ""
+
     async def close(self) -> None:
         await self._file.close()
 

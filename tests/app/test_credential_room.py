@@ -58,11 +58,18 @@ def figures(made: Assembly, name: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("shared", [False, True], ids=["SQLite", "Redis"])
 async def test_a_rotation_asked_for_survives_a_restart_and_is_written_down(
-    gitlab: DemoGitLab, tmp_path: Path, redis_url: str, shared: bool
+    gitlab: DemoGitLab, tmp_path: Path, start_redis: Callable[..., Any], shared: bool
 ) -> None:
     token = minted(gitlab, 100)
     stores = "stores: {credentials: '${env:REDIS}'}\n" if shared else ""
-    config = configured(gitlab, tmp_path, token, "{manager: admin, overlap: 0s}", stores, REDIS=redis_url)
+    config = configured(
+        gitlab,
+        tmp_path,
+        token,
+        "{manager: admin, overlap: 0s}",
+        stores,
+        REDIS=start_redis("--appendonly", "yes").url if shared else "",
+    )
     made = await assemble(config)
     async with made.stack:
         shown = await room(made).rotate("admin:abc", "127.0.0.1", "bot")

@@ -73,6 +73,10 @@ def test_another_rule_that_decides_the_same_is_the_same() -> None:
     assert judged(rule="of-old") is None
 
 
+def test_the_member_of_a_pool_is_its_pool() -> None:
+    assert judged(upstream_credential="sa/2") is None
+
+
 @pytest.mark.parametrize(
     ("facts", "now"),
     [

@@ -101,6 +101,9 @@ class MortalVault:
         async with self._fate.effect("resign"):
             await self._vault.resign(holder)
 
+    async def forgets(self) -> str:
+        return await self._vault.forgets()
+
     async def close(self) -> None:
         return None
 

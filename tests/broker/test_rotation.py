@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -154,6 +155,34 @@ async def test_a_new_token_that_is_dead_on_arrival_is_not_used(tmp_path: Path) -
         await life.run(1)
         assert "the new token is not accepted" in life.steward.states()[0].failure
         assert life.tokens.token("bot").reveal() == made.token.value
+
+
+async def test_nothing_is_replaced_where_the_store_would_forget_it(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        life = await made.live()
+
+        async def forgets() -> str:
+            return "it would be gone"
+
+        life.vault.forgets = forgets  # type: ignore[method-assign]  # a store without persistence
+        await life.run(2)
+        assert life.steward.states()[0].failure == "it would be gone"
+        assert made.active() == [made.token.value]
+
+
+async def test_a_token_of_another_user_or_with_other_scopes_is_not_used(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        life = await made.live()
+        mint = made.state.mint
+
+        def other(user: Any, name: str, _scopes: Any, *given: Any) -> Any:
+            return mint(user, name, ("api", "sudo"), *given)
+
+        made.state.mint = other  # type: ignore[method-assign]  # a GitLab that is not what it seems
+        await life.run(1)
+        assert "not what was asked for" in life.steward.states()[0].failure
+        assert life.tokens.token("bot").reveal() == made.token.value
+        assert made.active() == [made.token.value]
 
 
 async def test_what_a_leader_of_old_made_is_discarded(tmp_path: Path) -> None:

@@ -84,6 +84,9 @@ class SealedContract:
         assert set(second.readers) == {"one", "two"}
         assert second.readers["one"] == first.now <= second.now == second.readers["two"]
 
+    async def test_it_forgets_nothing(self, store: Any) -> None:
+        assert await store.forgets() == ""
+
     async def test_a_cancelled_call_leaves_the_store_usable(self, store: Any) -> None:
         await store.put(sealed(), 0, None)
         for call in (

@@ -21,8 +21,28 @@ async def link(redis_url: str) -> AsyncIterator[RedisLink]:
 
 class TestRedisCredentials(SealedContract):
     @pytest.fixture
-    async def store(self, link: RedisLink) -> RedisCredentials:
-        return RedisCredentials(link)
+    async def store(self, link: RedisLink) -> AsyncIterator[RedisCredentials]:
+        await link.execute("CONFIG", "SET", "appendonly", "yes")
+        yield RedisCredentials(link)
+        await link.execute("CONFIG", "SET", "appendonly", "no")
+
+
+async def test_a_redis_that_would_forget_says_so(link: RedisLink) -> None:
+    store = RedisCredentials(link)
+    assert "append-only file" in await store.forgets()
+    await link.execute("CONFIG", "SET", "appendonly", "yes", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+    assert "evicts any key" in await store.forgets()
+    await link.execute("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    assert await store.forgets() == ""
+    await link.execute("CONFIG", "SET", "appendonly", "no", "maxmemory", "0", "maxmemory-policy", "noeviction")
+
+
+async def test_one_that_may_not_be_asked_is_believed(link: RedisLink, redis_url: str) -> None:
+    await link.execute("ACL", "SETUSER", "gw", "on", ">pass", "~*", "+@all", "-info")
+    there = RedisLink.from_url(redis_url.replace("redis://", "redis://gw:pass@"), timeout_s=2.0, name="acl")
+    assert await RedisCredentials(there).forgets() == ""
+    await there.close()
+    await link.execute("ACL", "DELUSER", "gw")
 
 
 async def test_everything_lies_in_one_slot(link: RedisLink) -> None:
@@ -69,7 +89,13 @@ async def test_a_wrong_type_and_an_outage_are_said(start_redis: Callable[..., An
     with pytest.raises(StoreUnavailable):
         await store.read("one")
     server.stop()
-    for call in (store.read("one"), store.put(sealed(), 0, None), store.lead("one", 1.0), store.resign("one")):
+    for call in (
+        store.read("one"),
+        store.put(sealed(), 0, None),
+        store.lead("one", 1.0),
+        store.resign("one"),
+        store.forgets(),
+    ):
         with pytest.raises(StoreUnavailable):
             await call
     await link.close()
