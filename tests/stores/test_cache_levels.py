@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -302,3 +303,39 @@ async def test_who_may_not_publish_may_still_purge(start_redis: Callable[..., An
     assert not (await mute.store.get(b"k", TAGS)).entries
     await mute.store.close()
     await admin.close()
+
+
+async def test_no_reader_anywhere_sees_what_was_purged_before_it_asked(pair: Pair) -> None:
+    """Readers at both gateways fill and read while a writer changes things: whoever asks after a purge was answered gets
+    nothing older. (Entries and lookups overlap in every way that the event loop and Redis find.)"""
+    dice = random.Random(7)
+    version = told = near = 0
+    over = False
+
+    async def read(gateway: Gateway) -> None:
+        nonlocal near
+        while not over:
+            oldest = told
+            lookup = await gateway.store.get(b"k", TAGS, anew=dice.random() < 0.2)
+            if lookup.entries:
+                near += lookup.near
+                assert int(lookup.entries[0].body) >= oldest
+            elif lookup.available:
+                answer = saying(b"%d" % version)  # GitLab's, asked for after the lookup
+                for _ in range(dice.randrange(4)):
+                    await asyncio.sleep(0)
+                await gateway.store.put(b"k", (answer,), 60.0, TAGS, lookup.stamp)
+            for _ in range(dice.randrange(6)):
+                await asyncio.sleep(0)
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        for gateway in (*pair, *pair, *pair):
+            tasks.create_task(read(gateway))
+        for _ in range(200):
+            version += 1
+            await dice.choice(pair).store.purge((dice.choice(TAGS),))
+            told = version
+            for _ in range(dice.randrange(60)):
+                await asyncio.sleep(0)
+        over = True
+    assert near > 0
