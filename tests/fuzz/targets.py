@@ -22,6 +22,7 @@ from gateway.core.messages import Fields
 from gateway.core.query import query_parameters
 from gateway.core.response_headers import ResponseHeaderRules
 from gateway.core.target import parse_target
+from gateway.core.token_request import TokenRefused, read_token_request
 from gateway.upstream.response import HeadBuffer, Malformed, body_reader, parse_head
 
 Check = Callable[[bytes], None]
@@ -228,8 +229,25 @@ def _scanned(make: Make, octets: bytes) -> Verdict:
     return verdict
 
 
+def _is_oauths(refused: TokenRefused) -> None:
+    assert refused.error in {"invalid_request", "unsupported_grant_type", "invalid_scope", "invalid_target"}
+    assert str(refused).isprintable()
+
+
+def token_requests(octets: bytes) -> None:
+    """A token and a life, or one of OAuth's errors; what is refused quotes nothing of what was sent."""
+    try:
+        found = read_token_request("application/x-www-form-urlencoded", octets)
+    except TokenRefused as refused:
+        _is_oauths(refused)
+        return
+    assert found.subject.reveal()
+    assert found.lifetime_s is None or found.lifetime_s >= 60
+
+
 TARGETS: dict[str, Check] = {
-    check.__name__: check for check in (target, headers, credentials, responses, json_bodies, forms, multiparts)
+    check.__name__: check
+    for check in (target, headers, credentials, responses, json_bodies, forms, multiparts, token_requests)
 }
 
 SEEDS: dict[str, list[bytes]] = {
@@ -256,5 +274,10 @@ SEEDS: dict[str, list[bytes]] = {
     "json_bodies": [b'\x05{"private_token":"x","a":[1,{"sudo":2}],"\\u0073udo":null}', b'\x03[{"_method":"x"}]'],
     "forms": [b"\x04private_token=x&sudo%5B%5D=1&a=b;c=d", b"\x09%70rivate_token=1&_method=delete"],
     "multiparts": [b'\x14--b\r\nContent-Disposition: form-data; name="sudo"\r\n\r\nroot\r\n--b--\r\n'],
+    "token_requests": [
+        b"grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange&subject_token=eyJ.e30.c2ln"
+        b"&subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt&expires_in=300",
+        b"grant_type=password&scope=api&audience=x&actor_token=y",
+    ],
 }
 """Where mutation starts: one or a few of each kind, with what is interesting in them."""
