@@ -25,7 +25,7 @@ from .core.catalogue import Operation, Surface
 from .core.credentials import Kind
 from .core.cross_origin import asker, is_preflight
 from .core.entry import Admitted
-from .core.errors import Code, Rejection, Source
+from .core.errors import Code, Rejection, Source, drained
 from .core.exchange import Exchange
 from .core.graphql import is_graphql
 from .core.headers import request_id
@@ -59,15 +59,7 @@ _FAULT = Rejection(
 )
 
 
-_DRAINED = Rejection(
-    Code.DRAINING,
-    503,
-    "503 Service Unavailable",
-    headers=((b"Retry-After", b"1"),),
-    source=Source.INTERNAL,
-    close=True,
-    proxy_error="destination_unavailable",
-)
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 # What the gateway itself asks about a place: on the REST surface, whatever the request is.
@@ -128,7 +120,8 @@ class Gateway:
                 await self._refuse(down, x, told, _FAULT)
         except (ConnectionError, asyncio.CancelledError) as gone:
             if gone.args == (DRAINED,) and x.status != 101:
-                await self._refuse(down, x, told, _DRAINED)
+                asked = told.errand is not None and told.errand.started_at > 0
+                await self._refuse(down, x, told, drained(unsure=asked and head.method not in _SAFE))
                 raise
             x.status, x.aborted = x.status if x.status == 101 else 499, "client"
             if isinstance(gone, asyncio.CancelledError):

@@ -81,6 +81,27 @@ async def test_the_gateways_own_end_is_not_the_clients(made: World) -> None:
     assert turns > 1
 
 
+async def test_a_write_that_went_up_is_not_to_be_repeated_after_a_drain(made: World) -> None:
+    """Before it goes up its caller may come back; from then on nobody knows what GitLab did."""
+    statuses = []
+    for turns in range(1, _TURNS):
+        token = f"glpat-nobody-knew-{turns}"  # asked about first
+        made.up.users[token] = 3000 + turns
+        down = made.down("POST", f"{PROJECT}/issues", caller=token, body=(b"x",))
+        task = asyncio.ensure_future(made.gateway.handle(down))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if down.started or task.done():
+            break
+        task.cancel(DRAINED)
+        await asyncio.gather(task, return_exceptions=True)
+        await settled(made)
+        statuses.append(made.last.status)
+    await asyncio.gather(task)
+    assert {503, 504} == set(statuses)
+    assert statuses == sorted(statuses)
+
+
 @pytest.fixture
 async def made(tmp_path: Path) -> AsyncIterator[World]:
     async with world(tmp_path) as one:

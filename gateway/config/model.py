@@ -145,7 +145,7 @@ class ListenDrain(Section, frozen=True):
     notice: Duration = 0.0
     """`/readyz` says 503 for so long before the data port closes, so that a load balancer stops sending in time."""
     deadline: Duration = 25.0
-    """Then requests in progress have so long to end; those without an answer by then get 503, others are cut."""
+    """Then requests in progress have so long to end; those without an answer by then get 503 or 504, others are cut."""
 
 
 class ListenTls(Section, frozen=True):

@@ -120,6 +120,29 @@ def bad_request(message: str = "400 Bad Request", code: Code = Code.BAD_REQUEST,
     return Rejection(code, 400, message, close=close, proxy_error="http_request_error")
 
 
+def drained(*, unsure: bool) -> Rejection:
+    """The gateway ends and can't wait for the answer. ``unsure``: GitLab may have done what it was asked, or do it yet, so
+    nobody is told to come back with the same."""
+    if unsure:
+        return Rejection(
+            Code.DRAINING,
+            504,
+            "504 Gateway Timeout",
+            source=Source.INTERNAL,
+            close=True,
+            proxy_error="http_response_timeout",
+        )
+    return Rejection(
+        Code.DRAINING,
+        503,
+        "503 Service Unavailable",
+        headers=((b"Retry-After", b"1"),),
+        source=Source.INTERNAL,
+        close=True,
+        proxy_error="destination_unavailable",
+    )
+
+
 def unauthenticated() -> Rejection:
     """The one 401: unknown, revoked and expired credentials read alike (gitlab.md §1.5)."""
     return Rejection(Code.UNAUTHENTICATED, 401, "401 Unauthorized")

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from gateway.core.errors import Code, Rejection, Source, bad_request, forbidden, unauthenticated
+from gateway.core.errors import Code, Rejection, Source, bad_request, drained, forbidden, unauthenticated
 
 
 @pytest.mark.parametrize("code", Code)
@@ -40,6 +40,13 @@ def test_printing_one_shows_neither_message_nor_detail() -> None:
     rejection = Rejection(Code.FORBIDDEN, 403, "the message", detail="the detail")
     assert repr(rejection) == "Rejection(forbidden, 403)"
     assert str(rejection) == "forbidden"
+
+
+def test_who_may_come_back_after_a_drain() -> None:
+    sure, unsure = drained(unsure=False), drained(unsure=True)
+    assert (sure.status, sure.headers, sure.close) == (503, ((b"Retry-After", b"1"),), True)
+    assert (unsure.status, unsure.headers, unsure.close) == (504, (), True)
+    assert sure.code is unsure.code is Code.DRAINING
 
 
 def test_bad_request() -> None:
