@@ -1,29 +1,18 @@
-"""Gateway keys in one SQLite file: the server reads while a command writes (WAL).
-
-All calls run on one thread of their own, which owns the connection: nothing blocks the loop, and statements never overlap.
-A cancelled call is not undone: its transaction happens whole or not at all.
-"""
+"""Gateway keys in one SQLite file: the server reads while a command writes."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
 import sqlite3
-import stat
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, LIVE_KEYS, MOST_EXCHANGED, KeyOrigin, KeyRecord, Replacing
-from ..ports import KeyRefused, StoreUnavailable
+from ..ports import KeyRefused
 from .keys_memory import crowded, taken, too_many
-
-_Answer = TypeVar("_Answer")
+from .sqlite_file import SqliteFile
 
 _VERSION = 2
-_SCHEMA = """
+_TABLE = """
 CREATE TABLE keys (
     id TEXT PRIMARY KEY,
     identity TEXT NOT NULL,
@@ -70,90 +59,35 @@ class SqliteKeys:
     """
 
     def __init__(self, path: Path, *, timeout_s: float = 2.0) -> None:
-        self._path = path
-        self._timeout_s = timeout_s
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="keys-sqlite")
-        self._connection: sqlite3.Connection | None = None
-        self._closed = False
+        self._file = SqliteFile(path, (_TABLE, _INDEX), _VERSION, timeout_s=timeout_s)
 
     async def open(self) -> None:
         """Open the file now rather than at the first call: a file that cannot be used stops the start."""
-        await self._run(lambda _connection: None)
+        await self._file.run(lambda _connection: None)
 
     async def find(self, digest: bytes) -> KeyRecord | None:
-        row = await self._run(lambda connection: connection.execute(_FIND, (digest,)).fetchone())
+        row = await self._file.run(lambda connection: connection.execute(_FIND, (digest,)).fetchone())
         return None if row is None else _record(row)
 
     async def touch(self, key_id: str, at: float) -> None:
-        await self._run(lambda connection: connection.execute(_TOUCH, (at, key_id)).rowcount)
+        await self._file.run(lambda connection: connection.execute(_TOUCH, (at, key_id)).rowcount)
 
     async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
-        await self._run(lambda connection: _put(connection, record, replacing))
+        await self._file.run(lambda connection: _put(connection, record, replacing))
 
     async def get(self, key_id: str) -> KeyRecord | None:
-        row = await self._run(lambda connection: connection.execute(_GET, (key_id,)).fetchone())
+        row = await self._file.run(lambda connection: connection.execute(_GET, (key_id,)).fetchone())
         return None if row is None else _record(row)
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
-        rows = await self._run(lambda connection: connection.execute(_LIST, {"identity": identity}).fetchall())
+        rows = await self._file.run(lambda connection: connection.execute(_LIST, {"identity": identity}).fetchall())
         return [_record(row) for row in rows]
 
     async def revoke(self, key_id: str, at: float) -> bool:
-        return await self._run(lambda connection: connection.execute(_REVOKE, (at, key_id)).rowcount > 0)
+        return await self._file.run(lambda connection: connection.execute(_REVOKE, (at, key_id)).rowcount > 0)
 
     async def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        # Behind whatever is under way, on the connection's own thread; a hanging disk must not hang the shutdown too.
-        self._thread.submit(self._disconnect)
-        self._thread.shutdown(wait=False)
-
-    async def _run(self, ask: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        if self._closed:
-            raise StoreUnavailable("the key store is closed")
-
-        def on_thread() -> _Answer:
-            if self._connection is None:
-                self._connection = _connect(self._path, self._timeout_s)
-            return ask(self._connection)
-
-        try:
-            async with asyncio.timeout(self._timeout_s * 1.5):
-                return await asyncio.get_running_loop().run_in_executor(self._thread, on_thread)
-        except TimeoutError as error:
-            raise StoreUnavailable(f"{self._path} did not answer in time") from error
-        except (sqlite3.Error, OSError) as error:
-            raise StoreUnavailable(f"{self._path}: {error}") from error
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-
-
-def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
-    with contextlib.suppress(FileExistsError):
-        # SQLite gives its -wal and -shm files the mode of this one.
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-    if stat.S_IMODE(path.stat().st_mode) & 0o022:
-        raise StoreUnavailable(f"{path} is writable by others, who could have put keys of their own there: chmod 0600 it")
-    connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")  # a revocation survives the power cut right after it
-        connection.execute("BEGIN IMMEDIATE")
-        with connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                connection.execute(_SCHEMA)
-                connection.execute(_INDEX)
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise StoreUnavailable(f"{path} was written by another gateway version (schema {version})")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        await self._file.close()
 
 
 def _put(connection: sqlite3.Connection, record: KeyRecord, replacing: Replacing | None) -> None:
