@@ -206,6 +206,7 @@ class Gateway:
             principal, operation, target, head.method, claim.sudo, resolved=resolved, screened=True
         )
         x.rule, x.permit_use, x.sudo = permit.rule, permit.use, permit.sudo
+        x.rule_shadow = permit.shadow
 
         shape = narrowable(operation, target, head) if permit.narrowing is not None else None
 
@@ -352,6 +353,8 @@ class Gateway:
         x.code = rejection.code.value
         if rejection.rule:
             x.rule = rejection.rule
+        if rejection.shadow:
+            x.rule_shadow = rejection.shadow
         if down.started:
             x.aborted = "upstream" if rejection.source is Source.UPSTREAM else "gateway"
             down.abort()

@@ -327,7 +327,7 @@ def _judge(
     refusal: _Outcome | None = None
     grants: list[tuple[_Compiled, bool, Narrowing | None]] = []
     listed = own.narrows and is_list(operation)
-    shadow = ""
+    forbids = permits = ""  # in shadow
     elsewhere = unsure = False
 
     for compiled in own.rules:
@@ -340,7 +340,7 @@ def _judge(
             note = "unresolved" if fit is Fit.UNSURE else "" if holds else why or "projects"
             considered.append(Considered(rule.id, True, position, holds, note, rule.shadow))
             if holds and rule.shadow:
-                shadow = shadow or rule.id
+                forbids = forbids or rule.id
             elif holds and refusal is None:
                 verdict = Verdict.UNKNOWN_PLACE if clause.hides_place else Verdict.DENIED
                 refusal = _Outcome(verdict, rule=rule.id)
@@ -361,7 +361,7 @@ def _judge(
             note = "unresolved" if fit is Fit.UNSURE else "" if holds else why or "projects"
             considered.append(Considered(rule.id, False, position, holds, note, rule.shadow))
             if rule.shadow:
-                shadow = shadow or (rule.id if holds else "")
+                permits = permits or (rule.id if holds else "")
             else:
                 free |= holds and not clause.by_project
                 confined |= holds and clause.by_project and not filters
@@ -377,7 +377,9 @@ def _judge(
 
     asked = (Question(thing.kind, thing.spelt) for thing in things if thing.spelt is not None)
     open_questions = tuple(dict.fromkeys(question for question in asked if question not in resolved)) if unsure else ()
+    shadow = "" if refusal is not None else forbids
     if refusal is None and brokered and not grants:
+        shadow = "" if forbids else permits
         refusal = _Outcome(Verdict.UNKNOWN_PLACE if elsewhere else Verdict.NOT_ALLOWED)
     outcome = refusal or _Outcome(Verdict.ALLOWED, tuple(grants))
     return msgspec.structs.replace(outcome, shadow=shadow, considered=tuple(considered), questions=open_questions)
@@ -424,7 +426,7 @@ def _refusal(verdict: Verdict, shadow: str, operation: Operation | None = None, 
     if verdict is Verdict.UNKNOWN_PLACE:
         kinds = [reference.kind for reference in operation.references] if operation is not None else []
         place = next((_PLACES[kind] for kind in kinds if kind in _PLACES), "Project")
-        return Rejection(Code.PROJECT_UNKNOWN, 404, f"404 {place} Not Found", detail=detail, rule=rule)
+        return Rejection(Code.PROJECT_UNKNOWN, 404, f"404 {place} Not Found", detail=detail, rule=rule, shadow=shadow)
     return Rejection(
         Code.FORBIDDEN,
         403,
@@ -432,4 +434,5 @@ def _refusal(verdict: Verdict, shadow: str, operation: Operation | None = None, 
         proxy_error="http_request_denied",
         detail=detail,
         rule=rule,
+        shadow=shadow,
     )

@@ -82,6 +82,7 @@ class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejectio
         proxy_error: The RFC 9209 error token for ``Proxy-Status``, where one applies.
         detail: For the operator's log only; never sent, never holds a secret.
         rule: The rule that denied, for the audit; never sent.
+        shadow: The rule in shadow that would have decided otherwise, for the audit.
         oauth_error: Set where GitLab answers in OAuth's shape (``{"error": …, "error_description": …}``).
     """
 
@@ -98,6 +99,7 @@ class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejectio
         detail: str = "",
         oauth_error: str = "",
         rule: str = "",
+        shadow: str = "",
     ) -> None:
         super().__init__(code.value)
         self.code = code
@@ -110,6 +112,7 @@ class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejectio
         self.detail = detail
         self.oauth_error = oauth_error
         self.rule = rule
+        self.shadow = shadow
 
     def __repr__(self) -> str:
         return f"Rejection({self.code.value}, {self.status})"

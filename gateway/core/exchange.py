@@ -25,6 +25,7 @@ class Exchange(msgspec.Struct, gc=False):
     actor: str = ""
     sudo: str = ""
     rule: str = ""
+    rule_shadow: str = ""
     permit_use: str = ""
     limit_id: str = ""
     limit_near: bool = False

@@ -171,6 +171,7 @@ WIDE = re.compile(
     | /api/v4/projects/:id/job_token_scope(?:/(?:groups_)?allowlist)?
     | /api/v4/(?:groups|projects|namespaces)/:id/(?:\(-/\)|-/)?(?:epics|work_items)/:[a-z_]+/
       (?:issues|epics|related_epics|children|linked_items|linked_resources|closing_merge_requests|current_user_todos)(?:/.*)?
+    | /api/v4/namespaces/:id/minutes/move/:target_id
     | /api/v4/projects/:id/issues/:issue_iid/(?:links(?:/.*)?|related_merge_requests|closed_by)
     | /api/v4/projects/:id/merge_requests/:merge_request_iid/(?:blocks(?:/.*)?|blockees|closes_issues|related_issues)
     """,

@@ -240,6 +240,7 @@ class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     credential_kind: str = ""
     credential_fingerprint: str = ""
     rule: str = ""
+    rule_shadow: str = ""
     limit_shadow: str = ""
     cache_status: str = ""
     cache_reason: str = ""
@@ -282,6 +283,7 @@ def line_of(x: Exchange, ended_at: float, ended_mono: float) -> AuditLine:
         x.credential_kind,
         x.credential_fingerprint,
         x.rule,
+        x.rule_shadow,
         x.limit_shadow,
         x.cache_status,
         x.cache_reason,

@@ -1,0 +1,239 @@
+"""Each way round a rule with `projects:`, walked by a hostile caller through the whole road; what a refusal tells whom."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.core.messages import Field, ResponseHead, first
+from gateway.core.rule_match import PARAMETERS
+from gateway.ports import Reply, UpstreamRequest
+from tests.fakes.world import Down, World, world
+
+CONFIGURATION = """\
+version: 1
+upstream: {url: "http://gitlab.test"}
+identities: [{id: bot, key: issued}, {id: trial, key: issued}]
+credentials: [{id: sa, token: "${env:SA}"}]
+rules:
+  - {id: ours, for: [bot], use: sa, allow: [{access: write, projects: ["7", platform/api]}]}
+  - {id: reads, for: [trial], use: sa, allow: [{access: read}]}
+  - {id: tried, for: [trial], deny: [{routes: [GET /api/v4/version]}], mode: shadow}
+  - {id: wished, for: [trial], use: sa, allow: [{methods: [POST]}], mode: shadow}
+"""
+PLACE = b'{"id":7,"path_with_namespace":"platform/api","full_path":"platform/api"}'
+OTHER, OTHER_QUOTED = "finance/ledger", "finance%2Fledger"
+NAMES = sorted(name.decode() for name in PARAMETERS)
+FORM: Field = (b"Content-Type", b"application/x-www-form-urlencoded")
+JSON: Field = (b"Content-Type", b"application/json")
+PARTS: Field = (b"Content-Type", b"multipart/form-data; boundary=b")
+
+
+class GitLab:
+    """Says which project 7 is, and keeps what else it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.bodies: list[bytes] = []
+
+    async def __call__(self, request: UpstreamRequest, octets: bytes) -> Reply:
+        json_ = ((b"Content-Type", b"application/json"),)
+        kind, _, place = request.target.partition(b"?")[0].removeprefix(b"/api/v4/").partition(b"/")
+        if request.method == "GET" and kind in {b"projects", b"groups", b"namespaces"} and b"/" not in place and place:
+            if place in {b"7", b"platform%2Fapi"}:
+                return Reply(ResponseHead(200, json_), whole=PLACE)
+            return Reply(ResponseHead(404, json_), whole=b'{"message":"404 Not Found"}')
+        self.asked.append(request.target)
+        self.bodies.append(octets)
+        return Reply(ResponseHead(200, json_), whole=b"{}")
+
+
+@pytest.fixture
+def gitlab() -> GitLab:
+    return GitLab()
+
+
+@pytest.fixture
+async def made(tmp_path: Path, gitlab: GitLab) -> AsyncIterator[World]:
+    async with world(tmp_path, CONFIGURATION, gitlab) as one:
+        yield one
+
+
+def status(down: Down) -> int:
+    assert down.answer is not None
+    return down.answer.status
+
+
+def refused(made: World, down: Down, gitlab: GitLab) -> None:
+    """Nothing of it reached GitLab whole, and the answer does not tell whether the other project is there."""
+    assert (status(down), made.seen.exchanges[-1].code) == (404, "project_unknown")
+    assert gitlab.asked == []
+    assert OTHER.encode() not in down.written
+
+
+MERGE = "/api/v4/projects/platform%2Fapi/merge_requests"
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "{name}={value}",
+        "{name}[]={value}",
+        "[{name}]={value}",
+        "+{name}={value}",
+        "a=1;{name}={value}",
+        "%{first}{rest}={value}",
+    ],
+)
+async def test_a_query_that_names_another(made: World, gitlab: GitLab, spelling: str) -> None:
+    for name in NAMES:
+        query = spelling.format(name=name, value=OTHER_QUOTED, first=f"{ord(name[0]):02x}", rest=name[1:])
+        refused(made, await made.ask("POST", f"{MERGE}?{query}", caller="bot"), gitlab)
+
+
+def in_json(name: str) -> tuple[Field, bytes]:
+    return JSON, json.dumps({"title": "x", name: OTHER}).encode()
+
+
+def in_a_list(name: str) -> tuple[Field, bytes]:
+    return JSON, json.dumps({name: ["7", OTHER]}).encode()
+
+
+def escaped(name: str) -> tuple[Field, bytes]:
+    return JSON, b'{"\\u%04x%b":"%b"}' % (ord(name[0]), name[1:].encode(), OTHER.encode())
+
+
+def in_a_form(name: str) -> tuple[Field, bytes]:
+    return FORM, f"title=x&{name}={OTHER_QUOTED}".encode()
+
+
+def bracketed(name: str) -> tuple[Field, bytes]:
+    return FORM, f"[{name}]={OTHER_QUOTED}".encode()
+
+
+def in_parts(name: str) -> tuple[Field, bytes]:
+    part = 'Content-Disposition: form-data; name="' + name + '"'
+    return PARTS, f"--b\r\n{part}\r\n\r\n{OTHER}\r\n--b--\r\n".encode()
+
+
+@pytest.mark.parametrize("written", [in_json, in_a_list, escaped, in_a_form, bracketed, in_parts])
+async def test_a_body_that_names_another(
+    made: World, gitlab: GitLab, written: Callable[[str], tuple[Field, bytes]]
+) -> None:
+    for name in NAMES:
+        kind, body = written(name)
+        half = len(body) // 2
+        down = await made.ask("POST", MERGE, kind, caller="bot", body=(body[:half], body[half:]))
+        assert (status(down), made.seen.exchanges[-1].code) == (404, "project_unknown"), name
+    assert gitlab.bodies == [], "cut before its last octet"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/api/v4/projects/finance%2Fledger/issues",
+        "/api/v4/projects/finance%2fledger/issues",
+        "/api/v4/projects/Finance%2FLedger/issues",
+        "/api/v4/projects/8/issues",
+        "/api/v4/projects/007%0A/issues",
+        "/api/v4/projects/platform%2Fapi%2Fdeeper/issues",
+        "/api/v4/projects/platform%252Fapi/issues",
+        "/api/v4/projects/platform%2Fapi/fork/8",
+        "/api/v4/projects/platform%2Fapi/import_project_members/8",
+        "/api/v4/projects/platform%2Fapi/share/9",
+        "/finance/ledger.git/info/refs?service=git-upload-pack",
+        "/finance/ledger.wiki.git/git-upload-pack",
+    ],
+)
+async def test_a_path_that_leads_elsewhere(made: World, gitlab: GitLab, target: str) -> None:
+    method = "GET" if target.endswith(("issues", "pack")) and "git-upload" not in target.rpartition("/")[2] else "POST"
+    down = await made.ask(method, target, caller="bot")
+    assert status(down) in {400, 403, 404, 405}
+    assert gitlab.asked == []
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/api/v4/projects"),
+        ("POST", "/api/v4/projects"),
+        ("GET", "/api/v4/user"),
+        ("POST", "/api/v4/markdown"),
+        ("POST", "/api/graphql"),
+        ("GET", "/api/graphql?query=%7Ba%7D"),
+        ("GET", "/api/v4/search?scope=projects"),
+        ("POST", "/api/v4/projects/platform%2Fapi/ci/lint"),
+        ("GET", "/api/v4/projects/platform%2Fapi/forks"),
+        ("POST", "/api/v4/projects/platform%2Fapi/merge_requests/1/blocks"),
+        ("POST", "/api/v4/projects/platform%2Fapi/issues/1/links"),
+        ("POST", "/api/v4/projects/platform%2Fapi/job_token_scope/allowlist"),
+        ("PATCH", "/api/v4/namespaces/7/minutes/move/8"),
+        ("GET", "/api/v4/projects/platform%2Fapi/brand_new"),
+        ("POST", "/api/v4/brand_new?project_id=7"),
+        ("GET", "/platform/api/-/brand_new"),
+    ],
+)
+async def test_what_belongs_to_no_place_needs_an_allow_of_its_own(
+    made: World, gitlab: GitLab, method: str, target: str
+) -> None:
+    assert status(await made.ask(method, target, caller="bot")) in {403, 404}
+    assert gitlab.asked == []
+
+
+async def test_its_own_place_by_each_of_its_names(made: World, gitlab: GitLab) -> None:
+    body = b'{"title":"x","target_project_id":7}'
+    for target in (
+        "/api/v4/projects/7/merge_requests",
+        "/api/v4/projects/7/merge_requests?target_project_id=platform%2Fapi",
+    ):
+        down = await made.ask("POST", target, JSON, caller="bot", body=(body,))
+        assert status(down) == 200
+    assert gitlab.bodies == [body, body]
+
+
+# What a refusal tells, and whom
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "fields"),
+    [
+        ("GET", "/api/v4/user", ()),
+        ("GET", "/api/v4/projects/8/issues", ()),
+        ("GET", "/api/v4/projects/..%2f8", ()),
+        ("GET", "/api/v4/internal/check", ()),
+        ("GET", "/api/v4/user", ((b"JOB-TOKEN", b"x"),)),
+        ("GET", "/api/v4/projects/7?sudo=root", ()),
+        ("BREW", "/api/v4/user", ()),
+    ],
+)
+async def test_a_refusal_carries_the_id_that_the_audit_repeats(
+    made: World, method: str, target: str, fields: tuple[Field, ...]
+) -> None:
+    problem = (b"Accept", b"application/problem+json")
+    down = await made.ask(method, target, problem, *fields, caller="bot")
+    assert down.answer is not None
+    assert down.answer.status >= 400
+    told = first(down.answer.fields, b"x-gateway-request-id")
+    assert told is not None
+    assert made.seen.exchanges[-1].request_id == told.decode()
+    assert made.seen.exchanges[-1].code
+    assert json.loads(down.written)["instance"] == f"urn:gateway:decision:{told.decode()}"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "code", "shadow"),
+    [
+        ("GET", "/api/v4/version", 200, "tried"),
+        ("GET", "/api/v4/user", 200, ""),
+        ("POST", "/api/v4/projects", 403, "wished"),
+        ("DELETE", "/api/v4/projects/7", 403, ""),
+    ],
+)
+async def test_what_a_shadow_would_have_done_is_written_down(
+    made: World, method: str, target: str, code: int, shadow: str
+) -> None:
+    assert status(await made.ask(method, target, caller="trial")) == code
+    assert made.seen.exchanges[-1].rule_shadow == shadow
