@@ -15,6 +15,9 @@ from gateway import app, limit_commands
 from gateway.app.serving import Serving
 from gateway.cli import main
 from gateway.config import load
+from gateway.core.limits import Limit, Scope, Take
+from gateway.stores.bucket_redis import RedisBuckets
+from gateway.stores.redis_link import RedisLink
 
 KEY = "an-admin-key-of-some-length"
 HASH = hashlib.sha256(KEY.encode()).hexdigest()
@@ -111,6 +114,46 @@ async def test_explain_says_when_nobody_can_be_asked(
     for admin, said in (("127.0.0.1:2", "none answers at its admin port 127.0.0.1:2"), (served.place, "not known: ")):
         assert await asyncio.to_thread(main, ["explain", *words, "--admin", admin, "GET", "/api/v4/version"]) == 0
         assert said in capsys.readouterr().out
+
+
+async def test_explain_reads_what_gateways_share(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("PEPPER", "KEY", "AUDIT"):
+        monkeypatch.setenv(name, hashlib.sha256(name.encode()).hexdigest())
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.delenv(limit_commands.KEY, raising=False)
+    (tmp_path / "gateway.yaml").write_text(
+        "version: 1\nupstream: {url: 'https://gitlab.test'}\nidentities: [{id: people, gitlab_token: true}]\n"
+        "stores: {shared: '${env:REDIS_URL}'}\n"
+        "secrets: {pepper: '${env:PEPPER}', encryption_key: '${env:KEY}', audit_key: '${env:AUDIT}'}\n"
+        "limits: [{id: caller, by: caller, rate: 1/hour, burst: 20}, {id: places, by: caller, concurrent: 4}]\n"
+    )
+    words = [
+        "explain",
+        "--config",
+        f"{tmp_path}/gateway.yaml",
+        "--as",
+        "people",
+        "--caller",
+        "user:7",
+        "GET",
+        "/api/v4/user",
+    ]
+    buckets = RedisBuckets(RedisLink.from_url(redis_url, timeout_s=5.0, name="test"))
+    takes = [
+        Take("{gw}:b:caller:user:7", Limit("caller", Scope.CALLER, 1 / 3600, 20.0), 15.0),
+        Take("{gw}:b:places:user:7", Limit("places", Scope.CALLER, 4.0, 4.0, concurrent=True)),
+    ]
+    await buckets.take(takes, b"lease")
+    assert await asyncio.to_thread(main, words) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"bucket +caller of user:7: 5\S* of 20 left, full in 5\d{4} s", shown)
+    assert "bucket      places of user:7: 1 of 4 in progress" in shown
+    await buckets.close()
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    assert await asyncio.to_thread(main, words) == 0
+    assert "levels      not known: Redis does not answer (ConnectionRefusedError)" in capsys.readouterr().out
 
 
 async def test_what_can_t_be_done_is_said(served: Serving, capsys: pytest.CaptureFixture[str]) -> None:

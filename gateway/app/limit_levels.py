@@ -136,9 +136,9 @@ def _bucket(take: Take, held: Bucket) -> str:
     else:
         words = f"{held.remaining:g} of {held.burst:g} left"
         wait_s = held.wait_s(take.cost)
-        refuses = f"would refuse, for {wait_s:.3g} s" if wait_s > 0 else ""
+        refuses = f"would refuse, for {_span(wait_s)}" if wait_s > 0 else ""
         if not refuses and held.remaining < held.burst:
-            words += f", full in {(held.burst - held.remaining) / held.rate:.3g} s"
+            words += f", full in {_span((held.burst - held.remaining) / held.rate)}"
     if held.paused:
         refuses = ""
     elif refuses and take.limit.shadow:
@@ -149,3 +149,7 @@ def _bucket(take: Take, held: Bucket) -> str:
         deed = "paused" if held.paused else f"set to {held.factor:g} times"
         changed = f"{deed} by an operator until {until.replace('+00:00', 'Z')}"
     return "; ".join([part for part in (words, refuses, changed) if part])
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 100 else f"{seconds:.3g} s"
