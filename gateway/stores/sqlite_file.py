@@ -1,6 +1,7 @@
 """One SQLite file and the thread that owns its connection: nothing blocks the loop, and statements never overlap.
 
-Readers go on while another process writes (WAL). A cancelled call is not undone: its transaction happens whole or not at all.
+Readers go on while another process writes (WAL). A cancelled call is not undone: its transaction happens whole or not
+at all.
 """
 
 from __future__ import annotations
