@@ -16,7 +16,7 @@ from ..core.project_names import ProjectNames
 from ..edge.hooks import HookReceiver, Ledger
 from ..ports import CacheStore, Downstream
 from ..stores.cache_leases import RedisLeases
-from ..stores.cache_levels import TwoLevelCacheStore
+from ..stores.cache_levels import TRUST_S, TwoLevelCacheStore
 from ..stores.cache_memory import MemoryCacheStore
 from ..stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from ..stores.codec import Codec
@@ -75,7 +75,7 @@ class CacheRoom:
             self.store = self.redis = RedisCacheStore(link, codec)
             if _reuses(settings):
                 ear = RedisEar(link.address, channel=GONE_CHANNEL, name=f"{link.name}-ear", clock=time.monotonic)
-                self.leases = RedisLeases(link, codec, lambda: ear.listening)
+                self.leases = RedisLeases(link, codec, lambda: ear.heard_within(TRUST_S))
                 self.store = self.levels = TwoLevelCacheStore(
                     self.redis, ear, max_bytes=settings.near_bytes, clock=time.monotonic, leases=self.leases
                 )

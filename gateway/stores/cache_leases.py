@@ -14,8 +14,10 @@ from pathlib import Path
 from .codec import Codec
 from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
 
-LEASE_S = 3.0
+LEASE_S = 2.0
 """For so long one gateway may ask for all. Nobody waits longer for another's answer."""
+_LOOK_S = 0.25
+"""While one waits, it is looked so often whether messages still come."""
 LEASE_PREFIX = b"{ggw:cache}:lease:"
 _END = (Path(__file__).parent / "lua" / "cache_lease_end.lua").read_text("utf-8")
 
@@ -54,18 +56,28 @@ class RedisLeases:
             try:
                 taken = await self._link.execute("SET", name, token, "NX", "PX", int(LEASE_S * 1000))
             except (RedisUnavailable, RedisError):
+                self._end(name, token)  # it may have been taken all the same: a late answer is none
                 return _nothing
             if taken is not None:
                 self.led += 1
                 return lambda: self._end(name, token)
             self.followed += 1
-            await asyncio.wait((over,), timeout=self._wait_s)
+            await self._wait(over)
             return None
         finally:
             waiting = self._waiting.get(name, set())
             waiting.discard(over)
             if not waiting:
                 self._waiting.pop(name, None)
+
+    async def _wait(self, over: asyncio.Future[None]) -> None:
+        """Until it is over, for too long, or nobody would be told of it."""
+        ends_at = asyncio.get_running_loop().time() + self._wait_s
+        while not over.done() and self._heard():
+            left = ends_at - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            await asyncio.wait((over,), timeout=min(left, _LOOK_S))
 
     def ended(self, name: bytes) -> None:
         """A lease is over, as Redis tells."""

@@ -58,7 +58,7 @@ class TwoLevelCacheStore:
     def trusted(self) -> bool:
         """Everything that was purged up to a moment ago has been heard, and nothing waits to be."""
         ear = self._ear
-        return self._clock() - ear.heard_until < TRUST_S and not ear.behind
+        return ear.heard_within(TRUST_S) and not ear.behind
 
     @property
     def trouble(self) -> str | None:

@@ -53,6 +53,10 @@ class RedisEar:
         """The subscription stands, as far as is known."""
         return self.heard_until > _NEVER
 
+    def heard_within(self, age_s: float) -> bool:
+        """Everything published until ``age_s`` ago was heard."""
+        return self._clock() - self.heard_until < age_s
+
     @property
     def behind(self) -> bool:
         """Something has come that was not read yet: the event loop may have come to a request first."""

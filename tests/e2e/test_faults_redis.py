@@ -39,7 +39,8 @@ def world(
     line = Line(server.port)
     upstreams.run(line.open())
     directory = tmp_path_factory.mktemp("faults")
-    config = shared_config(demo.url, limits=[{"id": "caller", "by": "caller", "rate": "1000000/min"}])
+    limits = [{"id": "caller", "by": "caller", "rate": "1000000/min"}]
+    config = shared_config(demo.url, limits=limits, cache={"ttl": "100ms"})  # copies and leases are in it, too
     config["stores"]["keys"] = f"sqlite://{directory}/keys.db"
     secrets = {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": f"redis://127.0.0.1:{line.port}/0"}
     gateway = GatewayProcess(config, directory / "gateway", secrets)

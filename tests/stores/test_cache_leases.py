@@ -14,17 +14,18 @@ from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from gateway.stores.codec import Codec
 from gateway.stores.redis_ear import RedisEar
-from gateway.stores.redis_link import RedisLink
+from gateway.stores.redis_link import RedisLink, RedisUnavailable
+from tests.fakes.line import Line
 
 CODEC = Codec(b"k" * 32)
 NAMES = "{ggw:cache}:lease:*"
 
 
 class Gateway:
-    def __init__(self, url: str, wait_s: float = 20.0) -> None:
-        self.link = RedisLink.from_url(url, timeout_s=2.0, name="leases-test")
+    def __init__(self, url: str, wait_s: float = 20.0, heard: Callable[[], bool] | None = None) -> None:
+        self.link = RedisLink.from_url(url, timeout_s=2.0 if heard is None else 0.2, name="leases-test")
         self.ear = RedisEar(self.link.address, channel=GONE_CHANNEL, name="leases-test-ear", clock=time.monotonic)
-        self.leases = RedisLeases(self.link, CODEC, lambda: self.ear.listening, wait_s=wait_s)
+        self.leases = RedisLeases(self.link, CODEC, heard or (lambda: self.ear.listening), wait_s=wait_s)
         far = RedisCacheStore(self.link, CODEC)
         self.store = TwoLevelCacheStore(far, self.ear, max_bytes=1 << 20, clock=time.monotonic, leases=self.leases)
 
@@ -40,6 +41,17 @@ class Gateway:
         async with asyncio.timeout(10):
             while not self.leases.followed:
                 await asyncio.sleep(0.005)
+
+    async def answered(self) -> None:
+        """Until Redis answers, and with that everything that was asked before."""
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await self.link.execute("PING")
+                except RedisUnavailable:
+                    await asyncio.sleep(0.01)
+                else:
+                    return
 
     async def held(self) -> int:
         names = await self.link.execute("KEYS", NAMES)
@@ -103,6 +115,19 @@ async def test_a_leader_that_died_holds_nobody_up_for_long(redis_url: str) -> No
     await there.store.close()
 
 
+async def test_nobody_waits_for_a_message_that_would_not_come(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    here, there = await Gateway(server.url).listening(), await Gateway(server.url, wait_s=600.0).listening()
+    assert await here.leases.lead(b"q") is not None
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(there.leases.lead(b"q"))
+        await there.waiting()
+        server.stop()
+    assert following.result() is None
+    await here.store.close()
+    await there.store.close()
+
+
 async def test_who_lost_the_lease_does_not_end_anothers(pair: Pair) -> None:
     here, there = pair
     late = await here.leases.lead(b"q")
@@ -139,6 +164,25 @@ async def test_without_redis_everybody_goes_alone(start_redis: Callable[..., Any
     done()
     done()
     await gateway.store.close()
+
+
+async def test_a_lease_whose_answer_came_too_late_holds_nobody_up(redis_server: Any, redis_url: str) -> None:
+    """It was taken all the same: Redis did what nobody waited for any more."""
+    line = Line(redis_server.port)
+    await line.open()
+    late = Gateway(f"redis://127.0.0.1:{line.port}/0", heard=lambda: True)
+    there = await Gateway(redis_url).listening()
+    await late.answered()
+    line.hold_answers()
+    alone = await late.leases.lead(b"q")
+    assert alone is not None
+    assert late.leases.led == 0
+    line.release()
+    await late.answered()
+    assert await there.held() == 0
+    await late.store.close()
+    await there.store.close()
+    await line.cut()
 
 
 async def test_who_does_not_hear_the_others_goes_alone(redis_url: str) -> None:
