@@ -144,6 +144,8 @@ class AuditWriter:
         if self._thread.is_alive():
             log.error("the audit sink does not return: its last lines may be lost")
             return
+        if self._hand:
+            log.error("%d audit lines found no room and are lost with the process", self._hand.count(b"\n"))
         self._sink.close()
         if self._spool is not None:
             with contextlib.suppress(OSError):

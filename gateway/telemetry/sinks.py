@@ -45,17 +45,16 @@ class StreamSink:
     """A descriptor that somebody else opened: standard output, standard error."""
 
     def __init__(self, descriptor: int, *, stall_s: float = STALL_S) -> None:
-        self._descriptor = descriptor
-        self._stalls = _Stalls(descriptor, stall_s)
+        self._out = _Out(descriptor, stall_s)
 
     def write(self, lines: bytes) -> int:
-        return _write(self._descriptor, lines, self._stalls)
+        return self._out.write(lines)
 
     def sync(self) -> None:
-        _sync(self._descriptor)
+        self._out.sync()
 
     def close(self) -> None:
-        return
+        self._out.close()
 
 
 class FileSink:
@@ -85,22 +84,23 @@ class FileSink:
     def write(self, lines: bytes) -> int:
         if self._whole:
             self._follow(len(lines))
-        taken = _write(self._descriptor, lines, self._stalls)
+        taken = self._out.write(lines)
         if taken:
             self._whole = lines[taken - 1] == _LINE_END
         return taken
 
     def sync(self) -> None:
-        _sync(self._descriptor)
+        self._out.sync()
 
     def close(self) -> None:
+        self._out.close()
         os.close(self._descriptor)
 
     def _open(self) -> None:
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         found = os.fstat(self._descriptor)
         self._which = (found.st_dev, found.st_ino)
-        self._stalls = None if stat.S_ISREG(found.st_mode) else _Stalls(self._descriptor, self._stall_s)
+        self._out = _Out(self._descriptor, self._stall_s)
         with contextlib.suppress(OSError):  # a new name in the directory outlives a power cut, too
             _sync_directory(self._path)
 
@@ -112,12 +112,13 @@ class FileSink:
             return
         if (found.st_dev, found.st_ino) != self._which:
             self._reopen()
-        elif self._stalls is None and self._rotate_bytes and found.st_size and found.st_size + coming > self._rotate_bytes:
+        elif self._out.regular and self._rotate_bytes and found.st_size and found.st_size + coming > self._rotate_bytes:
             self._rotate()
 
     def _reopen(self) -> None:
-        before = self._descriptor
+        before, out = self._descriptor, self._out
         self._open()
+        out.close()
         os.close(before)
 
     def _rotate(self) -> None:
@@ -149,44 +150,66 @@ class NullSink:
         return
 
 
-class _Stalls:
-    """Pieces that a pipe takes at once or not at all, and how long to wait for room."""
+class _Out:
+    """A descriptor, written to as far as it goes: who reads a pipe and stops is waited for once, for so long.
+
+    A pipe is opened anew, so that not to wait is this process's choice alone: the flag is shared by all who hold the same
+    description. What cannot be (a socket, a terminal) is written in pieces that it takes at once or not at all: each costs
+    two turns of the interpreter's lock.
+    """
 
     def __init__(self, descriptor: int, stall_s: float) -> None:
+        self._given = descriptor
+        self._descriptor = descriptor
+        mode = os.fstat(descriptor).st_mode
+        self.regular = stat.S_ISREG(mode)
+        self._piece = None if self.regular else select.PIPE_BUF
+        if stat.S_ISFIFO(mode):
+            with contextlib.suppress(OSError):
+                self._descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                self._piece = None
         self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLOUT)
+        self._poll.register(self._descriptor, select.POLLOUT)
         self._patience_ms = self._stall_ms = round(stall_s * 1000)
 
-    def over(self) -> bool:
-        """There is room. A reader who stopped once is not waited for again before they go on."""
+    def write(self, lines: bytes) -> int:
+        """As ``Sink.write``."""
+        left = memoryview(lines)
+        taken = 0
+        while taken < len(lines):
+            if self._piece is not None and not self._has_room():
+                break
+            try:
+                end = len(lines) if self._piece is None else taken + self._piece
+                taken += os.write(self._descriptor, left[taken:end])
+            except BlockingIOError:
+                if not self._has_room():
+                    break
+            except OSError:
+                if not taken:
+                    raise
+                break
+        if not taken and lines:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return taken
+
+    def _has_room(self) -> bool:
+        """Or an error to be found. A reader who stopped once is not waited for again before they go on."""
         ready = bool(self._poll.poll(self._patience_ms))
         self._patience_ms = self._stall_ms if ready else 0
         return ready
 
-
-def _write(descriptor: int, lines: bytes, stalls: _Stalls | None) -> int:
-    left = memoryview(lines)
-    taken = 0
-    while taken < len(lines):
-        if stalls is not None and not stalls.over():
-            break
+    def sync(self) -> None:
         try:
-            taken += os.write(descriptor, left[taken:] if stalls is None else left[taken : taken + select.PIPE_BUF])
-        except OSError:
-            if not taken:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            if error.errno not in _NOT_FOR_THESE:
                 raise
-            break
-    if not taken and lines:
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    return taken
 
-
-def _sync(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NOT_FOR_THESE:
-            raise
+    def close(self) -> None:
+        """What was opened here; what was given stays open."""
+        if self._descriptor != self._given:
+            os.close(self._descriptor)
 
 
 def _sync_directory(path: str) -> None:

@@ -247,11 +247,12 @@ async def test_the_spool_is_as_good(tmp_path: Path) -> None:
     writer.close()
 
 
-async def test_memory_is_not(tmp_path: Path) -> None:
+async def test_memory_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sink = Moody(nothing)
     writer = AuditWriter(sink, Spool(tmp_path / "nowhere", 1 << 20))
     assert not await writer.settle(line(0))
     writer.close()
+    assert "1 audit lines found no room" in caplog.text
 
 
 async def test_those_who_wait_together_share_one_sync(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -70,7 +71,30 @@ def test_there_is_nothing_to_sync_in_a_pipe() -> None:
     os.close(reading)
     os.close(writing)
     with pytest.raises(OSError, match="Bad file"):
-        StreamSink(writing).sync()
+        StreamSink(writing)
+
+
+def test_other_holders_of_the_pipe_are_left_as_they_are() -> None:
+    reading, writing = os.pipe()
+    sink = StreamSink(writing, stall_s=0.01)
+    assert sink.write(b"x" * 1_000_000) == 65_536
+    assert os.get_blocking(writing)
+    sink.close()
+    assert os.fstat(writing)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_socket_is_written_in_pieces() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        sink = StreamSink(one.fileno(), stall_s=0.01)
+        lines = b"line\n" * 2000
+        assert sink.write(lines) == len(lines)
+        assert other.recv(len(lines), socket.MSG_WAITALL) == lines
+        endless = b"x" * 10_000_000
+        assert 0 < sink.write(endless) < len(endless)
+        sink.close()
 
 
 # Files
