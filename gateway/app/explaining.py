@@ -42,8 +42,8 @@ class Explained(msgspec.Struct, frozen=True):
     """What it would take from its buckets."""
     unnamed: frozenset[str] = frozenset()
     """The keys of those of them that are another's for another caller of the identity."""
-    use: str = ""
-    """Id of the credential that GitLab would see."""
+    credentials: tuple[str, ...] = ()
+    """Ids of those that GitLab may see: one, or the members of a pool."""
 
 
 Look = Callable[[Explained], Iterable[tuple[str, str]]]
@@ -116,7 +116,7 @@ def trace(
     lines += [("cache", words) for words in _cache(config, principal, operation, method, claim.target, permit.use)]
     lines.append(("upstream", f"{method} to {config.upstream.url}"))
     unnamed = frozenset[str]() if caller else _unnamed(principal, takes)
-    return Explained(True, tuple(lines), takes=takes, unnamed=unnamed, use=permit.use)
+    return Explained(True, tuple(lines), takes=takes, unnamed=unnamed, credentials=_credentials(config, permit.use))
 
 
 def _refused(stage: str, rejection: Rejection, more: str = "") -> Explained:
@@ -145,6 +145,13 @@ def _principal(config: Config, identity: str, caller: str) -> tuple[Principal, s
         ids.get(found.kind, found.id), found.kind, found.id, team=found.team, token_hash=token_hash, priority=found.priority
     )
     return principal, address
+
+
+def _credentials(config: Config, use: str) -> tuple[str, ...]:
+    found = next((one for one in config.credentials if one.id == use), None)
+    if found is None or not found.pool:
+        return (use,) if use else ()
+    return tuple([f"{use}/{place}" for place in range(1, len(found.pool) + 1)])
 
 
 def _unnamed(principal: Principal, takes: Sequence[Take]) -> frozenset[str]:

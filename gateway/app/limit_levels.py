@@ -48,16 +48,12 @@ class Levels(msgspec.Struct, frozen=True):
 
     buckets: dict[str, Bucket] = {}
     """By key."""
-    blocked_s: float = 0.0
-    """How much longer GitLab does not want to be asked with the credential."""
-    pace: float = 0.0
-    """Requests per second that GitLab's window leaves for it; 0: no pace."""
-    pace_s: float = 0.0
-    """For how much longer."""
+    paces: dict[str, Told] = {}
+    """What GitLab said of its limit on a credential, where something is known."""
     unknown: str = ""
 
 
-def levels(decision: Decision, takes: Sequence[Take], changes: Mapping[str, Note], told: Told) -> Levels:
+def levels(decision: Decision, takes: Sequence[Take], changes: Mapping[str, Note], paces: dict[str, Told]) -> Levels:
     """``takes`` are of the limits in force."""
     if len(decision.states) != len(takes):
         return Levels(unknown="the gateway's Redis does not answer")
@@ -72,7 +68,7 @@ def levels(decision: Decision, takes: Sequence[Take], changes: Mapping[str, Note
             note is not None and note.wish.pause,
             note.until if note is not None else 0.0,
         )
-    return Levels(buckets, told.blocked_s, told.rate, told.window_s)
+    return Levels(buckets, paces)
 
 
 async def shared_levels(config: Config, asked: Explained, *, wall: Callable[[], float] = time.time) -> Levels:
@@ -81,7 +77,7 @@ async def shared_levels(config: Config, asked: Explained, *, wall: Callable[[], 
     link = RedisLink.from_url(url, timeout_s=_TIMEOUT_S, name="explain")
     try:
         notes = await RedisChanges(link).read()
-        heard = await RedisPaces(link).read([asked.use] if asked.use else [])
+        heard = await RedisPaces(link).read(asked.credentials)
         changes, in_force = {}, []
         for take in asked.takes:
             note, limit = _note(notes.get(take.key), config), take.limit
@@ -89,7 +85,7 @@ async def shared_levels(config: Config, asked: Explained, *, wall: Callable[[], 
                 changes[take.key] = note
                 limit = as_wished(limit, note.wish) or limit
             in_force.append(Take(take.key, limit, take.cost))
-        return levels(await peek(link, in_force), in_force, changes, heard.get(asked.use, Told()))
+        return levels(await peek(link, in_force), in_force, changes, heard)
     except (RedisUnavailable, StoreUnavailable):
         return Levels(unknown=f"Redis does not answer ({link.trouble or 'no reason given'})")
     finally:
@@ -109,7 +105,7 @@ def _note(octets: bytes | None, config: Config) -> Note | None:
 
 
 def told(asked: Explained, found: Levels) -> list[tuple[str, str]]:
-    """One line a bucket, and one for GitLab's own limit where there is something to say."""
+    """One line a bucket, and one for each credential whose limit GitLab told of."""
     if found.unknown:
         return [("levels", f"not known: {found.unknown}")]
     lines = []
@@ -121,11 +117,13 @@ def told(asked: Explained, found: Levels) -> list[tuple[str, str]]:
             lines.append(("bucket", f"{limit_id} of {subject}: unknown to the gateway that was asked"))
         else:
             lines.append(("bucket", f"{limit_id} of {subject}: {_bucket(take, found.buckets[take.key])}"))
-    if found.blocked_s > 0:
-        lines.append(("pace", f"GitLab refuses `{asked.use}`: nobody asks for {found.blocked_s:.0f} s"))
-    elif found.pace > 0 and found.pace_s > 0:
-        words = f"{found.pace * 60:.3g} requests a minute are left of GitLab's limit for {found.pace_s:.0f} s"
-        lines.append(("pace", f"`{asked.use}` at GitLab's pace: {words}"))
+    for credential in asked.credentials:
+        pace = found.paces.get(credential, Told())
+        if pace.blocked_s > 0:
+            lines.append(("pace", f"GitLab refuses `{credential}`: nobody asks for {_span(pace.blocked_s)}"))
+        elif pace.rate > 0 and pace.window_s > 0:
+            words = f"{pace.rate * 60:.3g} requests a minute are left of GitLab's limit for {_span(pace.window_s)}"
+            lines.append(("pace", f"`{credential}` at GitLab's pace: {words}"))
     return lines
 
 

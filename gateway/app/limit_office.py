@@ -18,7 +18,6 @@ import msgspec
 from ..core.exchange import Exchange
 from ..core.limit_plan import Limits, bucket_of, key_of
 from ..core.limits import BucketState, Limit, Scope, Take
-from ..core.pacing import Told
 from ..limit_stage import LimitStage
 from ..pacing_stage import PacingStage
 from ..ports import StoreUnavailable
@@ -91,10 +90,10 @@ class LimitOffice:
         return {"callers": callers, "changed": changed, "waiting": self._stage.waiting}
 
     async def levels(self, asked: Explained) -> Levels:
-        """The buckets of that request, and GitLab's limit on its credential."""
+        """The buckets of that request, and GitLab's limit on the credentials it may go up with."""
         takes = [Take(take.key, limit) for take in asked.takes if (limit := self._in_force(take.key)) is not None]
         changes = {key: change.note for key, change in self._until.items()}
-        said = self._pacing.told(asked.use) if self._pacing is not None else Told()
+        said = {one: self._pacing.told(one) for one in asked.credentials} if self._pacing is not None else {}
         return levels(await self._stage.look(takes), takes, changes, said)
 
     async def change(self, who: str, peer: str, wish: dict[str, object]) -> object:

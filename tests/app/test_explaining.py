@@ -9,6 +9,7 @@ import pytest
 from gateway.app.explaining import Explained, explain, trace
 from gateway.app.limit_levels import Bucket, Levels, told
 from gateway.config import Config
+from gateway.core.pacing import Told
 from tests.fakes.world import CONFIGURATION, configured
 
 TEXT = CONFIGURATION.replace("credentials:", "  - {id: anyone, anonymous: true}\ncredentials:")
@@ -106,7 +107,8 @@ def test_what_the_other_modes_would_do(tmp_path: Path, mode: str, method: str, l
 def stages(found: Explained) -> list[tuple[str, str]]:
     """Levels of nobody's."""
     return told(
-        found, Levels({take.key: Bucket(7.0, 50.0, 1.0) for take in found.takes}, blocked_s=9.0 if found.use else 0.0)
+        found,
+        Levels({take.key: Bucket(7.0, 50.0, 1.0) for take in found.takes}, {one: Told(9.0) for one in found.credentials}),
     )
 
 
@@ -133,3 +135,14 @@ def test_levels_are_those_of_the_caller_named(config: Config, identity: str, cal
 def test_nothing_is_looked_at_for_a_request_that_is_refused_before(config: Config) -> None:
     text = explain(config, "reader", "DELETE", "/api/v4/projects/1", look=lambda _: [("bucket", "looked at")])
     assert "looked at" not in text
+
+
+def test_of_a_pool_each_members_pace_is_told(tmp_path: Path) -> None:
+    pool = TEXT.replace('{id: sa, token: "${env:SA}"}', '{id: sa, pool: [{token: "${env:SA}"}, {token: "${env:SA_SUDO}"}]}')
+    assert pool != TEXT
+    found = trace(configured(pool, tmp_path), "reader", "GET", "/api/v4/projects")
+    assert found.credentials == ("sa/1", "sa/2")
+    told_of = dict.fromkeys(["sa/2"], Told(9.0))
+    assert [words for stage, words in told(found, Levels(paces=told_of)) if stage == "pace"] == [
+        "GitLab refuses `sa/2`: nobody asks for 9 s"
+    ]

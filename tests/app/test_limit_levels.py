@@ -27,7 +27,7 @@ PLACES = Limit("places", Scope.CALLER, 5.0, 5.0, concurrent=True)
 
 
 def asking(*takes: Take, use: str = "", unnamed: frozenset[str] = frozenset()) -> Explained:
-    return Explained(True, (), takes=takes, use=use, unnamed=unnamed)
+    return Explained(True, (), takes=takes, credentials=(use,) if use else (), unnamed=unnamed)
 
 
 def take(limit: Limit = CALLER, cost: float = 1.0) -> Take:
@@ -61,10 +61,10 @@ async def test_what_gateways_have_taken_and_operators_changed_is_seen(
     assert 30 <= caller.remaining < 100
     assert (caller.burst, caller.factor, caller.until) == (100.0, 2.0, NOW + 60)
     assert (places.remaining, places.burst) == (4.0, 5.0)
-    assert 0 < seen.blocked_s <= 30
-    assert seen.pace == 1.5
+    assert 0 < seen.paces["sa"].blocked_s <= 30
+    assert seen.paces["sa"].rate == 1.5
     over = await shared_levels(config, asking(take()), wall=lambda: NOW + 61)
-    assert (over.buckets[take().key].factor, over.blocked_s) == (None, 0.0)
+    assert (over.buckets[take().key].factor, over.paces) == (None, {})
     assert sorted(await link.execute("KEYS", "*")) == before  # type: ignore[type-var, arg-type]
     await buckets.close()
 
@@ -82,7 +82,7 @@ async def test_a_redis_that_is_away_is_said(tmp_path: Path) -> None:
 
 
 def test_no_states_are_no_levels() -> None:
-    assert levels(Decision(True, (), NOW, degraded=True), [take()], {}, Told()).unknown
+    assert levels(Decision(True, (), NOW, degraded=True), [take()], {}, {}).unknown
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_what_cannot_be_known_is_said() -> None:
 
 
 def test_gitlabs_own_limit_in_words() -> None:
-    assert "nobody asks for 12 s" in told(asking(use="sa"), Levels(blocked_s=12.0))[0][1]
+    assert "nobody asks for 12 s" in told(asking(use="sa"), Levels(paces={"sa": Told(12.0)}))[0][1]
     assert (
         "90 requests a minute are left of GitLab's limit for 40 s"
-        in told(asking(use="sa"), Levels(pace=1.5, pace_s=40.0))[0][1]
+        in told(asking(use="sa"), Levels(paces={"sa": Told(0.0, 1.5, 40.0)}))[0][1]
     )

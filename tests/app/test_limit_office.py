@@ -98,13 +98,13 @@ async def test_buckets_as_they_are_and_as_they_were_changed() -> None:
     await office.change(limit="team", subject="t", pause=True)
     stranger = Take(key_of("other", "bot"), Limit("other", Scope.CALLER, 1.0, 1.0))
     for _ in range(2):  # looking changes nothing
-        told = await office.desk.levels(Explained(True, (), takes=(*takes, stranger), use="sa"))
+        told = await office.desk.levels(Explained(True, (), takes=(*takes, stranger), credentials=("sa",)))
         assert list(told.buckets) == [take.key for take in takes]
         caller, team, places = told.buckets.values()
         assert (caller.burst, caller.factor, caller.paused, 1 <= caller.remaining < 1.1) == (8.0, 2.0, False, True)
         assert (team.burst, team.factor, team.paused, team.until > 0) == (40.0, None, True, True)
         assert (places.burst, places.remaining, places.until) == (9.0, 9.0, 0.0)
-        assert (told.blocked_s, told.pace, told.unknown) == (17.0, 0.0, "")
+        assert (told.paces["sa"].blocked_s, told.unknown) == (17.0, "")
     office.desk.close()
 
 
