@@ -18,7 +18,8 @@ from tests.e2e.load import figure, quiet, resident_kib, until
 from tests.e2e.running import GatewayProcess
 from tests.e2e.wire import Peer, ask
 
-MANY = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 2000)
+_HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+MANY = 10_000 if _HARD == resource.RLIM_INFINITY else min(10_000, _HARD - 2000)
 """As many as a process may open here, if that is fewer."""
 SOME = min(2000, MANY)
 KIB_EACH = 24
