@@ -82,12 +82,33 @@ class FileSink:
         self._open()
 
     def write(self, lines: bytes) -> int:
-        if self._whole:
-            self._follow(len(lines))
-        taken = self._out.write(lines)
-        if taken:
-            self._whole = lines[taken - 1] == _LINE_END
+        taken = 0
+        while taken < len(lines):
+            piece = self._fitting(lines, taken)
+            try:
+                if self._whole:
+                    self._follow(len(piece))
+                got = self._out.write(piece)
+            except OSError:
+                if not taken:
+                    raise
+                break
+            taken += got
+            if got:
+                self._whole = lines[taken - 1] == _LINE_END
+            if got < len(piece):
+                break
         return taken
+
+    def _fitting(self, lines: bytes, begin: int) -> bytes:
+        """From ``begin`` on what one file may hold: whole lines, one at least; a line that is longer is one file's."""
+        most = self._rotate_bytes
+        if not most or len(lines) - begin <= most:
+            return lines[begin:] if begin else lines
+        end = lines.rfind(b"\n", begin, begin + most) + 1
+        if end <= begin:
+            end = lines.find(b"\n", begin) + 1 or len(lines)
+        return lines[begin:end]
 
     def sync(self) -> None:
         self._out.sync()

@@ -186,6 +186,16 @@ def test_a_file_that_grew_is_rotated_and_the_oldest_go(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_lines_that_come_together_are_parted_where_a_file_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    sink = FileSink(str(path), rotate_bytes=10, keep=5)
+    lines = b"aaa\nbbb\nccc\n0123456789abcdef\nddd\n"
+    assert sink.write(lines) == len(lines)
+    sink.close()
+    files = [tmp_path / f"audit.{number}" for number in (3, 2, 1)] + [path]
+    assert [file.read_bytes() for file in files] == [b"aaa\nbbb\n", b"ccc\n", b"0123456789abcdef\n", b"ddd\n"]
+
+
 def test_what_cannot_be_rotated_is_written_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "audit"
     (tmp_path / "audit.1").mkdir()
