@@ -32,7 +32,7 @@ from .core.headers import request_id
 from .core.limits import Decision, heavier
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
 from .core.refusal import render
-from .core.rule_match import Place, Question, spellings
+from .core.rule_match import Place, Question, questions_of, spellings
 from .core.target import Target
 from .core.upgrade import SWITCH
 from .errand import Errand, seen_from
@@ -225,6 +225,9 @@ class Gateway:
         if credential is not None:
             x.permit_use = credential.id
         if body is not None:
+            if permit.confined and operation.names_in_body and not resolved:
+                # Clients name a project by its path in the path, and by its number in the body.
+                resolved = await self._resolve(questions_of(operation, target), principal)
             body = road.bodies.guard(
                 claim,
                 principal,

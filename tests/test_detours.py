@@ -184,11 +184,9 @@ async def test_what_belongs_to_no_place_needs_an_allow_of_its_own(
 
 
 async def test_its_own_place_by_each_of_its_names(made: World, gitlab: GitLab) -> None:
+    """The path names it by its path, the body by its number, or the other way round."""
     body = b'{"title":"x","target_project_id":7}'
-    for target in (
-        "/api/v4/projects/7/merge_requests",
-        "/api/v4/projects/7/merge_requests?target_project_id=platform%2Fapi",
-    ):
+    for target in (MERGE, "/api/v4/projects/7/merge_requests?target_project_id=platform%2Fapi"):
         down = await made.ask("POST", target, JSON, caller="bot", body=(body,))
         assert status(down) == 200
     assert gitlab.bodies == [body, body]

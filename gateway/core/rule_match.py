@@ -158,6 +158,12 @@ def named(operation: Operation, target: Target) -> tuple[Named, ...]:
     return tuple(found)
 
 
+def questions_of(operation: Operation, target: Target) -> tuple[Question, ...]:
+    """What GitLab could say about each place that the request names: by which other name its body may mean the same."""
+    things = named(operation, target)
+    return tuple(dict.fromkeys(Question(thing.kind, thing.spelt) for thing in things if thing.spelt is not None))
+
+
 def spellings(operation: Operation, target: Target, resolved: Resolved) -> frozenset[str]:
     """How a body may spell the places that the request's path and query name already."""
     allowed: set[str] = set()

@@ -20,6 +20,7 @@ from gateway.core.rule_match import (
     keeps_to_place,
     named,
     parse_route,
+    questions_of,
     spell,
     spellings,
 )
@@ -334,3 +335,12 @@ def test_how_a_body_may_spell_what_the_path_names_already() -> None:
     assert spellings(operation, target, resolved) == {"42", "platform/api", "top"}
     odd = parse_target(b"/api/v4/projects/42%0Ax/issues")
     assert spellings(CATALOGUE.match("POST", odd), odd, {}) == frozenset()
+
+
+def test_what_gitlab_could_say_of_a_requests_places() -> None:
+    operation, target = request("POST", "/api/v4/projects/a%2Fb/fork/007?namespace_id=A%2FB&project_id=%0A")
+    assert questions_of(operation, target) == (
+        Question(PROJECT, "a/b"),
+        Question(PROJECT, "7"),
+        Question(ReferenceKind.NAMESPACE, "a/b"),
+    )
