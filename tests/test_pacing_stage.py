@@ -106,10 +106,16 @@ async def test_one_operations_limit_is_not_the_credentials() -> None:
 async def gateways(url: str, *credentials: str) -> AsyncIterator[tuple[PacingStage, PacingStage]]:
     """Two on one Redis, whose clocks are a thousand seconds apart."""
     links = [RedisLink.from_url(url, timeout_s=0.5, name=f"test-{number}") for number in range(2)]
+    began = time.monotonic()
+
+    def wall(ahead: float) -> float:
+        """Goes on as Redis's clock does: both say which note is the newer one."""
+        return NOW + ahead + time.monotonic() - began
+
     made = [
         PacingStage(
             LimitStage(MemoryBuckets()),
-            wall=lambda ahead=ahead: NOW + ahead,
+            wall=partial(wall, ahead),
             credentials=credentials,
             board=RedisPaces(link),
         )
