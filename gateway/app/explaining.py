@@ -20,6 +20,7 @@ from ..core.errors import Code, Rejection
 from ..core.immutable import KEEP_S, is_immutable
 from ..core.limit_plan import Limits
 from ..core.limits import Scope, Take
+from ..core.narrowing import shape_of
 from ..core.private_caching import PrivatePolicy, refuses_request
 from ..core.project_names import ProjectNames
 from ..core.redaction import redact
@@ -98,6 +99,11 @@ def trace(
     except Rejection as rejection:
         lines.append(("answer", f"{rejection.status} {rejection.message}, code {rejection.code.value}"))
         return Explained(False, tuple(lines), rejection.status, rejection.code.value)
+    if permit.narrowing is not None:
+        if shape_of(operation, parsed) is None:
+            lines.append(("list", "refused: 403, nobody reviewed what its items would be"))
+            return Explained(False, tuple(lines), 403, Code.FORBIDDEN.value)
+        lines.append(("list", "filtered: GitLab's page, less what is elsewhere"))
     lines.append(("credential", f"GitLab sees `{permit.use}`" if permit.use else "GitLab sees the caller's own"))
     takes = Limits.compile(compiled.limits(config), compiled.costs(config)).takes_for(
         principal, operation, parsed, method, address

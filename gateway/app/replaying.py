@@ -18,6 +18,7 @@ from ..core.access import Permit, Principal, PrincipalKind, Rules
 from ..core.catalogue import SAFE_METHODS, Access, Catalogue, Operation
 from ..core.errors import Code, Rejection
 from ..core.graphql import is_graphql
+from ..core.narrowing import shape_of
 from ..core.redaction import MASK
 from ..core.rule_match import named
 from ..core.target import Target, parse_target
@@ -209,6 +210,8 @@ class Replay:
             permit = self._rules.authorise(principal, operation, target, past.method, past.sudo or None, screened=True)
         except Rejection as rejection:
             return None, Decision(rejection.code.value, rejection.rule)
+        if permit.narrowing is not None and shape_of(operation, target) is None:
+            return None, Decision(Code.FORBIDDEN.value)
         return permit, Decision(ALLOWED, permit.rule, permit.use)
 
     def _principal(self, past: _Line) -> Principal | None:

@@ -45,6 +45,18 @@ def test_verdicts(config: Config, identity: str, method: str, target: str, lines
         assert line in text, text
 
 
+def test_a_list_that_is_filtered(tmp_path: Path) -> None:
+    text = CONFIGURATION.replace("identities:", "identities:\n  - {id: lister, key: issued}", 1).replace(
+        "rules:",
+        "rules:\n  - {id: lists, for: [lister], use: sa, allow: [{access: read, projects: [a/b], lists: filter}]}",
+        1,
+    )
+    config = configured(text, tmp_path)
+    assert "list        filtered: GitLab's page" in explain(config, "lister", "GET", "/api/v4/projects")
+    refused = trace(config, "lister", "GET", "/api/v4/search?scope=users")
+    assert (refused.allowed, refused.status, refused.code) == (False, 403, "forbidden")
+
+
 def test_a_token_in_the_target_is_not_repeated(config: Config) -> None:
     assert "c4n4ry" not in explain(config, "people", "GET", "/api/v4/user?a=1&private_token=glpat-c4n4ryc4n4ryc4n4ry")
     assert "c4n4ry" not in explain(config, "people", "GET", "/feed?feed_token=glft-c4n4ryc4n4ryc4n4ry")

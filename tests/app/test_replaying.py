@@ -139,6 +139,20 @@ def test_who_may_do_neither_gets_no_answer_about_a_document() -> None:
     assert one == Decision("forbidden")
 
 
+def test_lists_are_filtered_or_refused() -> None:
+    filtering = CONFIGURATION.replace(
+        "allow: [{access: read, projects: {under_group: platform}}]",
+        "allow: [{access: read, projects: {under_group: platform}, lists: filter}]",
+    )
+    for target, now in (
+        ("/api/v4/projects", None),
+        ("/api/v4/search?scope=issues", None),
+        ("/api/v4/search?scope=users", Decision("forbidden")),
+    ):
+        assert judged(filtering, target=target) == now
+        assert judged(target=target) == Decision("forbidden")
+
+
 def test_credentials_that_pass_may_be_fewer() -> None:
     facts = {"principal_kind": "passthrough", "identity": "passthrough", "rule": "passthrough", "upstream_credential": ""}
     assert judged(**facts) is None
