@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,8 +29,11 @@ Passed = dict[str, bool]
 
 
 def start_origin(directory: Path) -> tuple[Program, int]:
-    """The suite's own origin."""
-    port = free_port()
+    """The suite's own origin. It listens at every address, for which a port may be taken that is free on loopback."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    with socket.create_server(("", 0), family=family, dualstack_ipv6=both) as listener:
+        port = int(listener.getsockname()[1])
     settings = {"protocol": "http", "port": str(port), "pidfile": str(directory / "origin.pid")}
     environment = {f"npm_config_{name}": value for name, value in settings.items()}
     program = Program(["node", "server/server.mjs"], cpu=0, log=directory / "origin.log", cwd=SUITE, env=environment)

@@ -47,8 +47,10 @@ OPTIONAL_FAILURES = {
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+    """One that is free at every address: the suite's origin listens on all of them."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    with socket.create_server(("", 0), family=family, dualstack_ipv6=both) as listener:
         return int(listener.getsockname()[1])
 
 
@@ -57,26 +59,36 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The suite's own origin."""
     if not SUITE.is_dir() or shutil.which("node") is None:
         pytest.fail("the conformance suite is missing: `.ci/setup test` installs it", pytrace=False)
-    port = free_port()
-    settings = {"protocol": "http", "port": str(port), "pidfile": str(tmp_path_factory.mktemp("origin") / "pid")}
-    process = subprocess.Popen(
-        ["node", "server/server.mjs"],
-        cwd=SUITE,
-        env={**os.environ, **{f"npm_config_{name}": value for name, value in settings.items()}},
-        stdout=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+    settings = {"protocol": "http", "pidfile": str(tmp_path_factory.mktemp("origin") / "pid")}
+    for _ in range(10):
+        port = free_port()
+        process = subprocess.Popen(
+            ["node", "server/server.mjs"],
+            cwd=SUITE,
+            env={**os.environ, **{f"npm_config_{name}": value for name, value in {**settings, "port": str(port)}.items()}},
+            stdout=subprocess.DEVNULL,
+        )
+        if listens(process, port):
             break
-        except OSError:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    else:
+        pytest.fail("the suite's origin does not start", pytrace=False)
     yield f"http://127.0.0.1:{port}"
     process.kill()
     process.wait(10)
+
+
+def listens(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until it does; False: it ended, for somebody else was quicker to take the port."""
+    deadline = time.monotonic() + 20
+    while process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return True
+    return False
 
 
 @pytest.fixture(scope="module")
