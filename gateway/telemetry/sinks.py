@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import select
 import stat
+import sys
+import termios
 from typing import Protocol
 
 from ..core.audit_chain import mac_of
@@ -42,10 +45,10 @@ class Sink(Protocol):
 
 
 class StreamSink:
-    """A descriptor that somebody else opened: standard output, standard error."""
+    """A descriptor that somebody else opened: standard output, standard error. ``anew``: it may be opened again."""
 
-    def __init__(self, descriptor: int, *, stall_s: float = STALL_S) -> None:
-        self._out = _Out(descriptor, stall_s)
+    def __init__(self, descriptor: int, *, stall_s: float = STALL_S, anew: bool = True) -> None:
+        self._out = _Out(descriptor, stall_s, anew=anew)
 
     def write(self, lines: bytes) -> int:
         return self._out.write(lines)
@@ -175,18 +178,23 @@ class _Out:
     """A descriptor, written to as far as it goes: who reads a pipe and stops is waited for once, for so long.
 
     A pipe is opened anew, so that not to wait is this process's choice alone: the flag is shared by all who hold the same
-    description. What cannot be (a socket, a terminal) is written in pieces that it takes at once or not at all: each costs
-    two turns of the interpreter's lock.
+    description. What cannot be (a socket, a terminal, another user's pipe, as a container's is) is written in pieces that
+    it takes at once or not at all: each costs two turns of the interpreter's lock. An empty pipe takes all it can hold.
     """
 
-    def __init__(self, descriptor: int, stall_s: float) -> None:
+    def __init__(self, descriptor: int, stall_s: float, *, anew: bool = True) -> None:
         self._given = descriptor
         self._descriptor = descriptor
         mode = os.fstat(descriptor).st_mode
         self.regular = stat.S_ISREG(mode)
         self._piece = None if self.regular else select.PIPE_BUF
+        self._holds = 0
         if stat.S_ISFIFO(mode):
+            with contextlib.suppress(OSError, AttributeError):  # Linux alone tells
+                self._holds = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
             with contextlib.suppress(OSError):
+                if not anew:
+                    raise PermissionError
                 self._descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 self._piece = None
         self._poll = select.poll()
@@ -201,8 +209,7 @@ class _Out:
             if self._piece is not None and not self._has_room():
                 break
             try:
-                end = len(lines) if self._piece is None else taken + self._piece
-                taken += os.write(self._descriptor, left[taken:end])
+                taken += os.write(self._descriptor, left[taken : taken + self._size(len(lines))])
             except BlockingIOError:
                 if not self._has_room():
                     break
@@ -213,6 +220,14 @@ class _Out:
         if not taken and lines:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return taken
+
+    def _size(self, whole: int) -> int:
+        """Of the next piece."""
+        if self._piece is None:
+            return whole
+        if self._holds and not int.from_bytes(fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(4)), sys.byteorder):
+            return self._holds
+        return self._piece
 
     def _has_room(self) -> bool:
         """Or an error to be found. A reader who stopped once is not waited for again before they go on."""

@@ -35,10 +35,11 @@ def test_off_is_off() -> None:
     sink.close()
 
 
-def test_a_reader_who_stops_reading_is_found_out() -> None:
+@pytest.mark.parametrize("anew", [True, False])
+def test_a_reader_who_stops_reading_is_found_out(anew: bool) -> None:
     """What the pipe took stays taken; nothing is written twice and nothing is lost."""
     reading, writing = os.pipe()
-    sink = StreamSink(writing, stall_s=0.01)
+    sink = StreamSink(writing, stall_s=0.01, anew=anew)
     lines = b"".join(b"line %06d\n" % number for number in range(50_000))
     taken = sink.write(lines)
     assert 0 < taken < len(lines)
