@@ -103,6 +103,10 @@ class RedisBuckets:
         if self._failures >= _FAILURES_TO_OPEN:
             self._local.settle(changes)
         elif changes and not self._closed:
+            for change in changes:
+                if change.cost < 0:  # a refusal that was certain before is not any more
+                    self._known.pop(change.key, None)
+                    self._known_before.pop(change.key, None)
             self._enqueue(Work(changes, deed=Deed.SETTLE), None)
 
     def release(self, takes: Sequence[Take], lease: bytes) -> None:

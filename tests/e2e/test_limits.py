@@ -45,8 +45,26 @@ def exhaust(gateway: GatewayProcess, *fields: str, token: str) -> tuple[list[Rep
     raise AssertionError("never refused")
 
 
-def test_a_document_is_let_come_only_where_there_is_room(limited: GatewayProcess) -> None:
+@pytest.mark.parametrize("store", ["memory", "redis"])
+def test_a_document_is_let_come_only_where_there_is_room(
+    demo: DemoGitLab, start_redis: Any, tmp_path: Path, store: str
+) -> None:
     """What a GraphQL request takes stands in its body; ``100 Continue`` waits for the limits all the same."""
+    limits = [{"id": "caller", "by": "caller", "rate": "60/hour", "burst": 3, "advertise": True}]
+    secrets = {**DEMO_SECRETS, **SHARED_SECRETS}
+    if store == "redis":
+        config = shared_config(demo.url, limits=limits)
+        secrets["REDIS_URL"] = start_redis().url
+    else:
+        config = demo_config(demo.url, limits=limits)
+    gateway = GatewayProcess(config, tmp_path / "gateway", secrets)
+    try:
+        _ask_for_continue(gateway)
+    finally:
+        assert gateway.stop() == 0
+
+
+def _ask_for_continue(limited: GatewayProcess) -> None:
     head = (
         "POST /api/graphql HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: application/json\r\n"
         f"PRIVATE-TOKEN: {TOKENS.root_sudo}\r\nContent-Length: "

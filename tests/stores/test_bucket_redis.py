@@ -115,6 +115,15 @@ async def test_a_remembered_refusal_ends_when_the_token_is_there(redis_url: str)
         assert (await store.take(takes("q", quick))).allowed
 
 
+async def test_what_was_given_back_is_there_at_once(redis_url: str) -> None:
+    limit = Limit("l", Scope.CALLER, 0.001, 3.0)
+    async with gateway(redis_url) as store:
+        assert (await store.take([Take("{gw}:l", limit, 2.0)])).allowed
+        store.settle([Take("{gw}:l", limit, -2.0)])
+        assert (await store.take([Take("{gw}:l", limit, 3.0)])).allowed
+        assert not (await store.take([Take("{gw}:l", limit, 1.0)])).allowed
+
+
 async def test_a_release_names_places_alone_whatever_it_is_given(redis_url: str) -> None:
     async with gateway(redis_url) as store, admin(redis_url) as link:
         asked = [Take("{gw}:w", WIDE, 20.0), Take("{gw}:p", PLACES)]
