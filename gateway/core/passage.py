@@ -28,7 +28,7 @@ class Passage:
         external_urls: What GitLab calls itself: these origins lead back through the gateway.
         public_url: What clients call the gateway; empty: whatever Host they used.
         prefix: GitLab's relative-URL root, which clients use at the gateway as well.
-        bypass: GitLab's throttle-bypass header, stripped.
+        bypass: GitLab's throttle-bypass header: ours to send, with every request.
         attribution: The field that tells GitLab who asks, and whether the User-Agent does, too.
         shared: A plain shared cache.
     """
@@ -48,6 +48,7 @@ class Passage:
         named = attribution[0] if attribution is not None else b""
         self._up = RequestHeaderRules(bypass=bypass, attribution=named, shared=shared)
         self._up_trusted = RequestHeaderRules(bypass=bypass, attribution=named, shared=shared, trusted=True)
+        self._bypass: Fields = ((bypass, b"1"),) if bypass else ()
         self._host: Field | None = (b"Host", upstream_host) if upstream_host else None
         self._external_urls = external_urls
         self._shared = shared
@@ -83,7 +84,7 @@ class Passage:
         forwarded = forwarded_fields(
             head.peer, admitted.host, tls=head.tls, trusted=admitted.trusted_peer, received=head.fields
         )
-        return (host, *fields, *forwarded, (b"X-Request-Id", request_id.encode("ascii")), *credential)
+        return (host, *fields, *forwarded, (b"X-Request-Id", request_id.encode("ascii")), *self._bypass, *credential)
 
     def downward(self, reply: ResponseHead, head: RequestHead, admitted: Admitted) -> ResponseHead:
         """GitLab's answer as the client may have it. Raises Rejection UPSTREAM_PROTOCOL."""
