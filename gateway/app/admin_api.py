@@ -20,6 +20,8 @@ from .explaining import PASSTHROUGH, Explained, trace
 from .key_office import KeyOffice
 from .limit_levels import told
 from .limit_office import LimitOffice
+from .recent import MOST, RecentRequests
+from .recent import told as request_told
 
 _LONGEST_TARGET = 16_384
 _LONGEST_CALLER = 256
@@ -32,6 +34,12 @@ class Hypothetical(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     method: str
     target: str
     caller: str = ""
+
+
+class Happened(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``POST /-/explain``: a request that was made a moment ago."""
+
+    request_id: str
 
 
 class CredentialDesk(Protocol):
@@ -58,6 +66,7 @@ def admin_endpoints(
     limits: LimitOffice | None,
     keys: KeyOffice | None,
     credentials: CredentialDesk | None = None,
+    recent: RecentRequests | None = None,
 ) -> tuple[Endpoint, ...]:
     """Those that this configuration has: without limits or issued keys there is nothing to ask about them."""
 
@@ -65,6 +74,8 @@ def admin_endpoints(
         return Answer(redacted(config))
 
     async def explain(asked: Asked) -> Answer:
+        if recent is not None and "request_id" in asked.body:
+            return Answer(_happened(config, catalogue, recent, msgspec.convert(asked.body, Happened)))
         found = _explained(config, catalogue, msgspec.convert(asked.body, Hypothetical))
         now = told(found, await limits.levels(found)) if found.allowed and limits is not None else []
         return Answer(_shown(found, now))
@@ -117,6 +128,19 @@ def _explained(config: Config, catalogue: Catalogue, asked: Hypothetical) -> Exp
     if len(asked.caller) > _LONGEST_CALLER:
         raise ValueError(f"caller: is longer than {_LONGEST_CALLER} characters")
     return trace(config, asked.identity, asked.method, asked.target, catalogue, caller=asked.caller)
+
+
+def _happened(config: Config, catalogue: Catalogue, recent: RecentRequests, asked: Happened) -> object:
+    """What was done with a request, and what each stage would say of it now."""
+    x = recent.find(asked.request_id)
+    if x is None:
+        raise ValueError(f"request_id: is none of the last {MOST} requests at this gateway; the audit has the others")
+    answer: dict[str, object] = {"request": request_told(x)}
+    if not x.identity or not x.target:
+        return answer  # refused before anybody knew who or what
+    hypothetical = Hypothetical(x.identity, x.method, x.target.decode("utf-8", "surrogateescape"), x.principal)
+    found = _explained(config, catalogue, hypothetical)
+    return answer | msgspec.to_builtins(_shown(found, []))
 
 
 def _shown(found: Explained, now: list[tuple[str, str]]) -> object:

@@ -78,6 +78,7 @@ from .key_room import KeyRoom, no_keys, receiving_tokens
 from .limit_office import LimitOffice
 from .observing import Audited, Early
 from .open_road import Anyone, Anything, NoTokens, Nowhere
+from .recent import RecentRequests
 from .record import open_audit
 
 if TYPE_CHECKING:  # a JOSE library, for those who configured an issuer
@@ -113,6 +114,8 @@ class Assembly:
         self.exchange: TokenExchange | None = None
         self.links: list[RedisLink] = []
         self.audit: AuditLog | None = None
+        self.recent: RecentRequests | None = None
+        """Where somebody may ask about them."""
         self.cache_room: CacheRoom
         self.tokens: StaticTokenSource | None = None
         self.credentials: CredentialRoom | None = None
@@ -193,6 +196,9 @@ async def _assemble(made: Assembly) -> None:
     stack.push_async_callback(cache.close)
     made.bandwidth = BandwidthStage(Limits.compile(() if shared else compiled.bandwidths(config), names=room.names))
     observers: tuple[Observer, ...] = (made.metrics, Audited(made.audit))
+    if config.admin.keys:
+        made.recent = RecentRequests()
+        observers = (*observers, made.recent)
     if shared:
         idle = LimitStage(MemoryBuckets())
         road = Road(

@@ -137,7 +137,12 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
             metrics_type=CONTENT_TYPE,
             readiness=lambda: readiness(made, certificates),
             endpoints=admin_endpoints(
-                config, made.catalogue, made.desk, made.key_desk, made.credentials if config.credentials else None
+                config,
+                made.catalogue,
+                made.desk,
+                made.key_desk,
+                made.credentials if config.credentials else None,
+                made.recent,
             ),
         )
         admin_server = AdminServer(admin)

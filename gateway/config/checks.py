@@ -13,7 +13,8 @@ from ..core.headers import is_free
 from ..core.hook_proof import HookProof
 from .credential_checks import credential_findings, managers
 from .limit_model import CostMode, LimitEntry
-from .model import Clause, Config, Oidc, Rule
+from .model import Clause, Config, Rule
+from .oidc_model import Oidc
 from .problems import Path, Severity
 from .units import BaseUrl, HostPort
 from .vocabulary import CacheMode
@@ -224,6 +225,18 @@ def _oidc(oidc: Oidc, path: Path) -> Iterator[Finding]:
             yield _error((*path, "claims", name), "is judged already, by `issuer`, `audience` and the clock")
         elif not pattern.strip("*"):
             yield _warning((*path, "claims", name), "is any value at all")
+    if oidc.preset is not None:
+        project = oidc.claims.get("job_project_id")
+        if project is None:
+            yield _error((*path, "claims"), "lacks `job_project_id`: the preset is for the jobs of one project")
+        elif not project.isdecimal():
+            yield _error(
+                (*path, "claims", "job_project_id"), 'is no number, as "7": a path can be registered anew by somebody else'
+            )
+        for name in sorted(name for name in oidc.claims if name.endswith("_path") and name != "ref_path"):
+            yield _warning(
+                (*path, "claims", name), f"is a path, which can be registered anew: pin `{name.removesuffix('path')}id`"
+            )
     if {"project_id", "project_path"} & oidc.claims.keys() and not {
         "job_project_id",
         "job_project_path",

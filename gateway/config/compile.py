@@ -15,7 +15,8 @@ from ..identity.settings import (
     TokenIdentity,
     WorkloadIdentity,
 )
-from .model import Clause, Config, Identity, Oidc, Session, Verify, Within
+from .model import Clause, Config, Identity, Verify, Within
+from .oidc_model import Oidc, Session
 from .vocabulary import Mode, OnKeys
 
 _LAST_KNOWN_GOOD_S = 600.0
@@ -104,7 +105,7 @@ def identity_settings(config: Config) -> IdentitySettings:
 
 
 def _workload(identity: Identity, oidc: Oidc, networks: Networks) -> WorkloadIdentity:
-    claims = tuple((name, Pattern(pattern)) for name, pattern in oidc.claims.items())
+    claims = tuple((name, Pattern(pattern)) for name, pattern in oidc.pins.items())
     return WorkloadIdentity(
         identity.id,
         Requirement(oidc.issuer, oidc.audience, claims, oidc.skew),

@@ -16,14 +16,13 @@ from ..core.secret import Secret
 from ..identity.settings import Passthrough
 from .credential_model import Attribution, Credential
 from .limit_model import CostEntry, LimitEntry
+from .oidc_model import Oidc, Session
 from .section import Section
 from .units import HostPort, parse_store_url
 from .vocabulary import (
     Address,
-    Algorithm,
     CacheMode,
     Cidr,
-    Claim,
     Durability,
     Duration,
     FieldName,
@@ -48,7 +47,6 @@ from .vocabulary import (
     Size,
     Store,
     Url,
-    WebUrl,
 )
 
 # upstream
@@ -248,33 +246,6 @@ class Verify(Section, frozen=True):
     """A token GitLab did not know is refused for this long without asking."""
     stale: Duration = 600.0
     """While GitLab does not answer, tokens verified before go on working for this long; new ones are refused with 503."""
-
-
-class Oidc(Section, frozen=True):
-    """Whose tokens are believed (JWTs: GitLab CI `id_tokens`, Kubernetes service accounts), and what they must say."""
-
-    issuer: WebUrl
-    """The token's `iss`, letter by letter; its keys are found at `/.well-known/openid-configuration` below it."""
-    audience: str
-    """Must be the token's `aud`, or one of them."""
-    claims: dict[str, Claim]
-    """Claim → what its whole value must be; `*` stands for a run without `/`, `**` for any. All must hold; of a claim that
-    is a list, one member."""
-    jwks_uri: WebUrl | None = None
-    """Where its keys are; absent: discovery says."""
-    algorithms: tuple[Algorithm, ...] = tuple(Algorithm)
-    """How its tokens may be signed; never with a shared secret."""
-    skew: Duration = 30.0
-    """How far its clock and ours may be apart."""
-    ca_file: Path | None = None
-    """PEM file of the authorities that may sign its certificate; absent: the system's."""
-
-
-class Session(Section, frozen=True):
-    """Credentials given in exchange for a workload's token."""
-
-    ttl: Duration = 900.0
-    """How long one lives at most; its caller may ask for less."""
 
 
 class Bind(Section, frozen=True):

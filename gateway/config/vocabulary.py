@@ -54,6 +54,12 @@ class KeySource(enum.StrEnum):
     ISSUED = "issued"
 
 
+class OidcPreset(enum.StrEnum):
+    """What tokens of a well-known kind must say at least."""
+
+    GITLAB_CI = "gitlab_ci"
+
+
 class Algorithm(enum.StrEnum):
     """What may sign a workload's token: public keys only, never a shared secret, never ``none``."""
 

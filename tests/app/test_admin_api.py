@@ -11,8 +11,10 @@ import pytest
 from gateway import routes
 from gateway.app.admin_api import admin_endpoints
 from gateway.app.limit_office import LimitOffice
+from gateway.app.recent import RecentRequests
 from gateway.config import compile as compiled
 from gateway.core.catalogue import Catalogue
+from gateway.core.exchange import Exchange
 from gateway.core.limit_plan import Limits, key_of
 from gateway.core.limits import Take
 from gateway.edge.admin import Answer, Asked
@@ -43,6 +45,31 @@ async def test_an_allowed_request_is_explained_stage_by_stage(ask: Any) -> None:
     stages = [one["stage"] for one in told["stages"]]
     assert stages[:3] == ["target", "operation", "principal"]
     assert {"permit", "credential", "limits", "cache", "upstream"} <= set(stages)
+
+
+async def test_a_request_of_a_moment_ago_is_explained_by_its_id(tmp_path: Path) -> None:
+    recent = RecentRequests()
+    x = Exchange("r-7", 0.0, "DELETE", "192.0.2.1", target=b"/api/v4/projects/1", identity="reader", principal="reader")
+    x.status, x.code, x.rule = 403, "forbidden", "reads"
+    recent.observe(x, 0.1)
+    recent.observe(Exchange("r-8", 0.0, "", "192.0.2.1", status=400, code="bad_request"), 0.1)
+    config = configured(CONFIGURATION, tmp_path)
+    endpoints = {one.path: one.answer for one in admin_endpoints(config, CATALOGUE, None, None, recent=recent)}
+
+    async def ask(request_id: object) -> Any:
+        asked = Asked("admin:x", "", "POST", body={"request_id": request_id})
+        return msgspec.to_builtins((await endpoints["/-/explain"](asked)).body)
+
+    told = await ask("r-7")
+    assert (told["request"]["status"], told["request"]["rule"]) == (403, "reads")
+    assert (told["allowed"], told["code"]) == (False, "forbidden")
+    assert (await ask("r-8")) == {
+        "request": {"request_id": "r-8", "operation": "other", "status": 400, "code": "bad_request"}
+    }
+    with pytest.raises(ValueError, match="none of the last 2000"):
+        await ask("r-9")
+    with pytest.raises(ValueError, match="request_id"):
+        await ask(7)
 
 
 @pytest.mark.parametrize(
