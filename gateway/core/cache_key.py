@@ -107,7 +107,9 @@ class RequestReader(dict[bytes, int]):
 
     def __missing__(self, name: bytes) -> int:
         role = self._known.get(name.lower(), _KEYED)
-        if len(self) < _ROLES_BOUND and len(name) <= 64:
+        if len(name) <= 64:
+            if len(self) >= _ROLES_BOUND:
+                self.clear()
             self[name] = role
         return role
 

@@ -35,8 +35,9 @@ class TrustedPeers:
         known = self._memo.get(peer)
         if known is None:
             known = self._judge(peer)
-            if len(self._memo) < _MEMO_BOUND:
-                self._memo[peer] = known
+            if len(self._memo) >= _MEMO_BOUND:
+                self._memo.clear()
+            self._memo[peer] = known
         return known
 
     def _judge(self, peer: str) -> bool:

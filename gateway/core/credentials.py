@@ -136,7 +136,9 @@ class _Slots(dict[bytes, int]):
     def __missing__(self, name: bytes) -> int:
         key = name.lower()
         slot = _TWIN if key in _TWINS else _SLOTS.get(key, 0)
-        if len(self) < 4096 and len(name) <= 64:
+        if len(name) <= 64:
+            if len(self) >= 4096:
+                self.clear()
             self[name] = slot
         return slot
 

@@ -51,7 +51,9 @@ class _Names(dict[bytes, bool]):
         if key in _FRAMING_TWINS:
             raise _faulty("framing field with an underscore")
         single = key in _SINGLETONS
-        if len(self) < 4096 and len(name) <= 64:
+        if len(name) <= 64:
+            if len(self) >= 4096:
+                self.clear()
             self[name] = single
         return single
 

@@ -86,7 +86,9 @@ class _Judgements(dict[bytes, int]):
 
     def __missing__(self, name: bytes) -> int:
         verdict = self._judge(name)
-        if len(self) < _VERDICTS_BOUND and len(name) <= 64:
+        if len(name) <= 64:
+            if len(self) >= _VERDICTS_BOUND:
+                self.clear()
             self[name] = verdict
         return verdict
 

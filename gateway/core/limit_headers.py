@@ -44,7 +44,9 @@ class _Spellings(dict[bytes, bool]):
 
     def __missing__(self, name: bytes) -> bool:
         found = name.lower() in _ALL
-        if len(self) < _MEMO_BOUND and len(name) <= 64:
+        if len(name) <= 64:
+            if len(self) >= _MEMO_BOUND:
+                self.clear()
             self[name] = found
         return found
 

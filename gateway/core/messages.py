@@ -41,7 +41,8 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False):
     reason: bytes = b""
 
 
-# Every name that ever came by, lower-cased once: header names repeat, `bytes.lower()` on each does not pay.
+# Every name that came by lately, lower-cased once: header names repeat, `bytes.lower()` on each does not pay. Emptied when
+# it is full, as all such memories are: whoever sends names of his own making must not keep the real ones out for good.
 _LOWER: dict[bytes, bytes] = {}
 _LOWER_BOUND = 4096
 
@@ -52,7 +53,9 @@ def lower(name: bytes) -> bytes:
         return _LOWER[name]
     except KeyError:
         lowered = name.lower()
-        if len(_LOWER) < _LOWER_BOUND and len(name) <= 64:
+        if len(name) <= 64:
+            if len(_LOWER) >= _LOWER_BOUND:
+                _LOWER.clear()
             _LOWER[name] = lowered
         return lowered
 

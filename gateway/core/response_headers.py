@@ -123,7 +123,9 @@ class ResponseHeaderRules:
             judgement = _LOOK
         else:
             judgement = _PASS
-        if len(self._names) < _NAMES_BOUND and len(name) <= 64:
+        if len(name) <= 64:
+            if len(self._names) >= _NAMES_BOUND:
+                self._names.clear()
             self._names[name] = judgement
         return judgement
 

@@ -71,8 +71,9 @@ def _learn_method(method: str) -> bytes:
     if not _TOKEN.fullmatch(octets):
         raise _unsendable("method")
     rendered = octets + b" "
-    if len(_METHODS) < _BOUND:
-        _METHODS[method] = rendered
+    if len(_METHODS) >= _BOUND:
+        _METHODS.clear()
+    _METHODS[method] = rendered
     return rendered
 
 
@@ -80,7 +81,9 @@ def _learn_name(name: bytes) -> bytes:
     if not _TOKEN.fullmatch(name):
         raise _unsendable("field name")
     prefix = b"" if lower(name) in _OURS else name + b": "
-    if len(_PREFIXES) < _BOUND and len(name) <= 64:
+    if len(name) <= 64:
+        if len(_PREFIXES) >= _BOUND:
+            _PREFIXES.clear()
         _PREFIXES[name] = prefix
     return prefix
 

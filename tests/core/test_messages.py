@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core import messages
 from gateway.core.messages import Fields, first, joined, lower, values, without
 
 FIELDS: Fields = ((b"Accept", b"a"), (b"X-Y", b"1"), (b"aCCept", b"b"), (b"x-y", b""))
@@ -47,3 +48,11 @@ def test_an_empty_value_is_a_value() -> None:
 def test_without_leaves_the_rest_as_received() -> None:
     assert without(FIELDS, frozenset({b"accept"})) == ((b"X-Y", b"1"), (b"x-y", b""))
     assert without(FIELDS, frozenset()) == FIELDS
+
+
+def test_a_flood_of_names_keeps_no_real_one_out() -> None:
+    for number in range(10_000):
+        lower(b"X-Made-Up-%d" % number)
+    assert lower(b"X-Real") == b"x-real"
+    assert b"X-Real" in messages._LOWER
+    assert len(messages._LOWER) <= 4096
