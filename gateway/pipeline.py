@@ -102,7 +102,7 @@ class Gateway:
     async def handle(self, down: Downstream) -> None:
         """Walk one request down the road and answer it, whatever happens."""
         head = down.head
-        found = self.lane.find(head) if down.plain else None
+        found = self._found(head) if down.plain else None
         x = Exchange(self.mint_id(), self.monotonic(), head.method, head.peer) if found is None else found.x
         told = _Told(x.request_id)
         self.in_flight += 1
@@ -115,7 +115,7 @@ class Gateway:
             except (ConnectionError, asyncio.CancelledError):
                 raise
             except Exception:
-                # The one place: a fault of ours is a 500 and a trace in the log, never a hang or a half-told answer.
+                # A fault of ours is a 500 and a trace in the log, never a hang or a half-told answer.
                 log.exception("fault while serving %s", x.request_id)
                 await self._refuse(down, x, told, _FAULT)
         except (ConnectionError, asyncio.CancelledError) as gone:
@@ -134,12 +134,21 @@ class Gateway:
                 told.ticket.close(told.errand.spent(down.sent_bytes) if told.errand is not None else None)
             self.observe(x)
 
+    def _found(self, head: RequestHead) -> Found | None:
+        try:
+            return self.lane.find(head)
+        except Exception:
+            # The road has its own way to say so, to this request and to all like it.
+            log.exception("fault in the short lane")
+            self.lane.unlearn(head)
+            return None
+
     def at_once(self, head: RequestHead) -> bytes | None:
         """The whole answer, where the short lane has it without waiting; audited and counted. None: ``handle`` it."""
         try:
             answered = self.lane.at_once(head)
         except Exception:
-            # Whoever called is the connection itself, and would die of it: the road has its own way to say so.
+            # As above; whoever called is the connection itself, and would die of it.
             log.exception("fault in the short lane")
             self.lane.unlearn(head)
             return None

@@ -46,11 +46,12 @@ class Way(msgspec.Struct, gc=False):
     client: str
     again: Again
     facts: Exchange
-    entry: Entry | None = None
-    """The answer that ``lines`` and ``body`` were made of."""
+    rendered: Fields | None = None
+    """The stored fields that ``lines`` were made of: each entry has its own. Never the entry itself: its body would live on
+    here beyond the cache's bound, and beyond a purge."""
     lines: bytes = b""
     """Status line and stored fields."""
-    body: bytes = b""
+    has_body: bool = True
 
 
 class Found(msgspec.Struct, gc=False):
@@ -58,6 +59,7 @@ class Found(msgspec.Struct, gc=False):
 
     way: Way
     takes: tuple[Take, ...]
+    entry: Entry
     x: Exchange
     at: float
     """Unix seconds."""
@@ -115,14 +117,14 @@ class ShortLane:
         if still is None:
             return None
         entry, computed = still
-        if entry is not way.entry and not _prepare(way, entry):
+        if entry.fields is not way.rendered and not _prepare(way, entry):
             return None
         # As copy.copy, which looks for this first.
         x: Exchange = way.facts.__copy__()  # type: ignore[attr-defined]
         x.request_id = self._mint_id()
         x.started_at = self._monotonic()
         takes = self._road.dialect.takes_for(way.principal, way.operation, way.target, way.method, way.client)
-        return Found(way, takes, x, at, computed)
+        return Found(way, takes, entry, x, at, computed)
 
     def at_once(self, head: RequestHead) -> tuple[bytes, Exchange] | None:
         """The answer's octets and facts, where nobody has to be waited for."""
@@ -152,7 +154,7 @@ class ShortLane:
                 self._road.dialect.lines(decision, way.principal),
                 b"X-Gateway-Request-Id: %b\r\n" % x.request_id.encode("ascii"),
                 self._date(found.at),
-                way.body,
+                found.entry.body if way.has_body else b"",
             )
         )
         x.bytes_out = len(octets)
@@ -191,12 +193,12 @@ def _prepare(way: Way, entry: Entry) -> bool:
     named = b"\n" + lines.lower()
     if b"\ndate:" in named:  # the edge would leave that one
         return False
-    way.body = entry.body if shown.status not in {204, 304} else b""
-    if way.body and b"\ncontent-length:" not in named:
-        lines += b"Content-Length: %d\r\n" % len(way.body)
+    way.has_body = shown.status not in {204, 304}
+    if way.has_body and b"\ncontent-length:" not in named:
+        lines += b"Content-Length: %d\r\n" % len(entry.body)
     way.lines = status_line(shown.status) + lines
     way.facts.status = shown.status
-    way.entry = entry
+    way.rendered = entry.fields
     return True
 
 

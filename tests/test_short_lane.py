@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -302,6 +304,40 @@ async def test_a_fault_of_the_lane_is_not_the_clients(at: Port, monkeypatch: pyt
     assert (await at.ask())[0] == 200
     assert (await at.ask())[0] == 200
     assert not at.short
+
+
+async def test_a_fault_in_finding_the_way_is_not_the_clients_either(
+    at: Port, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await at.learn()
+    before = len(at.made.seen.exchanges)
+    monkeypatch.setattr(at.made.gateway.lane, "find", lambda _: 1 / 0)
+    assert (await at.ask())[0] == 200
+    assert len(at.made.seen.exchanges) == before + 1
+    assert "fault in the short lane" in caplog.text
+
+
+async def test_a_way_keeps_no_answer_from_being_forgotten(tmp_path: Path) -> None:
+    """The cache's bound is the bound: what it evicted, or purged, must not live on in remembered heads."""
+    size, count = 256 * 1024, 60
+
+    async def large(request: UpstreamRequest, octets: bytes) -> Reply:
+        return Reply(ResponseHead(200, ISSUES), whole=b'"' + b"x" * size + b'"')
+
+    text = CONFIGURATION.replace("burst: 50", "burst: 5000") + "cache: {ttl: 60s, access_ttl: 60s, max_bytes: 4MiB}\n"
+    async with port(tmp_path, text, large) as at:
+        await at.learn()
+        tracemalloc.start()
+        try:
+            for page in range(count):
+                for _ in range(3):
+                    await at.ask(f"/api/v4/projects/1/issues?page={page + 100}")
+            assert at.short
+            gc.collect()
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept < count * size / 2, "the answers of all pages are still there"
 
 
 async def test_who_leaves_while_redis_is_asked_is_counted_out(tmp_path: Path, shared: str) -> None:

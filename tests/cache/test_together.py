@@ -178,24 +178,32 @@ async def test_without_hooks_copies_serve_nobody(redis_url: str) -> None:
     await here.cache.close()
 
 
+class Slow:
+    """GitLab, when it answers as late as the test says."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, given: Fields) -> Reply:
+        self.asked.set()
+        await self.answer.wait()
+        return json(ETAG, body=self._body)
+
+
 async def test_gateways_ask_once_between_them(pair: Pair) -> None:
     here, there = pair
     await there.watch.heard()
-    asked, answer = asyncio.Event(), asyncio.Event()
+    slow = Slow(b"[]")
     target = b"/api/v4/projects/42"
-
-    async def slow(given: Fields) -> Reply:
-        asked.set()
-        await answer.wait()
-        return json(ETAG, body=b"[]")
 
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         leading = tasks.create_task(here.ask(target, origin=Origin(slow)))
-        await asked.wait()
+        await slow.asked.wait()
         following = [tasks.create_task(there.ask(target, origin=Origin())) for _ in range(3)]
         while not there.leases.followed:
             await asyncio.sleep(0.005)
-        answer.set()
+        slow.answer.set()
     assert leading.result() is CacheStatus.MISS
     assert [task.result() for task in following] == [CacheStatus.COLLAPSED] * 3
     assert there.leases.followed == 1, "one of them waited for all"
@@ -205,20 +213,15 @@ async def test_a_purge_while_another_gateway_asks_is_not_waited_past(pair: Pair)
     """Who asks after a write must not get what was asked before it."""
     here, there = pair
     await there.watch.heard()
-    asked, answer = asyncio.Event(), asyncio.Event()
+    slow = Slow(b"[old]")
     target = b"/api/v4/projects/42"
-
-    async def slow(given: Fields) -> Reply:
-        asked.set()
-        await answer.wait()
-        return json(ETAG, body=b"[old]")
 
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         leading = tasks.create_task(here.ask(target, origin=Origin(slow)))
-        await asked.wait()
+        await slow.asked.wait()
         await there.store.purge((b"project:42",))
         assert await there.ask(target, origin=Origin(json(ETAG, body=b"[new]"))) is CacheStatus.MISS
-        answer.set()
+        slow.answer.set()
     assert leading.result() is CacheStatus.MISS
     _, body, _ = await drain(await here.cache.fetch(get(target), Origin(json(ETAG, body=b"[new]")), here.clock))
     assert body == b"[new]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,25 +16,11 @@ from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from gateway.stores.codec import Codec
 from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisError, RedisLink
-from tests.fakes.redis_cluster import slot, start_cluster
+from tests.fakes.redis_cluster import slot
 
 from .cache_contract import ENTRY, HISTORIES, CacheContract, follow
 
 CODEC = Codec(b"k" * 32)
-
-
-@pytest.fixture(scope="module")
-def node(redis_server: Any) -> Iterator[Any]:
-    server = start_cluster(type(redis_server))
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def cluster(node: Any) -> Any:
-    with redis.Redis(port=node.port) as client:
-        client.flushall()
-    return node
 
 
 @pytest.fixture

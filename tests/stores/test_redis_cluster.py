@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,12 @@ from gateway.stores.changes_redis import RedisChanges
 from gateway.stores.keys_redis import RedisKeys
 from gateway.stores.paces_redis import RedisPaces
 from gateway.stores.redis_link import RedisError, RedisLink, RedisUnavailable
-from tests.fakes.redis_cluster import slot, start_cluster, start_divided_cluster
+from tests.fakes.redis_cluster import slot, start_divided_cluster
 
 from .bucket_contract import NARROW, PLACES, WIDE, BucketContract
 from .key_contract import KeyContract, T, record
 
 LIMITS = slot("{gw}")
-
-
-@pytest.fixture(scope="module")
-def node(redis_server: Any) -> Iterator[Any]:
-    server = start_cluster(type(redis_server))
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def cluster(node: Any) -> Any:
-    with redis.Redis(port=node.port) as client:
-        client.flushall()
-    return node
 
 
 def linked(port: int, database: str = "") -> RedisLink:
