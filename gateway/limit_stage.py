@@ -17,7 +17,7 @@ from .core.access import Principal, Priority
 from .core.cost import Spent
 from .core.fair_queue import FairQueue
 from .core.hottest import Hottest
-from .core.limits import Decision, Take
+from .core.limits import Decision, Take, owes
 from .ports import BucketStore
 
 MOST_WAITING = 1000
@@ -51,12 +51,8 @@ class Ticket:
             self._stage.undo(self._takes, self.decision, self._lease)
 
     def owes(self) -> bool:
-        """There is something to put in order: most requests hold no place and are not settled."""
-        if self.decision.allowed:
-            for take in self._takes:
-                if take.limit.concurrent or take.limit.settlement is not None:
-                    return True
-        return False
+        """There is something to put in order."""
+        return self.decision.allowed and owes(self._takes)
 
     def _settle(self, spent: Spent | None) -> None:
         changes: list[Take] = []

@@ -23,7 +23,7 @@ from .core.cache_entry import Entry
 from .core.catalogue import Operation
 from .core.exchange import Exchange
 from .core.http_date import format_date
-from .core.limits import Decision, Take
+from .core.limits import Decision, Take, owes
 from .core.messages import Fields, RequestHead
 from .core.status import status_line
 from .core.target import Target
@@ -46,6 +46,8 @@ class Way(msgspec.Struct, gc=False):
     client: str
     again: Again
     facts: Exchange
+    takes: tuple[Take, ...] = ()
+    """Seen to owe nothing afterwards."""
     rendered: Fields | None = None
     """The stored fields that ``lines`` were made of: each entry has its own. Never the entry itself: its body would live on
     here beyond the cache's bound, and beyond a purge."""
@@ -124,6 +126,11 @@ class ShortLane:
         x.request_id = self._mint_id()
         x.started_at = self._monotonic()
         takes = self._road.dialect.takes_for(way.principal, way.operation, way.target, way.method, way.client)
+        if takes is not way.takes:
+            # An operator changed a limit, or a project's number was learnt.
+            if owes(takes):
+                return None
+            way.takes = takes
         return Found(way, takes, entry, x, at, computed)
 
     def at_once(self, head: RequestHead) -> tuple[bytes, Exchange] | None:

@@ -261,6 +261,21 @@ async def test_what_cannot_be_written_down_is_not_answered(at: Port) -> None:
     assert not at.short
 
 
+async def test_a_limit_of_places_that_was_paused_is_the_roads_again(tmp_path: Path) -> None:
+    """What the lane learnt while nothing was owed must not take places that nobody gives back."""
+    text = CONFIGURATION + "  - {id: few, by: caller, concurrent: 2}\n" + CACHED
+    async with port(tmp_path, text) as at:
+        await at.ask()
+        desk, subject = at.made.made.desk, at.made.last.principal
+        assert desk is not None
+        await desk.change("admin", "127.0.0.1", {"limit": "few", "subject": subject, "pause": True})
+        await at.learn()
+        await desk.change("admin", "127.0.0.1", {"limit": "few", "subject": subject, "reset": True})
+        for _ in range(6):
+            assert (await at.ask())[0] == 200
+            assert not at.short
+
+
 async def test_two_callers_with_the_same_words_from_two_places(at: Port) -> None:
     """The address is part of what was judged."""
     await at.learn()

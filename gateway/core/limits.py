@@ -107,6 +107,14 @@ def heavier(takes: tuple[Take, ...], weight: int) -> tuple[Take, ...]:
     return tuple(take if take.limit.concurrent else Take(take.key, take.limit, take.cost * weight) for take in takes)
 
 
+def owes(takes: Sequence[Take]) -> bool:
+    """Something must be put in order when the request is over: a place given back, a cost settled. Mostly nothing is."""
+    for take in takes:  # noqa: SIM110 — half of what `any` with a generator costs
+        if take.limit.concurrent or take.limit.settlement is not None:
+            return True
+    return False
+
+
 class BucketState(msgspec.Struct, frozen=True, gc=False):
     """One bucket after a decision."""
 

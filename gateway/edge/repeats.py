@@ -78,7 +78,8 @@ class Repeats:
             return None
         method, target = line.groups()
         head = RequestHead(_METHODS[method], target, fields, tls=tls, peer=peer, memo=[])
-        self._heads.put(octets, head)
+        if len(octets) <= LONGEST:
+            self._heads.put(octets, head)
         return head
 
     def keep(self, octets: bytes, head: RequestHead) -> None:

@@ -104,6 +104,14 @@ def test_memory_is_bounded_and_what_is_asked_for_stays() -> None:
     assert repeats.head(long, "192.0.2.1", tls=False) is None
 
 
+def test_no_long_head_is_remembered_by_its_fields_alone() -> None:
+    repeats = Repeats(target_bytes=100_000)
+    repeats.keep(octets(), head())
+    long = octets("/" + "a" * LONGEST)
+    assert repeats.head(long, "192.0.2.1", tls=False) is not repeats.head(long, "192.0.2.1", tls=False)
+    assert len(repeats) == 2
+
+
 # At the connection: every stream of requests, cut anywhere, is understood as the parser alone has it
 
 
