@@ -187,6 +187,11 @@ def test_clients_that_vanish_release_everything(healthy: SimpleNamespace) -> Non
         for octets in (head[:40], head + b"Content-Length: 10\r\n\r\nx", head + b"Transfer-Encoding: chunked\r\n\r\n1\r\n"):
             with Peer(gateway.port) as peer:
                 peer.send(octets)
+    # Connections are accepted in their order: behind this one all of the vanished have been; none takes an answer below.
+    with Peer(gateway.port) as peer:
+        peer.send(b"GET /-/gateway/none HTTP/1.1\r\nHost: g\r\n\r\n")
+        peer.read_reply()
+    quiet(gateway)
     for answer in [stall(), stall(HALF)] * 10:
         gitlab.script(answer)
         asked = len(gitlab.requests) + 1
