@@ -8,13 +8,14 @@ import msgspec
 
 from .cache import CacheRequest, with_conditions
 from .core.access import Permit, Principal, PrincipalKind
+from .core.answer_shape import shape_of
 from .core.catalogue import Surface
 from .core.cost import Spent
 from .core.credentials import Claim, Kind, injection
 from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange
-from .core.messages import Fields, RequestHead, first, joined
+from .core.messages import Fields, RequestHead, joined
 from .core.upgrade import SWITCH, switched
 from .narrow_stage import unconditionally
 from .ports import Reply, RequestBody, UpstreamCredential, UpstreamRequest
@@ -139,11 +140,12 @@ class Errand:
                 road.pacing.learn(credential.id, head.status, head.fields, operation.name)
             x.upstream_status = head.status
             x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
-            self.runtime_s += _seconds(first(head.fields, b"x-runtime"), reply.first_byte_s)
-            x.upstream_request_id = _ascii(first(head.fields, b"x-request-id"))
+            shape = shape_of(head.fields)
+            self.runtime_s += _seconds(shape.first(head.fields, b"x-runtime"), reply.first_byte_s)
+            x.upstream_request_id = _ascii(shape.first(head.fields, b"x-request-id"))
             if head.status == 401:
                 await self._refused_upstream()
-            elif road.tokens.unchecked and first(head.fields, b"x-gitlab-meta") is not None:
+            elif road.tokens.unchecked and b"x-gitlab-meta" in shape.place:
                 road.tokens.recognised()
             if reply.tunnel is not None:
                 head = switched(head, self._admitted.websocket)

@@ -263,9 +263,7 @@ class Gateway:
             flow = None
             if reply.chunks is not None:
                 flow = road.bandwidth.flow(principal, operation, target, head.method, admitted.client)
-            await self._relay(
-                down, x, reply, self._answer(reply.head, x, told, principal, stored=not errand.started_at), flow
-            )
+            await self._relay(down, x, told, reply, principal, stored=not errand.started_at, flow=flow)
         finally:
             reply.release()
             x.cache_stored = outcome.stored.value
@@ -317,7 +315,7 @@ class Gateway:
         try:
             if reply.tunnel is None:
                 assert told.principal is not None
-                await self._relay(down, x, reply, self._answer(reply.head, x, told, told.principal))
+                await self._relay(down, x, told, reply, told.principal)
                 return
             tunnel = await down.switch(ResponseHead(101, (*reply.head.fields, *SWITCH, _id_field(x))))
             x.status = 101
@@ -326,22 +324,36 @@ class Gateway:
             reply.release()
             x.upstream_s = self.monotonic() - errand.started_at
 
-    def _answer(
-        self, head: ResponseHead, x: Exchange, told: _Told, principal: Principal, *, stored: bool = False
-    ) -> ResponseHead:
-        fields = self.road.dialect.merged(told.decision, principal, head.status, head.fields, self._wall(), stored=stored)
-        return ResponseHead(head.status, (*fields, _id_field(x)), head.reason)
+    def _answer(self, head: ResponseHead, told: _Told, principal: Principal, *, stored: bool) -> tuple[ResponseHead, bytes]:
+        """The head, and the limits' lines that go beside its fields."""
+        dialect, decision = self.road.dialect, told.decision
+        beside = dialect.beside(decision, principal, head)
+        if beside is None:
+            fields = dialect.merged(decision, principal, head.status, head.fields, self._wall(), stored=stored)
+            return ResponseHead(head.status, fields, head.reason), b""
+        fields, lines = beside
+        return (head if fields is head.fields else ResponseHead(head.status, fields, head.reason)), lines
 
     async def _relay(
-        self, down: Downstream, x: Exchange, reply: Reply, head: ResponseHead, flow: Flow | None = None
+        self,
+        down: Downstream,
+        x: Exchange,
+        told: _Told,
+        reply: Reply,
+        principal: Principal,
+        *,
+        stored: bool = False,
+        flow: Flow | None = None,
     ) -> None:
         """The answer, whole or streamed, as fast as ``flow`` lets it. Cut, never completed, when the upstream dies in
-        mid-body."""
+        mid-body. ``stored``: GitLab was not asked."""
+        head, lines = self._answer(reply.head, told, principal, stored=stored)
+        lines += b"X-Gateway-Request-Id: %b\r\n" % x.request_id.encode("ascii")
         x.status = head.status
         if reply.chunks is None:
-            await down.respond(head, reply.whole or b"")
+            await down.respond(head, reply.whole or b"", lines=lines)
             return
-        await down.start(head)
+        await down.start(head, lines=lines)
         try:
             async for chunk in reply.chunks:
                 if flow is not None:

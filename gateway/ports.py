@@ -117,9 +117,10 @@ class Downstream(Protocol):
         """``send`` may be used."""
         ...
 
-    async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False) -> None:
-        """The whole answer at once. For HEAD, 204 and 304 ``whole`` is not sent and Content-Length stays as given.
+    async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False, lines: bytes = b"") -> None:
+        """The whole answer at once, with ``lines`` (``Name: value`` and CRLF each; none that frames) behind its fields.
 
+        For HEAD, 204 and 304 ``whole`` is not sent and Content-Length stays as given.
         ``close`` ends the connection behind it: what the client sent, or still sends, can't be trusted.
         """
         ...
@@ -129,8 +130,11 @@ class Downstream(Protocol):
         another (HTTP/1.1, no body, nothing to close for)."""
         ...
 
-    async def start(self, head: ResponseHead) -> None:
-        """Begin a streamed answer; framing is by the head's Content-Length, else chunked (HTTP/1.0: until close)."""
+    async def start(self, head: ResponseHead, *, lines: bytes = b"") -> None:
+        """Begin a streamed answer, ``lines`` as above.
+
+        Framing is by the head's Content-Length, else chunked (HTTP/1.0: until close).
+        """
         ...
 
     async def write(self, chunk: bytes) -> None:

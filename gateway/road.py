@@ -98,6 +98,10 @@ class Dialect(Protocol):
         """An answer's ``fields`` with exactly one set of limits, ours or GitLab's, as a unit."""
         ...
 
+    def beside(self, decision: Decision | None, principal: Principal, head: ResponseHead) -> tuple[Fields, bytes] | None:
+        """The same as what stays of the answer's fields and the lines to add; None where that must be weighed."""
+        ...
+
 
 class Passing(Protocol):
     """Which fields go up and come down (``core.passage``)."""

@@ -27,7 +27,7 @@ ROAD = [
     "tokens.credential",
     "cache.fetch",
     "upstream.send",
-    "dialect.merged",
+    "dialect.beside",
 ]
 
 

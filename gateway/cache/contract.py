@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from ..core.answer_shape import shape_of
 from ..core.cache_entry import replaced
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.caching import CONDITIONS, conditions
@@ -108,7 +109,7 @@ def with_conditions(fields: Fields, given: Fields) -> Fields:
 def with_status(head: ResponseHead, member: bytes, age_s: float = -1.0) -> ResponseHead:
     """``head`` with this cache's member appended to ``Cache-Status`` and, for a stored answer, its ``Age``."""
     fields = head.fields
-    if first(fields, b"cache-status") is not None:
+    if b"cache-status" in shape_of(fields).place:
         before = joined(fields, b"cache-status")
         fields = replaced(fields, (b"Cache-Status", (before or b"") + b", " + member))
         new: Fields = ()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
+from ..core.answer_shape import shape_of
 from ..core.cache_status import Stored
-from ..core.messages import first
 from ..ports import Reply
 
 Commit = Callable[[bytes], Awaitable[None]]
@@ -21,7 +21,8 @@ READ_AHEAD_BYTES = 256 << 10
 
 def promised_length(reply: Reply) -> int | None:
     """Its ``Content-Length``, where it has a readable one."""
-    value = first(reply.head.fields, b"content-length")
+    fields = reply.head.fields
+    value = shape_of(fields).first(fields, b"content-length")
     return int(value) if value is not None and value.isdigit() and len(value) <= 18 else None
 
 
@@ -30,8 +31,10 @@ async def read_ahead(reply: Reply, limit_bytes: int = READ_AHEAD_BYTES) -> Reply
 
     What is longer streams on after what was read. Raises what the stream raises, before anything went to the client.
     """
+    if reply.chunks is None:
+        return reply
     length = promised_length(reply)
-    if reply.chunks is None or (length is not None and length > limit_bytes):
+    if length is not None and length > limit_bytes:
         return reply
     kept: list[bytes] = []
     size = 0

@@ -11,9 +11,10 @@ from collections.abc import Callable, Set
 
 import msgspec
 
-from ..core.cache_control import RequestDirectives, response_directives
+from ..core.answer_shape import shape_of
+from ..core.cache_control import RequestDirectives, plain_directives, response_directives
 from ..core.cache_entry import Entry, freshen, make_entry, may_answer_304, not_modified
-from ..core.cache_key import selecting, selects, vary_names
+from ..core.cache_key import selecting, selects, vary_list
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.cache_tags import partition_tag
 from ..core.caching import conditions, validators
@@ -266,7 +267,8 @@ class PrivateAsking:
         head, received_at = reply.head, question.now()
         outcome = CacheOutcome(CacheStatus.MISS if entry is None else CacheStatus.UPDATED, reason)
         outcome.upstream_status = head.status
-        said = response_directives(head.fields)
+        shape = shape_of(head.fields)
+        said = plain_directives(shape.joined(head.fields, b"cache-control"))
         outcome.stored = storable(head, said, question.reuse_s)
         if outcome.stored is not Stored.STORED:
             if flight is not None:
@@ -278,7 +280,8 @@ class PrivateAsking:
                 await self._store.delete(question.key)
                 outcome.stored = Stored.DROPPED if head.status != 200 else outcome.stored
             return self._labels.upstream_answer(reply, outcome), outcome
-        names = tuple(name for name in vary_names(head.fields) or () if name in self._inert)
+        varies = vary_list(shape.joined(head.fields, b"vary")) or ()
+        names = tuple([name for name in varies if name in self._inert]) if varies else ()
 
         async def commit(body: bytes) -> None:
             try:
@@ -293,7 +296,7 @@ class PrivateAsking:
                     requested_at=requested_at,
                     received_at=received_at,
                     dropped=_DROPPED,
-                    selecting=selecting(names, question.request.fields),
+                    selecting=selecting(names, question.request.fields) if names else (),
                 )
                 self._tagging.learn(question.request.target, head, body)
                 if lookup.version > lookup.stamp:
@@ -314,7 +317,7 @@ class PrivateAsking:
             if flight is not None:
                 flight.land(None)
 
-        ready = await read_ahead(reply)
+        ready = reply if reply.chunks is None else await read_ahead(reply)
         if ready.whole is None:
             if flight is not None:
                 flight.land(None)  # it ends when its client has read it: nobody should wait for that

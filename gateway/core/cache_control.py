@@ -172,7 +172,11 @@ def response_directives(fields: Fields, surrogate: str | None = None) -> Respons
             directives = parse_targeted(value, surrogate) if value is not None else None
         if directives is not None:
             return directives
-    value = joined(fields, b"cache-control")
+    return plain_directives(joined(fields, b"cache-control"))
+
+
+def plain_directives(value: bytes | None) -> ResponseDirectives:
+    """What an answer's ``Cache-Control`` says, for whom nothing else counts; None: it has none."""
     return parse_cache_control(value) if value is not None else _SILENT_RESPONSE
 
 

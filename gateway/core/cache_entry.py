@@ -6,9 +6,11 @@ Entries are values. Freshening makes a new one; nothing edits one in place, so a
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import chain
 
 import msgspec
 
+from .answer_shape import Pick, picking, shape_of
 from .byte_ranges import ContentRange, parse_content_range
 from .cache_control import ResponseDirectives, response_directives
 from .conditional import is_etag, none_match
@@ -84,7 +86,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def size_bytes(self) -> int:
         """What keeping it costs in memory."""
-        octets = sum([len(name) + len(value) for name, value in self.fields])
+        octets = len(b"".join(chain.from_iterable(self.fields)))
         return _ENTRY_COST + len(self.body) + octets + _FIELD_COST * (len(self.fields) + len(self.selecting))
 
     def age_s(self, now: float) -> float:
@@ -136,24 +138,9 @@ def make_entry(
         selecting: The request's side of ``Vary``.
         asked_range: For a 206: the request's ``Range``.
     """
-    hop = nominated(head.fields)
-    unkept = _together(hop, dropped)
-    if directives.no_cache_fields or directives.private_fields:
-        unkept |= directives.no_cache_fields | directives.private_fields
-    kept: list[Field] = []
-    told: list[Field] = []
-    has_length = head.status == 204
-    # One look at each field: an answer has fifteen, and every miss comes by here.
-    for field in head.fields:
-        name = lower(field[0])
-        if name in _TELLING and name not in hop:
-            told.append(field)
-        if name not in unkept:
-            kept.append(field)
-            has_length = has_length or name == b"content-length"
-    if not has_length:
-        kept.append((b"Content-Length", b"%d" % len(body)))
-    fields, telling = tuple(kept), tuple(told)
+    fields, telling, has_length = _sorted(head.fields, directives, dropped)
+    if not has_length and head.status != 204:
+        fields = (*fields, (b"Content-Length", b"%d" % len(body)))
     etag = (first(telling, b"etag") or b"").strip()
     modified_at = date_of(telling, b"last-modified", received_at)
     date_at = date_of(telling, b"date", received_at)
@@ -181,6 +168,25 @@ def make_entry(
         total=-1 if piece is None else piece.total,
         asked_range=asked_range if piece is not None else b"",
     )
+
+
+def _sorted(fields: Fields, directives: ResponseDirectives, dropped: frozenset[bytes]) -> tuple[Fields, Fields, bool]:
+    """What is kept, what tells something of the entry itself, and whether the former say how long it is."""
+    shape = shape_of(fields)
+    if not (b"connection" in shape.place or directives.no_cache_fields or directives.private_fields):
+        key = (_sorted, dropped)
+        sorting: tuple[Pick, Pick, bool] | None = shape.memo.get(key)
+        if sorting is None:
+            unkept = _together(HOP_BY_HOP, dropped)
+            telling = [place for place, name in enumerate(shape.names) if name in _TELLING]
+            length = b"content-length" in shape.place and b"content-length" not in unkept
+            sorting = shape.memo[key] = (shape.without(unkept), picking(telling), length)
+        return sorting[0](fields), sorting[1](fields), sorting[2]
+    hop = nominated(fields)
+    unkept = _together(hop, dropped) | directives.no_cache_fields | directives.private_fields
+    kept = [field for field in fields if lower(field[0]) not in unkept]
+    told = [field for field in fields if (name := lower(field[0])) in _TELLING and name not in hop]
+    return tuple(kept), tuple(told), any(lower(field[0]) == b"content-length" for field in kept)
 
 
 @lru_cache(64)

@@ -162,12 +162,14 @@ def shared_key(target: bytes, reached_as: bytes = b"") -> bytes:
 
 def vary_names(fields: Fields) -> tuple[bytes, ...] | None:
     """What ``Vary`` names, lower-cased and sorted; None for ``*``, which no request matches."""
-    value = joined(fields, b"vary")
-    return () if value is None else _vary_list(value)
+    return vary_list(joined(fields, b"vary"))
 
 
 @lru_cache(maxsize=256)
-def _vary_list(value: bytes) -> tuple[bytes, ...] | None:
+def vary_list(value: bytes | None) -> tuple[bytes, ...] | None:
+    """As ``vary_names``, of the field's value; None where it is missing."""
+    if value is None:
+        return ()
     # An origin says the same in every answer; it is read twice for each that is stored.
     names = {name for part in value.split(b",") if (name := part.strip(b" \t").lower())}
     return None if b"*" in names else tuple(sorted(names))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from .access import Principal
+from .answer_shape import shape_of
 from .catalogue import Operation
-from .limit_headers import LimitHeaders, own, stricter
+from .limit_headers import LIMIT_FIELDS, LimitHeaders, own, stricter
 from .limit_plan import Limits
 from .limits import Decision, Take
-from .messages import Fields
+from .messages import Fields, ResponseHead
 from .target import Target
 
 
@@ -57,6 +58,19 @@ class LimitDialect:
         merge = own if principal.brokered else stricter
         return merge(ours, fields, status=status, now=now)
 
+    def beside(self, decision: Decision | None, principal: Principal, head: ResponseHead) -> tuple[Fields, bytes] | None:
+        """As ``merged``: what stays of the answer's own fields, and the lines to add. None where GitLab's numbers have to
+        be weighed against ours."""
+        fields = head.fields
+        if head.status == 429:
+            return None
+        shape = shape_of(fields)
+        if shape.has_any(LIMIT_FIELDS):
+            if not principal.brokered:
+                return None
+            fields = shape.without(LIMIT_FIELDS)(fields)
+        return fields, self.lines(decision, principal)
+
 
 class NoDialect:
     """No limits and no word of them: a plain shared cache."""
@@ -87,3 +101,7 @@ class NoDialect:
     ) -> Fields:
         del decision, principal, status, now, stored
         return fields
+
+    def beside(self, decision: Decision | None, principal: Principal, head: ResponseHead) -> tuple[Fields, bytes] | None:
+        del decision, principal
+        return head.fields, b""

@@ -35,7 +35,7 @@ _IETF = b"RateLimit"
 GITLAB_SET = frozenset(name.lower() for name in (_LIMIT, _NAME, _OBSERVED, _REMAINING, _RESET, _RESET_TIME))
 """Sent and replaced as a unit: two copies of one of them break ``int()`` in python-gitlab."""
 IETF_SET = frozenset({_POLICY.lower(), _IETF.lower()})
-_ALL = GITLAB_SET | IETF_SET
+LIMIT_FIELDS = GITLAB_SET | IETF_SET
 _MEMO_BOUND = 4096
 
 
@@ -43,7 +43,7 @@ class _Spellings(dict[bytes, bool]):
     """Name as spelt → one of the limits' fields; remembered up to a bound."""
 
     def __missing__(self, name: bytes) -> bool:
-        found = name.lower() in _ALL
+        found = name.lower() in LIMIT_FIELDS
         if len(name) <= 64:
             if len(self) >= _MEMO_BOUND:
                 self.clear()

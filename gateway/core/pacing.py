@@ -13,8 +13,9 @@ import math
 
 import msgspec
 
+from .answer_shape import shape_of
 from .limits import Limit, Scope
-from .messages import Fields, lower
+from .messages import Fields
 
 SLOW_BELOW = 0.5
 """Of the window: what is left when pacing begins."""
@@ -29,7 +30,7 @@ _WORTH_TELLING_S = 0.5
 _FASTEST = 1e6
 _OPERATIONS = 256
 _REFUSED = frozenset({429, 503})
-_FIELDS = {b"ratelimit-observed", b"ratelimit-remaining", b"ratelimit-reset", b"retry-after"}
+_FIELDS = frozenset({b"ratelimit-observed", b"ratelimit-remaining", b"ratelimit-reset", b"retry-after"})
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -152,14 +153,17 @@ class Pace:
 
 
 def _numbers(fields: Fields) -> dict[bytes, float]:
+    shape = shape_of(fields)
+    if not shape.has_any(_FIELDS):
+        return {}
+    places: list[tuple[bytes, int]] | None = shape.memo.get(_numbers)
+    if places is None:
+        places = shape.memo[_numbers] = [
+            (name, place) for name, place in shape.place.items() if name in _FIELDS and shape.names.count(name) == 1
+        ]
     found: dict[bytes, float] = {}
-    twice: set[bytes] = set()
-    for name, value in fields:
-        key = lower(name)
-        if key in _FIELDS:
-            if key in found:
-                twice.add(key)
-            text = value.strip()
-            if text.isdigit() and len(text) <= 15:
-                found[key] = float(text)
-    return {key: value for key, value in found.items() if key not in twice}
+    for name, place in places:
+        text = fields[place][1].strip()
+        if text.isdigit() and len(text) <= 15:
+            found[name] = float(text)
+    return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .answer_shape import shape_of
 from .attribution import Attribution
 from .entry import Admitted
 from .headers import RequestHeaderRules, forwarded_fields
@@ -88,7 +89,12 @@ class Passage:
 
     def downward(self, reply: ResponseHead, head: RequestHead, admitted: Admitted) -> ResponseHead:
         """GitLab's answer as the client may have it. Raises Rejection UPSTREAM_PROTOCOL."""
-        forwarded = self._rules(admitted, head).forwardable(reply.fields)
+        rules = self._rules(admitted, head)
+        if reply.status not in {503, 101}:
+            passed = rules.passed(reply.fields, shape_of(reply.fields))
+            if passed is not None:
+                return ResponseHead(reply.status, passed, reply.reason)
+        forwarded = rules.forwardable(reply.fields)
         if forwarded.leaked:
             self.leaks += 1
         if reply.status == 503 and not self._shared and first(reply.fields, b"retry-after") is None:

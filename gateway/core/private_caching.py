@@ -8,12 +8,14 @@ less often, and ``access_ttl`` the bound on every leave.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 
+from .answer_shape import shape_of
 from .cache_control import RequestDirectives, ResponseDirectives
 from .cache_entry import Entry
-from .cache_key import vary_names
+from .cache_key import vary_list
 from .cache_status import CacheReason, Stored
 from .catalogue import Operation, Surface
 from .conditional import is_etag
@@ -106,19 +108,8 @@ REFUSED_FIELDS = {
 """Request fields with which a GET is GitLab's alone to answer."""
 
 
-_TELLS = frozenset(
-    {
-        b"content-type",
-        b"content-encoding",
-        b"etag",
-        b"set-cookie",
-        b"last-modified",
-        b"gitlab-workhorse-send-data",
-        b"content-range",
-        b"content-disposition",
-    }
-)
-"""What ``storable`` reads; the last three say that somebody else than Rails makes the body."""
+_NOT_RAILS = frozenset({b"gitlab-workhorse-send-data", b"content-range", b"content-disposition"})
+"""What says that somebody else than Rails makes the body."""
 
 
 def storable(head: ResponseHead, said: ResponseDirectives, reuse_s: float) -> Stored:
@@ -127,33 +118,30 @@ def storable(head: ResponseHead, said: ResponseDirectives, reuse_s: float) -> St
         return Stored.STATUS
     if said.no_store:
         return Stored.NO_STORE
-    kind = coding = None
-    etag = b""
-    for name, value in head.fields:
-        lowered = lower(name)
-        if lowered not in _TELLS:
-            continue
-        match lowered:
-            case b"content-type":
-                kind = value.partition(b";")[0].strip().lower()
-            case b"content-encoding":
-                coding = value.strip().lower() if coding is None else b"several"
-            case b"etag":
-                etag = value.strip()
-            case b"set-cookie":
-                return Stored.SET_COOKIE
-            case b"last-modified":
-                if value.strip() == b"0":  # GitLab's way to say that the ETag is not of this body
-                    return Stored.DELEGATED
-            case _:
-                return Stored.DELEGATED
-    if kind is None or not (kind == b"application/json" or kind.endswith(b"+json")):
+    fields = head.fields
+    shape = shape_of(fields)
+    if shape.has_any(_NOT_RAILS):
+        return Stored.DELEGATED
+    if b"set-cookie" in shape.place:
+        return Stored.SET_COOKIE
+    modified = shape.first(fields, b"last-modified")
+    if modified is not None and modified.strip() == b"0":  # GitLab's way to say that the ETag is not of this body
+        return Stored.DELEGATED
+    kind = shape.joined(fields, b"content-type")
+    coding = shape.joined(fields, b"content-encoding")
+    if kind is None or not _is_json(kind):
         return Stored.CONTENT_TYPE
-    if coding is not None and coding not in _CODINGS:
+    if coding is not None and coding.strip().lower() not in _CODINGS:
         return Stored.CONTENT_ENCODING
-    if vary_names(head.fields) is None:
+    if vary_list(shape.joined(fields, b"vary")) is None:
         return Stored.VARY_ANY
-    return Stored.STORED if is_etag(etag) or reuse_s > 0 else Stored.UNVALIDATABLE
+    return Stored.STORED if reuse_s > 0 or is_etag((shape.first(fields, b"etag") or b"").strip()) else Stored.UNVALIDATABLE
+
+
+@lru_cache(64)
+def _is_json(media_type: bytes) -> bool:
+    kind = media_type.partition(b";")[0].strip().lower()
+    return kind == b"application/json" or kind.endswith(b"+json")
 
 
 def must_ask(entry: Entry, asked: RequestDirectives | None, reuse_s: float, now: float) -> CacheReason | None:

@@ -7,9 +7,11 @@ address, a relative one and every body stay as they are.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 
+from .answer_shape import Pick, Shape, picking
 from .credentials import CREDENTIAL_PARAMETERS
 from .errors import Code, Rejection, Source
 from .framing import has_control, is_token
@@ -23,6 +25,8 @@ _DROPPED = HOP_BY_HOP | LEAKED | {b"server", b"proxy-connection", b"proxy-authen
 
 _PASS, _DROP, _LOOK = 1, 0, 2
 _NAMES_BOUND = 2048
+_PASSING_BOUND = 256
+_NOMINATES_NOTHING = frozenset({b"close", b"keep-alive"})
 _LINK_TARGET = re.compile(rb"<([^<>]*)>")
 _ORIGIN = re.compile(r"(https?)://([^/?#@]+)(/[^?#]*)?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
@@ -36,6 +40,19 @@ class Forwarded(msgspec.Struct, frozen=True, gc=False):
     """Lower-cased names of Workhorse instructions that were dropped: raise an alarm."""
 
 
+class _Passing(msgspec.Struct, frozen=True):
+    """What passes of the answers of one shape."""
+
+    pick: Pick
+    looks: tuple[int, ...]
+    """Places among those picked whose values are looked at."""
+    connection: int
+    """Where ``Connection`` stands; -1: nowhere."""
+
+
+_UNKNOWN: Any = object()
+
+
 class ResponseHeaderRules:
     """The filter for one configuration, compiled once.
 
@@ -46,7 +63,18 @@ class ResponseHeaderRules:
         shared: A plain shared cache: ``Server`` passes and nothing is rewritten.
     """
 
-    __slots__ = ("_drop", "_link_origins", "_names", "_origins", "_own_via", "_public", "_realm", "_rewrites", "_shared")
+    __slots__ = (
+        "_drop",
+        "_link_origins",
+        "_names",
+        "_origins",
+        "_own_via",
+        "_passing",
+        "_public",
+        "_realm",
+        "_rewrites",
+        "_shared",
+    )
 
     def __init__(
         self,
@@ -64,6 +92,7 @@ class ResponseHeaderRules:
         self._drop = (_DROPPED - {b"server"}) if shared else _DROPPED
         self._own_via = (b"Via", b"1.1 " + pseudonym)
         self._names: dict[bytes, int] = {}
+        self._passing: dict[Shape, _Passing | None] = {}
         self._link_origins: tuple[bytes, ...] = ()
         if self._rewrites:
             self._link_origins = tuple(origin for url in external_urls for origin in _link_origins(url))
@@ -96,7 +125,7 @@ class ResponseHeaderRules:
                     kept.append(field)
                 elif key in LEAKED:
                     leaked += (key,)
-                elif key == b"connection" and value.lower() not in {b"close", b"keep-alive"}:
+                elif key == b"connection" and value.lower() not in _NOMINATES_NOTHING:
                     nominated.update(part.strip(b" \t").lower() for part in value.split(b","))
         if has_control(b"\t".join([value for _, value in kept])):
             raise _malformed("a control octet in a field")
@@ -105,6 +134,37 @@ class ResponseHeaderRules:
             kept = [field for field in kept if lower(field[0]) not in nominated]
         kept.append(self._own_via)
         return Forwarded(kept, leaked)
+
+    def passed(self, fields: Fields, shape: Shape) -> Fields | None:
+        """``forwardable`` of an answer whose reader let no control octet through, where its names nearly say it all.
+
+        None: they do not (Workhorse's instructions, a ``Connection`` that names fields): that is for ``forwardable``.
+        """
+        passing = self._passing.get(shape, _UNKNOWN)
+        if passing is _UNKNOWN:
+            if len(self._passing) >= _PASSING_BOUND:
+                self._passing.clear()
+            passing = self._passing[shape] = self._passing_of(shape)
+        if passing is None:
+            return None
+        connection = passing.connection
+        if connection >= 0 and fields[connection][1].lower() not in _NOMINATES_NOTHING:
+            return None
+        if not passing.looks:
+            return (*passing.pick(fields), self._own_via)
+        kept = list(passing.pick(fields))
+        for place in passing.looks:
+            name, value = kept[place]
+            kept[place] = (name, self._rewritten(lower(name), value))
+        return (*kept, self._own_via)
+
+    def _passing_of(self, shape: Shape) -> _Passing | None:
+        judged = [self._judge(name) for name in shape.names]
+        if shape.has_any(LEAKED) or shape.names.count(b"connection") > 1:
+            return None
+        kept = [place for place, judgement in enumerate(judged) if judgement != _DROP]
+        looks = tuple([at for at, place in enumerate(kept) if judged[place] == _LOOK])
+        return _Passing(picking(kept), looks, shape.place.get(b"connection", -1))
 
     def turned(self, address: bytes) -> bytes | None:
         """``address`` as it leads to GitLab through the gateway; None for one that leads elsewhere."""

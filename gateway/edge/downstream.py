@@ -176,13 +176,13 @@ class AiohttpDownstream:
 
     # ports.Downstream
 
-    async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False) -> None:
+    async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False, lines: bytes = b"") -> None:
         if close:
             self.keep_alive = False
         bodyless = self.head.method == "HEAD" or head.status in _BODYLESS
         if bodyless:
             whole = b""
-        data = self._serialise(head, None if bodyless else len(whole)) + whole
+        data = self._serialise(head, None if bodyless else len(whole), lines, whole)
         self.started = True
         await self._send(data)
 
@@ -194,12 +194,12 @@ class AiohttpDownstream:
         self.started = True
         await self._send(octets)
 
-    async def start(self, head: ResponseHead) -> None:
+    async def start(self, head: ResponseHead, *, lines: bytes = b"") -> None:
         if self.head.method == "HEAD" or head.status in _BODYLESS:
             self._mute = True
-            data = self._serialise(head, None)
+            data = self._serialise(head, None, lines)
         else:
-            data = self._serialise(head, -1)
+            data = self._serialise(head, -1, lines)
         self.started = True
         await self._send(data)
 
@@ -239,12 +239,15 @@ class AiohttpDownstream:
 
     # Writing
 
-    def _serialise(self, head: ResponseHead, length: int | None) -> bytes:
-        """Status line and fields. ``length``: of a whole body, -1 for a streamed one, None where no body can follow."""
+    def _serialise(self, head: ResponseHead, length: int | None, added: bytes = b"", whole: bytes = b"") -> bytes:
+        """Status line, fields, the lines ``added``, and ``whole`` behind the empty line. ``length``: of a whole body, -1
+        for a streamed one, None where no body can follow."""
         # One join for all of them, and one look at the whole for the two that matter: half of what a loop costs.
         lines = b"\r\n".join(map(_as_line, head.fields))
         folded = b"\n" + lines.lower()
         parts = [status_line(head.status), lines, b"\r\n"] if lines else [status_line(head.status)]
+        if added:
+            parts.append(added)
         if b"\ndate:" not in folded:
             parts += (b"Date: ", http_date(), b"\r\n")
         if length is not None and b"\ncontent-length:" not in folded:
@@ -261,7 +264,7 @@ class AiohttpDownstream:
             parts.append(b"Connection: close\r\n")
         elif self.head.http_10:
             parts.append(b"Connection: keep-alive\r\n")
-        parts.append(b"\r\n")
+        parts += (b"\r\n", whole)
         return b"".join(parts)
 
     async def _send(self, data: bytes) -> None:

@@ -138,6 +138,21 @@ def test_replaced() -> None:
     assert values(replaced(((b"A", b"1"), (b"a", b"2")), (b"A", b"3")), b"a") == [b"3"]
 
 
+@pytest.mark.parametrize("connection", [(), ((b"Connection", b"keep-alive"),), ((b"Connection", b"X-Hop"),)])
+@pytest.mark.parametrize("said", [b"max-age=0", b'private="x-hop"', b'no-cache="X-Other"'])
+def test_what_is_kept_by_the_shape_of_an_answer(connection: Fields, said: bytes) -> None:
+    plain = ((b"X-Hop", b"1"), (b"X-Other", b"2"), (b"Age", b"1"), (b"Server", b"s"), (b"Cache-Control", said))
+    head = ResponseHead(200, connection + plain)
+    entry = make_entry(
+        head, b"{}", response_directives(head.fields), requested_at=0, received_at=0, dropped=frozenset({b"server"})
+    )
+    unkept = {b"X-Hop"} if b"X-Hop" in dict(connection).values() or said.startswith(b"private") else set()
+    unkept |= {b"X-Other"} if said.startswith(b"no-cache") else set()
+    expected = tuple(field for field in plain if field[0] not in unkept | {b"Age", b"Server"})
+    assert entry.fields == (*expected, (b"Content-Length", b"2"))
+    assert entry.initial_age_s == 1.0
+
+
 def test_the_language_counts_only_where_vary_names_it() -> None:
     head = ResponseHead(200, ((b"Content-Language", b"DE"),))
     said = response_directives(head.fields)

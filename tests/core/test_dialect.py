@@ -10,7 +10,7 @@ from gateway.core.dialect import LimitDialect, NoDialect
 from gateway.core.limit_headers import LimitHeaders
 from gateway.core.limit_plan import Limits
 from gateway.core.limits import Decision, Limit, Scope, decide
-from gateway.core.messages import Fields, first, values
+from gateway.core.messages import Fields, ResponseHead, first, values
 from gateway.core.target import parse_target
 
 NOW = 1_800_000_000.0
@@ -70,3 +70,21 @@ def test_without_a_dialect_nothing_is_taken_told_or_changed() -> None:
     assert dialect.takes_for(OWN, OPERATION, TARGET, "GET", "192.0.2.1") == ()
     assert dialect.told(taken(OWN), OWN) == ()
     assert dialect.merged(taken(OWN), OWN, 200, GITLABS, NOW) is GITLABS
+
+
+@pytest.mark.parametrize("principal", [BROKERED, OWN])
+@pytest.mark.parametrize("status", [200, 404, 429])
+@pytest.mark.parametrize("upstream", [((b"ETag", b'"1"'),), ((b"ETag", b'"1"'), *GITLABS)])
+def test_lines_beside_say_the_same_as_the_merged_fields(principal: Principal, status: int, upstream: Fields) -> None:
+    decision = taken(principal)
+    beside = DIALECT.beside(decision, principal, ResponseHead(status, upstream))
+    weighed = status == 429 or (principal is OWN and len(upstream) > 1)
+    assert (beside is None) is weighed
+    if beside is not None:
+        fields, lines = beside
+        added = tuple(tuple(line.split(b": ", 1)) for line in lines.split(b"\r\n")[:-1])
+        assert fields + added == DIALECT.merged(decision, principal, status, upstream, NOW)
+
+
+def test_nothing_is_said_beside_an_answer_without_a_dialect() -> None:
+    assert NoDialect().beside(None, OWN, ResponseHead(200, GITLABS)) == (GITLABS, b"")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gateway.core.answer_shape import shape_of
 from gateway.core.errors import Code, Rejection
 from gateway.core.response_headers import ResponseHeaderRules
 
@@ -126,3 +129,37 @@ def test_the_memory_of_names_is_bounded() -> None:
     for number in range(2100):
         rules.forwardable(((b"X-%d" % number, b""), (b"L" * 65 + b"%d" % number, b"")))
     assert len(rules._names) <= 2048
+
+
+_NAMES = (
+    b"Via",
+    b"Link",
+    b"Location",
+    b"Connection",
+    b"Server",
+    b"X-Hop",
+    b"Content-Length",
+    b"ETag",
+    b"X-Sendfile",
+    b"te",
+)
+_VALUES = (b"close", b"X-Hop", b"keep-alive", b"<https://git.example.com/x>; rel=next", b"https://git.example.com/x", b"1")
+
+
+@given(st.lists(st.tuples(st.sampled_from(_NAMES), st.sampled_from(_VALUES)), max_size=8))
+def test_what_passes_by_its_shape_is_what_passes(fields: list[tuple[bytes, bytes]]) -> None:
+    """None is always right: then each field is looked at."""
+    answer = tuple(fields)
+    passed = RULES.passed(answer, shape_of(answer))
+    assert passed is None or passed == tuple(RULES.forwardable(answer).fields)
+
+
+def test_usual_answers_pass_by_their_shape() -> None:
+    for number in range(600):  # more than are remembered
+        answer = ((b"Connection", b"keep-alive"), (b"Link", b"<https://git.example.com/x>"), (b"X-%d" % number, b""))
+        passed = RULES.passed(answer, shape_of(answer))
+        assert passed == ((b"Link", b"<https://gw.example.org/x>"), (b"X-%d" % number, b""), OWN)
+    nominating = ((b"Connection", b"X-Hop"), (b"X-Hop", b"1"))
+    assert RULES.passed(nominating, shape_of(nominating)) is None
+    leaking = ((b"X-Sendfile", b"/etc"),)
+    assert RULES.passed(leaking, shape_of(leaking)) is None

@@ -121,8 +121,8 @@ class Down:
     def body(self) -> RequestBody | None:
         return self._body
 
-    async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False) -> None:
-        await self.start(head)
+    async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False, lines: bytes = b"") -> None:
+        await self.start(head, lines=lines)
         await self.write(whole)
         self.finished, self.closed = True, close
 
@@ -143,11 +143,12 @@ class Down:
         await self.write(body)
         self.finished = True
 
-    async def start(self, head: ResponseHead) -> None:
+    async def start(self, head: ResponseHead, *, lines: bytes = b"") -> None:
         assert self.answer is None, "answered twice"
         self._take(0)
         self.started = True
-        self.answer = head
+        added = tuple((name, value) for name, _, value in (line.partition(b": ") for line in lines.split(b"\r\n")[:-1]))
+        self.answer = ResponseHead(head.status, head.fields + added, head.reason)
         await asyncio.sleep(0)
 
     async def write(self, chunk: bytes) -> None:
