@@ -184,6 +184,16 @@ def forget(x: Exchange) -> None:
 
 def note(decision: Decision, x: Exchange) -> None:
     """What the buckets said, for the audit and the metrics."""
+    limit = decision.limit
+    if limit is not None:
+        remaining = decision.remaining
+        x.limit_id, x.limit_remaining, x.limit_near, x.limit_shadow = (
+            limit.id,
+            remaining,
+            remaining < _NEAR * limit.burst,
+            "",
+        )
+        return
     state = decision.refusal or decision.tightest
     if state is not None:
         x.limit_id, x.limit_remaining = state.limit.id, state.remaining

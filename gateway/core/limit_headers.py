@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from math import ceil
 
 from .http_date import format_date
@@ -84,6 +85,11 @@ class LimitHeaders:
 
         ``caller`` is the principal's id. A decision without buckets (no limits, or an outage) gets the nominal set.
         """
+        told = self._standing_of(decision, caller)
+        if told is not None:
+            if not told.fields:
+                told.fields = self._fields(told)
+            return told.fields
         refusal = decision.refusal
         if refusal is not None:
             return self._refused(decision, refusal, caller)
@@ -107,7 +113,15 @@ class LimitHeaders:
         )
 
     def lines_for(self, decision: Decision, caller: str) -> bytes:
-        """``fields_for`` as header lines: one formatting instead of seven."""
+        """``fields_for`` as header lines: one formatting instead of seven, and none where nothing changed."""
+        told = self._standing_of(decision, caller)
+        if told is not None:
+            if not told.lines:
+                numbers = [told.observed, told.remaining, told.reset]
+                for pair in told.left_until:
+                    numbers += pair
+                told.lines = self._template(told, told.tight) % tuple(numbers)
+            return told.lines
         states = decision.states
         tightest: BucketState | None = None
         for found in states:
@@ -118,9 +132,7 @@ class LimitHeaders:
             return b"".join([b"%b: %b\r\n" % field for field in self.fields_for(decision, caller)])
         told = self._told_to(caller, states)
         limit = tightest.limit
-        template = told.templates.get(limit.id)
-        if template is None:
-            template = told.templates[limit.id] = told.template(self._name_fields[limit.id])
+        template = self._template(told, limit.id)
         remaining = max(0, int(tightest.remaining))
         numbers = [
             max(0, ceil(limit.burst) - remaining),
@@ -131,6 +143,49 @@ class LimitHeaders:
             if not found.limit.shadow:
                 numbers += told.numbers(found)
         return template % tuple(numbers)
+
+    def _standing_of(self, decision: Decision, caller: str) -> _Told | None:
+        """What ``caller`` is told now, brought up to date; None where a decision was no plain one."""
+        takes, tight = decision.takes, decision.limit
+        if takes is None or tight is None:
+            return None
+        told = takes.told
+        if not isinstance(told, _Told) or told.by is not self or told.caller != caller:
+            told = takes.told = self._told_to(caller, decision.states)
+        lefts = decision.lefts
+        if lefts != told.lefts:  # callers within their rate find their buckets full, and leave the same each time
+            told.lefts = lefts
+            told.tight = tight.id
+            told.remaining = int(decision.remaining)
+            told.observed = ceil(tight.burst) - told.remaining
+            told.full_in_s = min(_FURTHEST_S, (tight.burst - decision.remaining) / tight.rate)
+            told.left_until = [
+                (int(left), min(_FURTHEST_S, ceil((burst - left) / limit.rate)))
+                for (_, limit, burst, _, _), left in zip(takes.plain, lefts, strict=True)
+            ]
+            told.reset = 0
+        reset = ceil(decision.now + told.full_in_s)
+        if reset != told.reset:
+            told.reset = reset
+            told.lines, told.fields = b"", ()
+        return told
+
+    def _fields(self, told: _Told) -> Fields:
+        return (
+            told.quota,
+            self._name_fields[told.tight],
+            (_OBSERVED, b"%d" % told.observed),
+            (_REMAINING, b"%d" % told.remaining),
+            (_RESET, b"%d" % told.reset),
+            told.policy,
+            told.items(told.left_until),
+        )
+
+    def _template(self, told: _Told, limit_id: str) -> bytes:
+        template = told.templates.get(limit_id)
+        if template is None:
+            template = told.templates[limit_id] = told.template(self._name_fields[limit_id])
+        return template
 
     def _refused(self, decision: Decision, refusal: BucketState, caller: str) -> Fields:
         told = self._told_to(caller, decision.states)
@@ -157,6 +212,8 @@ class LimitHeaders:
             ranked = [limit for limit in applying if not limit.concurrent]
             quota = min(ranked, key=lambda limit: self._rank[limit.id], default=None)
             told = _Told(
+                by=self,
+                caller=caller,
                 limits=tuple([found.limit for found in states]),
                 quota=(_LIMIT, b"%d" % quota.per_minute) if quota is not None else self._nominal[0],
                 policies=[_policy(limit) for limit in applying],
@@ -171,15 +228,51 @@ class LimitHeaders:
 class _Told:
     """What stays the same from answer to answer of one caller, ready as octets."""
 
-    __slots__ = ("_names", "_partition", "limits", "policy", "quota", "templates")
+    __slots__ = (
+        "_names",
+        "_partition",
+        "by",
+        "caller",
+        "fields",
+        "full_in_s",
+        "left_until",
+        "lefts",
+        "limits",
+        "lines",
+        "observed",
+        "policy",
+        "quota",
+        "remaining",
+        "reset",
+        "templates",
+        "tight",
+    )
 
-    def __init__(self, limits: tuple[Limit, ...], quota: Field, policies: list[bytes], partition: bytes) -> None:
+    def __init__(
+        self,
+        by: LimitHeaders,
+        caller: str,
+        limits: tuple[Limit, ...],
+        quota: Field,
+        policies: list[bytes],
+        partition: bytes,
+    ) -> None:
+        self.by = by
+        self.caller = caller
         self.limits = limits
         self.quota = quota
         self.policy: Field = (_POLICY, b", ".join([policy + partition for policy in policies]))
         self._partition = partition
         self._names = [b'"%s";r=' % limit.id.encode() for limit in limits]
         self.templates: dict[str, bytes] = {}
+        # The last answer of plain takes: what each bucket held, and what that means.
+        self.lefts: Sequence[float] = ()
+        self.tight = ""
+        self.observed = self.remaining = self.reset = 0
+        self.full_in_s = 0.0
+        self.left_until: list[tuple[int, int]] = []
+        self.lines = b""
+        self.fields: Fields = ()
 
     def covers(self, states: tuple[BucketState, ...]) -> bool:
         """They are of these very limits."""
@@ -210,6 +303,13 @@ class _Told:
             return (left,)
         until = ceil(found.full_in_s) if found.allowed else min(0, whole_wait_s(found.retry_after_s))
         return (left, min(_FURTHEST_S, until))
+
+    def items(self, left_until: list[tuple[int, int]]) -> Field:
+        """The ``RateLimit`` field of plain takes: for each, what is left and until when."""
+        items = [
+            b"%s%d;t=%d%s" % (name, *pair, self._partition) for name, pair in zip(self._names, left_until, strict=True)
+        ]
+        return (_IETF, b", ".join(items))
 
     def standing(self, states: tuple[BucketState, ...], wait_s: int) -> Field:
         """The ``RateLimit`` field (draft-ietf-httpapi-ratelimit-headers-11 §4). ``wait_s``: what ``Retry-After`` tells."""

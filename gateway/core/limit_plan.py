@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from .access import Principal, PrincipalKind
 from .catalogue import Operation, ReferenceKind
 from .cost import Weights
-from .limits import EVERY, Limit, Scope, Take
+from .limits import EVERY, Limit, Scope, Take, Takes
 from .project_names import ProjectNames
 from .rule_match import Clause, Matcher, spell
 from .target import Target
@@ -81,7 +81,7 @@ class Limits:
         limit on some requests only stands behind those on all."""
         self.advertised: Limit | None = ranked[0] if ranked else None
         self._tariffs: dict[tuple[str, str, str, str], _Tariff] = {}
-        self._memo: dict[tuple[str, str, str, str, str, _Tariff], tuple[Take, ...]] = {}
+        self._memo: dict[tuple[str, str, str, str, str, _Tariff], Takes] = {}
         self._shared: dict[tuple[tuple[Limit, float], ...], _Tariff] = {}
         self._changed: dict[str, Limit | None] = {}
         self._everything = _Tariff(tuple([(limit, 1.0) for limit in limits]))
@@ -106,9 +106,7 @@ class Limits:
                 raise ValueError(f"limit {limit.id}: the rate is above 0 and at most 1e9, the burst from 1 to 1e8")
         return cls(compiled, Weights(weights or {}), ProjectNames() if names is None else names)
 
-    def takes_for(
-        self, principal: Principal, operation: Operation, target: Target, method: str, peer: str
-    ) -> tuple[Take, ...]:
+    def takes_for(self, principal: Principal, operation: Operation, target: Target, method: str, peer: str) -> Takes:
         """The takes of one request, in the order configured; empty when no limit applies."""
         tariff = self._everything if self._alike else self._tariff(operation, target, method)
         unnamed = principal.kind is PrincipalKind.ANONYMOUS or principal.kind is PrincipalKind.PASSTHROUGH
@@ -144,9 +142,9 @@ class Limits:
                 return number.decode() if number is not None else spelt
         return ""
 
-    def _as_changed(self, takes: tuple[Take, ...]) -> tuple[Take, ...]:
+    def _as_changed(self, takes: Takes) -> Takes:
         found = [(take, self._changed.get(take.key, take.limit)) for take in takes]
-        return tuple([Take(take.key, limit, take.cost) for take, limit in found if limit is not None])
+        return Takes([Take(take.key, limit, take.cost) for take, limit in found if limit is not None])
 
     def _tariff(self, operation: Operation, target: Target, method: str) -> _Tariff:
         key = (operation.name, method, operation.access.value, operation.surface.value)
@@ -190,7 +188,7 @@ def _rank(limit: Limit) -> tuple[bool, bool, bool]:
     return (not limit.advertise, limit.match != EVERY, limit.by is not Scope.CALLER)
 
 
-def _takes(tariff: _Tariff, principal: Principal, address: str, project: str) -> tuple[Take, ...]:
+def _takes(tariff: _Tariff, principal: Principal, address: str, project: str) -> Takes:
     subjects = {
         Scope.CALLER: f"{principal.kind.value}:{address}" if address else principal.id,
         Scope.IDENTITY: principal.identity,
@@ -199,6 +197,6 @@ def _takes(tariff: _Tariff, principal: Principal, address: str, project: str) ->
         Scope.ORGANISATION: "all",
         Scope.PROJECT: project,
     }
-    return tuple(
+    return Takes(
         [Take(key_of(limit.id, subjects[limit.by]), limit, cost) for limit, cost in tariff.charges if subjects[limit.by]]
     )

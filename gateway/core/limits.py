@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -107,8 +107,35 @@ def heavier(takes: tuple[Take, ...], weight: int) -> tuple[Take, ...]:
     return tuple(take if take.limit.concurrent else Take(take.key, take.limit, take.cost * weight) for take in takes)
 
 
+class Takes(tuple[Take, ...]):
+    """The takes of all requests alike of one caller: what is the same for each of them is found once."""
+
+    plain: tuple[tuple[str, Limit, float, float, float], ...]
+    """Key, limit, burst, tokens per microsecond and cost of each take; empty where one is of a shadow or concurrent limit,
+    or wants what no bucket holds: those go the long way, through ``decide``."""
+    owing: bool
+    told: object
+    """Whoever tells these callers of their limits keeps here what stays the same."""
+
+    def __init__(self, takes: Iterable[Take] = ()) -> None:
+        del takes  # they are in place by now
+        strange = any(
+            take.limit.shadow or take.limit.concurrent or not 0.0 <= take.cost <= take.limit.burst for take in self
+        )
+        self.plain = () if strange else tuple([_plain(take) for take in self])
+        self.owing = any(take.limit.concurrent or take.limit.settlement is not None for take in self)
+        self.told = None
+
+
+def _plain(take: Take) -> tuple[str, Limit, float, float, float]:
+    limit = take.limit
+    return (take.key, limit, limit.burst, limit.per_us, take.cost)
+
+
 def owes(takes: Sequence[Take]) -> bool:
     """Something must be put in order when the request is over: a place given back, a cost settled. Mostly nothing is."""
+    if isinstance(takes, Takes):
+        return takes.owing
     for take in takes:  # noqa: SIM110 — half of what `any` with a generator costs
         if take.limit.concurrent or take.limit.settlement is not None:
             return True
@@ -133,13 +160,29 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """All buckets of a request, taken together or not at all."""
 
     allowed: bool
-    states: tuple[BucketState, ...]
+    found: tuple[BucketState, ...]
+    """See ``states``."""
     now: float
     """Unix seconds by the store's clock: the only clock that counts."""
     degraded: bool = False
     """The store did not answer; its failure policy decided."""
     unavailable: bool = False
     """Refused because the store is away and fails closed: no limit was exceeded, so this is a 503 and not a 429."""
+    takes: Takes | None = None
+    """Of plain takes that were all admitted, which most are; then ``lefts``, ``limit`` and ``remaining`` say the rest."""
+    lefts: Sequence[float] = ()
+    """Tokens left in each bucket."""
+    limit: Limit | None = None
+    """That of the tightest bucket."""
+    remaining: float = 0.0
+    """What is left there."""
+
+    @property
+    def states(self) -> tuple[BucketState, ...]:
+        """Each bucket, in the order of the takes. Computed where few ask."""
+        if self.takes is None:
+            return self.found
+        return tuple([state(take.limit, True, left, 0.0) for take, left in zip(self.takes, self.lefts, strict=True)])
 
     @property
     def refusal(self) -> BucketState | None:
@@ -152,6 +195,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     @property
     def tightest(self) -> BucketState | None:
         """Of the enforced buckets the one with the least left."""
+        if self.limit is not None:
+            return state(self.limit, True, self.remaining, 0.0)
         tightest: BucketState | None = None
         for found in self.states:
             if not found.limit.shadow and (tightest is None or found.remaining < tightest.remaining):
@@ -161,6 +206,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     @property
     def shadowed(self) -> str:
         """Id of the first shadow limit that would have refused; empty when none."""
+        if self.takes is not None:
+            return ""
         for found in self.states:
             if not found.allowed and found.limit.shadow:
                 return found.limit.id
@@ -175,6 +222,9 @@ def _wait(state: BucketState) -> float:
 
 Level = tuple[float, int]
 """Tokens, and the microsecond of the Unix epoch at which there were so many."""
+
+Held = tuple[float, int, Limit]
+"""A level, and the limit that it was taken under."""
 
 _GRAIN = 1e-6
 """The least growth that is written down, in tokens: far above the spacing of doubles at the largest burst."""
@@ -250,6 +300,51 @@ def decide(takes: Sequence[Take], levels: Sequence[Level | None], now_us: int) -
         # Nothing is taken. Only a clock that went back is noted, or the bucket would wait for it to catch up.
         stored.append((tokens, now_us) if before is not None and now_us < before[1] else None)
     return Decision(allowed, tuple(states), now_us / 1_000_000), stored
+
+
+def admitted(takes: Takes, lefts: Sequence[float], now: float) -> Decision:
+    """Plain takes that were all allowed; ``lefts``: what each bucket then held."""
+    least, tightest = math.inf, None
+    for left, (_, limit, _, _, _) in zip(lefts, takes.plain, strict=True):
+        if left < least:
+            least, tightest = left, limit
+    return Decision(True, (), now, False, False, takes, lefts, tightest, least)
+
+
+def admit(takes: Takes, held: Mapping[str, Held], now_us: int) -> tuple[Decision, list[Held]] | None:
+    """As ``decide`` for plain takes, of which there is at least one, where every bucket has enough; None: one has not.
+
+    What most requests come to, in one loop: ``refill`` is written out, and nothing is made that few ask for.
+    """
+    lefts: list[float] = []
+    stored: list[Held] = []
+    least, tightest = math.inf, None
+    for key, limit, burst, per_us, cost in takes.plain:
+        known = held.get(key)
+        if known is None:
+            tokens, at_us = burst, now_us
+        else:
+            tokens, at_us, _ = known
+            if not tokens <= burst:
+                tokens = burst
+            elif tokens < -burst:
+                tokens = -burst
+            if now_us <= at_us:
+                at_us = now_us
+            else:
+                gain = (now_us - at_us) * per_us
+                if tokens + gain >= burst:
+                    tokens, at_us = burst, now_us
+                elif gain >= _GRAIN:
+                    tokens, at_us = tokens + gain, now_us
+        if tokens < cost:
+            return None
+        left = tokens - cost
+        lefts.append(left)
+        stored.append((left, at_us, limit))
+        if left < least:
+            least, tightest = left, limit
+    return Decision(True, (), now_us / 1_000_000, False, False, takes, lefts, tightest, least), stored
 
 
 def settled(limit: Limit, level: Level | None, change: float, now_us: int) -> Level | None:

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from ..core.limits import LEASE_S, Decision, Level, Limit, Take, decide, refill, settled, state
+from ..core.limits import LEASE_S, Decision, Held, Level, Limit, Take, Takes, admit, decide, refill, settled, state
 
 _BOUND = 100_000
 _EVICTION_LOOK = 16
@@ -27,7 +27,7 @@ class MemoryBuckets:
         self._clock = clock
         self._bound = bound
         self._leases_end = leases_end
-        self._levels: OrderedDict[str, tuple[Level, Limit]] = OrderedDict()
+        self._levels: OrderedDict[str, Held] = OrderedDict()
         self._leases: dict[str, dict[bytes, int]] = {}
 
     def __len__(self) -> int:
@@ -40,13 +40,23 @@ class MemoryBuckets:
         """As :meth:`take`, without a coroutine."""
         now_us = int(self._clock() * 1_000_000)
         held = self._levels
+        if isinstance(takes, Takes) and takes.plain:
+            found = admit(takes, held, now_us)
+            if found is not None:
+                for plain, after in zip(takes.plain, found[1], strict=True):
+                    key = plain[0]
+                    held[key] = after
+                    held.move_to_end(key)
+                while len(held) > self._bound:
+                    self._evict(now_us)
+                return found[0]
         levels: list[Level | None] = []
         for take in takes:
             if take.limit.concurrent:
                 levels.append((take.limit.burst - self._in_progress(take.key, now_us), now_us))
             else:
                 known = held.get(take.key)
-                levels.append(None if known is None else known[0])
+                levels.append(None if known is None else known[:2])
         decision, stored = decide(takes, levels, now_us)
         for place, take in enumerate(takes):
             level = stored[place]
@@ -65,7 +75,7 @@ class MemoryBuckets:
             if take.limit.concurrent:
                 tokens = take.limit.burst - self._in_progress(take.key, now_us)
             else:
-                tokens, _ = refill(take.limit, held[0] if held is not None else None, now_us)
+                tokens, _ = refill(take.limit, held[:2] if held is not None else None, now_us)
             states.append(state(take.limit, True, tokens, 0.0))
         return Decision(True, tuple(states), now_us / 1_000_000)
 
@@ -73,7 +83,7 @@ class MemoryBuckets:
         now_us = int(self._clock() * 1_000_000)
         for change in changes:
             held = self._levels.get(change.key)
-            level = settled(change.limit, held[0] if held is not None else None, change.cost, now_us)
+            level = settled(change.limit, held[:2] if held is not None else None, change.cost, now_us)
             if level is not None:
                 self._store(change.key, level, change.limit)
 
@@ -110,7 +120,7 @@ class MemoryBuckets:
         return len(leases)
 
     def _store(self, key: str, level: Level, limit: Limit) -> None:
-        self._levels[key] = (level, limit)
+        self._levels[key] = (*level, limit)
         self._levels.move_to_end(key)
         if len(self._levels) > self._bound:
             self._evict(level[1])
@@ -118,13 +128,14 @@ class MemoryBuckets:
     def _evict(self, now_us: int) -> None:
         nearest, nearest_wait = "", float("inf")
         for _ in range(min(_EVICTION_LOOK, len(self._levels) - 1)):
-            key, (level, limit) = self._levels.popitem(last=False)
-            tokens, _ = refill(limit, level, now_us)
+            key, held = self._levels.popitem(last=False)
+            limit = held[2]
+            tokens, _ = refill(limit, held[:2], now_us)
             if tokens >= limit.burst:
                 return
             wait = (limit.burst - tokens) / limit.rate
             if wait < nearest_wait:
                 nearest, nearest_wait = key, wait
-            self._levels[key] = (level, limit)
+            self._levels[key] = held
         if nearest:
             del self._levels[nearest]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.core.limit_headers import GITLAB_SET, NOMINAL_PER_MINUTE, LimitHeaders, own, stricter, whole_wait_s
 from gateway.core.limit_plan import Limits
-from gateway.core.limits import BucketState, Decision, Limit, Scope, state
+from gateway.core.limits import BucketState, Decision, Limit, Scope, Take, Takes, admitted, state
 from gateway.core.messages import Fields
 
 Merge = Callable[..., Fields]
@@ -316,3 +316,28 @@ def test_the_lines_are_the_fields(states: list[BucketState], caller: str, now: f
     made = decision(*states, now=now)
     fields = EVERY.fields_for(made, caller)
     assert EVERY.lines_for(made, caller) == b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+
+
+# Of plain takes, told again and again
+
+PLAIN = Takes([Take("t", TEAM), Take("c", CALLER, 2.5)])
+SHARES = st.one_of(st.just(1.0), st.floats(0.0, 1.0))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(SHARES, SHARES, st.sampled_from([0.0, 0.25, 1.0, 1e5]), st.sampled_from(["backstage", "b%d"])), max_size=6
+    ),
+    st.floats(1e9, 4e9),
+)
+def test_what_did_not_change_is_told_as_if_it_were_new(history: list[tuple[float, float, float, str]], now: float) -> None:
+    for team, caller, later, who in history:
+        now += later
+        lefts = [team * TEAM.burst, caller * CALLER.burst]
+        plainly = admitted(PLAIN, lefts, now)
+        each = decision(*[state(take.limit, True, left, 0.0) for take, left in zip(PLAIN, lefts, strict=True)], now=now)
+        for headers in (EVERY, HEADERS):
+            fields = headers.fields_for(each, who)
+            assert headers.lines_for(plainly, who) == b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+            assert headers.fields_for(plainly, who) == fields

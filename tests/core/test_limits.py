@@ -8,14 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.cost import Settlement
 from gateway.core.limits import (
     Decision,
+    Held,
     Level,
     Limit,
     Scope,
     Take,
+    Takes,
+    admit,
+    admitted,
     affordable,
     decide,
+    owes,
     refill,
     settled,
     state,
@@ -252,3 +258,63 @@ def test_the_tightest_bucket_is_an_enforced_one() -> None:
     assert decision.tightest is not None
     assert decision.tightest.limit is narrow
     assert decide([takes[2]], [None], T0)[0].tightest is None
+
+
+# Plain takes
+
+LIMITS = [
+    Limit("wide", Scope.TEAM, 7 / 3, 20.0),
+    Limit("narrow", Scope.CALLER, 1 / 7, 3.0),
+    Limit("small", Scope.ORGANISATION, 1e-4, 1.5),
+]
+LEVELS = st.one_of(
+    st.none(),
+    st.tuples(st.one_of(st.floats(-50.0, 50.0), st.just(math.nan)), st.integers(-(10**9), 10**9).map(T0.__add__)),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(LIMITS), st.sampled_from([0.0, 0.1, 1 / 3, 1.0, 1.5]), LEVELS), min_size=1, max_size=4
+    )
+)
+def test_the_short_way_decides_as_the_long_one(asked: list[tuple[Limit, float, Level | None]]) -> None:
+    takes = Takes([Take(f"k{place}", limit, cost) for place, (limit, cost, _) in enumerate(asked)])
+    assert len(takes.plain) == len(takes)
+    levels = [level for _, _, level in asked]
+    held: dict[str, Held] = {
+        take.key: (*level, take.limit) for take, level in zip(takes, levels, strict=True) if level is not None
+    }
+    expected, stored = decide(takes, levels, T0)
+    found = admit(takes, held, T0)
+    if found is None:
+        assert not expected.allowed
+        return
+    decision, after = found
+    assert [left[:2] for left in after] == stored
+    assert [limit for _, _, limit in after] == [take.limit for take in takes]
+    for made in (decision, admitted(takes, [bucket.remaining for bucket in expected.states], T0 / 1_000_000)):
+        assert (made.allowed, made.states, made.now) == (expected.allowed, expected.states, expected.now)
+        assert (made.tightest, made.refusal, made.shadowed) == (expected.tightest, None, "")
+        assert (made.limit, made.remaining) == (expected.tightest.limit, expected.tightest.remaining)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        pytest.param(Take("k", limit(shadow=True)), id="shadow"),
+        pytest.param(Take("k", limit(concurrent=True)), id="places"),
+        pytest.param(Take("k", limit(), 51.0), id="beyond the burst"),
+        pytest.param(Take("k", limit(), -1.0), id="less than nothing"),
+        pytest.param(Take("k", limit(), math.nan), id="no number"),
+    ],
+)
+def test_takes_that_go_the_long_way(take: Take) -> None:
+    assert Takes([Take("other", limit()), take]).plain == ()
+
+
+def test_what_is_owed_is_known_of_takes() -> None:
+    assert not owes(Takes([Take("k", limit())]))
+    assert owes(Takes([Take("k", limit(concurrent=True))]))
+    assert owes(Takes([Take("k", limit(settlement=Settlement()))]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from gateway.core.limits import LEASE_S, Decision, Level, Limit, Scope, Take, decide, settled
+from gateway.core.limits import LEASE_S, Decision, Level, Limit, Scope, Take, Takes, decide, settled
 from gateway.stores.bucket_memory import MemoryBuckets
 from gateway.stores.bucket_script import Deed, Script, Work
 
@@ -85,7 +85,12 @@ def work(deed: Deed, chosen: list[int], cost: float, change: float, lease: bytes
     takes = [Take(*EVERY_BUCKET[index], change if deed is Deed.SETTLE else cost) for index in chosen]
     if deed is not Deed.TAKE:
         takes = [take for take in takes if take.limit.concurrent is (deed is not Deed.SETTLE)]
-    return Work(takes, lease, deed)
+    return Work(Takes(takes), lease, deed)
+
+
+def said(decision: Decision | None) -> object:
+    """All that a decision says, however it was made; None of what decides nothing."""
+    return decision and (decision.allowed, decision.states, decision.now, decision.refusal, decision.tightest)
 
 
 def done(memory: MemoryBuckets, work: Work) -> Decision | None:

@@ -19,7 +19,7 @@ from gateway.core.limits import Decision, Limit, Scope, Take
 from gateway.stores.bucket_memory import MemoryBuckets
 from gateway.stores.bucket_script import Deed, Script, Wishes, Work, decisions
 
-from .bucket_model import EVERY_BUCKET, LEASES, T0, TAKE, Model, changes, costs, done, driven, requests, work
+from .bucket_model import EVERY_BUCKET, LEASES, T0, TAKE, Model, changes, costs, done, driven, requests, said, work
 
 FORGETFUL = ("flush scripts", "copy", "fail over", "lose everything")
 SCRIPT = Script(driven(TAKE))
@@ -118,10 +118,11 @@ def test_memory_lua_and_the_model_agree_whatever_redis_forgets(redis_url: str, h
                     model, memory = live
                     expected = [model.do(one, now) for one in turn]
                     found = driven_.turn(turn, now)
+                    meant = [said(one) for one in expected]
                     assert [
-                        one if wanted is not None else None for one, wanted in zip(found, expected, strict=True)
-                    ] == expected
-                    assert [done(memory, one) for one in turn] == expected
+                        said(one) if wanted is not None else None for one, wanted in zip(found, expected, strict=True)
+                    ] == meant
+                    assert [said(done(memory, one)) for one in turn] == meant
 
 
 def copied(live: list[Any]) -> list[Any]:

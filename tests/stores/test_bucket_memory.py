@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.limits import Limit, Scope, Take
+from gateway.core.limits import Limit, Scope, Take, Takes
 from gateway.stores.bucket_memory import MemoryBuckets
 
 from .bucket_contract import NARROW, WIDE, BucketContract
@@ -44,6 +44,14 @@ async def test_a_flood_of_new_callers_does_not_free_who_is_over_the_limit() -> N
         await store.take([Take(f"flood-{number}", WIDE)])
         assert len(store) <= 20
     assert not (await store.take([Take("hot", NARROW)])).allowed
+
+
+@pytest.mark.parametrize("bound", [1, 2, 20])
+def test_requests_of_several_new_buckets_stay_within_the_bound(bound: int) -> None:
+    store = MemoryBuckets(clock=Clock(), bound=bound)
+    for number in range(100):
+        assert store.take_now(Takes([Take(f"{name}-{number}", WIDE) for name in "abc"])).allowed
+        assert len(store) <= bound
 
 
 async def test_a_bound_of_one_still_works() -> None:

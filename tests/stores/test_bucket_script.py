@@ -16,7 +16,7 @@ from gateway.stores.bucket_memory import MemoryBuckets
 from gateway.stores.bucket_script import Deed, Wishes, Work, decisions
 from gateway.stores.redis_link import RedisError, RedisLink
 
-from .bucket_model import BUCKETS, LIMITS, T0, TAKE, Model, done, driven, turns, work
+from .bucket_model import BUCKETS, LIMITS, T0, TAKE, Model, done, driven, said, turns, work
 
 
 @pytest.fixture
@@ -42,8 +42,9 @@ def test_memory_lua_and_the_model_agree_to_the_last_bit(
             turn = [one for one in (work(*part) for part in asked) if one.takes]
             expected = [model.do(one, now) for one in turn]
             found = decisions(turn, client.execute_command("EVAL", text, *wishes.arguments(turn), now))
-            assert [one if wanted is not None else None for one, wanted in zip(found, expected, strict=True)] == expected
-            assert [done(memory, one) for one in turn] == expected
+            meant = [said(one) for one in expected]
+            assert [said(one) if wanted is not None else None for one, wanted in zip(found, expected, strict=True)] == meant
+            assert [said(done(memory, one)) for one in turn] == meant
         held = {key: struct.unpack("<dd", client.get(key) or b"") for key, _ in BUCKETS if client.exists(key)}
         assert held == {key: (tokens, float(at)) for key, (tokens, at) in model.levels.items()}
 
