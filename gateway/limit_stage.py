@@ -130,17 +130,25 @@ class LimitStage:
         self.hottest.note(principal.id, refusal is not None, decision.now)
         if refusal is not None:
             wait_s = max(patience_s, refusal.limit.absorb_s)
-            if wait_s and refusal.retry_after_s <= wait_s and self.waiting < MOST_WAITING:
+            if wait_s and refusal.retry_after_s <= wait_s and self.waiting < MOST_WAITING:  # as in ``_is_final``
                 return await self._wait(takes, name, principal, decision, wait_s)
         return Ticket(self, takes, name, decision)
 
-    def admit_now(self, takes: Sequence[Take], principal: Principal) -> Decision | None:
-        """As ``admit``, for takes that nothing is owed for later (``Ticket.owes``), where the store can say at once and
-        says yes; None otherwise, and then nothing was taken."""
+    def admit_now(self, takes: Sequence[Take], principal: Principal, *, refusing: bool = False) -> Decision | None:
+        """As ``admit``, for takes that nothing is owed for later (``Ticket.owes``), where the store can say at once; None
+        otherwise, and then nothing was taken. A refusal comes back where it is of use (``refusing``) and nobody waits."""
         decision = self._buckets.take_now(takes)
-        if decision is None or not decision.allowed:
+        if decision is None or not (decision.allowed or (refusing and _is_final(decision))):
             return None
-        self.hottest.note(principal.id, False, decision.now)
+        self.hottest.note(principal.id, not decision.allowed, decision.now)
+        return decision
+
+    def refuse_now(self, takes: Sequence[Take], principal: Principal) -> Decision | None:
+        """As ``admit``, where it refuses at once, for certain and without a wait; None otherwise. Nothing is taken."""
+        decision = self._buckets.refused_now(takes)
+        if decision is None or not _is_final(decision):
+            return None
+        self.hottest.note(principal.id, True, decision.now)
         return decision
 
     async def admit_once(self, takes: Sequence[Take], principal: Principal) -> Decision | None:
@@ -260,6 +268,12 @@ class LimitStage:
                     room.queue.push_front(waiter.caller, waiter.priority, waiter)
                     return refusal.retry_after_s
         return 0.0
+
+
+def _is_final(decision: Decision) -> bool:
+    """Of a bucket, and its limit lets nobody wait."""
+    refusal = decision.refusal
+    return refusal is not None and not (refusal.limit.absorb_s and refusal.retry_after_s <= refusal.limit.absorb_s)
 
 
 def _refusing(takes: Sequence[Take], decision: Decision) -> str:

@@ -25,7 +25,7 @@ from .core.catalogue import Operation, Surface
 from .core.credentials import Kind
 from .core.cross_origin import asker, is_preflight
 from .core.entry import Admitted
-from .core.errors import Code, Rejection, Source, drained
+from .core.errors import Code, Rejection, Source, drained, rate_limited
 from .core.exchange import Exchange
 from .core.graphql import is_graphql
 from .core.headers import request_id
@@ -44,7 +44,7 @@ from .ports import (
     Reply,
 )
 from .road import Road
-from .short_lane import Found, ShortLane, Way, forget, note
+from .short_lane import Found, ShortLane, Way, forget, note, refused, served
 from .tunnel_stage import relay
 
 log = logging.getLogger("gateway.pipeline")
@@ -228,6 +228,8 @@ class Gateway:
             x.limit_waited_s = ticket.waited_s
             note(decision, x)
             if not decision.allowed:
+                if not (decision.unavailable or admitted.wait_s or questions or named or weight > 1):
+                    self._learn(head, x, told, admitted, operation)
                 raise _limited(decision)
 
         credential = await road.tokens.credential(permit, principal, operation) if permit.use else None
@@ -257,7 +259,7 @@ class Gateway:
             x.cache_status, x.cache_reason = outcome.status.value, outcome.reason.value
             if shape is not None:
                 reply = await narrowed(reply, shape, permit, head)
-            elif outcome.again is not None and head.memo and not (questions or named or weight > 1):
+            elif outcome.again is not None and not (questions or named or weight > 1):
                 x.cache_stored = outcome.stored.value
                 self._learn(head, x, told, admitted, operation, outcome.again)
             flow = None
@@ -288,14 +290,28 @@ class Gateway:
             ticket.undo()
 
     def _learn(
-        self, head: RequestHead, x: Exchange, told: _Told, admitted: Admitted, operation: Operation, again: Again
+        self,
+        head: RequestHead,
+        x: Exchange,
+        told: _Told,
+        admitted: Admitted,
+        operation: Operation,
+        again: Again | None = None,
     ) -> None:
-        """The next one with the same head need not come this way."""
+        """The next one with the same head need not come this way. ``again`` is None for one that a bucket refused."""
         principal = told.principal
-        assert principal is not None, "nothing comes out of the cache without a permit"
+        assert principal is not None, "nobody else comes as far as the buckets"
+        if not head.memo or (told.ticket is not None and told.ticket.owes()):
+            return
         proof = self.road.authenticator.proof(admitted.claim, operation)
-        if proof is not None and proof() is principal and (told.ticket is None or not told.ticket.owes()):
-            self.lane.learn(head, Way(proof, principal, operation, admitted.target, head.method, admitted.client, again, x))
+        if proof is None or proof() is not principal:
+            return
+        way = Way(proof, principal, operation, admitted.target, head.method, admitted.client)
+        if again is not None:
+            way.served = served(again, x)
+        else:
+            way.refused = refused(head, told.surface, x)
+        self.lane.learn(head, way)
 
     async def _resolve(self, questions: tuple[Question, ...], principal: Principal) -> dict[Question, Place]:
         """What GitLab calls the places of a request otherwise, by the credentials of this identity's own rules."""
@@ -412,7 +428,7 @@ def _limited(decision: Decision) -> Rejection:
             source=Source.INTERNAL,
             proxy_error="destination_unavailable",
         )
-    return Rejection(Code.RATE_LIMITED, 429, "429 Too Many Requests", proxy_error="http_request_denied")
+    return rate_limited()
 
 
 def _id_field(x: Exchange) -> tuple[bytes, bytes]:

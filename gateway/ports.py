@@ -200,6 +200,10 @@ class BucketStore(Protocol):
         """As ``take``; None, and nothing taken, where that cannot be said at once."""
         ...
 
+    def refused_now(self, takes: Sequence[Take]) -> Decision | None:
+        """What ``take`` would say, where it is a refusal for certain; None otherwise. Nothing is taken."""
+        ...
+
     async def look(self, takes: Sequence[Take]) -> Decision:
         """The buckets as they are, places among them; nothing is taken or written. No states: nothing is known at the
         moment."""

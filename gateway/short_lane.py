@@ -1,8 +1,8 @@
-"""The short lane: a request whose very octets were answered from the cache before, and can be so again.
+"""The short lane: a request whose very octets were answered from the cache, or refused by a bucket, before.
 
     proof ──── memory still knows the credential as the same principal       otherwise the road
     cache ──── the stored answer is there, not purged, and fresh             otherwise the road
-    buckets ── as the limits are now; at once, or with one round trip        refused: the road says so
+    buckets ── as the limits are now; at once, or with one round trip        refused: said as before, or by the road
     answer ─── the same octets as the road's, the same line in the audit
 
 Nothing is decided here that the road has not decided for the same head. What may change between two requests is asked
@@ -20,11 +20,13 @@ import msgspec
 from .cache import Again
 from .core.access import Principal
 from .core.cache_entry import Entry
-from .core.catalogue import Operation
+from .core.catalogue import Operation, Surface
+from .core.errors import Code, rate_limited
 from .core.exchange import Exchange
 from .core.http_date import format_date
 from .core.limits import Decision, Take, owes
-from .core.messages import Fields, RequestHead
+from .core.messages import Fields, RequestHead, first, joined
+from .core.refusal import render
 from .core.status import status_line
 from .core.target import Target
 from .road import Road
@@ -33,6 +35,34 @@ _NEAR = 0.1
 """Of a bucket: a caller that has less left is about to be refused."""
 _PLACE = 1
 """Of a way in its head's memo, behind what the entry left there."""
+_ID = "{id}"
+"""Where a refusal's body names the request; no limit's id has such letters."""
+
+
+class Served(msgspec.Struct, gc=False):
+    """How the cache answered one head."""
+
+    again: Again
+    facts: Exchange
+    rendered: Fields | None = None
+    """The stored fields that ``lines`` were made of: each entry has its own. Never the entry itself: its body would live on
+    here beyond the cache's bound, and beyond a purge."""
+    lines: bytes = b""
+    """Status line and stored fields."""
+    has_body: bool = True
+
+
+class Refused(msgspec.Struct, gc=False):
+    """How the buckets' refusals of one head are told."""
+
+    facts: Exchange
+    surface: Surface
+    accept: bytes
+    cross_origin: bool
+    texts: dict[str, tuple[bytes, bytes, bytes]] = {}
+    """By the limit that refuses: the head's lines that stay, the body, and what of it stands behind the request's id."""
+    latest: bool = True
+    """The last request was refused, so the next one may well be."""
 
 
 class Way(msgspec.Struct, gc=False):
@@ -44,16 +74,11 @@ class Way(msgspec.Struct, gc=False):
     target: Target
     method: str
     client: str
-    again: Again
-    facts: Exchange
-    takes: tuple[Take, ...] = ()
-    """Seen to owe nothing afterwards."""
-    rendered: Fields | None = None
-    """The stored fields that ``lines`` were made of: each entry has its own. Never the entry itself: its body would live on
-    here beyond the cache's bound, and beyond a purge."""
-    lines: bytes = b""
-    """Status line and stored fields."""
-    has_body: bool = True
+    served: Served | None = None
+    refused: Refused | None = None
+    takes: tuple[Take, ...] | None = None
+    owing: bool = False
+    """Of ``takes``: something is to be settled or given back afterwards, which is for the road to do."""
 
 
 class Found(msgspec.Struct, gc=False):
@@ -61,6 +86,7 @@ class Found(msgspec.Struct, gc=False):
 
     way: Way
     takes: tuple[Take, ...]
+    served: Served
     entry: Entry
     x: Exchange
     at: float
@@ -87,16 +113,17 @@ class ShortLane:
         self._monotonic = monotonic
         self._wall = wall
         self._date_second = -1
-        self._date_lines = b""
+        self._date_line = b""
 
     @staticmethod
     def learn(head: RequestHead, way: Way) -> None:
-        """``head`` was answered from the cache, without a word to anybody else."""
+        """``head`` was answered from the cache, without a word to anybody else, or a bucket refused it."""
         memo = head.memo
         assert memo, "the entry was there first"
-        way.facts = copy.copy(way.facts)
-        way.facts.request_id = ""
-        way.facts.upstream_s = 0.0
+        known = memo[_PLACE] if len(memo) > _PLACE else None
+        if isinstance(known, Way) and known.principal is way.principal:
+            way.served = way.served or known.served
+            way.refused = way.refused or known.refused
         memo[_PLACE:] = [way]
 
     @staticmethod
@@ -105,45 +132,34 @@ class ShortLane:
         if head.memo:
             del head.memo[_PLACE:]
 
-    def find(self, head: RequestHead) -> Found | None:
-        """The answer, if all is as it was."""
-        memo = head.memo
-        if memo is None or len(memo) <= _PLACE or self._road.record.closed:
-            return None
-        way = memo[_PLACE]
-        assert isinstance(way, Way)
-        if way.proof() is not way.principal:
-            return None
-        at = self._wall()
-        still = way.again.still(at)
-        if still is None:
-            return None
-        entry, computed = still
-        if entry.fields is not way.rendered and not _prepare(way, entry):
-            return None
-        # As copy.copy, which looks for this first.
-        x: Exchange = way.facts.__copy__()  # type: ignore[attr-defined]
-        x.request_id = self._mint_id()
-        x.started_at = self._monotonic()
-        takes = self._road.dialect.takes_for(way.principal, way.operation, way.target, way.method, way.client)
-        if takes is not way.takes:
-            # An operator changed a limit, or a project's number was learnt.
-            if owes(takes):
-                return None
-            way.takes = takes
-        return Found(way, takes, entry, x, at, computed)
-
     def at_once(self, head: RequestHead) -> tuple[bytes, Exchange] | None:
         """The answer's octets and facts, where nobody has to be waited for."""
-        found = self.find(head)
-        if found is None:
+        way = self._way(head)
+        if way is None:
             return None
+        takes, refused = way.takes, way.refused
+        if refused is not None and refused.latest:
+            answered = self._refuse(way, refused)
+            if answered is not None:
+                return answered
+            refused.latest = False
+        found = self._found(way)
+        if found is None:
+            return self._refuse(way, refused) if refused is not None else None
         decision = None
-        if found.takes:
-            decision = self._road.limits.admit_now(found.takes, found.way.principal)
+        if takes:
+            decision = self._road.limits.admit_now(takes, way.principal, refusing=refused is not None)
             if decision is None:
                 return None
+            if not decision.allowed:
+                assert refused is not None, "what is no use is not given"
+                return self._refusal(way, refused, decision)
         return self.answer(found, decision), found.x
+
+    def find(self, head: RequestHead) -> Found | None:
+        """The stored answer, if all is as it was."""
+        way = self._way(head)
+        return self._found(way) if way is not None else None
 
     async def admit(self, found: Found) -> Decision | None:
         """Of the buckets; None: refused, or there was nothing to take (``found.takes``)."""
@@ -151,29 +167,121 @@ class ShortLane:
 
     def answer(self, found: Found, decision: Decision | None) -> bytes:
         """The whole answer; its facts are in ``found.x``."""
-        way, x = found.way, found.x
+        way, served, x = found.way, found.served, found.x
         if decision is not None:
             note(decision, x)
         octets = b"".join(
             (
-                way.lines,
+                served.lines,
                 found.computed,
                 self._road.dialect.lines(decision, way.principal),
                 b"X-Gateway-Request-Id: %b\r\n" % x.request_id.encode("ascii"),
                 self._date(found.at),
-                found.entry.body if way.has_body else b"",
+                b"\r\n",
+                found.entry.body if served.has_body else b"",
             )
         )
         x.bytes_out = len(octets)
         return octets
 
+    # What may have changed
+
+    def _way(self, head: RequestHead) -> Way | None:
+        """What is known of ``head``, if its caller is still who it was."""
+        memo = head.memo
+        if memo is None or len(memo) <= _PLACE or self._road.record.closed:
+            return None
+        way = memo[_PLACE]
+        assert isinstance(way, Way)
+        if way.proof() is not way.principal:
+            return None
+        takes = self._road.dialect.takes_for(way.principal, way.operation, way.target, way.method, way.client)
+        if takes is not way.takes:
+            # Or an operator changed a limit, or a project's number was learnt.
+            way.takes, way.owing = takes, owes(takes)
+        return way
+
+    def _found(self, way: Way) -> Found | None:
+        served = way.served
+        if served is None or way.owing:
+            return None
+        at = self._wall()
+        still = served.again.still(at)
+        if still is None:
+            return None
+        entry, computed = still
+        if entry.fields is not served.rendered and not _prepare(served, entry):
+            return None
+        assert way.takes is not None, "as of this moment"
+        return Found(way, way.takes, served, entry, self._facts(served.facts), at, computed)
+
+    def _facts(self, facts: Exchange) -> Exchange:
+        # As copy.copy, which looks for this first.
+        x: Exchange = facts.__copy__()  # type: ignore[attr-defined]
+        x.request_id = self._mint_id()
+        x.started_at = self._monotonic()
+        return x
+
+    # Refusals
+
+    def _refuse(self, way: Way, refused: Refused) -> tuple[bytes, Exchange] | None:
+        """Where a bucket refuses for certain."""
+        if not way.takes:
+            return None
+        decision = self._road.limits.refuse_now(way.takes, way.principal)
+        return self._refusal(way, refused, decision) if decision is not None else None
+
+    def _refusal(self, way: Way, refused: Refused, decision: Decision) -> tuple[bytes, Exchange]:
+        refused.latest = True
+        x = self._facts(refused.facts)
+        note(decision, x)
+        text = refused.texts.get(x.limit_id)
+        if text is None:
+            text = refused.texts[x.limit_id] = _text(refused, x.limit_id)
+        lines, body, behind = text
+        request_id = x.request_id.encode("ascii")
+        if behind:
+            body = b"%b%b%b" % (body, request_id, behind)
+        octets = b"".join(
+            (
+                lines,
+                self._road.dialect.lines(decision, way.principal),
+                b"X-Gateway-Request-Id: %b\r\n" % request_id,
+                self._date(self._wall()),
+                b"\r\n" if way.method == "HEAD" else b"Content-Length: %d\r\n\r\n%b" % (len(body), body),
+            )
+        )
+        x.bytes_out = len(octets)
+        return octets, x
+
     def _date(self, at: float) -> bytes:
-        """``Date`` and the end of the head, formatted once a second."""
+        """``Date``, formatted once a second."""
         second = int(at)
         if second != self._date_second:
-            self._date_lines = b"Date: %b\r\n\r\n" % format_date(second)
+            self._date_line = b"Date: %b\r\n" % format_date(second)
             self._date_second = second
-        return self._date_lines
+        return self._date_line
+
+
+def served(again: Again, x: Exchange) -> Served:
+    """The cache answered, as ``x`` says."""
+    return Served(again, _kept(x))
+
+
+def refused(head: RequestHead, surface: Surface, x: Exchange) -> Refused:
+    """A bucket refused ``head``, which had come so far as ``x`` says."""
+    facts = _kept(x)
+    facts.status, facts.code = 429, Code.RATE_LIMITED.value
+    facts.limit_waited_s = 0.0
+    fields = head.fields
+    return Refused(facts, surface, joined(fields, b"accept") or b"", first(fields, b"origin") is not None)
+
+
+def _kept(x: Exchange) -> Exchange:
+    facts = copy.copy(x)
+    facts.request_id = ""
+    facts.upstream_s = 0.0
+    return facts
 
 
 def forget(x: Exchange) -> None:
@@ -201,21 +309,35 @@ def note(decision: Decision, x: Exchange) -> None:
     x.limit_shadow = decision.shadowed
 
 
-def _prepare(way: Way, entry: Entry) -> bool:
+def _text(refused: Refused, limit_id: str) -> tuple[bytes, bytes, bytes]:
+    """For ``Refused.texts``."""
+    head, body = render(
+        rate_limited(),
+        surface=refused.surface,
+        accept=refused.accept,
+        request_id=_ID,
+        violated=(limit_id,),
+        cross_origin=refused.cross_origin,
+    )
+    before, _, behind = body.partition(_ID.encode())
+    return status_line(head.status) + _rendered(head.fields), before, behind
+
+
+def _prepare(served: Served, entry: Entry) -> bool:
     """Render what stays the same from answer to answer; False: the entry answers another request."""
-    shown = way.again.shown(entry)
+    shown = served.again.shown(entry)
     if shown is None:
         return False
     lines = _rendered(shown.fields)
     named = b"\n" + lines.lower()
     if b"\ndate:" in named:  # the edge would leave that one
         return False
-    way.has_body = shown.status not in {204, 304}
-    if way.has_body and b"\ncontent-length:" not in named:
+    served.has_body = shown.status not in {204, 304}
+    if served.has_body and b"\ncontent-length:" not in named:
         lines += b"Content-Length: %d\r\n" % len(entry.body)
-    way.lines = status_line(shown.status) + lines
-    way.facts.status = shown.status
-    way.rendered = entry.fields
+    served.lines = status_line(shown.status) + lines
+    served.facts.status = shown.status
+    served.rendered = entry.fields
     return True
 
 

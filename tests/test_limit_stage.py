@@ -50,6 +50,25 @@ async def test_nobody_waits_who_did_not_ask() -> None:
     assert (await stage.admit(takes(REFUSING), principal(), "3", 2.0)).decision.allowed
 
 
+async def test_at_once_nobody_is_refused_who_may_wait() -> None:
+    stage = LimitStage(MemoryBuckets())
+    for limit in (QUICK, SLOW, REFUSING):
+        admitted = stage.admit_now(takes(limit, limit.id), principal())
+        assert admitted is not None
+        assert admitted.allowed
+    for refusing in (False, True):
+        assert stage.admit_now(takes(QUICK, "quick"), principal(), refusing=refusing) is None
+        refused = stage.admit_now(takes(SLOW, "slow"), principal(), refusing=refusing)
+        assert (refused is not None) is refusing, "it would have to wait longer than it may"
+    assert stage.refuse_now(takes(QUICK, "quick"), principal()) is None
+    for limit in (SLOW, REFUSING):
+        said = stage.refuse_now(takes(limit, limit.id), principal())
+        assert said is not None
+        assert not said.allowed
+    (hot,) = stage.hottest.top(1, said.now)
+    assert (hot.asked, hot.refused) == (6, 3), "who is sent on is counted where it ends"
+
+
 async def test_nobody_waits_in_vain() -> None:
     stage = LimitStage(MemoryBuckets())
     await stage.admit(takes(SLOW), principal(), "1")

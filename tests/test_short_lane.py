@@ -7,92 +7,17 @@ import gc
 import re
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from gateway.core.errors import Rejection
-from gateway.core.messages import Fields, ResponseHead
-from gateway.core.refusal import render
-from gateway.edge.server import EdgeSettings, TrafficServer
+from gateway.core.messages import ResponseHead
 from gateway.ports import Reply, UpstreamRequest
 from tests.edge.wire import SOON_S, Client
-from tests.fakes.world import CONFIGURATION, OWN, SECRETS, Answer, World, world
+from tests.fakes.port import CACHED, ETAG, ISSUES, TARGET, Port, issues, port
+from tests.fakes.world import CONFIGURATION, OWN, SECRETS
 
-TARGET = "/api/v4/projects/1/issues?page=2"
-ETAG = b'W/"0123456789abcdef0123456789abcdef"'
-ISSUES: Fields = (
-    (b"Content-Type", b"application/json"),
-    (b"Etag", ETAG),
-    (b"Link", b'<http://gitlab.test/api/v4/projects/1/issues?page=3>; rel="next"'),
-    (b"X-Total", b"7"),
-    (b"Vary", b"Origin, Accept-Language"),
-)
-CACHED = "cache: {ttl: 60s, access_ttl: 60s}\n"
 VARYING = re.compile(rb"(?m)^(X-Gateway-Request-Id|Date|Age|Cache-Status|RateLimit[-A-Za-z]*): .*$")
-
-
-def issues(body: bytes = b"[]", fields: Fields = ISSUES) -> Answer:
-    async def answer(request: UpstreamRequest, octets: bytes) -> Reply:
-        return Reply(ResponseHead(200, fields), whole=body)
-
-    return answer
-
-
-class Port:
-    """A world behind a traffic port, and one client."""
-
-    def __init__(self, made: World, server: TrafficServer, client: Client, port: int) -> None:
-        self.made = made
-        self.server = server
-        self.client = client
-        self.port = port
-
-    def request(self, target: str = TARGET, *lines: str, caller: str = OWN) -> bytes:
-        token = self.made.keys.get(caller, caller)
-        return "\r\n".join(
-            [f"GET {target} HTTP/1.1", "Host: git.example.com", f"PRIVATE-TOKEN: {token}", *lines, "", ""]
-        ).encode()
-
-    async def ask(
-        self, target: str = TARGET, *lines: str, caller: str = OWN, client: Client | None = None
-    ) -> tuple[int, dict[bytes, bytes], bytes]:
-        """One answer; ``self.short`` says which way it came."""
-        self.made.calls.clear()
-        client = client or self.client
-        await client.send(self.request(target, *lines, caller=caller))
-        status, fields, body = await client.answer()
-        return status, dict(fields), body
-
-    @property
-    def short(self) -> bool:
-        """The last answer came without the road's first stage."""
-        return "entry.target" not in self.made.calls
-
-    async def learn(self, target: str = TARGET, *lines: str, caller: str = OWN) -> None:
-        """Until the lane knows the way: asked, stored, answered from the cache."""
-        for _ in range(3):
-            await self.ask(target, *lines, caller=caller)
-        assert self.short
-
-
-@asynccontextmanager
-async def port(directory: Path, text: str = CONFIGURATION + CACHED, answer: Answer | None = None) -> AsyncIterator[Port]:
-    def early(rejection: Rejection, _peer: str) -> tuple[ResponseHead, bytes]:
-        return render(rejection)
-
-    async with world(directory, text, answer or issues()) as made:
-        gateway = made.gateway
-        server = TrafficServer(gateway.handle, early, EdgeSettings(), gateway.at_once)
-        listening = await server.listen("127.0.0.1", 0)
-        number = listening.sockets[0].getsockname()[1]
-        client = Client(*await asyncio.open_connection("127.0.0.1", number))
-        yield Port(made, server, client, number)
-        client.writer.close()
-        listening.close()
-        server.pre_shutdown()
-        await server.shutdown(SOON_S)
 
 
 @pytest.fixture
@@ -152,22 +77,6 @@ async def test_each_answer_takes_from_the_buckets(at: Port) -> None:
 
 
 # Only where the road would
-
-
-async def test_a_refusal_is_the_roads_to_tell(tmp_path: Path) -> None:
-    text = CONFIGURATION.replace("60/min, burst: 50", "1/day, burst: 5") + CACHED
-    async with port(tmp_path, text) as at:
-        answers = [await at.ask() for _ in range(7)]
-        assert [status for status, _, _ in answers] == [200] * 5 + [429] * 2
-        assert not at.short
-        assert answers[-1][1][b"RateLimit-Remaining"] == b"0"
-        assert (at.made.last.code, at.made.last.cache_status, at.made.last.status) == ("rate_limited", "", 429)
-
-
-async def test_a_refusal_with_redis_is_the_roads_too(tmp_path: Path, shared: str) -> None:
-    async with port(tmp_path, shared.replace("60/min, burst: 50", "1/day, burst: 5")) as at:
-        assert [(await at.ask())[0] for _ in range(7)] == [200] * 5 + [429] * 2
-        assert (at.made.last.code, at.made.last.cache_status, at.made.last.status) == ("rate_limited", "", 429)
 
 
 async def test_a_revoked_key_has_no_short_way(at: Port) -> None:
@@ -326,7 +235,7 @@ async def test_a_fault_in_finding_the_way_is_not_the_clients_either(
 ) -> None:
     await at.learn()
     before = len(at.made.seen.exchanges)
-    monkeypatch.setattr(at.made.gateway.lane, "find", lambda _: 1 / 0)
+    monkeypatch.setattr(at.made.gateway.lane, "_way", lambda _: 1 / 0)
     assert (await at.ask())[0] == 200
     assert len(at.made.seen.exchanges) == before + 1
     assert "fault in the short lane" in caplog.text

@@ -123,6 +123,11 @@ def bad_request(message: str = "400 Bad Request", code: Code = Code.BAD_REQUEST,
     return Rejection(code, 400, message, close=close, proxy_error="http_request_error")
 
 
+def rate_limited() -> Rejection:
+    """A bucket refuses; which one, and for how long, is told beside it."""
+    return Rejection(Code.RATE_LIMITED, 429, "429 Too Many Requests", proxy_error="http_request_denied")
+
+
 def drained(*, unsure: bool) -> Rejection:
     """The gateway ends and can't wait for the answer. ``unsure``: GitLab may have done what it was asked, or do it yet, so
     nobody is told to come back with the same."""

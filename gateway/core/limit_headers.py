@@ -122,6 +122,10 @@ class LimitHeaders:
                     numbers += pair
                 told.lines = self._template(told, told.tight) % tuple(numbers)
             return told.lines
+        if not decision.allowed:
+            refusal = decision.refusal
+            if refusal is not None:
+                return self._refused_lines(decision, refusal, caller)
         states = decision.states
         tightest: BucketState | None = None
         for found in states:
@@ -204,6 +208,22 @@ class LimitHeaders:
             told.standing(decision.states, wait_s),
         )
 
+    def _refused_lines(self, decision: Decision, refusal: BucketState, caller: str) -> bytes:
+        """Who asks again and again hears the same until a second has passed."""
+        states = decision.found
+        told = self._told_to(caller, states)
+        wait_s = whole_wait_s(refusal.retry_after_s)
+        numbers: list[object] = [refusal.limit, wait_s, ceil(decision.now)]
+        for found in states:
+            if found.allowed:
+                numbers += (int(found.remaining), ceil(found.full_in_s))
+            elif found is not refusal:
+                numbers += (None, whole_wait_s(found.retry_after_s))
+        if told.refused[0] != numbers:
+            fields = self._refused(decision, refusal, caller)
+            told.refused = (numbers, b"".join([b"%b: %b\r\n" % field for field in fields]))
+        return told.refused[1]
+
     def _told_to(self, caller: str, states: tuple[BucketState, ...]) -> _Told:
         told = self._told.get(caller)
         if told is None or not told.covers(states):
@@ -242,6 +262,7 @@ class _Told:
         "observed",
         "policy",
         "quota",
+        "refused",
         "remaining",
         "reset",
         "templates",
@@ -265,6 +286,8 @@ class _Told:
         self._partition = partition
         self._names = [b'"%s";r=' % limit.id.encode() for limit in limits]
         self.templates: dict[str, bytes] = {}
+        self.refused: tuple[list[object], bytes] = ([], b"")
+        """What the last refusal was made of, and its lines."""
         # The last answer of plain takes: what each bucket held, and what that means.
         self.lefts: Sequence[float] = ()
         self.tight = ""

@@ -189,8 +189,13 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         """The refusing bucket one has to wait for longest; None when allowed."""
         if self.allowed:
             return None
-        short = [state for state in self.states if not state.allowed and not state.limit.shadow]
-        return max(short, key=_wait) if short else None
+        longest: BucketState | None = None
+        for found in self.found:
+            if not (found.allowed or found.limit.shadow) and (
+                longest is None or found.retry_after_s > longest.retry_after_s
+            ):
+                longest = found
+        return longest
 
     @property
     def tightest(self) -> BucketState | None:
@@ -208,14 +213,10 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         """Id of the first shadow limit that would have refused; empty when none."""
         if self.takes is not None:
             return ""
-        for found in self.states:
+        for found in self.found:
             if not found.allowed and found.limit.shadow:
                 return found.limit.id
         return ""
-
-
-def _wait(state: BucketState) -> float:
-    return state.retry_after_s
 
 
 # Arithmetic

@@ -50,20 +50,23 @@ class MemoryBuckets:
                 while len(held) > self._bound:
                     self._evict(now_us)
                 return found[0]
-        levels: list[Level | None] = []
-        for take in takes:
-            if take.limit.concurrent:
-                levels.append((take.limit.burst - self._in_progress(take.key, now_us), now_us))
-            else:
-                known = held.get(take.key)
-                levels.append(None if known is None else known[:2])
-        decision, stored = decide(takes, levels, now_us)
+        decision, stored = decide(takes, self._levels_of(takes, now_us), now_us)
         for place, take in enumerate(takes):
             level = stored[place]
             if take.limit.concurrent:
                 if decision.allowed and decision.states[place].allowed:
                     self._leases.setdefault(take.key, {})[lease] = now_us + _LEASE_US
             elif level is not None:
+                self._store(take.key, level, take.limit)
+        return decision
+
+    def refused_now(self, takes: Sequence[Take]) -> Decision | None:
+        now_us = int(self._clock() * 1_000_000)
+        decision, stored = decide(takes, self._levels_of(takes, now_us), now_us)
+        if decision.allowed:
+            return None
+        for take, level in zip(takes, stored, strict=True):
+            if level is not None and not take.limit.concurrent:  # the clock went back
                 self._store(take.key, level, take.limit)
         return decision
 
@@ -109,6 +112,17 @@ class MemoryBuckets:
     async def close(self) -> None:
         self._levels.clear()
         self._leases.clear()
+
+    def _levels_of(self, takes: Sequence[Take], now_us: int) -> list[Level | None]:
+        held = self._levels
+        levels: list[Level | None] = []
+        for take in takes:
+            if take.limit.concurrent:
+                levels.append((take.limit.burst - self._in_progress(take.key, now_us), now_us))
+            else:
+                known = held.get(take.key)
+                levels.append(None if known is None else known[:2])
+        return levels
 
     def _in_progress(self, key: str, now_us: int) -> int:
         leases = self._leases.get(key)

@@ -90,8 +90,15 @@ class RedisBuckets:
         self._enqueue(Work(takes, lease), decided)
         return await decided
 
-    def take_now(self, takes: Sequence[Take], lease: bytes = b"") -> None:
-        return None
+    def take_now(self, takes: Sequence[Take], lease: bytes = b"") -> Decision | None:
+        if self._failures >= _FAILURES_TO_OPEN or self._closed:
+            return self._without_redis(takes, lease)
+        return self._certainly_refused(takes)
+
+    def refused_now(self, takes: Sequence[Take]) -> Decision | None:
+        if self._failures >= _FAILURES_TO_OPEN or self._closed:
+            return None
+        return self._certainly_refused(takes)
 
     async def look(self, takes: Sequence[Take]) -> Decision:
         try:

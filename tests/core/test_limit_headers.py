@@ -311,6 +311,23 @@ STATES = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
+@given(
+    STATES.filter(lambda states: any(not found.allowed and not found.limit.shadow for found in states)),
+    st.lists(st.tuples(st.floats(0.0, 3.0), st.floats(-0.4, 0.4)), min_size=2, max_size=8),
+)
+def test_who_asks_again_and_again_is_told_the_present_numbers(
+    states: list[BucketState], moments: list[tuple[float, float]]
+) -> None:
+    now = 1e9
+    for later, more in moments:
+        now += later
+        moved = [state(found.limit, found.allowed, found.remaining + more, 1.0) for found in states]
+        made = decision(*moved, now=now)
+        fields = EVERY.fields_for(made, "backstage")
+        assert EVERY.lines_for(made, "backstage") == b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+
+
+@settings(max_examples=200, deadline=None)
 @given(STATES, st.sampled_from(["backstage", "b%d"]), st.floats(1e9, 4e9))
 def test_the_lines_are_the_fields(states: list[BucketState], caller: str, now: float) -> None:
     made = decision(*states, now=now)

@@ -35,6 +35,19 @@ class BucketContract:
         after = await store.take([Take("{gw}:w", WIDE)])
         assert int(after.states[0].remaining) == 46
 
+    async def test_what_is_surely_refused_is_said_and_nothing_is_taken(self, store: BucketStore) -> None:
+        narrow, both = [Take("{gw}:n", NARROW)], [Take("{gw}:w", WIDE), Take("{gw}:n", NARROW)]
+        for left in (2, 1, 0):
+            assert store.refused_now(narrow) is None
+            assert int((await store.take(narrow)).states[0].remaining) == left
+        told = await store.take(both)
+        for _ in range(5):
+            found = store.refused_now(both)
+            assert found is not None
+            assert (found.allowed, found.refusal is not None and found.refusal.limit) == (False, NARROW)
+            assert [int(one.remaining) for one in found.states] == [int(one.remaining) for one in told.states]
+        assert int((await store.take([Take("{gw}:w", WIDE)])).states[0].remaining) == 49
+
     async def test_buckets_are_apart_by_key(self, store: BucketStore) -> None:
         await store.take([Take("{gw}:one", NARROW, 3.0)])
         assert (await store.take([Take("{gw}:two", NARROW, 3.0)])).allowed

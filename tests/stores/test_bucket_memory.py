@@ -79,3 +79,8 @@ def test_a_clock_that_jumps_back_freezes_nothing() -> None:
     assert not store.take_now([Take("k", one)]).allowed
     clock.at += 1
     assert store.take_now([Take("k", one)]).allowed
+    clock.at -= 3600
+    assert store.refused_now([Take("k", one)]) is not None
+    clock.at += 1
+    assert store.refused_now([Take("k", one)]) is None
+    assert store.take_now([Take("k", one)]).allowed

@@ -105,6 +105,21 @@ async def test_a_flood_of_certain_refusals_costs_redis_nothing(redis_url: str) -
         assert b"evalsha" not in stats
 
 
+async def test_while_redis_is_away_the_policy_decides_at_once(start_redis: StartRedis) -> None:
+    redis = start_redis()
+    async with gateway(redis.url) as store:
+        assert store.take_now(takes("k", NARROW)) is None, "Redis is to be asked"
+        await store.take(takes("k", NARROW))
+        redis.stop()
+        while not store.degraded:
+            await store.take(takes("other", WIDE))
+        decisions = [store.take_now(takes("k", NARROW)) for _ in range(4)]
+        assert [(one.allowed, one.degraded) for one in decisions if one is not None] == [(True, True)] * 2 + [
+            (False, True)
+        ] * 2
+        assert store.refused_now(takes("k", NARROW)) is None
+
+
 async def test_a_remembered_refusal_ends_when_the_token_is_there(redis_url: str) -> None:
     quick = Limit("quick", Scope.CALLER, 20.0, 1.0)
     async with gateway(redis_url) as store:
