@@ -138,14 +138,15 @@ class ShortLane:
         if way is None:
             return None
         takes, refused = way.takes, way.refused
-        if refused is not None and refused.latest:
+        likely = refused is not None and refused.latest
+        if refused is not None and likely:
             answered = self._refuse(way, refused)
             if answered is not None:
                 return answered
             refused.latest = False
         found = self._found(way)
         if found is None:
-            return self._refuse(way, refused) if refused is not None else None
+            return None if refused is None or likely else self._refuse(way, refused)
         decision = None
         if takes:
             decision = self._road.limits.admit_now(takes, way.principal, refusing=refused is not None)
@@ -191,8 +192,7 @@ class ShortLane:
         memo = head.memo
         if memo is None or len(memo) <= _PLACE or self._road.record.closed:
             return None
-        way = memo[_PLACE]
-        assert isinstance(way, Way)
+        way: Way = memo[_PLACE]  # type: ignore[assignment]  # nobody else writes behind the entry
         if way.proof() is not way.principal:
             return None
         takes = self._road.dialect.takes_for(way.principal, way.operation, way.target, way.method, way.client)
@@ -234,7 +234,9 @@ class ShortLane:
     def _refusal(self, way: Way, refused: Refused, decision: Decision) -> tuple[bytes, Exchange]:
         refused.latest = True
         x = self._facts(refused.facts)
-        note(decision, x)
+        refusal = decision.refusal
+        assert refusal is not None, "the stage told it from an outage"
+        x.limit_id, x.limit_remaining, x.limit_shadow = refusal.limit.id, refusal.remaining, decision.shadowed
         text = refused.texts.get(x.limit_id)
         if text is None:
             text = refused.texts[x.limit_id] = _text(refused, x.limit_id)

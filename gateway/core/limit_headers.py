@@ -212,7 +212,9 @@ class LimitHeaders:
         """Who asks again and again hears the same until a second has passed."""
         states = decision.found
         told = self._told_to(caller, states)
-        wait_s = whole_wait_s(refusal.retry_after_s)
+        wait_s = ceil(refusal.retry_after_s - 1e-6)
+        if not 1 <= wait_s <= _FURTHEST_S:
+            wait_s = whole_wait_s(refusal.retry_after_s)
         numbers: list[object] = [refusal.limit, wait_s, ceil(decision.now)]
         for found in states:
             if found.allowed:

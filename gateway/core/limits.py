@@ -348,6 +348,50 @@ def admit(takes: Takes, held: Mapping[str, Held], now_us: int) -> tuple[Decision
     return Decision(True, (), now_us / 1_000_000, False, False, takes, lefts, tightest, least), stored
 
 
+def refuse(takes: Takes, held: Mapping[str, Held], now_us: int) -> Decision | None:
+    """As ``decide`` for plain takes, where a bucket is short; None: all have enough, or a clock went back, which is to be
+    written down."""
+    levels: list[tuple[Limit, float, float]] = []
+    short = False
+    for key, limit, burst, per_us, cost in takes.plain:
+        tokens = burst
+        known = held.get(key)
+        if known is not None:
+            tokens, at_us, _ = known
+            if now_us < at_us:
+                return None
+            if not tokens <= burst:
+                tokens = burst
+            elif tokens < -burst:
+                tokens = -burst
+            gain = (now_us - at_us) * per_us
+            if tokens + gain >= burst:
+                tokens = burst
+            elif gain >= _GRAIN:
+                tokens += gain
+            if tokens < cost:
+                short = True
+        levels.append((limit, tokens, cost))
+    if not short:
+        return None
+    return Decision(
+        False,
+        tuple(
+            [
+                BucketState(
+                    limit,
+                    tokens >= cost,
+                    tokens,
+                    0.0 if tokens >= cost else (cost - tokens) / limit.rate,
+                    (limit.burst - tokens) / limit.rate,
+                )
+                for limit, tokens, cost in levels
+            ]
+        ),
+        now_us / 1_000_000,
+    )
+
+
 def settled(limit: Limit, level: Level | None, change: float, now_us: int) -> Level | None:
     """The level to store after ``change`` more tokens turned out to be owed (less than 0: too many were taken).
 

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from ..core.limits import LEASE_S, Decision, Held, Level, Limit, Take, Takes, admit, decide, refill, settled, state
+from ..core.limits import LEASE_S, Decision, Held, Level, Limit, Take, Takes, admit, decide, refill, refuse, settled, state
 
 _BOUND = 100_000
 _EVICTION_LOOK = 16
@@ -62,6 +62,10 @@ class MemoryBuckets:
 
     def refused_now(self, takes: Sequence[Take]) -> Decision | None:
         now_us = int(self._clock() * 1_000_000)
+        if isinstance(takes, Takes) and takes.plain:
+            found = refuse(takes, self._levels, now_us)
+            if found is not None:
+                return found
         decision, stored = decide(takes, self._levels_of(takes, now_us), now_us)
         if decision.allowed:
             return None

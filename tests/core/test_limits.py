@@ -23,6 +23,7 @@ from gateway.core.limits import (
     decide,
     owes,
     refill,
+    refuse,
     settled,
     state,
 )
@@ -288,6 +289,8 @@ def test_the_short_way_decides_as_the_long_one(asked: list[tuple[Limit, float, L
     }
     expected, stored = decide(takes, levels, T0)
     found = admit(takes, held, T0)
+    went_back = any(level is not None and level[1] > T0 for level in levels)
+    assert refuse(takes, held, T0) == (None if expected.allowed or went_back else expected)
     if found is None:
         assert not expected.allowed
         return
