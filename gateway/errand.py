@@ -8,7 +8,7 @@ import msgspec
 
 from .cache import CacheRequest, with_conditions
 from .core.access import Permit, Principal, PrincipalKind
-from .core.answer_shape import shape_of
+from .core.answer_shape import shaped
 from .core.catalogue import Surface
 from .core.cost import Spent
 from .core.credentials import Claim, Kind, injection
@@ -137,10 +137,10 @@ class Errand:
         try:
             head = reply.head
             if credential is not None:
-                road.pacing.learn(credential.id, head.status, head.fields, operation.name)
+                road.pacing.learn(credential.id, head, operation.name)
             x.upstream_status = head.status
             x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
-            shape = shape_of(head.fields)
+            shape = shaped(head)
             self.runtime_s += _seconds(shape.first(head.fields, b"x-runtime"), reply.first_byte_s)
             x.upstream_request_id = _ascii(shape.first(head.fields, b"x-request-id"))
             if head.status == 401:

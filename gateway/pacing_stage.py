@@ -18,7 +18,7 @@ from typing import Protocol
 from .core.access import Principal
 from .core.errors import Code, Rejection, Source
 from .core.limits import Take
-from .core.messages import Fields
+from .core.messages import ResponseHead
 from .core.pacing import PATIENCE_S, Pace, Told
 from .limit_stage import LimitStage
 from .ports import StoreUnavailable
@@ -91,9 +91,9 @@ class PacingStage:
         pace = self._paces.get(credential)
         return inf if pace is None else pace.remaining(self._wall())
 
-    def learn(self, credential: str, status: int, fields: Fields, operation: str = "") -> None:
+    def learn(self, credential: str, head: ResponseHead, operation: str = "") -> None:
         """An answer of GitLab's to that credential."""
-        if self._pace(credential).learn(status, fields, self._wall(), operation) and self._board is not None:
+        if self._pace(credential).learn(head, self._wall(), operation) and self._board is not None:
             self._untold.add(credential)
             self._news.set()
 

@@ -15,7 +15,7 @@ import redis
 
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.errors import Code, Rejection, Source
-from gateway.core.messages import Fields
+from gateway.core.messages import Fields, ResponseHead
 from gateway.limit_stage import LimitStage
 from gateway.pacing_stage import PacingStage
 from gateway.stores.bucket_memory import MemoryBuckets
@@ -44,14 +44,14 @@ def told(observed: int, remaining: int, seconds: int) -> Fields:
 async def test_a_credential_with_plenty_left_is_not_slowed() -> None:
     pacing = stage()
     await pacing.go("sa", bot(), "1")
-    pacing.learn("sa", 200, told(1, 599, 60))
+    pacing.learn("sa", ResponseHead(200, told(1, 599, 60)))
     for number in range(50):
         await asyncio.wait_for(pacing.go("sa", bot(), f"{number}"), 1)
 
 
 async def test_callers_share_what_is_left_in_turn() -> None:
     pacing = stage()
-    pacing.learn("sa", 200, told(5000, 1200, 10))
+    pacing.learn("sa", ResponseHead(200, told(5000, 1200, 10)))
     order: list[str] = []
 
     async def ask(name: str, number: int) -> None:
@@ -64,7 +64,7 @@ async def test_callers_share_what_is_left_in_turn() -> None:
 
 async def test_after_a_refusal_nobody_asks_until_gitlab_said() -> None:
     pacing = stage()
-    pacing.learn("sa", 429, ((b"Retry-After", b"17"),))
+    pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)))
     with pytest.raises(Rejection) as refused:
         await pacing.go("sa", bot(), "1")
     rejection = refused.value
@@ -76,7 +76,7 @@ async def test_after_a_refusal_nobody_asks_until_gitlab_said() -> None:
 
 async def test_who_would_wait_too_long_is_told_to_come_back() -> None:
     pacing = stage()
-    pacing.learn("sa", 200, told(600, 0, 60))
+    pacing.learn("sa", ResponseHead(200, told(600, 0, 60)))
     await pacing.go("sa", bot(), "1")
     with pytest.raises(Rejection) as refused:
         await asyncio.wait_for(pacing.go("sa", bot(), "2"), 1)
@@ -87,13 +87,13 @@ async def test_who_would_wait_too_long_is_told_to_come_back() -> None:
 async def test_how_much_a_credential_has_left_is_its_own() -> None:
     pacing = stage()
     assert pacing.remaining("sa") == math.inf
-    pacing.learn("sa", 200, told(1, 599, 60))
+    pacing.learn("sa", ResponseHead(200, told(1, 599, 60)))
     assert (pacing.remaining("sa"), pacing.remaining("other")) == (599, math.inf)
 
 
 async def test_one_operations_limit_is_not_the_credentials() -> None:
     pacing = stage()
-    pacing.learn("sa", 429, ((b"Retry-After", b"17"),), "export")
+    pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)), "export")
     with pytest.raises(Rejection):
         await pacing.go("sa", bot(), "1", "export")
     await pacing.go("sa", bot(), "2", "list")
@@ -129,7 +129,7 @@ async def gateways(url: str, *credentials: str) -> AsyncIterator[tuple[PacingSta
 
 async def test_what_one_gateway_heard_of_gitlab_slows_the_others(redis_url: str) -> None:
     async with gateways(redis_url, "sa", "unused") as (one, other):
-        one.learn("sa", 429, ((b"Retry-After", b"30"),))
+        one.learn("sa", ResponseHead(429, ((b"Retry-After", b"30"),)))
         await one.exchange()
         await other.exchange()
         with pytest.raises(Rejection) as refused:
@@ -140,11 +140,11 @@ async def test_what_one_gateway_heard_of_gitlab_slows_the_others(redis_url: str)
 
 async def test_a_pace_is_everybodys(redis_url: str) -> None:
     async with gateways(redis_url, "sa") as (one, other):
-        one.learn("sa", 200, told(600, 0, 60))
+        one.learn("sa", ResponseHead(200, told(600, 0, 60)))
         await one.exchange()
         await other.exchange()
         assert other.told("sa").rate == pytest.approx(one.told("sa").rate)
-        one.learn("sa", 200, told(1, 599, 120))
+        one.learn("sa", ResponseHead(200, told(1, 599, 120)))
         await one.exchange()
         await other.exchange()
         assert other.told("sa").rate == 0
@@ -152,8 +152,8 @@ async def test_a_pace_is_everybodys(redis_url: str) -> None:
 
 async def test_nobody_is_told_what_changed_nothing(redis_url: str) -> None:
     async with gateways(redis_url, "sa") as (one, _):
-        one.learn("sa", 200, told(1, 599, 60))
-        one.learn("sa", 200, ())
+        one.learn("sa", ResponseHead(200, told(1, 599, 60)))
+        one.learn("sa", ResponseHead(200, ()))
         await one.exchange()
         with redis.Redis.from_url(redis_url) as client:
             assert client.keys() == []
@@ -163,7 +163,7 @@ async def test_news_is_told_and_heard_by_itself_until_closed(redis_url: str) -> 
     async with gateways(redis_url, "sa") as (one, other):
         one.start()
         other.start()
-        one.learn("sa", 429, ((b"Retry-After", b"30"),))
+        one.learn("sa", ResponseHead(429, ((b"Retry-After", b"30"),)))
         async with asyncio.timeout(20):
             while not other.told("sa").blocked_s:
                 await asyncio.sleep(0.02)
@@ -177,7 +177,7 @@ async def test_what_could_not_be_told_is_told_when_redis_is_back(start_redis: An
     server = start_redis()
     async with gateways(server.url, "sa") as (one, other):
         server.stop()
-        one.learn("sa", 429, ((b"Retry-After", b"30"),))
+        one.learn("sa", ResponseHead(429, ((b"Retry-After", b"30"),)))
         await one.exchange()
         await other.exchange()
         await other.go("sa", bot(), "1")  # heard nothing yet
@@ -191,11 +191,11 @@ async def test_what_could_not_be_told_is_told_when_redis_is_back(start_redis: An
 
 async def test_who_stood_in_line_when_gitlab_refused_does_not_ask() -> None:
     pacing = stage()
-    pacing.learn("sa", 200, told(5000, 500, 90))
+    pacing.learn("sa", ResponseHead(200, told(5000, 500, 90)))
     first = asyncio.ensure_future(pacing.go("sa", bot(), "1"))
     second = asyncio.ensure_future(pacing.go("sa", bot(), "2"))
     await first
-    pacing.learn("sa", 429, ((b"Retry-After", b"17"),))
+    pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)))
     with pytest.raises(Rejection) as refused:
         await asyncio.wait_for(second, 10)
     assert refused.value.headers == ((b"Retry-After", b"17"),)

@@ -10,12 +10,12 @@ from typing import Protocol
 
 import msgspec
 
-from ..core.answer_shape import shape_of
+from ..core.answer_shape import shaped
 from ..core.cache_entry import replaced
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.caching import CONDITIONS, conditions
 from ..core.catalogue import Operation
-from ..core.messages import Fields, ResponseHead, first, joined, lower
+from ..core.messages import Field, Fields, ResponseHead, first, joined, lower
 from ..ports import Reply
 from .again import Again
 
@@ -108,16 +108,17 @@ def with_conditions(fields: Fields, given: Fields) -> Fields:
 
 def with_status(head: ResponseHead, member: bytes, age_s: float = -1.0) -> ResponseHead:
     """``head`` with this cache's member appended to ``Cache-Status`` and, for a stored answer, its ``Age``."""
-    fields = head.fields
-    if b"cache-status" in shape_of(fields).place:
+    fields, shape = head.fields, shaped(head)
+    if b"cache-status" in shape.place:
         before = joined(fields, b"cache-status")
         fields = replaced(fields, (b"Cache-Status", (before or b"") + b", " + member))
-        new: Fields = ()
-    else:
-        new = ((b"Cache-Status", member),)
-    if age_s >= 0:
-        new = ((b"Age", b"%d" % int(age_s)), *new)
-    return ResponseHead(head.status, (*fields, *new), head.reason)
+        return ResponseHead(head.status, fields if age_s < 0 else (*fields, _age(age_s)), head.reason)
+    own: Fields = ((b"Cache-Status", member),) if age_s < 0 else (_age(age_s), (b"Cache-Status", member))
+    return ResponseHead(head.status, fields + own, head.reason, shape.plus(*[name for name, _ in own]))
+
+
+def _age(age_s: float) -> Field:
+    return (b"Age", b"%d" % int(age_s))
 
 
 class NoCache:

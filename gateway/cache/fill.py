@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-from ..core.answer_shape import shape_of
+from ..core.answer_shape import shaped
 from ..core.cache_status import Stored
 from ..ports import Reply
 
@@ -21,8 +21,8 @@ READ_AHEAD_BYTES = 256 << 10
 
 def promised_length(reply: Reply) -> int | None:
     """Its ``Content-Length``, where it has a readable one."""
-    fields = reply.head.fields
-    value = shape_of(fields).first(fields, b"content-length")
+    head = reply.head
+    value = shaped(head).first(head.fields, b"content-length")
     return int(value) if value is not None and value.isdigit() and len(value) <= 18 else None
 
 

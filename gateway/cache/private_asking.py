@@ -11,7 +11,7 @@ from collections.abc import Callable, Set
 
 import msgspec
 
-from ..core.answer_shape import shape_of
+from ..core.answer_shape import shaped
 from ..core.cache_control import RequestDirectives, plain_directives, response_directives
 from ..core.cache_entry import Entry, freshen, make_entry, may_answer_304, not_modified
 from ..core.cache_key import selecting, selects, vary_list
@@ -267,7 +267,7 @@ class PrivateAsking:
         head, received_at = reply.head, question.now()
         outcome = CacheOutcome(CacheStatus.MISS if entry is None else CacheStatus.UPDATED, reason)
         outcome.upstream_status = head.status
-        shape = shape_of(head.fields)
+        shape = shaped(head)
         said = plain_directives(shape.joined(head.fields, b"cache-control"))
         outcome.stored = storable(head, said, question.reuse_s)
         if outcome.stored is not Stored.STORED:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from .messages import Field, Fields, lower
+from .messages import Field, Fields, ResponseHead, lower
 
 _SHAPES_BOUND = 512
 _REMEMBERED_BYTES = 2048
@@ -27,7 +27,7 @@ class Shape:
     on a configuration is kept under the object that holds it.
     """
 
-    __slots__ = ("memo", "names", "place", "repeated")
+    __slots__ = ("_spelt", "memo", "names", "place", "repeated")
 
     def __init__(self, spelt: Sequence[bytes]) -> None:
         self.names = tuple([lower(name) for name in spelt])
@@ -40,6 +40,7 @@ class Shape:
             self.repeated = self.repeated or name in self.place
             self.place.setdefault(name, place)
         self.memo: dict[object, Any] = {}
+        self._spelt = tuple(spelt)
 
     def first(self, fields: Fields, name: bytes) -> bytes | None:
         """As ``messages.first``, of fields of this shape."""
@@ -62,6 +63,17 @@ class Shape:
             known = self.memo[names] = not names.isdisjoint(self.names)
         return known
 
+    def plus(self, *spelt: bytes) -> Shape:
+        """Of an answer with fields of these names behind its own."""
+        found: Shape | None = self.memo.get(spelt)
+        if found is None:
+            found = self.memo[spelt] = _known(self._spelt + spelt)
+        return found
+
+    def picked(self, places: Sequence[int]) -> Shape:
+        """Of an answer with only the fields at ``places``."""
+        return _known(tuple([self._spelt[place] for place in places]))
+
     def without(self, names: frozenset[bytes]) -> Pick:
         """All fields but those of ``names``."""
         key = (b"without", names)
@@ -76,7 +88,16 @@ _SHAPES: dict[tuple[bytes, ...], Shape] = {}
 
 def shape_of(fields: Sequence[Field]) -> Shape:
     """The one object of all answers with these names, as they are spelt, in this order."""
-    spelt = tuple([name for name, _ in fields])
+    return _known(tuple([name for name, _ in fields]))
+
+
+def shaped(head: ResponseHead) -> Shape:
+    """The shape of a head's fields."""
+    shape = head.shape
+    return _known(tuple([name for name, _ in head.fields])) if shape is None else shape
+
+
+def _known(spelt: tuple[bytes, ...]) -> Shape:
     shape = _SHAPES.get(spelt)
     if shape is None:
         shape = Shape(spelt)

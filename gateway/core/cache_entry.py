@@ -10,11 +10,12 @@ from itertools import chain
 
 import msgspec
 
-from .answer_shape import Pick, picking, shape_of
+from .answer_shape import Pick, Shape, shape_of, shaped
 from .byte_ranges import ContentRange, parse_content_range
 from .cache_control import ResponseDirectives, response_directives
 from .conditional import is_etag, none_match
-from .freshness import date_of, initial_age, lifetime
+from .freshness import age_value, corrected_age, lifetime, year_of
+from .http_date import parse_date
 from .messages import Field, Fields, ResponseHead, first, joined, lower
 
 # Never stored (RFC 9111 §3.1, RFC 9110 §7.6.1), nor what `Connection` names beside them.
@@ -38,9 +39,6 @@ _NOT_UPDATED = frozenset({b"content-encoding", b"content-length", b"content-md5"
 _OF_CONTENT = frozenset({b"content-encoding", b"content-length", b"content-range", b"content-type"})
 # Ours is computed; a fresh one of these is made for each answer.
 _COMPUTED = frozenset({b"age"})
-
-# All that an entry's own facts are made from: looked for here alone, each is found among three fields instead of fifteen.
-_TELLING = frozenset({b"age", b"content-language", b"content-range", b"date", b"etag", b"expires", b"last-modified"})
 
 _FIELD_COST = 100  # octets of one (name, value) tuple and its two bytes objects, measured with sys.getsizeof
 _ENTRY_COST = 600  # the struct, its tuples, the store's slot and index
@@ -138,28 +136,35 @@ def make_entry(
         selecting: The request's side of ``Vary``.
         asked_range: For a 206: the request's ``Range``.
     """
-    fields, telling, has_length = _sorted(head.fields, directives, dropped)
+    fields, telling, shape, has_length = _sorted(head, directives, dropped)
     if not has_length and head.status != 204:
         fields = (*fields, (b"Content-Length", b"%d" % len(body)))
-    etag = (first(telling, b"etag") or b"").strip()
-    modified_at = date_of(telling, b"last-modified", received_at)
-    date_at = date_of(telling, b"date", received_at)
-    piece = parse_content_range(first(telling, b"content-range") or b"") if head.status == 206 else None
-    language = (first(telling, b"content-language") or b"").strip().lower()
+    place = shape.place
+    etag = telling[place[b"etag"]][1].strip() if b"etag" in place else b""
+    date_at = _date(telling, shape, b"date", received_at)
+    modified_at = _date(telling, shape, b"last-modified", received_at)
+    language = shape.first(telling, b"content-language") or b"" if selecting else b""
+    piece = None
+    if head.status == 206:
+        piece = parse_content_range(shape.first(telling, b"content-range") or b"")
+    lifetime_s = directives.max_age_s
+    if lifetime_s is None:
+        lifetime_s = lifetime(head.status, telling, directives, received_at)
+    age_s = age_value(telling) if b"age" in place else 0.0
     return Entry(
         status=head.status,
         reason=head.reason,
         fields=fields,
         body=body,
         received_at=received_at,
-        initial_age_s=initial_age(telling, requested_at, received_at),
-        lifetime_s=lifetime(head.status, telling, directives, received_at),
+        initial_age_s=corrected_age(date_at, age_s, requested_at, received_at),
+        lifetime_s=lifetime_s,
         etag=etag if is_etag(etag) else b"",
         modified_at=-1.0 if modified_at is None else modified_at,
-        last_modified=b"" if modified_at is None else first(telling, b"last-modified") or b"",
+        last_modified=b"" if modified_at is None else shape.first(telling, b"last-modified") or b"",
         date_at=-1.0 if date_at is None else date_at,
         selecting=selecting,
-        language=language if any(name == b"accept-language" for name, _ in selecting) else b"",
+        language=language.strip().lower() if selecting and any(name == b"accept-language" for name, _ in selecting) else b"",
         no_cache=directives.no_cache,
         must_revalidate=directives.must_revalidate,
         stale_while_revalidate_s=_or_unset(directives.stale_while_revalidate_s),
@@ -170,23 +175,32 @@ def make_entry(
     )
 
 
-def _sorted(fields: Fields, directives: ResponseDirectives, dropped: frozenset[bytes]) -> tuple[Fields, Fields, bool]:
-    """What is kept, what tells something of the entry itself, and whether the former say how long it is."""
-    shape = shape_of(fields)
+def _date(fields: Fields, shape: Shape, name: bytes, now: float) -> float | None:
+    """As ``freshness.date_of``."""
+    place = shape.place.get(name)
+    if place is None or (shape.repeated and shape.names.count(name) > 1):
+        return None
+    return parse_date(fields[place][1].strip(), year_of(now))
+
+
+def _sorted(
+    head: ResponseHead, directives: ResponseDirectives, dropped: frozenset[bytes]
+) -> tuple[Fields, Fields, Shape, bool]:
+    """What is kept; what may tell something of the entry itself, and its shape; whether the former say how long it is."""
+    fields, shape = head.fields, shaped(head)
     if not (b"connection" in shape.place or directives.no_cache_fields or directives.private_fields):
         key = (_sorted, dropped)
-        sorting: tuple[Pick, Pick, bool] | None = shape.memo.get(key)
+        sorting: tuple[Pick, bool] | None = shape.memo.get(key)
         if sorting is None:
             unkept = _together(HOP_BY_HOP, dropped)
-            telling = [place for place, name in enumerate(shape.names) if name in _TELLING]
             length = b"content-length" in shape.place and b"content-length" not in unkept
-            sorting = shape.memo[key] = (shape.without(unkept), picking(telling), length)
-        return sorting[0](fields), sorting[1](fields), sorting[2]
+            sorting = shape.memo[key] = (shape.without(unkept), length)
+        return sorting[0](fields), fields, shape, sorting[1]
     hop = nominated(fields)
     unkept = _together(hop, dropped) | directives.no_cache_fields | directives.private_fields
     kept = [field for field in fields if lower(field[0]) not in unkept]
-    told = [field for field in fields if (name := lower(field[0])) in _TELLING and name not in hop]
-    return tuple(kept), tuple(told), any(lower(field[0]) == b"content-length" for field in kept)
+    told = tuple([field for field in fields if lower(field[0]) not in hop])
+    return tuple(kept), told, shape_of(told), any(lower(field[0]) == b"content-length" for field in kept)
 
 
 @lru_cache(64)

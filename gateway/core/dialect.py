@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .access import Principal
-from .answer_shape import shape_of
+from .answer_shape import shaped
 from .catalogue import Operation
 from .limit_headers import LIMIT_FIELDS, LimitHeaders, own, stricter
 from .limit_plan import Limits
@@ -64,7 +64,7 @@ class LimitDialect:
         fields = head.fields
         if head.status == 429:
             return None
-        shape = shape_of(fields)
+        shape = shaped(head)
         if shape.has_any(LIMIT_FIELDS):
             if not principal.brokered:
                 return None

@@ -40,19 +40,19 @@ def date_of(fields: Fields, name: bytes, now: float) -> float | None:
     return parse_date(found[0].strip(), year_of(now)) if len(found) == 1 else None
 
 
-def initial_age(fields: Fields, requested_at: float, received_at: float) -> float:
+def corrected_age(date_at: float | None, age_s: float, requested_at: float, received_at: float) -> float:
     """``corrected_initial_age`` (§4.2.3): the pessimistic of what ``Date`` and ``Age`` say.
 
     Args:
-        fields: The answer's.
+        date_at: The answer's ``Date`` in Unix seconds, where it has one that can be read.
+        age_s: Its ``Age``, 0 where it has none.
         requested_at: When the request went up, Unix seconds.
         received_at: When the head came back.
     """
-    date_at = date_of(fields, b"date", received_at)
-    apparent = max(0.0, received_at - date_at) if date_at is not None else 0.0
+    apparent = received_at - date_at if date_at is not None else 0.0
     # ``Date`` has whole seconds: what came within its second is not a second old.
     apparent = apparent if apparent >= 1.0 else 0.0
-    return max(apparent, age_value(fields) + max(0.0, received_at - requested_at))
+    return max(apparent, age_s + max(0.0, received_at - requested_at))
 
 
 def lifetime(status: int, fields: Fields, directives: ResponseDirectives, received_at: float) -> float:

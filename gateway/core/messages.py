@@ -7,8 +7,12 @@ was received. Lookups are case-insensitive. Parsing of values lives with whoever
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from .answer_shape import Shape
 
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]
@@ -33,12 +37,22 @@ class RequestHead(msgspec.Struct, frozen=True, gc=False):
     """Where a pure stage may leave what it made of this very head: a connection that repeats a request repeats the head."""
 
 
-class ResponseHead(msgspec.Struct, frozen=True, gc=False):
+class ResponseHead(msgspec.Struct, frozen=True, gc=False, eq=False):
     """One final response's head. Interim (1xx) responses never become one, save 101."""
 
     status: int
     fields: Fields
     reason: bytes = b""
+    shape: Shape | None = None
+    """Of ``fields``, where whoever made this knew it (``answer_shape.shaped``)."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ResponseHead):
+            return NotImplemented
+        return (self.status, self.fields, self.reason) == (other.status, other.fields, other.reason)
+
+    def __hash__(self) -> int:
+        return hash((self.status, self.fields, self.reason))
 
 
 # Every name that came by lately, lower-cased once: header names repeat, `bytes.lower()` on each does not pay. Emptied when

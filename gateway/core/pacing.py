@@ -13,9 +13,9 @@ import math
 
 import msgspec
 
-from .answer_shape import shape_of
+from .answer_shape import shaped
 from .limits import Limit, Scope
-from .messages import Fields
+from .messages import ResponseHead
 
 SLOW_BELOW = 0.5
 """Of the window: what is left when pacing begins."""
@@ -78,16 +78,17 @@ class Pace:
             return -1.0
         return self._remaining if now < self._reset else math.inf
 
-    def learn(self, status: int, fields: Fields, now: float, operation: str = "") -> bool:
+    def learn(self, head: ResponseHead, now: float, operation: str = "") -> bool:
         """An answer of GitLab's to that operation; without a name, what it refuses it refuses to all. Fields that are
         missing, broken or sent twice say nothing.
 
         Returns:
             Whether the other gateways should hear of it.
         """
-        numbers = _numbers(fields)
+        numbers = _numbers(head)
         if not numbers:
             return False
+        status = head.status
         blocked_until, limit = self._blocked_until, self.limit(now)
         if status in _REFUSED:
             self._refused(status, numbers, now, operation)
@@ -152,8 +153,8 @@ class Pace:
         self._until = until
 
 
-def _numbers(fields: Fields) -> dict[bytes, float]:
-    shape = shape_of(fields)
+def _numbers(head: ResponseHead) -> dict[bytes, float]:
+    fields, shape = head.fields, shaped(head)
     if not shape.has_any(_FIELDS):
         return {}
     places: list[tuple[bytes, int]] | None = shape.memo.get(_numbers)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .answer_shape import shape_of
 from .attribution import Attribution
 from .entry import Admitted
 from .headers import RequestHeaderRules, forwarded_fields
@@ -91,9 +90,9 @@ class Passage:
         """GitLab's answer as the client may have it. Raises Rejection UPSTREAM_PROTOCOL."""
         rules = self._rules(admitted, head)
         if reply.status not in {503, 101}:
-            passed = rules.passed(reply.fields, shape_of(reply.fields))
+            passed = rules.passed(reply)
             if passed is not None:
-                return ResponseHead(reply.status, passed, reply.reason)
+                return passed
         forwarded = rules.forwardable(reply.fields)
         if forwarded.leaked:
             self.leaks += 1

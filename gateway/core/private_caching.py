@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import msgspec
 
-from .answer_shape import shape_of
+from .answer_shape import shaped
 from .cache_control import RequestDirectives, ResponseDirectives
 from .cache_entry import Entry
 from .cache_key import vary_list
@@ -118,8 +118,7 @@ def storable(head: ResponseHead, said: ResponseDirectives, reuse_s: float) -> St
         return Stored.STATUS
     if said.no_store:
         return Stored.NO_STORE
-    fields = head.fields
-    shape = shape_of(fields)
+    fields, shape = head.fields, shaped(head)
     if shape.has_any(_NOT_RAILS):
         return Stored.DELEGATED
     if b"set-cookie" in shape.place:

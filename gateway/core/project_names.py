@@ -92,12 +92,14 @@ def names_in(below: tuple[bytes, ...], body: bytes, prefix: str = "") -> Iterato
     """
     if len(body) > MAX_BODY_BYTES or body[:1] not in {b"{", b"["}:
         return
+    own = len(below) in {3, 4} and below[0] == b"projects" and below[2] in _OWN
+    composed = 1 <= len(below) <= 3 and below[0] in _COMPOSED and below[-1] not in _UPLOADED
+    if not (own or composed):
+        return
     try:
         found = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
-    own = len(below) in {3, 4} and below[0] == b"projects" and below[2] in _OWN
-    composed = 1 <= len(below) <= 3 and below[0] in _COMPOSED and below[-1] not in _UPLOADED
     for thing in found if isinstance(found, list) else [found]:
         if composed and isinstance(thing.id, int) and thing.path_with_namespace:
             yield b"%d" % thing.id, thing.path_with_namespace.encode()

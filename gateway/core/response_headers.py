@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from .answer_shape import Pick, Shape, picking
+from .answer_shape import Pick, Shape, picking, shaped
 from .credentials import CREDENTIAL_PARAMETERS
 from .errors import Code, Rejection, Source
 from .framing import has_control, is_token
 from .headers import HOP_BY_HOP
-from .messages import Field, Fields, lower
+from .messages import Field, Fields, ResponseHead, lower
 from .query import cut_parameters
 
 # Instructions from Rails to Workhorse or a file server. They appear only when the gateway is pointed at Puma by mistake.
@@ -48,6 +48,8 @@ class _Passing(msgspec.Struct, frozen=True):
     """Places among those picked whose values are looked at."""
     connection: int
     """Where ``Connection`` stands; -1: nowhere."""
+    shape: Shape
+    """Of what goes down."""
 
 
 _UNKNOWN: Any = object()
@@ -135,11 +137,12 @@ class ResponseHeaderRules:
         kept.append(self._own_via)
         return Forwarded(kept, leaked)
 
-    def passed(self, fields: Fields, shape: Shape) -> Fields | None:
+    def passed(self, head: ResponseHead) -> ResponseHead | None:
         """``forwardable`` of an answer whose reader let no control octet through, where its names nearly say it all.
 
         None: they do not (Workhorse's instructions, a ``Connection`` that names fields): that is for ``forwardable``.
         """
+        fields, shape = head.fields, shaped(head)
         passing = self._passing.get(shape, _UNKNOWN)
         if passing is _UNKNOWN:
             if len(self._passing) >= _PASSING_BOUND:
@@ -150,13 +153,14 @@ class ResponseHeaderRules:
         connection = passing.connection
         if connection >= 0 and fields[connection][1].lower() not in _NOMINATES_NOTHING:
             return None
-        if not passing.looks:
-            return (*passing.pick(fields), self._own_via)
-        kept = list(passing.pick(fields))
-        for place in passing.looks:
-            name, value = kept[place]
-            kept[place] = (name, self._rewritten(lower(name), value))
-        return (*kept, self._own_via)
+        kept = passing.pick(fields)
+        if passing.looks:
+            looked_at = list(kept)
+            for place in passing.looks:
+                name, value = kept[place]
+                looked_at[place] = (name, self._rewritten(lower(name), value))
+            kept = tuple(looked_at)
+        return ResponseHead(head.status, (*kept, self._own_via), head.reason, passing.shape)
 
     def _passing_of(self, shape: Shape) -> _Passing | None:
         judged = [self._judge(name) for name in shape.names]
@@ -164,7 +168,9 @@ class ResponseHeaderRules:
             return None
         kept = [place for place, judgement in enumerate(judged) if judgement != _DROP]
         looks = tuple([at for at, place in enumerate(kept) if judged[place] == _LOOK])
-        return _Passing(picking(kept), looks, shape.place.get(b"connection", -1))
+        pick = picking(kept)
+        stays = shape.picked(kept).plus(self._own_via[0])
+        return _Passing(pick, looks, shape.place.get(b"connection", -1), stays)
 
     def turned(self, address: bytes) -> bytes | None:
         """``address`` as it leads to GitLab through the gateway; None for one that leads elsewhere."""

@@ -14,6 +14,7 @@ import termios
 import time
 from typing import Protocol, cast
 
+from ..core.answer_shape import shape_of
 from ..core.errors import Rejection
 from ..core.messages import ResponseHead
 from ..ports import Reply
@@ -288,7 +289,7 @@ class Connection(asyncio.Protocol):
                 raise Malformed("too many interim responses")
 
     def _read_answer(self, head: Head, data: bytes) -> None:
-        answer = ResponseHead(head.status, head.fields, head.reason)
+        answer = ResponseHead(head.status, head.fields, head.reason, shape_of(head.fields))
         # One that was asked to switch protocols may do so late: it carries no other request.
         self._reusable = head.persistent and not self._upgrade
         length = head.length

@@ -17,6 +17,7 @@ from gateway.core.catalogue import Catalogue
 from gateway.core.exchange import Exchange
 from gateway.core.limit_plan import Limits, key_of
 from gateway.core.limits import Take
+from gateway.core.messages import ResponseHead
 from gateway.edge.admin import Answer, Asked
 from gateway.limit_stage import LimitStage
 from gateway.pacing_stage import PacingStage
@@ -96,7 +97,7 @@ async def test_an_explained_request_shows_its_buckets_as_they_are(tmp_path: Path
     office = LimitOffice(limits, stage, None, pacing=pacing)
     endpoints = {one.path: one.answer for one in admin_endpoints(config, CATALOGUE, office, None)}
     stage.settle([Take(key_of("caller", "reader"), limits.limits[0], 100.0)])
-    pacing.learn("sa", 429, ((b"Retry-After", b"17"),))
+    pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)))
 
     async def live(**asked: object) -> list[str]:
         body = {"identity": "reader", "method": "GET", "target": "/api/v4/projects/1", **asked}

@@ -14,6 +14,7 @@ from gateway.core.access import Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.limit_plan import Limits, key_of
 from gateway.core.limits import Limit, Scope, Take
+from gateway.core.messages import ResponseHead
 from gateway.core.target import parse_target
 from gateway.limit_stage import LimitStage
 from gateway.pacing_stage import PacingStage
@@ -93,7 +94,7 @@ async def test_buckets_as_they_are_and_as_they_were_changed() -> None:
     office = Office()
     await office.admitted(3)
     takes = office.limits.takes_for(BOT, OPERATION, TARGET, "GET", "")
-    office.pacing.learn("sa", 429, ((b"Retry-After", b"17"),))
+    office.pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)))
     await office.change(factor=2.0, seconds=60.0)
     await office.change(limit="team", subject="t", pause=True)
     stranger = Take(key_of("other", "bot"), Limit("other", Scope.CALLER, 1.0, 1.0))

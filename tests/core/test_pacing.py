@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.messages import Fields
+from gateway.core.messages import Fields, ResponseHead
 from gateway.core.pacing import LONGEST_S, Pace, Told
 
 NOW = 1_800_000_000.0
@@ -25,7 +25,7 @@ def told(observed: int, remaining: int, reset: float = NOW + 60) -> Fields:
 def paced(*answers: tuple[int, Fields]) -> Pace:
     pace = Pace()
     for status, fields in answers:
-        pace.learn(status, fields, NOW)
+        pace.learn(ResponseHead(status, fields), NOW)
     return pace
 
 
@@ -51,24 +51,24 @@ def test_how_much_is_left_is_known_until_the_window_ends() -> None:
     assert paced().remaining(NOW) == paced((200, ())).remaining(NOW) == math.inf
     pace = paced((200, told(100, 500)))
     assert (pace.remaining(NOW), pace.remaining(NOW + 60)) == (500, math.inf)
-    pace.learn(200, told(150, 450), NOW)
-    pace.learn(429, ((b"Retry-After", b"7"),), NOW)
+    pace.learn(ResponseHead(200, told(150, 450)), NOW)
+    pace.learn(ResponseHead(429, ((b"Retry-After", b"7"),)), NOW)
     assert (pace.remaining(NOW + 6), pace.remaining(NOW + 7)) == (-1, 450)
 
 
 def test_a_new_window_ends_the_pace() -> None:
     pace = paced((200, told(500, 100)))
     assert pace.limit(NOW + 60) is None
-    pace.learn(200, told(1, 599, NOW + 120), NOW + 61)
+    pace.learn(ResponseHead(200, told(1, 599, NOW + 120)), NOW + 61)
     assert pace.limit(NOW + 61) is None
 
 
 def test_small_changes_keep_the_bucket() -> None:
     pace = paced((200, told(500, 100)))
     before = pace.limit(NOW)
-    pace.learn(200, told(501, 99), NOW)
+    pace.learn(ResponseHead(200, told(501, 99)), NOW)
     assert pace.limit(NOW) is before
-    pace.learn(200, told(550, 50), NOW)
+    pace.learn(ResponseHead(200, told(550, 50)), NOW)
     assert pace.limit(NOW) is not before
 
 
@@ -102,23 +102,23 @@ EXPORT, LIST = "POST /api/v4/projects/:id/export", "GET /api/v4/projects"
 )
 def test_what_gitlab_refuses_of_one_operation_is_that_operations_alone(status: int, fields: Fields) -> None:
     pace = Pace()
-    assert not pace.learn(status, fields, NOW, EXPORT)  # no news for the others
+    assert not pace.learn(ResponseHead(status, fields), NOW, EXPORT)  # no news for the others
     assert (pace.blocked_s(NOW, EXPORT), pace.blocked_s(NOW, LIST), pace.blocked_s(NOW)) == (60, 0, 0)
     assert pace.blocked_s(NOW + 60, EXPORT) == 0
-    pace.learn(status, ((b"Retry-After", b"3"),), NOW, EXPORT)
+    pace.learn(ResponseHead(status, ((b"Retry-After", b"3"),)), NOW, EXPORT)
     assert pace.blocked_s(NOW, EXPORT) == 60
 
 
 def test_the_throttle_refuses_whatever_is_asked() -> None:
     pace = Pace()
-    assert pace.learn(429, ((b"Retry-After", b"17"), *told(600, 0)), NOW, EXPORT)
+    assert pace.learn(ResponseHead(429, ((b"Retry-After", b"17"), *told(600, 0))), NOW, EXPORT)
     assert (pace.blocked_s(NOW, EXPORT), pace.blocked_s(NOW, LIST)) == (17, 17)
 
 
 def test_refused_operations_are_bounded() -> None:
     pace = Pace()
     for number in range(1000):
-        pace.learn(429, ((b"Retry-After", b"60"),), NOW, f"{number}")
+        pace.learn(ResponseHead(429, ((b"Retry-After", b"60"),)), NOW, f"{number}")
     assert len(pace._operations) <= 256
     assert pace.blocked_s(NOW, "999") == 60
 
@@ -155,14 +155,14 @@ def test_whatever_gitlab_sends(status: int, values: tuple[bytes, bytes, bytes, b
 
 def test_what_is_worth_telling() -> None:
     pace = Pace()
-    assert not pace.learn(200, (), NOW)
-    assert not pace.learn(200, told(1, 599), NOW)
-    assert pace.learn(200, told(500, 100), NOW)
-    assert not pace.learn(200, told(501, 99), NOW)
-    assert pace.learn(200, told(560, 40), NOW)
-    assert pace.learn(429, ((b"Retry-After", b"30"),), NOW)
-    assert not pace.learn(429, ((b"Retry-After", b"29"),), NOW + 1)
-    assert pace.learn(200, told(1, 599), NOW)  # a new window: there is plenty again
+    assert not pace.learn(ResponseHead(200, ()), NOW)
+    assert not pace.learn(ResponseHead(200, told(1, 599)), NOW)
+    assert pace.learn(ResponseHead(200, told(500, 100)), NOW)
+    assert not pace.learn(ResponseHead(200, told(501, 99)), NOW)
+    assert pace.learn(ResponseHead(200, told(560, 40)), NOW)
+    assert pace.learn(ResponseHead(429, ((b"Retry-After", b"30"),)), NOW)
+    assert not pace.learn(ResponseHead(429, ((b"Retry-After", b"29"),)), NOW + 1)
+    assert pace.learn(ResponseHead(200, told(1, 599)), NOW)  # a new window: there is plenty again
 
 
 def test_another_gateway_slows_as_the_one_that_heard() -> None:
