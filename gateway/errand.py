@@ -2,29 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
-from .cache import CacheRequest, with_conditions
+from .cache import CacheRequest
 from .core.access import Permit, Principal, PrincipalKind
 from .core.answer_shape import shaped
-from .core.catalogue import Surface
+from .core.caching import CONDITIONS
+from .core.catalogue import Operation, Surface
 from .core.cost import Spent
 from .core.credentials import Claim, Kind, injection
 from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange
-from .core.messages import Fields, RequestHead, joined
+from .core.messages import Fields, RequestHead, joined, without
+from .core.rule_match import Place, Question
 from .core.upgrade import SWITCH, switched
 from .narrow_stage import unconditionally
-from .ports import Reply, RequestBody, UpstreamCredential, UpstreamRequest
+from .ports import Repeated, Reply, RequestBody, UpstreamCredential, UpstreamRequest
 from .road import Road
 
 # GitLab answers these late by design: runners poll for work (doc/ci/runners/long_polling.md), Gitaly counts objects before
 # its first octet. Its own NGINX waits an hour.
 _PATIENT = frozenset({Surface.RUNNER, Surface.GIT, Surface.LFS})
 _PATIENT_S = 300.0
+_SESSION = Kind.SESSION
+_NOTHING: Mapping[Question, Place] = MappingProxyType({})
+
+
+class Case(msgspec.Struct, gc=False):
+    """One request, judged: who asks for what, and by which permit."""
+
+    admitted: Admitted
+    operation: Operation
+    """As its body tells, where that decides (GraphQL)."""
+    claim: Claim
+    principal: Principal
+    permit: Permit
+    target: bytes
+    """The raw target less credentials."""
+    body: RequestBody | None = None
+    weight: int = 1
+    """How many requests it counts as."""
+    resolved: Mapping[Question, Place] = _NOTHING
+    """What GitLab calls the places that it names."""
+    alike: bool = True
+    """Another request with the same head would come to the same."""
+    upward: Upward | None = None
+    """Left here by the first errand."""
+
+
+class Upward(msgspec.Struct, gc=False):
+    """What goes up with each request of one kind, and what the cache is told of it."""
+
+    credential: UpstreamCredential | None
+    fields: Fields
+    """The request's own, end to end."""
+    repeated: Repeated
+    reads: bool
+    """The answer may have to be read."""
+    partition: bytes
+    reached_as: bytes
+    """Scheme and host as GitLab and the answer's links are told them: one caller's must not be served to another."""
 
 
 class Errand:
@@ -33,14 +74,15 @@ class Errand:
     __slots__ = (
         "_admitted",
         "_body",
+        "_case",
         "_claim",
         "_credential",
-        "_fields",
         "_head",
         "_monotonic",
         "_permit",
         "_principal",
         "_road",
+        "_upward",
         "_x",
         "runtime_s",
         "started_at",
@@ -52,10 +94,7 @@ class Errand:
         monotonic: Callable[[], float],
         head: RequestHead,
         x: Exchange,
-        admitted: Admitted,
-        claim: Claim,
-        principal: Principal,
-        permit: Permit,
+        case: Case,
         credential: UpstreamCredential | None,
         body: RequestBody | None,
     ) -> None:
@@ -63,15 +102,17 @@ class Errand:
         self._monotonic = monotonic
         self._head = head
         self._x = x
-        self._admitted = admitted
-        self._claim = claim
-        self._principal = principal
-        self._permit = permit
+        self._case = case
+        self._admitted = case.admitted
+        self._claim = case.claim
+        self._principal = case.principal
+        self._permit = case.permit
         self._credential = credential
         self._body = body
-        self._fields = road.passing.end_to_end(head, admitted)
-        if permit.narrowing is not None:
-            self._fields = unconditionally(self._fields)
+        upward = case.upward
+        if upward is None or upward.credential is not credential:
+            upward = case.upward = _upward(road, head, case, credential)
+        self._upward = upward
         self.started_at = 0.0
         self.runtime_s = 0.0
 
@@ -86,48 +127,35 @@ class Errand:
 
     def cache_request(self) -> CacheRequest:
         """Who may see the answer, and everything that could change it."""
+        case, upward = self._case, self._upward
         return CacheRequest(
             self._head.method,
-            self._claim.target,
-            self._fields,
+            case.target,
+            upward.fields,
             self._admitted.operation,
-            partition=_partition(self._principal, self._permit, self._credential),
+            partition=upward.partition,
             has_body=self._head.has_body,
             sudo=self._permit.sudo or self._claim.sudo or "",
-            session=self._claim.kind is Kind.SESSION,
-            reached_as=self._reached_as(),
+            session=self._claim.kind is _SESSION,
+            reached_as=upward.reached_as,
         )
-
-    def _reached_as(self) -> bytes:
-        """Scheme and host as GitLab and the answer's links are told them: one caller's must not be served to another."""
-        head, admitted = self._head, self._admitted
-        reached = (b"https://" if head.tls else b"http://") + admitted.host
-        if not admitted.trusted_peer:
-            return reached
-        said = (joined(head.fields, b"x-forwarded-" + name) or b"" for name in (b"proto", b"host", b"port"))
-        return b"\x00".join((reached, *said))  # an octet that no field value holds
 
     async def forward(self, conditions: Fields) -> Reply:
         """Ask GitLab; see ``cache.Forward``."""
         road, x, body = self._road, self._x, self._body
-        credential = self._credential
-        own = credential.fields + self._claim.sudo_fields if credential is not None else injection(self._claim)
-        operation = self._admitted.operation
-        fields = with_conditions(self._fields, conditions)
-        reads = road.answers.reads(operation)
-        if reads:
-            fields = road.answers.plainly(fields)
-        if self._admitted.websocket:
-            own = (*own, *SWITCH)
+        credential, upward = self._credential, self._upward
+        operation, repeated = self._admitted.operation, upward.repeated
+        own = (*conditions, (b"X-Request-Id", x.request_id.encode("ascii")))
         request = UpstreamRequest(
             self._head.method,
-            self._claim.target,
-            road.passing.upward(fields, self._head, self._admitted, x.request_id, own, self._principal.id),
+            self._case.target,
+            repeated.before + own + repeated.behind,
             content_length=body.content_length if body is not None else self._head.content_length,
             first_byte_timeout_s=_PATIENT_S if operation.surface in _PATIENT else None,
             caller=self._principal.id,
             priority=self._principal.priority,
             upgrade=bool(self._admitted.websocket),
+            repeated=repeated,
         )
         if credential is not None:
             await road.pacing.go(credential.id, self._principal, x.request_id, operation.name)
@@ -150,7 +178,7 @@ class Errand:
             if reply.tunnel is not None:
                 head = switched(head, self._admitted.websocket)
             reply.head = road.passing.downward(head, self._head, self._admitted)
-            if reads:
+            if upward.reads:
                 reply = await road.answers.mend(reply, self._head, self._admitted, self._claim, self._principal)
         except BaseException:
             reply.release()
@@ -171,6 +199,37 @@ class Errand:
                 source=Source.UPSTREAM,
                 proxy_error="proxy_configuration_error",
             )
+
+
+def _upward(road: Road, head: RequestHead, case: Case, credential: UpstreamCredential | None) -> Upward:
+    admitted, claim = case.admitted, case.claim
+    fields = road.passing.end_to_end(head, admitted)
+    if case.permit.narrowing is not None:
+        fields = unconditionally(fields)
+    reads = road.answers.reads(admitted.operation)
+    going = without(fields, CONDITIONS)
+    if reads:
+        going = road.answers.plainly(going)
+    own = credential.fields + claim.sudo_fields if credential is not None else injection(claim)
+    if admitted.websocket:
+        own = (*own, *SWITCH)
+    before, behind = road.passing.upward(going, head, admitted, own, case.principal.id)
+    return Upward(
+        credential,
+        fields,
+        Repeated(before, behind),
+        reads,
+        _partition(case.principal, case.permit, credential),
+        _reached_as(head, admitted),
+    )
+
+
+def _reached_as(head: RequestHead, admitted: Admitted) -> bytes:
+    reached = (b"https://" if head.tls else b"http://") + admitted.host
+    if not admitted.trusted_peer:
+        return reached
+    said = (joined(head.fields, b"x-forwarded-" + name) or b"" for name in (b"proto", b"host", b"port"))
+    return b"\x00".join((reached, *said))  # an octet that no field value holds
 
 
 def _partition(principal: Principal, permit: Permit, credential: UpstreamCredential | None) -> bytes:

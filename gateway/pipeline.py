@@ -20,8 +20,7 @@ from collections.abc import Callable
 from .bandwidth_stage import Flow
 from .cache import Again
 from .core.access import Permit, Principal
-from .core.catalogue import Access as CatalogueAccess
-from .core.catalogue import Operation, Surface
+from .core.catalogue import Access, Operation, Surface
 from .core.credentials import Kind
 from .core.cross_origin import asker, is_preflight
 from .core.entry import Admitted
@@ -35,14 +34,11 @@ from .core.refusal import render
 from .core.rule_match import Place, Question, questions_of, spellings
 from .core.target import Target
 from .core.upgrade import SWITCH
-from .errand import Errand, seen_from
+from .errand import Case, Errand, seen_from
 from .limit_stage import Ticket
 from .narrow_stage import narrowable, narrowed
-from .ports import (
-    DRAINED,
-    Downstream,
-    Reply,
-)
+from .plans import Plans, admitted_for
+from .ports import DRAINED, Downstream, Reply
 from .road import Road
 from .short_lane import Found, ShortLane, Way, forget, note, refused, served
 from .tunnel_stage import relay
@@ -59,11 +55,12 @@ _FAULT = Rejection(
 )
 
 
+_READ = Access.READ  # an enum's class looks its members up anew each time
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 # What the gateway itself asks about a place: on the REST surface, whatever the request is.
-_ASKING = Operation("GET /api/v4/projects/:id", CatalogueAccess.READ, Surface.REST)
+_ASKING = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
 
 
 class _Told:
@@ -97,6 +94,7 @@ class Gateway:
         self._ids = itertools.count()
         self._id_prefix = secrets.token_hex(8)
         self.in_flight = 0
+        self.plans = Plans()
         self.lane = ShortLane(road, mint_id=self.mint_id, monotonic=monotonic, wall=wall)
 
     async def handle(self, down: Downstream) -> None:
@@ -177,6 +175,18 @@ class Gateway:
             observer.observe(x, duration_s)
 
     async def _serve(self, down: Downstream, x: Exchange, told: _Told) -> None:
+        head = down.head
+        plan = self.plans.find(head) if down.plain else None
+        if plan is None:
+            case = await self._judge(down, x, told)
+        else:
+            plan.tell(x, head.target)
+            case = plan.case(head)
+            told.principal, told.surface = case.principal, case.operation.surface
+        await self._act(down, x, told, case)
+
+    async def _judge(self, down: Downstream, x: Exchange, told: _Told) -> Case:
+        """Who asks for what, and may they? Everything before the buckets."""
         road = self.road
         head = down.head
 
@@ -216,31 +226,47 @@ class Gateway:
         )
         x.rule, x.permit_use, x.sudo = permit.rule, permit.use, permit.sudo
         x.rule_shadow = permit.shadow
+        alike = not (questions or named or weight > 1)
+        case = Case(admitted, operation, claim, principal, permit, claim.target, body, weight, resolved, alike)
+        if alike and down.plain:
+            proof = road.authenticator.proof(claim, operation)
+            if proof is not None and proof() is principal:
+                self.plans.learn(head, proof, case, x)
+        return case
+
+    async def _act(self, down: Downstream, x: Exchange, told: _Told, case: Case) -> None:
+        """What was permitted: takes from the buckets, asks the cache or GitLab, answers."""
+        road = self.road
+        head = down.head
+        admitted, operation, principal, permit = case.admitted, case.operation, case.principal, case.permit
+        target = admitted.target
 
         shape = narrowable(operation, target, head) if permit.narrowing is not None else None
 
         takes = road.dialect.takes_for(principal, operation, target, head.method, admitted.client)
-        if weight > 1:
-            takes = heavier(takes, weight)
+        if case.weight > 1:
+            takes = heavier(takes, case.weight)
         if takes:
             ticket = told.ticket = await road.limits.admit(takes, principal, told.lease, admitted.wait_s)
             decision = told.decision = ticket.decision
             x.limit_waited_s = ticket.waited_s
             note(decision, x)
             if not decision.allowed:
-                if not (decision.unavailable or admitted.wait_s or questions or named or weight > 1):
-                    self._learn(head, x, told, admitted, operation)
+                if case.alike and not (decision.unavailable or admitted.wait_s):
+                    self._learn(head, x, told, case)
                 raise _limited(decision)
 
         credential = await road.tokens.credential(permit, principal, operation) if permit.use else None
         if credential is not None:
             x.permit_use = credential.id
+        body = case.body
         if body is not None:
+            resolved = case.resolved
             if permit.confined and operation.names_in_body and not resolved:
                 # Clients name a project by its path in the path, and by its number in the body.
                 resolved = await self._resolve(questions_of(operation, target), principal)
             body = road.bodies.guard(
-                claim,
+                case.claim,
                 principal,
                 permit,
                 head,
@@ -248,9 +274,9 @@ class Gateway:
                 operation,
                 places=spellings(operation, target, resolved) if permit.confined else None,
             )
-        if operation.access is not CatalogueAccess.READ or road.record.closed:
+        if operation.access is not _READ or road.record.closed:
             await road.record.admit(x)
-        errand = told.errand = Errand(road, self.monotonic, head, x, admitted, claim, principal, permit, credential, body)
+        errand = told.errand = Errand(road, self.monotonic, head, x, case, credential, body)
         if admitted.websocket:
             await self._tunnel(down, x, told, errand)
             return
@@ -259,9 +285,9 @@ class Gateway:
             x.cache_status, x.cache_reason = outcome.status.value, outcome.reason.value
             if shape is not None:
                 reply = await narrowed(reply, shape, permit, head)
-            elif outcome.again is not None and not (questions or named or weight > 1):
+            elif outcome.again is not None and case.alike:
                 x.cache_stored = outcome.stored.value
-                self._learn(head, x, told, admitted, operation, outcome.again)
+                self._learn(head, x, told, case, outcome.again)
             flow = None
             if reply.chunks is not None:
                 flow = road.bandwidth.flow(principal, operation, target, head.method, admitted.client)
@@ -289,24 +315,19 @@ class Gateway:
             told.ticket = None
             ticket.undo()
 
-    def _learn(
-        self,
-        head: RequestHead,
-        x: Exchange,
-        told: _Told,
-        admitted: Admitted,
-        operation: Operation,
-        again: Again | None = None,
-    ) -> None:
+    def _learn(self, head: RequestHead, x: Exchange, told: _Told, case: Case, again: Again | None = None) -> None:
         """The next one with the same head need not come this way. ``again`` is None for one that a bucket refused."""
-        principal = told.principal
-        assert principal is not None, "nobody else comes as far as the buckets"
-        if not head.memo or (told.ticket is not None and told.ticket.owes()):
+        memo, admitted = head.memo, case.admitted
+        if memo is None or (told.ticket is not None and told.ticket.owes()):
             return
-        proof = self.road.authenticator.proof(admitted.claim, operation)
-        if proof is None or proof() is not principal:
+        proof = self.road.authenticator.proof(case.claim, case.operation)
+        if proof is None or proof() is not case.principal:
             return
-        way = Way(proof, principal, operation, admitted.target, head.method, admitted.client)
+        if not memo:
+            # It came by a plan: what the entry would have left there.
+            admitted = admitted_for(head, admitted)
+            memo.append(admitted)
+        way = Way(proof, case.principal, case.operation, admitted.target, head.method, admitted.client)
         if again is not None:
             way.served = served(again, x)
         else:

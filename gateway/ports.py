@@ -154,6 +154,15 @@ class Downstream(Protocol):
         ...
 
 
+class Repeated(msgspec.Struct, gc=False):
+    """The fields that all requests of one kind have, before and behind those of each alone."""
+
+    before: Fields
+    behind: Fields
+    rendered: tuple[bytes, bytes] | None = None
+    """An adapter's own: the two as it sends them, left here by the first such request."""
+
+
 class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     """What goes up: final fields, hop-by-hop and credentials already dealt with. Framing fields are the adapter's."""
 
@@ -168,6 +177,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     caller: str = ""
     """The principal's id: callers take turns where there is not enough for all."""
     priority: Priority = Priority.INTERACTIVE
+    repeated: Repeated | None = None
+    """Where ``fields`` begin and end as those of other requests do."""
 
 
 class Upstream(Protocol):

@@ -14,7 +14,7 @@ from gateway.core.exchange import Exchange
 from gateway.core.messages import Field, RequestHead
 from gateway.core.secret import Secret
 from gateway.core.target import parse_target
-from gateway.errand import Errand, seen_from
+from gateway.errand import Case, Errand, seen_from
 from gateway.ports import UpstreamCredential
 from tests.fakes.world import World, world
 
@@ -47,9 +47,8 @@ def errand(
     head = RequestHead("GET", TARGET.raw, ((b"Host", b"gateway.test"), *fields), peer="10.0.0.1")
     admitted = Admitted(TARGET, OPERATION, CLAIM, b"gateway.test", "203.0.113.9" if trusted else "10.0.0.1", trusted)
     x = Exchange("r-1", 0.0, "GET", "10.0.0.1")
-    return Errand(
-        made.gateway.road, lambda: 1.0, head, x, admitted, CLAIM, principal, permit or Permit("r"), credential, None
-    )
+    case = Case(admitted, OPERATION, CLAIM, principal, permit or Permit("r"), TARGET.raw)
+    return Errand(made.gateway.road, lambda: 1.0, head, x, case, credential, None)
 
 
 @pytest.mark.parametrize(

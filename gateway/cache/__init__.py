@@ -6,7 +6,7 @@ RFC 9111 one, ``fill`` copies answers into the store as they stream. What may be
 """
 
 from .again import Again
-from .contract import Cache, CacheOutcome, CacheRequest, Forward, NoCache, with_conditions
+from .contract import Cache, CacheOutcome, CacheRequest, Forward, NoCache
 from .private import PrivateCache
 from .shared import SharedCache
 from .shared_asking import SharedPolicy
@@ -21,5 +21,4 @@ __all__ = [
     "PrivateCache",
     "SharedCache",
     "SharedPolicy",
-    "with_conditions",
 ]

@@ -13,9 +13,9 @@ import msgspec
 from ..core.answer_shape import shaped
 from ..core.cache_entry import replaced
 from ..core.cache_status import CacheReason, CacheStatus, Stored
-from ..core.caching import CONDITIONS, conditions
+from ..core.caching import conditions
 from ..core.catalogue import Operation
-from ..core.messages import Field, Fields, ResponseHead, first, joined, lower
+from ..core.messages import Field, Fields, ResponseHead, first, joined
 from ..ports import Reply
 from .again import Again
 
@@ -63,8 +63,8 @@ class CacheOutcome:
 
 
 Forward = Callable[[Fields], Awaitable[Reply]]
-"""Ask upstream. The argument is the whole set of conditional and range fields to send (see ``with_conditions``); the
-client's own are not added to it. May be called more than once, and after ``fetch`` returned (stale-while-revalidate)."""
+"""Ask upstream. The argument is the whole set of conditional and range fields to send, in place of the client's own. May be
+called more than once, and after ``fetch`` returned (stale-while-revalidate)."""
 
 
 class Cache(Protocol):
@@ -99,11 +99,6 @@ class Leases(Protocol):
         None: another gateway asked the same. It is done now, or has taken too long.
         """
         ...
-
-
-def with_conditions(fields: Fields, given: Fields) -> Fields:
-    """The request's fields with ``given`` in place of all its conditional and range fields: what ``forward`` sends."""
-    return (*(field for field in fields if lower(field[0]) not in CONDITIONS), *given)
 
 
 def with_status(head: ResponseHead, member: bytes, age_s: float = -1.0) -> ResponseHead:

@@ -143,7 +143,9 @@ def make_entry(
     etag = telling[place[b"etag"]][1].strip() if b"etag" in place else b""
     date_at = _date(telling, shape, b"date", received_at)
     modified_at = _date(telling, shape, b"last-modified", received_at)
-    language = shape.first(telling, b"content-language") or b"" if selecting else b""
+    language = b""
+    if selecting and any(name == b"accept-language" for name, _ in selecting):
+        language = shape.first(telling, b"content-language") or b""
     piece = None
     if head.status == 206:
         piece = parse_content_range(shape.first(telling, b"content-range") or b"")
@@ -164,7 +166,7 @@ def make_entry(
         last_modified=b"" if modified_at is None else shape.first(telling, b"last-modified") or b"",
         date_at=-1.0 if date_at is None else date_at,
         selecting=selecting,
-        language=language.strip().lower() if selecting and any(name == b"accept-language" for name, _ in selecting) else b"",
+        language=language.strip().lower(),
         no_cache=directives.no_cache,
         must_revalidate=directives.must_revalidate,
         stale_while_revalidate_s=_or_unset(directives.stale_while_revalidate_s),

@@ -75,16 +75,18 @@ class Passage:
         return fields
 
     def upward(
-        self, fields: Fields, head: RequestHead, admitted: Admitted, request_id: str, credential: Fields, caller: str = ""
-    ) -> Fields:
-        """Everything that goes up: ``fields`` and what the gateway writes, the ``caller``'s name where GitLab is told."""
+        self, fields: Fields, head: RequestHead, admitted: Admitted, credential: Fields, caller: str = ""
+    ) -> tuple[Fields, Fields]:
+        """Everything that goes up but for the conditions and the ``X-Request-Id`` of each request alone: what stands before
+        these and what stands behind them. ``fields`` and what the gateway writes, the ``caller``'s name where GitLab is
+        told."""
         if self._attribution is not None:
             fields = self._attribution.applied(fields, caller)
         host = self._host or (b"Host", admitted.host)
         forwarded = forwarded_fields(
             head.peer, admitted.host, tls=head.tls, trusted=admitted.trusted_peer, received=head.fields
         )
-        return (host, *fields, *forwarded, (b"X-Request-Id", request_id.encode("ascii")), *self._bypass, *credential)
+        return (host, *fields, *forwarded), (*self._bypass, *credential)
 
     def downward(self, reply: ResponseHead, head: RequestHead, admitted: Admitted) -> ResponseHead:
         """GitLab's answer as the client may have it. Raises Rejection UPSTREAM_PROTOCOL."""

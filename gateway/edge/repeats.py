@@ -12,11 +12,9 @@ bounded number, as those of open connections do.
 from __future__ import annotations
 
 import re
-from typing import Generic, TypeVar
 
+from ..core.lately import Lately
 from ..core.messages import Fields, RequestHead
-
-T = TypeVar("T")
 
 MOST_HEADS = 2048
 MOST_BLOCKS = 512
@@ -28,37 +26,12 @@ _PLAIN_LINE = re.compile(rb"(GET|HEAD) (/[A-Za-z0-9._~!$&'()*+,;=:@%/?\[\]-]*) H
 _METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
 
 
-class _Lately(Generic[T]):
-    """A bounded memory of two generations: what nobody asked for during one is forgotten with the next."""
-
-    def __init__(self, most: int) -> None:
-        self._half = most // 2
-        self._young: dict[bytes, T] = {}
-        self._old: dict[bytes, T] = {}
-
-    def get(self, key: bytes) -> T | None:
-        found = self._young.get(key)
-        if found is None and self._old:
-            found = self._old.pop(key, None)
-            if found is not None:
-                self.put(key, found)
-        return found
-
-    def put(self, key: bytes, value: T) -> None:
-        if len(self._young) >= self._half:
-            self._old, self._young = self._young, {}
-        self._young[key] = value
-
-    def __len__(self) -> int:
-        return len(self._young) + len(self._old)
-
-
 class Repeats:
     """Of one traffic port."""
 
     def __init__(self, *, target_bytes: int) -> None:
-        self._heads: _Lately[RequestHead] = _Lately(MOST_HEADS)
-        self._blocks: _Lately[Fields] = _Lately(MOST_BLOCKS)
+        self._heads: Lately[bytes, RequestHead] = Lately(MOST_HEADS)
+        self._blocks: Lately[bytes, Fields] = Lately(MOST_BLOCKS)
         self._longest_line = target_bytes
 
     def __len__(self) -> int:

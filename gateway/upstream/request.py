@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..core.errors import Code, Rejection
-from ..core.messages import lower
+from ..core.messages import Fields, lower
 from ..ports import UpstreamRequest
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -31,25 +31,34 @@ def render_head(request: UpstreamRequest, *, has_body: bool) -> bytes:
     if not target or target.translate(None, _TARGET_OCTETS):
         raise _unsendable("target")
     method = _METHODS.get(request.method) or _learn_method(request.method)
-    lines = [method, target, b" HTTP/1.1\r\n"]
-    ends = 2  # of the request line and of the head
-    for name, value in request.fields:
+    fields, repeated = request.fields, request.repeated
+    before = behind = b""
+    if repeated is not None:
+        rendered = repeated.rendered
+        if rendered is None:
+            rendered = repeated.rendered = (_lines(repeated.before), _lines(repeated.behind))
+        before, behind = rendered
+        fields = fields[len(repeated.before) : len(fields) - len(repeated.behind)]
+    framing = _framing(request, has_body=has_body)
+    return b"".join((method, target, b" HTTP/1.1\r\n", before, _lines(fields), behind, framing, b"\r\n"))
+
+
+def _lines(fields: Fields) -> bytes:
+    """Fields as lines, less those that frame."""
+    lines: list[bytes] = []
+    ends = 0
+    for name, value in fields:
         prefix = _PREFIXES.get(name)
         if prefix is None:
             prefix = _learn_name(name)
         if prefix:
             lines += (prefix, value, b"\r\n")
             ends += 1
-    framing = _framing(request, has_body=has_body)
-    if framing:
-        lines.append(framing)
-        ends += 1
-    lines.append(b"\r\n")
-    head = b"".join(lines)
+    octets = b"".join(lines)
     # All control octets that may be left are our own line ends; one more, and a value brought it.
-    if head.translate(None, _VALUE_OCTETS) != b"\r\n" * ends:
+    if octets.translate(None, _VALUE_OCTETS) != b"\r\n" * ends:
         raise _unsendable("field value")
-    return head
+    return octets
 
 
 def _framing(request: UpstreamRequest, *, has_body: bool) -> bytes:

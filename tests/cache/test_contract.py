@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from gateway.cache.contract import CacheOutcome, NoCache, with_conditions, with_status
+from gateway.cache.contract import CacheOutcome, NoCache, with_status
 from gateway.core.cache_status import CacheStatus
 from gateway.core.messages import ResponseHead, values
 
@@ -17,12 +17,6 @@ async def test_without_a_cache_the_clients_conditions_go_up() -> None:
     assert (head.status, outcome.status) == (304, CacheStatus.OFF)
     await cache.drop_partition(b"p")
     await cache.close()
-
-
-def test_given_conditions_stand_in_place_of_the_clients() -> None:
-    fields = (CONDITION, (b"range", b"bytes=0-1"), (b"Accept", b"*/*"))
-    assert with_conditions(fields, ()) == ((b"Accept", b"*/*"),)
-    assert with_conditions(fields, ((b"If-None-Match", b'"b"'),)) == ((b"Accept", b"*/*"), (b"If-None-Match", b'"b"'))
 
 
 def test_our_member_is_appended_to_what_other_caches_said() -> None:

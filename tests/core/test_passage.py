@@ -27,7 +27,8 @@ def head(*fields: tuple[bytes, bytes], tls: bool = False) -> RequestHead:
 
 def upward(passage: Passage, request: RequestHead, entered: Admitted, credential: Fields = ()) -> Fields:
     fields = passage.end_to_end(request, entered)
-    return passage.upward(fields, request, entered, "id-1", credential)
+    before, behind = passage.upward(fields, request, entered, credential)
+    return (*before, (b"X-Request-Id", b"id-1"), *behind)
 
 
 def test_what_goes_up() -> None:
@@ -149,7 +150,7 @@ def test_the_callers_name_is_the_gateways_to_write() -> None:
     passage = Passage(attribution=(b"X-Caller", True))
     request = head((b"x-caller", b"root"), (b"X_Caller", b"root"), (b"User-Agent", b"curl/8"), (b"Connection", b"x-caller"))
     entered = admitted()
-    fields = passage.upward(passage.end_to_end(request, entered), request, entered, "id-1", (), "backstage")
+    fields = passage.upward(passage.end_to_end(request, entered), request, entered, (), "backstage")[0]
     assert values(fields, b"x-caller") == [b"backstage"]
     assert values(fields, b"x_caller") == []
     assert values(fields, b"user-agent") == [b"curl/8 gitlab-gateway (backstage)"]

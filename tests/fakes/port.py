@@ -62,7 +62,7 @@ class Port:
     @property
     def short(self) -> bool:
         """The last answer came without the road's first stage."""
-        return "entry.target" not in self.made.calls
+        return not {"entry.target", "limits.admit", "cache.fetch"} & set(self.made.calls)
 
     async def learn(self, target: str = TARGET, *lines: str, caller: str = OWN) -> None:
         """Until the lane knows the way: asked, stored, answered from the cache."""

@@ -1,0 +1,110 @@
+"""What the road made of a request, kept for the next of its kind: the same fields, the same path, another page.
+
+Who pages through a list, or asks again for what went stale, says the same each time but for parameters that no stage
+reads. Route, claim, permit and passing fields are then what they were; what may change is asked each time:
+
+    proof ──── memory still knows the credential as the same principal       otherwise the whole road
+    buckets, credential, pace, cache, GitLab ── as on the whole road
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+
+import msgspec
+
+from .core.catalogue import Surface
+from .core.credentials import Kind
+from .core.entry import Admitted
+from .core.exchange import Exchange
+from .core.lately import Lately
+from .core.messages import Fields, RequestHead
+from .errand import Case
+
+MOST_PLANS = 4096
+_REST = Surface.REST
+
+# Parameters that choose among a list's things, or order them: no rule, route, tag, limit or credential is read off any of
+# them. A value that could be anything else than a word, a number or an instant is not one of these.
+_FREE = re.compile(
+    rb"(?:(?:page|per_page|cursor|order_by|sort|state|id_after|id_before|since|until|(?:created|updated)_(?:after|before))"
+    rb"=[0-9A-Za-z_.:+-]*(?:&(?!$)|$))+"
+)
+
+
+class Plan(msgspec.Struct, gc=False):
+    """What came of the stages up to the permit."""
+
+    fields: Fields
+    proof: Callable[[], object]
+    made_of: Case
+    """The request that it was learnt from."""
+    facts: Exchange
+
+    def case(self, head: RequestHead) -> Case:
+        """The same of ``head``."""
+        like = self.made_of
+        return Case(like.admitted, like.operation, like.claim, like.principal, like.permit, head.target, upward=like.upward)
+
+    def tell(self, x: Exchange, target: bytes) -> None:
+        """The facts of another request of its kind."""
+        facts = self.facts
+        x.target = target
+        x.peer = facts.peer
+        x.operation = facts.operation
+        x.user_agent = facts.user_agent
+        x.credential_kind = facts.credential_kind
+        x.credential_fingerprint = facts.credential_fingerprint
+        x.principal, x.principal_kind = facts.principal, facts.principal_kind
+        x.identity, x.team = facts.identity, facts.team
+        x.rule, x.rule_shadow = facts.rule, facts.rule_shadow
+        x.permit_use, x.sudo = facts.permit_use, facts.sudo
+
+
+class Plans:
+    """Of one road, in bounded number."""
+
+    def __init__(self, most: int = MOST_PLANS) -> None:
+        self._plans: Lately[tuple[object, ...], Plan] = Lately(most)
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    def find(self, head: RequestHead) -> Plan | None:
+        """The plan for ``head``, if its caller is still who it was."""
+        plan = self._plans.get(_kind(head))
+        if plan is None or plan.fields is not head.fields or plan.proof() is not plan.made_of.principal:
+            return None
+        return plan
+
+    def learn(self, head: RequestHead, proof: Callable[[], object], case: Case, x: Exchange) -> None:
+        """``head`` came to ``case``, and its like would: nothing of it is read off a body, a session or a parameter."""
+        if (
+            case.body is None
+            and head.method == "GET"
+            and case.operation.surface is _REST
+            and case.claim.kind is not Kind.SESSION
+            and case.target == head.target  # no parameter of it is a credential
+            and case.permit.narrowing is None
+            and not case.admitted.websocket
+        ):
+            self._plans.put(_kind(head), Plan(head.fields, proof, case, copy.copy(x)))
+
+
+def admitted_for(head: RequestHead, admitted: Admitted) -> Admitted:
+    """``admitted``, of a request of the same kind, as the entry would have it of ``head``."""
+    _, mark, query = head.target.partition(b"?")
+    target = msgspec.structs.replace(admitted.target, raw=head.target, query=query if mark else None)
+    claim = msgspec.structs.replace(admitted.claim, target=head.target, target_without_sudo=head.target)
+    return msgspec.structs.replace(admitted, target=target, claim=claim)
+
+
+def _kind(head: RequestHead) -> tuple[object, ...]:
+    # By the identity of its fields, which a connection's edge makes one object of as long as they repeat: comparing
+    # them would cost as much as reading them. The plan keeps them alive, so that no others can take their place.
+    path, _, query = head.target.partition(b"?")
+    if query and not _FREE.fullmatch(query):
+        path = head.target
+    return (path, id(head.fields), head.method, head.peer, head.tls)
