@@ -22,7 +22,7 @@ from .core.access import Principal
 from .core.cache_entry import Entry
 from .core.catalogue import Operation, Surface
 from .core.errors import Code, rate_limited
-from .core.exchange import Exchange
+from .core.exchange import Exchange, Kin
 from .core.http_date import format_date
 from .core.limits import Decision, Take, owes
 from .core.messages import Fields, RequestHead, first, joined
@@ -50,6 +50,8 @@ class Served(msgspec.Struct, gc=False):
     lines: bytes = b""
     """Status line and stored fields."""
     has_body: bool = True
+    kin: Kin | None = None
+    """Those answered with these lines."""
 
 
 class Refused(msgspec.Struct, gc=False):
@@ -59,8 +61,9 @@ class Refused(msgspec.Struct, gc=False):
     surface: Surface
     accept: bytes
     cross_origin: bool
-    texts: dict[str, tuple[bytes, bytes, bytes]] = {}
-    """By the limit that refuses: the head's lines that stay, the body, and what of it stands behind the request's id."""
+    texts: dict[str, tuple[bytes, bytes, bytes, Kin]] = {}
+    """By the limit that refuses: the head's lines that stay, the body, and what of it stands behind the request's id; and
+    those refused so."""
     latest: bool = True
     """The last request was refused, so the next one may well be."""
 
@@ -183,6 +186,7 @@ class ShortLane:
             )
         )
         x.bytes_out = len(octets)
+        x.kin = served.kin
         return octets
 
     # What may have changed
@@ -239,8 +243,8 @@ class ShortLane:
         x.limit_id, x.limit_remaining, x.limit_shadow = refusal.limit.id, refusal.remaining, decision.shadowed
         text = refused.texts.get(x.limit_id)
         if text is None:
-            text = refused.texts[x.limit_id] = _text(refused, x.limit_id)
-        lines, body, behind = text
+            text = refused.texts[x.limit_id] = (*_text(refused, x.limit_id), Kin(429, x.code))
+        lines, body, behind, x.kin = text
         request_id = x.request_id.encode("ascii")
         if behind:
             body = b"%b%b%b" % (body, request_id, behind)
@@ -340,6 +344,7 @@ def _prepare(served: Served, entry: Entry) -> bool:
     served.lines = status_line(shown.status) + lines
     served.facts.status = shown.status
     served.rendered = entry.fields
+    served.kin = Kin(shown.status)
     return True
 
 

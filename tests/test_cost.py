@@ -25,12 +25,12 @@ from gateway.config import load
 from gateway.core.messages import ResponseHead
 from gateway.ports import Reply, RequestBody, UpstreamRequest
 
-CEILINGS = {"hit": 78, "not modified": 78, "refused": 77, "miss": 362}
-"""Calls a request, some nine in a hundred above what was counted: 72, 72, 71, 332."""
+CEILINGS = {"hit": 77, "not modified": 77, "refused": 76, "miss": 362}
+"""Calls a request, some nine in a hundred above what was counted: 70, 70, 69, 331."""
 
 ROUNDS = 50
 OURS = str(Path(gateway.__file__).parent)
-BY_THE_CLOCK = ("audit.py", "redaction.py")  # rendered every 50 ms: how many lines fall into a count is chance
+BY_THE_CLOCK = ("audit.py", "audit_line.py", "redaction.py")  # how many lines fall into a count is chance
 BODY = b'{"id":1,"title":"' + b"x" * 1000 + b'"}'
 ETAG = b'W/"0123456789abcdef0123456789abcdef"'
 ANSWER = ResponseHead(

@@ -76,7 +76,7 @@ from .credential_room import CredentialRoom
 from .key_office import KeyOffice
 from .key_room import KeyRoom, no_keys, receiving_tokens
 from .limit_office import LimitOffice
-from .observing import Audited, Early
+from .observing import Early
 from .open_road import Anyone, Anything, NoTokens, Nowhere
 from .recent import RecentRequests
 from .record import open_audit
@@ -195,7 +195,7 @@ async def _assemble(made: Assembly) -> None:
     cache = room.cache
     stack.push_async_callback(cache.close)
     made.bandwidth = BandwidthStage(Limits.compile(() if shared else compiled.bandwidths(config), names=room.names))
-    observers: tuple[Observer, ...] = (made.metrics, Audited(made.audit))
+    observers: tuple[Observer, ...] = (made.metrics, made.audit)
     if config.admin.keys:
         made.recent = RecentRequests()
         observers = (*observers, made.recent)

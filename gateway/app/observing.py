@@ -8,17 +8,6 @@ from ..core.exchange import Exchange
 from ..core.messages import ResponseHead
 from ..core.refusal import render
 from ..pipeline import Gateway
-from ..telemetry.audit import AuditLog
-
-
-class Audited:
-    """The audit as an observer: it times by itself."""
-
-    def __init__(self, audit: AuditLog) -> None:
-        self._audit = audit
-
-    def observe(self, exchange: Exchange, duration_s: float) -> None:
-        self._audit.observe(exchange)
 
 
 class Early:

@@ -5,6 +5,23 @@ from __future__ import annotations
 import msgspec
 
 
+class Kin:
+    """Requests that are alike in all that is told of them but id, instants, octets and the limits' numbers.
+
+    Observers keep here what they made of the first of them. An exchange that ended with another ``status`` or ``code``, or
+    with an ``aborted``, a ``limit_shadow`` or a word from GitLab, is no longer of its kin, whoever changed it. Kin that a
+    limit refused were refused by the same one.
+    """
+
+    __slots__ = ("code", "counted", "status", "told")
+
+    def __init__(self, status: int, code: str = "") -> None:
+        self.status = status
+        self.code = code
+        self.counted: object = None
+        self.told: object = None
+
+
 class Exchange(msgspec.Struct, gc=False):
     """Write-only until the ``finally`` of ``Gateway.handle``. Instants are monotonic seconds, durations seconds."""
 
@@ -47,3 +64,4 @@ class Exchange(msgspec.Struct, gc=False):
     bytes_out: int = 0
     aborted: str = ""
     """``client`` or ``upstream`` when the answer was cut after its first octet."""
+    kin: Kin | None = None

@@ -7,7 +7,6 @@ its own (``audit_writer``), so that a slow sink never stalls the event loop. Sch
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, MutableMapping
@@ -19,12 +18,11 @@ import structlog
 from ..core.audit_chain import CLOSED, OPENED, Chain
 from ..core.errors import Code, Rejection, Source
 from ..core.exchange import Exchange
-from ..core.redaction import redact
+from .audit_line import SCHEMA, LineRenderer, encode, line_of, timestamp
 from .audit_writer import AuditWriter
 
 log = logging.getLogger("gateway.audit")
 
-SCHEMA = 1
 FLUSH_S = 0.025
 """Half of what a killed process may lose: the other half is for the thread."""
 CHECKPOINT_S = 60.0
@@ -34,11 +32,8 @@ _NOT_YET = frozenset({"schema", "time", "status", "duration_ms", "bytes_in", "by
 _SLICE = 256  # lines rendered in one turn of the event loop: some 3 ms
 _LINKED_BYTES = 128  # what the chain adds to a line, at most
 
-_encode = msgspec.json.Encoder().encode
-
-
-def _lines(_logger: object, _name: str, event: MutableMapping[str, Any]) -> tuple[tuple[list[bytes]], dict[str, Any]]:
-    return ([_encode(one) for one in event["event"]],), {}
+_Finished = tuple[Exchange, float]
+"""And how long it took, in seconds."""
 
 
 class _Batch:
@@ -54,7 +49,7 @@ class _Batch:
 class _AuditLogger(structlog.BoundLoggerBase):
     """structlog without levels, context or copies: one processor, one call a batch, bytes out."""
 
-    def lines(self, events: list[AuditLine]) -> None:
+    def lines(self, events: list[_Finished]) -> None:
         self._proxy_to_logger("msg", events)  # type: ignore[arg-type]  # its one processor knows what it gets
 
 
@@ -85,10 +80,13 @@ class AuditLog:
         self.writer = writer
         self._wall = wall
         self._monotonic = monotonic
-        self._pending: list[tuple[Exchange, float, float]] = []
+        self._pending: list[_Finished] = []
+        self._ahead_s = 0.0
+        """How far the wall's clock is ahead of the exchanges': their instants are told by it."""
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._batch = _Batch()
-        self._log = _AuditLogger(self._batch, processors=[_lines], context={})
+        self._renderer = LineRenderer()
+        self._log = _AuditLogger(self._batch, processors=[self._rendered], context={})
         self._before_write = before_write
         self._blocks_reads = blocks_reads
         self._refused = 0
@@ -112,11 +110,12 @@ class AuditLog:
         """Lines lost."""
         return self._refused + self.writer.dropped
 
-    def observe(self, exchange: Exchange) -> None:
-        """Take one finished exchange; never blocks, never raises."""
-        self._pending.append((exchange, self._wall(), self._monotonic()))
+    def observe(self, exchange: Exchange, duration_s: float | None = None) -> None:
+        """Take one finished exchange; never blocks, never raises. ``duration_s`` None: it ends now."""
         if self._timer is None:
+            self._ahead_s = self._wall() - self._monotonic()
             self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+        self._pending.append((exchange, self._monotonic() - exchange.started_at if duration_s is None else duration_s))
 
     def _flush(self) -> None:
         self._timer = None
@@ -125,10 +124,16 @@ class AuditLog:
         if self._pending:
             self._timer = asyncio.get_running_loop().call_soon(self._flush)
 
-    def _render(self, batch: list[tuple[Exchange, float, float]]) -> None:
+    def _rendered(
+        self, _logger: object, _name: str, event: MutableMapping[str, Any]
+    ) -> tuple[tuple[list[bytes]], dict[str, Any]]:
+        render, ahead_s = self._renderer.render, self._ahead_s
+        return ([render(x, x.started_at + ahead_s, duration_s) for x, duration_s in event["event"]],), {}
+
+    def _render(self, batch: list[_Finished]) -> None:
         lines = self._batch.lines
         if batch:
-            self._log.lines([line_of(*finished) for finished in batch])
+            self._log.lines(batch)
         self.events += len(lines)
         data = self._linked(lines) if lines else b""
         lines.clear()
@@ -158,7 +163,7 @@ class AuditLog:
 
     def _event(self, event: str, more: Mapping[str, object]) -> bytes:
         """A line of the record's own."""
-        return _encode({"schema": SCHEMA, "time": _timestamp(self._wall()), "event": event, **more})
+        return encode({"schema": SCHEMA, "time": timestamp(self._wall()), "event": event, **more})
 
     def _mark(self, event: str, more: Mapping[str, object]) -> None:
         data = self._linked([self._event(event, more)])
@@ -180,7 +185,8 @@ class AuditLog:
             raise _unavailable()
         if not self._before_write:
             return
-        facts = msgspec.to_builtins(line_of(x, self._wall(), self._monotonic()))
+        took_s = self._monotonic() - x.started_at
+        facts = msgspec.to_builtins(line_of(x, self._wall() - took_s, took_s))
         known = {name: value for name, value in facts.items() if name not in _NOT_YET}
         self.events += 1
         data = self._linked([self._event(FORWARDING, known)])
@@ -210,108 +216,3 @@ def _unavailable() -> Rejection:
         source=Source.INTERNAL,
         proxy_error="destination_unavailable",
     )
-
-
-@functools.lru_cache(2048)
-def _text(value: bytes) -> str:
-    # Remembered, because callers repeat themselves: redacting a target takes as long as the rest of its line.
-    return redact(value).decode("utf-8", "backslashreplace")
-
-
-class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The audit line's members, in their order. Empty facts are left out; names are stable within one ``schema``."""
-
-    schema: int
-    time: str
-    request_id: str
-    peer: str
-    method: str
-    target: str
-    operation: str
-    status: int
-    duration_ms: float
-    bytes_in: int
-    bytes_out: int
-    code: str = ""
-    identity: str = ""
-    principal: str = ""
-    principal_kind: str = ""
-    team: str = ""
-    credential_kind: str = ""
-    credential_fingerprint: str = ""
-    rule: str = ""
-    rule_shadow: str = ""
-    limit_shadow: str = ""
-    cache_status: str = ""
-    cache_reason: str = ""
-    cache_stored: str = ""
-    aborted: str = ""
-    sudo: str = ""
-    upstream_credential: str = ""
-    limit: str = ""
-    limit_remaining: float | msgspec.UnsetType = msgspec.UNSET
-    upstream_status: int | msgspec.UnsetType = msgspec.UNSET
-    upstream_ms: float | msgspec.UnsetType = msgspec.UNSET
-    upstream_connect_ms: float | msgspec.UnsetType = msgspec.UNSET
-    upstream_first_byte_ms: float | msgspec.UnsetType = msgspec.UNSET
-    upstream_request_id: str = ""
-    user_agent: str = ""
-
-
-def line_of(x: Exchange, ended_at: float, ended_mono: float) -> AuditLine:
-    """What is told of one exchange. Positions instead of names: they are a third of the cost."""
-    duration_s = ended_mono - x.started_at
-    asked = bool(x.upstream_status or x.upstream_s)
-    unset = msgspec.UNSET
-    return AuditLine(
-        SCHEMA,
-        _timestamp(ended_at - duration_s),
-        x.request_id,
-        x.peer,
-        x.method,
-        _text(x.target),
-        x.operation,
-        x.status,
-        round(duration_s * 1000, 3),
-        x.bytes_in,
-        x.bytes_out,
-        x.code,
-        x.identity,
-        x.principal,
-        x.principal_kind,
-        x.team,
-        x.credential_kind,
-        x.credential_fingerprint,
-        x.rule,
-        x.rule_shadow,
-        x.limit_shadow,
-        x.cache_status,
-        x.cache_reason,
-        x.cache_stored,
-        x.aborted,
-        # A caller's own words, as the target is: a name, or a token put in the wrong field.
-        _text(x.sudo.encode("utf-8", "surrogateescape")) if x.sudo else "",
-        x.permit_use,
-        x.limit_id,
-        round(x.limit_remaining, 3) if x.limit_id else unset,
-        x.upstream_status if asked else unset,
-        round(x.upstream_s * 1000, 3) if asked else unset,
-        round(x.upstream_connect_s * 1000, 3) if asked else unset,
-        round(x.upstream_first_byte_s * 1000, 3) if asked else unset,
-        x.upstream_request_id,
-        _text(x.user_agent) if x.user_agent else "",
-    )
-
-
-_second = 0
-_prefix = ""
-
-
-def _timestamp(at: float) -> str:
-    """RFC 3339, UTC, milliseconds; the part down to the second is formatted once a second."""
-    global _second, _prefix  # noqa: PLW0603 — a one-entry memo
-    second = int(at)
-    if second != _second:
-        _prefix = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        _second = second
-    return f"{_prefix}{int((at - second) * 1000):03d}Z"

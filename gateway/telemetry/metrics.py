@@ -42,9 +42,10 @@ class _Times:
 class _Row:
     """Requests alike in every label that any metric has."""
 
-    __slots__ = ("bytes_in", "bytes_out", "count", "duration", "kind")
+    __slots__ = ("bytes_in", "bytes_out", "count", "duration", "kind", "of")
 
-    def __init__(self, kind: _Kind, duration: _Times) -> None:
+    def __init__(self, of: Metrics, kind: _Kind, duration: _Times) -> None:
+        self.of = of
         self.kind = kind
         self.duration = duration
         self.count = self.bytes_in = self.bytes_out = 0
@@ -81,6 +82,33 @@ class Metrics:
 
     def observe(self, x: Exchange, duration_s: float) -> None:
         """Count one finished exchange."""
+        kin = x.kin
+        if (
+            kin is None
+            or kin.status != x.status
+            or kin.code != x.code
+            or x.aborted
+            or x.limit_shadow
+            or x.limit_near
+            or x.upstream_status
+        ):
+            row = self._row_of(x)
+        else:
+            known = kin.counted
+            if isinstance(known, _Row) and known.of is self:
+                row = known
+            else:
+                row = kin.counted = self._row_of(x)
+        row.count += 1
+        row.bytes_in += x.bytes_in
+        row.bytes_out += x.bytes_out
+        times = row.duration
+        times.counts[bisect_left(_SECONDS, duration_s)] += 1
+        times.total_s += duration_s
+        if x.upstream_status:
+            self._upstream.note(x.upstream_first_byte_s)
+
+    def _row_of(self, x: Exchange) -> _Row:
         kind = (
             x.operation,
             x.method,
@@ -96,14 +124,7 @@ class Metrics:
             x.aborted,
         )
         row = self._rows.get(kind)
-        if row is None:
-            row = self._row(_Kind(*kind))
-        row.count += 1
-        row.bytes_in += x.bytes_in
-        row.bytes_out += x.bytes_out
-        row.duration.note(duration_s)
-        if x.upstream_status:
-            self._upstream.note(x.upstream_first_byte_s)
+        return row if row is not None else self._row(_Kind(*kind))
 
     def _row(self, kind: _Kind) -> _Row:
         if kind.method not in _METHODS:  # a client may call it anything
@@ -111,7 +132,7 @@ class Metrics:
         row = self._rows.get(kind)
         if row is None:
             duration = self._durations.setdefault(kind.cache_status or "none", _Times())
-            row = self._rows[kind] = _Row(kind, duration)
+            row = self._rows[kind] = _Row(self, kind, duration)
         return row
 
     def _families(self) -> Iterator[Metric]:

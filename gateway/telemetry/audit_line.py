@@ -1,0 +1,218 @@
+"""The audit's line: its members, and how it is made. Whatever way, the same facts are the same octets.
+
+Who asks often asks alike: of the same caller for the same thing, a line differs from the last in time, id, duration, octets
+and the limit's numbers. The rest is kept as encoded, with the ``Kin`` of those requests.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+
+import msgspec
+
+from ..core.exchange import Exchange
+from ..core.redaction import redact
+
+SCHEMA = 1
+
+encode = msgspec.json.Encoder().encode
+
+
+@functools.lru_cache(2048)
+def _text(value: bytes) -> str:
+    # Remembered, because callers repeat themselves: redacting a target takes as long as the rest of its line.
+    return redact(value).decode("utf-8", "backslashreplace")
+
+
+class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The audit line's members, in their order. Empty facts are left out; names are stable within one ``schema``."""
+
+    schema: int
+    time: str
+    request_id: str
+    peer: str
+    method: str
+    target: str
+    operation: str
+    status: int
+    duration_ms: float
+    bytes_in: int
+    bytes_out: int
+    code: str = ""
+    identity: str = ""
+    principal: str = ""
+    principal_kind: str = ""
+    team: str = ""
+    credential_kind: str = ""
+    credential_fingerprint: str = ""
+    rule: str = ""
+    rule_shadow: str = ""
+    limit_shadow: str = ""
+    cache_status: str = ""
+    cache_reason: str = ""
+    cache_stored: str = ""
+    aborted: str = ""
+    sudo: str = ""
+    upstream_credential: str = ""
+    limit: str = ""
+    limit_remaining: float | msgspec.UnsetType = msgspec.UNSET
+    upstream_status: int | msgspec.UnsetType = msgspec.UNSET
+    upstream_ms: float | msgspec.UnsetType = msgspec.UNSET
+    upstream_connect_ms: float | msgspec.UnsetType = msgspec.UNSET
+    upstream_first_byte_ms: float | msgspec.UnsetType = msgspec.UNSET
+    upstream_request_id: str = ""
+    user_agent: str = ""
+
+
+def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
+    """What is told of one exchange that began ``at`` (Unix seconds). Positions instead of names: a third of the cost."""
+    asked = bool(x.upstream_status or x.upstream_s)
+    unset = msgspec.UNSET
+    return AuditLine(
+        SCHEMA,
+        timestamp(at),
+        x.request_id,
+        x.peer,
+        x.method,
+        _text(x.target),
+        x.operation,
+        x.status,
+        round(duration_s * 1000, 3),
+        x.bytes_in,
+        x.bytes_out,
+        x.code,
+        x.identity,
+        x.principal,
+        x.principal_kind,
+        x.team,
+        x.credential_kind,
+        x.credential_fingerprint,
+        x.rule,
+        x.rule_shadow,
+        x.limit_shadow,
+        x.cache_status,
+        x.cache_reason,
+        x.cache_stored,
+        x.aborted,
+        # A caller's own words, as the target is: a name, or a token put in the wrong field.
+        _text(x.sudo.encode("utf-8", "surrogateescape")) if x.sudo else "",
+        x.permit_use,
+        x.limit_id,
+        round(x.limit_remaining, 3) if x.limit_id else unset,
+        x.upstream_status if asked else unset,
+        round(x.upstream_s * 1000, 3) if asked else unset,
+        round(x.upstream_connect_s * 1000, 3) if asked else unset,
+        round(x.upstream_first_byte_s * 1000, 3) if asked else unset,
+        x.upstream_request_id,
+        _text(x.user_agent) if x.user_agent else "",
+    )
+
+
+_second = 0
+_prefix = ""
+
+
+def timestamp(at: float) -> str:
+    """RFC 3339, UTC, milliseconds; the part down to the second is formatted once a second."""
+    global _second, _prefix  # noqa: PLW0603 — a one-entry memo
+    second = int(at)
+    if second != _second:
+        _prefix = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        _second = second
+    return f"{_prefix}{int((at - second) * 1000):03d}Z"
+
+
+# The line of one of many that are alike
+
+_MILLISECONDS = [b'%03dZ","request_id":' % number for number in range(1000)]
+_ZERO, _POINT = b"0."
+_MOST = 1e12  # beyond it a double's shortest digits are not those of three decimals
+
+
+class _Told:
+    """What the lines of kin share, encoded."""
+
+    __slots__ = ("asked", "bytes_in", "bytes_out", "end", "octets", "who", "why")
+
+    def __init__(self, line: bytes) -> None:
+        """Cut out of one of them. No string in it can look like a member: its quotes are escaped."""
+        before = line.index(b'"duration_ms":') + len(b'"duration_ms":')
+        octets = line.index(b',"bytes_in":')
+        limit = line.find(b',"limit":')
+        end = line.find(b',"user_agent":')
+        self.who = line[line.index(b',"peer":') : before]
+        self.end = line[end:] if end >= 0 else b"}"
+        rest = line[octets : limit if limit >= 0 else -len(self.end)]
+        octets = rest.find(b",", rest.index(b',"bytes_out":') + 1)
+        self.why = rest[octets:] if octets >= 0 else b""
+        self.bytes_in = self.bytes_out = -1
+        self.octets = b""
+
+
+class LineRenderer:
+    """Renders lines: those of kin from what is kept, all others by ``line_of``."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._opening = b""
+        self._limit = ""
+        self._remaining = 0.0
+        self._limited = b""
+
+    def render(self, x: Exchange, at: float, duration_s: float) -> bytes:
+        """The line of ``x``, which began ``at`` (Unix seconds)."""
+        kin = x.kin
+        if (
+            kin is None
+            or kin.status != x.status
+            or kin.code != x.code
+            or x.aborted
+            or x.limit_shadow
+            or x.upstream_s
+            or x.upstream_status
+            or x.upstream_request_id
+        ):
+            return encode(line_of(x, at, duration_s))
+        told = kin.told
+        if not isinstance(told, _Told):
+            told = kin.told = _Told(encode(line_of(x, at, duration_s)))
+        second = int(at)
+        if second != self._second:
+            self._second = second
+            self._opening = b'{"schema":%d,"time":"%b' % (SCHEMA, timestamp(at)[:-4].encode())
+        if x.bytes_out != told.bytes_out or x.bytes_in != told.bytes_in:
+            told.bytes_out, told.bytes_in = x.bytes_out, x.bytes_in
+            told.octets = b',"bytes_in":%d,"bytes_out":%d%b' % (x.bytes_in, x.bytes_out, told.why)
+        if x.limit_remaining != self._remaining or x.limit_id != self._limit:
+            self._limit, self._remaining = x.limit_id, x.limit_remaining
+            self._limited = _limited(x)
+        return b"".join(
+            (
+                self._opening,
+                _MILLISECONDS[int((at - second) * 1000)],
+                encode(x.request_id),
+                told.who,
+                _thousandths(duration_s * 1000),
+                told.octets,
+                self._limited,
+                told.end,
+            )
+        )
+
+
+def _limited(x: Exchange) -> bytes:
+    if not x.limit_id:
+        return b""
+    return b',"limit":%b,"limit_remaining":%b' % (encode(x.limit_id), encode(round(x.limit_remaining, 3)))
+
+
+def _thousandths(value: float) -> bytes:
+    """As ``encode(round(value, 3))``, in half the time."""
+    if not 0.0 <= value < _MOST:
+        return encode(round(value, 3))
+    digits = b"%.3f" % value
+    if digits[-1] != _ZERO:
+        return digits
+    digits = digits.rstrip(b"0")
+    return digits + b"0" if digits[-1] == _POINT else digits

@@ -1,0 +1,185 @@
+"""The audit's line: every fact in its place, and the same octets whichever way it is made."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.exchange import Exchange, Kin
+from gateway.telemetry.audit_line import SCHEMA, LineRenderer, encode, line_of
+
+TOKEN = "glpat-c4n4ryc4n4ryc4n4ry"
+
+
+def exchange(number: int = 0, **facts: object) -> Exchange:
+    x = Exchange(f"r-{number}", 100.0, "GET", "192.0.2.1")
+    for name, value in facts.items():
+        setattr(x, name, value)
+    return x
+
+
+def test_every_fact_has_its_place() -> None:
+    x = exchange(
+        target=b"/api/v4/projects/1?a=b",
+        operation="GET /api/v4/projects/:id",
+        status=200,
+        code="rate_limited",
+        identity="people",
+        principal="user:7",
+        principal_kind="gitlab_token",
+        team="platform",
+        credential_kind="token",
+        credential_fingerprint="tok:0123456789ab",
+        rule="own-token",
+        rule_shadow="tried",
+        permit_use="sa",
+        sudo="root",
+        limit_id="caller",
+        limit_remaining=12.34567,
+        limit_shadow="tighter",
+        cache_status="hit",
+        cache_reason="fresh",
+        cache_stored="stored",
+        aborted="client",
+        upstream_status=200,
+        upstream_s=0.5,
+        upstream_connect_s=0.001,
+        upstream_first_byte_s=0.25,
+        upstream_request_id="01HX",
+        user_agent=b"curl/8",
+        bytes_in=3,
+        bytes_out=4,
+    )
+    event = msgspec.to_builtins(line_of(x, 1_800_000_000.25, 0.25))
+    expected = {
+        "schema": SCHEMA,
+        "time": "2027-01-15T08:00:00.250Z",
+        "request_id": "r-0",
+        "peer": "192.0.2.1",
+        "method": "GET",
+        "target": "/api/v4/projects/1?a=b",
+        "operation": "GET /api/v4/projects/:id",
+        "status": 200,
+        "duration_ms": 250.0,
+        "bytes_in": 3,
+        "bytes_out": 4,
+        "code": "rate_limited",
+        "identity": "people",
+        "principal": "user:7",
+        "principal_kind": "gitlab_token",
+        "team": "platform",
+        "credential_kind": "token",
+        "credential_fingerprint": "tok:0123456789ab",
+        "rule": "own-token",
+        "rule_shadow": "tried",
+        "sudo": "root",
+        "upstream_credential": "sa",
+        "limit": "caller",
+        "limit_remaining": 12.346,
+        "limit_shadow": "tighter",
+        "cache_status": "hit",
+        "cache_reason": "fresh",
+        "cache_stored": "stored",
+        "aborted": "client",
+        "upstream_status": 200,
+        "upstream_ms": 500.0,
+        "upstream_connect_ms": 1.0,
+        "upstream_first_byte_ms": 250.0,
+        "upstream_request_id": "01HX",
+        "user_agent": "curl/8",
+    }
+    assert {name: event[name] for name in expected} == expected
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    always = "schema time request_id peer method target operation status duration_ms bytes_in bytes_out"
+    assert set(msgspec.to_builtins(line_of(exchange(), 1.0, 1.0))) == set(always.split())
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"target": f"/feed?feed_token={TOKEN}".encode()},
+        {"target": f"/x/{TOKEN}/y".encode()},
+        {"target": f"/x/{TOKEN.replace('-', '%2D')}/y".encode()},
+        {"user_agent": f"curl {TOKEN}".encode()},
+    ],
+)
+def test_a_token_in_the_wrong_place_is_blanked(facts: dict[str, object]) -> None:
+    line = json.dumps(msgspec.to_builtins(line_of(exchange(**facts), 1.0, 1.0)))
+    assert "c4n4ry" not in line
+    assert "[redacted]" in line
+
+
+@pytest.mark.parametrize("at", [0.0, 0.9999, 1_800_000_000.0, 1_799_999_999.9996])
+def test_instants_are_rfc_3339(at: float) -> None:
+    text = msgspec.to_builtins(line_of(exchange(), at, 0.5))["time"]
+    assert len(text) == len("2027-01-15T08:00:00.250Z")
+    assert text[19] == "."
+    assert text.startswith(time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(int(at))))
+
+
+# Of many that are alike
+
+WORDS = st.one_of(
+    st.just(""),
+    st.text(max_size=12),
+    st.sampled_from(['","duration_ms":1', '\\","limit":"x', ',"user_agent":', "100%d", "é\x00"]),
+)
+NUMBERS = st.one_of(
+    st.floats(0, 1e6), st.floats(0, 1e20), st.floats(-1e8, 0), st.sampled_from([0.0, 0.0005, 1.5, 0.12, 1e12, 1e15])
+)
+FACTS = st.fixed_dictionaries(
+    {
+        **{
+            name: WORDS
+            for name, kind in Exchange.__annotations__.items()
+            if kind == "str" and name not in {"request_id", "code", "aborted", "limit_shadow", "limit_id"}
+        },
+        "target": st.one_of(WORDS.map(str.encode), st.just(f"/a?private_token={TOKEN}".encode())),
+        "user_agent": st.one_of(WORDS.map(str.encode), st.binary(max_size=8)),
+        "status": st.integers(100, 599),
+        "code": st.sampled_from(["", "rate_limited"]),
+        "upstream_status": st.sampled_from([0, 0, 200]),
+        "upstream_s": st.sampled_from([0.0, 0.25]),
+    }
+)
+ASKED = st.lists(
+    st.tuples(
+        st.fixed_dictionaries(
+            {
+                "request_id": WORDS,
+                "bytes_in": st.integers(0, 9),
+                "bytes_out": st.sampled_from([0, 7, 123_456]),
+                "limit_id": st.sampled_from(["", "caller", "team"]),
+                "limit_remaining": NUMBERS,
+                "status": st.sampled_from([None, None, None, 499]),
+                "code": st.sampled_from([None, None, "draining"]),
+                "aborted": st.sampled_from(["", "", "client"]),
+                "limit_shadow": st.sampled_from(["", "", "narrow"]),
+            }
+        ),
+        st.floats(0, 4e9),
+        NUMBERS,
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(FACTS, ASKED)
+def test_kin_have_the_line_that_each_would_have_alone(
+    facts: dict[str, object], asked: list[tuple[dict[str, object], float, float]]
+) -> None:
+    renderer, kin = LineRenderer(), None
+    for differing, at, took_s in asked:
+        x = exchange(**{**facts, **{name: value for name, value in differing.items() if value is not None}})
+        x.kin = kin = kin or Kin(int(str(facts["status"])), str(facts["code"]))
+        line = renderer.render(x, at, took_s)
+        assert line == encode(line_of(x, at, took_s))
+        assert json.loads(line)["schema"] == SCHEMA
