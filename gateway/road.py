@@ -14,7 +14,7 @@ from .core.access import Permit, Principal
 from .core.catalogue import Operation
 from .core.entry import Admitted
 from .core.exchange import Exchange
-from .core.limits import Decision, Take
+from .core.limits import Decision, Takes
 from .core.messages import Fields, RequestHead, ResponseHead
 from .core.rule_match import Question, Resolved
 from .core.target import Target
@@ -73,9 +73,9 @@ class Access(Protocol):
 class Dialect(Protocol):
     """Which buckets a request takes from, and how callers are told (``core.dialect``)."""
 
-    def takes_for(
-        self, principal: Principal, operation: Operation, target: Target, method: str, peer: str
-    ) -> tuple[Take, ...]: ...
+    def takes_for(self, principal: Principal, operation: Operation, target: Target, method: str, peer: str) -> Takes:
+        """Of one request; ``Takes.era`` tells how long they hold for its like."""
+        ...
 
     def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
         """The limits' fields of an answer the gateway makes itself."""

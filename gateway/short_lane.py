@@ -24,7 +24,7 @@ from .core.catalogue import Operation, Surface
 from .core.errors import Code, rate_limited
 from .core.exchange import Exchange, Kin
 from .core.http_date import format_date
-from .core.limits import Decision, Take, owes
+from .core.limits import Decision, Takes
 from .core.messages import Fields, RequestHead, first, joined
 from .core.refusal import render
 from .core.status import status_line
@@ -79,7 +79,7 @@ class Way(msgspec.Struct, gc=False):
     client: str
     served: Served | None = None
     refused: Refused | None = None
-    takes: tuple[Take, ...] | None = None
+    takes: Takes | None = None
     owing: bool = False
     """Of ``takes``: something is to be settled or given back afterwards, which is for the road to do."""
 
@@ -88,7 +88,7 @@ class Found(msgspec.Struct, gc=False):
     """An answer at hand for a caller who is still who it was; no bucket has been asked yet."""
 
     way: Way
-    takes: tuple[Take, ...]
+    takes: Takes
     served: Served
     entry: Entry
     x: Exchange
@@ -199,10 +199,11 @@ class ShortLane:
         way: Way = memo[_PLACE]  # type: ignore[assignment]  # nobody else writes behind the entry
         if way.proof() is not way.principal:
             return None
-        takes = self._road.dialect.takes_for(way.principal, way.operation, way.target, way.method, way.client)
-        if takes is not way.takes:
-            # Or an operator changed a limit, or a project's number was learnt.
-            way.takes, way.owing = takes, owes(takes)
+        takes = way.takes
+        if takes is None or takes.era.over:
+            # Or an operator changed a limit, or a project's number may have been learnt.
+            takes = self._road.dialect.takes_for(way.principal, way.operation, way.target, way.method, way.client)
+            way.takes, way.owing = takes, takes.owing
         return way
 
     def _found(self, way: Way) -> Found | None:

@@ -7,9 +7,11 @@ from .answer_shape import shaped
 from .catalogue import Operation
 from .limit_headers import LIMIT_FIELDS, LimitHeaders, own, stricter
 from .limit_plan import Limits
-from .limits import Decision, Take
+from .limits import Decision, Takes
 from .messages import Fields, ResponseHead
 from .target import Target
+
+_NOTHING = Takes()
 
 
 class LimitDialect:
@@ -20,9 +22,7 @@ class LimitDialect:
         self._headers = headers
         self._nominal_lines = b"".join([b"%b: %b\r\n" % field for field in headers.nominal()])
 
-    def takes_for(
-        self, principal: Principal, operation: Operation, target: Target, method: str, peer: str
-    ) -> tuple[Take, ...]:
+    def takes_for(self, principal: Principal, operation: Operation, target: Target, method: str, peer: str) -> Takes:
         """See ``core.limit_plan.Limits.takes_for``."""
         return self._limits.takes_for(principal, operation, target, method, peer)
 
@@ -75,11 +75,9 @@ class LimitDialect:
 class NoDialect:
     """No limits and no word of them: a plain shared cache."""
 
-    def takes_for(
-        self, principal: Principal, operation: Operation, target: Target, method: str, peer: str
-    ) -> tuple[Take, ...]:
+    def takes_for(self, principal: Principal, operation: Operation, target: Target, method: str, peer: str) -> Takes:
         del principal, operation, target, method, peer
-        return ()
+        return _NOTHING
 
     def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
         del decision, principal

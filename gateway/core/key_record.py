@@ -56,6 +56,11 @@ class KeyRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         """It is one of ``LIVE_KEYS`` while it lives."""
         return self.origin is not KeyOrigin.EXCHANGED
 
+    @property
+    def is_unbounded(self) -> bool:
+        """Usable at whatever time."""
+        return self.revoked_at is None and self.expires_at is None and self.not_before is None
+
     def is_live(self, now: float) -> bool:
         """Neither revoked nor expired; its time may be yet to come."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

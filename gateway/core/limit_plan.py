@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from .access import Principal, PrincipalKind
 from .catalogue import Operation, ReferenceKind
 from .cost import Weights
-from .limits import EVERY, Limit, Scope, Take, Takes
+from .limits import EVERY, Era, Limit, Scope, Take, Takes
 from .project_names import ProjectNames
 from .rule_match import Clause, Matcher, spell
 from .target import Target
@@ -24,6 +24,7 @@ _PREFIX = "{gw}:b:"
 _LIMIT_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PLAIN_SUBJECT = re.compile(r"(?!#)[\x21-\x7e]{1,100}")
 _MEMO_BOUND = 4096
+_OVER = Era(over=True)
 _PLACES = (ReferenceKind.PROJECT,)
 
 
@@ -84,6 +85,7 @@ class Limits:
         self._memo: dict[tuple[str, str, str, str, str, _Tariff], Takes] = {}
         self._shared: dict[tuple[tuple[Limit, float], ...], _Tariff] = {}
         self._changed: dict[str, Limit | None] = {}
+        self._era = Era()
         self._everything = _Tariff(tuple([(limit, 1.0) for limit in limits]))
 
     @classmethod
@@ -114,9 +116,9 @@ class Limits:
         seen = (peer if unnamed else principal.id, principal.kind, principal.team, principal.identity, project, tariff)
         takes = self._memo.get(seen)
         if takes is None:
-            takes = _takes(tariff, principal, address_group(peer) if unnamed else "", project)
-            if self._changed:
-                takes = self._as_changed(takes)
+            found = _takes(tariff, principal, address_group(peer) if unnamed else "", project)
+            # Which project a path names may be learnt at any moment, so those are asked for each time.
+            takes = Takes(self._as_changed(found) if self._changed else found, _OVER if tariff.by_project else self._era)
             if len(self._memo) >= _MEMO_BOUND:
                 self._memo.clear()
             self._memo[seen] = takes
@@ -125,12 +127,17 @@ class Limits:
     def change(self, key: str, limit: Limit | None) -> None:
         """For one bucket, until ``restore``: ``limit`` instead of the configured one; None: no limit at all."""
         self._changed[key] = limit
-        self._memo.clear()
+        self._begin_anew()
 
     def restore(self, key: str) -> None:
         """Back to what is configured."""
         self._changed.pop(key, None)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._memo.clear()
+        self._era.over = True
+        self._era = Era()
 
     def _project(self, operation: Operation, target: Target) -> str:
         """The project of the path by its number, or as spelt there until an answer told the number: nobody asks GitLab for
@@ -142,9 +149,9 @@ class Limits:
                 return number.decode() if number is not None else spelt
         return ""
 
-    def _as_changed(self, takes: Takes) -> Takes:
+    def _as_changed(self, takes: list[Take]) -> list[Take]:
         found = [(take, self._changed.get(take.key, take.limit)) for take in takes]
-        return Takes([Take(take.key, limit, take.cost) for take, limit in found if limit is not None])
+        return [Take(take.key, limit, take.cost) for take, limit in found if limit is not None]
 
     def _tariff(self, operation: Operation, target: Target, method: str) -> _Tariff:
         key = (operation.name, method, operation.access.value, operation.surface.value)
@@ -188,7 +195,7 @@ def _rank(limit: Limit) -> tuple[bool, bool, bool]:
     return (not limit.advertise, limit.match != EVERY, limit.by is not Scope.CALLER)
 
 
-def _takes(tariff: _Tariff, principal: Principal, address: str, project: str) -> Takes:
+def _takes(tariff: _Tariff, principal: Principal, address: str, project: str) -> list[Take]:
     subjects = {
         Scope.CALLER: f"{principal.kind.value}:{address}" if address else principal.id,
         Scope.IDENTITY: principal.identity,
@@ -197,6 +204,4 @@ def _takes(tariff: _Tariff, principal: Principal, address: str, project: str) ->
         Scope.ORGANISATION: "all",
         Scope.PROJECT: project,
     }
-    return Takes(
-        [Take(key_of(limit.id, subjects[limit.by]), limit, cost) for limit, cost in tariff.charges if subjects[limit.by]]
-    )
+    return [Take(key_of(limit.id, subjects[limit.by]), limit, cost) for limit, cost in tariff.charges if subjects[limit.by]]

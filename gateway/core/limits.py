@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 import msgspec
 
@@ -102,9 +104,16 @@ class Take(msgspec.Struct, frozen=True, gc=False):
     cost: float = 1.0
 
 
-def heavier(takes: tuple[Take, ...], weight: int) -> tuple[Take, ...]:
-    """What so many requests in one would take; a place among those in progress stays one."""
-    return tuple(take if take.limit.concurrent else Take(take.key, take.limit, take.cost * weight) for take in takes)
+class Era:
+    """How long what was found of a caller's limits holds."""
+
+    __slots__ = ("over",)
+
+    def __init__(self, *, over: bool = False) -> None:
+        self.over = over
+
+
+_ALWAYS = Era()
 
 
 class Takes(tuple[Take, ...]):
@@ -114,22 +123,36 @@ class Takes(tuple[Take, ...]):
     """Key, limit, burst, tokens per microsecond and cost of each take; empty where one is of a shadow or concurrent limit,
     or wants what no bucket holds: those go the long way, through ``decide``."""
     owing: bool
+    era: Era
+    """Once it is over, the same request may take otherwise."""
     told: object
     """Whoever tells these callers of their limits keeps here what stays the same."""
 
-    def __init__(self, takes: Iterable[Take] = ()) -> None:
+    def __init__(self, takes: Iterable[Take] = (), era: Era = _ALWAYS) -> None:
         del takes  # they are in place by now
         strange = any(
             take.limit.shadow or take.limit.concurrent or not 0.0 <= take.cost <= take.limit.burst for take in self
         )
         self.plain = () if strange else tuple([_plain(take) for take in self])
         self.owing = any(take.limit.concurrent or take.limit.settlement is not None for take in self)
+        self.era = era
         self.told = None
+
+    def __new__(cls, takes: Iterable[Take] = (), era: Era = _ALWAYS) -> Self:
+        """As a tuple's, which knows of no era."""
+        return super().__new__(cls, takes)
 
 
 def _plain(take: Take) -> tuple[str, Limit, float, float, float]:
     limit = take.limit
     return (take.key, limit, limit.burst, limit.per_us, take.cost)
+
+
+def heavier(takes: Takes, weight: int) -> Takes:
+    """What so many requests in one would take; a place among those in progress stays one."""
+    return Takes(
+        [take if take.limit.concurrent else Take(take.key, take.limit, take.cost * weight) for take in takes], takes.era
+    )
 
 
 def owes(takes: Sequence[Take]) -> bool:
@@ -312,13 +335,14 @@ def admitted(takes: Takes, lefts: Sequence[float], now: float) -> Decision:
     return Decision(True, (), now, False, False, takes, lefts, tightest, least)
 
 
-def admit(takes: Takes, held: Mapping[str, Held], now_us: int) -> tuple[Decision, list[Held]] | None:
-    """As ``decide`` for plain takes, of which there is at least one, where every bucket has enough; None: one has not.
+def admit(takes: Takes, held: OrderedDict[str, Held], now_us: int) -> Decision | None:
+    """As ``decide`` for plain takes, of which there is at least one, where every bucket has enough: that much is taken from
+    ``held``, whose last buckets they are then. None: one has not, and nothing was taken.
 
     What most requests come to, in one loop: ``refill`` is written out, and nothing is made that few ask for.
     """
     lefts: list[float] = []
-    stored: list[Held] = []
+    stored: list[tuple[str, Held]] = []
     least, tightest = math.inf, None
     for key, limit, burst, per_us, cost in takes.plain:
         known = held.get(key)
@@ -342,10 +366,13 @@ def admit(takes: Takes, held: Mapping[str, Held], now_us: int) -> tuple[Decision
             return None
         left = tokens - cost
         lefts.append(left)
-        stored.append((left, at_us, limit))
+        stored.append((key, (left, at_us, limit)))
         if left < least:
             least, tightest = left, limit
-    return Decision(True, (), now_us / 1_000_000, False, False, takes, lefts, tightest, least), stored
+    for key, after in stored:
+        held[key] = after
+        held.move_to_end(key)
+    return Decision(True, (), now_us / 1_000_000, False, False, takes, lefts, tightest, least)
 
 
 def refuse(takes: Takes, held: Mapping[str, Held], now_us: int) -> Decision | None:

@@ -38,6 +38,8 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
     found_at: float
     fresh_until: float
     touched_at: float
+    unbounded: bool
+    """Its record knows no time at which it would not be usable."""
 
 
 class GatewayKeys:
@@ -73,7 +75,7 @@ class GatewayKeys:
         now = self._monotonic()
         known = self._known.get(key)
         if known is not None and now < known.fresh_until:
-            return known.principal if known.record.is_usable(self._wall()) else Recall.BAD
+            return known.principal if known.unbounded or known.record.is_usable(self._wall()) else Recall.BAD
         if known is not None and now < known.found_at + self._stale_s:
             return Recall.REFRESH
         bad_until = self._bad_until.get(key)
@@ -140,7 +142,7 @@ class GatewayKeys:
             touched_at = now
             self._touches.start(found.id, lambda: self._touch(found.id))
         self._bad_until.drop(key)
-        self._known.put(key, _Known(principal, found, now, now + TTL_S, touched_at))
+        self._known.put(key, _Known(principal, found, now, now + TTL_S, touched_at, found.is_unbounded))
         return principal
 
     async def _touch(self, key_id: str) -> None:

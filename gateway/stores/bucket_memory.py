@@ -43,13 +43,9 @@ class MemoryBuckets:
         if isinstance(takes, Takes) and takes.plain:
             found = admit(takes, held, now_us)
             if found is not None:
-                for plain, after in zip(takes.plain, found[1], strict=True):
-                    key = plain[0]
-                    held[key] = after
-                    held.move_to_end(key)
                 while len(held) > self._bound:
                     self._evict(now_us)
-                return found[0]
+                return found
         decision, stored = decide(takes, self._levels_of(takes, now_us), now_us)
         for place, take in enumerate(takes):
             level = stored[place]

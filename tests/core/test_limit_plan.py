@@ -171,6 +171,15 @@ def test_one_bucket_changed_for_a_time() -> None:
     assert limits.takes_for(key_principal(team="t"), OPERATION, TARGET, "GET", "")[0].limit.burst == 50.0
 
 
+def test_takes_hold_until_a_limit_is_changed() -> None:
+    limits = Limits.compile([limit()])
+    for change in (lambda: limits.change("k", None), lambda: limits.restore("k")):
+        takes = limits.takes_for(key_principal(), OPERATION, TARGET, "GET", "")
+        assert not takes.era.over
+        change()
+        assert takes.era.over
+
+
 # Conditions
 
 READ_ISSUES = Operation("GET /api/v4/projects/:id/issues", Access.READ, Surface.REST, references=PROJECT)
@@ -245,8 +254,9 @@ def test_a_number_and_its_path_are_one_bucket_once_an_answer_told() -> None:
     limits = Limits.compile([Limit("project", Scope.PROJECT, 1.0, 5.0)], names=names)
 
     def key(spelt: str) -> str:
-        (take,) = limits.takes_for(key_principal(), ISSUES, target(f"/api/v4/projects/{spelt}/issues"), "POST", "10.0.0.1")
-        return take.key
+        takes = limits.takes_for(key_principal(), ISSUES, target(f"/api/v4/projects/{spelt}/issues"), "POST", "10.0.0.1")
+        assert takes.era.over, "the next answer may tell the number"
+        return takes[0].key
 
     assert key("Group%2FName") == "{gw}:b:project:group/name"
     names.learn(b"7", b"Group/Name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.core.cost import Settlement
 from gateway.core.limits import (
     Decision,
+    Era,
     Held,
     Level,
     Limit,
@@ -21,6 +23,7 @@ from gateway.core.limits import (
     admitted,
     affordable,
     decide,
+    heavier,
     owes,
     refill,
     refuse,
@@ -284,19 +287,20 @@ def test_the_short_way_decides_as_the_long_one(asked: list[tuple[Limit, float, L
     takes = Takes([Take(f"k{place}", limit, cost) for place, (limit, cost, _) in enumerate(asked)])
     assert len(takes.plain) == len(takes)
     levels = [level for _, _, level in asked]
-    held: dict[str, Held] = {
-        take.key: (*level, take.limit) for take, level in zip(takes, levels, strict=True) if level is not None
-    }
+    held: OrderedDict[str, Held] = OrderedDict(
+        (take.key, (*level, take.limit)) for take, level in zip(takes, levels, strict=True) if level is not None
+    )
+    before = list(map(repr, held.items()))  # a NaN is not itself
     expected, stored = decide(takes, levels, T0)
-    found = admit(takes, held, T0)
     went_back = any(level is not None and level[1] > T0 for level in levels)
     assert refuse(takes, held, T0) == (None if expected.allowed or went_back else expected)
-    if found is None:
+    decision = admit(takes, held, T0)
+    if decision is None:
         assert not expected.allowed
+        assert list(map(repr, held.items())) == before
         return
-    decision, after = found
-    assert [left[:2] for left in after] == stored
-    assert [limit for _, _, limit in after] == [take.limit for take in takes]
+    after = [(take.key, (*level, take.limit)) for take, level in zip(takes, stored, strict=True) if level is not None]
+    assert list(held.items()) == after
     for made in (decision, admitted(takes, [bucket.remaining for bucket in expected.states], T0 / 1_000_000)):
         assert (made.allowed, made.states, made.now) == (expected.allowed, expected.states, expected.now)
         assert (made.tightest, made.refusal, made.shadowed) == (expected.tightest, None, "")
@@ -321,3 +325,9 @@ def test_what_is_owed_is_known_of_takes() -> None:
     assert not owes(Takes([Take("k", limit())]))
     assert owes(Takes([Take("k", limit(concurrent=True))]))
     assert owes(Takes([Take("k", limit(settlement=Settlement()))]))
+
+
+def test_heavier_takes_are_as_long_lived() -> None:
+    era = Era()
+    takes = heavier(Takes([Take("k", limit()), Take("p", limit(concurrent=True))], era), 3)
+    assert ([take.cost for take in takes], takes.era) == ([3.0, 1.0], era)
