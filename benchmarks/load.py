@@ -71,10 +71,10 @@ class Load(msgspec.Struct, frozen=True):
 _STARTS = itertools.count(1)
 
 
-def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float, cpu: int, directory: Path) -> Load:
-    """Run the load in a process of its own, pinned to ``cpu``."""
+def asking(shape: Shape) -> dict[str, str]:
+    """What a client of ours reads from its environment: this process's, and the request."""
     before, after = shape.octets()
-    environment = {
+    return {
         **os.environ,
         "BENCH_BEFORE": before,
         "BENCH_AFTER": after,
@@ -82,6 +82,11 @@ def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float,
         # No two rounds ask the same.
         "BENCH_START": str(next(_STARTS) * 10_000_000),
     }
+
+
+def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float, cpu: int, directory: Path) -> Load:
+    """Run the load in a process of its own, pinned to ``cpu``."""
+    environment = asking(shape)
     if shutil.which("wrk"):
         script = directory / "load.lua"
         script.write_text(_WRK)

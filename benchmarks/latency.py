@@ -1,0 +1,270 @@
+"""Latency under load: at 70 % of what the gateway can, first undisturbed, then beside work in the background.
+
+    python -m benchmarks.latency [--rounds 3] [--seconds 2] [--write]
+
+What it can is asked of a closed loop; then requests come at a fixed rate, each at its moment (fixed_rate.py). nginx is
+asked at the same rate in the same round: what it shows is this machine's own. Work in the background is done again and
+again while requests come, far more often than in life; what it adds is p99 beside it less p99 without.
+
+A pause of the machine's own can only make a round worse, so of several short rounds the quietest tells most: that is what
+stands in the table. Where it may, the run goes before other processes (a negative nice value).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import hashlib
+import http.client
+import itertools
+import json
+import os
+import secrets
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from tests.fakes.certificates import Authority
+
+from .fixed_rate import Paced, begin, result_of
+from .load import Shape, put_under_load
+from .page import keep, put
+from .processes import Program, free_port
+from .pythons import Python
+from .targets import ISSUES, LOAD_CPU, Bench
+
+SHARE = 0.7
+SERIES = 50_000
+EACH_S = 1.0
+"""Between two works of the background."""
+
+
+class Steady(msgspec.Struct):
+    """A target at its rate: the round with the least p99. Milliseconds."""
+
+    name: str
+    rate: int
+    p50_ms: float
+    p99_ms: float
+    ratio: float
+    """p99 by p50."""
+    middle_ratio: float
+    """The same, median of the rounds."""
+    unit_ms: tuple[float, float]
+    """nginx's p50 and p99 at the same rate, its quietest round."""
+    late_p99_ms: float
+    """The sender's own lateness, which is part of all of them."""
+
+
+class Disturbed(msgspec.Struct):
+    """Hits at their rate beside a work, the round with the least p99. Milliseconds."""
+
+    work: str
+    p99_ms: float
+    added_ms: float
+    """To the least p99 without."""
+    middle_added_ms: float
+    """The same for the rounds one by one: their median."""
+    max_ms: float
+
+
+class Latency(msgspec.Struct):
+    """As kept in benchmarks/results/latency.json."""
+
+    date: str
+    python: Python
+    rounds: int
+    seconds: float
+    steady: list[Steady]
+    disturbed: list[Disturbed]
+
+
+class Busy:
+    """The gateway that works in the background, and its doors."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.port, self.admin = free_port(), free_port()
+        self._key = secrets.token_hex(16)
+        self._hook = secrets.token_hex(32)
+        self._number = itertools.count(1)
+        digest = hashlib.sha256(self._key.encode()).hexdigest()
+        config = bench.file("gateway_busy.yaml", NAME="gateway-busy", PORT=self.port, PORT2=self.admin, ADMIN=digest)
+        own = {"BENCH_HOOK": self._hook, "BENCH_SPARE": "glpat-not-a-token"}
+        self.token, given = bench.key_for("gateway-busy", config, own)
+        Authority(bench.directory).issue("pair")
+        argv = [bench.python.path, "-m", "benchmarks.busy_gateway", config, str(SERIES)]
+        argv.append(f"http://127.0.0.1:{bench.origin}/jwks")
+        self.program: Program = bench.run("gateway-busy", argv, self.port, env=given, patience_s=60)
+        self._purge()  # until a hook has come nothing is reused without asking
+
+    def works(self) -> list[tuple[str, Callable[[], None]]]:
+        """Name, what to do."""
+        return [
+            (f"metrics scraped, {SERIES:,} series", self._scrape),
+            ("an issuer's ten keys fetched, a token checked", functools.partial(self._signal, signal.SIGUSR1)),
+            ("an upstream token rotated", self._rotate),
+            ("a purge by a hook", self._purge),
+            ("certificates read again (SIGHUP)", functools.partial(self._signal, signal.SIGHUP)),
+        ]
+
+    def _signal(self, number: int) -> None:
+        os.kill(self.program.pid, number)
+
+    def _scrape(self) -> None:
+        if self._ask("GET", "/metrics").count(b"\n") < SERIES:
+            raise RuntimeError("the exposition lacks series")
+
+    def _rotate(self) -> None:
+        self._ask("POST", "/-/credentials/rotate", {"credential": "spare"})
+
+    def _purge(self) -> None:
+        told = {"object_kind": "push", "event_name": "push", "ref": "refs/heads/main", "project_id": next(self._number)}
+        told["project"] = {"id": told["project_id"], "path_with_namespace": f"some/{told['project_id']}"}
+        headers = {"X-Gitlab-Token": self._hook, "X-Gitlab-Event": "Push Hook"}
+        self._ask("POST", "/-/gateway/hooks", told, port=self.port, headers=headers)
+
+    def _ask(
+        self, method: str, path: str, body: object = None, *, port: int = 0, headers: dict[str, str] | None = None
+    ) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.admin, timeout=30)
+        given = {"Content-Type": "application/json", **(headers or {"PRIVATE-TOKEN": self._key})}
+        connection.request(method, path, json.dumps(body) if body is not None else None, given)
+        answer = connection.getresponse()
+        read = answer.read()
+        connection.close()
+        if answer.status >= 300:
+            raise RuntimeError(f"{path}: {answer.status} {read!r:.200}")
+        return read
+
+
+def run(rounds: int, seconds: float) -> Latency:
+    """Takes ten times ``rounds`` times ``seconds``, and twenty seconds to start."""
+    os.sched_setaffinity(0, {LOAD_CPU})
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        Path(directory).chmod(0o711)
+        bench = Bench(Path(directory))
+        try:
+            bench.start_ground()
+            return _measure(bench, rounds, seconds)
+        finally:
+            bench.close()
+
+
+def _measure(bench: Bench, rounds: int, seconds: float) -> Latency:
+    busy = Busy(bench)
+    own = {"PRIVATE-TOKEN": busy.token}
+    unit = bench.targets[0]
+    shapes = {"hit": Shape(ISSUES, own), "miss": Shape(ISSUES, own, distinct=True)}
+    steady = [_steady(name, bench, unit.port, busy.port, shape, rounds, seconds) for name, shape in shapes.items()]
+    disturbed = _disturbed(busy, shapes["hit"], steady[0].rate, rounds, seconds)
+    return Latency(time.strftime("%Y-%m-%d"), bench.python, rounds, seconds, steady, disturbed)
+
+
+def _steady(name: str, bench: Bench, unit: int, port: int, shape: Shape, rounds: int, seconds: float) -> Steady:
+    able = []
+    for _ in range(3):
+        load = put_under_load(shape, port, connections=64, seconds=1, cpu=LOAD_CPU, directory=bench.directory)
+        able.append(load.requests / load.seconds)
+    rate = round(statistics.median(able[1:]) * SHARE)
+    own, its = [], []
+    for _ in range(rounds):
+        own.append(_paced(shape, port, rate, seconds))
+        its.append(_paced(shape, unit, rate, seconds))
+    best, unit_best = _quietest(own), _quietest(its)
+    return Steady(
+        name,
+        rate,
+        round(best.p50_ms, 2),
+        round(best.p99_ms, 2),
+        round(best.p99_ms / best.p50_ms, 1),
+        round(statistics.median(one.p99_ms / one.p50_ms for one in own), 1),
+        (round(unit_best.p50_ms, 2), round(unit_best.p99_ms, 2)),
+        round(best.late_p99_ms, 2),
+    )
+
+
+def _quietest(rounds: list[Paced]) -> Paced:
+    return min(rounds, key=lambda one: one.p99_ms)
+
+
+def _paced(shape: Shape, port: int, rate: float, seconds: float, beside: Callable[[], None] | None = None) -> Paced:
+    with begin(shape, port, rate=rate, seconds=seconds, cpu=LOAD_CPU) as sender:
+        if beside is not None:
+            time.sleep(EACH_S / 2)
+        while beside is not None and sender.poll() is None:
+            again_at = time.monotonic() + EACH_S
+            beside()
+            time.sleep(max(0.0, again_at - time.monotonic()))
+        paced = result_of(sender)
+    if paced.refused:
+        raise RuntimeError(f"refused: {paced}")
+    return paced
+
+
+def _disturbed(busy: Busy, shape: Shape, rate: int, rounds: int, seconds: float) -> list[Disturbed]:
+    works = busy.works()
+    without: list[Paced] = []
+    beside: dict[str, list[Paced]] = {work: [] for work, _ in works}
+    for _ in range(rounds):
+        without.append(_paced(shape, busy.port, rate, seconds))
+        for work, act in works:
+            beside[work].append(_paced(shape, busy.port, rate, seconds, act))
+    return [_added(work, paced, without) for work, paced in beside.items()]
+
+
+def _added(work: str, beside: list[Paced], without: list[Paced]) -> Disturbed:
+    best = _quietest(beside)
+    added = [one.p99_ms - other.p99_ms for one, other in zip(beside, without, strict=True)]
+    return Disturbed(
+        work,
+        round(best.p99_ms, 2),
+        round(best.p99_ms - _quietest(without).p99_ms, 2),
+        round(statistics.median(added), 2),
+        round(best.max_ms, 1),
+    )
+
+
+def table(result: Latency) -> str:
+    """As Markdown."""
+    rows = [
+        f"{result.date}: Python {result.python}, {result.rounds} rounds of {result.seconds:.0f} s.",
+        "",
+        "| at 70 % of capacity | requests/s | p50, ms | p99, ms | p99 by p50 (median) | nginx's p50, p99 | sender late |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {one.name} | {one.rate} | {one.p50_ms:.2f} | {one.p99_ms:.2f} | {one.ratio:.1f} ({one.middle_ratio:.1f}) "
+        f"| {one.unit_ms[0]:.2f}, {one.unit_ms[1]:.2f} | {one.late_p99_ms:.2f} |"
+        for one in result.steady
+    ]
+    rows += ["", "| hits beside, once a second | p99, ms | added to p99, ms (median) | longest, ms |", "|---|---|---|---|"]
+    rows += [
+        f"| {one.work} | {one.p99_ms:.2f} | {one.added_ms:+.2f} ({one.middle_added_ms:+.2f}) | {one.max_ms:.1f} |"
+        for one in result.disturbed
+    ]
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--write", action="store_true", help="keep the result")
+    given = parser.parse_args()
+    result = run(given.rounds, given.seconds)
+    print(table(result))
+    if given.write:
+        keep("latency", result)
+        put("latency", table(result))
+
+
+if __name__ == "__main__":
+    main()
