@@ -11,14 +11,14 @@ One room for each bucket that somebody waits for, and one task for each room: it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .core.access import Principal, Priority
 from .core.cost import Spent
 from .core.fair_queue import FairQueue
 from .core.hottest import Hottest
 from .core.limits import Decision, Take, owes
-from .ports import BucketStore
+from .ports import Asked, BucketStore
 
 MOST_WAITING = 1000
 """In all rooms together: a waiting request costs memory and a connection, nothing else."""
@@ -130,33 +130,36 @@ class LimitStage:
         self.hottest.note(principal.id, refusal is not None, decision.now)
         if refusal is not None:
             wait_s = max(patience_s, refusal.limit.absorb_s)
-            if wait_s and refusal.retry_after_s <= wait_s and self.waiting < MOST_WAITING:  # as in ``_is_final``
+            if wait_s and refusal.retry_after_s <= wait_s and self.waiting < MOST_WAITING:  # as in ``is_final``
                 return await self._wait(takes, name, principal, decision, wait_s)
         return Ticket(self, takes, name, decision)
 
     def admit_now(self, takes: Sequence[Take], principal: Principal, *, refusing: bool = False) -> Decision | None:
         """As ``admit``, for takes that nothing is owed for later (``Ticket.owes``), where the store can say at once; None
-        otherwise, and then nothing was taken. A refusal comes back where it is of use (``refusing``) and nobody waits."""
+        otherwise, and then nothing was taken. ``refusing``: as in ``heard``."""
         decision = self._buckets.take_now(takes)
-        if decision is None or not (decision.allowed or (refusing and _is_final(decision))):
-            return None
-        self.hottest.note(principal.id, not decision.allowed, decision.now)
+        if decision is not None and (decision.allowed or (refusing and is_final(decision))):
+            self.hottest.note(principal.id, not decision.allowed, decision.now)
         return decision
+
+    def admit_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Asked:
+        """As ``admit_now`` where the store must be asked; ``then`` is told once, later."""
+        return self._buckets.take_soon(takes, then)
+
+    def heard(self, decision: Decision, principal: Principal, *, refusing: bool) -> bool:
+        """Whether what ``admit_soon`` told may be told on: an admission; a refusal where it is of use (``refusing``) and
+        nobody may wait for its end. Otherwise nothing was taken, and ``admit`` is to be asked."""
+        if not (decision.allowed or (refusing and is_final(decision))):
+            return False
+        self.hottest.note(principal.id, not decision.allowed, decision.now)
+        return True
 
     def refuse_now(self, takes: Sequence[Take], principal: Principal) -> Decision | None:
         """As ``admit``, where it refuses at once, for certain and without a wait; None otherwise. Nothing is taken."""
         decision = self._buckets.refused_now(takes)
-        if decision is None or not _is_final(decision):
+        if decision is None or not is_final(decision):
             return None
         self.hottest.note(principal.id, True, decision.now)
-        return decision
-
-    async def admit_once(self, takes: Sequence[Take], principal: Principal) -> Decision | None:
-        """As ``admit_now``, waiting for the store, but for no bucket."""
-        decision = await self._buckets.take(takes)
-        if not decision.allowed:
-            return None
-        self.hottest.note(principal.id, False, decision.now)
         return decision
 
     def settle(self, changes: Sequence[Take]) -> None:
@@ -270,7 +273,7 @@ class LimitStage:
         return 0.0
 
 
-def _is_final(decision: Decision) -> bool:
+def is_final(decision: Decision) -> bool:
     """Of a bucket, and its limit lets nobody wait."""
     refusal = decision.refusal
     return refusal is not None and not (refusal.limit.absorb_s and refusal.retry_after_s <= refusal.limit.absorb_s)

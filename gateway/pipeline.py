@@ -38,9 +38,9 @@ from .errand import Case, Errand, seen_from
 from .limit_stage import Ticket
 from .narrow_stage import narrowable, narrowed
 from .plans import Plans, admitted_for
-from .ports import DRAINED, Downstream, Reply
+from .ports import DRAINED, Asker, Asking, Downstream, Reply
 from .road import Road
-from .short_lane import Found, ShortLane, Way, forget, note, refused, served
+from .short_lane import ShortLane, Way, note, refused, served
 from .tunnel_stage import relay
 
 log = logging.getLogger("gateway.pipeline")
@@ -93,21 +93,25 @@ class Gateway:
         self._wall = wall
         self._ids = itertools.count()
         self._id_prefix = secrets.token_hex(8)
-        self.in_flight = 0
+        self.walking = 0
+        """Requests on the road."""
         self.plans = Plans()
-        self.lane = ShortLane(road, mint_id=self.mint_id, monotonic=monotonic, wall=wall)
+        self.lane = ShortLane(road, mint_id=self.mint_id, monotonic=monotonic, wall=wall, observe=self.observe)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests being served."""
+        return self.walking + self.lane.asking
 
     async def handle(self, down: Downstream) -> None:
         """Walk one request down the road and answer it, whatever happens."""
         head = down.head
-        found = self._found(head) if down.plain else None
-        x = Exchange(self.mint_id(), self.monotonic(), head.method, head.peer) if found is None else found.x
+        x = Exchange(self.mint_id(), self.monotonic(), head.method, head.peer)
         told = _Told(x.request_id)
-        self.in_flight += 1
+        self.walking += 1
         try:
             try:
-                if found is None or not await self._answer_again(down, found):
-                    await self._serve(down, x, told)
+                await self._serve(down, x, told)
             except Rejection as rejection:
                 await self._refuse(down, x, told, rejection)
             except (ConnectionError, asyncio.CancelledError):
@@ -125,44 +129,24 @@ class Gateway:
             if isinstance(gone, asyncio.CancelledError):
                 raise
         finally:
-            self.in_flight -= 1
+            self.walking -= 1
             x.bytes_out = down.sent_bytes
             x.bytes_in = down.received_bytes
             if told.ticket is not None and told.ticket.owes():
                 told.ticket.close(told.errand.spent(down.sent_bytes) if told.errand is not None else None)
             self.observe(x)
 
-    def _found(self, head: RequestHead) -> Found | None:
+    def at_once(self, head: RequestHead, asker: Asker) -> bytes | Asking | None:
+        """The whole answer, where the short lane has it without waiting; audited and counted. Or who will tell it to
+        ``asker``. None: ``handle`` it."""
         try:
-            return self.lane.find(head)
+            return self.lane.at_once(head, asker)
         except Exception:
-            # The road has its own way to say so, to this request and to all like it.
+            # The road has its own way to say so, to this request and to all like it; and whoever called is the connection
+            # itself, which would die of it.
             log.exception("fault in the short lane")
             self.lane.unlearn(head)
             return None
-
-    def at_once(self, head: RequestHead) -> bytes | None:
-        """The whole answer, where the short lane has it without waiting; audited and counted. None: ``handle`` it."""
-        try:
-            answered = self.lane.at_once(head)
-        except Exception:
-            # As above; whoever called is the connection itself, and would die of it.
-            log.exception("fault in the short lane")
-            self.lane.unlearn(head)
-            return None
-        if answered is None:
-            return None
-        octets, x = answered
-        self.observe(x)
-        return octets
-
-    async def _answer_again(self, down: Downstream, found: Found) -> bool:
-        decision = await self.lane.admit(found)
-        if decision is None and found.takes:
-            forget(found.x)
-            return False
-        await down.send(self.lane.answer(found, decision))
-        return True
 
     def mint_id(self) -> str:
         """A request's id: unique to this process by its prefix, and then by counting."""

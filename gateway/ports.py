@@ -114,7 +114,7 @@ class Downstream(Protocol):
 
     @property
     def plain(self) -> bool:
-        """``send`` may be used."""
+        """Its octets may come again, and would mean the same: HTTP/1.1, no body, nothing to close for."""
         ...
 
     async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False, lines: bytes = b"") -> None:
@@ -123,11 +123,6 @@ class Downstream(Protocol):
         For HEAD, 204 and 304 ``whole`` is not sent and Content-Length stays as given.
         ``close`` ends the connection behind it: what the client sent, or still sends, can't be trusted.
         """
-        ...
-
-    async def send(self, octets: bytes) -> None:
-        """The whole answer as it goes over the wire, head and body, to a request that its connection may follow with
-        another (HTTP/1.1, no body, nothing to close for)."""
         ...
 
     async def start(self, head: ResponseHead, *, lines: bytes = b"") -> None:
@@ -151,6 +146,31 @@ class Downstream(Protocol):
 
     def abort(self) -> None:
         """Cut the connection so that the client can't take what it has for a whole answer."""
+        ...
+
+
+class Asker(Protocol):
+    """A connection whose request has an answer at hand, once the buckets have been asked."""
+
+    @property
+    def gone(self) -> bool:
+        """Nobody is there to be told."""
+        ...
+
+    def told(self, octets: bytes | None) -> None:
+        """The whole answer as it goes over the wire; None: the request is to be handled as any other. Called once."""
+        ...
+
+
+class Asking(Protocol):
+    """That request, until its ``Asker`` is told."""
+
+    def leave(self) -> None:
+        """The client went away. Nobody is told any more."""
+        ...
+
+    def drained(self) -> bytes:
+        """The gateway can't wait any longer: the answer that says so. Nobody is told any more."""
         ...
 
 
@@ -196,6 +216,14 @@ class Upstream(Protocol):
     async def close(self) -> None: ...
 
 
+class Asked(Protocol):
+    """A question to a store, until it is answered."""
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more; what the store was not asked for yet is not taken."""
+        ...
+
+
 class BucketStore(Protocol):
     """Buckets of tokens, and of places for requests in progress. The store's clock is the only clock."""
 
@@ -209,6 +237,11 @@ class BucketStore(Protocol):
 
     def take_now(self, takes: Sequence[Take], lease: bytes = b"") -> Decision | None:
         """As ``take``; None, and nothing taken, where that cannot be said at once."""
+        ...
+
+    def take_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Asked:
+        """As ``take``, without a coroutine and without places: ``then`` is called with the decision, once, later. A fault
+        of it is logged and harms nobody else."""
         ...
 
     def refused_now(self, takes: Sequence[Take]) -> Decision | None:

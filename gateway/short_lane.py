@@ -13,6 +13,7 @@ goes the long way, and nothing has been taken from anybody then.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -21,7 +22,7 @@ from .cache import Again
 from .core.access import Principal
 from .core.cache_entry import Entry
 from .core.catalogue import Operation, Surface
-from .core.errors import Code, rate_limited
+from .core.errors import Code, drained, rate_limited
 from .core.exchange import Exchange, Kin
 from .core.http_date import format_date
 from .core.limits import Decision, Takes
@@ -29,7 +30,11 @@ from .core.messages import Fields, RequestHead, first, joined
 from .core.refusal import render
 from .core.status import status_line
 from .core.target import Target
+from .limit_stage import is_final
+from .ports import Asked, Asker, Asking
 from .road import Road
+
+log = logging.getLogger("gateway.pipeline")
 
 _NEAR = 0.1
 """Of a bucket: a caller that has less left is about to be refused."""
@@ -106,15 +111,25 @@ class ShortLane:
         mint_id: For a request.
         monotonic: Seconds, of ``Exchange.started_at``.
         wall: Unix seconds.
+        observe: Hands a finished exchange to telemetry.
     """
 
     def __init__(
-        self, road: Road, *, mint_id: Callable[[], str], monotonic: Callable[[], float], wall: Callable[[], float]
+        self,
+        road: Road,
+        *,
+        mint_id: Callable[[], str],
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+        observe: Callable[[Exchange], None],
     ) -> None:
         self._road = road
         self._mint_id = mint_id
         self._monotonic = monotonic
         self._wall = wall
+        self._observe = observe
+        self.asking = 0
+        """Requests whose buckets are being asked."""
         self._date_second = -1
         self._date_line = b""
 
@@ -135,17 +150,18 @@ class ShortLane:
         if head.memo:
             del head.memo[_PLACE:]
 
-    def at_once(self, head: RequestHead) -> tuple[bytes, Exchange] | None:
-        """The answer's octets and facts, where nobody has to be waited for."""
+    def at_once(self, head: RequestHead, asker: Asker) -> bytes | Asking | None:
+        """The answer's octets, audited and counted, where nobody has to be waited for; or who will tell them to ``asker``;
+        None: that takes the road, and nothing has been taken."""
         way = self._way(head)
         if way is None:
             return None
         takes, refused = way.takes, way.refused
         likely = refused is not None and refused.latest
         if refused is not None and likely:
-            answered = self._refuse(way, refused)
-            if answered is not None:
-                return answered
+            octets = self._refuse(way, refused)
+            if octets is not None:
+                return octets
             refused.latest = False
         found = self._found(way)
         if found is None:
@@ -154,23 +170,56 @@ class ShortLane:
         if takes:
             decision = self._road.limits.admit_now(takes, way.principal, refusing=refused is not None)
             if decision is None:
-                return None
+                return _Asking(self, head, found, asker)
             if not decision.allowed:
-                assert refused is not None, "what is no use is not given"
-                return self._refusal(way, refused, decision)
-        return self.answer(found, decision), found.x
+                return self._refusal(way, refused, decision) if refused is not None and is_final(decision) else None
+        return self._answer(found, decision)
 
-    def find(self, head: RequestHead) -> Found | None:
-        """The stored answer, if all is as it was."""
-        way = self._way(head)
-        return self._found(way) if way is not None else None
+    def ask(self, found: Found, then: Callable[[Decision], None]) -> Asked:
+        """The buckets, where that takes a while."""
+        self.asking += 1
+        return self._road.limits.admit_soon(found.takes, then)
 
-    async def admit(self, found: Found) -> Decision | None:
-        """Of the buckets; None: refused, or there was nothing to take (``found.takes``)."""
-        return await self._road.limits.admit_once(found.takes, found.way.principal) if found.takes else None
+    def decided(self, found: Found, decision: Decision) -> bytes | None:
+        """What ``at_once`` would have said, had it known the decision."""
+        way, refused = found.way, found.way.refused
+        if not self._road.limits.heard(decision, way.principal, refusing=refused is not None):
+            return None
+        if decision.allowed:
+            return self._answer(found, decision)
+        assert refused is not None, "what is no use is not heard"
+        return self._refusal(way, refused, decision, found.x.started_at)
 
-    def answer(self, found: Found, decision: Decision | None) -> bytes:
-        """The whole answer; its facts are in ``found.x``."""
+    def ended(self, x: Exchange) -> None:
+        """Of one that left before it was answered."""
+        self.asking -= 1
+        x.cache_status = x.cache_reason = x.cache_stored = ""
+        self._observe(x)
+
+    def drained(self, head: RequestHead, found: Found) -> bytes:
+        """The refusal of a gateway that can't wait any longer."""
+        x, way = found.x, found.way
+        rejection = drained(unsure=False)
+        x.status, x.code = rejection.status, rejection.code.value
+        answer, body = render(
+            rejection,
+            surface=way.operation.surface,
+            accept=joined(head.fields, b"accept") or b"",
+            request_id=x.request_id,
+            extra=self._road.dialect.told(None, way.principal),
+            cross_origin=first(head.fields, b"origin") is not None,
+        )
+        octets = b"%b%bX-Gateway-Request-Id: %b\r\n%b%b" % (
+            status_line(answer.status),
+            _rendered(answer.fields),
+            x.request_id.encode("ascii"),
+            self._date(self._wall()),
+            _ending(way, body, b"Connection: close\r\n"),
+        )
+        x.bytes_out = len(octets)
+        return octets
+
+    def _answer(self, found: Found, decision: Decision | None) -> bytes:
         way, served, x = found.way, found.served, found.x
         if decision is not None:
             note(decision, x)
@@ -187,6 +236,7 @@ class ShortLane:
         )
         x.bytes_out = len(octets)
         x.kin = served.kin
+        self._observe(x)
         return octets
 
     # What may have changed
@@ -229,16 +279,18 @@ class ShortLane:
 
     # Refusals
 
-    def _refuse(self, way: Way, refused: Refused) -> tuple[bytes, Exchange] | None:
+    def _refuse(self, way: Way, refused: Refused) -> bytes | None:
         """Where a bucket refuses for certain."""
         if not way.takes:
             return None
         decision = self._road.limits.refuse_now(way.takes, way.principal)
         return self._refusal(way, refused, decision) if decision is not None else None
 
-    def _refusal(self, way: Way, refused: Refused, decision: Decision) -> tuple[bytes, Exchange]:
+    def _refusal(self, way: Way, refused: Refused, decision: Decision, started_at: float | None = None) -> bytes:
         refused.latest = True
         x = self._facts(refused.facts)
+        if started_at is not None:
+            x.started_at = started_at
         refusal = decision.refusal
         assert refusal is not None, "the stage told it from an outage"
         x.limit_id, x.limit_remaining, x.limit_shadow = refusal.limit.id, refusal.remaining, decision.shadowed
@@ -255,11 +307,12 @@ class ShortLane:
                 self._road.dialect.lines(decision, way.principal),
                 b"X-Gateway-Request-Id: %b\r\n" % request_id,
                 self._date(self._wall()),
-                b"\r\n" if way.method == "HEAD" else b"Content-Length: %d\r\n\r\n%b" % (len(body), body),
+                _ending(way, body),
             )
         )
         x.bytes_out = len(octets)
-        return octets, x
+        self._observe(x)
+        return octets
 
     def _date(self, at: float) -> bytes:
         """``Date``, formatted once a second."""
@@ -268,6 +321,49 @@ class ShortLane:
             self._date_line = b"Date: %b\r\n" % format_date(second)
             self._date_second = second
         return self._date_line
+
+
+class _Asking:
+    """See ``ports.Asking``."""
+
+    __slots__ = ("_asked", "_asker", "_found", "_head", "_lane")
+
+    def __init__(self, lane: ShortLane, head: RequestHead, found: Found, asker: Asker) -> None:
+        self._lane = lane
+        self._head = head
+        self._found = found
+        self._asker = asker
+        self._asked = lane.ask(found, self._decided)
+
+    def leave(self) -> None:
+        self._asked.cancel()
+        self._gone()
+
+    def drained(self) -> bytes:
+        self._asked.cancel()
+        octets = self._lane.drained(self._head, self._found)
+        self._lane.ended(self._found.x)
+        return octets
+
+    def _gone(self) -> None:
+        x = self._found.x
+        x.status, x.aborted = 499, "client"
+        self._lane.ended(x)
+
+    def _decided(self, decision: Decision) -> None:
+        lane = self._lane
+        if self._asker.gone:
+            self._gone()
+            return
+        lane.asking -= 1
+        try:
+            octets = lane.decided(self._found, decision)
+        except Exception:
+            # As in ``pipeline.Gateway.at_once``: the road has its own way to say so.
+            log.exception("fault in the short lane")
+            lane.unlearn(self._head)
+            octets = None
+        self._asker.told(octets)
 
 
 def served(again: Again, x: Exchange) -> Served:
@@ -291,12 +387,6 @@ def _kept(x: Exchange) -> Exchange:
     return facts
 
 
-def forget(x: Exchange) -> None:
-    """The facts of an answer that will not be given: what the road finds takes their place."""
-    x.status = 0
-    x.cache_status = x.cache_reason = x.cache_stored = ""
-
-
 def note(decision: Decision, x: Exchange) -> None:
     """What the buckets said, for the audit and the metrics."""
     limit = decision.limit
@@ -314,6 +404,13 @@ def note(decision: Decision, x: Exchange) -> None:
         x.limit_id, x.limit_remaining = state.limit.id, state.remaining
         x.limit_near = decision.allowed and state.remaining < _NEAR * state.limit.burst
     x.limit_shadow = decision.shadowed
+
+
+def _ending(way: Way, body: bytes, close: bytes = b"") -> bytes:
+    """Of a refusal, behind ``Date``."""
+    if way.method == "HEAD":
+        return close + b"\r\n"
+    return b"Content-Length: %d\r\n%b\r\n%b" % (len(body), close, body)
 
 
 def _text(refused: Refused, limit_id: str) -> tuple[bytes, bytes, bytes]:

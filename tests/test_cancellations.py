@@ -205,8 +205,8 @@ async def test_a_rejection_is_no_cancellation(made: World) -> None:
     assert (down.status, made.last.aborted) == (503, "")
 
 
-async def test_on_the_short_lane(tmp_path: Path) -> None:
-    """Between the buckets and the last octet. (With Redis: ``tests/test_short_lane.py``.)"""
+async def test_by_a_plan_that_is_known(tmp_path: Path) -> None:
+    """Between the buckets and the last octet. (On the short lane: ``tests/test_short_lane_asking.py``.)"""
 
     async def issues(request: UpstreamRequest, body: bytes) -> Reply:
         return Reply(ResponseHead(200, ETAG), whole=b"[]")
@@ -218,5 +218,5 @@ async def test_on_the_short_lane(tmp_path: Path) -> None:
             await made.gateway.handle(down)
         made.calls.clear()
         assert await cancelled_everywhere(made, lambda _turn: down.repeated()) > 1
-        assert "limits.admit_once" in made.calls
+        assert "limits.admit" in made.calls
         assert "entry.target" not in made.calls

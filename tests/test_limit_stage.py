@@ -57,16 +57,20 @@ async def test_at_once_nobody_is_refused_who_may_wait() -> None:
         assert admitted is not None
         assert admitted.allowed
     for refusing in (False, True):
-        assert stage.admit_now(takes(QUICK, "quick"), principal(), refusing=refusing) is None
-        refused = stage.admit_now(takes(SLOW, "slow"), principal(), refusing=refusing)
-        assert (refused is not None) is refusing, "it would have to wait longer than it may"
+        for limit in (QUICK, SLOW):
+            refused = stage.admit_now(takes(limit, limit.id), principal(), refusing=refusing)
+            assert refused is not None
+            assert not refused.allowed
+            told = refusing and limit is SLOW, "that one would have to wait longer than it may"
+            assert stage.heard(refused, principal("other"), refusing=refusing) is told[0], told[1]
     assert stage.refuse_now(takes(QUICK, "quick"), principal()) is None
     for limit in (SLOW, REFUSING):
         said = stage.refuse_now(takes(limit, limit.id), principal())
         assert said is not None
         assert not said.allowed
-    (hot,) = stage.hottest.top(1, said.now)
+    hot, other = stage.hottest.top(2, said.now)
     assert (hot.asked, hot.refused) == (6, 3), "who is sent on is counted where it ends"
+    assert (other.asked, other.refused) == (1, 1)
 
 
 async def test_nobody_waits_in_vain() -> None:

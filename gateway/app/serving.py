@@ -15,7 +15,7 @@ import uvloop
 from ..broker.static import CredentialsRefused
 from ..config import Config
 from ..edge.admin import Admin, AdminServer, AdminSettings
-from ..edge.server import require_c_parser
+from ..edge.parsing import require_c_parser
 from ..edge.tls import ListenerTls
 from ..telemetry import logging as operator_log
 from ..telemetry.metrics import CONTENT_TYPE

@@ -190,10 +190,6 @@ class AiohttpDownstream:
     def plain(self) -> bool:
         return self.keep_alive and self.head.memo is not None and not self._protocol.draining
 
-    async def send(self, octets: bytes) -> None:
-        self.started = True
-        await self._send(octets)
-
     async def start(self, head: ResponseHead, *, lines: bytes = b"") -> None:
         if self.head.method == "HEAD" or head.status in _BODYLESS:
             self._mute = True

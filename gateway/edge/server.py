@@ -16,20 +16,19 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import aiohttp.http_parser
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web import PayloadAccessError, RequestPayloadError
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from ..core.errors import Code, Rejection, bad_request
+from ..core.errors import Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
 from ..core.patience import MOST_S
-from ..core.status import status_line
-from ..ports import DRAINED
-from .downstream import AiohttpDownstream, ClientGone, head_of, http_date
+from ..ports import DRAINED, Asker, Asking
+from .downstream import AiohttpDownstream, ClientGone, head_of
+from .parsing import last_octets, rejection_of, version_not_supported
 from .repeats import Repeats
 from .tunnel import ClientTunnel
 
@@ -44,11 +43,12 @@ RenderEarly = Callable[[Rejection, str], tuple[ResponseHead, bytes]]
 """Renders a refusal of a request that was never parsed: (rejection, peer) → head, body. Also counts and audits it."""
 
 
-AtOnce = Callable[[RequestHead], bytes | None]
-"""The whole answer to a head that was answered before, where nobody has to be waited for; counted and audited then."""
+AtOnce = Callable[[RequestHead, Asker], bytes | Asking | None]
+"""The whole answer to a head that was answered before, where nobody has to be waited for; counted and audited then. Or who
+will tell it to the connection; None: the head is to be handled."""
 
 
-def _not_at_once(_: RequestHead) -> None:
+def _not_at_once(_: RequestHead, __: Asker) -> None:
     return None
 
 
@@ -79,16 +79,21 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     """Whether a peer stands for many: a load balancer is not held to the limit of one client."""
 
 
-def require_c_parser() -> None:
-    """Refuse to run on aiohttp's pure-Python parser: it is a different, weaker one."""
-    if aiohttp.http_parser.HttpRequestParser is aiohttp.http_parser.HttpRequestParserPy:
-        raise RuntimeError("aiohttp's C parser is missing; the gateway does not run on the pure-Python one")
-
-
 class Connection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_at_boundary", "_head_deadline", "_octets", "_server", "_tunnel", "is_tls", "peer", "settings")
+    __slots__ = (
+        "_asking",
+        "_at_boundary",
+        "_head_deadline",
+        "_idle",
+        "_octets",
+        "_server",
+        "_tunnel",
+        "is_tls",
+        "peer",
+        "settings",
+    )
 
     def __init__(self, server: TrafficServer, settings: EdgeSettings, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
@@ -100,6 +105,10 @@ class Connection(RequestHandler):
         self._tunnel: ClientTunnel | None = None
         self._at_boundary = True
         """Every octet that the parser was given belongs to a request that it has told of, and that has no body."""
+        self._asking: tuple[Asking, RequestHead] | None = None
+        """A request that ``start`` knows nothing of: its answer is at hand, and the buckets are being asked."""
+        self._idle: asyncio.Future[None] | None = None
+        """The waiter meanwhile, out of the parser's reach: no other request may be served before that one is answered."""
         self._octets: bytes | None = None
         """Of the one request that waits to be served, all of them, where they are known."""
 
@@ -121,6 +130,9 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._disarm_head_deadline()
         self.tunnel_ended()
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking[0].leave()
         self._server.leave(self)
         super().connection_lost(exc)
 
@@ -161,16 +173,46 @@ class Connection(RequestHandler):
             self._disarm_head_deadline()
         self._request_count += 1
         if head.memo and not server.draining and not self.writing_paused:
-            octets = server.at_once(head)
-            if octets is not None:
+            answer = server.at_once(head, self)
+            if type(answer) is bytes:
                 server.requests_count += 1
                 assert self.transport is not None, "octets came over it"
-                self.transport.write(octets)
+                self.transport.write(answer)
                 self._rest()
+                return True
+            if answer is not None:
+                assert not isinstance(answer, bytes), "seen above"
+                self._asking = (answer, head)
+                self._idle, self._waiter = waiter, None
                 return True
         self._messages.append((head, EMPTY_PAYLOAD))  # type: ignore[arg-type]  # ``start`` tells the two apart
         waiter.set_result(None)
         return True
+
+    # ports.Asker
+
+    @property
+    def gone(self) -> bool:
+        return self.transport is None or self.transport.is_closing()
+
+    def told(self, octets: bytes | None) -> None:
+        asking, self._asking = self._asking, None
+        waiter = self._waiter = self._idle
+        if asking is None or waiter is None or waiter.done():
+            return  # lost meanwhile
+        if octets is None:
+            self._messages.appendleft((asking[1], EMPTY_PAYLOAD))  # type: ignore[arg-type]  # as above
+            waiter.set_result(None)
+            return
+        self._server.requests_count += 1
+        assert self.transport is not None, "nobody is told who is gone"
+        self.transport.write(octets)
+        if self._close:
+            self.transport.close()
+        elif self._messages:
+            waiter.set_result(None)
+        else:
+            self._rest()
 
     def _note_boundary(self, data: bytes, *, known_start: bool) -> None:
         """After the parser: a read that ends with its first blank line, and was one request without a body, leaves nothing
@@ -240,9 +282,14 @@ class Connection(RequestHandler):
         aiohttp's own waits up to twice that."""
         self.close()
         task = self._task_handler
-        if task is not None and self._request_in_progress:
+        if task is not None and (self._request_in_progress or self._asking is not None):
             done, _ = await asyncio.wait([task], timeout=timeout)
-            if not done:
+            asking, self._asking = self._asking, None
+            if asking is not None:
+                octets = asking[0].drained()
+                if self.transport is not None:
+                    self.transport.write(octets)
+            elif not done:
                 current = self._current_request
                 task.cancel(DRAINED)
                 if current is not None and current.started:  # type: ignore[attr-defined]  # a stand-in, see start()
@@ -294,7 +341,7 @@ class Connection(RequestHandler):
                 self._resume_reading_if_drained()
             server.requests_count += 1
             if isinstance(message, _ErrInfo):
-                self._write_early(self._rejection_of(message.exc))
+                self._write_early(rejection_of(message.exc, longest_line=self.max_line_size))
                 break
             if repeated:
                 downstream = AiohttpDownstream(message, payload, self)
@@ -349,50 +396,14 @@ class Connection(RequestHandler):
         if not payload.is_eof():
             self.close()
 
-    # aiohttp's error paths: never quote, never log what the client sent.
-
-    def _rejection_of(self, error: BaseException) -> Rejection:
-        if isinstance(error, LineTooLong):
-            if error.args[1] == self.max_line_size:
-                return Rejection(
-                    Code.TARGET_TOO_LONG, 414, "414 Request-URI Too Large", close=True, proxy_error="http_request_error"
-                )
-            return _headers_too_large()
-        if isinstance(error, BadStatusLine) and error.message.startswith("Bad status line:\n  Invalid HTTP version"):
-            return _version_not_supported()
-        if error.args and error.args[0] == "Too many headers received":
-            return _headers_too_large()
-        return bad_request(close=True)
-
     def refuse_version(self) -> None:
         """Answer a whole request of another HTTP version."""
-        self._write_early(_version_not_supported())
+        self._write_early(version_not_supported())
 
     def _write_early(self, rejection: Rejection) -> None:
         head, body = self._server.render_early(rejection, self.peer)
-        if self.transport is None:
-            return
-        parts = [status_line(head.status)]
-        for name, value in head.fields:
-            parts += (name, b": ", value, b"\r\n")
-        parts += (b"Date: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (http_date(), len(body)), body)
-        self.transport.write(b"".join(parts))
-
-
-def _version_not_supported() -> Rejection:
-    return Rejection(
-        Code.VERSION_NOT_SUPPORTED,
-        505,
-        "505 HTTP Version Not Supported",
-        close=True,
-        proxy_error="http_request_error",
-    )
-
-
-def _headers_too_large() -> Rejection:
-    return Rejection(
-        Code.HEADERS_TOO_LARGE, 431, "431 Request Header Fields Too Large", close=True, proxy_error="http_request_error"
-    )
+        if self.transport is not None:
+            self.transport.write(last_octets(head, body))
 
 
 class TrafficServer(web.Server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -55,6 +56,9 @@ class MemoryBuckets:
             elif level is not None:
                 self._store(take.key, level, take.limit)
         return decision
+
+    def take_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> asyncio.Handle:
+        return asyncio.get_running_loop().call_soon(then, self.take_now(takes))
 
     def refused_now(self, takes: Sequence[Take]) -> Decision | None:
         now_us = int(self._clock() * 1_000_000)

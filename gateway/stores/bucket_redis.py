@@ -7,12 +7,14 @@ decides instead, and never raises. A refusal that is certain from what the last 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from ..core.limits import LEASE_S, BucketState, Decision, Limit, OnOutage, Scope, Take, affordable, state
+from ..ports import Asked
 from .bucket_local import LocalBuckets
 from .bucket_peek import peek
 from .bucket_script import Deed, Script, Wishes, Work, decisions
@@ -30,8 +32,7 @@ _TRUSTED_S = 1.0
 _RENEW_EVERY_S = LEASE_S / 3
 _PROBE = Take("{gw}:probe", Limit("probe", Scope.ORGANISATION, 1.0, 1e6))
 
-_Waiting = tuple[Work, asyncio.Future[Decision] | None]
-"""What is to be done, and who waits for it, if anybody does."""
+log = logging.getLogger("gateway.stores")
 
 
 class RedisBuckets:
@@ -54,7 +55,7 @@ class RedisBuckets:
         self._count = Script.named("gateways.lua")
         self._wishes = Wishes()
         self._name = secrets.token_hex(8)
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Work] = []
         self._flushing = False
         self._known: dict[str, tuple[float, float, float]] = {}
         self._known_before: dict[str, tuple[float, float, float]] = {}
@@ -87,13 +88,27 @@ class RedisBuckets:
         if certain is not None:
             return certain
         decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        self._enqueue(Work(takes, lease), decided)
-        return await decided
+        work = Work(takes, lease, Deed.TAKE, partial(_decide, decided))
+        self._enqueue(work)
+        try:
+            return await decided
+        except asyncio.CancelledError:
+            if work.then is None and lease:
+                self.release(takes, lease)  # what was decided meanwhile reached nobody
+            work.cancel()
+            raise
 
     def take_now(self, takes: Sequence[Take], lease: bytes = b"") -> Decision | None:
         if self._failures >= _FAILURES_TO_OPEN or self._closed:
             return self._without_redis(takes, lease)
         return self._certainly_refused(takes)
+
+    def take_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Asked:
+        if self._failures >= _FAILURES_TO_OPEN or self._closed:
+            return asyncio.get_running_loop().call_soon(then, self._without_redis(takes, b""))
+        work = Work(takes, b"", Deed.TAKE, then)
+        self._enqueue(work)
+        return work
 
     def refused_now(self, takes: Sequence[Take]) -> Decision | None:
         if self._failures >= _FAILURES_TO_OPEN or self._closed:
@@ -114,13 +129,13 @@ class RedisBuckets:
                 if change.cost < 0:  # a refusal that was certain before is not any more
                     self._known.pop(change.key, None)
                     self._known_before.pop(change.key, None)
-            self._enqueue(Work(changes, deed=Deed.SETTLE), None)
+            self._enqueue(Work(changes, deed=Deed.SETTLE))
 
     def release(self, takes: Sequence[Take], lease: bytes) -> None:
         self._local.release(takes, lease)
         places = self._held.pop(lease, None)  # of `takes` those that are places: the script would empty the others
         if places is not None and not self._closed and self._failures < _FAILURES_TO_OPEN:
-            self._enqueue(Work(places, lease, Deed.RELEASE), None)
+            self._enqueue(Work(places, lease, Deed.RELEASE))
 
     async def close(self) -> None:
         """Also closes the link. Who still waits is decided by the failure policy."""
@@ -135,8 +150,8 @@ class RedisBuckets:
 
     # One turn's takes
 
-    def _enqueue(self, work: Work, decided: asyncio.Future[Decision] | None) -> None:
-        self._waiting.append((work, decided))
+    def _enqueue(self, work: Work) -> None:
+        self._waiting.append(work)
         if not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
@@ -145,12 +160,12 @@ class RedisBuckets:
         self._flushing = False
         waiting, self._waiting = self._waiting, []
         # Who left takes nothing.
-        waiting = [entry for entry in waiting if entry[1] is None or not entry[1].done()]
+        waiting = [work for work in waiting if work.then is not None or work.deed is not Deed.TAKE]
         for start in range(0, len(waiting), _BATCH):
             self._send(waiting[start : start + _BATCH], in_full=False)
 
-    def _send(self, batch: list[_Waiting], *, in_full: bool) -> None:
-        arguments = self._wishes.arguments([work for work, _ in batch])
+    def _send(self, batch: list[Work], *, in_full: bool) -> None:
+        arguments = self._wishes.arguments(batch)
         script = ("EVAL", self._take.text) if in_full else ("EVALSHA", self._take.sha)
         sent_at = self._monotonic()
         try:
@@ -163,9 +178,7 @@ class RedisBuckets:
             self._counted_at = sent_at
             self._recount()
 
-    def _answered(
-        self, batch: list[_Waiting], sent_at: float, answered: asyncio.Future[list[RedisValue | RedisError]]
-    ) -> None:
+    def _answered(self, batch: list[Work], sent_at: float, answered: asyncio.Future[list[RedisValue | RedisError]]) -> None:
         if answered.cancelled() or answered.exception() is not None:
             self._failed(batch)
             return
@@ -175,20 +188,20 @@ class RedisBuckets:
             self._send(batch, in_full=True)
             return
         try:
-            found = decisions([work for work, _ in batch], answer)
+            found = decisions(batch, answer)
         except ValueError:
             self._failed(batch)
             return
         self._succeeded()
         heard_at = self._monotonic()
-        for (work, decided), decision in zip(batch, found, strict=True):
+        for work, decision in zip(batch, found, strict=True):
             self._learn(work.takes, decision, sent_at, heard_at)
-            if decided is None:
+            if work.deed is not Deed.TAKE:
                 continue
             if work.lease and decision.allowed:
                 self._holds(work)
-            if not decided.done():
-                decided.set_result(decision)
+            if work.then is not None:
+                _tell(work, decision)
             elif work.lease:
                 self.release(work.takes, work.lease)  # who left in the meantime is not in progress
 
@@ -208,7 +221,7 @@ class RedisBuckets:
             return
         if self._failures < _FAILURES_TO_OPEN:
             for lease, places in self._held.items():
-                self._enqueue(Work(places, lease, Deed.RENEW), None)
+                self._enqueue(Work(places, lease, Deed.RENEW))
         self._renewal = asyncio.get_running_loop().call_later(_RENEW_EVERY_S, self._renew)
 
     # What the last answers said
@@ -258,13 +271,13 @@ class RedisBuckets:
             self._failures = 0
             self._local.clear()
 
-    def _failed(self, batch: list[_Waiting]) -> None:
+    def _failed(self, batch: list[Work]) -> None:
         self._failures += 1
         if self._failures >= _FAILURES_TO_OPEN and self._prober is None and not self._closed:
             self._prober = asyncio.get_running_loop().create_task(self._probe(), name="bucket-probe")
-        for work, decided in batch:
-            if decided is not None and not decided.done():
-                decided.set_result(self._without_redis(work.takes, work.lease))
+        for work in batch:
+            if work.then is not None:
+                _tell(work, self._without_redis(work.takes, work.lease))
 
     def _without_redis(self, takes: Sequence[Take], lease: bytes) -> Decision:
         """Each limit as its own policy says, or the store's."""
@@ -310,3 +323,19 @@ class RedisBuckets:
         answer = counted.result()[0]
         if isinstance(answer, int) and answer > 0:
             self._gateways = answer
+
+
+def _tell(work: Work, decision: Decision) -> None:
+    """Once, and whatever becomes of it: behind this call others wait for their decisions, and the link for its replies."""
+    then = work.then
+    work.then = None
+    assert then is not None
+    try:
+        then(decision)
+    except Exception:
+        log.exception("fault of whoever asked the buckets")
+
+
+def _decide(decided: asyncio.Future[Decision], decision: Decision) -> None:
+    if not decided.done():
+        decided.set_result(decision)

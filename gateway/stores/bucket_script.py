@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import NamedTuple
+
+import msgspec
 
 from ..core.limits import BucketState, Decision, Limit, Take, affordable, state
 from .redis_link import Argument
@@ -31,13 +32,19 @@ class Deed(enum.IntEnum):
     """They are still in use."""
 
 
-class Work(NamedTuple):
+class Work(msgspec.Struct):
     """One request's part in a script call."""
 
     takes: Sequence[Take]
     lease: bytes = b""
     """Names this request among those in progress; needed where a take is of a concurrent limit."""
     deed: Deed = Deed.TAKE
+    then: Callable[[Decision], None] | None = None
+    """Who waits for the decision on a take; None: nobody does, or any more."""
+
+    def cancel(self) -> None:
+        """Whoever waited has left."""
+        self.then = None
 
 
 class Script:
@@ -64,7 +71,8 @@ class Wishes:
         """Number of keys, keys, wishes: what follows the script in ``EVALSHA``."""
         keys: list[Argument] = []
         wishes: list[Argument] = []
-        for takes, lease, deed in batch:
+        for work in batch:
+            takes, lease, deed = work.takes, work.lease, work.deed
             last = len(takes) - 1
             for index, take in enumerate(takes):
                 keys.append(take.key)

@@ -32,7 +32,7 @@ async def test_readings_say_what_is(tmp_path: Path) -> None:
         assert before["gitlab_gateway_requests_in_flight"] == 0
         assert before["gitlab_gateway_credential_refused sa"] == 0
         made.alarm("sa", False)
-        made.gateway.in_flight = 3
+        made.gateway.walking = 3
         made.server.slow_heads = 2
         after = told(made)
     assert after["gitlab_gateway_credential_refused sa"] == 1

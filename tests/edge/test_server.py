@@ -10,7 +10,7 @@ import pytest
 from gateway.core.errors import Code
 from gateway.core.messages import ResponseHead
 from gateway.edge.downstream import AiohttpDownstream
-from gateway.edge.server import TrafficServer, require_c_parser
+from gateway.edge.server import TrafficServer
 from tests.edge.wire import SOON_S, Client, echo, request, traffic
 
 CANARY = b"glpat-c4n4ryc4n4ryc4n4ry"
@@ -20,10 +20,6 @@ async def gone(server: TrafficServer) -> None:
     async with asyncio.timeout(SOON_S):
         while server.open_connections:
             await asyncio.sleep(0)
-
-
-def test_aiohttps_c_parser_is_there() -> None:
-    require_c_parser()
 
 
 @pytest.mark.parametrize(

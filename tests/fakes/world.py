@@ -136,13 +136,6 @@ class Down:
         other.sent_bytes, other.answer, other.written = 0, None, b""
         return other
 
-    async def send(self, octets: bytes) -> None:
-        assert self.plain
-        head, _, body = octets.partition(b"\r\n\r\n")
-        await self.start(ResponseHead(int(head[9:12]), ()))
-        await self.write(body)
-        self.finished = True
-
     async def start(self, head: ResponseHead, *, lines: bytes = b"") -> None:
         assert self.answer is None, "answered twice"
         self._take(0)

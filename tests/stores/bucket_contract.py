@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.core.limits import Limit, Scope, Take
+from gateway.core.limits import Decision, Limit, Scope, Take
 from gateway.ports import BucketStore
 
 # Slow enough that no token flows back while a test runs.
@@ -47,6 +47,37 @@ class BucketContract:
             assert (found.allowed, found.refusal is not None and found.refusal.limit) == (False, NARROW)
             assert [int(one.remaining) for one in found.states] == [int(one.remaining) for one in told.states]
         assert int((await store.take([Take("{gw}:w", WIDE)])).states[0].remaining) == 49
+
+    async def test_who_is_told_later_is_told_once_and_never_meanwhile(self, store: BucketStore) -> None:
+        told: list[Decision] = []
+        heard = asyncio.Event()
+
+        def hear(decision: Decision) -> None:
+            told.append(decision)
+            if len(told) == 200:
+                heard.set()
+
+        for _ in range(200):
+            store.take_soon([Take("{gw}:w", WIDE)], hear)
+            store.take_soon([Take("{gw}:other", WIDE)], told.append).cancel()
+        assert told == []
+        async with asyncio.timeout(5):
+            await heard.wait()
+        assert [decision.allowed for decision in told].count(True) == 50
+        assert not (await store.take([Take("{gw}:w", WIDE)])).allowed
+        assert len(told) == 200
+
+    async def test_a_fault_of_who_is_told_is_nobodys_else(self, store: BucketStore) -> None:
+        def fail(decision: Decision) -> None:
+            raise ZeroDivisionError
+
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)  # the loop's own guard says it, too
+        others = [asyncio.ensure_future(store.take([Take("{gw}:n", NARROW)])) for _ in range(2)]
+        store.take_soon([Take("{gw}:n", NARROW)], fail)
+        others += [asyncio.ensure_future(store.take([Take("{gw}:n", NARROW)])) for _ in range(2)]
+        decisions = await asyncio.gather(*others)
+        assert [decision.allowed for decision in decisions].count(True) == 2
+        assert not any(decision.degraded for decision in decisions)
 
     async def test_buckets_are_apart_by_key(self, store: BucketStore) -> None:
         await store.take([Take("{gw}:one", NARROW, 3.0)])

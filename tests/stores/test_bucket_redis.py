@@ -120,6 +120,34 @@ async def test_while_redis_is_away_the_policy_decides_at_once(start_redis: Start
         assert store.refused_now(takes("k", NARROW)) is None
 
 
+async def test_who_leaves_before_the_turn_is_over_takes_nothing(redis_url: str) -> None:
+    async with gateway(redis_url) as store:
+        await store.take(takes("k", WIDE))
+        for _ in range(10):
+            store.take_soon(takes("k", WIDE), lambda _: None).cancel()
+        assert int((await store.take(takes("k", WIDE))).states[0].remaining) == 48
+
+
+async def test_who_was_told_and_cancelled_in_one_turn_holds_no_place(redis_url: str) -> None:
+    async with gateway(redis_url) as store, admin(redis_url) as link:
+        place = [Take("{gw}:p", PLACES)]
+        taking = asyncio.ensure_future(store.take(place, b"a"))
+        await asyncio.sleep(0)
+        work = store._waiting[0]
+        tell = work.then
+        assert tell is not None
+
+        def tell_and_cancel(decision: Decision) -> None:
+            tell(decision)
+            taking.cancel()
+
+        work.then = tell_and_cancel
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        await store.take(takes("k", WIDE))
+        assert await link.execute("EXISTS", "{gw}:p") == 0
+
+
 async def test_a_remembered_refusal_ends_when_the_token_is_there(redis_url: str) -> None:
     quick = Limit("quick", Scope.CALLER, 20.0, 1.0)
     async with gateway(redis_url) as store:

@@ -1,0 +1,58 @@
+"""aiohttp's parser: which it must be, and what it would not take as refusals that never quote what the client sent."""
+
+from __future__ import annotations
+
+import aiohttp.http_parser
+from aiohttp.http_exceptions import BadStatusLine, LineTooLong
+
+from ..core.errors import Code, Rejection, bad_request
+from ..core.messages import ResponseHead
+from ..core.status import status_line
+from .downstream import http_date
+
+
+def require_c_parser() -> None:
+    """Refuse to run on aiohttp's pure-Python parser: it is a different, weaker one."""
+    if aiohttp.http_parser.HttpRequestParser is aiohttp.http_parser.HttpRequestParserPy:
+        raise RuntimeError("aiohttp's C parser is missing; the gateway does not run on the pure-Python one")
+
+
+def rejection_of(error: BaseException, *, longest_line: int) -> Rejection:
+    """``longest_line``: the parser's own limit of the request line, which no other of its limits equals."""
+    if isinstance(error, LineTooLong):
+        if error.args[1] == longest_line:
+            return Rejection(
+                Code.TARGET_TOO_LONG, 414, "414 Request-URI Too Large", close=True, proxy_error="http_request_error"
+            )
+        return _headers_too_large()
+    if isinstance(error, BadStatusLine) and error.message.startswith("Bad status line:\n  Invalid HTTP version"):
+        return version_not_supported()
+    if error.args and error.args[0] == "Too many headers received":
+        return _headers_too_large()
+    return bad_request(close=True)
+
+
+def version_not_supported() -> Rejection:
+    """A request of a version that is not served."""
+    return Rejection(
+        Code.VERSION_NOT_SUPPORTED,
+        505,
+        "505 HTTP Version Not Supported",
+        close=True,
+        proxy_error="http_request_error",
+    )
+
+
+def last_octets(head: ResponseHead, body: bytes) -> bytes:
+    """A whole answer behind which the connection ends."""
+    parts = [status_line(head.status)]
+    for name, value in head.fields:
+        parts += (name, b": ", value, b"\r\n")
+    parts += (b"Date: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (http_date(), len(body)), body)
+    return b"".join(parts)
+
+
+def _headers_too_large() -> Rejection:
+    return Rejection(
+        Code.HEADERS_TOO_LARGE, 431, "431 Request Header Fields Too Large", close=True, proxy_error="http_request_error"
+    )
