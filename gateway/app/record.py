@@ -14,27 +14,33 @@ from ..core.audit_chain import Chain, chain_key
 from ..state_dir import StateRefused, open_state_dir
 from ..telemetry.audit import AuditLog
 from ..telemetry.audit_writer import AuditWriter
-from ..telemetry.sinks import open_sink, read_tail
+from ..telemetry.sinks import Sink, Tail, open_sink, read_tail
 from ..telemetry.spool import Spool
+from ..telemetry.turns import TurnSink
 
 log = logging.getLogger("gateway.audit")
 
 
-def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "") -> AuditLog:
+def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "", turns: int | None = None) -> AuditLog:
     """Writing as soon as it is made. Raises OSError when the sink can't be opened.
 
     Args:
         config: Says how.
         audit_key: Asked for where lines are chained.
         where: A sink instead of the configured one.
+        turns: Where several processes write to it: whose turn it is (``telemetry.turns``).
     """
     audit = config.audit
     where = where or audit.sink
     tail = read_tail(where)
+    if turns is not None:
+        tail = Tail(tail.line)  # what looks torn may be another's line, on its way; the turns see to it
     rotate = audit.rotate
-    sink = open_sink(
+    sink: Sink = open_sink(
         where, rotate_bytes=rotate.size if rotate is not None else 0, keep=rotate.keep if rotate is not None else 1
     )
+    if turns is not None:
+        sink = TurnSink(sink, turns, path=where.removeprefix("file:") if where.startswith("file:") else "")
     spool, torn, after = None, b"\n" if tail.torn else b"", tail.mac
     if audit.on_failure is not OnAudit.DROP:
         spool = Spool(_directory(config), audit.spool)

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..core.audit_chain import mac_of
 from .sinks import Tail
 
-_NUMBERS = 16
+_NUMBERS = 128
 _PIECE = 1 << 20
 _BEGINNING = b'{"schema":'
 """Of every line: what begins otherwise is the rest of one."""

@@ -87,7 +87,7 @@ def test_each_process_has_its_own(tmp_path: Path) -> None:
 
 
 def test_there_is_an_end_to_them(tmp_path: Path) -> None:
-    held = [spool(tmp_path, b"x") for _ in range(16)]
+    held = [spool(tmp_path, b"x") for _ in range(128)]
     with pytest.raises(BlockingIOError):
         spool(tmp_path, b"x")
     for one in held:

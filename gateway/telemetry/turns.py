@@ -1,0 +1,106 @@
+"""One sink for several processes: each writes in its turn, and whole lines.
+
+A turn is a lock on a file that all of them have open. It is kept across writes while a line is half written, however long
+that takes, and the system ends it with the process that had it; whoever comes next ends the line that was cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable
+
+from .sinks import STALL_S, Sink
+
+_POLL_S = 0.002
+_LINE_END = ord("\n")
+
+
+class TurnSink:
+    """A sink that others write to as well.
+
+    Args:
+        sink: What all of them write to.
+        turns: A descriptor of a file that every process inherited; its lock is a process's (``lockf``), not the file's.
+        path: The sink's own file, where it has one: for whether its last line is whole.
+        patience_s: As a sink that stalls: so long a turn is waited for, once, until one was had.
+        sleep: Between two looks.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        turns: int,
+        *,
+        path: str = "",
+        patience_s: float = STALL_S,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._sink = sink
+        self._turns = turns
+        self._path = path
+        self._patience_s = self._waits_s = patience_s
+        self._sleep = sleep
+        self._mine = self._middle = False
+
+    def write(self, lines: bytes) -> int:
+        if not self._mine:
+            self._take()
+        taken = 0
+        try:
+            taken = self._sink.write(lines)
+        finally:
+            # Nothing taken leaves the line as it was: whole, where the turn was new.
+            self._middle = lines[taken - 1] != _LINE_END if taken else self._middle
+            if not self._middle:
+                self._pass()
+        return taken
+
+    def sync(self) -> None:
+        self._sink.sync()
+
+    def close(self) -> None:
+        """The descriptor is the process's: another may still be to come that needs it."""
+        self._sink.close()
+        if self._mine:
+            self._pass()
+
+    def _take(self) -> None:
+        waited_s = 0.0
+        while True:
+            try:
+                fcntl.lockf(self._turns, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in {errno.EAGAIN, errno.EACCES}:
+                    raise
+            if waited_s >= self._waits_s:
+                self._waits_s = 0.0
+                raise BlockingIOError(errno.EAGAIN, "another process is in the middle of a line")
+            self._sleep(_POLL_S)
+            waited_s += _POLL_S
+        self._waits_s = self._patience_s
+        self._mine, self._middle = True, False
+        try:
+            if self._path and not _is_whole(self._path):
+                self._sink.write(b"\n")  # whoever was writing has died
+        except OSError:
+            self._pass()
+            raise
+
+    def _pass(self) -> None:
+        fcntl.lockf(self._turns, fcntl.LOCK_UN)
+        self._mine = False
+
+
+def _is_whole(path: str) -> bool:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return True
+        with open(path, "rb", buffering=0) as file:
+            return not file.seek(0, os.SEEK_END) or os.pread(file.fileno(), 1, file.tell() - 1) == b"\n"
+    except OSError:
+        return True
