@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -17,6 +18,7 @@ from prometheus_client.utils import floatToGoString
 
 from ..core.errors import Code
 from ..core.exchange import Exchange
+from .figures import Figures, Number, Row, Times
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -30,9 +32,13 @@ class _Times:
 
     __slots__ = ("counts", "total_s")
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_SECONDS) + 1)
-        self.total_s = 0.0
+    def __init__(self, times: Times | None = None) -> None:
+        self.counts = list(times.counts) if times is not None and times.counts else [0] * (len(_SECONDS) + 1)
+        self.total_s = times.total_s if times is not None else 0.0
+
+    @property
+    def value(self) -> Times:
+        return Times(tuple(self.counts), self.total_s)
 
     def note(self, seconds: float) -> None:
         self.counts[bisect_left(_SECONDS, seconds)] += 1
@@ -177,6 +183,24 @@ class Metrics:
         )
         build.add_metric(self._build, 1)
         yield build
+
+    def figures(self, read: Callable[[], Iterable[Reading]]) -> Figures:
+        """All of it as a value, with the numbers that parts keep themselves."""
+        return Figures(
+            tuple(Row(tuple(row.kind), row.count, row.bytes_in, row.bytes_out) for row in list(self._rows.values())),
+            {cache: times.value for cache, times in self._durations.items()},
+            self._upstream.value,
+            tuple(Number(one.name, one.help, float(one.value), one.total, one.labels) for one in read()),
+        )
+
+    def show(self, figures: Figures) -> None:
+        """Export these: of others, and once."""
+        for kind, count, bytes_in, bytes_out in map(msgspec.structs.astuple, figures.rows):
+            row = self._rows[kind] = _Row(self, _Kind(*kind), _Times())
+            row.count, row.bytes_in, row.bytes_out = count, bytes_in, bytes_out
+        self._durations = {cache: _Times(times) for cache, times in figures.durations.items()}
+        self._upstream = _Times(figures.upstream)
+        self.export(lambda: [Reading(n.name, n.help, n.value, total=n.total, labels=n.labels) for n in figures.numbers])
 
     def export(self, read: Callable[[], Iterable[Reading]]) -> None:
         """Add numbers that a part keeps itself, read at each scrape."""

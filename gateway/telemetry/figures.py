@@ -1,0 +1,122 @@
+"""What one process has counted, as a value that another can add up: rows of requests, histograms, readings.
+
+Totals are added. Of what is a state, a table here says what several processes together are: most of it is added, too; an
+alarm is on where it is on anywhere, and a thing is up where it is up everywhere.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+Kind = tuple[str | int, ...]
+
+
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """A histogram: how many in each bucket, and how long in all."""
+
+    counts: tuple[int, ...]
+    total_s: float
+
+
+class Number(msgspec.Struct, frozen=True, array_like=True):
+    """As ``metrics.Reading``."""
+
+    name: str
+    help: str
+    value: float
+    total: bool
+    labels: dict[str, str]
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """Requests of one kind."""
+
+    kind: Kind
+    count: int
+    bytes_in: int
+    bytes_out: int
+
+
+class Figures(msgspec.Struct, frozen=True, array_like=True):
+    """Of one process, at one moment."""
+
+    rows: tuple[Row, ...] = ()
+    durations: dict[str, Times] = {}
+    upstream: Times = Times((), 0.0)
+    numbers: tuple[Number, ...] = ()
+
+    def totals(self) -> Figures:
+        """What stays when the process is gone."""
+        return msgspec.structs.replace(self, numbers=tuple(one for one in self.numbers if one.total))
+
+    @property
+    def requests(self) -> int:
+        """All that it answered."""
+        return sum(row.count for row in self.rows)
+
+
+_MOST = frozenset(
+    {
+        "gitlab_gateway_audit_blocked",
+        "gitlab_gateway_audit_failing",
+        "gitlab_gateway_cache_projects_known",
+        "gitlab_gateway_certificates_failing",
+        "gitlab_gateway_credential_refused",
+        "gitlab_gateway_credential_rotation_failing",
+        "gitlab_gateway_hooks_silence_seconds",
+        "gitlab_gateway_hooks_silent",
+        "gitlab_gateway_upstream_breaker",
+    }
+)
+_LEAST = frozenset(
+    {
+        "gitlab_gateway_cache_near_up",
+        "gitlab_gateway_credential_expires_seconds",
+        "gitlab_gateway_store_up",
+    }
+)
+"""Gauges that are no amounts: several processes have the most, or the least, of what each has."""
+
+
+def together(parts: Sequence[Figures]) -> Figures:
+    """What they have counted in all."""
+    rows: dict[Kind, tuple[int, int, int]] = {}
+    durations: dict[str, Times] = {}
+    upstream = Times((), 0.0)
+    for part in parts:
+        for row in part.rows:
+            count, bytes_in, bytes_out = rows.get(row.kind, (0, 0, 0))
+            rows[row.kind] = count + row.count, bytes_in + row.bytes_in, bytes_out + row.bytes_out
+        for cache, times in part.durations.items():
+            durations[cache] = _added(durations.get(cache, Times((), 0.0)), times)
+        upstream = _added(upstream, part.upstream)
+    return Figures(
+        tuple(Row(kind, *sums) for kind, sums in rows.items()),
+        durations,
+        upstream,
+        tuple(_folded(one for part in parts for one in part.numbers)),
+    )
+
+
+def _added(one: Times, other: Times) -> Times:
+    if not one.counts or not other.counts:
+        return one if one.counts else other
+    return Times(tuple(a + b for a, b in zip(one.counts, other.counts, strict=True)), one.total_s + other.total_s)
+
+
+def _folded(numbers: Iterable[Number]) -> Iterable[Number]:
+    found: dict[tuple[str, ...], Number] = {}
+    for one in numbers:
+        key = (one.name, *one.labels.values())
+        before = found.get(key)
+        found[key] = one if before is None else msgspec.structs.replace(one, value=_fold(one)(before.value, one.value))
+    return found.values()
+
+
+def _fold(number: Number) -> Callable[[float, float], float]:
+    if number.total:
+        return operator.add
+    return max if number.name in _MOST else min if number.name in _LEAST else operator.add
