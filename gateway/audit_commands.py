@@ -9,8 +9,6 @@ from typing import Any
 
 import msgspec
 
-from .app import Replay
-from .app.assembly import Keyring
 from .config import Config
 from .config.vocabulary import CacheMode
 from .core.audit_chain import Flaw, chain_key, verify
@@ -57,6 +55,8 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
 
 
 def _verify(arguments: argparse.Namespace, config: Config) -> int:
+    from .app.assembly import Keyring
+
     key = chain_key(Keyring(config).audit)
     flaws = 0
     record = _Record(arguments.file)
@@ -79,6 +79,8 @@ def _replay(arguments: argparse.Namespace, config: Config) -> int:
     if config.cache.mode is CacheMode.SHARED:
         print("`cache.mode: shared` has no rules: everything is forwarded", file=sys.stderr)
         return OK
+    from .app import Replay
+
     replay = Replay(config)
     for found in replay.run(_bounded(arguments.file)):
         if arguments.json:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import __version__, audit_commands, credential_commands, key_commands, limit_commands
-from .config import EMBEDDED, Config, json_schema, load, redacted
+from .config import EMBEDDED, Config, json_schema, redacted
 from .config import problems as reports
+from .config.given import Given
 from .config.known import unknown_routes
 from .config.units import parse_host_port
 from .core.catalogue import Catalogue, Surface
@@ -59,7 +60,11 @@ class _Refused(Exception):  # noqa: N818 — a decision, not a fault
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    config = _configured(arguments)
+    config, given = _configured_and_given(arguments)
+    if config.listen.workers > 1:
+        from .workers import supervisor
+
+        return supervisor.run(config, given)
     from . import app
 
     return app.run(config)
@@ -138,11 +143,17 @@ _NOT_FOR_KEYS = frozenset({"credentials", "rules", "limits", "cache", "admin"})
 
 def _configured(arguments: argparse.Namespace, without: frozenset[str] = frozenset()) -> Config:
     """The configuration of the command's options; its warnings are printed, its errors end the command."""
+    return _configured_and_given(arguments, without)[0]
+
+
+def _configured_and_given(arguments: argparse.Namespace, without: frozenset[str] = frozenset()) -> tuple[Config, Given]:
+    """With what it was read from."""
     overrides: dict[reports.Path, str] = {}
     for option, path in (
         ("upstream", ("upstream", "url")),
         ("listen", ("listen", "address")),
         ("admin", ("listen", "admin")),
+        ("workers", ("listen", "workers")),
     ):
         value = getattr(arguments, option, None)
         if value is not None:
@@ -152,13 +163,14 @@ def _configured(arguments: argparse.Namespace, without: frozenset[str] = frozens
     if arguments.config is None and "upstream" not in arguments:
         raise _Refused("which configuration? Give --config FILE")
     text, file = (EMBEDDED, "") if arguments.config is None else (_read_config(arguments.config), arguments.config)
-    loaded = load(text, os.environ, _reader(file), file=file, overrides=overrides, without=without)
+    given = Given(text, file, tuple(overrides.items()), without)
+    loaded = given.load(os.environ, _reader(file))
     for problem in loaded.errors if without else loaded.problems:
         _say(str(problem))
     if loaded.config is None:
         count = len(loaded.errors)
         raise _Refused(f"refused: {count} error{'s' if count != 1 else ''} in {file or 'the options'}")
-    return loaded.config
+    return loaded.config, given
 
 
 def _configured_for_audit(arguments: argparse.Namespace, keys_alone: bool) -> Config:
@@ -226,6 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     _config_options(serve)
     serve.add_argument("--listen", metavar="HOST:PORT", type=_address, help="the data port, over the file's")
     serve.add_argument("--admin", metavar="HOST:PORT", type=_address, help="the admin port, over the file's")
+    serve.add_argument("--workers", metavar="N", help="processes that serve, over the file's")
 
     check = _command(commands, "check", _check, "report everything that is wrong with a configuration")
     _config_options(check)

@@ -26,6 +26,7 @@ from gateway.app.certificates import Certificates
 from gateway.app.key_office import KeyOffice
 from gateway.app.limit_office import LimitOffice
 from gateway.app.readings import readiness, readings
+from gateway.app.together import all_ready, worker_readings
 from gateway.config import Config, load
 from gateway.core.breaker import BreakerState
 from gateway.core.cache_status import CacheReason, CacheStatus, Stored
@@ -38,7 +39,10 @@ from gateway.identity.issuing import KeyIssuer
 from gateway.limit_stage import LimitStage
 from gateway.stores.bucket_memory import MemoryBuckets
 from gateway.stores.keys_memory import MemoryKeys
+from gateway.telemetry import figures
 from gateway.telemetry.audit_line import line_of
+from gateway.telemetry.figures import Figures
+from gateway.workers.line import Staff
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -234,6 +238,9 @@ audit: {{sink: "file:{place}/audit"}}
 """
 
 
+STAFF = Staff((True,), (0,), True)
+
+
 async def test_every_metric_has_its_row_with_its_type_and_labels(tmp_path: Path) -> None:
     exported: dict[str, tuple[str, set[str]]] = {}
     parts: set[str] = set()
@@ -242,17 +249,19 @@ async def test_every_metric_has_its_row_with_its_type_and_labels(tmp_path: Path)
         async with made.stack:
             certificates = Certificates([], [])
             made.metrics.export(partial(readings, made, certificates))
+            made.metrics.export(partial(worker_readings, {0: Figures()}, STAFF))
             made.metrics.observe(full_exchange(), 1.0)
             for family in made.metrics.registry.collect():
                 name = f"{family.name}_total" if family.type == "counter" else family.name
                 labels = {label for sample in family.samples for label in sample.labels} - {"le"}
                 exported[name] = (family.type, labels)
             certificates.failing = True
-            parts |= set(readiness(made, certificates).checks)
+            parts |= set(all_ready({0: readiness(made, certificates)}, STAFF).checks)
     documented = {
         words(name)[0]: (kind, set(words(labels))) for name, kind, labels, _ in rows_of(OPERATIONS, "metric", "type")
     }
     assert documented == exported
+    assert {name for name, (kind, _) in exported.items() if kind == "gauge"} >= figures._MOST | figures._LEAST
     checks = " ".join(row[0] for row in rows_of(OPERATIONS, "check", "degraded when"))
     assert all(re.sub(r"store gitlab-gateway-", "", part) in checks.replace("…-", "") for part in parts)
 
@@ -298,11 +307,18 @@ def served() -> set[str]:
     config = configured("identities: [{id: bot, key: issued}]\n")
     issuer = KeyIssuer(MemoryKeys(), pepper=b"p", wall=lambda: 0.0, random=bytes)
     limits = LimitOffice(Limits.compile(()), LimitStage(MemoryBuckets()), None)
+
+    async def metrics() -> bytes:
+        return b""
+
+    async def ready() -> Readiness:
+        return Readiness(True, {})
+
     admin = Admin(
         AdminSettings((bytes(32),)),
-        metrics=lambda: b"",
+        metrics=metrics,
         metrics_type="",
-        readiness=lambda: Readiness(True, {}),
+        readiness=ready,
         endpoints=admin_endpoints(
             config, Catalogue.decode(routes.read()), limits, KeyOffice(issuer, ["bot"], None), Credentials()
         ),

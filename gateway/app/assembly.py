@@ -78,6 +78,7 @@ from .key_room import KeyRoom, no_keys, receiving_tokens
 from .limit_office import LimitOffice
 from .observing import Early
 from .open_road import Anyone, Anything, NoTokens, Nowhere
+from .post import Post
 from .recent import RecentRequests
 from .record import open_audit
 
@@ -97,9 +98,10 @@ DRAIN_S = 25.0
 class Assembly:
     """Everything one process is made of. Made by ``assemble``, closed by its exit stack."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, post: Post | None = None) -> None:
         self.config = config
-        self.keys = Keyring(config)
+        self.post = post
+        self.keys = Keyring(config, post.key if post is not None else b"")
         self.catalogue = Catalogue.decode(routes.read())
         self.stack = contextlib.AsyncExitStack()
         self.metrics = Metrics(__version__, self.catalogue.gitlab)
@@ -145,9 +147,9 @@ class Assembly:
 class Keyring:
     """The gateway's own keys: configured, or made once in ``state_dir``. Each purpose gets one of its own."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, process: bytes = b"") -> None:
         self._config = config
-        self.process = secrets.token_bytes(32)
+        self.process = process or secrets.token_bytes(32)
 
     def _named(self, name: str, configured: Secret | None) -> bytes:
         if configured is not None:
@@ -172,9 +174,9 @@ class Keyring:
         return self._named("audit_key", self._config.secrets.audit_key)
 
 
-async def assemble(config: Config) -> Assembly:
-    """Wire a gateway. Raises StateRefused, CredentialsRefused, OSError; what was opened until then is closed again."""
-    made = Assembly(config)
+async def assemble(config: Config, post: Post | None = None) -> Assembly:
+    """Wire a gateway, or one worker of several. Raises StateRefused, CredentialsRefused, OSError, all closed again."""
+    made = Assembly(config, post) if post is None else Assembly(post.share(config), post)
     try:
         await _assemble(made)
     except BaseException:
@@ -185,7 +187,7 @@ async def assemble(config: Config) -> Assembly:
 
 async def _assemble(made: Assembly) -> None:
     config, stack = made.config, made.stack
-    made.audit = open_audit(config, lambda: made.keys.audit)
+    made.audit = open_audit(config, lambda: made.keys.audit, turns=made.post.turns if made.post is not None else None)
     stack.callback(made.audit.close)
     stack.push_async_callback(made.door.close)
     peers = TrustedPeers([str(network) for network in config.listen.trusted_proxies])

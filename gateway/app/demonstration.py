@@ -11,8 +11,9 @@ import uvloop
 
 from ..config import Config, load
 from ..demo.seed import TOKENS
+from ..hardening import harden
 from ..telemetry import logging as operator_log
-from .serving import harden, serving
+from .serving import serving
 
 _CONFIGURATION = """\
 version: 1

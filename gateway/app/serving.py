@@ -6,26 +6,31 @@ import asyncio
 import contextlib
 import gc
 import logging
-import resource
 import signal
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Iterable
 
 import uvloop
 
 from ..broker.static import CredentialsRefused
 from ..config import Config
-from ..edge.admin import Admin, AdminServer, AdminSettings
+from ..edge.admin import Admin, AdminServer, AdminSettings, Readiness
 from ..edge.parsing import require_c_parser
 from ..edge.tls import ListenerTls
+from ..hardening import harden
 from ..telemetry import logging as operator_log
-from ..telemetry.metrics import CONTENT_TYPE
+from ..telemetry.metrics import CONTENT_TYPE, Reading
 from .admin_api import admin_endpoints
 from .assembly import Assembly, assemble
 from .certificates import Certificates
+from .post import Post
 from .readings import readiness, readings
 from .store_watch import StoreWatch
+from .together import Together
 
 log = logging.getLogger("gateway.app")
+
+_BACKLOG = 1024
 
 
 def run(config: Config) -> int:
@@ -41,21 +46,23 @@ def run(config: Config) -> int:
         return 1
 
 
-def harden() -> None:
-    """No core dump may hold a token; and as many connections as the system lets us have."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = max(soft, 1 << 20)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+class Departure:
+    """Whoever serves is told to go; told twice, at once."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    def tell(self) -> None:
+        """By a signal."""
+        (self.at_once if self.told.is_set() else self.told).set()
 
 
 async def _serve(config: Config) -> int:
-    stop = asyncio.Event()
+    departure = Departure()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, departure.tell)
     async with serving(config) as started:
         log.info(
             "serving %s on %s, admin on %s",
@@ -64,19 +71,23 @@ async def _serve(config: Config) -> int:
             started.admin_place,
         )
         loop.add_signal_handler(signal.SIGHUP, started.certificates.reload)
-        # What start-up made stays for good: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        # A request leaves no cycles behind: the default, 700, has the collector walk the cache's entries for nothing.
-        gc.set_threshold(20_000, 20, 100)
-        await stop.wait()
-        stop.clear()
-        log.info("draining")
-        started.made.server.draining = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(config.listen.drain.notice):
-                await stop.wait()  # told twice: at once
+        await attend(started, departure)
     return 0
+
+
+async def attend(started: Serving, departure: Departure) -> None:
+    """Serve until told to go, and through the notice that is given then."""
+    # What start-up made stays for good: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    # A request leaves no cycles behind: the default, 700, has the collector walk the cache's entries for nothing.
+    gc.set_threshold(20_000, 20, 100)
+    await departure.told.wait()
+    log.info("draining")
+    started.made.server.draining = True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(started.made.config.listen.drain.notice):
+            await departure.at_once.wait()
 
 
 def _place(address: tuple[str, int]) -> str:
@@ -116,26 +127,61 @@ def _certificates(made: Assembly) -> tuple[ListenerTls | None, Certificates]:
     return tls, Certificates(files, readers)
 
 
+class _Alone:
+    """What the admin port says of a gateway that is one process."""
+
+    def __init__(self, made: Assembly, certificates: Certificates) -> None:
+        self._made = made
+        self._certificates = certificates
+        made.metrics.export(lambda: readings(made, certificates))
+
+    async def metrics(self) -> bytes:
+        # Rendering tens of thousands of series takes a while: off the event loop.
+        return await asyncio.to_thread(self._made.metrics.render)
+
+    async def readiness(self) -> Readiness:
+        return readiness(self._made, self._certificates)
+
+
+def _together(made: Assembly, certificates: Certificates, post: Post) -> Together:
+    def read() -> Iterable[Reading]:
+        return readings(made, certificates)
+
+    return Together(post.siblings, made.metrics, read, lambda: readiness(made, certificates), made.catalogue.gitlab)
+
+
+async def _listen(made: Assembly, context: ssl.SSLContext | None, post: Post | None) -> list[asyncio.Server]:
+    if post is not None:
+        handshake_s = made.server.settings.request_head_s if context is not None else None
+        accept = asyncio.get_running_loop().create_server
+        return [
+            await accept(made.server, sock=bound, ssl=context, backlog=_BACKLOG, ssl_handshake_timeout=handshake_s)
+            for bound in post.traffic
+        ]
+    address = made.config.listen.address
+    return [await made.server.listen(address.host or None, address.port, ssl_context=context)]
+
+
 @contextlib.asynccontextmanager
-async def serving(config: Config) -> AsyncIterator[Serving]:
-    """Listen on both ports; drain and close on the way out."""
-    made = await assemble(config)
+async def serving(config: Config, post: Post | None = None) -> AsyncIterator[Serving]:
+    """Listen on both ports, or where ``post`` says; drain and close on the way out."""
+    made = await assemble(config, post)
     async with made.stack:
         tls, certificates = _certificates(made)
-        made.metrics.export(lambda: readings(made, certificates))
         watch = StoreWatch(made.links)
         made.stack.push_async_callback(watch.close)
         await watch.start()
         if made.cache_room.levels is not None:
             made.cache_room.levels.start()
-        admin = Admin(
+        told = _Alone(made, certificates) if post is None else _together(made, certificates, post)
+        port = Admin(
             AdminSettings(
                 tuple(bytes.fromhex(key.sha256) for key in config.admin.keys),
                 frozenset({config.listen.admin.host.lower()}),
             ),
-            metrics=made.metrics.render,
+            metrics=told.metrics,
             metrics_type=CONTENT_TYPE,
-            readiness=lambda: readiness(made, certificates),
+            readiness=told.readiness,
             endpoints=admin_endpoints(
                 config,
                 made.catalogue,
@@ -145,22 +191,22 @@ async def serving(config: Config) -> AsyncIterator[Serving]:
                 made.recent,
             ),
         )
-        admin_server = AdminServer(admin)
+        admin_server = AdminServer(port)
         made.stack.push_async_callback(admin_server.close)
         certificates.watch()
         made.stack.push_async_callback(certificates.close)
-        traffic = await made.server.listen(
-            config.listen.address.host or None,
-            config.listen.address.port,
-            ssl_context=tls.context if tls is not None else None,
-        )
+        traffic = await _listen(made, tls.context if tls is not None else None, post)
         try:
             # Last: whoever reads 200 on /readyz may send requests at once.
-            admin_address = await admin_server.listen(config.listen.admin.host or None, config.listen.admin.port)
-            yield Serving(made, traffic.sockets[0].getsockname()[:2], admin_address, certificates)
+            admin = config.listen.admin
+            admin_address = await admin_server.listen(
+                admin.host or None, admin.port, post.admin if post is not None else ()
+            )
+            yield Serving(made, traffic[0].sockets[0].getsockname()[:2], admin_address, certificates)
         finally:
             made.server.draining = True
-            traffic.close()
+            for server in traffic:
+                server.close()
             made.server.pre_shutdown()
             made.server.stop_tunnels()
             await made.server.shutdown(config.listen.drain.deadline)

@@ -18,6 +18,7 @@ from .oidc_model import Oidc
 from .problems import Path, Severity
 from .units import BaseUrl, HostPort
 from .vocabulary import CacheMode
+from .worker_checks import worker_findings
 
 Finding = tuple[Path, str, Severity]
 
@@ -102,11 +103,6 @@ def _listen(config: Config) -> Iterator[Finding]:
     for index, network in enumerate(listen.trusted_proxies):
         if network.prefixlen == 0:
             yield _error(("listen", "trusted_proxies", index), "is everybody: any client could forge its address")
-    if listen.workers != 1:
-        yield _error(
-            ("listen", "workers"),
-            "is not 1: this version runs one process; for more, run several gateways with `stores.shared` on one Redis",
-        )
     limits = listen.limits
     for name in ("target_bytes", "field_bytes", "header_bytes"):
         if getattr(limits, name) < 1024:
@@ -465,6 +461,7 @@ _CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _version,
     _upstream,
     _listen,
+    worker_findings,
     _stores,
     _names,
     _identities,

@@ -171,7 +171,7 @@ class Listen(Section, frozen=True):
     tls: ListenTls | None = None
     """TLS on the data port; absent: plain HTTP, for a proxy in front or for this machine."""
     workers: int = 1
-    """Processes. This version runs one; several gateways may share one Redis."""
+    """Processes that serve, 64 at most; more than one needs `stores.shared` on Redis."""
     limits: ListenLimits = ListenLimits()
     """What one client may send."""
     drain: ListenDrain = ListenDrain()

@@ -146,7 +146,8 @@ def _joined(found: re.Match[str]) -> str:
 def _override(node: Node, path: Path, value: str) -> Mapping:
     base = node if isinstance(node, Mapping) else _EMPTY
     key = str(path[0])
-    below = Scalar(value, "str", 0) if len(path) == 1 else _override(base.entries.get(key, _EMPTY), path[1:], value)
+    tag = "int" if value.isdecimal() else "str"
+    below = Scalar(value, tag, 0) if len(path) == 1 else _override(base.entries.get(key, _EMPTY), path[1:], value)
     return Mapping(base.entries | {key: below}, {key: 0} | base.key_lines, base.line)
 
 

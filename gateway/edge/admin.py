@@ -7,10 +7,10 @@ who is known by the key that was shown.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import math
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -86,7 +86,7 @@ class Admin:
 
     Args:
         settings: Keys and hosts.
-        metrics: Renders the exposition.
+        metrics: Renders the exposition, off the event loop where that takes long.
         metrics_type: Its media type.
         readiness: Asks the parts.
         endpoints: What an admin key opens.
@@ -96,9 +96,9 @@ class Admin:
         self,
         settings: AdminSettings,
         *,
-        metrics: Callable[[], bytes],
+        metrics: Callable[[], Awaitable[bytes]],
         metrics_type: str,
-        readiness: Callable[[], Readiness],
+        readiness: Callable[[], Awaitable[Readiness]],
         endpoints: Iterable[Endpoint] = (),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -169,15 +169,14 @@ class Admin:
         return allowed
 
     async def _get_metrics(self, _request: web.Request) -> web.Response:
-        # Rendering tens of thousands of series takes a while: off the event loop.
-        body = await asyncio.to_thread(self._metrics)
+        body = await self._metrics()
         return web.Response(body=body, headers={"Content-Type": self._metrics_type, **_SAFE})
 
     async def _get_livez(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n", headers=_SAFE)
 
     async def _get_readyz(self, _request: web.Request) -> web.Response:
-        readiness = self._readiness()
+        readiness = await self._readiness()
         return _json(200 if readiness.ready else 503, {"ready": readiness.ready, "checks": readiness.checks})
 
     def _handler(self, endpoint: Endpoint) -> Handler:
@@ -214,10 +213,12 @@ class AdminServer:
     def __init__(self, admin: Admin) -> None:
         self._runner = web.AppRunner(admin.application(), access_log=None, handler_cancellation=True)
 
-    async def listen(self, host: str | None, port: int) -> tuple[str, int]:
-        """Bind and accept; the address bound."""
+    async def listen(self, host: str | None, port: int, bound: Iterable[socket.socket] = ()) -> tuple[str, int]:
+        """Bind, or take what somebody else has ``bound``, and accept; the first address."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        sites: list[web.BaseSite] = [web.SockSite(self._runner, listener) for listener in bound]
+        for site in sites or [web.TCPSite(self._runner, host, port)]:
+            await site.start()
         address: tuple[str, int] = self._runner.addresses[0][:2]
         return address
 

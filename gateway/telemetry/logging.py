@@ -23,8 +23,14 @@ def _blank_secrets(_logger: WrappedLogger, _name: str, event: EventDict) -> Even
     return event
 
 
-def configure(level: str = "info", stream: TextIO | None = None) -> None:
-    """Route the root logger to ``stream`` (standard error) as JSON lines."""
+def configure(level: str = "info", stream: TextIO | None = None, *, worker: int | None = None) -> None:
+    """Route the root logger to ``stream`` (standard error) as JSON lines; of a worker with its number."""
+
+    def numbered(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+        if worker is not None:
+            event["worker"] = worker
+        return event
+
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -35,6 +41,7 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
+            numbered,
             # After the traceback has become text: an exception's words may quote what a client sent.
             _blank_secrets,
             structlog.processors.JSONRenderer(),

@@ -71,11 +71,18 @@ class Port:
 @pytest.fixture
 async def port(aiohttp_client: AiohttpClient) -> AsyncIterator[Port]:
     made = Port()
+
+    async def metrics() -> bytes:
+        return b""
+
+    async def readiness() -> Readiness:
+        return Readiness(True, {})
+
     admin = Admin(
         AdminSettings((HASH,)),
-        metrics=lambda: b"",
+        metrics=metrics,
         metrics_type="text/plain",
-        readiness=lambda: Readiness(True, {}),
+        readiness=readiness,
         endpoints=key_endpoints(made.office),
     )
     made.client = await aiohttp_client(admin.application())

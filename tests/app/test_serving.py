@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import resource
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -159,17 +158,3 @@ async def refuses(place: str) -> bool:
 
 def test_the_breaker_has_the_states_that_are_told() -> None:
     assert {state.value for state in BreakerState} == {"closed", "open", "half_open"}
-
-
-def test_no_core_is_dumped() -> None:
-    """``harden`` lowers limits for good, so it is tried in a process of its own."""
-    import subprocess
-
-    code = (
-        "import resource; from gateway.app.serving import harden; harden();"
-        "print(resource.getrlimit(resource.RLIMIT_CORE), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    core, _, files = done.stdout.rpartition(" ")
-    assert core == "(0, 0)"
-    assert int(files) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,11 +22,17 @@ READY = Readiness(True, {"traffic": "ok"})
 
 
 def admin(*, keys: tuple[bytes, ...] = (HASH,), ready: Readiness = READY) -> Admin:
+    async def metrics() -> bytes:
+        return b"gitlab_gateway_up 1\n"
+
+    async def readiness() -> Readiness:
+        return ready
+
     return Admin(
         AdminSettings(keys, frozenset({"admin.example"})),
-        metrics=lambda: b"gitlab_gateway_up 1\n",
+        metrics=metrics,
         metrics_type="text/plain; version=0.0.4; charset=utf-8",
-        readiness=lambda: ready,
+        readiness=readiness,
         endpoints=(
             Endpoint("GET", "/-/config", config, frozenset({"part"})),
             Endpoint("POST", "/-/things/{id}", change),
@@ -247,3 +254,15 @@ async def test_the_port_opens_and_closes() -> None:
             assert response.status == 200
         with pytest.raises(aiohttp.ClientConnectorError):
             await session.get(f"http://{host}:{port}/livez")
+
+
+async def test_it_listens_where_somebody_else_has_bound() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        server = AdminServer(admin())
+        try:
+            place = await server.listen(None, 0, [bound.dup()])
+            assert place == bound.getsockname()
+            async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{place[1]}/livez") as response:
+                assert response.status == 200
+        finally:
+            await server.close()

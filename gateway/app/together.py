@@ -1,0 +1,109 @@
+"""Several workers as one: figures added up, readiness of all, and what one of them may know that another does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import msgspec
+
+from .. import __version__
+from ..edge.admin import Readiness
+from ..telemetry.figures import Figures, together
+from ..telemetry.metrics import Metrics, Reading
+from ..workers.line import Staff
+from ..workers.switchboard import FIGURES
+from .siblings import Siblings
+
+READINESS = "readiness"
+
+_encode = msgspec.msgpack.Encoder().encode
+_figures = msgspec.msgpack.Decoder(Figures).decode
+_readiness = msgspec.msgpack.Decoder(Readiness).decode
+_WORST = ("ok", "degraded", "down")
+
+
+class Together:
+    """What the admin port says of all workers, asked of one.
+
+    Args:
+        siblings: Asked at each scrape and probe.
+        metrics: Of this worker.
+        read: The numbers that its parts keep themselves.
+        ready: Of this worker.
+        catalogue: The catalogue's version, for ``build_info``.
+    """
+
+    def __init__(
+        self,
+        siblings: Siblings,
+        metrics: Metrics,
+        read: Callable[[], Iterable[Reading]],
+        ready: Callable[[], Readiness],
+        catalogue: str,
+    ) -> None:
+        self._siblings = siblings
+        self._catalogue = catalogue
+        siblings.tell(FIGURES, lambda _: _encode(metrics.figures(read)))
+        siblings.tell(READINESS, lambda _: _encode(ready()))
+
+    async def metrics(self) -> bytes:
+        """The exposition of all."""
+        told = await self._siblings.ask(FIGURES)
+        return await asyncio.to_thread(self._render, told.answers, told.staff)
+
+    def _render(self, answers: Mapping[int, bytes], staff: Staff) -> bytes:
+        each = {number: _figures(octets) for number, octets in answers.items()}
+        whole = Metrics(__version__, self._catalogue)
+        whole.show(together([each[number] for number in sorted(each)]))
+        whole.export(lambda: worker_readings(each, staff))
+        return whole.render()
+
+    async def readiness(self) -> Readiness:
+        """The gateway is ready when every worker has been, and as long as one of them is."""
+        told = await self._siblings.ask(READINESS)
+        each = {number: _readiness(octets) for number, octets in told.answers.items()}
+        return all_ready(each, told.staff)
+
+
+def worker_readings(each: Mapping[int, Figures], staff: Staff) -> Iterator[Reading]:
+    """What is told of single workers; texts: docs/operations.md."""
+    for number, up in enumerate(staff.up):
+        labels = {"worker": str(number)}
+        yield Reading("gitlab_gateway_worker_up", "1 while a worker serves.", float(up), labels=labels)
+        yield Reading(
+            "gitlab_gateway_worker_restarts",
+            "How often a worker ended unasked and was started again.",
+            staff.restarts[number],
+            total=True,
+            labels=labels,
+        )
+        if number in each:
+            yield Reading(
+                "gitlab_gateway_worker_requests",
+                "Requests answered by a worker since it started: how evenly they share.",
+                each[number].requests,
+                total=True,
+                labels=labels,
+            )
+
+
+def all_ready(each: Mapping[int, Readiness], staff: Staff) -> Readiness:
+    """Of each part the worst that any worker says, and how many say so where not all do."""
+    checks: dict[str, str] = {}
+    for part in dict.fromkeys(part for one in each.values() for part in one.checks):
+        said = [one.checks[part] for one in each.values() if part in one.checks]
+        worst = max(said, key=lambda words: _WORST.index(words.partition(":")[0]))
+        count = said.count(worst)
+        checks[part] = worst if count == len(said) else f"{worst} ({count} of {len(said)} workers)"
+    up, of = sum(staff.up), len(staff.up)
+    silent = [number for number, is_up in enumerate(staff.up) if is_up and number not in each]
+    if not staff.begun:
+        checks["workers"] = f"down: {up} of {of} have started"
+    elif up < of:
+        checks["workers"] = f"degraded: {up} of {of} serve, the others are started again"
+    elif silent:
+        checks["workers"] = f"degraded: {len(silent)} of {of} do not answer"
+    else:
+        checks["workers"] = "ok"
+    return Readiness(staff.begun and any(one.ready for one in each.values()), checks)

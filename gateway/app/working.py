@@ -1,0 +1,126 @@
+"""One worker: a gateway that was given its sockets, and that goes when its supervisor says so, or is no more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+
+import uvloop
+
+from ..broker.static import CredentialsRefused
+from ..edge.parsing import require_c_parser
+from ..hardening import harden
+from ..ports import StoreUnavailable
+from ..state_dir import StateRefused
+from ..telemetry import logging as operator_log
+from ..workers.line import Answers, Begin, Leave, Line, Question, Ready, Reload, ToWorker, at_worker, open_line
+from .certificates import Certificates
+from .post import Post
+from .serving import Departure, attend, serving
+from .siblings import Siblings
+
+log = logging.getLogger("gateway.app")
+
+
+def main() -> int:
+    """Blocking; standard input is the line. The exit code."""
+    harden()
+    require_c_parser()
+    end = socket.socket(fileno=os.dup(0))
+    # Whatever reads standard input must not read the line.
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return uvloop.run(_main(end))
+
+
+async def _main(end: socket.socket) -> int:
+    line = await open_line(end, at_worker)
+    messages = line.messages()
+    begin = await anext(messages, None)
+    if not isinstance(begin, Begin):
+        return 1  # the supervisor is gone before it said anything
+    config = begin.given.load(os.environ).config
+    assert config is not None, "the supervisor has read the same"
+    operator_log.configure(config.logging.level.value, worker=begin.number)
+    departure = Departure()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Told by whoever stops all processes of the unit at once; only the supervisor says to hurry.
+        loop.add_signal_handler(number, departure.told.set)
+    post = Post(
+        number=begin.number,
+        of=begin.of,
+        key=begin.key,
+        traffic=tuple(socket.socket(fileno=one) for one in begin.traffic),
+        admin=tuple(socket.socket(fileno=one) for one in begin.admin),
+        turns=begin.turns,
+        siblings=Siblings(line),
+    )
+    room = _Room(line, departure, post.siblings)
+    listening = loop.create_task(room.listen(messages), name="line")
+    try:
+        async with serving(config, post) as started:
+            room.certificates = started.certificates
+            loop.add_signal_handler(signal.SIGHUP, started.certificates.reload)
+            log.info("worker %d of %d serves", begin.number, begin.of)
+            line.send(Ready())
+            await attend(started, departure)
+        return 0
+    except CredentialsRefused as refused:
+        for problem in refused.problems:
+            log.error("%s", problem)
+    except (OSError, StateRefused, StoreUnavailable) as error:
+        log.error("failed: %s", error)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        line.close()
+    return 1
+
+
+class _Room:
+    """Where the supervisor is heard."""
+
+    def __init__(self, line: Line[ToWorker], departure: Departure, siblings: Siblings) -> None:
+        self._line = line
+        self._departure = departure
+        self._siblings = siblings
+        self.certificates: Certificates | None = None
+
+    async def listen(self, messages: AsyncIterator[ToWorker]) -> None:
+        """Until the line ends: then there is nobody to work for."""
+        try:
+            async for message in messages:
+                self._hear(message)
+            log.error("the supervisor is gone: draining")
+        except Exception:
+            log.exception("fault on the line: draining")
+        self._leave(at_once=True)
+
+    def _hear(self, message: ToWorker) -> None:
+        match message:
+            case Question():
+                self._siblings.answer(message)
+            case Answers():
+                self._siblings.hear(message)
+            case Reload():
+                if self.certificates is not None:
+                    self.certificates.reload()
+            case Leave():
+                self._leave(at_once=message.at_once)
+            case Begin():
+                raise AssertionError("begun already")
+
+    def _leave(self, *, at_once: bool) -> None:
+        self._departure.told.set()
+        if at_once:
+            self._departure.at_once.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""What several processes can't share. Called by ``checks``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .model import Config
+from .problems import Path, Severity
+
+Finding = tuple[Path, str, Severity]
+
+MOST_WORKERS = 64
+
+
+def worker_findings(config: Config) -> Iterator[Finding]:
+    """Why that many processes can't be one gateway; the order follows the file."""
+    workers, stores = config.listen.workers, config.stores
+    if not 1 <= workers <= MOST_WORKERS:
+        yield ("listen", "workers"), f"is a number from 1 to {MOST_WORKERS}", Severity.ERROR
+        return
+    if workers == 1:
+        return
+    alone = "or `listen.workers` to 1"
+    if not stores.shared.shared:
+        message = f"is memory, which {workers} workers can't share: set it to redis://HOST:PORT/DB, {alone}"
+        yield ("stores", "shared"), message, Severity.ERROR
+    rotated = any(credential.rotate is not None for credential in config.credentials)
+    if rotated and stores.credentials is not None and stores.credentials.scheme == "sqlite":
+        message = f"is SQLite, where {workers} workers don't see who else uses a rotated token: set it to Redis, {alone}"
+        yield ("stores", "credentials"), message, Severity.ERROR
+    if config.upstream.max_in_flight < workers:
+        message = f"is below `listen.workers`, {workers}: each worker needs a place at least"
+        yield ("upstream", "max_in_flight"), message, Severity.ERROR
+    for index, limit in enumerate(config.limits):
+        if limit.bandwidth is not None:
+            message = f"is counted by each of {workers} workers: over several connections a caller may get more"
+            yield ("limits", index, "bandwidth"), message, Severity.WARNING

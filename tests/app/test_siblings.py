@@ -1,0 +1,81 @@
+"""One worker among several, over a real line."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.app.siblings import Siblings
+from gateway.workers.line import (
+    Answers,
+    Ask,
+    Line,
+    Question,
+    Reply,
+    Staff,
+    ToSupervisor,
+    at_supervisor,
+    at_worker,
+    open_line,
+)
+
+STAFF = Staff((True, True), (0, 1), True)
+
+
+class Office:
+    """A worker's siblings, and the supervisor's end of its line."""
+
+    def __init__(self, siblings: Siblings, supervisor: Line[ToSupervisor]) -> None:
+        self.siblings = siblings
+        self.supervisor = supervisor
+        self.heard = supervisor.messages()
+
+
+@pytest.fixture
+async def office() -> AsyncIterator[Office]:
+    one, other = socket.socketpair()
+    line, supervisor = await open_line(one, at_worker), await open_line(other, at_supervisor)
+    yield Office(Siblings(line, patience_s=60.0), supervisor)
+    line.close()
+    supervisor.close()
+
+
+async def test_it_answers_what_it_knows_and_nothing_else(office: Office) -> None:
+    office.siblings.tell("echo", lambda about: about + b"!")
+    office.siblings.answer(Question(1, "echo", b"hey"))
+    office.siblings.answer(Question(2, "unknown", b"hey"))
+    assert [await anext(office.heard), await anext(office.heard)] == [Reply(1, b"hey!"), Reply(2, b"")]
+
+
+async def test_a_fault_in_one_answer_is_not_the_end(office: Office, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(about: bytes) -> bytes:
+        raise RuntimeError(about)
+
+    office.siblings.tell("broken", broken)
+    office.siblings.answer(Question(1, "broken", b""))
+    assert await anext(office.heard) == Reply(1, b"")
+    assert "fault while telling the other workers: broken" in caplog.text
+
+
+async def test_answers_go_to_whoever_asked(office: Office) -> None:
+    first = asyncio.ensure_future(office.siblings.ask("a"))
+    second = asyncio.ensure_future(office.siblings.ask("b", b"about"))
+    asked = [await anext(office.heard), await anext(office.heard)]
+    assert [(one.what, one.about) for one in asked if isinstance(one, Ask)] == [("a", b""), ("b", b"about")]
+    for one in reversed(asked):
+        assert isinstance(one, Ask)
+        office.siblings.hear(Answers(one.id, {0: one.what.encode()}, STAFF))
+    assert [(await first).answers, (await second).answers] == [{0: b"a"}, {0: b"b"}]
+    office.siblings.hear(Answers(1, {}, STAFF))  # once more: of no effect
+
+
+async def test_a_supervisor_that_does_not_answer_is_nobody_at_all() -> None:
+    one, other = socket.socketpair()
+    with other:
+        line = await open_line(one, at_worker)
+        told = await Siblings(line, patience_s=0.0).ask("a")
+        assert (told.answers, told.staff.begun) == ({}, False)
+        line.close()

@@ -1,0 +1,134 @@
+"""Several workers as one: what a scrape reads, and what a probe is told."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from gateway.app.siblings import Siblings
+from gateway.app.together import Together, all_ready, worker_readings
+from gateway.core.exchange import Exchange
+from gateway.edge.admin import Readiness
+from gateway.telemetry.figures import Figures, Row
+from gateway.telemetry.metrics import Metrics, Reading
+from gateway.workers.line import Answers, Ask, Question, Reply, Staff, at_supervisor, at_worker, open_line
+from gateway.workers.switchboard import GONE
+
+BOTH = Staff((True, True), (0, 0), True)
+OK = Readiness(True, {"traffic": "ok", "upstream": "ok"})
+
+
+def counted(requests: int) -> Figures:
+    return Figures((Row(("GET",), requests, 0, 0),))
+
+
+def test_what_is_told_of_single_workers() -> None:
+    staff = Staff((True, False, True), (0, 3, 0), True)
+    told = worker_readings({0: counted(5), 2: counted(7), GONE: counted(9)}, staff)
+    found = {(one.name.removeprefix("gitlab_gateway_"), one.labels["worker"]): one.value for one in told}
+    assert found == {
+        ("worker_up", "0"): 1.0,
+        ("worker_restarts", "0"): 0,
+        ("worker_requests", "0"): 5,
+        ("worker_up", "1"): 0.0,
+        ("worker_restarts", "1"): 3,
+        ("worker_up", "2"): 1.0,
+        ("worker_restarts", "2"): 0,
+        ("worker_requests", "2"): 7,
+    }
+
+
+OPEN = Readiness(True, {"traffic": "ok", "upstream": "degraded: breaker open"})
+GOING = Readiness(False, {"traffic": "down: draining", "upstream": "ok"})
+
+
+@pytest.mark.parametrize(
+    ("each", "staff", "ready", "checks"),
+    [
+        pytest.param({0: OK, 1: OK}, BOTH, True, {"traffic": "ok", "upstream": "ok", "workers": "ok"}, id="all well"),
+        pytest.param(
+            {0: OK, 1: OPEN},
+            BOTH,
+            True,
+            {"traffic": "ok", "upstream": "degraded: breaker open (1 of 2 workers)", "workers": "ok"},
+            id="the worst of a part",
+        ),
+        pytest.param(
+            {0: GOING, 1: GOING},
+            BOTH,
+            False,
+            {"traffic": "down: draining", "upstream": "ok", "workers": "ok"},
+            id="all are leaving",
+        ),
+        pytest.param(
+            {0: OK, 1: GOING},
+            BOTH,
+            True,
+            {"traffic": "down: draining (1 of 2 workers)", "upstream": "ok", "workers": "ok"},
+            id="one is leaving",
+        ),
+        pytest.param(
+            {0: OK},
+            Staff((True, False), (0, 0), False),
+            False,
+            {"traffic": "ok", "upstream": "ok", "workers": "down: 1 of 2 have started"},
+            id="not all have started",
+        ),
+        pytest.param(
+            {0: OK},
+            Staff((True, False), (0, 1), True),
+            True,
+            {"traffic": "ok", "upstream": "ok", "workers": "degraded: 1 of 2 serve, the others are started again"},
+            id="one has died",
+        ),
+        pytest.param(
+            {0: OK},
+            BOTH,
+            True,
+            {"traffic": "ok", "upstream": "ok", "workers": "degraded: 1 of 2 do not answer"},
+            id="one hangs",
+        ),
+        pytest.param({}, BOTH, False, {"workers": "degraded: 2 of 2 do not answer"}, id="all hang"),
+        pytest.param({}, Staff((), (), False), False, {"workers": "down: 0 of 0 have started"}, id="no supervisor"),
+    ],
+)
+def test_readiness(each: dict[int, Readiness], staff: Staff, ready: bool, checks: dict[str, str]) -> None:
+    assert all_ready(each, staff) == Readiness(ready, checks)
+
+
+async def test_a_scrape_asks_all_and_shows_their_sum() -> None:
+    ours, theirs = socket.socketpair()
+    line, supervisor = await open_line(ours, at_worker), await open_line(theirs, at_supervisor)
+    siblings = Siblings(line, patience_s=60.0)
+    metrics = Metrics("1", "19")
+    x = Exchange("r", 0.0, "GET", "192.0.2.1")
+    x.status, x.operation = 200, "GET /x"
+    metrics.observe(x, 0.1)
+    told = Together(
+        siblings, metrics, lambda: [Reading("gitlab_gateway_connects", "Text.", 2, total=True)], lambda: OK, "19.3"
+    )
+
+    async def both_answer() -> None:
+        """The same of two workers."""
+        heard = supervisor.messages()
+        asked = await anext(heard)
+        assert isinstance(asked, Ask)
+        siblings.answer(Question(1, asked.what, asked.about))
+        reply = await anext(heard)
+        assert isinstance(reply, Reply)
+        siblings.hear(Answers(asked.id, {0: reply.octets, 1: reply.octets}, BOTH))
+
+    answering = asyncio.ensure_future(both_answer())
+    text = (await told.metrics()).decode()
+    await answering
+    assert 'gitlab_gateway_http_requests_total{method="GET",operation="GET /x",status="200"} 2.0' in text
+    assert "gitlab_gateway_connects_total 4.0" in text
+    assert 'catalogue="19.3"' in text
+    assert 'gitlab_gateway_worker_up{worker="1"} 1.0' in text
+    answering = asyncio.ensure_future(both_answer())
+    assert (await told.readiness()).checks == {**OK.checks, "workers": "ok"}
+    await answering
+    line.close()
+    supervisor.close()

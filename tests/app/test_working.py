@@ -1,0 +1,142 @@
+"""One worker as a process, with the test for its supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import tempfile
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+
+from gateway.config.given import Given
+from gateway.workers.line import (
+    Begin,
+    Leave,
+    Line,
+    Question,
+    Ready,
+    Reload,
+    Reply,
+    ToSupervisor,
+    at_supervisor,
+    open_line,
+)
+from gateway.workers.supervisor import worker_command
+from tests.fakes.gitlab import FakeGitLab, response
+
+TEXT = """
+version: 1
+upstream: {{url: "{url}"}}
+listen: {{workers: 2}}
+identities: [{{id: anyone, anonymous: true}}]
+stores: {{shared: "{redis}"}}
+secrets: {{pepper: "${{file:/p}}", encryption_key: "${{file:/e}}", audit_key: "${{file:/a}}"}}
+state_dir: {place}/state
+audit: {{sink: "{sink}"}}
+"""
+
+
+class Started:
+    """The worker's process, its line, and the port that it accepts at."""
+
+    def __init__(self, process: asyncio.subprocess.Process, line: Line[ToSupervisor], port: int) -> None:
+        self.process = process
+        self.line = line
+        self.heard = line.messages()
+        self.url = f"http://127.0.0.1:{port}/api/v4/version"
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(30):
+            return await self.process.wait()
+
+    async def log(self) -> str:
+        assert self.process.stderr is not None
+        return (await self.process.stderr.read()).decode()
+
+
+@asynccontextmanager
+async def worker(tmp_path: Path, redis: str, url: str = "http://127.0.0.1:9", sink: str = "") -> AsyncIterator[Started]:
+    given = Given(TEXT.format(url=url, redis=redis, place=tmp_path, sink=sink or f"file:{tmp_path}/audit"))
+    given.load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef")
+    ours, theirs = socket.socketpair()
+    with tempfile.TemporaryFile() as turns, socket.socket() as traffic, socket.socket() as admin:
+        for one in (traffic, admin):
+            one.bind(("127.0.0.1", 0))
+        fds = (traffic.fileno(), admin.fileno(), turns.fileno())
+        process = await asyncio.create_subprocess_exec(
+            *worker_command(),
+            stdin=theirs,
+            pass_fds=fds,
+            stderr=PIPE,
+            env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+        )
+        theirs.close()
+        line = await open_line(ours, at_supervisor)
+        line.send(Begin(1, 2, given, b"k" * 32, fds[:1], fds[1:2], fds[2]))
+        started = Started(process, line, traffic.getsockname()[1])
+    try:
+        yield started
+    finally:
+        line.close()
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def get(url: str) -> int:
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return answer.status
+
+
+async def test_it_serves_answers_and_leaves(tmp_path: Path, redis_url: str) -> None:
+    async with FakeGitLab(response(200, b"{}")) as gitlab, worker(tmp_path, redis_url, gitlab.url) as started:
+        assert await anext(started.heard) == Ready()
+        assert await get(started.url) == 200
+        started.line.send(Question(5, "readiness", b""))
+        reply = await anext(started.heard)
+        assert isinstance(reply, Reply)
+        assert (reply.id, b"traffic" in reply.octets) == (5, True)
+        started.line.send(Reload())
+        started.line.send(Leave())
+        assert await started.ended() == 0
+        log = await started.log()
+        assert "certificates read again" in log
+        assert "worker 1 of 2 serves" in log
+        assert '"worker": 1' in log
+
+
+async def test_a_supervisor_that_is_gone_ends_it(tmp_path: Path, redis_url: str) -> None:
+    async with worker(tmp_path, redis_url) as started:
+        assert await anext(started.heard) == Ready()
+        started.line.close()
+        assert await started.ended() == 0
+        assert "the supervisor is gone" in await started.log()
+
+
+async def test_sigterm_ends_it_too(tmp_path: Path, redis_url: str) -> None:
+    async with worker(tmp_path, redis_url) as started:
+        assert await anext(started.heard) == Ready()
+        started.process.send_signal(signal.SIGTERM)
+        assert await started.ended() == 0
+
+
+async def test_what_keeps_it_from_starting_is_in_the_log(tmp_path: Path, redis_url: str) -> None:
+    async with worker(tmp_path, redis_url, sink=f"file:{tmp_path}/nowhere/audit") as started:
+        assert await started.ended() == 1
+        assert [message async for message in started.heard] == []
+        assert "No such file or directory" in await started.log()
+
+
+async def test_a_supervisor_that_says_nothing_has_no_worker(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    process = await asyncio.create_subprocess_exec(*worker_command(), stdin=theirs, env={"HOME": str(tmp_path)})
+    theirs.close()
+    ours.close()
+    async with asyncio.timeout(30):
+        assert await process.wait() == 1

@@ -1,0 +1,106 @@
+"""Messages between two ends of a socket pair."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+
+import pytest
+
+from gateway.config.given import Given
+from gateway.workers.line import (
+    Answers,
+    Ask,
+    Begin,
+    Leave,
+    Line,
+    Message,
+    Question,
+    Ready,
+    Reload,
+    Reply,
+    Staff,
+    ToSupervisor,
+    ToWorker,
+    at_supervisor,
+    at_worker,
+    open_line,
+)
+
+BEGIN = Begin(
+    1, 2, Given("version: 1", "f", ((("listen", "workers"), "2"),), files={"/p": "secret"}), b"key", (3,), (4,), 5
+)
+
+
+async def pair() -> tuple[Line[ToWorker], Line[ToSupervisor], socket.socket]:
+    """A worker's end, its supervisor's, and the latter's socket again."""
+    one, other = socket.socketpair()
+    again = other.dup()
+    return await open_line(one, at_worker), await open_line(other, at_supervisor), again
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        BEGIN,
+        Reload(),
+        Leave(),
+        Leave(at_once=True),
+        Question(7, "figures", b"\x00"),
+        Answers(7, {-1: b"", 3: b"x"}, Staff((True,), (0,), True)),
+    ],
+    ids=repr,
+)
+async def test_what_a_worker_hears(message: Message) -> None:
+    worker, supervisor, again = await pair()
+    supervisor.send(message)
+    assert await anext(worker.messages()) == message
+    for one in (worker, supervisor, again):
+        one.close()
+
+
+@pytest.mark.parametrize(
+    "message", [Ready(), Ask(1, "figures", b""), Reply(2, b"\xff" * 3_000_000)], ids=["ready", "ask", "long reply"]
+)
+async def test_what_a_supervisor_hears(message: Message) -> None:
+    worker, supervisor, again = await pair()
+    worker.send(message)
+    async with asyncio.timeout(20):
+        assert await anext(supervisor.messages()) == message
+    for one in (worker, supervisor, again):
+        one.close()
+
+
+async def test_the_end_of_one_is_the_end_of_the_others_messages() -> None:
+    worker, supervisor, again = await pair()
+    worker.send(Ready())
+    worker.send(Ready())
+    worker.close()
+    assert [message async for message in supervisor.messages()] == [Ready(), Ready()]
+    supervisor.send(Reload())  # nobody is there; nobody minds
+    supervisor.close()
+    supervisor.send(Reload())
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        pytest.param(struct.pack(">I", 3) + b"\xc1\xc1\xc1", id="no message"),
+        pytest.param(struct.pack(">I", 1) + b"\x01", id="another message"),
+        pytest.param(b"\xff" * 64, id="a length beyond all bounds"),
+        pytest.param(struct.pack(">I", 9) + b"\x00", id="a part of one"),
+    ],
+)
+async def test_what_is_no_message_ends_them(octets: bytes) -> None:
+    worker, supervisor, again = await pair()
+    again.send(octets)
+    supervisor.close()
+    again.close()
+    assert [message async for message in worker.messages()] == []
+    worker.close()
+
+
+def test_no_secret_is_shown() -> None:
+    assert repr(BEGIN) == "Begin(1 of 2)"
