@@ -18,7 +18,7 @@ import structlog
 from ..core.audit_chain import CLOSED, OPENED, Chain
 from ..core.errors import Code, Rejection, Source
 from ..core.exchange import Exchange
-from .audit_line import SCHEMA, LineRenderer, encode, line_of, timestamp
+from .audit_line import SCHEMA, Finished, LineRenderer, encode, line_of, timestamp
 from .audit_writer import AuditWriter
 
 log = logging.getLogger("gateway.audit")
@@ -31,9 +31,6 @@ FORWARDING, LOST = "forwarding", "lines_lost"
 _NOT_YET = frozenset({"schema", "time", "status", "duration_ms", "bytes_in", "bytes_out"})
 _SLICE = 256  # lines rendered in one turn of the event loop: some 3 ms
 _LINKED_BYTES = 128  # what the chain adds to a line, at most
-
-_Finished = tuple[Exchange, float]
-"""And how long it took, in seconds."""
 
 
 class _Batch:
@@ -49,7 +46,7 @@ class _Batch:
 class _AuditLogger(structlog.BoundLoggerBase):
     """structlog without levels, context or copies: one processor, one call a batch, bytes out."""
 
-    def lines(self, events: list[_Finished]) -> None:
+    def lines(self, events: list[Finished]) -> None:
         self._proxy_to_logger("msg", events)  # type: ignore[arg-type]  # its one processor knows what it gets
 
 
@@ -80,7 +77,7 @@ class AuditLog:
         self.writer = writer
         self._wall = wall
         self._monotonic = monotonic
-        self._pending: list[_Finished] = []
+        self._pending: list[Finished] = []
         self._ahead_s = 0.0
         """How far the wall's clock is ahead of the exchanges': their instants are told by it."""
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
@@ -127,10 +124,9 @@ class AuditLog:
     def _rendered(
         self, _logger: object, _name: str, event: MutableMapping[str, Any]
     ) -> tuple[tuple[list[bytes]], dict[str, Any]]:
-        render, ahead_s = self._renderer.render, self._ahead_s
-        return ([render(x, x.started_at + ahead_s, duration_s) for x, duration_s in event["event"]],), {}
+        return (self._renderer.render(event["event"], self._ahead_s),), {}
 
-    def _render(self, batch: list[_Finished]) -> None:
+    def _render(self, batch: list[Finished]) -> None:
         lines = self._batch.lines
         if batch:
             self._log.lines(batch)

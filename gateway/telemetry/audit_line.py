@@ -125,6 +125,9 @@ def timestamp(at: float) -> str:
 
 # The line of one of many that are alike
 
+Finished = tuple[Exchange, float]
+"""And how long it took, in seconds."""
+
 _MILLISECONDS = [b'%03dZ","request_id":' % number for number in range(1000)]
 _ZERO, _POINT = b"0."
 _MOST = 1e12  # beyond it a double's shortest digits are not those of three decimals
@@ -133,7 +136,7 @@ _MOST = 1e12  # beyond it a double's shortest digits are not those of three deci
 class _Told:
     """What the lines of kin share, encoded."""
 
-    __slots__ = ("asked", "bytes_in", "bytes_out", "end", "octets", "who", "why")
+    __slots__ = ("bytes_in", "bytes_out", "end", "octets", "who", "why")
 
     def __init__(self, line: bytes) -> None:
         """Cut out of one of them. No string in it can look like a member: its quotes are escaped."""
@@ -160,45 +163,52 @@ class LineRenderer:
         self._remaining = 0.0
         self._limited = b""
 
-    def render(self, x: Exchange, at: float, duration_s: float) -> bytes:
-        """The line of ``x``, which began ``at`` (Unix seconds)."""
-        kin = x.kin
-        if (
-            kin is None
-            or kin.status != x.status
-            or kin.code != x.code
-            or x.aborted
-            or x.limit_shadow
-            or x.upstream_s
-            or x.upstream_status
-            or x.upstream_request_id
-        ):
-            return encode(line_of(x, at, duration_s))
-        told = kin.told
-        if not isinstance(told, _Told):
-            told = kin.told = _Told(encode(line_of(x, at, duration_s)))
-        second = int(at)
-        if second != self._second:
-            self._second = second
-            self._opening = b'{"schema":%d,"time":"%b' % (SCHEMA, timestamp(at)[:-4].encode())
-        if x.bytes_out != told.bytes_out or x.bytes_in != told.bytes_in:
-            told.bytes_out, told.bytes_in = x.bytes_out, x.bytes_in
-            told.octets = b',"bytes_in":%d,"bytes_out":%d%b' % (x.bytes_in, x.bytes_out, told.why)
-        if x.limit_remaining != self._remaining or x.limit_id != self._limit:
-            self._limit, self._remaining = x.limit_id, x.limit_remaining
-            self._limited = _limited(x)
-        return b"".join(
-            (
-                self._opening,
-                _MILLISECONDS[int((at - second) * 1000)],
-                encode(x.request_id),
-                told.who,
-                _thousandths(duration_s * 1000),
-                told.octets,
-                self._limited,
-                told.end,
+    def render(self, finished: list[Finished], ahead_s: float) -> list[bytes]:
+        """Their lines. ``ahead_s``: of the clock that they began by, Unix time is."""
+        lines = []
+        for x, took_s in finished:
+            at = x.started_at + ahead_s
+            kin = x.kin
+            if (
+                kin is None
+                or kin.status != x.status
+                or kin.code != x.code
+                or x.aborted
+                or x.limit_shadow
+                or x.upstream_s
+                or x.upstream_status
+                or x.upstream_request_id
+            ):
+                lines.append(encode(line_of(x, at, took_s)))
+                continue
+            told = kin.told
+            if not isinstance(told, _Told):
+                told = kin.told = _Told(encode(line_of(x, at, took_s)))
+            second = int(at)
+            if second != self._second:
+                self._second = second
+                self._opening = b'{"schema":%d,"time":"%b' % (SCHEMA, timestamp(at)[:-4].encode())
+            if x.bytes_out != told.bytes_out or x.bytes_in != told.bytes_in:
+                told.bytes_out, told.bytes_in = x.bytes_out, x.bytes_in
+                told.octets = b',"bytes_in":%d,"bytes_out":%d%b' % (x.bytes_in, x.bytes_out, told.why)
+            if x.limit_remaining != self._remaining or x.limit_id != self._limit:
+                self._limit, self._remaining = x.limit_id, x.limit_remaining
+                self._limited = _limited(x)
+            lines.append(
+                b"".join(
+                    (
+                        self._opening,
+                        _MILLISECONDS[int((at - second) * 1000)],
+                        encode(x.request_id),
+                        told.who,
+                        _thousandths(took_s * 1000),
+                        told.octets,
+                        self._limited,
+                        told.end,
+                    )
+                )
             )
-        )
+        return lines
 
 
 def _limited(x: Exchange) -> bytes:

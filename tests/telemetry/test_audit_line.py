@@ -180,6 +180,6 @@ def test_kin_have_the_line_that_each_would_have_alone(
     for differing, at, took_s in asked:
         x = exchange(**{**facts, **{name: value for name, value in differing.items() if value is not None}})
         x.kin = kin = kin or Kin(int(str(facts["status"])), str(facts["code"]))
-        line = renderer.render(x, at, took_s)
-        assert line == encode(line_of(x, at, took_s))
+        (line,) = renderer.render([(x, took_s)], at - x.started_at)
+        assert line == encode(line_of(x, x.started_at + (at - x.started_at), took_s))
         assert json.loads(line)["schema"] == SCHEMA
