@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from .cache import CacheRequest
+from .cache import CacheRequest, Like
 from .core.access import Permit, Principal, PrincipalKind
 from .core.answer_shape import shaped
 from .core.caching import CONDITIONS
@@ -18,6 +18,7 @@ from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange
 from .core.messages import Fields, RequestHead, joined, without
+from .core.pacing import TELLING
 from .core.rule_match import Place, Question
 from .core.upgrade import SWITCH, switched
 from .narrow_stage import unconditionally
@@ -66,6 +67,7 @@ class Upward(msgspec.Struct, gc=False):
     partition: bytes
     reached_as: bytes
     """Scheme and host as GitLab and the answer's links are told them: one caller's must not be served to another."""
+    like: Like
 
 
 class Errand:
@@ -138,6 +140,7 @@ class Errand:
             sudo=self._permit.sudo or self._claim.sudo or "",
             session=self._claim.kind is _SESSION,
             reached_as=upward.reached_as,
+            like=upward.like,
         )
 
     async def forward(self, conditions: Fields) -> Reply:
@@ -157,18 +160,18 @@ class Errand:
             upgrade=bool(self._admitted.websocket),
             repeated=repeated,
         )
-        if credential is not None:
+        if credential is not None and not road.pacing.is_free(credential.id):
             await road.pacing.go(credential.id, self._principal, x.request_id, operation.name)
         if not self.started_at:
             self.started_at = self._monotonic()
         reply = await road.upstream.send(request, body)
         try:
             head = reply.head
-            if credential is not None:
+            shape = shaped(head)
+            if credential is not None and shape.has_any(TELLING):
                 road.pacing.learn(credential.id, head, operation.name)
             x.upstream_status = head.status
             x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
-            shape = shaped(head)
             self.runtime_s += _seconds(shape.first(head.fields, b"x-runtime"), reply.first_byte_s)
             x.upstream_request_id = _ascii(shape.first(head.fields, b"x-request-id"))
             if head.status == 401:
@@ -221,6 +224,7 @@ def _upward(road: Road, head: RequestHead, case: Case, credential: UpstreamCrede
         reads,
         _partition(case.principal, case.permit, credential),
         _reached_as(head, admitted),
+        Like(),
     )
 
 

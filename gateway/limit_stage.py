@@ -125,7 +125,7 @@ class LimitStage:
         The ticket's decision may be a refusal. Cancelled, no place stays held.
         """
         name = lease.encode("ascii")
-        decision = await self._buckets.take(takes, name)
+        decision = self._buckets.take_now(takes, name) or await self._buckets.take(takes, name)
         refusal = decision.refusal
         self.hottest.note(principal.id, refusal is not None, decision.now)
         if refusal is not None:

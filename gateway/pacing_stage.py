@@ -60,6 +60,11 @@ class PacingStage:
         self._follower: asyncio.Task[None] | None = None
         self.refused_total = 0
 
+    def is_free(self, credential: str) -> bool:
+        """Whether nobody has to wait for it: then ``go`` need not be called."""
+        pace = self._paces.get(credential)
+        return pace is None or not pace.holds_until or pace.holds_until <= self._wall()
+
     async def go(self, credential: str, principal: Principal, lease: str, operation: str = "") -> None:
         """Wait for the turn. Raises Rejection RATE_LIMITED when that would take too long."""
         pace = self._paces.get(credential)

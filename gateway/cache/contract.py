@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from ..core.answer_shape import shaped
+from ..core.cache_control import RequestDirectives
 from ..core.cache_entry import replaced
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.caching import conditions
@@ -18,6 +19,23 @@ from ..core.catalogue import Operation
 from ..core.messages import Field, Fields, ResponseHead, first, joined
 from ..ports import Reply
 from .again import Again
+
+
+class Like(msgspec.Struct, gc=False):
+    """What a cache found out about one request, for those of its kind: only their targets' queries differ, and in nothing
+    that anybody reads."""
+
+    version: int = -1
+    """Of the projects' names, when it was found out."""
+    refused: CacheReason | None = None
+    asked: RequestDirectives | None = None
+    if_none_match: bytes | None = None
+    key: bytes = b""
+    """Behind the target."""
+    tags: tuple[bytes, ...] = ()
+    reuse_s: float = 0.0
+    keep_s: float = 0.0
+    immutable: bool = False
 
 
 class CacheRequest(msgspec.Struct, frozen=True, gc=False):
@@ -37,6 +55,8 @@ class CacheRequest(msgspec.Struct, frozen=True, gc=False):
     """It comes with a browser session."""
     reached_as: bytes = b""
     """How the client addressed the gateway (scheme, host): ``Link`` and ``Location`` of the answer are made of it."""
+    like: Like | None = None
+    """One for all requests of a kind, where there are others."""
 
     @property
     def has_authorization(self) -> bool:
@@ -108,8 +128,14 @@ def with_status(head: ResponseHead, member: bytes, age_s: float = -1.0) -> Respo
         before = joined(fields, b"cache-status")
         fields = replaced(fields, (b"Cache-Status", (before or b"") + b", " + member))
         return ResponseHead(head.status, fields if age_s < 0 else (*fields, _age(age_s)), head.reason)
-    own: Fields = ((b"Cache-Status", member),) if age_s < 0 else (_age(age_s), (b"Cache-Status", member))
-    return ResponseHead(head.status, fields + own, head.reason, shape.plus(*[name for name, _ in own]))
+    if age_s < 0:
+        return ResponseHead(head.status, (*fields, (b"Cache-Status", member)), head.reason, shape.plus(b"Cache-Status"))
+    return ResponseHead(
+        head.status,
+        (*fields, _age(age_s), (b"Cache-Status", member)),
+        head.reason,
+        shape.plus(b"Age", b"Cache-Status"),
+    )
 
 
 def _age(age_s: float) -> Field:

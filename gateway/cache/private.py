@@ -21,12 +21,13 @@ from ..core.project_names import ProjectNames
 from ..core.structured_fields import serialise_name
 from ..ports import CacheStore, Lookup, Reply
 from .again import Again, Looking
-from .contract import CacheOutcome, CacheRequest, Forward, Leases
+from .contract import CacheOutcome, CacheRequest, Forward, Leases, Like
 from .hook_watch import HookWatch
 from .labels import Labels
 from .private_asking import PrivateAsking, Question, as_reply, usable
 from .tagging import Tagging
 
+_BEFORE_TARGET = len(b"private\n")
 # Read on every hit; an enum's class looks its members up anew each time.
 _HIT, _FRESH = CacheStatus.HIT, CacheReason.FRESH
 
@@ -86,29 +87,15 @@ class PrivateCache:
     async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:
         if request.method != "GET":
             return await self._not_a_get(request, forward)
-        reading = self._reader.read(request.fields)
-        refused = refuses_request(
-            request.operation,
-            reading.refused,
-            partition=request.partition,
-            has_body=request.has_body,
-            session=request.session,
-        )
-        if refused is not None:
-            return await self._past(request, forward, refused)
-        asked = None
-        if reading.cache_control is not None:
-            asked = parse_request_cache_control(reading.cache_control)
-            if asked.no_store:
-                return await self._past(request, forward, CacheReason.REQUEST)
-        key = private_key(request.partition, request.target, request.sudo, reading.variance, request.reached_as)
-        tags = self._tagging.of_answer(request.partition, request.target)
-        reuse_s = self._reuse_s.get(request.operation.name, self._default_reuse_s)
-        keep_s = self._policy.keep_s
-        if reuse_s > 0 and self._hooks is not None and not await self._hooks.listening():
+        like = request.like or Like()
+        if like.version != self._tagging.names.version:
+            self._find_out(like, request)
+        if like.refused is not None:
+            return await self._past(request, forward, like.refused)
+        asked, tags, reuse_s = like.asked, like.tags, like.reuse_s
+        key = b"private\n%b%b" % (request.target, like.key)
+        if reuse_s > 0 and self._hooks is not None and not like.immutable and not await self._hooks.listening():
             reuse_s = 0.0
-        if self._policy.immutable and is_immutable(request.operation.name, request.target):
-            reuse_s, keep_s = self._policy.access_ttl_s, KEEP_S
         # Where every reuse is asked for, a copy in this process is good for nothing.
         lookup = await self._store.get(key, tags, anew=reuse_s <= 0)
         at = now()
@@ -120,14 +107,42 @@ class PrivateCache:
             return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
         if reason is None:
             assert entry is not None, "only a stored answer needs no asking"
-            reply, outcome = self._hits(entry, reading.if_none_match, reuse_s, max(0.0, at - entry.received_at))
+            reply, outcome = self._hits(entry, like.if_none_match, reuse_s, max(0.0, at - entry.received_at))
             if asked is None and self._looking is not None:
-                outcome.again = self._again(self._looking(key, tags), request, reuse_s, reading.if_none_match)
+                outcome.again = self._again(self._looking(key, tags), request, reuse_s, like.if_none_match)
             return reply, outcome
         if asked is not None and asked.only_if_cached:
             raise self._labels.only_if_cached(reason)
-        question = Question(request, forward, now, key, tags, reuse_s, keep_s, asked, reading.if_none_match)
+        question = Question(request, forward, now, key, tags, reuse_s, like.keep_s, asked, like.if_none_match)
         return await self._asking.ask(question, lookup, entry, reason)
+
+    def _find_out(self, like: Like, request: CacheRequest) -> None:
+        """What the fields, the path and the caller of a request say."""
+        like.version = self._tagging.names.version
+        reading = self._reader.read(request.fields)
+        like.refused = refuses_request(
+            request.operation,
+            reading.refused,
+            partition=request.partition,
+            has_body=request.has_body,
+            session=request.session,
+        )
+        if like.refused is not None:
+            return
+        if reading.cache_control is not None:
+            like.asked = parse_request_cache_control(reading.cache_control)
+            if like.asked.no_store:
+                like.refused = CacheReason.REQUEST
+                return
+        like.if_none_match = reading.if_none_match
+        like.key = private_key(request.partition, b"", request.sudo, reading.variance, request.reached_as)[_BEFORE_TARGET:]
+        like.tags = self._tagging.of_answer(request.partition, request.target)
+        like.immutable = self._policy.immutable and is_immutable(request.operation.name, request.target)
+        if like.immutable:
+            like.reuse_s, like.keep_s = self._policy.access_ttl_s, KEEP_S
+        else:
+            like.reuse_s = self._reuse_s.get(request.operation.name, self._default_reuse_s)
+            like.keep_s = self._policy.keep_s
 
     def _hits(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:
         """The short way out: nothing is asked, parsed or encoded."""

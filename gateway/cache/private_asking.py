@@ -7,14 +7,14 @@ in flight? → wait, collapsed      leased by another gateway? → wait, collaps
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Set
 
 import msgspec
 
-from ..core.answer_shape import shaped
-from ..core.cache_control import RequestDirectives, plain_directives, response_directives
+from ..core.cache_control import RequestDirectives, response_directives
 from ..core.cache_entry import Entry, freshen, make_entry, may_answer_304, not_modified
-from ..core.cache_key import selecting, selects, vary_list
+from ..core.cache_key import selecting, selects
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.cache_tags import partition_tag
 from ..core.caching import conditions, validators
@@ -23,6 +23,7 @@ from ..core.messages import Fields, ResponseHead
 from ..core.private_caching import (
     PER_ANSWER,
     PrivatePolicy,
+    Verdict,
     is_failure,
     may_stand_in,
     must_ask,
@@ -34,10 +35,12 @@ from ..core.private_caching import (
 from ..ports import CacheStore, Lookup, Reply
 from ..singleflight import Flight, Flights
 from .contract import CacheOutcome, CacheRequest, Forward, Leases
-from .fill import filled, read_ahead
+from .fill import filled, is_complete, read_ahead
 from .labels import Labels
 from .tagging import Tagging, hides_secret
 
+# Read for every answer; an enum's class looks its members up anew each time.
+_MISS, _UPDATED, _STORED = CacheStatus.MISS, CacheStatus.UPDATED, Stored.STORED
 _DROPPED = PER_ANSWER | {b"cache-status"}
 
 
@@ -47,6 +50,19 @@ class _Landing(msgspec.Struct, frozen=True):
     entry: Entry
     upstream_status: int
     stale: bool = False
+
+
+class _Taking(msgspec.Struct, frozen=True):
+    """An answer on its way into the store."""
+
+    question: Question
+    lookup: Lookup
+    head: ResponseHead
+    verdict: Verdict
+    outcome: CacheOutcome
+    flight: Flight[_Landing] | None
+    requested_at: float
+    received_at: float
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -265,12 +281,11 @@ class PrivateAsking:
     ) -> tuple[Reply, CacheOutcome]:
         """A full answer: to the client, and where it may be, into the store."""
         head, received_at = reply.head, question.now()
-        outcome = CacheOutcome(CacheStatus.MISS if entry is None else CacheStatus.UPDATED, reason)
+        outcome = CacheOutcome(_MISS if entry is None else _UPDATED, reason)
         outcome.upstream_status = head.status
-        shape = shaped(head)
-        said = plain_directives(shape.joined(head.fields, b"cache-control"))
-        outcome.stored = storable(head, said, question.reuse_s)
-        if outcome.stored is not Stored.STORED:
+        verdict = storable(head, question.reuse_s)
+        outcome.stored = verdict.stored
+        if verdict.stored is not _STORED:
             if flight is not None:
                 flight.land(None)  # nothing to share: each asks for itself
             if head.status == 401:
@@ -280,52 +295,59 @@ class PrivateAsking:
                 await self._store.delete(question.key)
                 outcome.stored = Stored.DROPPED if head.status != 200 else outcome.stored
             return self._labels.upstream_answer(reply, outcome), outcome
-        varies = vary_list(shape.joined(head.fields, b"vary")) or ()
-        names = tuple([name for name in varies if name in self._inert]) if varies else ()
-
-        async def commit(body: bytes) -> None:
-            try:
-                if hides_secret(question.request.operation, head, body):
-                    outcome.stored = Stored.SECRET
-                    await self._store.delete(question.key)
-                    return
-                fresh = make_entry(
-                    head,
-                    body,
-                    said,
-                    requested_at=requested_at,
-                    received_at=received_at,
-                    dropped=_DROPPED,
-                    selecting=selecting(names, question.request.fields) if names else (),
-                )
-                self._tagging.learn(question.request.target, head, body)
-                if lookup.version > lookup.stamp:
-                    outcome.stored = Stored.HELD
-                elif not await self._store.put(question.key, (fresh,), question.keep_s, question.tags, lookup.stamp):
-                    outcome.stored = Stored.INVALIDATED
-                    await self._store.delete(question.key)
-                if flight is not None:
-                    flight.land(_Landing(fresh, head.status))
-            finally:
-                if flight is not None:
-                    if outcome.stored is Stored.SECRET:
-                        flight.land(None)
-                    flight.abandon()
-
-        def void(why: Stored) -> None:
-            outcome.stored = why
-            if flight is not None:
-                flight.land(None)
-
+        taking = _Taking(question, lookup, head, verdict, outcome, flight, requested_at, received_at)
         ready = reply if reply.chunks is None else await read_ahead(reply)
-        if ready.whole is None:
-            if flight is not None:
-                flight.land(None)  # it ends when its client has read it: nobody should wait for that
-            if entry is not None:
-                await self._store.delete(question.key)  # should the new one not arrive whole, the old one is wrong already
+        if ready.whole is not None and len(ready.whole) <= self._policy.max_entry_bytes and is_complete(ready):
+            await self._commit(taking, ready.whole)
+        else:
+            if ready.whole is None:
+                if flight is not None:
+                    flight.land(None)  # it ends when its client has read it: nobody should wait for that
+                if entry is not None:
+                    # Should the new one not arrive whole, the old one is wrong already.
+                    await self._store.delete(question.key)
+            ready = await filled(
+                ready,
+                self._policy.max_entry_bytes,
+                functools.partial(self._commit, taking),
+                functools.partial(_void, taking),
+            )
         # The head says what is intended (RFC 9211 §2.5); it is stored when the last octet came.
-        teed = await filled(ready, self._policy.max_entry_bytes, commit, void)
-        return self._labels.upstream_answer(teed, outcome, question.reuse_s), outcome
+        return self._labels.upstream_answer(ready, outcome, question.reuse_s), outcome
+
+    async def _commit(self, taking: _Taking, body: bytes) -> None:
+        """It arrived whole."""
+        question, lookup, head, outcome = taking.question, taking.lookup, taking.head, taking.outcome
+        flight = taking.flight
+        try:
+            if question.request.operation.may_hold_secret and hides_secret(head, body):
+                outcome.stored = Stored.SECRET
+                await self._store.delete(question.key)
+                return
+            varies = taking.verdict.varies
+            names = tuple([name for name in varies if name in self._inert]) if varies else ()
+            fresh = make_entry(
+                head,
+                body,
+                taking.verdict.said,
+                requested_at=taking.requested_at,
+                received_at=taking.received_at,
+                dropped=_DROPPED,
+                selecting=selecting(names, question.request.fields) if names else (),
+            )
+            self._tagging.learn(question.request.target, head, body)
+            if lookup.version > lookup.stamp:
+                outcome.stored = Stored.HELD
+            elif not await self._store.put(question.key, (fresh,), question.keep_s, question.tags, lookup.stamp):
+                outcome.stored = Stored.INVALIDATED
+                await self._store.delete(question.key)
+            if flight is not None:
+                flight.land(_Landing(fresh, head.status))
+        finally:
+            if flight is not None and not flight.landed:
+                if outcome.stored is Stored.SECRET:
+                    flight.land(None)
+                flight.abandon()
 
     def _serve(
         self,
@@ -347,6 +369,13 @@ class PrivateAsking:
         return as_reply(
             entry, question.if_none_match, (*of_answer, (b"Age", b"%d" % age), (b"Cache-Status", member))
         ), outcome
+
+
+def _void(taking: _Taking, why: Stored) -> None:
+    """It did not arrive whole, or is too large."""
+    taking.outcome.stored = why
+    if taking.flight is not None:
+        taking.flight.land(None)
 
 
 def usable(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
+from ..core.answer_shape import shaped
 from ..core.cache_tags import answer_tags, place_of, write_tags
-from ..core.catalogue import Operation
 from ..core.coded import plain
-from ..core.messages import ResponseHead, first
+from ..core.messages import ResponseHead
 from ..core.project_names import MAX_BODY_BYTES, ProjectNames, names_in
 from ..ports import Reply
 
@@ -41,18 +41,16 @@ class Tagging:
     def learn(self, target: bytes, head: ResponseHead, body: bytes) -> None:
         """Names of projects, where the answer brings some that are not known."""
         place = place_of(target)
+        if not place.teaches or len(body) > MAX_BODY_BYTES:
+            return
         if place.owner == b"project" and len(place.segments) > 2 and self.names.others(place.spelt):
             return
-        if len(body) > MAX_BODY_BYTES:
-            return
-        content = plain(body, first(head.fields, b"content-encoding"))
+        content = plain(body, shaped(head).first(head.fields, b"content-encoding"))
         for number, path in names_in(place.segments, content, self._prefix) if content else ():
             self.names.learn(number, path)
 
 
-def hides_secret(operation: Operation, head: ResponseHead, body: bytes) -> bool:
-    """The answer holds a secret for those who administer the thing, or may and can't be read: it is not stored."""
-    if not operation.may_hold_secret:
-        return False
-    content = plain(body, first(head.fields, b"content-encoding"))
+def hides_secret(head: ResponseHead, body: bytes) -> bool:
+    """An answer that may hold a secret for those who administer the thing does, or can't be read: it is not stored."""
+    content = plain(body, shaped(head).first(head.fields, b"content-encoding"))
     return content is None or _SECRET_MEMBER.search(content) is not None

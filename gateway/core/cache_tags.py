@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import msgspec
 
-from .project_names import ProjectNames, spelling
+from .project_names import ProjectNames, is_telling, spelling
 
 ALL = b"all"
 """On every answer: for events that nobody understands."""
@@ -48,6 +48,8 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     """The kinds of thing on the path, in order."""
     segments: tuple[bytes, ...]
     """Behind ``/api/v4``, the owner's spelling normal."""
+    teaches: bool
+    """What is answered there may name projects."""
 
 
 def partition_tag(partition: bytes) -> bytes:
@@ -114,4 +116,5 @@ def _place_of(path: bytes) -> Place:
         elif len(segments) > 3 and segments[2] == b"repository" and not segments[3].startswith(b"commits"):
             area = b"repo"  # commits show pipelines
     kinds = tuple(dict.fromkeys(segment.removesuffix(b".json") for segment in segments[::2] if segment))
-    return Place(owner, spelt, area, within, kinds, tuple(segments))
+    below = tuple(segments)
+    return Place(owner, spelt, area, within, kinds, below, is_telling(below))

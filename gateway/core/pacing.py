@@ -30,7 +30,8 @@ _WORTH_TELLING_S = 0.5
 _FASTEST = 1e6
 _OPERATIONS = 256
 _REFUSED = frozenset({429, 503})
-_FIELDS = frozenset({b"ratelimit-observed", b"ratelimit-remaining", b"ratelimit-reset", b"retry-after"})
+TELLING = frozenset({b"ratelimit-observed", b"ratelimit-remaining", b"ratelimit-reset", b"retry-after"})
+"""Fields of an answer that may say something of the limit."""
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -49,7 +50,7 @@ class Told(msgspec.Struct, frozen=True, gc=False):
 class Pace:
     """One credential's."""
 
-    __slots__ = ("_blocked_until", "_learnt_at", "_limit", "_operations", "_remaining", "_reset", "_until")
+    __slots__ = ("_blocked_until", "_learnt_at", "_limit", "_operations", "_remaining", "_reset", "_until", "holds_until")
 
     def __init__(self) -> None:
         self._limit: Limit | None = None
@@ -60,6 +61,8 @@ class Pace:
         self._reset = 0.0
         self._operations: dict[str, float] = {}
         """Until when GitLab does not want to be asked for a single one."""
+        self.holds_until = 0.0
+        """Until when, at the latest, somebody may have to wait."""
 
     def blocked_s(self, now: float, operation: str = "") -> float:
         """How long GitLab does not want to be asked; 0 when it may be. ``now`` in Unix seconds."""
@@ -141,26 +144,29 @@ class Pace:
             self._operations.clear()
         until = now + min(LONGEST_S, max(0.0, wait_s))
         self._operations[operation] = max(self._operations.get(operation, 0.0), until)
+        self.holds_until = max(self.holds_until, until)
 
     def _block(self, wait_s: float, now: float) -> None:
         # Never shortened: an older answer may come later.
         self._blocked_until = max(self._blocked_until, now + min(LONGEST_S, max(0.0, wait_s)))
+        self.holds_until = max(self.holds_until, self._blocked_until)
 
     def _slow(self, rate: float, until: float) -> None:
         if self._limit is None or until != self._until or not 0.8 < rate / self._limit.rate < 1.25:
             # Small changes are not worth a new bucket's arithmetic.
             self._limit = Limit("upstream", Scope.ORGANISATION, rate, 1.0, absorb_s=PATIENCE_S)
         self._until = until
+        self.holds_until = max(self.holds_until, until)
 
 
 def _numbers(head: ResponseHead) -> dict[bytes, float]:
     fields, shape = head.fields, shaped(head)
-    if not shape.has_any(_FIELDS):
+    if not shape.has_any(TELLING):
         return {}
     places: list[tuple[bytes, int]] | None = shape.memo.get(_numbers)
     if places is None:
         places = shape.memo[_numbers] = [
-            (name, place) for name, place in shape.place.items() if name in _FIELDS and shape.names.count(name) == 1
+            (name, place) for name, place in shape.place.items() if name in TELLING and shape.names.count(name) == 1
         ]
     found: dict[bytes, float] = {}
     for name, place in places:

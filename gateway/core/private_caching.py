@@ -8,12 +8,11 @@ less often, and ``access_ttl`` the bound on every leave.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 import msgspec
 
-from .answer_shape import shaped
-from .cache_control import RequestDirectives, ResponseDirectives
+from .answer_shape import Shape, picking, shaped
+from .cache_control import RequestDirectives, ResponseDirectives, plain_directives
 from .cache_entry import Entry
 from .cache_key import vary_list
 from .cache_status import CacheReason, Stored
@@ -110,34 +109,80 @@ REFUSED_FIELDS = {
 
 _NOT_RAILS = frozenset({b"gitlab-workhorse-send-data", b"content-range", b"content-disposition"})
 """What says that somebody else than Rails makes the body."""
+_SAYING = frozenset({b"cache-control", b"content-encoding", b"content-type", b"vary"})
+_VERDICTS_BOUND = 64
+_STORED = Stored.STORED
 
 
-def storable(head: ResponseHead, said: ResponseDirectives, reuse_s: float) -> Stored:
-    """May this answer to an eligible GET be kept for its partition? ``STORED`` is yes."""
-    if head.status != 200:
-        return Stored.STATUS
-    if said.no_store:
-        return Stored.NO_STORE
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """May an answer to an eligible GET be kept for its partition?"""
+
+    stored: Stored
+    """``STORED`` is yes."""
+    said: ResponseDirectives
+    varies: tuple[bytes, ...]
+    """What ``Vary`` names."""
+
+
+def storable(head: ResponseHead, reuse_s: float) -> Verdict:
+    """By an answer's head; ``reuse_s`` is for how long it would be reused without asking."""
     fields, shape = head.fields, shaped(head)
-    if shape.has_any(_NOT_RAILS):
-        return Stored.DELEGATED
-    if b"set-cookie" in shape.place:
-        return Stored.SET_COOKIE
+    verdicts: _Verdicts | None = shape.memo.get(_Verdicts)
+    if verdicts is None:
+        verdicts = shape.memo[_Verdicts] = _Verdicts(shape)
+    verdict = verdicts.of(fields)
+    if head.status != 200:
+        return Verdict(Stored.STATUS, verdict.said, verdict.varies)
+    if verdict.stored is not _STORED:
+        return verdict
     modified = shape.first(fields, b"last-modified")
     if modified is not None and modified.strip() == b"0":  # GitLab's way to say that the ETag is not of this body
-        return Stored.DELEGATED
-    kind = shape.joined(fields, b"content-type")
-    coding = shape.joined(fields, b"content-encoding")
-    if kind is None or not _is_json(kind):
-        return Stored.CONTENT_TYPE
-    if coding is not None and coding.strip().lower() not in _CODINGS:
-        return Stored.CONTENT_ENCODING
-    if vary_list(shape.joined(fields, b"vary")) is None:
-        return Stored.VARY_ANY
-    return Stored.STORED if reuse_s > 0 or is_etag((shape.first(fields, b"etag") or b"").strip()) else Stored.UNVALIDATABLE
+        return Verdict(Stored.DELEGATED, verdict.said, verdict.varies)
+    if reuse_s <= 0 and not is_etag((shape.first(fields, b"etag") or b"").strip()):
+        return Verdict(Stored.UNVALIDATABLE, verdict.said, verdict.varies)
+    return verdict
 
 
-@lru_cache(64)
+class _Verdicts:
+    """Of the answers of one shape, by the few fields that say the same in all of them."""
+
+    __slots__ = ("_known", "_pick", "_shape")
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._pick = picking([place for place, name in enumerate(shape.names) if name in _SAYING])
+        self._known: dict[Fields, Verdict] = {}
+
+    def of(self, fields: Fields) -> Verdict:
+        saying = self._pick(fields)
+        verdict = self._known.get(saying)
+        if verdict is None:
+            if len(self._known) >= _VERDICTS_BOUND:
+                self._known.clear()
+            verdict = self._known[saying] = self._judged(fields)
+        return verdict
+
+    def _judged(self, fields: Fields) -> Verdict:
+        shape = self._shape
+        said = plain_directives(shape.joined(fields, b"cache-control"))
+        varies = vary_list(shape.joined(fields, b"vary"))
+        kind = shape.joined(fields, b"content-type")
+        coding = shape.joined(fields, b"content-encoding")
+        if said.no_store:
+            stored = Stored.NO_STORE
+        elif shape.has_any(_NOT_RAILS):
+            stored = Stored.DELEGATED
+        elif b"set-cookie" in shape.place:
+            stored = Stored.SET_COOKIE
+        elif kind is None or not _is_json(kind):
+            stored = Stored.CONTENT_TYPE
+        elif coding is not None and coding.strip().lower() not in _CODINGS:
+            stored = Stored.CONTENT_ENCODING
+        else:
+            stored = Stored.VARY_ANY if varies is None else _STORED
+        return Verdict(stored, said, varies or ())
+
+
 def _is_json(media_type: bytes) -> bool:
     kind = media_type.partition(b";")[0].strip().lower()
     return kind == b"application/json" or kind.endswith(b"+json")

@@ -52,6 +52,8 @@ class ProjectNames:
         self._most = most
         self._number: dict[bytes, bytes] = {}
         self._paths: dict[bytes, tuple[bytes, ...]] = {}
+        self.version = 0
+        """Another one whenever something is known that was not, or no longer."""
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -64,6 +66,7 @@ class ProjectNames:
         if len(self._paths) >= self._most or len(self._number) >= 2 * self._most:
             self._paths.clear()
             self._number.clear()
+        self.version += 1
         self._number[path] = number
         known = self._paths.get(number, ())
         self._paths[number] = (path, *(other for other in known if other != path))[:_PATHS_OF_ONE]
@@ -82,6 +85,19 @@ class ProjectNames:
         return (number, *(path for path in self._paths.get(number, ()) if path != spelt))
 
 
+def is_telling(below: tuple[bytes, ...]) -> bool:
+    """Whether an answer of GitLab's at this place may name projects that can be believed; arguments as for ``names_in``."""
+    return _own(below) or _composed(below)
+
+
+def _own(below: tuple[bytes, ...]) -> bool:
+    return len(below) in {3, 4} and below[0] == b"projects" and below[2] in _OWN
+
+
+def _composed(below: tuple[bytes, ...]) -> bool:
+    return 1 <= len(below) <= 3 and below[0] in _COMPOSED and below[-1] not in _UPLOADED
+
+
 def names_in(below: tuple[bytes, ...], body: bytes, prefix: str = "") -> Iterator[tuple[bytes, bytes]]:
     """(number, path) of the projects that a JSON answer of GitLab's names.
 
@@ -92,8 +108,7 @@ def names_in(below: tuple[bytes, ...], body: bytes, prefix: str = "") -> Iterato
     """
     if len(body) > MAX_BODY_BYTES or body[:1] not in {b"{", b"["}:
         return
-    own = len(below) in {3, 4} and below[0] == b"projects" and below[2] in _OWN
-    composed = 1 <= len(below) <= 3 and below[0] in _COMPOSED and below[-1] not in _UPLOADED
+    own, composed = _own(below), _composed(below)
     if not (own or composed):
         return
     try:

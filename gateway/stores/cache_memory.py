@@ -93,7 +93,9 @@ class MemoryCacheStore:
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         if self._purged_at(tags) > stamp or ttl_s <= 0:
             return False
-        size = len(key) + sum(entry.size_bytes for entry in entries)
+        size = len(key)
+        for entry in entries:
+            size += entry.size_bytes
         old = self._slots.get(key)
         if size > self._max_bytes // _LARGEST_SHARE:
             if old is not None:  # what is there is no longer the latest

@@ -76,12 +76,12 @@ def test_requests() -> None:
     ],
 )
 def test_answers(fields: Fields, stored: Stored) -> None:
-    assert storable(ResponseHead(200, fields), response_directives(fields), 0.0) is stored
+    assert storable(ResponseHead(200, fields), 0.0).stored is stored
 
 
 def test_only_a_200_is_stored_and_a_lifetime_needs_no_validator() -> None:
-    assert storable(ResponseHead(301, (JSON, ETAG)), response_directives(()), 0.0) is Stored.STATUS
-    assert storable(ResponseHead(200, (JSON,)), response_directives(()), 30.0) is Stored.STORED
+    assert storable(ResponseHead(301, (JSON, ETAG)), 0.0).stored is Stored.STATUS
+    assert storable(ResponseHead(200, (JSON,)), 30.0).stored is Stored.STORED
 
 
 def entry(*fields: tuple[bytes, bytes]) -> Entry:
