@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
 
 import uvloop
 
@@ -40,8 +39,7 @@ def main() -> int:
 
 async def _main(end: socket.socket) -> int:
     line = await open_line(end, at_worker)
-    messages = line.messages()
-    begin = await anext(messages, None)
+    begin = await line.hear()
     if not isinstance(begin, Begin):
         return 1  # the supervisor is gone before it said anything
     config = begin.given.load(os.environ).config
@@ -62,7 +60,7 @@ async def _main(end: socket.socket) -> int:
         siblings=Siblings(line),
     )
     room = _Room(line, departure, post.siblings)
-    listening = loop.create_task(room.listen(messages), name="line")
+    listening = loop.create_task(room.listen(), name="line")
     try:
         async with serving(config, post) as started:
             room.certificates = started.certificates
@@ -92,10 +90,10 @@ class _Room:
         self._siblings = siblings
         self.certificates: Certificates | None = None
 
-    async def listen(self, messages: AsyncIterator[ToWorker]) -> None:
+    async def listen(self) -> None:
         """Until the line ends: then there is nobody to work for."""
         try:
-            async for message in messages:
+            while (message := await self._line.hear()) is not None:
                 self._hear(message)
             log.error("the supervisor is gone: draining")
         except Exception:

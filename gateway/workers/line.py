@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -126,14 +126,13 @@ class Line(Generic[_Heard]):
             octets = _encode(message)
             self._writer.write(_LENGTH.pack(len(octets)) + octets)
 
-    async def messages(self) -> AsyncIterator[_Heard]:
-        """Until the other end is gone, however it went."""
+    async def hear(self) -> _Heard | None:
+        """The next message; None when the other end is gone, however it went."""
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
-            while True:
-                (size,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-                if size > _MOST_BYTES:
-                    return
-                yield self._decode(await self._reader.readexactly(size))
+            (size,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+            if size <= _MOST_BYTES:
+                return self._decode(await self._reader.readexactly(size))
+        return None
 
     def close(self) -> None:
         self._writer.close()

@@ -233,7 +233,7 @@ class Supervisor:
         of = len(self._workers)
         line.send(Begin(number, of, self._given, self._key, traffic, admin, self._turns))
         try:
-            async for message in line.messages():
+            while (message := await line.hear()) is not None:
                 self._hear(number, line, message)
         finally:
             worker.up, worker.line = False, None

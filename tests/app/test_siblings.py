@@ -31,7 +31,6 @@ class Office:
     def __init__(self, siblings: Siblings, supervisor: Line[ToSupervisor]) -> None:
         self.siblings = siblings
         self.supervisor = supervisor
-        self.heard = supervisor.messages()
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ async def test_it_answers_what_it_knows_and_nothing_else(office: Office) -> None
     office.siblings.tell("echo", lambda about: about + b"!")
     office.siblings.answer(Question(1, "echo", b"hey"))
     office.siblings.answer(Question(2, "unknown", b"hey"))
-    assert [await anext(office.heard), await anext(office.heard)] == [Reply(1, b"hey!"), Reply(2, b"")]
+    assert [await office.supervisor.hear(), await office.supervisor.hear()] == [Reply(1, b"hey!"), Reply(2, b"")]
 
 
 async def test_a_fault_in_one_answer_is_not_the_end(office: Office, caplog: pytest.LogCaptureFixture) -> None:
@@ -56,14 +55,14 @@ async def test_a_fault_in_one_answer_is_not_the_end(office: Office, caplog: pyte
 
     office.siblings.tell("broken", broken)
     office.siblings.answer(Question(1, "broken", b""))
-    assert await anext(office.heard) == Reply(1, b"")
+    assert await office.supervisor.hear() == Reply(1, b"")
     assert "fault while telling the other workers: broken" in caplog.text
 
 
 async def test_answers_go_to_whoever_asked(office: Office) -> None:
     first = asyncio.ensure_future(office.siblings.ask("a"))
     second = asyncio.ensure_future(office.siblings.ask("b", b"about"))
-    asked = [await anext(office.heard), await anext(office.heard)]
+    asked = [await office.supervisor.hear(), await office.supervisor.hear()]
     assert [(one.what, one.about) for one in asked if isinstance(one, Ask)] == [("a", b""), ("b", b"about")]
     for one in reversed(asked):
         assert isinstance(one, Ask)

@@ -112,11 +112,10 @@ async def test_a_scrape_asks_all_and_shows_their_sum() -> None:
 
     async def both_answer() -> None:
         """The same of two workers."""
-        heard = supervisor.messages()
-        asked = await anext(heard)
+        asked = await supervisor.hear()
         assert isinstance(asked, Ask)
         siblings.answer(Question(1, asked.what, asked.about))
-        reply = await anext(heard)
+        reply = await supervisor.hear()
         assert isinstance(reply, Reply)
         siblings.hear(Answers(asked.id, {0: reply.octets, 1: reply.octets}, BOTH))
 

@@ -48,7 +48,6 @@ class Started:
     def __init__(self, process: asyncio.subprocess.Process, line: Line[ToSupervisor], port: int) -> None:
         self.process = process
         self.line = line
-        self.heard = line.messages()
         self.url = f"http://127.0.0.1:{port}/api/v4/version"
 
     async def ended(self) -> int:
@@ -96,10 +95,10 @@ async def get(url: str) -> int:
 
 async def test_it_serves_answers_and_leaves(tmp_path: Path, redis_url: str) -> None:
     async with FakeGitLab(response(200, b"{}")) as gitlab, worker(tmp_path, redis_url, gitlab.url) as started:
-        assert await anext(started.heard) == Ready()
+        assert await started.line.hear() == Ready()
         assert await get(started.url) == 200
         started.line.send(Question(5, "readiness", b""))
-        reply = await anext(started.heard)
+        reply = await started.line.hear()
         assert isinstance(reply, Reply)
         assert (reply.id, b"traffic" in reply.octets) == (5, True)
         started.line.send(Reload())
@@ -113,7 +112,7 @@ async def test_it_serves_answers_and_leaves(tmp_path: Path, redis_url: str) -> N
 
 async def test_a_supervisor_that_is_gone_ends_it(tmp_path: Path, redis_url: str) -> None:
     async with worker(tmp_path, redis_url) as started:
-        assert await anext(started.heard) == Ready()
+        assert await started.line.hear() == Ready()
         started.line.close()
         assert await started.ended() == 0
         assert "the supervisor is gone" in await started.log()
@@ -121,7 +120,7 @@ async def test_a_supervisor_that_is_gone_ends_it(tmp_path: Path, redis_url: str)
 
 async def test_sigterm_ends_it_too(tmp_path: Path, redis_url: str) -> None:
     async with worker(tmp_path, redis_url) as started:
-        assert await anext(started.heard) == Ready()
+        assert await started.line.hear() == Ready()
         started.process.send_signal(signal.SIGTERM)
         assert await started.ended() == 0
 
@@ -129,7 +128,7 @@ async def test_sigterm_ends_it_too(tmp_path: Path, redis_url: str) -> None:
 async def test_what_keeps_it_from_starting_is_in_the_log(tmp_path: Path, redis_url: str) -> None:
     async with worker(tmp_path, redis_url, sink=f"file:{tmp_path}/nowhere/audit") as started:
         assert await started.ended() == 1
-        assert [message async for message in started.heard] == []
+        assert await started.line.hear() is None
         assert "No such file or directory" in await started.log()
 
 

@@ -55,7 +55,7 @@ async def pair() -> tuple[Line[ToWorker], Line[ToSupervisor], socket.socket]:
 async def test_what_a_worker_hears(message: Message) -> None:
     worker, supervisor, again = await pair()
     supervisor.send(message)
-    assert await anext(worker.messages()) == message
+    assert await worker.hear() == message
     for one in (worker, supervisor, again):
         one.close()
 
@@ -67,7 +67,7 @@ async def test_what_a_supervisor_hears(message: Message) -> None:
     worker, supervisor, again = await pair()
     worker.send(message)
     async with asyncio.timeout(20):
-        assert await anext(supervisor.messages()) == message
+        assert await supervisor.hear() == message
     for one in (worker, supervisor, again):
         one.close()
 
@@ -77,7 +77,7 @@ async def test_the_end_of_one_is_the_end_of_the_others_messages() -> None:
     worker.send(Ready())
     worker.send(Ready())
     worker.close()
-    assert [message async for message in supervisor.messages()] == [Ready(), Ready()]
+    assert [await supervisor.hear(), await supervisor.hear(), await supervisor.hear()] == [Ready(), Ready(), None]
     supervisor.send(Reload())  # nobody is there; nobody minds
     supervisor.close()
     supervisor.send(Reload())
@@ -98,7 +98,7 @@ async def test_what_is_no_message_ends_them(octets: bytes) -> None:
     again.send(octets)
     supervisor.close()
     again.close()
-    assert [message async for message in worker.messages()] == []
+    assert await worker.hear() is None
     worker.close()
 
 

@@ -28,8 +28,7 @@ from gateway.workers.line import *
 
 async def main():
     line = await open_line(socket.socket(fileno=os.dup(0)), at_worker)
-    messages = line.messages()
-    begin = await anext(messages)
+    begin = await line.hear()
     assert begin.given.load(os.environ).config.listen.workers == begin.of
     for one in (*begin.traffic, *begin.admin, begin.turns):
         os.fstat(one)
@@ -37,11 +36,11 @@ async def main():
     does = (directory / f"{begin.number}").read_text()
     if does == "fail":
         return 3
-    line.send(Ready())
     (directory / f"{begin.number}.pid").write_text(str(os.getpid()))
+    line.send(Ready())
     if does == "die":
         return 0
-    async for message in messages:
+    while (message := await line.hear()) is not None:
         (directory / f"{begin.number}.heard").open("a").write(repr(message) + " ")
         if isinstance(message, Question):
             line.send(Reply(message.id, b"%d" % begin.number))
