@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
@@ -334,14 +335,14 @@ def admitted(takes: Takes, lefts: Sequence[float], now: float) -> Decision:
     return Decision(True, (), now, False, False, takes, lefts, tightest, least)
 
 
-def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
+def admit(takes: Takes, held: OrderedDict[str, Held], now_us: int) -> Decision | None:
     """As ``decide`` for plain takes, of which there is at least one, where every bucket has enough: that much is taken from
-    ``held``. None: one has not, and nothing was taken.
+    ``held``, whose last buckets they are then. None: one has not, and nothing was taken.
 
     What most requests come to, in one loop: ``refill`` is written out, and nothing is made that few ask for.
     """
     lefts: list[float] = []
-    stored: dict[str, Held] = {}
+    stored: list[tuple[str, Held]] = []
     least, tightest = math.inf, None
     for key, limit, burst, per_us, cost in takes.plain:
         known = held.get(key)
@@ -365,10 +366,12 @@ def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
             return None
         left = tokens - cost
         lefts.append(left)
-        stored[key] = (left, at_us, limit)
+        stored.append((key, (left, at_us, limit)))
         if left < least:
             least, tightest = left, limit
-    held.update(stored)
+    for key, after in stored:
+        held[key] = after
+        held.move_to_end(key)
     return Decision(True, (), now_us / 1_000_000, False, False, takes, lefts, tightest, least)
 
 
