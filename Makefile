@@ -39,6 +39,11 @@ bench: setup ## this gateway, a bare aiohttp proxy and what peers are here, as r
 	@.ci/bench
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
+.PHONY: bench-scaling
+bench-scaling: setup ## what a request costs as rules, identities, routes, entries and buckets get many: about five minutes
+	@.ci/bench
+	@$(BIN)/python -m benchmarks.scaling $(ARGS)
+
 .PHONY: bench-cache
 bench-cache: setup ## what the cache saves when bots poll, and its policy beside plain LRU: about four minutes
 	@$(BIN)/python -m benchmarks.cache $(ARGS)

@@ -51,7 +51,7 @@ def _grown(kept: dict[str, Any]) -> float:
 
 
 def _worst_growth(kept: dict[str, Any]) -> float:
-    return float(max(chart["growth"] for chart in kept["scaling"]["charts"]))
+    return float(max(chart["growth"] for chart in kept["scaling"]["charts"] if chart["name"] != "takes"))
 
 
 BARS: tuple[tuple[str, Figure, str, float, str], ...] = (
