@@ -44,6 +44,11 @@ bench-scaling: setup ## what a request costs as rules, identities, routes, entri
 	@.ci/bench
 	@$(BIN)/python -m benchmarks.scaling $(ARGS)
 
+.PHONY: flame
+flame: setup ## where the CPU time of a hit and of a miss goes: docs/flame-hit.svg, docs/flame-miss.svg
+	@.ci/bench
+	@$(BIN)/python -m benchmarks.flame --write $(ARGS)
+
 .PHONY: bench-cache
 bench-cache: setup ## what the cache saves when bots poll, and its policy beside plain LRU: about four minutes
 	@$(BIN)/python -m benchmarks.cache $(ARGS)
