@@ -23,7 +23,12 @@ PEERS = HERE / "peers"
 LOAD_CPU = 0
 PROXY_CPU = 1
 
-_SMALL = '{"id":1,"title":"' + "x" * 980 + '","state":"opened"}'
+# As GitLab lists issues: each names its project.
+_SMALL = (
+    '[{"id":1,"iid":1,"project_id":42,"state":"opened","web_url":"https://git.example.com/platform/api/-/issues/1","title":"'
+    + "x" * 895
+    + '"}]'
+)
 ISSUES = "/api/v4/projects/platform%2Fapi/issues?per_page=20&page="
 _NONE: Mapping[str, str] = {}
 _ETAG = 'W/"0123456789abcdef0123456789abcdef"'

@@ -17,6 +17,7 @@ from .core.credentials import Claim, Kind, injection
 from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange
+from .core.limits import Takes
 from .core.messages import Fields, RequestHead, joined, without
 from .core.pacing import TELLING
 from .core.rule_match import Place, Question
@@ -51,6 +52,8 @@ class Case(msgspec.Struct, gc=False):
     """What GitLab calls the places that it names."""
     alike: bool = True
     """Another request with the same head would come to the same."""
+    takes: Takes | None = None
+    """As they were when they were asked for last, where nothing is owed for them afterwards."""
     upward: Upward | None = None
     """Left here by the first errand."""
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from .bandwidth_stage import Flow
 from .cache import Again
 from .core.access import Permit, Principal
+from .core.cache_status import CacheReason, CacheStatus, Stored
 from .core.catalogue import Access, Operation, Surface
 from .core.credentials import Kind
 from .core.cross_origin import asker, is_preflight
@@ -28,7 +29,7 @@ from .core.errors import Code, Rejection, Source, drained, rate_limited
 from .core.exchange import Exchange
 from .core.graphql import is_graphql
 from .core.headers import request_id
-from .core.limits import Decision, heavier
+from .core.limits import Decision, Take, heavier
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
 from .core.refusal import render
 from .core.rule_match import Place, Question, questions_of, spellings
@@ -37,7 +38,7 @@ from .core.upgrade import SWITCH
 from .errand import Case, Errand, seen_from
 from .limit_stage import Ticket
 from .narrow_stage import narrowable, narrowed
-from .plans import Plans, admitted_for
+from .plans import Plan, Plans, admitted_for
 from .ports import DRAINED, Asker, Asking, Downstream, Reply
 from .road import Road
 from .short_lane import ShortLane, Way, note, refused, served
@@ -56,6 +57,9 @@ _FAULT = Rejection(
 
 
 _READ = Access.READ  # an enum's class looks its members up anew each time
+_STATUSES = {status: status.value for status in CacheStatus}
+_REASONS = {reason: reason.value for reason in CacheReason}
+_STORED = {stored: stored.value for stored in Stored}
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -106,12 +110,21 @@ class Gateway:
     async def handle(self, down: Downstream) -> None:
         """Walk one request down the road and answer it, whatever happens."""
         head = down.head
-        x = Exchange(self.mint_id(), self.monotonic(), head.method, head.peer)
+        plan = self._plan(head) if down.plain else None
+        if plan is None:
+            x = Exchange(self.mint_id(), self.monotonic(), head.method, head.peer)
+        else:
+            x = plan.facts_of(head, self.mint_id(), self.monotonic())
         told = _Told(x.request_id)
         self.walking += 1
         try:
             try:
-                await self._serve(down, x, told)
+                if plan is None:
+                    case = await self._judge(down, x, told)
+                else:
+                    case = plan.case(head)
+                    told.principal, told.surface = case.principal, case.operation.surface
+                await self._act(down, x, told, case)
             except Rejection as rejection:
                 await self._refuse(down, x, told, rejection)
             except (ConnectionError, asyncio.CancelledError):
@@ -158,16 +171,12 @@ class Gateway:
         for observer in self.road.observers:
             observer.observe(x, duration_s)
 
-    async def _serve(self, down: Downstream, x: Exchange, told: _Told) -> None:
-        head = down.head
-        plan = self.plans.find(head) if down.plain else None
-        if plan is None:
-            case = await self._judge(down, x, told)
-        else:
-            plan.tell(x, head.target)
-            case = plan.case(head)
-            told.principal, told.surface = case.principal, case.operation.surface
-        await self._act(down, x, told, case)
+    def _plan(self, head: RequestHead) -> Plan | None:
+        try:
+            return self.plans.find(head)
+        except Exception:
+            log.exception("fault in the plans")  # the road has its own way to say so
+            return None
 
     async def _judge(self, down: Downstream, x: Exchange, told: _Told) -> Case:
         """Who asks for what, and may they? Everything before the buckets."""
@@ -227,10 +236,13 @@ class Gateway:
 
         shape = narrowable(operation, target, head) if permit.narrowing is not None else None
 
-        takes = road.dialect.takes_for(principal, operation, target, head.method, admitted.client)
-        if case.weight > 1:
-            takes = heavier(takes, case.weight)
-        if takes:
+        decision = None
+        if case.takes is not None and not case.takes.era.over:
+            decision = road.limits.admit_now(case.takes, principal)
+        if decision is not None and decision.allowed:
+            told.decision = decision
+            note(decision, x)
+        elif takes := self._takes(case, head):
             ticket = told.ticket = await road.limits.admit(takes, principal, told.lease, admitted.wait_s)
             decision = told.decision = ticket.decision
             x.limit_waited_s = ticket.waited_s
@@ -266,11 +278,11 @@ class Gateway:
             return
         reply, outcome = await road.cache.fetch(errand.cache_request(), errand.forward, self._wall)
         try:
-            x.cache_status, x.cache_reason = outcome.status.value, outcome.reason.value
+            x.cache_status, x.cache_reason = _STATUSES[outcome.status], _REASONS[outcome.reason]
             if shape is not None:
                 reply = await narrowed(reply, shape, permit, head)
             elif outcome.again is not None and case.alike:
-                x.cache_stored = outcome.stored.value
+                x.cache_stored = _STORED[outcome.stored]
                 self._learn(head, x, told, case, outcome.again)
             flow = None
             if reply.chunks is not None:
@@ -278,9 +290,18 @@ class Gateway:
             await self._relay(down, x, told, reply, principal, stored=not errand.started_at, flow=flow)
         finally:
             reply.release()
-            x.cache_stored = outcome.stored.value
+            x.cache_stored = _STORED[outcome.stored]
             if errand.started_at:
                 x.upstream_s = self.monotonic() - errand.started_at
+
+    def _takes(self, case: Case, head: RequestHead) -> tuple[Take, ...]:
+        admitted = case.admitted
+        takes = self.road.dialect.takes_for(case.principal, case.operation, admitted.target, head.method, admitted.client)
+        if case.weight > 1:
+            return heavier(takes, case.weight)
+        if takes and case.alike and not takes.owing:
+            case.takes = takes
+        return takes
 
     async def _limit_first(
         self, operation: Operation, target: Target, head: RequestHead, admitted: Admitted, x: Exchange, told: _Told

@@ -46,21 +46,23 @@ class Plan(msgspec.Struct, gc=False):
     def case(self, head: RequestHead) -> Case:
         """The same of ``head``."""
         like = self.made_of
-        return Case(like.admitted, like.operation, like.claim, like.principal, like.permit, head.target, upward=like.upward)
+        return Case(
+            like.admitted,
+            like.operation,
+            like.claim,
+            like.principal,
+            like.permit,
+            head.target,
+            takes=like.takes,
+            upward=like.upward,
+        )
 
-    def tell(self, x: Exchange, target: bytes) -> None:
-        """The facts of another request of its kind."""
-        facts = self.facts
-        x.target = target
-        x.peer = facts.peer
-        x.operation = facts.operation
-        x.user_agent = facts.user_agent
-        x.credential_kind = facts.credential_kind
-        x.credential_fingerprint = facts.credential_fingerprint
-        x.principal, x.principal_kind = facts.principal, facts.principal_kind
-        x.identity, x.team = facts.identity, facts.team
-        x.rule, x.rule_shadow = facts.rule, facts.rule_shadow
-        x.permit_use, x.sudo = facts.permit_use, facts.sudo
+    def facts_of(self, head: RequestHead, request_id: str, started_at: float) -> Exchange:
+        """What is known of ``head`` before the buckets are asked."""
+        # As copy.copy, which looks for this first.
+        x: Exchange = self.facts.__copy__()  # type: ignore[attr-defined]
+        x.request_id, x.started_at, x.target = request_id, started_at, head.target
+        return x
 
 
 class Plans:

@@ -218,5 +218,5 @@ async def test_by_a_plan_that_is_known(tmp_path: Path) -> None:
             await made.gateway.handle(down)
         made.calls.clear()
         assert await cancelled_everywhere(made, lambda _turn: down.repeated()) > 1
-        assert "limits.admit" in made.calls
+        assert "limits.admit_now" in made.calls
         assert "entry.target" not in made.calls

@@ -23,6 +23,7 @@ from ..telemetry.metrics import CONTENT_TYPE, Reading
 from .admin_api import admin_endpoints
 from .assembly import Assembly, assemble
 from .certificates import Certificates
+from .everywhere import everywhere
 from .post import Post
 from .readings import readiness, readings
 from .store_watch import StoreWatch
@@ -173,6 +174,14 @@ async def serving(config: Config, post: Post | None = None) -> AsyncIterator[Ser
         await watch.start()
         if made.cache_room.levels is not None:
             made.cache_room.levels.start()
+        endpoints = admin_endpoints(
+            config,
+            made.catalogue,
+            made.desk,
+            made.key_desk,
+            made.credentials if config.credentials else None,
+            made.recent,
+        )
         told = _Alone(made, certificates) if post is None else _together(made, certificates, post)
         port = Admin(
             AdminSettings(
@@ -182,14 +191,7 @@ async def serving(config: Config, post: Post | None = None) -> AsyncIterator[Ser
             metrics=told.metrics,
             metrics_type=CONTENT_TYPE,
             readiness=told.readiness,
-            endpoints=admin_endpoints(
-                config,
-                made.catalogue,
-                made.desk,
-                made.key_desk,
-                made.credentials if config.credentials else None,
-                made.recent,
-            ),
+            endpoints=endpoints if post is None else everywhere(endpoints, post.siblings),
         )
         admin_server = AdminServer(port)
         made.stack.push_async_callback(admin_server.close)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from ..workers.line import Answers, Ask, Line, Question, Reply, Staff, ToWorker
 from ..workers.switchboard import PATIENCE_S
 
 log = logging.getLogger("gateway.app")
 
-Tell = Callable[[bytes], bytes]
+Tell = Callable[[bytes], Awaitable[bytes]]
 
 _NOBODY = Staff((), (), False)
 
@@ -29,17 +29,23 @@ class Siblings:
         self._ids = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Answers]] = {}
         self._tells: dict[str, Tell] = {}
+        self._answering: set[asyncio.Task[None]] = set()
 
     def tell(self, what: str, tell: Tell) -> None:
-        """From now on this answers that question. It is asked in the event loop, and must not take long."""
+        """From now on this answers that question."""
         self._tells[what] = tell
 
     def answer(self, question: Question) -> None:
-        """One that nothing here answers is answered with nothing; a fault is nobody's end."""
+        """As soon as it can be. One that nothing here answers is answered with nothing; a fault is nobody's end."""
+        answering = asyncio.get_running_loop().create_task(self._answer(question), name="answer")
+        self._answering.add(answering)
+        answering.add_done_callback(self._answering.discard)
+
+    async def _answer(self, question: Question) -> None:
         tell = self._tells.get(question.what)
         told = b""
         try:
-            told = tell(question.about) if tell is not None else b""
+            told = await tell(question.about) if tell is not None else b""
         except Exception:
             log.exception("fault while telling the other workers: %s", question.what)
         self._line.send(Reply(question.id, told))

@@ -44,8 +44,15 @@ class Together:
     ) -> None:
         self._siblings = siblings
         self._catalogue = catalogue
-        siblings.tell(FIGURES, lambda _: _encode(metrics.figures(read)))
-        siblings.tell(READINESS, lambda _: _encode(ready()))
+
+        async def figures(_: bytes) -> bytes:
+            return _encode(metrics.figures(read))
+
+        async def readiness(_: bytes) -> bytes:
+            return _encode(ready())
+
+        siblings.tell(FIGURES, figures)
+        siblings.tell(READINESS, readiness)
 
     async def metrics(self) -> bytes:
         """The exposition of all."""

@@ -43,8 +43,14 @@ _PACKAGES = (
 """Formats that do not read ``PRIVATE-TOKEN`` (gitlab: ``sent_through`` in each of ``lib/api/*_packages.rb``)."""
 
 
+# Nearly every request's; an enum's class looks its members up anew each time.
+_REST, _PRIVATE_TOKEN = Surface.REST, Carrier.PRIVATE_TOKEN
+
+
 def carrier_for(operation: Operation) -> Carrier:
     """The one carrier that this operation's surface reads."""
+    if operation.surface is _REST:
+        return _PRIVATE_TOKEN
     if operation.surface is Surface.PACKAGES:
         return next((carrier for part, carrier in _PACKAGES if part in operation.name), Carrier.PRIVATE_TOKEN)
     return _SURFACES.get(operation.surface, Carrier.PRIVATE_TOKEN)

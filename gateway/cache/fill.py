@@ -26,12 +26,6 @@ def promised_length(reply: Reply) -> int | None:
     return int(value) if value is not None and value.isdigit() and len(value) <= 18 else None
 
 
-def is_complete(reply: Reply) -> bool:
-    """Its whole body is as long as its head says, where it does."""
-    length = promised_length(reply)
-    return reply.whole is not None and (length is None or length == len(reply.whole))
-
-
 async def read_ahead(reply: Reply, limit_bytes: int = READ_AHEAD_BYTES) -> Reply:
     """``reply`` with its body whole where it is small, so that nobody has to wait for how fast its client reads.
 

@@ -35,7 +35,7 @@ from ..core.private_caching import (
 from ..ports import CacheStore, Lookup, Reply
 from ..singleflight import Flight, Flights
 from .contract import CacheOutcome, CacheRequest, Forward, Leases
-from .fill import filled, is_complete, read_ahead
+from .fill import filled, promised_length, read_ahead
 from .labels import Labels
 from .tagging import Tagging, hides_secret
 
@@ -297,8 +297,13 @@ class PrivateAsking:
             return self._labels.upstream_answer(reply, outcome), outcome
         taking = _Taking(question, lookup, head, verdict, outcome, flight, requested_at, received_at)
         ready = reply if reply.chunks is None else await read_ahead(reply)
-        if ready.whole is not None and len(ready.whole) <= self._policy.max_entry_bytes and is_complete(ready):
-            await self._commit(taking, ready.whole)
+        whole = ready.whole
+        if (
+            whole is not None
+            and len(whole) <= self._policy.max_entry_bytes
+            and promised_length(ready) in {None, len(whole)}
+        ):
+            await self._commit(taking, whole)
         else:
             if ready.whole is None:
                 if flight is not None:

@@ -46,7 +46,8 @@ class AdaptiveLimit:
 
     def __init__(self, settings: AdaptiveSettings) -> None:
         self._settings = settings
-        self._estimate = float(settings.most)
+        self._rooms: dict[Priority, int] = {}
+        self._settle(float(settings.most))
         self._long_s = 0.0
         self._windows = 0
         self._since = -math.inf
@@ -62,7 +63,7 @@ class AdaptiveLimit:
 
     def has_room(self, priority: Priority, in_flight: int) -> bool:
         """Whether one more of this class may go up beside ``in_flight``."""
-        return in_flight < math.ceil(self.limit * SHARES[priority] - 1e-9)
+        return in_flight < self._rooms[priority]
 
     def observe(self, latency_s: float, in_flight: int, now: float) -> None:
         """GitLab answered after ``latency_s``; ``in_flight`` were there when the request was sent."""
@@ -80,7 +81,7 @@ class AdaptiveLimit:
         """GitLab did not answer in time, or broke off. Counted once a window: they come in crowds."""
         if now - self._dropped_at >= self._settings.window_s:
             self._dropped_at = now
-            self._estimate = max(float(self._settings.least), self._estimate * _DROP)
+            self._settle(max(float(self._settings.least), self._estimate * _DROP))
 
     def _turn(self, short_s: float, busiest: int) -> None:
         settings = self._settings
@@ -96,4 +97,8 @@ class AdaptiveLimit:
             gradient = max(_STEEPEST, min(1.0, settings.tolerance * self._long_s / short_s))
         wanted = self._estimate * gradient + settings.queue
         smoothed = self._estimate * (1 - settings.smoothing) + wanted * settings.smoothing
-        self._estimate = max(float(settings.least), min(float(settings.most), smoothed))
+        self._settle(max(float(settings.least), min(float(settings.most), smoothed)))
+
+    def _settle(self, estimate: float) -> None:
+        self._estimate = estimate
+        self._rooms = {priority: math.ceil(int(estimate) * share - 1e-9) for priority, share in SHARES.items()}

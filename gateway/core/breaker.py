@@ -33,6 +33,10 @@ class BreakerState(enum.StrEnum):
     HALF_OPEN = "half_open"
 
 
+# Read for every request; an enum's class looks its members up anew each time.
+_CLOSED, _OPEN, _HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
+
+
 class Breaker:
     """Admits requests and learns from their outcomes.
 
@@ -56,7 +60,7 @@ class Breaker:
     def __init__(self, settings: BreakerSettings) -> None:
         self._settings = settings
         self._step_s = settings.window_s / _SLOTS
-        self.state = BreakerState.CLOSED
+        self.state = _CLOSED
         self._epoch = 0
         self._opened_at = 0.0
         self._probe_at: float | None = None
@@ -65,12 +69,12 @@ class Breaker:
 
     def admit(self, now: float) -> int:
         """A ticket to hand to :meth:`record` or :meth:`forget`, or ``REFUSED``."""
-        if self.state is BreakerState.CLOSED:
+        if self.state is _CLOSED:
             return self._epoch
-        if self.state is BreakerState.OPEN:
+        if self.state is _OPEN:
             if now < self._opened_at + self._settings.open_for_s:
                 return REFUSED
-            self._enter(BreakerState.HALF_OPEN)
+            self._enter(_HALF_OPEN)
         # A probe may be a long poll: one that outlives `open_for_s` does not keep the others out any longer.
         if self._probe_at is not None and now < self._probe_at + self._settings.open_for_s:
             return REFUSED
@@ -79,7 +83,7 @@ class Breaker:
 
     def is_refusing(self, now: float) -> bool:
         """Whether :meth:`admit` would refuse; changes nothing."""
-        if self.state is BreakerState.CLOSED:
+        if self.state is _CLOSED:
             return False
         return self.retry_after_s(now) > 0.0
 
@@ -87,10 +91,10 @@ class Breaker:
         """The outcome of an admitted request."""
         if ticket != self._epoch:
             return
-        if self.state is BreakerState.HALF_OPEN:
-            self._enter(BreakerState.CLOSED if ok else BreakerState.OPEN, now)
+        if self.state is _HALF_OPEN:
+            self._enter(_CLOSED if ok else _OPEN, now)
             return
-        if self.state is BreakerState.OPEN:
+        if self.state is _OPEN:
             return
         self._slide(now)
         counts = self._slots[self._slot % _SLOTS]
@@ -102,7 +106,7 @@ class Breaker:
         self._failures += 1
         settings = self._settings
         if self._total >= settings.min_requests and self._failures >= settings.error_ratio * self._total:
-            self._enter(BreakerState.OPEN, now)
+            self._enter(_OPEN, now)
 
     def forget(self, ticket: int) -> None:
         """The admitted request ended without saying anything about the upstream (its client left)."""
@@ -111,7 +115,7 @@ class Breaker:
 
     def retry_after_s(self, now: float) -> float:
         """Seconds until a request may be admitted again; 0 when it may now."""
-        if self.state is BreakerState.OPEN:
+        if self.state is _OPEN:
             since = self._opened_at
         elif self._probe_at is not None:
             since = self._probe_at

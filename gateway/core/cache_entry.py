@@ -153,6 +153,7 @@ def make_entry(
     if lifetime_s is None:
         lifetime_s = lifetime(head.status, telling, directives, received_at)
     age_s = age_value(telling) if b"age" in place else 0.0
+    revalidate_s, if_error_s = directives.stale_while_revalidate_s, directives.stale_if_error_s
     return Entry(
         status=head.status,
         reason=head.reason,
@@ -166,11 +167,11 @@ def make_entry(
         last_modified=b"" if modified_at is None else shape.first(telling, b"last-modified") or b"",
         date_at=-1.0 if date_at is None else date_at,
         selecting=selecting,
-        language=language.strip().lower(),
+        language=language.strip().lower() if language else b"",
         no_cache=directives.no_cache,
         must_revalidate=directives.must_revalidate,
-        stale_while_revalidate_s=_or_unset(directives.stale_while_revalidate_s),
-        stale_if_error_s=_or_unset(directives.stale_if_error_s),
+        stale_while_revalidate_s=-1.0 if revalidate_s is None else revalidate_s,
+        stale_if_error_s=-1.0 if if_error_s is None else if_error_s,
         first_octet=-1 if piece is None else piece.first,
         total=-1 if piece is None else piece.total,
         asked_range=asked_range if piece is not None else b"",
@@ -208,10 +209,6 @@ def _sorted(
 @lru_cache(64)
 def _together(hop: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:
     return hop | dropped | _COMPUTED
-
-
-def _or_unset(value: float | None) -> float:
-    return -1.0 if value is None else value
 
 
 def updated_fields(stored: Fields, update: Fields, dropped: frozenset[bytes] = frozenset()) -> Fields:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import math
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
@@ -335,14 +334,14 @@ def admitted(takes: Takes, lefts: Sequence[float], now: float) -> Decision:
     return Decision(True, (), now, False, False, takes, lefts, tightest, least)
 
 
-def admit(takes: Takes, held: OrderedDict[str, Held], now_us: int) -> Decision | None:
+def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
     """As ``decide`` for plain takes, of which there is at least one, where every bucket has enough: that much is taken from
-    ``held``, whose last buckets they are then. None: one has not, and nothing was taken.
+    ``held``. None: one has not, and nothing was taken.
 
     What most requests come to, in one loop: ``refill`` is written out, and nothing is made that few ask for.
     """
     lefts: list[float] = []
-    stored: list[tuple[str, Held]] = []
+    stored: dict[str, Held] = {}
     least, tightest = math.inf, None
     for key, limit, burst, per_us, cost in takes.plain:
         known = held.get(key)
@@ -366,12 +365,10 @@ def admit(takes: Takes, held: OrderedDict[str, Held], now_us: int) -> Decision |
             return None
         left = tokens - cost
         lefts.append(left)
-        stored.append((key, (left, at_us, limit)))
+        stored[key] = (left, at_us, limit)
         if left < least:
             least, tightest = left, limit
-    for key, after in stored:
-        held[key] = after
-        held.move_to_end(key)
+    held.update(stored)
     return Decision(True, (), now_us / 1_000_000, False, False, takes, lefts, tightest, least)
 
 

@@ -238,15 +238,20 @@ class AiohttpDownstream:
     def _serialise(self, head: ResponseHead, length: int | None, added: bytes = b"", whole: bytes = b"") -> bytes:
         """Status line, fields, the lines ``added``, and ``whole`` behind the empty line. ``length``: of a whole body, -1
         for a streamed one, None where no body can follow."""
-        # One join for all of them, and one look at the whole for the two that matter: half of what a loop costs.
         lines = b"\r\n".join(map(_as_line, head.fields))
-        folded = b"\n" + lines.lower()
+        if head.shape is not None:
+            names = head.shape.place
+            dated, measured = b"date" in names, b"content-length" in names
+        else:
+            # One look at the whole for the two that matter: half of what a loop costs.
+            folded = b"\n" + lines.lower()
+            dated, measured = b"\ndate:" in folded, b"\ncontent-length:" in folded
         parts = [status_line(head.status), lines, b"\r\n"] if lines else [status_line(head.status)]
         if added:
             parts.append(added)
-        if b"\ndate:" not in folded:
+        if not dated:
             parts += (b"Date: ", http_date(), b"\r\n")
-        if length is not None and b"\ncontent-length:" not in folded:
+        if length is not None and not measured:
             if length >= 0:
                 parts.append(b"Content-Length: %d\r\n" % length)
             elif self.head.http_10:

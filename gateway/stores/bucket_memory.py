@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from ..core.limits import LEASE_S, Decision, Held, Level, Limit, Take, Takes, admit, decide, refill, refuse, settled, state
 
 _BOUND = 100_000
 _EVICTION_LOOK = 16
-"""How many of the longest unused buckets are looked at to make room for one."""
+"""How many buckets are looked at to make room for one."""
 _LEASE_US = int(LEASE_S * 1_000_000)
 
 
 class MemoryBuckets:
     """At most ``bound`` buckets of tokens, and as many of places as requests in progress need.
 
-    A full bucket equals an absent one, so full ones are forgotten first and nothing is lost by it. Only when the longest
-    unused ones are all still filling, the one nearest to full goes: the smallest gift that keeps memory bounded.
+    A full bucket equals an absent one, so full ones are forgotten first and nothing is lost by it. Only when those whose
+    turn it is to be looked at are all still filling, the one nearest to full goes: the smallest gift that keeps memory
+    bounded.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time, bound: int = _BOUND, leases_end: bool = False) -> None:
@@ -28,7 +30,9 @@ class MemoryBuckets:
         self._clock = clock
         self._bound = bound
         self._leases_end = leases_end
-        self._levels: OrderedDict[str, Held] = OrderedDict()
+        self._levels: dict[str, Held] = {}
+        self._order: deque[str] = deque()
+        """The same keys, those looked at longest ago first; apart from the levels, so that no request pays for turns."""
         self._leases: dict[str, dict[bytes, int]] = {}
 
     def __len__(self) -> int:
@@ -44,8 +48,8 @@ class MemoryBuckets:
         if isinstance(takes, Takes) and takes.plain:
             found = admit(takes, held, now_us)
             if found is not None:
-                while len(held) > self._bound:
-                    self._evict(now_us)
+                if len(held) > len(self._order):
+                    self._bind(now_us)
                 return found
         decision, stored = decide(takes, self._levels_of(takes, now_us), now_us)
         for place, take in enumerate(takes):
@@ -95,7 +99,9 @@ class MemoryBuckets:
                 self._store(change.key, level, change.limit)
 
     def release(self, takes: Sequence[Take], lease: bytes) -> None:
+        now_us = int(self._clock() * 1_000_000)
         for take in takes:
+            self._in_progress(take.key, now_us)
             leases = self._leases.get(take.key)
             if leases is not None:
                 leases.pop(lease, None)
@@ -106,6 +112,7 @@ class MemoryBuckets:
         """The places are still in use."""
         now_us = int(self._clock() * 1_000_000)
         for take in takes:
+            self._in_progress(take.key, now_us)
             self._leases.setdefault(take.key, {})[lease] = now_us + _LEASE_US
 
     def seed(self, key: str, limit: Limit, tokens: float) -> None:
@@ -115,6 +122,7 @@ class MemoryBuckets:
 
     async def close(self) -> None:
         self._levels.clear()
+        self._order.clear()
         self._leases.clear()
 
     def _levels_of(self, takes: Sequence[Take], now_us: int) -> list[Level | None]:
@@ -129,6 +137,7 @@ class MemoryBuckets:
         return levels
 
     def _in_progress(self, key: str, now_us: int) -> int:
+        """Leases that ended are forgotten, whatever the clock does next."""
         leases = self._leases.get(key)
         if leases is None:
             return 0
@@ -139,21 +148,30 @@ class MemoryBuckets:
 
     def _store(self, key: str, level: Level, limit: Limit) -> None:
         self._levels[key] = (*level, limit)
-        self._levels.move_to_end(key)
-        if len(self._levels) > self._bound:
-            self._evict(level[1])
+        if len(self._levels) > len(self._order):
+            self._bind(level[1])
+
+    def _bind(self, now_us: int) -> None:
+        """New ones among the levels take their turn; as many of all go as are too many."""
+        held, order = self._levels, self._order
+        order.extend(islice(reversed(held), len(held) - len(order)))
+        while len(held) > self._bound:
+            self._evict(now_us)
 
     def _evict(self, now_us: int) -> None:
-        nearest, nearest_wait = "", float("inf")
-        for _ in range(min(_EVICTION_LOOK, len(self._levels) - 1)):
-            key, held = self._levels.popitem(last=False)
-            limit = held[2]
-            tokens, _ = refill(limit, held[:2], now_us)
-            if tokens >= limit.burst:
-                return
+        held, order = self._levels, self._order
+        looked: list[str] = []
+        gone, nearest_wait = "", float("inf")
+        while len(looked) < _EVICTION_LOOK and len(order) > 1:
+            key = order.popleft()
+            tokens, at_us, limit = held[key]
+            tokens, _ = refill(limit, (tokens, at_us), now_us)
+            looked.append(key)
             wait = (limit.burst - tokens) / limit.rate
             if wait < nearest_wait:
-                nearest, nearest_wait = key, wait
-            self._levels[key] = held
-        if nearest:
-            del self._levels[nearest]
+                gone, nearest_wait = key, wait
+                if not wait:
+                    break
+        looked.remove(gone)
+        order.extend(looked)
+        del held[gone]

@@ -78,8 +78,6 @@ class AuditLog:
         self._wall = wall
         self._monotonic = monotonic
         self._pending: list[Finished] = []
-        self._ahead_s = 0.0
-        """How far the wall's clock is ahead of the exchanges': their instants are told by it."""
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._batch = _Batch()
         self._renderer = LineRenderer()
@@ -110,7 +108,6 @@ class AuditLog:
     def observe(self, exchange: Exchange, duration_s: float | None = None) -> None:
         """Take one finished exchange; never blocks, never raises. ``duration_s`` None: it ends now."""
         if self._timer is None:
-            self._ahead_s = self._wall() - self._monotonic()
             self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
         self._pending.append((exchange, self._monotonic() - exchange.started_at if duration_s is None else duration_s))
 
@@ -124,7 +121,7 @@ class AuditLog:
     def _rendered(
         self, _logger: object, _name: str, event: MutableMapping[str, Any]
     ) -> tuple[tuple[list[bytes]], dict[str, Any]]:
-        return (self._renderer.render(event["event"], self._ahead_s),), {}
+        return (self._renderer.render(event["event"], self._wall() - self._monotonic()),), {}
 
     def _render(self, batch: list[Finished]) -> None:
         lines = self._batch.lines

@@ -80,7 +80,8 @@ class LeanUpstream:
         pool = self._pool or self._start()
         loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[assignment]  # set together with the pool
         octets = render_head(request, has_body=body is not None)
-        self._refuse_early(pool, loop.time())
+        if body is not None:
+            self._refuse_early(pool, loop.time())
         if request.upgrade and pool.tunnels >= self._settings.max_tunnels:
             raise rejection(Failure.BUSY)
         length = request.content_length
@@ -92,6 +93,7 @@ class LeanUpstream:
         else:
             retryable = body is None and request.method in _RETRYABLE
         if not pool.enter_now():
+            self._refuse_early(pool, loop.time())
             await self._enter(pool)
         now = loop.time()
         breaker = self._breaker
@@ -200,7 +202,7 @@ class LeanUpstream:
         return self._pool
 
     def _refuse_early(self, pool: Pool, now: float) -> None:
-        """Before anything of a body is read, refuse what would be refused after it."""
+        """Before anything of a body is read, or a place is waited for, refuse what would be refused after it."""
         if pool.is_full():
             raise rejection(Failure.CLOSED if pool.is_closed else Failure.BUSY)
         if self._breaker is not None and self._breaker.is_refusing(now):

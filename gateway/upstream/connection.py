@@ -68,6 +68,10 @@ class _Phase(enum.Enum):
     CLOSED = enum.auto()
 
 
+# Read many times a request; an enum's class looks its members up anew each time.
+_IDLE, _HEAD, _GATHER, _BODY, _TUNNEL, _CLOSED = _Phase
+
+
 class Connection(asyncio.Protocol):
     """See the module. ``ticket`` and ``idle_at`` are the pool's notes."""
 
@@ -111,7 +115,7 @@ class Connection(asyncio.Protocol):
         self._idle_s = idle_s
         self._foreign_codings = foreign_codings
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # from connection_made on
-        self._phase = _Phase.IDLE
+        self._phase = _IDLE
         self._waiter: asyncio.Future[Reply] | None = None
         self._drain: asyncio.Future[None] | None = None
         self._stream: Stream | None = None
@@ -134,7 +138,7 @@ class Connection(asyncio.Protocol):
         Octets that the kernel has and the loop has not read yet are looked for: a surplus that comes just behind its
         answer must not meet the next request. (TLS keeps its own records there, so its connections are not asked.)
         """
-        if self._phase is not _Phase.IDLE or self._transport.is_closing():
+        if self._phase is not _IDLE or self._transport.is_closing():
             return False
         if self._fd < 0:
             return True
@@ -150,7 +154,7 @@ class Connection(asyncio.Protocol):
 
         From here on the place in the pool is the connection's to free.
         """
-        self._phase = _Phase.HEAD
+        self._phase = _HEAD
         self._bodiless = bodiless
         self._upgrade = upgrade
         self._first_byte_s = first_byte_s
@@ -173,14 +177,14 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> bool:
         """Some of a request body or tunnel; False when nobody takes it any more."""
-        if self._phase is _Phase.CLOSED or self._transport.is_closing():
+        if self._phase is _CLOSED or self._transport.is_closing():
             return False
         self._transport.write(data)
         return True
 
     async def writable(self) -> None:
         """Returns when more may be written. Raises UpstreamFailure when the connection ends instead."""
-        if self._phase is _Phase.CLOSED:
+        if self._phase is _CLOSED:
             raise UpstreamFailure(Failure.RESET)
         if not self._write_paused:
             return
@@ -195,13 +199,13 @@ class Connection(asyncio.Protocol):
     def end_body(self) -> None:
         """The request is complete."""
         self._sent = True
-        if self._phase is _Phase.HEAD:
+        if self._phase is _HEAD:
             self._deadline.set(self._first_byte_s)
-        elif self._phase is _Phase.BODY and not self._reading_paused:
+        elif self._phase is _BODY and not self._reading_paused:
             self._deadline.set(self._idle_s)
 
     def write_eof(self) -> None:
-        if self._phase is not _Phase.TUNNEL or self._transport.is_closing():
+        if self._phase is not _TUNNEL or self._transport.is_closing():
             return
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -213,7 +217,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        if self._phase is _Phase.TUNNEL or (self._phase in (_Phase.HEAD, _Phase.BODY) and not self._sent):
+        if self._phase is _TUNNEL or (self._phase in (_HEAD, _BODY) and not self._sent):
             self._deadline.clear()
         if self._drain is not None and not self._drain.done():
             self._drain.set_result(None)
@@ -229,12 +233,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         phase = self._phase
         try:
-            if phase is _Phase.HEAD:
+            if phase is _HEAD:
                 self.heard = True
                 self._read_head(data)
-            elif phase in (_Phase.BODY, _Phase.GATHER):
+            elif phase in (_BODY, _GATHER):
                 self._read_body(data)
-            elif phase is _Phase.TUNNEL:
+            elif phase is _TUNNEL:
                 self._take_in(data)
             else:
                 # An answer nobody asked for must never become the next request's (RFC 9112 §9.2).
@@ -244,22 +248,22 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._eof = True
-        if self._phase is not _Phase.TUNNEL or self._stream is None:
+        if self._phase is not _TUNNEL or self._stream is None:
             return False
         self._stream.end()
         return self._transport.can_write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
         phase = self._phase
-        if phase is _Phase.BODY and isinstance(self._reader, CloseReader) and error is None and self._eof:
+        if phase is _BODY and isinstance(self._reader, CloseReader) and error is None and self._eof:
             self._finish_stream()
-        elif phase is _Phase.TUNNEL and error is None:
+        elif phase is _TUNNEL and error is None:
             if self._stream is not None:
                 self._stream.end()
             self.close()
-        elif phase is _Phase.HEAD:
+        elif phase is _HEAD:
             self.fail(Failure.RESET)
-        elif phase is not _Phase.CLOSED:
+        elif phase is not _CLOSED:
             self.fail(Failure.INCOMPLETE)
         self._home.gone(self)
 
@@ -305,12 +309,12 @@ class Connection(asyncio.Protocol):
             self._reusable = self._reusable and not reader.surplus
             self._answer(answer, payload)
         elif 0 < length <= WHOLE_BYTES and self._sent:
-            self._phase = _Phase.GATHER
+            self._phase = _GATHER
             self._head = answer
             self._gathered.append(payload)
             self._deadline.set(self._idle_s)
         else:
-            self._phase = _Phase.BODY
+            self._phase = _BODY
             stream = self._stream = Body(self)
             self._expect_more()
             if payload:
@@ -320,7 +324,7 @@ class Connection(asyncio.Protocol):
     def _read_body(self, data: bytes) -> None:
         reader = cast("BodyReader", self._reader)
         payload = reader.feed(data)
-        if self._phase is _Phase.GATHER:
+        if self._phase is _GATHER:
             self._gathered.append(payload)
             if reader.done:
                 whole = b"".join(self._gathered)
@@ -345,7 +349,7 @@ class Connection(asyncio.Protocol):
     def _switch(self, head: Head, data: bytes) -> None:
         if not (self._upgrade and self._sent and head.upgrade):
             raise Malformed("unsolicited 101")
-        self._phase = _Phase.TUNNEL
+        self._phase = _TUNNEL
         self._home.switched()
         tunnel = self._stream = UpstreamTunnel(self)
         # Between octets of a tunnel any time may pass: its idle limit is the edge's, which sees both directions.
@@ -367,7 +371,7 @@ class Connection(asyncio.Protocol):
         if self._reading_paused and not self._transport.is_closing():
             self._reading_paused = False
             self._transport.resume_reading()
-            if self._phase is _Phase.BODY:
+            if self._phase is _BODY:
                 self._expect_more()
 
     # Ending
@@ -402,7 +406,7 @@ class Connection(asyncio.Protocol):
             self._gathered = []
         # An early answer's connection still owes GitLab the rest of a request.
         if self._reusable and self._sent and not self._write_paused and not self._transport.get_write_buffer_size():
-            self._phase = _Phase.IDLE
+            self._phase = _IDLE
             self._deadline.clear()
             if self._reading_paused:
                 self._reading_paused = False
@@ -420,7 +424,7 @@ class Connection(asyncio.Protocol):
 
     def break_off(self, error: BaseException) -> None:
         """The request body failed: GitLab must not take what it has for the whole."""
-        if self._phase not in (_Phase.HEAD, _Phase.BODY) or self._sent:
+        if self._phase not in (_HEAD, _BODY) or self._sent:
             return
         waiter, self._waiter = self._waiter, None
         stream, self._stream = self._stream, None
@@ -434,7 +438,7 @@ class Connection(asyncio.Protocol):
         """The exchange ends here, and whoever waits for it hears why."""
         waiter, self._waiter = self._waiter, None
         stream, self._stream = self._stream, None
-        in_body = self._phase is _Phase.BODY
+        in_body = self._phase is _BODY
         self.close()
         if waiter is not None and not waiter.done():
             waiter.set_exception(UpstreamFailure(failure, detail))
@@ -446,16 +450,16 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """At once and for good. Idempotent; frees the place if an exchange was on."""
         phase = self._phase
-        if phase is _Phase.CLOSED:
+        if phase is _CLOSED:
             return
-        self._phase = _Phase.CLOSED
+        self._phase = _CLOSED
         self._deadline.cancel()
         if self._drain is not None and not self._drain.done():
             self._drain.set_exception(UpstreamFailure(Failure.RESET))
         # Nothing unsent is worth a wait: what GitLab has not got yet is part of a request nobody asks any more.
-        if phase is _Phase.IDLE:
+        if phase is _IDLE:
             self._transport.close()
-        elif phase is _Phase.TUNNEL:
+        elif phase is _TUNNEL:
             # What one side said last is still the other's to hear.
             self._transport.close()
             if self._transport.get_write_buffer_size():
@@ -477,4 +481,4 @@ class Connection(asyncio.Protocol):
                 return
             self.fail(Failure.WRITE_TIMEOUT)
         else:
-            self.fail(Failure.FIRST_BYTE_TIMEOUT if self._phase is _Phase.HEAD else Failure.READ_TIMEOUT)
+            self.fail(Failure.FIRST_BYTE_TIMEOUT if self._phase is _HEAD else Failure.READ_TIMEOUT)

@@ -88,14 +88,10 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
     status = int(code)
     length: int | None = None
     chunked = foreign = closing = upgrade = False
-    fields = []
     del lines[0]
-    for line in lines:
-        entry = _LINES.get(line)
-        if entry is None:
-            entry = _read_line(line)
-        field, kind = entry
-        fields.append(field)
+    known = list(map(_LINES.get, lines))
+    entries = [_read_line(line) if entry is None else entry for line, entry in zip(lines, known, strict=True)]
+    for field, kind in entries:
         if kind:
             value = field[1]
             if kind == _CONTENT_LENGTH:
@@ -130,7 +126,7 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
         raise Malformed("no length and no announced close")
     else:
         framing = UNTIL_CLOSE
-    return Head(status, reason or b"", tuple(fields), framing, persistent, upgrade)
+    return Head(status, reason or b"", tuple([field for field, _ in entries]), framing, persistent, upgrade)
 
 
 def _is_foreign(coding: bytes) -> bool:

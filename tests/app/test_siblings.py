@@ -43,14 +43,17 @@ async def office() -> AsyncIterator[Office]:
 
 
 async def test_it_answers_what_it_knows_and_nothing_else(office: Office) -> None:
-    office.siblings.tell("echo", lambda about: about + b"!")
+    async def echo(about: bytes) -> bytes:
+        return about + b"!"
+
+    office.siblings.tell("echo", echo)
     office.siblings.answer(Question(1, "echo", b"hey"))
     office.siblings.answer(Question(2, "unknown", b"hey"))
     assert [await office.supervisor.hear(), await office.supervisor.hear()] == [Reply(1, b"hey!"), Reply(2, b"")]
 
 
 async def test_a_fault_in_one_answer_is_not_the_end(office: Office, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(about: bytes) -> bytes:
+    async def broken(about: bytes) -> bytes:
         raise RuntimeError(about)
 
     office.siblings.tell("broken", broken)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 
 import pytest
 from hypothesis import given, settings
@@ -287,9 +286,9 @@ def test_the_short_way_decides_as_the_long_one(asked: list[tuple[Limit, float, L
     takes = Takes([Take(f"k{place}", limit, cost) for place, (limit, cost, _) in enumerate(asked)])
     assert len(takes.plain) == len(takes)
     levels = [level for _, _, level in asked]
-    held: OrderedDict[str, Held] = OrderedDict(
-        (take.key, (*level, take.limit)) for take, level in zip(takes, levels, strict=True) if level is not None
-    )
+    held: dict[str, Held] = {
+        take.key: (*level, take.limit) for take, level in zip(takes, levels, strict=True) if level is not None
+    }
     before = list(map(repr, held.items()))  # a NaN is not itself
     expected, stored = decide(takes, levels, T0)
     went_back = any(level is not None and level[1] > T0 for level in levels)
@@ -299,8 +298,7 @@ def test_the_short_way_decides_as_the_long_one(asked: list[tuple[Limit, float, L
         assert not expected.allowed
         assert list(map(repr, held.items())) == before
         return
-    after = [(take.key, (*level, take.limit)) for take, level in zip(takes, stored, strict=True) if level is not None]
-    assert list(held.items()) == after
+    assert held == {take.key: (*level, take.limit) for take, level in zip(takes, stored, strict=True) if level is not None}
     for made in (decision, admitted(takes, [bucket.remaining for bucket in expected.states], T0 / 1_000_000)):
         assert (made.allowed, made.states, made.now) == (expected.allowed, expected.states, expected.now)
         assert (made.tightest, made.refusal, made.shadowed) == (expected.tightest, None, "")

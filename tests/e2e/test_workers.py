@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -138,6 +139,32 @@ def test_a_revoked_key_ends_at_every_worker(start: Start, keys: str, tmp_path: P
         (record,) = json.loads(gateway.command("keys", "list", "bot", "--json").stdout)
         gateway.command("keys", "revoke", record["id"])
         until(lambda: statuses() == {401}, REVOKED_WITHIN_S)
+
+
+def test_either_worker_tells_what_both_have_done(start: Start) -> None:
+    key = "an-admin-key-of-some-length"
+    hashed = hashlib.sha256(key.encode()).hexdigest()
+    gateway = start(
+        admin={"keys": [{"id": "ops", "sha256": hashed}]},
+        limits=[{"id": "caller", "by": "caller", "rate": "1000/s", "burst": 1000}],
+    )
+    bot = gateway.new_key("bot")
+    ids: dict[str, str] = {}
+    asked = 0
+    while len(ids) < 2:
+        reply = ask(gateway.port, "/api/v4/version", token=bot)
+        asked += 1
+        assert (reply.status, asked < 1000) == (200, True)
+        ids[reply.request_id.partition("-")[0]] = reply.request_id
+    shown = f"Authorization: Bearer {key}"
+    for _ in range(4):  # whichever worker it comes to
+        for request_id in ids.values():
+            body = json.dumps({"request_id": request_id}).encode()
+            told = ask(gateway.admin_port, "/-/explain", shown, "Content-Type: application/json", method="POST", body=body)
+            assert told.status == 200, told.body
+            assert json.loads(told.body)["request"]["request_id"] == request_id
+        top = json.loads(ask(gateway.admin_port, "/-/limits/top", shown).body)
+        assert [(one["caller"], one["asked"]) for one in top["callers"]] == [("bot", asked)]
 
 
 def test_a_worker_that_is_killed_is_started_again(start: Start, tmp_path: Path) -> None:

@@ -62,10 +62,12 @@ class Model:
                     self.levels[take.key] = level
         elif work.deed is Deed.RELEASE:
             for take in work.takes:
-                self.leases.get(take.key, {}).pop(work.lease, None)
+                self.free(take, now)
+                self.leases[take.key].pop(work.lease, None)
         elif work.deed is Deed.RENEW:
             for take in work.takes:
-                self.leases.setdefault(take.key, {})[work.lease] = now + int(LEASE_S * 1e6)
+                self.free(take, now)
+                self.leases[take.key][work.lease] = now + int(LEASE_S * 1e6)
         else:
             places = [(self.free(take, now), now) if take.limit.concurrent else None for take in work.takes]
             before = [place or self.levels.get(take.key) for place, take in zip(places, work.takes, strict=True)]

@@ -129,7 +129,7 @@ def copied(live: list[Any]) -> list[Any]:
     """Model and memory as they are; their limits stay the same objects."""
     model, memory = live
     other = MemoryBuckets(clock=memory._clock, leases_end=True)
-    other._levels = copy.copy(memory._levels)
+    other._levels, other._order = copy.copy(memory._levels), copy.copy(memory._order)
     other._leases = copy.deepcopy(memory._leases)
     twin = Model()
     twin.levels, twin.leases = dict(model.levels), copy.deepcopy(model.leases)

@@ -54,6 +54,28 @@ def test_requests_of_several_new_buckets_stay_within_the_bound(bound: int) -> No
         assert len(store) <= bound
 
 
+def test_of_buckets_in_use_the_nearest_to_full_goes_and_the_others_stay_as_they_are() -> None:
+    clock = Clock()
+    store = MemoryBuckets(clock=clock, bound=8)
+    for number in range(200):
+        for name in ("low", "lower"):
+            store.settle([Take(name, WIDE, 50.0)])  # in debt for good
+        assert store.take_now(Takes([Take(f"once-{number}", WIDE)])).allowed
+        assert len(store) <= 8
+    assert not store.take_now(Takes([Take("low", WIDE)])).allowed
+    assert not store.take_now(Takes([Take("lower", WIDE)])).allowed
+
+
+async def test_a_store_that_was_closed_begins_anew() -> None:
+    store = MemoryBuckets(clock=Clock(), bound=2)
+    for _ in range(2):
+        for key in "abc":
+            assert store.take_now(Takes([Take(key, NARROW, 3.0)])).allowed
+        assert len(store) == 2
+        await store.close()
+        assert len(store) == 0
+
+
 async def test_a_bound_of_one_still_works() -> None:
     store = MemoryBuckets(clock=Clock(), bound=1)
     for key in "abc":

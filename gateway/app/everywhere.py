@@ -1,0 +1,91 @@
+"""Endpoints of the admin port that one worker alone can't answer: each asks all of them and puts together what they say.
+
+    GET /-/limits/top     every worker has its own callers: their numbers are added
+    POST /-/explain       by id: the worker that answered that request is the one that knows
+
+What else the admin port changes or shows goes through the shared stores, and any worker will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from ..edge.admin import Answer, Asked, Endpoint
+from .siblings import Siblings
+
+_encode = msgspec.json.Encoder().encode
+_asked = msgspec.json.Decoder(Asked).decode
+_told: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+
+TOP = "GET /-/limits/top"
+EXPLAIN = "POST /-/explain"
+
+
+def everywhere(endpoints: Iterable[Endpoint], siblings: Siblings) -> tuple[Endpoint, ...]:
+    """The same endpoints; those two ask the siblings, and answer theirs."""
+    asking = {TOP: _top, EXPLAIN: _explain}
+
+    def asked(endpoint: Endpoint) -> Endpoint:
+        name = f"{endpoint.method} {endpoint.path}"
+        if name not in asking:
+            return endpoint
+        siblings.tell(name, _teller(endpoint))
+        return msgspec.structs.replace(endpoint, answer=asking[name](endpoint, siblings))
+
+    return tuple(map(asked, endpoints))
+
+
+def _teller(endpoint: Endpoint) -> Callable[[bytes], Awaitable[bytes]]:
+    async def tell(about: bytes) -> bytes:
+        try:
+            return _encode((await endpoint.answer(_asked(about))).body)
+        except ValueError:  # nothing is known of it here
+            return b""
+
+    return tell
+
+
+def _top(endpoint: Endpoint, siblings: Siblings) -> Callable[[Asked], Awaitable[Answer]]:
+    async def answer(asked: Asked) -> Answer:
+        here = await endpoint.answer(asked)  # and so a wrong question is refused
+        told = await siblings.ask(TOP, _encode(asked))
+        each = [_told(octets) for octets in told.answers.values()]
+        return Answer(tops(each, int(asked.query.get("count", "20")))) if each else here
+
+    return answer
+
+
+def _explain(endpoint: Endpoint, siblings: Siblings) -> Callable[[Asked], Awaitable[Answer]]:
+    async def answer(asked: Asked) -> Answer:
+        try:
+            return await endpoint.answer(asked)
+        except ValueError:
+            if "request_id" not in asked.body:
+                raise
+            told = await siblings.ask(EXPLAIN, _encode(asked))
+            for octets in told.answers.values():
+                return Answer(_told(octets))
+            raise
+
+    return answer
+
+
+def tops(each: list[Any], count: int) -> object:
+    """The hottest callers of all workers: their numbers added, their buckets as any worker sees them in the store."""
+    callers: dict[str, dict[str, Any]] = {}
+    changed: dict[tuple[str, str], object] = {}
+    for one in each:
+        for caller in one["callers"]:
+            known = callers.setdefault(caller["caller"], {**caller, "asked": 0, "refused": 0})
+            known["asked"] += caller["asked"]
+            known["refused"] += caller["refused"]
+        changed |= {(change["limit"], change["subject"]): change for change in one["changed"]}
+    hottest = sorted(callers.values(), key=lambda caller: -caller["asked"])
+    return {
+        "callers": hottest[:count],
+        "changed": list(changed.values()),
+        "waiting": sum(one["waiting"] for one in each),
+    }
