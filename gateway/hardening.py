@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 
 
 def harden() -> None:
-    """No core dump may hold a token; and as many connections as the system lets us have. Children inherit both."""
+    """No core dump may hold a token; as many connections as the system lets us have; and no socket in place of a standard
+    stream that somebody closed. Children inherit all three."""
+    while (lowest := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(lowest, True)
+    os.close(lowest)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:

@@ -16,3 +16,12 @@ def test_no_core_is_dumped() -> None:
     core, _, files = done.stdout.rpartition(" ")
     assert core == "(0, 0)"
     assert int(files) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def test_no_socket_becomes_a_standard_stream() -> None:
+    code = (
+        "import os; from gateway.hardening import harden; os.close(0); os.close(2); harden();"
+        "import socket; print(socket.socket().fileno() > 2, os.fstat(0) == os.fstat(2) == os.stat(os.devnull))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True True\n"

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 START_S = 30.0
 T = TypeVar("T")
 
-_SERVING = re.compile(r"serving .* on 127\.0\.0\.1:(\d+), admin on 127\.0\.0\.1:(\d+)")
+_SERVING = re.compile(r"serving .* on (?:127\.0\.0\.1|\[::1\]):(\d+), admin on 127\.0\.0\.1:(\d+)")
 
 
 class LoopThread:

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -174,6 +176,7 @@ def test_a_worker_that_is_killed_is_started_again(start: Start, tmp_path: Path) 
     before = gateway.answered()
     assert before == asked
     first, second = gateway.workers
+    written = gateway.file.rename(tmp_path / "elsewhere")  # what is read again is what was read
     os.kill(second, signal.SIGKILL)
     gateway.log.find(lambda line: "killed by SIGKILL" in line or None)
     for _ in range(20):
@@ -185,6 +188,7 @@ def test_a_worker_that_is_killed_is_started_again(start: Start, tmp_path: Path) 
     assert second not in gateway.workers
     both(gateway)
     assert gateway.stop() == 0
+    written.rename(gateway.file)
     assert "whole" in gateway.command("audit", "verify", str(file), "--open").stderr
 
 
@@ -247,12 +251,46 @@ def _lives(pid: int) -> bool:
 
 
 def test_certificates_are_read_again_by_all(start: Start, tmp_path: Path) -> None:
-    pair = Authority(tmp_path).issue("old")
-    gateway = start(listen={**LISTEN, "tls": {"cert_file": str(pair.cert), "key_file": str(pair.key)}})
+    authority = Authority(tmp_path)
+    old, new = authority.issue("old"), authority.issue("new")
+    listen = {**LISTEN, "address": "[::1]:0", "tls": {"cert_file": str(old.cert), "key_file": str(old.key)}}
+    gateway = start(listen=listen)
+    assert {_certificate(gateway.port, authority) for _ in range(10)} == {"old"}
+    old.cert.write_bytes(new.cert.read_bytes())
+    old.key.write_bytes(new.key.read_bytes())
     gateway.process.send_signal(signal.SIGHUP)
     for number in (0, 1):
         gateway.log.find(lambda line: ("read again" in line and f'"worker": {number}' in line) or None)  # noqa: B023
+    assert {_certificate(gateway.port, authority) for _ in range(10)} == {"new"}
     assert gateway.stop() == 0
+
+
+def _certificate(port: int, authority: Authority) -> str:
+    """Whose it is that is shown at that port of ``::1``."""
+    context = ssl.create_default_context(cafile=str(authority.file))
+    with (
+        socket.create_connection(("::1", port), 20) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        shown: Any = tls.getpeercert()
+        return str(dict(pair[0] for pair in shown["subject"])["commonName"])
+
+
+def test_one_that_hangs_holds_up_nobody(start: Start) -> None:
+    gateway = start()
+    both(gateway)
+    before = gateway.answered()
+    hung = gateway.workers[1]
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        for _ in range(10):
+            assert ask(gateway.port, "/api/v4/version", token=TOKENS.ada).status == 200
+        assert gateway.answered() == before + 10
+        assert gateway.checks()["workers"] == "degraded: 1 of 2 do not answer"
+        assert ask(gateway.admin_port, "/readyz").status == 200
+    finally:
+        os.kill(hung, signal.SIGCONT)
+    until(lambda: gateway.checks()["workers"] == "ok", AGAIN_S)
 
 
 def test_what_keeps_it_from_starting_is_told_once(start: Start, tmp_path: Path) -> None:
