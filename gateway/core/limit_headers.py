@@ -114,6 +114,10 @@ class LimitHeaders:
 
     def lines_for(self, decision: Decision, caller: str) -> bytes:
         """``fields_for`` as header lines: one formatting instead of seven, and none where nothing changed."""
+        if not decision.allowed:
+            refusal = decision.refusal
+            if refusal is not None:
+                return self._refused_lines(decision, refusal, caller)
         takes = decision.takes
         told = takes.told if takes is not None else None
         if (
@@ -133,10 +137,6 @@ class LimitHeaders:
                     numbers += pair
                 told.lines = self._template(told, told.tight) % tuple(numbers)
             return told.lines
-        if not decision.allowed:
-            refusal = decision.refusal
-            if refusal is not None:
-                return self._refused_lines(decision, refusal, caller)
         states = decision.states
         tightest: BucketState | None = None
         for found in states:
@@ -222,7 +222,12 @@ class LimitHeaders:
     def _refused_lines(self, decision: Decision, refusal: BucketState, caller: str) -> bytes:
         """Who asks again and again hears the same until a second has passed."""
         states = decision.found
-        told = self._told_to(caller, states)
+        asked = decision.asked
+        told = asked.told if asked is not None else None
+        if not isinstance(told, _Told) or told.by is not self or told.caller != caller:
+            told = self._told_to(caller, states)
+            if asked is not None:
+                asked.told = told
         wait_s = ceil(refusal.retry_after_s - 1e-6)
         if not 1 <= wait_s <= _FURTHEST_S:
             wait_s = whole_wait_s(refusal.retry_after_s)

@@ -198,6 +198,9 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """That of the tightest bucket."""
     remaining: float = 0.0
     """What is left there."""
+    asked: Takes | None = None
+    """Of plain takes that were refused; then ``short`` is the ``refusal``."""
+    short: BucketState | None = None
 
     @property
     def states(self) -> tuple[BucketState, ...]:
@@ -209,8 +212,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     @property
     def refusal(self) -> BucketState | None:
         """The refusing bucket one has to wait for longest; None when allowed."""
-        if self.allowed:
-            return None
+        if self.allowed or self.short is not None:
+            return self.short
         longest: BucketState | None = None
         for found in self.found:
             if not (found.allowed or found.limit.shadow) and (
@@ -375,8 +378,8 @@ def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
 def refuse(takes: Takes, held: Mapping[str, Held], now_us: int) -> Decision | None:
     """As ``decide`` for plain takes, where a bucket is short; None: all have enough, or a clock went back, which is to be
     written down."""
-    levels: list[tuple[Limit, float, float]] = []
-    short = False
+    states: list[BucketState] = []
+    longest: BucketState | None = None
     for key, limit, burst, per_us, cost in takes.plain:
         tokens = burst
         known = held.get(key)
@@ -393,27 +396,17 @@ def refuse(takes: Takes, held: Mapping[str, Held], now_us: int) -> Decision | No
                 tokens = burst
             elif gain >= _GRAIN:
                 tokens += gain
-            if tokens < cost:
-                short = True
-        levels.append((limit, tokens, cost))
-    if not short:
+        rate = limit.rate
+        if tokens < cost:
+            found = BucketState(limit, False, tokens, (cost - tokens) / rate, (burst - tokens) / rate)
+            if longest is None or found.retry_after_s > longest.retry_after_s:
+                longest = found
+        else:
+            found = BucketState(limit, True, tokens, 0.0, (burst - tokens) / rate)
+        states.append(found)
+    if longest is None:
         return None
-    return Decision(
-        False,
-        tuple(
-            [
-                BucketState(
-                    limit,
-                    tokens >= cost,
-                    tokens,
-                    0.0 if tokens >= cost else (cost - tokens) / limit.rate,
-                    (limit.burst - tokens) / limit.rate,
-                )
-                for limit, tokens, cost in levels
-            ]
-        ),
-        now_us / 1_000_000,
-    )
+    return Decision(False, tuple(states), now_us / 1_000_000, asked=takes, short=longest)
 
 
 def settled(limit: Limit, level: Level | None, change: float, now_us: int) -> Level | None:

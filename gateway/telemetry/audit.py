@@ -29,7 +29,7 @@ CHECKPOINT_S = 60.0
 FORWARDING, LOST = "forwarding", "lines_lost"
 """Lines that are no request's end: one is about to go up (``durability: before_write``); so many found no room."""
 _NOT_YET = frozenset({"schema", "time", "status", "duration_ms", "bytes_in", "bytes_out"})
-_SLICE = 256  # lines rendered in one turn of the event loop: some 3 ms
+_SLICE = 512  # lines rendered in one turn of the event loop: a millisecond or two
 _LINKED_BYTES = 128  # what the chain adds to a line, at most
 
 

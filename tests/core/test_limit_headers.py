@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.core.limit_headers import GITLAB_SET, NOMINAL_PER_MINUTE, LimitHeaders, own, stricter, whole_wait_s
 from gateway.core.limit_plan import Limits
-from gateway.core.limits import BucketState, Decision, Limit, Scope, Take, Takes, admitted, state
+from gateway.core.limits import BucketState, Decision, Limit, Scope, Take, Takes, admitted, refuse, state
 from gateway.core.messages import Fields
 
 Merge = Callable[..., Fields]
@@ -356,5 +356,16 @@ def test_what_did_not_change_is_told_as_if_it_were_new(history: list[tuple[float
         each = decision(*[state(take.limit, True, left, 0.0) for take, left in zip(PLAIN, lefts, strict=True)], now=now)
         for headers in (EVERY, HEADERS):
             fields = headers.fields_for(each, who)
-            assert headers.lines_for(plainly, who) == b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+            assert headers.lines_for(plainly, who) == lines(fields)
             assert headers.fields_for(plainly, who) == fields
+        now_us = int(now * 1e6)
+        short = refuse(PLAIN, {"t": (lefts[0], now_us, TEAM), "c": (lefts[1] / 100 - 1.0, now_us, CALLER)}, now_us)
+        if short is not None:
+            for headers in (EVERY, HEADERS):
+                fields = headers.fields_for(decision(*short.states, now=short.now), who)
+                assert headers.lines_for(short, who) == lines(fields)
+                assert headers.fields_for(short, who) == fields
+
+
+def lines(fields: Fields) -> bytes:
+    return b"".join([name + b": " + value + b"\r\n" for name, value in fields])

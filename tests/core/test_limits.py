@@ -292,7 +292,12 @@ def test_the_short_way_decides_as_the_long_one(asked: list[tuple[Limit, float, L
     before = list(map(repr, held.items()))  # a NaN is not itself
     expected, stored = decide(takes, levels, T0)
     went_back = any(level is not None and level[1] > T0 for level in levels)
-    assert refuse(takes, held, T0) == (None if expected.allowed or went_back else expected)
+    refused = refuse(takes, held, T0)
+    assert (refused is None) is (expected.allowed or went_back)
+    if refused is not None:
+        assert (refused.allowed, refused.states, refused.now) == (False, expected.states, expected.now)
+        assert (refused.refusal, refused.tightest, refused.shadowed) == (expected.refusal, expected.tightest, "")
+        assert refused.asked is takes
     decision = admit(takes, held, T0)
     if decision is None:
         assert not expected.allowed
