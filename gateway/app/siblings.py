@@ -11,24 +11,30 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ..workers.line import Answers, Ask, Line, Question, Reply, Staff, ToWorker
-from ..workers.switchboard import PATIENCE_S
+from ..workers.switchboard import ALIVE
 
 log = logging.getLogger("gateway.app")
 
 Tell = Callable[[bytes], Awaitable[bytes]]
 
+PATIENCE_S = 1.0
+
 _NOBODY = Staff((), (), False)
 
 
-class Siblings:
-    """Of one event loop. ``patience_s``: for the supervisor, which waits ``PATIENCE_S`` for the workers."""
+async def _alive(_: bytes) -> bytes:
+    return b"yes"
 
-    def __init__(self, line: Line[ToWorker], *, patience_s: float = 2 * PATIENCE_S) -> None:
+
+class Siblings:
+    """Of one event loop; ``number`` is the worker's own."""
+
+    def __init__(self, line: Line[ToWorker], number: int) -> None:
+        self.number = number
         self._line = line
-        self._patience_s = patience_s
         self._ids = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Answers]] = {}
-        self._tells: dict[str, Tell] = {}
+        self._tells: dict[str, Tell] = {ALIVE: _alive}
         self._answering: set[asyncio.Task[None]] = set()
 
     def tell(self, what: str, tell: Tell) -> None:
@@ -56,14 +62,14 @@ class Siblings:
         if asked is not None and not asked.done():
             asked.set_result(answers)
 
-    async def ask(self, what: str, about: bytes = b"") -> Answers:
-        """What all say; nobody where the supervisor does not answer in time."""
+    async def ask(self, what: str, about: bytes = b"", *, patience_s: float = PATIENCE_S) -> Answers:
+        """What all say who are not slower than that; nobody where the supervisor takes twice as long."""
         number = next(self._ids)
         asked: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
         self._asked[number] = asked
         try:
-            self._line.send(Ask(number, what, about))
-            async with asyncio.timeout(self._patience_s):
+            self._line.send(Ask(number, what, about, patience_s))
+            async with asyncio.timeout(2 * patience_s):
                 return await asked
         except TimeoutError:
             return Answers(number, {}, _NOBODY)

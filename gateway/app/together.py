@@ -20,6 +20,10 @@ READINESS = "readiness"
 _encode = msgspec.msgpack.Encoder().encode
 _figures = msgspec.msgpack.Decoder(Figures).decode
 _readiness = msgspec.msgpack.Decoder(Readiness).decode
+_SCRAPE_S = 2.0
+"""A worker that is slower is shown as it was at the scrape before."""
+_PROBE_S = 0.5
+"""One that hangs must not make a probe fail, which waits a second or so."""
 _WORST = ("ok", "degraded", "down")
 
 
@@ -43,10 +47,12 @@ class Together:
         catalogue: str,
     ) -> None:
         self._siblings = siblings
+        self._ready = ready
         self._catalogue = catalogue
 
         async def figures(_: bytes) -> bytes:
-            return _encode(metrics.figures(read))
+            # Thousands of rows take a while: off the event loop.
+            return await asyncio.to_thread(lambda: _encode(metrics.figures(read)))
 
         async def readiness(_: bytes) -> bytes:
             return _encode(ready())
@@ -56,7 +62,7 @@ class Together:
 
     async def metrics(self) -> bytes:
         """The exposition of all."""
-        told = await self._siblings.ask(FIGURES)
+        told = await self._siblings.ask(FIGURES, patience_s=_SCRAPE_S)
         return await asyncio.to_thread(self._render, told.answers, told.staff)
 
     def _render(self, answers: Mapping[int, bytes], staff: Staff) -> bytes:
@@ -68,8 +74,9 @@ class Together:
 
     async def readiness(self) -> Readiness:
         """The gateway is ready when every worker has been, and as long as one of them is."""
-        told = await self._siblings.ask(READINESS)
+        told = await self._siblings.ask(READINESS, patience_s=_PROBE_S)
         each = {number: _readiness(octets) for number, octets in told.answers.items()}
+        each[self._siblings.number] = self._ready()  # however slow the line
         return all_ready(each, told.staff)
 
 
@@ -105,7 +112,9 @@ def all_ready(each: Mapping[int, Readiness], staff: Staff) -> Readiness:
         checks[part] = worst if count == len(said) else f"{worst} ({count} of {len(said)} workers)"
     up, of = sum(staff.up), len(staff.up)
     silent = [number for number, is_up in enumerate(staff.up) if is_up and number not in each]
-    if not staff.begun:
+    if not staff.up:
+        checks["workers"] = "down: the supervisor does not answer"
+    elif not staff.begun:
         checks["workers"] = f"down: {up} of {of} have started"
     elif up < of:
         checks["workers"] = f"degraded: {up} of {of} serve, the others are started again"

@@ -57,7 +57,7 @@ async def _main(end: socket.socket) -> int:
         traffic=tuple(socket.socket(fileno=one) for one in begin.traffic),
         admin=tuple(socket.socket(fileno=one) for one in begin.admin),
         turns=begin.turns,
-        siblings=Siblings(line),
+        siblings=Siblings(line, begin.number),
     )
     room = _Room(line, departure, post.siblings)
     listening = loop.create_task(room.listen(), name="line")

@@ -195,10 +195,10 @@ class Metrics:
         yield build
 
     def figures(self, read: Callable[[], Iterable[Reading]]) -> Figures:
-        """All of it as a value, with the numbers that parts keep themselves."""
+        """All of it as a value, with the numbers that parts keep themselves; in any thread, as ``_families``."""
         return Figures(
             tuple(Row(tuple(row.kind), row.count, row.bytes_in, row.bytes_out) for row in list(self._rows.values())),
-            {cache: times.value for cache, times in self._durations.items()},
+            {cache: times.value for cache, times in list(self._durations.items())},
             self._upstream.value,
             tuple(Number(one.name, one.help, float(one.value), one.total, one.labels) for one in read()),
         )

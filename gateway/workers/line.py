@@ -93,6 +93,8 @@ class Ask(Message, frozen=True):
     id: int
     what: str
     about: bytes
+    patience_s: float
+    """For who is slow to answer."""
 
 
 class Reply(Message, frozen=True):

@@ -26,7 +26,7 @@ from ..hardening import harden
 from ..telemetry import logging as operator_log
 from .line import Answers, Ask, Begin, Leave, Line, Ready, Reload, Reply, Staff, ToSupervisor, at_supervisor, open_line
 from .listeners import bind, place_of
-from .switchboard import Switchboard
+from .switchboard import ALIVE, Switchboard
 
 log = logging.getLogger("gateway.workers")
 
@@ -41,6 +41,11 @@ _TRIES = 5
 """In a row that no worker gets as far as to serve."""
 _UNREAPED_S = 5.0
 """For a process whose line has ended."""
+
+ALIVE_S = 15.0
+"""How long a worker may take to say that it is alive."""
+_DEAF = 2
+"""So often in a row it must not have said so to be killed: a machine that sleeps wakes into one."""
 
 _CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gateway.app.working import main; sys.exit(main())"
 
@@ -73,6 +78,8 @@ class _Worker:
         self.failures = 0
         """In a row, before it served."""
         self.pause_s = 0.0
+        self.deaf = 0
+        """How often in a row it did not say that it is alive."""
 
 
 class Supervisor:
@@ -84,6 +91,7 @@ class Supervisor:
         command: Starts one; its standard input is the line.
         pauses_s: As ``PAUSES_S``.
         close_s: As ``CLOSE_S``.
+        alive_s: As ``ALIVE_S``.
     """
 
     def __init__(
@@ -94,7 +102,9 @@ class Supervisor:
         *,
         pauses_s: tuple[float, float] = PAUSES_S,
         close_s: float = CLOSE_S,
+        alive_s: float = ALIVE_S,
     ) -> None:
+        self._alive_s = alive_s
         self._pauses_s = pauses_s
         self._close_s = close_s
         self._config = config
@@ -127,7 +137,10 @@ class Supervisor:
                 if await self._serves(0):
                     keeping += map(self._kept, range(1, len(self._workers)))
                     await self._all_serve()
+                watching = loop.create_task(self._watch(), name="watch")
+                watching.add_done_callback(self._look)
                 await self._leaving.wait()
+                watching.cancel()
                 await self._end(keeping)
             finally:
                 for task in keeping:
@@ -263,7 +276,7 @@ class Supervisor:
                 self._board.reply(number, message)
 
     async def _ask(self, line: Line[ToSupervisor], asked: Ask) -> None:
-        answers = await self._board.ask(asked.what, asked.about)
+        answers = await self._board.ask(asked.what, asked.about, asked.patience_s)
         line.send(Answers(asked.id, answers, self.staff))
 
     @property
@@ -274,6 +287,20 @@ class Supervisor:
         )
 
     # All of them
+
+    async def _watch(self) -> None:
+        """Until all are to leave: one that hangs, and says nothing, is ended, and so started again."""
+        while True:
+            asked = {number: worker.process for number, worker in enumerate(self._workers) if worker.up}
+            alive = await self._board.ask(ALIVE, b"", self._alive_s)
+            for number, process in asked.items():
+                worker = self._workers[number]
+                worker.deaf = 0 if number in alive or worker.process is not process else worker.deaf + 1
+                if worker.deaf >= _DEAF:
+                    log.error("worker %d has not answered for %g s: killed", number, _DEAF * self._alive_s)
+                    _signal(process, signal.SIGKILL)
+                    worker.deaf = 0
+            await asyncio.sleep(self._alive_s)
 
     def _reload(self) -> None:
         for worker in self._workers:

@@ -16,11 +16,10 @@ from .line import Message, Question, Reply
 
 FIGURES = "figures"
 """The question whose answers are kept."""
+ALIVE = "alive"
+"""The question that every worker answers, whatever else it can tell."""
 GONE = -1
 """The number under which those that ended answer it."""
-
-PATIENCE_S = 1.0
-"""Who has not answered by then is left out, or answers with what it said last."""
 
 _decode = msgspec.msgpack.Decoder(Figures).decode
 
@@ -42,8 +41,7 @@ class _Asked:
 class Switchboard:
     """Of one event loop. Workers join when they serve and leave when their line ends."""
 
-    def __init__(self, patience_s: float = PATIENCE_S) -> None:
-        self._patience_s = patience_s
+    def __init__(self) -> None:
         self._lines: dict[int, Callable[[Message], None]] = {}
         self._asked: dict[int, _Asked] = {}
         self._last_id = 0
@@ -70,8 +68,8 @@ class Switchboard:
         if asked is not None and number in asked.waiting:
             asked.hear(number, reply.octets or None)
 
-    async def ask(self, what: str, about: bytes) -> dict[int, bytes]:
-        """What each worker says, by its number."""
+    async def ask(self, what: str, about: bytes, patience_s: float) -> dict[int, bytes]:
+        """What each worker says, by its number. Who has not answered in time is left out, or said it when last asked."""
         if not self._lines:
             return {}
         self._last_id += 1
@@ -81,7 +79,7 @@ class Switchboard:
             for send in list(self._lines.values()):
                 send(question)
             try:
-                async with asyncio.timeout(self._patience_s):
+                async with asyncio.timeout(patience_s):
                     await asked.settled.wait()
             except TimeoutError:
                 asked.waiting.clear()

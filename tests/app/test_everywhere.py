@@ -85,7 +85,7 @@ async def two(here: Worker, there: Worker, *, answering: bool = True) -> AsyncIt
     ends = [socket.socketpair() for _ in range(2)]
     lines = [await open_line(ours, at_worker) for ours, _ in ends]
     far = [await open_line(theirs, at_supervisor) for _, theirs in ends]
-    siblings = [Siblings(line, patience_s=60.0) for line in lines]
+    siblings = [Siblings(line, number) for number, line in enumerate(lines)]
     first = Asking(everywhere(here.endpoints, siblings[0]))
     everywhere(there.endpoints, siblings[1])
 

@@ -21,6 +21,7 @@ from gateway.workers.line import (
     at_worker,
     open_line,
 )
+from gateway.workers.switchboard import ALIVE
 
 STAFF = Staff((True, True), (0, 1), True)
 
@@ -37,7 +38,7 @@ class Office:
 async def office() -> AsyncIterator[Office]:
     one, other = socket.socketpair()
     line, supervisor = await open_line(one, at_worker), await open_line(other, at_supervisor)
-    yield Office(Siblings(line, patience_s=60.0), supervisor)
+    yield Office(Siblings(line, 0), supervisor)
     line.close()
     supervisor.close()
 
@@ -52,6 +53,11 @@ async def test_it_answers_what_it_knows_and_nothing_else(office: Office) -> None
     assert [await office.supervisor.hear(), await office.supervisor.hear()] == [Reply(1, b"hey!"), Reply(2, b"")]
 
 
+async def test_every_worker_says_that_it_is_alive(office: Office) -> None:
+    office.siblings.answer(Question(1, ALIVE, b""))
+    assert await office.supervisor.hear() == Reply(1, b"yes")
+
+
 async def test_a_fault_in_one_answer_is_not_the_end(office: Office, caplog: pytest.LogCaptureFixture) -> None:
     async def broken(about: bytes) -> bytes:
         raise RuntimeError(about)
@@ -63,8 +69,8 @@ async def test_a_fault_in_one_answer_is_not_the_end(office: Office, caplog: pyte
 
 
 async def test_answers_go_to_whoever_asked(office: Office) -> None:
-    first = asyncio.ensure_future(office.siblings.ask("a"))
-    second = asyncio.ensure_future(office.siblings.ask("b", b"about"))
+    first = asyncio.ensure_future(office.siblings.ask("a", patience_s=60.0))
+    second = asyncio.ensure_future(office.siblings.ask("b", b"about", patience_s=60.0))
     asked = [await office.supervisor.hear(), await office.supervisor.hear()]
     assert [(one.what, one.about) for one in asked if isinstance(one, Ask)] == [("a", b""), ("b", b"about")]
     for one in reversed(asked):
@@ -78,6 +84,6 @@ async def test_a_supervisor_that_does_not_answer_is_nobody_at_all() -> None:
     one, other = socket.socketpair()
     with other:
         line = await open_line(one, at_worker)
-        told = await Siblings(line, patience_s=0.0).ask("a")
+        told = await Siblings(line, 0).ask("a", patience_s=0.0)
         assert (told.answers, told.staff.begun) == ({}, False)
         line.close()

@@ -91,7 +91,9 @@ GOING = Readiness(False, {"traffic": "down: draining", "upstream": "ok"})
             id="one hangs",
         ),
         pytest.param({}, BOTH, False, {"workers": "degraded: 2 of 2 do not answer"}, id="all hang"),
-        pytest.param({}, Staff((), (), False), False, {"workers": "down: 0 of 0 have started"}, id="no supervisor"),
+        pytest.param(
+            {}, Staff((), (), False), False, {"workers": "down: the supervisor does not answer"}, id="no supervisor"
+        ),
     ],
 )
 def test_readiness(each: dict[int, Readiness], staff: Staff, ready: bool, checks: dict[str, str]) -> None:
@@ -101,7 +103,7 @@ def test_readiness(each: dict[int, Readiness], staff: Staff, ready: bool, checks
 async def test_a_scrape_asks_all_and_shows_their_sum() -> None:
     ours, theirs = socket.socketpair()
     line, supervisor = await open_line(ours, at_worker), await open_line(theirs, at_supervisor)
-    siblings = Siblings(line, patience_s=60.0)
+    siblings = Siblings(line, 1)
     metrics = Metrics("1", "19")
     x = Exchange("r", 0.0, "GET", "192.0.2.1")
     x.status, x.operation = 200, "GET /x"

@@ -148,8 +148,9 @@ def test_either_worker_tells_what_both_have_done(start: Start) -> None:
     hashed = hashlib.sha256(key.encode()).hexdigest()
     gateway = start(
         admin={"keys": [{"id": "ops", "sha256": hashed}]},
-        limits=[{"id": "caller", "by": "caller", "rate": "1000/s", "burst": 1000}],
+        limits=[{"id": "caller", "by": "caller", "rate": "1000/s", "burst": 1000, "advertise": True}],
     )
+    policies = set()
     bot = gateway.new_key("bot")
     ids: dict[str, str] = {}
     asked = 0
@@ -158,6 +159,10 @@ def test_either_worker_tells_what_both_have_done(start: Start) -> None:
         asked += 1
         assert (reply.status, asked < 1000) == (200, True)
         ids[reply.request_id.partition("-")[0]] = reply.request_id
+        policies.add(reply.value("RateLimit-Policy"))
+    (policy,) = policies
+    assert policy is not None
+    assert "pk=" in policy  # a caller's partition is called the same by both
     shown = f"Authorization: Bearer {key}"
     for _ in range(4):  # whichever worker it comes to
         for request_id in ids.values():

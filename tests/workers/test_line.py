@@ -61,7 +61,7 @@ async def test_what_a_worker_hears(message: Message) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [Ready(), Ask(1, "figures", b""), Reply(2, b"\xff" * 3_000_000)], ids=["ready", "ask", "long reply"]
+    "message", [Ready(), Ask(1, "figures", b"", 1.0), Reply(2, b"\xff" * 3_000_000)], ids=["ready", "ask", "long reply"]
 )
 async def test_what_a_supervisor_hears(message: Message) -> None:
     worker, supervisor, again = await pair()

@@ -38,13 +38,14 @@ async def main():
         return 3
     (directory / f"{begin.number}.pid").write_text(str(os.getpid()))
     line.send(Ready())
-    if does == "die":
-        return 0
     while (message := await line.hear()) is not None:
-        (directory / f"{begin.number}.heard").open("a").write(repr(message) + " ")
+        if not isinstance(message, Question):
+            (directory / f"{begin.number}.heard").open("a").write(repr(message) + " ")
         if isinstance(message, Question):
+            if does == "mute":
+                continue
             line.send(Reply(message.id, b"%d" % begin.number))
-        if isinstance(message, Leave) and (message.at_once or does == "serve"):
+        if isinstance(message, Leave) and (message.at_once or does in {"serve", "mute"}):
             return 0
     return 7
 
@@ -62,9 +63,16 @@ secrets: {pepper: "${file:/p}", encryption_key: "${file:/e}", audit_key: "${file
 
 
 class Play:
-    """A supervisor and what its workers are to do, by number: `serve`, `stay` (until hurried), `fail`, `die`."""
+    """A supervisor and what its workers are to do, by number: `serve`, `stay` (until hurried), `mute`, `fail`."""
 
-    def __init__(self, directory: Path, *does: str, pauses_s: tuple[float, float] = AT_ONCE, close_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *does: str,
+        pauses_s: tuple[float, float] = AT_ONCE,
+        close_s: float = 20.0,
+        alive_s: float = 60.0,
+    ) -> None:
         self.directory = directory
         self.does(*does)
         text = TEXT % len(does)
@@ -73,7 +81,7 @@ class Play:
         assert loaded.config is not None, loaded.problems
         self.config: Config = loaded.config
         command = [sys.executable, "-c", WORKER, str(ROOT), str(directory)]
-        self.supervisor = Supervisor(self.config, given, command, pauses_s=pauses_s, close_s=close_s)
+        self.supervisor = Supervisor(self.config, given, command, pauses_s=pauses_s, close_s=close_s, alive_s=alive_s)
         self.running = asyncio.ensure_future(self.supervisor.run())
 
     def does(self, *does: str) -> None:
@@ -173,6 +181,16 @@ async def test_when_none_can_be_started_any_more_it_gives_up(tmp_path: Path, cap
         os.kill(int(play.told(number, "pid")), signal.SIGKILL)
     assert await play.code() == FAILED
     assert "giving up" in caplog.text
+
+
+async def test_one_that_hangs_is_killed_and_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    play = Play(tmp_path, "serve", "mute", alive_s=0.5)
+    await play.begun()
+    before = play.told(1, "pid")
+    await play.until(lambda: play.told(1, "pid") not in {before, ""})
+    assert "worker 1 has not answered for 1 s: killed" in caplog.text
+    assert "worker 1 ended (killed by SIGKILL)" in caplog.text
+    assert await play.code(signal.SIGTERM) in {0, FAILED}  # the next one hangs just as well
 
 
 async def test_one_that_waits_to_be_started_again_is_not_waited_for(tmp_path: Path) -> None:

@@ -42,29 +42,29 @@ def gone(answers: dict[int, bytes]) -> Figures:
 async def test_everybody_is_asked() -> None:
     board = Switchboard()
     workers = [Worker(board, number, str(number).encode()) for number in range(3)]
-    assert await board.ask("who", b"about") == {0: b"0", 1: b"1", 2: b"2"}
+    assert await board.ask("who", b"about", 60.0) == {0: b"0", 1: b"1", 2: b"2"}
     assert [(one.asked[0].what, one.asked[0].about) for one in workers] == [("who", b"about")] * 3
 
 
 async def test_where_nobody_is_nobody_answers() -> None:
-    assert await Switchboard().ask("who", b"") == {}
+    assert await Switchboard().ask("who", b"", 60.0) == {}
 
 
 async def test_who_does_not_answer_is_left_out() -> None:
-    board = Switchboard(patience_s=0.0)
+    board = Switchboard()
     Worker(board, 0, b"0")
     silent = Worker(board, 1, None)
-    assert await board.ask("who", b"") == {0: b"0"}
+    assert await board.ask("who", b"", 0.0) == {0: b"0"}
     board.reply(1, Reply(silent.asked[0].id, b"late"))
     board.reply(1, Reply(99, b"to nothing"))
-    assert await board.ask("who", b"") == {0: b"0"}
+    assert await board.ask("who", b"", 0.0) == {0: b"0"}
 
 
 async def test_nobody_waits_for_one_that_ends_meanwhile() -> None:
-    board = Switchboard(patience_s=60.0)
+    board = Switchboard()
     Worker(board, 0, b"0")
     silent = Worker(board, 1, None)
-    asking = asyncio.ensure_future(board.ask("who", b""))
+    asking = asyncio.ensure_future(board.ask("who", b"", 60.0))
     while not silent.asked:
         await asyncio.sleep(0)
     board.leave(1)
@@ -72,16 +72,16 @@ async def test_nobody_waits_for_one_that_ends_meanwhile() -> None:
 
 
 async def test_who_has_nothing_to_say_is_left_out() -> None:
-    board = Switchboard(patience_s=60.0)
+    board = Switchboard()
     Worker(board, 0, b"")
     Worker(board, 1, b"1")
-    assert await board.ask("who", b"") == {1: b"1"}
+    assert await board.ask("who", b"", 60.0) == {1: b"1"}
 
 
 async def test_questions_do_not_mix() -> None:
-    board = Switchboard(patience_s=60.0)
+    board = Switchboard()
     silent = Worker(board, 0, None)
-    first, second = asyncio.ensure_future(board.ask("a", b"")), asyncio.ensure_future(board.ask("b", b""))
+    first, second = asyncio.ensure_future(board.ask("a", b"", 60.0)), asyncio.ensure_future(board.ask("b", b"", 60.0))
     while len(silent.asked) < 2:
         await asyncio.sleep(0)
     for question in reversed(silent.asked):
@@ -93,15 +93,15 @@ async def test_what_one_had_counted_outlives_it() -> None:
     board = Switchboard()
     Worker(board, 0, counted(1))
     Worker(board, 1, counted(10))
-    assert GONE not in await board.ask(FIGURES, b"")
+    assert GONE not in await board.ask(FIGURES, b"", 60.0)
     board.leave(1)
-    kept = gone(await board.ask(FIGURES, b""))
+    kept = gone(await board.ask(FIGURES, b"", 60.0))
     assert (kept.requests, [(one.name, one.value) for one in kept.numbers]) == (10, [("connects", 10.0)])
     Worker(board, 1, counted(2))
-    answers = await board.ask(FIGURES, b"")
+    answers = await board.ask(FIGURES, b"", 60.0)
     assert (gone(answers).requests, set(answers)) == (10, {0, 1, GONE})
     board.leave(1)
-    assert gone(await board.ask(FIGURES, b"")).requests == 12
+    assert gone(await board.ask(FIGURES, b"", 60.0)).requests == 12
 
 
 async def test_one_that_was_never_asked_leaves_nothing() -> None:
@@ -109,25 +109,25 @@ async def test_one_that_was_never_asked_leaves_nothing() -> None:
     Worker(board, 0, counted(1))
     Worker(board, 1, counted(5))
     board.leave(1)
-    assert set(await board.ask(FIGURES, b"")) == {0}
+    assert set(await board.ask(FIGURES, b"", 60.0)) == {0}
     board.leave(7)  # it had not joined
 
 
 async def test_who_is_slow_once_has_the_figures_of_before() -> None:
     """A sum that falls for a moment would look like a restart."""
-    board = Switchboard(patience_s=0.0)
+    board = Switchboard()
     slow = Worker(board, 0, counted(3))
     Worker(board, 1, counted(1))
-    await board.ask(FIGURES, b"")
+    await board.ask(FIGURES, b"", 60.0)
     slow.answer = None
-    answers = await board.ask(FIGURES, b"")
+    answers = await board.ask(FIGURES, b"", 0.0)
     assert msgspec.msgpack.decode(answers[0], type=Figures).requests == 3
 
 
 async def test_answers_to_other_questions_are_not_kept() -> None:
     board = Switchboard()
     Worker(board, 0, b"x")
-    await board.ask("who", b"")
+    await board.ask("who", b"", 60.0)
     board.leave(0)
     Worker(board, 1, b"y")
-    assert await board.ask("who", b"") == {1: b"y"}
+    assert await board.ask("who", b"", 60.0) == {1: b"y"}
