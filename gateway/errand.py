@@ -170,7 +170,7 @@ class Errand:
         reply = await road.upstream.send(request, body)
         try:
             head = reply.head
-            shape = shaped(head)
+            shape = head.shape or shaped(head)
             if credential is not None and shape.has_any(TELLING):
                 road.pacing.learn(credential.id, head, operation.name)
             x.upstream_status = head.status

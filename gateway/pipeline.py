@@ -366,16 +366,6 @@ class Gateway:
             reply.release()
             x.upstream_s = self.monotonic() - errand.started_at
 
-    def _answer(self, head: ResponseHead, told: _Told, principal: Principal, *, stored: bool) -> tuple[ResponseHead, bytes]:
-        """The head, and the limits' lines that go beside its fields."""
-        dialect, decision = self.road.dialect, told.decision
-        beside = dialect.beside(decision, principal, head)
-        if beside is None:
-            fields = dialect.merged(decision, principal, head.status, head.fields, self._wall(), stored=stored)
-            return ResponseHead(head.status, fields, head.reason), b""
-        fields, lines = beside
-        return (head if fields is head.fields else ResponseHead(head.status, fields, head.reason)), lines
-
     async def _relay(
         self,
         down: Downstream,
@@ -389,7 +379,14 @@ class Gateway:
     ) -> None:
         """The answer, whole or streamed, as fast as ``flow`` lets it. Cut, never completed, when the upstream dies in
         mid-body. ``stored``: GitLab was not asked."""
-        head, lines = self._answer(reply.head, told, principal, stored=stored)
+        dialect, decision, head, lines = self.road.dialect, told.decision, reply.head, b""
+        beside = dialect.beside(decision, principal, head)
+        if beside is None:
+            fields = dialect.merged(decision, principal, head.status, head.fields, self._wall(), stored=stored)
+        else:
+            fields, lines = beside
+        if fields is not head.fields:
+            head = ResponseHead(head.status, fields, head.reason)
         lines += b"X-Gateway-Request-Id: %b\r\n" % x.request_id.encode("ascii")
         x.status = head.status
         if reply.chunks is None:

@@ -41,10 +41,11 @@ class Flight(Generic[T]):
         self.landed = True
         if self._table.get(self._key) is self:
             del self._table[self._key]
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(outcome)
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(outcome)
         if self.ended is not None:
             self.ended()
 

@@ -25,8 +25,8 @@ from gateway.config import load
 from gateway.core.messages import ResponseHead
 from gateway.ports import Reply, RequestBody, UpstreamRequest
 
-CEILINGS = {"hit": 67, "not modified": 67, "refused": 64, "miss": 251}
-"""Calls a request, some nine in a hundred above what was counted: 61, 61, 58, 230."""
+CEILINGS = {"hit": 66, "not modified": 66, "refused": 64, "miss": 240}
+"""Calls a request, some nine in a hundred above what was counted: 60, 60, 58, 220."""
 
 ROUNDS = 50
 OURS = str(Path(gateway.__file__).parent)

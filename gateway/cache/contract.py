@@ -36,6 +36,8 @@ class Like(msgspec.Struct, gc=False):
     reuse_s: float = 0.0
     keep_s: float = 0.0
     immutable: bool = False
+    taught: bool = False
+    """An answer names no project that is not known by now."""
 
 
 class CacheRequest(msgspec.Struct, frozen=True, gc=False):
@@ -123,7 +125,7 @@ class Leases(Protocol):
 
 def with_status(head: ResponseHead, member: bytes, age_s: float = -1.0) -> ResponseHead:
     """``head`` with this cache's member appended to ``Cache-Status`` and, for a stored answer, its ``Age``."""
-    fields, shape = head.fields, shaped(head)
+    fields, shape = head.fields, head.shape or shaped(head)
     if b"cache-status" in shape.place:
         before = joined(fields, b"cache-status")
         fields = replaced(fields, (b"Cache-Status", (before or b"") + b", " + member))

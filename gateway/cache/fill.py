@@ -22,7 +22,7 @@ READ_AHEAD_BYTES = 256 << 10
 def promised_length(reply: Reply) -> int | None:
     """Its ``Content-Length``, where it has a readable one."""
     head = reply.head
-    value = shaped(head).first(head.fields, b"content-length")
+    value = (head.shape or shaped(head)).first(head.fields, b"content-length")
     return int(value) if value is not None and value.isdigit() and len(value) <= 18 else None
 
 

@@ -113,7 +113,7 @@ class PrivateCache:
             return reply, outcome
         if asked is not None and asked.only_if_cached:
             raise self._labels.only_if_cached(reason)
-        question = Question(request, forward, now, key, tags, reuse_s, like.keep_s, asked, like.if_none_match)
+        question = Question(request, forward, now, key, tags, reuse_s, like.keep_s, asked, like.if_none_match, like.taught)
         return await self._asking.ask(question, lookup, entry, reason)
 
     def _find_out(self, like: Like, request: CacheRequest) -> None:
@@ -137,6 +137,7 @@ class PrivateCache:
         like.if_none_match = reading.if_none_match
         like.key = private_key(request.partition, b"", request.sudo, reading.variance, request.reached_as)[_BEFORE_TARGET:]
         like.tags = self._tagging.of_answer(request.partition, request.target)
+        like.taught = self._tagging.is_taught(request.target)
         like.immutable = self._policy.immutable and is_immutable(request.operation.name, request.target)
         if like.immutable:
             like.reuse_s, like.keep_s = self._policy.access_ttl_s, KEEP_S

@@ -77,6 +77,8 @@ class Question(msgspec.Struct, frozen=True):
     keep_s: float
     asked: RequestDirectives | None
     if_none_match: bytes | None
+    taught: bool = False
+    """The answer names no project that is not known."""
 
 
 class PrivateAsking:
@@ -340,7 +342,8 @@ class PrivateAsking:
                 dropped=_DROPPED,
                 selecting=selecting(names, question.request.fields) if names else (),
             )
-            self._tagging.learn(question.request.target, head, body)
+            if not question.taught:
+                self._tagging.learn(question.request.target, head, body)
             if lookup.version > lookup.stamp:
                 outcome.stored = Stored.HELD
             elif not await self._store.put(question.key, (fresh,), question.keep_s, question.tags, lookup.stamp):

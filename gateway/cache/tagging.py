@@ -38,13 +38,18 @@ class Tagging:
         self.learn(target, reply.head, reply.whole)
         return tuple(dict.fromkeys((*before, *write_tags(target, self.names))))
 
+    def is_taught(self, target: bytes) -> bool:
+        """Whether an answer to ``target`` has no name to tell that is not known."""
+        place = place_of(target)
+        if place.owner == b"project" and len(place.segments) > 2 and self.names.others(place.spelt):
+            return True
+        return not place.teaches
+
     def learn(self, target: bytes, head: ResponseHead, body: bytes) -> None:
         """Names of projects, where the answer brings some that are not known."""
+        if len(body) > MAX_BODY_BYTES or self.is_taught(target):
+            return
         place = place_of(target)
-        if not place.teaches or len(body) > MAX_BODY_BYTES:
-            return
-        if place.owner == b"project" and len(place.segments) > 2 and self.names.others(place.spelt):
-            return
         content = plain(body, shaped(head).first(head.fields, b"content-encoding"))
         for number, path in names_in(place.segments, content, self._prefix) if content else ():
             self.names.learn(number, path)

@@ -46,7 +46,8 @@ class AdaptiveLimit:
 
     def __init__(self, settings: AdaptiveSettings) -> None:
         self._settings = settings
-        self._rooms: dict[Priority, int] = {}
+        self.rooms: dict[Priority, int] = {}
+        """How many requests at one time there is room for, by the class of one more."""
         self._settle(float(settings.most))
         self._long_s = 0.0
         self._windows = 0
@@ -63,7 +64,7 @@ class AdaptiveLimit:
 
     def has_room(self, priority: Priority, in_flight: int) -> bool:
         """Whether one more of this class may go up beside ``in_flight``."""
-        return in_flight < self._rooms[priority]
+        return in_flight < self.rooms[priority]
 
     def observe(self, latency_s: float, in_flight: int, now: float) -> None:
         """GitLab answered after ``latency_s``; ``in_flight`` were there when the request was sent."""
@@ -101,4 +102,4 @@ class AdaptiveLimit:
 
     def _settle(self, estimate: float) -> None:
         self._estimate = estimate
-        self._rooms = {priority: math.ceil(int(estimate) * share - 1e-9) for priority, share in SHARES.items()}
+        self.rooms = {priority: math.ceil(int(estimate) * share - 1e-9) for priority, share in SHARES.items()}

@@ -16,6 +16,8 @@ _SHAPES_BOUND = 512
 _REMEMBERED_BYTES = 2048
 """Of all names together; what has more is no shape of GitLab's."""
 
+_name = itemgetter(0)
+
 Pick = Callable[[Fields], Fields]
 """Some of the fields, in their order."""
 
@@ -88,13 +90,13 @@ _SHAPES: dict[tuple[bytes, ...], Shape] = {}
 
 def shape_of(fields: Sequence[Field]) -> Shape:
     """The one object of all answers with these names, as they are spelt, in this order."""
-    return _known(tuple([name for name, _ in fields]))
+    return _known(tuple(map(_name, fields)))
 
 
 def shaped(head: ResponseHead) -> Shape:
     """The shape of a head's fields."""
     shape = head.shape
-    return _known(tuple([name for name, _ in head.fields])) if shape is None else shape
+    return _known(tuple(map(_name, head.fields))) if shape is None else shape
 
 
 def _known(spelt: tuple[bytes, ...]) -> Shape:

@@ -96,7 +96,8 @@ class Breaker:
             return
         if self.state is _OPEN:
             return
-        self._slide(now)
+        if int(now / self._step_s) != self._slot:
+            self._slide(now)
         counts = self._slots[self._slot % _SLOTS]
         counts[0] += 1
         self._total += 1

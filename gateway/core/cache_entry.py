@@ -142,7 +142,7 @@ def make_entry(
     place = shape.place
     etag = telling[place[b"etag"]][1].strip() if b"etag" in place else b""
     date_at = _date(telling, shape, b"date", received_at)
-    modified_at = _date(telling, shape, b"last-modified", received_at)
+    modified_at = _date(telling, shape, b"last-modified", received_at) if b"last-modified" in place else None
     language = b""
     if selecting and any(name == b"accept-language" for name, _ in selecting):
         language = shape.first(telling, b"content-language") or b""
@@ -190,7 +190,7 @@ def _sorted(
     head: ResponseHead, directives: ResponseDirectives, dropped: frozenset[bytes]
 ) -> tuple[Fields, Fields, Shape, bool]:
     """What is kept; what may tell something of the entry itself, and its shape; whether the former say how long it is."""
-    fields, shape = head.fields, shaped(head)
+    fields, shape = head.fields, head.shape or shaped(head)
     if not (b"connection" in shape.place or directives.no_cache_fields or directives.private_fields):
         key = (_sorted, dropped)
         sorting: tuple[Pick, bool] | None = shape.memo.get(key)

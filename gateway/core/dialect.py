@@ -64,7 +64,7 @@ class LimitDialect:
         fields = head.fields
         if head.status == 429:
             return None
-        shape = shaped(head)
+        shape = head.shape or shaped(head)
         if shape.has_any(LIMIT_FIELDS):
             if not principal.brokered:
                 return None

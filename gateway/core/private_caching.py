@@ -126,7 +126,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 
 def storable(head: ResponseHead, reuse_s: float) -> Verdict:
     """By an answer's head; ``reuse_s`` is for how long it would be reused without asking."""
-    fields, shape = head.fields, shaped(head)
+    fields, shape = head.fields, head.shape or shaped(head)
     verdicts: _Verdicts | None = shape.memo.get(_Verdicts)
     if verdicts is None:
         verdicts = shape.memo[_Verdicts] = _Verdicts(shape)

@@ -142,7 +142,7 @@ class ResponseHeaderRules:
 
         None: they do not (Workhorse's instructions, a ``Connection`` that names fields): that is for ``forwardable``.
         """
-        fields, shape = head.fields, shaped(head)
+        fields, shape = head.fields, head.shape or shaped(head)
         passing = self._passing.get(shape, _UNKNOWN)
         if passing is _UNKNOWN:
             if len(self._passing) >= _PASSING_BOUND:

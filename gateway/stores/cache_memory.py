@@ -77,7 +77,7 @@ class MemoryCacheStore:
 
     def peek(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
         """As ``get``, at once."""
-        version = self._purged_at(tags)
+        version = self._purged_at(tags) if self._purges else self._forgotten
         slot = self._slots.get(key)
         clock = self._clock()
         stamp = max(int(clock * 1_000_000), self._latest)
@@ -91,7 +91,7 @@ class MemoryCacheStore:
         return Lookup(slot.entries, stamp, version)
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
-        if self._purged_at(tags) > stamp or ttl_s <= 0:
+        if (self._purged_at(tags) if self._purges else self._forgotten) > stamp or ttl_s <= 0:
             return False
         size = len(key)
         for entry in entries:
@@ -144,10 +144,9 @@ class MemoryCacheStore:
     def _purged_at(self, tags: tuple[bytes, ...]) -> int:
         latest = self._forgotten
         purges = self._purges
-        if purges:
-            for tag in tags:
-                at = purges.get(tag, 0)
-                latest = max(latest, at)
+        for tag in tags:
+            at = purges.get(tag, 0)
+            latest = max(latest, at)
         return latest
 
     # The queues

@@ -7,6 +7,7 @@ send ── room for this class ──→ upstream ── latency ──→ adap
 from __future__ import annotations
 
 import asyncio
+import time
 
 import msgspec
 
@@ -71,23 +72,24 @@ class AdmittingUpstream:
             # Before a place is taken, and before a turn is waited for: whoever sends slowly holds up nobody but himself.
             body = WholeBody(await collect(body, length))
         # Nobody overtakes those of the own class who wait already.
-        if self._queue or not self._limit.has_room(request.priority, self.in_flight):
+        if self.in_flight >= self._limit.rooms[request.priority] or self._queue:
             await self._wait(request)
         else:
             self.in_flight += 1
         in_flight = self.in_flight
-        clock = asyncio.get_running_loop().time
         try:
             reply = await self._upstream.send(request, body)
         except BaseException as failure:
             if isinstance(failure, Rejection) and failure.code in _BROKE_DOWN:
-                self._limit.dropped(clock())
+                self._limit.dropped(time.monotonic())
             self._leave()
             raise
         if (request.first_byte_timeout_s or 0.0) <= _PATIENT_S:
-            self._limit.observe(reply.first_byte_s, in_flight, clock())
+            self._limit.observe(reply.first_byte_s, in_flight, time.monotonic())
         if reply.chunks is None:
-            self._leave()
+            self.in_flight -= 1
+            if self._queue:
+                self._admit()
         else:
             reply.on_release(self._leave)
         return reply

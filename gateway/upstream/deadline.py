@@ -26,7 +26,9 @@ class Deadline:
 
     def set(self, in_s: float) -> None:
         """Expire ``in_s`` seconds from now, unless moved again."""
-        self._arm(self._loop.time() + in_s)
+        at = self._at = self._loop.time() + in_s
+        if at < self._timer_at:
+            self._arm(at)
 
     def clear(self) -> None:
         """Nothing to wait for at present."""

@@ -122,7 +122,10 @@ class Pool:
             self._idle.append(connection)
             if self._sweeper is None:
                 self._sweeper = self._loop.call_later(self._keepalive_s, self._sweep)
-        self.freed()
+        if self._queue:
+            self.freed()
+        else:
+            self.in_flight -= 1
 
     def gone(self, connection: Connection) -> None:
         self._open.discard(connection)

@@ -39,7 +39,9 @@ def render_head(request: UpstreamRequest, *, has_body: bool) -> bytes:
             rendered = repeated.rendered = (_lines(repeated.before), _lines(repeated.behind))
         before, behind = rendered
         fields = fields[len(repeated.before) : len(fields) - len(repeated.behind)]
-    framing = _framing(request, has_body=has_body)
+    framing = b""
+    if has_body or request.content_length is not None or request.method != "GET":
+        framing = _framing(request, has_body=has_body)
     return b"".join((method, target, b" HTTP/1.1\r\n", before, _lines(fields), behind, framing, b"\r\n"))
 
 

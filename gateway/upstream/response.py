@@ -8,7 +8,8 @@ What it refuses, it refuses for good: after a :class:`Malformed` nothing on that
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from operator import itemgetter
+from typing import Any, Protocol
 
 import msgspec
 
@@ -35,6 +36,7 @@ _CODINGS = frozenset({b"compress", b"deflate", b"gzip", b"identity", b"x-compres
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 
 _PLAIN, _CONTENT_LENGTH, _TRANSFER_ENCODING, _CONNECTION, _UPGRADE = range(5)
+_first = itemgetter(0)
 _KINDS = {
     b"content-length": _CONTENT_LENGTH,
     b"transfer-encoding": _TRANSFER_ENCODING,
@@ -89,11 +91,14 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
     length: int | None = None
     chunked = foreign = closing = upgrade = False
     del lines[0]
-    known = list(map(_LINES.get, lines))
-    entries = [_read_line(line) if entry is None else entry for line, entry in zip(lines, known, strict=True)]
-    for field, kind in entries:
+    entries: list[Any] = list(map(_LINES.get, lines))
+    for at, line in enumerate(lines):
+        entry = entries[at]
+        if entry is None:
+            entry = entries[at] = _read_line(line)
+        kind = entry[1]
         if kind:
-            value = field[1]
+            value = entry[0][1]
             if kind == _CONTENT_LENGTH:
                 if length is not None or not _LENGTH.fullmatch(value):
                     raise Malformed("Content-Length")
@@ -126,7 +131,7 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
         raise Malformed("no length and no announced close")
     else:
         framing = UNTIL_CLOSE
-    return Head(status, reason or b"", tuple([field for field, _ in entries]), framing, persistent, upgrade)
+    return Head(status, reason or b"", tuple(map(_first, entries)), framing, persistent, upgrade)
 
 
 def _is_foreign(coding: bytes) -> bool:
