@@ -67,8 +67,8 @@ class Refused(msgspec.Struct, gc=False):
     accept: bytes
     cross_origin: bool
     texts: dict[str, tuple[bytes, bytes, bytes, Kin]] = {}
-    """By the limit that refuses: the head's lines that stay, the body, and what of it stands behind the request's id; and
-    those refused so."""
+    """By the limit that refuses: the head's lines that stay; the body, with what stands before it. Where it names the
+    request: the body's octets before and behind that name. And those refused so."""
     latest: bool = True
     """The last request was refused, so the next one may well be."""
 
@@ -159,9 +159,9 @@ class ShortLane:
         takes, refused = way.takes, way.refused
         likely = refused is not None and refused.latest
         if refused is not None and likely:
-            octets = self._refuse(way, refused)
-            if octets is not None:
-                return octets
+            decision = self._road.limits.refuse_now(takes, way.principal) if takes else None
+            if decision is not None:
+                return self._refusal(way, refused, decision)
             refused.latest = False
         found = self._found(way)
         if found is None:
@@ -214,7 +214,7 @@ class ShortLane:
             _rendered(answer.fields),
             x.request_id.encode("ascii"),
             self._date(self._wall()),
-            _ending(way, body, b"Connection: close\r\n"),
+            _ending(way.method, body, b"Connection: close\r\n"),
         )
         x.bytes_out = len(octets)
         return octets
@@ -296,18 +296,18 @@ class ShortLane:
         x.limit_id, x.limit_remaining, x.limit_shadow = refusal.limit.id, refusal.remaining, decision.shadowed
         text = refused.texts.get(x.limit_id)
         if text is None:
-            text = refused.texts[x.limit_id] = (*_text(refused, x.limit_id), Kin(429, x.code))
-        lines, body, behind, x.kin = text
+            text = refused.texts[x.limit_id] = (*_text(way.method, refused, x.limit_id), Kin(429, x.code))
+        lines, ending, behind, x.kin = text
         request_id = x.request_id.encode("ascii")
         if behind:
-            body = b"%b%b%b" % (body, request_id, behind)
+            ending = _ending(way.method, b"%b%b%b" % (ending, request_id, behind))
         octets = b"".join(
             (
                 lines,
                 self._road.dialect.lines(decision, way.principal),
                 b"X-Gateway-Request-Id: %b\r\n" % request_id,
                 self._date(self._wall()),
-                _ending(way, body),
+                ending,
             )
         )
         x.bytes_out = len(octets)
@@ -406,14 +406,14 @@ def note(decision: Decision, x: Exchange) -> None:
     x.limit_shadow = decision.shadowed
 
 
-def _ending(way: Way, body: bytes, close: bytes = b"") -> bytes:
+def _ending(method: str, body: bytes, close: bytes = b"") -> bytes:
     """Of a refusal, behind ``Date``."""
-    if way.method == "HEAD":
+    if method == "HEAD":
         return close + b"\r\n"
     return b"Content-Length: %d\r\n%b\r\n%b" % (len(body), close, body)
 
 
-def _text(refused: Refused, limit_id: str) -> tuple[bytes, bytes, bytes]:
+def _text(method: str, refused: Refused, limit_id: str) -> tuple[bytes, bytes, bytes]:
     """For ``Refused.texts``."""
     head, body = render(
         rate_limited(),
@@ -424,7 +424,8 @@ def _text(refused: Refused, limit_id: str) -> tuple[bytes, bytes, bytes]:
         cross_origin=refused.cross_origin,
     )
     before, _, behind = body.partition(_ID.encode())
-    return status_line(head.status) + _rendered(head.fields), before, behind
+    lines = status_line(head.status) + _rendered(head.fields)
+    return (lines, before, behind) if behind else (lines, _ending(method, body), b"")
 
 
 def _prepare(served: Served, entry: Entry) -> bool:

@@ -10,7 +10,8 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,11 +25,13 @@ from gateway.app.assembly import Assembly, assemble
 from gateway.config import load
 from gateway.core.messages import ResponseHead
 from gateway.ports import Reply, RequestBody, UpstreamRequest
+from gateway.stores.cache_levels import TwoLevelCacheStore
 
-CEILINGS = {"hit": 66, "not modified": 66, "refused": 64, "miss": 240}
-"""Calls a request, some nine in a hundred above what was counted: 60, 60, 58, 220."""
+CEILINGS = {"hit": 67, "not modified": 67, "refused": 60, "Redis hit": 100, "miss": 240}
+"""Calls a request, some nine in a hundred above what was counted: 61, 61, 55, 92, 220."""
 
 ROUNDS = 50
+IN_ONE_TURN = 16
 OURS = str(Path(gateway.__file__).parent)
 BY_THE_CLOCK = ("audit.py", "audit_line.py", "redaction.py")  # how many lines fall into a count is chance
 BODY = b'{"id":1,"title":"' + b"x" * 1000 + b'"}'
@@ -107,9 +110,9 @@ class Client:
         return self.wire.answers[-1]
 
 
-async def made_with(directory: Path, burst: int) -> tuple[Assembly, str]:
+async def made_with(directory: Path, burst: int, store: str = "memory:") -> tuple[Assembly, str]:
     text = (Path(__file__).parent.parent / "benchmarks/peers/gateway.yaml").read_text()
-    values = {"DIR": directory, "NAME": "state", "ORIGIN": 9, "PORT": 0, "PORT2": 0, "STORE": "memory:"}
+    values = {"DIR": directory, "NAME": "state", "ORIGIN": 9, "PORT": 0, "PORT2": 0, "STORE": store}
     for name, value in {**values, "RATE": "1/day" if burst == 1 else "1000000/s", "BURST": burst}.items():
         text = text.replace(f"@{name}@", str(value))
     (directory / "state").mkdir(mode=0o700)
@@ -138,7 +141,16 @@ async def calls_of(client: Client, status: bytes, pages: Sequence[int], field: b
     """Calls a request, Python's and C's, after everything that is done once has been done."""
     for page in pages[:10]:
         assert (await client.ask(page, field)).split(b" ", 2)[1] == status
-    count = 0
+    with counted() as calls:
+        for page in pages[10:]:
+            await client.ask(page, field)
+    return sum(calls) / len(pages[10:])
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """What our own code calls: a list that holds the number in the end."""
+    count, calls = 0, list[int]()
 
     def note(frame: FrameType, event: str, _argument: object) -> None:
         nonlocal count
@@ -149,16 +161,39 @@ async def calls_of(client: Client, status: bytes, pages: Sequence[int], field: b
     before = sys.getprofile()
     sys.setprofile(note)
     try:
-        for page in pages[10:]:
-            await client.ask(page, field)
+        yield calls
     finally:
         sys.setprofile(before)
-    return count / len(pages[10:])
+        calls.append(count)
 
 
 async def test_a_cached_answer(client: Client) -> None:
     await client.ask(1)
     assert await calls_of(client, b"200", [1] * (10 + ROUNDS)) <= CEILINGS["hit"]
+
+
+async def test_a_cached_answer_with_buckets_in_redis(tmp_path: Path, redis_url: str) -> None:
+    """Of several in one turn, which share its round trip. The cheapest turn counts: in others the copies at hand may be in
+    doubt for a moment, which is the clock's doing."""
+    made, key = await made_with(tmp_path, 1_000_000, redis_url)
+    clients = [Client(made, key) for _ in range(IN_ONE_TURN)]
+    for client in clients:
+        client.connection.connection_made(client.wire)
+    await asyncio.sleep(0)
+    store = made.cache_room.store
+    assert isinstance(store, TwoLevelCacheStore)
+    async with asyncio.timeout(10):
+        while not store.trusted:
+            await clients[0].ask(1)
+    turns = []
+    for _ in range(ROUNDS):
+        with counted() as calls:
+            await asyncio.gather(*[client.ask(1) for client in clients])
+        turns += calls
+    assert min(turns) / len(clients) <= CEILINGS["Redis hit"]
+    for client in clients:
+        client.connection.connection_lost(None)
+    await made.stack.aclose()
 
 
 async def test_a_304_from_the_cache(client: Client) -> None:

@@ -126,6 +126,8 @@ class Takes(tuple[Take, ...]):
     """Once it is over, the same request may take otherwise."""
     told: object
     """Whoever tells these callers of their limits keeps here what stays the same."""
+    packed: tuple[bytes, bytes] | None
+    """Keys and wishes as a store writes them that asks afar."""
 
     def __init__(self, takes: Iterable[Take] = (), era: Era = _ALWAYS) -> None:
         del takes  # they are in place by now
@@ -136,6 +138,7 @@ class Takes(tuple[Take, ...]):
         self.owing = any(take.limit.concurrent or take.limit.settlement is not None for take in self)
         self.era = era
         self.told = None
+        self.packed = None
 
     def __new__(cls, takes: Iterable[Take] = (), era: Era = _ALWAYS) -> Self:
         """As a tuple's, which knows of no era."""

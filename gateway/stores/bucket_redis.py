@@ -59,6 +59,8 @@ class RedisBuckets:
         self._flushing = False
         self._known: dict[str, tuple[float, float, float]] = {}
         self._known_before: dict[str, tuple[float, float, float]] = {}
+        self._short: set[str] = set()
+        """Buckets that were last heard to be empty, or to refuse: of others no refusal is certain."""
         self._redis_ahead = clock() - monotonic()
         self._failures = 0
         self._prober: asyncio.Task[None] | None = None
@@ -84,7 +86,7 @@ class RedisBuckets:
             return Decision(True, (), self._clock())
         if self._failures >= _FAILURES_TO_OPEN or self._closed:
             return self._without_redis(takes, lease)
-        certain = self._certainly_refused(takes)
+        certain = self.refused_now(takes)
         if certain is not None:
             return certain
         decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
@@ -101,7 +103,7 @@ class RedisBuckets:
     def take_now(self, takes: Sequence[Take], lease: bytes = b"") -> Decision | None:
         if self._failures >= _FAILURES_TO_OPEN or self._closed:
             return self._without_redis(takes, lease)
-        return self._certainly_refused(takes)
+        return self._certainly_refused(takes) if self._short else None
 
     def take_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Asked:
         if self._failures >= _FAILURES_TO_OPEN or self._closed:
@@ -113,7 +115,7 @@ class RedisBuckets:
     def refused_now(self, takes: Sequence[Take]) -> Decision | None:
         if self._failures >= _FAILURES_TO_OPEN or self._closed:
             return None
-        return self._certainly_refused(takes)
+        return self._certainly_refused(takes) if self._short else None
 
     async def look(self, takes: Sequence[Take]) -> Decision:
         try:
@@ -165,24 +167,18 @@ class RedisBuckets:
             self._send(waiting[start : start + _BATCH], in_full=False)
 
     def _send(self, batch: list[Work], *, in_full: bool) -> None:
-        arguments = self._wishes.arguments(batch)
-        script = ("EVAL", self._take.text) if in_full else ("EVALSHA", self._take.sha)
+        octets = self._wishes.command(self._take.in_full if in_full else self._take.by_hash, batch)
         sent_at = self._monotonic()
         try:
-            answered = self._link.post([(*script, *arguments)])
+            self._link.call(octets, partial(self._answered, batch, sent_at))
         except RedisUnavailable:
             self._failed(batch)
             return
-        answered.add_done_callback(partial(self._answered, batch, sent_at))
         if sent_at - self._counted_at >= _COUNT_EVERY_S:
             self._counted_at = sent_at
             self._recount()
 
-    def _answered(self, batch: list[Work], sent_at: float, answered: asyncio.Future[list[RedisValue | RedisError]]) -> None:
-        if answered.cancelled() or answered.exception() is not None:
-            self._failed(batch)
-            return
-        answer = answered.result()[0]
+    def _answered(self, batch: list[Work], sent_at: float, answer: RedisValue | RedisError | RedisUnavailable) -> None:
         if isinstance(answer, RedisError) and answer.kind == "NOSCRIPT":
             # A restart, a flush or a failover forgot it. In full it runs and is known again; nothing was taken yet.
             self._send(batch, in_full=True)
@@ -193,9 +189,8 @@ class RedisBuckets:
             self._failed(batch)
             return
         self._succeeded()
-        heard_at = self._monotonic()
+        self._learn(batch, found, sent_at)
         for work, decision in zip(batch, found, strict=True):
-            self._learn(work.takes, decision, sent_at, heard_at)
             if work.deed is not Deed.TAKE:
                 continue
             if work.lease and decision.allowed:
@@ -226,15 +221,32 @@ class RedisBuckets:
 
     # What the last answers said
 
-    def _learn(self, takes: Sequence[Take], decision: Decision, sent_at: float, heard_at: float) -> None:
-        self._redis_ahead = decision.now - sent_at
+    def _learn(self, batch: list[Work], found: list[Decision], sent_at: float) -> None:
+        heard_at = self._monotonic()
+        self._redis_ahead = found[-1].now - sent_at
+        last: dict[str, float] = {}
+        short: list[str] = []
+        for work, decision in zip(batch, found, strict=True):
+            if decision.takes is not None:
+                for plain, left in zip(decision.takes.plain, decision.lefts, strict=True):
+                    last[plain[0]] = left
+                continue
+            for take, bucket in zip(work.takes, decision.found, strict=True):
+                if not take.limit.concurrent:  # a place may come free at any moment
+                    last[take.key] = bucket.remaining
+                    if not bucket.allowed:
+                        short.append(take.key)
         known = self._known
-        for take, bucket in zip(takes, decision.states, strict=True):
-            if not take.limit.concurrent:  # a place may come free at any moment
-                known[take.key] = (bucket.remaining, sent_at, heard_at)
+        for key, left in last.items():
+            known[key] = (left, sent_at, heard_at)
+            if left < 1.0:
+                short.append(key)
+        self._short.difference_update(last)
+        self._short.update(short)
         if len(known) >= _KNOWN_BOUND:
             # Two generations, the older one dropped whole: bounded without ordering every entry.
             self._known, self._known_before = {}, known
+            self._short.intersection_update(known)
 
     def _at_most(self, take: Take, now: float, within_s: float = float("inf")) -> float | None:
         """The most that the bucket can hold by now: others may have taken since, few give. None when unknown, or when it
@@ -248,6 +260,11 @@ class RedisBuckets:
         return min(take.limit.burst, known[0] + (now - known[1]) * take.limit.rate)
 
     def _certainly_refused(self, takes: Sequence[Take]) -> Decision | None:
+        for take in takes:
+            if take.key in self._short:
+                break
+        else:
+            return None
         now = self._monotonic()
         for take in takes:
             most = self._at_most(take, now, within_s=_TRUSTED_S)

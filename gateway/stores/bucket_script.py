@@ -6,11 +6,12 @@ import enum
 import hashlib
 import struct
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib import resources
 
 import msgspec
 
-from ..core.limits import BucketState, Decision, Limit, Take, affordable, state
+from ..core.limits import BucketState, Decision, Limit, Take, Takes, admitted, affordable, state
 from .redis_link import Argument
 
 _WISH = struct.Struct("<dddB")
@@ -53,6 +54,8 @@ class Script:
     def __init__(self, text: str) -> None:
         self.text = text
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self.by_hash = _bulk("EVALSHA", self.sha)
+        self.in_full = _bulk("EVAL", text)
 
     @classmethod
     def named(cls, name: str) -> Script:
@@ -84,6 +87,32 @@ class Wishes:
                     wishes.append(_WISH.pack(limit.per_us, limit.burst, take.cost, deed) + lease)
         return [len(keys), *keys, *wishes]
 
+    def command(self, script: bytes, batch: Sequence[Work]) -> bytes:
+        """The whole call, ready for the wire. ``script``: its ``by_hash`` or ``in_full``."""
+        keys: list[bytes] = []
+        wishes: list[bytes] = []
+        count = 0
+        for work in batch:
+            takes = work.takes
+            packed = takes.packed if type(takes) is Takes and work.deed is Deed.TAKE else None
+            if packed is None:
+                packed = self._pack(work)
+            keys.append(packed[0])
+            wishes.append(packed[1])
+            count += len(takes)
+        number = b"%d" % count
+        head = b"*%d\r\n%b$%d\r\n%b\r\n" % (3 + 2 * count, script, len(number), number)
+        return b"".join((head, *keys, *wishes))
+
+    def _pack(self, work: Work) -> tuple[bytes, bytes]:
+        _, *arguments = self.arguments([work])
+        middle = len(arguments) // 2
+        packed = (_bulk(*arguments[:middle]), _bulk(*arguments[middle:]))
+        takes = work.takes
+        if type(takes) is Takes and work.deed is Deed.TAKE and takes.plain:
+            takes.packed = packed  # the same whoever asks: no lease is named
+        return packed
+
     def _wish(self, take: Take, last: bool) -> bytes:
         memo = (id(take.limit), take.cost, last)
         held = self._packed.get(memo)
@@ -103,20 +132,38 @@ def decisions(batch: Sequence[Work], answer: object) -> list[Decision]:
     Raises:
         ValueError: It is not an answer to these requests.
     """
-    if not isinstance(answer, bytes) or len(answer) != _CLOCK.size + _BUCKET.size * sum(
-        [len(work.takes) for work in batch]
-    ):
+    count = 0
+    for work in batch:
+        count += len(work.takes)
+    if not isinstance(answer, bytes) or len(answer) != _CLOCK.size + _BUCKET.size * count:
         raise ValueError("not an answer of the script")
-    now = _CLOCK.unpack_from(answer)[0] / 1_000_000
-    offset = _CLOCK.size
+    numbers = _answer_of(count).unpack(answer)  # the clock, then tokens and enough of each bucket
+    now = numbers[0] / 1_000_000
+    at = 1
     found = []
     for work in batch:
-        states: list[BucketState] = []
-        allowed = True
-        for take in work.takes:
-            tokens, enough = _BUCKET.unpack_from(answer, offset)
-            offset += _BUCKET.size
-            states.append(state(take.limit, enough == 1, tokens, take.cost))
-            allowed = allowed and (enough == 1 or take.limit.shadow)
-        found.append(Decision(allowed, tuple(states), now))
+        takes = work.takes
+        end = at + 2 * len(takes)
+        enough = numbers[at + 1 : end : 2]
+        if type(takes) is Takes and takes.plain and 0 not in enough:
+            found.append(admitted(takes, numbers[at:end:2], now))
+        else:
+            states: list[BucketState] = []
+            allowed = True
+            for take, had, tokens in zip(takes, enough, numbers[at:end:2], strict=True):
+                states.append(state(take.limit, had == 1, tokens, take.cost))
+                allowed = allowed and (had == 1 or take.limit.shadow)
+            found.append(Decision(allowed, tuple(states), now))
+        at = end
     return found
+
+
+@lru_cache(maxsize=1024)
+def _answer_of(count: int) -> struct.Struct:
+    return struct.Struct("<d" + "dB" * count)
+
+
+def _bulk(*arguments: Argument) -> bytes:
+    """Arguments of a command as RESP writes them."""
+    octets = [one if isinstance(one, bytes) else str(one).encode() for one in arguments]
+    return b"".join([b"$%d\r\n%b\r\n" % (len(one), one) for one in octets])

@@ -11,9 +11,10 @@ A store that moves large values wants a link of its own: replies come in order, 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .redis_address import RedisAddress, parse_address
 from .redis_wire import (
@@ -29,8 +30,11 @@ from .redis_wire import (
     packed,
 )
 
+log = logging.getLogger("gateway.stores")
+
 __all__ = ["Argument", "Command", "RedisError", "RedisLink", "RedisUnavailable", "RedisValue"]
 
+Hear = Callable[["RedisValue | RedisError | RedisUnavailable"], None]
 _MAX_IN_FLIGHT = 4096
 """Replies awaited at most; beyond that Redis is not keeping up, and more calls would only wait to time out."""
 _FAILURES_TO_DROP = 5
@@ -57,6 +61,47 @@ class _Slot:
         self.deadline = deadline
         self.replies: list[RedisValue | RedisError] = []
 
+    @property
+    def waited_for(self) -> bool:
+        return not self.future.done()
+
+    def answer(self) -> None:
+        self.future.set_result(self.replies)
+
+    def fail(self, reason: str) -> None:
+        self.future.set_exception(RedisUnavailable(reason))
+
+
+class _Call:
+    """The same for one command, whose reply goes straight to ``then``."""
+
+    __slots__ = ("_then", "deadline", "replies", "want")
+
+    def __init__(self, then: Hear, deadline: float) -> None:
+        self._then: Hear | None = then
+        self.want = 1
+        self.deadline = deadline
+        self.replies: list[RedisValue | RedisError] = []
+
+    @property
+    def waited_for(self) -> bool:
+        return self._then is not None
+
+    def answer(self) -> None:
+        self._tell(self.replies[0])
+
+    def fail(self, reason: str) -> None:
+        self._tell(RedisUnavailable(reason))
+
+    def _tell(self, reply: RedisValue | RedisError | RedisUnavailable) -> None:
+        then, self._then = self._then, None
+        assert then is not None, "told once"
+        try:
+            then(reply)
+        except Exception:
+            # Behind this call others wait for their replies: the connection must not die of it.
+            log.exception("fault in what hears a reply of Redis")
+
 
 class RedisLink:
     """One connection, shared by any number of callers of one event loop.
@@ -80,7 +125,7 @@ class RedisLink:
         self._unanswered = 0
         self._refused_at = float("-inf")
         self._out: list[bytes] = []
-        self._slots: deque[_Slot] = deque()
+        self._slots: deque[_Slot | _Call] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._grace = False
         self._flushing = False
@@ -133,6 +178,32 @@ class RedisLink:
         Raises:
             RedisUnavailable: At once, when Redis is known to be down or is far behind.
         """
+        loop = self._open()
+        future: asyncio.Future[list[RedisValue | RedisError]] = loop.create_future()
+        if not commands:
+            future.set_result([])
+            return future
+        # Packed before the slot exists: an argument that can't be packed must not leave a place without a command.
+        self._out.append(packed(commands))
+        self._enter(_Slot(future, len(commands), loop.time() + self._timeout_s))
+        if not self._flushing and self._wire is not None:
+            self._flushing = True
+            loop.call_soon(self._flush)
+        return future
+
+    def call(self, packed: bytes, then: Hear) -> None:
+        """One command, as ``redis_wire.packed`` writes it, sent without waiting for the turn's end. ``then`` is given its
+        reply where that is read, or RedisUnavailable; what it raises is logged.
+
+        Raises:
+            RedisUnavailable: As ``post``; ``then`` is not called.
+        """
+        loop = self._open()
+        self._out.append(packed)
+        self._enter(_Call(then, loop.time() + self._timeout_s))
+        self._flush()
+
+    def _open(self) -> asyncio.AbstractEventLoop:
         loop = self._loop
         if loop is None or self._keeper is None:
             loop = self._start()
@@ -142,19 +213,12 @@ class RedisLink:
         if len(self._slots) >= _MAX_IN_FLIGHT or (self._wire is not None and self._wire.full):
             self.failures += 1
             raise RedisUnavailable("busy")
-        future: asyncio.Future[list[RedisValue | RedisError]] = loop.create_future()
-        if not commands:
-            future.set_result([])
-            return future
-        # Packed before the slot exists: an argument that can't be packed must not leave a place without a command.
-        self._out.append(packed(commands))
-        self._slots.append(_Slot(future, len(commands), loop.time() + self._timeout_s))
-        if self._timer is None:
-            self._timer = loop.call_later(self._timeout_s, self._expire)
-        if not self._flushing and self._wire is not None:
-            self._flushing = True
-            loop.call_soon(self._flush)
-        return future
+        return loop
+
+    def _enter(self, slot: _Slot | _Call) -> None:
+        self._slots.append(slot)
+        if self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(self._timeout_s, self._expire)
 
     async def close(self) -> None:
         """Fails what is under way and lets go of the connection. Idempotent."""
@@ -189,9 +253,9 @@ class RedisLink:
             self.trouble, self._refused_at = reply.kind, self._loop.time()
         if len(slot.replies) == slot.want:
             self._slots.popleft()
-            if not slot.future.done():
+            if slot.waited_for:
                 self._unanswered = 0
-                slot.future.set_result(slot.replies)
+                slot.answer()
 
     def _expire(self) -> None:
         """Fail what is overdue. One timer serves every call: all have the same timeout, so deadlines stand in order."""
@@ -199,14 +263,14 @@ class RedisLink:
         loop = self._loop
         assert loop is not None
         now = loop.time()
-        overdue = [slot for slot in self._slots if slot.deadline <= now and not slot.future.done()]
+        overdue = [slot for slot in self._slots if slot.deadline <= now and slot.waited_for]
         if overdue and not self._grace:
             self._grace = True
             self._timer = loop.call_later(GRACE_S, self._expire)
             return
         self._grace = False
         for slot in overdue:
-            slot.future.set_exception(RedisUnavailable("timeout"))
+            slot.fail("timeout")
             self.failures += 1
             self.trouble = "timeout"
         if overdue:
@@ -214,7 +278,7 @@ class RedisLink:
             if self._unanswered >= _FAILURES_TO_DROP or self._wire is None:
                 self._drop("timeout", down=True)
                 return
-        waiting = next((slot.deadline for slot in self._slots if not slot.future.done()), None)
+        waiting = next((slot.deadline for slot in self._slots if slot.waited_for), None)
         if waiting is not None:
             self._timer = loop.call_at(max(waiting, now), self._expire)
 
@@ -234,8 +298,8 @@ class RedisLink:
             self._timer = None
         self._grace = False
         for slot in slots:
-            if not slot.future.done():
-                slot.future.set_exception(RedisUnavailable(reason))
+            if slot.waited_for:
+                slot.fail(reason)
                 self.failures += 1
 
     # Connecting

@@ -15,6 +15,7 @@ from gateway.core.limits import Take
 from gateway.stores.bucket_memory import MemoryBuckets
 from gateway.stores.bucket_script import Deed, Wishes, Work, decisions
 from gateway.stores.redis_link import RedisError, RedisLink
+from gateway.stores.redis_wire import packed
 
 from .bucket_model import BUCKETS, LIMITS, T0, TAKE, Model, done, driven, said, turns, work
 
@@ -105,6 +106,18 @@ async def test_a_refusal_writes_nothing(link: RedisLink) -> None:
 def test_what_is_no_answer_is_refused(answer: object) -> None:
     with pytest.raises(ValueError, match="not an answer"):
         decisions([Work([Take("k", LIMITS[0])])], answer)
+
+
+@given(turns)
+def test_a_call_is_written_as_the_client_library_writes_it(
+    asked: tuple[int, list[tuple[Deed, list[int], float, float, bytes]]],
+) -> None:
+    wishes = Wishes()
+    turn = [work(*part) for part in asked[1]]
+    expected = packed([("EVALSHA", TAKE.sha, *wishes.arguments(turn))])
+    for _ in range(2):  # as remembered, too
+        assert wishes.command(TAKE.by_hash, turn) == expected
+    assert wishes.command(TAKE.in_full, turn) == packed([("EVAL", TAKE.text, *wishes.arguments(turn))])
 
 
 def test_the_memo_of_wishes_is_bounded() -> None:
