@@ -27,8 +27,8 @@ from gateway.core.messages import ResponseHead
 from gateway.ports import Reply, RequestBody, UpstreamRequest
 from gateway.stores.cache_levels import TwoLevelCacheStore
 
-CEILINGS = {"hit": 67, "not modified": 67, "refused": 60, "Redis hit": 100, "miss": 240}
-"""Calls a request, some nine in a hundred above what was counted: 61, 61, 55, 92, 220."""
+CEILINGS = {"hit": 66, "not modified": 66, "refused": 60, "Redis hit": 100, "miss": 240}
+"""Calls a request, some nine in a hundred above what was counted: 60, 60, 55, 92, 220."""
 
 ROUNDS = 50
 IN_ONE_TURN = 16
