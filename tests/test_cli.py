@@ -53,6 +53,9 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
         ["check", "--config", "/"],
         ["check", "--config", "a\0b"],
         ["serve", "--upstream", "gitlab.internal"],
+        ["serve", "--upstream", "http://127.0.0.1:9", "--workers", "two"],
+        ["serve", "--upstream", "http://127.0.0.1:9", "--workers", "0"],
+        ["serve", "--upstream", "http://127.0.0.1:9", "--workers", "2"],  # their stores are in memory
         ["serve", "--conf", "x"],
     ],
     ids=" ".join,

@@ -81,10 +81,13 @@ def both(gateway: Workers) -> int:
     raise AssertionError("one worker has answered a thousand requests, and the other none")
 
 
-@pytest.mark.parametrize("where", ["file", "stdout"])
+@pytest.mark.parametrize("where", ["file", "stdout", "rotated"])
 def test_requests_figures_and_record_are_those_of_one(start: Start, where: str, tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
-    gateway = start(audit={"sink": f"file:{file}" if where == "file" else "stdout", "chain": True})
+    audit: dict[str, Any] = {"sink": "stdout" if where == "stdout" else f"file:{file}", "chain": True}
+    if where == "rotated":
+        audit["rotate"] = {"size": "4KiB", "keep": 1000}
+    gateway = start(audit=audit)
     asked = both(gateway)
     assert gateway.answered() == asked
     assert sum(gateway.numbers("gitlab_gateway_worker_requests_total")) == asked
@@ -96,11 +99,13 @@ def test_requests_figures_and_record_are_those_of_one(start: Start, where: str, 
     assert gateway.stop() == 0
     if where == "stdout":
         file.write_text("".join(gateway.audit.all))
-    lines = [json.loads(line) for line in file.read_bytes().splitlines()]
+    files = sorted(tmp_path.glob("audit.jsonl*"), key=lambda one: -int(one.suffix[1:]) if one.suffix != ".jsonl" else 0)
+    assert (len(files) > 1) is (where == "rotated")
+    lines = [json.loads(line) for one in files for line in one.read_bytes().splitlines()]
     requests = [line for line in lines if line.get("operation") == "GET /api/v4/version"]
     assert len(requests) == len({line["request_id"] for line in requests}) == asked
     assert len({line["chain"] for line in requests}) == 2
-    assert "whole" in gateway.command("audit", "verify", str(file)).stderr
+    assert "whole" in gateway.command("audit", "verify", *map(str, files)).stderr
 
 
 def test_a_limit_is_exact_across_workers(start: Start) -> None:
