@@ -151,11 +151,11 @@ def main() -> None:
         try:
             bench.start_ground()
             store = f"redis://127.0.0.1:{bench.redis}/0" if bench.redis else "memory:"
-            program, port, key = bench.gateway("flame", store)
+            program, port, key = bench.gateway("flame", STORE=store, CACHE="memory")
             for kind in ("hit", "miss"):
                 shape = Shape(ISSUES, {"PRIVATE-TOKEN": key}, distinct=kind == "miss")
                 root = watched(bench, spy, shape, port, program.pid, given.seconds)
-                where = f"buckets and cache in {store.partition(':')[0]}"
+                where = f"buckets in {store.partition(':')[0]}, cache in memory"
                 title = f"A {kind}, {where}, {root.samples:,} samples, Python {bench.python}"
                 svg = drawn(root, title)
                 if given.write:

@@ -65,9 +65,7 @@ def run(starts: int, clients: int) -> Footprint:
 def _measure(bench: Bench, starts: int, clients: int) -> Footprint:
     took, cpu, rss = [], [], []
     port = free_port()
-    config = bench.file(
-        "gateway.yaml", NAME="start", PORT=port, PORT2=free_port(), STORE="memory:", RATE="10000000/s", BURST=10_000_000
-    )
+    config = bench.gateway_file("start", port)
     key, given = bench.key_for("start", config)
     shape = Shape(ISSUES, {"PRIVATE-TOKEN": key})
     argv = [bench.python.path, "-m", "gateway", "serve", "--config", config]

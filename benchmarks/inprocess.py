@@ -112,7 +112,7 @@ class Subject:
 async def subject(directory: Path, change: Change = lambda config: config, template: str = "gateway.yaml") -> Subject:
     """A gateway with the configuration of the bench, changed; ``directory`` is its own."""
     text = (PEERS / template).read_text()
-    values = {"DIR": directory, "NAME": "state", "ORIGIN": 9, "PORT": 0, "PORT2": 0, "STORE": "memory:"}
+    values = {"DIR": directory, "NAME": "state", "ORIGIN": 9, "PORT": 0, "PORT2": 0, "STORE": "memory:", "CACHE": "shared"}
     for name, value in {**values, "RATE": "10000000/s", "BURST": 10_000_000}.items():
         text = text.replace(f"@{name}@", str(value))
     (directory / "state").mkdir(mode=0o700, parents=True)

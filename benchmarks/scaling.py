@@ -228,7 +228,7 @@ def _memory() -> Memory:
         bench = Bench(Path(directory))
         try:
             bench.start_ground()
-            program, port, key = bench.gateway("million", "memory:")
+            program, port, key = bench.gateway("million")
             own = {"PRIVATE-TOKEN": key}
             shapes = ((Shape(ISSUES, own, distinct=True), MISSES), (Shape(ISSUES, own), EACH))
             sizes.append(program.rss_kib() / 1024)

@@ -115,29 +115,41 @@ class Bench:
     def _start_gateways(self) -> None:
         miss, hit = "key, rules, 2 buckets, cache miss stored, metrics, audit", "the same, answered from cache"
         for where in ("", " Redis") if self.redis else ("",):
-            does = ", buckets and cache in Redis" if where else ""
+            does = ", buckets in Redis" if where else ""
             # A database each: they'd take from the same buckets.
-            stores = [f"redis://127.0.0.1:{self.redis}/{number}" if where else "memory:" for number in (0, 1)]
-            program, port, key = self.gateway(f"gateway{where.strip()}", stores[0])
+            stores = [self._database(number) if where else "memory:" for number in (0, 1)]
+            program, port, key = self.gateway(f"gateway{where.strip()}", STORE=stores[0], CACHE="memory")
             own = {"PRIVATE-TOKEN": key}
             known = {**own, "If-None-Match": _ETAG}
             self._add(f"gateway{where} miss", miss + does, program, port, Shape(ISSUES, own, distinct=True))
             self._add(f"gateway{where} miss 20 KB", miss + does, program, port, _big(key))
             self._add(f"gateway{where} hit", hit + does, program, port, Shape(ISSUES, own))
             self._add(f"gateway{where} 304", hit + does, program, port, Shape(ISSUES, known, status=304))
-            program, port, key = self.gateway(f"limited{where.strip()}", stores[1], rate="1/day", burst=1)
+            limited = {"STORE": stores[1], "CACHE": "memory", "RATE": "1/day", "BURST": 1}
+            program, port, key = self.gateway(f"limited{where.strip()}", **limited)
             refused = Shape(ISSUES, {"PRIVATE-TOKEN": key}, status=429)
             self._add(f"gateway{where} 429", "refused by a bucket" + does, program, port, refused)
+        if self.redis:
+            program, port, key = self.gateway("gatewayall", STORE=self._database(2))
+            own, does = {"PRIVATE-TOKEN": key}, ", buckets and cache in Redis"
+            self._add("gateway all Redis miss", miss + does, program, port, Shape(ISSUES, own, distinct=True))
+            self._add("gateway all Redis hit", hit + does, program, port, Shape(ISSUES, own))
 
-    def gateway(
-        self, name: str, store: str, *, rate: str = "10000000/s", burst: int = 10_000_000
-    ) -> tuple[Program, int, str]:
-        """A gateway of its own, its port, and a key."""
+    def _database(self, number: int) -> str:
+        return f"redis://127.0.0.1:{self.redis}/{number}"
+
+    def gateway(self, name: str, **what: object) -> tuple[Program, int, str]:
+        """A gateway of its own, its port, and a key; ``what`` as :meth:`gateway_file`."""
         port = free_port()
-        config = self.file("gateway.yaml", NAME=name, PORT=port, PORT2=free_port(), STORE=store, RATE=rate, BURST=burst)
+        config = self.gateway_file(name, port, **what)
         key, given = self.key_for(name, config)
         argv = [self.python.path, "-m", "gateway", "serve", "--config", config]
         return self.run(name, argv, port, env=given), port, key
+
+    def gateway_file(self, name: str, port: int, **what: object) -> str:
+        """Its configuration: everything in memory, and limits that nobody reaches, unless told otherwise."""
+        usual = {"STORE": "memory:", "CACHE": "shared", "RATE": "10000000/s", "BURST": 10_000_000}
+        return self.file("gateway.yaml", NAME=name, PORT=port, PORT2=free_port(), **{**usual, **what})
 
     def key_for(self, name: str, config: str, more: Mapping[str, str] = _NONE) -> tuple[str, dict[str, str]]:
         """A gateway key under this configuration, and the environment that it needs."""

@@ -71,7 +71,9 @@ def _gateway(bench: Bench, workers: int) -> tuple[Program, int, str]:
     """The program, its port, and a key."""
     name, port, admin = f"workers{workers}", free_port(), free_port()
     store = f"redis://127.0.0.1:{bench.redis}/{8 + workers}"
-    config = bench.file("gateway.yaml", NAME=name, PORT=port, PORT2=admin, STORE=store, RATE="10000000/s", BURST=10_000_000)
+    config = bench.file(
+        "gateway.yaml", NAME=name, PORT=port, PORT2=admin, STORE=store, CACHE="shared", RATE="10000000/s", BURST=10_000_000
+    )
     key, given = bench.key_for(name, config)
     argv = [bench.python.path, "-m", "gateway", "serve", "--config", config, "--workers", str(workers)]
     return bench.run(name, argv, port, env=given), port, key

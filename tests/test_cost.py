@@ -112,7 +112,7 @@ class Client:
 
 async def made_with(directory: Path, burst: int, store: str = "memory:") -> tuple[Assembly, str]:
     text = (Path(__file__).parent.parent / "benchmarks/peers/gateway.yaml").read_text()
-    values = {"DIR": directory, "NAME": "state", "ORIGIN": 9, "PORT": 0, "PORT2": 0, "STORE": store}
+    values = {"DIR": directory, "NAME": "state", "ORIGIN": 9, "PORT": 0, "PORT2": 0, "STORE": store, "CACHE": "shared"}
     for name, value in {**values, "RATE": "1/day" if burst == 1 else "1000000/s", "BURST": burst}.items():
         text = text.replace(f"@{name}@", str(value))
     (directory / "state").mkdir(mode=0o700)

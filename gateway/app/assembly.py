@@ -163,7 +163,7 @@ class Keyring:
     @property
     def partition(self) -> bytes:
         """Keys the cache partitions: of this process alone, unless other gateways share its store."""
-        return self.encryption if self._config.stores.shared.shared else self.process
+        return self.encryption if self._config.cache_is_shared else self.process
 
     @property
     def encryption(self) -> bytes:
@@ -415,7 +415,7 @@ def _buckets(made: Assembly) -> BucketStore:
 
 def _cache(made: Assembly) -> CacheRoom:
     config = made.config
-    shared = config.stores.shared.shared and config.cache.mode is not CacheMode.OFF
+    shared = config.cache_is_shared and config.cache.mode is not CacheMode.OFF
     link = made.link(config.stores.shared.url, "cache", 0.1) if shared else None
     return CacheRoom(config, link, lambda: made.keys.encryption)
 

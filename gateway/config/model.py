@@ -22,6 +22,7 @@ from .units import HostPort, parse_store_url
 from .vocabulary import (
     Address,
     CacheMode,
+    CachePlace,
     Cidr,
     Durability,
     Duration,
@@ -370,6 +371,9 @@ class Cache(Section, frozen=True):
 
     mode: CacheMode = CacheMode.PRIVATE
     """`private`: one cache per credential; `shared`: a plain RFC 9111 shared cache without a credential stage; `off`."""
+    store: CachePlace = CachePlace.SHARED
+    """`shared`: where `stores.shared` is; `memory`: in this gateway, though buckets are in Redis. What purges one gateway's
+    then purges no other's."""
     ttl: Duration = 0.0
     """Reuse without asking. `0s`: every reuse is revalidated, which costs GitLab little and is never stale."""
     access_ttl: Duration = 60.0
@@ -463,3 +467,8 @@ class Config(Section, frozen=True):
     """The record."""
     logging: Logging = Logging()
     """The operator's log."""
+
+    @property
+    def cache_is_shared(self) -> bool:
+        """The cache is where other gateways have theirs."""
+        return self.stores.shared.shared and self.cache.store is CachePlace.SHARED

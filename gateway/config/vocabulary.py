@@ -91,6 +91,13 @@ class CacheMode(enum.StrEnum):
     OFF = "off"
 
 
+class CachePlace(enum.StrEnum):
+    """Where the cache is."""
+
+    SHARED = "shared"
+    MEMORY = "memory"
+
+
 class OnBuckets(enum.StrEnum):
     """What happens to limits while their store is away."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from .model import Config
 from .problems import Path, Severity
+from .vocabulary import CacheMode, CachePlace
 
 Finding = tuple[Path, str, Severity]
 
@@ -24,6 +25,9 @@ def worker_findings(config: Config) -> Iterator[Finding]:
     if not stores.shared.shared:
         message = f"is memory, which {workers} workers can't share: set it to redis://HOST:PORT/DB, {alone}"
         yield ("stores", "shared"), message, Severity.ERROR
+    elif config.cache.store is CachePlace.MEMORY and config.cache.mode is not CacheMode.OFF:
+        message = f"is memory, so that a purge would reach one of {workers} workers: leave it out, {alone}"
+        yield ("cache", "store"), message, Severity.ERROR
     rotated = any(credential.rotate is not None for credential in config.credentials)
     if rotated and stores.credentials is not None and stores.credentials.scheme == "sqlite":
         message = f"is SQLite, where {workers} workers don't see who else uses a rotated token: set it to Redis, {alone}"

@@ -12,6 +12,7 @@ from gateway.app.assembly import assemble
 from gateway.cache import NoCache, PrivateCache, SharedCache
 from gateway.config import Config
 from gateway.state_dir import StateRefused
+from gateway.stores.bucket_redis import RedisBuckets
 from tests.fakes.world import SECRETS, configured
 
 OWN = """\
@@ -61,6 +62,16 @@ async def test_redis(tmp_path: Path, redis_url: str, text: str) -> None:
     made = await assemble(config)
     async with made.stack:
         assert {link.name.rpartition("-")[2] for link in made.links} >= {"buckets", "cache"}
+
+
+async def test_a_cache_in_memory_beside_buckets_in_redis(tmp_path: Path, redis_url: str) -> None:
+    text = f'{KEYED}{SECRETS}stores: {{shared: "{redis_url}"}}\ncache: {{store: memory, ttl: 1m}}\n'
+    made = await assemble(configured(text, tmp_path))
+    async with made.stack:
+        assert isinstance(made.buckets, RedisBuckets)
+        assert (made.cache_room.redis, made.cache_room.levels) == (None, None)
+        assert made.cache_room.memory is not None
+        assert "gitlab-gateway-cache" not in {link.name for link in made.links}
 
 
 async def test_a_redis_that_is_away_delays_nobodys_start(tmp_path: Path) -> None:

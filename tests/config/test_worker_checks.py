@@ -23,6 +23,8 @@ SHARED = (
             "listen: {workers: 1}\nlimits: [{id: slow, by: caller, bandwidth: 1MiB/s}]\n", id="one, and a bandwidth"
         ),
         pytest.param(f"listen: {{workers: {MOST_WORKERS}}}\n{SHARED % ''}", id="many on one Redis"),
+        pytest.param(f"cache: {{store: memory}}\n{SHARED % ''}", id="one, with a cache of its own beside Redis"),
+        pytest.param(f"listen: {{workers: 2}}\ncache: {{store: memory, mode: 'off'}}\n{SHARED % ''}", id="no cache at all"),
         pytest.param(
             "listen: {workers: 2}\n" + SHARED % ', keys: "sqlite:///var/lib/keys.db"', id="keys in a file that all read"
         ),
