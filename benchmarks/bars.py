@@ -6,6 +6,7 @@ python -m benchmarks.bars [--write]
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,13 @@ def _foot(name: str) -> Figure:
     return lambda kept: float(kept["footprint"][name])
 
 
+def _workers(name: str) -> Figure:
+    def figure(kept: dict[str, Any]) -> float:
+        return float(statistics.median(next(cost for cost in kept["workers"]["costs"] if cost["name"] == name)["ratios"]))
+
+    return figure
+
+
 def _grown(kept: dict[str, Any]) -> float:
     return float(kept["scaling"]["memory"]["grown_mib"])
 
@@ -75,6 +83,8 @@ BARS: tuple[tuple[str, Figure, str, float, str], ...] = (
     ("70 % of capacity, hits: p99 by p50", _steady("hit"), "at most", 5.0, ""),
     ("70 % of capacity, misses: p99 by p50", _steady("miss"), "at most", 5.0, ""),
     ("work in the background: the most it adds to p99", _worst_added, "at most", 5.0, " ms"),
+    ("two workers: CPU time a hit by one worker's", _workers("hit"), "at most", 1.1, ""),
+    ("… a miss", _workers("miss"), "at most", 1.1, ""),
     ("memory of an idle client", _foot("client_kib"), "at most", 12.0, " KiB"),
     ("memory after start", _foot("rss_mib"), "at most", 80.0, " MiB"),
     ("start to first answered request", _foot("start_s"), "at most", 1.0, " s"),
