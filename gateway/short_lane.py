@@ -235,7 +235,8 @@ class ShortLane:
             )
         )
         x.bytes_out = len(octets)
-        x.kin = served.kin
+        if not (x.limit_near or x.limit_shadow):
+            x.kin = served.kin
         self._observe(x)
         return octets
 
@@ -296,8 +297,8 @@ class ShortLane:
         x.limit_id, x.limit_remaining, x.limit_shadow = refusal.limit.id, refusal.remaining, decision.shadowed
         text = refused.texts.get(x.limit_id)
         if text is None:
-            text = refused.texts[x.limit_id] = (*_text(way.method, refused, x.limit_id), Kin(429, x.code))
-        lines, ending, behind, x.kin = text
+            text = refused.texts[x.limit_id] = (*_text(way.method, refused, x.limit_id), Kin())
+        lines, ending, behind, kin = text
         request_id = x.request_id.encode("ascii")
         if behind:
             ending = _ending(way.method, b"%b%b%b" % (ending, request_id, behind))
@@ -311,6 +312,8 @@ class ShortLane:
             )
         )
         x.bytes_out = len(octets)
+        if not x.limit_shadow:
+            x.kin = kin
         self._observe(x)
         return octets
 
@@ -443,7 +446,7 @@ def _prepare(served: Served, entry: Entry) -> bool:
     served.lines = status_line(shown.status) + lines
     served.facts.status = shown.status
     served.rendered = entry.fields
-    served.kin = Kin(shown.status)
+    served.kin = Kin()
     return True
 
 

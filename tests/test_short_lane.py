@@ -9,10 +9,13 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.core.messages import ResponseHead
 from gateway.ports import Reply, UpstreamRequest
+from gateway.telemetry.audit_line import LineRenderer, encode, line_of
+from gateway.telemetry.metrics import Metrics
 from tests.edge.wire import SOON_S, Client
 from tests.fakes.port import CACHED, ETAG, ISSUES, TARGET, Port, issues, port
 from tests.fakes.world import CONFIGURATION, OWN
@@ -59,6 +62,28 @@ async def test_each_answer_takes_from_the_buckets(at: Port) -> None:
     second = (await at.ask())[1]
     assert at.short
     assert int(second[b"RateLimit-Remaining"]) == int(first[b"RateLimit-Remaining"]) - 1
+
+
+NARROW = CONFIGURATION.replace("60/min, burst: 50", "1/day, burst: 12")
+SHADOW = "  - {id: tried, by: caller, rate: 1/day, burst: 8, mode: shadow}\n"
+
+
+@pytest.mark.parametrize("shadow", ["", SHADOW])
+async def test_what_is_told_of_kin_would_be_told_of_each(tmp_path: Path, shadow: str) -> None:
+    """The octets of the audit, and the metrics: of answers, those near a limit or beyond a shadow one, and refusals."""
+    async with port(tmp_path, NARROW + shadow + CACHED) as at:
+        for _ in range(16):
+            await at.ask()
+        found = at.made.seen.exchanges[:]
+    asked = [(x, 0.0001 * number) for number, x in enumerate(found)]
+    assert {x.code for x in found if x.kin} == ({""} if shadow else {"", "rate_limited"})
+    assert not any(x.kin for x in found if x.limit_near or x.limit_shadow)
+    lines, together, alone = LineRenderer().render(asked, 1.0), Metrics("1"), Metrics("1")
+    assert lines == [encode(line_of(x, x.started_at + 1.0, took_s)) for x, took_s in asked]
+    for x, took_s in asked:
+        together.observe(x, took_s)
+        alone.observe(msgspec.structs.replace(x, kin=None), took_s)
+    assert together.render() == alone.render()
 
 
 # Only where the road would

@@ -6,18 +6,15 @@ import msgspec
 
 
 class Kin:
-    """Requests that are alike in all that is told of them but id, instants, octets and the limits' numbers.
+    """Requests that are alike in all that is told of them but id, instants, octets and the limit's numbers.
 
-    Observers keep here what they made of the first of them. An exchange that ended with another ``status`` or ``code``, or
-    with an ``aborted``, a ``limit_shadow`` or a word from GitLab, is no longer of its kin, whoever changed it. Kin that a
-    limit refused were refused by the same one.
+    Observers keep here what they made of the first of them. Whoever names an exchange's kin vouches for it, and so does it
+    last: those of one limit's refusals are no kin of another's, and those near a limit, or beyond a shadow one, have none.
     """
 
-    __slots__ = ("code", "counted", "status", "told")
+    __slots__ = ("counted", "told")
 
-    def __init__(self, status: int, code: str = "") -> None:
-        self.status = status
-        self.code = code
+    def __init__(self) -> None:
         self.counted: object = None
         self.told: object = None
 

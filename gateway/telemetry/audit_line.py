@@ -169,16 +169,7 @@ class LineRenderer:
         for x, took_s in finished:
             at = x.started_at + ahead_s
             kin = x.kin
-            if (
-                kin is None
-                or kin.status != x.status
-                or kin.code != x.code
-                or x.aborted
-                or x.limit_shadow
-                or x.upstream_s
-                or x.upstream_status
-                or x.upstream_request_id
-            ):
+            if kin is None:
                 lines.append(encode(line_of(x, at, took_s)))
                 continue
             told = kin.told

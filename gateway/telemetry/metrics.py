@@ -98,15 +98,7 @@ class Metrics:
     def observe(self, x: Exchange, duration_s: float) -> None:
         """Count one finished exchange."""
         kin = x.kin
-        if (
-            kin is None
-            or kin.status != x.status
-            or kin.code != x.code
-            or x.aborted
-            or x.limit_shadow
-            or x.limit_near
-            or x.upstream_status
-        ):
+        if kin is None:
             row = self._row_of(x)
         else:
             known = kin.counted
