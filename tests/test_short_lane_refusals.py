@@ -17,7 +17,10 @@ from tests.fakes.port import CACHED, ISSUES, TARGET, Port, port
 from tests.fakes.world import CONFIGURATION, SECRETS
 
 FEW = CONFIGURATION.replace("60/min, burst: 50", "1/day, burst: 5")
-TOLD = re.compile(rb"(?m)^(X-Gateway-Request-Id|Date): .*$|urn:gateway:decision:[0-9a-f-]+")
+TOLD = re.compile(
+    rb"(?m)^(X-Gateway-Request-Id|Date|Retry-After|RateLimit-Reset(?:Time)?): .*$|;t=\d+|urn:gateway:decision:[0-9a-f-]+"
+)
+"""What differs from one to the next, be it that a second began between them."""
 OFTEN = 5
 """Refusals: the first of them is the road's."""
 
