@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import msgspec
@@ -255,7 +255,7 @@ Level = tuple[float, int]
 Held = tuple[float, int, Limit]
 """A level, and the limit that it was taken under."""
 
-_GRAIN = 1e-6
+GRAIN = 1e-6
 """The least growth that is written down, in tokens: far above the spacing of doubles at the largest burst."""
 
 
@@ -274,7 +274,7 @@ def refill(limit: Limit, level: Level | None, now_us: int) -> Level:
     gain = (now_us - at_us) * (limit.rate / 1_000_000)
     if tokens + gain >= burst:
         return (burst, now_us)
-    if gain >= _GRAIN:
+    if gain >= GRAIN:
         return (tokens + gain, now_us)
     # So little would be lost, or rounded up, in the double's last bits: the instant stays until it is worth adding.
     return (tokens, at_us)
@@ -329,87 +329,6 @@ def decide(takes: Sequence[Take], levels: Sequence[Level | None], now_us: int) -
         # Nothing is taken. Only a clock that went back is noted, or the bucket would wait for it to catch up.
         stored.append((tokens, now_us) if before is not None and now_us < before[1] else None)
     return Decision(allowed, tuple(states), now_us / 1_000_000), stored
-
-
-def admitted(takes: Takes, lefts: Sequence[float], now: float) -> Decision:
-    """Plain takes that were all allowed; ``lefts``: what each bucket then held."""
-    least, tightest = math.inf, None
-    for left, (_, limit, _, _, _) in zip(lefts, takes.plain, strict=True):
-        if left < least:
-            least, tightest = left, limit
-    return Decision(True, (), now, False, False, takes, lefts, tightest, least)
-
-
-def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
-    """As ``decide`` for plain takes, of which there is at least one, where every bucket has enough: that much is taken from
-    ``held``. None: one has not, and nothing was taken.
-
-    What most requests come to, in one loop: ``refill`` is written out, and nothing is made that few ask for.
-    """
-    lefts: list[float] = []
-    stored: dict[str, Held] = {}
-    least, tightest = math.inf, None
-    for key, limit, burst, per_us, cost in takes.plain:
-        known = held.get(key)
-        if known is None:
-            tokens, at_us = burst, now_us
-        else:
-            tokens, at_us, _ = known
-            if not tokens <= burst:
-                tokens = burst
-            elif tokens < -burst:
-                tokens = -burst
-            if now_us <= at_us:
-                at_us = now_us
-            else:
-                gain = (now_us - at_us) * per_us
-                if tokens + gain >= burst:
-                    tokens, at_us = burst, now_us
-                elif gain >= _GRAIN:
-                    tokens, at_us = tokens + gain, now_us
-        if tokens < cost:
-            return None
-        left = tokens - cost
-        lefts.append(left)
-        stored[key] = (left, at_us, limit)
-        if left < least:
-            least, tightest = left, limit
-    held.update(stored)
-    return Decision(True, (), now_us / 1_000_000, False, False, takes, lefts, tightest, least)
-
-
-def refuse(takes: Takes, held: Mapping[str, Held], now_us: int) -> Decision | None:
-    """As ``decide`` for plain takes, where a bucket is short; None: all have enough, or a clock went back, which is to be
-    written down."""
-    states: list[BucketState] = []
-    longest: BucketState | None = None
-    for key, limit, burst, per_us, cost in takes.plain:
-        tokens = burst
-        known = held.get(key)
-        if known is not None:
-            tokens, at_us, _ = known
-            if now_us < at_us:
-                return None
-            if not tokens <= burst:
-                tokens = burst
-            elif tokens < -burst:
-                tokens = -burst
-            gain = (now_us - at_us) * per_us
-            if tokens + gain >= burst:
-                tokens = burst
-            elif gain >= _GRAIN:
-                tokens += gain
-        rate = limit.rate
-        if tokens < cost:
-            found = BucketState(limit, False, tokens, (cost - tokens) / rate, (burst - tokens) / rate)
-            if longest is None or found.retry_after_s > longest.retry_after_s:
-                longest = found
-        else:
-            found = BucketState(limit, True, tokens, 0.0, (burst - tokens) / rate)
-        states.append(found)
-    if longest is None:
-        return None
-    return Decision(False, tuple(states), now_us / 1_000_000, asked=takes, short=longest)
 
 
 def settled(limit: Limit, level: Level | None, change: float, now_us: int) -> Level | None:

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from ..core.limits import LEASE_S, Decision, Held, Level, Limit, Take, Takes, admit, decide, refill, refuse, settled, state
+from ..core.limits import LEASE_S, Decision, Held, Level, Limit, Take, Takes, decide, refill, settled, state
+from ..core.plain_takes import admit, refuse
 
 _BOUND = 100_000
 _EVICTION_LOOK = 16

@@ -11,7 +11,8 @@ from importlib import resources
 
 import msgspec
 
-from ..core.limits import BucketState, Decision, Limit, Take, Takes, admitted, affordable, state
+from ..core.limits import BucketState, Decision, Limit, Take, Takes, affordable, state
+from ..core.plain_takes import admitted
 from .redis_link import Argument
 
 _WISH = struct.Struct("<dddB")

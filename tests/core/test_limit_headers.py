@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from gateway.core.limit_headers import GITLAB_SET, NOMINAL_PER_MINUTE, LimitHeaders, own, stricter, whole_wait_s
 from gateway.core.limit_plan import Limits
-from gateway.core.limits import BucketState, Decision, Limit, Scope, Take, Takes, admitted, refuse, state
+from gateway.core.limits import BucketState, Decision, Limit, Scope, Take, Takes, state
 from gateway.core.messages import Fields
+from gateway.core.plain_takes import admitted, refuse
 
 Merge = Callable[..., Fields]
 
