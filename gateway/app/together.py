@@ -20,8 +20,8 @@ READINESS = "readiness"
 _encode = msgspec.msgpack.Encoder().encode
 _figures = msgspec.msgpack.Decoder(Figures).decode
 _readiness = msgspec.msgpack.Decoder(Readiness).decode
-_SCRAPE_S = 2.0
-"""A worker that is slower is shown as it was at the scrape before."""
+_SCRAPE_S = 5.0
+"""A worker that is slower is shown as it was at the scrape before; Prometheus waits ten by default."""
 _PROBE_S = 0.5
 """One that hangs must not make a probe fail, which waits a second or so."""
 _WORST = ("ok", "degraded", "down")
