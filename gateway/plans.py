@@ -23,7 +23,7 @@ from .core.lately import Lately
 from .core.messages import Fields, RequestHead
 from .errand import Case
 
-MOST_PLANS = 4096
+MOST_PLANS = 2048
 _REST = Surface.REST
 
 # Parameters that choose among a list's things, or order them: no rule, route, tag, limit or credential is read off any of

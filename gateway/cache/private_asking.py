@@ -8,7 +8,7 @@ in flight? → wait, collapsed      leased by another gateway? → wait, collaps
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Set
+from collections.abc import Awaitable, Callable, Set
 
 import msgspec
 
@@ -41,6 +41,7 @@ from .tagging import Tagging, hides_secret
 
 # Read for every answer; an enum's class looks its members up anew each time.
 _MISS, _UPDATED, _STORED = CacheStatus.MISS, CacheStatus.UPDATED, Stored.STORED
+_REQUEST = CacheReason.REQUEST
 _DROPPED = PER_ANSWER | {b"cache-status"}
 
 
@@ -114,22 +115,28 @@ class PrivateAsking:
         self._leases = leases
         self.flights: Flights[_Landing] = Flights()
 
-    async def ask(
+    def ask(
         self, question: Question, lookup: Lookup, entry: Entry | None, reason: CacheReason
+    ) -> Awaitable[tuple[Reply, CacheOutcome]]:
+        """Ask, unless somebody asks the very same thing already. To be awaited at once: a flight may be on it."""
+        given = self._given(question, entry)
+        if reason is _REQUEST or (entry is None and given):
+            return self._lead(question, lookup, entry, reason, given, None)
+        # The version is part of it: who asks after a write must not get what was asked before it.
+        leads, flight = self.flights.join(b"%d\n%b" % (lookup.version, question.key))
+        if not leads:
+            return self._follow(question, lookup, entry, reason, flight)
+        if self._leases is not None and question.reuse_s > 0:
+            return self._lead_all(question, lookup, entry, reason, flight, self._leases)
+        return self._lead(question, lookup, entry, reason, given, flight)
+
+    async def _follow(
+        self, question: Question, lookup: Lookup, entry: Entry | None, reason: CacheReason, flight: Flight[_Landing]
     ) -> tuple[Reply, CacheOutcome]:
-        """Ask, unless somebody asks the very same thing already."""
+        """Wait for whoever asks; for the next who does, should that one leave."""
         request, now = question.request, question.now
         started = now()
         while True:
-            given = self._given(question, entry)
-            if reason is CacheReason.REQUEST or (entry is None and given):
-                return await self._lead(question, lookup, entry, reason, given, None)
-            # The version is part of it: who asks after a write must not get what was asked before it.
-            leads, flight = self.flights.join(b"%d\n%b" % (lookup.version, question.key))
-            if leads:
-                if self._leases is not None and question.reuse_s > 0:
-                    return await self._lead_all(question, lookup, entry, reason, flight, self._leases)
-                return await self._lead(question, lookup, entry, reason, given, flight)
             left = self._wait_s - max(0.0, now() - started)
             settled, landing = await flight.wait(left) if left > 0 else (True, None)
             if landing is not None and self._fits(landing.entry, question):
@@ -137,7 +144,7 @@ class PrivateAsking:
                 why = CacheReason.STALE_IF_ERROR if landing.stale else reason
                 return self._serve(landing.entry, question, status, why, upstream_status=landing.upstream_status)
             if settled:
-                return await self._lead(question, lookup, entry, reason, given, None)
+                return await self._lead(question, lookup, entry, reason, self._given(question, entry), None)
             # The leader is gone. Another may have led, and landed, before our turn came: look again.
             lookup = await self._store.get(question.key, question.tags, anew=True)
             entry, still = usable(lookup, request.fields, question.asked, question.reuse_s, now())
@@ -145,6 +152,14 @@ class PrivateAsking:
                 assert entry is not None, "only a stored answer needs no asking"
                 return self._serve(entry, question, CacheStatus.HIT, CacheReason.FRESH)
             reason = still
+            given = self._given(question, entry)
+            if reason is _REQUEST or (entry is None and given):
+                return await self._lead(question, lookup, entry, reason, given, None)
+            leads, flight = self.flights.join(b"%d\n%b" % (lookup.version, question.key))
+            if leads and self._leases is not None and question.reuse_s > 0:
+                return await self._lead_all(question, lookup, entry, reason, flight, self._leases)
+            if leads:
+                return await self._lead(question, lookup, entry, reason, given, flight)
 
     @staticmethod
     def _given(question: Question, entry: Entry | None) -> Fields:
