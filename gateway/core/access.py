@@ -11,6 +11,7 @@ import msgspec
 from .catalogue import Access, Catalogue, Operation, ReferenceKind
 from .errors import Code, Rejection
 from .narrowing import Narrowing, is_list
+from .place_index import PlaceIndex
 from .rule_findings import findings
 from .rule_match import Fit, Matcher, Named, Question, Resolved, Rule, access_of, asked_of, keeps_to_place, named
 from .target import Target
@@ -144,11 +145,19 @@ class _Compiled:
         self.free = Permit(rule.id, rule.use, digest=digest)
         self.confined = Permit(rule.id, rule.use, digest=digest, confined=True)
 
+    @property
+    def paths(self) -> list[str] | None:
+        """The only places that it is about; None: it may be about others, or is to be heard in any case."""
+        paths = [clause.paths for clause in self.allow]
+        if self.rule.shadow or self.deny or None in paths:
+            return None
+        return [path for known in paths if known is not None for path in known]
+
 
 class _RuleSet:
     """Every rule of one identity."""
 
-    __slots__ = ("by_project", "credentials", "denies_by_project", "narrows", "rules")
+    __slots__ = ("by_project", "credentials", "denies_by_project", "index", "narrows", "rules")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         # Ids, order and callers of the rules do not matter to what may be seen; all else does.
@@ -157,6 +166,7 @@ class _RuleSet:
         )
         digest = hashlib.blake2b(b"\n".join(content), digest_size=16).digest()
         self.rules = tuple(_Compiled(rule, digest) for rule in rules)
+        self.index = PlaceIndex([(rule, rule.paths) for rule in self.rules])
         self.by_project = any(clause.by_project for rule in self.rules for clause in (*rule.allow, *rule.deny))
         self.narrows = any(clause.narrows for rule in self.rules for clause in rule.allow)
         self.denies_by_project = any(clause.by_project for rule in self.rules for clause in rule.deny)
@@ -301,14 +311,31 @@ class Rules:
         key = (principal.identity, brokered, asked, operation.access is _READ, method, of_what, screened)
         outcome = self._memo.get(key)
         if outcome is None:
-            things = named(operation, target)
-            outcome = _judge(own, brokered, operation, target, method, things, _NOTHING, screened)
+            outcome = _judged_of_few(own, brokered, operation, target, method, screened)
             if len(self._memo) >= _MEMO_BOUND:
                 self._memo.clear()
             if len(target.raw) <= _MEMO_TARGET_BYTES:
                 # What was considered is for `explain`; remembered thousands of times over it would only cost memory.
                 self._memo[key] = outcome = msgspec.structs.replace(outcome, considered=())
         return outcome
+
+
+def _judged_of_few(
+    own: _RuleSet, brokered: bool, operation: Operation, target: Target, method: str, screened: bool
+) -> _Outcome:
+    """As :func:`_judge` of every rule, without a look at those that allow other places alone.
+
+    A place by number may be any path, so then all are heard. So they are for a refusal, which says whether the operation
+    would have been allowed elsewhere.
+    """
+    things = named(operation, target)
+    places = [thing.spelt for thing in things if thing.spelt is not None and not thing.spelt.isdigit()]
+    if places and len(places) == len(things):
+        few = own.index.about(places)
+        outcome = _judge(own, brokered, operation, target, method, things, _NOTHING, screened, few)
+        if outcome.verdict is _ALLOWED:
+            return outcome
+    return _judge(own, brokered, operation, target, method, things, _NOTHING, screened)
 
 
 def _judge(
@@ -320,8 +347,10 @@ def _judge(
     things: tuple[Named, ...],
     resolved: Resolved,
     screened: bool,
+    rules: tuple[_Compiled, ...] | None = None,
 ) -> _Outcome:
-    """Every clause of the identity, denies first. Any deny that holds, or may hold, wins."""
+    """Every clause of the identity, or of these ``rules`` of its, denies first. Any deny that holds, or may hold, wins."""
+    rules = own.rules if rules is None else rules
     access = access_of(operation, method, brokered=brokered)
     considered: list[Considered] = []
     refusal: _Outcome | None = None
@@ -330,7 +359,7 @@ def _judge(
     forbids = permits = ""  # in shadow
     elsewhere = unsure = False
 
-    for compiled in own.rules:
+    for compiled in rules:
         rule = compiled.rule
         for position, clause in enumerate(compiled.deny):
             why = clause.refuses(operation, access, target, method, deny=True)
@@ -345,7 +374,7 @@ def _judge(
                 verdict = Verdict.UNKNOWN_PLACE if clause.hides_place else Verdict.DENIED
                 refusal = _Outcome(verdict, rule=rule.id)
 
-    for compiled in own.rules if brokered else ():
+    for compiled in rules if brokered else ():
         rule = compiled.rule
         free = confined = False
         narrowed: list[Matcher] = []

@@ -319,6 +319,14 @@ class Matcher:
         return self._projects is not None
 
     @property
+    def paths(self) -> frozenset[str] | None:
+        """The only places that it is about, where it names them by whole paths alone; None: it may be about others."""
+        test = self._projects
+        if test is None or test.globs or test.groups or test.by_id or self.narrows:
+            return None
+        return test.paths
+
+    @property
     def narrows(self) -> bool:
         """Lists that show more than its projects are let through without the rest."""
         return self._projects is not None and self.clause.lists is Lists.FILTER
