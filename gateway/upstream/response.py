@@ -48,6 +48,8 @@ _KINDS = {
 # dates and ids fill it with lines that never come again. Cookies stay out: no secret outlives its answer.
 _LINES: dict[bytes, tuple[Field, int]] = {}
 _LINES_BOUND = 1024
+_STARTS: dict[bytes, tuple[bool, int, bytes]] = {}
+_STARTS_BOUND = 128
 _LINE_BOUND_BYTES = 96
 
 
@@ -82,12 +84,7 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
     lines = head.split(b"\r\n")
     if len(lines) > MAX_FIELDS + 1:
         raise Malformed("too many fields")
-    start = _STATUS_LINE.fullmatch(lines[0])
-    if start is None:
-        raise Malformed("status line")
-    minor, code, reason = start.groups()
-    http_11 = minor == b"1"
-    status = int(code)
+    http_11, status, reason = _STARTS.get(lines[0]) or _read_start(lines[0])
     length: int | None = None
     chunked = foreign = closing = upgrade = False
     del lines[0]
@@ -131,7 +128,7 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
         raise Malformed("no length and no announced close")
     else:
         framing = UNTIL_CLOSE
-    return Head(status, reason or b"", tuple(map(_first, entries)), framing, persistent, upgrade)
+    return Head(status, reason, tuple(map(_first, entries)), framing, persistent, upgrade)
 
 
 def _is_foreign(coding: bytes) -> bool:
@@ -141,6 +138,19 @@ def _is_foreign(coding: bytes) -> bool:
 
 def _options(value: bytes) -> list[bytes]:
     return [option.strip(b" \t") for option in value.lower().split(b",")]
+
+
+def _read_start(line: bytes) -> tuple[bool, int, bytes]:
+    start = _STATUS_LINE.fullmatch(line)
+    if start is None:
+        raise Malformed("status line")
+    minor, code, reason = start.groups()
+    read = (minor == b"1", int(code), reason or b"")
+    if len(line) <= _LINE_BOUND_BYTES:
+        if len(_STARTS) >= _STARTS_BOUND:
+            _STARTS.clear()
+        _STARTS[line] = read
+    return read
 
 
 def _read_line(line: bytes) -> tuple[Field, int]:
