@@ -10,10 +10,11 @@ ROOT = Path(__file__).parent.parent
 
 
 def keep(name: str, result: msgspec.Struct) -> None:
-    """As benchmarks/results/NAME.json."""
+    """As benchmarks/results/NAME.json, without the place of this checkout."""
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    octets = msgspec.json.encode(result).replace(f"{ROOT}/".encode(), b"")
+    path.write_bytes(msgspec.json.format(octets, indent=2) + b"\n")
 
 
 def put(mark: str, text: str) -> None:
