@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+# What is installed has its bytecode: a variable of whoever runs the bench must not have each start compile it anew.
+_WITH_BYTECODE = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
 
 class Program:
     """One program and whatever it starts, in a process group of its own."""
@@ -22,7 +25,7 @@ class Program:
             self._process = subprocess.Popen(
                 argv,
                 cwd=cwd,
-                env=None if env is None else {**os.environ, **env},
+                env={**_WITH_BYTECODE, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

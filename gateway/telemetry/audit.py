@@ -29,7 +29,8 @@ CHECKPOINT_S = 60.0
 FORWARDING, LOST = "forwarding", "lines_lost"
 """Lines that are no request's end: one is about to go up (``durability: before_write``); so many found no room."""
 _NOT_YET = frozenset({"schema", "time", "status", "duration_ms", "bytes_in", "bytes_out"})
-_SLICE = 512  # lines rendered in one turn of the event loop: a millisecond or two
+_SLICE = 64  # lines rendered in one turn of the event loop: nobody waits for them longer than for another request
+_MOST_READY_BYTES = 256 << 10
 _LINKED_BYTES = 128  # what the chain adds to a line, at most
 
 
@@ -78,6 +79,8 @@ class AuditLog:
         self._wall = wall
         self._monotonic = monotonic
         self._pending: list[Finished] = []
+        self._ready: list[bytes] = []
+        self._ready_bytes = 0
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._batch = _Batch()
         self._renderer = LineRenderer()
@@ -114,7 +117,7 @@ class AuditLog:
     def _flush(self) -> None:
         self._timer = None
         batch, self._pending = self._pending[:_SLICE], self._pending[_SLICE:]
-        self._render(batch)
+        self._render(batch, more=bool(self._pending))
         if self._pending:
             self._timer = asyncio.get_running_loop().call_soon(self._flush)
 
@@ -123,7 +126,8 @@ class AuditLog:
     ) -> tuple[tuple[list[bytes]], dict[str, Any]]:
         return (self._renderer.render(event["event"], self._wall() - self._monotonic()),), {}
 
-    def _render(self, batch: list[Finished]) -> None:
+    def _render(self, batch: list[Finished], *, more: bool = False) -> None:
+        """``more`` follows in the next turn: the writer is woken once, for all of it."""
         lines = self._batch.lines
         if batch:
             self._log.lines(batch)
@@ -131,17 +135,30 @@ class AuditLog:
         data = self._linked(lines) if lines else b""
         lines.clear()
         if data:
-            self.writer.offer(data)
+            self._ready.append(data)
+            self._ready_bytes += len(data)
+        if more and self._ready_bytes < _MOST_READY_BYTES:
+            return
+        if self._ready:
+            self.writer.offer(self._taken())
         if self._chain is not None and self._monotonic() >= self._checkpoint_at:
             self._checkpoint()
         self.closed = self._blocks_reads and self.writer.blocked
+
+    def _taken(self) -> bytes:
+        """What is linked and not offered yet: it comes before whatever is linked after it."""
+        data = b"".join(self._ready)
+        self._ready.clear()
+        self._ready_bytes = 0
+        return data
 
     def _linked(self, lines: list[bytes]) -> bytes:
         """The lines as the next of the record; empty where the writer has no room for them.
 
         Linked only then, so the chain misses none, and says of itself how many it had no room for.
         """
-        if not self.writer.has_room(sum(map(len, lines)) + _LINKED_BYTES * (len(lines) + 1)):
+        size = self._ready_bytes + sum(map(len, lines)) + _LINKED_BYTES * (len(lines) + 1)
+        if not self.writer.has_room(size):
             if not self._untold:
                 log.error("the audit has no room, in its sink or on disk: lines are being dropped")
             self._refused += len(lines)
@@ -161,7 +178,7 @@ class AuditLog:
     def _mark(self, event: str, more: Mapping[str, object]) -> None:
         data = self._linked([self._event(event, more)])
         if data:
-            self.writer.offer(data)
+            self.writer.offer(self._taken() + data)
 
     def _checkpoint(self) -> None:
         """Kept apart from the audit, so that lines missing at its end are found."""
@@ -183,7 +200,7 @@ class AuditLog:
         known = {name: value for name, value in facts.items() if name not in _NOT_YET}
         self.events += 1
         data = self._linked([self._event(FORWARDING, known)])
-        if not data or not await self.writer.settle(data):
+        if not data or not await self.writer.settle(self._taken() + data):
             raise _unavailable()
 
     def close(self) -> None:
