@@ -14,6 +14,7 @@ import pytest
 from gateway.core.errors import Rejection
 from gateway.core.messages import ResponseHead
 from gateway.ports import DRAINED, Reply, UpstreamRequest
+from tests.fakes.port import keep_keys_fresh
 from tests.fakes.world import CONFIGURATION, OWN, Down, World, world
 
 PROJECT = "/api/v4/projects/1"
@@ -212,6 +213,7 @@ async def test_by_a_plan_that_is_known(tmp_path: Path) -> None:
         return Reply(ResponseHead(200, ETAG), whole=b"[]")
 
     async with world(tmp_path, CONFIGURATION + "cache: {ttl: 60s, access_ttl: 60s}\n", issues) as made:
+        keep_keys_fresh(made)
         down = made.down("GET", f"{PROJECT}/issues", caller="reader").repeated()
         for _ in range(4):
             down = down.repeated()
