@@ -34,6 +34,15 @@ _SESSION = Kind.SESSION
 _NOTHING: Mapping[Question, Place] = MappingProxyType({})
 
 
+class Kept(msgspec.Struct, gc=False):
+    """What later requests of one kind need not find out again, as the last of them left it."""
+
+    takes: Takes | None = None
+    """Where nothing is owed for them afterwards."""
+    upward: dict[str, Upward] = {}
+    """By the id of the credential that goes up; a pool has several. One that was replaced takes its own with it."""
+
+
 class Case(msgspec.Struct, gc=False):
     """One request, judged: who asks for what, and by which permit."""
 
@@ -52,10 +61,8 @@ class Case(msgspec.Struct, gc=False):
     """What GitLab calls the places that it names."""
     alike: bool = True
     """Another request with the same head would come to the same."""
-    takes: Takes | None = None
-    """As they were when they were asked for last, where nothing is owed for them afterwards."""
-    upward: Upward | None = None
-    """Left here by the first errand."""
+    kept: Kept = msgspec.field(default_factory=Kept)
+    """Of all cases of its kind."""
 
 
 class Upward(msgspec.Struct, gc=False):
@@ -114,9 +121,10 @@ class Errand:
         self._permit = case.permit
         self._credential = credential
         self._body = body
-        upward = case.upward
+        name = credential.id if credential is not None else ""
+        upward = case.kept.upward.get(name)
         if upward is None or upward.credential is not credential:
-            upward = case.upward = _upward(road, head, case, credential)
+            upward = case.kept.upward[name] = _upward(road, head, case, credential)
         self._upward = upward
         self.started_at = 0.0
         self.runtime_s = 0.0

@@ -237,8 +237,9 @@ class Gateway:
         shape = narrowable(operation, target, head) if permit.narrowing is not None else None
 
         decision = None
-        if case.takes is not None and not case.takes.era.over:
-            decision = road.limits.admit_now(case.takes, principal)
+        known = case.kept.takes
+        if known is not None and not known.era.over:
+            decision = road.limits.admit_now(known, principal)
         if decision is not None and decision.allowed:
             told.decision = decision
             note(decision, x)
@@ -300,7 +301,7 @@ class Gateway:
         if case.weight > 1:
             return heavier(takes, case.weight)
         if takes and case.alike and not takes.owing:
-            case.takes = takes
+            case.kept.takes = takes
         return takes
 
     async def _limit_first(

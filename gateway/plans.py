@@ -53,8 +53,7 @@ class Plan(msgspec.Struct, gc=False):
             like.principal,
             like.permit,
             head.target,
-            takes=like.takes,
-            upward=like.upward,
+            kept=like.kept,
         )
 
     def facts_of(self, head: RequestHead, request_id: str, started_at: float) -> Exchange:

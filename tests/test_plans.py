@@ -125,6 +125,27 @@ async def test_a_credential_that_was_rotated_goes_up_no_more(at: Port) -> None:
     await at.ask(f"{ISSUES}?page=3", caller="reader")
     assert planned(at)
     assert (b"PRIVATE-TOKEN", b"glpat-another-one-00000") in at.made.up.requests[-1].fields
+    (plan,) = at.made.gateway.plans._plans._young.values()
+    (upward,) = plan.made_of.kept.upward.values()
+    assert b"glpat-another-one-00000" in repr(upward.repeated.behind).encode(), "and the dead one is kept nowhere"
+    await at.ask(f"{ISSUES}?page=4", caller="reader")
+    assert list(plan.made_of.kept.upward.values()) == [upward], "found out once, not at every page since"
+
+
+async def test_a_changed_limit_is_found_out_once(at: Port) -> None:
+    for page in (1, 2):
+        await at.ask(f"{ISSUES}?page={page}", caller="reader")
+    desk = at.made.made.desk
+    assert desk is not None
+    await desk.change("admin", "127.0.0.1", {"limit": "caller", "subject": at.made.last.principal, "factor": 2})
+    asked = []
+    for page in (3, 4):
+        _, fields, _ = await at.ask(f"{ISSUES}?page={page}", caller="reader")
+        assert planned(at)
+        asked.append(("dialect.takes_for" in at.made.calls, fields.get(b"RateLimit-Policy")))
+    assert asked[0][0]
+    assert not asked[1][0], "the plan has the changed one"
+    assert asked[0][1] == asked[1][1]
 
 
 async def test_what_came_by_a_plan_becomes_a_short_way(at: Port) -> None:
