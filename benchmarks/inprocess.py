@@ -124,7 +124,7 @@ async def subject(directory: Path, change: Change = lambda config: config, templ
     async with open_key_store(loaded.config) as keys:
         key = (await keys.office.issue(keys.actor, "bench"))[0].reveal()
     made = await assemble(config)
-    made.gateway.road = msgspec.structs.replace(made.gateway.road, upstream=GitLab())
+    made.gateway.road = made.gateway.forward_lane.road = msgspec.structs.replace(made.gateway.road, upstream=GitLab())
     one = Subject(made, key)
     await asyncio.sleep(0)
     await one.warm()

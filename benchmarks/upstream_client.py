@@ -73,7 +73,7 @@ async def _round(one: Callable[[], Awaitable[None]], requests: int, concurrency:
 
 async def _compare(port: int, rounds: int, requests: int, concurrency: int) -> None:
     lean = LeanUpstream(UpstreamSettings(url=f"http://127.0.0.1:{port}"))
-    request = UpstreamRequest(method="GET", target=_TARGET, fields=_FIELDS)
+    request = UpstreamRequest(method="GET", target=_TARGET, own=_FIELDS)
     names = [(name.decode(), value.decode()) for name, value in _FIELDS]
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(

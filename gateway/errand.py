@@ -16,7 +16,7 @@ from .core.cost import Spent
 from .core.credentials import Claim, Kind, injection
 from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
-from .core.exchange import Exchange
+from .core.exchange import Exchange, Kin
 from .core.limits import Takes
 from .core.messages import Fields, RequestHead, joined, without
 from .core.pacing import TELLING
@@ -78,6 +78,8 @@ class Upward(msgspec.Struct, gc=False):
     reached_as: bytes
     """Scheme and host as GitLab and the answer's links are told them: one caller's must not be served to another."""
     like: Like
+    kin: dict[object, Kin] = {}
+    """Those whose answers came to the same, by what that is."""
 
 
 class Errand:
@@ -96,6 +98,7 @@ class Errand:
         "_road",
         "_upward",
         "_x",
+        "brought",
         "runtime_s",
         "started_at",
     )
@@ -128,6 +131,8 @@ class Errand:
         self._upward = upward
         self.started_at = 0.0
         self.runtime_s = 0.0
+        self.brought: Reply | None = None
+        """GitLab's answer, where it is here already."""
 
     def spent(self, sent_bytes: int) -> Spent:
         """What the request used of GitLab."""
@@ -154,50 +159,68 @@ class Errand:
             like=upward.like,
         )
 
+    def _request(self, conditions: Fields) -> UpstreamRequest:
+        """What goes up."""
+        head, body, principal = self._head, self._body, self._principal
+        return UpstreamRequest(
+            head.method,
+            self._case.target,
+            (*conditions, (b"X-Request-Id", self._x.request_id.encode("ascii"))),
+            body.content_length if body is not None else head.content_length,
+            _PATIENT_S if self._admitted.operation.surface in _PATIENT else None,
+            bool(self._admitted.websocket),
+            principal.id,
+            principal.priority,
+            self._upward.repeated,
+        )
+
     async def forward(self, conditions: Fields) -> Reply:
         """Ask GitLab; see ``cache.Forward``."""
         road, x, body = self._road, self._x, self._body
-        credential, upward = self._credential, self._upward
-        operation, repeated = self._admitted.operation, upward.repeated
-        own = (*conditions, (b"X-Request-Id", x.request_id.encode("ascii")))
-        request = UpstreamRequest(
-            self._head.method,
-            self._case.target,
-            repeated.before + own + repeated.behind,
-            content_length=body.content_length if body is not None else self._head.content_length,
-            first_byte_timeout_s=_PATIENT_S if operation.surface in _PATIENT else None,
-            caller=self._principal.id,
-            priority=self._principal.priority,
-            upgrade=bool(self._admitted.websocket),
-            repeated=repeated,
-        )
+        credential = self._credential
+        reply, self.brought = self.brought, None
+        if reply is not None:
+            if not conditions:
+                return await self._dealt_with(reply)
+            reply.release()
+        operation = self._admitted.operation
+        request = self._request(conditions)
         if credential is not None and not road.pacing.is_free(credential.id):
             await road.pacing.go(credential.id, self._principal, x.request_id, operation.name)
         if not self.started_at:
             self.started_at = self._monotonic()
-        reply = await road.upstream.send(request, body)
+        return await self._dealt_with(await road.upstream.send(request, body))
+
+    async def _dealt_with(self, reply: Reply) -> Reply:
+        road = self._road
         try:
+            self._heard(reply)
             head = reply.head
-            shape = head.shape or shaped(head)
-            if credential is not None and shape.has_any(TELLING):
-                road.pacing.learn(credential.id, head, operation.name)
-            x.upstream_status = head.status
-            x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
-            self.runtime_s += _seconds(shape.first(head.fields, b"x-runtime"), reply.first_byte_s)
-            x.upstream_request_id = _ascii(shape.first(head.fields, b"x-request-id"))
             if head.status == 401:
                 await self._refused_upstream()
-            elif road.tokens.unchecked and b"x-gitlab-meta" in shape.place:
-                road.tokens.recognised()
             if reply.tunnel is not None:
                 head = switched(head, self._admitted.websocket)
             reply.head = road.passing.downward(head, self._head, self._admitted)
-            if upward.reads:
+            if self._upward.reads:
                 reply = await road.answers.mend(reply, self._head, self._admitted, self._claim, self._principal)
         except BaseException:
             reply.release()
             raise
         return reply
+
+    def _heard(self, reply: Reply) -> None:
+        """What GitLab's answer says beside the answer."""
+        road, x, credential = self._road, self._x, self._credential
+        head = reply.head
+        shape = head.shape or shaped(head)
+        if credential is not None and shape.has_any(TELLING):
+            road.pacing.learn(credential.id, head, self._admitted.operation.name)
+        x.upstream_status = head.status
+        x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
+        self.runtime_s += _seconds(shape.first(head.fields, b"x-runtime"), reply.first_byte_s)
+        x.upstream_request_id = ascii_of(shape.first(head.fields, b"x-request-id"))
+        if head.status != 401 and road.tokens.unchecked and b"x-gitlab-meta" in shape.place:
+            road.tokens.recognised()
 
     async def _refused_upstream(self) -> None:
         """GitLab said 401: a caller's own credential is no longer believed; a dead one of ours is not the caller's 401."""
@@ -272,5 +295,5 @@ def _seconds(value: bytes | None, otherwise: float) -> float:
         return otherwise
 
 
-def _ascii(value: bytes | None) -> str:
+def ascii_of(value: bytes | None) -> str:
     return value[:128].decode("ascii", "replace") if value is not None else ""

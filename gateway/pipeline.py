@@ -17,6 +17,7 @@ import secrets
 import time
 from collections.abc import Callable
 
+from .asking import Asker, Asking
 from .bandwidth_stage import Flow
 from .cache import Again
 from .core.access import Permit, Principal
@@ -36,10 +37,11 @@ from .core.rule_match import Place, Question, questions_of, spellings
 from .core.target import Target
 from .core.upgrade import SWITCH
 from .errand import Case, Errand, seen_from
+from .forward_lane import Forwarding, ForwardLane
 from .limit_stage import Ticket
 from .narrow_stage import narrowable, narrowed
 from .plans import Plan, Plans, admitted_for
-from .ports import DRAINED, Asker, Asking, Downstream, Reply
+from .ports import DRAINED, Downstream, Reply
 from .road import Road
 from .short_lane import ShortLane, Way, note, refused, served
 from .tunnel_stage import relay
@@ -70,7 +72,7 @@ _ASKING = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
 class _Told:
     """What is known so far of the caller, for whoever must refuse: filled as the stages pass."""
 
-    __slots__ = ("decision", "errand", "lease", "principal", "surface", "ticket")
+    __slots__ = ("begun", "decision", "errand", "lease", "principal", "surface", "ticket")
 
     def __init__(self, lease: str) -> None:
         self.lease = lease
@@ -80,6 +82,7 @@ class _Told:
         self.decision: Decision | None = None
         self.ticket: Ticket | None = None
         self.errand: Errand | None = None
+        self.begun: Forwarding | None = None
 
 
 class Gateway:
@@ -101,20 +104,28 @@ class Gateway:
         """Requests on the road."""
         self.plans = Plans()
         self.lane = ShortLane(road, mint_id=self.mint_id, monotonic=monotonic, wall=wall, observe=self.observe)
+        self.forward_lane = ForwardLane(
+            road, self.plans, mint_id=self.mint_id, monotonic=monotonic, wall=wall, observe=self.observe
+        )
 
     @property
     def in_flight(self) -> int:
         """Requests being served."""
-        return self.walking + self.lane.asking
+        return self.walking + self.lane.asking + self.forward_lane.walking
 
     async def handle(self, down: Downstream) -> None:
         """Walk one request down the road and answer it, whatever happens."""
-        head = down.head
-        plan = self._plan(head) if down.plain else None
-        if plan is None:
-            x = Exchange(self.mint_id(), self.monotonic(), head.method, head.peer)
+        head, begun = down.head, down.begun
+        if begun is None:
+            plan = self._plan(head) if down.plain else None
+            if plan is None:
+                x = Exchange(self.mint_id(), self.monotonic(), head.method, head.peer)
+            else:
+                x = plan.facts_of(head, self.mint_id(), self.monotonic())
         else:
-            x = plan.facts_of(head, self.mint_id(), self.monotonic())
+            assert isinstance(begun, Forwarding), "who begins anything"
+            begun.taken_on()
+            plan, x = begun.plan, begun.x
         told = _Told(x.request_id)
         self.walking += 1
         try:
@@ -124,6 +135,10 @@ class Gateway:
                 else:
                     case = plan.case(head)
                     told.principal, told.surface = case.principal, case.operation.surface
+                if begun is not None:
+                    told.decision, told.begun = begun.decision, begun
+                    if begun.rejection is not None:
+                        raise begun.rejection
                 await self._act(down, x, told, case)
             except Rejection as rejection:
                 await self._refuse(down, x, told, rejection)
@@ -143,6 +158,8 @@ class Gateway:
                 raise
         finally:
             self.walking -= 1
+            if begun is not None and begun.reply is not None:
+                begun.reply.release()
             x.bytes_out = down.sent_bytes
             x.bytes_in = down.received_bytes
             if told.ticket is not None and told.ticket.owes():
@@ -153,7 +170,11 @@ class Gateway:
         """The whole answer, where the short lane has it without waiting; audited and counted. Or who will tell it to
         ``asker``. None: ``handle`` it."""
         try:
-            return self.lane.at_once(head, asker)
+            if head.memo:
+                answer = self.lane.at_once(head, asker)
+                if answer is not None:
+                    return answer
+            return self.forward_lane.at_once(head, asker)
         except Exception:
             # The road has its own way to say so, to this request and to all like it; and whoever called is the connection
             # itself, which would die of it.
@@ -236,13 +257,14 @@ class Gateway:
 
         shape = narrowable(operation, target, head) if permit.narrowing is not None else None
 
-        decision = None
-        known = case.kept.takes
+        decision = told.decision
+        known = case.kept.takes if decision is None else None
         if known is not None and not known.era.over:
             decision = road.limits.admit_now(known, principal)
         if decision is not None and decision.allowed:
-            told.decision = decision
-            note(decision, x)
+            if told.decision is None:
+                told.decision = decision
+                note(decision, x)
         elif takes := self._takes(case, head):
             ticket = told.ticket = await road.limits.admit(takes, principal, told.lease, admitted.wait_s)
             decision = told.decision = ticket.decision
@@ -274,6 +296,8 @@ class Gateway:
         if operation.access is not _READ or road.record.closed:
             await road.record.admit(x)
         errand = told.errand = Errand(road, self.monotonic, head, x, case, credential, body)
+        if told.begun is not None:
+            errand.brought, errand.started_at = told.begun.reply, told.begun.started_at
         if admitted.websocket:
             await self._tunnel(down, x, told, errand)
             return

@@ -11,10 +11,12 @@ from typing import Protocol
 
 import msgspec
 
+from .asking import Begun
 from .core.access import Permit, Principal, Priority
 from .core.cache_entry import Entry
 from .core.catalogue import Operation
 from .core.credentials import Claim
+from .core.errors import Rejection
 from .core.key_record import KeyRecord, Replacing
 from .core.limits import Decision, Take
 from .core.messages import Field, Fields, RequestHead, ResponseHead
@@ -112,6 +114,9 @@ class Downstream(Protocol):
     @property
     def body(self) -> RequestBody | None: ...
 
+    begun: Begun | None
+    """Where it goes on from; None: from its beginning."""
+
     @property
     def plain(self) -> bool:
         """Its octets may come again, and would mean the same: HTTP/1.1, no body, nothing to close for."""
@@ -149,31 +154,6 @@ class Downstream(Protocol):
         ...
 
 
-class Asker(Protocol):
-    """A connection whose request has an answer at hand, once the buckets have been asked."""
-
-    @property
-    def gone(self) -> bool:
-        """Nobody is there to be told."""
-        ...
-
-    def told(self, octets: bytes | None) -> None:
-        """The whole answer as it goes over the wire; None: the request is to be handled as any other. Called once."""
-        ...
-
-
-class Asking(Protocol):
-    """That request, until its ``Asker`` is told."""
-
-    def leave(self) -> None:
-        """The client went away. Nobody is told any more."""
-        ...
-
-    def drained(self) -> bytes:
-        """The gateway can't wait any longer: the answer that says so. Nobody is told any more."""
-        ...
-
-
 class Repeated(msgspec.Struct, gc=False):
     """The fields that all requests of one kind have, before and behind those of each alone."""
 
@@ -188,7 +168,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
 
     method: str
     target: bytes
-    fields: Fields
+    own: Fields
+    """All fields, or those that ``repeated`` has not."""
     content_length: int | None = None
     """Of the body; None with a body means chunked."""
     first_byte_timeout_s: float | None = None
@@ -198,7 +179,33 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     """The principal's id: callers take turns where there is not enough for all."""
     priority: Priority = Priority.INTERACTIVE
     repeated: Repeated | None = None
-    """Where ``fields`` begin and end as those of other requests do."""
+    """The fields that other requests have as well, around ``own``."""
+
+    @property
+    def fields(self) -> Fields:
+        """All of them."""
+        repeated = self.repeated
+        return self.own if repeated is None else (*repeated.before, *self.own, *repeated.behind)
+
+
+class Asked(Protocol):
+    """A question to a store or to GitLab, until it is answered."""
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more; what was not asked for yet is not taken."""
+        ...
+
+
+Then = Callable[[Reply | Rejection | None], None]
+"""Is told how it went: GitLab's answer, why there is none, or None."""
+
+
+class Door(Protocol):
+    """Counts who is in."""
+
+    def passed(self, answer: Reply | Rejection | None) -> None:
+        """One has been answered, as ``Then``; None too for one that was cancelled."""
+        ...
 
 
 class Upstream(Protocol):
@@ -213,15 +220,16 @@ class Upstream(Protocol):
         """
         ...
 
-    async def close(self) -> None: ...
+    def send_soon(self, request: UpstreamRequest, then: Then, door: Door | None = None) -> Asked | None:
+        """As ``send`` of a GET, without a coroutine: ``then`` is called once, later, with what ``send`` would return or
+        raise, or with None where the request may be sent once more. None, and nothing was sent, where that takes longer: a
+        turn must be waited for, or a connection made.
 
-
-class Asked(Protocol):
-    """A question to a store, until it is answered."""
-
-    def cancel(self) -> None:
-        """Nobody waits for it any more; what the store was not asked for yet is not taken."""
+        ``door`` is told before ``then`` is. What ``then`` raises is logged.
+        """
         ...
+
+    async def close(self) -> None: ...
 
 
 class BucketStore(Protocol):
@@ -401,6 +409,10 @@ class TokenSource(Protocol):
 
         Raises Rejection BROKER_CREDENTIAL_REFUSED (502/503) when there is none to give: closed, never open.
         """
+        ...
+
+    def credential_now(self, permit: Permit, operation: Operation) -> UpstreamCredential | None:
+        """As ``credential``, where it is at hand; None where that takes a while, or is refused."""
         ...
 
     def recognised(self) -> None:

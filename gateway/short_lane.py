@@ -18,20 +18,21 @@ from collections.abc import Callable
 
 import msgspec
 
+from .asking import Asker, Asking
 from .cache import Again
 from .core.access import Principal
 from .core.cache_entry import Entry
 from .core.catalogue import Operation, Surface
 from .core.errors import Code, drained, rate_limited
 from .core.exchange import Exchange, Kin
-from .core.http_date import format_date
+from .core.http_date import date_line
 from .core.limits import Decision, Takes
 from .core.messages import Fields, RequestHead, first, joined
 from .core.refusal import render
 from .core.status import status_line
 from .core.target import Target
 from .limit_stage import is_final
-from .ports import Asked, Asker, Asking
+from .ports import Asked
 from .road import Road
 
 log = logging.getLogger("gateway.pipeline")
@@ -130,8 +131,6 @@ class ShortLane:
         self._observe = observe
         self.asking = 0
         """Requests whose buckets are being asked."""
-        self._date_second = -1
-        self._date_line = b""
 
     @staticmethod
     def learn(head: RequestHead, way: Way) -> None:
@@ -198,26 +197,8 @@ class ShortLane:
 
     def drained(self, head: RequestHead, found: Found) -> bytes:
         """The refusal of a gateway that can't wait any longer."""
-        x, way = found.x, found.way
-        rejection = drained(unsure=False)
-        x.status, x.code = rejection.status, rejection.code.value
-        answer, body = render(
-            rejection,
-            surface=way.operation.surface,
-            accept=joined(head.fields, b"accept") or b"",
-            request_id=x.request_id,
-            extra=self._road.dialect.told(None, way.principal),
-            cross_origin=first(head.fields, b"origin") is not None,
-        )
-        octets = b"%b%bX-Gateway-Request-Id: %b\r\n%b%b" % (
-            status_line(answer.status),
-            _rendered(answer.fields),
-            x.request_id.encode("ascii"),
-            self._date(self._wall()),
-            _ending(way.method, body, b"Connection: close\r\n"),
-        )
-        x.bytes_out = len(octets)
-        return octets
+        way = found.way
+        return drained_answer(self._road, head, way.operation, way.principal, found.x, self._wall())
 
     def _answer(self, found: Found, decision: Decision | None) -> bytes:
         way, served, x = found.way, found.served, found.x
@@ -229,7 +210,7 @@ class ShortLane:
                 found.computed,
                 self._road.dialect.lines(decision, way.principal),
                 b"X-Gateway-Request-Id: %b\r\n" % x.request_id.encode("ascii"),
-                self._date(found.at),
+                date_line(found.at),
                 b"\r\n",
                 found.entry.body if served.has_body else b"",
             )
@@ -307,7 +288,7 @@ class ShortLane:
                 lines,
                 self._road.dialect.lines(decision, way.principal),
                 b"X-Gateway-Request-Id: %b\r\n" % request_id,
-                self._date(self._wall()),
+                date_line(self._wall()),
                 ending,
             )
         )
@@ -316,14 +297,6 @@ class ShortLane:
             x.kin = kin
         self._observe(x)
         return octets
-
-    def _date(self, at: float) -> bytes:
-        """``Date``, formatted once a second."""
-        second = int(at)
-        if second != self._date_second:
-            self._date_line = b"Date: %b\r\n" % format_date(second)
-            self._date_second = second
-        return self._date_line
 
 
 class _Asking:
@@ -367,6 +340,31 @@ class _Asking:
             lane.unlearn(self._head)
             octets = None
         self._asker.told(octets)
+
+
+def drained_answer(
+    road: Road, head: RequestHead, operation: Operation, principal: Principal, x: Exchange, at: float
+) -> bytes:
+    """The refusal of a request to read that the gateway's end ends, in octets."""
+    rejection = drained(unsure=False)
+    x.status, x.code = rejection.status, rejection.code.value
+    answer, body = render(
+        rejection,
+        surface=operation.surface,
+        accept=joined(head.fields, b"accept") or b"",
+        request_id=x.request_id,
+        extra=road.dialect.told(None, principal),
+        cross_origin=first(head.fields, b"origin") is not None,
+    )
+    octets = b"%b%bX-Gateway-Request-Id: %b\r\n%b%b" % (
+        status_line(answer.status),
+        _rendered(answer.fields),
+        x.request_id.encode("ascii"),
+        date_line(at),
+        _ending(head.method, body, b"Connection: close\r\n"),
+    )
+    x.bytes_out = len(octets)
+    return octets
 
 
 def served(again: Again, x: Exchange) -> Served:

@@ -50,12 +50,14 @@ class Far(Port):
 
 
 @asynccontextmanager
-async def far(directory: Path, redis: int, text: str = CONFIGURATION, more: str = "") -> AsyncIterator[Far]:
+async def far(
+    directory: Path, redis: int, text: str = CONFIGURATION, more: str = "", cached: str = CACHED
+) -> AsyncIterator[Far]:
     line = Line(redis)
     await line.open()
     stores = f'stores: {{shared: "redis://127.0.0.1:{line.port}/0", keys: "sqlite:///{directory}/keys.db"{more}}}\n'
     try:
-        async with port(directory, text + CACHED + SECRETS + stores) as at:
+        async with port(directory, text + cached + SECRETS + stores) as at:
             at.__class__ = Far
             assert isinstance(at, Far)
             at.line = line

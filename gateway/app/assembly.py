@@ -46,7 +46,8 @@ from ..core.limits import OnOutage
 from ..core.passage import Passage
 from ..core.peer_guard import PeerGuard
 from ..core.secret import Secret
-from ..edge.server import EdgeSettings, TrafficServer
+from ..edge.server import TrafficServer
+from ..edge.settings import EdgeSettings
 from ..identity.authenticator import PrincipalAuthenticator
 from ..identity.exchanging import TokenExchange
 from ..identity.gitlab_tokens import OwnTokens

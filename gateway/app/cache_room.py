@@ -96,6 +96,7 @@ class CacheRoom:
             hooks=self.watch,
             looking=looking,
             leases=self.leases,
+            at_hand=self.memory,
         )
 
     def receiving(self, ledger: Ledger, handle: Handle) -> Handle:

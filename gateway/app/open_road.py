@@ -76,6 +76,9 @@ class NoTokens:
     async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
         raise AssertionError("no permit of a shared cache names a credential")
 
+    def credential_now(self, permit: Permit, operation: Operation) -> UpstreamCredential | None:
+        raise AssertionError("no permit of a shared cache names a credential")
+
     async def refused(self, credential: UpstreamCredential) -> bool:
         return False
 

@@ -170,6 +170,17 @@ class StaticTokenSource:
             raise _refusal(502, f"credential `{held.credential.id}` {held.reason}")
         return held.by_carrier[carrier_for(operation)]
 
+    def credential_now(self, permit: Permit, operation: Operation) -> UpstreamCredential | None:
+        held = self._single.get(permit.use)
+        if held is None:
+            pool = self._shared.get(permit.use)
+            if pool is None:
+                return None
+            held = pool.pick()
+        if (held.checked and not held.trusted) or self._monotonic() < held.refused_until:
+            return None
+        return held.by_carrier[carrier_for(operation)]
+
     async def refused(self, credential: UpstreamCredential) -> bool:
         held = self._held.get(credential.id)
         if held is None:

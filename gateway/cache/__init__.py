@@ -6,7 +6,7 @@ RFC 9111 one, ``fill`` copies answers into the store as they stream. What may be
 """
 
 from .again import Again
-from .contract import Cache, CacheOutcome, CacheRequest, Forward, Like, NoCache
+from .contract import Cache, CacheOutcome, CacheRequest, Forward, Leading, Like, NoCache
 from .private import PrivateCache
 from .shared import SharedCache
 from .shared_asking import SharedPolicy
@@ -17,6 +17,7 @@ __all__ = [
     "CacheOutcome",
     "CacheRequest",
     "Forward",
+    "Leading",
     "Like",
     "NoCache",
     "PrivateCache",

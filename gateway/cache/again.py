@@ -29,7 +29,18 @@ class Again:
         member: The member of ``Cache-Status``, with a place for the seconds left.
     """
 
-    __slots__ = ("_computed", "_condition", "_fields", "_hooks", "_look", "_names", "_others", "_reuse_s", "_spelt")
+    __slots__ = (
+        "_computed",
+        "_condition",
+        "_fields",
+        "_hooks",
+        "_look",
+        "_names",
+        "_others",
+        "_reuse_s",
+        "_spelt",
+        "_version",
+    )
 
     def __init__(
         self,
@@ -47,6 +58,7 @@ class Again:
         self._names = names
         self._spelt = spelt
         self._others = names.others(spelt)
+        self._version = names.version
         self._hooks = hooks
         self._reuse_s = reuse_s
         self._fields = fields
@@ -56,8 +68,11 @@ class Again:
     def still(self, at: float) -> tuple[Entry, bytes] | None:
         """The answer where it may be served as it is at ``at`` (Unix seconds), with the lines that are computed for each
         answer; None: that takes a ``fetch`` to say."""
-        if self._names.others(self._spelt) != self._others:  # a write by another name must find it
-            return None
+        names = self._names
+        if names.version != self._version:
+            if names.others(self._spelt) != self._others:  # a write by another name must find it
+                return None
+            self._version = names.version
         if self._hooks is not None and not self._hooks.heard_lately:
             return None
         lookup = self._look()

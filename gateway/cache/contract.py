@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from ..core.answer_shape import shaped
+from ..core.answer_shape import Shape, shaped
 from ..core.cache_control import RequestDirectives
 from ..core.cache_entry import replaced
 from ..core.cache_status import CacheReason, CacheStatus, Stored
@@ -19,6 +19,7 @@ from ..core.catalogue import Operation
 from ..core.messages import Field, Fields, ResponseHead, first, joined
 from ..ports import Reply
 from .again import Again
+from .mould import Mould, Told
 
 
 class Like(msgspec.Struct, gc=False):
@@ -38,6 +39,12 @@ class Like(msgspec.Struct, gc=False):
     immutable: bool = False
     taught: bool = False
     """An answer names no project that is not known by now."""
+    fields: Fields = ()
+    """The request's."""
+    leads: bool = False
+    """Where nothing is stored, an answer may be, and be shared with all who wait for it."""
+    moulds: dict[tuple[Shape, Fields], Mould] = {}
+    """Of its answers."""
 
 
 class CacheRequest(msgspec.Struct, frozen=True, gc=False):
@@ -89,8 +96,32 @@ Forward = Callable[[Fields], Awaitable[Reply]]
 called more than once, and after ``fetch`` returned (stale-while-revalidate)."""
 
 
+class Leading(Protocol):
+    """One request that asks upstream for all who ask the same."""
+
+    def answered(self, head: ResponseHead, whole: bytes) -> Told | None:
+        """A 200 is there: stored where it may be, shared with all who wait. None, and nothing was done, where that takes a
+        ``fetch``."""
+        ...
+
+    def abandon(self) -> None:
+        """There is no answer: whoever waits asks next. Harmless afterwards."""
+        ...
+
+
 class Cache(Protocol):
     """A cache policy over a store."""
+
+    def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
+        """Nothing is stored for ``target``, nobody asks for it, and its answer can be stored without a wait: it is to go
+        up without conditions, and one of two words is owed then. None for any other: that is for ``fetch``.
+
+        Args:
+            target: The raw one, of a GET less credentials.
+            like: What ``fetch`` found out about one of its kind.
+            now: Unix seconds.
+        """
+        ...
 
     async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:
         """The answer to send, complete: stored fields, ``Age``, ``Cache-Status``, the client's preconditions judged.
@@ -146,6 +177,10 @@ def _age(age_s: float) -> Field:
 
 class NoCache:
     """No cache at all."""
+
+    def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
+        del target, like, now
+        return None
 
     async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:
         del now

@@ -32,6 +32,17 @@ class Labels:
         reply.head = with_status(reply.head, outcome.cache_status_field)
         return reply
 
+    def miss(self, stored: Stored, reuse_s: float) -> bytes:
+        """The member for a 200 to what was not in the cache; as ``upstream_answer`` says it."""
+        return cache_status_field(
+            self.name,
+            CacheStatus.MISS,
+            CacheReason.URI_MISS,
+            upstream_status=200,
+            stored=stored is Stored.STORED,
+            ttl_s=int(reuse_s) if stored is Stored.STORED else None,
+        )
+
     def stored_answer(self, outcome: CacheOutcome, age_s: float, ttl_s: float) -> bytes:
         """The member for an answer out of the store; both notes are made on ``outcome``."""
         outcome.age_s = age_s

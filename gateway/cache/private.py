@@ -25,6 +25,7 @@ from .contract import CacheOutcome, CacheRequest, Forward, Leases, Like
 from .hook_watch import HookWatch
 from .labels import Labels
 from .private_asking import PrivateAsking, Question, as_reply, usable
+from .private_leading import AtHand, PrivateLeading
 from .tagging import Tagging
 
 _BEFORE_TARGET = len(b"private\n")
@@ -44,6 +45,7 @@ class PrivateCache:
         looking: Into what of ``store`` is in memory.
         hooks: Where lifetimes hang on GitLab's hooks: while none come, every reuse is revalidated.
         leases: Where gateways share the store: one of them asks what all may reuse.
+        at_hand: ``store``, where it is in this process and nowhere else.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class PrivateCache:
         hooks: HookWatch | None = None,
         looking: Looking | None = None,
         leases: Leases | None = None,
+        at_hand: AtHand | None = None,
     ) -> None:
         self._store = store
+        self._at_hand = at_hand
         self._policy = policy
         self._tagging = Tagging(names if names is not None else ProjectNames(), policy.prefix)
         self._hooks = hooks
@@ -116,6 +120,21 @@ class PrivateCache:
         question = Question(request, forward, now, key, tags, reuse_s, like.keep_s, asked, like.if_none_match, like.taught)
         return await self._asking.ask(question, lookup, entry, reason)
 
+    def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> PrivateLeading | None:
+        store = self._at_hand
+        if store is None or not like.leads or like.version != self._tagging.names.version:
+            return None
+        if self._hooks is not None and not like.immutable and not self._hooks.heard_lately:
+            return None
+        key = b"private\n%b%b" % (target, like.key)
+        lookup = store.peek(key, like.tags)
+        if lookup.entries or lookup.version > lookup.stamp:
+            return None
+        flight = self._asking.join_now(key, lookup.version)
+        if flight is None:
+            return None
+        return PrivateLeading(self._asking, store, target, like, key, lookup.stamp, flight, now)
+
     def _find_out(self, like: Like, request: CacheRequest) -> None:
         """What the fields, the path and the caller of a request say."""
         like.version = self._tagging.names.version
@@ -144,6 +163,9 @@ class PrivateCache:
         else:
             like.reuse_s = self._reuse_s.get(request.operation.name, self._default_reuse_s)
             like.keep_s = self._policy.keep_s
+        like.fields = request.fields
+        like.leads = like.asked is None and like.reuse_s > 0 and not request.operation.may_hold_secret
+        like.moulds.clear()
 
     def _hits(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:
         """The short way out: nothing is asked, parsed or encoded."""

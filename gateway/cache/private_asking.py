@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Set
 import msgspec
 
 from ..core.cache_control import RequestDirectives, response_directives
-from ..core.cache_entry import Entry, freshen, make_entry, may_answer_304, not_modified
+from ..core.cache_entry import Entry, freshen, kept_of, make_entry, may_answer_304, not_modified
 from ..core.cache_key import selecting, selects
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.cache_tags import partition_tag
@@ -34,14 +34,16 @@ from ..core.private_caching import (
 )
 from ..ports import CacheStore, Lookup, Reply
 from ..singleflight import Flight, Flights
-from .contract import CacheOutcome, CacheRequest, Forward, Leases
+from .contract import CacheOutcome, CacheRequest, Forward, Leases, Like
 from .fill import filled, promised_length, read_ahead
 from .labels import Labels
+from .mould import Mould, Told, saying
 from .tagging import Tagging, hides_secret
 
 # Read for every answer; an enum's class looks its members up anew each time.
 _MISS, _UPDATED, _STORED = CacheStatus.MISS, CacheStatus.UPDATED, Stored.STORED
 _REQUEST = CacheReason.REQUEST
+_MOULDS_BOUND = 16
 _DROPPED = PER_ANSWER | {b"cache-status"}
 
 
@@ -51,6 +53,10 @@ class _Landing(msgspec.Struct, frozen=True):
     entry: Entry
     upstream_status: int
     stale: bool = False
+
+
+Joined = Flight[_Landing]
+"""A question that somebody leads."""
 
 
 class _Taking(msgspec.Struct, frozen=True):
@@ -108,9 +114,9 @@ class PrivateAsking:
     ) -> None:
         self._store = store
         self._policy = policy
-        self._labels = labels
+        self.labels = labels
         self._wait_s = wait_s
-        self._tagging = tagging
+        self.tagging = tagging
         self._inert = inert
         self._leases = leases
         self.flights: Flights[_Landing] = Flights()
@@ -160,6 +166,17 @@ class PrivateAsking:
                 return await self._lead_all(question, lookup, entry, reason, flight, self._leases)
             if leads:
                 return await self._lead(question, lookup, entry, reason, given, flight)
+
+    def join_now(self, key: bytes, version: int) -> Joined | None:
+        """The flight, led from now on; None: somebody leads it, here or perhaps elsewhere."""
+        if self._leases is not None:
+            return None
+        leads, flight = self.flights.join(b"%d\n%b" % (version, key))
+        return flight if leads else None
+
+    @property
+    def max_entry_bytes(self) -> int:
+        return self._policy.max_entry_bytes
 
     @staticmethod
     def _given(question: Question, entry: Entry | None) -> Fields:
@@ -311,7 +328,7 @@ class PrivateAsking:
             elif takes_entry(head.status) or (entry is not None and head.status == 200):
                 await self._store.delete(question.key)
                 outcome.stored = Stored.DROPPED if head.status != 200 else outcome.stored
-            return self._labels.upstream_answer(reply, outcome), outcome
+            return self.labels.upstream_answer(reply, outcome), outcome
         taking = _Taking(question, lookup, head, verdict, outcome, flight, requested_at, received_at)
         ready = reply if reply.chunks is None else await read_ahead(reply)
         whole = ready.whole
@@ -335,7 +352,7 @@ class PrivateAsking:
                 functools.partial(_void, taking),
             )
         # The head says what is intended (RFC 9211 §2.5); it is stored when the last octet came.
-        return self._labels.upstream_answer(ready, outcome, question.reuse_s), outcome
+        return self.labels.upstream_answer(ready, outcome, question.reuse_s), outcome
 
     async def _commit(self, taking: _Taking, body: bytes) -> None:
         """It arrived whole."""
@@ -346,19 +363,11 @@ class PrivateAsking:
                 outcome.stored = Stored.SECRET
                 await self._store.delete(question.key)
                 return
-            varies = taking.verdict.varies
-            names = tuple([name for name in varies if name in self._inert]) if varies else ()
-            fresh = make_entry(
-                head,
-                body,
-                taking.verdict.said,
-                requested_at=taking.requested_at,
-                received_at=taking.received_at,
-                dropped=_DROPPED,
-                selecting=selecting(names, question.request.fields) if names else (),
+            fresh = self.entry_of(
+                head, body, taking.verdict, question.request.fields, taking.requested_at, taking.received_at
             )
             if not question.taught:
-                self._tagging.learn(question.request.target, head, body)
+                self.tagging.learn(question.request.target, head, body)
             if lookup.version > lookup.stamp:
                 outcome.stored = Stored.HELD
             elif not await self._store.put(question.key, (fresh,), question.keep_s, question.tags, lookup.stamp):
@@ -371,6 +380,56 @@ class PrivateAsking:
                 if outcome.stored is Stored.SECRET:
                     flight.land(None)
                 flight.abandon()
+
+    def entry_of(
+        self,
+        head: ResponseHead,
+        body: bytes,
+        verdict: Verdict,
+        fields: Fields,
+        requested_at: float,
+        received_at: float,
+    ) -> Entry:
+        """What is stored of an answer to a request with ``fields``."""
+        return make_entry(
+            head,
+            body,
+            verdict.said,
+            requested_at=requested_at,
+            received_at=received_at,
+            dropped=_DROPPED,
+            selecting=self._selecting(verdict, fields),
+        )
+
+    def _selecting(self, verdict: Verdict, fields: Fields) -> tuple[tuple[bytes, bytes], ...]:
+        varies = verdict.varies
+        names = tuple([name for name in varies if name in self._inert]) if varies else ()
+        return selecting(names, fields) if names else ()
+
+    def moulded(self, head: ResponseHead, like: Like) -> Mould | None:
+        """What the answers like ``head`` have in common, remembered in ``like``; None: each is to be looked at."""
+        shape = head.shape
+        assert shape is not None, "who asks knows it"
+        if b"last-modified" in shape.place or head.status != 200:
+            return None
+        verdict = storable(head, like.reuse_s)
+        keep = None
+        if verdict.stored is _STORED:
+            keep = kept_of(shape, verdict.said, _DROPPED)
+            if keep is None:
+                return None
+        told = Told(verdict.stored, self.labels.miss(verdict.stored, like.reuse_s))
+        overtaken = Told(Stored.INVALIDATED, self.labels.miss(Stored.INVALIDATED, like.reuse_s))
+        mould = Mould(shape, keep, self._selecting(verdict, like.fields), told, overtaken)
+        if len(like.moulds) >= _MOULDS_BOUND:
+            like.moulds.clear()
+        like.moulds[shape, saying(shape)(head.fields)] = mould
+        return mould
+
+    @staticmethod
+    def landed(flight: Joined, entry: Entry, upstream_status: int) -> None:
+        """Everybody who waits gets ``entry``."""
+        flight.land(_Landing(entry, upstream_status))
 
     def _serve(
         self,
@@ -388,7 +447,7 @@ class PrivateAsking:
         outcome = CacheOutcome(status, reason)
         outcome.stored = stored
         outcome.upstream_status = upstream_status
-        member = self._labels.stored_answer(outcome, age, question.reuse_s - age)
+        member = self.labels.stored_answer(outcome, age, question.reuse_s - age)
         return as_reply(
             entry, question.if_none_match, (*of_answer, (b"Age", b"%d" % age), (b"Cache-Status", member))
         ), outcome

@@ -26,7 +26,7 @@ from ..core.errors import Rejection
 from ..core.messages import first
 from ..ports import CacheStore, Lookup, Reply
 from ..singleflight import Flights
-from .contract import CacheOutcome, CacheRequest, Forward
+from .contract import CacheOutcome, CacheRequest, Forward, Leading, Like
 from .fill import filled
 from .labels import Labels
 from .shared_asking import DROPPED, Question, SharedAsking, SharedPolicy
@@ -58,6 +58,10 @@ class SharedCache:
 
     async def drop_partition(self, partition: bytes) -> None:
         del partition  # a shared cache has none
+
+    def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
+        del target, like, now
+        return None
 
     async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:
         if request.method not in {"GET", "HEAD"}:

@@ -191,19 +191,25 @@ def _sorted(
 ) -> tuple[Fields, Fields, Shape, bool]:
     """What is kept; what may tell something of the entry itself, and its shape; whether the former say how long it is."""
     fields, shape = head.fields, head.shape or shaped(head)
-    if not (b"connection" in shape.place or directives.no_cache_fields or directives.private_fields):
-        key = (_sorted, dropped)
-        sorting: tuple[Pick, bool] | None = shape.memo.get(key)
-        if sorting is None:
-            unkept = _together(HOP_BY_HOP, dropped)
-            length = b"content-length" in shape.place and b"content-length" not in unkept
-            sorting = shape.memo[key] = (shape.without(unkept), length)
-        return sorting[0](fields), fields, shape, sorting[1]
+    keep = kept_of(shape, directives, dropped)
+    if keep is not None:
+        return keep(fields), fields, shape, b"content-length" in shape.place and b"content-length" not in dropped
     hop = nominated(fields)
     unkept = _together(hop, dropped) | directives.no_cache_fields | directives.private_fields
     kept = [field for field in fields if lower(field[0]) not in unkept]
     told = tuple([field for field in fields if lower(field[0]) not in hop])
     return tuple(kept), told, shape_of(told), any(lower(field[0]) == b"content-length" for field in kept)
+
+
+def kept_of(shape: Shape, directives: ResponseDirectives, dropped: frozenset[bytes]) -> Pick | None:
+    """What is kept of the answers of a shape; None where each names fields that are not."""
+    if b"connection" in shape.place or directives.no_cache_fields or directives.private_fields:
+        return None
+    key = (kept_of, dropped)
+    keep: Pick | None = shape.memo.get(key)
+    if keep is None:
+        keep = shape.memo[key] = shape.without(_together(HOP_BY_HOP, dropped))
+    return keep
 
 
 @lru_cache(64)

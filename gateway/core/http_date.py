@@ -69,6 +69,20 @@ def format_date(at: float) -> bytes:
     return _format_second(int(at))
 
 
+_second = -1
+_line = b""
+
+
+def date_line(at: float) -> bytes:
+    """``Date`` as a header line, formatted once a second."""
+    global _second, _line  # noqa: PLW0603 — a one-entry memo
+    second = int(at)
+    if second != _second:
+        _line = b"Date: %b\r\n" % format_date(second)
+        _second = second
+    return _line
+
+
 def _civil(days: int) -> tuple[int, int, int]:
     """Year, month, day of a day number since 1970-01-01 (proleptic Gregorian calendar, years from March)."""
     era, of_era = divmod(days + 719_468, 146_097)

@@ -109,7 +109,8 @@ REFUSED_FIELDS = {
 
 _NOT_RAILS = frozenset({b"gitlab-workhorse-send-data", b"content-range", b"content-disposition"})
 """What says that somebody else than Rails makes the body."""
-_SAYING = frozenset({b"cache-control", b"content-encoding", b"content-type", b"vary"})
+SAYING = frozenset({b"cache-control", b"content-encoding", b"content-type", b"vary"})
+"""What answers say that decides about storing them, beside what fields there are."""
 _VERDICTS_BOUND = 64
 _STORED = Stored.STORED
 
@@ -150,7 +151,7 @@ class _Verdicts:
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
-        self._pick = picking([place for place, name in enumerate(shape.names) if name in _SAYING])
+        self._pick = picking([place for place, name in enumerate(shape.names) if name in SAYING])
         self._known: dict[Fields, Verdict] = {}
 
     def of(self, fields: Fields) -> Verdict:

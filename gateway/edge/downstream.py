@@ -17,6 +17,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web import RequestPayloadError
 
+from ..asking import Begun
 from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
 from ..core.patience import Patience
@@ -24,7 +25,8 @@ from ..core.status import status_line
 from .tunnel import ClientTunnel
 
 if TYPE_CHECKING:
-    from .server import Connection, EdgeSettings
+    from .server import Connection
+    from .settings import EdgeSettings
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODYLESS = frozenset({204, 304})
@@ -120,6 +122,7 @@ class AiohttpDownstream:
         "_payload",
         "_protocol",
         "_tunnel",
+        "begun",
         "body",
         "expects_continue",
         "head",
@@ -147,6 +150,7 @@ class AiohttpDownstream:
         self.version_served = True
         self.expects_continue = False
         self.body: ClientBody | None = None
+        self.begun: Begun | None = None
         if message is not None:
             # An upgrade is declined by answering as if it had not been asked (RFC 9110 §7.8). What stands behind it may
             # be of the other protocol, and aiohttp's parser forgets some of it: nothing more is read from such a

@@ -16,20 +16,20 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web import PayloadAccessError, RequestPayloadError
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from ..asking import Asker, Asking, Begun
 from ..core.errors import Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
-from ..core.patience import MOST_S
-from ..ports import DRAINED, Asker, Asking
+from ..ports import DRAINED
 from .downstream import AiohttpDownstream, ClientGone, head_of
 from .parsing import last_octets, rejection_of, version_not_supported
 from .repeats import Repeats
+from .settings import EdgeSettings
 from .tunnel import ClientTunnel
 
 log = logging.getLogger("gateway.edge")
@@ -52,39 +52,13 @@ def _not_at_once(_: RequestHead, __: Asker) -> None:
     return None
 
 
-def _no_peer(_: str) -> bool:
-    return False
-
-
-class EdgeSettings(msgspec.Struct, frozen=True):
-    """What the traffic port allows (configuration: ``listen.limits``)."""
-
-    target_bytes: int = 16 * 1024
-    field_bytes: int = 16 * 1024
-    max_fields: int = 200
-    request_head_s: float = 15.0
-    body_idle_s: float = 10.0
-    body_rate: int = 1024
-    """Octets a second; 0: any."""
-    body_slack_s: float = MOST_S
-    """How far behind that a body may be."""
-    idle_s: float = 75.0
-    write_stall_s: float = 30.0
-    lingering_s: float = 2.0
-    max_connections: int = 0
-    """0: bounded by the process's file descriptors alone."""
-    max_connections_per_peer: int = 0
-    """0: no limit."""
-    uncounted_peer: Callable[[str], bool] = _no_peer
-    """Whether a peer stands for many: a load balancer is not held to the limit of one client."""
-
-
 class Connection(RequestHandler):
     """One client connection."""
 
     __slots__ = (
         "_asking",
         "_at_boundary",
+        "_begun",
         "_head_deadline",
         "_idle",
         "_octets",
@@ -106,7 +80,9 @@ class Connection(RequestHandler):
         self._at_boundary = True
         """Every octet that the parser was given belongs to a request that it has told of, and that has no body."""
         self._asking: tuple[Asking, RequestHead] | None = None
-        """A request that ``start`` knows nothing of: its answer is at hand, and the buckets are being asked."""
+        """A request that ``start`` knows nothing of: buckets or GitLab are being asked."""
+        self._begun: Begun | None = None
+        """The request in the queue has come some way already."""
         self._idle: asyncio.Future[None] | None = None
         """The waiter meanwhile, out of the parser's reach: no other request may be served before that one is answered."""
         self._octets: bytes | None = None
@@ -133,6 +109,9 @@ class Connection(RequestHandler):
         asking, self._asking = self._asking, None
         if asking is not None:
             asking[0].leave()
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.leave()
         self._server.leave(self)
         super().connection_lost(exc)
 
@@ -172,7 +151,7 @@ class Connection(RequestHandler):
         if self._head_deadline is not None:
             self._disarm_head_deadline()
         self._request_count += 1
-        if head.memo and not server.draining and not self.writing_paused:
+        if head.memo is not None and not server.draining and not self.writing_paused:
             answer = server.at_once(head, self)
             if type(answer) is bytes:
                 server.requests_count += 1
@@ -195,12 +174,13 @@ class Connection(RequestHandler):
     def gone(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
-    def told(self, octets: bytes | None) -> None:
+    def told(self, octets: bytes | None, begun: Begun | None = None) -> None:
         asking, self._asking = self._asking, None
         waiter = self._waiter = self._idle
         if asking is None or waiter is None or waiter.done():
             return  # lost meanwhile
         if octets is None:
+            self._begun = begun
             self._messages.appendleft((asking[1], EMPTY_PAYLOAD))  # type: ignore[arg-type]  # as above
             waiter.set_result(None)
             return
@@ -282,7 +262,7 @@ class Connection(RequestHandler):
         aiohttp's own waits up to twice that."""
         self.close()
         task = self._task_handler
-        if task is not None and (self._request_in_progress or self._asking is not None):
+        if task is not None and (self._request_in_progress or self._asking is not None or self._begun is not None):
             done, _ = await asyncio.wait([task], timeout=timeout)
             asking, self._asking = self._asking, None
             if asking is not None:
@@ -345,6 +325,7 @@ class Connection(RequestHandler):
                 break
             if repeated:
                 downstream = AiohttpDownstream(message, payload, self)
+                downstream.begun, self._begun = self._begun, None
             else:
                 downstream = AiohttpDownstream(head_of(message, payload, self), payload, self, message)
                 octets, self._octets = self._octets, None

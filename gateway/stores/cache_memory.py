@@ -91,6 +91,10 @@ class MemoryCacheStore:
         return Lookup(slot.entries, stamp, version)
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+        return self.place(key, entries, ttl_s, tags, stamp)
+
+    def place(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+        """As ``put``, at once."""
         if (self._purged_at(tags) if self._purges else self._forgotten) > stamp or ttl_s <= 0:
             return False
         size = len(key)

@@ -130,6 +130,7 @@ Finished = tuple[Exchange, float]
 
 _MILLISECONDS = [b'%03dZ","request_id":' % number for number in range(1000)]
 _ZERO, _POINT = b"0."
+_NO_TIME = b"0.0"
 _MOST = 1e12  # beyond it a double's shortest digits are not those of three decimals
 
 
@@ -153,6 +154,27 @@ class _Told:
         self.octets = b""
 
 
+class _ToldForwarded:
+    """What the lines of kin share that GitLab was asked for: these differ in target, and in what GitLab took, too."""
+
+    __slots__ = ("asked", "end", "operation", "who", "why")
+
+    def __init__(self, line: bytes) -> None:
+        """As ``_Told``."""
+        target = line.index(b'"target":') + len(b'"target":')
+        operation = line.index(b',"operation":')
+        duration = line.index(b'"duration_ms":') + len(b'"duration_ms":')
+        out = line.index(b',"bytes_out":') + len(b',"bytes_out":')
+        limit, asked = line.find(b',"limit":'), line.index(b',"upstream_status":')
+        end = line.find(b',"user_agent":')
+        self.who = line[line.index(b',"peer":') : target]
+        self.operation = line[operation:duration]
+        rest = line[out : limit if limit >= 0 else asked]
+        self.why = rest[rest.index(b",") :] if b"," in rest else b""
+        self.asked = line[asked : line.index(b',"upstream_ms":')] + b',"upstream_ms":'
+        self.end = line[end:] if end >= 0 else b"}"
+
+
 class LineRenderer:
     """Renders lines: those of kin from what is kept, all others by ``line_of``."""
 
@@ -173,18 +195,23 @@ class LineRenderer:
                 lines.append(encode(line_of(x, at, took_s)))
                 continue
             told = kin.told
-            if not isinstance(told, _Told):
-                told = kin.told = _Told(encode(line_of(x, at, took_s)))
+            if not isinstance(told, _Told | _ToldForwarded):
+                line = encode(line_of(x, at, took_s))
+                told = kin.told = _ToldForwarded(line) if x.upstream_status else _Told(line)
             second = int(at)
             if second != self._second:
                 self._second = second
                 self._opening = b'{"schema":%d,"time":"%b' % (SCHEMA, timestamp(at)[:-4].encode())
-            if x.bytes_out != told.bytes_out or x.bytes_in != told.bytes_in:
-                told.bytes_out, told.bytes_in = x.bytes_out, x.bytes_in
-                told.octets = b',"bytes_in":%d,"bytes_out":%d%b' % (x.bytes_in, x.bytes_out, told.why)
             if x.limit_remaining != self._remaining or x.limit_id != self._limit:
                 self._limit, self._remaining = x.limit_id, x.limit_remaining
                 self._limited = _limited(x)
+            if type(told) is _ToldForwarded:
+                lines.append(self._forwarded(told, x, _MILLISECONDS[int((at - second) * 1000)], took_s))
+                continue
+            assert type(told) is _Told, "or the other"
+            if x.bytes_out != told.bytes_out or x.bytes_in != told.bytes_in:
+                told.bytes_out, told.bytes_in = x.bytes_out, x.bytes_in
+                told.octets = b',"bytes_in":%d,"bytes_out":%d%b' % (x.bytes_in, x.bytes_out, told.why)
             lines.append(
                 b"".join(
                     (
@@ -200,6 +227,31 @@ class LineRenderer:
                 )
             )
         return lines
+
+    def _forwarded(self, told: _ToldForwarded, x: Exchange, milliseconds: bytes, took_s: float) -> bytes:
+        named = x.upstream_request_id
+        return (
+            b'%b%b%b%b%b%b%b,"bytes_in":%d,"bytes_out":%d%b%b%b%b,"upstream_connect_ms":%b,"upstream_first_byte_ms":%b%b%b'
+            % (
+                self._opening,
+                milliseconds,
+                encode(x.request_id),
+                told.who,
+                encode(_text(x.target)),
+                told.operation,
+                _thousandths(took_s * 1000),
+                x.bytes_in,
+                x.bytes_out,
+                told.why,
+                self._limited,
+                told.asked,
+                _thousandths(x.upstream_s * 1000),
+                _thousandths(x.upstream_connect_s * 1000) if x.upstream_connect_s else _NO_TIME,
+                _thousandths(x.upstream_first_byte_s * 1000),
+                b',"upstream_request_id":' + encode(named) if named else b"",
+                told.end,
+            )
+        )
 
 
 def _limited(x: Exchange) -> bytes:

@@ -15,7 +15,7 @@ from ..core.access import Priority
 from ..core.adaptive import AdaptiveLimit, AdaptiveSettings
 from ..core.errors import Code, Rejection
 from ..core.fair_queue import FairQueue
-from ..ports import Reply, RequestBody, Upstream, UpstreamRequest
+from ..ports import Asked, Door, Reply, RequestBody, Then, Upstream, UpstreamRequest
 from .errors import Failure, rejection
 from .whole_body import WholeBody, collect, is_small
 
@@ -93,6 +93,29 @@ class AdmittingUpstream:
         else:
             reply.on_release(self._leave)
         return reply
+
+    def send_soon(self, request: UpstreamRequest, then: Then, door: Door | None = None) -> Asked | None:
+        del door  # this is it
+        if (
+            self.in_flight >= self._limit.rooms[request.priority]
+            or self._queue
+            or (request.first_byte_timeout_s or 0.0) > _PATIENT_S
+        ):
+            return None
+        sent = self._upstream.send_soon(request, then, self)
+        if sent is not None:
+            self.in_flight += 1
+        return sent
+
+    def passed(self, answer: Reply | Rejection | None) -> None:
+        if isinstance(answer, Reply):
+            self._limit.observe(answer.first_byte_s, self.in_flight, time.monotonic())
+            if answer.chunks is not None:
+                answer.on_release(self._leave)
+                return
+        elif answer is not None and answer.code in _BROKE_DOWN:
+            self._limit.dropped(time.monotonic())
+        self._leave()
 
     async def close(self) -> None:
         while (waiter := self._queue.pop()) is not None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
 
 import msgspec
 
 from ..core.breaker import REFUSED, Breaker, BreakerSettings, BreakerState
 from ..core.errors import Rejection, bad_request
-from ..ports import Reply, RequestBody, UpstreamRequest
+from ..ports import Asked, Door, Reply, RequestBody, Then, UpstreamRequest
 from .connection import Connection
 from .errors import OUR_OWN, Failure, UpstreamFailure, rejection
 from .origin import Dialer, parse_origin, tls_context
@@ -22,6 +23,9 @@ from .pool import Pool
 from .request import render_head
 from .whole_body import collect, is_small
 
+log = logging.getLogger("gateway.upstream")
+
+_CLOSED = BreakerState.CLOSED
 _RETRYABLE = frozenset({"GET", "HEAD", "OPTIONS"})
 # Retries are a tenth of requests (security.md's R24 has the reason: more, and a struggling GitLab is hit twice), saved up
 # to a restart's worth of broken keep-alive connections.
@@ -114,8 +118,10 @@ class LeanUpstream:
                 else:
                     self.reuses_total += 1
                 connection.ticket = ticket
-                waiter = connection.begin(
+                waiter: asyncio.Future[Reply] = loop.create_future()
+                connection.begin(
                     octets,
+                    waiter,
                     bodiless=request.method == "HEAD",
                     upgrade=request.upgrade,
                     first_byte_s=request.first_byte_timeout_s or self._settings.first_byte_s,
@@ -149,6 +155,25 @@ class LeanUpstream:
             breaker.record(ticket, ok=reply.head.status not in self._settings.breaker_statuses, now=loop.time())
         reply.connect_s = connect_s
         return reply
+
+    def send_soon(self, request: UpstreamRequest, then: Then, door: Door | None = None) -> Asked | None:
+        pool, breaker = self._pool, self._breaker
+        if pool is None or (breaker is not None and breaker.state is not _CLOSED):
+            return None
+        octets = render_head(request, has_body=False)
+        if not pool.enter_now():
+            return None
+        now = self._loop.time()  # type: ignore[union-attr]  # set together with the pool
+        connection = pool.take_idle(now)
+        if connection is None:
+            pool.freed()
+            return None
+        connection.ticket = breaker.admit(now) if breaker is not None else 0
+        self._retry_budget = min(_RETRY_BUDGET_MAX, self._retry_budget + self._settings.retry_ratio)
+        self.reuses_total += 1
+        exchange = _Exchange(self, connection, then, door)
+        connection.begin(octets, exchange, first_byte_s=request.first_byte_timeout_s or self._settings.first_byte_s)
+        return exchange
 
     def reload_tls(self) -> None:
         """Read the authorities again, for the connections to come. Raises as the constructor; then the old ones stay."""
@@ -247,9 +272,73 @@ class LeanUpstream:
         else:
             self._breaker.record(ticket, ok=False, now=now)
 
+    def _answered(self, ticket: int, reply: Reply) -> None:
+        breaker = self._breaker
+        if breaker is not None:
+            ok = reply.head.status not in self._settings.breaker_statuses
+            breaker.record(ticket, ok=ok, now=self._loop.time())  # type: ignore[union-attr]  # it was asked by it
+
+    def _unanswered(self, connection: Connection, ticket: int, failure: UpstreamFailure) -> Rejection | None:
+        """What is to be said of it; None: that it may be sent once more."""
+        if self._may_retry(connection, failure):
+            self._forget(ticket)
+            return None
+        self._learn(ticket, failure.failure, self._loop.time())  # type: ignore[union-attr]  # as above
+        return rejection(failure.failure, failure.detail)
+
+    def _forget(self, ticket: int) -> None:
+        if self._breaker is not None:
+            self._breaker.forget(ticket)
+
     def _on_break(self, ticket: int) -> None:
         if self._breaker is not None and self._loop is not None:
             self._breaker.record(ticket, ok=False, now=self._loop.time())
+
+
+class _Exchange:
+    """What ``send_soon`` sent: to its connection a waiter, to whoever asked something to cancel."""
+
+    __slots__ = ("_connection", "_door", "_then", "_ticket", "_upstream")
+
+    def __init__(self, upstream: LeanUpstream, connection: Connection, then: Then, door: Door | None) -> None:
+        self._upstream = upstream
+        self._connection = connection
+        self._ticket = connection.ticket
+        self._then: Then | None = then
+        self._door = door
+
+    def cancel(self) -> None:
+        if self._then is not None:
+            self._then = None
+            self._upstream._forget(self._ticket)
+            self._connection.close()  # it is nobody else's before its answer came
+            if self._door is not None:
+                self._door.passed(None)
+
+    # connection.Waiter
+
+    def done(self) -> bool:
+        return self._then is None
+
+    def set_result(self, reply: Reply) -> None:
+        self._upstream._answered(self._ticket, reply)
+        self._tell(reply)
+
+    def set_exception(self, error: BaseException) -> None:
+        assert isinstance(error, UpstreamFailure), "there is no body to break off"
+        self._tell(self._upstream._unanswered(self._connection, self._ticket, error))
+
+    def _tell(self, answer: Reply | Rejection | None) -> None:
+        then, self._then = self._then, None
+        assert then is not None, "its connection asks first"
+        if self._door is not None:
+            self._door.passed(answer)
+        try:
+            then(answer)
+        except Exception:
+            log.exception("an answer's taker failed")  # the connection is another request's by now
+            if isinstance(answer, Reply):
+                answer.release()
 
 
 async def _send_body(

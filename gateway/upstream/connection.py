@@ -57,6 +57,14 @@ class Home(Protocol):
         ...
 
 
+class Waiter(Protocol):
+    """Who is told how an exchange went: a future, or what acts as one."""
+
+    def done(self) -> bool: ...
+    def set_result(self, reply: Reply, /) -> None: ...
+    def set_exception(self, error: BaseException, /) -> None: ...
+
+
 class _Phase(enum.Enum):
     IDLE = enum.auto()
     HEAD = enum.auto()
@@ -116,7 +124,7 @@ class Connection(asyncio.Protocol):
         self._foreign_codings = foreign_codings
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # from connection_made on
         self._phase = _IDLE
-        self._waiter: asyncio.Future[Reply] | None = None
+        self._waiter: Waiter | None = None
         self._drain: asyncio.Future[None] | None = None
         self._stream: Stream | None = None
         self._reader: BodyReader | None = None
@@ -148,9 +156,16 @@ class Connection(asyncio.Protocol):
     # Sending
 
     def begin(
-        self, octets: bytes, *, bodiless: bool, upgrade: bool, first_byte_s: float, body_follows: bool
-    ) -> asyncio.Future[Reply]:
-        """Write a request, or its head. The future holds the Reply, or an UpstreamFailure.
+        self,
+        octets: bytes,
+        waiter: Waiter,
+        *,
+        bodiless: bool = False,
+        upgrade: bool = False,
+        first_byte_s: float,
+        body_follows: bool = False,
+    ) -> None:
+        """Write a request, or its head. ``waiter`` is given the Reply, or an UpstreamFailure.
 
         From here on the place in the pool is the connection's to free.
         """
@@ -163,17 +178,16 @@ class Connection(asyncio.Protocol):
         self._reusable = False
         self.heard = False
         self._started_at = time.monotonic()  # the loop's own clock ticks in milliseconds
-        waiter = self._waiter = self._loop.create_future()
+        self._waiter = waiter
         if self._transport.is_closing():
             self.fail(Failure.RESET)
-            return waiter
+            return
         # While the body comes, it is the client's clock that runs, at the edge.
         if body_follows:
             self._deadline.clear()
         else:
             self._deadline.set(first_byte_s)
         self._transport.write(octets)
-        return waiter
 
     def write(self, data: bytes) -> bool:
         """Some of a request body or tunnel; False when nobody takes it any more."""

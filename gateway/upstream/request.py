@@ -31,18 +31,17 @@ def render_head(request: UpstreamRequest, *, has_body: bool) -> bytes:
     if not target or target.translate(None, _TARGET_OCTETS):
         raise _unsendable("target")
     method = _METHODS.get(request.method) or _learn_method(request.method)
-    fields, repeated = request.fields, request.repeated
+    repeated = request.repeated
     before = behind = b""
     if repeated is not None:
         rendered = repeated.rendered
         if rendered is None:
             rendered = repeated.rendered = (_lines(repeated.before), _lines(repeated.behind))
         before, behind = rendered
-        fields = fields[len(repeated.before) : len(fields) - len(repeated.behind)]
     framing = b""
     if has_body or request.content_length is not None or request.method != "GET":
         framing = _framing(request, has_body=has_body)
-    return b"".join((method, target, b" HTTP/1.1\r\n", before, _lines(fields), behind, framing, b"\r\n"))
+    return b"".join((method, target, b" HTTP/1.1\r\n", before, _lines(request.own), behind, framing, b"\r\n"))
 
 
 def _lines(fields: Fields) -> bytes:

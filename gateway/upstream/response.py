@@ -8,7 +8,6 @@ What it refuses, it refuses for good: after a :class:`Malformed` nothing on that
 from __future__ import annotations
 
 import re
-from operator import itemgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -36,7 +35,6 @@ _CODINGS = frozenset({b"compress", b"deflate", b"gzip", b"identity", b"x-compres
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 
 _PLAIN, _CONTENT_LENGTH, _TRANSFER_ENCODING, _CONNECTION, _UPGRADE = range(5)
-_first = itemgetter(0)
 _KINDS = {
     b"content-length": _CONTENT_LENGTH,
     b"transfer-encoding": _TRANSFER_ENCODING,
@@ -44,13 +42,19 @@ _KINDS = {
     b"upgrade": _UPGRADE,
 }
 
-# GitLab sends the same dozen lines with every answer: a line read once is looked up whole. Emptied when full, because
-# dates and ids fill it with lines that never come again. Cookies stay out: no secret outlives its answer.
-_LINES: dict[bytes, tuple[Field, int]] = {}
+# GitLab sends the same dozen lines with every answer: a line read once is looked up whole. Emptied when full. What differs
+# from answer to answer stays out, and cookies do: no secret outlives its answer.
+_LINES: dict[bytes, Field] = {}
+_FRAMING: dict[bytes, tuple[Field, int]] = {}
 _LINES_BOUND = 1024
+_OF_ONE = frozenset({b"etag", b"link", b"set-cookie", b"x-gitlab-meta", b"x-request-id", b"x-runtime"})
+_SPELT: set[bytes] = set()
+"""These names, as they came."""
+_VALUE_OCTETS = bytes(octet for octet in range(256) if octet == 9 or (octet >= 32 and octet != 127))
 _STARTS: dict[bytes, tuple[bool, int, bytes]] = {}
 _STARTS_BOUND = 128
 _LINE_BOUND_BYTES = 96
+_SPELT_BOUND = 32
 
 
 class Malformed(Exception):  # noqa: N818 — a finding about the peer
@@ -88,14 +92,19 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
     length: int | None = None
     chunked = foreign = closing = upgrade = False
     del lines[0]
-    entries: list[Any] = list(map(_LINES.get, lines))
-    for at, line in enumerate(lines):
-        entry = entries[at]
-        if entry is None:
-            entry = entries[at] = _read_line(line)
-        kind = entry[1]
+    fields: list[Any] = list(map(_LINES.get, lines))
+    # Lines that are new, and those that frame: a handful of each answer's.
+    for _ in range(fields.count(None)):
+        at = fields.index(None)
+        line = lines[at]
+        name, _, value = line.partition(b": ")
+        if name in _SPELT and len(line) <= _LINE_BOUND_BYTES and not value.translate(None, _VALUE_OCTETS):
+            fields[at] = (name, value.strip(b" \t"))
+            continue
+        field, kind = _FRAMING.get(line) or _read_line(line)
+        fields[at] = field
         if kind:
-            value = entry[0][1]
+            value = field[1]
             if kind == _CONTENT_LENGTH:
                 if length is not None or not _LENGTH.fullmatch(value):
                     raise Malformed("Content-Length")
@@ -128,7 +137,7 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
         raise Malformed("no length and no announced close")
     else:
         framing = UNTIL_CLOSE
-    return Head(status, reason, tuple(map(_first, entries)), framing, persistent, upgrade)
+    return Head(status, reason, tuple(fields), framing, persistent, upgrade)
 
 
 def _is_foreign(coding: bytes) -> bool:
@@ -161,12 +170,17 @@ def _read_line(line: bytes) -> tuple[Field, int]:
         raise Malformed("field line")
     name, value = match.groups()
     lowered = lower(name)
-    entry = ((name, value.rstrip(b" \t")), _KINDS.get(lowered, _PLAIN))
-    if len(line) <= _LINE_BOUND_BYTES and lowered != b"set-cookie":
-        if len(_LINES) >= _LINES_BOUND:
-            _LINES.clear()
-        _LINES[line] = entry
-    return entry
+    field = (name, value.rstrip(b" \t"))
+    kind = _KINDS.get(lowered, _PLAIN)
+    if lowered in _OF_ONE:
+        if len(_SPELT) < _SPELT_BOUND:
+            _SPELT.add(name)
+    elif len(line) <= _LINE_BOUND_BYTES:
+        known: dict[bytes, Any] = _FRAMING if kind else _LINES
+        if len(known) >= _LINES_BOUND:
+            known.clear()
+        known[line] = (field, kind) if kind else field
+    return field, kind
 
 
 class HeadBuffer:

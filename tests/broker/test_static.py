@@ -80,6 +80,23 @@ async def test_a_permit_gets_its_credential_in_the_field_the_surface_reads(world
     assert (await world.get("sa-two")).fields == ((b"PRIVATE-TOKEN", b"two"),)
 
 
+async def test_at_hand_is_what_would_be_given_without_asking_anybody(world: World) -> None:
+    now = world.source.credential_now
+    permit = Permit("rule", "sa-one")
+    assert now(permit, REST) is await world.get()
+    assert now(permit, GIT) is await world.get(operation=GIT)
+    assert now(Permit("rule", "nobody"), REST) is None
+    kept = world.gitlab.scopes.pop("one")
+    assert await world.refused("sa-one")
+    assert now(permit, REST) is None, "it is dead"
+    world.gitlab.scopes["one"] = kept
+    world.monotonic += 3600
+    assert now(permit, REST) is None, "GitLab must be asked first"
+    assert now(permit, REST) is None
+    given = await world.get()
+    assert now(permit, REST) is given
+
+
 async def test_the_partition_is_the_tokens_own_whatever_carries_it(world: World) -> None:
     one, git, two = await world.get(), await world.get(operation=GIT), await world.get("sa-two")
     assert one.partition == git.partition != two.partition

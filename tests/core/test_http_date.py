@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.http_date import format_date, parse_date
+from gateway.core.http_date import date_line, format_date, parse_date
 
 NEW_YEAR_2050 = float(calendar.timegm((2050, 1, 1, 0, 0, 0)))
 
@@ -55,3 +55,8 @@ def test_what_is_written_is_read_back_and_agrees_with_the_platform(second: int) 
     written = format_date(second + 0.9)
     assert written == time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second)).encode()
     assert parse_date(written, 2030) == second
+
+
+def test_a_line_is_made_anew_for_another_second() -> None:
+    for at in (1e9, 1e9 + 0.9, 1e9 + 1, 1e9):
+        assert date_line(at) == b"Date: " + format_date(at) + b"\r\n"

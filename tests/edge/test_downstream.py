@@ -14,7 +14,8 @@ from pytest_aiohttp.plugin import AiohttpRawServer
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import Fields, ResponseHead, first
 from gateway.edge.downstream import AiohttpDownstream, ClientGone, head_of, http_date
-from gateway.edge.server import Connection, EdgeSettings
+from gateway.edge.server import Connection
+from gateway.edge.settings import EdgeSettings
 from tests.edge.wire import SOON_S, Client, Handler, request, traffic
 
 Serve = Callable[[Handler], Awaitable[Callable[[], Awaitable[Client]]]]

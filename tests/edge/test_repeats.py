@@ -14,7 +14,8 @@ from gateway.core.messages import RequestHead, ResponseHead
 from gateway.core.refusal import render
 from gateway.edge.downstream import AiohttpDownstream
 from gateway.edge.repeats import LONGEST, MOST_HEADS, Repeats
-from gateway.edge.server import Connection, EdgeSettings, TrafficServer
+from gateway.edge.server import Connection, TrafficServer
+from gateway.edge.settings import EdgeSettings
 from tests.edge.wire import echo, request, traffic
 
 FIELDS = ((b"Host", b"git.example.com"), (b"PRIVATE-TOKEN", b"ggw-1"))

@@ -12,7 +12,8 @@ from gateway.core.errors import Rejection
 from gateway.core.messages import ResponseHead
 from gateway.core.refusal import render
 from gateway.edge.downstream import AiohttpDownstream
-from gateway.edge.server import EdgeSettings, TrafficServer
+from gateway.edge.server import TrafficServer
+from gateway.edge.settings import EdgeSettings
 
 Handler = Callable[[AiohttpDownstream], Awaitable[None]]
 SOON_S = 5.0

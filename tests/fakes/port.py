@@ -10,7 +10,8 @@ from pathlib import Path
 from gateway.core.errors import Rejection
 from gateway.core.messages import Fields, ResponseHead
 from gateway.core.refusal import render
-from gateway.edge.server import EdgeSettings, TrafficServer
+from gateway.edge.server import TrafficServer
+from gateway.edge.settings import EdgeSettings
 from gateway.ports import Reply, UpstreamRequest
 from tests.edge.wire import SOON_S, Client
 from tests.fakes.world import CONFIGURATION, OWN, Answer, World, world
@@ -61,8 +62,14 @@ class Port:
 
     @property
     def short(self) -> bool:
-        """The last answer came without the road's first stage."""
-        return not {"entry.target", "limits.admit", "cache.fetch"} & set(self.made.calls)
+        """The last answer came on the short lane: neither the cache's own stage nor GitLab was asked."""
+        return not {"entry.target", "limits.admit", "cache.fetch", "cache.lead_now"} & set(self.made.calls)
+
+    @property
+    def forwarded(self) -> bool:
+        """The last answer came from GitLab on the forward lane."""
+        calls = set(self.made.calls)
+        return "upstream.send_soon" in calls and not {"entry.target", "cache.fetch", "upstream.send"} & calls
 
     async def learn(self, target: str = TARGET, *lines: str, caller: str = OWN) -> None:
         """Until the lane knows the way: asked, stored, answered from the cache."""

@@ -23,7 +23,7 @@ from gateway.core.errors import Code, Rejection, Source
 from gateway.core.exchange import Exchange
 from gateway.core.messages import Field, Fields, RequestHead, ResponseHead, first
 from gateway.pipeline import Gateway
-from gateway.ports import Reply, RequestBody, UpstreamRequest
+from gateway.ports import Door, Reply, RequestBody, Then, UpstreamRequest
 from gateway.road import Road
 from gateway.upstream.admission import AdmittingUpstream
 
@@ -107,6 +107,7 @@ class Down:
         )
         self.started = False
         self.plain = False
+        self.begun = None
         self.sent_bytes = 0
         self.received_bytes = 0
         self._body = Body(self, body, length) if body is not None else None
@@ -200,6 +201,8 @@ class Up:
         self.octets = b""
         """Of bodies that came up, whole or not."""
         self.open = 0
+        self.at_hand = True
+        """There is a connection to send over."""
 
     async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
         self.open += 1
@@ -219,6 +222,9 @@ class Up:
             self.open -= 1
             raise
 
+    def send_soon(self, request: UpstreamRequest, then: Then, door: Door | None = None) -> _Sent | None:
+        return _Sent(self, request, then, door) if self.at_hand else None
+
     def _verify(self, request: UpstreamRequest) -> Reply:
         token = token_of(request)
         if token not in self.users:
@@ -236,6 +242,42 @@ class Up:
 
     async def close(self) -> None:
         return None
+
+
+class _Sent:
+    """A request without a coroutine of its own."""
+
+    def __init__(self, up: Up, request: UpstreamRequest, then: Then, door: Door | None) -> None:
+        self._up = up
+        self._then: Then | None = then
+        self._door = door
+        self._task = asyncio.get_running_loop().create_task(self._send(request))
+
+    def cancel(self) -> None:
+        if self._then is not None:
+            self._then = None
+            self._task.cancel()
+            self._passed(None)
+
+    def _passed(self, answer: Reply | Rejection | None) -> None:
+        if self._door is not None:
+            self._door.passed(answer)
+
+    async def _send(self, request: UpstreamRequest) -> None:
+        answer: Reply | Rejection | None
+        try:
+            answer = await self._up.send(request, None)
+        except Rejection as rejection:
+            answer = rejection
+        then, self._then = self._then, None
+        if then is None:
+            if isinstance(answer, Reply):
+                answer.release()
+            return
+        self._passed(answer)
+        then(answer)
+        if isinstance(answer, Reply) and answer.chunks is None:
+            answer.release()
 
 
 def token_of(request: UpstreamRequest) -> str:

@@ -176,3 +176,40 @@ def test_kin_have_the_line_that_each_would_have_alone(
         (line,) = renderer.render([(x, took_s)], at - x.started_at)
         assert line == encode(line_of(x, x.started_at + (at - x.started_at), took_s))
         assert json.loads(line)["schema"] == SCHEMA
+
+
+TIMES = st.one_of(st.just(0.0), st.floats(0, 1e6), st.floats(0, 1e20))
+FORWARDED = st.lists(
+    st.tuples(
+        st.fixed_dictionaries(
+            {
+                "request_id": WORDS,
+                "target": st.one_of(WORDS.map(str.encode), st.just(f"/a?private_token={TOKEN}".encode())),
+                "bytes_in": st.integers(0, 9),
+                "bytes_out": st.sampled_from([0, 7, 123_456]),
+                "limit_id": st.sampled_from(["", "caller", "team"]),
+                "limit_remaining": NUMBERS,
+                "upstream_s": TIMES,
+                "upstream_connect_s": TIMES,
+                "upstream_first_byte_s": TIMES,
+                "upstream_request_id": WORDS,
+            }
+        ),
+        st.floats(0, 4e9),
+        NUMBERS,
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(FACTS, st.integers(100, 599), FORWARDED)
+def test_kin_that_went_up_have_the_line_that_each_would_have_alone(
+    facts: dict[str, object], upstream_status: int, asked: list[tuple[dict[str, object], float, float]]
+) -> None:
+    renderer, kin = LineRenderer(), Kin()
+    for differing, at, took_s in asked:
+        x = exchange(**{**facts, **differing}, upstream_status=upstream_status, kin=kin)
+        (line,) = renderer.render([(x, took_s)], at - x.started_at)
+        assert line == encode(line_of(x, x.started_at + (at - x.started_at), took_s))
+        assert json.loads(line)["schema"] == SCHEMA

@@ -137,7 +137,7 @@ class Pieces:
 
 def get(target: bytes = b"/api/v4/version", **more: object) -> UpstreamRequest:
     """A request as the pipeline makes them."""
-    given: dict[str, object] = {"method": "GET", "fields": ((b"Host", b"gitlab.test"),)} | more
+    given: dict[str, object] = {"method": "GET", "own": ((b"Host", b"gitlab.test"),)} | more
     return UpstreamRequest(target=target, **given)  # type: ignore[arg-type]
 
 

@@ -39,9 +39,7 @@ async def refused(client: LeanUpstream, request: object = None, body: object = N
 async def test_a_request_goes_out_as_given(gitlab: Gitlab, upstream: Make) -> None:
     client = upstream(await gitlab.play(always(OK)))
     target = b"/api/v4/projects/a%2fb%2F%252F;+[]?q=&&x=%zz?"
-    reply = await client.send(
-        get(target, fields=((b"hOsT", b"git.test"), (b"PRIVATE-TOKEN", b"t"), (b"Expect", b"x"))), None
-    )
+    reply = await client.send(get(target, own=((b"hOsT", b"git.test"), (b"PRIVATE-TOKEN", b"t"), (b"Expect", b"x"))), None)
     assert reply.whole == b"ok"
     assert gitlab.peers[0].heads == [b"GET " + target + b" HTTP/1.1\r\nhOsT: git.test\r\nPRIVATE-TOKEN: t\r\n\r\n"]
 

@@ -550,7 +550,7 @@ async def test_a_tunnel_carries_octets_both_ways_and_half_closes(gitlab: Gitlab,
         await peer.send(b"got " + got)
 
     client = upstream(await gitlab.play(script))
-    reply = await client.send(get(fields=UPGRADE, upgrade=True), None)
+    reply = await client.send(get(own=UPGRADE, upgrade=True), None)
     tunnel = reply.tunnel
     assert tunnel is not None
     assert (reply.head.status, client.in_flight) == (101, 0)
@@ -574,7 +574,7 @@ async def test_gitlab_may_half_close_first(gitlab: Gitlab, upstream: Make) -> No
         got.append(await peer.rest())
 
     client = upstream(await gitlab.play(script))
-    reply = await client.send(get(fields=UPGRADE, upgrade=True), None)
+    reply = await client.send(get(own=UPGRADE, upgrade=True), None)
     assert reply.tunnel is not None
     assert await reply.tunnel.read() == b""
     await reply.tunnel.write(b"still here")
@@ -593,7 +593,7 @@ async def test_a_tunnel_that_is_reset(gitlab: Gitlab, upstream: Make) -> None:
         peer.reset()
 
     client = upstream(await gitlab.play(script))
-    reply = await client.send(get(fields=UPGRADE, upgrade=True), None)
+    reply = await client.send(get(own=UPGRADE, upgrade=True), None)
     assert reply.tunnel is not None
     await reply.tunnel.write(b"x")
     with pytest.raises(Rejection):
@@ -606,7 +606,7 @@ async def test_a_tunnel_that_is_reset(gitlab: Gitlab, upstream: Make) -> None:
 
 async def test_an_upgrade_may_be_declined_but_its_connection_is_not_kept(gitlab: Gitlab, upstream: Make) -> None:
     client = upstream(await gitlab.play(always(OK)))
-    reply = await client.send(get(fields=UPGRADE, upgrade=True), None)
+    reply = await client.send(get(own=UPGRADE, upgrade=True), None)
     assert (reply.head.status, reply.tunnel, client.idle) == (200, None, 0)
 
 
@@ -617,19 +617,19 @@ async def test_tunnels_hold_no_place_but_are_limited(gitlab: Gitlab, upstream: M
         await peer.rest()
 
     client = upstream(await gitlab.play(script), max_in_flight=1, max_waiting=0, max_tunnels=2)
-    opened = [await client.send(get(fields=UPGRADE, upgrade=True), None) for _ in range(2)]
+    opened = [await client.send(get(own=UPGRADE, upgrade=True), None) for _ in range(2)]
     with pytest.raises(Rejection) as refusal:
-        await client.send(get(fields=UPGRADE, upgrade=True), None)
+        await client.send(get(own=UPGRADE, upgrade=True), None)
     assert refusal.value.code is Code.UPSTREAM_BUSY
     opened[0].release()
-    (await client.send(get(fields=UPGRADE, upgrade=True), None)).release()
+    (await client.send(get(own=UPGRADE, upgrade=True), None)).release()
     opened[1].release()
 
 
 async def test_a_101_must_say_to_what(gitlab: Gitlab, upstream: Make) -> None:
     client = upstream(await gitlab.play(once(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")))
     with pytest.raises(Rejection) as refusal:
-        await client.send(get(fields=UPGRADE, upgrade=True), None)
+        await client.send(get(own=UPGRADE, upgrade=True), None)
     assert refusal.value.code is Code.UPSTREAM_PROTOCOL
 
 

@@ -17,7 +17,7 @@ HOST = (b"Host", b"gitlab.test")
 def head(
     method: str = "GET", target: bytes = b"/", fields: Fields = (HOST,), length: int | None = None, *, body: bool = False
 ) -> bytes:
-    return render_head(UpstreamRequest(method=method, target=target, fields=fields, content_length=length), has_body=body)
+    return render_head(UpstreamRequest(method=method, target=target, own=fields, content_length=length), has_body=body)
 
 
 def test_octets_go_as_given() -> None:

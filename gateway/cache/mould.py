@@ -1,0 +1,77 @@
+"""What the answers to one kind of request have in common: found out of the first; the others are picked from.
+
+GitLab's answers to the pages of a list have the same fields, and those that decide about storing say the same in all.
+"""
+
+from __future__ import annotations
+
+from ..core.answer_shape import Pick, Shape, picking
+from ..core.cache_entry import Entry
+from ..core.cache_status import CacheReason, CacheStatus, Stored
+from ..core.conditional import is_etag
+from ..core.messages import Field, Fields, ResponseHead
+from ..core.private_caching import SAYING
+
+_STORED = Stored.STORED
+
+
+class Told:
+    """What is said of one that went up and what became of its answer: to telemetry, and to the client."""
+
+    __slots__ = ("field", "line", "reason", "status", "stored")
+
+    def __init__(self, stored: Stored, member: bytes) -> None:
+        self.status = CacheStatus.MISS.value
+        self.reason = CacheReason.URI_MISS.value
+        self.stored = stored.value
+        self.field: Field = (b"Cache-Status", member)
+        self.line = b"Cache-Status: %b\r\n" % member
+
+
+class Mould:
+    """Of answers with status 200 to what was not in the cache.
+
+    Args:
+        shape: Theirs; without ``Last-Modified``.
+        keep: The fields that are replayed.
+        selecting: What ``Vary`` names of the requests, with its values.
+        told: Of those that are stored; of all, where ``keep`` is None.
+        overtaken: Of those that a write overtook.
+    """
+
+    __slots__ = ("_etag", "_length", "_selecting", "keep", "overtaken", "told")
+
+    def __init__(
+        self, shape: Shape, keep: Pick | None, selecting: tuple[tuple[bytes, bytes], ...], told: Told, overtaken: Told
+    ) -> None:
+        self._length = shape.place.get(b"content-length", -1)
+        self._etag = shape.place.get(b"etag", -1)
+        self._selecting = selecting
+        self.keep = keep
+        self.told = told
+        self.overtaken = overtaken
+
+    def entry(self, head: ResponseHead, body: bytes, received_at: float) -> Entry | None:
+        """What is stored of one; None: it has another length than it says."""
+        fields = head.fields
+        length = b"%d" % len(body)
+        kept: Fields = self.keep(fields) if self.keep is not None else ()
+        if self._length < 0:
+            kept = (*kept, (b"Content-Length", length))
+        elif fields[self._length][1] != length:
+            return None
+        etag = b""
+        if self._etag >= 0:
+            etag = fields[self._etag][1].strip()
+            if not is_etag(etag):
+                etag = b""
+        # Of how long an answer may live a private cache does not ask GitLab.
+        return Entry(200, head.reason, kept, body, received_at, 0.0, 0.0, etag, selecting=self._selecting)
+
+
+def saying(shape: Shape) -> Pick:
+    """The fields of an answer that decide about storing it."""
+    pick: Pick | None = shape.memo.get(saying)
+    if pick is None:
+        pick = shape.memo[saying] = picking([at for at, name in enumerate(shape.names) if name in SAYING])
+    return pick

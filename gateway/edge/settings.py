@@ -1,0 +1,36 @@
+"""What the traffic port allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from ..core.patience import MOST_S
+
+
+def _no_peer(_: str) -> bool:
+    return False
+
+
+class EdgeSettings(msgspec.Struct, frozen=True):
+    """What the traffic port allows (configuration: ``listen.limits``)."""
+
+    target_bytes: int = 16 * 1024
+    field_bytes: int = 16 * 1024
+    max_fields: int = 200
+    request_head_s: float = 15.0
+    body_idle_s: float = 10.0
+    body_rate: int = 1024
+    """Octets a second; 0: any."""
+    body_slack_s: float = MOST_S
+    """How far behind that a body may be."""
+    idle_s: float = 75.0
+    write_stall_s: float = 30.0
+    lingering_s: float = 2.0
+    max_connections: int = 0
+    """0: bounded by the process's file descriptors alone."""
+    max_connections_per_peer: int = 0
+    """0: no limit."""
+    uncounted_peer: Callable[[str], bool] = _no_peer
+    """Whether a peer stands for many: a load balancer is not held to the limit of one client."""

@@ -1,0 +1,322 @@
+"""The forward lane: another of a kind that went up before, sent to GitLab and answered without a coroutine.
+
+    plan ────── the stages up to the permit came to the same for its like       otherwise the road
+    buckets ─── as the limits are now; at once, or with one round trip          refused: the road
+    credential, pace, cache ── at hand; nothing is stored, nobody asks          otherwise the road, from here
+    GitLab ──── a connection is there; a whole 200 comes                        otherwise the road, from here
+    answer ──── the same octets as the road's, the same line in the audit
+
+What has been done by then is done: the road goes on from there (``ports.Begun``) and takes from no bucket twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from .asking import Asker, Asking
+from .cache import Leading
+from .cache.mould import Told
+from .core.answer_shape import shaped
+from .core.catalogue import Access
+from .core.errors import Rejection
+from .core.exchange import Exchange, Kin
+from .core.http_date import date_line
+from .core.limits import Decision
+from .core.messages import RequestHead, ResponseHead
+from .core.pacing import TELLING
+from .errand import Upward, ascii_of
+from .plans import Plan, Plans
+from .ports import Asked, Reply, UpstreamRequest
+from .road import Road
+from .short_lane import drained_answer, note
+
+log = logging.getLogger("gateway.pipeline")
+
+# Read for every request; an enum's class looks its members up anew each time.
+_READ = Access.READ
+_as_line = b": ".join
+_KIN_BOUND = 16
+
+
+class ForwardLane:
+    """Beside one road.
+
+    Args:
+        road: Its stages.
+        plans: Learnt on it.
+        mint_id: For a request.
+        monotonic: Seconds, of ``Exchange.started_at``.
+        wall: Unix seconds.
+        observe: Hands a finished exchange to telemetry.
+    """
+
+    def __init__(
+        self,
+        road: Road,
+        plans: Plans,
+        *,
+        mint_id: Callable[[], str],
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+        observe: Callable[[Exchange], None],
+    ) -> None:
+        self.road = road
+        self._plans = plans
+        self._mint_id = mint_id
+        self.monotonic = monotonic
+        self.wall = wall
+        self.observe = observe
+        self.walking = 0
+        """Requests on it."""
+
+    def at_once(self, head: RequestHead, asker: Asker) -> Asking | None:
+        """Who will tell the answer to ``asker``; None: it takes the road, and nothing has been taken."""
+        plan = self._plans.find(head)
+        road = self.road
+        if plan is None or road.record.closed:
+            return None
+        case = plan.made_of
+        kept, permit = case.kept, case.permit
+        takes = kept.takes
+        if takes is None or takes.era.over or case.operation.access is not _READ:
+            return None
+        credential = None
+        if permit.use:
+            credential = road.tokens.credential_now(permit, case.operation)
+            if credential is None or not road.pacing.is_free(credential.id):
+                return None
+        upward = kept.upward.get(credential.id if credential is not None else "")
+        if upward is None or upward.credential is not credential or upward.reads:
+            return None
+        decision = road.limits.admit_now(takes, case.principal)
+        if decision is not None and not decision.allowed:
+            return None
+        forwarding = Forwarding(self, plan, head, upward, asker)
+        forwarding.x = plan.facts_of(head, self._mint_id(), self.monotonic())
+        self.walking += 1
+        if decision is None:
+            forwarding.asked = road.limits.admit_soon(takes, forwarding.decided)
+        elif not forwarding.goes_up(decision):
+            forwarding.asked = asyncio.get_running_loop().call_soon(asker.told, None, forwarding)
+        return forwarding
+
+
+class Forwarding:
+    """One request on the lane: ``ports.Asking`` while somebody is asked, ``ports.Begun`` once the road must go on."""
+
+    __slots__ = (
+        "_asker",
+        "_lane",
+        "_leading",
+        "_upward",
+        "asked",
+        "decision",
+        "head",
+        "plan",
+        "rejection",
+        "reply",
+        "started_at",
+        "x",
+    )
+
+    asked: Asked
+    """The buckets, GitLab; or nobody any more, and the road is to be told."""
+    x: Exchange
+    decision: Decision
+    """Of the buckets; admitted."""
+
+    def __init__(self, lane: ForwardLane, plan: Plan, head: RequestHead, upward: Upward, asker: Asker) -> None:
+        self._lane = lane
+        self._upward = upward
+        self._asker = asker
+        self._leading: Leading | None = None
+        self.plan = plan
+        self.head = head
+        self.started_at = 0.0
+        """When GitLab was asked; 0: it was not."""
+        self.reply: Reply | None = None
+        """GitLab's answer, which is for the road to deal with."""
+        self.rejection: Rejection | None = None
+        """What became of the request instead."""
+
+    # ports.Asking, ports.Begun
+
+    def leave(self) -> None:
+        self._end()
+        x = self.x
+        x.status, x.aborted = 499, "client"
+        self._over()
+
+    def drained(self) -> bytes:
+        self._end()
+        like, lane = self.plan.made_of, self._lane
+        octets = drained_answer(lane.road, self.head, like.operation, like.principal, self.x, lane.wall())
+        self._over()
+        return octets
+
+    def _end(self) -> None:
+        """Whatever is under way."""
+        if self.reply is not None:
+            self.reply.release()
+        elif self.rejection is None:
+            self.asked.cancel()
+        self._abandon()
+
+    def _abandon(self) -> None:
+        leading, self._leading = self._leading, None
+        if leading is not None:
+            leading.abandon()
+
+    def _over(self) -> None:
+        lane, x = self._lane, self.x
+        lane.walking -= 1
+        if self.started_at:
+            x.upstream_s = lane.monotonic() - self.started_at
+        lane.observe(x)
+
+    def taken_on(self) -> None:
+        """By the road: nothing of it is on the lane any more."""
+        self._lane.walking -= 1
+
+    # The way up
+
+    def decided(self, decision: Decision) -> None:
+        """The buckets have answered."""
+        if self._asker.gone:
+            self.leave()
+        elif not self._lane.road.limits.heard(decision, self.plan.made_of.principal, refusing=False):
+            self._lane.walking -= 1
+            self._asker.told(None)
+        elif not self.goes_up(decision):
+            self._asker.told(None, self)
+
+    def goes_up(self, decision: Decision) -> bool:
+        """To GitLab; False: that is for the road."""
+        self.decision = decision
+        try:
+            return self._goes_up()
+        except Exception:
+            log.exception("fault in the forward lane")  # the road has its own way to say so
+            self._abandon()
+            return False
+
+    def _goes_up(self) -> bool:
+        lane, x, upward = self._lane, self.x, self._upward
+        road, target = lane.road, self.head.target
+        note(self.decision, x)
+        credential = upward.credential
+        if credential is not None:
+            x.permit_use = credential.id
+        leading = self._leading = road.cache.lead_now(target, upward.like, lane.wall)
+        if leading is None:
+            return False
+        principal = self.plan.made_of.principal
+        request = UpstreamRequest(
+            "GET",
+            target,
+            ((b"X-Request-Id", x.request_id.encode("ascii")),),
+            None,
+            None,
+            False,
+            principal.id,
+            principal.priority,
+            upward.repeated,
+        )
+        sent = road.upstream.send_soon(request, self.answered)
+        if sent is None:
+            self._abandon()
+            return False
+        self.asked = sent
+        self.started_at = lane.monotonic()
+        return True
+
+    # The way down
+
+    def answered(self, answer: Reply | Rejection | None) -> None:
+        """GitLab has, or has not."""
+        octets = None
+        try:
+            if isinstance(answer, Reply):
+                octets = self._octets(answer)
+        except Rejection as rejection:
+            answer = rejection
+        except Exception:
+            log.exception("fault in the forward lane")
+            answer = None
+        if octets is None:
+            self._abandon()
+            if isinstance(answer, Reply):
+                self.reply = answer
+            elif answer is not None:
+                self.rejection = answer
+        asker = self._asker
+        if asker.gone:
+            self.leave()
+        elif octets is None:
+            asker.told(None, self)
+        else:
+            self.x.bytes_out = len(octets)
+            self._over()
+            asker.told(octets)
+
+    def _octets(self, reply: Reply) -> bytes | None:
+        """The answer as it goes over the wire; None: that is for the road."""
+        leading, lane, x = self._leading, self._lane, self.x
+        head, whole = reply.head, reply.whole
+        shape = head.shape or shaped(head)
+        if head.status != 200 or whole is None or leading is None or b"cache-status" in shape.place:
+            return None
+        road, like, credential = lane.road, self.plan.made_of, self._upward.credential
+        down = road.passing.downward(head, self.head, like.admitted)
+        told = leading.answered(down, whole)
+        if told is None:
+            return None
+        self._leading = None
+        if credential is not None and shape.has_any(TELLING):
+            road.pacing.learn(credential.id, head, like.operation.name)
+        if road.tokens.unchecked and b"x-gitlab-meta" in shape.place:
+            road.tokens.recognised()
+        x.status = x.upstream_status = 200
+        x.upstream_first_byte_s = reply.first_byte_s
+        place = shape.place.get(b"x-request-id")
+        if place is not None:
+            x.upstream_request_id = ascii_of(head.fields[place][1])
+        x.cache_status, x.cache_reason, x.cache_stored = told.status, told.reason, told.stored
+        if not (x.limit_near or x.limit_shadow):
+            kin = self._upward.kin
+            x.kin = kin.get(told) or _kin(kin, told)
+        return self._rendered(down, told, whole)
+
+    def _rendered(self, head: ResponseHead, told: Told, whole: bytes) -> bytes:
+        lane, principal = self._lane, self.plan.made_of.principal
+        dialect = lane.road.dialect
+        beside = dialect.beside(self.decision, principal, head)
+        if beside is None:
+            fields = dialect.merged(self.decision, principal, 200, (*head.fields, told.field), lane.wall())
+            told_line = lines = b""
+        else:
+            (fields, lines), told_line = beside, told.line
+        assert head.shape is not None, "the cache asked for it"
+        place = head.shape.place
+        ending = b"\r\n"
+        if b"content-length" not in place:
+            ending = b"Content-Length: %d\r\n\r\n" % len(whole)
+        if b"date" not in place:
+            ending = date_line(lane.wall()) + ending
+        return b"HTTP/1.1 200 OK\r\n%b\r\n%b%bX-Gateway-Request-Id: %b\r\n%b%b" % (
+            b"\r\n".join(map(_as_line, fields)),
+            told_line,
+            lines,
+            self.x.request_id.encode("ascii"),
+            ending,
+            whole,
+        )
+
+
+def _kin(known: dict[object, Kin], told: Told) -> Kin:
+    if len(known) >= _KIN_BOUND:
+        known.clear()
+    kin = known[told] = Kin()
+    return kin

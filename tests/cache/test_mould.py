@@ -1,0 +1,145 @@
+"""What is cast in a mould is what a closer look at the same answer would have stored."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.cache.contract import Like
+from gateway.cache.mould import saying
+from gateway.cache.private_asking import _DROPPED, PrivateAsking
+from gateway.core.answer_shape import shape_of
+from gateway.core.cache_entry import Entry, make_entry
+from gateway.core.messages import Field, Fields, ResponseHead
+from gateway.core.private_caching import storable
+
+from .origin import NOW
+from .private_room import ETAG, KEPT, Room
+
+JSON: Fields = ((b"Content-Type", b"application/json"), (b"Vary", b"User-Agent, Origin"))
+ASKED: Fields = ((b"User-Agent", b"glab"),)
+# What a private cache looks at; of lifetimes it does not ask GitLab.
+LOOKED_AT = (
+    "status",
+    "reason",
+    "fields",
+    "body",
+    "received_at",
+    "etag",
+    "last_modified",
+    "selecting",
+    "language",
+    "size_bytes",
+)
+
+
+def head(*fields: Field, status: int = 200) -> ResponseHead:
+    given = (*JSON, *fields)
+    return ResponseHead(status, given, b"OK", shape_of(given))
+
+
+def asking() -> PrivateAsking:
+    return Room(KEPT).cache._asking
+
+
+def looked_at(entry: Entry) -> dict[str, object]:
+    return {name: getattr(entry, name) for name in LOOKED_AT}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (),
+        ((b"Etag", ETAG),),
+        ((b"ETag", b" " + ETAG + b" "),),
+        ((b"Etag", b"not-quoted"),),
+        ((b"Content-Length", b"2"), (b"Etag", ETAG)),
+        ((b"Date", b"Sat, 21 Nov 2026 01:42:06 GMT"), (b"X-Request-Id", b"1"), (b"X-Runtime", b"0.5"), (b"X-Total", b"7")),
+        ((b"Link", b"<https://git.example.com/>; rel=next"), (b"Link", b"<https://git.example.com/2>; rel=last")),
+        ((b"Cache-Control", b"max-age=0, private, must-revalidate"), (b"RateLimit-Limit", b"5")),
+    ],
+)
+def test_as_a_closer_look_would_have_it(fields: Fields) -> None:
+    cache, first = asking(), head(*fields)
+    mould = cache.moulded(first, Like(reuse_s=30.0, fields=ASKED))
+    assert mould is not None
+    cast = mould.entry(first, b"[]", NOW)
+    verdict = storable(first, 30.0)
+    closer = make_entry(
+        first,
+        b"[]",
+        verdict.said,
+        requested_at=NOW,
+        received_at=NOW,
+        dropped=_DROPPED,
+        selecting=cache._selecting(verdict, ASKED),
+    )
+    assert cast is not None
+    assert looked_at(cast) == looked_at(closer)
+    assert cast.selecting, "and it varies"
+
+
+def test_one_mould_for_answers_that_differ_in_what_does_not_decide() -> None:
+    cache, like = asking(), Like(reuse_s=30.0)
+    one, other = head((b"Etag", ETAG), (b"X-Total", b"1")), head((b"Etag", b'"2"'), (b"X-Total", b"2"))
+    cache.moulded(one, like)
+    assert one.shape is not None
+    assert one.shape is other.shape
+    mould = like.moulds[one.shape, saying(one.shape)(other.fields)]
+    cast = mould.entry(other, b"[]", NOW)
+    assert cast is not None
+    assert (cast.etag, dict(cast.fields)[b"X-Total"]) == (b'"2"', b"2")
+
+
+def test_another_length_than_it_says_is_no_answer() -> None:
+    mould = asking().moulded(head((b"Content-Length", b"3")), Like(reuse_s=30.0))
+    assert mould is not None
+    assert mould.entry(head((b"Content-Length", b"3")), b"[]", NOW) is None
+    assert mould.entry(head((b"Content-Length", b"2")), b"[]", NOW) is not None
+    assert mould.entry(head((b"Content-Length", b"02")), b"[]", NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "stored"),
+    [
+        (((b"Cache-Control", b"no-store"),), "no-store"),
+        (((b"Set-Cookie", b"a=b"),), "set-cookie"),
+        (((b"Content-Disposition", b"attachment"),), "delegated"),
+        (((b"Content-Encoding", b"brotli"),), "content-encoding"),
+    ],
+)
+def test_of_what_is_not_stored_there_is_only_what_is_told(fields: Fields, stored: str) -> None:
+    mould = asking().moulded(head(*fields), Like(reuse_s=30.0))
+    assert mould is not None
+    assert mould.keep is None
+    assert (mould.told.status, mould.told.stored) == ("miss", stored)
+    assert mould.told.line == b"Cache-Status: gateway; fwd=uri-miss; fwd-status=200\r\n"
+
+
+def test_what_is_told_of_what_is_stored() -> None:
+    mould = asking().moulded(head(), Like(reuse_s=30.0))
+    assert mould is not None
+    assert mould.told.line == b"Cache-Status: gateway; fwd=uri-miss; fwd-status=200; stored; ttl=30\r\n"
+    assert (mould.overtaken.stored, mould.overtaken.line) == (
+        "invalidated",
+        b"Cache-Status: gateway; fwd=uri-miss; fwd-status=200\r\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        head((b"Last-Modified", b"Sat, 21 Nov 2026 01:42:06 GMT")),
+        head((b"Connection", b"X-Total")),
+        head((b"Cache-Control", b'private="X-Total"')),
+        head(status=404),
+    ],
+)
+def test_what_takes_a_closer_look_has_none(answer: ResponseHead) -> None:
+    assert asking().moulded(answer, Like(reuse_s=30.0)) is None
+
+
+def test_their_number_is_bounded() -> None:
+    cache, like = asking(), Like(reuse_s=30.0)
+    for number in range(100):
+        cache.moulded(head((b"X-%d" % number, b"")), like)
+    assert 0 < len(like.moulds) <= 16

@@ -1,0 +1,188 @@
+"""A miss that is led without a wait: one flight with those that wait, and the same in the store."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from gateway.cache import CacheRequest, Like, PrivateCache
+from gateway.cache.contract import Leading
+from gateway.cache.hook_watch import HookWatch
+from gateway.core.answer_shape import shaped
+from gateway.core.cache_status import CacheStatus
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.messages import Field, ResponseHead
+from gateway.core.private_caching import PrivatePolicy
+
+from .origin import ISSUES, Origin, drain, get, json
+from .private_room import ETAG, KEPT, OTHER, Room
+
+SECRET = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST, may_hold_secret=True)
+TARGET = b"/api/v4/projects/42?page=2"
+
+
+class Lane(Room):
+    """A cache whose store is at hand, and one kind of request that came by before."""
+
+    def __init__(self, policy: PrivatePolicy = KEPT, hooks: HookWatch | None = None) -> None:
+        super().__init__(policy)
+        self.cache = PrivateCache(self.store, policy, at_hand=self.store, hooks=hooks)
+        self.like = Like()
+
+    async def learn(self, request: CacheRequest | None = None) -> None:
+        await self.fetch(msgspec.structs.replace(request or get(), like=self.like), Origin(json(ETAG)))
+
+    def lead(self, target: bytes = TARGET) -> Leading | None:
+        return self.cache.lead_now(target, self.like, self.clock)
+
+
+def answer(*fields: Field, body: bytes = b"[1]") -> tuple[ResponseHead, bytes]:
+    head = json(OTHER, *fields, body=body).head
+    return msgspec.structs.replace(head, shape=shaped(head)), body
+
+
+@pytest.fixture
+async def lane() -> Lane:
+    one = Lane()
+    await one.learn()
+    return one
+
+
+async def test_what_it_stores_is_a_hit_for_the_next(lane: Lane) -> None:
+    leading = lane.lead()
+    assert leading is not None
+    told = leading.answered(*answer())
+    assert told is not None
+    assert (told.status, told.reason, told.stored) == ("miss", "uri-miss", "stored")
+    status, fields, body, outcome = await lane.fetch(get(TARGET), Origin())
+    assert (status, body, outcome.status) == (200, b"[1]", CacheStatus.HIT)
+    assert dict(fields)[b"ETag"] == OTHER
+    assert lane.lead() is None, "it is there"
+
+
+async def test_who_asks_the_same_meanwhile_waits_for_it(lane: Lane) -> None:
+    leading = lane.lead()
+    assert leading is not None
+    assert lane.lead() is None, "somebody asks"
+    waiting = asyncio.ensure_future(lane.fetch(get(TARGET), Origin()))
+    await asyncio.sleep(0)
+    leading.answered(*answer())
+    _, _, body, outcome = await waiting
+    assert (body, outcome.status) == (b"[1]", CacheStatus.COLLAPSED)
+
+
+async def test_abandoned_the_next_asks(lane: Lane) -> None:
+    leading = lane.lead()
+    assert leading is not None
+    origin = Origin(json(ETAG))
+    waiting = asyncio.ensure_future(lane.fetch(get(TARGET), origin))
+    await asyncio.sleep(0)
+    leading.abandon()
+    leading.abandon()
+    _, _, _, outcome = await waiting
+    assert (outcome.status, len(origin.asked)) == (CacheStatus.MISS, 1)
+
+
+async def test_what_is_not_stored_is_not_shared(lane: Lane) -> None:
+    leading = lane.lead()
+    assert leading is not None
+    origin = Origin(json(ETAG))
+    waiting = asyncio.ensure_future(lane.fetch(get(TARGET), origin))
+    await asyncio.sleep(0)
+    told = leading.answered(*answer((b"Set-Cookie", b"a=b")))
+    assert told is not None
+    assert told.stored == "set-cookie"
+    await waiting
+    assert len(origin.asked) == 1
+
+
+async def test_a_write_that_overtakes_it(lane: Lane) -> None:
+    leading = lane.lead()
+    assert leading is not None
+    await lane.store.purge((b"project:42",))
+    told = leading.answered(*answer())
+    assert told is not None
+    assert told.stored == "invalidated"
+    assert lane.lead() is not None, "nothing is there"
+
+
+async def test_too_large_an_answer_is_for_a_fetch() -> None:
+    lane = Lane(PrivatePolicy(ttl_s=30.0, max_entry_bytes=2))
+    await lane.learn()
+    leading = lane.lead()
+    assert leading is not None
+    assert leading.answered(*answer()) is None
+    leading.abandon()
+
+
+async def test_names_are_learnt_of_it() -> None:
+    lane = Lane()
+    await lane.learn(msgspec.structs.replace(get(b"/api/v4/projects/a%2Fb/issues"), operation=ISSUES))
+    assert not lane.like.taught
+    leading = lane.lead(b"/api/v4/projects/a%2Fb/issues?page=2")
+    assert leading is not None
+    body = b'[{"project_id":42,"web_url":"https://git.example.com/a/b/-/issues/1"}]'
+    leading.answered(*answer(body=body))
+    assert lane.cache._tagging.names.others(b"42")
+    assert lane.lead(b"/api/v4/projects/a%2Fb/issues?page=3") is None, "what was found out was for fewer names"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        get(b"/api/v4/projects/42", (b"Cache-Control", b"no-cache")),
+        get(b"/api/v4/projects/42", (b"Range", b"bytes=0-1")),
+        get(partition=b""),
+        msgspec.structs.replace(get(), operation=SECRET),
+    ],
+)
+async def test_what_takes_a_closer_look_is_not_led(request_: CacheRequest) -> None:
+    lane = Lane()
+    await lane.learn(request_)
+    assert lane.lead() is None
+
+
+async def test_nothing_is_led_that_nobody_may_reuse() -> None:
+    lane = Lane(PrivatePolicy(ttl_s=0.0))
+    await lane.learn()
+    assert lane.lead() is None
+
+
+async def test_nor_while_a_purge_holds(lane: Lane) -> None:
+    await lane.store.purge((b"project:42",), hold_s=5.0)
+    assert lane.lead() is None
+    lane.clock.now += 6
+    assert lane.lead() is not None
+
+
+async def test_nor_before_its_kind_came_by() -> None:
+    assert Lane().lead() is None
+
+
+async def test_nor_from_a_store_that_is_far(lane: Lane) -> None:
+    cache = PrivateCache(lane.store, KEPT)
+    like = Like()
+    await drain(await cache.fetch(msgspec.structs.replace(get(), like=like), Origin(json(ETAG)), lane.clock))
+    assert like.leads
+    assert cache.lead_now(TARGET, like, lane.clock) is None
+
+
+async def test_nor_while_no_hooks_come() -> None:
+    lane = Lane()
+    hooks = HookWatch(lane.store, lane.clock, 60.0)
+    lane.cache = PrivateCache(lane.store, KEPT, at_hand=lane.store, hooks=hooks)
+    await lane.learn()
+    assert lane.lead() is None
+    await hooks.heard()
+    await lane.learn()
+    assert lane.lead() is not None
+
+
+async def test_what_is_stale_is_asked_about_by_a_fetch(lane: Lane) -> None:
+    leading = lane.lead()
+    assert leading is not None
+    leading.answered(*answer())
+    lane.clock.now += 31
+    assert lane.lead() is None, "its ETag goes up"

@@ -1,0 +1,236 @@
+"""Requests without a coroutine: sent where a connection is at hand, told once, counted and given back like all others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from gateway.core.adaptive import AdaptiveSettings
+from gateway.core.breaker import BreakerSettings, BreakerState
+from gateway.core.errors import Code, Rejection
+from gateway.ports import Reply
+from gateway.upstream.admission import AdmissionSettings, AdmittingUpstream
+from gateway.upstream.client import LeanUpstream
+from tests.edge.wire import SOON_S
+
+from .conftest import OK, Gitlab, Peer, always, get
+
+Make = Callable[..., LeanUpstream]
+LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 10
+
+
+class Told:
+    """Who is told."""
+
+    def __init__(self) -> None:
+        self.answers: list[Reply | Rejection | None] = []
+        self._heard = asyncio.Event()
+
+    def __call__(self, answer: Reply | Rejection | None) -> None:
+        self.answers.append(answer)
+        self._heard.set()
+
+    async def answer(self) -> Reply | Rejection | None:
+        async with asyncio.timeout(SOON_S):
+            await self._heard.wait()
+        (answer,) = self.answers
+        return answer
+
+
+async def warm(client: LeanUpstream | AdmittingUpstream) -> None:
+    """A connection is kept."""
+    (await client.send(get(), None)).release()
+
+
+def door(client: LeanUpstream, most: int = 10) -> AdmittingUpstream:
+    return AdmittingUpstream(client, AdmissionSettings(AdaptiveSettings(most=most, least=1)))
+
+
+async def test_over_a_connection_that_was_kept(gitlab: Gitlab, upstream: Make) -> None:
+    client = upstream(await gitlab.play(always(OK)))
+    told = Told()
+    assert client.send_soon(get(), told) is None, "there is none"
+    await warm(client)
+    assert client.send_soon(get(b"/x%2Fy"), told) is not None
+    assert told.answers == [], "later"
+    reply = await told.answer()
+    assert isinstance(reply, Reply)
+    assert (reply.head.status, reply.whole) == (200, b"ok")
+    assert len(gitlab.peers) == 1
+    assert gitlab.peers[0].heads[1] == b"GET /x%2Fy HTTP/1.1\r\nHost: gitlab.test\r\n\r\n"
+    assert (client.in_flight, client.idle, client.reuses_total) == (0, 1, 1)
+    await warm(client)
+    assert len(gitlab.peers) == 1, "and it is kept again"
+
+
+async def test_a_body_that_streams(gitlab: Gitlab, upstream: Make) -> None:
+    goes_on = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+        await peer.send(LARGE)
+        await goes_on.wait()
+        await peer.send(b"x" * 199_990)
+        await peer.rest()
+
+    client = upstream(await gitlab.play(script))
+    at_door = door(client)
+    await warm(at_door)
+    told = Told()
+    assert at_door.send_soon(get(), told) is not None
+    answer = await told.answer()
+    assert isinstance(answer, Reply)
+    assert answer.chunks is not None
+    assert (at_door.in_flight, client.in_flight) == (1, 1)
+    goes_on.set()
+    assert len(b"".join([chunk async for chunk in answer.chunks])) == 200_000
+    assert (at_door.in_flight, client.in_flight) == (1, 0)
+    answer.release()
+    assert at_door.in_flight == 0
+
+
+async def test_who_cancels_is_told_nothing_and_costs_the_connection(gitlab: Gitlab, upstream: Make) -> None:
+    arrived = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+        arrived.set()
+        await peer.rest()
+
+    client = upstream(await gitlab.play(script))
+    at_door = door(client)
+    await warm(at_door)
+    told = Told()
+    sent = at_door.send_soon(get(), told)
+    assert sent is not None
+    await arrived.wait()
+    assert (at_door.in_flight, client.in_flight) == (1, 1)
+    sent.cancel()
+    sent.cancel()
+    assert (at_door.in_flight, client.in_flight, client.open) == (0, 0, 0)
+    await gitlab.peers[0].ended.wait()
+    assert told.answers == []
+
+
+async def test_a_connection_that_was_dead_may_be_tried_again(gitlab: Gitlab, upstream: Make) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+        peer.reset()
+
+    client = upstream(await gitlab.play(script))
+    at_door = door(client)
+    await warm(at_door)
+    client._retry_budget = 1.0
+    told = Told()
+    assert at_door.send_soon(get(), told) is not None
+    assert await told.answer() is None
+    assert (client.retries_total, at_door.in_flight, client.in_flight) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("octets", "code"),
+    [(b"HTTP/1.1 200 OK\r\nContent-Le", Code.UPSTREAM_RESET), (b"nonsense\r\n\r\n", Code.UPSTREAM_PROTOCOL)],
+)
+async def test_a_failure_is_told_and_learnt(gitlab: Gitlab, upstream: Make, octets: bytes, code: Code) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+        await peer.send(octets)
+        peer.close()
+
+    client = upstream(await gitlab.play(script), breaker=BreakerSettings(min_requests=2, error_ratio=0.5))
+    await warm(client)
+    told = Told()
+    assert client.send_soon(get(), told) is not None
+    answer = await told.answer()
+    assert isinstance(answer, Rejection)
+    assert answer.code is code
+    assert client.breaker_state is BreakerState.OPEN
+    assert client.send_soon(get(), told) is None, "an open breaker is the road's to tell of"
+
+
+async def test_no_answer_in_time(gitlab: Gitlab, upstream: Make) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+        await peer.rest()
+
+    client = upstream(await gitlab.play(script), first_byte_s=0.05)
+    await warm(client)
+    told = Told()
+    assert client.send_soon(get(), told) is not None
+    answer = await told.answer()
+    assert isinstance(answer, Rejection)
+    assert answer.code is Code.UPSTREAM_TIMEOUT
+    assert client.in_flight == 0
+
+
+async def test_whoever_is_told_may_fail(gitlab: Gitlab, upstream: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """And neither the connection nor anybody else suffers."""
+    client = upstream(await gitlab.play(always(OK)))
+    at_door = door(client)
+    await warm(at_door)
+
+    def fails(_: object) -> None:
+        raise ValueError("a fault")
+
+    assert at_door.send_soon(get(), fails) is not None
+    async with asyncio.timeout(SOON_S):
+        while at_door.in_flight:
+            await asyncio.sleep(0)
+    assert "an answer's taker failed" in caplog.text
+    await warm(at_door)
+    assert len(gitlab.peers) == 1
+
+
+async def test_nobody_overtakes_those_who_wait_at_the_door(gitlab: Gitlab, upstream: Make) -> None:
+    client = upstream(await gitlab.play(always(OK)))
+    at_door = door(client, most=1)
+    await warm(at_door)
+    at_door.in_flight = 1
+    waiting = asyncio.ensure_future(at_door.send(get(), None))
+    await asyncio.sleep(0)
+    assert at_door.send_soon(get(), Told()) is None
+    at_door._leave()
+    (await waiting).release()
+    told = Told()
+    assert at_door.send_soon(get(), told) is not None
+    assert at_door.in_flight == 1
+    assert at_door.send_soon(get(), Told()) is None, "no room for two"
+    await told.answer()
+    assert at_door.in_flight == 0
+
+
+async def test_what_takes_its_time_is_for_the_road(gitlab: Gitlab, upstream: Make) -> None:
+    client = upstream(await gitlab.play(always(OK)))
+    at_door = door(client)
+    await warm(at_door)
+    assert at_door.send_soon(get(first_byte_timeout_s=300.0), Told()) is None
+
+
+async def test_closed_it_tells_who_waits(gitlab: Gitlab, upstream: Make) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+        await peer.rest()
+
+    client = upstream(await gitlab.play(script))
+    await warm(client)
+    told = Told()
+    assert client.send_soon(get(), told) is not None
+    await client.close()
+    answer = await told.answer()
+    assert isinstance(answer, Rejection)
+    assert answer.code is Code.DRAINING
+    assert client.send_soon(get(), told) is None
