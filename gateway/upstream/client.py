@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -150,10 +151,16 @@ class LeanUpstream:
         reply.connect_s = connect_s
         return reply
 
-    def reload_tls(self) -> None:
-        """Read the authorities again, for the connections to come. Raises as the constructor; then the old ones stay."""
-        if self.origin.tls:
-            self._tls = tls_context(self._settings.ca_file)
+    def read_tls(self) -> Callable[[], None]:
+        """In any thread: read the authorities again. What comes back has connections to come trust them. Raises as the
+        constructor.
+        """
+        read = tls_context(self._settings.ca_file) if self.origin.tls else None
+
+        def put() -> None:
+            self._tls = read
+
+        return put
 
     async def close(self) -> None:
         """Breaks off what is in progress; drain first."""
