@@ -2,6 +2,7 @@
 
 Files are read in a thread, for reading the system's authorities takes as long as a thousand requests; what was read is put
 in place in the event loop. One task does both, one reader after the other, so that an older reading never comes last.
+The thread steps back behind the others, or requests would share their core with it by halves.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ import contextlib
 import logging
 import os
 import ssl
+import sys
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 log = logging.getLogger("gateway.app")
 
 WATCH_S = 10.0
 """How often the files are looked at. Kubernetes swaps a mounted secret without a signal."""
+
+_NICENESS = 10  # a tenth of a core that the event loop could use whole; all that it leaves
 
 Reader = Callable[[], Callable[[], None]]
 """Called in a thread, it reads and gives what puts that in place, which is called in the event loop. Both may raise OSError
@@ -31,6 +37,7 @@ class Certificates:
         self._readers = tuple(readers)
         self._seen = self._look()
         self._wanted = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "certificates", _step_back)
         self._task: asyncio.Task[None] | None = None
         self.failing = False
 
@@ -50,6 +57,7 @@ class Certificates:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        self._thread.shutdown(wait=False)
 
     async def _watch(self, interval_s: float | None) -> None:
         while True:
@@ -66,7 +74,7 @@ class Certificates:
         failing = False
         for read in self._readers:
             try:
-                put = await asyncio.to_thread(read)
+                put = await asyncio.get_running_loop().run_in_executor(self._thread, read)
                 put()
             except (OSError, ssl.SSLError) as error:
                 failing = True
@@ -77,6 +85,14 @@ class Certificates:
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(_state(file) for file in self._files)
+
+
+def _step_back() -> None:
+    """This thread alone, which only Linux can."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), before + _NICENESS)
 
 
 def _state(file: str) -> tuple[int, int, int] | None:

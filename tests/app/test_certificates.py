@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import ssl
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -117,6 +118,20 @@ async def test_nobody_waits_for_a_slow_reading() -> None:
         go.set()
         await until(lambda: len(threads) == 2)
     assert threads[0] != threading.get_ident() == threads[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is the process's elsewhere")
+async def test_the_thread_steps_back_and_the_others_do_not() -> None:
+    own, its = os.getpriority(os.PRIO_PROCESS, 0), list[int]()
+
+    def read() -> Callable[[], None]:
+        its.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return lambda: None
+
+    async with watching([], read) as certificates:
+        certificates.reload()
+        await until(lambda: len(its) == 1)
+    assert its[0] > own == os.getpriority(os.PRIO_PROCESS, 0)
 
 
 async def test_what_is_asked_for_meanwhile_is_read_once_more_and_comes_last(tmp_path: Path) -> None:
