@@ -16,7 +16,10 @@ import itertools
 import json
 import os
 import signal
+import ssl
 import sys
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
@@ -58,6 +61,7 @@ async def serve(path: Path, series: int, url: str) -> None:
     token = jws.serialize_compact({"alg": "RS256", "kid": "0"}, b"{}", keys[0])
     issuer = Issuer(url, documents, jwks_uri=url, monotonic=functools.partial(next, itertools.count(0.0, FRESH_S + 1)))
     pair = ListenerTls(str(path.parent / "pair-cert.pem"), str(path.parent / "pair-key.pem"))
+    trusted: deque[ssl.SSLContext] = deque(maxlen=1)
     under_way: set[asyncio.Task[bool]] = set()
 
     def refresh() -> None:
@@ -68,10 +72,11 @@ async def serve(path: Path, series: int, url: str) -> None:
     async with serving(loaded.config) as started:
         crowd(started.made.metrics, series)
 
-        def authorities() -> None:
-            tls_context(None)
+        def authorities() -> Callable[[], None]:
+            return functools.partial(trusted.append, tls_context(None))
 
-        certificates = Certificates([], [pair.reload, authorities])
+        certificates = Certificates([], [authorities, pair.read])
+        certificates.watch()
         loop.add_signal_handler(signal.SIGHUP, certificates.reload)
         loop.add_signal_handler(signal.SIGUSR1, refresh)
         loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -79,6 +84,7 @@ async def serve(path: Path, series: int, url: str) -> None:
         gc.freeze()
         gc.set_threshold(20_000, 20, 100)
         await stop.wait()
+        await certificates.close()
     await issuer.close()
     await documents.close()
 

@@ -7,13 +7,12 @@ asked at the same rate in the same round: what it shows is this machine's own. W
 again while requests come, far more often than in life; what it adds is p99 beside it less p99 without.
 
 A pause of the machine's own can only make a round worse, so of several short rounds the quietest tells most: that is what
-stands in the table. Where it may, the run goes before other processes (a negative nice value).
+stands in the table. Where it may, the run goes before other processes (``processes.go_first``).
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import hashlib
 import http.client
@@ -35,7 +34,7 @@ from tests.fakes.certificates import Authority
 from .fixed_rate import Paced, begin, result_of
 from .load import Shape, put_under_load
 from .page import keep, put
-from .processes import Program, free_port
+from .processes import Program, free_port, go_first
 from .pythons import Python
 from .targets import ISSUES, LOAD_CPU, Bench
 
@@ -148,8 +147,7 @@ class Busy:
 def run(rounds: int, seconds: float) -> Latency:
     """Takes ten times ``rounds`` times ``seconds``, and twenty seconds to start."""
     os.sched_setaffinity(0, {LOAD_CPU})
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -15)
+    go_first()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         Path(directory).chmod(0o711)
         bench = Bench(Path(directory))

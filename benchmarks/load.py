@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import os
@@ -13,6 +14,8 @@ import time
 from pathlib import Path
 
 import msgspec
+
+from .processes import settle
 
 HEADERS = {
     "Host": "git.example.com",
@@ -101,7 +104,8 @@ def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float,
         text=True,
         check=True,
         timeout=seconds + 20,
-        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+        start_new_session=True,
+        preexec_fn=functools.partial(settle, cpu),
     )
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Load)
 

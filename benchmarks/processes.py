@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import os
+import platform
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +17,9 @@ from pathlib import Path
 
 # What is installed has its bytecode: a variable of whoever runs the bench must not have each start compile it anew.
 _WITH_BYTECODE = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+_NICENESS = -15
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 
 
 class Program:
@@ -30,7 +38,7 @@ class Program:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+                preexec_fn=functools.partial(settle, cpu),
             )
         self._log = log
         self.pid = self._process.pid
@@ -81,6 +89,30 @@ class Program:
             except subprocess.TimeoutExpired:
                 continue
         self._process.wait(5)
+
+
+def settle(cpu: int) -> None:
+    """A process that begins, in a session of its own: on that core, and before others if whoever begins it is."""
+    os.sched_setaffinity(0, {cpu})
+    # Where the kernel shares out by sessions first (sched_autogroup), niceness tells only within one.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+def go_first() -> bool:
+    """Before other processes, as far as it may, this one and what it starts from now on: whether that was so.
+
+    Niceness alone does not do it: who wakes still waits until whoever runs has had its slice, which is some 3 ms. So these
+    ask for slices of 0.1 ms, and are let in at once. Threads of one of them wait for each other as shortly.
+    """
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+    except PermissionError:
+        return False
+    # sched_setattr(2): size, policy (as it is by default), flags, niceness, priority, slice in ns, two for other policies.
+    asked = struct.pack("IIQiIQQQ", 48, 0, 0, _NICENESS, 0, 100_000, 0, 0)
+    number = _SCHED_SETATTR.get(platform.machine())
+    return number is not None and ctypes.CDLL(None).syscall(number, 0, asked, 0) == 0
 
 
 def _family(pid: int) -> Iterator[int]:

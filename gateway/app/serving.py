@@ -124,7 +124,7 @@ def _certificates(made: Assembly) -> tuple[ListenerTls | None, Certificates]:
     files = [config.listen.tls.cert_file, config.listen.tls.key_file] if config.listen.tls is not None else []
     if config.upstream.ca_file is not None:
         files.append(config.upstream.ca_file)
-    readers = [made.upstream.reload_tls, *([tls.reload] if tls is not None else [])]
+    readers = [made.upstream.read_tls, *([tls.read] if tls is not None else [])]
     return tls, Certificates(files, readers)
 
 

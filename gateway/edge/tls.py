@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 
 
 class ListenerTls:
@@ -13,9 +14,15 @@ class ListenerTls:
         self._key_file = key_file
         self.context = self._load()
 
-    def reload(self) -> None:
-        """For handshakes to come; connections that are open keep what they have. On an error nothing changes."""
+    def read(self) -> Callable[[], None]:
+        """In any thread: look whether the pair can serve. What comes back has it serve handshakes to come; connections that
+        are open keep what they have. On an error nothing changes.
+        """
         self._load()  # A pair that does not fit must not get as far as the context that serves.
+        return self._put
+
+    def _put(self) -> None:
+        # Read anew, in the event loop's thread: handshakes must not meet a context that is being changed.
         self.context.load_cert_chain(self._cert_file, self._key_file, password=_no_passphrase)
 
     def _load(self) -> ssl.SSLContext:

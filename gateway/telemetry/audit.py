@@ -29,7 +29,7 @@ CHECKPOINT_S = 60.0
 FORWARDING, LOST = "forwarding", "lines_lost"
 """Lines that are no request's end: one is about to go up (``durability: before_write``); so many found no room."""
 _NOT_YET = frozenset({"schema", "time", "status", "duration_ms", "bytes_in", "bytes_out"})
-_SLICE = 64  # lines rendered in one turn of the event loop: nobody waits for them longer than for another request
+_SLICE = 8  # rendered as soon as there are so many: whoever comes meanwhile waits some 0.1 ms, not for all of a flush
 _MOST_READY_BYTES = 256 << 10
 _LINKED_BYTES = 128  # what the chain adds to a line, at most
 
@@ -112,14 +112,20 @@ class AuditLog:
         """Take one finished exchange; never blocks, never raises. ``duration_s`` None: it ends now."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
-        self._pending.append((exchange, self._monotonic() - exchange.started_at if duration_s is None else duration_s))
+        pending = self._pending
+        pending.append((exchange, self._monotonic() - exchange.started_at if duration_s is None else duration_s))
+        if len(pending) == _SLICE:
+            asyncio.get_running_loop().call_soon(self._render_ahead)
+
+    def _render_ahead(self) -> None:
+        """What the flush would have to: it is offered then, so that the writer is woken once for all of it."""
+        batch, self._pending = self._pending, []
+        self._render(batch, more=True)
 
     def _flush(self) -> None:
         self._timer = None
-        batch, self._pending = self._pending[:_SLICE], self._pending[_SLICE:]
-        self._render(batch, more=bool(self._pending))
-        if self._pending:
-            self._timer = asyncio.get_running_loop().call_soon(self._flush)
+        batch, self._pending = self._pending, []
+        self._render(batch)
 
     def _rendered(
         self, _logger: object, _name: str, event: MutableMapping[str, Any]
@@ -127,7 +133,7 @@ class AuditLog:
         return (self._renderer.render(event["event"], self._wall() - self._monotonic()),), {}
 
     def _render(self, batch: list[Finished], *, more: bool = False) -> None:
-        """``more`` follows in the next turn: the writer is woken once, for all of it."""
+        """``more`` follows before it is offered, unless that is much already."""
         lines = self._batch.lines
         if batch:
             self._log.lines(batch)
@@ -208,9 +214,8 @@ class AuditLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._pending:
-            batch, self._pending = self._pending[:_SLICE], self._pending[_SLICE:]
-            self._render(batch)
+        batch, self._pending = self._pending, []
+        self._render(batch)
         if self._chain is not None:
             self._mark(CLOSED, {})
             self._checkpoint()

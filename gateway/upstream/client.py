@@ -10,6 +10,7 @@ import asyncio
 import functools
 import logging
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -175,10 +176,16 @@ class LeanUpstream:
         connection.begin(octets, exchange, first_byte_s=request.first_byte_timeout_s or self._settings.first_byte_s)
         return exchange
 
-    def reload_tls(self) -> None:
-        """Read the authorities again, for the connections to come. Raises as the constructor; then the old ones stay."""
-        if self.origin.tls:
-            self._tls = tls_context(self._settings.ca_file)
+    def read_tls(self) -> Callable[[], None]:
+        """In any thread: read the authorities again. What comes back has connections to come trust them. Raises as the
+        constructor.
+        """
+        read = tls_context(self._settings.ca_file) if self.origin.tls else None
+
+        def put() -> None:
+            self._tls = read
+
+        return put
 
     async def close(self) -> None:
         """Breaks off what is in progress; drain first."""

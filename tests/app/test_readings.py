@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,11 @@ async def test_a_credential_that_works_again_ends_its_alarm(tmp_path: Path, capl
 
 
 async def test_a_certificate_that_can_not_be_read_again_shows(tmp_path: Path) -> None:
-    def broken() -> None:
+    def broken() -> Callable[[], None]:
         raise OSError
 
     certificates = Certificates([], [broken])
+    certificates.watch()
     made = await assemble(configured(TEXT, tmp_path))
     async with made.stack:
         for failing in (False, True):
@@ -65,7 +67,11 @@ async def test_a_certificate_that_can_not_be_read_again_shows(tmp_path: Path) ->
             assert found["gitlab_gateway_certificates_failing"] == failing
             assert ("certificates" in readiness(made, certificates).checks) is failing
             certificates.reload()
+            async with asyncio.timeout(5):
+                while not certificates.failing:
+                    await asyncio.sleep(0)
         assert readiness(made, certificates).ready
+    await certificates.close()
 
 
 async def test_readiness(tmp_path: Path) -> None:

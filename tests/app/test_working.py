@@ -54,6 +54,13 @@ class Started:
         async with asyncio.timeout(30):
             return await self.process.wait()
 
+    async def logged(self, words: bytes) -> None:
+        """Waits for a line with ``words``."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(30):
+            while words not in (line := await self.process.stderr.readline()):
+                assert line, "it ended"
+
     async def log(self) -> str:
         assert self.process.stderr is not None
         return (await self.process.stderr.read()).decode()
@@ -101,13 +108,12 @@ async def test_it_serves_answers_and_leaves(tmp_path: Path, redis_url: str) -> N
         reply = await started.line.hear()
         assert isinstance(reply, Reply)
         assert (reply.id, b"traffic" in reply.octets) == (5, True)
+        await started.logged(b"worker 1 of 2 serves")
         started.line.send(Reload())
+        await started.logged(b"certificates read again")
         started.line.send(Leave())
         assert await started.ended() == 0
-        log = await started.log()
-        assert "certificates read again" in log
-        assert "worker 1 of 2 serves" in log
-        assert '"worker": 1' in log
+        assert '"worker": 1' in await started.log()
 
 
 async def test_a_supervisor_that_is_gone_ends_it(tmp_path: Path, redis_url: str) -> None:

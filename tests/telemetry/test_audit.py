@@ -88,22 +88,37 @@ async def test_lines_come_in_order_and_soon() -> None:
 
 
 async def test_what_is_linked_in_between_keeps_its_place() -> None:
-    """Between two turns' lines, which the writer gets together, one comes that must be on disk at once."""
+    """Between lines that are rendered and lines that are not, one comes that must be on disk at once."""
     sink = Lines()
     key = chain_key(b"k" * 32)
     chain = Chain(key, "0" * 16)
     log = AuditLog(
         AuditWriter(sink), wall=lambda: 1_800_000_000.5, monotonic=lambda: 100.25, chain=chain, before_write=True
     )
-    for number in range(300):
+    for number in range(100):
         log.observe(exchange(number))
-    await until(lambda: 0 < log.pending < 300)
+    await until(lambda: not log.pending)
+    for number in range(100, 300):
+        log.observe(exchange(number))
     await log.admit(exchange(1000))
     log.close()
     requests = [event["request_id"] for event in sink.events if "request_id" in event]
     assert [one for one in requests if one != "r-1000"] == [f"r-{number}" for number in range(300)]
-    assert 0 < requests.index("r-1000") < 300
+    assert requests.index("r-1000") == 100
     assert list(verify(sink.octets.splitlines(), key)) == []
+
+
+async def test_a_few_are_rendered_before_the_flush() -> None:
+    """Else whoever comes with the flush waits for all of it."""
+    log = log_to(Lines())
+    for number in range(7):
+        log.observe(exchange(number))
+    await asyncio.sleep(0)
+    assert (log.pending, log.events) == (7, 0)
+    log.observe(exchange(7))
+    await asyncio.sleep(0)
+    assert (log.pending, log.events) == (0, 8)
+    log.close()
 
 
 async def test_close_writes_what_is_pending() -> None:

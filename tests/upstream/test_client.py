@@ -476,4 +476,4 @@ async def test_figures_before_the_first_request(upstream: Make) -> None:
     client = upstream("http://127.0.0.1:1", breaker=None)
     assert (client.open, client.idle, client.in_flight, client.waiting) == (0, 0, 0, 0)
     assert client.breaker_state is BreakerState.CLOSED
-    client.reload_tls()
+    client.read_tls()()
