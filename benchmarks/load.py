@@ -84,8 +84,8 @@ def asking(shape: Shape) -> dict[str, str]:
     }
 
 
-def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float, cpu: int, directory: Path) -> Load:
-    """Run the load in a process of its own, pinned to ``cpu``."""
+def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float, cpu: int | None, directory: Path) -> Load:
+    """Run the load in a process of its own, pinned to ``cpu``; None: free where this one is."""
     environment = asking(shape)
     if shutil.which("wrk"):
         script = directory / "load.lua"
@@ -101,7 +101,7 @@ def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float,
         text=True,
         check=True,
         timeout=seconds + 20,
-        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+        preexec_fn=None if cpu is None else lambda: os.sched_setaffinity(0, {cpu}),
     )
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Load)
 
