@@ -87,8 +87,8 @@ def asking(shape: Shape) -> dict[str, str]:
     }
 
 
-def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float, cpu: int, directory: Path) -> Load:
-    """Run the load in a process of its own, pinned to ``cpu``."""
+def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float, cpu: int | None, directory: Path) -> Load:
+    """Run the load in a process of its own, pinned to ``cpu``; None: free where this one is."""
     environment = asking(shape)
     if shutil.which("wrk"):
         script = directory / "load.lua"

@@ -12,7 +12,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 # What is installed has its bytecode: a variable of whoever runs the bench must not have each start compile it anew.
@@ -66,6 +66,17 @@ class Program:
                     continue
         return total / 1e9
 
+    def children(self) -> int:
+        """How many it has at the moment, less their own."""
+        return len(list(_children(self.pid)))
+
+    def pin(self, *cores: Collection[int]) -> None:
+        """Its children to these, one after the other; itself, and those there is no more for, to the last."""
+        for number, child in enumerate(_children(self.pid)):
+            for pid in _family(child):
+                _pin(pid, cores[min(number, len(cores) - 1)])
+        _pin(self.pid, cores[-1])
+
     def rss_kib(self) -> int:
         """Resident memory of all its processes; pages they share are counted once for each."""
         total = 0
@@ -91,9 +102,10 @@ class Program:
         self._process.wait(5)
 
 
-def settle(cpu: int) -> None:
+def settle(cpu: int | None) -> None:
     """A process that begins, in a session of its own: on that core, and before others if whoever begins it is."""
-    os.sched_setaffinity(0, {cpu})
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
     # Where the kernel shares out by sessions first (sched_autogroup), niceness tells only within one.
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(os.getpriority(os.PRIO_PROCESS, 0)))
@@ -115,15 +127,25 @@ def go_first() -> bool:
     return number is not None and ctypes.CDLL(None).syscall(number, 0, asked, 0) == 0
 
 
+def _pin(pid: int, cores: Collection[int]) -> None:
+    for task in _tasks(pid):
+        with contextlib.suppress(ProcessLookupError):  # a thread that has ended
+            os.sched_setaffinity(int(task.name), cores)
+
+
 def _family(pid: int) -> Iterator[int]:
     yield pid
+    for child in _children(pid):
+        yield from _family(child)
+
+
+def _children(pid: int) -> Iterator[int]:
     for task in _tasks(pid):
         try:
             children = (task / "children").read_text().split()
         except OSError:
             continue
-        for child in children:
-            yield from _family(int(child))
+        yield from map(int, children)
 
 
 def _tasks(pid: int) -> list[Path]:

@@ -54,6 +54,8 @@ class Bench:
         self._stack = contextlib.ExitStack()
         self.origin = free_port()
         self.redis = 0
+        self.ground: list[Program] = []
+        """Origin and Redis."""
         self.python = best_python()
 
     def close(self) -> None:
@@ -64,7 +66,7 @@ class Bench:
         if not shutil.which("nginx"):
             raise SystemExit("bench: nginx is the origin and the unit of measure: apt-get install nginx-light")
         argv = ["nginx", "-c", self.file("origin.conf", PORT=self.origin, KIBI="x" * 1024, SMALL=_SMALL)]
-        self.run("origin", argv, self.origin, cpu=LOAD_CPU)
+        self.ground.append(self.run("origin", argv, self.origin, cpu=LOAD_CPU))
         self._start_redis()
         self._start_nginx()
 
@@ -92,7 +94,7 @@ class Bench:
             return
         self.redis = free_port()
         argv = ["redis-server", "--port", str(self.redis), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self.run("redis", [*argv, "--dir", str(self.directory)], self.redis, cpu=LOAD_CPU)
+        self.ground.append(self.run("redis", [*argv, "--dir", str(self.directory)], self.redis, cpu=LOAD_CPU))
 
     def _start_nginx(self) -> None:
         port = free_port()

@@ -2,8 +2,9 @@
 
     python -m benchmarks.workers [--rounds 12] [--seconds 1] [--write]
 
-Both gateways on one core, load, origin and Redis on another, buckets and cache in Redis. Each round asks both, A B then
-B A; the CPU time is that of the whole tree of processes, the supervisor's with it.
+Buckets and cache are in Redis, for one worker as for two. Each round asks both, A B then B A; the CPU time is that of the
+whole tree of processes, the supervisor's with it. Twice: with a core for each worker, everything else free on both; and
+with both workers on one core, everything else on the other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,16 +23,38 @@ from .load import Shape, put_under_load
 from .page import keep, put
 from .processes import Program, free_port
 from .pythons import Python
-from .targets import ISSUES, LOAD_CPU, Bench
+from .targets import ISSUES, LOAD_CPU, PROXY_CPU, Bench
 
 _CONNECTIONS = 64
 _WORKERS = (1, 2)
+_PATIENCE_S = 15.0
+_BOTH = frozenset({PROXY_CPU, LOAD_CPU})
+
+EACH, SHARED = "a core each", "both on one core"
+
+
+class _Places(msgspec.Struct, frozen=True):
+    """Which cores there are for whom."""
+
+    name: str
+    workers: tuple[frozenset[int], ...]
+    """In their order; a single one is at the first."""
+    others: frozenset[int]
+
+
+_PLACES = (
+    _Places(EACH, (frozenset({PROXY_CPU}), frozenset({LOAD_CPU})), _BOTH),
+    _Places(SHARED, (frozenset({PROXY_CPU}), frozenset({PROXY_CPU})), frozenset({LOAD_CPU})),
+)
+_SHAPES = (("hit", False), ("miss", True))
 
 
 class Cost(msgspec.Struct):
     """Of one shape of request."""
 
     name: str
+    where: str
+    """``EACH`` or ``SHARED``."""
     us: tuple[float, ...]
     """Microseconds of CPU a request with one worker, with two: medians."""
     least: tuple[float, ...]
@@ -50,27 +74,45 @@ class Result(msgspec.Struct):
     """Of all processes after the run, with one worker, with two."""
 
 
+class _Gateway(msgspec.Struct):
+    program: Program
+    port: int
+    key: str
+    workers: int
+
+    def pin(self, places: _Places) -> None:
+        if self.workers == 1:
+            self.program.pin(places.workers[0])
+        else:
+            self.program.pin(*places.workers, places.others)
+
+
 def run(rounds: int, seconds: float) -> Result:
-    """Takes four times ``rounds`` times ``seconds``, and ten seconds to start."""
-    os.sched_setaffinity(0, {LOAD_CPU})
+    """Takes eight times ``rounds`` times ``seconds``, and twenty seconds to start."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         Path(directory).chmod(0o711)
         bench = Bench(Path(directory))
         try:
             bench.start_ground()
             gateways = [_gateway(bench, workers) for workers in _WORKERS]
-            costs = [
-                _cost(bench, gateways, name, distinct, rounds, seconds)
-                for name, distinct in (("hit", False), ("miss", True))
-            ]
-            rss = tuple(round(program.rss_kib() / 1024, 0) for program, _, _ in gateways)
+            costs = []
+            for places in _PLACES:
+                os.sched_setaffinity(0, places.others)
+                for program in bench.ground:
+                    program.pin(places.others)
+                for name, distinct in _SHAPES:
+                    for gateway in gateways:
+                        gateway.pin(places)
+                    taken = _taken(bench, gateways, distinct, rounds, seconds)
+                    costs.append(_cost(name, places.name, taken))
+            rss = tuple(round(gateway.program.rss_kib() / 1024, 0) for gateway in gateways)
             return Result(time.strftime("%Y-%m-%d"), bench.python, _CONNECTIONS, costs, rss)
         finally:
             bench.close()
 
 
-def _gateway(bench: Bench, workers: int) -> tuple[Program, int, str]:
-    """The program, its port, and a key."""
+def _gateway(bench: Bench, workers: int) -> _Gateway:
+    """Once all its workers have been made: they come one after the other."""
     name, port, admin = f"workers{workers}", free_port(), free_port()
     store = f"redis://127.0.0.1:{bench.redis}/{8 + workers}"
     config = bench.file(
@@ -78,36 +120,47 @@ def _gateway(bench: Bench, workers: int) -> tuple[Program, int, str]:
     )
     key, given = bench.key_for(name, config)
     argv = [bench.python.path, "-m", "gateway", "serve", "--config", config, "--workers", str(workers)]
-    return bench.run(name, argv, port, env=given), port, key
+    program = bench.run(name, argv, port, env=given)
+    give_up_at = time.monotonic() + _PATIENCE_S
+    while workers > 1 and program.children() < workers:
+        if time.monotonic() > give_up_at:
+            raise RuntimeError(f"{program.children()} of {workers} workers were made")
+        time.sleep(0.05)
+    return _Gateway(program, port, key, workers)
 
 
-def _cost(
-    bench: Bench, gateways: list[tuple[Program, int, str]], name: str, distinct: bool, rounds: int, seconds: float
-) -> Cost:
-    taken: list[list[float]] = [[] for _ in gateways]
+def _taken(
+    bench: Bench, gateways: Sequence[_Gateway], distinct: bool, rounds: int, seconds: float
+) -> tuple[list[float], ...]:
+    """Microseconds a request of each, round by round."""
+    taken: tuple[list[float], ...] = tuple([] for _ in gateways)
     for number in range(rounds + 1):
         order = range(len(gateways)) if number % 2 else reversed(range(len(gateways)))
         for at in order:
-            program, port, key = gateways[at]
-            shape = Shape(ISSUES, {"PRIVATE-TOKEN": key}, distinct=distinct)
-            before = program.cpu_s()
+            one = gateways[at]
+            shape = Shape(ISSUES, {"PRIVATE-TOKEN": one.key}, distinct=distinct)
+            before = one.program.cpu_s()
             done = put_under_load(
-                shape, port, connections=_CONNECTIONS, seconds=seconds, cpu=LOAD_CPU, directory=bench.directory
+                shape, one.port, connections=_CONNECTIONS, seconds=seconds, cpu=None, directory=bench.directory
             )
             if done.failed or done.refused:
-                raise RuntimeError(f"{name}: {done.failed} failed, {done.refused} refused")
+                raise RuntimeError(f"{one.workers} workers: {done.failed} failed, {done.refused} refused")
             if number:  # the first round fills what is kept
-                taken[at].append((program.cpu_s() - before) / done.requests * 1e6)
+                taken[at].append((one.program.cpu_s() - before) / done.requests * 1e6)
+    return taken
+
+
+def _cost(name: str, where: str, taken: tuple[list[float], ...]) -> Cost:
     one, two = taken
     ratios = tuple(round(b / a, 3) for a, b in zip(one, two, strict=True))
     medians = tuple(round(statistics.median(each), 1) for each in taken)
-    return Cost(name, medians, tuple(round(min(each), 1) for each in taken), ratios)
+    return Cost(name, where, medians, tuple(round(min(each), 1) for each in taken), ratios)
 
 
 def table(result: Result) -> str:
     """As Markdown."""
     rows = [
-        f"| {cost.name} | {cost.us[0]} µs ({cost.least[0]}) | {cost.us[1]} µs ({cost.least[1]}) |"
+        f"| {cost.name} | {cost.where} | {cost.us[0]} µs ({cost.least[0]}) | {cost.us[1]} µs ({cost.least[1]}) |"
         f" {statistics.median(cost.ratios):.2f} | {min(cost.ratios):.2f} to {max(cost.ratios):.2f} |"
         f" {cost.least[1] / cost.least[0]:.2f} |"
         for cost in result.costs
@@ -117,8 +170,8 @@ def table(result: Result) -> str:
         [
             f"{result.date}: Python {result.python}, {result.connections} connections, {rounds} rounds.",
             "",
-            "| CPU time, median (least) | one worker | two | two by one, median | of all rounds | of the least |",
-            "|---|---|---|---|---|---|",
+            "| CPU time, median (least) | workers | one worker | two | two by one, median | of all rounds | of the least |",
+            "|---|---|---|---|---|---|---|",
             *rows,
             "",
             f"Resident after the run: {result.rss_mib[0]:.0f} MiB with one worker, {result.rss_mib[1]:.0f} MiB"

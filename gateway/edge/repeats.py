@@ -55,8 +55,16 @@ class Repeats:
             self._heads.put(octets, head)
         return head
 
-    def keep(self, octets: bytes, head: RequestHead) -> None:
-        """``octets`` were ``head`` and nothing else, by the parser's word; it has a memo (no body, HTTP/1.1)."""
-        if len(octets) <= LONGEST:
-            self._heads.put(octets, head)
-            self._blocks.put(octets[octets.find(b"\r\n") + 2 :], head.fields)
+    def keep(self, octets: bytes, head: RequestHead) -> RequestHead:
+        """``octets`` were ``head`` and nothing else, by the parser's word; it has a memo (no body, HTTP/1.1).
+
+        The head to go on with: what was known stays, so that what hangs on it is not made anew for each connection, whose
+        first request the parser always gets."""
+        if len(octets) > LONGEST:
+            return head
+        known = self.head(octets, head.peer, tls=head.tls)
+        if known is not None:
+            return known
+        self._heads.put(octets, head)
+        self._blocks.put(octets[octets.find(b"\r\n") + 2 :], head.fields)
+        return head

@@ -330,7 +330,7 @@ class Connection(RequestHandler):
                 downstream = AiohttpDownstream(head_of(message, payload, self), payload, self, message)
                 octets, self._octets = self._octets, None
                 if octets is not None and downstream.repeatable:
-                    server.repeats.keep(octets, downstream.head)
+                    downstream.head = server.repeats.keep(octets, downstream.head)
             self._current_request = downstream  # type: ignore[assignment]  # our own stand-in for BaseRequest
             self._request_in_progress = True
             try:

@@ -7,6 +7,7 @@ tell (Redis away, its messages not heard) goes up alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,9 @@ LEASE_S = 2.0
 _LOOK_S = 0.25
 """While one waits, it is looked so often whether messages still come."""
 LEASE_PREFIX = b"{ggw:cache}:lease:"
-_END = (Path(__file__).parent / "lua" / "cache_lease_end.lua").read_text("utf-8")
+_WAITED_FOR = b":waited-for"
+"""Behind a lease's name. A message goes to every gateway: an end that nobody waits for is not worth one."""
+_END, _WAIT = [(Path(__file__).parent / "lua" / f"cache_lease_{what}.lua").read_text("utf-8") for what in ("end", "wait")]
 
 
 class RedisLeases:
@@ -62,7 +65,9 @@ class RedisLeases:
                 self.led += 1
                 return lambda: self._end(name, token)
             self.followed += 1
-            await self._wait(over)
+            with contextlib.suppress(RedisUnavailable, RedisError):  # it is as if it were over
+                if await self._link.execute("EVAL", _WAIT, 2, name, name + _WAITED_FOR):
+                    await self._wait(over)
             return None
         finally:
             waiting = self._waiting.get(name, set())
@@ -87,7 +92,7 @@ class RedisLeases:
 
     def _end(self, name: bytes, token: bytes) -> None:
         try:
-            told = self._link.post([("EVAL", _END, 1, name, token)])
+            told = self._link.post([("EVAL", _END, 2, name, name + _WAITED_FOR, token)])
         except RedisUnavailable:
             return  # it ends by itself
         told.add_done_callback(_read)

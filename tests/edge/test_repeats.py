@@ -91,6 +91,19 @@ def test_a_line_that_is_not_plain_is_the_parsers(line: bytes) -> None:
     assert repeats.head(line + b"\r\n" + block, "192.0.2.1", tls=False) is None
 
 
+def test_what_is_known_stays_when_the_parser_says_it_again() -> None:
+    """A connection's first request is always the parser's; what was made of the same words must not be made anew for it."""
+    repeats = Repeats(target_bytes=1000)
+    first = head()
+    assert repeats.keep(octets(), first) is first
+    assert repeats.keep(octets(), head()) is first
+    other = RequestHead("GET", b"/other", FIELDS[:1] + FIELDS[1:], peer="192.0.2.1", memo=[])
+    assert repeats.keep(octets("/other"), other).fields is FIELDS
+    stranger = repeats.keep(octets(), head(peer="192.0.2.2"))
+    assert (stranger.peer, stranger.memo) == ("192.0.2.2", [])
+    assert stranger.fields is FIELDS
+
+
 def test_memory_is_bounded_and_what_is_asked_for_stays() -> None:
     repeats = Repeats(target_bytes=1000)
     polled = head()
@@ -157,6 +170,15 @@ async def understood(server: TrafficServer, seen: list[object], parts: list[byte
     for _ in range(5):
         await asyncio.sleep(0)
     return list(seen)
+
+
+async def test_connections_share_what_was_made_of_their_fields() -> None:
+    seen: list[Any] = []
+    server = new_server(seen)
+    (first,) = await understood(server, seen, [KNOWN])
+    (second,) = await understood(server, seen, [KNOWN])
+    (third,) = await understood(server, seen, [octets("/other")])
+    assert first[2] is second[2] is third[2]  # type: ignore[index]
 
 
 def new_server(seen: list[object]) -> TrafficServer:

@@ -86,6 +86,34 @@ async def test_one_leads_and_the_others_are_told_when_it_is_done(pair: Pair) -> 
     assert await there.leases.lead(b"q") is not None, "the next one leads"
 
 
+async def test_an_end_that_nobody_waits_for_is_told_to_nobody(pair: Pair) -> None:
+    here, _ = pair
+    heard: list[bytes] = []
+    standing = asyncio.Event()
+    ear = RedisEar(here.link.address, channel=GONE_CHANNEL, name="leases-test-listener", clock=time.monotonic)
+    ear.listen(heard.append, standing.set)
+    async with asyncio.timeout(10):
+        await standing.wait()
+        for question in (b"q", b"r"):
+            done = await here.leases.lead(question)
+            assert done is not None
+            done()
+        await here.store.purge((b"t",))
+        while not heard:
+            await asyncio.sleep(0.005)
+    assert [name.startswith(LEASE_PREFIX) for name in heard] == [False]
+    await ear.close()
+
+
+async def test_nobody_waits_for_a_lease_that_has_no_end(pair: Pair) -> None:
+    """Nor for one that is over when Redis hears that somebody waits: both have no time left there."""
+    here, _ = pair
+    await here.link.execute("SET", LEASE_PREFIX + CODEC.name(b"q"), "somebody")
+    async with asyncio.timeout(10):
+        assert await here.leases.lead(b"q") is None
+    assert (here.leases.followed, await here.held()) == (1, 1)
+
+
 async def test_other_questions_are_nobody_elses(pair: Pair) -> None:
     here, there = pair
     assert await here.leases.lead(b"1\nq") is not None
