@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator, Iterable
 
 import uvloop
@@ -32,6 +33,7 @@ from .together import Together
 log = logging.getLogger("gateway.app")
 
 _BACKLOG = 1024
+SWITCH_S = 0.0005
 
 
 def run(config: Config) -> int:
@@ -83,6 +85,9 @@ async def attend(started: Serving, departure: Departure) -> None:
     gc.freeze()
     # A request leaves no cycles behind: the default, 700, has the collector walk the cache's entries for nothing.
     gc.set_threshold(20_000, 20, 100)
+    # For how long another thread (audit, a scrape, certificates) may keep the interpreter from requests; the default is ten
+    # times as long.
+    sys.setswitchinterval(SWITCH_S)
     await departure.told.wait()
     log.info("draining")
     started.made.server.draining = True

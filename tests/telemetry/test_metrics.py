@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from prometheus_client import Metric
+from prometheus_client import Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.exchange import Exchange, Kin
@@ -204,3 +204,20 @@ def test_it_reads_the_same_in_whichever_thread() -> None:
         metrics.observe(exchange(operation=f"GET /{number % 700}", status=200 + number % 5, bytes_in=number), 0.001)
     with ThreadPoolExecutor(1) as other:
         assert other.submit(metrics.render).result() == metrics.render()
+
+
+def test_it_reads_as_the_library_writes_it(metrics: Metrics) -> None:
+    for number in range(50):
+        metrics.observe(exchange(**FULL | {"operation": f"GET /{number % 7}", "status": 200 + number % 3}), 0.1)
+    assert metrics.render() == generate_latest(metrics.registry)
+    metrics.observe(exchange(**FULL), 0.1)
+    assert metrics.render() == generate_latest(metrics.registry)
+    assert metrics.render() == metrics.render()
+
+
+def test_scrapes_at_the_same_time_do_not_add_up(metrics: Metrics) -> None:
+    for number in range(2000):
+        metrics.observe(exchange(operation=f"GET /{number}"), 0.1)
+    with ThreadPoolExecutor(3) as others:
+        told = {others.submit(metrics.render) for _ in range(6)}
+        assert len({one.result() for one in told}) == 1

@@ -1,0 +1,99 @@
+"""Counters with many series: what stays of each line is kept, so that a scrape only puts the numbers behind it.
+
+The library takes some 15 µs for a line: fifty thousand lines are most of a second in which no request is served. Its text
+is what is made here, octet for octet; a test holds it to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+K = TypeVar("K")
+_PLAIN = 1_000_000
+"""From here on the library counts in powers of ten."""
+
+
+class Cell:
+    """One series."""
+
+    __slots__ = ("count", "opening")
+
+    def __init__(self, opening: bytes) -> None:
+        self.opening = opening
+        """Of its line, up to the number."""
+        self.count = 0
+
+    @property
+    def line(self) -> bytes:
+        count = self.count
+        if count < _PLAIN:
+            return b"%b%d.0\n" % (self.opening, count)
+        return b"%b%b\n" % (self.opening, str(floatToGoString(count)).encode())  # type: ignore[no-untyped-call]
+
+
+class Series(Generic[K]):
+    """One counter's.
+
+    Args:
+        name: Without ``_total``.
+        text: What it counts.
+        labels: Their names.
+        values_of: The labels' values of each series that counts things of a kind.
+    """
+
+    def __init__(
+        self, name: str, text: str, labels: Sequence[str], values_of: Callable[[K], list[tuple[str, ...]]]
+    ) -> None:
+        self.name = name
+        self.text = text
+        self.labels = tuple(labels)
+        self._values_of = values_of
+        self.cells: dict[tuple[str, ...], Cell] = {}
+        self.head = _head(CounterMetricFamily(name, text, labels=labels))
+        """What stands above its lines."""
+
+    def cells_of(self, kind: K) -> list[Cell]:
+        """Those that count things of ``kind``."""
+        found = []
+        for values in self._values_of(kind):
+            cell = self.cells.get(values)
+            if cell is None:
+                cell = self.cells[values] = Cell(_opening(self.name, self.labels, values))
+            found.append(cell)
+        return found
+
+    def family(self) -> CounterMetricFamily:
+        """The same for the library."""
+        family = CounterMetricFamily(self.name, self.text, labels=self.labels)
+        for values, cell in self.cells.items():
+            family.add_metric(values, cell.count)
+        return family
+
+
+def _opening(name: str, labels: Sequence[str], values: Sequence[str]) -> bytes:
+    told = ",".join([f'{label}="{_escaped(value)}"' for label, value in sorted(zip(labels, values, strict=True))])
+    return f"{name}_total{{{told}}} ".encode()
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+class _Alone(Collector):
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> list[Metric]:
+        return [self._family]
+
+
+def _head(family: Metric) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(_Alone(family))
+    return generate_latest(registry)
