@@ -252,7 +252,7 @@ def table(result: Latency) -> str:
     rows = [
         f"{result.date}: Python {result.python}, {result.rounds} rounds of {result.seconds:.0f} s.",
         "",
-        "| the core busy for 70 % | requests/s | p50, ms | p99, ms | p99 by p50 (median) | nginx's p50, p99 | sender late |",
+        "| core busy for 70 % | requests/s | p50, ms | p99, ms | p99 by p50 (median) | nginx's p50, p99 | sender late |",
         "|---|---|---|---|---|---|---|",
     ]
     rows += [

@@ -90,13 +90,13 @@ class ForwardLane:
         upward = kept.upward.get(credential.id if credential is not None else "")
         if upward is None or upward.credential is not credential or upward.reads:
             return None
-        decision = road.limits.admit_now(takes, case.principal)
+        decision = road.limits.admit_now(takes, case.principal) if takes else None
         if decision is not None and not decision.allowed:
             return None
         forwarding = Forwarding(self, plan, head, upward, asker)
         forwarding.x = plan.facts_of(head, self._mint_id(), self.monotonic())
         self.walking += 1
-        if decision is None:
+        if decision is None and takes:
             forwarding.asked = road.limits.admit_soon(takes, forwarding.decided)
         elif not forwarding.goes_up(decision):
             forwarding.asked = asyncio.get_running_loop().call_soon(asker.told, None, forwarding)
@@ -124,8 +124,8 @@ class Forwarding:
     asked: Asked
     """The buckets, GitLab; or nobody any more, and the road is to be told."""
     x: Exchange
-    decision: Decision
-    """Of the buckets; admitted."""
+    decision: Decision | None
+    """Of the buckets, admitted; None: no limit applies."""
 
     def __init__(self, lane: ForwardLane, plan: Plan, head: RequestHead, upward: Upward, asker: Asker) -> None:
         self._lane = lane
@@ -192,7 +192,7 @@ class Forwarding:
         elif not self.goes_up(decision):
             self._asker.told(None, self)
 
-    def goes_up(self, decision: Decision) -> bool:
+    def goes_up(self, decision: Decision | None) -> bool:
         """To GitLab; False: that is for the road."""
         self.decision = decision
         try:
@@ -205,7 +205,8 @@ class Forwarding:
     def _goes_up(self) -> bool:
         lane, x, upward = self._lane, self.x, self._upward
         road, target = lane.road, self.head.target
-        note(self.decision, x)
+        if self.decision is not None:
+            note(self.decision, x)
         credential = upward.credential
         if credential is not None:
             x.permit_use = credential.id

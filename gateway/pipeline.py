@@ -259,7 +259,7 @@ class Gateway:
 
         decision = told.decision
         known = case.kept.takes if decision is None else None
-        if known is not None and not known.era.over:
+        if known and not known.era.over:
             decision = road.limits.admit_now(known, principal)
         if decision is not None and decision.allowed:
             if told.decision is None:
@@ -324,7 +324,7 @@ class Gateway:
         takes = self.road.dialect.takes_for(case.principal, case.operation, admitted.target, head.method, admitted.client)
         if case.weight > 1:
             return heavier(takes, case.weight)
-        if takes and case.alike and not takes.owing:
+        if case.alike and not takes.owing:
             case.kept.takes = takes
         return takes
 

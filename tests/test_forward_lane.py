@@ -417,6 +417,17 @@ async def test_a_route_that_is_not_reused_takes_the_road(tmp_path: Path) -> None
             assert not at.forwarded
 
 
+async def test_without_limits(tmp_path: Path) -> None:
+    unlimited = CONFIGURATION[: CONFIGURATION.index("limits:")]
+    async with port(tmp_path, unlimited + CACHED) as at:
+        await learn(at)
+        _, fields, _ = await at.ask(PAGES % 3, caller="reader")
+        assert at.forwarded
+        assert not [call for call in at.made.calls if call.startswith("limits.")]
+        assert fields[b"RateLimit-Limit"] == b"6000"
+        assert (at.made.last.limit_id, at.made.last.limit_remaining) == ("", -1.0)
+
+
 # Buckets in Redis
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,8 @@ from gateway.core.errors import Code, Rejection
 from gateway.ports import Reply
 from gateway.upstream.admission import AdmissionSettings, AdmittingUpstream
 from gateway.upstream.client import LeanUpstream
+from tests.conformance.import_corpus import octets
+from tests.conformance.strict_upstream import cases
 from tests.edge.wire import SOON_S
 
 from .conftest import OK, Gitlab, Peer, always, get
@@ -37,6 +40,25 @@ class Told:
             await self._heard.wait()
         (answer,) = self.answers
         return answer
+
+
+CORPUS = [case for case in cases("responses") if case["method"] == "GET"]
+
+
+async def outcome_of(answer: Reply | Rejection | None) -> tuple[object, ...]:
+    """What a client would make of it."""
+    if not isinstance(answer, Reply):
+        return ("none",) if answer is None else ("refused", answer.code)
+    body = answer.whole
+    try:
+        if body is None:
+            assert answer.chunks is not None
+            body = b"".join([chunk async for chunk in answer.chunks])
+    except Rejection as broken:
+        return ("broken", answer.head.status, broken.code)
+    finally:
+        answer.release()
+    return (answer.head.status, answer.head.fields, body)
 
 
 async def warm(client: LeanUpstream | AdmittingUpstream) -> None:
@@ -234,3 +256,38 @@ async def test_closed_it_tells_who_waits(gitlab: Gitlab, upstream: Make) -> None
     assert isinstance(answer, Rejection)
     assert answer.code is Code.DRAINING
     assert client.send_soon(get(), told) is None
+
+
+@pytest.mark.parametrize("case", CORPUS, ids=[case["id"] for case in CORPUS])
+async def test_a_malformed_answer_comes_to_the_same(gitlab: Gitlab, upstream: Make, case: dict[str, Any]) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        while await peer.request():
+            await peer.send(octets(case["octets"]).encode("latin-1"))
+            if case.get("closes"):
+                return
+
+    client = upstream(await gitlab.play(script), first_byte_s=0.2, idle_s=0.2, breaker=None)
+    client._retry_budget = -100.0
+    outcomes = []
+    for soon in (False, True):
+        await warm(client)
+        if not soon:
+            try:
+                outcomes.append(await outcome_of(await client.send(get(), None)))
+            except Rejection as refused_:
+                outcomes.append(("refused", refused_.code))
+        else:
+            told = Told()
+            assert client.send_soon(get(), told) is not None
+            outcomes.append(await outcome_of(await told.answer()))
+        kept = client.idle
+        outcomes.append((kept,))
+        for peer in gitlab.peers:
+            peer.close()
+        async with asyncio.timeout(SOON_S):
+            while client.open:
+                await asyncio.sleep(0)
+    assert outcomes[:2] == outcomes[2:]
+    assert client.in_flight == 0
