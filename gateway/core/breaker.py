@@ -45,6 +45,7 @@ class Breaker:
     """
 
     __slots__ = (
+        "_counts",
         "_epoch",
         "_failures",
         "_opened_at",
@@ -91,6 +92,10 @@ class Breaker:
         """The outcome of an admitted request."""
         if ticket != self._epoch:
             return
+        if ok and self.state is _CLOSED and int(now / self._step_s) == self._slot:  # nearly always
+            self._counts[0] += 1
+            self._total += 1
+            return
         if self.state is _HALF_OPEN:
             self._enter(_CLOSED if ok else _OPEN, now)
             return
@@ -98,7 +103,7 @@ class Breaker:
             return
         if int(now / self._step_s) != self._slot:
             self._slide(now)
-        counts = self._slots[self._slot % _SLOTS]
+        counts = self._counts
         counts[0] += 1
         self._total += 1
         if ok:
@@ -134,6 +139,8 @@ class Breaker:
 
     def _clear(self) -> None:
         self._slots = [[0, 0] for _ in range(_SLOTS)]
+        self._counts = self._slots[self._slot % _SLOTS]
+        """Of the present slot."""
         self._total = 0
         self._failures = 0
 
@@ -151,3 +158,4 @@ class Breaker:
             self._total -= counts[0]
             self._failures -= counts[1]
             counts[0] = counts[1] = 0
+        self._counts = self._slots[slot % _SLOTS]

@@ -99,7 +99,7 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
         line = lines[at]
         name, _, value = line.partition(b": ")
         if name in _SPELT and len(line) <= _LINE_BOUND_BYTES and not value.translate(None, _VALUE_OCTETS):
-            fields[at] = (name, value.strip(b" \t"))
+            fields[at] = (name, value.strip())
             continue
         field, kind = _FRAMING.get(line) or _read_line(line)
         fields[at] = field
