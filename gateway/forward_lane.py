@@ -85,7 +85,7 @@ class ForwardLane:
         credential = None
         if permit.use:
             credential = road.tokens.credential_now(permit, case.operation)
-            if credential is None or not road.pacing.is_free(credential.id):
+            if credential is None:
                 return None
         upward = kept.upward.get(credential.id if credential is not None else "")
         if upward is None or upward.credential is not credential or upward.reads:
@@ -209,6 +209,8 @@ class Forwarding:
             note(self.decision, x)
         credential = upward.credential
         if credential is not None:
+            if not road.pacing.is_free(credential.id):
+                return False
             x.permit_use = credential.id
         leading = self._leading = road.cache.lead_now(target, upward.like, lane.wall)
         if leading is None:
