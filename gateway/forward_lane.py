@@ -6,7 +6,7 @@
     GitLab ──── a connection is there; a whole 200 comes                        otherwise the road, from here
     answer ──── the same octets as the road's, the same line in the audit
 
-What has been done by then is done: the road goes on from there (``ports.Begun``) and takes from no bucket twice.
+What has been done by then is done: the road goes on from there (``asking.Begun``) and takes from no bucket twice.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class ForwardLane:
 
 
 class Forwarding:
-    """One request on the lane: ``ports.Asking`` while somebody is asked, ``ports.Begun`` once the road must go on."""
+    """One request on the lane: ``asking.Asking`` while somebody is asked, ``asking.Begun`` once the road must go on."""
 
     __slots__ = (
         "_asker",
@@ -141,12 +141,13 @@ class Forwarding:
         self.rejection: Rejection | None = None
         """What became of the request instead."""
 
-    # ports.Asking, ports.Begun
+    # asking.Asking, asking.Begun
 
     def leave(self) -> None:
         self._end()
         x = self.x
         x.status, x.aborted = 499, "client"
+        x.kin = None  # of those that were answered, should it have been about to be
         self._over()
 
     def drained(self) -> bytes:
@@ -287,10 +288,11 @@ class Forwarding:
         if place is not None:
             x.upstream_request_id = ascii_of(head.fields[place][1])
         x.cache_status, x.cache_reason, x.cache_stored = told.status, told.reason, told.stored
+        octets = self._rendered(down, told, whole)
         if not (x.limit_near or x.limit_shadow):
             kin = self._upward.kin
             x.kin = kin.get(told) or _kin(kin, told)
-        return self._rendered(down, told, whole)
+        return octets
 
     def _rendered(self, head: ResponseHead, told: Told, whole: bytes) -> bytes:
         lane, principal = self._lane, self.plan.made_of.principal

@@ -15,6 +15,7 @@ from gateway.core.errors import Code, Rejection, Source
 from gateway.core.messages import Fields, ResponseHead
 from gateway.forward_lane import Forwarding, ForwardLane
 from gateway.ports import Reply, UpstreamRequest
+from gateway.telemetry.audit_line import LineRenderer
 from tests.conftest import RedisServer
 from tests.edge.wire import SOON_S, Client
 from tests.fakes.port import CACHED, ETAG, ISSUES, Port, issues, port
@@ -267,6 +268,32 @@ async def test_who_leaves_while_gitlab_is_asked(at: Port) -> None:
     assert (await at.ask(PAGES % 3, caller="reader", client=other))[0] == 200
     assert len(at.made.seen.exchanges) == 2
     other.writer.close()
+
+
+async def test_who_leaves_in_the_very_moment_of_the_answer(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its line in the audit is its own, whatever those say that were answered."""
+    await at.ask(PAGES % 2, caller="reader")
+    assert at.made.last.kin is not None
+    connection = next(iter(at.server.connections))
+    monkeypatch.setattr(type(connection), "gone", property(lambda _: True))
+    await at.client.send(at.request(PAGES % 3, caller="reader"))
+    await until(lambda: len(at.made.seen.exchanges) == 2 and quiet(at))
+    assert (at.made.last.status, at.made.last.aborted, at.made.last.bytes_out) == (499, "client", 0)
+    (line,) = LineRenderer().render([(at.made.last, 0.1)], 1e9)
+    assert b'"status":499' in line
+
+
+async def test_a_fault_while_it_is_told(
+    at: Port, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fault(*_: object) -> None:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(Forwarding, "_rendered", fault)
+    assert (await at.ask(PAGES % 3, caller="reader"))[0] == 200
+    assert "fault in the forward lane" in caplog.text
+    assert at.made.last.kin is None
+    assert quiet(at)
 
 
 async def test_who_waits_while_the_gateway_ends_is_told(at: Port) -> None:
