@@ -37,22 +37,31 @@ class Mould:
         selecting: What ``Vary`` names of the requests, with its values.
         told: Of those that are stored; of all, where ``keep`` is None.
         overtaken: Of those that a write overtook.
+        validated: GitLab is asked before each reuse, so that an ``Etag`` is needed.
     """
 
-    __slots__ = ("_etag", "_length", "_selecting", "keep", "overtaken", "told")
+    __slots__ = ("_etag", "_length", "_selecting", "_validated", "keep", "overtaken", "told")
 
     def __init__(
-        self, shape: Shape, keep: Pick | None, selecting: tuple[tuple[bytes, bytes], ...], told: Told, overtaken: Told
+        self,
+        shape: Shape,
+        keep: Pick | None,
+        selecting: tuple[tuple[bytes, bytes], ...],
+        told: Told,
+        overtaken: Told,
+        *,
+        validated: bool = False,
     ) -> None:
         self._length = shape.place.get(b"content-length", -1)
         self._etag = shape.place.get(b"etag", -1)
         self._selecting = selecting
+        self._validated = validated
         self.keep = keep
         self.told = told
         self.overtaken = overtaken
 
     def entry(self, head: ResponseHead, body: bytes, received_at: float) -> Entry | None:
-        """What is stored of one; None: it has another length than it says."""
+        """What is stored of one; None: it has another length than it says, or no ``Etag`` though that is needed."""
         fields = head.fields
         length = b"%d" % len(body)
         kept: Fields = self.keep(fields) if self.keep is not None else ()
@@ -65,6 +74,8 @@ class Mould:
             etag = fields[self._etag][1].strip()
             if not is_etag(etag):
                 etag = b""
+        if self._validated and not etag:
+            return None
         # Of how long an answer may live a private cache does not ask GitLab.
         return Entry(200, head.reason, kept, body, received_at, 0.0, 0.0, etag, selecting=self._selecting)
 

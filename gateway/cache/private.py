@@ -124,7 +124,7 @@ class PrivateCache:
         store = self._at_hand
         if store is None or not like.leads or like.version != self._tagging.names.version:
             return None
-        if self._hooks is not None and not like.immutable and not self._hooks.heard_lately:
+        if like.reuse_s > 0 and self._hooks is not None and not like.immutable and not self._hooks.heard_lately:
             return None
         key = b"private\n%b%b" % (target, like.key)
         lookup = store.peek(key, like.tags)
@@ -164,7 +164,12 @@ class PrivateCache:
             like.reuse_s = self._reuse_s.get(request.operation.name, self._default_reuse_s)
             like.keep_s = self._policy.keep_s
         like.fields = request.fields
-        like.leads = like.asked is None and like.reuse_s > 0 and not request.operation.may_hold_secret
+        # Where every reuse is asked for, the client's own conditions go up, and what they bring is for it alone.
+        like.leads = (
+            like.asked is None
+            and not request.operation.may_hold_secret
+            and (like.reuse_s > 0 or not conditions(request.fields))
+        )
         like.moulds.clear()
 
     def _hits(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:

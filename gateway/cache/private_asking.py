@@ -44,6 +44,7 @@ from .tagging import Tagging, hides_secret
 _MISS, _UPDATED, _STORED = CacheStatus.MISS, CacheStatus.UPDATED, Stored.STORED
 _REQUEST = CacheReason.REQUEST
 _MOULDS_BOUND = 16
+_ANY_S = 1.0
 _DROPPED = PER_ANSWER | {b"cache-status"}
 
 
@@ -412,7 +413,7 @@ class PrivateAsking:
         assert shape is not None, "who asks knows it"
         if b"last-modified" in shape.place or head.status != 200:
             return None
-        verdict = storable(head, like.reuse_s)
+        verdict = storable(head, _ANY_S)  # whether one has an ETag, where it needs one, is looked at for each
         keep = None
         if verdict.stored is _STORED:
             keep = kept_of(shape, verdict.said, _DROPPED)
@@ -420,7 +421,8 @@ class PrivateAsking:
                 return None
         told = Told(verdict.stored, self.labels.miss(verdict.stored, like.reuse_s))
         overtaken = Told(Stored.INVALIDATED, self.labels.miss(Stored.INVALIDATED, like.reuse_s))
-        mould = Mould(shape, keep, self._selecting(verdict, like.fields), told, overtaken)
+        selecting_ = self._selecting(verdict, like.fields)
+        mould = Mould(shape, keep, selecting_, told, overtaken, validated=like.reuse_s <= 0)
         if len(like.moulds) >= _MOULDS_BOUND:
             like.moulds.clear()
         like.moulds[shape, saying(shape)(head.fields)] = mould

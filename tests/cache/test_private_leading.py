@@ -10,13 +10,13 @@ import pytest
 from gateway.cache import CacheRequest, Like, PrivateCache
 from gateway.cache.contract import Leading
 from gateway.cache.hook_watch import HookWatch
-from gateway.core.answer_shape import shaped
+from gateway.core.answer_shape import shape_of, shaped
 from gateway.core.cache_status import CacheStatus
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.messages import Field, ResponseHead
 from gateway.core.private_caching import PrivatePolicy
 
-from .origin import ISSUES, Origin, drain, get, json
+from .origin import ISSUES, Origin, drain, get, json, whole
 from .private_room import ETAG, KEPT, OTHER, Room
 
 SECRET = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST, may_hold_secret=True)
@@ -144,9 +144,47 @@ async def test_what_takes_a_closer_look_is_not_led(request_: CacheRequest) -> No
     assert lane.lead() is None
 
 
-async def test_nothing_is_led_that_nobody_may_reuse() -> None:
+async def test_what_is_asked_about_before_each_reuse() -> None:
+    """It is stored with its ETag; a fetch asks about it, and whoever asks the same meanwhile waits for it."""
     lane = Lane(PrivatePolicy(ttl_s=0.0))
     await lane.learn()
+    leading = lane.lead()
+    assert leading is not None
+    waiting = asyncio.ensure_future(lane.fetch(get(TARGET), Origin()))
+    await asyncio.sleep(0)
+    told = leading.answered(*answer())
+    assert told is not None
+    assert (told.stored, told.line) == ("stored", b"Cache-Status: gateway; fwd=uri-miss; fwd-status=200; stored; ttl=0\r\n")
+    assert (await waiting)[3].status is CacheStatus.COLLAPSED
+    assert lane.lead() is None, "it is there"
+    origin = Origin(json(OTHER, body=b"[2]"))
+    _, _, body, outcome = await lane.fetch(get(TARGET), origin)
+    assert origin.condition() == OTHER
+    assert (body, outcome.status) == (b"[2]", CacheStatus.UPDATED)
+
+
+async def test_without_an_etag_that_is_for_a_fetch() -> None:
+    lane = Lane(PrivatePolicy(ttl_s=0.0))
+    await lane.learn()
+    leading = lane.lead()
+    assert leading is not None
+    fields = ((b"Content-Type", b"application/json"), (b"Content-Length", b"2"))
+    for none in (fields, (*fields, (b"ETag", b"unquoted"))):
+        assert leading.answered(ResponseHead(200, none, b"OK", shape_of(none)), b"[]") is None
+    one = (*fields, (b"ETag", ETAG))
+    told = leading.answered(ResponseHead(200, one, b"OK", shape_of(one)), b"[]")
+    assert told is not None
+    assert told.stored == "stored", "though the first of its shape had none"
+    leading = lane.lead(TARGET + b"3")
+    assert leading is not None
+    leading.abandon()
+    status, _, _, outcome = await lane.fetch(get(TARGET + b"3"), Origin(whole(200, *fields, body=b"[]")))
+    assert (status, outcome.stored.value) == (200, "unvalidatable")
+
+
+async def test_a_clients_own_conditions_go_up_for_itself() -> None:
+    lane = Lane(PrivatePolicy(ttl_s=0.0))
+    await lane.learn(get(b"/api/v4/projects/42", (b"If-None-Match", b'"mine"')))
     assert lane.lead() is None
 
 
