@@ -114,6 +114,7 @@ class Forwarding:
         "asked",
         "decision",
         "head",
+        "overtaken",
         "plan",
         "rejection",
         "reply",
@@ -132,6 +133,8 @@ class Forwarding:
         self._upward = upward
         self._asker = asker
         self._leading: Leading | None = None
+        self.overtaken = _never
+        """A write passed since GitLab was asked: ``reply`` is not the answer to the same question asked now."""
         self.plan = plan
         self.head = head
         self.started_at = 0.0
@@ -250,9 +253,12 @@ class Forwarding:
             log.exception("fault in the forward lane")
             answer = None
         if octets is None:
+            leading = self._leading
             self._abandon()
             if isinstance(answer, Reply):
                 self.reply = answer
+                if leading is not None:
+                    self.overtaken = leading.overtaken
             elif answer is not None:
                 self.rejection = answer
         asker = self._asker
@@ -318,6 +324,10 @@ class Forwarding:
             ending,
             whole,
         )
+
+
+def _never() -> bool:
+    return False
 
 
 def _kin(known: dict[object, Kin], told: Told) -> Kin:

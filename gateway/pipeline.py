@@ -297,7 +297,8 @@ class Gateway:
             await road.record.admit(x)
         errand = told.errand = Errand(road, self.monotonic, head, x, case, credential, body)
         if told.begun is not None:
-            errand.brought, errand.started_at = told.begun.reply, told.begun.started_at
+            begun = told.begun
+            errand.brought, errand.started_at, errand.overtaken = begun.reply, begun.started_at, begun.overtaken
         if admitted.websocket:
             await self._tunnel(down, x, told, errand)
             return

@@ -367,6 +367,37 @@ async def test_a_write_that_overtakes_it_keeps_it_out_of_the_cache(at: Port) -> 
     assert at.made.last.cache_status == "miss"
 
 
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_write_that_overtakes_what_the_road_deals_with(
+    at: Port, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GitLab is asked again: the road's look into the store comes after the write, and the answer before it."""
+    fields = (*ISSUES, (b"Last-Modified", b"Sat, 21 Nov 2026 01:42:06 GMT"))
+    held = Held(at, issues(b"[1]", fields))
+    store = at.made.made.cache_room.memory
+    assert store is not None
+    await at.client.send(at.request(PAGES % 3, caller="reader"))
+    await held.arrived.wait()
+    if late:
+        real = Forwarding.taken_on
+
+        def taken_on(self: Forwarding) -> None:
+            store.mark((b"project:1",))
+            real(self)
+
+        monkeypatch.setattr(Forwarding, "taken_on", taken_on)
+    else:
+        store.mark((b"project:1",))
+    at.made.up.answer = issues(b"[2]", fields)
+    held.go()
+    assert (await at.client.answer())[2] == b"[2]"
+    assert len(at.made.up.requests) == 2
+    await until(lambda: quiet(at))
+    monkeypatch.undo()
+    assert (await at.ask(PAGES % 3, caller="reader"))[2] == b"[2]"
+    assert at.made.last.cache_status == "hit"
+
+
 async def test_who_leaves_before_the_road_takes_over(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reply is given back, and the request observed once."""
     handed: list[Forwarding] = []

@@ -108,6 +108,10 @@ class Leading(Protocol):
         """There is no answer: whoever waits asks next. Harmless afterwards."""
         ...
 
+    def overtaken(self) -> bool:
+        """What the answer shows may have changed since it was asked for."""
+        ...
+
 
 class Cache(Protocol):
     """A cache policy over a store."""

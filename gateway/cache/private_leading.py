@@ -63,6 +63,9 @@ class PrivateLeading:
     def abandon(self) -> None:
         self._flight.abandon()
 
+    def overtaken(self) -> bool:
+        return self._store.peek(self._key, self._like.tags).version > self._stamp
+
     def answered(self, head: ResponseHead, whole: bytes) -> Told | None:
         shape, asking, like = head.shape, self._asking, self._like
         if shape is None or len(whole) > asking.max_entry_bytes:

@@ -108,6 +108,15 @@ async def test_a_write_that_overtakes_it(lane: Lane) -> None:
     assert lane.lead() is not None, "nothing is there"
 
 
+async def test_it_knows_when_a_write_overtook_it(lane: Lane) -> None:
+    leading = lane.lead()
+    assert leading is not None
+    assert not leading.overtaken()
+    lane.clock.now += 1
+    await lane.store.purge((b"project:42",))
+    assert leading.overtaken()
+
+
 async def test_too_large_an_answer_is_for_a_fetch() -> None:
     lane = Lane(PrivatePolicy(ttl_s=30.0, max_entry_bytes=2))
     await lane.learn()
