@@ -43,8 +43,11 @@ class JsonAddresses:
         # A quote that no backslash precedes and that stands before `name":` begins a member's name: within a string it
         # would end that string, and no valid JSON goes on with letters there.
         self._member = re.compile(rb'(?<!\\)("(?:' + names + rb')"[ \t\r\n]*:[ \t\r\n]*")(?:' + there + rb')(?=[/?#"])')
-        # `_links` hold strings alone: the first brace behind is theirs.
-        self._links = re.compile(rb'(?<!\\)"(?:' + links + rb')"[ \t\r\n]*:[ \t\r\n]*\{[^{}]*\}')
+        # `_links` hold no objects: the first brace behind that no string holds is theirs.
+        string = rb'"(?:[^"\\]++|\\.)*+"'
+        self._links = re.compile(
+            rb'(?<!\\)"(?:' + links + rb')"[ \t\r\n]*:[ \t\r\n]*\{(?:[^{}"]++|' + string + rb")*+\}", re.DOTALL
+        )
         self._linked = re.compile(rb'(:[ \t\r\n]*")(?:' + there + rb')(?=[/?#"])')
         self._public = public
 

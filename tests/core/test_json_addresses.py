@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.core.json_addresses import NAMED, JsonAddresses, is_json
@@ -64,16 +64,19 @@ _json = st.recursive(
 )
 
 
+def holds_object(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(map(holds_object, value)))
+
+
 def expected(value: object, *, linked: bool = False) -> object:
     if isinstance(value, list):
         return [expected(item) for item in value]
     if not isinstance(value, dict):
         return value
-    flat = not any(isinstance(item, (dict, list)) for item in value.values())
-    braces = any("{" in text or "}" in text for pair in value.items() for text in pair if isinstance(text, str))
+    flat = not any(holds_object(item) for item in value.values())
     found = {}
     for name, item in value.items():
-        hit = name in NAMED or (linked and flat and not braces)
+        hit = name in NAMED or (linked and flat)
         if hit and isinstance(item, str) and item.startswith(f"{INSIDE}/"):
             item = "https://public/git" + item.removeprefix(INSIDE)
         found[name] = expected(item, linked=name in {"_links", "links"})
@@ -81,6 +84,9 @@ def expected(value: object, *, linked: bool = False) -> object:
 
 
 @given(_json)
+@example({"_links": {"self": [], "other": f"{INSIDE}/x"}})
+@example({"_links": {"self": f"{INSIDE}/x", "}": None}})
+@example({"_links": {'"\\': ["{"], "other": f"{INSIDE}/x"}})
 def test_it_is_what_a_parser_would_do(value: object) -> None:
     body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
     assert json.loads(ADDRESSES.turned(body)) == expected(json.loads(body))
