@@ -22,7 +22,7 @@ from gateway.core.cache_entry import Entry
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.messages import Fields, ResponseHead
 from gateway.core.private_caching import PrivatePolicy
-from gateway.ports import Reply
+from gateway.reply import Reply
 from gateway.stores.cache_leases import RedisLeases
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore

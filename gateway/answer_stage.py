@@ -16,7 +16,7 @@ from .core.entry import Admitted
 from .core.json_addresses import JsonAddresses, is_json
 from .core.lfs_batch import MAX_BYTES, MEDIA_TYPE, is_batch, rewrite_batch, unreadable
 from .core.messages import Field, Fields, RequestHead, ResponseHead, first, without
-from .ports import Reply
+from .reply import Reply
 
 _ENCODED = frozenset({b"accept-encoding"})
 _IDENTITY: Field = (b"Accept-Encoding", b"identity")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
@@ -17,13 +18,15 @@ from .core.credentials import Claim, Kind, injection
 from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange, Kin
+from .core.head_form import HeadForm
 from .core.limits import Takes
 from .core.messages import Fields, RequestHead, joined, without
 from .core.pacing import TELLING
 from .core.rule_match import Place, Question
 from .core.upgrade import SWITCH, switched
 from .narrow_stage import unconditionally
-from .ports import Repeated, Reply, RequestBody, UpstreamCredential, UpstreamRequest
+from .ports import Repeated, RequestBody, UpstreamCredential, UpstreamRequest
+from .reply import Reply
 from .road import Road
 
 # GitLab answers these late by design: runners poll for work (doc/ci/runners/long_polling.md), Gitaly counts objects before
@@ -78,6 +81,8 @@ class Upward(msgspec.Struct, gc=False):
     reached_as: bytes
     """Scheme and host as GitLab and the answer's links are told them: one caller's must not be served to another."""
     like: Like
+    alike: dict[HeadForm, Any] = {}
+    """What is made of answers in one form: ``likeness.Likeness``, whose home is above."""
     kin: dict[object, Kin] = {}
     """Those whose answers came to the same, by what that is."""
 

@@ -22,13 +22,16 @@ from .core.answer_shape import shaped
 from .core.catalogue import Access
 from .core.errors import Rejection
 from .core.exchange import Exchange, Kin
+from .core.head_form import HeadForm
 from .core.http_date import date_line
 from .core.limits import Decision
 from .core.messages import RequestHead, ResponseHead
 from .core.pacing import TELLING
 from .errand import Upward, ascii_of
+from .likeness import Likeness
 from .plans import Plan, Plans
-from .ports import Asked, Reply, UpstreamRequest
+from .ports import Asked, UpstreamRequest
+from .reply import Reply
 from .road import Road
 from .short_lane import drained_answer, note
 
@@ -38,6 +41,7 @@ log = logging.getLogger("gateway.pipeline")
 _READ = Access.READ
 _as_line = b": ".join
 _KIN_BOUND = 16
+_ALIKE_BOUND = 16
 
 
 class ForwardLane:
@@ -273,12 +277,18 @@ class Forwarding:
 
     def _octets(self, reply: Reply) -> bytes | None:
         """The answer as it goes over the wire; None: that is for the road."""
-        leading, lane, x = self._leading, self._lane, self.x
+        form = reply.form
+        likeness = self._upward.alike.get(form) if form is not None else None
+        if likeness is not None and likeness.version == self._upward.like.version and likeness.cast is not None:
+            octets = self._likewise(likeness, reply)
+            if octets is not None:
+                return octets
+        leading, x = self._leading, self.x
         head, whole = reply.head, reply.whole
         shape = head.shape or shaped(head)
         if head.status != 200 or whole is None or leading is None or b"cache-status" in shape.place:
             return None
-        road, like, credential = lane.road, self.plan.made_of, self._upward.credential
+        road, like, credential = self._lane.road, self.plan.made_of, self._upward.credential
         down = road.passing.downward(head, self.head, like.admitted)
         told = leading.answered(down, whole)
         if told is None:
@@ -288,17 +298,56 @@ class Forwarding:
             road.pacing.learn(credential.id, head, like.operation.name)
         if road.tokens.unchecked and b"x-gitlab-meta" in shape.place:
             road.tokens.recognised()
-        x.status = x.upstream_status = 200
-        x.upstream_first_byte_s = reply.first_byte_s
         place = shape.place.get(b"x-request-id")
         if place is not None:
             x.upstream_request_id = ascii_of(head.fields[place][1])
-        x.cache_status, x.cache_reason, x.cache_stored = told.status, told.reason, told.stored
         octets = self._rendered(down, told, whole)
+        self._note(reply, told)
+        if form is not None:
+            self._learn(form, leading)
+        return octets
+
+    def _likewise(self, likeness: Likeness, reply: Reply) -> bytes | None:
+        """As ``_octets``, of an answer that differs from others in a few values alone."""
+        leading, cast, whole = self._leading, likeness.cast, reply.whole
+        if leading is None or cast is None or whole is None:
+            return None
+        values = likeness.passed(reply.values)
+        told = leading.likewise(cast, values, whole)
+        if told is None:
+            return None
+        self._leading = None
+        lane, x, upward = self._lane, self.x, self._upward
+        road = lane.road
+        if upward.credential is not None and likeness.telling:
+            road.pacing.learn(upward.credential.id, reply.head, self.plan.made_of.operation.name)
+        if likeness.meta and road.tokens.unchecked:
+            road.tokens.recognised()
+        if likeness.named >= 0:
+            x.upstream_request_id = ascii_of(values[likeness.named])
+        lines = road.dialect.lines(self.decision, self.plan.made_of.principal)
+        octets = likeness.octets(values, told.line, lines, x.request_id, lane.wall(), whole)
+        self._note(reply, told)
+        return octets
+
+    def _note(self, reply: Reply, told: Told) -> None:
+        """What is known of the answer by now."""
+        x = self.x
+        x.status = x.upstream_status = 200
+        x.upstream_first_byte_s = reply.first_byte_s
+        x.cache_status, x.cache_reason, x.cache_stored = told.status, told.reason, told.stored
         if not (x.limit_near or x.limit_shadow):
             kin = self._upward.kin
             x.kin = kin.get(told) or _kin(kin, told)
-        return octets
+
+    def _learn(self, form: HeadForm, leading: Leading) -> None:
+        """For the answers that come in the same form."""
+        alike, case, version = self._upward.alike, self.plan.made_of, self._upward.like.version
+        known = alike.get(form)
+        if known is None or known.version != version:
+            if len(alike) >= _ALIKE_BOUND:
+                alike.clear()
+            alike[form] = Likeness(self._lane.road, leading, form, self.head, case, self.decision, version)
 
     def _rendered(self, head: ResponseHead, told: Told, whole: bytes) -> bytes:
         lane, principal = self._lane, self.plan.made_of.principal

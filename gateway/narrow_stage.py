@@ -17,7 +17,7 @@ from .core.json_addresses import is_json
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined, without
 from .core.narrowing import CONDITIONS, Shape, narrow, narrowed_fields, shape_of
 from .core.target import Target
-from .ports import Reply
+from .reply import Reply
 
 MAX_BYTES = 8 << 20
 """A page of a hundred projects is some 400 KiB."""

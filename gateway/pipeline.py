@@ -41,7 +41,8 @@ from .forward_lane import Forwarding, ForwardLane
 from .limit_stage import Ticket
 from .narrow_stage import narrowable, narrowed
 from .plans import Plan, Plans, admitted_for
-from .ports import DRAINED, Downstream, Reply
+from .ports import DRAINED, Downstream
+from .reply import Reply
 from .road import Road
 from .short_lane import ShortLane, Way, note, refused, served
 from .tunnel_stage import relay

@@ -6,7 +6,7 @@ Each docstring says what a miss, an outage and concurrency mean. Nothing here do
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -22,6 +22,7 @@ from .core.limits import Decision, Take
 from .core.messages import Field, Fields, RequestHead, ResponseHead
 from .core.rule_match import Question, Resolved
 from .core.secret import Secret
+from .reply import Reply, Tunnel
 
 
 class RequestBody(Protocol):
@@ -38,63 +39,6 @@ class RequestBody(Protocol):
         A client that vanished cancels the handler instead.
         """
         ...
-
-
-class Reply:
-    """One final response on its way down.
-
-    ``whole`` holds the body when it is complete in memory (small answers, cache hits); otherwise ``chunks`` yields it and
-    raises Rejection when the upstream dies in mid-body. ``release()`` is synchronous and idempotent: it gives the upstream
-    connection back, or closes it if the body was not read to its end.
-    """
-
-    __slots__ = ("_release", "chunks", "connect_s", "first_byte_s", "head", "tunnel", "whole")
-
-    def __init__(
-        self,
-        head: ResponseHead,
-        whole: bytes | None = None,
-        chunks: AsyncIterator[bytes] | None = None,
-        release: Callable[[], None] | None = None,
-        connect_s: float = 0.0,
-        first_byte_s: float = 0.0,
-        tunnel: Tunnel | None = None,
-    ) -> None:
-        self.head = head
-        self.whole = whole
-        self.chunks = chunks
-        self.connect_s = connect_s
-        self.first_byte_s = first_byte_s
-        self.tunnel = tunnel
-        self._release = release
-
-    def on_release(self, then: Callable[[], None]) -> None:
-        """Also call ``then`` when this is released."""
-        before = self._release
-
-        def both() -> None:
-            if before is not None:
-                before()
-            then()
-
-        self._release = both
-
-    def release(self) -> None:
-        release, self._release = self._release, None
-        if release is not None:
-            release()
-
-
-class Tunnel(Protocol):
-    """Raw octets both ways after a 101."""
-
-    async def read(self) -> bytes: ...
-    async def write(self, chunk: bytes) -> None: ...
-    def write_eof(self) -> None:
-        """A half-close, where the transport knows one."""
-        ...
-
-    def close(self) -> None: ...
 
 
 DRAINED = "drained"

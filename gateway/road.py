@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -111,6 +112,7 @@ class Passing(Protocol):
         self, fields: Fields, head: RequestHead, admitted: Admitted, credential: Fields, caller: str = ...
     ) -> tuple[Fields, Fields]: ...
     def downward(self, reply: ResponseHead, head: RequestHead, admitted: Admitted) -> ResponseHead: ...
+    def looked_at(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes, bytes], bytes]: ...
 
 
 class Road(msgspec.Struct, frozen=True):

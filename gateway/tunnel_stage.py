@@ -10,7 +10,7 @@ import asyncio
 import enum
 
 from .core.errors import Rejection
-from .ports import Tunnel
+from .reply import Tunnel
 
 
 class Ending(enum.StrEnum):

@@ -16,7 +16,7 @@ from gateway.core.json_addresses import JsonAddresses
 from gateway.core.messages import RequestHead, ResponseHead, first
 from gateway.core.secret import Secret
 from gateway.core.target import parse_target
-from gateway.ports import Reply
+from gateway.reply import Reply
 
 BATCH = Operation("POST /*repository_path.git/info/lfs/objects/batch", Access.WRITE, Surface.LFS)
 PROJECT = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)

@@ -13,7 +13,8 @@ import pytest
 
 from gateway.core.errors import Rejection
 from gateway.core.messages import ResponseHead
-from gateway.ports import DRAINED, Reply, UpstreamRequest
+from gateway.ports import DRAINED, UpstreamRequest
+from gateway.reply import Reply
 from tests.fakes.port import keep_keys_fresh
 from tests.fakes.world import CONFIGURATION, OWN, Down, World, world
 

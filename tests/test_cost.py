@@ -24,7 +24,8 @@ from gateway.app import open_key_store
 from gateway.app.assembly import Assembly, assemble
 from gateway.config import load
 from gateway.core.messages import ResponseHead
-from gateway.ports import Reply, RequestBody, UpstreamRequest
+from gateway.ports import RequestBody, UpstreamRequest
+from gateway.reply import Reply
 from gateway.stores.cache_levels import TwoLevelCacheStore
 
 CEILINGS = {"hit": 63, "not modified": 63, "refused": 60, "Redis hit": 96, "miss": 160, "new path": 516}

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.core.messages import Field, ResponseHead, first
 from gateway.core.rule_match import PARAMETERS
-from gateway.ports import Reply, UpstreamRequest
+from gateway.ports import UpstreamRequest
+from gateway.reply import Reply
 from tests.fakes.world import Down, World, world
 
 CONFIGURATION = """\

@@ -14,7 +14,8 @@ from gateway.cache.private_leading import PrivateLeading
 from gateway.core.errors import Code, Rejection, Source
 from gateway.core.messages import Fields, ResponseHead
 from gateway.forward_lane import Forwarding, ForwardLane
-from gateway.ports import Reply, UpstreamRequest
+from gateway.ports import UpstreamRequest
+from gateway.reply import Reply
 from gateway.telemetry.audit_line import LineRenderer
 from tests.conftest import RedisServer
 from tests.edge.wire import SOON_S, Client

@@ -37,6 +37,7 @@ WITHOUT_A_TEST_FILE = {
     "gateway/demo/__main__.py": "three lines; tests/demo/test_gitlab.py starts the demo through it",
     "gateway/road.py": "protocols and the struct that holds them; tests/test_pipeline.py walks it",
     "gateway/ports.py": "protocols without behaviour; the contract suites test whatever implements them",
+    "gateway/upstream/contract.py": "protocols without behaviour; connections and pools are tested as what they are",
     "gateway/asking.py": "protocols without behaviour; the tests of both lanes walk them",
     "gateway/edge/settings.py": "numbers; tests/edge/test_server.py tests each",
 }

@@ -11,7 +11,8 @@ import pytest
 
 from gateway.core.messages import Field, Fields, ResponseHead, first
 from gateway.narrow_stage import MAX_BYTES
-from gateway.ports import Reply, UpstreamRequest
+from gateway.ports import UpstreamRequest
+from gateway.reply import Reply
 from tests.fakes.world import Down, World, world
 
 CONFIGURATION = """\

@@ -11,7 +11,8 @@ import pytest
 
 from gateway.core.errors import Code, Rejection, Source
 from gateway.core.messages import Field, ResponseHead, first, values
-from gateway.ports import Reply, UpstreamRequest
+from gateway.ports import UpstreamRequest
+from gateway.reply import Reply
 from tests.fakes.world import CONFIGURATION, ENVIRONMENT, MALLORY, OWN, Answer, Down, World, died, token_of, world
 
 JSON = (b"Content-Type", b"application/json")

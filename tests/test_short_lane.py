@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from gateway.core.messages import ResponseHead
-from gateway.ports import Reply, UpstreamRequest
+from gateway.ports import UpstreamRequest
+from gateway.reply import Reply
 from gateway.telemetry.audit_line import LineRenderer, encode, line_of
 from gateway.telemetry.metrics import Metrics
 from tests.edge.wire import SOON_S, Client

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway.core.messages import ResponseHead
-from gateway.ports import Reply, UpstreamRequest
+from gateway.ports import UpstreamRequest
+from gateway.reply import Reply
 from tests.conftest import RedisServer
 from tests.edge.wire import Client
 from tests.fakes.port import CACHED, ISSUES, TARGET, Port, port

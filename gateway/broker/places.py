@@ -15,7 +15,8 @@ from ..core.catalogue import ReferenceKind
 from ..core.errors import Code, Rejection, Source
 from ..core.messages import Fields, first
 from ..core.rule_match import Place, Question, Resolved
-from ..ports import Reply, Upstream, UpstreamCredential, UpstreamRequest
+from ..ports import Upstream, UpstreamCredential, UpstreamRequest
+from ..reply import Reply
 from ..singleflight import Flights
 
 _MOST_QUESTIONS = 4

@@ -17,7 +17,8 @@ import msgspec
 from ..core.errors import Code, Rejection
 from ..core.messages import Fields
 from ..core.secret import Secret
-from ..ports import Reply, Upstream, UpstreamRequest
+from ..ports import Upstream, UpstreamRequest
+from ..reply import Reply
 
 _Found = TypeVar("_Found")
 

@@ -7,6 +7,7 @@ RFC 9111 one, ``fill`` copies answers into the store as they stream. What may be
 
 from .again import Again
 from .contract import Cache, CacheOutcome, CacheRequest, Forward, Leading, Like, NoCache
+from .mould import Cast
 from .private import PrivateCache
 from .shared import SharedCache
 from .shared_asking import SharedPolicy
@@ -16,6 +17,7 @@ __all__ = [
     "Cache",
     "CacheOutcome",
     "CacheRequest",
+    "Cast",
     "Forward",
     "Leading",
     "Like",

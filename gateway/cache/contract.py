@@ -16,10 +16,11 @@ from ..core.cache_entry import replaced
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.caching import conditions
 from ..core.catalogue import Operation
+from ..core.head_form import Blanks, Values
 from ..core.messages import Field, Fields, ResponseHead, first, joined
-from ..ports import Reply
+from ..reply import Reply
 from .again import Again
-from .mould import Mould, Told
+from .mould import Cast, Mould, Told
 
 
 class Like(msgspec.Struct, gc=False):
@@ -102,6 +103,15 @@ class Leading(Protocol):
     def answered(self, head: ResponseHead, whole: bytes) -> Told | None:
         """A 200 is there: stored where it may be, shared with all who wait. None, and nothing was done, where that takes a
         ``fetch``."""
+        ...
+
+    def cast(self, blanks: Blanks, head: ResponseHead) -> Cast | None:
+        """What to make of answers of one form. ``head`` is made of ``blanks``, as it goes down. None: each has to be looked
+        at. Raises ValueError where the values that differ don't come out whole."""
+        ...
+
+    def likewise(self, cast: Cast, values: Values, whole: bytes) -> Told | None:
+        """As ``answered``, of one of that form. None, and nothing was done, where it takes ``answered``."""
         ...
 
     def abandon(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from ..core.answer_shape import shaped
 from ..core.cache_status import Stored
-from ..ports import Reply
+from ..reply import Reply
 
 Commit = Callable[[bytes], Awaitable[None]]
 Void = Callable[[Stored], None]

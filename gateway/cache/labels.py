@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.cache_status import CacheReason, CacheStatus, Stored, cache_status_field
 from ..core.errors import Code, Rejection, Source
-from ..ports import Reply
+from ..reply import Reply
 from .contract import CacheOutcome, with_status
 
 

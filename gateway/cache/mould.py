@@ -9,7 +9,8 @@ from ..core.answer_shape import Pick, Shape, picking
 from ..core.cache_entry import Entry
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.conditional import is_etag
-from ..core.messages import Field, Fields, ResponseHead
+from ..core.head_form import Blanks, Values
+from ..core.messages import Field, Fields, ResponseHead, first
 from ..core.private_caching import SAYING
 
 _STORED = Stored.STORED
@@ -40,7 +41,7 @@ class Mould:
         validated: GitLab is asked before each reuse, so that an ``Etag`` is needed.
     """
 
-    __slots__ = ("_etag", "_length", "_selecting", "_validated", "keep", "overtaken", "told")
+    __slots__ = ("_etag", "_length", "keep", "overtaken", "selecting", "told", "validated")
 
     def __init__(
         self,
@@ -54,8 +55,8 @@ class Mould:
     ) -> None:
         self._length = shape.place.get(b"content-length", -1)
         self._etag = shape.place.get(b"etag", -1)
-        self._selecting = selecting
-        self._validated = validated
+        self.selecting = selecting
+        self.validated = validated
         self.keep = keep
         self.told = told
         self.overtaken = overtaken
@@ -74,10 +75,44 @@ class Mould:
             etag = fields[self._etag][1].strip()
             if not is_etag(etag):
                 etag = b""
-        if self._validated and not etag:
+        if self.validated and not etag:
             return None
         # Of how long an answer may live a private cache does not ask GitLab.
-        return Entry(200, head.reason, kept, body, received_at, 0.0, 0.0, etag, selecting=self._selecting)
+        return Entry(200, head.reason, kept, body, received_at, 0.0, 0.0, etag, selecting=self.selecting)
+
+
+class Cast:
+    """A mould for heads of one form.
+
+    Args:
+        mould: Of these.
+        version: Of what it was found out with (``Like.version``).
+        blanks: Of the form.
+        head: Made of theirs, as it goes down.
+
+    Raises:
+        ValueError: A value that differs does not come out whole.
+    """
+
+    __slots__ = ("_etag", "_filled", "_reason", "coding", "mould", "version")
+
+    def __init__(self, mould: Mould, version: int, blanks: Blanks, head: ResponseHead) -> None:
+        self.mould = mould
+        self.version = version
+        self._reason = head.reason
+        self.coding = first(head.fields, b"content-encoding")
+        self._etag = blanks.form.place.get(b"etag", -1)
+        self._filled = blanks.filling(mould.keep(head.fields)) if mould.keep is not None else None
+
+    def entry(self, values: Values, body: bytes, received_at: float) -> Entry | None:
+        """As ``Mould.entry``, of a head that says the body's length."""
+        mould = self.mould
+        etag = values[self._etag] if self._etag >= 0 else b""
+        if etag and not is_etag(etag):
+            etag = b""
+        if self._filled is None or (mould.validated and not etag):
+            return None
+        return Entry(200, self._reason, self._filled(values), body, received_at, 0.0, 0.0, etag, selecting=mould.selecting)
 
 
 def saying(shape: Shape) -> Pick:

@@ -19,7 +19,8 @@ from ..core.immutable import KEEP_S, is_immutable
 from ..core.private_caching import REFUSED_FIELDS, PrivatePolicy, may_have_written, refuses_request
 from ..core.project_names import ProjectNames
 from ..core.structured_fields import serialise_name
-from ..ports import CacheStore, Lookup, Reply
+from ..ports import CacheStore, Lookup
+from ..reply import Reply
 from .again import Again, Looking
 from .contract import CacheOutcome, CacheRequest, Forward, Leases, Like
 from .hook_watch import HookWatch

@@ -32,7 +32,8 @@ from ..core.private_caching import (
     takes_entry,
     validator_matches,
 )
-from ..ports import CacheStore, Lookup, Reply
+from ..ports import CacheStore, Lookup
+from ..reply import Reply
 from ..singleflight import Flight, Flights
 from .contract import CacheOutcome, CacheRequest, Forward, Leases, Like
 from .fill import filled, promised_length, read_ahead

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..core.cache_entry import Entry
+from ..core.head_form import Blanks, Values
 from ..core.messages import ResponseHead
 from ..ports import Lookup
 from .contract import Like
-from .mould import Told, saying
+from .mould import Cast, Mould, Told, saying
 from .private_asking import Joined, PrivateAsking
 
 
@@ -67,24 +68,49 @@ class PrivateLeading:
         return self._store.peek(self._key, self._like.tags).version > self._stamp
 
     def answered(self, head: ResponseHead, whole: bytes) -> Told | None:
-        shape, asking, like = head.shape, self._asking, self._like
-        if shape is None or len(whole) > asking.max_entry_bytes:
+        mould = self._mould(head)
+        if mould is None or len(whole) > self._asking.max_entry_bytes:
             return None
-        mould = like.moulds.get((shape, saying(shape)(head.fields)))
-        if mould is None:
-            mould = asking.moulded(head, like)
-            if mould is None:
-                return None
         if mould.keep is None:
-            self._flight.land(None)  # nothing to share: each asks for itself
-            return mould.told
+            return self._unshared(mould)
         fresh = mould.entry(head, whole, self._now())
         if fresh is None:
             return None
-        if not like.taught:
-            asking.tagging.learn(self._target, head, whole)
+        if not self._like.taught:
+            self._asking.tagging.learn(self._target, head, whole)
+        return self._stored(mould, fresh)
+
+    def cast(self, blanks: Blanks, head: ResponseHead) -> Cast | None:
+        mould = self._mould(head)
+        return Cast(mould, self._like.version, blanks, head) if mould is not None else None
+
+    def likewise(self, cast: Cast, values: Values, whole: bytes) -> Told | None:
+        mould = cast.mould
+        if cast.version != self._like.version or len(whole) > self._asking.max_entry_bytes:
+            return None
+        if mould.keep is None:
+            return self._unshared(mould)
+        fresh = cast.entry(values, whole, self._now())
+        if fresh is None:
+            return None
+        if not self._like.taught:
+            self._asking.tagging.learn_coded(self._target, cast.coding, whole)
+        return self._stored(mould, fresh)
+
+    def _mould(self, head: ResponseHead) -> Mould | None:
+        shape, like = head.shape, self._like
+        if shape is None:
+            return None
+        return like.moulds.get((shape, saying(shape)(head.fields))) or self._asking.moulded(head, like)
+
+    def _unshared(self, mould: Mould) -> Told:
+        self._flight.land(None)  # each asks for itself
+        return mould.told
+
+    def _stored(self, mould: Mould, fresh: Entry) -> Told:
+        like = self._like
         stored = self._store.place(self._key, (fresh,), like.keep_s, like.tags, self._stamp)
         if not stored:
             self._store.drop(self._key)
-        asking.landed(self._flight, fresh, 200)
+        self._asking.landed(self._flight, fresh, 200)
         return mould.told if stored else mould.overtaken

@@ -24,7 +24,8 @@ from ..core.caching import (
 )
 from ..core.errors import Rejection
 from ..core.messages import first
-from ..ports import CacheStore, Lookup, Reply
+from ..ports import CacheStore, Lookup
+from ..reply import Reply
 from ..singleflight import Flights
 from .contract import CacheOutcome, CacheRequest, Forward, Leading, Like
 from .fill import filled

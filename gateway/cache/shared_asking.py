@@ -32,7 +32,8 @@ from ..core.caching import (
 )
 from ..core.errors import Rejection, Source
 from ..core.messages import Fields, ResponseHead, first
-from ..ports import CacheStore, Lookup, Reply
+from ..ports import CacheStore, Lookup
+from ..reply import Reply
 from ..singleflight import Flight
 from .contract import CacheOutcome, CacheRequest, Forward, with_status
 from .fill import filled, read_ahead

@@ -9,7 +9,7 @@ from ..core.cache_tags import answer_tags, place_of, write_tags
 from ..core.coded import plain
 from ..core.messages import ResponseHead
 from ..core.project_names import MAX_BODY_BYTES, ProjectNames, names_in
-from ..ports import Reply
+from ..reply import Reply
 
 # The member's name, or an escape of one of its letters: GitLab escapes `<`, `>` and `&`, and none of these.
 _SECRET_MEMBER = re.compile(rb"runners_token|\\u00(?:5f|6[5bef]|7[2-5])", re.IGNORECASE)
@@ -47,10 +47,14 @@ class Tagging:
 
     def learn(self, target: bytes, head: ResponseHead, body: bytes) -> None:
         """Names of projects, where the answer brings some that are not known."""
+        self.learn_coded(target, shaped(head).first(head.fields, b"content-encoding"), body)
+
+    def learn_coded(self, target: bytes, coding: bytes | None, body: bytes) -> None:
+        """As ``learn``, of an answer with that ``Content-Encoding``."""
         if len(body) > MAX_BODY_BYTES or self.is_taught(target):
             return
         place = place_of(target)
-        content = plain(body, shaped(head).first(head.fields, b"content-encoding"))
+        content = plain(body, coding)
         for number, path in names_in(place.segments, content, self._prefix) if content else ():
             self.names.learn(number, path)
 

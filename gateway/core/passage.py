@@ -102,6 +102,10 @@ class Passage:
             forwarded.fields.append(RETRY_AFTER)
         return ResponseHead(reply.status, tuple(forwarded.fields), reply.reason)
 
+    def looked_at(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes, bytes], bytes]:
+        """How the value of a field that may lead to GitLab passes: (its name in lower case, the value)."""
+        return self._rules(admitted, head).looked_at
+
     def turn(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes], bytes | None]:
         """Addresses of GitLab as this request's caller reaches them (``ResponseHeaderRules.turned``)."""
         return self._rules(admitted, head).turned

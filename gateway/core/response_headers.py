@@ -27,6 +27,8 @@ _PASS, _DROP, _LOOK = 1, 0, 2
 _NAMES_BOUND = 2048
 _PASSING_BOUND = 256
 _NOMINATES_NOTHING = frozenset({b"close", b"keep-alive"})
+LOOKED_AT = frozenset({b"link", b"links", b"location", b"content-location", b"www-authenticate"})
+"""Fields, in lower case, whose values may lead to GitLab."""
 _LINK_TARGET = re.compile(rb"<([^<>]*)>")
 _ORIGIN = re.compile(r"(https?)://([^/?#@]+)(/[^?#]*)?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
@@ -172,6 +174,10 @@ class ResponseHeaderRules:
         stays = shape.picked(kept).plus(self._own_via[0])
         return _Passing(pick, looks, shape.place.get(b"connection", -1), stays)
 
+    def looked_at(self, name: bytes, value: bytes) -> bytes:
+        """The value, as it passes, of a field of ``LOOKED_AT``."""
+        return value if self._shared else self._rewritten(name, value)
+
     def turned(self, address: bytes) -> bytes | None:
         """``address`` as it leads to GitLab through the gateway; None for one that leads elsewhere."""
         if address.startswith(self._public) and address[len(self._public) :][:1] in {b"", b"/", b"?", b"#"}:
@@ -185,7 +191,7 @@ class ResponseHeaderRules:
         key = name.lower()
         if key in self._drop:
             judgement = _DROP
-        elif key in {b"link", b"links", b"location", b"content-location", b"www-authenticate"} and not self._shared:
+        elif key in LOOKED_AT and not self._shared:
             judgement = _LOOK
         else:
             judgement = _PASS

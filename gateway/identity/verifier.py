@@ -17,7 +17,8 @@ import msgspec
 from ..core.errors import Rejection
 from ..core.messages import Fields
 from ..core.secret import Secret
-from ..ports import NotAnswering, Presentation, Reply, Upstream, UpstreamRequest, Verified
+from ..ports import NotAnswering, Presentation, Upstream, UpstreamRequest, Verified
+from ..reply import Reply
 
 _Found = TypeVar("_Found")
 

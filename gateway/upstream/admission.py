@@ -15,7 +15,8 @@ from ..core.access import Priority
 from ..core.adaptive import AdaptiveLimit, AdaptiveSettings
 from ..core.errors import Code, Rejection
 from ..core.fair_queue import FairQueue
-from ..ports import Asked, Door, Reply, RequestBody, Then, Upstream, UpstreamRequest
+from ..ports import Asked, Door, RequestBody, Then, Upstream, UpstreamRequest
+from ..reply import Reply
 from .errors import Failure, rejection
 from .whole_body import WholeBody, collect, is_small
 

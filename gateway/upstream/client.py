@@ -16,9 +16,11 @@ import msgspec
 
 from ..core.breaker import REFUSED, Breaker, BreakerSettings, BreakerState
 from ..core.errors import Rejection, bad_request
-from ..ports import Asked, Door, Reply, RequestBody, Then, UpstreamRequest
+from ..ports import Asked, Door, RequestBody, Then, UpstreamRequest
+from ..reply import Reply
 from .connection import Connection
 from .errors import OUR_OWN, Failure, UpstreamFailure, rejection
+from .head_forms import HeadForms
 from .origin import Dialer, parse_origin, tls_context
 from .pool import Pool
 from .request import render_head
@@ -77,6 +79,7 @@ class LeanUpstream:
         self._pool: Pool | None = None
         self._dialer: Dialer | None = None
         self._retry_budget = 1.0
+        self._forms = HeadForms()
         self.connects_total = 0
         self.reuses_total = 0
         self.retries_total = 0
@@ -153,7 +156,7 @@ class LeanUpstream:
                 breaker.forget(ticket)
             raise
         if breaker is not None:
-            breaker.record(ticket, ok=reply.head.status not in self._settings.breaker_statuses, now=loop.time())
+            breaker.record(ticket, ok=reply.status not in self._settings.breaker_statuses, now=loop.time())
         reply.connect_s = connect_s
         return reply
 
@@ -257,7 +260,12 @@ class LeanUpstream:
         self.connects_total += 1
         try:
             factory = functools.partial(
-                Connection, pool, loop, self._settings.idle_s, foreign_codings=self._settings.foreign_codings
+                Connection,
+                pool,
+                loop,
+                self._settings.idle_s,
+                forms=self._forms,
+                foreign_codings=self._settings.foreign_codings,
             )
             return await dialer.connect(factory, self._tls)
         except BaseException:
@@ -282,7 +290,7 @@ class LeanUpstream:
     def _answered(self, ticket: int, reply: Reply) -> None:
         breaker = self._breaker
         if breaker is not None:
-            ok = reply.head.status not in self._settings.breaker_statuses
+            ok = reply.status not in self._settings.breaker_statuses
             breaker.record(ticket, ok=ok, now=self._loop.time())  # type: ignore[union-attr]  # it was asked by it
 
     def _unanswered(self, connection: Connection, ticket: int, failure: UpstreamFailure) -> Rejection | None:

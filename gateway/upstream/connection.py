@@ -12,14 +12,17 @@ import enum
 import fcntl
 import termios
 import time
-from typing import Protocol, cast
+from typing import cast
 
 from ..core.answer_shape import shape_of
 from ..core.errors import Rejection
+from ..core.head_form import HeadForm, Values
 from ..core.messages import ResponseHead
-from ..ports import Reply
+from ..reply import Reply
+from .contract import Home, Waiter
 from .deadline import Deadline
 from .errors import Failure, UpstreamFailure, rejection
+from .head_forms import HeadForms
 from .response import BodyReader, CloseReader, Head, HeadBuffer, Malformed, body_reader, parse_head
 from .streams import Body, Stream, UpstreamTunnel
 from .whole_body import WHOLE_BYTES
@@ -28,41 +31,6 @@ _MAX_INTERIM = 20
 _LINGER_S = 5.0
 """For a tunnel's last octets to go out."""
 _PENDING = bytearray(4)  # where FIONREAD puts its answer
-
-
-class Home(Protocol):
-    """Where connections come from and go back to."""
-
-    def opened(self, connection: Connection) -> None: ...
-    def returned(self, connection: Connection) -> None:
-        """Fit for another request; its place is free."""
-        ...
-
-    def freed(self) -> None:
-        """An exchange ended with its connection; its place is free."""
-        ...
-
-    def switched(self) -> None:
-        """The exchange has become a tunnel: its place is free, it counts among the tunnels from now on."""
-        ...
-
-    def tunnel_ended(self) -> None: ...
-
-    def gone(self, connection: Connection) -> None:
-        """Closed, or closing: nobody may get it any more."""
-        ...
-
-    def broke_off(self, connection: Connection) -> None:
-        """An answer failed after its head had been handed on."""
-        ...
-
-
-class Waiter(Protocol):
-    """Who is told how an exchange went: a future, or what acts as one."""
-
-    def done(self) -> bool: ...
-    def set_result(self, reply: Reply, /) -> None: ...
-    def set_exception(self, error: BaseException, /) -> None: ...
 
 
 class _Phase(enum.Enum):
@@ -91,6 +59,7 @@ class Connection(asyncio.Protocol):
         "_fd",
         "_first_byte_s",
         "_foreign_codings",
+        "_forms",
         "_gathered",
         "_head",
         "_home",
@@ -116,11 +85,18 @@ class Connection(asyncio.Protocol):
     )
 
     def __init__(
-        self, home: Home, loop: asyncio.AbstractEventLoop, idle_s: float, *, foreign_codings: bool = False
+        self,
+        home: Home,
+        loop: asyncio.AbstractEventLoop,
+        idle_s: float,
+        *,
+        forms: HeadForms | None = None,
+        foreign_codings: bool = False,
     ) -> None:
         self._home = home
         self._loop = loop
         self._idle_s = idle_s
+        self._forms = forms if forms is not None else HeadForms()
         self._foreign_codings = foreign_codings
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # from connection_made on
         self._phase = _IDLE
@@ -295,8 +271,15 @@ class Connection(asyncio.Protocol):
                     return
                 octets, data = found
                 self._partial = None
+            lines = octets.split(b"\r\n")
+            if not (self._bodiless or self._upgrade):
+                known = self._forms.read(octets, lines)
+                if known is not None and self._read_known(*known, data):
+                    return
             head = parse_head(octets, bodiless=self._bodiless, foreign_codings=self._foreign_codings)
             if head.status >= 200:
+                if head.status == 200 and head.length >= 0 and head.persistent and not self._bodiless:
+                    self._forms.learn(lines, head.fields, head.reason)
                 self._read_answer(head, data)
                 return
             if head.status == 101:
@@ -305,6 +288,15 @@ class Connection(asyncio.Protocol):
             self._interim += 1
             if self._interim > _MAX_INTERIM:
                 raise Malformed("too many interim responses")
+
+    def _read_known(self, form: HeadForm, values: Values, data: bytes) -> bool:
+        """The whole answer is here, and nothing behind it; False, and nothing was done: it is not."""
+        length = len(data)
+        if length > WHOLE_BYTES or values[form.length] != b"%d" % length:
+            return False
+        self._reusable = True
+        self._answer(Reply.of_form(form, values, data))
+        return True
 
     def _read_answer(self, head: Head, data: bytes) -> None:
         answer = ResponseHead(head.status, head.fields, head.reason, shape_of(head.fields))
@@ -315,13 +307,13 @@ class Connection(asyncio.Protocol):
             if len(data) > length:
                 self._reusable = False
                 data = data[:length]
-            self._answer(answer, data)
+            self._answer(Reply(answer, data))
             return
         reader = self._reader = body_reader(length)
         payload = reader.feed(data) if data else b""
         if reader.done:
             self._reusable = self._reusable and not reader.surplus
-            self._answer(answer, payload)
+            self._answer(Reply(answer, payload))
         elif 0 < length <= WHOLE_BYTES and self._sent:
             self._phase = _GATHER
             self._head = answer
@@ -343,7 +335,7 @@ class Connection(asyncio.Protocol):
             if reader.done:
                 whole = b"".join(self._gathered)
                 self._reusable = self._reusable and not reader.surplus
-                self._answer(cast("ResponseHead", self._head), whole)
+                self._answer(Reply(cast("ResponseHead", self._head), whole))
                 return
         elif payload:
             self._take_in(payload)
@@ -390,8 +382,8 @@ class Connection(asyncio.Protocol):
 
     # Ending
 
-    def _answer(self, head: ResponseHead, whole: bytes) -> None:
-        waiter, reply = self._waiter, Reply(head, whole)
+    def _answer(self, reply: Reply) -> None:
+        waiter = self._waiter
         reply.first_byte_s = time.monotonic() - self._started_at
         self._waiter = None
         self._end_exchange()

@@ -6,7 +6,8 @@ import asyncio
 from urllib.parse import urlsplit
 
 from ..core.errors import Rejection
-from ..ports import NotAnswering, Reply, UpstreamRequest
+from ..ports import NotAnswering, UpstreamRequest
+from ..reply import Reply
 from .client import LeanUpstream, UpstreamSettings
 
 _MAX_BYTES = 256 * 1024

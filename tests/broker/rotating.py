@@ -21,7 +21,8 @@ from gateway.demo.gitlab import DemoGitLab, build_demo_gitlab
 from gateway.demo.seed import PERSONAL_PREFIX, TOKENS
 from gateway.demo.state import Token
 from gateway.identity.verifier import GitlabVerifier
-from gateway.ports import Reply, RequestBody, UpstreamRequest
+from gateway.ports import RequestBody, UpstreamRequest
+from gateway.reply import Reply
 from gateway.stores.credential_vault import CredentialVault, Opened
 from gateway.stores.credentials_sqlite import SqliteCredentials
 from gateway.upstream.client import LeanUpstream, UpstreamSettings

@@ -11,7 +11,8 @@ from gateway.core.catalogue import ReferenceKind
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import Field, ResponseHead
 from gateway.core.rule_match import Place, Question
-from gateway.ports import Reply, RequestBody, UpstreamCredential, UpstreamRequest
+from gateway.ports import RequestBody, UpstreamCredential, UpstreamRequest
+from gateway.reply import Reply
 
 READER = UpstreamCredential("reader", ((b"PRIVATE-TOKEN", b"one"),), b"p1")
 OTHER = UpstreamCredential("other", ((b"PRIVATE-TOKEN", b"two"),), b"p2")

@@ -16,7 +16,8 @@ from gateway.core.messages import Fields, ResponseHead
 from gateway.core.secret import Secret
 from gateway.demo.gitlab import DemoGitLab, build_demo_gitlab
 from gateway.demo.seed import TOKENS
-from gateway.ports import Reply, RequestBody, UpstreamRequest
+from gateway.ports import RequestBody, UpstreamRequest
+from gateway.reply import Reply
 from gateway.upstream.client import LeanUpstream, UpstreamSettings
 
 HOST = ((b"Host", b"gitlab.test"),)

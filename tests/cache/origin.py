@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from gateway.cache import CacheOutcome, CacheRequest
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.messages import Fields, ResponseHead, first
-from gateway.ports import Reply
+from gateway.reply import Reply
 
 PROJECT = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
 ISSUES = Operation("GET /api/v4/projects/:id/issues", Access.READ, Surface.REST)

@@ -11,7 +11,8 @@ from gateway.cache import Cache, CacheRequest, PrivateCache, SharedCache, Shared
 from gateway.core.cache_entry import Entry
 from gateway.core.messages import Fields
 from gateway.core.private_caching import PrivatePolicy
-from gateway.ports import CacheStore, Lookup, Reply
+from gateway.ports import CacheStore, Lookup
+from gateway.reply import Reply
 from gateway.stores.cache_memory import MemoryCacheStore
 
 from .origin import NEW_ISSUE, PROJECT, Clock, Origin, drain, json, streamed, whole

@@ -5,7 +5,7 @@ import pytest
 from gateway.cache.fill import filled, promised_length, read_ahead
 from gateway.core.cache_status import Stored
 from gateway.core.errors import Code, Rejection
-from gateway.ports import Reply
+from gateway.reply import Reply
 
 from .origin import streamed, whole
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from gateway.cache import CacheRequest, PrivateCache
 from gateway.core.messages import Fields, first
 from gateway.core.private_caching import PrivatePolicy
-from gateway.ports import CacheStore, Reply
+from gateway.ports import CacheStore
+from gateway.reply import Reply
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_memory import MemoryCacheStore
 from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore

@@ -12,7 +12,8 @@ from gateway.core.catalogue import Access
 from gateway.core.errors import Code, Rejection, Source
 from gateway.core.messages import Fields, first, values
 from gateway.core.private_caching import PrivatePolicy
-from gateway.ports import Lookup, Reply
+from gateway.ports import Lookup
+from gateway.reply import Reply
 
 from .origin import ISSUES, NEW_ISSUE, Clock, Origin, drain, get, json, whole
 from .private_room import AWAY, DOWN, ETAG, KEPT, OTHER, Room

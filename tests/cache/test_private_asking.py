@@ -16,7 +16,8 @@ from gateway.core.cache_status import CacheReason, CacheStatus, Stored
 from gateway.core.errors import Rejection
 from gateway.core.messages import Fields, first
 from gateway.core.private_caching import PrivatePolicy
-from gateway.ports import Lookup, Reply
+from gateway.ports import Lookup
+from gateway.reply import Reply
 from gateway.stores.cache_memory import MemoryCacheStore
 from tests.stores.cache_contract import ENTRY
 

@@ -9,7 +9,8 @@ from gateway.cache import CacheOutcome, CacheRequest, SharedCache, SharedPolicy
 from gateway.core.cache_status import CacheReason, CacheStatus, Stored
 from gateway.core.errors import Rejection
 from gateway.core.messages import Fields, first
-from gateway.ports import Lookup, Reply
+from gateway.ports import Lookup
+from gateway.reply import Reply
 
 from .origin import Clock, Origin, drain, streamed, whole
 from .shared_room import CAPABILITY, DOWN, FRESH, Room, ask

@@ -9,7 +9,7 @@ from gateway.core.cache_status import CacheReason, CacheStatus, Stored
 from gateway.core.errors import Code, Rejection, Source
 from gateway.core.http_date import format_date
 from gateway.core.messages import Fields, first
-from gateway.ports import Reply
+from gateway.reply import Reply
 
 from .origin import NOW, Origin, streamed, whole
 from .shared_room import CAPABILITY, DOWN, FRESH, Room, ask

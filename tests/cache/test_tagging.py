@@ -9,7 +9,7 @@ from gateway.cache.tagging import Tagging, hides_secret
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.messages import ResponseHead
 from gateway.core.project_names import ProjectNames
-from gateway.ports import Reply
+from gateway.reply import Reply
 
 PAGE = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST, may_hold_secret=True)
 OK = ResponseHead(200, (), b"OK")

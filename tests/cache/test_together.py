@@ -16,7 +16,7 @@ from gateway.core.hook_events import read_event
 from gateway.core.messages import Fields
 from gateway.core.private_caching import PrivatePolicy
 from gateway.core.project_names import ProjectNames
-from gateway.ports import Reply
+from gateway.reply import Reply
 from gateway.stores.cache_leases import RedisLeases
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore

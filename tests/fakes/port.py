@@ -12,7 +12,8 @@ from gateway.core.messages import Fields, ResponseHead
 from gateway.core.refusal import render
 from gateway.edge.server import TrafficServer
 from gateway.edge.settings import EdgeSettings
-from gateway.ports import Reply, UpstreamRequest
+from gateway.ports import UpstreamRequest
+from gateway.reply import Reply
 from tests.edge.wire import SOON_S, Client
 from tests.fakes.world import CONFIGURATION, OWN, Answer, World, world
 

@@ -23,7 +23,8 @@ from gateway.core.errors import Code, Rejection, Source
 from gateway.core.exchange import Exchange
 from gateway.core.messages import Field, Fields, RequestHead, ResponseHead, first
 from gateway.pipeline import Gateway
-from gateway.ports import Door, Reply, RequestBody, Then, UpstreamRequest
+from gateway.ports import Door, RequestBody, Then, UpstreamRequest
+from gateway.reply import Reply
 from gateway.road import Road
 from gateway.upstream.admission import AdmittingUpstream
 
@@ -238,7 +239,9 @@ class Up:
             self.open -= 1
             reply.release()
 
-        return Reply(reply.head, reply.whole, reply.chunks, release)
+        held = Reply(None if reply.form else reply.head, reply.whole, reply.chunks, release)
+        held.form, held.values = reply.form, reply.values
+        return held
 
     async def close(self) -> None:
         return None

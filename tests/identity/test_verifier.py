@@ -11,7 +11,8 @@ from gateway.core.errors import Code, Rejection
 from gateway.core.messages import ResponseHead
 from gateway.core.secret import Secret
 from gateway.identity.verifier import GitlabVerifier
-from gateway.ports import NotAnswering, Presentation, Reply, RequestBody, UpstreamRequest, Verified
+from gateway.ports import NotAnswering, Presentation, RequestBody, UpstreamRequest, Verified
+from gateway.reply import Reply
 
 SELF, INFO, JOB = "/api/v4/personal_access_tokens/self", "/oauth/token/info", "/api/v4/job"
 T = 1_800_000_000.0

@@ -11,7 +11,8 @@ from gateway.core.access import Priority
 from gateway.core.adaptive import AdaptiveSettings
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import ResponseHead
-from gateway.ports import Reply, RequestBody, UpstreamRequest
+from gateway.ports import RequestBody, UpstreamRequest
+from gateway.reply import Reply
 from gateway.upstream.admission import AdmissionSettings, AdmittingUpstream
 
 CRITICAL, INTERACTIVE, BACKGROUND = Priority.CRITICAL, Priority.INTERACTIVE, Priority.BACKGROUND

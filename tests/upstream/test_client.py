@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.breaker import BreakerSettings, BreakerState
 from gateway.core.errors import Code, Rejection
-from gateway.ports import Reply
+from gateway.reply import Reply
 from gateway.upstream.client import LeanUpstream
 
 from .conftest import OK, Gitlab, Peer, Pieces, always, get, once

@@ -13,15 +13,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.errors import Code, Rejection, bad_request
-from gateway.ports import Reply
+from gateway.reply import Reply
 from gateway.upstream.client import LeanUpstream, UpstreamSettings
 from gateway.upstream.streams import HIGH_BYTES
 
 from .conftest import OK, Gitlab, Peer, Pieces, always, get, once
+from .test_head_forms import learnt
 
 Make = Callable[..., LeanUpstream]
 UPGRADE = ((b"Host", b"gitlab.test"), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+
+
+def plain(octets: bytes) -> bool:
+    """Such as there are forms of."""
+    return b"HTTP/1.1 200 OK\r\n" in octets and b"Content-Length" in octets
 
 
 async def body_of(reply: Reply) -> bytes:
@@ -101,10 +107,12 @@ async def body_of(reply: Reply) -> bytes:
         ),
     ],
 )
+@pytest.mark.parametrize("known", [False, True])
 async def test_answers(
-    gitlab: Gitlab, upstream: Make, octets: bytes, method: str, status: int, body: bytes, reused: bool
+    gitlab: Gitlab, upstream: Make, octets: bytes, method: str, status: int, body: bytes, reused: bool, known: bool
 ) -> None:
-    """The next request always gets its own answer, on the same connection only after a clean end."""
+    """The next request always gets its own answer, on the same connection only after a clean end; whether or not heads of
+    the same form came before."""
 
     async def script(peer: Peer) -> None:
         while head := await peer.request():
@@ -114,7 +122,11 @@ async def test_answers(
                 return
 
     client = upstream(await gitlab.play(script))
+    if known:
+        for head in (OK.partition(b"\r\n\r\n")[0], octets.partition(b"\r\n\r\n")[0]):
+            learnt(client._forms, head)
     reply = await client.send(get(method=method), None)
+    assert (reply.form is not None) == (known and method == "GET" and reused and plain(octets))
     assert (reply.head.status, await body_of(reply)) == (status, body)
     assert (await client.send(get(method="OPTIONS"), None)).whole == b"own"
     assert client.connects_total == (1 if reused else 2)

@@ -11,7 +11,7 @@ import pytest
 from gateway.core.adaptive import AdaptiveSettings
 from gateway.core.breaker import BreakerSettings, BreakerState
 from gateway.core.errors import Code, Rejection
-from gateway.ports import Reply
+from gateway.reply import Reply
 from gateway.upstream.admission import AdmissionSettings, AdmittingUpstream
 from gateway.upstream.client import LeanUpstream
 from tests.conformance.import_corpus import octets

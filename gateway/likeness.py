@@ -1,0 +1,89 @@
+"""What the forward lane makes of all answers of one form to one kind of request: found out of the first of them.
+
+The stages are asked once, about a head with blanks in it; where the blanks come out, the values of each later one go in.
+"""
+
+from __future__ import annotations
+
+from .cache import Cast, Leading
+from .core.head_form import Blanks, HeadForm, Values
+from .core.http_date import date_line
+from .core.limits import Decision
+from .core.messages import RequestHead
+from .core.pacing import TELLING
+from .core.response_headers import LOOKED_AT
+from .errand import Case
+from .road import Road
+
+
+class Likeness:
+    """Of the answers to requests like ``case``'s.
+
+    Args:
+        road: Its stages.
+        leading: To the first such answer.
+        form: Its head's.
+        head: The request's.
+        case: What that came to.
+        decision: Of the buckets.
+        version: Of what the cache found out about them (``Like.version``).
+    """
+
+    __slots__ = ("_dated", "_looked_at", "_looks", "_pick", "_template", "cast", "meta", "named", "telling", "version")
+
+    def __init__(
+        self,
+        road: Road,
+        leading: Leading,
+        form: HeadForm,
+        head: RequestHead,
+        case: Case,
+        decision: Decision | None,
+        version: int,
+    ) -> None:
+        self.version = version
+        self.cast: Cast | None = None
+        """None: each answer is to be looked at by itself."""
+        shape = form.shape
+        self.telling = shape.has_any(TELLING)
+        """They speak of GitLab's own limits."""
+        self.meta = b"x-gitlab-meta" in shape.place
+        self.named = form.place.get(b"x-request-id", -1)
+        """Where among the values GitLab's own id of the request stands."""
+        blanks = Blanks(form)
+        down = road.passing.downward(blanks.head, head, case.admitted)
+        beside = road.dialect.beside(decision, case.principal, down)
+        if beside is None or down.shape is None or b"cache-status" in shape.place:
+            return
+        try:
+            self._template, self._pick = blanks.template(beside[0])
+            self.cast = leading.cast(blanks, down)
+        except ValueError:
+            return
+        self._looks = [(at, name) for at, name in enumerate(form.names) if name in LOOKED_AT]
+        self._looked_at = road.passing.looked_at(head, case.admitted)
+        self._dated = b"date" in down.shape.place
+        self._template = b"HTTP/1.1 200 OK\r\n%b%%b%%bX-Gateway-Request-Id: %%b\r\n%%b\r\n%%b" % self._template
+
+    def passed(self, values: Values) -> Values:
+        """The values as they go down."""
+        if not self._looks:
+            return values
+        passed = list(values)
+        for at, name in self._looks:
+            passed[at] = self._looked_at(name, passed[at])
+        return tuple(passed)
+
+    def octets(self, values: Values, told: bytes, limits: bytes, request_id: str, now: float, whole: bytes) -> bytes:
+        """An answer as it goes over the wire.
+
+        Args:
+            values: As ``passed``.
+            told: What is said of it in ``Cache-Status``, as a line.
+            limits: Those about the limits.
+            request_id: The request's.
+            now: Unix seconds.
+            whole: The body.
+        """
+        dated = b"" if self._dated else date_line(now)
+        return self._template % (*self._pick(values), told, limits, request_id.encode("ascii"), dated, whole)

@@ -1,0 +1,94 @@
+"""An answer on its way down: whole, or as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from .core.head_form import HeadForm, Values
+from .core.messages import ResponseHead
+
+
+class Tunnel(Protocol):
+    """Raw octets both ways after a 101."""
+
+    async def read(self) -> bytes: ...
+    async def write(self, chunk: bytes) -> None: ...
+    def write_eof(self) -> None:
+        """A half-close, where the transport knows one."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Reply:
+    """One final response on its way down.
+
+    ``whole`` holds the body when it is complete in memory (small answers, cache hits); otherwise ``chunks`` yields it and
+    raises Rejection when the upstream dies in mid-body. ``release()`` is synchronous and idempotent: it gives the upstream
+    connection back, or closes it if the body was not read to its end.
+    """
+
+    __slots__ = ("_head", "_release", "chunks", "connect_s", "first_byte_s", "form", "tunnel", "values", "whole")
+
+    def __init__(
+        self,
+        head: ResponseHead | None,
+        whole: bytes | None = None,
+        chunks: AsyncIterator[bytes] | None = None,
+        release: Callable[[], None] | None = None,
+        connect_s: float = 0.0,
+        first_byte_s: float = 0.0,
+        tunnel: Tunnel | None = None,
+    ) -> None:
+        self._head = head
+        self.form: HeadForm | None = None
+        """Of its head as it came, where that is known."""
+        self.values: Values = ()
+        """What is its own in that form."""
+        self.whole = whole
+        self.chunks = chunks
+        self.connect_s = connect_s
+        self.first_byte_s = first_byte_s
+        self.tunnel = tunnel
+        self._release = release
+
+    @classmethod
+    def of_form(cls, form: HeadForm, values: Values, whole: bytes) -> Reply:
+        """One whose head is made when somebody asks for it."""
+        reply = cls(None, whole)
+        reply.form, reply.values = form, values
+        return reply
+
+    @property
+    def head(self) -> ResponseHead:
+        head = self._head
+        if head is None:
+            assert self.form is not None, "one of the two is given"
+            head = self._head = self.form.head(self.values)
+        return head
+
+    @head.setter
+    def head(self, head: ResponseHead) -> None:
+        self._head, self.form = head, None
+
+    @property
+    def status(self) -> int:
+        """The head's, which need not be made for it."""
+        return 200 if self.form is not None else self.head.status
+
+    def on_release(self, then: Callable[[], None]) -> None:
+        """Also call ``then`` when this is released."""
+        before = self._release
+
+        def both() -> None:
+            if before is not None:
+                before()
+            then()
+
+        self._release = both
+
+    def release(self) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release()

@@ -1,0 +1,128 @@
+"""Which forms GitLab's answers have come in: a head of one of them is not taken apart line by line.
+
+Only what ``response.parse_head`` took for a whole answer on a connection that stays is remembered, and only what stays the
+same of it; so nothing is understood otherwise than that would understand it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..core.head_form import HeadForm, Values
+from ..core.messages import Fields
+
+# What is another with each answer, or each page. More is learnt: whatever a proxy on the way adds.
+_OWN = frozenset(
+    {
+        b"content-length",
+        b"date",
+        b"etag",
+        b"link",
+        b"ratelimit-observed",
+        b"ratelimit-remaining",
+        b"ratelimit-reset",
+        b"ratelimit-resettime",
+        b"x-gitlab-meta",
+        b"x-next-page",
+        b"x-page",
+        b"x-prev-page",
+        b"x-request-id",
+        b"x-runtime",
+        b"x-total",
+        b"x-total-pages",
+    }
+)
+# What decides about framing, storing or passing: never another value in the same form.
+_DECIDES = frozenset(
+    {
+        b"cache-control",
+        b"cache-status",
+        b"connection",
+        b"content-encoding",
+        b"content-range",
+        b"content-type",
+        b"expires",
+        b"keep-alive",
+        b"last-modified",
+        b"pragma",
+        b"retry-after",
+        b"vary",
+        b"warning",
+    }
+)
+# Heads with these have no form: their values are secrets or addresses, or frame.
+_NEVER = frozenset(
+    {
+        b"age",
+        b"content-location",
+        b"location",
+        b"proxy-authenticate",
+        b"refresh",
+        b"set-cookie",
+        b"set-cookie2",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"www-authenticate",
+    }
+)
+_OWN_BOUND = 32
+_APART = 3
+"""Fields of two heads, otherwise alike, that are taken to be another with each answer."""
+_PER_COUNT = 8
+_COUNTS_BOUND = 64
+_LONGEST_BYTES = 16 * 1024
+"""Of a head that has a form."""
+_IN_VAIN = 32
+"""So many forms in a row that no head came in, and the next are learnt from one head in as many."""
+
+
+class HeadForms:
+    """In bounded number, by how many lines they have, the one used last first."""
+
+    def __init__(self) -> None:
+        self._forms: dict[int, list[HeadForm]] = {}
+        self._own = _OWN
+        self._in_vain = 0
+
+    def read(self, head: bytes, lines: Sequence[bytes]) -> tuple[HeadForm, Values] | None:
+        """The form of a head, and its values."""
+        forms = self._forms.get(len(lines))
+        if forms is None or len(head) > _LONGEST_BYTES:
+            return None
+        for form in forms:
+            values = form.read(lines)
+            if values is not None:
+                if form is not forms[0]:
+                    forms.remove(form)
+                    forms.insert(0, form)
+                self._in_vain = 0
+                return form, values
+        return None
+
+    def learn(self, lines: Sequence[bytes], fields: Fields, reason: bytes) -> None:
+        """From a head of status 200 on a connection that stays, framed by its length."""
+        self._in_vain += 1
+        if self._in_vain > _IN_VAIN and self._in_vain % _IN_VAIN:
+            return
+        if sum(map(len, lines)) > _LONGEST_BYTES:
+            return
+        try:
+            form = HeadForm(lines, fields, reason, self._own)
+        except ValueError:
+            return
+        if not _NEVER.isdisjoint(form.shape.names):
+            return
+        forms = self._forms.get(len(lines))
+        if forms is None:
+            if len(self._forms) >= _COUNTS_BOUND:
+                self._forms.clear()
+            forms = self._forms[len(lines)] = []
+        for other in [other for other in forms if other.shape is form.shape]:
+            apart = other.apart(form)
+            if len(apart) <= _APART and _DECIDES.isdisjoint(apart) and len(self._own) + len(apart) <= _OWN_BOUND:
+                self._own |= set(apart)
+                forms.remove(other)
+                form = HeadForm(lines, fields, reason, self._own) if apart else form
+        del forms[_PER_COUNT - 1 :]
+        forms.insert(0, form)

@@ -1,0 +1,33 @@
+"""An answer on its way down: its head is made when somebody asks, and release comes once."""
+
+from __future__ import annotations
+
+from gateway.core.head_form import HeadForm
+from gateway.core.messages import ResponseHead
+from gateway.reply import Reply
+
+FIELDS = ((b"Content-Length", b"2"), (b"Vary", b"Origin"))
+FORM = HeadForm([b"HTTP/1.1 200 OK", *(b"%b: %b" % field for field in FIELDS)], FIELDS, b"OK", frozenset())
+
+
+def test_the_head_of_a_form_is_made_once() -> None:
+    reply = Reply.of_form(FORM, (b"12",), b"x" * 12)
+    assert (reply.status, reply.whole, reply.chunks) == (200, b"x" * 12, None)
+    head = reply.head
+    assert head.fields == ((b"Content-Length", b"12"), (b"Vary", b"Origin"))
+    assert reply.head is head
+
+
+def test_another_head_has_no_form() -> None:
+    reply = Reply.of_form(FORM, (b"2",), b"[]")
+    reply.head = ResponseHead(404, ())
+    assert (reply.form, reply.status, reply.head.fields) == (None, 404, ())
+
+
+def test_release_comes_once_and_to_all() -> None:
+    told: list[int] = []
+    reply = Reply(ResponseHead(200, ()), release=lambda: told.append(1))
+    reply.on_release(lambda: told.append(2))
+    reply.release()
+    reply.release()
+    assert told == [1, 2]

@@ -1,0 +1,165 @@
+"""The memory of forms: what it reads is what the reader of heads would have read, whatever comes."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.core.head_form import HeadForm
+from gateway.upstream.head_forms import _COUNTS_BOUND, _IN_VAIN, _OWN_BOUND, _PER_COUNT, HeadForms
+from gateway.upstream.response import Malformed, parse_head
+
+HEAD = (
+    b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: keep-alive\r\n"
+    b'Etag: W/"1"\r\nLink: <http://gitlab/?page=2>; rel="next"\r\nVary: Origin\r\nX-Next-Page: \r\nX-Request-Id: 01HF\r\n'
+    b"X-Runtime: 0.05"
+)
+
+
+def learnt(forms: HeadForms, head: bytes) -> None:
+    """As the connection does."""
+    read = parse_head(head, bodiless=False)
+    if read.status == 200 and read.length >= 0 and read.persistent:
+        forms.learn(head.split(b"\r\n"), read.fields, read.reason)
+
+
+def known(forms: HeadForms, head: bytes) -> HeadForm | None:
+    found = forms.read(head, head.split(b"\r\n"))
+    return found[0] if found is not None else None
+
+
+def agrees(forms: HeadForms, head: bytes) -> bool:
+    """Whether it was read in a form; and then what the reader of heads says, it said."""
+    found = forms.read(head, head.split(b"\r\n"))
+    if found is None:
+        return False
+    form, values = found
+    read = parse_head(head, bodiless=False)
+    made = form.head(values)
+    assert (made.status, made.reason, made.fields) == (read.status, read.reason, read.fields)
+    assert (read.length, read.persistent, read.upgrade) == (int(values[form.length]), True, False)
+    return True
+
+
+def test_the_next_page_is_read_in_the_form_of_the_last() -> None:
+    forms = HeadForms()
+    assert not agrees(forms, HEAD)
+    learnt(forms, HEAD)
+    assert agrees(forms, HEAD)
+    other = HEAD.replace(b'W/"1"', b'W/"2"').replace(b"Page: ", b"Page: 3").replace(b"Length: 2", b"Length: 12345")
+    assert agrees(forms, other)
+    assert not agrees(forms, HEAD.replace(b"Vary: Origin", b"Vary: Accept"))
+
+
+_PIECES = st.sampled_from(
+    [
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b" ",
+        b"\t",
+        b":",
+        b",",
+        b"\0",
+        b"\x7f",
+        b"\xff",
+        b"0",
+        b"1",
+        b"Content-Length: 2",
+        b"close",
+        b"%b",
+    ]
+) | st.binary(max_size=3)
+_CHANGES = st.lists(st.tuples(st.integers(0, len(HEAD)), st.integers(0, 12), _PIECES), max_size=3)
+
+
+@given(_CHANGES)
+@example([(HEAD.index(b"nginx"), 0, b"\n")])
+@example([(HEAD.index(b"W/"), 0, b" ")])
+@example([(HEAD.index(b"0.05"), 4, b"")])
+@example([(HEAD.index(b"2\r\nConn"), 1, b"2 ")])
+def test_it_agrees_with_the_reader_of_heads(changes: list[tuple[int, int, bytes]]) -> None:
+    forms = HeadForms()
+    learnt(forms, HEAD)
+    head = HEAD
+    for at, gone, piece in changes:
+        head = head[:at] + piece + head[at + gone :]
+    agrees(forms, head)
+    try:
+        learnt(forms, head)
+    except Malformed:
+        return
+    agrees(forms, head)
+    assert agrees(forms, HEAD)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD + b"\r\nSet-Cookie: _gitlab_session=1",
+        HEAD + b"\r\nLocation: http://gitlab/",
+        HEAD + b"\r\nX-Long: " + b"x" * 20_000,
+        HEAD.replace(b"Etag: ", b"Etag:"),
+        HEAD.replace(b"Content-Length: 2\r\n", b"").replace(b"X-Runtime", b"Transfer-Encoding: chunked\r\nX-Runtime"),
+    ],
+)
+def test_what_has_no_form(head: bytes) -> None:
+    forms = HeadForms()
+    learnt(forms, head)
+    assert known(forms, head) is None
+
+
+def test_a_field_that_a_proxy_adds_is_learnt_to_differ() -> None:
+    forms = HeadForms()
+    for number in range(3):
+        learnt(forms, HEAD + b"\r\nX-Trace: %d\r\nX-Hop: %d" % (number, number))
+    assert agrees(forms, HEAD + b"\r\nX-Trace: 77\r\nX-Hop: abc")
+    assert len(forms._forms[len(HEAD.split(b"\r\n")) + 2]) == 1
+
+
+@pytest.mark.parametrize("line", [b"Vary: Origin", b"Content-Type: application/json", b"Connection: keep-alive"])
+def test_what_decides_never_differs_in_one_form(line: bytes) -> None:
+    forms = HeadForms()
+    other = HEAD.replace(line, line[: line.index(b":")] + b": X-Other")
+    for head in (HEAD, other):
+        learnt(forms, head)
+    first, second = known(forms, HEAD), known(forms, other)
+    assert None not in (first, second)
+    assert first is not second
+
+
+def test_many_that_differ_in_much_are_bounded() -> None:
+    forms = HeadForms()
+    chance = random.Random(7)
+    for _ in range(3000):
+        named = [b"X-%d: 1" % chance.randrange(10_000) for _ in range(chance.randrange(100))]
+        learnt(forms, b"\r\n".join([HEAD, *named]))
+        learnt(
+            forms, HEAD + b"".join(b"\r\nX-%d: %d" % (one, chance.randrange(10_000)) for one in range(chance.randrange(40)))
+        )
+    assert len(forms._forms) <= _COUNTS_BOUND
+    assert max(map(len, forms._forms.values())) <= _PER_COUNT
+    assert len(forms._own) <= _OWN_BOUND
+
+
+def test_where_nothing_comes_twice_little_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = HeadForms()
+    made = 0
+
+    class Counted(HeadForm):
+        def __init__(self, *given: object) -> None:
+            nonlocal made
+            made += 1
+            super().__init__(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("gateway.upstream.head_forms.HeadForm", Counted)
+    for number in range(50 * _IN_VAIN):
+        learnt(forms, HEAD + b"\r\nX-A%d: 1" % number)
+    assert made <= _IN_VAIN + 50
+    made = 0
+    while known(forms, HEAD) is None:
+        learnt(forms, HEAD)
+    assert known(forms, HEAD) is not None, "and what comes again is found in the end"
