@@ -12,6 +12,8 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable
 
+import msgspec
+
 from ..core.cache_entry import Entry
 from ..ports import Lookup
 
@@ -22,22 +24,18 @@ _LARGEST_SHARE = 8  # nothing larger than an eighth of the space: one answer mus
 _PURGES_KEPT = 65_536
 
 
-class _Slot:
+class _Slot(msgspec.Struct, gc=False):
     """One key's entries."""
 
-    __slots__ = ("entries", "expires_at", "hits", "key", "main", "size", "stamp", "tags")
-
-    def __init__(
-        self, key: bytes, entries: tuple[Entry, ...], tags: tuple[bytes, ...], stamp: int, expires_at: float, size: int
-    ) -> None:
-        self.key = key
-        self.entries = entries
-        self.tags = tags
-        self.stamp = stamp
-        self.expires_at = expires_at
-        self.size = size
-        self.hits = 0
-        self.main = False
+    key: bytes
+    entries: tuple[Entry, ...]
+    tags: tuple[bytes, ...]
+    stamp: int
+    expires_at: float
+    size: int
+    main: bool
+    """In the queue of those that were asked for again."""
+    hits: int = 0
 
 
 class MemoryCacheStore:
@@ -97,9 +95,7 @@ class MemoryCacheStore:
         """As ``put``, at once."""
         if (self._purged_at(tags) if self._purges else self._forgotten) > stamp or ttl_s <= 0:
             return False
-        size = len(key)
-        for entry in entries:
-            size += entry.size_bytes
+        size = len(key) + (entries[0].size_bytes if len(entries) == 1 else sum([entry.size_bytes for entry in entries]))
         old = self._slots.get(key)
         if size > self._max_bytes // _LARGEST_SHARE:
             if old is not None:  # what is there is no longer the latest
@@ -110,11 +106,16 @@ class MemoryCacheStore:
             self._count(old, size - old.size)
             old.entries, old.tags, old.stamp, old.expires_at, old.size = entries, tags, stamp, expires_at, size
         else:
-            slot = _Slot(key, entries, tags, stamp, expires_at, size)
-            slot.main = self._ghosts.pop(key, self) is None
-            self._slots[key] = slot
-            (self._main if slot.main else self._small)[key] = None
-            self._count(slot, size)
+            main = bool(self._ghosts) and self._ghosts.pop(key, self) is None
+            self._slots[key] = _Slot(key, entries, tags, stamp, expires_at, size, main)
+            if main:
+                self._main[key] = None
+            else:
+                self._small[key] = None
+                self._small_bytes += size
+            self.used_bytes += size
+        if self.used_bytes <= self._max_bytes:
+            return True
         while self.used_bytes > self._max_bytes:
             self._evict()
         return key in self._slots

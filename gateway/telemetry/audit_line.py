@@ -131,6 +131,8 @@ Finished = tuple[Exchange, float]
 _MILLISECONDS = [b'%03dZ","request_id":' % number for number in range(1000)]
 _ZERO, _POINT = b"0."
 _NO_TIME = b"0.0"
+_USUAL = 29
+"""Octets of three times, none of them beyond ``_MOST``."""
 _MOST = 1e12  # beyond it a double's shortest digits are not those of three decimals
 
 
@@ -230,6 +232,13 @@ class LineRenderer:
 
     def _forwarded(self, told: _ToldForwarded, x: Exchange, milliseconds: bytes, took_s: float) -> bytes:
         named = x.upstream_request_id
+        took_ms, upstream_ms, first_byte_ms = took_s * 1000, x.upstream_s * 1000, x.upstream_first_byte_s * 1000
+        # All three at once; one that ends in a zero, or is none that has three decimals, has another way to be written.
+        times = b"%.3f %.3f %.3f " % (took_ms, upstream_ms, first_byte_ms)
+        if b"0 " in times or len(times) > _USUAL or b"-" in times:
+            took, upstream, first_byte = _thousandths(took_ms), _thousandths(upstream_ms), _thousandths(first_byte_ms)
+        else:
+            took, upstream, first_byte, _ = times.split(b" ")
         return (
             b'%b%b%b%b%b%b%b,"bytes_in":%d,"bytes_out":%d%b%b%b%b,"upstream_connect_ms":%b,"upstream_first_byte_ms":%b%b%b'
             % (
@@ -239,15 +248,15 @@ class LineRenderer:
                 told.who,
                 encode(_text(x.target)),
                 told.operation,
-                _thousandths(took_s * 1000),
+                took,
                 x.bytes_in,
                 x.bytes_out,
                 told.why,
                 self._limited,
                 told.asked,
-                _thousandths(x.upstream_s * 1000),
+                upstream,
                 _thousandths(x.upstream_connect_s * 1000) if x.upstream_connect_s else _NO_TIME,
-                _thousandths(x.upstream_first_byte_s * 1000),
+                first_byte,
                 b',"upstream_request_id":' + encode(named) if named else b"",
                 told.end,
             )

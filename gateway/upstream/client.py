@@ -109,7 +109,8 @@ class LeanUpstream:
         if ticket == REFUSED:
             pool.freed()
             raise self._breaker_open(now)
-        self._retry_budget = min(_RETRY_BUDGET_MAX, self._retry_budget + self._settings.retry_ratio)
+        if self._retry_budget < _RETRY_BUDGET_MAX:
+            self._retry_budget += self._settings.retry_ratio
         connection = pool.take_idle(now)
         reused = connection is not None
         connect_s = 0.0
@@ -165,15 +166,13 @@ class LeanUpstream:
         if pool is None or (breaker is not None and breaker.state is not _CLOSED):
             return None
         octets = render_head(request, has_body=False)
-        if not pool.enter_now():
-            return None
         now = self._loop.time()  # type: ignore[union-attr]  # set together with the pool
-        connection = pool.take_idle(now)
+        connection = pool.lend(now)
         if connection is None:
-            pool.freed()
             return None
         connection.ticket = breaker.admit(now) if breaker is not None else 0
-        self._retry_budget = min(_RETRY_BUDGET_MAX, self._retry_budget + self._settings.retry_ratio)
+        if self._retry_budget < _RETRY_BUDGET_MAX:
+            self._retry_budget += self._settings.retry_ratio
         self.reuses_total += 1
         exchange = _Exchange(self, connection, then, door)
         connection.begin(octets, exchange, first_byte_s=request.first_byte_timeout_s or self._settings.first_byte_s)
@@ -288,9 +287,9 @@ class LeanUpstream:
             self._breaker.record(ticket, ok=False, now=now)
 
     def _answered(self, ticket: int, reply: Reply) -> None:
-        breaker = self._breaker
+        breaker, failures = self._breaker, self._settings.breaker_statuses
         if breaker is not None:
-            ok = reply.status not in self._settings.breaker_statuses
+            ok = not failures or reply.status not in failures
             breaker.record(ticket, ok=ok, now=self._loop.time())  # type: ignore[union-attr]  # it was asked by it
 
     def _unanswered(self, connection: Connection, ticket: int, failure: UpstreamFailure) -> Rejection | None:

@@ -108,6 +108,15 @@ class Pool:
             connection.close()
         return None
 
+    def lend(self, now: float) -> Connection | None:
+        """A place and the connection used last; None, and neither was taken: one of them is not to be had."""
+        if self.in_flight >= self._max_in_flight or not self._idle or self._closed:
+            return None
+        connection = self.take_idle(now)
+        if connection is not None:
+            self.in_flight += 1
+        return connection
+
     def opened(self, connection: Connection) -> None:
         if self._closed:
             connection.close()

@@ -46,6 +46,11 @@ def render_head(request: UpstreamRequest, *, has_body: bool) -> bytes:
 
 def _lines(fields: Fields) -> bytes:
     """Fields as lines, less those that frame."""
+    if len(fields) == 1:
+        only, content = fields[0]
+        spelt = _PREFIXES.get(only)
+        if spelt and not content.translate(None, _VALUE_OCTETS):
+            return spelt + content + b"\r\n"
     lines: list[bytes] = []
     ends = 0
     for name, value in fields:
