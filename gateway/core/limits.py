@@ -121,6 +121,9 @@ class Takes(tuple[Take, ...]):
     plain: tuple[tuple[str, Limit, float, float, float], ...]
     """Key, limit, burst, tokens per microsecond and cost of each take; empty where one is of a shadow or concurrent limit,
     or wants what no bucket holds: those go the long way, through ``decide``."""
+    keys: tuple[str, ...]
+    """Of the plain ones."""
+    limits: tuple[Limit, ...]
     owing: bool
     era: Era
     """Once it is over, the same request may take otherwise."""
@@ -135,6 +138,8 @@ class Takes(tuple[Take, ...]):
             take.limit.shadow or take.limit.concurrent or not 0.0 <= take.cost <= take.limit.burst for take in self
         )
         self.plain = () if strange else tuple([_plain(take) for take in self])
+        self.keys = tuple([one[0] for one in self.plain])
+        self.limits = tuple([one[1] for one in self.plain])
         self.owing = any(take.limit.concurrent or take.limit.settlement is not None for take in self)
         self.era = era
         self.told = None

@@ -6,7 +6,6 @@ that few ask for. A property holds one against the other.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from .limits import GRAIN, BucketState, Decision, Held, Takes
@@ -14,11 +13,8 @@ from .limits import GRAIN, BucketState, Decision, Held, Takes
 
 def admitted(takes: Takes, lefts: Sequence[float], now: float) -> Decision:
     """Plain takes that were all allowed; ``lefts``: what each bucket then held."""
-    least, tightest = math.inf, None
-    for left, (_, limit, _, _, _) in zip(lefts, takes.plain, strict=True):
-        if left < least:
-            least, tightest = left, limit
-    return Decision(True, (), now, False, False, takes, lefts, tightest, least)
+    least = min(lefts)
+    return Decision(True, (), now, False, False, takes, lefts, takes.limits[lefts.index(least)], least)
 
 
 def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
@@ -27,7 +23,6 @@ def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
     """
     lefts: list[float] = []
     stored: dict[str, Held] = {}
-    least, tightest = math.inf, None
     for key, limit, burst, per_us, cost in takes.plain:
         known = held.get(key)
         if known is None:
@@ -51,10 +46,10 @@ def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
         left = tokens - cost
         lefts.append(left)
         stored[key] = (left, at_us, limit)
-        if left < least:
-            least, tightest = left, limit
     held.update(stored)
-    return Decision(True, (), now_us / 1_000_000, False, False, takes, lefts, tightest, least)
+    least = min(lefts)
+    limit = takes.limits[lefts.index(least)]
+    return Decision(True, (), now_us / 1_000_000, False, False, takes, lefts, limit, least)
 
 
 def refuse(takes: Takes, held: Mapping[str, Held], now_us: int) -> Decision | None:

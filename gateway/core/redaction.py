@@ -13,9 +13,11 @@ from .target import percent_decode
 
 MASK = b"[redacted]"
 
-# Names whose values are secrets wherever they stand in a query. `code` and `state` are OAuth's.
+# Names whose values are secrets wherever they stand in a query. `code` and `state` are OAuth's; GitLab's lists have states
+# of their own.
 _SECRET_PARAMETER = re.compile(
-    rb"([?&;](?:[^=&;]*(?:token|secret|password|passwd|signature|credential|api_?key|assertion)[^=&;]*|code|state|key)=)[^&;#\s]*",
+    rb"([?&;](?:[^=&;]*(?:token|secret|password|passwd|signature|credential|api_?key|assertion)[^=&;]*"
+    rb"|code|state(?!=(?:active|all|blocked|closed|locked|merged|opened)(?:[&;#\s]|$))|key)=)[^&;#\s]*",
     re.IGNORECASE,
 )
 # gitlab.md §1.4: GitLab's prefixes (an instance may put its own in front), and the gateway's own keys.
@@ -26,6 +28,19 @@ _TOKEN = re.compile(
 
 # An encoded letter, digit, dash, underscore or dot: nothing that needs encoding, so it may hide something.
 _HIDING = re.compile(rb"%(?:25)*(?:2[de]|3[0-9]|[46][1-9a-f]|[57][0-9a]|5f)", re.IGNORECASE)
+
+
+# What a list is asked for by its pages: no value that could hide anything.
+_PAGE = re.compile(
+    rb"(?:(?:(?:page|per_page|id_after|id_before)=[0-9]{1,18}|(?:order_by|sort)=[a-z_]{1,11}"
+    rb"|state=(?:active|all|blocked|closed|locked|merged|opened))(?:&(?!$)|$))+"
+)
+
+
+def is_page(path: bytes, query: bytes) -> bool:
+    """Whether of ``path``, a question mark and ``query`` only ``path`` need be given to ``redact``."""
+    # A parameter in the path, which may be a secret, would go on behind the question mark.
+    return _PAGE.fullmatch(query) is not None and b"&" not in path and b";" not in path
 
 
 def redact(text: bytes) -> bytes:

@@ -228,8 +228,7 @@ class RedisBuckets:
         short: list[str] = []
         for work, decision in zip(batch, found, strict=True):
             if decision.takes is not None:
-                for plain, left in zip(decision.takes.plain, decision.lefts, strict=True):
-                    last[plain[0]] = left
+                last.update(zip(decision.takes.keys, decision.lefts, strict=True))
                 continue
             for take, bucket in zip(work.takes, decision.found, strict=True):
                 if not take.limit.concurrent:  # a place may come free at any moment
@@ -241,8 +240,9 @@ class RedisBuckets:
             known[key] = (left, sent_at, heard_at)
             if left < 1.0:
                 short.append(key)
-        self._short.difference_update(last)
-        self._short.update(short)
+        if self._short or short:
+            self._short.difference_update(last)
+            self._short.update(short)
         if len(known) >= _KNOWN_BOUND:
             # Two generations, the older one dropped whole: bounded without ordering every entry.
             self._known, self._known_before = {}, known

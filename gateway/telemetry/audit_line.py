@@ -12,7 +12,7 @@ import time
 import msgspec
 
 from ..core.exchange import Exchange
-from ..core.redaction import redact
+from ..core.redaction import is_page, redact
 
 SCHEMA = 1
 
@@ -23,6 +23,19 @@ encode = msgspec.json.Encoder().encode
 def _text(value: bytes) -> str:
     # Remembered, because callers repeat themselves: redacting a target takes as long as the rest of its line.
     return redact(value).decode("utf-8", "backslashreplace")
+
+
+@functools.lru_cache(2048)
+def _encoded(path: bytes) -> bytes:
+    return encode(_text(path))
+
+
+def _target(target: bytes) -> bytes:
+    """As ``encode(_text(target))``: a list's path is the same for all its pages."""
+    path, mark, query = target.partition(b"?")
+    if mark and is_page(path, query):
+        return b'%b?%b"' % (_encoded(path)[:-1], query)
+    return _encoded(target)
 
 
 class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -246,7 +259,7 @@ class LineRenderer:
                 milliseconds,
                 encode(x.request_id),
                 told.who,
-                encode(_text(x.target)),
+                _target(x.target),
                 told.operation,
                 took,
                 x.bytes_in,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.redaction import MASK, redact
+from gateway.core.redaction import MASK, is_page, redact
 
 GLPAT = b"glpat-" + b"a1B2" * 5
 
@@ -18,6 +18,8 @@ GLPAT = b"glpat-" + b"a1B2" * 5
         pytest.param(b"/x?private_token=abc&page=1", b"/x?private_token=[redacted]&page=1", id="parameter"),
         pytest.param(b"/x?a=1;feed_token=abc", b"/x?a=1;feed_token=[redacted]", id="after-semicolon"),
         pytest.param(b"/cb?code=abc&state=def", b"/cb?code=[redacted]&state=[redacted]", id="oauth"),
+        pytest.param(b"/x?state=opened&page=1", b"/x?state=opened&page=1", id="a-list's-state"),
+        pytest.param(b"/x?state=openedx", b"/x?state=[redacted]", id="like-a-list's-state"),
         pytest.param(b"/x?client_secret=s&q=1", b"/x?client_secret=[redacted]&q=1", id="secret"),
         pytest.param(b"/x/" + GLPAT, b"/x/" + MASK, id="pat-in-path"),
         pytest.param(b"/x?q=acme-" + GLPAT, b"/x?q=acme-" + MASK, id="custom-prefix"),
@@ -42,3 +44,45 @@ def test_a_token_never_survives(before: bytes, after: bytes) -> None:
 @given(st.from_regex(rb"/[a-z0-9/]{0,40}", fullmatch=True))
 def test_clean_text_is_returned_as_it_is(text: bytes) -> None:
     assert redact(text) is text
+
+
+_PARAMETERS = st.sampled_from(
+    [
+        b"page=1",
+        b"per_page=20",
+        b"sort=desc",
+        b"order_by=created_at",
+        b"state=opened",
+        b"state=x",
+        b"token=abc",
+        b"sort=ggw_abcdefgh",
+    ]
+)
+_PATHS = st.lists(
+    st.sampled_from(
+        [b"/", b"a%2Fb", b"%67lpat-", b"glpat-", b"aB3" * 5, b";token=", b"&key=", b"=", b"ggw_", b"%", b"state"]
+    ),
+    max_size=6,
+).map(b"".join)
+
+
+@given(_PATHS, st.lists(_PARAMETERS, min_size=1, max_size=3).map(b"&".join))
+def test_a_page_is_its_path_and_nothing_to_hide(path: bytes, query: bytes) -> None:
+    if is_page(path, query):
+        assert redact(path + b"?" + query) == redact(path) + b"?" + query
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "page"),
+    [
+        (b"/a%2Fb", b"page=2&per_page=20&state=opened", True),
+        (b"/a", b"page=2&", False),
+        (b"/a", b"", False),
+        (b"/a", b"page=glpat-1", False),
+        (b"/a", b"search=x", False),
+        (b"/a;token=x", b"page=2", False),
+        (b"/a&token=x", b"page=2", False),
+    ],
+)
+def test_what_a_page_is(path: bytes, query: bytes, page: bool) -> None:
+    assert is_page(path, query) is page
