@@ -15,6 +15,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+import msgspec
+
 from .asking import Asker, Asking
 from .cache import Leading
 from .cache.mould import Told
@@ -42,6 +44,16 @@ _READ = Access.READ
 _as_line = b": ".join
 _KIN_BOUND = 16
 _ALIKE_BOUND = 16
+
+
+class _Nobody:
+    """Is asked before anybody else is."""
+
+    def cancel(self) -> None:
+        return None
+
+
+_NOBODY = _Nobody()
 
 
 class ForwardLane:
@@ -97,8 +109,8 @@ class ForwardLane:
         decision = road.limits.admit_now(takes, case.principal) if takes else None
         if decision is not None and not decision.allowed:
             return None
-        forwarding = Forwarding(self, plan, head, upward, asker)
-        forwarding.x = plan.facts_of(head, self._mint_id(), self.monotonic())
+        x = plan.facts_of(head, self._mint_id(), self.monotonic())
+        forwarding = Forwarding(self, plan, head, upward, asker, x)
         self.walking += 1
         if decision is None and takes:
             forwarding.asked = road.limits.admit_soon(takes, forwarding.decided)
@@ -107,46 +119,28 @@ class ForwardLane:
         return forwarding
 
 
-class Forwarding:
+class Forwarding(msgspec.Struct, eq=False):
     """One request on the lane: ``asking.Asking`` while somebody is asked, ``asking.Begun`` once the road must go on."""
 
-    __slots__ = (
-        "_asker",
-        "_lane",
-        "_leading",
-        "_upward",
-        "asked",
-        "decision",
-        "head",
-        "overtaken",
-        "plan",
-        "rejection",
-        "reply",
-        "started_at",
-        "x",
-    )
-
-    asked: Asked
-    """The buckets, GitLab; or nobody any more, and the road is to be told."""
+    _lane: ForwardLane
+    plan: Plan
+    head: RequestHead
+    _upward: Upward
+    _asker: Asker
     x: Exchange
-    decision: Decision | None
+    asked: Asked = _NOBODY
+    """The buckets, GitLab; or nobody any more, and the road is to be told."""
+    decision: Decision | None = None
     """Of the buckets, admitted; None: no limit applies."""
-
-    def __init__(self, lane: ForwardLane, plan: Plan, head: RequestHead, upward: Upward, asker: Asker) -> None:
-        self._lane = lane
-        self._upward = upward
-        self._asker = asker
-        self._leading: Leading | None = None
-        self.overtaken = _never
-        """A write passed since GitLab was asked: ``reply`` is not the answer to the same question asked now."""
-        self.plan = plan
-        self.head = head
-        self.started_at = 0.0
-        """When GitLab was asked; 0: it was not."""
-        self.reply: Reply | None = None
-        """GitLab's answer, which is for the road to deal with."""
-        self.rejection: Rejection | None = None
-        """What became of the request instead."""
+    _leading: Leading | None = None
+    overtaken: Callable[[], bool] = bool
+    """A write passed since GitLab was asked: ``reply`` is not the answer to the same question asked now."""
+    started_at: float = 0.0
+    """When GitLab was asked; 0: it was not."""
+    reply: Reply | None = None
+    """GitLab's answer, which is for the road to deal with."""
+    rejection: Rejection | None = None
+    """What became of the request instead."""
 
     # asking.Asking, asking.Begun
 
@@ -373,10 +367,6 @@ class Forwarding:
             ending,
             whole,
         )
-
-
-def _never() -> bool:
-    return False
 
 
 def _kin(known: dict[object, Kin], told: Told) -> Kin:

@@ -11,21 +11,20 @@ import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import msgspec
+
 T = TypeVar("T")
 
 
-class Flight(Generic[T]):
+class Flight(msgspec.Struct, Generic[T], eq=False):
     """One leader's promise."""
 
-    __slots__ = ("_key", "_table", "_waiters", "ended", "landed")
-
-    def __init__(self, table: dict[bytes, Flight[T]], key: bytes) -> None:
-        self._table = table
-        self._key = key
-        self._waiters: list[asyncio.Future[tuple[bool, T | None]]] = []
-        self.landed = False
-        self.ended: Callable[[], None] | None = None
-        """Called once, when it has landed or was abandoned."""
+    _table: dict[bytes, Flight[T]]
+    _key: bytes
+    _waiters: list[asyncio.Future[tuple[bool, T | None]]] = []
+    landed: bool = False
+    ended: Callable[[], None] | None = None
+    """Called once, when it has landed or was abandoned."""
 
     def land(self, result: T | None) -> None:
         """Everybody gets ``result``; None: there is none to share, each goes on alone."""

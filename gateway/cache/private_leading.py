@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from ..core.cache_entry import Entry
 from ..core.head_form import Blanks, Values
 from ..core.messages import ResponseHead
@@ -25,41 +27,23 @@ class AtHand(Protocol):
     def drop(self, key: bytes) -> None: ...
 
 
-class PrivateLeading:
-    """See ``contract.Leading``.
+class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third of the time
+    """See ``contract.Leading``."""
 
-    Args:
-        asking: Of the same cache.
-        store: Where the answer goes.
-        target: That is asked for.
-        like: What is known of it.
-        key: Of its answer.
-        stamp: The store's, of when nothing was there.
-        flight: That it leads.
-        now: Unix seconds.
-    """
-
-    __slots__ = ("_asking", "_flight", "_key", "_like", "_now", "_stamp", "_store", "_target")
-
-    def __init__(
-        self,
-        asking: PrivateAsking,
-        store: AtHand,
-        target: bytes,
-        like: Like,
-        key: bytes,
-        stamp: int,
-        flight: Joined,
-        now: Callable[[], float],
-    ) -> None:
-        self._asking = asking
-        self._store = store
-        self._target = target
-        self._like = like
-        self._key = key
-        self._stamp = stamp
-        self._flight = flight
-        self._now = now
+    _asking: PrivateAsking
+    """Of the same cache."""
+    _store: AtHand
+    """Where the answer goes."""
+    _target: bytes
+    _like: Like
+    _key: bytes
+    """Of its answer."""
+    _stamp: int
+    """The store's, of when nothing was there."""
+    _flight: Joined
+    """That it leads."""
+    _now: Callable[[], float]
+    """Unix seconds."""
 
     def abandon(self) -> None:
         self._flight.abandon()

@@ -16,6 +16,8 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from .redis_address import RedisAddress, parse_address
 from .redis_wire import (
     GRACE_S,
@@ -72,16 +74,13 @@ class _Slot:
         self.future.set_exception(RedisUnavailable(reason))
 
 
-class _Call:
+class _Call(msgspec.Struct, eq=False):
     """The same for one command, whose reply goes straight to ``then``."""
 
-    __slots__ = ("_then", "deadline", "replies", "want")
-
-    def __init__(self, then: Hear, deadline: float) -> None:
-        self._then: Hear | None = then
-        self.want = 1
-        self.deadline = deadline
-        self.replies: list[RedisValue | RedisError] = []
+    _then: Hear | None
+    deadline: float
+    want: int = 1
+    replies: list[RedisValue | RedisError] = []
 
     @property
     def waited_for(self) -> bool:

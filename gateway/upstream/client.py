@@ -174,7 +174,7 @@ class LeanUpstream:
         if self._retry_budget < _RETRY_BUDGET_MAX:
             self._retry_budget += self._settings.retry_ratio
         self.reuses_total += 1
-        exchange = _Exchange(self, connection, then, door)
+        exchange = _Exchange(self, connection, connection.ticket, then, door)
         connection.begin(octets, exchange, first_byte_s=request.first_byte_timeout_s or self._settings.first_byte_s)
         return exchange
 
@@ -309,17 +309,14 @@ class LeanUpstream:
             self._breaker.record(ticket, ok=False, now=self._loop.time())
 
 
-class _Exchange:
+class _Exchange(msgspec.Struct, eq=False):
     """What ``send_soon`` sent: to its connection a waiter, to whoever asked something to cancel."""
 
-    __slots__ = ("_connection", "_door", "_then", "_ticket", "_upstream")
-
-    def __init__(self, upstream: LeanUpstream, connection: Connection, then: Then, door: Door | None) -> None:
-        self._upstream = upstream
-        self._connection = connection
-        self._ticket = connection.ticket
-        self._then: Then | None = then
-        self._door = door
+    _upstream: LeanUpstream
+    _connection: Connection
+    _ticket: int
+    _then: Then | None
+    _door: Door | None
 
     def cancel(self) -> None:
         if self._then is not None:
