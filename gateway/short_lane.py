@@ -45,6 +45,19 @@ _ID = "{id}"
 """Where a refusal's body names the request; no limit's id has such letters."""
 
 
+class Whole(msgspec.Struct, gc=False):
+    """An answer without a body, but for what each request has of its own: the limits' lines and the id. What has a body is
+    never kept so (see ``Served.rendered``): its octets have to be put together each time."""
+
+    received_at: float
+    """The entry's."""
+    since: float
+    until: float
+    """From when to when it says the right thing, in Unix seconds."""
+    before: bytes
+    behind: bytes
+
+
 class Served(msgspec.Struct, gc=False):
     """How the cache answered one head."""
 
@@ -56,6 +69,8 @@ class Served(msgspec.Struct, gc=False):
     lines: bytes = b""
     """Status line and stored fields."""
     has_body: bool = True
+    whole: Whole | None = None
+    """The latest, where it has none."""
     kin: Kin | None = None
     """Those answered with these lines."""
 
@@ -100,8 +115,6 @@ class Found(msgspec.Struct, gc=False):
     x: Exchange
     at: float
     """Unix seconds."""
-    computed: bytes
-    """``Age`` and ``Cache-Status``, as lines."""
 
 
 class ShortLane:
@@ -204,17 +217,25 @@ class ShortLane:
         way, served, x = found.way, found.served, found.x
         if decision is not None:
             note(decision, x)
-        octets = b"".join(
-            (
-                served.lines,
-                found.computed,
-                self._road.dialect.lines(decision, way.principal),
-                b"X-Gateway-Request-Id: %b\r\n" % x.request_id.encode("ascii"),
-                date_line(found.at),
-                b"\r\n",
-                found.entry.body if served.has_body else b"",
+        entry, at = found.entry, found.at
+        limits, request_id = self._road.dialect.lines(decision, way.principal), x.request_id.encode("ascii")
+        if served.has_body:
+            octets = b"".join(
+                (
+                    served.lines,
+                    served.again.computed(entry, at),
+                    limits,
+                    b"X-Gateway-Request-Id: %b\r\n" % request_id,
+                    date_line(at),
+                    b"\r\n",
+                    entry.body,
+                )
             )
-        )
+        else:
+            whole = served.whole
+            if whole is None or not whole.since <= at < whole.until or whole.received_at != entry.received_at:
+                whole = served.whole = _whole(served, entry, at)
+            octets = b"%b%bX-Gateway-Request-Id: %b%b" % (whole.before, limits, request_id, whole.behind)
         x.bytes_out = len(octets)
         if not (x.limit_near or x.limit_shadow):
             x.kin = served.kin
@@ -243,14 +264,13 @@ class ShortLane:
         if served is None or way.owing:
             return None
         at = self._wall()
-        still = served.again.still(at)
-        if still is None:
+        entry = served.again.still(at)
+        if entry is None:
             return None
-        entry, computed = still
         if entry.fields is not served.rendered and not _prepare(served, entry):
             return None
         assert way.takes is not None, "as of this moment"
-        return Found(way, way.takes, served, entry, self._facts(served.facts), at, computed)
+        return Found(way, way.takes, served, entry, self._facts(served.facts), at)
 
     def _facts(self, facts: Exchange) -> Exchange:
         # As copy.copy, which looks for this first.
@@ -444,8 +464,21 @@ def _prepare(served: Served, entry: Entry) -> bool:
     served.lines = status_line(shown.status) + lines
     served.facts.status = shown.status
     served.rendered = entry.fields
+    served.whole = None
     served.kin = Kin()
     return True
+
+
+def _whole(served: Served, entry: Entry, at: float) -> Whole:
+    """For ``Served.whole``."""
+    date = date_line(at)
+    return Whole(
+        entry.received_at,
+        at,
+        min(int(at) + 1, served.again.same_until(entry, at)),
+        served.lines + served.again.computed(entry, at),
+        b"\r\n%b\r\n" % date,
+    )
 
 
 def _rendered(fields: Fields) -> bytes:

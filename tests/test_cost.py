@@ -28,8 +28,8 @@ from gateway.ports import RequestBody, UpstreamRequest
 from gateway.reply import Reply
 from gateway.stores.cache_levels import TwoLevelCacheStore
 
-CEILINGS = {"hit": 63, "not modified": 63, "refused": 60, "Redis hit": 96, "miss": 160, "new path": 516}
-"""Calls a request, some nine in a hundred above what was counted: 57, 57, 55, 88, 146, 473."""
+CEILINGS = {"hit": 61, "not modified": 58, "refused": 60, "Redis hit": 96, "miss": 160, "new path": 516}
+"""Calls a request, some nine in a hundred above what was counted: 56, 53, 55, 87, 146, 473."""
 
 ROUNDS = 50
 IN_ONE_TURN = 16

@@ -15,6 +15,7 @@ import pytest
 from gateway.core.messages import ResponseHead
 from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
+from gateway.stores.cache_memory import MemoryCacheStore
 from gateway.telemetry.audit_line import LineRenderer, encode, line_of
 from gateway.telemetry.metrics import Metrics
 from tests.edge.wire import SOON_S, Client
@@ -128,6 +129,43 @@ async def test_no_longer_than_it_may_be_reused(at: Port) -> None:
     now[0] += 1
     await at.ask()
     assert not at.short
+
+
+async def test_a_304_tells_the_time_and_the_limits_of_its_own_request(at: Port) -> None:
+    """It is kept whole from one request to the next, but for what may differ."""
+    now = [1_800_000_000.25]
+    at.made.gateway._wall = at.made.gateway.lane._wall = lambda: now[0]
+    known = f"If-None-Match: {ETAG.decode()}"
+    await at.learn()
+    await at.learn(TARGET, known)
+    left = []
+    for step in (0.0, 0.1, 0.7, 0.1, 30.0, -5.0, 0.15, -40.0):
+        now[0] += step
+        told = []
+        for lines in ((), (known,)):
+            status, fields, _ = await at.ask(TARGET, *lines)
+            assert (status, at.short) == (304 if lines else 200, True)
+            told.append([fields[name] for name in (b"Age", b"Cache-Status", b"Date")])
+            left.append(int(fields[b"RateLimit-Remaining"]))
+        assert told[0] == told[1]
+    assert left == list(range(left[0], left[0] - len(left), -1))
+    assert len({x.request_id for x in at.made.seen.exchanges}) == len(at.made.seen.exchanges)
+
+
+async def test_a_304_of_an_answer_that_was_validated_since_has_the_new_age(at: Port) -> None:
+    """Its fields are the very same, and within one second."""
+    now = [1_800_000_000.25]
+    at.made.gateway._wall = at.made.gateway.lane._wall = lambda: now[0]
+    known = f"If-None-Match: {ETAG.decode()}"
+    await at.learn(TARGET, known)
+    now[0] += 3
+    assert (await at.ask(TARGET, known))[1][b"Age"] == b"3"
+    store = at.made.made.cache_room.store
+    assert isinstance(store, MemoryCacheStore)
+    (slot,) = store._slots.values()
+    slot.entries = (msgspec.structs.replace(slot.entries[0], received_at=now[0]),)
+    assert (await at.ask(TARGET, known))[1][b"Age"] == b"0"
+    assert at.short
 
 
 async def test_another_answer_is_rendered_anew_and_vary_is_heeded(at: Port) -> None:

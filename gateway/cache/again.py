@@ -8,11 +8,14 @@ from ..core.cache_entry import Entry, may_answer_304, not_modified
 from ..core.cache_key import selects
 from ..core.messages import Fields, ResponseHead
 from ..core.project_names import ProjectNames
-from ..ports import Lookup
 from .hook_watch import HookWatch
 
-Looking = Callable[[bytes, tuple[bytes, ...]], Callable[[], Lookup | None]]
-"""(key, tags) → a store's ``get`` of them, to be called again and again; it gives None where memory alone can't tell."""
+Looking = Callable[[bytes, tuple[bytes, ...]], Callable[[], Entry | None]]
+"""(key, tags) → the first entry of a store's ``get`` of them, to be called again and again; None: there is none, or memory
+alone can't tell."""
+
+_EARLY_S = 1e-4
+"""Before a second is full: an instant of today is a double of some 0.2 µs, so what is due then may come as much earlier."""
 
 
 class Again:
@@ -44,7 +47,7 @@ class Again:
 
     def __init__(
         self,
-        look: Callable[[], Lookup | None],
+        look: Callable[[], Entry | None],
         *,
         names: ProjectNames,
         spelt: bytes,
@@ -65,9 +68,8 @@ class Again:
         self._condition = condition
         self._computed = b"Age: %d\r\nCache-Status: " + member + b"\r\n"
 
-    def still(self, at: float) -> tuple[Entry, bytes] | None:
-        """The answer where it may be served as it is at ``at`` (Unix seconds), with the lines that are computed for each
-        answer; None: that takes a ``fetch`` to say."""
+    def still(self, at: float) -> Entry | None:
+        """The answer where it may be served as it is at ``at`` (Unix seconds); None: that takes a ``fetch`` to say."""
         names = self._names
         if names.version != self._version:
             if names.others(self._spelt) != self._others:  # a write by another name must find it
@@ -75,14 +77,23 @@ class Again:
             self._version = names.version
         if self._hooks is not None and not self._hooks.heard_lately:
             return None
-        lookup = self._look()
-        if lookup is None or not lookup.entries:
+        entry = self._look()
+        # ``reuse_s`` is more than 0, so a clock that went back makes nothing too old.
+        if entry is None or at - entry.received_at >= self._reuse_s:
             return None
-        entry = lookup.entries[0]
+        return entry
+
+    def computed(self, entry: Entry, at: float) -> bytes:
+        """The lines that ``entry``, still the answer, has computed for each answer."""
+        age_s = at - entry.received_at
+        age_s = max(age_s, 0.0)
+        return self._computed % (age_s, self._reuse_s - age_s)
+
+    def same_until(self, entry: Entry, at: float) -> float:
+        """From ``at`` on, up to which instant ``computed`` says the same; not behind ``at`` where that can't be said."""
         age_s = max(0.0, at - entry.received_at)
-        if age_s >= self._reuse_s:
-            return None
-        return entry, self._computed % (age_s, self._reuse_s - age_s)
+        older, less_left = int(age_s) + 1, self._reuse_s - int(self._reuse_s - age_s)
+        return entry.received_at + min(older, less_left) - _EARLY_S
 
     def shown(self, entry: Entry) -> ResponseHead | None:
         """The head to send for it, less what is computed; None: it is another request's (``Vary``)."""

@@ -19,7 +19,7 @@ from ..core.immutable import KEEP_S, is_immutable
 from ..core.private_caching import REFUSED_FIELDS, PrivatePolicy, may_have_written, refuses_request
 from ..core.project_names import ProjectNames
 from ..core.structured_fields import serialise_name
-from ..ports import CacheStore, Lookup
+from ..ports import CacheStore
 from ..reply import Reply
 from .again import Again, Looking
 from .contract import CacheOutcome, CacheRequest, Forward, Leases, Like
@@ -181,7 +181,7 @@ class PrivateCache:
         return as_reply(entry, condition, ((b"Age", b"%d" % age_s), (b"Cache-Status", member))), outcome
 
     def _again(
-        self, look: Callable[[], Lookup | None], request: CacheRequest, reuse_s: float, condition: bytes | None
+        self, look: Callable[[], Entry | None], request: CacheRequest, reuse_s: float, condition: bytes | None
     ) -> Again:
         place = place_of(request.target)
         return Again(

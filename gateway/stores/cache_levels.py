@@ -95,18 +95,17 @@ class TwoLevelCacheStore:
                 del self._reading[name]
         return lookup
 
-    def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Lookup | None]:
-        """``get`` of the copies alone, as often as it is called; None: there is none that may be used."""
+    def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Entry | None]:
+        """The first entry of the copy, as often as it is called; None: there is none that may be used."""
         name, names = self._named(key, tags)
 
-        def look() -> Lookup | None:
+        def look() -> Entry | None:
             if not self.trusted:
                 return None
-            copy = self.near.peek(name, names)
-            if not copy.entries:
-                return None
-            self.hits += 1
-            return copy
+            entry = self.near.find(name, names)
+            if entry is not None:
+                self.hits += 1
+            return entry
 
         return look
 

@@ -69,9 +69,23 @@ class MemoryCacheStore:
         del anew  # there is nothing behind it
         return self.peek(key, tags)
 
-    def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Lookup]:
-        """``get`` at once, as often as it is called."""
-        return functools.partial(self.peek, key, tags)
+    def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Entry | None]:
+        """``find``, as often as it is called."""
+        return functools.partial(self.find, key, tags)
+
+    def find(self, key: bytes, tags: tuple[bytes, ...]) -> Entry | None:
+        """The first entry that ``get`` would have, at once; None where there is none."""
+        slot = self._slots.get(key)
+        if slot is None:
+            return None
+        version = self._purged_at(tags) if self._purges else self._forgotten
+        if version > slot.stamp or slot.expires_at <= self._clock():
+            self._remove(slot)
+            return None
+        if slot.hits < _MOST_HITS:
+            slot.hits += 1
+        entries = slot.entries
+        return entries[0] if entries else None
 
     def peek(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
         """As ``get``, at once."""

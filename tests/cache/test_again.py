@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
 from gateway.cache import Again
 from gateway.cache.hook_watch import HookWatch
 from gateway.core.cache_entry import Entry
@@ -56,9 +60,43 @@ async def made(
 
 async def test_fresh_it_is_there_with_its_age() -> None:
     again, *_ = await made()
-    assert again.still(1012.9) == (ENTRY, b"Age: 12\r\nCache-Status: gateway; hit; ttl=47\r\n")
-    assert again.still(999.0) == (ENTRY, b"Age: 0\r\nCache-Status: gateway; hit; ttl=60\r\n"), "a clock that went back"
+    assert again.still(1012.9) is ENTRY
+    assert again.computed(ENTRY, 1012.9) == b"Age: 12\r\nCache-Status: gateway; hit; ttl=47\r\n"
+    assert again.still(999.0) is ENTRY
+    assert again.computed(ENTRY, 999.0) == b"Age: 0\r\nCache-Status: gateway; hit; ttl=60\r\n", "a clock that went back"
     assert again.still(1060.0) is None
+
+
+@given(
+    received_at=st.floats(1.7e9, 1.7e9 + 5),
+    reuse_s=st.floats(0.5, 90.0) | st.integers(1, 90),
+    after_s=st.floats(-2.0, 90.0),
+    share=st.floats(0.0, 1.0),
+)
+@example(received_at=1.7e9, reuse_s=60, after_s=0.0, share=1.0)
+@example(received_at=1.7e9 + 0.3, reuse_s=60, after_s=11.0, share=1.0)
+def test_what_is_computed_stays_the_same_for_as_long_as_it_is_said_to(
+    received_at: float, reuse_s: float, after_s: float, share: float
+) -> None:
+    entry = msgspec.structs.replace(ENTRY, received_at=received_at)
+    again = Again(
+        lambda: entry,
+        names=ProjectNames(),
+        spelt=b"",
+        hooks=None,
+        reuse_s=reuse_s,
+        fields=(),
+        condition=None,
+        member=b"gateway; hit; ttl=%d",
+    )
+    at = received_at + after_s
+    assume(again.still(at) is not None)
+    until = again.same_until(entry, at)
+    later = at + share * (until - at)
+    if at <= later <= until:
+        assert again.computed(entry, later) == again.computed(entry, at)
+    # Once a second at most, but for the two edges (of the age, and of what is left).
+    assert until <= at + max(1.0, received_at + 1.0 - at)
 
 
 async def test_purged_or_gone_it_is_not() -> None:
