@@ -107,6 +107,8 @@ async def test_it_says_what_the_stages_say(at: Port, caller: str, name: str, mon
         stored.append([slot.entries[0] for slot in store._slots.values()])
         for one in stored[-1]:
             assert len(one.body) == len(gitlab.body) + 17
+            (slot,) = store._slots.values()
+            assert slot.size == len(slot.key) + one.size_bytes
     assert told[0] == told[1]
     assert seen[0] == seen[1]
     assert [_timeless(one) for one in stored[0]] == [_timeless(one) for one in stored[1]]

@@ -94,7 +94,7 @@ class Cast:
         ValueError: A value that differs does not come out whole.
     """
 
-    __slots__ = ("_etag", "_filled", "_reason", "coding", "mould", "version")
+    __slots__ = ("_bare_bytes", "_etag", "_filled", "_kept", "_reason", "coding", "mould", "version")
 
     def __init__(self, mould: Mould, version: int, blanks: Blanks, head: ResponseHead) -> None:
         self.mould = mould
@@ -102,17 +102,27 @@ class Cast:
         self._reason = head.reason
         self.coding = first(head.fields, b"content-encoding")
         self._etag = blanks.form.place.get(b"etag", -1)
-        self._filled = blanks.filling(mould.keep(head.fields)) if mould.keep is not None else None
+        kept = mould.keep(head.fields) if mould.keep is not None else ()
+        self._filled = blanks.filling(kept)
+        self._kept = blanks.within(kept)
+        nothing = [b""] * len(blanks.form.names)
+        self._bare_bytes = self._entry(self._filled(nothing), b"", 0.0, b"").size_bytes
 
     def entry(self, values: Values, body: bytes, received_at: float) -> Entry | None:
         """As ``Mould.entry``, of a head that says the body's length."""
-        mould = self.mould
         etag = values[self._etag] if self._etag >= 0 else b""
         if etag and not is_etag(etag):
             etag = b""
-        if self._filled is None or (mould.validated and not etag):
+        if self.mould.keep is None or (self.mould.validated and not etag):
             return None
-        return Entry(200, self._reason, self._filled(values), body, received_at, 0.0, 0.0, etag, selecting=mould.selecting)
+        return self._entry(self._filled(values), body, received_at, etag)
+
+    def _entry(self, kept: Fields, body: bytes, received_at: float, etag: bytes) -> Entry:
+        return Entry(200, self._reason, kept, body, received_at, 0.0, 0.0, etag, selecting=self.mould.selecting)
+
+    def size_bytes(self, values: Values, body: bytes) -> int:
+        """As ``Entry.size_bytes``, of what ``entry`` makes of them."""
+        return self._bare_bytes + len(body) + sum(map(len, self._kept(values)))
 
 
 def saying(shape: Shape) -> Pick:

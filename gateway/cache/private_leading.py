@@ -23,7 +23,9 @@ class AtHand(Protocol):
     """A store in this process: ``ports.CacheStore`` without its waits."""
 
     def peek(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup: ...
-    def place(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool: ...
+    def place(
+        self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int, size_bytes: int = 0
+    ) -> bool: ...
     def drop(self, key: bytes) -> None: ...
 
 
@@ -79,7 +81,7 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
             return None
         if not self._like.taught:
             self._asking.tagging.learn_coded(self._target, cast.coding, whole)
-        return self._stored(mould, fresh)
+        return self._stored(mould, fresh, cast.size_bytes(values, whole))
 
     def _mould(self, head: ResponseHead) -> Mould | None:
         shape, like = head.shape, self._like
@@ -91,9 +93,9 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
         self._flight.land(None)  # each asks for itself
         return mould.told
 
-    def _stored(self, mould: Mould, fresh: Entry) -> Told:
+    def _stored(self, mould: Mould, fresh: Entry, size_bytes: int = 0) -> Told:
         like = self._like
-        stored = self._store.place(self._key, (fresh,), like.keep_s, like.tags, self._stamp)
+        stored = self._store.place(self._key, (fresh,), like.keep_s, like.tags, self._stamp, size_bytes)
         if not stored:
             self._store.drop(self._key)
         self._asking.landed(self._flight, fresh, 200)

@@ -123,6 +123,10 @@ class Blanks:
 
         return filled
 
+    def within(self, fields: Fields) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
+        """Picks the values that stand in ``fields``, made of ``head``. Raises as ``filling``."""
+        return picking([self._number(value) for _, value in fields if b"\0" in value])  # type: ignore[return-value]
+
     def template(self, fields: Fields) -> tuple[bytes, Callable[[Sequence[bytes]], tuple[bytes, ...]]]:
         """``fields`` as lines for ``%``, and what picks the values for it. Raises as ``filling``."""
         lines, numbers = [], []

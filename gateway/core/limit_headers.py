@@ -132,10 +132,12 @@ class LimitHeaders:
         told = self._standing_of(decision, caller)
         if told is not None:
             if not told.lines:
-                numbers = [told.observed, told.remaining, told.reset]
-                for pair in told.left_until:
-                    numbers += pair
-                told.lines = self._template(told, told.tight) % tuple(numbers)
+                told.lines = self._template(told, told.tight) % (
+                    told.observed,
+                    told.remaining,
+                    told.reset,
+                    *told.left_until,
+                )
             return told.lines
         states = decision.states
         tightest: BucketState | None = None
@@ -171,13 +173,14 @@ class LimitHeaders:
         if lefts != told.lefts:  # callers within their rate find their buckets full, and leave the same each time
             told.lefts = lefts
             told.tight = tight.id
-            told.remaining = int(decision.remaining)
-            told.observed = ceil(tight.burst) - told.remaining
+            remaining = told.remaining = int(decision.remaining)
+            told.observed = ceil(tight.burst) - remaining
             told.full_in_s = min(_FURTHEST_S, (tight.burst - decision.remaining) / tight.rate)
-            told.left_until = [
-                (int(left), min(_FURTHEST_S, ceil((burst - left) / limit.rate)))
-                for (_, limit, burst, _, _), left in zip(takes.plain, lefts, strict=True)
-            ]
+            numbers: list[int] = []
+            for (_, limit, burst, _, _), left in zip(takes.plain, lefts, strict=True):
+                until = ceil((burst - left) / limit.rate)
+                numbers += (int(left), min(_FURTHEST_S, until))
+            told.left_until = numbers
             told.reset = 0
         reset = ceil(decision.now + told.full_in_s)
         if reset != told.reset:
@@ -311,7 +314,8 @@ class _Told:
         self.tight = ""
         self.observed = self.remaining = self.reset = 0
         self.full_in_s = 0.0
-        self.left_until: list[tuple[int, int]] = []
+        self.left_until: list[int] = []
+        """Of each bucket: what is left, and in how many seconds it is full."""
         self.lines = b""
         self.fields: Fields = ()
 
@@ -345,10 +349,11 @@ class _Told:
         until = ceil(found.full_in_s) if found.allowed else min(0, whole_wait_s(found.retry_after_s))
         return (left, min(_FURTHEST_S, until))
 
-    def items(self, left_until: list[tuple[int, int]]) -> Field:
+    def items(self, left_until: list[int]) -> Field:
         """The ``RateLimit`` field of plain takes: for each, what is left and until when."""
         items = [
-            b"%s%d;t=%d%s" % (name, *pair, self._partition) for name, pair in zip(self._names, left_until, strict=True)
+            b"%s%d;t=%d%s" % (name, left, until, self._partition)
+            for name, left, until in zip(self._names, left_until[::2], left_until[1::2], strict=True)
         ]
         return (_IETF, b", ".join(items))
 

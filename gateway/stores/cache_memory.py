@@ -105,11 +105,13 @@ class MemoryCacheStore:
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         return self.place(key, entries, ttl_s, tags, stamp)
 
-    def place(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
-        """As ``put``, at once."""
+    def place(
+        self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int, size_bytes: int = 0
+    ) -> bool:
+        """As ``put``, at once. ``size_bytes``: of the entries, where that is known."""
         if (self._purged_at(tags) if self._purges else self._forgotten) > stamp or ttl_s <= 0:
             return False
-        size = len(key) + (entries[0].size_bytes if len(entries) == 1 else sum([entry.size_bytes for entry in entries]))
+        size = len(key) + (size_bytes or sum([entry.size_bytes for entry in entries]))
         old = self._slots.get(key)
         if size > self._max_bytes // _LARGEST_SHARE:
             if old is not None:  # what is there is no longer the latest
