@@ -103,7 +103,9 @@ class Errand:
         "_road",
         "_upward",
         "_x",
+        "asked_with",
         "brought",
+        "failed",
         "overtaken",
         "runtime_s",
         "started_at",
@@ -139,6 +141,10 @@ class Errand:
         self.runtime_s = 0.0
         self.brought: Reply | None = None
         """GitLab's answer, where it is here already."""
+        self.failed: Rejection | None = None
+        """Why there is none, where that is known already."""
+        self.asked_with: Fields = ()
+        """The conditions that either is about."""
         self.overtaken: Callable[[], bool] = bool
         """A write passed since it was asked for; the cache, which takes the time anew, would store it as of after that."""
 
@@ -187,8 +193,11 @@ class Errand:
         road, x, body = self._road, self._x, self._body
         credential = self._credential
         reply, self.brought = self.brought, None
+        failed, self.failed = self.failed, None
+        if failed is not None and conditions == self.asked_with:
+            raise failed
         if reply is not None:
-            if not (conditions or self.overtaken()):
+            if conditions == self.asked_with and not self.overtaken():
                 return await self._dealt_with(reply)
             reply.release()
         operation = self._admitted.operation

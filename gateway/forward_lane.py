@@ -20,15 +20,16 @@ import msgspec
 from .asking import Asker, Asking
 from .cache import Leading
 from .cache.mould import Told
-from .core.answer_shape import shaped
+from .core.answer_shape import Shape, shaped
 from .core.catalogue import Access
 from .core.errors import Rejection
 from .core.exchange import Exchange, Kin
 from .core.head_form import HeadForm
 from .core.http_date import date_line
 from .core.limits import Decision
-from .core.messages import RequestHead, ResponseHead
+from .core.messages import Fields, RequestHead, ResponseHead
 from .core.pacing import TELLING
+from .core.status import status_line
 from .errand import Upward, ascii_of
 from .likeness import Likeness
 from .plans import Plan, Plans
@@ -133,6 +134,8 @@ class Forwarding(msgspec.Struct, eq=False):
     decision: Decision | None = None
     """Of the buckets, admitted; None: no limit applies."""
     _leading: Leading | None = None
+    conditions: Fields = ()
+    """That it went up with."""
     overtaken: Callable[[], bool] = bool
     """A write passed since GitLab was asked: ``reply`` is not the answer to the same question asked now."""
     started_at: float = 0.0
@@ -217,11 +220,12 @@ class Forwarding(msgspec.Struct, eq=False):
         leading = self._leading = road.cache.lead_now(target, upward.like, lane.wall)
         if leading is None:
             return False
+        conditions = self.conditions = leading.conditions
         principal = self.plan.made_of.principal
         request = UpstreamRequest(
             "GET",
             target,
-            ((b"X-Request-Id", x.request_id.encode("ascii")),),
+            (*conditions, (b"X-Request-Id", x.request_id.encode("ascii"))),
             None,
             None,
             False,
@@ -277,29 +281,76 @@ class Forwarding(msgspec.Struct, eq=False):
             octets = self._likewise(likeness, reply)
             if octets is not None:
                 return octets
-        leading, x = self._leading, self.x
+        leading = self._leading
         head, whole = reply.head, reply.whole
+        if head.status == 304 and self.conditions and leading is not None:
+            return self._validated(reply, leading)
         shape = head.shape or shaped(head)
         if head.status != 200 or whole is None or leading is None or b"cache-status" in shape.place:
             return None
-        road, like, credential = self._lane.road, self.plan.made_of, self._upward.credential
+        road, like = self._lane.road, self.plan.made_of
         down = road.passing.downward(head, self.head, like.admitted)
         told = leading.answered(down, whole)
         if told is None:
             return None
         self._leading = None
-        if credential is not None and shape.has_any(TELLING):
-            road.pacing.learn(credential.id, head, like.operation.name)
-        if road.tokens.unchecked and b"x-gitlab-meta" in shape.place:
-            road.tokens.recognised()
-        place = shape.place.get(b"x-request-id")
-        if place is not None:
-            x.upstream_request_id = ascii_of(head.fields[place][1])
+        self._heard(head, shape)
         octets = self._rendered(down, told, whole)
         self._note(reply, told)
         if form is not None:
             self._learn(form, leading)
         return octets
+
+    def _heard(self, head: ResponseHead, shape: Shape) -> None:
+        """What GitLab's answer says beside the answer."""
+        road, credential = self._lane.road, self._upward.credential
+        if credential is not None and shape.has_any(TELLING):
+            road.pacing.learn(credential.id, head, self.plan.made_of.operation.name)
+        if road.tokens.unchecked and b"x-gitlab-meta" in shape.place:
+            road.tokens.recognised()
+        place = shape.place.get(b"x-request-id")
+        if place is not None:
+            self.x.upstream_request_id = ascii_of(head.fields[place][1])
+
+    def _validated(self, reply: Reply, leading: Leading) -> bytes | None:
+        """As ``_octets``, of what is stored: GitLab vouches for it."""
+        lane, x, head = self._lane, self.x, reply.head
+        down = lane.road.passing.downward(head, self.head, self.plan.made_of.admitted)
+        validated = leading.validated(down)
+        if validated is None:
+            return None
+        self._leading = None
+        self._heard(head, head.shape or shaped(head))
+        told, outcome = validated
+        octets = self._told(told.head, told.whole or b"")
+        x.status, x.upstream_status = told.head.status, 304
+        x.upstream_first_byte_s = reply.first_byte_s
+        x.cache_status, x.cache_reason, x.cache_stored = outcome.status.value, outcome.reason.value, outcome.stored.value
+        if not (x.limit_near or x.limit_shadow):
+            kin, alike = self._upward.kin, (x.status, x.cache_status, x.cache_reason, x.cache_stored)
+            x.kin = kin.get(alike) or _kin(kin, alike)
+        return octets
+
+    def _told(self, head: ResponseHead, body: bytes) -> bytes:
+        """A stored answer, or a 304 about it, as it goes over the wire."""
+        lane, principal = self._lane, self.plan.made_of.principal
+        dialect = lane.road.dialect
+        beside = dialect.beside(self.decision, principal, head)
+        if beside is None:
+            fields, lines = dialect.merged(self.decision, principal, head.status, head.fields, lane.wall()), b""
+        else:
+            fields, lines = beside
+        told = b"\r\n".join(map(_as_line, fields))
+        folded = b"\n" + told.lower()
+        return b"%b%b\r\n%bX-Gateway-Request-Id: %b\r\n%b%b\r\n%b" % (
+            status_line(head.status),
+            told,
+            lines,
+            self.x.request_id.encode("ascii"),
+            b"" if b"\ndate:" in folded else date_line(lane.wall()),
+            b"" if b"\ncontent-length:" in folded or head.status == 304 else b"Content-Length: %d\r\n" % len(body),
+            body,
+        )
 
     def _likewise(self, likeness: Likeness, reply: Reply) -> bytes | None:
         """As ``_octets``, of an answer that differs from others in a few values alone."""
@@ -369,7 +420,7 @@ class Forwarding(msgspec.Struct, eq=False):
         )
 
 
-def _kin(known: dict[object, Kin], told: Told) -> Kin:
+def _kin(known: dict[object, Kin], told: object) -> Kin:
     if len(known) >= _KIN_BOUND:
         known.clear()
     kin = known[told] = Kin()

@@ -138,8 +138,8 @@ class Gateway:
                     told.principal, told.surface = case.principal, case.operation.surface
                 if begun is not None:
                     told.decision, told.begun = begun.decision, begun
-                    if begun.rejection is not None:
-                        raise begun.rejection
+                    if begun.rejection is not None and not begun.conditions:
+                        raise begun.rejection  # nothing is stored that could stand in
                 await self._act(down, x, told, case)
             except Rejection as rejection:
                 await self._refuse(down, x, told, rejection)
@@ -300,6 +300,7 @@ class Gateway:
         if told.begun is not None:
             begun = told.begun
             errand.brought, errand.started_at, errand.overtaken = begun.reply, begun.started_at, begun.overtaken
+            errand.failed, errand.asked_with = begun.rejection, begun.conditions
         if admitted.websocket:
             await self._tunnel(down, x, told, errand)
             return

@@ -42,6 +42,8 @@ class Like(msgspec.Struct, gc=False):
     """An answer names no project that is not known by now."""
     fields: Fields = ()
     """The request's."""
+    validates: bool = False
+    """Where something is stored that must be asked about, it may be asked about for all who wait."""
     leads: bool = False
     """Where nothing is stored, an answer may be, and be shared with all who wait for it."""
     moulds: dict[tuple[Shape, Fields], Mould] = {}
@@ -100,6 +102,16 @@ called more than once, and after ``fetch`` returned (stale-while-revalidate)."""
 class Leading(Protocol):
     """One request that asks upstream for all who ask the same."""
 
+    @property
+    def conditions(self) -> Fields:
+        """What it goes up with."""
+        ...
+
+    def validated(self, head: ResponseHead) -> tuple[Reply, CacheOutcome] | None:
+        """A 304 is there, as it goes down: what is stored is kept on, shared with all who wait, and told. None, and nothing
+        was done, where that takes a ``fetch``."""
+        ...
+
     def answered(self, head: ResponseHead, whole: bytes) -> Told | None:
         """A 200 is there: stored where it may be, shared with all who wait. None, and nothing was done, where that takes a
         ``fetch``."""
@@ -127,8 +139,9 @@ class Cache(Protocol):
     """A cache policy over a store."""
 
     def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
-        """Nothing is stored for ``target``, nobody asks for it, and its answer can be stored without a wait: it is to go
-        up without conditions, and one of two words is owed then. None for any other: that is for ``fetch``.
+        """Nothing is stored for ``target``, or something that must be asked about; nobody asks for it, and its answer can
+        be stored without a wait: it is to go up with ``Leading.conditions``, and a word is owed then. None for any other:
+        that is for ``fetch``.
 
         Args:
             target: The raw one, of a GET less credentials.

@@ -12,7 +12,7 @@ from ..core.cache_entry import Entry
 from ..core.cache_key import RequestReader, private_key
 from ..core.cache_status import CacheReason, CacheStatus
 from ..core.cache_tags import partition_tag, place_of
-from ..core.caching import SAFE_METHODS, conditions
+from ..core.caching import SAFE_METHODS, conditions, validators
 from ..core.catalogue import Access
 from ..core.errors import Rejection
 from ..core.immutable import KEEP_S, is_immutable
@@ -27,6 +27,7 @@ from .hook_watch import HookWatch
 from .labels import Labels
 from .private_asking import PrivateAsking, Question, as_reply, usable
 from .private_leading import AtHand, PrivateLeading
+from .private_validating import PrivateValidating
 from .tagging import Tagging
 
 _BEFORE_TARGET = len(b"private\n")
@@ -121,20 +122,30 @@ class PrivateCache:
         question = Question(request, forward, now, key, tags, reuse_s, like.keep_s, asked, like.if_none_match, like.taught)
         return await self._asking.ask(question, lookup, entry, reason)
 
-    def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> PrivateLeading | None:
+    def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> PrivateLeading | PrivateValidating | None:
         store = self._at_hand
-        if store is None or not like.leads or like.version != self._tagging.names.version:
+        if store is None or not like.validates or like.version != self._tagging.names.version:
             return None
         if like.reuse_s > 0 and self._hooks is not None and not like.immutable and not self._hooks.heard_lately:
             return None
         key = b"private\n%b%b" % (target, like.key)
         lookup = store.peek(key, like.tags)
-        if lookup.entries or lookup.version > lookup.stamp:
+        if lookup.version > lookup.stamp:
+            return None
+        entry, reason, at = None, None, 0.0
+        if lookup.entries:
+            at = now()
+            entry, reason = usable(lookup, like.fields, None, like.reuse_s, at)
+            if entry is None or reason is None or not validators(entry):
+                return None
+        elif not like.leads:
             return None
         flight = self._asking.join_now(key, lookup.version)
         if flight is None:
             return None
-        return PrivateLeading(self._asking, store, target, like, key, lookup.stamp, flight, now)
+        if entry is None or reason is None:
+            return PrivateLeading(self._asking, store, target, like, key, lookup.stamp, flight, now)
+        return PrivateValidating(self._asking, store, like, key, lookup.stamp, flight, now, entry, reason, at)
 
     def _find_out(self, like: Like, request: CacheRequest) -> None:
         """What the fields, the path and the caller of a request say."""
@@ -166,11 +177,8 @@ class PrivateCache:
             like.keep_s = self._policy.keep_s
         like.fields = request.fields
         # Where every reuse is asked for, the client's own conditions go up, and what they bring is for it alone.
-        like.leads = (
-            like.asked is None
-            and not request.operation.may_hold_secret
-            and (like.reuse_s > 0 or not conditions(request.fields))
-        )
+        like.validates = like.asked is None and not request.operation.may_hold_secret
+        like.leads = like.validates and (like.reuse_s > 0 or not conditions(request.fields))
         like.moulds.clear()
 
     def _hits(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:

@@ -284,7 +284,7 @@ class PrivateAsking:
         """304: GitLab vouches for body and access; headers that it sent again replace the stored ones."""
         head = reply.head
         reply.release()
-        fresh = freshen(entry, head, requested_at=requested_at, received_at=question.now(), dropped=_DROPPED)
+        fresh = self.freshened(entry, head, requested_at, question.now())
         stored = Stored.FRESHENED
         if response_directives(head.fields).no_store:
             await self._store.delete(question.key)
@@ -304,6 +304,11 @@ class PrivateAsking:
             stored=stored,
             of_answer=of_this_answer(head.fields),
         )
+
+    @staticmethod
+    def freshened(entry: Entry, head: ResponseHead, requested_at: float, received_at: float) -> Entry:
+        """``entry`` after a 304 about it."""
+        return freshen(entry, head, requested_at=requested_at, received_at=received_at, dropped=_DROPPED)
 
     async def _take(
         self,
@@ -446,14 +451,18 @@ class PrivateAsking:
         of_answer: Fields = (),
     ) -> tuple[Reply, CacheOutcome]:
         """A stored answer after asking, or after waiting for somebody who asked."""
-        age = max(0.0, question.now() - entry.received_at)
         outcome = CacheOutcome(status, reason)
         outcome.stored = stored
         outcome.upstream_status = upstream_status
-        member = self.labels.stored_answer(outcome, age, question.reuse_s - age)
-        return as_reply(
-            entry, question.if_none_match, (*of_answer, (b"Age", b"%d" % age), (b"Cache-Status", member))
-        ), outcome
+        return self.served(entry, outcome, question.if_none_match, question.reuse_s, question.now(), of_answer), outcome
+
+    def served(
+        self, entry: Entry, outcome: CacheOutcome, condition: bytes | None, reuse_s: float, at: float, of_answer: Fields
+    ) -> Reply:
+        """``entry`` as it goes down at ``at`` (Unix seconds), with what GitLab's answer said of this one alone."""
+        age = max(0.0, at - entry.received_at)
+        member = self.labels.stored_answer(outcome, age, reuse_s - age)
+        return as_reply(entry, condition, (*of_answer, (b"Age", b"%d" % age), (b"Cache-Status", member)))
 
 
 def _void(taking: _Taking, why: Stored) -> None:

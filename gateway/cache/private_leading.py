@@ -12,9 +12,10 @@ import msgspec
 
 from ..core.cache_entry import Entry
 from ..core.head_form import Blanks, Values
-from ..core.messages import ResponseHead
+from ..core.messages import Fields, ResponseHead
 from ..ports import Lookup
-from .contract import Like
+from ..reply import Reply
+from .contract import CacheOutcome, Like
 from .mould import Cast, Mould, Told, saying
 from .private_asking import Joined, PrivateAsking
 
@@ -46,6 +47,14 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
     """That it leads."""
     _now: Callable[[], float]
     """Unix seconds."""
+
+    @property
+    def conditions(self) -> Fields:
+        return ()
+
+    def validated(self, head: ResponseHead) -> tuple[Reply, CacheOutcome] | None:
+        del head
+        return None
 
     def abandon(self) -> None:
         self._flight.abandon()

@@ -6,6 +6,7 @@ same of it; so nothing is understood otherwise than that would understand it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from ..core.head_form import HeadForm, Values
@@ -107,10 +108,11 @@ class HeadForms:
             return
         if sum(map(len, lines)) > _LONGEST_BYTES:
             return
-        try:
-            form = HeadForm(lines, fields, reason, self._own)
-        except ValueError:
-            return
+        with contextlib.suppress(ValueError):  # it can have no form
+            self._learn(lines, fields, reason)
+
+    def _learn(self, lines: Sequence[bytes], fields: Fields, reason: bytes) -> None:
+        form = HeadForm(lines, fields, reason, self._own)
         if not _NEVER.isdisjoint(form.shape.names):
             return
         forms = self._forms.get(len(lines))
@@ -121,8 +123,9 @@ class HeadForms:
         for other in [other for other in forms if other.shape is form.shape]:
             apart = other.apart(form)
             if len(apart) <= _APART and _DECIDES.isdisjoint(apart) and len(self._own) + len(apart) <= _OWN_BOUND:
-                self._own |= set(apart)
+                own = self._own | set(apart)
+                form = HeadForm(lines, fields, reason, own) if apart else form
+                self._own = own
                 forms.remove(other)
-                form = HeadForm(lines, fields, reason, self._own) if apart else form
         del forms[_PER_COUNT - 1 :]
         forms.insert(0, form)

@@ -165,7 +165,10 @@ async def test_what_is_asked_about_before_each_reuse() -> None:
     assert told is not None
     assert (told.stored, told.line) == ("stored", b"Cache-Status: gateway; fwd=uri-miss; fwd-status=200; stored; ttl=0\r\n")
     assert (await waiting)[3].status is CacheStatus.COLLAPSED
-    assert lane.lead() is None, "it is there"
+    again = lane.lead()
+    assert again is not None
+    assert again.conditions == ((b"If-None-Match", OTHER),)
+    again.abandon()
     origin = Origin(json(OTHER, body=b"[2]"))
     _, _, body, outcome = await lane.fetch(get(TARGET), origin)
     assert origin.condition() == OTHER
@@ -227,9 +230,13 @@ async def test_nor_while_no_hooks_come() -> None:
     assert lane.lead() is not None
 
 
-async def test_what_is_stale_is_asked_about_by_a_fetch(lane: Lane) -> None:
+async def test_what_is_stale_is_asked_about(lane: Lane) -> None:
     leading = lane.lead()
     assert leading is not None
+    assert leading.conditions == ()
+    assert leading.validated(ResponseHead(304, ())) is None, "nothing is stored that it could be about"
     leading.answered(*answer())
     lane.clock.now += 31
-    assert lane.lead() is None, "its ETag goes up"
+    leading = lane.lead()
+    assert leading is not None
+    assert leading.conditions == ((b"If-None-Match", OTHER),)

@@ -23,6 +23,7 @@ from gateway.core.query import query_parameters
 from gateway.core.response_headers import ResponseHeaderRules
 from gateway.core.target import parse_target
 from gateway.core.token_request import TokenRefused, read_token_request
+from gateway.upstream.head_forms import HeadForms
 from gateway.upstream.response import HeadBuffer, Malformed, body_reader, parse_head
 
 Check = Callable[[bytes], None]
@@ -141,6 +142,26 @@ def responses(octets: bytes) -> None:
     assert whole == pieces, (whole, pieces)
 
 
+def known_heads(octets: bytes) -> None:
+    """Heads one behind the other, each with a blank line: what is read in the form of another is what the reader says."""
+    forms = HeadForms()
+    for head in octets.split(b"\r\n\r\n"):
+        lines = head.split(b"\r\n")
+        found = forms.read(head, lines)
+        try:
+            read = parse_head(head, bodiless=False)
+        except Malformed:
+            assert found is None, "a form took what is malformed"
+            continue
+        if found is not None:
+            form, values = found
+            known = form.head(values)
+            assert (known.status, known.reason, known.fields) == (read.status, read.reason, read.fields)
+            assert (int(values[form.length]), True, False) == (read.length, read.persistent, read.upgrade)
+        elif read.status == 200 and read.length >= 0 and read.persistent:
+            forms.learn(lines, read.fields, read.reason)
+
+
 def _read(stream: bytes, cut: int) -> object:
     """(status, fields, body so far, ended, surplus), or that it is malformed."""
     buffer = HeadBuffer()
@@ -247,7 +268,7 @@ def token_requests(octets: bytes) -> None:
 
 TARGETS: dict[str, Check] = {
     check.__name__: check
-    for check in (target, headers, credentials, responses, json_bodies, forms, multiparts, token_requests)
+    for check in (target, headers, credentials, responses, known_heads, json_bodies, forms, multiparts, token_requests)
 }
 
 SEEDS: dict[str, list[bytes]] = {
@@ -270,6 +291,13 @@ SEEDS: dict[str, list[bytes]] = {
         b"\x05HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
         b"\x30HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=1\r\nhello\r\n0\r\nA: b\r\n\r\n",
         b"\x09HTTP/1.0 304 Not Modified\r\nConnection: keep-alive\r\nLink: <https://gitlab.example.com/a>\r\n\r\n",
+    ],
+    "known_heads": [
+        b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nEtag: "1"\r\nX-Page: 1\r\n\r\n'
+        b'HTTP/1.1 200 OK\r\nContent-Length: 6\r\nEtag: "2"\r\nX-Page: \r\n\r\n',
+        b"HTTP/1.1 200 OK\r\nVary: a\r\nContent-Length: 5\r\nX-T: 1\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nVary: a\r\nContent-Length: 5\r\nX-T: 2\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nVary: a\r\nContent-Length: 5\r\nX-T: 3\r\n\r\n",
     ],
     "json_bodies": [b'\x05{"private_token":"x","a":[1,{"sudo":2}],"\\u0073udo":null}', b'\x03[{"_method":"x"}]'],
     "forms": [b"\x04private_token=x&sudo%5B%5D=1&a=b;c=d", b"\x09%70rivate_token=1&_method=delete"],

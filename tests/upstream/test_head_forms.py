@@ -120,6 +120,14 @@ def test_a_field_that_a_proxy_adds_is_learnt_to_differ() -> None:
     assert len(forms._forms[len(HEAD.split(b"\r\n")) + 2]) == 1
 
 
+def test_a_field_that_differs_and_is_spelt_otherwise_is_never_learnt() -> None:
+    forms = HeadForms()
+    learnt(forms, HEAD + b"\r\nX-Trace: 1")
+    learnt(forms, HEAD + b"\r\nX-Trace:2")
+    assert known(forms, HEAD + b"\r\nX-Trace:2") is None
+    assert agrees(forms, HEAD + b"\r\nX-Trace: 1"), "what was known before stays"
+
+
 @pytest.mark.parametrize("line", [b"Vary: Origin", b"Content-Type: application/json", b"Connection: keep-alive"])
 def test_what_decides_never_differs_in_one_form(line: bytes) -> None:
     forms = HeadForms()

@@ -1,0 +1,82 @@
+"""A stored answer that GitLab is asked about: what ``PrivateAsking`` does on a 304, where nobody has to be waited for.
+
+Whatever else GitLab says is for a ``fetch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from ..core.cache_control import response_directives
+from ..core.cache_entry import Entry
+from ..core.cache_status import CacheReason, CacheStatus, Stored
+from ..core.caching import validators
+from ..core.head_form import Blanks, Values
+from ..core.messages import Fields, ResponseHead
+from ..core.private_caching import of_this_answer, validator_matches
+from ..reply import Reply
+from .contract import CacheOutcome, Like
+from .mould import Cast, Told
+from .private_asking import Joined, PrivateAsking
+from .private_leading import AtHand
+
+
+class PrivateValidating(msgspec.Struct, eq=False):
+    """See ``contract.Leading``."""
+
+    _asking: PrivateAsking
+    """Of the same cache."""
+    _store: AtHand
+    """Where ``_entry`` is."""
+    _like: Like
+    _key: bytes
+    _stamp: int
+    """The store's, of when it was found."""
+    _flight: Joined
+    """That it leads."""
+    _now: Callable[[], float]
+    """Unix seconds."""
+    _entry: Entry
+    _reason: CacheReason
+    """Why GitLab is asked."""
+    _requested_at: float
+
+    @property
+    def conditions(self) -> Fields:
+        return validators(self._entry)
+
+    def abandon(self) -> None:
+        self._flight.abandon()
+
+    def overtaken(self) -> bool:
+        return self._store.peek(self._key, self._like.tags).version > self._stamp
+
+    def answered(self, head: ResponseHead, whole: bytes) -> Told | None:
+        del head, whole
+        return None
+
+    def cast(self, blanks: Blanks, head: ResponseHead) -> Cast | None:
+        del blanks, head
+        return None
+
+    def likewise(self, cast: Cast, values: Values, whole: bytes) -> Told | None:
+        del cast, values, whole
+        return None
+
+    def validated(self, head: ResponseHead) -> tuple[Reply, CacheOutcome] | None:
+        entry, like, asking = self._entry, self._like, self._asking
+        if not validator_matches(entry, head):
+            return None
+        at = self._now()
+        fresh = asking.freshened(entry, head, self._requested_at, at)
+        outcome = CacheOutcome(CacheStatus.REVALIDATED, self._reason)
+        outcome.upstream_status, outcome.stored = 304, Stored.FRESHENED
+        if response_directives(head.fields).no_store:
+            self._store.drop(self._key)
+            outcome.stored = Stored.NO_STORE
+        elif not self._store.place(self._key, (fresh,), like.keep_s, like.tags, self._stamp):
+            outcome.stored = Stored.INVALIDATED
+        asking.landed(self._flight, fresh, 304)
+        return asking.served(fresh, outcome, like.if_none_match, like.reuse_s, at, of_this_answer(head.fields)), outcome
