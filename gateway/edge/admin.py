@@ -222,6 +222,11 @@ class AdminServer:
         address: tuple[str, int] = self._runner.addresses[0][:2]
         return address
 
+    async def stop_accepting(self) -> None:
+        """Connections stay."""
+        for site in list(self._runner.sites):
+            await site.stop()
+
     async def close(self) -> None:
         await self._runner.cleanup()
 

@@ -256,6 +256,22 @@ async def test_the_port_opens_and_closes() -> None:
             await session.get(f"http://{host}:{port}/livez")
 
 
+async def test_it_may_stop_accepting_and_keep_its_connections() -> None:
+    server = AdminServer(admin())
+    try:
+        host, port = await server.listen("127.0.0.1", 0)
+        async with aiohttp.ClientSession() as kept, aiohttp.ClientSession() as new:
+            async with kept.get(f"http://{host}:{port}/livez") as response:
+                assert await response.read()
+            await server.stop_accepting()
+            async with kept.get(f"http://{host}:{port}/livez") as response:
+                assert response.status == 200
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await new.get(f"http://{host}:{port}/livez")
+    finally:
+        await server.close()
+
+
 async def test_it_listens_where_somebody_else_has_bound() -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         server = AdminServer(admin())
