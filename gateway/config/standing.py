@@ -27,7 +27,13 @@ _STANDING: tuple[tuple[str, Callable[[Config], object]], ...] = (
 
 def standing(before: Config, after: Config) -> list[str]:
     """The keys that differ and must not."""
-    return [name for name, of in _STANDING if of(before) != of(after)]
+    rotated = {credential.id: credential.rotate is not None for credential in before.credentials}
+    # Whoever does not know that a token is rotated goes on with the one that the others have ended.
+    return [name for name, of in _STANDING if of(before) != of(after)] + [
+        f"credentials.{credential.id}.rotate (there or not)"
+        for credential in after.credentials
+        if rotated.get(credential.id, credential.rotate is not None) is not (credential.rotate is not None)
+    ]
 
 
 def same_files(config: Config, before: Given, after: Given) -> bool:

@@ -223,9 +223,11 @@ class AdminServer:
         return address
 
     async def stop_accepting(self) -> None:
-        """Connections stay."""
+        """What is being answered is; no connection is kept for more."""
         for site in list(self._runner.sites):
             await site.stop()
+        if self._runner.server is not None:
+            self._runner.server.pre_shutdown()
 
     async def close(self) -> None:
         await self._runner.cleanup()

@@ -248,7 +248,12 @@ class Supervisor:
             crew.leave(at_once=True)
         task = asyncio.get_running_loop().create_task(crew.end(self._retires_within_s(crew)), name="retired")
         self._retired[crew] = task
-        task.add_done_callback(lambda _: self._retired.pop(crew, None))
+        task.add_done_callback(lambda _: self._left(crew))
+
+    def _left(self, crew: Crew) -> None:
+        self._retired.pop(crew, None)
+        if not self._leaving.is_set():
+            log.info("%d workers that were replaced have left", len(crew.seats))
 
     def _retires_within_s(self, crew: Crew) -> float:
         return crew.config.listen.idle_s + crew.config.listen.drain.deadline + self._close_s

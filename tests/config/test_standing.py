@@ -15,9 +15,11 @@ listen: {workers: 2, tls: {cert_file: /cert, key_file: /key}}
 state_dir: /state
 stores: {shared: "redis://127.0.0.1:1/0"}
 secrets: {pepper: "${file:/pepper}", encryption_key: "${file:/encryption}", audit_key: "${file:/audit}"}
+credentials: [{id: sa, token: "${file:/one}"}]
 """
 PEM = "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"
 FILES = {name: name * 8 for name in ("/pepper", "/encryption", "/audit")} | dict.fromkeys(("/ca", "/cert", "/key"), PEM)
+FILES |= {"/one": "glpat-One11111111111", "/two": "glpat-Two22222222222"}
 
 
 def loaded(text: str, files: dict[str, str] = FILES) -> tuple[Config, Given]:
@@ -40,6 +42,9 @@ def loaded(text: str, files: dict[str, str] = FILES) -> tuple[Config, Given]:
         ("{file:/encryption}", "{file:/pepper}", ["secrets.encryption_key"]),
         ("version: 1", "version: 1\ncache: {mode: 'off'}", ["cache.mode"]),
         ("version: 1", "version: 1\ncache: {mode: 'off', store: memory}", ["cache.mode", "cache.store"]),
+        ('token: "${file:/one}"', 'token: "${file:/one}", rotate: {before: 7d}', ["credentials.sa.rotate (there or not)"]),
+        ('token: "${file:/one}"', 'token: "${file:/two}"', []),
+        ("{id: sa,", "{id: other, rotate: {before: 7d},", []),
         ("workers: 2", "workers: 3, limits: {idle: 1s}", []),
         ("https://gitlab.test", "https://gitlab2.test", []),
         ("/cert", "/ca", []),

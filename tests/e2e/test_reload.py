@@ -96,6 +96,10 @@ class Clients:
     def _ask(self, pause_s: float) -> None:
         while not self._over.is_set():
             try:
+                if pause_s < 0:  # a connection for each request
+                    self._tell(ask(self._port, "/api/v4/version", token=TOKENS.ada))
+                    self._over.wait(0.005)
+                    continue
                 with Peer(self._port) as peer:
                     self._ask_over(peer, pause_s)
             except (OSError, AssertionError) as error:
@@ -104,17 +108,20 @@ class Clients:
     def _ask_over(self, peer: Peer, pause_s: float) -> None:
         while not self._over.is_set():
             peer.send(VERSION)
-            reply = peer.read_reply()
-            closes = (reply.value("Connection") or "").lower() == "close"
-            with self._lock:
-                self.asked += 1
-                self.closed += closes
-            if reply.status != 200:
-                self.failures.append(f"{reply.status} {reply.body!r}")
-            if closes:
+            if self._tell(peer.read_reply()):
                 return
             if pause_s:
                 self._over.wait(pause_s)
+
+    def _tell(self, reply: Reply) -> bool:
+        """Whether it was the last of its connection."""
+        closes = (reply.value("Connection") or "").lower() == "close"
+        with self._lock:
+            self.asked += 1
+            self.closed += closes
+        if reply.status != 200:
+            self.failures.append(f"{reply.status} {reply.body!r}")
+        return closes
 
 
 Start = Callable[..., Reloading]
@@ -155,7 +162,7 @@ def test_no_request_fails_while_another_configuration_takes_over(start: Start, t
     gateway = start(limits=limited(200_001), audit={"sink": f"file:{file}", "chain": True})
     before = gateway.workers
     # Some without a pause, some that are idle when their worker is replaced, one for nearly as long as it may be.
-    with Clients(gateway.port, *[0.0] * 6, *[0.05] * 6, 0.7, 1.3, 0.8 * IDLE_S) as clients:
+    with Clients(gateway.port, *[-1.0] * 4, *[0.0] * 4, *[0.05] * 6, 0.7, 1.3, 0.8 * IDLE_S) as clients:
         until(lambda: clients.asked > 200, SOON_S)
         gateway.change(limits=limited(200_002))
         gateway.reloaded()
@@ -342,7 +349,7 @@ def test_twenty_reloads_leave_nothing_behind(start: Start, redis_url: str) -> No
 
         gateway.reloaded("unchanged")  # so that threads, and what they hold, are there
         before = held()
-        with Clients(gateway.port, *[0.01] * 2, *[0.1] * 4, 0.8) as clients:
+        with Clients(gateway.port, -1.0, *[0.01] * 2, *[0.1] * 4, 0.8) as clients:
             for number in range(1, 21):
                 gateway.change(limits=limited(200_000 + number))
                 gateway.reloaded()

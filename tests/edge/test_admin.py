@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,10 +22,16 @@ HASH = hashlib.sha256(KEY.encode()).digest()
 READY = Readiness(True, {"traffic": "ok"})
 
 
-def admin(*, keys: tuple[bytes, ...] = (HASH,), ready: Readiness = READY) -> Admin:
-    async def metrics() -> bytes:
-        return b"gitlab_gateway_up 1\n"
+async def figures() -> bytes:
+    return b"gitlab_gateway_up 1\n"
 
+
+def admin(
+    *,
+    keys: tuple[bytes, ...] = (HASH,),
+    ready: Readiness = READY,
+    metrics: Callable[[], Awaitable[bytes]] = figures,
+) -> Admin:
     async def readiness() -> Readiness:
         return ready
 
@@ -256,18 +263,28 @@ async def test_the_port_opens_and_closes() -> None:
             await session.get(f"http://{host}:{port}/livez")
 
 
-async def test_it_may_stop_accepting_and_keep_its_connections() -> None:
-    server = AdminServer(admin())
+async def test_it_may_stop_accepting_and_answer_what_was_asked() -> None:
+    asked, may = asyncio.Event(), asyncio.Event()
+
+    async def metrics() -> bytes:
+        asked.set()
+        await may.wait()
+        return b"figures"
+
+    server = AdminServer(admin(metrics=metrics))
     try:
         host, port = await server.listen("127.0.0.1", 0)
-        async with aiohttp.ClientSession() as kept, aiohttp.ClientSession() as new:
-            async with kept.get(f"http://{host}:{port}/livez") as response:
-                assert await response.read()
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://{host}:{port}/livez") as response:
+                assert await response.read()  # its connection is kept, and then idle
+            asking = asyncio.ensure_future(session.get(f"http://{host}:{port}/metrics"))
+            await asked.wait()
             await server.stop_accepting()
-            async with kept.get(f"http://{host}:{port}/livez") as response:
-                assert response.status == 200
+            may.set()
+            async with await asking as response:
+                assert await response.read() == b"figures"
             with pytest.raises(aiohttp.ClientConnectorError):
-                await new.get(f"http://{host}:{port}/livez")
+                await session.get(f"http://{host}:{port}/livez")
     finally:
         await server.close()
 
