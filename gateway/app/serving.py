@@ -132,7 +132,7 @@ class Serving:
         self.made = made
         self.certificates = certificates
         self.stop_accepting = stop_accepting
-        """At both ports; clients keep their connections to the traffic port."""
+        """At both ports; connections stay."""
         self.address = address
         self.admin_address = admin_address
 
