@@ -206,8 +206,8 @@ class Crew:
                 code = FAILED
             worker.process = None
             if self._leaving.is_set():
-                ended_young = not worker.served and code == -signal.SIGTERM  # by end
-                self.code = self.code or (0 if ended_young else min(abs(code), FAILED))
+                # By end, or by whoever signals all processes: before it could hear that, or when it had done all there was.
+                self.code = self.code or (0 if code == -signal.SIGTERM else min(abs(code), FAILED))
                 return
             worker.failures = 0 if worker.served else worker.failures + 1
             if not self._judge(number, code):
@@ -335,9 +335,9 @@ class Crew:
                 worker.line.send(word)
 
     async def end(self, patience_s: float) -> None:
-        """Once told: those that serve leave by themselves; the others, and who takes longer than that, are ended."""
+        """Once told: those that served leave by themselves; the others, and who takes longer than that, are ended."""
         for worker in self._workers:
-            if not worker.up:
+            if not worker.served:
                 _signal(worker.process, signal.SIGTERM)
         if not self._keeping:
             return

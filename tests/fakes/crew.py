@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 AT_ONCE = (0.0, 0.0)
 
 WORKER = """
-import asyncio, os, pathlib, socket, sys
+import asyncio, os, pathlib, socket, sys, time
 root, directory = map(pathlib.Path, sys.argv[1:])
 sys.path.insert(0, str(root))
 import msgspec
@@ -51,6 +51,10 @@ async def main():
         if isinstance(message, Retire) and does != "stay":
             line.send(Farewell(msgspec.msgpack.encode(Figures())))
             return 0
+        if isinstance(message, Leave) and does == "linger":
+            await line.end()
+            time.sleep(1.0)
+            return 0
         if isinstance(message, Leave) and (message.at_once or does in {"serve", "mute"}):
             return 0
     return 7
@@ -70,7 +74,7 @@ secrets: {pepper: "${file:/p}", encryption_key: "${file:/e}", audit_key: "${file
 
 class Play:
     """A supervisor and what its workers are to do, by number: `serve`, `stay` (until hurried), `mute`,
-    `fail`, `slow` (to start). ``text`` is the file, read at each SIGHUP."""
+    `fail`, `slow` (to start), `linger` (after its last word). ``text`` is the file, read at each SIGHUP."""
 
     def __init__(
         self,

@@ -83,6 +83,15 @@ async def test_one_that_does_not_leave_is_killed(tmp_path: Path, caplog: pytest.
     assert "did not end in time, and are killed: 1" in caplog.text
 
 
+async def test_one_that_is_about_to_end_by_itself_is_not_ended(tmp_path: Path) -> None:
+    """Its process outlives its line by a little: a signal then would make a failure of it."""
+    play = Play(tmp_path, "linger", "linger")
+    await play.begun()
+    play.supervisor._crew.leave()
+    await play.until(lambda: play.staff.up == (False, False))
+    assert await play.code(signal.SIGTERM) == 0
+
+
 @pytest.mark.parametrize(
     ("before_s", "lived_s", "wanted_s"),
     [(0.0, 0.0, 0.1), (0.1, 1.0, 0.2), (0.8, 9.9, 1.6), (8.0, 0.0, 10.0), (10.0, 0.0, 10.0), (10.0, 10.0, 0.1)],
