@@ -72,13 +72,14 @@ async def _serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, departure.tell)
     async with serving(config) as started:
+        # Before anybody is told that it serves: an unheard SIGHUP would end the process.
+        loop.add_signal_handler(signal.SIGHUP, _hang_up, started)
         log.info(
             "serving %s on %s, admin on %s",
             config.upstream.url,
             started.place,
             started.admin_place,
         )
-        loop.add_signal_handler(signal.SIGHUP, _hang_up, started)
         await attend(started, departure)
     return 0
 
