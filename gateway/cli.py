@@ -18,6 +18,7 @@ from .config import EMBEDDED, Config, json_schema, redacted
 from .config import problems as reports
 from .config.given import Given
 from .config.known import unknown_routes
+from .config.load import Loaded
 from .config.units import parse_host_port
 from .core.catalogue import Catalogue, Surface
 from .ports import KeyRefused, StoreUnavailable
@@ -64,7 +65,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if config.listen.workers > 1:
         from .workers import supervisor
 
-        return supervisor.run(config, given)
+        return supervisor.run(config, given, lambda: _read_again(given))
     from . import app
 
     return app.run(config)
@@ -171,6 +172,18 @@ def _configured_and_given(arguments: argparse.Namespace, without: frozenset[str]
         count = len(loaded.errors)
         raise _Refused(f"refused: {count} error{'s' if count != 1 else ''} in {file or 'the options'}")
     return loaded.config, given
+
+
+def _read_again(given: Given) -> tuple[Given, Loaded]:
+    """What was given, as it is now; ValueError where it can't be read."""
+    if given.file in {"", "-"}:
+        raise ValueError("the configuration came from no file: there is nothing to read again")
+    try:
+        text = _read_config(given.file)
+    except _Refused as refused:
+        raise ValueError(str(refused)) from None
+    again = Given(text, given.file, given.overrides, given.without)
+    return again, again.load(os.environ, _reader(given.file))
 
 
 def _configured_for_audit(arguments: argparse.Namespace, keys_alone: bool) -> Config:

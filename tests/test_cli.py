@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gateway import __version__
-from gateway.cli import FAILED, OK, REFUSED, main
+from gateway.cli import FAILED, OK, REFUSED, _read_again, main
+from gateway.config.given import Given
 
 ROOT = Path(__file__).parent.parent
 
@@ -99,6 +100,22 @@ def test_check_shows_what_would_be_in_force(
     assert "(hidden)" in shown.out
     assert "glpat" not in shown.out + shown.err
     assert "warning: credentials[0]: is used by no rule" in shown.err
+
+
+def test_what_was_given_is_read_again_with_the_same_options(tmp_path: Path) -> None:
+    file = write(tmp_path, "version: 1\nupstream: {url: https://g}\nlisten: {address: '127.0.0.1:1'}\n")
+    given = Given("", file, ((("listen", "address"), "127.0.0.1:2"),))
+    again, loaded = _read_again(given)
+    assert loaded.config is not None
+    assert (str(loaded.config.listen.address), again.text) == ("127.0.0.1:2", Path(file).read_text())
+    write(tmp_path, "version: 1\nupstream: {url: https://g}\nrulez: []\n")
+    assert [(problem.file, problem.line) for problem in _read_again(given)[1].errors] == [(file, 3)]
+
+
+@pytest.mark.parametrize("file", ["", "-", "/nowhere/gateway.yaml", "/dev/null/gateway.yaml"])
+def test_what_can_not_be_read_again_is_said(file: str) -> None:
+    with pytest.raises(ValueError, match=r"from no file|Not? (such file|a directory)"):
+        _read_again(Given("version: 1", file))
 
 
 def test_check_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:

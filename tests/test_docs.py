@@ -42,7 +42,7 @@ from gateway.stores.keys_memory import MemoryKeys
 from gateway.telemetry import figures
 from gateway.telemetry.audit_line import line_of
 from gateway.telemetry.figures import Figures
-from gateway.workers.line import Staff
+from gateway.workers.line import Reloads, Staff
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -238,7 +238,7 @@ audit: {{sink: "file:{place}/audit"}}
 """
 
 
-STAFF = Staff((True,), (0,), True)
+STAFF = Staff((True,), (0,), True, (0,), Reloads(failing=True))
 
 
 async def test_every_metric_has_its_row_with_its_type_and_labels(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import logging
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import uvloop
 
@@ -34,6 +34,9 @@ log = logging.getLogger("gateway.app")
 
 _BACKLOG = 1024
 SWITCH_S = 0.0005
+_LOOK_S = 0.1
+_GONE_S = 1.0
+"""Beyond the time that a connection may be idle: until the last one is closed."""
 
 
 def run(config: Config) -> int:
@@ -55,6 +58,8 @@ class Departure:
     def __init__(self) -> None:
         self.told = asyncio.Event()
         self.at_once = asyncio.Event()
+        self.replaced = False
+        """Others accept at the same sockets: nobody need notice that this one goes."""
 
     def tell(self) -> None:
         """By a signal."""
@@ -67,15 +72,21 @@ async def _serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, departure.tell)
     async with serving(config) as started:
+        # Before anybody is told that it serves: an unheard SIGHUP would end the process.
+        loop.add_signal_handler(signal.SIGHUP, _hang_up, started)
         log.info(
             "serving %s on %s, admin on %s",
             config.upstream.url,
             started.place,
             started.admin_place,
         )
-        loop.add_signal_handler(signal.SIGHUP, started.certificates.reload)
         await attend(started, departure)
     return 0
+
+
+def _hang_up(started: Serving) -> None:
+    log.info("the configuration is not read again: that takes `listen.workers`, or a restart; certificates are")
+    started.certificates.reload()
 
 
 async def attend(started: Serving, departure: Departure) -> None:
@@ -89,11 +100,18 @@ async def attend(started: Serving, departure: Departure) -> None:
     # times as long.
     sys.setswitchinterval(SWITCH_S)
     await departure.told.wait()
-    log.info("draining")
+    listen = started.made.config.listen
+    if departure.replaced:
+        log.info("replaced: draining")
+        await started.stop_accepting()
+    else:
+        log.info("draining")
     started.made.server.draining = True
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(started.made.config.listen.drain.notice):
-            await departure.at_once.wait()
+        # A connection closed while its client writes the next request is a failed request: one that is replaced lets
+        # clients find out by an answer, or by the end of the time that any connection may be idle.
+        async with asyncio.timeout(listen.idle_s + _GONE_S if departure.replaced else listen.drain.notice):
+            await (started.deserted(departure.at_once) if departure.replaced else departure.at_once.wait())
 
 
 def _place(address: tuple[str, int]) -> str:
@@ -105,12 +123,29 @@ class Serving:
     """A gateway that answers."""
 
     def __init__(
-        self, made: Assembly, address: tuple[str, int], admin_address: tuple[str, int], certificates: Certificates
+        self,
+        made: Assembly,
+        address: tuple[str, int],
+        admin_address: tuple[str, int],
+        certificates: Certificates,
+        stop_accepting: Callable[[], Awaitable[None]],
     ) -> None:
         self.made = made
         self.certificates = certificates
+        self.stop_accepting = stop_accepting
+        """At both ports; connections stay."""
         self.address = address
         self.admin_address = admin_address
+
+    async def deserted(self, at_once: asyncio.Event) -> None:
+        """Waits until no client is connected, or somebody is in a hurry."""
+        open_ = True
+        while open_ and not at_once.is_set():
+            # First: what was accepted a moment ago may not be counted yet.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await at_once.wait()
+            open_ = self.made.server.open_connections > 0
 
     @property
     def place(self) -> str:
@@ -168,6 +203,11 @@ async def _listen(made: Assembly, context: ssl.SSLContext | None, post: Post | N
     return [await made.server.listen(address.host or None, address.port, ssl_context=context)]
 
 
+def _close(servers: list[asyncio.Server]) -> None:
+    while servers:
+        servers.pop().close()
+
+
 @contextlib.asynccontextmanager
 async def serving(config: Config, post: Post | None = None) -> AsyncIterator[Serving]:
     """Listen on both ports, or where ``post`` says; drain and close on the way out."""
@@ -209,11 +249,16 @@ async def serving(config: Config, post: Post | None = None) -> AsyncIterator[Ser
             admin_address = await admin_server.listen(
                 admin.host or None, admin.port, post.admin if post is not None else ()
             )
-            yield Serving(made, traffic[0].sockets[0].getsockname()[:2], admin_address, certificates)
+            address = traffic[0].sockets[0].getsockname()[:2]
+
+            async def stop_accepting() -> None:
+                _close(traffic)
+                await admin_server.stop_accepting()
+
+            yield Serving(made, address, admin_address, certificates, stop_accepting)
         finally:
             made.server.draining = True
-            for server in traffic:
-                server.close()
+            _close(traffic)
             made.server.pre_shutdown()
             made.server.stop_tunnels()
             await made.server.shutdown(config.listen.drain.deadline)

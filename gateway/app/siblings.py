@@ -10,8 +10,8 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable
 
-from ..workers.line import Answers, Ask, Line, Question, Reply, Staff, ToWorker
-from ..workers.switchboard import ALIVE
+from ..workers.line import Answers, Ask, Farewell, Line, Question, Reply, Staff, ToWorker
+from ..workers.switchboard import ALIVE, FIGURES
 
 log = logging.getLogger("gateway.app")
 
@@ -27,10 +27,10 @@ async def _alive(_: bytes) -> bytes:
 
 
 class Siblings:
-    """Of one event loop; ``number`` is the worker's own."""
+    """Of one event loop; ``seat`` is the worker's own."""
 
-    def __init__(self, line: Line[ToWorker], number: int) -> None:
-        self.number = number
+    def __init__(self, line: Line[ToWorker], seat: int) -> None:
+        self.seat = seat
         self._line = line
         self._ids = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Answers]] = {}
@@ -55,6 +55,16 @@ class Siblings:
         except Exception:
             log.exception("fault while telling the other workers: %s", question.what)
         self._line.send(Reply(question.id, told))
+
+    async def part(self) -> None:
+        """Tell what was counted here, to the end."""
+        await asyncio.gather(*self._answering)
+        tell = self._tells.get(FIGURES)
+        try:
+            if tell is not None:
+                self._line.send(Farewell(await tell(b"")))
+        except Exception:
+            log.exception("fault while telling what was counted")
 
     def hear(self, answers: Answers) -> None:
         """To what was asked here."""

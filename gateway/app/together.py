@@ -66,17 +66,18 @@ class Together:
         return await asyncio.to_thread(self._render, told.answers, told.staff)
 
     def _render(self, answers: Mapping[int, bytes], staff: Staff) -> bytes:
-        each = {number: _figures(octets) for number, octets in answers.items()}
+        each = {seat: _figures(octets) for seat, octets in answers.items()}
         whole = Metrics(__version__, self._catalogue)
-        whole.show(together([each[number] for number in sorted(each)]))
+        whole.show(together([each[seat] for seat in sorted(each)]))
         whole.export(lambda: worker_readings(each, staff))
         return whole.render()
 
     async def readiness(self) -> Readiness:
         """The gateway is ready when every worker has been, and as long as one of them is."""
         told = await self._siblings.ask(READINESS, patience_s=_PROBE_S)
-        each = {number: _readiness(octets) for number, octets in told.answers.items()}
-        each[self._siblings.number] = self._ready()  # however slow the line
+        each = {seat: _readiness(octets) for seat, octets in told.answers.items()}
+        if self._siblings.seat in told.staff.seats or not told.staff.seats:  # else its place is another's
+            each[self._siblings.seat] = self._ready()  # however slow the line
         return all_ready(each, told.staff)
 
 
@@ -92,14 +93,30 @@ def worker_readings(each: Mapping[int, Figures], staff: Staff) -> Iterator[Readi
             total=True,
             labels=labels,
         )
-        if number in each:
+        if staff.seats[number] in each:
             yield Reading(
                 "gitlab_gateway_worker_requests",
                 "Requests answered by a worker since it started: how evenly they share.",
-                each[number].requests,
+                each[staff.seats[number]].requests,
                 total=True,
                 labels=labels,
             )
+    if not staff.up:
+        return  # the supervisor does not answer, and a count that falls would be read as a restart
+    reloads = staff.reloads
+    for result, count in (("applied", reloads.applied), ("unchanged", reloads.unchanged), ("failed", reloads.failed)):
+        yield Reading(
+            "gitlab_gateway_config_reloads",
+            "How often the configuration was to be read again, by what became of it.",
+            count,
+            total=True,
+            labels={"result": result},
+        )
+    yield Reading(
+        "gitlab_gateway_config_reload_failing",
+        "1 while the configuration as it is now was refused, and the one before serves.",
+        float(reloads.failing),
+    )
 
 
 def all_ready(each: Mapping[int, Readiness], staff: Staff) -> Readiness:
@@ -111,7 +128,7 @@ def all_ready(each: Mapping[int, Readiness], staff: Staff) -> Readiness:
         count = said.count(worst)
         checks[part] = worst if count == len(said) else f"{worst} ({count} of {len(said)} workers)"
     up, of = sum(staff.up), len(staff.up)
-    silent = [number for number, is_up in enumerate(staff.up) if is_up and number not in each]
+    silent = [seat for seat, is_up in zip(staff.seats, staff.up, strict=True) if is_up and seat not in each]
     if not staff.up:
         checks["workers"] = "down: the supervisor does not answer"
     elif not staff.begun:
@@ -122,4 +139,6 @@ def all_ready(each: Mapping[int, Readiness], staff: Staff) -> Readiness:
         checks["workers"] = f"degraded: {len(silent)} of {of} do not answer"
     else:
         checks["workers"] = "ok"
+    if staff.reloads.failing:
+        checks["configuration"] = "degraded: the last reload failed, the one before serves"
     return Readiness(staff.begun and any(one.ready for one in each.values()), checks)

@@ -17,7 +17,7 @@ from ..hardening import harden
 from ..ports import StoreUnavailable
 from ..state_dir import StateRefused
 from ..telemetry import logging as operator_log
-from ..workers.line import Answers, Begin, Leave, Line, Question, Ready, Reload, ToWorker, at_worker, open_line
+from ..workers.line import Answers, Begin, Leave, Line, Question, Ready, Reload, Retire, ToWorker, at_worker, open_line
 from .certificates import Certificates
 from .post import Post
 from .serving import Departure, attend, serving
@@ -57,7 +57,7 @@ async def _main(end: socket.socket) -> int:
         traffic=tuple(socket.socket(fileno=one) for one in begin.traffic),
         admin=tuple(socket.socket(fileno=one) for one in begin.admin),
         turns=begin.turns,
-        siblings=Siblings(line, begin.number),
+        siblings=Siblings(line, begin.seat),
     )
     room = _Room(line, departure, post.siblings)
     listening = loop.create_task(room.listen(), name="line")
@@ -65,9 +65,11 @@ async def _main(end: socket.socket) -> int:
         async with serving(config, post) as started:
             room.certificates = started.certificates
             loop.add_signal_handler(signal.SIGHUP, started.certificates.reload)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # as the supervisor started us
             log.info("worker %d of %d serves", begin.number, begin.of)
             line.send(Ready())
             await attend(started, departure)
+        await post.siblings.part()
         return 0
     except CredentialsRefused as refused:
         for problem in refused.problems:
@@ -77,7 +79,7 @@ async def _main(end: socket.socket) -> int:
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
-        line.close()
+        await line.end()
     return 1
 
 
@@ -109,6 +111,9 @@ class _Room:
             case Reload():
                 if self.certificates is not None:
                     self.certificates.reload()
+            case Retire():
+                self._departure.replaced = True
+                self._departure.told.set()
             case Leave():
                 self._leave(at_once=message.at_once)
             case Begin():

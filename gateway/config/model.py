@@ -178,6 +178,11 @@ class Listen(Section, frozen=True):
     drain: ListenDrain = ListenDrain()
     """How the gateway goes when it is told to (SIGTERM)."""
 
+    @property
+    def idle_s(self) -> float:
+        """A connection on which nothing comes is closed by then."""
+        return max(self.limits.idle, self.limits.request_head)
+
 
 # secrets, admin, stores
 

@@ -211,7 +211,10 @@ class AdminServer:
     """The admin port, listening."""
 
     def __init__(self, admin: Admin) -> None:
-        self._runner = web.AppRunner(admin.application(), access_log=None, handler_cancellation=True)
+        application = admin.application()
+        application.on_response_prepare.append(self._end_connection)
+        self._stopped = False
+        self._runner = web.AppRunner(application, access_log=None, handler_cancellation=True)
 
     async def listen(self, host: str | None, port: int, bound: Iterable[socket.socket] = ()) -> tuple[str, int]:
         """Bind, or take what somebody else has ``bound``, and accept; the first address."""
@@ -221,6 +224,17 @@ class AdminServer:
             await site.start()
         address: tuple[str, int] = self._runner.addresses[0][:2]
         return address
+
+    async def stop_accepting(self) -> None:
+        """Each connection gets one answer more, and ends with it: a probe that has just connected must not fail."""
+        self._stopped = True
+        for site in list(self._runner.sites):
+            await site.stop()
+
+    async def _end_connection(self, _: web.Request, response: web.StreamResponse) -> None:
+        if self._stopped:
+            response.headers["Connection"] = "close"
+            response.force_close()
 
     async def close(self) -> None:
         await self._runner.cleanup()

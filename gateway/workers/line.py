@@ -18,6 +18,7 @@ from ..config.given import Given
 
 _LENGTH = struct.Struct(">I")
 _MOST_BYTES = 1 << 30
+_END_S = 2.0
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -32,6 +33,8 @@ class Begin(Message, frozen=True):
 
     number: int
     of: int
+    seat: int
+    """What it goes by at the supervisor: of this run, where a number is of one configuration."""
     given: Given
     key: bytes
     """Random, of this run and all its workers."""
@@ -54,6 +57,10 @@ class Leave(Message, frozen=True):
     at_once: bool = False
 
 
+class Retire(Message, frozen=True):
+    """Others accept at the same sockets: accept no more, and end when no client is left, or has been idle for too long."""
+
+
 class Question(Message, frozen=True):
     """Some worker wants to know something from all."""
 
@@ -62,18 +69,31 @@ class Question(Message, frozen=True):
     about: bytes
 
 
+class Reloads(msgspec.Struct, frozen=True):
+    """How often the configuration was asked to be read again, by what became of it."""
+
+    applied: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    failing: bool = False
+    """The last one failed."""
+
+
 class Staff(msgspec.Struct, frozen=True):
-    """What the supervisor knows of the workers."""
+    """What the supervisor knows of the workers of the present configuration."""
 
     up: tuple[bool, ...]
     """By number: started, and not ended."""
     restarts: tuple[int, ...]
     begun: bool
     """All were up at some time: the start is over."""
+    seats: tuple[int, ...] = ()
+    """By number: what their answers go by."""
+    reloads: Reloads = Reloads()
 
 
 class Answers(Message, frozen=True):
-    """What they said, by their numbers; who did not in time is missing."""
+    """What they said, by their seats; who did not in time is missing."""
 
     id: int
     answers: dict[int, bytes]
@@ -104,8 +124,14 @@ class Reply(Message, frozen=True):
     octets: bytes
 
 
-ToWorker = Begin | Reload | Leave | Question | Answers
-ToSupervisor = Ready | Ask | Reply
+class Farewell(Message, frozen=True):
+    """The last: what it has counted, to the end."""
+
+    figures: bytes
+
+
+ToWorker = Begin | Reload | Retire | Leave | Question | Answers
+ToSupervisor = Ready | Ask | Reply | Farewell
 _Heard = TypeVar("_Heard")
 _encode = msgspec.msgpack.Encoder().encode
 at_worker: Callable[[bytes], ToWorker] = msgspec.msgpack.Decoder(ToWorker).decode
@@ -138,6 +164,13 @@ class Line(Generic[_Heard]):
 
     def close(self) -> None:
         self._writer.close()
+
+    async def end(self) -> None:
+        """Close, once the other end has taken what was sent; one that takes nothing is not waited for for long."""
+        self._writer.close()
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_END_S):
+                await self._writer.wait_closed()
 
 
 async def open_line(end: socket.socket, decode: Callable[[bytes], _Heard]) -> Line[_Heard]:

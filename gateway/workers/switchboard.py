@@ -1,5 +1,7 @@
 """Questions from one worker to all, and what workers that ended had counted.
 
+Workers go by their seats: while a configuration takes the place of another, workers of both are here.
+
 A total that fell because a worker died would look like a restart of everything: Prometheus would count again what the
 others had. So what a worker said last is kept when it ends, and added from then on.
 """
@@ -7,7 +9,7 @@ others had. So what a worker said last is kept when it ends, and added from then
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -19,21 +21,22 @@ FIGURES = "figures"
 ALIVE = "alive"
 """The question that every worker answers, whatever else it can tell."""
 GONE = -1
-"""The number under which those that ended answer it."""
+"""The seat under which those that ended answer it."""
 
 _decode = msgspec.msgpack.Decoder(Figures).decode
 
 
 class _Asked:
-    def __init__(self, waiting: set[int]) -> None:
+    def __init__(self, what: str, waiting: set[int]) -> None:
+        self.what = what
         self.waiting = waiting
         self.answers: dict[int, bytes] = {}
         self.settled = asyncio.Event()
 
-    def hear(self, number: int, octets: bytes | None) -> None:
-        self.waiting.discard(number)
+    def hear(self, seat: int, octets: bytes | None) -> None:
+        self.waiting.discard(seat)
         if octets is not None:
-            self.answers[number] = octets
+            self.answers[seat] = octets
         if not self.waiting:
             self.settled.set()
 
@@ -48,35 +51,47 @@ class Switchboard:
         self._figures: dict[int, bytes] = {}
         self._gone: Figures | None = None
 
-    def join(self, number: int, send: Callable[[Message], None]) -> None:
-        self._lines[number] = send
+    def join(self, seat: int, send: Callable[[Message], None]) -> None:
+        self._lines[seat] = send
 
-    def leave(self, number: int) -> None:
+    def leave(self, seat: int) -> None:
         """Nobody waits for it any longer; what it counted stays."""
-        self._lines.pop(number, None)
-        last = self._figures.pop(number, None)
+        self._lines.pop(seat, None)
+        last = self._figures.pop(seat, None)
         if last is not None:
             totals = _decode(last).totals()
             self._gone = totals if self._gone is None else together([self._gone, totals])
         for asked in self._asked.values():
-            if number in asked.waiting:
-                asked.hear(number, None)
+            if seat in asked.waiting:
+                asked.hear(seat, None)
 
-    def reply(self, number: int, reply: Reply) -> None:
+    def reply(self, seat: int, reply: Reply) -> None:
         """One that comes too late is nobody's, and an empty one is none."""
         asked = self._asked.get(reply.id)
-        if asked is not None and number in asked.waiting:
-            asked.hear(number, reply.octets or None)
+        if asked is not None and seat in asked.waiting:
+            if asked.what == FIGURES and reply.octets:
+                # Not when all have answered: it may have ended by then, and would count twice.
+                self._figures[seat] = reply.octets
+            asked.hear(seat, reply.octets or None)
 
-    async def ask(self, what: str, about: bytes, patience_s: float) -> dict[int, bytes]:
-        """What each worker says, by its number. Who has not answered in time is left out, or said it when last asked."""
-        if not self._lines:
+    def last(self, seat: int, figures: bytes) -> None:
+        """What it says of itself before it ends."""
+        if seat in self._lines and figures:
+            self._figures[seat] = figures
+
+    async def ask(
+        self, what: str, about: bytes, patience_s: float, seats: Collection[int] | None = None
+    ) -> dict[int, bytes]:
+        """What each worker, or each of those, says, by its seat. Who has not answered in time is left out, or said it when
+        last asked."""
+        lines = {seat: send for seat, send in self._lines.items() if seats is None or seat in seats}
+        if not lines:
             return {}
         self._last_id += 1
         question = Question(self._last_id, what, about)
-        asked = self._asked[question.id] = _Asked(set(self._lines))
+        asked = self._asked[question.id] = _Asked(what, set(lines))
         try:
-            for send in list(self._lines.values()):
+            for send in lines.values():
                 send(question)
             try:
                 async with asyncio.timeout(patience_s):
@@ -85,11 +100,10 @@ class Switchboard:
                 asked.waiting.clear()
         finally:
             del self._asked[question.id]
-        return self._kept(asked.answers) if what == FIGURES else asked.answers
+        return self._kept() if what == FIGURES else asked.answers
 
-    def _kept(self, answers: dict[int, bytes]) -> dict[int, bytes]:
-        self._figures |= {number: octets for number, octets in answers.items() if number in self._lines}
-        known = self._figures | answers
+    def _kept(self) -> dict[int, bytes]:
+        known = dict(self._figures)
         if self._gone is not None:
             known[GONE] = msgspec.msgpack.encode(self._gone)
         return known

@@ -16,7 +16,7 @@ from gateway.app.siblings import Siblings
 from gateway.edge.admin import Answer, Asked, Endpoint
 from gateway.workers.line import Answers, Ask, Question, Reply, Staff, at_supervisor, at_worker, open_line
 
-STAFF = Staff((True, True), (0, 0), True)
+STAFF = Staff((True, True), (0, 0), True, (0, 1))
 
 
 def hot(name: str, asked: int, refused: int = 0) -> dict[str, Any]:

@@ -145,6 +145,22 @@ async def test_sigterm_lets_the_request_in_progress_end(tmp_path: Path) -> None:
     assert b'"status":200' in (tmp_path / "audit.jsonl").read_bytes()
 
 
+async def test_a_gateway_of_one_process_says_that_it_reads_no_configuration_again(tmp_path: Path) -> None:
+    async with FakeGitLab() as gitlab:
+        process, traffic, _ = await started_process(tmp_path, gitlab.url)
+        try:
+            assert process.stderr is not None
+            process.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(20):
+                told = [await process.stderr.readline() for _ in range(2)]
+            assert b"the configuration is not read again: that takes `listen.workers`, or a restart" in told[0]
+            assert b"certificates read again" in told[1]
+            assert await refuses(traffic) is False
+        finally:
+            process.terminate()
+            await process.communicate()
+
+
 async def refuses(place: str) -> bool:
     """Nobody listens there any more."""
     host, _, port = place.rpartition(":")

@@ -12,6 +12,7 @@ from gateway.app.siblings import Siblings
 from gateway.workers.line import (
     Answers,
     Ask,
+    Farewell,
     Line,
     Question,
     Reply,
@@ -21,9 +22,9 @@ from gateway.workers.line import (
     at_worker,
     open_line,
 )
-from gateway.workers.switchboard import ALIVE
+from gateway.workers.switchboard import ALIVE, FIGURES
 
-STAFF = Staff((True, True), (0, 1), True)
+STAFF = Staff((True, True), (0, 1), True, (0, 1))
 
 
 class Office:
@@ -78,6 +79,35 @@ async def test_answers_go_to_whoever_asked(office: Office) -> None:
         office.siblings.hear(Answers(one.id, {0: one.what.encode()}, STAFF))
     assert [(await first).answers, (await second).answers] == [{0: b"a"}, {0: b"b"}]
     office.siblings.hear(Answers(1, {}, STAFF))  # once more: of no effect
+
+
+async def test_who_parts_says_what_it_counted_after_everything_else(
+    office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    await office.siblings.part()  # counts nothing yet
+    may = asyncio.Event()
+
+    async def slow(_: bytes) -> bytes:
+        await may.wait()
+        return b"slow"
+
+    async def figures(_: bytes) -> bytes:
+        return b"figures"
+
+    async def broken(_: bytes) -> bytes:
+        raise RuntimeError
+
+    office.siblings.tell("slow", slow)
+    office.siblings.tell(FIGURES, figures)
+    office.siblings.answer(Question(1, "slow", b""))
+    parting = asyncio.ensure_future(office.siblings.part())
+    await asyncio.sleep(0)
+    may.set()
+    await parting
+    assert [await office.supervisor.hear(), await office.supervisor.hear()] == [Reply(1, b"slow"), Farewell(b"figures")]
+    office.siblings.tell(FIGURES, broken)
+    await office.siblings.part()
+    assert "fault while telling what was counted" in caplog.text
 
 
 async def test_a_supervisor_that_does_not_answer_is_nobody_at_all() -> None:

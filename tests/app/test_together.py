@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import msgspec
 import pytest
 
 from gateway.app.siblings import Siblings
@@ -13,10 +14,10 @@ from gateway.core.exchange import Exchange
 from gateway.edge.admin import Readiness
 from gateway.telemetry.figures import Figures, Row
 from gateway.telemetry.metrics import Metrics, Reading
-from gateway.workers.line import Answers, Ask, Question, Reply, Staff, at_supervisor, at_worker, open_line
+from gateway.workers.line import Answers, Ask, Question, Reloads, Reply, Staff, at_supervisor, at_worker, open_line
 from gateway.workers.switchboard import GONE
 
-BOTH = Staff((True, True), (0, 0), True)
+BOTH = Staff((True, True), (0, 0), True, (0, 1))
 OK = Readiness(True, {"traffic": "ok", "upstream": "ok"})
 
 
@@ -25,9 +26,14 @@ def counted(requests: int) -> Figures:
 
 
 def test_what_is_told_of_single_workers() -> None:
-    staff = Staff((True, False, True), (0, 3, 0), True)
-    told = worker_readings({0: counted(5), 2: counted(7), GONE: counted(9)}, staff)
-    found = {(one.name.removeprefix("gitlab_gateway_"), one.labels["worker"]): one.value for one in told}
+    staff = Staff((True, False, True), (0, 3, 0), True, (3, 4, 5))
+    # The first, whose place another one has, is nobody's number any more.
+    told = worker_readings({0: counted(8), 3: counted(5), 5: counted(7), GONE: counted(9)}, staff)
+    found = {
+        (one.name.removeprefix("gitlab_gateway_"), one.labels["worker"]): one.value
+        for one in told
+        if "worker" in one.labels
+    }
     assert found == {
         ("worker_up", "0"): 1.0,
         ("worker_restarts", "0"): 0,
@@ -38,6 +44,18 @@ def test_what_is_told_of_single_workers() -> None:
         ("worker_restarts", "2"): 0,
         ("worker_requests", "2"): 7,
     }
+
+
+def test_what_became_of_reloads() -> None:
+    told = worker_readings({}, Staff((True,), (0,), True, (0,), Reloads(1, 2, 3, True)))
+    found = {(one.name.removeprefix("gitlab_gateway_"), *one.labels.values()): one.value for one in told}
+    assert {key: value for key, value in found.items() if key[0].startswith("config")} == {
+        ("config_reloads", "applied"): 1,
+        ("config_reloads", "unchanged"): 2,
+        ("config_reloads", "failed"): 3,
+        ("config_reload_failing",): 1.0,
+    }
+    assert not list(worker_readings({}, Staff((), (), False)))  # a count must not fall because nobody answers
 
 
 OPEN = Readiness(True, {"traffic": "ok", "upstream": "degraded: breaker open"})
@@ -71,14 +89,14 @@ GOING = Readiness(False, {"traffic": "down: draining", "upstream": "ok"})
         ),
         pytest.param(
             {0: OK},
-            Staff((True, False), (0, 0), False),
+            Staff((True, False), (0, 0), False, (0, 1)),
             False,
             {"traffic": "ok", "upstream": "ok", "workers": "down: 1 of 2 have started"},
             id="not all have started",
         ),
         pytest.param(
             {0: OK},
-            Staff((True, False), (0, 1), True),
+            Staff((True, False), (0, 1), True, (0, 1)),
             True,
             {"traffic": "ok", "upstream": "ok", "workers": "degraded: 1 of 2 serve, the others are started again"},
             id="one has died",
@@ -89,6 +107,13 @@ GOING = Readiness(False, {"traffic": "down: draining", "upstream": "ok"})
             True,
             {"traffic": "ok", "upstream": "ok", "workers": "degraded: 1 of 2 do not answer"},
             id="one hangs",
+        ),
+        pytest.param(
+            {0: OK, 1: OK},
+            Staff((True, True), (0, 0), True, (0, 1), Reloads(failed=1, failing=True)),
+            True,
+            {**OK.checks, "workers": "ok", "configuration": "degraded: the last reload failed, the one before serves"},
+            id="a bad configuration",
         ),
         pytest.param({}, BOTH, False, {"workers": "degraded: 2 of 2 do not answer"}, id="all hang"),
         pytest.param(
@@ -121,6 +146,12 @@ async def test_a_scrape_asks_all_and_shows_their_sum() -> None:
         assert isinstance(reply, Reply)
         siblings.hear(Answers(asked.id, {0: reply.octets, 1: reply.octets}, BOTH))
 
+    async def one_answers() -> None:
+        asked = await supervisor.hear()
+        assert isinstance(asked, Ask)
+        ready = msgspec.msgpack.encode(OK)
+        siblings.hear(Answers(asked.id, {8: ready}, Staff((True,), (0,), True, (8,))))
+
     answering = asyncio.ensure_future(both_answer())
     text = (await told.metrics()).decode()
     await answering
@@ -130,6 +161,12 @@ async def test_a_scrape_asks_all_and_shows_their_sum() -> None:
     assert 'gitlab_gateway_worker_up{worker="1"} 1.0' in text
     answering = asyncio.ensure_future(both_answer())
     assert (await told.readiness()).checks == {**OK.checks, "workers": "ok"}
+    await answering
+    # One that was replaced says nothing of itself: its place is another's.
+    siblings.seat = 7
+    told = Together(siblings, metrics, list, lambda: GOING, "19.3")
+    answering = asyncio.ensure_future(one_answers())
+    assert await told.readiness() == Readiness(True, {**OK.checks, "workers": "ok"})
     await answering
     line.close()
     supervisor.close()

@@ -13,16 +13,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import msgspec
 
 from gateway.config.given import Given
+from gateway.telemetry.figures import Figures
 from gateway.workers.line import (
     Begin,
+    Farewell,
     Leave,
     Line,
     Question,
     Ready,
     Reload,
     Reply,
+    Retire,
     ToSupervisor,
     at_supervisor,
     open_line,
@@ -84,7 +88,7 @@ async def worker(tmp_path: Path, redis: str, url: str = "http://127.0.0.1:9", si
         )
         theirs.close()
         line = await open_line(ours, at_supervisor)
-        line.send(Begin(1, 2, given, b"k" * 32, fds[:1], fds[1:2], fds[2]))
+        line.send(Begin(1, 2, 5, given, b"k" * 32, fds[:1], fds[1:2], fds[2]))
         started = Started(process, line, traffic.getsockname()[1])
     try:
         yield started
@@ -114,6 +118,41 @@ async def test_it_serves_answers_and_leaves(tmp_path: Path, redis_url: str) -> N
         started.line.send(Leave())
         assert await started.ended() == 0
         assert '"worker": 1' in await started.log()
+
+
+async def test_one_that_is_replaced_stays_while_a_client_does(tmp_path: Path, redis_url: str) -> None:
+    async with FakeGitLab() as gitlab, worker(tmp_path, redis_url, gitlab.url) as started:
+        gitlab.stand(b"/api/v4/version", lambda _: response(200, b"{}"))
+        assert await started.line.hear() == Ready()
+        async with aiohttp.ClientSession() as session:
+            async with session.get(started.url) as answer:
+                assert "Connection" not in answer.headers
+                await answer.read()
+            started.line.send(Retire())
+            await started.logged(b"replaced: draining")
+            await asyncio.sleep(0.5)
+            assert started.process.returncode is None
+            async with session.get(started.url) as answer:
+                assert (answer.status, answer.headers["Connection"]) == (200, "close")
+                await answer.read()
+        farewell = await started.line.hear()
+        assert isinstance(farewell, Farewell)
+        assert msgspec.msgpack.decode(farewell.figures, type=Figures).requests == 2
+        assert await started.ended() == 0
+
+
+async def test_one_that_is_replaced_may_be_hurried(tmp_path: Path, redis_url: str) -> None:
+    async with FakeGitLab() as gitlab, worker(tmp_path, redis_url, gitlab.url) as started:
+        gitlab.stand(b"/api/v4/version", lambda _: response(200, b"{}"))
+        assert await started.line.hear() == Ready()
+        async with aiohttp.ClientSession() as session, session.get(started.url):
+            started.line.send(Retire())
+            await started.logged(b"replaced: draining")
+            started.process.send_signal(signal.SIGTERM)  # to all processes at once: only the supervisor says to hurry
+            await asyncio.sleep(0.5)
+            assert started.process.returncode is None
+            started.line.send(Leave(at_once=True))
+            assert await started.ended() == 0
 
 
 async def test_a_supervisor_that_is_gone_ends_it(tmp_path: Path, redis_url: str) -> None:

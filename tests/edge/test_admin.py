@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import socket
@@ -254,6 +255,28 @@ async def test_the_port_opens_and_closes() -> None:
             assert response.status == 200
         with pytest.raises(aiohttp.ClientConnectorError):
             await session.get(f"http://{host}:{port}/livez")
+
+
+async def test_it_may_stop_accepting_and_answer_each_connection_once_more() -> None:
+    server = AdminServer(admin())
+    try:
+        host, port = await server.listen("127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(host, port)
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://{host}:{port}/livez") as response:
+                assert await response.read()
+                assert "Connection" not in response.headers
+            await server.stop_accepting()
+            async with session.get(f"http://{host}:{port}/livez") as response:
+                assert (response.status, response.headers["Connection"]) == (200, "close")
+                await response.read()
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await session.get(f"http://{host}:{port}/livez")
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")  # and its end
+        writer.close()
+    finally:
+        await server.close()
 
 
 async def test_it_listens_where_somebody_else_has_bound() -> None:

@@ -13,13 +13,16 @@ from gateway.workers.line import (
     Answers,
     Ask,
     Begin,
+    Farewell,
     Leave,
     Line,
     Message,
     Question,
     Ready,
     Reload,
+    Reloads,
     Reply,
+    Retire,
     Staff,
     ToSupervisor,
     ToWorker,
@@ -29,7 +32,7 @@ from gateway.workers.line import (
 )
 
 BEGIN = Begin(
-    1, 2, Given("version: 1", "f", ((("listen", "workers"), "2"),), files={"/p": "secret"}), b"key", (3,), (4,), 5
+    1, 2, 4, Given("version: 1", "f", ((("listen", "workers"), "2"),), files={"/p": "secret"}), b"key", (3,), (4,), 5
 )
 
 
@@ -45,10 +48,11 @@ async def pair() -> tuple[Line[ToWorker], Line[ToSupervisor], socket.socket]:
     [
         BEGIN,
         Reload(),
+        Retire(),
         Leave(),
         Leave(at_once=True),
         Question(7, "figures", b"\x00"),
-        Answers(7, {-1: b"", 3: b"x"}, Staff((True,), (0,), True)),
+        Answers(7, {-1: b"", 3: b"x"}, Staff((True,), (0,), True, (4,), Reloads(1, 2, 3, True))),
     ],
     ids=repr,
 )
@@ -61,7 +65,9 @@ async def test_what_a_worker_hears(message: Message) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [Ready(), Ask(1, "figures", b"", 1.0), Reply(2, b"\xff" * 3_000_000)], ids=["ready", "ask", "long reply"]
+    "message",
+    [Ready(), Ask(1, "figures", b"", 1.0), Reply(2, b"\xff" * 3_000_000), Farewell(b"f")],
+    ids=["ready", "ask", "long reply", "farewell"],
 )
 async def test_what_a_supervisor_hears(message: Message) -> None:
     worker, supervisor, again = await pair()
@@ -81,6 +87,16 @@ async def test_the_end_of_one_is_the_end_of_the_others_messages() -> None:
     supervisor.send(Reload())  # nobody is there; nobody minds
     supervisor.close()
     supervisor.send(Reload())
+    again.close()
+
+
+async def test_the_last_words_arrive_though_the_process_is_about_to_end() -> None:
+    worker, supervisor, again = await pair()
+    last = Farewell(b"f" * 3_000_000)
+    worker.send(last)
+    _, heard = await asyncio.gather(worker.end(), supervisor.hear())
+    assert (heard, await supervisor.hear()) == (last, None)
+    supervisor.close()
     again.close()
 
 

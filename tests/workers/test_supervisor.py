@@ -1,112 +1,21 @@
-"""Who is started, who is started again, and how all of them end. The workers here only speak on the line."""
+"""Ports, signals, and a new configuration in the place of another. The workers here only speak on the line."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gateway.config import Config
 from gateway.config.given import Given
-from gateway.workers.supervisor import FAILED, Supervisor, next_pause, worker_command
-
-ROOT = Path(__file__).parent.parent.parent
-AT_ONCE = (0.0, 0.0)
-
-WORKER = """
-import asyncio, os, pathlib, socket, sys
-root, directory = map(pathlib.Path, sys.argv[1:])
-sys.path.insert(0, str(root))
-from gateway.workers.line import *
-
-async def main():
-    line = await open_line(socket.socket(fileno=os.dup(0)), at_worker)
-    begin = await line.hear()
-    assert begin.given.load(os.environ).config.listen.workers == begin.of
-    for one in (*begin.traffic, *begin.admin, begin.turns):
-        os.fstat(one)
-    (directory / f"{begin.number}.starts").open("a").write("x")
-    does = (directory / f"{begin.number}").read_text()
-    if does == "fail":
-        return 3
-    (directory / f"{begin.number}.pid").write_text(str(os.getpid()))
-    line.send(Ready())
-    while (message := await line.hear()) is not None:
-        if not isinstance(message, Question):
-            (directory / f"{begin.number}.heard").open("a").write(repr(message) + " ")
-        if isinstance(message, Question):
-            if does == "mute":
-                continue
-            line.send(Reply(message.id, b"%d" % begin.number))
-        if isinstance(message, Leave) and (message.at_once or does in {"serve", "mute"}):
-            return 0
-    return 7
-
-sys.exit(asyncio.run(main()))
-"""
-
-
-TEXT = """
-version: 1
-upstream: {url: "http://127.0.0.1:9"}
-listen: {address: "127.0.0.1:0", admin: "127.0.0.1:0", workers: %d, drain: {deadline: 0s}}
-stores: {shared: "redis://127.0.0.1:9/0"}
-secrets: {pepper: "${file:/p}", encryption_key: "${file:/e}", audit_key: "${file:/a}"}
-"""
-
-
-class Play:
-    """A supervisor and what its workers are to do, by number: `serve`, `stay` (until hurried), `mute`, `fail`."""
-
-    def __init__(
-        self,
-        directory: Path,
-        *does: str,
-        pauses_s: tuple[float, float] = AT_ONCE,
-        close_s: float = 20.0,
-        alive_s: float = 60.0,
-    ) -> None:
-        self.directory = directory
-        self.does(*does)
-        text = TEXT % len(does)
-        given = Given(text)
-        loaded = given.load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef")
-        assert loaded.config is not None, loaded.problems
-        self.config: Config = loaded.config
-        command = [sys.executable, "-c", WORKER, str(ROOT), str(directory)]
-        self.supervisor = Supervisor(self.config, given, command, pauses_s=pauses_s, close_s=close_s, alive_s=alive_s)
-        self.running = asyncio.ensure_future(self.supervisor.run())
-
-    def does(self, *does: str) -> None:
-        for number, what in enumerate(does):
-            (self.directory / f"{number}").write_text(what)
-
-    def told(self, number: int, what: str) -> str:
-        file = self.directory / f"{number}.{what}"
-        return file.read_text() if file.exists() else ""
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
-            while not holds():
-                assert not self.running.done(), self.running.result()
-                await asyncio.sleep(0.005)
-
-    async def begun(self) -> None:
-        await self.until(lambda: self.supervisor.staff.begun)
-
-    async def code(self, *signals: int) -> int:
-        for number in signals:
-            os.kill(os.getpid(), number)
-            await asyncio.sleep(0)
-        async with asyncio.timeout(60):
-            return await self.running
+from gateway.workers.line import Reloads
+from gateway.workers.supervisor import Supervisor, worker_command
+from tests.fakes.crew import TEXT, Play
 
 
 async def test_all_serve_until_they_are_told_to_leave(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -114,7 +23,7 @@ async def test_all_serve_until_they_are_told_to_leave(tmp_path: Path, caplog: py
     play = Play(tmp_path, "serve", "serve", "serve")
     await play.begun()
     assert "with 3 workers" in caplog.text
-    assert play.supervisor.staff.up == (True, True, True)
+    assert play.staff.up == (True, True, True)
     assert await play.code(signal.SIGTERM) == 0
     assert [play.told(number, "heard") for number in range(3)] == ["Leave(at_once=False) "] * 3
 
@@ -137,83 +46,12 @@ async def test_certificates_are_read_again_by_all(tmp_path: Path) -> None:
     assert play.told(1, "heard") == "Reload() Leave(at_once=False) "
 
 
-async def test_what_the_first_can_not_the_others_do_not_try(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    play = Play(tmp_path, "fail", "serve")
-    assert await play.code() == FAILED
-    assert (play.told(0, "starts"), play.told(1, "starts")) == ("x", "")
-    assert "worker 0 ended (exit code 3) before it served: the gateway does not start" in caplog.text
-
-
-async def test_where_one_can_not_start_none_goes_on(tmp_path: Path) -> None:
-    play = Play(tmp_path, "stay", "fail")
-    assert await play.code() == FAILED
-    assert play.told(0, "heard") == "Leave(at_once=True) "
-
-
-async def test_one_that_ends_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    play = Play(tmp_path, "serve", "serve")
-    await play.begun()
-    before = play.told(1, "pid")
-    os.kill(int(before), signal.SIGKILL)
-    await play.until(lambda: play.told(1, "pid") not in {before, ""} and play.supervisor.staff.up == (True, True))
-    assert play.supervisor.staff.restarts == (0, 1)
-    assert "worker 1 ended (killed by SIGKILL): started again" in caplog.text
-    assert await play.code(signal.SIGTERM) == 0
-
-
-async def test_while_one_serves_the_other_is_tried_for_ever(tmp_path: Path) -> None:
-    play = Play(tmp_path, "serve", "serve")
-    await play.begun()
-    play.does("serve", "fail")
-    os.kill(int(play.told(1, "pid")), signal.SIGKILL)
-    await play.until(lambda: len(play.told(1, "starts")) > 8)
-    assert play.supervisor.staff.up == (True, False)
-    play.does("serve", "serve")
-    await play.until(lambda: play.supervisor.staff.up == (True, True))
-    assert await play.code(signal.SIGTERM) == 0
-
-
-async def test_when_none_can_be_started_any_more_it_gives_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    play = Play(tmp_path, "serve", "serve")
-    await play.begun()
-    play.does("fail", "fail")
-    for number in (0, 1):
-        os.kill(int(play.told(number, "pid")), signal.SIGKILL)
-    assert await play.code() == FAILED
-    assert "giving up" in caplog.text
-
-
-async def test_one_that_hangs_is_killed_and_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    play = Play(tmp_path, "serve", "mute", alive_s=0.5)
-    await play.begun()
-    before = play.told(1, "pid")
-    await play.until(lambda: play.told(1, "pid") not in {before, ""})
-    assert "worker 1 has not answered for 1 s: killed" in caplog.text
-    assert "worker 1 ended (killed by SIGKILL)" in caplog.text
-    assert await play.code(signal.SIGTERM) in {0, FAILED}  # the next one hangs just as well
-
-
-async def test_one_that_waits_to_be_started_again_is_not_waited_for(tmp_path: Path) -> None:
-    play = Play(tmp_path, "serve", "serve", pauses_s=(3600.0, 3600.0))
-    await play.begun()
-    os.kill(int(play.told(1, "pid")), signal.SIGKILL)
-    await play.until(lambda: play.supervisor.staff.restarts == (0, 1))
-    assert await play.code(signal.SIGTERM) == 0
-
-
 async def test_told_to_leave_before_all_have_started(tmp_path: Path) -> None:
     play = Play(tmp_path, "serve", "serve")
-    await play.until(lambda: play.supervisor.staff.up[0])
+    await play.until(lambda: play.staff.up[0])
     assert await play.code(signal.SIGTERM) == 0
-    assert not play.supervisor.staff.begun
+    assert not play.staff.begun
     assert play.told(0, "heard") == "Leave(at_once=False) "
-
-
-async def test_one_that_does_not_leave_is_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    play = Play(tmp_path, "serve", "stay", close_s=0.5)
-    await play.begun()
-    assert await play.code(signal.SIGTERM) == FAILED
-    assert "did not end in time, and are killed: 1" in caplog.text
 
 
 async def test_a_port_that_is_taken_ends_the_start(tmp_path: Path) -> None:
@@ -225,15 +63,7 @@ async def test_a_port_that_is_taken_ends_the_start(tmp_path: Path) -> None:
         place = msgspec.structs.replace(play.config.listen.address, port=taken.getsockname()[1])
         config = msgspec.structs.replace(play.config, listen=msgspec.structs.replace(play.config.listen, admin=place))
         with pytest.raises(OSError, match="already in use"):
-            await Supervisor(config, Given(""), []).run()
-
-
-@pytest.mark.parametrize(
-    ("before_s", "lived_s", "wanted_s"),
-    [(0.0, 0.0, 0.1), (0.1, 1.0, 0.2), (0.8, 9.9, 1.6), (8.0, 0.0, 10.0), (10.0, 0.0, 10.0), (10.0, 10.0, 0.1)],
-)
-def test_pauses_grow_with_failures_and_begin_anew_after_a_life(before_s: float, lived_s: float, wanted_s: float) -> None:
-    assert next_pause(before_s, lived_s) == wanted_s
+            await Supervisor(config, Given(""), [], play.read).run()
 
 
 def test_a_worker_imports_this_package_and_nothing_from_where_it_was_started(tmp_path: Path) -> None:
@@ -242,3 +72,143 @@ def test_a_worker_imports_this_package_and_nothing_from_where_it_was_started(tmp
     (tmp_path / "asyncio.py").write_text("raise SystemExit(98)")
     done = subprocess.run(worker_command(), cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
+
+
+# A new configuration
+
+
+def changed(workers: int = 2) -> str:
+    return TEXT % workers + "limits_mode: shadow\n"
+
+
+async def test_a_new_crew_takes_over_when_all_of_it_serves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    assert play.staff.seats == (0, 1)
+    play.does("serve", "serve", "serve")
+    play.text = changed(3) + "logging: {level: debug}\n"
+    assert await play.reloaded() == Reloads(applied=1)
+    assert (play.staff.seats, play.staff.up) == ((2, 3, 4), (True, True, True))
+    await play.until(lambda: "Retire()" in play.told(0, "heard") and "Retire()" in play.told(1, "heard"))
+    assert [play.told(number, "seats").split() for number in range(3)] == [["0", "2"], ["1", "3"], ["4"]]
+    assert "is served with 3 workers" in caplog.text
+    assert logging.getLogger().level == logging.DEBUG
+    assert await play.code(signal.SIGTERM) == 0
+    assert play.told(2, "heard") == "Leave(at_once=False) "
+
+
+async def test_what_is_as_it_was_replaces_nobody(tmp_path: Path) -> None:
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    assert await play.reloaded() == Reloads(unchanged=1)
+    assert play.staff.seats == (0, 1)
+    assert await play.code(signal.SIGTERM) == 0
+    assert play.told(0, "starts") == "x"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        pytest.param("", "the file is gone", id="unreadable"),
+        pytest.param(changed() + "limmits: []\n", "limmits", id="unknown"),
+        pytest.param(changed() + "state_dir: /elsewhere\n", "only a restart can change state_dir", id="standing"),
+    ],
+)
+async def test_what_is_wrong_with_a_file_is_told_and_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, told: str
+) -> None:
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    good, play.text = play.text, text
+    assert await play.reloaded() == Reloads(failed=1, failing=True)
+    assert told in caplog.text
+    assert "the one before serves on" in caplog.text
+    play.text = good
+    assert await play.reloaded() == Reloads(failed=1, unchanged=1)
+    assert play.staff.seats == (0, 1)
+    assert await play.code(signal.SIGTERM) == 0
+
+
+async def test_a_fault_while_reading_is_told_and_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    play.text = None  # type: ignore[assignment]  # whatever it is that nobody thought of
+    play.supervisor._read_again = lambda: 1 / 0  # type: ignore[assignment,return-value]
+    assert (await play.reloaded()).failed == 1
+    assert "ZeroDivisionError" in caplog.text
+    assert await play.code(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("second", ["fail", "slow"])
+async def test_where_one_of_the_new_can_not_start_the_old_serve_on(tmp_path: Path, second: str) -> None:
+    play = Play(tmp_path, "serve", "serve", start_s=1.5)
+    await play.begun()
+    play.does("serve", second)
+    play.text = changed()
+    assert await play.reloaded() == Reloads(failed=1, failing=True)
+    assert (play.staff.seats, play.staff.up) == ((0, 1), (True, True))
+    # The first of the new ones has served, and perhaps has clients: it goes as one that is replaced does.
+    await play.until(lambda: "Retire()" in play.told(0, "heard"))
+    await play.until(lambda: not play.supervisor._retired)
+    assert await play.code(signal.SIGTERM) == 0
+
+
+async def test_signals_that_come_meanwhile_are_one_more_reload(tmp_path: Path) -> None:
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    play.text = changed()
+    os.kill(os.getpid(), signal.SIGHUP)
+    await play.until(lambda: play.reads == 2)
+    for _ in range(5):
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0)
+    await play.until(lambda: play.staff.reloads == Reloads(applied=1, unchanged=1))
+    assert play.reads == 3
+    assert await play.code(signal.SIGTERM) == 0
+
+
+async def test_told_to_leave_while_a_new_crew_starts(tmp_path: Path) -> None:
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    play.does("serve", "slow")
+    play.text = changed()
+    os.kill(os.getpid(), signal.SIGHUP)
+    await play.until(lambda: play.told(1, "starts") == "xx")
+    assert await play.code(signal.SIGTERM) == 0
+
+
+async def test_told_to_leave_while_some_are_retired(tmp_path: Path) -> None:
+    """They wait for idle clients no longer."""
+    play = Play(tmp_path, "stay", "stay")
+    await play.begun()
+    play.does("serve", "serve")
+    play.text = changed()
+    await play.reloaded()
+    assert await play.code(signal.SIGTERM) == 0
+    assert {"Retire()", "Leave(at_once=True)"} <= set(play.told(0, "heard").split())
+
+
+async def test_a_reload_waits_while_too_many_are_not_gone_yet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    play = Play(tmp_path, "stay", "stay")
+    await play.begun()
+    for number, size in enumerate((3, 4), start=1):
+        play.text = TEXT % 2 + f"cache: {{max_entry: {size}MiB}}\n"
+        assert (await play.reloaded()).applied == number
+    play.text = TEXT % 2
+    os.kill(os.getpid(), signal.SIGHUP)
+    await play.until(lambda: "waits until the workers of one before have left" in caplog.text)
+    assert play.staff.seats == (4, 5)
+    assert await play.code(signal.SIGTERM, signal.SIGTERM) == 0
+
+
+async def test_a_count_of_restarts_does_not_fall(tmp_path: Path) -> None:
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    before = play.told(1, "pid")
+    os.kill(int(before), signal.SIGKILL)
+    await play.until(lambda: play.told(1, "pid") not in {before, ""} and play.staff.up == (True, True))
+    play.text = changed()
+    await play.reloaded()
+    assert play.staff.restarts == (0, 1)
+    assert await play.code(signal.SIGTERM) == 0

@@ -124,6 +124,37 @@ async def test_who_is_slow_once_has_the_figures_of_before() -> None:
     assert msgspec.msgpack.decode(answers[0], type=Figures).requests == 3
 
 
+async def test_the_last_word_of_one_is_what_is_kept() -> None:
+    board = Switchboard()
+    Worker(board, 0, counted(1))
+    Worker(board, 1, counted(5))
+    await board.ask(FIGURES, b"", 60.0)
+    board.last(1, counted(8))
+    board.last(7, counted(100))  # it has not joined, or has left
+    board.leave(1)
+    assert gone(await board.ask(FIGURES, b"", 60.0)).requests == 8
+
+
+async def test_one_that_has_answered_and_ends_while_others_are_asked_counts_once() -> None:
+    board = Switchboard()
+    Worker(board, 0, counted(3))
+    silent = Worker(board, 1, None)
+    asking = asyncio.ensure_future(board.ask(FIGURES, b"", 60.0))
+    while not silent.asked:
+        await asyncio.sleep(0)
+    board.leave(0)
+    board.reply(1, Reply(silent.asked[0].id, counted(4)))
+    answers = await asking
+    assert (set(answers), gone(answers).requests) == ({1, GONE}, 3)
+
+
+async def test_some_alone_may_be_asked() -> None:
+    board = Switchboard()
+    workers = [Worker(board, seat, str(seat).encode()) for seat in range(4)]
+    assert await board.ask("who", b"", 60.0, (1, 3, 9)) == {1: b"1", 3: b"3"}
+    assert workers[0].asked == []
+
+
 async def test_answers_to_other_questions_are_not_kept() -> None:
     board = Switchboard()
     Worker(board, 0, b"x")

@@ -1,0 +1,143 @@
+"""A supervisor whose workers only speak on the line, and do what a test wants of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.config import Config
+from gateway.config.given import Given
+from gateway.config.load import Loaded
+from gateway.workers.line import Reloads, Staff
+from gateway.workers.supervisor import Supervisor
+
+ROOT = Path(__file__).parent.parent.parent
+AT_ONCE = (0.0, 0.0)
+
+WORKER = """
+import asyncio, os, pathlib, socket, sys, time
+root, directory = map(pathlib.Path, sys.argv[1:])
+sys.path.insert(0, str(root))
+import msgspec
+from gateway.telemetry.figures import Figures
+from gateway.workers.line import *
+
+async def main():
+    line = await open_line(socket.socket(fileno=os.dup(0)), at_worker)
+    begin = await line.hear()
+    assert begin.given.load(os.environ).config.listen.workers == begin.of
+    for one in (*begin.traffic, *begin.admin, begin.turns):
+        os.fstat(one)
+    (directory / f"{begin.number}.seats").open("a").write(f"{begin.seat} ")
+    (directory / f"{begin.number}.starts").open("a").write("x")
+    does = (directory / f"{begin.number}").read_text()
+    if does == "fail":
+        return 3
+    if does == "slow":
+        await asyncio.sleep(3600)
+    (directory / f"{begin.number}.pid").write_text(str(os.getpid()))
+    line.send(Ready())
+    while (message := await line.hear()) is not None:
+        if not isinstance(message, Question):
+            (directory / f"{begin.number}.heard").open("a").write(repr(message) + " ")
+        if isinstance(message, Question):
+            if does == "mute":
+                continue
+            line.send(Reply(message.id, b"%d" % begin.number))
+        if isinstance(message, Retire) and does != "stay":
+            line.send(Farewell(msgspec.msgpack.encode(Figures())))
+            return 0
+        if isinstance(message, Leave) and does == "linger":
+            await line.end()
+            time.sleep(1.0)
+            return 0
+        if isinstance(message, Leave) and (message.at_once or does in {"serve", "mute"}):
+            return 0
+    return 7
+
+sys.exit(asyncio.run(main()))
+"""
+
+
+TEXT = """
+version: 1
+upstream: {url: "http://127.0.0.1:9"}
+listen: {address: "127.0.0.1:0", admin: "127.0.0.1:0", workers: %d, drain: {deadline: 0s}}
+stores: {shared: "redis://127.0.0.1:9/0"}
+secrets: {pepper: "${file:/p}", encryption_key: "${file:/e}", audit_key: "${file:/a}"}
+"""
+
+
+class Play:
+    """A supervisor and what its workers are to do, by number: `serve`, `stay` (until hurried), `mute`,
+    `fail`, `slow` (to start), `linger` (after its last word). ``text`` is the file, read at each SIGHUP."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *does: str,
+        pauses_s: tuple[float, float] = AT_ONCE,
+        close_s: float = 20.0,
+        alive_s: float = 60.0,
+        start_s: float = 60.0,
+    ) -> None:
+        self.directory = directory
+        self.does(*does)
+        self.text = TEXT % len(does)
+        self.reads = 0
+        given, loaded = self.read()
+        assert loaded.config is not None, loaded.problems
+        self.config: Config = loaded.config
+        command = [sys.executable, "-c", WORKER, str(ROOT), str(directory)]
+        self.supervisor = Supervisor(
+            self.config, given, command, self.read, pauses_s=pauses_s, close_s=close_s, alive_s=alive_s, start_s=start_s
+        )
+        self.running = asyncio.ensure_future(self.supervisor.run())
+
+    def read(self) -> tuple[Given, Loaded]:
+        """As ``serve`` would again."""
+        self.reads += 1
+        if not self.text:
+            raise ValueError("the file is gone")
+        given = Given(self.text, "gateway.yaml")
+        return given, given.load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef")
+
+    def does(self, *does: str) -> None:
+        for number, what in enumerate(does):
+            (self.directory / f"{number}").write_text(what)
+
+    def told(self, number: int, what: str) -> str:
+        file = self.directory / f"{number}.{what}"
+        return file.read_text() if file.exists() else ""
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not holds():
+                assert not self.running.done(), self.running.result()
+                await asyncio.sleep(0.005)
+
+    @property
+    def staff(self) -> Staff:
+        """Nobody, before the ports are bound."""
+        return self.supervisor.staff if hasattr(self.supervisor, "_crew") else Staff((False,), (), False)
+
+    async def begun(self) -> None:
+        await self.until(lambda: self.staff.begun)
+
+    async def reloaded(self) -> Reloads:
+        """SIGHUP, and what has become of all of them when it is heeded."""
+        before = self.staff.reloads
+        os.kill(os.getpid(), signal.SIGHUP)
+        await self.until(lambda: self.staff.reloads != before)
+        return self.staff.reloads
+
+    async def code(self, *signals: int) -> int:
+        for number in signals:
+            os.kill(os.getpid(), number)
+            await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            return await self.running

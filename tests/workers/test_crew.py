@@ -1,0 +1,100 @@
+"""Who is started, who is started again, and how all of them end. The workers here only speak on the line."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from gateway.workers.crew import FAILED, next_pause
+from tests.fakes.crew import Play
+
+
+async def test_what_the_first_can_not_the_others_do_not_try(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    play = Play(tmp_path, "fail", "serve")
+    assert await play.code() == FAILED
+    assert (play.told(0, "starts"), play.told(1, "starts")) == ("x", "")
+    assert "worker 0 ended (exit code 3) before it served: the gateway does not start" in caplog.text
+
+
+async def test_where_one_can_not_start_none_goes_on(tmp_path: Path) -> None:
+    play = Play(tmp_path, "stay", "fail")
+    assert await play.code() == FAILED
+    assert play.told(0, "heard") == "Leave(at_once=True) "
+
+
+async def test_one_that_ends_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    before = play.told(1, "pid")
+    os.kill(int(before), signal.SIGKILL)
+    await play.until(lambda: play.told(1, "pid") not in {before, ""} and play.staff.up == (True, True))
+    assert play.staff.restarts == (0, 1)
+    assert "worker 1 ended (killed by SIGKILL): started again" in caplog.text
+    assert await play.code(signal.SIGTERM) == 0
+
+
+async def test_while_one_serves_the_other_is_tried_for_ever(tmp_path: Path) -> None:
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    play.does("serve", "fail")
+    os.kill(int(play.told(1, "pid")), signal.SIGKILL)
+    await play.until(lambda: len(play.told(1, "starts")) > 8)
+    assert play.staff.up == (True, False)
+    play.does("serve", "serve")
+    await play.until(lambda: play.staff.up == (True, True))
+    assert await play.code(signal.SIGTERM) == 0
+
+
+async def test_when_none_can_be_started_any_more_it_gives_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    play.does("fail", "fail")
+    for number in (0, 1):
+        os.kill(int(play.told(number, "pid")), signal.SIGKILL)
+    assert await play.code() == FAILED
+    assert "giving up" in caplog.text
+
+
+async def test_one_that_hangs_is_killed_and_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    play = Play(tmp_path, "serve", "mute", alive_s=0.5)
+    await play.begun()
+    before = play.told(1, "pid")
+    await play.until(lambda: play.told(1, "pid") not in {before, ""})
+    assert "worker 1 has not answered for 1 s: killed" in caplog.text
+    assert "worker 1 ended (killed by SIGKILL)" in caplog.text
+    assert await play.code(signal.SIGTERM) in {0, FAILED}  # the next one hangs just as well
+
+
+async def test_one_that_waits_to_be_started_again_is_not_waited_for(tmp_path: Path) -> None:
+    play = Play(tmp_path, "serve", "serve", pauses_s=(3600.0, 3600.0))
+    await play.begun()
+    os.kill(int(play.told(1, "pid")), signal.SIGKILL)
+    await play.until(lambda: play.staff.restarts == (0, 1))
+    assert await play.code(signal.SIGTERM) == 0
+
+
+async def test_one_that_does_not_leave_is_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    play = Play(tmp_path, "serve", "stay", close_s=0.5)
+    await play.begun()
+    assert await play.code(signal.SIGTERM) == FAILED
+    assert "did not end in time, and are killed: 1" in caplog.text
+
+
+async def test_one_that_is_about_to_end_by_itself_is_not_ended(tmp_path: Path) -> None:
+    """Its process outlives its line by a little: a signal then would make a failure of it."""
+    play = Play(tmp_path, "linger", "linger")
+    await play.begun()
+    play.supervisor._crew.leave()
+    await play.until(lambda: play.staff.up == (False, False))
+    assert await play.code(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(
+    ("before_s", "lived_s", "wanted_s"),
+    [(0.0, 0.0, 0.1), (0.1, 1.0, 0.2), (0.8, 9.9, 1.6), (8.0, 0.0, 10.0), (10.0, 0.0, 10.0), (10.0, 10.0, 0.1)],
+)
+def test_pauses_grow_with_failures_and_begin_anew_after_a_life(before_s: float, lived_s: float, wanted_s: float) -> None:
+    assert next_pause(before_s, lived_s) == wanted_s
