@@ -26,7 +26,8 @@ class Reply:
 
     ``whole`` holds the body when it is complete in memory (small answers, cache hits); otherwise ``chunks`` yields it and
     raises Rejection when the upstream dies in mid-body. ``release()`` is synchronous and idempotent: it gives the upstream
-    connection back, or closes it if the body was not read to its end.
+    connection back, or closes it if the body was not read to its end. ``head`` may be None where ``form`` and ``values``
+    say it: it is made when somebody asks for it.
     """
 
     __slots__ = ("_head", "_release", "chunks", "connect_s", "first_byte_s", "form", "tunnel", "values", "whole")
@@ -40,11 +41,13 @@ class Reply:
         connect_s: float = 0.0,
         first_byte_s: float = 0.0,
         tunnel: Tunnel | None = None,
+        form: HeadForm | None = None,
+        values: Values = (),
     ) -> None:
         self._head = head
-        self.form: HeadForm | None = None
+        self.form = form
         """Of its head as it came, where that is known."""
-        self.values: Values = ()
+        self.values = values
         """What is its own in that form."""
         self.whole = whole
         self.chunks = chunks
@@ -52,13 +55,6 @@ class Reply:
         self.first_byte_s = first_byte_s
         self.tunnel = tunnel
         self._release = release
-
-    @classmethod
-    def of_form(cls, form: HeadForm, values: Values, whole: bytes) -> Reply:
-        """One whose head is made when somebody asks for it."""
-        reply = cls(None, whole)
-        reply.form, reply.values = form, values
-        return reply
 
     @property
     def head(self) -> ResponseHead:

@@ -48,7 +48,7 @@ class GitLab:
         if found is None:
             self._forms.learn(lines, fields, b"OK")
         elif self.formed:
-            return Reply.of_form(*found, body)
+            return Reply(None, body, form=found[0], values=found[1])
         return Reply(ResponseHead(200, fields, b"OK"), whole=body)
 
 

@@ -11,7 +11,7 @@ FORM = HeadForm([b"HTTP/1.1 200 OK", *(b"%b: %b" % field for field in FIELDS)], 
 
 
 def test_the_head_of_a_form_is_made_once() -> None:
-    reply = Reply.of_form(FORM, (b"12",), b"x" * 12)
+    reply = Reply(None, b"x" * 12, form=FORM, values=(b"12",))
     assert (reply.status, reply.whole, reply.chunks) == (200, b"x" * 12, None)
     head = reply.head
     assert head.fields == ((b"Content-Length", b"12"), (b"Vary", b"Origin"))
@@ -19,7 +19,7 @@ def test_the_head_of_a_form_is_made_once() -> None:
 
 
 def test_another_head_has_no_form() -> None:
-    reply = Reply.of_form(FORM, (b"2",), b"[]")
+    reply = Reply(None, b"[]", form=FORM, values=(b"2",))
     reply.head = ResponseHead(404, ())
     assert (reply.form, reply.status, reply.head.fields) == (None, 404, ())
 

@@ -105,20 +105,19 @@ class Cast:
         kept = mould.keep(head.fields) if mould.keep is not None else ()
         self._filled = blanks.filling(kept)
         self._kept = blanks.within(kept)
-        nothing = [b""] * len(blanks.form.names)
-        self._bare_bytes = self._entry(self._filled(nothing), b"", 0.0, b"").size_bytes
+        bare = self._filled([b""] * len(blanks.form.names))
+        self._bare_bytes = Entry(200, b"", bare, b"", 0.0, 0.0, 0.0, selecting=mould.selecting).size_bytes
 
     def entry(self, values: Values, body: bytes, received_at: float) -> Entry | None:
         """As ``Mould.entry``, of a head that says the body's length."""
         etag = values[self._etag] if self._etag >= 0 else b""
         if etag and not is_etag(etag):
             etag = b""
-        if self.mould.keep is None or (self.mould.validated and not etag):
+        mould = self.mould
+        if mould.keep is None or (mould.validated and not etag):
             return None
-        return self._entry(self._filled(values), body, received_at, etag)
-
-    def _entry(self, kept: Fields, body: bytes, received_at: float, etag: bytes) -> Entry:
-        return Entry(200, self._reason, kept, body, received_at, 0.0, 0.0, etag, selecting=self.mould.selecting)
+        kept = self._filled(values)
+        return Entry(200, self._reason, kept, body, received_at, 0.0, 0.0, etag, selecting=mould.selecting)
 
     def size_bytes(self, values: Values, body: bytes) -> int:
         """As ``Entry.size_bytes``, of what ``entry`` makes of them."""

@@ -47,10 +47,7 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
     """That it leads."""
     _now: Callable[[], float]
     """Unix seconds."""
-
-    @property
-    def conditions(self) -> Fields:
-        return ()
+    conditions: Fields = ()
 
     def validated(self, head: ResponseHead) -> tuple[Reply, CacheOutcome] | None:
         del head

@@ -286,12 +286,6 @@ class LeanUpstream:
         else:
             self._breaker.record(ticket, ok=False, now=now)
 
-    def _answered(self, ticket: int, reply: Reply) -> None:
-        breaker, failures = self._breaker, self._settings.breaker_statuses
-        if breaker is not None:
-            ok = not failures or reply.status not in failures
-            breaker.record(ticket, ok=ok, now=self._loop.time())  # type: ignore[union-attr]  # it was asked by it
-
     def _unanswered(self, connection: Connection, ticket: int, failure: UpstreamFailure) -> Rejection | None:
         """What is to be said of it; None: that it may be sent once more."""
         if self._may_retry(connection, failure):
@@ -332,7 +326,11 @@ class _Exchange(msgspec.Struct, eq=False):
         return self._then is None
 
     def set_result(self, reply: Reply) -> None:
-        self._upstream._answered(self._ticket, reply)
+        upstream = self._upstream
+        breaker, failures = upstream._breaker, upstream._settings.breaker_statuses
+        if breaker is not None:
+            ok = not failures or reply.status not in failures
+            breaker.record(self._ticket, ok=ok, now=upstream._loop.time())  # type: ignore[union-attr]  # it was asked by it
         self._tell(reply)
 
     def set_exception(self, error: BaseException) -> None:

@@ -295,7 +295,7 @@ class Connection(asyncio.Protocol):
         if length > WHOLE_BYTES or values[form.length] != b"%d" % length:
             return False
         self._reusable = True
-        self._answer(Reply.of_form(form, values, data))
+        self._answer(Reply(None, data, form=form, values=values))
         return True
 
     def _read_answer(self, head: Head, data: bytes) -> None:

@@ -110,11 +110,17 @@ class Pool:
 
     def lend(self, now: float) -> Connection | None:
         """A place and the connection used last; None, and neither was taken: one of them is not to be had."""
-        if self.in_flight >= self._max_in_flight or not self._idle or self._closed:
+        idle = self._idle
+        if not idle or self.in_flight >= self._max_in_flight or self._closed:
             return None
-        connection = self.take_idle(now)
-        if connection is not None:
-            self.in_flight += 1
+        connection: Connection | None = idle[-1]
+        if connection is not None and now - connection.idle_at < self._keepalive_s and connection.is_usable():
+            idle.pop()
+        else:
+            connection = self.take_idle(now)
+            if connection is None:
+                return None
+        self.in_flight += 1
         return connection
 
     def opened(self, connection: Connection) -> None:

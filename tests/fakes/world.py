@@ -239,9 +239,8 @@ class Up:
             self.open -= 1
             reply.release()
 
-        held = Reply(None if reply.form else reply.head, reply.whole, reply.chunks, release)
-        held.form, held.values = reply.form, reply.values
-        return held
+        head = None if reply.form else reply.head
+        return Reply(head, reply.whole, reply.chunks, release, form=reply.form, values=reply.values)
 
     async def close(self) -> None:
         return None
