@@ -84,6 +84,8 @@ class Result(msgspec.Struct):
     skipped: list[str]
     lines: list[Line]
     claims: dict[str, float]
+    stolen: float = 0.0
+    """Of the time that the machine wanted to run, what its host gave to others: a run with more of it says less."""
 
 
 class _Taken(msgspec.Struct):
@@ -113,10 +115,13 @@ def main() -> None:
             bench.start(frozenset(name for name in given.only.split(",") if name))
             for target in bench.targets:
                 _check(target)
+            before = _ran_and_stolen()
             taken = _measure(bench, given.rounds, given.seconds, alone=given.alone)
+            ran, stolen = (now - then for now, then in zip(_ran_and_stolen(), before, strict=True))
         finally:
             bench.close()
     result = _result(bench, taken, given.rounds, given.seconds)
+    result.stolen = round(stolen / max(1, ran + stolen), 4)
     print(table(result), flush=True)
     if given.write:
         keep("bench", result)
@@ -228,10 +233,21 @@ def _ratios(over: list[float], under: list[float]) -> list[float]:
     return [one / other for one, other in zip(over, under, strict=True)]
 
 
+def _ran_and_stolen() -> tuple[int, int]:
+    """Ticks of all cores, since the machine's start: at work, and wanted but given to others (proc_stat(5))."""
+    try:
+        ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    except OSError:
+        return 0, 0  # no Linux
+    user, nice, system, _, _, irq, softirq, stolen, *_ = ticks
+    return user + nice + system + irq + softirq, stolen
+
+
 def table(result: Result) -> str:
     """The result as Markdown."""
     rows = [
-        f"{result.date}: Python {result.python}, {result.rounds} rounds of {result.seconds:.0f} s, load: {result.load}.",
+        f"{result.date}: Python {result.python}, {result.rounds} rounds of {result.seconds:.0f} s, load: {result.load}. "
+        f"Of the machine's time {result.stolen:.1%} was given to others by its host.",
         "",
         "| target | does | CPU ratio (quartiles) | requests/s ratio | p50, p99 by nginx's | c=1, µs over nginx | RSS MiB |",
         "|---|---|---|---|---|---|---|",
