@@ -151,6 +151,9 @@ class FileSink:
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(f"{self._path}.{number}", f"{self._path}.{number + 1}")
             os.rename(self._path, f"{self._path}.1")
+        except FileNotFoundError:
+            self._reopen()  # somebody else has renamed it, a moment ago
+            return
         except OSError as error:
             # A record in one long file is better than none.
             if self._rotates:

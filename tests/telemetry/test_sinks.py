@@ -187,6 +187,28 @@ def test_a_file_that_grew_is_rotated_and_the_oldest_go(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_file_that_is_renamed_while_it_is_to_be_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Just behind the look at it: no file grows past its size for that."""
+    path = tmp_path / "audit"
+    sink = FileSink(str(path), rotate_bytes=20, keep=5)
+    sink.write(b"first line 15\n")
+    look = os.stat
+
+    def look_and_rename(*given: object) -> os.stat_result:
+        found = look(*given)  # type: ignore[arg-type]
+        monkeypatch.undo()
+        path.rename(tmp_path / "renamed")
+        return found
+
+    monkeypatch.setattr("gateway.telemetry.sinks.os.stat", look_and_rename)
+    sink.write(b"second line 16\n")
+    sink.write(b"third line 15\n")
+    sink.close()
+    assert (tmp_path / "renamed").read_bytes() == b"first line 15\n"
+    assert (tmp_path / "audit.1").read_bytes() == b"second line 16\n"
+    assert path.read_bytes() == b"third line 15\n"
+
+
 def test_lines_that_come_together_are_parted_where_a_file_is_full(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     sink = FileSink(str(path), rotate_bytes=10, keep=5)
