@@ -37,6 +37,7 @@ class HeadForm:
     __slots__ = (
         "_common",
         "_fields",
+        "_lines",
         "_own",
         "_own_lines",
         "_pick",
@@ -74,7 +75,8 @@ class HeadForm:
         self._own_lines: Callable[[Sequence[bytes]], tuple[bytes, ...]]
         self._own_lines = picking([at + 1 for at in places])  # type: ignore[assignment]  # any sequence will do, as above
         self._common = self._pick(lines)
-        # Of the values that differ none is kept.
+        # Of the values that differ none is kept, here and in the next.
+        self._lines = tuple([b"" if at - 1 in places else line for at, line in enumerate(lines)])
         self._fields = tuple([(name, b"") if at in places else (name, value) for at, (name, value) in enumerate(fields)])
         self._places = places
 
@@ -85,10 +87,16 @@ class HeadForm:
         found = self._own(b"\r\n".join(self._own_lines(lines)))
         return None if found is None else found.groups()
 
-    def apart(self, other: HeadForm) -> list[bytes]:
-        """Of a form of the same shape: the names of fields that stay the same in either, and are not the same."""
-        both = set(range(len(self._fields))) - set(self._places) - set(other._places)
-        return [self.shape.names[at] for at in sorted(both) if self._fields[at] != other._fields[at]]
+    def apart(self, other: HeadForm) -> list[bytes] | None:
+        """Of a form of the same shape: the names of fields that stay the same in either, and are not the same.
+
+        None: lines that say the same are spelt otherwise, so neither form can take the place of the other.
+        """
+        own = {*self._places, *other._places}
+        both = [at for at in range(len(self._fields)) if at not in own and self._lines[at + 1] != other._lines[at + 1]]
+        if self._lines[0] != other._lines[0] or any(self._fields[at] == other._fields[at] for at in both):
+            return None
+        return [self.shape.names[at] for at in both]
 
     def head(self, values: Sequence[bytes]) -> ResponseHead:
         """The head with these values."""

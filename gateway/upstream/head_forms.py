@@ -122,6 +122,8 @@ class HeadForms:
             forms = self._forms[len(lines)] = []
         for other in [other for other in forms if other.shape is form.shape]:
             apart = other.apart(form)
+            if apart is None:
+                continue
             if len(apart) <= _APART and _DECIDES.isdisjoint(apart) and len(self._own) + len(apart) <= _OWN_BOUND:
                 own = self._own | set(apart)
                 form = HeadForm(lines, fields, reason, own) if apart else form

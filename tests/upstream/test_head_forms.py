@@ -81,6 +81,9 @@ _CHANGES = st.lists(st.tuples(st.integers(0, len(HEAD)), st.integers(0, 12), _PI
 @example([(HEAD.index(b"W/"), 0, b" ")])
 @example([(HEAD.index(b"0.05"), 4, b"")])
 @example([(HEAD.index(b"2\r\nConn"), 1, b"2 ")])
+@example([(HEAD.index(b"Origin"), 0, b" ")])
+@example([(HEAD.index(b"200 OK"), 0, b" ")])
+@example([(HEAD.index(b" OK"), 3, b" Fine")])
 def test_it_agrees_with_the_reader_of_heads(changes: list[tuple[int, int, bytes]]) -> None:
     forms = HeadForms()
     learnt(forms, HEAD)
@@ -94,6 +97,14 @@ def test_it_agrees_with_the_reader_of_heads(changes: list[tuple[int, int, bytes]
         return
     agrees(forms, head)
     assert agrees(forms, HEAD)
+
+
+def test_heads_that_say_the_same_in_other_words_have_a_form_each() -> None:
+    forms = HeadForms()
+    heads = [HEAD, HEAD.replace(b"Vary: ", b"Vary:  "), HEAD.replace(b" OK", b" Fine")]
+    for head in heads:
+        learnt(forms, head)
+    assert [agrees(forms, head) for head in heads] == [True, True, True]
 
 
 @pytest.mark.parametrize(
