@@ -145,6 +145,9 @@ class Forwarding(msgspec.Struct, eq=False):
     rejection: Rejection | None = None
     """What became of the request instead."""
 
+    # Not a struct's own: what it holds reaches as far as a caller's credential.
+    __repr__ = object.__repr__
+
     # asking.Asking, asking.Begun
 
     def leave(self) -> None:

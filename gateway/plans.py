@@ -43,6 +43,9 @@ class Plan(msgspec.Struct, gc=False):
     """The request that it was learnt from."""
     facts: Exchange
 
+    # Not a struct's own: what it holds reaches as far as a caller's credential.
+    __repr__ = object.__repr__
+
     def case(self, head: RequestHead) -> Case:
         """The same of ``head``."""
         like = self.made_of

@@ -106,6 +106,9 @@ class Repeated(msgspec.Struct, gc=False):
     rendered: tuple[bytes, bytes] | None = None
     """An adapter's own: the two as it sends them, left here by the first such request."""
 
+    def __repr__(self) -> str:
+        return "Repeated()"  # a credential is among them
+
 
 class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     """What goes up: final fields, hop-by-hop and credentials already dealt with. Framing fields are the adapter's."""
@@ -124,6 +127,9 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     priority: Priority = Priority.INTERACTIVE
     repeated: Repeated | None = None
     """The fields that other requests have as well, around ``own``."""
+
+    def __repr__(self) -> str:
+        return f"UpstreamRequest({self.method})"  # never its fields
 
     @property
     def fields(self) -> Fields:

@@ -26,6 +26,8 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
     ended: Callable[[], None] | None = None
     """Called once, when it has landed or was abandoned."""
 
+    __repr__ = object.__repr__
+
     def land(self, result: T | None) -> None:
         """Everybody gets ``result``; None: there is none to share, each goes on alone."""
         self._end((True, result))

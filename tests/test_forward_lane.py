@@ -20,7 +20,7 @@ from gateway.telemetry.audit_line import LineRenderer
 from tests.conftest import RedisServer
 from tests.edge.wire import SOON_S, Client
 from tests.fakes.port import CACHED, ETAG, ISSUES, Port, issues, port
-from tests.fakes.world import CONFIGURATION, OWN, Answer
+from tests.fakes.world import CONFIGURATION, ENVIRONMENT, OWN, Answer
 from tests.test_short_lane_asking import Far, far
 
 PAGES = "/api/v4/projects/1/issues?page=%d"
@@ -269,6 +269,25 @@ async def test_who_leaves_while_gitlab_is_asked(at: Port) -> None:
     assert (await at.ask(PAGES % 3, caller="reader", client=other))[0] == 200
     assert len(at.made.seen.exchanges) == 2
     other.writer.close()
+
+
+async def test_what_is_under_way_shows_no_credential(at: Port) -> None:
+    """An event loop tells of callbacks that fail by the repr of whose they are."""
+    held = Held(at)
+    await at.client.send(at.request(PAGES % 3, caller="reader"))
+    await held.arrived.wait()
+    (connection,) = at.server.connections
+    assert connection._asking is not None
+    forwarding = connection._asking[0]
+    assert isinstance(forwarding, Forwarding)
+    leading, (request,) = forwarding._leading, at.made.up.requests
+    shown = repr([forwarding, forwarding.answered, forwarding.plan, forwarding.head, forwarding.asked, leading, request])
+    shown += repr([request.repeated, list(at.made.made.cache_room.cache._asking.flights._table.values())])  # type: ignore[attr-defined]
+    secrets = {at.made.keys["reader"], *ENVIRONMENT.values()}
+    assert [secret for secret in secrets if secret in shown] == []
+    assert any(secret.encode() in value for secret in secrets for _, value in request.fields)
+    held.go()
+    await at.client.answer()
 
 
 async def test_who_leaves_in_the_very_moment_of_the_answer(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,8 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
     """Unix seconds."""
     conditions: Fields = ()
 
+    __repr__ = object.__repr__
+
     def validated(self, head: ResponseHead) -> tuple[Reply, CacheOutcome] | None:
         del head
         return None

@@ -43,6 +43,8 @@ class PrivateValidating(msgspec.Struct, eq=False):
     """Why GitLab is asked."""
     _requested_at: float
 
+    __repr__ = object.__repr__
+
     @property
     def conditions(self) -> Fields:
         return validators(self._entry)

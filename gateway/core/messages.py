@@ -36,6 +36,9 @@ class RequestHead(msgspec.Struct, frozen=True, gc=False):
     memo: list[object] | None = None
     """Where a pure stage may leave what it made of this very head: a connection that repeats a request repeats the head."""
 
+    def __repr__(self) -> str:
+        return f"RequestHead({self.method})"  # never its fields or target: they may hold a credential
+
 
 class ResponseHead(msgspec.Struct, frozen=True, gc=False, eq=False):
     """One final response's head. Interim (1xx) responses never become one, save 101."""

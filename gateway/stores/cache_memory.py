@@ -37,6 +37,8 @@ class _Slot(msgspec.Struct, gc=False):
     """In the queue of those that were asked for again."""
     hits: int = 0
 
+    __repr__ = object.__repr__
+
 
 class MemoryCacheStore:
     """A CacheStore of one process; everything happens between two awaits.

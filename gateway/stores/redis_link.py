@@ -82,6 +82,8 @@ class _Call(msgspec.Struct, eq=False):
     want: int = 1
     replies: list[RedisValue | RedisError] = []
 
+    __repr__ = object.__repr__
+
     @property
     def waited_for(self) -> bool:
         return self._then is not None

@@ -312,6 +312,8 @@ class _Exchange(msgspec.Struct, eq=False):
     _then: Then | None
     _door: Door | None
 
+    __repr__ = object.__repr__
+
     def cancel(self) -> None:
         if self._then is not None:
             self._then = None

@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ import redis
 
 from gateway.demo.gitlab import DemoGitLab
 from gateway.demo.seed import TOKENS
-from tests.e2e.conftest import DEMO_SECRETS, SHARED_SECRETS, shared_config
 from tests.e2e.running import LoopThread
 from tests.e2e.test_lifecycle import LARGE, until
-from tests.e2e.test_workers import Workers, _refuses, _state
+from tests.e2e.test_workers import Workers, _refuses, _state, starting
 from tests.e2e.wire import Peer, Reply, ask
 from tests.fakes.certificates import Authority
 from tests.fakes.gitlab import Answer, FakeGitLab
@@ -130,16 +128,7 @@ Start = Callable[..., Reloading]
 
 @pytest.fixture
 def start(demo: DemoGitLab, redis_url: str, tmp_path: Path) -> Iterator[Start]:
-    """Starts two workers; whatever is still there at the end is ended."""
-    with ExitStack() as started:
-
-        def begin(url: str = demo.url, **more: Any) -> Reloading:
-            config = {**shared_config(url), "listen": LISTEN, **more}
-            secrets = {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": redis_url}
-            gateway = Reloading(config, tmp_path / "gateway", secrets)
-            started.callback(gateway.stop)
-            return gateway
-
+    with starting(Reloading, LISTEN, demo, redis_url, tmp_path) as begin:
         yield begin
 
 

@@ -13,9 +13,9 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -55,20 +55,29 @@ class Workers(GatewayProcess):
 
 
 Start = Callable[..., Workers]
+Kind = TypeVar("Kind", bound=GatewayProcess)
+
+
+@contextmanager
+def starting(
+    kind: type[Kind], listen: dict[str, Any], demo: DemoGitLab, redis_url: str, directory: Path
+) -> Iterator[Callable[..., Kind]]:
+    """Starts two workers; whatever is still there at the end is ended."""
+    with ExitStack() as started:
+
+        def begin(url: str = demo.url, **more: Any) -> Kind:
+            config = {**shared_config(url), "listen": listen, **more}
+            secrets = {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": redis_url}
+            gateway = kind(config, directory / "gateway", secrets)
+            started.callback(gateway.stop)
+            return gateway
+
+        yield begin
 
 
 @pytest.fixture
 def start(demo: DemoGitLab, redis_url: str, tmp_path: Path) -> Iterator[Start]:
-    """Starts two workers; whatever is still there at the end is ended."""
-    with ExitStack() as started:
-
-        def begin(url: str = demo.url, **more: Any) -> Workers:
-            config = {**shared_config(url), "listen": LISTEN, **more}
-            secrets = {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": redis_url}
-            gateway = Workers(config, tmp_path / "gateway", secrets)
-            started.callback(gateway.stop)
-            return gateway
-
+    with starting(Workers, LISTEN, demo, redis_url, tmp_path) as begin:
         yield begin
 
 
