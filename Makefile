@@ -71,6 +71,10 @@ fuzz: setup ## hypothesis and atheris over every parser of hostile octets; ARGS=
 		--no-deps --target .fuzz -r tests/fuzz/requirements.txt || echo "fuzz: no atheris for this system: hypothesis alone" >&2
 	@PYTHONPATH=.fuzz $(BIN)/python -m tests.fuzz $(ARGS)
 
+.PHONY: roam
+roam: setup ## the tests of properties with new examples, ten times as many; `make test` draws the same ones each time
+	@$(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile=roaming -m hypothesis $(ARGS)
+
 .PHONY: soak
 soak: setup ## mixed traffic with random faults, on loopback: ARGS="SECONDS", 60 by default; then ten thousand idle clients
 	@$(BIN)/python -m tests.soak $(ARGS)
