@@ -25,6 +25,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from ..asking import Asker, Asking, Begun
 from ..core.errors import Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
+from ..outbox import Outbox
 from ..ports import DRAINED
 from .downstream import AiohttpDownstream, ClientGone, head_of
 from .parsing import last_octets, rejection_of, version_not_supported
@@ -156,7 +157,7 @@ class Connection(RequestHandler):
             if type(answer) is bytes:
                 server.requests_count += 1
                 assert self.transport is not None, "octets came over it"
-                self.transport.write(answer)
+                server.outbox.put(self.transport, answer)
                 self._rest()
                 return True
             if answer is not None:
@@ -186,8 +187,9 @@ class Connection(RequestHandler):
             return
         self._server.requests_count += 1
         assert self.transport is not None, "nobody is told who is gone"
-        self.transport.write(octets)
+        self._server.outbox.put(self.transport, octets)
         if self._close:
+            self._server.outbox.flush()
             self.transport.close()
         elif self._messages:
             waiter.set_result(None)
@@ -234,6 +236,7 @@ class Connection(RequestHandler):
         self.force_close()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # aiohttp declares less than asyncio's protocol
+        self._server.outbox.flush()  # the transport will be closed, and this client may have an answer there
         if self._tunnel is None:
             return None
         self._tunnel.end()
@@ -260,6 +263,7 @@ class Connection(RequestHandler):
         """Let the request in progress end; after ``timeout`` seconds tell its client that it will not, or cut its answer.
 
         aiohttp's own waits up to twice that."""
+        self._server.outbox.flush()
         self.close()
         task = self._task_handler
         if task is not None and (self._request_in_progress or self._asking is not None or self._begun is not None):
@@ -277,6 +281,11 @@ class Connection(RequestHandler):
                 else:
                     await asyncio.wait([task], timeout=_LAST_WORD_S)
         self.force_close()
+
+    def force_close(self) -> None:
+        """At once, but for what is on its way out."""
+        self._server.outbox.flush()
+        super().force_close()
 
     def abort(self) -> None:
         """Cut the connection with a reset where the platform has one: nothing sent so far may pass for whole."""
@@ -312,6 +321,7 @@ class Connection(RequestHandler):
                     await self._waiter
                 finally:
                     self._waiter = None
+            server.outbox.flush()  # what was answered without this task goes before what it will write
             queued: Any = self._messages.popleft()  # what the parser told of, or a head that ``_repeats`` knew
             message, payload = queued
             repeated = type(message) is RequestHead
@@ -402,6 +412,8 @@ class TrafficServer(web.Server):
         self.render_early = render_early
         self.at_once = at_once
         self.repeats = Repeats(target_bytes=settings.target_bytes)
+        self.outbox = Outbox(self._loop)
+        """Answers of requests that needed no task."""
         self.draining = False
         self.refused_connections = 0
         self.slow_heads = 0

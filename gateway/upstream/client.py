@@ -16,6 +16,7 @@ import msgspec
 
 from ..core.breaker import REFUSED, Breaker, BreakerSettings, BreakerState
 from ..core.errors import Rejection, bad_request
+from ..outbox import Outbox
 from ..ports import Asked, Door, RequestBody, Then, UpstreamRequest
 from ..reply import Reply
 from .connection import Connection
@@ -78,6 +79,7 @@ class LeanUpstream:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: Pool | None = None
         self._dialer: Dialer | None = None
+        self._outbox: Outbox | None = None
         self._retry_budget = 1.0
         self._forms = HeadForms()
         self.connects_total = 0
@@ -223,6 +225,7 @@ class LeanUpstream:
     def _start(self) -> Pool:
         settings = self._settings
         self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox(self._loop)
         self._dialer = Dialer(self._loop, self.origin, settings.connect_s)
         self._pool = Pool(
             self._loop,
@@ -264,6 +267,7 @@ class LeanUpstream:
                 loop,
                 self._settings.idle_s,
                 forms=self._forms,
+                outbox=self._outbox,
                 foreign_codings=self._settings.foreign_codings,
             )
             return await dialer.connect(factory, self._tls)

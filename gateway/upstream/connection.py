@@ -18,6 +18,7 @@ from ..core.answer_shape import shape_of
 from ..core.errors import Rejection
 from ..core.head_form import HeadForm, Values
 from ..core.messages import ResponseHead
+from ..outbox import Outbox
 from ..reply import Reply
 from .contract import Home, Waiter
 from .deadline import Deadline
@@ -66,6 +67,7 @@ class Connection(asyncio.Protocol):
         "_idle_s",
         "_interim",
         "_loop",
+        "_outbox",
         "_partial",
         "_phase",
         "_reader",
@@ -91,9 +93,11 @@ class Connection(asyncio.Protocol):
         idle_s: float,
         *,
         forms: HeadForms | None = None,
+        outbox: Outbox | None = None,
         foreign_codings: bool = False,
     ) -> None:
         self._home = home
+        self._outbox = outbox if outbox is not None else Outbox(loop)
         self._loop = loop
         self._idle_s = idle_s
         self._forms = forms if forms is not None else HeadForms()
@@ -161,9 +165,10 @@ class Connection(asyncio.Protocol):
         # While the body comes, it is the client's clock that runs, at the edge.
         if body_follows:
             self._deadline.clear()
+            self._transport.write(octets)  # as the body will be
         else:
             self._deadline.set(first_byte_s)
-        self._transport.write(octets)
+            self._outbox.put(self._transport, octets)
 
     def write(self, data: bytes) -> bool:
         """Some of a request body or tunnel; False when nobody takes it any more."""

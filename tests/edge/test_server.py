@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from unittest.mock import Mock
 
 import pytest
 
+from gateway.asking import Asker
 from gateway.core.errors import Code
-from gateway.core.messages import ResponseHead
+from gateway.core.messages import RequestHead, ResponseHead
 from gateway.edge.downstream import AiohttpDownstream
-from gateway.edge.server import TrafficServer
-from tests.edge.wire import SOON_S, Client, echo, request, traffic
+from gateway.edge.server import Connection, TrafficServer
+from tests.edge.wire import SOON_S, Client, Traffic, echo, request, traffic
 
 CANARY = b"glpat-c4n4ryc4n4ryc4n4ry"
 
@@ -141,6 +145,56 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         await client.send(b"".join(request(f"/{number}") for number in range(50)))
         for number in range(50):
             assert (await client.answer())[2] == b"/%d " % number
+
+
+@asynccontextmanager
+async def answering_at_once() -> AsyncIterator[tuple[Traffic, Client, Connection]]:
+    """A connection whose ``/known`` is answered without its task from now on: 200, ``at once``."""
+
+    def at_once(head: RequestHead, _asker: Asker) -> bytes | None:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nat once" if head.target == b"/known" else None
+
+    async with traffic(echo, at_once) as port:
+        client = await port.connect()
+        await client.send(request("/known"))
+        assert (await client.answer())[2] == b"/known "
+        await asyncio.sleep(0)
+        (connection,) = port.server.connections
+        assert isinstance(connection, Connection)
+        yield port, client, connection
+
+
+async def test_answers_at_once_go_before_what_a_task_writes() -> None:
+    async with answering_at_once() as (_port, client, connection):
+        for target in ("/known", "/other", "/known", "/known", "/another"):
+            connection.data_received(request(target))
+        said = [(await client.answer())[2] for _ in range(5)]
+        assert said == [b"at once", b"/other ", b"/known ", b"/known ", b"/another "]
+
+
+@pytest.mark.parametrize("ending", ["half-closed", "forced", "drained", "closing"])
+async def test_an_answer_at_once_is_not_lost_with_its_connection(ending: str) -> None:
+    """Though it is written at the end of the loop's turn, and the connection ends in that very turn."""
+    async with answering_at_once() as (port, client, connection):
+        if ending == "closing":
+            asking = Mock()
+            port.server.at_once = lambda _head, _asker: asking
+            connection.data_received(request("/known"))
+            connection.close()
+            connection.told(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nat once")
+            asking.leave.assert_not_called()
+        else:
+            connection.data_received(request("/known"))
+        assert connection.transport is not None
+        if ending == "half-closed":
+            assert not connection.eof_received()
+            connection.transport.close()
+        elif ending == "forced":
+            connection.force_close()
+        elif ending == "drained":
+            await connection.shutdown(SOON_S)
+        assert (await client.answer())[2] == b"at once"
+        assert await client.rest() == b""
 
 
 async def test_pipelined_bodies_do_not_run_into_each_other() -> None:

@@ -12,7 +12,7 @@ from gateway.core.errors import Rejection
 from gateway.core.messages import ResponseHead
 from gateway.core.refusal import render
 from gateway.edge.downstream import AiohttpDownstream
-from gateway.edge.server import TrafficServer
+from gateway.edge.server import AtOnce, TrafficServer
 from gateway.edge.settings import EdgeSettings
 
 Handler = Callable[[AiohttpDownstream], Awaitable[None]]
@@ -89,8 +89,8 @@ class Traffic:
 
 
 @asynccontextmanager
-async def traffic(handler: Handler, **settings: object) -> AsyncIterator[Traffic]:
-    """Listen with ``handler``; at the end no connection is left."""
+async def traffic(handler: Handler, at_once: AtOnce | None = None, **settings: object) -> AsyncIterator[Traffic]:
+    """Listen with ``handler``, and ``at_once`` for what it answered before; at the end no connection is left."""
     refused: list[Rejection] = []
     clients: list[Client] = []
 
@@ -99,7 +99,8 @@ async def traffic(handler: Handler, **settings: object) -> AsyncIterator[Traffic
         refused.append(rejection)
         return render(rejection)
 
-    server = TrafficServer(handler, render_early, EdgeSettings(**settings))  # type: ignore[arg-type]
+    given = {} if at_once is None else {"at_once": at_once}
+    server = TrafficServer(handler, render_early, EdgeSettings(**settings), **given)  # type: ignore[arg-type]
     listening = await server.listen("127.0.0.1", 0)
     try:
         yield Traffic(server, listening.sockets[0].getsockname()[1], refused, clients)

@@ -140,6 +140,32 @@ async def test_who_cancels_is_told_nothing_and_costs_the_connection(gitlab: Gitl
     assert told.answers == []
 
 
+async def test_what_is_cancelled_in_the_turn_it_was_sent_never_leaves(gitlab: Gitlab, upstream: Make) -> None:
+    client = upstream(await gitlab.play(always(OK)))
+    await warm(client)
+    told = Told()
+    sent = client.send_soon(get(b"/x"), told)
+    assert sent is not None
+    sent.cancel()
+    assert (client.in_flight, client.open) == (0, 0)
+    await gitlab.peers[0].ended.wait()
+    assert (gitlab.requests, told.answers) == (1, [])
+
+
+async def test_requests_of_one_turn_each_go_over_their_own(gitlab: Gitlab, upstream: Make) -> None:
+    client = upstream(await gitlab.play(always(OK)))
+    replies = await asyncio.gather(*[client.send(get(), None) for _ in range(3)])
+    for reply in replies:
+        reply.release()
+    told = [Told() for _ in range(3)]
+    for number, one in enumerate(told):
+        assert client.send_soon(get(b"/%d" % number), one) is not None
+    answers = [await one.answer() for one in told]
+    assert [answer.whole for answer in answers if isinstance(answer, Reply)] == [b"ok"] * 3
+    asked = sorted(peer.heads[-1].split()[1] for peer in gitlab.peers)
+    assert asked == [b"/0", b"/1", b"/2"]
+
+
 async def test_a_connection_that_was_dead_may_be_tried_again(gitlab: Gitlab, upstream: Make) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
