@@ -203,46 +203,42 @@ class Forwarding(msgspec.Struct, eq=False):
     def goes_up(self, decision: Decision | None) -> bool:
         """To GitLab; False: that is for the road."""
         self.decision = decision
-        try:
-            return self._goes_up()
-        except Exception:
-            log.exception("fault in the forward lane")  # the road has its own way to say so
-            self._abandon()
-            return False
-
-    def _goes_up(self) -> bool:
         lane, x, upward = self._lane, self.x, self._upward
         road, target = lane.road, self.head.target
-        if self.decision is not None:
-            note(self.decision, x)
-        credential = upward.credential
-        if credential is not None:
-            if not road.pacing.is_free(credential.id):
+        try:
+            if decision is not None:
+                note(decision, x)
+            credential = upward.credential
+            if credential is not None:
+                used = credential.id
+                if not road.pacing.is_free(used):
+                    return False
+                x.permit_use = used
+            leading = self._leading = road.cache.lead_now(target, upward.like, lane.wall)
+            if leading is None:
                 return False
-            x.permit_use = credential.id
-        leading = self._leading = road.cache.lead_now(target, upward.like, lane.wall)
-        if leading is None:
-            return False
-        conditions = self.conditions = leading.conditions
-        principal = self.plan.made_of.principal
-        request = UpstreamRequest(
-            "GET",
-            target,
-            (*conditions, (b"X-Request-Id", x.request_id.encode("ascii"))),
-            None,
-            None,
-            False,
-            principal.id,
-            principal.priority,
-            upward.repeated,
-        )
-        sent = road.upstream.send_soon(request, self.answered)
-        if sent is None:
-            self._abandon()
-            return False
-        self.asked = sent
-        self.started_at = lane.monotonic()
-        return True
+            conditions = self.conditions = leading.conditions
+            principal = self.plan.made_of.principal
+            request = UpstreamRequest(
+                "GET",
+                target,
+                (*conditions, (b"X-Request-Id", x.request_id.encode("ascii"))),
+                None,
+                None,
+                False,
+                principal.id,
+                principal.priority,
+                upward.repeated,
+            )
+            sent = road.upstream.send_soon(request, self.answered)
+            if sent is not None:
+                self.asked = sent
+                self.started_at = lane.monotonic()
+                return True
+        except Exception:
+            log.exception("fault in the forward lane")  # the road has its own way to say so
+        self._abandon()
+        return False
 
     # The way down
 

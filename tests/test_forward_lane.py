@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.cache.private import PrivateCache
 from gateway.cache.private_leading import PrivateLeading
 from gateway.core.errors import Code, Rejection, Source
 from gateway.core.messages import Fields, ResponseHead
@@ -449,7 +450,7 @@ async def test_a_fault_is_logged_and_the_road_answers(
         raise ValueError("a fault")
 
     if part == "up":
-        monkeypatch.setattr(Forwarding, "_goes_up", fault)
+        monkeypatch.setattr(PrivateCache, "lead_now", fault)
     else:
         monkeypatch.setattr(PrivateLeading, "answered", fault)
     assert (await at.ask(PAGES % 3, caller="reader"))[0] == 200

@@ -42,12 +42,12 @@ class Repeats:
         found = self._heads.get(octets)
         if found is not None and found.peer == peer and found.tls is tls:
             return found
-        begin = octets.find(b"\r\n") + 2
+        line = _PLAIN_LINE.match(octets)
+        if line is None:
+            return None
+        begin = line.end()
         fields = self._blocks.get(octets[begin:])
         if fields is None or begin > self._longest_line:
-            return None
-        line = _PLAIN_LINE.match(octets)
-        if line is None or line.end() != begin:
             return None
         method, target = line.groups()
         head = RequestHead(_METHODS[method], target, fields, tls=tls, peer=peer, memo=[])

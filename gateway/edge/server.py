@@ -152,7 +152,8 @@ class Connection(RequestHandler):
         if self._head_deadline is not None:
             self._disarm_head_deadline()
         self._request_count += 1
-        if head.memo is not None and not server.draining and not self.writing_paused:
+        # Not by ``writing_paused``, which would be a call.
+        if head.memo is not None and not server.draining and not self._paused:
             answer = server.at_once(head, self)
             if type(answer) is bytes:
                 server.requests_count += 1
@@ -185,11 +186,12 @@ class Connection(RequestHandler):
             self._messages.appendleft((asking[1], EMPTY_PAYLOAD))  # type: ignore[arg-type]  # as above
             waiter.set_result(None)
             return
-        self._server.requests_count += 1
+        server = self._server
+        server.requests_count += 1
         assert self.transport is not None, "nobody is told who is gone"
-        self._server.outbox.put(self.transport, octets)
+        server.outbox.put(self.transport, octets)
         if self._close:
-            self._server.outbox.flush()
+            server.outbox.flush()
             self.transport.close()
         elif self._messages:
             waiter.set_result(None)
