@@ -72,7 +72,7 @@ fuzz: setup ## hypothesis and atheris over every parser of hostile octets; ARGS=
 	@PYTHONPATH=.fuzz $(BIN)/python -m tests.fuzz $(ARGS)
 
 .PHONY: roam
-roam: setup ## the tests of properties with new examples, ten times as many; `make test` draws the same ones each time
+roam: setup ## the tests of properties with new examples, a thousand where a test names no number; `make test` draws the same each time
 	@$(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile=roaming -m hypothesis $(ARGS)
 
 .PHONY: soak
