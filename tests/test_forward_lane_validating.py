@@ -87,6 +87,33 @@ async def test_octet_for_octet_and_fact_for_fact_what_the_road_says(
     at: Port, caller: str, lines: tuple[str, ...], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer, whole, asked = ANSWERS[name]
+    await compared(at, caller, lines, answer, monkeypatch, whole=whole, asked=asked, stored=True)
+
+
+@pytest.mark.parametrize("caller", ["reader", OWN])
+@pytest.mark.parametrize("lines", [(MATCHING,), ("If-None-Match: *",), (f'{MATCHING}, "another"',)])
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_and_where_nothing_is_stored(
+    at: Port, caller: str, lines: tuple[str, ...], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's own conditions go up: GitLab's word about them is for this client."""
+    await compared(
+        at, caller, lines, ANSWERS[name][0], monkeypatch, whole=name.startswith("not modified"), asked=1, stored=False
+    )
+
+
+async def compared(
+    at: Port,
+    caller: str,
+    lines: tuple[str, ...],
+    answer: Answer,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    whole: bool,
+    asked: int,
+    stored: bool,
+) -> None:
+    """Lane and road. ``whole``: the lane answers to the end. ``stored``: something is, and stale."""
     store = at.made.made.cache_room.memory
     assert store is not None
     for _ in range(2):
@@ -96,8 +123,9 @@ async def test_octet_for_octet_and_fact_for_fact_what_the_road_says(
         if not lane:
             monkeypatch.setattr(at.made.gateway.forward_lane, "at_once", lambda *_: None)
         store._slots.clear(), store._small.clear(), store._main.clear(), store._ghosts.clear()
-        at.made.up.answer = issues()
-        await at.ask(PAGES % 7, caller=caller)
+        if stored:
+            at.made.up.answer = issues()
+            await at.ask(PAGES % 7, caller=caller)
         at.made.up.answer = answer
         at.made.seen.exchanges.clear()
         at.made.calls.clear()
@@ -141,6 +169,22 @@ async def test_polling_is_answered_on_the_lane(at: Port) -> None:
     assert [x.upstream_status for x in at.made.seen.exchanges] == [304] * 3
     assert len({id(x.kin) for x in at.made.seen.exchanges}) == 1
     assert len(at.made.up.requests) == 3
+
+
+async def test_polling_for_what_was_never_stored_is_answered_on_the_lane(at: Port) -> None:
+    """As after a restart: who polls has the answer, and the gateway has not."""
+    at.made.up.answer = answers(304, ((b"Etag", ETAG),))
+    for page in (7, 8, 7, 7):
+        status, fields, body = await at.ask(PAGES % page, MATCHING, caller="reader")
+        assert (status, body, fields[b"Etag"]) == (304, b"", ETAG)
+    assert at.forwarded
+    assert {(x.cache_status, x.cache_stored, x.upstream_status) for x in at.made.seen.exchanges} == {
+        ("miss", "status", 304)
+    }
+    assert dict(at.made.up.requests[-1].fields)[b"If-None-Match"] == ETAG
+    at.made.up.answer = issues(b"[1]")
+    for _ in range(2):
+        assert (await at.ask(PAGES % 7, caller="reader"))[2] == b"[1]", "and to others their own"
 
 
 async def test_who_asks_the_same_meanwhile_waits_for_the_answer(at: Port) -> None:

@@ -43,9 +43,11 @@ class Like(msgspec.Struct, gc=False):
     fields: Fields = ()
     """The request's."""
     validates: bool = False
-    """Where something is stored that must be asked about, it may be asked about for all who wait."""
-    leads: bool = False
-    """Where nothing is stored, an answer may be, and be shared with all who wait for it."""
+    """Where something is stored that must be asked about, it may be asked about for all who wait. Where nothing is, an
+    answer may be stored and shared with them, but for ``given``."""
+    given: Fields = ()
+    """The client's own conditions: where nothing is stored they go up, and what they bring is for it alone. None where an
+    answer would be reused without asking: then the whole one is fetched for all."""
     moulds: dict[tuple[Shape, Fields], Mould] = {}
     """Of its answers."""
 
@@ -140,8 +142,8 @@ class Cache(Protocol):
 
     def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
         """Nothing is stored for ``target``, or something that must be asked about; nobody asks for it, and its answer can
-        be stored without a wait: it is to go up with ``Leading.conditions``, and a word is owed then. None for any other:
-        that is for ``fetch``.
+        be dealt with without a wait: it is to go up with ``Leading.conditions``, and a word is owed then. None for any
+        other: that is for ``fetch``.
 
         Args:
             target: The raw one, of a GET less credentials.

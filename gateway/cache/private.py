@@ -22,11 +22,12 @@ from ..core.structured_fields import serialise_name
 from ..ports import CacheStore
 from ..reply import Reply
 from .again import Again, Looking
-from .contract import CacheOutcome, CacheRequest, Forward, Leases, Like
+from .contract import CacheOutcome, CacheRequest, Forward, Leading, Leases, Like
 from .hook_watch import HookWatch
 from .labels import Labels
 from .private_asking import PrivateAsking, Question, as_reply, usable
 from .private_leading import AtHand, PrivateLeading
+from .private_passing import PrivatePassing
 from .private_validating import PrivateValidating
 from .tagging import Tagging
 
@@ -122,7 +123,7 @@ class PrivateCache:
         question = Question(request, forward, now, key, tags, reuse_s, like.keep_s, asked, like.if_none_match, like.taught)
         return await self._asking.ask(question, lookup, entry, reason)
 
-    def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> PrivateLeading | PrivateValidating | None:
+    def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
         store = self._at_hand
         if store is None or not like.validates or like.version != self._tagging.names.version:
             return None
@@ -138,8 +139,8 @@ class PrivateCache:
             entry, reason = usable(lookup, like.fields, None, like.reuse_s, at)
             if entry is None or reason is None or not validators(entry):
                 return None
-        elif not like.leads:
-            return None
+        elif like.given:
+            return PrivatePassing(self._labels, store, like, key, lookup.stamp)
         flight = self._asking.join_now(key, lookup.version)
         if flight is None:
             return None
@@ -176,9 +177,8 @@ class PrivateCache:
             like.reuse_s = self._reuse_s.get(request.operation.name, self._default_reuse_s)
             like.keep_s = self._policy.keep_s
         like.fields = request.fields
-        # Where every reuse is asked for, the client's own conditions go up, and what they bring is for it alone.
         like.validates = like.asked is None and not request.operation.may_hold_secret
-        like.leads = like.validates and (like.reuse_s > 0 or not conditions(request.fields))
+        like.given = conditions(request.fields) if like.reuse_s <= 0 else ()
         like.moulds.clear()
 
     def _hits(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:

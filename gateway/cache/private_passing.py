@@ -1,0 +1,59 @@
+"""A client's own conditions where nothing is stored, and nothing would be reused without asking: they go up as they are,
+and a 304 is for this client alone, as ``PrivateAsking`` has it.
+
+Whatever else GitLab says is for a ``fetch``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..core.cache_status import CacheReason, CacheStatus, Stored
+from ..core.head_form import Blanks, Values
+from ..core.messages import Fields, ResponseHead
+from ..reply import Reply
+from .contract import CacheOutcome, Like
+from .labels import Labels
+from .mould import Cast, Told
+from .private_leading import AtHand
+
+
+class PrivatePassing(msgspec.Struct, eq=False):
+    """See ``contract.Leading``. Nobody waits for it: others who ask bring conditions of their own."""
+
+    _labels: Labels
+    _store: AtHand
+    """Where nothing is."""
+    _like: Like
+    _key: bytes
+    _stamp: int
+    """The store's, of when nothing was there."""
+
+    __repr__ = object.__repr__
+
+    @property
+    def conditions(self) -> Fields:
+        return self._like.given
+
+    def abandon(self) -> None:
+        return None
+
+    def overtaken(self) -> bool:
+        return self._store.peek(self._key, self._like.tags).version > self._stamp
+
+    def answered(self, head: ResponseHead, whole: bytes) -> Told | None:
+        del head, whole
+        return None
+
+    def cast(self, blanks: Blanks, head: ResponseHead) -> Cast | None:
+        del blanks, head
+        return None
+
+    def likewise(self, cast: Cast, values: Values, whole: bytes) -> Told | None:
+        del cast, values, whole
+        return None
+
+    def validated(self, head: ResponseHead) -> tuple[Reply, CacheOutcome]:
+        outcome = CacheOutcome(CacheStatus.MISS, CacheReason.URI_MISS)
+        outcome.upstream_status, outcome.stored = 304, Stored.STATUS
+        return self._labels.upstream_answer(Reply(head, b""), outcome), outcome
