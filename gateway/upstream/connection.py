@@ -330,7 +330,7 @@ class Connection(asyncio.Protocol):
             self._expect_more()
             if payload:
                 self._take_in(payload)
-            self._hand_over(Reply(answer, chunks=stream, release=stream.close))
+            self._hand_over(Reply(answer, None, stream, stream.close))
 
     def _read_body(self, data: bytes) -> None:
         reader = cast("BodyReader", self._reader)
@@ -368,7 +368,7 @@ class Connection(asyncio.Protocol):
         if data:
             self._take_in(data)
         answer = ResponseHead(head.status, head.fields, head.reason)
-        self._hand_over(Reply(answer, release=tunnel.close, tunnel=tunnel))
+        self._hand_over(Reply(answer, None, None, tunnel.close, tunnel=tunnel))
 
     def _take_in(self, payload: bytes) -> None:
         if self._stream is not None and self._stream.push(payload):
