@@ -28,12 +28,13 @@ class Outbox:
     def put(self, transport: asyncio.WriteTransport, octets: bytes) -> None:
         """Write ``octets`` soon, unless ``transport`` is closed by then."""
         waiting = self._waiting
-        others = len(waiting)
-        waiting.append((transport, octets))
-        if not others:
+        if waiting:
+            waiting.append((transport, octets))
+            if len(waiting) == MOST:
+                self.flush()
+        else:
+            waiting.append((transport, octets))
             self._loop.call_soon(self.flush)
-        elif others == MOST - 1:
-            self.flush()
 
     def flush(self) -> None:
         """Write what waits, now."""

@@ -26,8 +26,13 @@ def test_another_head_has_no_form() -> None:
 
 def test_release_comes_once_and_to_all() -> None:
     told: list[int] = []
-    reply = Reply(ResponseHead(200, ()), release=lambda: told.append(1))
+    reply = Reply(ResponseHead(200, ()), None, None, lambda: told.append(1))
     reply.on_release(lambda: told.append(2))
     reply.release()
     reply.release()
     assert told == [1, 2]
+
+
+def test_its_repr_shows_nothing_of_it() -> None:
+    shown = repr(Reply(ResponseHead(200, ((b"Private-Token", b"secret"),)), b"secret"))
+    assert "secret" not in shown

@@ -6,6 +6,7 @@ Pure: ``now`` is the caller's monotonic clock in seconds. What counts as a failu
 from __future__ import annotations
 
 import enum
+import math
 
 import msgspec
 
@@ -14,6 +15,8 @@ REFUSED = -1
 
 # The window slides in steps of a tenth: exact enough for an operator's "30s", constant in memory and in time.
 _SLOTS = 10
+_SURE = 0.99
+"""Of a slot: until there, how its end is rounded does not matter."""
 
 
 class BreakerSettings(msgspec.Struct, frozen=True):
@@ -46,7 +49,6 @@ class Breaker:
 
     __slots__ = (
         "_counts",
-        "_epoch",
         "_failures",
         "_opened_at",
         "_probe_at",
@@ -54,7 +56,10 @@ class Breaker:
         "_slot",
         "_slots",
         "_step_s",
+        "_succeeded",
+        "_sure_until",
         "_total",
+        "epoch",
         "state",
     )
 
@@ -62,16 +67,19 @@ class Breaker:
         self._settings = settings
         self._step_s = settings.window_s / _SLOTS
         self.state = _CLOSED
-        self._epoch = 0
+        self.epoch = 0
+        """The ticket of whom it admits while it is closed."""
         self._opened_at = 0.0
         self._probe_at: float | None = None
         self._slot = 0
+        self._sure_until = -math.inf
+        """While it is closed: what ends before then belongs to the present slot."""
         self._clear()
 
     def admit(self, now: float) -> int:
         """A ticket to hand to :meth:`record` or :meth:`forget`, or ``REFUSED``."""
         if self.state is _CLOSED:
-            return self._epoch
+            return self.epoch
         if self.state is _OPEN:
             if now < self._opened_at + self._settings.open_for_s:
                 return REFUSED
@@ -80,7 +88,7 @@ class Breaker:
         if self._probe_at is not None and now < self._probe_at + self._settings.open_for_s:
             return REFUSED
         self._probe_at = now
-        return self._epoch
+        return self.epoch
 
     def is_refusing(self, now: float) -> bool:
         """Whether :meth:`admit` would refuse; changes nothing."""
@@ -88,21 +96,19 @@ class Breaker:
             return False
         return self.retry_after_s(now) > 0.0
 
-    def record(self, ticket: int, *, ok: bool, now: float) -> None:
+    def record(self, ticket: int, ok: bool, now: float) -> None:
         """The outcome of an admitted request."""
-        if ticket != self._epoch:
+        if ticket != self.epoch:
             return
-        if ok and self.state is _CLOSED and int(now / self._step_s) == self._slot:  # nearly always
-            self._counts[0] += 1
-            self._total += 1
+        if ok and now < self._sure_until:  # nearly always
+            self._succeeded += 1
             return
         if self.state is _HALF_OPEN:
             self._enter(_CLOSED if ok else _OPEN, now)
             return
         if self.state is _OPEN:
             return
-        if int(now / self._step_s) != self._slot:
-            self._slide(now)
+        self._slide(now)
         counts = self._counts
         counts[0] += 1
         self._total += 1
@@ -116,7 +122,7 @@ class Breaker:
 
     def forget(self, ticket: int) -> None:
         """The admitted request ended without saying anything about the upstream (its client left)."""
-        if ticket == self._epoch:
+        if ticket == self.epoch:
             self._probe_at = None
 
     def retry_after_s(self, now: float) -> float:
@@ -132,7 +138,8 @@ class Breaker:
 
     def _enter(self, state: BreakerState, now: float = 0.0) -> None:
         self.state = state
-        self._epoch += 1
+        self.epoch += 1
+        self._sure_until = -math.inf
         self._opened_at = now
         self._probe_at = None
         self._clear()
@@ -141,14 +148,22 @@ class Breaker:
         self._slots = [[0, 0] for _ in range(_SLOTS)]
         self._counts = self._slots[self._slot % _SLOTS]
         """Of the present slot."""
+        self._succeeded = 0
+        """In the present slot, and neither in its counts nor in the total yet."""
         self._total = 0
         self._failures = 0
 
     def _slide(self, now: float) -> None:
+        self._counts[0] += self._succeeded
+        self._total += self._succeeded
+        self._succeeded = 0
         slot = int(now / self._step_s)
         passed = slot - self._slot
-        if passed <= 0:  # the usual case; also a clock that stood still
-            return
+        if passed > 0:  # otherwise it is the same, or a clock that stood still
+            self._go_on(slot, passed)
+        self._sure_until = (self._slot + _SURE) * self._step_s
+
+    def _go_on(self, slot: int, passed: int) -> None:
         self._slot = slot
         if passed >= _SLOTS:
             self._clear()

@@ -116,7 +116,9 @@ class AdmittingUpstream:
                 return
         elif answer is not None and answer.code in _BROKE_DOWN:
             self._limit.dropped(time.monotonic())
-        self._leave()
+        self.in_flight -= 1
+        if self._queue:
+            self._admit()
 
     async def close(self) -> None:
         while (waiter := self._queue.pop()) is not None:

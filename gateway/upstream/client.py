@@ -129,9 +129,9 @@ class LeanUpstream:
                 connection.begin(
                     octets,
                     waiter,
+                    request.first_byte_timeout_s or self._settings.first_byte_s,
                     bodiless=request.method == "HEAD",
                     upgrade=request.upgrade,
-                    first_byte_s=request.first_byte_timeout_s or self._settings.first_byte_s,
                     body_follows=body is not None,
                 )
                 try:
@@ -165,19 +165,23 @@ class LeanUpstream:
 
     def send_soon(self, request: UpstreamRequest, then: Then, door: Door | None = None) -> Asked | None:
         pool, breaker = self._pool, self._breaker
-        if pool is None or (breaker is not None and breaker.state is not _CLOSED):
+        if pool is None:
             return None
+        ticket = 0
+        if breaker is not None:
+            if breaker.state is not _CLOSED:
+                return None
+            ticket = breaker.epoch
         octets = render_head(request, has_body=False)
-        now = self._loop.time()  # type: ignore[union-attr]  # set together with the pool
-        connection = pool.lend(now)
+        connection = pool.lend(self._loop.time())  # type: ignore[union-attr]  # set together with the pool
         if connection is None:
             return None
-        connection.ticket = breaker.admit(now) if breaker is not None else 0
+        connection.ticket = ticket
         if self._retry_budget < _RETRY_BUDGET_MAX:
             self._retry_budget += self._settings.retry_ratio
         self.reuses_total += 1
-        exchange = _Exchange(self, connection, connection.ticket, then, door)
-        connection.begin(octets, exchange, first_byte_s=request.first_byte_timeout_s or self._settings.first_byte_s)
+        exchange = _Exchange(self, connection, ticket, then, door)
+        connection.begin(octets, exchange, request.first_byte_timeout_s or self._settings.first_byte_s)
         return exchange
 
     def read_tls(self) -> Callable[[], None]:
@@ -333,10 +337,11 @@ class _Exchange(msgspec.Struct, eq=False):
 
     def set_result(self, reply: Reply) -> None:
         upstream = self._upstream
-        breaker, failures = upstream._breaker, upstream._settings.breaker_statuses
+        breaker = upstream._breaker
         if breaker is not None:
+            failures = upstream._settings.breaker_statuses
             ok = not failures or reply.status not in failures
-            breaker.record(self._ticket, ok=ok, now=upstream._loop.time())  # type: ignore[union-attr]  # it was asked by it
+            breaker.record(self._ticket, ok, upstream._loop.time())  # type: ignore[union-attr]  # it was asked by it
         self._tell(reply)
 
     def set_exception(self, error: BaseException) -> None:
@@ -344,8 +349,9 @@ class _Exchange(msgspec.Struct, eq=False):
         self._tell(self._upstream._unanswered(self._connection, self._ticket, error))
 
     def _tell(self, answer: Reply | Rejection | None) -> None:
-        then, self._then = self._then, None
+        then = self._then
         assert then is not None, "its connection asks first"
+        self._then = None
         if self._door is not None:
             self._door.passed(answer)
         try:

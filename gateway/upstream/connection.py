@@ -16,7 +16,6 @@ from typing import cast
 
 from ..core.answer_shape import shape_of
 from ..core.errors import Rejection
-from ..core.head_form import HeadForm, Values
 from ..core.messages import ResponseHead
 from ..outbox import Outbox
 from ..reply import Reply
@@ -32,6 +31,7 @@ _MAX_INTERIM = 20
 _LINGER_S = 5.0
 """For a tunnel's last octets to go out."""
 _PENDING = bytearray(4)  # where FIONREAD puts its answer
+_NOTHING = bytes(4)
 
 
 class _Phase(enum.Enum):
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._gathered: list[bytes] = []
         self._head: ResponseHead | None = None
         self._deadline = Deadline(loop, self._on_time)
-        self._write_paused = self._reading_paused = self._eof = False
+        self._write_paused = self._reading_paused = self._eof = self._reusable = False
         self._unsent_bytes = 0
         self._fd = -1
         self.heard = False
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
         if self._fd < 0:
             return True
         fcntl.ioctl(self._fd, termios.FIONREAD, _PENDING)
-        return not any(_PENDING)
+        return _PENDING == _NOTHING
 
     # Sending
 
@@ -139,10 +139,10 @@ class Connection(asyncio.Protocol):
         self,
         octets: bytes,
         waiter: Waiter,
+        first_byte_s: float,
         *,
         bodiless: bool = False,
         upgrade: bool = False,
-        first_byte_s: float,
         body_follows: bool = False,
     ) -> None:
         """Write a request, or its head. ``waiter`` is given the Reply, or an UpstreamFailure.
@@ -152,10 +152,8 @@ class Connection(asyncio.Protocol):
         self._phase = _HEAD
         self._bodiless = bodiless
         self._upgrade = upgrade
-        self._first_byte_s = first_byte_s
         self._sent = not body_follows
         self._interim = 0
-        self._reusable = False
         self.heard = False
         self._started_at = time.monotonic()  # the loop's own clock ticks in milliseconds
         self._waiter = waiter
@@ -164,6 +162,7 @@ class Connection(asyncio.Protocol):
             return
         # While the body comes, it is the client's clock that runs, at the edge.
         if body_follows:
+            self._first_byte_s = first_byte_s  # from the body's end on
             self._deadline.clear()
             self._transport.write(octets)  # as the body will be
         else:
@@ -226,14 +225,13 @@ class Connection(asyncio.Protocol):
         self._home.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        phase = self._phase
         try:
-            if phase is _HEAD:
+            if self._phase is _HEAD:
                 self.heard = True
                 self._read_head(data)
-            elif phase in (_BODY, _GATHER):
+            elif self._phase in (_BODY, _GATHER):
                 self._read_body(data)
-            elif phase is _TUNNEL:
+            elif self._phase is _TUNNEL:
                 self._take_in(data)
             else:
                 # An answer nobody asked for must never become the next request's (RFC 9112 §9.2).
@@ -265,11 +263,10 @@ class Connection(asyncio.Protocol):
     def _read_head(self, data: bytes) -> None:
         while data:
             if self._partial is None:
-                end = data.find(b"\r\n\r\n")
-                if end < 0:
-                    self._partial = HeadBuffer()
+                octets, end, data = data.partition(b"\r\n\r\n")
+                if not end:
+                    self._partial, data = HeadBuffer(), octets
                     continue
-                octets, data = data[:end], data[end + 4 :]
             else:
                 found = self._partial.feed(data)
                 if found is None:
@@ -279,8 +276,13 @@ class Connection(asyncio.Protocol):
             lines = octets.split(b"\r\n")
             if not (self._bodiless or self._upgrade):
                 known = self._forms.read(octets, lines)
-                if known is not None and self._read_known(*known, data):
-                    return
+                if known is not None:
+                    form, values = known
+                    length = len(data)
+                    if length <= WHOLE_BYTES and values[form.length] == b"%d" % length:  # all is here, and no more
+                        self._reusable = True
+                        self._answer(Reply(None, data, form=form, values=values))
+                        return
             head = parse_head(octets, bodiless=self._bodiless, foreign_codings=self._foreign_codings)
             if head.status >= 200:
                 if head.status == 200 and head.length >= 0 and head.persistent and not self._bodiless:
@@ -293,15 +295,6 @@ class Connection(asyncio.Protocol):
             self._interim += 1
             if self._interim > _MAX_INTERIM:
                 raise Malformed("too many interim responses")
-
-    def _read_known(self, form: HeadForm, values: Values, data: bytes) -> bool:
-        """The whole answer is here, and nothing behind it; False, and nothing was done: it is not."""
-        length = len(data)
-        if length > WHOLE_BYTES or values[form.length] != b"%d" % length:
-            return False
-        self._reusable = True
-        self._answer(Reply(None, data, form=form, values=values))
-        return True
 
     def _read_answer(self, head: Head, data: bytes) -> None:
         answer = ResponseHead(head.status, head.fields, head.reason, shape_of(head.fields))
@@ -330,7 +323,7 @@ class Connection(asyncio.Protocol):
             self._expect_more()
             if payload:
                 self._take_in(payload)
-            self._hand_over(Reply(answer, chunks=stream, release=stream.close))
+            self._hand_over(Reply(answer, None, stream, stream.close))
 
     def _read_body(self, data: bytes) -> None:
         reader = cast("BodyReader", self._reader)
@@ -368,7 +361,7 @@ class Connection(asyncio.Protocol):
         if data:
             self._take_in(data)
         answer = ResponseHead(head.status, head.fields, head.reason)
-        self._hand_over(Reply(answer, release=tunnel.close, tunnel=tunnel))
+        self._hand_over(Reply(answer, None, None, tunnel.close, tunnel=tunnel))
 
     def _take_in(self, payload: bytes) -> None:
         if self._stream is not None and self._stream.push(payload):
@@ -412,13 +405,12 @@ class Connection(asyncio.Protocol):
 
     def _end_exchange(self) -> None:
         """The answer is all here: back to the pool, or closed."""
-        self._reader = self._head = None
-        if self._gathered:
+        if self._reader is not None:
+            self._reader = self._head = None
             self._gathered = []
         # An early answer's connection still owes GitLab the rest of a request.
         if self._reusable and self._sent and not self._write_paused and not self._transport.get_write_buffer_size():
             self._phase = _IDLE
-            self._deadline.clear()
             if self._reading_paused:
                 self._reading_paused = False
                 self._transport.resume_reading()
@@ -484,6 +476,8 @@ class Connection(asyncio.Protocol):
     # Time
 
     def _on_time(self) -> None:
+        if self._phase is _IDLE:
+            return  # the exchange whose time this was has ended
         if self._drain is not None:
             unsent = self._transport.get_write_buffer_size()
             if unsent < self._unsent_bytes:  # slow, not stalled

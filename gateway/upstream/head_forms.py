@@ -89,14 +89,18 @@ class HeadForms:
     def read(self, head: bytes, lines: Sequence[bytes]) -> tuple[HeadForm, Values] | None:
         """The form of a head, and its values."""
         forms = self._forms.get(len(lines))
-        if forms is None or len(head) > _LONGEST_BYTES:
+        if not forms or len(head) > _LONGEST_BYTES:
             return None
-        for form in forms:
+        first = forms[0]
+        values = first.read(lines)
+        if values is not None:  # nearly always
+            self._in_vain = 0
+            return first, values
+        for form in forms[1:]:
             values = form.read(lines)
             if values is not None:
-                if form is not forms[0]:
-                    forms.remove(form)
-                    forms.insert(0, form)
+                forms.remove(form)
+                forms.insert(0, form)
                 self._in_vain = 0
                 return form, values
         return None

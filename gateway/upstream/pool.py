@@ -113,13 +113,13 @@ class Pool:
         idle = self._idle
         if not idle or self.in_flight >= self._max_in_flight or self._closed:
             return None
-        connection: Connection | None = idle[-1]
-        if connection is not None and now - connection.idle_at < self._keepalive_s and connection.is_usable():
-            idle.pop()
-        else:
-            connection = self.take_idle(now)
-            if connection is None:
+        connection = idle.pop()
+        if now - connection.idle_at >= self._keepalive_s or not connection.is_usable():
+            connection.close()
+            older = self.take_idle(now)
+            if older is None:
                 return None
+            connection = older
         self.in_flight += 1
         return connection
 

@@ -6,7 +6,7 @@ import re
 
 from ..core.errors import Code, Rejection
 from ..core.messages import Fields, lower
-from ..ports import UpstreamRequest
+from ..ports import Repeated, UpstreamRequest
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # Octets a field value may hold (RFC 9110 §5.5), and a target: `translate` deletes them, so what is left is forbidden.
@@ -16,6 +16,7 @@ _TARGET_OCTETS = bytes(octet for octet in range(33, 256) if octet != 127)
 _OURS = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 _ANTICIPATES_BODY = frozenset({"POST", "PUT", "PATCH"})
 
+_VERSION = b" HTTP/1.1\r\n"
 _METHODS: dict[str, bytes] = {}
 _PREFIXES: dict[bytes, bytes] = {}
 _BOUND = 1024
@@ -30,18 +31,23 @@ def render_head(request: UpstreamRequest, *, has_body: bool) -> bytes:
     target = request.target
     if not target or target.translate(None, _TARGET_OCTETS):
         raise _unsendable("target")
-    method = _METHODS.get(request.method) or _learn_method(request.method)
+    method = request.method
+    start = _METHODS.get(method) or _learn_method(method)
     repeated = request.repeated
-    before = behind = b""
-    if repeated is not None:
-        rendered = repeated.rendered
-        if rendered is None:
-            rendered = repeated.rendered = (_lines(repeated.before), _lines(repeated.behind))
-        before, behind = rendered
-    framing = b""
-    if has_body or request.content_length is not None or request.method != "GET":
-        framing = _framing(request, has_body=has_body)
-    return b"".join((method, target, b" HTTP/1.1\r\n", before, _lines(request.own), behind, framing, b"\r\n"))
+    if repeated is None:
+        before, behind = _VERSION, b""
+    else:
+        before, behind = repeated.rendered or _rendered(repeated)
+    framing = b"\r\n"
+    if has_body or method != "GET" or request.content_length is not None:
+        framing = _framing(request, has_body=has_body) + framing
+    return b"".join((start, target, before, _lines(request.own), behind, framing))
+
+
+def _rendered(repeated: Repeated) -> tuple[bytes, bytes]:
+    """What comes between a target and the fields of one request alone, and what comes behind these."""
+    rendered = repeated.rendered = (_VERSION + _lines(repeated.before), _lines(repeated.behind))
+    return rendered
 
 
 def _lines(fields: Fields) -> bytes:

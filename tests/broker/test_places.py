@@ -40,7 +40,7 @@ class GitLab:
         self.asked.append(request)
         await self.gate.wait()
         status, octets, fields = self.answers.get(request.target, (404, b'{"message":"404 Project Not Found"}', ()))
-        return Reply(ResponseHead(status, fields), octets, release=self._released)
+        return Reply(ResponseHead(status, fields), octets, None, self._released)
 
     def _released(self) -> None:
         self.released += 1

@@ -110,6 +110,14 @@ def test_the_window_slides(later: float, state: BreakerState) -> None:
     assert breaker.state is state
 
 
+@pytest.mark.parametrize(("later", "state"), [(120.0, BreakerState.CLOSED), (131.0, BreakerState.OPEN)])
+def test_successes_slide_out_of_the_window_too(later: float, state: BreakerState) -> None:
+    breaker = Breaker(SETTINGS)
+    outcomes(breaker, "+++++", 100.0)
+    outcomes(breaker, "----", later)
+    assert breaker.state is state
+
+
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 20)), max_size=60))
 def test_never_opens_on_a_minority_of_failures(steps: list[tuple[bool, float]]) -> None:
     """Whatever the timing: while at most every third outcome of any window is a failure, it stays closed."""

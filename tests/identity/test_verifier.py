@@ -42,8 +42,8 @@ class Gitlab:
         octets = content if isinstance(content, bytes) else json.dumps(content).encode()
         head = ResponseHead(status, ())
         if self.chunked:
-            return Reply(head, chunks=self._chunks(octets), release=self._release)
-        return Reply(head, whole=octets, release=self._release)
+            return Reply(head, None, self._chunks(octets), self._release)
+        return Reply(head, octets, None, self._release)
 
     async def close(self) -> None: ...
 

@@ -100,7 +100,7 @@ async def test_a_streamed_answer_keeps_its_place_until_released() -> None:
     released: list[bool] = []
     (task,) = sent(upstream, request())
     await settle()
-    gitlab.answer(Reply(ResponseHead(200, ()), chunks=chunks(), release=lambda: released.append(True)))
+    gitlab.answer(Reply(ResponseHead(200, ()), None, chunks(), lambda: released.append(True)))
     reply = await task
     assert upstream.in_flight == 1
     reply.release()

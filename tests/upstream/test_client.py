@@ -107,6 +107,15 @@ async def test_connections_are_reused_last_first(gitlab: Gitlab, upstream: Make)
     assert sorted(len(peer.heads) for peer in gitlab.peers) == [1, 1, 6]
 
 
+async def test_the_time_an_answer_had_is_not_its_connections(gitlab: Gitlab, upstream: Make) -> None:
+    client = upstream(await gitlab.play(always(OK)), keepalive_s=30.0)
+    await client.send(get(first_byte_timeout_s=0.25), None)
+    await asyncio.sleep(0.3)
+    assert client.idle == 1
+    await client.send(get(), None)
+    assert (client.connects_total, client.reuses_total) == (1, 1)
+
+
 async def test_no_more_idle_connections_than_told(gitlab: Gitlab, upstream: Make) -> None:
     client = upstream(await gitlab.play(always(OK)), max_idle=1)
     await asyncio.gather(*(client.send(get(), None) for _ in range(3)))

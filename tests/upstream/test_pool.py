@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import pytest
 
+from gateway.upstream.connection import Connection
 from gateway.upstream.errors import Failure, UpstreamFailure
 from gateway.upstream.pool import Pool
 
 
-def pool(*, places: int = 1, waiting: int = 10, wait_s: float = 5.0) -> Pool:
+def pool(*, places: int = 1, waiting: int = 10, wait_s: float = 5.0, idle: int = 1) -> Pool:
     return Pool(
         asyncio.get_running_loop(),
         max_in_flight=places,
         max_waiting=waiting,
         wait_s=wait_s,
-        max_idle=1,
+        max_idle=idle,
         keepalive_s=1.0,
         on_break=lambda _: None,
     )
@@ -28,6 +30,55 @@ async def test_places_are_counted() -> None:
     house.freed()
     assert house.in_flight == 1
     assert house.enter_now()
+
+
+class Kept:
+    """As much of a connection as a pool sees of one that it keeps."""
+
+    idle_at = 0.0
+
+    def __init__(self, *, usable: bool = True) -> None:
+        self.usable = usable
+        self.closed = False
+
+    def is_usable(self) -> bool:
+        return self.usable
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("stale", [0, 1, 2])
+async def test_the_last_that_is_fit_is_lent_with_a_place(stale: int) -> None:
+    house = pool(places=2, idle=2)
+    kept = [Kept(usable=number >= stale) for number in (1, 0)]
+    for connection in kept:
+        assert house.enter_now()
+        house.returned(cast("Connection", connection))
+    lent = house.lend(asyncio.get_running_loop().time())
+    assert lent is (None if stale == 2 else kept[1 - stale])
+    assert [connection.closed for connection in kept] == [stale == 2, stale >= 1]
+    assert (house.in_flight, house.idle) == (stale < 2, stale == 0)
+    await house.close()
+
+
+async def test_one_kept_too_long_is_not_lent() -> None:
+    house, connection = pool(), Kept()
+    assert house.enter_now()
+    house.returned(cast("Connection", connection))
+    assert house.lend(asyncio.get_running_loop().time() + 1.0) is None
+    assert (connection.closed, house.in_flight, house.idle) == (True, 0, 0)
+    await house.close()
+
+
+async def test_nothing_is_lent_without_a_place() -> None:
+    house = pool()
+    assert house.enter_now()
+    house.returned(cast("Connection", Kept()))
+    assert house.enter_now()
+    assert house.lend(asyncio.get_running_loop().time()) is None
+    assert (house.in_flight, house.idle) == (1, 1)
+    await house.close()
 
 
 async def test_the_line_is_served_in_its_order() -> None:
