@@ -37,12 +37,13 @@ class FairQueue(Generic[T]):
         self._bound = bound
         self._per_caller = per_caller
         self._lanes: dict[Priority, _Lane[T]] = {priority: _Lane() for priority in _HIGHEST_FIRST}
-        self._count = 0
+        self.waiting = 0
+        """As ``len``, without the call: every request asks."""
         self._credits: dict[Priority, int] = {}
         """As they were before the latest ``pop``."""
 
     def __len__(self) -> int:
-        return self._count
+        return self.waiting
 
     def push(self, caller: str, priority: Priority, item: T) -> T | None:
         """Stand in line. What comes back has no place: ``item`` itself, or the last of a lower class."""
@@ -51,14 +52,14 @@ class FairQueue(Generic[T]):
         if line is not None and len(line) >= self._per_caller:
             return item
         shed: T | None = None
-        if self._count >= self._bound:
+        if self.waiting >= self._bound:
             shed = self._shed_below(priority)
             if shed is None:
                 return item
         if line is None:
             line = lane.lines[caller] = deque()
         line.append(item)
-        self._count += 1
+        self.waiting += 1
         return shed
 
     def push_front(self, caller: str, priority: Priority, item: T) -> None:
@@ -71,7 +72,7 @@ class FairQueue(Generic[T]):
         lane.lines.move_to_end(caller, last=False)
         for each, credit in self._credits.items():
             self._lanes[each].credit = credit
-        self._count += 1
+        self.waiting += 1
 
     def pop(self, among: Collection[Priority] = _HIGHEST_FIRST) -> T | None:
         """The next one of the classes ``among``; None when nobody of them waits."""
@@ -92,7 +93,7 @@ class FairQueue(Generic[T]):
             del lane.lines[caller]
             if not lane.lines:
                 lane.credit = 0
-        self._count -= 1
+        self.waiting -= 1
         return item
 
     def discard(self, caller: str, priority: Priority, item: T) -> bool:
@@ -102,7 +103,7 @@ class FairQueue(Generic[T]):
         if line is None or item not in line:
             return False
         line.remove(item)
-        self._count -= 1
+        self.waiting -= 1
         if not line:
             del lane.lines[caller]
         return True
@@ -119,6 +120,6 @@ class FairQueue(Generic[T]):
                 shed = lines[caller].pop()
                 if not lines[caller]:
                     del lines[caller]
-                self._count -= 1
+                self.waiting -= 1
                 return shed
         return None

@@ -73,7 +73,7 @@ class AdmittingUpstream:
             # Before a place is taken, and before a turn is waited for: whoever sends slowly holds up nobody but himself.
             body = WholeBody(await collect(body, length))
         # Nobody overtakes those of the own class who wait already.
-        if self.in_flight >= self._limit.rooms[request.priority] or self._queue:
+        if self.in_flight >= self._limit.rooms[request.priority] or self._queue.waiting:
             await self._wait(request)
         else:
             self.in_flight += 1
@@ -89,7 +89,7 @@ class AdmittingUpstream:
             self._limit.observe(reply.first_byte_s, in_flight, time.monotonic())
         if reply.chunks is None:
             self.in_flight -= 1
-            if self._queue:
+            if self._queue.waiting:
                 self._admit()
         else:
             reply.on_release(self._leave)
@@ -99,7 +99,7 @@ class AdmittingUpstream:
         del door  # this is it
         if (
             self.in_flight >= self._limit.rooms[request.priority]
-            or self._queue
+            or self._queue.waiting
             or (request.first_byte_timeout_s or 0.0) > _PATIENT_S
         ):
             return None
@@ -117,7 +117,7 @@ class AdmittingUpstream:
         elif answer is not None and answer.code in _BROKE_DOWN:
             self._limit.dropped(time.monotonic())
         self.in_flight -= 1
-        if self._queue:
+        if self._queue.waiting:
             self._admit()
 
     async def close(self) -> None:
@@ -149,7 +149,7 @@ class AdmittingUpstream:
 
     def _leave(self) -> None:
         self.in_flight -= 1
-        if self._queue:
+        if self._queue.waiting:
             self._admit()
 
     def _admit(self) -> None:
