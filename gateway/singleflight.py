@@ -28,15 +28,12 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
 
     __repr__ = object.__repr__
 
-    def land(self, result: T | None) -> None:
-        """Everybody gets ``result``; None: there is none to share, each goes on alone."""
-        self._end(True, result)
-
     def abandon(self) -> None:
         """The leader is gone: whoever asks next leads. Harmless after ``land``."""
-        self._end(False, None)
+        self.land(None, settled=False)
 
-    def _end(self, settled: bool, result: T | None) -> None:
+    def land(self, result: T | None, *, settled: bool = True) -> None:
+        """Everybody gets ``result``; None: there is none to share, each goes on alone. ``settled``: as ``wait`` has it."""
         if self.landed:
             return
         self.landed = True

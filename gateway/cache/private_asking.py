@@ -49,7 +49,7 @@ _ANY_S = 1.0
 _DROPPED = PER_ANSWER | {b"cache-status"}
 
 
-class Landing(msgspec.Struct, frozen=True):
+class Landing(msgspec.Struct, frozen=True, gc=False):
     """What a leader brings to those who waited."""
 
     entry: Entry
