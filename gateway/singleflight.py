@@ -28,25 +28,21 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
 
     __repr__ = object.__repr__
 
-    def land(self, result: T | None) -> None:
-        """Everybody gets ``result``; None: there is none to share, each goes on alone."""
-        self._end((True, result))
-
     def abandon(self) -> None:
         """The leader is gone: whoever asks next leads. Harmless after ``land``."""
-        self._end((False, None))
+        self.land(None, settled=False)
 
-    def _end(self, outcome: tuple[bool, T | None]) -> None:
+    def land(self, result: T | None, *, settled: bool = True) -> None:
+        """Everybody gets ``result``; None: there is none to share, each goes on alone. ``settled``: as ``wait`` has it."""
         if self.landed:
             return
         self.landed = True
-        if self._table.get(self._key) is self:
-            del self._table[self._key]
+        del self._table[self._key]  # nobody else has taken it out
         if self._waiters:
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:
                 if not waiter.done():
-                    waiter.set_result(outcome)
+                    waiter.set_result((settled, result))
         if self.ended is not None:
             self.ended()
 
@@ -82,8 +78,12 @@ class Flights(Generic[T]):
 
     def join(self, key: bytes) -> tuple[bool, Flight[T]]:
         """(leads, flight). The leader must ``land`` or ``abandon`` it on every path."""
-        flight = self._table.get(key)
-        if flight is not None:
-            return False, flight
+        led = self.lead(key)
+        return (False, self._table[key]) if led is None else (True, led)
+
+    def lead(self, key: bytes) -> Flight[T] | None:
+        """As ``join``, for who can't wait: the flight that it leads; None: somebody does."""
+        if key in self._table:
+            return None
         flight = self._table[key] = Flight(self._table, key)
-        return True, flight
+        return flight

@@ -108,20 +108,19 @@ class Cast:
         bare = self._filled([b""] * len(blanks.form.names))
         self._bare_bytes = Entry(200, b"", bare, b"", 0.0, 0.0, 0.0, selecting=mould.selecting).size_bytes
 
-    def entry(self, values: Values, body: bytes, received_at: float) -> Entry | None:
-        """As ``Mould.entry``, of a head that says the body's length."""
+    def entry(self, values: Values, body: bytes, received_at: float) -> tuple[Entry, int] | None:
+        """As ``Mould.entry``, of a head that says the body's length; and its ``size_bytes``."""
         etag = values[self._etag] if self._etag >= 0 else b""
         if etag and not is_etag(etag):
             etag = b""
         mould = self.mould
-        if mould.keep is None or (mould.validated and not etag):
+        if mould.validated and not etag:
             return None
         kept = self._filled(values)
-        return Entry(200, self._reason, kept, body, received_at, 0.0, 0.0, etag, selecting=mould.selecting)
-
-    def size_bytes(self, values: Values, body: bytes) -> int:
-        """As ``Entry.size_bytes``, of what ``entry`` makes of them."""
-        return self._bare_bytes + len(body) + sum(map(len, self._kept(values)))
+        return (
+            Entry(200, self._reason, kept, body, received_at, 0.0, 0.0, etag, selecting=mould.selecting),
+            self._bare_bytes + len(body) + sum(map(len, self._kept(values))),
+        )
 
 
 def saying(shape: Shape) -> Pick:

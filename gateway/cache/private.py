@@ -48,7 +48,7 @@ class PrivateCache:
         looking: Into what of ``store`` is in memory.
         hooks: Where lifetimes hang on GitLab's hooks: while none come, every reuse is revalidated.
         leases: Where gateways share the store: one of them asks what all may reuse.
-        at_hand: ``store``, where it is in this process and nowhere else.
+        at_hand: ``store``, where it is in this process and nowhere else; then there are no ``leases``.
     """
 
     def __init__(
@@ -65,9 +65,10 @@ class PrivateCache:
         at_hand: AtHand | None = None,
     ) -> None:
         self._store = store
-        self._at_hand = at_hand
+        self._at_hand = at_hand if leases is None else None
         self._policy = policy
-        self._tagging = Tagging(names if names is not None else ProjectNames(), policy.prefix)
+        self._names = names if names is not None else ProjectNames()
+        self._tagging = Tagging(self._names, policy.prefix)
         self._hooks = hooks
         self._looking = looking
         self._default_reuse_s = policy.reuse_s("")
@@ -84,6 +85,7 @@ class PrivateCache:
             inert=self._reader.inert,
             leases=leases,
         )
+        self._flights = self._asking.flights
 
     async def close(self) -> None:
         await self._store.close()
@@ -95,7 +97,7 @@ class PrivateCache:
         if request.method != "GET":
             return await self._not_a_get(request, forward)
         like = request.like or Like()
-        if like.version != self._tagging.names.version:
+        if like.version != self._names.version:
             self._find_out(like, request)
         if like.refused is not None:
             return await self._past(request, forward, like.refused)
@@ -125,32 +127,34 @@ class PrivateCache:
 
     def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
         store = self._at_hand
-        if store is None or not like.validates or like.version != self._tagging.names.version:
+        if store is None or not like.validates or like.version != self._names.version:
             return None
-        if like.reuse_s > 0 and self._hooks is not None and not like.immutable and not self._hooks.heard_lately:
+        if self._hooks is not None and like.reuse_s > 0 and not like.immutable and not self._hooks.heard_lately:
             return None
         key = b"private\n%b%b" % (target, like.key)
         lookup = store.peek(key, like.tags)
         if lookup.version > lookup.stamp:
             return None
-        entry, reason, at = None, None, 0.0
-        if lookup.entries:
-            at = now()
-            entry, reason = usable(lookup, like.fields, None, like.reuse_s, at)
-            if entry is None or reason is None or not validators(entry):
+        question = b"%d\n%b" % (lookup.version, key)  # as ``PrivateAsking.ask`` has it
+        if not lookup.entries:
+            if like.given:
+                return PrivatePassing(self._labels, store, like, key, lookup.stamp)
+            flight = self._flights.lead(question)
+            if flight is None:
                 return None
-        elif like.given:
-            return PrivatePassing(self._labels, store, like, key, lookup.stamp)
-        flight = self._asking.join_now(key, lookup.version)
+            return PrivateLeading(self._asking, store, target, like, key, lookup.stamp, flight, now)
+        at = now()
+        entry, reason = usable(lookup, like.fields, None, like.reuse_s, at)
+        if entry is None or reason is None or not validators(entry):
+            return None
+        flight = self._flights.lead(question)
         if flight is None:
             return None
-        if entry is None or reason is None:
-            return PrivateLeading(self._asking, store, target, like, key, lookup.stamp, flight, now)
         return PrivateValidating(self._asking, store, like, key, lookup.stamp, flight, now, entry, reason, at)
 
     def _find_out(self, like: Like, request: CacheRequest) -> None:
         """What the fields, the path and the caller of a request say."""
-        like.version = self._tagging.names.version
+        like.version = self._names.version
         reading = self._reader.read(request.fields)
         like.refused = refuses_request(
             request.operation,
@@ -194,7 +198,7 @@ class PrivateCache:
         place = place_of(request.target)
         return Again(
             look,
-            names=self._tagging.names,
+            names=self._names,
             spelt=place.spelt if place.owner == b"project" else b"",
             hooks=self._hooks,
             reuse_s=reuse_s,

@@ -49,7 +49,7 @@ _ANY_S = 1.0
 _DROPPED = PER_ANSWER | {b"cache-status"}
 
 
-class _Landing(msgspec.Struct, frozen=True):
+class Landing(msgspec.Struct, frozen=True, gc=False):
     """What a leader brings to those who waited."""
 
     entry: Entry
@@ -57,7 +57,7 @@ class _Landing(msgspec.Struct, frozen=True):
     stale: bool = False
 
 
-Joined = Flight[_Landing]
+Joined = Flight[Landing]
 """A question that somebody leads."""
 
 
@@ -69,7 +69,7 @@ class _Taking(msgspec.Struct, frozen=True):
     head: ResponseHead
     verdict: Verdict
     outcome: CacheOutcome
-    flight: Flight[_Landing] | None
+    flight: Flight[Landing] | None
     requested_at: float
     received_at: float
 
@@ -116,12 +116,13 @@ class PrivateAsking:
     ) -> None:
         self._store = store
         self._policy = policy
+        self.max_entry_bytes = policy.max_entry_bytes
         self.labels = labels
         self._wait_s = wait_s
         self.tagging = tagging
         self._inert = inert
         self._leases = leases
-        self.flights: Flights[_Landing] = Flights()
+        self.flights: Flights[Landing] = Flights()
 
     def ask(
         self, question: Question, lookup: Lookup, entry: Entry | None, reason: CacheReason
@@ -139,7 +140,7 @@ class PrivateAsking:
         return self._lead(question, lookup, entry, reason, given, flight)
 
     async def _follow(
-        self, question: Question, lookup: Lookup, entry: Entry | None, reason: CacheReason, flight: Flight[_Landing]
+        self, question: Question, lookup: Lookup, entry: Entry | None, reason: CacheReason, flight: Flight[Landing]
     ) -> tuple[Reply, CacheOutcome]:
         """Wait for whoever asks; for the next who does, should that one leave."""
         request, now = question.request, question.now
@@ -169,17 +170,6 @@ class PrivateAsking:
             if leads:
                 return await self._lead(question, lookup, entry, reason, given, flight)
 
-    def join_now(self, key: bytes, version: int) -> Joined | None:
-        """The flight, led from now on; None: somebody leads it, here or perhaps elsewhere."""
-        if self._leases is not None:
-            return None
-        leads, flight = self.flights.join(b"%d\n%b" % (version, key))
-        return flight if leads else None
-
-    @property
-    def max_entry_bytes(self) -> int:
-        return self._policy.max_entry_bytes
-
     @staticmethod
     def _given(question: Question, entry: Entry | None) -> Fields:
         """The conditions to go up with."""
@@ -194,7 +184,7 @@ class PrivateAsking:
         lookup: Lookup,
         entry: Entry | None,
         reason: CacheReason,
-        flight: Flight[_Landing],
+        flight: Flight[Landing],
         leases: Leases,
     ) -> tuple[Reply, CacheOutcome]:
         """Lead for all gateways, or wait for the one that does. Once: nobody stands in line behind several."""
@@ -205,7 +195,7 @@ class PrivateAsking:
                 entry, still = usable(lookup, question.request.fields, question.asked, question.reuse_s, question.now())
                 if still is None:
                     assert entry is not None, "only a stored answer needs no asking"
-                    flight.land(_Landing(entry, 0))
+                    flight.land(Landing(entry, 0))
                     return self._serve(entry, question, CacheStatus.COLLAPSED, reason)
                 reason = still
         except BaseException:
@@ -224,7 +214,7 @@ class PrivateAsking:
         entry: Entry | None,
         reason: CacheReason,
         own: Fields,
-        flight: Flight[_Landing] | None,
+        flight: Flight[Landing] | None,
     ) -> tuple[Reply, CacheOutcome]:
         """Go up. Whatever happens, the flight ends: landed, or abandoned to the next."""
         handed_on = False
@@ -265,10 +255,10 @@ class PrivateAsking:
         return entry is not None and may_stand_in(entry, question.asked, self._policy, question.now())
 
     def _stand_in(
-        self, entry: Entry, question: Question, flight: Flight[_Landing] | None, upstream_status: int
+        self, entry: Entry, question: Question, flight: Flight[Landing] | None, upstream_status: int
     ) -> tuple[Reply, CacheOutcome]:
         if flight is not None:
-            flight.land(_Landing(entry, upstream_status, stale=True))
+            flight.land(Landing(entry, upstream_status, stale=True))
         return self._serve(entry, question, CacheStatus.STALE, CacheReason.STALE_IF_ERROR, upstream_status=upstream_status)
 
     async def _freshen(
@@ -279,7 +269,7 @@ class PrivateAsking:
         reason: CacheReason,
         reply: Reply,
         requested_at: float,
-        flight: Flight[_Landing] | None,
+        flight: Flight[Landing] | None,
     ) -> tuple[Reply, CacheOutcome]:
         """304: GitLab vouches for body and access; headers that it sent again replace the stored ones."""
         head = reply.head
@@ -294,7 +284,7 @@ class PrivateAsking:
         elif not await self._store.put(question.key, (fresh,), question.keep_s, question.tags, lookup.stamp):
             stored = Stored.INVALIDATED
         if flight is not None:
-            flight.land(_Landing(fresh, 304))
+            flight.land(Landing(fresh, 304))
         return self._serve(
             fresh,
             question,
@@ -318,7 +308,7 @@ class PrivateAsking:
         reason: CacheReason,
         reply: Reply,
         requested_at: float,
-        flight: Flight[_Landing] | None,
+        flight: Flight[Landing] | None,
     ) -> tuple[Reply, CacheOutcome]:
         """A full answer: to the client, and where it may be, into the store."""
         head, received_at = reply.head, question.now()
@@ -339,11 +329,7 @@ class PrivateAsking:
         taking = _Taking(question, lookup, head, verdict, outcome, flight, requested_at, received_at)
         ready = reply if reply.chunks is None else await read_ahead(reply)
         whole = ready.whole
-        if (
-            whole is not None
-            and len(whole) <= self._policy.max_entry_bytes
-            and promised_length(ready) in {None, len(whole)}
-        ):
+        if whole is not None and len(whole) <= self.max_entry_bytes and promised_length(ready) in {None, len(whole)}:
             await self._commit(taking, whole)
         else:
             if ready.whole is None:
@@ -354,7 +340,7 @@ class PrivateAsking:
                     await self._store.delete(question.key)
             ready = await filled(
                 ready,
-                self._policy.max_entry_bytes,
+                self.max_entry_bytes,
                 functools.partial(self._commit, taking),
                 functools.partial(_void, taking),
             )
@@ -381,7 +367,7 @@ class PrivateAsking:
                 outcome.stored = Stored.INVALIDATED
                 await self._store.delete(question.key)
             if flight is not None:
-                flight.land(_Landing(fresh, head.status))
+                flight.land(Landing(fresh, head.status))
         finally:
             if flight is not None and not flight.landed:
                 if outcome.stored is Stored.SECRET:
@@ -433,11 +419,6 @@ class PrivateAsking:
             like.moulds.clear()
         like.moulds[shape, saying(shape)(head.fields)] = mould
         return mould
-
-    @staticmethod
-    def landed(flight: Joined, entry: Entry, upstream_status: int) -> None:
-        """Everybody who waits gets ``entry``."""
-        flight.land(_Landing(entry, upstream_status))
 
     def _serve(
         self,

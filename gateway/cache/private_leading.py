@@ -17,7 +17,7 @@ from ..ports import Lookup
 from ..reply import Reply
 from .contract import CacheOutcome, Like
 from .mould import Cast, Mould, Told, saying
-from .private_asking import Joined, PrivateAsking
+from .private_asking import Joined, Landing, PrivateAsking
 
 
 class AtHand(Protocol):
@@ -80,16 +80,18 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
 
     def likewise(self, cast: Cast, values: Values, whole: bytes) -> Told | None:
         mould = cast.mould
-        if cast.version != self._like.version or len(whole) > self._asking.max_entry_bytes:
+        like = self._like
+        if cast.version != like.version or len(whole) > self._asking.max_entry_bytes:
             return None
         if mould.keep is None:
             return self._unshared(mould)
-        fresh = cast.entry(values, whole, self._now())
-        if fresh is None:
+        made = cast.entry(values, whole, self._now())
+        if made is None:
             return None
-        if not self._like.taught:
+        if not like.taught:
             self._asking.tagging.learn_coded(self._target, cast.coding, whole)
-        return self._stored(mould, fresh, cast.size_bytes(values, whole))
+        fresh, size_bytes = made
+        return self._stored(mould, fresh, size_bytes)
 
     def _mould(self, head: ResponseHead) -> Mould | None:
         shape, like = head.shape, self._like
@@ -106,5 +108,5 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
         stored = self._store.place(self._key, (fresh,), like.keep_s, like.tags, self._stamp, size_bytes)
         if not stored:
             self._store.drop(self._key)
-        self._asking.landed(self._flight, fresh, 200)
+        self._flight.land(Landing(fresh, 200))
         return mould.told if stored else mould.overtaken

@@ -19,7 +19,7 @@ from ..core.private_caching import of_this_answer, validator_matches
 from ..reply import Reply
 from .contract import CacheOutcome, Like
 from .mould import Cast, Told
-from .private_asking import Joined, PrivateAsking
+from .private_asking import Joined, Landing, PrivateAsking
 from .private_leading import AtHand
 
 
@@ -80,5 +80,5 @@ class PrivateValidating(msgspec.Struct, eq=False):
             outcome.stored = Stored.NO_STORE
         elif not self._store.place(self._key, (fresh,), like.keep_s, like.tags, self._stamp):
             outcome.stored = Stored.INVALIDATED
-        asking.landed(self._flight, fresh, 304)
+        self._flight.land(Landing(fresh, 304))
         return asking.served(fresh, outcome, like.if_none_match, like.reuse_s, at, of_this_answer(head.fields)), outcome

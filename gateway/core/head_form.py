@@ -121,13 +121,14 @@ class Blanks:
         Raises:
             ValueError: They no longer stand there whole.
         """
-        places = [(at, name, self._number(value)) for at, (name, value) in enumerate(fields) if b"\0" in value]
+        picked = self.within(fields)
+        blank = [at for at, (_, value) in enumerate(fields) if b"\0" in value]
+        names = [fields[at][0] for at in blank]
+        # Out of all of ``fields`` and, behind them, the new ones.
+        arranged = picking([len(fields) + blank.index(at) if at in blank else at for at in range(len(fields))])
 
         def filled(values: Sequence[bytes]) -> Fields:
-            new = list(fields)
-            for at, name, number in places:
-                new[at] = (name, values[number])
-            return tuple(new)
+            return arranged((*fields, *zip(names, picked(values), strict=True)))
 
         return filled
 

@@ -17,6 +17,11 @@ class Hot(msgspec.Struct, frozen=True):
     refused: int
 
 
+class _Counts(msgspec.Struct, gc=False):
+    asked: int = 0
+    refused: int = 0
+
+
 class Hottest:
     """Counts of the present window and the one before it."""
 
@@ -24,41 +29,42 @@ class Hottest:
         self._size = size
         self._window_s = window_s
         self._since = 0.0
-        self._now: dict[str, list[int]] = {}
-        self._before: dict[str, list[int]] = {}
+        self._until = window_s
+        self._now: dict[str, _Counts] = {}
+        self._before: dict[str, _Counts] = {}
 
     def note(self, name: str, refused: bool, now: float) -> None:
         """One request of ``name``."""
-        if now - self._since >= self._window_s:
+        if now >= self._until:
             self._turn(now)
         counts = self._now.get(name)
         if counts is None:
             if len(self._now) < self._size:
-                counts = self._now[name] = [0, 0]
+                counts = self._now[name] = _Counts()
             else:
                 least = min(self._now, key=self._asked)
-                counts = self._now[name] = [self._now.pop(least)[0], 0]
-        counts[0] += 1
+                counts = self._now[name] = _Counts(self._now.pop(least).asked)
+        counts.asked += 1
         if refused:
-            counts[1] += 1
+            counts.refused += 1
 
     def top(self, count: int, now: float) -> list[Hot]:
         """The most frequent of the last one to two windows, most frequent first."""
-        if now - self._since >= self._window_s:
+        if now >= self._until:
             self._turn(now)
-        sums: dict[str, list[int]] = {name: list(counts) for name, counts in self._before.items()}
-        for name, (asked, refused) in self._now.items():
-            both = sums.setdefault(name, [0, 0])
-            both[0] += asked
-            both[1] += refused
-        ranked = sorted(sums.items(), key=lambda item: (-item[1][0], item[0]))
-        return [Hot(name, asked, refused) for name, (asked, refused) in ranked[:count]]
+        sums = {name: _Counts(counts.asked, counts.refused) for name, counts in self._before.items()}
+        for name, counts in self._now.items():
+            both = sums.setdefault(name, _Counts())
+            both.asked += counts.asked
+            both.refused += counts.refused
+        ranked = sorted(sums.items(), key=lambda item: (-item[1].asked, item[0]))
+        return [Hot(name, counts.asked, counts.refused) for name, counts in ranked[:count]]
 
     def _turn(self, now: float) -> None:
         # After a silence of a whole window nothing of before is "now" any more.
         self._before = self._now if now - self._since < 2 * self._window_s else {}
         self._now = {}
-        self._since = now
+        self._since, self._until = now, now + self._window_s
 
     def _asked(self, name: str) -> int:
-        return self._now[name][0]
+        return self._now[name].asked

@@ -23,10 +23,9 @@ class Lately(Generic[K, V]):
 
     def get(self, key: K) -> V | None:
         found = self._young.get(key)
-        if found is None and self._old:
-            found = self._old.pop(key, None)
-            if found is not None:
-                self.put(key, found)
+        if found is None and key in self._old:
+            found = self._old.pop(key)
+            self.put(key, found)
         return found
 
     def put(self, key: K, value: V) -> None:

@@ -30,17 +30,21 @@ _TOKEN = re.compile(
 _HIDING = re.compile(rb"%(?:25)*(?:2[de]|3[0-9]|[46][1-9a-f]|[57][0-9a]|5f)", re.IGNORECASE)
 
 
-# What a list is asked for by its pages: no value that could hide anything.
-_PAGE = re.compile(
+is_page_query = re.compile(
     rb"(?:(?:(?:page|per_page|id_after|id_before)=[0-9]{1,18}|(?:order_by|sort)=[a-z_]{1,11}"
     rb"|state=(?:active|all|blocked|closed|locked|merged|opened))(?:&(?!$)|$))+"
-)
+).fullmatch
+"""What a list is asked for by its pages: no value that could hide anything."""
 
 
 def is_page(path: bytes, query: bytes) -> bool:
     """Whether of ``path``, a question mark and ``query`` only ``path`` need be given to ``redact``."""
-    # A parameter in the path, which may be a secret, would go on behind the question mark.
-    return _PAGE.fullmatch(query) is not None and b"&" not in path and b";" not in path
+    return is_page_query(query) is not None and ends_at_mark(path)
+
+
+def ends_at_mark(path: bytes) -> bool:
+    """Whether a question mark ends all that is in ``path``: a parameter, which may be a secret, would go on behind it."""
+    return b"&" not in path and b";" not in path
 
 
 def redact(text: bytes) -> bytes:

@@ -22,6 +22,7 @@ SMALL_SHARE = 0.1
 _MOST_HITS = 3  # counted in two bits there
 _LARGEST_SHARE = 8  # nothing larger than an eighth of the space: one answer must not flush the rest
 _PURGES_KEPT = 65_536
+_FEWEST_GHOSTS = 64  # kept, however small the main queue is
 
 
 class _Slot(msgspec.Struct, gc=False):
@@ -50,10 +51,12 @@ class MemoryCacheStore:
 
     def __init__(self, max_bytes: int, clock: Callable[[], float]) -> None:
         self._max_bytes = max_bytes
+        self._most_small_bytes = max_bytes * SMALL_SHARE
+        self._largest_bytes = max_bytes // _LARGEST_SHARE
         self._clock = clock
         self._slots: dict[bytes, _Slot] = {}
-        self._small: OrderedDict[bytes, None] = OrderedDict()
-        self._main: OrderedDict[bytes, None] = OrderedDict()
+        self._small: OrderedDict[bytes, _Slot] = OrderedDict()
+        self._main: OrderedDict[bytes, _Slot] = OrderedDict()
         self._ghosts: OrderedDict[bytes, None] = OrderedDict()
         self._small_bytes = 0
         self.used_bytes = 0
@@ -115,7 +118,7 @@ class MemoryCacheStore:
             return False
         size = len(key) + (size_bytes or sum([entry.size_bytes for entry in entries]))
         old = self._slots.get(key)
-        if size > self._max_bytes // _LARGEST_SHARE:
+        if size > self._largest_bytes:
             if old is not None:  # what is there is no longer the latest
                 self._remove(old)
             return False
@@ -124,18 +127,18 @@ class MemoryCacheStore:
             self._count(old, size - old.size)
             old.entries, old.tags, old.stamp, old.expires_at, old.size = entries, tags, stamp, expires_at, size
         else:
-            main = bool(self._ghosts) and self._ghosts.pop(key, self) is None
-            self._slots[key] = _Slot(key, entries, tags, stamp, expires_at, size, main)
+            main = key in self._ghosts
+            slot = self._slots[key] = _Slot(key, entries, tags, stamp, expires_at, size, main)
             if main:
-                self._main[key] = None
+                del self._ghosts[key]
+                self._main[key] = slot
             else:
-                self._small[key] = None
+                self._small[key] = slot
                 self._small_bytes += size
             self.used_bytes += size
         if self.used_bytes <= self._max_bytes:
             return True
-        while self.used_bytes > self._max_bytes:
-            self._evict()
+        self._make_room()
         return key in self._slots
 
     async def delete(self, key: bytes) -> None:
@@ -163,6 +166,8 @@ class MemoryCacheStore:
 
     async def close(self) -> None:
         self._slots.clear()
+        self._small.clear()
+        self._main.clear()
 
     def _purged_at(self, tags: tuple[bytes, ...]) -> int:
         latest = self._forgotten
@@ -184,26 +189,27 @@ class MemoryCacheStore:
         del (self._main if slot.main else self._small)[slot.key]
         self._count(slot, -slot.size)
 
-    def _evict(self) -> None:
-        """Make one step: drop one key, or give one another round."""
-        if self._small and (self._small_bytes > self._max_bytes * SMALL_SHARE or not self._main):
-            key, _ = self._small.popitem(last=False)
-            slot = self._slots[key]
-            if slot.hits:
+    def _make_room(self) -> None:
+        """Drop keys until the others fit; what was asked for again gets another round instead."""
+        small, main, ghosts = self._small, self._main, self._ghosts
+        while self.used_bytes > self._max_bytes:
+            if small and (self._small_bytes > self._most_small_bytes or not main):
+                key, slot = small.popitem(last=False)
                 self._small_bytes -= slot.size
-                slot.main, slot.hits = True, 0
-                self._main[key] = None
-                return
-            self._ghosts[key] = None
-            while len(self._ghosts) > max(len(self._main), 64):
-                self._ghosts.popitem(last=False)
-        else:
-            key, _ = self._main.popitem(last=False)
-            slot = self._slots[key]
-            if slot.hits:
-                slot.hits -= 1
-                self._main[key] = None
-                return
-        del self._slots[key]
-        self._count(slot, -slot.size)
-        self.evictions += 1
+                if slot.hits:
+                    slot.main, slot.hits = True, 0
+                    main[key] = slot
+                    continue
+                ghosts[key] = None
+                most_ghosts = max(len(main), _FEWEST_GHOSTS)
+                while len(ghosts) > most_ghosts:
+                    ghosts.popitem(last=False)
+            else:
+                key, slot = main.popitem(last=False)
+                if slot.hits:
+                    slot.hits -= 1
+                    main[key] = slot
+                    continue
+            del self._slots[key]
+            self.used_bytes -= slot.size
+            self.evictions += 1

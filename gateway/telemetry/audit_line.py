@@ -12,7 +12,7 @@ import time
 import msgspec
 
 from ..core.exchange import Exchange
-from ..core.redaction import is_page, redact
+from ..core.redaction import ends_at_mark, is_page, is_page_query, redact
 
 SCHEMA = 1
 
@@ -32,8 +32,8 @@ def _encoded(path: bytes) -> bytes:
 
 def _target(target: bytes) -> bytes:
     """As ``encode(_text(target))``: a list's path is the same for all its pages."""
-    path, mark, query = target.partition(b"?")
-    if mark and is_page(path, query):
+    path, _, query = target.partition(b"?")
+    if is_page(path, query):
         return b'%b?%b"' % (_encoded(path)[:-1], query)
     return _encoded(target)
 
@@ -172,10 +172,10 @@ class _Told:
 class _ToldForwarded:
     """What the lines of kin share that GitLab was asked for: these differ in target, and in what GitLab took, too."""
 
-    __slots__ = ("asked", "end", "operation", "who", "why")
+    __slots__ = ("asked", "end", "listed", "operation", "path", "who", "why")
 
-    def __init__(self, line: bytes) -> None:
-        """As ``_Told``."""
+    def __init__(self, line: bytes, asked_for: bytes) -> None:
+        """As ``_Told``. ``asked_for``: the target, whose path is nearly always that of the others, too."""
         target = line.index(b'"target":') + len(b'"target":')
         operation = line.index(b',"operation":')
         duration = line.index(b'"duration_ms":') + len(b'"duration_ms":')
@@ -183,7 +183,12 @@ class _ToldForwarded:
         limit, asked = line.find(b',"limit":'), line.index(b',"upstream_status":')
         end = line.find(b',"user_agent":')
         self.who = line[line.index(b',"peer":') : target]
-        self.operation = line[operation:duration]
+        path, _, _ = asked_for.partition(b"?")
+        self.path = path if ends_at_mark(path) else None
+        self.listed = self.who + _encoded(path)[:-1] + b"?"
+        """In place of ``who`` before a page's query."""
+        self.operation = b'"' + line[operation:duration]
+        """From the quote that ends the target."""
         rest = line[out : limit if limit >= 0 else asked]
         self.why = rest[rest.index(b",") :] if b"," in rest else b""
         self.asked = line[asked : line.index(b',"upstream_ms":')] + b',"upstream_ms":'
@@ -210,9 +215,9 @@ class LineRenderer:
                 lines.append(encode(line_of(x, at, took_s)))
                 continue
             told = kin.told
-            if not isinstance(told, _Told | _ToldForwarded):
+            if told is None:
                 line = encode(line_of(x, at, took_s))
-                told = kin.told = _ToldForwarded(line) if x.upstream_status else _Told(line)
+                told = kin.told = _ToldForwarded(line, x.target) if x.upstream_status else _Told(line)
             second = int(at)
             if second != self._second:
                 self._second = second
@@ -220,10 +225,10 @@ class LineRenderer:
             if x.limit_remaining != self._remaining or x.limit_id != self._limit:
                 self._limit, self._remaining = x.limit_id, x.limit_remaining
                 self._limited = _limited(x)
-            if type(told) is _ToldForwarded:
+            if isinstance(told, _ToldForwarded):
                 lines.append(self._forwarded(told, x, _MILLISECONDS[int((at - second) * 1000)], took_s))
                 continue
-            assert type(told) is _Told, "or the other"
+            assert isinstance(told, _Told), "or the other"
             if x.bytes_out != told.bytes_out or x.bytes_in != told.bytes_in:
                 told.bytes_out, told.bytes_in = x.bytes_out, x.bytes_in
                 told.octets = b',"bytes_in":%d,"bytes_out":%d%b' % (x.bytes_in, x.bytes_out, told.why)
@@ -245,21 +250,30 @@ class LineRenderer:
 
     def _forwarded(self, told: _ToldForwarded, x: Exchange, milliseconds: bytes, took_s: float) -> bytes:
         named = x.upstream_request_id
-        took_ms, upstream_ms, first_byte_ms = took_s * 1000, x.upstream_s * 1000, x.upstream_first_byte_s * 1000
-        # All three at once; one that ends in a zero, or is none that has three decimals, has another way to be written.
-        times = b"%.3f %.3f %.3f " % (took_ms, upstream_ms, first_byte_ms)
-        if b"0 " in times or len(times) > _USUAL or b"-" in times:
-            took, upstream, first_byte = _thousandths(took_ms), _thousandths(upstream_ms), _thousandths(first_byte_ms)
+        path, _, query = x.target.partition(b"?")
+        if path == told.path and is_page_query(query):
+            who, target = told.listed, query
         else:
-            took, upstream, first_byte, _ = times.split(b" ")
+            who, target = told.who, _target(x.target)[:-1]
+        # All three at once; one that is none that has three decimals has another way to be written.
+        times = b"%.3f %.3f %.3f " % (took_s * 1000, x.upstream_s * 1000, x.upstream_first_byte_s * 1000)
+        if len(times) > _USUAL:
+            times = b"%b %b %b " % (
+                _thousandths(took_s * 1000),
+                _thousandths(x.upstream_s * 1000),
+                _thousandths(x.upstream_first_byte_s * 1000),
+            )
+        elif b"0 " in times:
+            times = _without_zeros(times)
+        took, upstream, first_byte, _ = times.split(b" ")
         return (
             b'%b%b%b%b%b%b%b,"bytes_in":%d,"bytes_out":%d%b%b%b%b,"upstream_connect_ms":%b,"upstream_first_byte_ms":%b%b%b'
             % (
                 self._opening,
                 milliseconds,
                 encode(x.request_id),
-                told.who,
-                _target(x.target),
+                who,
+                target,
                 told.operation,
                 took,
                 x.bytes_in,
@@ -280,6 +294,13 @@ def _limited(x: Exchange) -> bytes:
     if not x.limit_id:
         return b""
     return b',"limit":%b,"limit_remaining":%b' % (encode(x.limit_id), encode(round(x.limit_remaining, 3)))
+
+
+def _without_zeros(times: bytes) -> bytes:
+    """Numbers with a space behind each, less the zeros at their ends; one stays behind a point."""
+    while b"0 " in times:
+        times = times.replace(b"0 ", b" ")
+    return times.replace(b". ", b".0 ")
 
 
 def _thousandths(value: float) -> bytes:

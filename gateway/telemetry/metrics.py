@@ -49,10 +49,6 @@ class _Times:
     def value(self) -> Times:
         return Times(tuple(self.counts), self.total_s)
 
-    def note(self, seconds: float) -> None:
-        self.counts[bisect_left(_SECONDS, seconds)] += 1
-        self.total_s += seconds
-
 
 class _Row:
     """Requests alike in every label that any metric has."""
@@ -115,13 +111,16 @@ class Metrics:
             else:
                 row = kin.counted = self._row_of(x)
         row.count += 1
-        row.bytes_in += x.bytes_in
+        if x.bytes_in:
+            row.bytes_in += x.bytes_in
         row.bytes_out += x.bytes_out
         times = row.duration
         times.counts[bisect_left(_SECONDS, duration_s)] += 1
         times.total_s += duration_s
         if x.upstream_status:
-            self._upstream.note(x.upstream_first_byte_s)
+            times, waited_s = self._upstream, x.upstream_first_byte_s
+            times.counts[bisect_left(_SECONDS, waited_s)] += 1
+            times.total_s += waited_s
 
     def _row_of(self, x: Exchange) -> _Row:
         kind = (
