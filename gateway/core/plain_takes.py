@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .limits import GRAIN, BucketState, Decision, Held, Takes
+from .limits import GRAIN, BucketState, Decision, Held, Takes, refill
 
 
 def admitted(takes: Takes, lefts: Sequence[float], now: float) -> Decision:
@@ -29,18 +29,13 @@ def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
             tokens, at_us = burst, now_us
         else:
             tokens, at_us, _ = known
-            if not tokens <= burst:
-                tokens = burst
-            elif tokens < -burst:
-                tokens = -burst
-            if now_us <= at_us:
-                at_us = now_us
-            else:
-                gain = (now_us - at_us) * per_us
-                if tokens + gain >= burst:
-                    tokens, at_us = burst, now_us
-                elif gain >= GRAIN:
-                    tokens, at_us = tokens + gain, now_us
+            gain = (now_us - at_us) * per_us
+            if tokens + gain >= burst:
+                tokens, at_us = burst, now_us
+            elif gain >= GRAIN and tokens >= -burst:
+                tokens, at_us = tokens + gain, now_us
+            else:  # next to nothing, or a clock that went back, a limit that was lowered
+                tokens, at_us = refill(limit, (tokens, at_us), now_us)
         if tokens < cost:
             return None
         left = tokens - cost
