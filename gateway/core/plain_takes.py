@@ -26,19 +26,20 @@ def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
     for key, limit, burst, per_us, cost in takes.plain:
         known = held.get(key)
         if known is None:
-            tokens, at_us = burst, now_us
+            left, at_us = burst - cost, now_us
         else:
             tokens, at_us, _ = known
             gain = (now_us - at_us) * per_us
             if tokens + gain >= burst:
-                tokens, at_us = burst, now_us
-            elif gain >= GRAIN and tokens >= -burst:
-                tokens, at_us = tokens + gain, now_us
-            else:  # next to nothing, or a clock that went back, a limit that was lowered
-                tokens, at_us = refill(limit, (tokens, at_us), now_us)
-        if tokens < cost:
-            return None
-        left = tokens - cost
+                left, at_us = burst - cost, now_us
+            else:
+                if gain >= GRAIN and tokens >= -burst:
+                    tokens, at_us = tokens + gain, now_us
+                else:  # next to nothing, or a clock that went back, a limit that was lowered
+                    tokens, at_us = refill(limit, (tokens, at_us), now_us)
+                if tokens < cost:
+                    return None
+                left = tokens - cost
         lefts.append(left)
         stored[key] = (left, at_us, limit)
     held.update(stored)
