@@ -141,9 +141,11 @@ class LimitHeaders:
                 until = _FURTHEST_S
             numbers += (left, until)  # told in whole tokens: the template cuts off what is behind the point
         template = told.templates.get(tight.id) or self._template(told, tight.id)
-        told.lefts, told.full_in_s = lefts, full_in_s
-        told.reset, told.lines = reset, template % tuple(numbers)
-        return told.lines
+        told.lefts = lefts
+        told.full_in_s = full_in_s
+        told.reset = reset
+        lines = told.lines = template % tuple(numbers)
+        return lines
 
     def _lines_of(self, decision: Decision, caller: str) -> bytes:
         """``lines_for`` where the takes were no plain ones."""
