@@ -413,12 +413,10 @@ def note(decision: Decision, x: Exchange) -> None:
     limit = decision.limit
     if limit is not None:
         remaining = decision.remaining
-        x.limit_id, x.limit_remaining, x.limit_near, x.limit_shadow = (
-            limit.id,
-            remaining,
-            remaining < _NEAR * limit.burst,
-            "",
-        )
+        x.limit_id = limit.id
+        x.limit_remaining = remaining
+        x.limit_near = remaining < _NEAR * limit.burst
+        x.limit_shadow = ""
         return
     state = decision.refusal or decision.tightest
     if state is not None:

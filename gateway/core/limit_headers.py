@@ -85,11 +85,8 @@ class LimitHeaders:
 
         ``caller`` is the principal's id. A decision without buckets (no limits, or an outage) gets the nominal set.
         """
-        told = self._standing_of(decision, caller)
-        if told is not None:
-            if not told.fields:
-                told.fields = self._fields(told)
-            return told.fields
+        if decision.takes is not None:
+            return _fields_of(self.lines_for(decision, caller))
         refusal = decision.refusal
         if refusal is not None:
             return self._refused(decision, refusal, caller)
@@ -114,31 +111,44 @@ class LimitHeaders:
 
     def lines_for(self, decision: Decision, caller: str) -> bytes:
         """``fields_for`` as header lines: one formatting instead of seven, and none where nothing changed."""
-        if not decision.allowed:
-            refusal = decision.refusal
+        takes = decision.takes
+        if takes is None:
+            refusal = None if decision.allowed else decision.refusal
             if refusal is not None:
                 return self._refused_lines(decision, refusal, caller)
-        takes = decision.takes
-        told = takes.told if takes is not None else None
-        if (
-            isinstance(told, _Told)
-            and told.lefts == decision.lefts
-            and ceil(decision.now + told.full_in_s) == told.reset
-            and told.lines
-            and told.by is self
-            and told.caller == caller
-        ):
+            return self._lines_of(decision, caller)
+        told = takes.told
+        if not isinstance(told, _Told) or told.by is not self or told.caller != caller:
+            told = takes.told = self._told_to(caller, decision.states)
+        # Callers within their rate find their buckets full, and leave the same each time.
+        if decision.lefts == told.lefts and ceil(decision.now + told.full_in_s) == told.reset:
             return told.lines
-        told = self._standing_of(decision, caller)
-        if told is not None:
-            if not told.lines:
-                told.lines = self._template(told, told.tight) % (
-                    told.observed,
-                    told.remaining,
-                    told.reset,
-                    *told.left_until,
-                )
-            return told.lines
+        return self._lines_anew(told, decision)
+
+    def _lines_anew(self, told: _Told, decision: Decision) -> bytes:
+        """Plain takes left something else than the last time, or a second has passed."""
+        lefts, tight, least = decision.lefts, decision.limit, decision.remaining
+        assert tight is not None, "one of them is"
+        remaining = int(least)
+        full_in_s = (tight.burst - least) / tight.rate
+        if full_in_s > _FURTHEST_S:  # noqa: PLR1730 — a call of `min` costs more than all the rest of the line
+            full_in_s = _FURTHEST_S
+        reset = ceil(decision.now + full_in_s)
+        numbers: list[float] = [ceil(tight.burst) - remaining, remaining, reset]
+        for limit, left in zip(told.limits, lefts, strict=True):
+            until = ceil((limit.burst - left) / limit.rate)
+            if until > _FURTHEST_S:  # noqa: PLR1730 — as above
+                until = _FURTHEST_S
+            numbers += (left, until)  # told in whole tokens: the template cuts off what is behind the point
+        template = told.templates.get(tight.id) or self._template(told, tight.id)
+        told.lefts = lefts
+        told.full_in_s = full_in_s
+        told.reset = reset
+        lines = told.lines = template % tuple(numbers)
+        return lines
+
+    def _lines_of(self, decision: Decision, caller: str) -> bytes:
+        """``lines_for`` where the takes were no plain ones."""
         states = decision.states
         tightest: BucketState | None = None
         for found in states:
@@ -160,44 +170,6 @@ class LimitHeaders:
             if not found.limit.shadow:
                 numbers += told.numbers(found)
         return template % tuple(numbers)
-
-    def _standing_of(self, decision: Decision, caller: str) -> _Told | None:
-        """What ``caller`` is told now, brought up to date; None where a decision was no plain one."""
-        takes, tight = decision.takes, decision.limit
-        if takes is None or tight is None:
-            return None
-        told = takes.told
-        if not isinstance(told, _Told) or told.by is not self or told.caller != caller:
-            told = takes.told = self._told_to(caller, decision.states)
-        lefts = decision.lefts
-        if lefts != told.lefts:  # callers within their rate find their buckets full, and leave the same each time
-            told.lefts = lefts
-            told.tight = tight.id
-            remaining = told.remaining = int(decision.remaining)
-            told.observed = ceil(tight.burst) - remaining
-            told.full_in_s = min(_FURTHEST_S, (tight.burst - decision.remaining) / tight.rate)
-            numbers: list[int] = []
-            for (_, limit, burst, _, _), left in zip(takes.plain, lefts, strict=True):
-                until = ceil((burst - left) / limit.rate)
-                numbers += (int(left), min(_FURTHEST_S, until))
-            told.left_until = numbers
-            told.reset = 0
-        reset = ceil(decision.now + told.full_in_s)
-        if reset != told.reset:
-            told.reset = reset
-            told.lines, told.fields = b"", ()
-        return told
-
-    def _fields(self, told: _Told) -> Fields:
-        return (
-            told.quota,
-            self._name_fields[told.tight],
-            (_OBSERVED, b"%d" % told.observed),
-            (_REMAINING, b"%d" % told.remaining),
-            (_RESET, b"%d" % told.reset),
-            told.policy,
-            told.items(told.left_until),
-        )
 
     def _template(self, told: _Told, limit_id: str) -> bytes:
         template = told.templates.get(limit_id)
@@ -274,20 +246,15 @@ class _Told:
         "_partition",
         "by",
         "caller",
-        "fields",
         "full_in_s",
-        "left_until",
         "lefts",
         "limits",
         "lines",
-        "observed",
         "policy",
         "quota",
         "refused",
-        "remaining",
         "reset",
         "templates",
-        "tight",
     )
 
     def __init__(
@@ -309,15 +276,11 @@ class _Told:
         self.templates: dict[str, bytes] = {}
         self.refused: tuple[list[object], bytes] = ([], b"")
         """What the last refusal was made of, and its lines."""
-        # The last answer of plain takes: what each bucket held, and what that means.
+        # The last answer of plain takes: what each bucket held, and what was told of that.
         self.lefts: Sequence[float] = ()
-        self.tight = ""
-        self.observed = self.remaining = self.reset = 0
         self.full_in_s = 0.0
-        self.left_until: list[int] = []
-        """Of each bucket: what is left, and in how many seconds it is full."""
+        self.reset = 0
         self.lines = b""
-        self.fields: Fields = ()
 
     def covers(self, states: tuple[BucketState, ...]) -> bool:
         """They are of these very limits."""
@@ -349,14 +312,6 @@ class _Told:
         until = ceil(found.full_in_s) if found.allowed else min(0, whole_wait_s(found.retry_after_s))
         return (left, min(_FURTHEST_S, until))
 
-    def items(self, left_until: list[int]) -> Field:
-        """The ``RateLimit`` field of plain takes: for each, what is left and until when."""
-        items = [
-            b"%s%d;t=%d%s" % (name, left, until, self._partition)
-            for name, left, until in zip(self._names, left_until[::2], left_until[1::2], strict=True)
-        ]
-        return (_IETF, b", ".join(items))
-
     def standing(self, states: tuple[BucketState, ...], wait_s: int) -> Field:
         """The ``RateLimit`` field (draft-ietf-httpapi-ratelimit-headers-11 §4). ``wait_s``: what ``Retry-After`` tells."""
         items = []
@@ -373,6 +328,10 @@ class _Told:
                 continue
             items.append(b"%s%d;t=%d%s" % (name, left, min(_FURTHEST_S, until), self._partition))
         return (_IETF, b", ".join(items) if len(items) > 1 else items[0])
+
+
+def _fields_of(lines: bytes) -> Fields:
+    return tuple([(name, value) for name, _, value in [line.partition(b": ") for line in lines.splitlines()]])
 
 
 def _policy(limit: Limit) -> bytes:

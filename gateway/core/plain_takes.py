@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .limits import GRAIN, BucketState, Decision, Held, Takes
+from .limits import GRAIN, BucketState, Decision, Held, Takes, refill
 
 
 def admitted(takes: Takes, lefts: Sequence[float], now: float) -> Decision:
@@ -26,24 +26,20 @@ def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
     for key, limit, burst, per_us, cost in takes.plain:
         known = held.get(key)
         if known is None:
-            tokens, at_us = burst, now_us
+            left, at_us = burst - cost, now_us
         else:
             tokens, at_us, _ = known
-            if not tokens <= burst:
-                tokens = burst
-            elif tokens < -burst:
-                tokens = -burst
-            if now_us <= at_us:
-                at_us = now_us
+            gain = (now_us - at_us) * per_us
+            if tokens + gain >= burst:
+                left, at_us = burst - cost, now_us
             else:
-                gain = (now_us - at_us) * per_us
-                if tokens + gain >= burst:
-                    tokens, at_us = burst, now_us
-                elif gain >= GRAIN:
+                if gain >= GRAIN and tokens >= -burst:
                     tokens, at_us = tokens + gain, now_us
-        if tokens < cost:
-            return None
-        left = tokens - cost
+                else:  # next to nothing, or a clock that went back, a limit that was lowered
+                    tokens, at_us = refill(limit, (tokens, at_us), now_us)
+                if tokens < cost:
+                    return None
+                left = tokens - cost
         lefts.append(left)
         stored[key] = (left, at_us, limit)
     held.update(stored)

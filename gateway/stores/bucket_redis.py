@@ -32,6 +32,9 @@ _TRUSTED_S = 1.0
 _RENEW_EVERY_S = LEASE_S / 3
 _PROBE = Take("{gw}:probe", Limit("probe", Scope.ORGANISATION, 1.0, 1e6))
 
+# Read for every request; an enum's class looks its members up anew each time.
+_TAKE = Deed.TAKE
+
 log = logging.getLogger("gateway.stores")
 
 
@@ -56,7 +59,7 @@ class RedisBuckets:
         self._wishes = Wishes()
         self._name = secrets.token_hex(8)
         self._waiting: list[Work] = []
-        self._flushing = False
+        """For the end of the turn."""
         self._known: dict[str, tuple[float, float, float]] = {}
         self._known_before: dict[str, tuple[float, float, float]] = {}
         self._short: set[str] = set()
@@ -90,7 +93,7 @@ class RedisBuckets:
         if certain is not None:
             return certain
         decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        work = Work(takes, lease, Deed.TAKE, partial(_decide, decided))
+        work = Work(takes, lease, _TAKE, partial(_decide, decided))
         self._enqueue(work)
         try:
             return await decided
@@ -108,7 +111,7 @@ class RedisBuckets:
     def take_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Asked:
         if self._failures >= _FAILURES_TO_OPEN or self._closed:
             return asyncio.get_running_loop().call_soon(then, self._without_redis(takes, b""))
-        work = Work(takes, b"", Deed.TAKE, then)
+        work = Work(takes, b"", _TAKE, then)
         self._enqueue(work)
         return work
 
@@ -153,16 +156,14 @@ class RedisBuckets:
     # One turn's takes
 
     def _enqueue(self, work: Work) -> None:
-        self._waiting.append(work)
-        if not self._flushing:
-            self._flushing = True
+        if not self._waiting:
             asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.append(work)
 
     def _flush(self) -> None:
-        self._flushing = False
         waiting, self._waiting = self._waiting, []
         # Who left takes nothing.
-        waiting = [work for work in waiting if work.then is not None or work.deed is not Deed.TAKE]
+        waiting = [work for work in waiting if work.then is not None or work.deed is not _TAKE]
         for start in range(0, len(waiting), _BATCH):
             self._send(waiting[start : start + _BATCH], in_full=False)
 
@@ -191,14 +192,12 @@ class RedisBuckets:
         self._succeeded()
         self._learn(batch, found, sent_at)
         for work, decision in zip(batch, found, strict=True):
-            if work.deed is not Deed.TAKE:
-                continue
-            if work.lease and decision.allowed:
-                self._holds(work)
-            if work.then is not None:
-                _tell(work, decision)
-            elif work.lease:
-                self.release(work.takes, work.lease)  # who left in the meantime is not in progress
+            if work.lease and work.deed is _TAKE:
+                if decision.allowed:
+                    self._holds(work)
+                if work.then is None:
+                    self.release(work.takes, work.lease)  # who left in the meantime is not in progress
+            _tell(work, decision)
 
     # Places
 
@@ -343,10 +342,11 @@ class RedisBuckets:
 
 
 def _tell(work: Work, decision: Decision) -> None:
-    """Once, and whatever becomes of it: behind this call others wait for their decisions, and the link for its replies."""
-    then = work.then
-    work.then = None
-    assert then is not None
+    """Who still waits for it, once. Whatever becomes of that: behind this call others wait for their decisions, and the
+    link for its replies."""
+    then, work.then = work.then, None
+    if then is None:
+        return
     try:
         then(decision)
     except Exception:

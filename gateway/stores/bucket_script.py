@@ -34,6 +34,10 @@ class Deed(enum.IntEnum):
     """They are still in use."""
 
 
+# Read for every request; an enum's class looks its members up anew each time.
+_TAKE = Deed.TAKE
+
+
 class Work(msgspec.Struct):
     """One request's part in a script call."""
 
@@ -80,7 +84,7 @@ class Wishes:
             last = len(takes) - 1
             for index, take in enumerate(takes):
                 keys.append(take.key)
-                if deed is Deed.TAKE:
+                if deed is _TAKE:
                     packed = self._wish(take, index == last)
                     wishes.append(packed + lease if take.limit.concurrent else packed)
                 else:
@@ -90,17 +94,16 @@ class Wishes:
 
     def command(self, script: bytes, batch: Sequence[Work]) -> bytes:
         """The whole call, ready for the wire. ``script``: its ``by_hash`` or ``in_full``."""
-        keys: list[bytes] = []
-        wishes: list[bytes] = []
+        parts: list[tuple[bytes, bytes]] = []
         count = 0
         for work in batch:
             takes = work.takes
-            packed = takes.packed if type(takes) is Takes and work.deed is Deed.TAKE else None
+            packed = takes.packed if type(takes) is Takes and work.deed is _TAKE else None
             if packed is None:
                 packed = self._pack(work)
-            keys.append(packed[0])
-            wishes.append(packed[1])
+            parts.append(packed)
             count += len(takes)
+        keys, wishes = zip(*parts, strict=True)
         number = b"%d" % count
         head = b"*%d\r\n%b$%d\r\n%b\r\n" % (3 + 2 * count, script, len(number), number)
         return b"".join((head, *keys, *wishes))
@@ -110,7 +113,7 @@ class Wishes:
         middle = len(arguments) // 2
         packed = (_bulk(*arguments[:middle]), _bulk(*arguments[middle:]))
         takes = work.takes
-        if type(takes) is Takes and work.deed is Deed.TAKE and takes.plain:
+        if type(takes) is Takes and work.deed is _TAKE and takes.plain:
             takes.packed = packed  # the same whoever asks: no lease is named
         return packed
 
@@ -138,21 +141,21 @@ def decisions(batch: Sequence[Work], answer: object) -> list[Decision]:
         count += len(work.takes)
     if not isinstance(answer, bytes) or len(answer) != _CLOCK.size + _BUCKET.size * count:
         raise ValueError("not an answer of the script")
-    numbers = _answer_of(count).unpack(answer)  # the clock, then tokens and enough of each bucket
-    now = numbers[0] / 1_000_000
-    at = 1
+    numbers = _answer_of(count).unpack(answer)
+    now, tokens, enough = numbers[0] / 1_000_000, numbers[1::2], numbers[2::2]
+    none_short = 0 not in enough
+    at = 0
     found = []
     for work in batch:
         takes = work.takes
-        end = at + 2 * len(takes)
-        enough = numbers[at + 1 : end : 2]
-        if type(takes) is Takes and takes.plain and 0 not in enough:
-            found.append(admitted(takes, numbers[at:end:2], now))
+        end = at + len(takes)
+        if type(takes) is Takes and takes.plain and (none_short or 0 not in enough[at:end]):
+            found.append(admitted(takes, tokens[at:end], now))
         else:
             states: list[BucketState] = []
             allowed = True
-            for take, had, tokens in zip(takes, enough, numbers[at:end:2], strict=True):
-                states.append(state(take.limit, had == 1, tokens, take.cost))
+            for take, had, left in zip(takes, enough[at:end], tokens[at:end], strict=True):
+                states.append(state(take.limit, had == 1, left, take.cost))
                 allowed = allowed and (had == 1 or take.limit.shadow)
             found.append(Decision(allowed, tuple(states), now))
         at = end

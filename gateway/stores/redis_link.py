@@ -81,12 +81,9 @@ class _Call(msgspec.Struct, eq=False):
     deadline: float
     want: int = 1
     replies: list[RedisValue | RedisError] = []
+    waited_for: bool = True
 
     __repr__ = object.__repr__
-
-    @property
-    def waited_for(self) -> bool:
-        return self._then is not None
 
     def answer(self) -> None:
         self._tell(self.replies[0])
@@ -96,6 +93,7 @@ class _Call(msgspec.Struct, eq=False):
 
     def _tell(self, reply: RedisValue | RedisError | RedisUnavailable) -> None:
         then, self._then = self._then, None
+        self.waited_for = False
         assert then is not None, "told once"
         try:
             then(reply)
@@ -200,9 +198,12 @@ class RedisLink:
             RedisUnavailable: As ``post``; ``then`` is not called.
         """
         loop = self._open()
-        self._out.append(packed)
         self._enter(_Call(then, loop.time() + self._timeout_s))
-        self._flush()
+        if self._wire is not None and not self._out:
+            self._wire.write(packed)
+        else:
+            self._out.append(packed)
+            self._flush()
 
     def _open(self) -> asyncio.AbstractEventLoop:
         loop = self._loop
@@ -239,21 +240,22 @@ class RedisLink:
         self._flushing = False
         if self._wire is not None and self._out:
             out, self._out = self._out, []
-            self._wire.write(out[0] if len(out) == 1 else b"".join(out))
+            self._wire.write(b"".join(out))
 
     # Replies and their absence
 
     def _replied(self, reply: RedisValue | RedisError) -> None:
         """The connection's next reply, for the oldest slot."""
-        if not self._slots:
+        slots = self._slots
+        if not slots:
             raise Garbled
-        slot = self._slots[0]
+        slot = slots[0]
         slot.replies.append(reply)
         if isinstance(reply, RedisError) and reply.kind in _OUTAGES and self._loop is not None:
             self.failures += 1
             self.trouble, self._refused_at = reply.kind, self._loop.time()
         if len(slot.replies) == slot.want:
-            self._slots.popleft()
+            slots.popleft()
             if slot.waited_for:
                 self._unanswered = 0
                 slot.answer()

@@ -368,5 +368,17 @@ def test_what_did_not_change_is_told_as_if_it_were_new(history: list[tuple[float
                 assert headers.fields_for(short, who) == fields
 
 
+def test_what_takes_longer_than_a_year_to_flow_back_is_told_to_take_a_year() -> None:
+    slow, slower = Limit("slow", Scope.TEAM, 1e-7, 50.0), Limit("slower", Scope.CALLER, 1e-8, 20.0)
+    headers = LimitHeaders(Limits.compile([slow, slower]), key=b"pepper")
+    lefts = [30.5, 12.0]
+    plainly = admitted(Takes([Take("t", slow), Take("c", slower)]), lefts, NOW)
+    each = decision(state(slow, True, lefts[0], 0.0), state(slower, True, lefts[1], 0.0))
+    told = read(headers.fields_for(plainly, "backstage"))
+    assert told["RateLimit-Reset"] == str(math.ceil(NOW + 366 * 86400))
+    assert re.findall(r";r=(\d+);t=(\d+)", told["RateLimit"]) == [("30", "31622400"), ("12", "31622400")]
+    assert headers.fields_for(plainly, "backstage") == headers.fields_for(each, "backstage")
+
+
 def lines(fields: Fields) -> bytes:
     return b"".join([name + b": " + value + b"\r\n" for name, value in fields])

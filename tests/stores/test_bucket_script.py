@@ -11,7 +11,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.limits import Take
+from gateway.core.limits import Take, Takes
 from gateway.stores.bucket_memory import MemoryBuckets
 from gateway.stores.bucket_script import Deed, Wishes, Work, decisions
 from gateway.stores.redis_link import RedisError, RedisLink
@@ -106,6 +106,16 @@ async def test_a_refusal_writes_nothing(link: RedisLink) -> None:
 def test_what_is_no_answer_is_refused(answer: object) -> None:
     with pytest.raises(ValueError, match="not an answer"):
         decisions([Work([Take("k", LIMITS[0])])], answer)
+
+
+async def test_who_is_refused_beside_others_takes_nothing_of_theirs(link: RedisLink) -> None:
+    for cost, allowed in ((0.25, True), (3.0, False), (0.25, True)):
+        plain = [Takes([Take("{gw}:k", LIMITS[2], each), Take("{gw}:x", LIMITS[1])]) for each in (cost, 0.5)]
+        turn = [Work(takes) for takes in plain]
+        found = decisions(turn, await link.execute("EVAL", TAKE.text, *Wishes().arguments(turn)))
+        assert [one.allowed for one in found] == [allowed, True]
+        assert [one.takes for one in found] == [plain[0] if allowed else None, plain[1]]
+        assert [[bucket.limit for bucket in one.states] for one in found] == [list(takes.limits) for takes in plain]
 
 
 @given(turns)
