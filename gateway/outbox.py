@@ -2,8 +2,11 @@
 
 A write wakes whoever sleeps at the other end: where that one is on the same machine, by an interrupt to its core, which
 costs as much as the write. Written one right behind the other, the first wakes it, and it is awake for the rest; a write
-between every two requests' own work would find it asleep again. So answers and requests wait for each other: no longer than
-``MOST`` of them take, and where there is only one, for nobody.
+between every two requests' own work would find it asleep again. So answers and requests wait for each other, no longer than
+``MOST`` of them take.
+
+Where there are few, none waits: there is nothing to share, and they would only come later. How many the last turn brought
+tells what to expect of this one.
 
 The order of a connection's octets is its user's to keep: who writes past the outbox, or closes, calls ``flush`` first.
 """
@@ -14,31 +17,44 @@ import asyncio
 
 MOST = 32
 """So many are written at once, whatever else the turn brings."""
+FEW = 2
+"""After a turn with no more than these, each is written as it comes."""
 
 
 class Outbox:
     """Of one event loop."""
 
-    __slots__ = ("_loop", "_waiting")
+    __slots__ = ("_brought", "_loop", "_together", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self._brought = 0
+        """By this turn, so far."""
+        self._together = False
 
     def put(self, transport: asyncio.WriteTransport, octets: bytes) -> None:
-        """Write ``octets`` soon, unless ``transport`` is closed by then."""
-        waiting = self._waiting
-        if waiting:
+        """Write ``octets``, at the end of the turn at the latest; never, if ``transport`` is closed by then."""
+        if not self._brought:
+            self._loop.call_soon(self._turn)
+        self._brought += 1
+        if self._together:
+            waiting = self._waiting
             waiting.append((transport, octets))
             if len(waiting) == MOST:
                 self.flush()
-        else:
-            waiting.append((transport, octets))
-            self._loop.call_soon(self.flush)
+        elif not transport.is_closing():
+            transport.write(octets)
 
     def flush(self) -> None:
         """Write what waits, now."""
-        waiting, self._waiting = self._waiting, []
-        for transport, octets in waiting:
-            if not transport.is_closing():
-                transport.write(octets)
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for transport, octets in waiting:
+                if not transport.is_closing():
+                    transport.write(octets)
+
+    def _turn(self) -> None:
+        brought, self._brought = self._brought, 0
+        self.flush()
+        self._together = brought > FEW

@@ -1,16 +1,22 @@
-"""The outbox: everything in its order, together, and nothing to the dead."""
+"""The outbox: everything in its order, together where there are many, and nothing to the dead."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from gateway.outbox import MOST, Outbox
+import pytest
+
+from gateway.outbox import FEW, MOST, Outbox
+
+Log = list[tuple["Wire", bytes]]
 
 
 class Wire(asyncio.WriteTransport):
-    def __init__(self, log: list[tuple[Wire, bytes]]) -> None:
+    def __init__(self, log: Log, then: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self.log = log
+        self.then = then
         self.closed = False
 
     def is_closing(self) -> bool:
@@ -18,13 +24,27 @@ class Wire(asyncio.WriteTransport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.log.append((self, bytes(data)))
+        self.then()
 
 
-async def test_what_one_turn_brings_is_written_in_order_at_its_end() -> None:
-    log: list[tuple[Wire, bytes]] = []
+async def crowded(outbox: Outbox) -> None:
+    """After a turn of many, so the next is expected to be one."""
+    for _ in range(FEW + 1):
+        outbox.put(Wire([]), b"")
+    await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def outbox() -> Outbox:
+    one = Outbox(asyncio.get_running_loop())
+    await crowded(one)
+    return one
+
+
+async def test_what_one_turn_brings_is_written_in_order_at_its_end(outbox: Outbox) -> None:
+    log: Log = []
     one, other = Wire(log), Wire(log)
-    outbox = Outbox(asyncio.get_running_loop())
-    for turn in range(2):
+    for turn in range(3):
         put = [(one, b"a%d" % turn), (other, b"b"), (one, b"c")]
         for wire, octets in put:
             outbox.put(wire, octets)
@@ -34,9 +54,26 @@ async def test_what_one_turn_brings_is_written_in_order_at_its_end() -> None:
         log.clear()
 
 
-async def test_many_do_not_wait_for_the_turn_to_end() -> None:
-    log: list[tuple[Wire, bytes]] = []
-    wire, outbox = Wire(log), Outbox(asyncio.get_running_loop())
+async def test_where_there_are_few_none_waits(outbox: Outbox) -> None:
+    log: Log = []
+    wire = Wire(log)
+    outbox.put(wire, b"a")
+    assert not log, "there were many a moment ago"
+    await asyncio.sleep(0)
+    for number in range(3):
+        log.clear()
+        for _ in range(FEW):
+            outbox.put(wire, b"%d" % number)
+        assert log == [(wire, b"%d" % number)] * FEW
+        await asyncio.sleep(0)
+    await crowded(outbox)
+    outbox.put(wire, b"b")
+    assert len(log) == FEW
+
+
+async def test_many_do_not_wait_for_the_turn_to_end(outbox: Outbox) -> None:
+    log: Log = []
+    wire = Wire(log)
     for number in range(2 * MOST + 1):
         outbox.put(wire, b"%d" % number)
     assert len(log) == 2 * MOST
@@ -44,9 +81,9 @@ async def test_many_do_not_wait_for_the_turn_to_end() -> None:
     assert [octets for _, octets in log] == [b"%d" % number for number in range(2 * MOST + 1)]
 
 
-async def test_what_is_flushed_is_not_written_again() -> None:
-    log: list[tuple[Wire, bytes]] = []
-    wire, outbox = Wire(log), Outbox(asyncio.get_running_loop())
+async def test_what_is_flushed_is_not_written_again(outbox: Outbox) -> None:
+    log: Log = []
+    wire = Wire(log)
     outbox.flush()
     outbox.put(wire, b"a")
     outbox.flush()
@@ -56,29 +93,27 @@ async def test_what_is_flushed_is_not_written_again() -> None:
     assert log == [(wire, b"a"), (wire, b"b")]
 
 
-async def test_nothing_is_written_to_a_connection_that_was_closed_meanwhile() -> None:
-    log: list[tuple[Wire, bytes]] = []
+async def test_nothing_is_written_to_a_connection_that_was_closed_meanwhile(outbox: Outbox) -> None:
+    log: Log = []
     dead, alive = Wire(log), Wire(log)
-    outbox = Outbox(asyncio.get_running_loop())
     outbox.put(dead, b"a")
     outbox.put(alive, b"b")
     dead.closed = True
     outbox.flush()
     assert log == [(alive, b"b")]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    outbox.put(dead, b"c")
+    await asyncio.sleep(0)
+    outbox.put(dead, b"d")
+    assert log == [(alive, b"b")]
 
 
-async def test_what_writing_puts_is_not_lost() -> None:
+async def test_what_writing_puts_is_not_lost(outbox: Outbox) -> None:
     """A transport may call its protocol back while it writes."""
-    log: list[tuple[Wire, bytes]] = []
-    outbox = Outbox(asyncio.get_running_loop())
+    log: Log = []
     wire = Wire(log)
-
-    class Talker(Wire):
-        def write(self, data: bytes | bytearray | memoryview) -> None:
-            super().write(data)
-            outbox.put(wire, b"more")
-
-    talker = Talker(log)
+    talker = Wire(log, lambda: outbox.put(wire, b"more"))
     outbox.put(talker, b"a")
     await asyncio.sleep(0)
     await asyncio.sleep(0)

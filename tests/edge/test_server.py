@@ -16,6 +16,7 @@ from gateway.core.messages import RequestHead, ResponseHead
 from gateway.edge.downstream import AiohttpDownstream
 from gateway.edge.server import Connection, TrafficServer
 from tests.edge.wire import SOON_S, Client, Traffic, echo, request, traffic
+from tests.test_outbox import crowded
 
 CANARY = b"glpat-c4n4ryc4n4ryc4n4ry"
 
@@ -161,6 +162,7 @@ async def answering_at_once() -> AsyncIterator[tuple[Traffic, Client, Connection
         await asyncio.sleep(0)
         (connection,) = port.server.connections
         assert isinstance(connection, Connection)
+        await crowded(port.server.outbox)
         yield port, client, connection
 
 

@@ -17,6 +17,7 @@ from gateway.upstream.client import LeanUpstream
 from tests.conformance.import_corpus import octets
 from tests.conformance.strict_upstream import cases
 from tests.edge.wire import SOON_S
+from tests.test_outbox import crowded
 
 from .conftest import OK, Gitlab, Peer, always, get
 
@@ -143,6 +144,8 @@ async def test_who_cancels_is_told_nothing_and_costs_the_connection(gitlab: Gitl
 async def test_what_is_cancelled_in_the_turn_it_was_sent_never_leaves(gitlab: Gitlab, upstream: Make) -> None:
     client = upstream(await gitlab.play(always(OK)))
     await warm(client)
+    assert client._outbox is not None
+    await crowded(client._outbox)
     told = Told()
     sent = client.send_soon(get(b"/x"), told)
     assert sent is not None
