@@ -71,6 +71,7 @@ class Case(msgspec.Struct, gc=False):
 class Upward(msgspec.Struct, gc=False):
     """What goes up with each request of one kind, and what the cache is told of it."""
 
+    principal: Principal
     credential: UpstreamCredential | None
     fields: Fields
     """The request's own, end to end."""
@@ -269,6 +270,7 @@ def _upward(road: Road, head: RequestHead, case: Case, credential: UpstreamCrede
         own = (*own, *SWITCH)
     before, behind = road.passing.upward(going, head, admitted, own, case.principal.id)
     return Upward(
+        case.principal,
         credential,
         fields,
         Repeated(before, behind),

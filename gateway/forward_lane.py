@@ -18,7 +18,7 @@ from collections.abc import Callable
 import msgspec
 
 from .asking import Asker, Asking
-from .cache import Leading
+from .cache import Cast, Leading
 from .cache.mould import Told
 from .core.answer_shape import Shape, shaped
 from .core.catalogue import Access
@@ -95,16 +95,15 @@ class ForwardLane:
         if plan is None or road.record.closed:
             return None
         case = plan.made_of
-        kept, permit = case.kept, case.permit
-        takes = kept.takes
+        takes = case.kept.takes
         if takes is None or takes.era.over or case.operation.access is not _READ:
             return None
         credential = None
-        if permit.use:
-            credential = road.tokens.credential_now(permit, case.operation)
+        if case.permit.use:
+            credential = road.tokens.credential_now(case.permit, case.operation)
             if credential is None:
                 return None
-        upward = kept.upward.get(credential.id if credential is not None else "")
+        upward = case.kept.upward.get(credential.id if credential is not None else "")
         if upward is None or upward.credential is not credential or upward.reads:
             return None
         decision = road.limits.admit_now(takes, case.principal) if takes else None
@@ -178,11 +177,11 @@ class Forwarding(msgspec.Struct, eq=False):
             leading.abandon()
 
     def _over(self) -> None:
-        lane, x = self._lane, self.x
+        lane = self._lane
         lane.walking -= 1
         if self.started_at:
-            x.upstream_s = lane.monotonic() - self.started_at
-        lane.observe(x)
+            self.x.upstream_s = lane.monotonic() - self.started_at
+        lane.observe(self.x)
 
     def taken_on(self) -> None:
         """By the road: nothing of it is on the lane any more."""
@@ -194,7 +193,7 @@ class Forwarding(msgspec.Struct, eq=False):
         """The buckets have answered."""
         if self._asker.gone:
             self.leave()
-        elif not self._lane.road.limits.heard(decision, self.plan.made_of.principal, refusing=False):
+        elif not self._lane.road.limits.heard(decision, self._upward.principal, refusing=False):
             self._lane.walking -= 1
             self._asker.told(None)
         elif not self.goes_up(decision):
@@ -204,30 +203,29 @@ class Forwarding(msgspec.Struct, eq=False):
         """To GitLab; False: that is for the road."""
         self.decision = decision
         lane, x, upward = self._lane, self.x, self._upward
-        road, target = lane.road, self.head.target
+        road = lane.road
         try:
             if decision is not None:
                 note(decision, x)
             credential = upward.credential
             if credential is not None:
-                used = credential.id
-                if not road.pacing.is_free(used):
+                if not road.pacing.is_free(credential.id):
                     return False
-                x.permit_use = used
-            leading = self._leading = road.cache.lead_now(target, upward.like, lane.wall)
+                x.permit_use = credential.id
+            leading = self._leading = road.cache.lead_now(self.head.target, upward.like, lane.wall)
             if leading is None:
                 return False
-            conditions = self.conditions = leading.conditions
-            principal = self.plan.made_of.principal
+            self.conditions = leading.conditions
+            named = ((b"X-Request-Id", x.request_id.encode("ascii")),)
             request = UpstreamRequest(
                 "GET",
-                target,
-                (*conditions, (b"X-Request-Id", x.request_id.encode("ascii"))),
+                self.head.target,
+                self.conditions + named,
                 None,
                 None,
                 False,
-                principal.id,
-                principal.priority,
+                upward.principal.id,
+                upward.principal.priority,
                 upward.repeated,
             )
             sent = road.upstream.send_soon(request, self.answered)
@@ -253,6 +251,11 @@ class Forwarding(msgspec.Struct, eq=False):
         except Exception:
             log.exception("fault in the forward lane")
             answer = None
+        if octets is not None and not self._asker.gone:
+            self.x.bytes_out = len(octets)
+            self._over()
+            self._asker.told(octets)
+            return
         if octets is None:
             leading = self._leading
             self._abandon()
@@ -262,22 +265,17 @@ class Forwarding(msgspec.Struct, eq=False):
                     self.overtaken = leading.overtaken
             elif answer is not None:
                 self.rejection = answer
-        asker = self._asker
-        if asker.gone:
+        if self._asker.gone:
             self.leave()
-        elif octets is None:
-            asker.told(None, self)
         else:
-            self.x.bytes_out = len(octets)
-            self._over()
-            asker.told(octets)
+            self._asker.told(None, self)
 
     def _octets(self, reply: Reply) -> bytes | None:
         """The answer as it goes over the wire; None: that is for the road."""
         form = reply.form
         likeness = self._upward.alike.get(form) if form is not None else None
         if likeness is not None and likeness.version == self._upward.like.version and likeness.cast is not None:
-            octets = self._likewise(likeness, reply)
+            octets = self._likewise(likeness, likeness.cast, reply)
             if octets is not None:
                 return octets
         leading = self._leading
@@ -332,7 +330,7 @@ class Forwarding(msgspec.Struct, eq=False):
 
     def _told(self, head: ResponseHead, body: bytes) -> bytes:
         """A stored answer, or a 304 about it, as it goes over the wire."""
-        lane, principal = self._lane, self.plan.made_of.principal
+        lane, principal = self._lane, self._upward.principal
         dialect = lane.road.dialect
         beside = dialect.beside(self.decision, principal, head)
         if beside is None:
@@ -351,26 +349,26 @@ class Forwarding(msgspec.Struct, eq=False):
             body,
         )
 
-    def _likewise(self, likeness: Likeness, reply: Reply) -> bytes | None:
+    def _likewise(self, likeness: Likeness, cast: Cast, reply: Reply) -> bytes | None:
         """As ``_octets``, of an answer that differs from others in a few values alone."""
-        leading, cast, whole = self._leading, likeness.cast, reply.whole
-        if leading is None or cast is None or whole is None:
+        leading, whole = self._leading, reply.whole
+        if leading is None or whole is None:
             return None
-        values = likeness.passed(reply.values)
+        values = likeness.passed(reply.values) if likeness.looks else reply.values
         told = leading.likewise(cast, values, whole)
         if told is None:
             return None
         self._leading = None
-        lane, x, upward = self._lane, self.x, self._upward
-        road = lane.road
-        if upward.credential is not None and likeness.telling:
+        x, upward = self.x, self._upward
+        road = self._lane.road
+        if likeness.telling and upward.credential is not None:
             road.pacing.learn(upward.credential.id, reply.head, self.plan.made_of.operation.name)
         if likeness.meta and road.tokens.unchecked:
             road.tokens.recognised()
         if likeness.named >= 0:
             x.upstream_request_id = ascii_of(values[likeness.named])
-        lines = road.dialect.lines(self.decision, self.plan.made_of.principal)
-        octets = likeness.octets(values, told.line, lines, x.request_id, lane.wall(), whole)
+        lines = road.dialect.lines(self.decision, upward.principal)
+        octets = likeness.octets(values, told.line, lines, x.request_id, self._lane.wall, whole)
         self._note(reply, told)
         return octets
 
@@ -381,8 +379,7 @@ class Forwarding(msgspec.Struct, eq=False):
         x.upstream_first_byte_s = reply.first_byte_s
         x.cache_status, x.cache_reason, x.cache_stored = told.status, told.reason, told.stored
         if not (x.limit_near or x.limit_shadow):
-            kin = self._upward.kin
-            x.kin = kin.get(told) or _kin(kin, told)
+            x.kin = self._upward.kin.get(told) or _kin(self._upward.kin, told)
 
     def _learn(self, form: HeadForm, leading: Leading) -> None:
         """For the answers that come in the same form."""
@@ -394,7 +391,7 @@ class Forwarding(msgspec.Struct, eq=False):
             alike[form] = Likeness(self._lane.road, leading, form, self.head, case, self.decision, version)
 
     def _rendered(self, head: ResponseHead, told: Told, whole: bytes) -> bytes:
-        lane, principal = self._lane, self.plan.made_of.principal
+        lane, principal = self._lane, self._upward.principal
         dialect = lane.road.dialect
         beside = dialect.beside(self.decision, principal, head)
         if beside is None:

@@ -5,6 +5,8 @@ The stages are asked once, about a head with blanks in it; where the blanks come
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .cache import Cast, Leading
 from .core.head_form import Blanks, HeadForm, Values
 from .core.http_date import date_line
@@ -29,7 +31,7 @@ class Likeness:
         version: Of what the cache found out about them (``Like.version``).
     """
 
-    __slots__ = ("_dated", "_looked_at", "_looks", "_pick", "_template", "cast", "meta", "named", "telling", "version")
+    __slots__ = ("_dated", "_looked_at", "_pick", "_template", "cast", "looks", "meta", "named", "telling", "version")
 
     def __init__(
         self,
@@ -48,6 +50,8 @@ class Likeness:
         self.telling = shape.has_any(TELLING)
         """They speak of GitLab's own limits."""
         self.meta = b"x-gitlab-meta" in shape.place
+        self.looks: list[tuple[int, bytes]] = []
+        """Which of the values do not go down as they came, and their names."""
         self.named = form.place.get(b"x-request-id", -1)
         """Where among the values GitLab's own id of the request stands."""
         blanks = Blanks(form)
@@ -60,21 +64,21 @@ class Likeness:
             self.cast = leading.cast(blanks, down)
         except ValueError:
             return
-        self._looks = [(at, name) for at, name in enumerate(form.names) if name in LOOKED_AT]
+        self.looks = [(at, name) for at, name in enumerate(form.names) if name in LOOKED_AT]
         self._looked_at = road.passing.looked_at(head, case.admitted)
         self._dated = b"date" in down.shape.place
         self._template = b"HTTP/1.1 200 OK\r\n%b%%b%%bX-Gateway-Request-Id: %%b\r\n%%b\r\n%%b" % self._template
 
     def passed(self, values: Values) -> Values:
         """The values as they go down."""
-        if not self._looks:
-            return values
         passed = list(values)
-        for at, name in self._looks:
+        for at, name in self.looks:
             passed[at] = self._looked_at(name, passed[at])
         return tuple(passed)
 
-    def octets(self, values: Values, told: bytes, limits: bytes, request_id: str, now: float, whole: bytes) -> bytes:
+    def octets(
+        self, values: Values, told: bytes, limits: bytes, request_id: str, wall: Callable[[], float], whole: bytes
+    ) -> bytes:
         """An answer as it goes over the wire.
 
         Args:
@@ -82,8 +86,9 @@ class Likeness:
             told: What is said of it in ``Cache-Status``, as a line.
             limits: Those about the limits.
             request_id: The request's.
-            now: Unix seconds.
+            wall: Unix seconds, where the answer bears no date of its own.
             whole: The body.
         """
-        dated = b"" if self._dated else date_line(now)
-        return self._template % (*self._pick(values), told, limits, request_id.encode("ascii"), dated, whole)
+        dated = b"" if self._dated else date_line(wall())
+        own = (told, limits, request_id.encode("ascii"), dated, whole)
+        return self._template % (self._pick(values) + own)

@@ -9,7 +9,7 @@ from ..core.catalogue import Operation, Surface
 from ..core.messages import Field
 
 
-class Carrier(enum.Enum):
+class Carrier(enum.StrEnum):  # a bare enum's hash is a call in Python
     """A place GitLab reads a personal access token from."""
 
     PRIVATE_TOKEN = "private-token"  # noqa: S105

@@ -177,7 +177,7 @@ class StaticTokenSource:
             if pool is None:
                 return None
             held = pool.pick()
-        if (held.checked and not held.trusted) or self._monotonic() < held.refused_until:
+        if (not held.trusted and held.checked) or (held.refused_until and self._monotonic() < held.refused_until):
             return None
         return held.by_carrier[carrier_for(operation)]
 

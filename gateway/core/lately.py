@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+
+class _Young(dict[K, V]):
+    """What is there is found without a call in Python; ``missing`` is asked for the rest."""
+
+    def __init__(self, missing: Callable[[K], V | None]) -> None:
+        super().__init__()
+        self._missing = missing
+
+    def __missing__(self, key: K) -> V | None:
+        return self._missing(key)
 
 
 class Lately(Generic[K, V]):
@@ -18,20 +29,22 @@ class Lately(Generic[K, V]):
 
     def __init__(self, most: int) -> None:
         self._half = most // 2
-        self._young: dict[K, V] = {}
+        self._young = _Young(self._from_old)
         self._old: dict[K, V] = {}
-
-    def get(self, key: K) -> V | None:
-        found = self._young.get(key)
-        if found is None and key in self._old:
-            found = self._old.pop(key)
-            self.put(key, found)
-        return found
+        self.get: Callable[[K], V | None] = self._young.__getitem__
 
     def put(self, key: K, value: V) -> None:
-        if len(self._young) >= self._half:
-            self._old, self._young = self._young, {}
-        self._young[key] = value
+        young = self._young
+        if len(young) >= self._half:
+            self._old = young.copy()
+            young.clear()
+        young[key] = value
+
+    def _from_old(self, key: K) -> V | None:
+        found = self._old.pop(key, None)
+        if found is not None:
+            self.put(key, found)
+        return found
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)

@@ -153,16 +153,15 @@ class Connection(RequestHandler):
             self._disarm_head_deadline()
         self._request_count += 1
         # Not by ``writing_paused``, which would be a call.
-        if head.memo is not None and not server.draining and not self._paused:
+        if not (server.draining or self._paused):
             answer = server.at_once(head, self)
-            if type(answer) is bytes:
+            if isinstance(answer, bytes):
                 server.requests_count += 1
                 assert self.transport is not None, "octets came over it"
                 server.outbox.put(self.transport, answer)
                 self._rest()
                 return True
             if answer is not None:
-                assert not isinstance(answer, bytes), "seen above"
                 self._asking = (answer, head)
                 self._idle, self._waiter = waiter, None
                 return True
@@ -377,11 +376,10 @@ class Connection(RequestHandler):
 
     def _rest(self) -> None:
         """Until the next request, ``idle_s`` at most."""
-        loop = self._loop
         self._keepalive = True
-        self._next_keepalive_close_time = loop.time() + self._keepalive_timeout
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if self._keepalive_handle is None:
-            self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
     async def _linger(self, payload: StreamReader) -> None:
         """Read what is left of a body that nobody wanted, for a while: a reset would take the answer with it."""

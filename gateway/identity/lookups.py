@@ -66,17 +66,15 @@ class Lookups(Generic[_Key, _Value]):
 class Memo(Generic[_Key, _Value]):
     """At most ``bound`` values; the one least recently written goes first."""
 
-    __slots__ = ("_bound", "_values")
+    __slots__ = ("_bound", "_values", "get")
 
     def __init__(self, bound: int) -> None:
         self._bound = bound
         self._values: dict[_Key, _Value] = {}
+        self.get: Callable[[_Key], _Value | None] = self._values.get
 
     def __len__(self) -> int:
         return len(self._values)
-
-    def get(self, key: _Key) -> _Value | None:
-        return self._values.get(key)
 
     def put(self, key: _Key, value: _Value) -> None:
         self._values.pop(key, None)
