@@ -81,11 +81,11 @@ class Breaker:
         if self.state is _CLOSED:
             return self.epoch
         if self.state is _OPEN:
-            if now < self._opened_at + self._settings.open_for_s:
+            if now - self._opened_at < self._settings.open_for_s:  # as `retry_after_s` has it, to the last bit
                 return REFUSED
             self._enter(_HALF_OPEN)
         # A probe may be a long poll: one that outlives `open_for_s` does not keep the others out any longer.
-        if self._probe_at is not None and now < self._probe_at + self._settings.open_for_s:
+        if self._probe_at is not None and now - self._probe_at < self._settings.open_for_s:
             return REFUSED
         self._probe_at = now
         return self.epoch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.core.breaker import REFUSED, Breaker, BreakerSettings, BreakerState
@@ -132,6 +132,7 @@ def test_never_opens_on_a_minority_of_failures(steps: list[tuple[bool, float]]) 
 
 
 @given(st.lists(st.tuples(st.sampled_from("+-?"), st.floats(0, 15)), max_size=80))
+@example([("+", 0.0), ("+", 0.0), ("-", 3.005), ("-", 3.6581237874432566), ("+", 10.0)])
 def test_open_never_lasts_longer_than_told(steps: list[tuple[str, float]]) -> None:
     breaker = Breaker(SETTINGS)
     now = 0.0
