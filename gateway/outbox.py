@@ -14,6 +14,9 @@ The order of a connection's octets is its user's to keep: who writes past the ou
 from __future__ import annotations
 
 import asyncio
+import logging
+
+log = logging.getLogger("gateway.outbox")
 
 MOST = 32
 """So many are written at once, whatever else the turn brings."""
@@ -52,7 +55,11 @@ class Outbox:
             waiting, self._waiting = self._waiting, []
             for transport, octets in waiting:
                 if not transport.is_closing():
-                    transport.write(octets)
+                    try:
+                        transport.write(octets)
+                    except Exception:  # the others are others' answers
+                        log.exception("a connection could not be written to")
+                        transport.abort()
 
     def _turn(self) -> None:
         brought, self._brought = self._brought, 0

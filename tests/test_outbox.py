@@ -118,3 +118,16 @@ async def test_what_writing_puts_is_not_lost(outbox: Outbox) -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert log == [(talker, b"a"), (wire, b"more")]
+
+
+async def test_one_that_cannot_be_written_to_costs_nobody_else(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
+    log: Log = []
+    gone: list[Wire] = []
+    broken, wire = Wire(log, lambda: 1 / 0), Wire(log)  # type: ignore[arg-type, return-value]
+    broken.abort = lambda: gone.append(broken)  # type: ignore[method-assign]
+    outbox.put(broken, b"a")
+    outbox.put(wire, b"b")
+    await asyncio.sleep(0)
+    assert log[-1] == (wire, b"b")
+    assert gone == [broken]
+    assert "could not be written to" in caplog.text
