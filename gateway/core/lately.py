@@ -19,6 +19,9 @@ class _Young(dict[K, V]):
     def __missing__(self, key: K) -> V | None:
         return self._missing(key)
 
+    # What is remembered may be a request's octets, its credential among them.
+    __repr__ = object.__repr__
+
 
 class Lately(Generic[K, V]):
     """Two generations: what nobody asked for during one is forgotten with the next.

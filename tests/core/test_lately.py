@@ -31,3 +31,9 @@ def test_what_nobody_asks_for_is_forgotten_with_the_next_generation() -> None:
     lately.put(4, 4)
     lately.put(5, 5)
     assert lately.get(0) is None
+
+
+def test_what_is_remembered_is_not_shown() -> None:
+    lately: Lately[bytes, str] = Lately(4)
+    lately.put(b"a secret", "another")
+    assert "secret" not in repr([lately, lately.get, lately.put, vars(lately)["_young"]])
