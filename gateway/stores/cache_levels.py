@@ -70,23 +70,23 @@ class TwoLevelCacheStore:
         self._ear.listen(self._gone, self._anew)
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
+        near, far = self.near, self._far
+        name, names = far.value_name(key), far.tag_names(tags)
         if not self.trusted:
             self.start()
             if anew:  # what comes may be newer than the copy
-                self._drop(self._far.value_name(key))
-            return await self._far.get(key, tags)
-        near, far = self.near, self._far
-        name, names = self._named(key, tags)
+                self._drop(name)
+            return await far.read(key, name, names)
         copy = near.peek(name, names)
         if anew:
             if not copy.entries:  # where every answer is asked for, a copy would be good for nothing
-                return await far.get(key, tags)
+                return await far.read(key, name, names)
         elif copy.entries:
             self.hits += 1
             return Lookup(copy.entries, near=True)
         reading = self._reading[name] = object()
         try:
-            lookup = await far.get(key, tags)
+            lookup = await far.read(key, name, names)
             if lookup.entries and self._reading.get(name) is reading:
                 # Refused where one of the tags was purged since. Should the ear have begun anew, nobody reads it any more.
                 await near.put(name, lookup.entries, _LONGEST_S, names, copy.stamp)
@@ -97,7 +97,7 @@ class TwoLevelCacheStore:
 
     def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Entry | None]:
         """The first entry of the copy, as often as it is called; None: there is none that may be used."""
-        name, names = self._named(key, tags)
+        name, names = self._far.value_name(key), self._far.tag_names(tags)
 
         def look() -> Entry | None:
             if not self.trusted:
@@ -109,20 +109,18 @@ class TwoLevelCacheStore:
 
         return look
 
-    def _named(self, key: bytes, tags: tuple[bytes, ...]) -> tuple[bytes, tuple[bytes, ...]]:
-        far = self._far
-        return far.value_name(key), tuple([far.tag_name(tag) for tag in tags])
-
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
-        self._drop(self._far.value_name(key))
-        return await self._far.put(key, entries, ttl_s, tags, stamp)
+        del tags  # whoever reads asks for them
+        name = self._far.value_name(key)
+        self._drop(name)
+        return await self._far.write(key, name, entries, ttl_s, stamp)
 
     async def delete(self, key: bytes) -> None:
         self._drop(self._far.value_name(key))
         await self._far.delete(key)
 
     async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
-        self.near.mark(tuple([self._far.tag_name(tag) for tag in tags]))
+        self.near.mark(self._far.tag_names(tags))
         told = await self._far.purge(tags, hold_s)
         if told:
             await self._far.sent()

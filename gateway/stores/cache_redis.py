@@ -1,6 +1,6 @@
 """The cache shared by several gateways: one value per key, one number per purged tag, a TTL on both.
 
-A lookup is one round trip of plain GETs: the value, and when each of its tags was last purged. A value carries the moment
+A lookup is one round trip and one MGET: the value, and when each of its tags was last purged. A value carries the moment
 at which its request was about to go up; what was purged since is dead wherever it is read. So a purge costs one write,
 needs no list of members, reaches every gateway at once, and also beats answers that are still on their way.
 
@@ -14,6 +14,7 @@ import contextlib
 from pathlib import Path
 
 from ..core.cache_entry import Entry
+from ..core.lately import Lately
 from ..ports import Lookup
 from .codec import Codec
 from .redis_link import Command, RedisError, RedisLink, RedisUnavailable, RedisValue
@@ -26,7 +27,8 @@ GONE_CHANNEL = "ggw:cache:gone"
 PURGED_PREFIX = b"{ggw:cache}:purged:"
 _VALUE_PREFIX = b"{ggw:cache}:value:"
 _MOST_OWED = 4096
-_TAG_NAMES_KEPT = 16_384
+_TAG_NAMES_KEPT = 4096
+"""Of sets of tags: a handful each."""
 _LONGEST_S = 7 * 86_400.0
 """No value lives longer, and a purge is remembered for longer than that."""
 _REMEMBERED_MS = int((_LONGEST_S + 3600) * 1000)
@@ -48,33 +50,40 @@ class RedisCacheStore:
         # What Redis did not confirm goes first in the next round trip, before anything is read. Should it become too
         # much to remember, nothing that was stored before Redis answered again is believed.
         self._owed: dict[bytes, Command] = {}
-        self._tag_names: dict[bytes, bytes] = {}
+        self._tag_names: Lately[tuple[bytes, ...], tuple[bytes, ...]] = Lately(_TAG_NAMES_KEPT)
         self._lost_count = False
         self._believed_from = 0
         self.outages = 0
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         del anew  # nothing else is ever read
+        return await self.read(key, self.value_name(key), self.tag_names(tags))
+
+    async def read(self, key: bytes, name: bytes, tag_names: tuple[bytes, ...]) -> Lookup:
+        """As ``get``, by the names of key and tags in Redis."""
         owed = tuple(self._owed)
-        commands = [*self._owed.values(), ("TIME",)]
-        commands += [("GET", self.tag_name(tag)) for tag in tags]
-        commands.append(("GET", self.value_name(key)))
         try:
-            replies = await self._link.execute_many(commands)
+            replies = await self._link.execute_many([*self._owed.values(), ("TIME",), ("MGET", *tag_names, name)])
         except RedisUnavailable:
             self.outages += 1
             return Lookup(available=False)
-        if not self._settle(owed, replies[: len(owed)]):
+        if owed and not self._settle(owed, replies[: len(owed)]):
             return Lookup(available=False)
-        clock, *purges, value = replies[len(owed) :]
+        return self._lookup(key, *replies[len(owed) :])
+
+    def _lookup(self, key: bytes, clock: RedisValue | RedisError, values: RedisValue | RedisError) -> Lookup:
+        """What Redis answered to TIME and MGET."""
         stamp = _microseconds(clock)
-        if stamp is None or any(isinstance(at, RedisError) for at in purges):
+        if stamp is None or not isinstance(values, list):
             self.outages += 1
             return Lookup(available=False)
         if self._lost_count:
             self._lost_count, self._believed_from = False, stamp
-        version = max((int(at) for at in purges if isinstance(at, bytes) and at.isdigit()), default=0)
-        version = max(version, self._believed_from)
+        *purges, value = values
+        version = self._believed_from
+        for at in purges:
+            if isinstance(at, bytes) and at.isdigit():
+                version = max(version, int(at))
         stored = self._codec.decode(key, value) if isinstance(value, bytes) else None
         if stored is None or version >= stored[0]:
             return Lookup((), stamp, version)
@@ -82,6 +91,10 @@ class RedisCacheStore:
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         del tags  # whoever reads asks for them
+        return await self.write(key, self.value_name(key), entries, ttl_s, stamp)
+
+    async def write(self, key: bytes, name: bytes, entries: tuple[Entry, ...], ttl_s: float, stamp: int) -> bool:
+        """As ``put``, by the name of the key in Redis."""
         if ttl_s <= 0:
             return False
         value = self._codec.encode(key, stamp, entries)
@@ -90,7 +103,7 @@ class RedisCacheStore:
             return False
         ttl_ms = max(1, int(min(ttl_s, _LONGEST_S) * 1000))
         try:
-            await self._link.execute("SET", self.value_name(key), value, "PX", ttl_ms)
+            await self._link.execute("SET", name, value, "PX", ttl_ms)
         except (RedisUnavailable, RedisError):
             self.outages += 1
             return False
@@ -101,7 +114,7 @@ class RedisCacheStore:
         await self._insist({name: ("EVAL", _DROP, 1, name)})
 
     async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
-        names = [self.tag_name(tag) for tag in tags]
+        names = self.tag_names(tags)
         hold_us = int(hold_s * 1_000_000)
         return await self._insist({name: ("EVAL", _PURGE, 1, name, _REMEMBERED_MS, hold_us) for name in names})
 
@@ -118,14 +131,13 @@ class RedisCacheStore:
         """Where its value is, in Redis."""
         return _VALUE_PREFIX + self._codec.name(key)
 
-    def tag_name(self, tag: bytes) -> bytes:
-        """Where its last purge is, in Redis."""
-        name = self._tag_names.get(tag)
-        if name is None:
-            if len(self._tag_names) >= _TAG_NAMES_KEPT:
-                self._tag_names.clear()
-            name = self._tag_names[tag] = PURGED_PREFIX + self._codec.name(tag)
-        return name
+    def tag_names(self, tags: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Where their last purges are, in Redis."""
+        names = self._tag_names.get(tags)
+        if names is None:
+            names = tuple([PURGED_PREFIX + self._codec.name(tag) for tag in tags])
+            self._tag_names.put(tags, names)
+        return names
 
     async def _insist(self, commands: dict[bytes, Command]) -> bool:
         """Commands that must take effect before this gateway reads again, now or later."""

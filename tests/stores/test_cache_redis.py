@@ -81,16 +81,6 @@ async def test_what_somebody_else_left_there_is_a_miss(link: RedisLink) -> None:
         assert (lookup.available, lookup.entries) == (True, ())
 
 
-async def test_a_purge_that_cannot_be_read_is_no_answer(link: RedisLink) -> None:
-    store = RedisCacheStore(link, Codec(KEY))
-    await stored(store)
-    await store.purge((b"t",))
-    (name,) = await link.execute("KEYS", "{ggw:cache}:purged:*")  # type: ignore[misc]
-    await link.execute("DEL", name)  # type: ignore[arg-type]
-    await link.execute("HSET", name, "a", "b")  # type: ignore[arg-type]
-    assert not (await store.get(b"k", (b"t",))).available
-
-
 async def test_a_purge_stays_in_the_past_order_when_the_clock_steps_back(link: RedisLink) -> None:
     store = RedisCacheStore(link, Codec(KEY))
     before = (await store.get(b"k", (b"t",))).stamp
