@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from .cache import CacheRequest, Like
+from .cache import CacheRequest, Found, Like
 from .core.access import Permit, Principal, PrincipalKind
 from .core.answer_shape import shaped
 from .core.caching import CONDITIONS
@@ -107,7 +107,7 @@ class Errand:
         "asked_with",
         "brought",
         "failed",
-        "overtaken",
+        "found",
         "runtime_s",
         "started_at",
     )
@@ -146,8 +146,8 @@ class Errand:
         """Why there is none, where that is known already."""
         self.asked_with: Fields = ()
         """The conditions that either is about."""
-        self.overtaken: Callable[[], bool] = bool
-        """A write passed since it was asked for; the cache, which takes the time anew, would store it as of after that."""
+        self.found: Found | None = None
+        """What the cache's store held before that."""
 
     def spent(self, sent_bytes: int) -> Spent:
         """What the request used of GitLab."""
@@ -172,6 +172,7 @@ class Errand:
             session=self._claim.kind is _SESSION,
             reached_as=upward.reached_as,
             like=upward.like,
+            found=self.found,
         )
 
     def _request(self, conditions: Fields) -> UpstreamRequest:
@@ -198,7 +199,8 @@ class Errand:
         if failed is not None and conditions == self.asked_with:
             raise failed
         if reply is not None:
-            if conditions == self.asked_with and not self.overtaken():
+            # Had the cache looked again, it would store this as of after that; and a write may have passed in between.
+            if conditions == self.asked_with and (self.found is None or not self.found.over):
                 return await self._dealt_with(reply)
             reply.release()
         operation = self._admitted.operation

@@ -2,7 +2,9 @@
 
     plan ────── the stages up to the permit came to the same for its like       otherwise the road
     buckets ─── as the limits are now; at once, or with one round trip          refused: the road
-    credential, pace, cache ── at hand; nothing is stored, nobody asks          otherwise the road, from here
+    credential, pace ───────── at hand; free                                    otherwise the road, from here
+    cache ───── nothing is stored, or to be asked about, and nobody asks;       otherwise the road, from here
+                at once, or with a round trip, and one for the lease
     GitLab ──── a connection is there; a whole 200 comes                        otherwise the road, from here
     answer ──── the same octets as the road's, the same line in the audit
 
@@ -18,7 +20,7 @@ from collections.abc import Callable
 import msgspec
 
 from .asking import Asker, Asking
-from .cache import Cast, Leading
+from .cache import Cast, Found, Leading
 from .cache.mould import Told
 from .core.answer_shape import Shape, shaped
 from .core.catalogue import Access
@@ -135,8 +137,8 @@ class Forwarding(msgspec.Struct, eq=False):
     _leading: Leading | None = None
     conditions: Fields = ()
     """That it went up with."""
-    overtaken: Callable[[], bool] = bool
-    """A write passed since GitLab was asked: ``reply`` is not the answer to the same question asked now."""
+    found: Found | None = None
+    """What the cache's store held then."""
     started_at: float = 0.0
     """When GitLab was asked; 0: it was not."""
     reply: Reply | None = None
@@ -174,6 +176,7 @@ class Forwarding(msgspec.Struct, eq=False):
     def _abandon(self) -> None:
         leading, self._leading = self._leading, None
         if leading is not None:
+            self.found = leading.found()
             leading.abandon()
 
     def _over(self) -> None:
@@ -200,43 +203,73 @@ class Forwarding(msgspec.Struct, eq=False):
             self._asker.told(None, self)
 
     def goes_up(self, decision: Decision | None) -> bool:
-        """To GitLab; False: that is for the road."""
+        """To GitLab, or to the cache's store first; False: that is for the road."""
         self.decision = decision
-        lane, x, upward = self._lane, self.x, self._upward
-        road = lane.road
+        lane, upward = self._lane, self._upward
+        cache = lane.road.cache
         try:
             if decision is not None:
-                note(decision, x)
+                note(decision, self.x)
             credential = upward.credential
-            if credential is not None:
-                if not road.pacing.is_free(credential.id):
-                    return False
-                x.permit_use = credential.id
-            leading = self._leading = road.cache.lead_now(self.head.target, upward.like, lane.wall)
-            if leading is None:
+            if credential is not None and not lane.road.pacing.is_free(credential.id):
                 return False
-            self.conditions = leading.conditions
-            named = ((b"X-Request-Id", x.request_id.encode("ascii")),)
-            request = UpstreamRequest(
-                "GET",
-                self.head.target,
-                self.conditions + named,
-                None,
-                None,
-                False,
-                upward.principal.id,
-                upward.principal.priority,
-                upward.repeated,
-            )
-            sent = road.upstream.send_soon(request, self.answered)
-            if sent is not None:
-                self.asked = sent
-                self.started_at = lane.monotonic()
+            leading = cache.lead_now(self.head.target, upward.like, lane.wall)
+            if leading is not None:
+                return self._sent(leading)
+            asked = cache.lead_soon(self.head.target, upward.like, lane.wall, self.led)
+            if asked is not None:
+                self.asked = asked
                 return True
         except Exception:
             log.exception("fault in the forward lane")  # the road has its own way to say so
         self._abandon()
         return False
+
+    def led(self, leading: Leading | None) -> None:
+        """The cache's store has answered."""
+        self.asked = _NOBODY
+        self._leading = leading
+        sent = False
+        try:
+            if leading is not None and not self._asker.gone:
+                credential = self._upward.credential
+                free = credential is None or self._lane.road.pacing.is_free(credential.id)
+                sent = free and self._sent(leading)
+        except Exception:
+            log.exception("fault in the forward lane")
+        if sent:
+            return
+        self._abandon()
+        if self._asker.gone:
+            self.leave()
+        else:
+            self._asker.told(None, self)
+
+    def _sent(self, leading: Leading) -> bool:
+        lane, x, upward = self._lane, self.x, self._upward
+        self._leading = leading
+        if upward.credential is not None:
+            x.permit_use = upward.credential.id
+        self.conditions = leading.conditions
+        named = ((b"X-Request-Id", x.request_id.encode("ascii")),)
+        request = UpstreamRequest(
+            "GET",
+            self.head.target,
+            self.conditions + named,
+            None,
+            None,
+            False,
+            upward.principal.id,
+            upward.principal.priority,
+            upward.repeated,
+        )
+        sent = lane.road.upstream.send_soon(request, self.answered)
+        if sent is None:
+            self._abandon()
+            return False
+        self.asked = sent
+        self.started_at = lane.monotonic()
+        return True
 
     # The way down
 
@@ -257,12 +290,9 @@ class Forwarding(msgspec.Struct, eq=False):
             self._asker.told(octets)
             return
         if octets is None:
-            leading = self._leading
             self._abandon()
             if isinstance(answer, Reply):
                 self.reply = answer
-                if leading is not None:
-                    self.overtaken = leading.overtaken
             elif answer is not None:
                 self.rejection = answer
         if self._asker.gone:

@@ -299,7 +299,7 @@ class Gateway:
         errand = told.errand = Errand(road, self.monotonic, head, x, case, credential, body)
         if told.begun is not None:
             begun = told.begun
-            errand.brought, errand.started_at, errand.overtaken = begun.reply, begun.started_at, begun.overtaken
+            errand.brought, errand.started_at, errand.found = begun.reply, begun.started_at, begun.found
             errand.failed, errand.asked_with = begun.rejection, begun.conditions
         if admitted.websocket:
             await self._tunnel(down, x, told, errand)

@@ -97,6 +97,7 @@ class CacheRoom:
             looking=looking,
             leases=self.leases,
             at_hand=self.memory,
+            afar=self.levels or self.redis,
         )
 
     def receiving(self, ledger: Ledger, handle: Handle) -> Handle:

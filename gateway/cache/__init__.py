@@ -6,7 +6,7 @@ RFC 9111 one, ``fill`` copies answers into the store as they stream. What may be
 """
 
 from .again import Again
-from .contract import Cache, CacheOutcome, CacheRequest, Forward, Leading, Like, NoCache
+from .contract import Cache, CacheOutcome, CacheRequest, Forward, Found, Leading, Like, NoCache
 from .mould import Cast
 from .private import PrivateCache
 from .shared import SharedCache
@@ -19,6 +19,7 @@ __all__ = [
     "CacheRequest",
     "Cast",
     "Forward",
+    "Found",
     "Leading",
     "Like",
     "NoCache",

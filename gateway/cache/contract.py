@@ -18,6 +18,7 @@ from ..core.caching import conditions
 from ..core.catalogue import Operation
 from ..core.head_form import Blanks, Values
 from ..core.messages import Field, Fields, ResponseHead, first, joined
+from ..ports import Asked, Lookup
 from ..reply import Reply
 from .again import Again
 from .mould import Cast, Mould, Told
@@ -52,6 +53,17 @@ class Like(msgspec.Struct, gc=False):
     """Of its answers."""
 
 
+class Found(msgspec.Struct, gc=False):
+    """What the store held when a request was about to go up without a ``fetch``."""
+
+    lookup: Lookup
+    version: int
+    """Of the ``Like``: its key and its tags were these."""
+    over: bool = False
+    """The store was asked again since, for the same request: what GitLab said before that is no answer to what is known
+    now."""
+
+
 class CacheRequest(msgspec.Struct, frozen=True, gc=False):
     """What the pipeline knows when it comes to the cache."""
 
@@ -71,6 +83,8 @@ class CacheRequest(msgspec.Struct, frozen=True, gc=False):
     """How the client addressed the gateway (scheme, host): ``Link`` and ``Location`` of the answer are made of it."""
     like: Like | None = None
     """One for all requests of a kind, where there are others."""
+    found: Found | None = None
+    """Where the store was asked already."""
 
     @property
     def has_authorization(self) -> bool:
@@ -132,8 +146,8 @@ class Leading(Protocol):
         """There is no answer: whoever waits asks next. Harmless afterwards."""
         ...
 
-    def overtaken(self) -> bool:
-        """What the answer shows may have changed since it was asked for."""
+    def found(self) -> Found:
+        """For the ``fetch`` that goes on from here: an answer that is there already is not taken for a later one."""
         ...
 
 
@@ -149,6 +163,14 @@ class Cache(Protocol):
             target: The raw one, of a GET less credentials.
             like: What ``fetch`` found out about one of its kind.
             now: Unix seconds.
+        """
+        ...
+
+    def lead_soon(
+        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | None], None]
+    ) -> Asked | None:
+        """As ``lead_now``, of a store that has to be asked: ``then`` is called once, later, with what ``lead_now`` would
+        have said. None, and nobody is asked, where that takes a ``fetch``. What ``then`` raises is logged.
         """
         ...
 
@@ -182,6 +204,11 @@ class Leases(Protocol):
         """
         ...
 
+    def lead_soon(self, question: bytes, then: Callable[[Callable[[], None] | None], None]) -> Asked | None:
+        """As ``lead``, but that nobody waits for another gateway: ``then`` is called once, later, with None where one
+        asks. None, and nothing was sent, where that cannot be said."""
+        ...
+
 
 def with_status(head: ResponseHead, member: bytes, age_s: float = -1.0) -> ResponseHead:
     """``head`` with this cache's member appended to ``Cache-Status`` and, for a stored answer, its ``Age``."""
@@ -209,6 +236,12 @@ class NoCache:
 
     def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
         del target, like, now
+        return None
+
+    def lead_soon(
+        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | None], None]
+    ) -> Asked | None:
+        del target, like, now, then
         return None
 
     async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:

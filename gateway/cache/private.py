@@ -19,14 +19,15 @@ from ..core.immutable import KEEP_S, is_immutable
 from ..core.private_caching import REFUSED_FIELDS, PrivatePolicy, may_have_written, refuses_request
 from ..core.project_names import ProjectNames
 from ..core.structured_fields import serialise_name
-from ..ports import CacheStore
+from ..ports import Asked, CacheStore, Lookup
 from ..reply import Reply
 from .again import Again, Looking
 from .contract import CacheOutcome, CacheRequest, Forward, Leading, Leases, Like
 from .hook_watch import HookWatch
 from .labels import Labels
 from .private_asking import PrivateAsking, Question, as_reply, usable
-from .private_leading import AtHand, PrivateLeading
+from .private_leading import Afar, AtHand, Placing, PrivateLeading
+from .private_looking import PrivateLooking
 from .private_passing import PrivatePassing
 from .private_validating import PrivateValidating
 from .tagging import Tagging
@@ -49,6 +50,7 @@ class PrivateCache:
         hooks: Where lifetimes hang on GitLab's hooks: while none come, every reuse is revalidated.
         leases: Where gateways share the store: one of them asks what all may reuse.
         at_hand: ``store``, where it is in this process and nowhere else; then there are no ``leases``.
+        afar: ``store``, where it is elsewhere.
     """
 
     def __init__(
@@ -63,9 +65,12 @@ class PrivateCache:
         looking: Looking | None = None,
         leases: Leases | None = None,
         at_hand: AtHand | None = None,
+        afar: Afar | None = None,
     ) -> None:
         self._store = store
         self._at_hand = at_hand if leases is None else None
+        self._afar = afar
+        self._leases = leases
         self._policy = policy
         self._names = names if names is not None else ProjectNames()
         self._tagging = Tagging(self._names, policy.prefix)
@@ -105,8 +110,14 @@ class PrivateCache:
         key = b"private\n%b%b" % (request.target, like.key)
         if reuse_s > 0 and self._hooks is not None and not like.immutable and not await self._hooks.listening():
             reuse_s = 0.0
-        # Where every reuse is asked for, a copy in this process is good for nothing.
-        lookup = await self._store.get(key, tags, anew=reuse_s <= 0)
+        found = request.found
+        if found is not None and found.version == like.version and not found.over:
+            lookup = found.lookup
+        else:
+            if found is not None:
+                found.over = True
+            # Where every reuse is asked for, a copy in this process is good for nothing.
+            lookup = await self._store.get(key, tags, anew=reuse_s <= 0)
         at = now()
         entry, reason = usable(lookup, request.fields, asked, reuse_s, at)
         if lookup.near and reason is not None:
@@ -127,22 +138,49 @@ class PrivateCache:
 
     def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
         store = self._at_hand
-        if store is None or not like.validates or like.version != self._names.version:
-            return None
-        if self._hooks is not None and like.reuse_s > 0 and not like.immutable and not self._hooks.heard_lately:
+        if store is None or not self._leads(like):
             return None
         key = b"private\n%b%b" % (target, like.key)
-        lookup = store.peek(key, like.tags)
-        if lookup.version > lookup.stamp:
+        return self._led(store, store.peek(key, like.tags), target, like, key, now)
+
+    def lead_soon(
+        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | None], None]
+    ) -> Asked | None:
+        store = self._afar
+        if store is None or not self._leads(like):
+            return None
+        key = b"private\n%b%b" % (target, like.key)
+
+        def led(lookup: Lookup) -> Leading | None:
+            # Names may have been learnt while the store was asked: then it was asked for too few tags.
+            return self._led(store, lookup, target, like, key, now) if self._leads(like) else None
+
+        looking = PrivateLooking(led, then, self._leases if like.reuse_s > 0 else None, key)
+        asked = store.look(key, like.tags, looking.looked)
+        if asked is None:
+            return None
+        looking.asked = asked
+        return looking
+
+    def _leads(self, like: Like) -> bool:
+        """Requests of this kind may go up, and their answers be stored, without a ``fetch``."""
+        if not like.validates or like.version != self._names.version:
+            return False
+        return not (self._hooks is not None and like.reuse_s > 0 and not like.immutable and not self._hooks.heard_lately)
+
+    def _led(
+        self, store: Placing, lookup: Lookup, target: bytes, like: Like, key: bytes, now: Callable[[], float]
+    ) -> Leading | None:
+        if lookup.version > lookup.stamp or not lookup.available:
             return None
         question = b"%d\n%b" % (lookup.version, key)  # as ``PrivateAsking.ask`` has it
         if not lookup.entries:
             if like.given:
-                return PrivatePassing(self._labels, store, like, key, lookup.stamp)
+                return PrivatePassing(self._labels, like, lookup, like.version)
             flight = self._flights.lead(question)
             if flight is None:
                 return None
-            return PrivateLeading(self._asking, store, target, like, key, lookup.stamp, flight, now)
+            return PrivateLeading(self._asking, store, target, like, key, lookup, flight, now, like.version)
         at = now()
         entry, reason = usable(lookup, like.fields, None, like.reuse_s, at)
         if entry is None or reason is None or not validators(entry):
@@ -150,7 +188,7 @@ class PrivateCache:
         flight = self._flights.lead(question)
         if flight is None:
             return None
-        return PrivateValidating(self._asking, store, like, key, lookup.stamp, flight, now, entry, reason, at)
+        return PrivateValidating(self._asking, store, like, key, lookup, flight, now, like.version, entry, reason, at)
 
     def _find_out(self, like: Like, request: CacheRequest) -> None:
         """What the fields, the path and the caller of a request say."""

@@ -155,7 +155,7 @@ class PrivateAsking:
             if settled:
                 return await self._lead(question, lookup, entry, reason, self._given(question, entry), None)
             # The leader is gone. Another may have led, and landed, before our turn came: look again.
-            lookup = await self._store.get(question.key, question.tags, anew=True)
+            lookup = await self._look_again(question)
             entry, still = usable(lookup, request.fields, question.asked, question.reuse_s, now())
             if still is None:
                 assert entry is not None, "only a stored answer needs no asking"
@@ -169,6 +169,11 @@ class PrivateAsking:
                 return await self._lead_all(question, lookup, entry, reason, flight, self._leases)
             if leads:
                 return await self._lead(question, lookup, entry, reason, given, flight)
+
+    async def _look_again(self, question: Question) -> Lookup:
+        if question.request.found is not None:
+            question.request.found.over = True
+        return await self._store.get(question.key, question.tags, anew=True)
 
     @staticmethod
     def _given(question: Question, entry: Entry | None) -> Fields:
@@ -191,7 +196,7 @@ class PrivateAsking:
         try:
             flight.ended = await leases.lead(b"%d\n%b" % (lookup.version, question.key))
             if flight.ended is None:
-                lookup = await self._store.get(question.key, question.tags, anew=True)
+                lookup = await self._look_again(question)
                 entry, still = usable(lookup, question.request.fields, question.asked, question.reuse_s, question.now())
                 if still is None:
                     assert entry is not None, "only a stored answer needs no asking"

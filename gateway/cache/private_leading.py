@@ -13,21 +13,35 @@ import msgspec
 from ..core.cache_entry import Entry
 from ..core.head_form import Blanks, Values
 from ..core.messages import Fields, ResponseHead
-from ..ports import Lookup
+from ..ports import Asked, Lookup
 from ..reply import Reply
-from .contract import CacheOutcome, Like
+from .contract import CacheOutcome, Found, Like
 from .mould import Cast, Mould, Told, saying
 from .private_asking import Joined, Landing, PrivateAsking
 
 
-class AtHand(Protocol):
-    """A store in this process: ``ports.CacheStore`` without its waits."""
+class Placing(Protocol):
+    """A store that is told without a wait: ``ports.CacheStore``'s ``put`` and ``delete``."""
 
-    def peek(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup: ...
     def place(
         self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int, size_bytes: int = 0
     ) -> bool: ...
     def drop(self, key: bytes) -> None: ...
+
+
+class AtHand(Placing, Protocol):
+    """A store in this process, which is asked without a wait, too."""
+
+    def peek(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup: ...
+
+
+class Afar(Placing, Protocol):
+    """A store elsewhere, which answers by a call. What it is told is on its way: that it arrives is not waited for."""
+
+    def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Asked | None:
+        """As ``get``; ``then`` is called once, later. None, and nothing was asked, where only ``get`` will do: a copy is
+        here, or the store is not to be had."""
+        ...
 
 
 class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third of the time
@@ -35,18 +49,20 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
 
     _asking: PrivateAsking
     """Of the same cache."""
-    _store: AtHand
+    _store: Placing
     """Where the answer goes."""
     _target: bytes
     _like: Like
     _key: bytes
     """Of its answer."""
-    _stamp: int
-    """The store's, of when nothing was there."""
-    _flight: Joined
+    _lookup: Lookup
+    """That nothing is there."""
+    flight: Joined
     """That it leads."""
     _now: Callable[[], float]
     """Unix seconds."""
+    _version: int
+    """Of ``_like``, when it was looked up."""
     conditions: Fields = ()
 
     __repr__ = object.__repr__
@@ -56,10 +72,10 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
         return None
 
     def abandon(self) -> None:
-        self._flight.abandon()
+        self.flight.abandon()
 
-    def overtaken(self) -> bool:
-        return self._store.peek(self._key, self._like.tags).version > self._stamp
+    def found(self) -> Found:
+        return Found(self._lookup, self._version)
 
     def answered(self, head: ResponseHead, whole: bytes) -> Told | None:
         mould = self._mould(head)
@@ -100,13 +116,13 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
         return like.moulds.get((shape, saying(shape)(head.fields))) or self._asking.moulded(head, like)
 
     def _unshared(self, mould: Mould) -> Told:
-        self._flight.land(None)  # each asks for itself
+        self.flight.land(None)  # each asks for itself
         return mould.told
 
     def _stored(self, mould: Mould, fresh: Entry, size_bytes: int = 0) -> Told:
         like = self._like
-        stored = self._store.place(self._key, (fresh,), like.keep_s, like.tags, self._stamp, size_bytes)
+        stored = self._store.place(self._key, (fresh,), like.keep_s, like.tags, self._lookup.stamp, size_bytes)
         if not stored:
             self._store.drop(self._key)
-        self._flight.land(Landing(fresh, 200))
+        self.flight.land(Landing(fresh, 200))
         return mould.told if stored else mould.overtaken

@@ -11,23 +11,22 @@ import msgspec
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.head_form import Blanks, Values
 from ..core.messages import Fields, ResponseHead
+from ..ports import Lookup
 from ..reply import Reply
-from .contract import CacheOutcome, Like
+from .contract import CacheOutcome, Found, Like
 from .labels import Labels
 from .mould import Cast, Told
-from .private_leading import AtHand
 
 
 class PrivatePassing(msgspec.Struct, eq=False):
     """See ``contract.Leading``. Nobody waits for it: others who ask bring conditions of their own."""
 
     _labels: Labels
-    _store: AtHand
-    """Where nothing is."""
     _like: Like
-    _key: bytes
-    _stamp: int
-    """The store's, of when nothing was there."""
+    _lookup: Lookup
+    """That nothing is there."""
+    _version: int
+    """Of ``_like``, when it was looked up."""
 
     __repr__ = object.__repr__
 
@@ -38,8 +37,8 @@ class PrivatePassing(msgspec.Struct, eq=False):
     def abandon(self) -> None:
         return None
 
-    def overtaken(self) -> bool:
-        return self._store.peek(self._key, self._like.tags).version > self._stamp
+    def found(self) -> Found:
+        return Found(self._lookup, self._version)
 
     def answered(self, head: ResponseHead, whole: bytes) -> Told | None:
         del head, whole

@@ -16,11 +16,12 @@ from ..core.caching import validators
 from ..core.head_form import Blanks, Values
 from ..core.messages import Fields, ResponseHead
 from ..core.private_caching import of_this_answer, validator_matches
+from ..ports import Lookup
 from ..reply import Reply
-from .contract import CacheOutcome, Like
+from .contract import CacheOutcome, Found, Like
 from .mould import Cast, Told
 from .private_asking import Joined, Landing, PrivateAsking
-from .private_leading import AtHand
+from .private_leading import Placing
 
 
 class PrivateValidating(msgspec.Struct, eq=False):
@@ -28,16 +29,18 @@ class PrivateValidating(msgspec.Struct, eq=False):
 
     _asking: PrivateAsking
     """Of the same cache."""
-    _store: AtHand
+    _store: Placing
     """Where ``_entry`` is."""
     _like: Like
     _key: bytes
-    _stamp: int
-    """The store's, of when it was found."""
-    _flight: Joined
+    _lookup: Lookup
+    """That found it."""
+    flight: Joined
     """That it leads."""
     _now: Callable[[], float]
     """Unix seconds."""
+    _version: int
+    """Of ``_like``, when it was looked up."""
     _entry: Entry
     _reason: CacheReason
     """Why GitLab is asked."""
@@ -50,10 +53,10 @@ class PrivateValidating(msgspec.Struct, eq=False):
         return validators(self._entry)
 
     def abandon(self) -> None:
-        self._flight.abandon()
+        self.flight.abandon()
 
-    def overtaken(self) -> bool:
-        return self._store.peek(self._key, self._like.tags).version > self._stamp
+    def found(self) -> Found:
+        return Found(self._lookup, self._version)
 
     def answered(self, head: ResponseHead, whole: bytes) -> Told | None:
         del head, whole
@@ -78,7 +81,7 @@ class PrivateValidating(msgspec.Struct, eq=False):
         if response_directives(head.fields).no_store:
             self._store.drop(self._key)
             outcome.stored = Stored.NO_STORE
-        elif not self._store.place(self._key, (fresh,), like.keep_s, like.tags, self._stamp):
+        elif not self._store.place(self._key, (fresh,), like.keep_s, like.tags, self._lookup.stamp):
             outcome.stored = Stored.INVALIDATED
-        self._flight.land(Landing(fresh, 304))
+        self.flight.land(Landing(fresh, 304))
         return asking.served(fresh, outcome, like.if_none_match, like.reuse_s, at, of_this_answer(head.fields)), outcome

@@ -24,7 +24,7 @@ from ..core.caching import (
 )
 from ..core.errors import Rejection
 from ..core.messages import first
-from ..ports import CacheStore, Lookup
+from ..ports import Asked, CacheStore, Lookup
 from ..reply import Reply
 from ..singleflight import Flights
 from .contract import CacheOutcome, CacheRequest, Forward, Leading, Like
@@ -62,6 +62,12 @@ class SharedCache:
 
     def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
         del target, like, now
+        return None
+
+    def lead_soon(
+        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | None], None]
+    ) -> Asked | None:
+        del target, like, now, then
         return None
 
     async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:

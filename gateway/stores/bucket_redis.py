@@ -179,7 +179,10 @@ class RedisBuckets:
             self._counted_at = sent_at
             self._recount()
 
-    def _answered(self, batch: list[Work], sent_at: float, answer: RedisValue | RedisError | RedisUnavailable) -> None:
+    def _answered(
+        self, batch: list[Work], sent_at: float, replies: list[RedisValue | RedisError] | RedisUnavailable
+    ) -> None:
+        answer = replies if isinstance(replies, RedisUnavailable) else replies[0]
         if isinstance(answer, RedisError) and answer.kind == "NOSCRIPT":
             # A restart, a flush or a failover forgot it. In full it runs and is known again; nothing was taken yet.
             self._send(batch, in_full=True)

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
+from ..ports import Asked
 from .codec import Codec
 from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
+from .redis_wire import packed
 
 LEASE_S = 2.0
 """For so long one gateway may ask for all. Nobody waits longer for another's answer."""
@@ -63,7 +68,7 @@ class RedisLeases:
                 return _nothing
             if taken is not None:
                 self.led += 1
-                return lambda: self._end(name, token)
+                return functools.partial(self._end, name, token)
             self.followed += 1
             with contextlib.suppress(RedisUnavailable, RedisError):  # it is as if it were over
                 if await self._link.execute("EVAL", _WAIT, 2, name, name + _WAITED_FOR):
@@ -74,6 +79,30 @@ class RedisLeases:
             waiting.discard(over)
             if not waiting:
                 self._waiting.pop(name, None)
+
+    def lead_soon(self, question: bytes, then: Callable[[Callable[[], None] | None], None]) -> Asked | None:
+        """As ``lead``, without a coroutine, for who does not wait for another's: ``then`` is called once, later, with None
+        where another asks. None, and nothing was sent, where that cannot be said at once."""
+        if not self._heard():
+            return None
+        name, token = LEASE_PREFIX + self._codec.name(question), secrets.token_bytes(12)
+        ended = functools.partial(self._end, name, token)
+
+        def taken(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+            if isinstance(replies, RedisUnavailable) or isinstance(replies[0], RedisError):
+                ended()  # it may have been taken all the same: a late answer is none
+                then(_nothing)
+            elif replies[0] is None:
+                then(None)
+            else:
+                self.led += 1
+                then(ended)
+
+        try:
+            octets = packed([("SET", name, token, "NX", "PX", int(LEASE_S * 1000))])
+            return _Taking(self._link.ask(octets, 1, taken), ended)
+        except RedisUnavailable:
+            return None
 
     async def _wait(self, over: asyncio.Future[None]) -> None:
         """Until it is over, for too long, or nobody would be told of it."""
@@ -91,18 +120,26 @@ class RedisLeases:
                 over.set_result(None)
 
     def _end(self, name: bytes, token: bytes) -> None:
-        try:
-            told = self._link.post([("EVAL", _END, 2, name, name + _WAITED_FOR, token)])
-        except RedisUnavailable:
-            return  # it ends by itself
-        told.add_done_callback(_read)
+        with contextlib.suppress(RedisUnavailable):  # it ends by itself
+            self._link.ask(packed([("EVAL", _END, 2, name, name + _WAITED_FOR, token)]), 1, _told)
+
+
+class _Taking(msgspec.Struct, eq=False):
+    """A lease that was asked for."""
+
+    _asked: Asked
+    _ended: Callable[[], None]
+
+    __repr__ = object.__repr__
+
+    def cancel(self) -> None:
+        self._asked.cancel()
+        self._ended()  # it may have been taken
 
 
 def _nothing() -> None:
     """Nobody waits for this answer."""
 
 
-def _read(told: asyncio.Future[list[RedisValue | RedisError]]) -> None:
-    """An answer that changes nothing, but must not be reported as forgotten."""
-    if not told.cancelled():
-        told.exception()
+def _told(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+    """It is over, or will be by itself."""

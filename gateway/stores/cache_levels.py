@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..core.cache_entry import Entry
-from ..ports import Lookup
+from ..ports import Asked, Lookup
 from .cache_leases import LEASE_PREFIX, RedisLeases
 from .cache_memory import MemoryCacheStore
 from .cache_redis import PURGED_PREFIX, RedisCacheStore
@@ -94,6 +94,23 @@ class TwoLevelCacheStore:
             if self._reading.get(name) is reading:
                 del self._reading[name]
         return lookup
+
+    def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Asked | None:
+        """As ``get`` of what is not here, without a coroutine: no copy is made of it."""
+        far = self._far
+        if not self.trusted or self.near.find(far.value_name(key), far.tag_names(tags)) is not None:
+            return None
+        return far.look(key, tags, then)
+
+    def place(
+        self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int, size_bytes: int = 0
+    ) -> bool:
+        self._drop(self._far.value_name(key))
+        return self._far.place(key, entries, ttl_s, tags, stamp, size_bytes)
+
+    def drop(self, key: bytes) -> None:
+        self._drop(self._far.value_name(key))
+        self._far.drop(key)
 
     def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Entry | None]:
         """The first entry of the copy, as often as it is called; None: there is none that may be used."""

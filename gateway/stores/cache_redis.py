@@ -11,13 +11,15 @@ clock. What is purged or dropped is published, too, for the copies that gateways
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from ..core.cache_entry import Entry
 from ..core.lately import Lately
-from ..ports import Lookup
+from ..ports import Asked, Lookup
 from .codec import Codec
 from .redis_link import Command, RedisError, RedisLink, RedisUnavailable, RedisValue
+from .redis_wire import packed
 
 _LUA = Path(__file__).parent / "lua"
 _PURGE = (_LUA / "cache_purge.lua").read_text("utf-8")
@@ -29,6 +31,9 @@ _VALUE_PREFIX = b"{ggw:cache}:value:"
 _MOST_OWED = 4096
 _TAG_NAMES_KEPT = 4096
 """Of sets of tags: a handful each."""
+_NAMES_KEPT = 1024
+"""Of values: a name is asked for several times while one request is under way."""
+_LONGEST_KEPT_BYTES = 1024
 _LONGEST_S = 7 * 86_400.0
 """No value lives longer, and a purge is remembered for longer than that."""
 _REMEMBERED_MS = int((_LONGEST_S + 3600) * 1000)
@@ -51,6 +56,7 @@ class RedisCacheStore:
         # much to remember, nothing that was stored before Redis answered again is believed.
         self._owed: dict[bytes, Command] = {}
         self._tag_names: Lately[tuple[bytes, ...], tuple[bytes, ...]] = Lately(_TAG_NAMES_KEPT)
+        self._names: Lately[bytes, bytes] = Lately(_NAMES_KEPT)
         self._lost_count = False
         self._believed_from = 0
         self.outages = 0
@@ -70,6 +76,24 @@ class RedisCacheStore:
         if owed and not self._settle(owed, replies[: len(owed)]):
             return Lookup(available=False)
         return self._lookup(key, *replies[len(owed) :])
+
+    def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Asked | None:
+        """As ``get``, without a coroutine: ``then`` is called once, later. None, and nothing was asked, where Redis is to
+        be told something first, or cannot be asked."""
+        if self._owed:
+            return None
+
+        def looked(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+            if isinstance(replies, RedisUnavailable):
+                self.outages += 1
+                then(Lookup(available=False))
+            else:
+                then(self._lookup(key, *replies))
+
+        octets = packed([("TIME",), ("MGET", *self.tag_names(tags), self.value_name(key))])
+        with contextlib.suppress(RedisUnavailable):  # whoever waits for it finds that out
+            return self._link.ask(octets, 2, looked)
+        return None
 
     def _lookup(self, key: bytes, clock: RedisValue | RedisError, values: RedisValue | RedisError) -> Lookup:
         """What Redis answered to TIME and MGET."""
@@ -101,13 +125,48 @@ class RedisCacheStore:
         if len(value) > self._largest_bytes:
             await self.delete(key)
             return False
-        ttl_ms = max(1, int(min(ttl_s, _LONGEST_S) * 1000))
         try:
-            await self._link.execute("SET", name, value, "PX", ttl_ms)
+            await self._link.execute("SET", name, value, "PX", _milliseconds(ttl_s))
         except (RedisUnavailable, RedisError):
             self.outages += 1
             return False
         return True
+
+    def place(
+        self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int, size_bytes: int = 0
+    ) -> bool:
+        """As ``put``, without a wait: True says that it is on its way. Whatever this gateway asks next comes behind it."""
+        del tags, size_bytes
+        if ttl_s <= 0:
+            return False
+        value = self._codec.encode(key, stamp, entries)
+        if len(value) > self._largest_bytes:
+            self.drop(key)
+            return False
+        try:
+            self._link.ask(packed([("SET", self.value_name(key), value, "PX", _milliseconds(ttl_s))]), 1, self._placed)
+        except RedisUnavailable:
+            self.outages += 1
+            return False
+        return True
+
+    def _placed(self, replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+        self.outages += isinstance(replies, RedisUnavailable) or isinstance(replies[0], RedisError)
+
+    def drop(self, key: bytes) -> None:
+        """As ``delete``, without a wait."""
+        name = self.value_name(key)
+        command: Command = ("EVAL", _DROP, 1, name)
+        self._owe({name: command})
+
+        def dropped(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+            if isinstance(replies, RedisUnavailable):
+                self.outages += 1
+            else:
+                self._settle((name,), replies)
+
+        with contextlib.suppress(RedisUnavailable):  # it goes first in the next round trip
+            self._link.ask(packed([command]), 1, dropped)
 
     async def delete(self, key: bytes) -> None:
         name = self.value_name(key)
@@ -129,7 +188,12 @@ class RedisCacheStore:
 
     def value_name(self, key: bytes) -> bytes:
         """Where its value is, in Redis."""
-        return _VALUE_PREFIX + self._codec.name(key)
+        name = self._names.get(key)
+        if name is None:
+            name = _VALUE_PREFIX + self._codec.name(key)
+            if len(key) <= _LONGEST_KEPT_BYTES:
+                self._names.put(key, name)
+        return name
 
     def tag_names(self, tags: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """Where their last purges are, in Redis."""
@@ -141,16 +205,19 @@ class RedisCacheStore:
 
     async def _insist(self, commands: dict[bytes, Command]) -> bool:
         """Commands that must take effect before this gateway reads again, now or later."""
-        self._owed.update(commands)
-        if len(self._owed) > _MOST_OWED:
-            self._owed.clear()
-            self._lost_count = True
+        self._owe(commands)
         try:
             replies = await self._link.execute_many(list(commands.values()))
         except RedisUnavailable:
             self.outages += 1
             return False
         return self._settle(tuple(commands), replies)
+
+    def _owe(self, commands: dict[bytes, Command]) -> None:
+        self._owed.update(commands)
+        if len(self._owed) > _MOST_OWED:
+            self._owed.clear()
+            self._lost_count = True
 
     def _settle(self, names: tuple[bytes, ...], replies: list[RedisValue | RedisError]) -> bool:
         """Strike off what Redis confirmed; False while anything is left owing (a read-only replica, say)."""
@@ -162,6 +229,10 @@ class RedisCacheStore:
                 self._owed.pop(name, None)
         self.outages += failed
         return not failed
+
+
+def _milliseconds(ttl_s: float) -> int:
+    return max(1, int(min(ttl_s, _LONGEST_S) * 1000))
 
 
 def _microseconds(clock: RedisValue | RedisError) -> int | None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from ..ports import Asked
 from .redis_address import RedisAddress, parse_address
 from .redis_wire import (
     GRACE_S,
@@ -36,7 +37,7 @@ log = logging.getLogger("gateway.stores")
 
 __all__ = ["Argument", "Command", "RedisError", "RedisLink", "RedisUnavailable", "RedisValue"]
 
-Hear = Callable[["RedisValue | RedisError | RedisUnavailable"], None]
+Hear = Callable[["list[RedisValue | RedisError] | RedisUnavailable"], None]
 _MAX_IN_FLIGHT = 4096
 """Replies awaited at most; beyond that Redis is not keeping up, and more calls would only wait to time out."""
 _FAILURES_TO_DROP = 5
@@ -75,28 +76,33 @@ class _Slot:
 
 
 class _Call(msgspec.Struct, eq=False):
-    """The same for one command, whose reply goes straight to ``then``."""
+    """The same, whose replies go straight to ``then``."""
 
     _then: Hear | None
+    want: int
     deadline: float
-    want: int = 1
     replies: list[RedisValue | RedisError] = []
     waited_for: bool = True
 
     __repr__ = object.__repr__
 
     def answer(self) -> None:
-        self._tell(self.replies[0])
+        self._tell(self.replies)
 
     def fail(self, reason: str) -> None:
         self._tell(RedisUnavailable(reason))
 
-    def _tell(self, reply: RedisValue | RedisError | RedisUnavailable) -> None:
+    def cancel(self) -> None:
+        """Nobody is told any more."""
+        self._then = None
+        self.waited_for = False
+
+    def _tell(self, replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
         then, self._then = self._then, None
         self.waited_for = False
         assert then is not None, "told once"
         try:
-            then(reply)
+            then(replies)
         except Exception:
             # Behind this call others wait for their replies: the connection must not die of it.
             log.exception("fault in what hears a reply of Redis")
@@ -192,18 +198,29 @@ class RedisLink:
 
     def call(self, packed: bytes, then: Hear) -> None:
         """One command, as ``redis_wire.packed`` writes it, sent without waiting for the turn's end. ``then`` is given its
-        reply where that is read, or RedisUnavailable; what it raises is logged.
+        reply, as a list, where that is read, or RedisUnavailable; what it raises is logged.
 
         Raises:
             RedisUnavailable: As ``post``; ``then`` is not called.
         """
         loop = self._open()
-        self._enter(_Call(then, loop.time() + self._timeout_s))
+        self._enter(_Call(then, 1, loop.time() + self._timeout_s))
         if self._wire is not None and not self._out:
             self._wire.write(packed)
         else:
             self._out.append(packed)
             self._flush()
+
+    def ask(self, packed: bytes, count: int, then: Hear) -> Asked:
+        """As ``call``, of ``count`` commands, sent when the event loop comes round. Its answer may be cancelled."""
+        loop = self._open()
+        call = _Call(then, count, loop.time() + self._timeout_s)
+        self._enter(call)
+        self._out.append(packed)
+        if not self._flushing and self._wire is not None:
+            self._flushing = True
+            loop.call_soon(self._flush)
+        return call
 
     def _open(self) -> asyncio.AbstractEventLoop:
         loop = self._loop

@@ -108,13 +108,46 @@ async def test_a_write_that_overtakes_it(lane: Lane) -> None:
     assert lane.lead() is not None, "nothing is there"
 
 
-async def test_it_knows_when_a_write_overtook_it(lane: Lane) -> None:
+async def test_who_goes_on_from_it_takes_its_answer_for_no_later_one(lane: Lane) -> None:
     leading = lane.lead()
     assert leading is not None
-    assert not leading.overtaken()
     lane.clock.now += 1
     await lane.store.purge((b"project:42",))
-    assert leading.overtaken()
+    found = leading.found()
+    leading.abandon()
+    request = msgspec.structs.replace(get(TARGET), like=lane.like, found=found)
+    _, _, body, outcome = await lane.fetch(request, Origin(json(ETAG, body=b"[1]")))
+    assert (body, outcome.status, outcome.stored.value) == (b"[1]", CacheStatus.MISS, "invalidated")
+    assert not found.over
+    assert lane.lead() is not None, "nothing is there"
+
+
+async def test_what_was_found_of_other_tags_is_looked_up_again(lane: Lane) -> None:
+    """Learnt meanwhile: the project has a path, by which a write may have purged it."""
+    leading = lane.lead()
+    assert leading is not None
+    found = leading.found()
+    leading.abandon()
+    await lane.store.purge((b"project:42",))
+    found.version -= 1
+    request = msgspec.structs.replace(get(TARGET), like=lane.like, found=found)
+    _, _, _, outcome = await lane.fetch(request, Origin(json(ETAG)))
+    assert outcome.stored.value == "stored"
+    assert found.over
+
+
+async def test_who_looked_again_says_so(lane: Lane) -> None:
+    """The one it waited for is gone: what it asks now is asked of a later store."""
+    leading = lane.lead()
+    assert leading is not None
+    found = leading.found()
+    request = msgspec.structs.replace(get(TARGET), like=lane.like, found=found)
+    waiting = asyncio.ensure_future(lane.fetch(request, Origin(json(ETAG))))
+    await asyncio.sleep(0)
+    assert not found.over
+    leading.abandon()
+    await waiting
+    assert found.over
 
 
 async def test_too_large_an_answer_is_for_a_fetch() -> None:

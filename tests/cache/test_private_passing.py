@@ -43,16 +43,14 @@ async def test_it_goes_up_as_it_is_and_a_304_comes_down_as_it_is(lane: Lane) -> 
 async def test_nobody_waits_for_it(lane: Lane) -> None:
     first, second = asking(lane), asking(lane)
     first.abandon()
-    assert not second.overtaken()
+    assert second.found().lookup.entries == ()
 
 
 async def test_all_else_is_for_a_fetch(lane: Lane) -> None:
     leading = asking(lane)
     head, body = answer()
     assert leading.answered(head, body) is None
-    assert not leading.overtaken()
-    await lane.store.purge(lane.like.tags)
-    assert leading.overtaken()
+    assert (leading.found().lookup.entries, leading.found().version) == ((), lane.like.version)
 
 
 async def test_what_is_stored_is_asked_about_instead(lane: Lane) -> None:

@@ -85,10 +85,50 @@ async def test_calls_in_between_have_their_own_replies_in_order(link: RedisLink,
     link.call(packed([("INCR",)]), heard.append)
     posts.append(link.post([("ECHO", "post 3")]))
     assert await asyncio.gather(*posts) == [[b"post 1", b"post 2"], [b"post 3"]]
-    assert heard[:2] == [b"call 1", b"call 2"]
-    assert isinstance(heard[2], RedisError)
+    assert heard[:2] == [[b"call 1"], [b"call 2"]]
+    assert isinstance(heard[2], list)
+    assert isinstance(heard[2][0], RedisError)
     assert "fault in what hears" in caplog.text
     assert link.healthy
+
+
+async def test_what_is_asked_leaves_with_the_turns_posts_and_may_be_cancelled(link: RedisLink) -> None:
+    await link.execute("PING")
+    heard: list[object] = []
+    writes: list[bytes] = []
+    assert link._wire is not None
+    real = link._wire.write
+    link._wire.write = lambda octets: (writes.append(octets), real(octets))  # type: ignore[method-assign, assignment, return-value]
+    link.ask(packed([("ECHO", "1"), ("ECHO", "2")]), 2, heard.append)
+    left = link.ask(packed([("ECHO", "3"), ("ECHO", "4")]), 2, heard.append)
+    left.cancel()
+    posted = link.post([("ECHO", "5")])
+    link.ask(packed([("ECHO", "6")]), 1, heard.append)
+    assert writes == []
+    assert await posted == [b"5"]
+    await link.execute("PING")
+    assert heard == [[b"1", b"2"], [b"6"]]
+    left.cancel()
+    assert len(writes) == 2
+    assert link.healthy
+
+
+async def test_who_left_is_not_told_of_an_outage(start_redis: StartRedis) -> None:
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=0.1, name="test")
+    await link.execute("PING")
+    server.process.send_signal(signal.SIGSTOP)
+    heard: list[object] = []
+    done = asyncio.Event()
+    link.ask(packed([("PING",)]), 1, heard.append).cancel()
+    link.ask(packed([("PING",)]), 1, lambda _replies: done.set())
+    await done.wait()
+    server.process.send_signal(signal.SIGCONT)
+    assert heard == []
+    await link.close()
+    with pytest.raises(RedisUnavailable):
+        link.ask(packed([("PING",)]), 1, heard.append)
+    assert heard == []
 
 
 async def test_who_calls_a_redis_that_stops_hears_of_it(start_redis: StartRedis) -> None:
