@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -84,6 +85,59 @@ async def test_one_leads_and_the_others_are_told_when_it_is_done(pair: Pair) -> 
     assert not there.leases._waiting
     assert await here.held() == 0
     assert await there.leases.lead(b"q") is not None, "the next one leads"
+
+
+async def soon(gateway: Gateway, question: bytes = b"q") -> Callable[[], None] | None:
+    """``lead_soon``, waited for."""
+    heard: asyncio.Future[Callable[[], None] | None] = asyncio.get_running_loop().create_future()
+    assert gateway.leases.lead_soon(question, heard.set_result) is not None
+    async with asyncio.timeout(10):
+        return await heard
+
+
+async def test_in_callbacks_one_leads_and_the_others_do_not(pair: Pair) -> None:
+    here, there = pair
+    done = await soon(here)
+    assert done is not None
+    assert await soon(there) is None
+    async with asyncio.timeout(10):
+        following = asyncio.ensure_future(there.leases.lead(b"q"))
+        await there.waiting()
+        done()
+        assert await following is None
+    assert (here.leases.led, there.leases.followed) == (1, 1)
+    assert await here.held() == 0
+    assert await soon(there) is not None
+
+
+async def test_who_leaves_before_the_lease_is_there_does_not_keep_it(pair: Pair) -> None:
+    here, there = pair
+    asked = here.leases.lead_soon(b"q", pytest.fail)
+    assert asked is not None
+    asked.cancel()
+    await here.answered()
+    assert await here.held() == 0
+    assert await soon(there) is not None
+
+
+async def test_in_callbacks_without_redis_each_asks_alone(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    gateway = Gateway(server.url, heard=lambda: True)
+    await gateway.answered()
+    server.process.send_signal(signal.SIGSTOP)
+    done = await soon(gateway)
+    assert done is not None
+    done()
+    server.process.send_signal(signal.SIGCONT)
+    await gateway.store.close()
+    assert gateway.leases.lead_soon(b"q", pytest.fail) is None
+    assert gateway.leases.led == 0
+
+
+async def test_in_callbacks_who_hears_nothing_asks_nobody(redis_url: str) -> None:
+    gateway = Gateway(redis_url, heard=lambda: False)
+    assert gateway.leases.lead_soon(b"q", pytest.fail) is None
+    await gateway.store.close()
 
 
 async def test_an_end_that_nobody_waits_for_is_told_to_nobody(pair: Pair) -> None:

@@ -21,7 +21,7 @@ from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink
 from tests.fakes.line import Line
 
-from .cache_contract import ENTRY, HISTORIES, CacheContract, follow, saying
+from .cache_contract import ENTRY, HISTORIES, CacheContract, InCallbacks, follow, saying
 
 KEY = b"k" * 32
 TAGS = (b"t", b"u")
@@ -97,7 +97,52 @@ class TestTwoLevelCacheStore(CacheContract):
 async def test_any_history_ends_as_a_plain_dict_would(redis_url: str, history: list[tuple[str, int, int]]) -> None:
     gateway = await Gateway(redis_url).listening()
     await follow(gateway.store, history)
+    await follow(InCallbacks(gateway.store), history)
     await gateway.store.close()
+
+
+class TestTwoLevelCacheStoreInCallbacks(CacheContract):
+    @pytest.fixture
+    async def store(self, redis_url: str) -> AsyncIterator[InCallbacks]:
+        gateway = await Gateway(redis_url).listening()
+        yield InCallbacks(gateway.store)
+        await gateway.store.close()
+
+
+async def test_what_has_a_copy_is_not_looked_for(pair: Pair) -> None:
+    here, there = pair
+    assert await here.holds()
+    await until(lambda: here.store.trusted)
+    assert here.store.look(b"k", TAGS, pytest.fail) is None
+    heard: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
+    await until(lambda: there.store.trusted)
+    assert there.store.look(b"k", TAGS, heard.set_result) is not None
+    assert (await heard).entries == (ENTRY,)
+    assert len(there.store.near) == 0, "no copy is made of it"
+
+
+async def test_nothing_is_looked_for_by_who_has_not_heard_all(redis_url: str) -> None:
+    gateway = Gateway(redis_url)
+    assert gateway.store.look(b"k", TAGS, pytest.fail) is None
+    await gateway.store.close()
+
+
+@pytest.mark.parametrize("how", ["place", "drop"])
+async def test_what_is_told_ends_the_copy_and_its_reading(pair: Pair, how: str) -> None:
+    here, _ = pair
+    assert await here.holds()
+    stamp = (await here.store.get(b"k", TAGS, anew=True)).stamp
+    reading = asyncio.ensure_future(here.store.get(b"k", TAGS, anew=True))
+    await asyncio.sleep(0)
+    if how == "place":
+        assert here.store.place(b"k", (saying(b"new"),), 60.0, TAGS, stamp)
+    else:
+        here.store.drop(b"k")
+    assert len(here.store.near) == 0
+    assert (await reading).entries == (ENTRY,), "it was asked before"
+    assert len(here.store.near) == 0
+    now = (await here.store.get(b"k", TAGS, anew=True)).entries
+    assert now == ((saying(b"new"),) if how == "place" else ())
 
 
 async def test_a_copy_costs_no_round_trip(pair: Pair) -> None:

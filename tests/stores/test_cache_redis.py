@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from gateway.ports import Lookup
 from gateway.stores import cache_redis
 from gateway.stores.cache_redis import RedisCacheStore
 from gateway.stores.codec import Codec
 from gateway.stores.redis_link import RedisLink
 
-from .cache_contract import ENTRY, HISTORIES, CacheContract, follow, saying
+from .cache_contract import ENTRY, HISTORIES, CacheContract, InCallbacks, follow, saying
 
 KEY = b"k" * 32
 
@@ -31,12 +34,91 @@ class TestRedisCacheStore(CacheContract):
         return RedisCacheStore(link, Codec(KEY))
 
 
+class TestRedisCacheStoreInCallbacks(CacheContract):
+    @pytest.fixture
+    def store(self, link: RedisLink) -> InCallbacks:
+        return InCallbacks(RedisCacheStore(link, Codec(KEY)))
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(HISTORIES)
 async def test_any_history_ends_as_a_plain_dict_would(redis_url: str, history: list[tuple[str, int, int]]) -> None:
     store = RedisCacheStore(RedisLink.from_url(redis_url, timeout_s=2.0, name="history"), Codec(KEY))
     await follow(store, history)
+    await follow(InCallbacks(store), history)
     await store.close()
+
+
+async def test_in_callbacks_redis_is_asked_without_a_coroutine(link: RedisLink) -> None:
+    store = InCallbacks(RedisCacheStore(link, Codec(KEY)))
+    assert await store.put(b"k", (ENTRY,), 60.0, (), (await store.get(b"k", ())).stamp)
+    assert (await store.get(b"k", ())).entries == (ENTRY,)
+    assert store.looked == 2
+
+
+async def test_who_stopped_waiting_for_a_look_hears_nothing(link: RedisLink) -> None:
+    store = RedisCacheStore(link, Codec(KEY))
+    heard: list[Lookup] = []
+    asked = store.look(b"k", (b"t",), heard.append)
+    assert asked is not None
+    asked.cancel()
+    assert (await store.get(b"k", (b"t",))).available
+    assert heard == []
+
+
+async def test_nothing_is_looked_at_while_redis_is_owed_a_drop(redis_url: str, start_redis: Callable[..., Any]) -> None:
+    """It would be seen once more."""
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=0.1, name="test")
+    store = RedisCacheStore(link, Codec(KEY))
+    await stored(store)
+    server.process.send_signal(signal.SIGSTOP)
+    store.drop(b"k")
+    assert store.look(b"k", (b"t",), pytest.fail) is None
+    assert not (await store.get(b"k", (b"t",))).available
+    server.process.send_signal(signal.SIGCONT)
+    async with asyncio.timeout(10):
+        while not (lookup := await store.get(b"k", (b"t",))).available:
+            await asyncio.sleep(0.01)
+    assert lookup.entries == ()
+    assert store.outages > 0
+    await store.close()
+
+
+async def test_what_is_too_large_is_not_on_its_way_and_takes_what_was_there_along(link: RedisLink) -> None:
+    store = RedisCacheStore(link, Codec(KEY), largest_bytes=2000)
+    await stored(store)
+    large = msgspec.structs.replace(ENTRY, body=random.Random(1).randbytes(3000))
+    assert not store.place(b"k", (large,), 60.0, (b"t",), 1)
+    assert (await store.get(b"k", (b"t",))).entries == ()
+    assert not store.place(b"k", (ENTRY,), 0.0, (b"t",), 1)
+
+
+async def test_a_redis_that_refuses_or_is_away_is_an_outage_not_a_fault(start_redis: Callable[..., Any]) -> None:
+    server = start_redis("--maxmemory", "1")
+    link = RedisLink.from_url(server.url, timeout_s=2.0, name="test")
+    store = RedisCacheStore(link, Codec(KEY))
+    await store.get(b"k", ())
+    assert store.place(b"k", (ENTRY,), 60.0, (), 1), "as far as is known"
+    await store.get(b"k", ())
+    assert store.outages == 1
+    await link.close()
+    assert not store.place(b"k", (ENTRY,), 60.0, (), 1)
+    assert store.look(b"k", (), pytest.fail) is None
+    store.drop(b"k")
+
+
+async def test_names_are_remembered_within_bounds(link: RedisLink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_redis, "_NAMES_KEPT", 8)
+    monkeypatch.setattr(cache_redis, "_TAG_NAMES_KEPT", 8)
+    store, other = RedisCacheStore(link, Codec(KEY)), RedisCacheStore(link, Codec(KEY))
+    keys = [b"%d" % number for number in range(50)] + [b"x" * 2000]
+    for key in keys * 2:
+        assert store.value_name(key) == store.value_name(key) == other.value_name(key)
+        assert store.tag_names((key, b"t")) == other.tag_names((key, b"t"))
+    assert len(store._names) <= 8
+    assert len(store._tag_names) <= 8
+    assert len({store.value_name(key) for key in keys}) == len(keys)
 
 
 async def stored(store: RedisCacheStore, key: bytes = b"k", tags: tuple[bytes, ...] = (b"t",)) -> None:
