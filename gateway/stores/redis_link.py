@@ -267,11 +267,12 @@ class RedisLink:
         if not slots:
             raise Garbled
         slot = slots[0]
-        slot.replies.append(reply)
+        replies = slot.replies
+        replies.append(reply)
         if isinstance(reply, RedisError) and reply.kind in _OUTAGES and self._loop is not None:
             self.failures += 1
             self.trouble, self._refused_at = reply.kind, self._loop.time()
-        if len(slot.replies) == slot.want:
+        if len(replies) == slot.want:
             slots.popleft()
             if slot.waited_for:
                 self._unanswered = 0

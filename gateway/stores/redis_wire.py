@@ -51,7 +51,7 @@ class Wire(asyncio.Protocol):
     """One TCP, TLS or Unix connection. Until greeted its replies are its own, then its owner's."""
 
     def __init__(self, receive: Receive) -> None:
-        self._receive: Receive | None = None
+        self._receive: Receive = self._greets
         self._owner = receive
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(protocolError=Garbled, replyError=RedisError)
@@ -69,7 +69,8 @@ class Wire(asyncio.Protocol):
             self._transport.write(octets)
 
     def abort(self) -> None:
-        self._receive = None
+        if self._greeting is None:
+            self._receive = _nobody
         if self._transport is not None:
             self._transport.abort()
 
@@ -98,30 +99,33 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
-                self._replied(reply)
+            next_reply = self._reader.gets
+            while (reply := next_reply()) is not False:
+                self._receive(reply)
         except Garbled:
             # Out of step for good: whatever comes next would answer somebody else's question.
             self.abort()
 
-    def _replied(self, reply: RedisValue | RedisError) -> None:
+    def _greets(self, reply: RedisValue | RedisError) -> None:
         greeting = self._greeting
-        if greeting is not None:
-            self._greetings -= 1
-            if greeting.done():
-                return
-            if isinstance(reply, RedisError):
-                greeting.set_exception(reply)
-            elif self._greetings == 0:
-                greeting.set_result(None)
-        elif self._receive is not None:
-            self._receive(reply)
+        self._greetings -= 1
+        if greeting is None or greeting.done():
+            return
+        if isinstance(reply, RedisError):
+            greeting.set_exception(reply)
+        elif self._greetings == 0:
+            greeting.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         if self._greeting is not None and not self._greeting.done():
             self._greeting.set_exception(RedisUnavailable("connection lost"))
         self.lost.set()
+
+
+def _nobody(reply: RedisValue | RedisError) -> None:
+    """Waits for it any more."""
+    del reply
 
 
 async def connected(at: RedisAddress, name: str, timeout_s: float, receive: Receive) -> Wire:
