@@ -35,7 +35,7 @@ from .core.status import status_line
 from .errand import Upward, ascii_of
 from .likeness import Likeness
 from .plans import Plan, Plans
-from .ports import Asked, UpstreamRequest
+from .ports import Asked, UpstreamCredential, UpstreamRequest
 from .reply import Reply
 from .road import Road
 from .short_lane import drained_answer, note
@@ -149,16 +149,25 @@ class Forwarding(msgspec.Struct, eq=False):
     # Not a struct's own: what it holds reaches as far as a caller's credential.
     __repr__ = object.__repr__
 
+    @property
+    def credential(self) -> UpstreamCredential | None:
+        """That it goes up with."""
+        return self._upward.credential
+
     # asking.Asking, asking.Begun
 
     def leave(self) -> None:
-        self._end()
         x = self.x
+        if x.aborted:
+            return  # a connection that is closing was found out by what was to be told to it, and says so itself later
+        self._end()
         x.status, x.aborted = 499, "client"
         x.kin = None  # of those that were answered, should it have been about to be
         self._over()
 
     def drained(self) -> bytes:
+        if self.x.aborted:
+            return b""
         self._end()
         like, lane = self.plan.made_of, self._lane
         octets = drained_answer(lane.road, self.head, like.operation, like.principal, self.x, lane.wall())
@@ -225,10 +234,14 @@ class Forwarding(msgspec.Struct, eq=False):
         self._abandon()
         return False
 
-    def led(self, leading: Leading | None) -> None:
+    def led(self, told: Leading | Found | None) -> None:
         """The cache's store has answered."""
         self.asked = _NOBODY
-        self._leading = leading
+        leading = None
+        if isinstance(told, Found):
+            self.found = told
+        else:
+            leading = self._leading = told
         sent = False
         try:
             if leading is not None and not self._asker.gone:

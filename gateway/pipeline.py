@@ -276,7 +276,12 @@ class Gateway:
                     self._learn(head, x, told, case)
                 raise _limited(decision)
 
-        credential = await road.tokens.credential(permit, principal, operation) if permit.use else None
+        begun = told.begun
+        if begun is not None and (begun.started_at or begun.found is not None):
+            # What it brings was said to this one: of several that take turns, another's answers are kept elsewhere.
+            credential = begun.credential
+        else:
+            credential = await road.tokens.credential(permit, principal, operation) if permit.use else None
         if credential is not None:
             x.permit_use = credential.id
         body = case.body
@@ -297,8 +302,7 @@ class Gateway:
         if operation.access is not _READ or road.record.closed:
             await road.record.admit(x)
         errand = told.errand = Errand(road, self.monotonic, head, x, case, credential, body)
-        if told.begun is not None:
-            begun = told.begun
+        if begun is not None:
             errand.brought, errand.started_at, errand.found = begun.reply, begun.started_at, begun.found
             errand.failed, errand.asked_with = begun.rejection, begun.conditions
         if admitted.websocket:

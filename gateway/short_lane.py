@@ -336,6 +336,8 @@ class _Asking:
         self._gone()
 
     def drained(self) -> bytes:
+        if self._found.x.aborted:
+            return b""
         self._asked.cancel()
         octets = self._lane.drained(self._head, self._found)
         self._lane.ended(self._found.x)
@@ -343,6 +345,8 @@ class _Asking:
 
     def _gone(self) -> None:
         x = self._found.x
+        if x.aborted:
+            return  # a connection that is closing was found out by what was to be told to it, and says so itself later
         x.status, x.aborted = 499, "client"
         self._lane.ended(x)
 

@@ -80,16 +80,27 @@ class Held:
 class HeldPool:
     """Several tokens under one name."""
 
-    __slots__ = ("_members", "_turn", "remaining")
+    __slots__ = ("_members", "_offered", "_turn", "remaining")
 
     def __init__(self, members: Sequence[Held]) -> None:
         self._members = tuple(members)
         self._turn = 0
+        self._offered: Held | None = None
         self.remaining: Callable[[str], float] = lambda _: inf
         """How many requests GitLab leaves a member; see ``StaticTokenSource.pick_by``."""
 
+    def offer(self) -> Held:
+        """As ``pick``. The next ``pick`` is this one: whoever was offered a member that it cannot go with yet learns on the
+        long way how to, and would of two in turn never be offered that one there."""
+        held = self._offered = self._next()
+        return held
+
     def pick(self) -> Held:
         """The member with the most left; those alike take turns. A refused one is left out while there is another."""
+        offered, self._offered = self._offered, None
+        return offered if offered is not None and not offered.refused_until else self._next()
+
+    def _next(self) -> Held:
         members = self._members
         self._turn = (self._turn + 1) % len(members)
         best, most = members[self._turn], -2.0

@@ -176,7 +176,7 @@ class StaticTokenSource:
             pool = self._shared.get(permit.use)
             if pool is None:
                 return None
-            held = pool.pick()
+            held = pool.offer()
         if (not held.trusted and held.checked) or (held.refused_until and self._monotonic() < held.refused_until):
             return None
         return held.by_carrier[carrier_for(operation)]

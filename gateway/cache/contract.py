@@ -167,10 +167,11 @@ class Cache(Protocol):
         ...
 
     def lead_soon(
-        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | None], None]
+        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | Found | None], None]
     ) -> Asked | None:
         """As ``lead_now``, of a store that has to be asked: ``then`` is called once, later, with what ``lead_now`` would
-        have said. None, and nobody is asked, where that takes a ``fetch``. What ``then`` raises is logged.
+        have said, or with what there is for the ``fetch`` that it takes. None, and nobody is asked, where that takes one
+        anyway. What ``then`` raises is logged.
         """
         ...
 
@@ -239,7 +240,7 @@ class NoCache:
         return None
 
     def lead_soon(
-        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | None], None]
+        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | Found | None], None]
     ) -> Asked | None:
         del target, like, now, then
         return None

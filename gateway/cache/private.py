@@ -22,7 +22,7 @@ from ..core.structured_fields import serialise_name
 from ..ports import Asked, CacheStore, Lookup
 from ..reply import Reply
 from .again import Again, Looking
-from .contract import CacheOutcome, CacheRequest, Forward, Leading, Leases, Like
+from .contract import CacheOutcome, CacheRequest, Forward, Found, Leading, Leases, Like
 from .hook_watch import HookWatch
 from .labels import Labels
 from .private_asking import PrivateAsking, Question, as_reply, usable
@@ -144,16 +144,22 @@ class PrivateCache:
         return self._led(store, store.peek(key, like.tags), target, like, key, now)
 
     def lead_soon(
-        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | None], None]
+        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | Found | None], None]
     ) -> Asked | None:
         store = self._afar
         if store is None or not self._leads(like):
             return None
         key = b"private\n%b%b" % (target, like.key)
 
-        def led(lookup: Lookup) -> Leading | None:
-            # Names may have been learnt while the store was asked: then it was asked for too few tags.
-            return self._led(store, lookup, target, like, key, now) if self._leads(like) else None
+        version = like.version
+
+        def led(lookup: Lookup) -> Leading | Found | None:
+            if like.version != version or not self._leads(like):
+                return None  # names were learnt while the store was asked: it was asked for too few tags
+            leading = self._led(store, lookup, target, like, key, now)
+            if leading is None and (not lookup.available or not store.copies):
+                return Found(lookup, version)
+            return leading  # of what is fresh in a store with copies, one is made by a ``fetch``
 
         looking = PrivateLooking(led, then, self._leases if like.reuse_s > 0 else None, key)
         asked = store.look(key, like.tags, looking.looked)

@@ -38,6 +38,9 @@ class AtHand(Placing, Protocol):
 class Afar(Placing, Protocol):
     """A store elsewhere, which answers by a call. What it is told is on its way: that it arrives is not waited for."""
 
+    copies: bool
+    """``get`` makes copies of what it reads, for the next who asks."""
+
     def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Asked | None:
         """As ``get``; ``then`` is called once, later. None, and nothing was asked, where only ``get`` will do: a copy is
         here, or the store is not to be had."""

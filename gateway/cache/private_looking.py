@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from ..ports import Asked, Lookup
-from .contract import Leading, Leases
+from .contract import Found, Leading, Leases
 from .private_leading import PrivateLeading
 from .private_validating import PrivateValidating
 
@@ -18,9 +18,9 @@ log = logging.getLogger("gateway.cache")
 class PrivateLooking(msgspec.Struct, eq=False):
     """See ``contract.Cache.lead_soon``: ``ports.Asked`` of whoever called it."""
 
-    _led: Callable[[Lookup], Leading | None]
+    _led: Callable[[Lookup], Leading | Found | None]
     """What may be made of what the store holds."""
-    _then: Callable[[Leading | None], None]
+    _then: Callable[[Leading | Found | None], None]
     _leases: Leases | None
     """Where one gateway asks for all."""
     _key: bytes

@@ -27,7 +27,7 @@ from ..core.messages import first
 from ..ports import Asked, CacheStore, Lookup
 from ..reply import Reply
 from ..singleflight import Flights
-from .contract import CacheOutcome, CacheRequest, Forward, Leading, Like
+from .contract import CacheOutcome, CacheRequest, Forward, Found, Leading, Like
 from .fill import filled
 from .labels import Labels
 from .shared_asking import DROPPED, Question, SharedAsking, SharedPolicy
@@ -65,7 +65,7 @@ class SharedCache:
         return None
 
     def lead_soon(
-        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | None], None]
+        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | Found | None], None]
     ) -> Asked | None:
         del target, like, now, then
         return None

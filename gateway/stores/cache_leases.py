@@ -66,6 +66,9 @@ class RedisLeases:
             except (RedisUnavailable, RedisError):
                 self._end(name, token)  # it may have been taken all the same: a late answer is none
                 return _nothing
+            except asyncio.CancelledError:
+                self._end(name, token)  # likewise
+                raise
             if taken is not None:
                 self.led += 1
                 return functools.partial(self._end, name, token)

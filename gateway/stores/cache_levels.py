@@ -26,7 +26,7 @@ _LONGEST_S = 60.0
 
 
 class TwoLevelCacheStore:
-    """A CacheStore in front of another.
+    """A CacheStore in front of another; as ``RedisCacheStore`` also without waits.
 
     Args:
         far: The shared level; closed with this one.
@@ -35,6 +35,8 @@ class TwoLevelCacheStore:
         clock: Monotonic seconds, the ear's.
         leases: Told which are over: they share the channel.
     """
+
+    copies = True
 
     def __init__(
         self,

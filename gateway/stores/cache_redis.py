@@ -11,6 +11,7 @@ clock. What is purged or dropped is published, too, for the copies that gateways
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from .codec import Codec
 from .redis_link import Command, RedisError, RedisLink, RedisUnavailable, RedisValue
 from .redis_wire import packed
 
+log = logging.getLogger("gateway.stores")
+
 _LUA = Path(__file__).parent / "lua"
 _PURGE = (_LUA / "cache_purge.lua").read_text("utf-8")
 _DROP = (_LUA / "cache_drop.lua").read_text("utf-8")
@@ -29,8 +32,9 @@ GONE_CHANNEL = "ggw:cache:gone"
 PURGED_PREFIX = b"{ggw:cache}:purged:"
 _VALUE_PREFIX = b"{ggw:cache}:value:"
 _MOST_OWED = 4096
-_TAG_NAMES_KEPT = 4096
-"""Of sets of tags: a handful each."""
+_MOST_DIGITS = 20
+_TAG_NAMES_KEPT = 16_384
+_TAG_SETS_KEPT = 4096
 _NAMES_KEPT = 1024
 """Of values: a name is asked for several times while one request is under way."""
 _LONGEST_KEPT_BYTES = 1024
@@ -48,6 +52,8 @@ class RedisCacheStore:
         largest_bytes: Larger values are not sent.
     """
 
+    copies = False
+
     def __init__(self, link: RedisLink, codec: Codec, *, largest_bytes: int = 8 << 20) -> None:
         self._link = link
         self._codec = codec
@@ -55,7 +61,8 @@ class RedisCacheStore:
         # What Redis did not confirm goes first in the next round trip, before anything is read. Should it become too
         # much to remember, nothing that was stored before Redis answered again is believed.
         self._owed: dict[bytes, Command] = {}
-        self._tag_names: Lately[tuple[bytes, ...], tuple[bytes, ...]] = Lately(_TAG_NAMES_KEPT)
+        self._tag_names: Lately[bytes, bytes] = Lately(_TAG_NAMES_KEPT)
+        self._tag_sets: Lately[tuple[bytes, ...], tuple[bytes, ...]] = Lately(_TAG_SETS_KEPT)
         self._names: Lately[bytes, bytes] = Lately(_NAMES_KEPT)
         self._lost_count = False
         self._believed_from = 0
@@ -84,11 +91,15 @@ class RedisCacheStore:
             return None
 
         def looked(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
-            if isinstance(replies, RedisUnavailable):
-                self.outages += 1
-                then(Lookup(available=False))
-            else:
-                then(self._lookup(key, *replies))
+            lookup = Lookup(available=False)
+            try:
+                if not isinstance(replies, RedisUnavailable):
+                    lookup = self._lookup(key, *replies)
+                else:
+                    self.outages += 1
+            except Exception:
+                log.exception("fault in the cache's store")  # whoever asked would wait for ever
+            then(lookup)
 
         octets = packed([("TIME",), ("MGET", *self.tag_names(tags), self.value_name(key))])
         with contextlib.suppress(RedisUnavailable):  # whoever waits for it finds that out
@@ -106,7 +117,7 @@ class RedisCacheStore:
         *purges, value = values
         version = self._believed_from
         for at in purges:
-            if isinstance(at, bytes) and at.isdigit():
+            if isinstance(at, bytes) and at.isdigit() and len(at) <= _MOST_DIGITS:
                 version = max(version, int(at))
         stored = self._codec.decode(key, value) if isinstance(value, bytes) else None
         if stored is None or version >= stored[0]:
@@ -135,9 +146,10 @@ class RedisCacheStore:
     def place(
         self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int, size_bytes: int = 0
     ) -> bool:
-        """As ``put``, without a wait: True says that it is on its way. Whatever this gateway asks next comes behind it."""
+        """As ``put``, without a wait: True says that it is on its way, to a Redis that took what it was told of late.
+        Whatever this gateway asks next comes behind it."""
         del tags, size_bytes
-        if ttl_s <= 0:
+        if ttl_s <= 0 or not self._link.healthy:
             return False
         value = self._codec.encode(key, stamp, entries)
         if len(value) > self._largest_bytes:
@@ -197,11 +209,20 @@ class RedisCacheStore:
 
     def tag_names(self, tags: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """Where their last purges are, in Redis."""
-        names = self._tag_names.get(tags)
+        names = self._tag_sets.get(tags)
         if names is None:
-            names = tuple([PURGED_PREFIX + self._codec.name(tag) for tag in tags])
-            self._tag_names.put(tags, names)
+            names = tuple(map(self._tag_name, tags))
+            if sum(map(len, tags)) <= _LONGEST_KEPT_BYTES:
+                self._tag_sets.put(tags, names)
         return names
+
+    def _tag_name(self, tag: bytes) -> bytes:
+        name = self._tag_names.get(tag)
+        if name is None:
+            name = PURGED_PREFIX + self._codec.name(tag)
+            if len(tag) <= _LONGEST_KEPT_BYTES:
+                self._tag_names.put(tag, name)
+        return name
 
     async def _insist(self, commands: dict[bytes, Command]) -> bool:
         """Commands that must take effect before this gateway reads again, now or later."""

@@ -291,7 +291,8 @@ class RedisLink:
             return
         self._grace = False
         for slot in overdue:
-            slot.fail("timeout")
+            if slot.waited_for:  # not left by what another was told
+                slot.fail("timeout")
             self.failures += 1
             self.trouble = "timeout"
         if overdue:
@@ -300,7 +301,7 @@ class RedisLink:
                 self._drop("timeout", down=True)
                 return
         waiting = next((slot.deadline for slot in self._slots if slot.waited_for), None)
-        if waiting is not None:
+        if waiting is not None and self._timer is None:  # who was told may have asked again
             self._timer = loop.call_at(max(waiting, now), self._expire)
 
     def _drop(self, reason: str, *, down: bool) -> None:

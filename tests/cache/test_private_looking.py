@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from gateway.cache import Like, PrivateCache
-from gateway.cache.contract import Leading
+from gateway.cache.contract import Found, Leading
 from gateway.cache.private_leading import PrivateLeading
 from gateway.cache.private_passing import PrivatePassing
 from gateway.cache.private_validating import PrivateValidating
 from gateway.core.cache_entry import Entry
-from gateway.core.cache_status import CacheStatus
+from gateway.core.cache_status import CacheReason, CacheStatus
 from gateway.core.messages import Fields
 from gateway.core.private_caching import PrivatePolicy
 from gateway.ports import Asked, Lookup
@@ -48,6 +48,7 @@ class Elsewhere:
 
     def __init__(self, store: MemoryCacheStore) -> None:
         self._store = store
+        self.copies = True
         self.away = False
         self.asked: list[Question] = []
 
@@ -101,7 +102,7 @@ class Far(Room):
         self.elsewhere, self.others = Elsewhere(self.store), Others()
         self.cache = PrivateCache(self.store, policy, afar=self.elsewhere, leases=self.others)
         self.like = Like()
-        self.told: list[Leading | None] = []
+        self.told: list[Leading | Found | None] = []
 
     async def learn(self, *fields: tuple[bytes, bytes]) -> Far:
         await self.fetch(msgspec.structs.replace(get(PROJECT_TARGET, *fields), like=self.like), Origin(json(ETAG)))
@@ -121,6 +122,7 @@ class Far(Room):
             self.others.asked[-1].go()
         (leading,) = self.told
         assert leading is not None
+        assert not isinstance(leading, Found)
         self.told.clear()
         return leading
 
@@ -190,6 +192,19 @@ async def test_what_is_fresh_there_is_for_a_fetch(far: Far) -> None:
     assert (far.quiet, far.others.asked) == (True, [])
 
 
+async def test_where_no_copies_are_made_what_is_fresh_is_brought_along(far: Far) -> None:
+    """It would be asked for twice."""
+    await far.fetch(get(TARGET), Origin(json(ETAG)))
+    far.elsewhere.copies = False
+    assert far.look() is not None
+    far.elsewhere.asked[-1].go()
+    (found,) = far.told
+    assert isinstance(found, Found)
+    far.store.drop(b"private\n" + TARGET + far.like.key)
+    request = msgspec.structs.replace(get(TARGET), like=far.like, found=found)
+    assert (await far.fetch(request, Origin()))[3].status is CacheStatus.HIT
+
+
 async def test_where_another_gateway_asks_it_is_for_a_fetch(far: Far) -> None:
     far.others.one_asks = True
     far.look()
@@ -223,7 +238,7 @@ async def test_who_leaves_takes_everything_along(far: Far, until: str) -> None:
     if until == "told":
         far.others.asked[-1].go()
         (leading,) = far.told
-        assert leading is not None
+        assert isinstance(leading, PrivateLeading)
         leading.abandon()
         assert far.others.ended == 1
     asked.cancel()
@@ -235,10 +250,14 @@ async def test_who_leaves_takes_everything_along(far: Far, until: str) -> None:
     assert len(far.told) == (until == "told")
 
 
-async def test_names_learnt_while_the_store_is_asked(far: Far) -> None:
-    """It was asked for too few tags: a purge may have been missed."""
+@pytest.mark.parametrize("known", [False, True])
+async def test_names_learnt_while_the_store_is_asked(far: Far, known: bool) -> None:
+    """It was asked for too few tags: a purge may have been missed. ``known``: another of the kind has found out meanwhile."""
     assert far.look() is not None
     far.cache._names.learn(b"42", b"group/project")
+    if known:
+        await far.fetch(msgspec.structs.replace(get(), like=far.like), Origin(json(ETAG)))
+        assert far.like.version == far.cache._names.version
     far.elsewhere.asked[-1].go()
     assert far.told == [None]
     assert far.quiet
@@ -255,7 +274,11 @@ async def test_a_store_that_does_not_answer_is_for_a_fetch(far: Far, monkeypatch
     monkeypatch.setattr(far.store, "peek", lambda *_: Lookup(available=False))
     assert far.look() is not None
     far.elsewhere.asked[-1].go()
-    assert far.told == [None]
+    (found,) = far.told
+    assert isinstance(found, Found)
+    request = msgspec.structs.replace(get(TARGET), like=far.like, found=found)
+    _, _, _, outcome = await far.fetch(request, Origin(json(ETAG)))
+    assert (outcome.status, outcome.reason) == (CacheStatus.BYPASS, CacheReason.STORE_UNAVAILABLE), "nobody asks again"
 
 
 @pytest.mark.parametrize("whose", ["cache", "others"])

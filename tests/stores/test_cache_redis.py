@@ -102,15 +102,40 @@ async def test_a_redis_that_refuses_or_is_away_is_an_outage_not_a_fault(start_re
     assert store.place(b"k", (ENTRY,), 60.0, (), 1), "as far as is known"
     await store.get(b"k", ())
     assert store.outages == 1
+    assert not store.place(b"k", (ENTRY,), 60.0, (), 1), "it has just refused"
     await link.close()
     assert not store.place(b"k", (ENTRY,), 60.0, (), 1)
     assert store.look(b"k", (), pytest.fail) is None
     store.drop(b"k")
 
 
+async def test_a_purge_that_no_gateway_wrote_keeps_nobody_waiting(link: RedisLink) -> None:
+    store = RedisCacheStore(link, Codec(KEY))
+    await link.execute("SET", store.tag_names((b"t",))[0], b"9" * 5000)
+    await stored(store)
+    heard: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
+    assert store.look(b"k", (b"t",), heard.set_result) is not None
+    assert (await heard).entries == (ENTRY,)
+
+
+async def test_a_fault_in_reading_a_value_is_told_as_an_outage(
+    link: RedisLink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever asked would wait for ever."""
+    codec = Codec(KEY)
+    store = RedisCacheStore(link, codec)
+    await stored(store)
+    monkeypatch.setattr(codec, "decode", lambda *_: 1 / 0)
+    heard: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
+    assert store.look(b"k", (b"t",), heard.set_result) is not None
+    assert not (await heard).available
+    assert "fault in the cache's store" in caplog.text
+
+
 async def test_names_are_remembered_within_bounds(link: RedisLink, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_redis, "_NAMES_KEPT", 8)
     monkeypatch.setattr(cache_redis, "_TAG_NAMES_KEPT", 8)
+    monkeypatch.setattr(cache_redis, "_TAG_SETS_KEPT", 8)
     store, other = RedisCacheStore(link, Codec(KEY)), RedisCacheStore(link, Codec(KEY))
     keys = [b"%d" % number for number in range(50)] + [b"x" * 2000]
     for key in keys * 2:
@@ -118,6 +143,8 @@ async def test_names_are_remembered_within_bounds(link: RedisLink, monkeypatch: 
         assert store.tag_names((key, b"t")) == other.tag_names((key, b"t"))
     assert len(store._names) <= 8
     assert len(store._tag_names) <= 8
+    assert len(store._tag_sets) <= 8
+    assert keys[-1] not in [*store._names._young, *store._tag_names._young], "too long to be kept"
     assert len({store.value_name(key) for key in keys}) == len(keys)
 
 

@@ -131,6 +131,29 @@ async def test_who_left_is_not_told_of_an_outage(start_redis: StartRedis) -> Non
     assert heard == []
 
 
+async def test_one_who_is_told_of_an_outage_may_leave_for_another_or_ask_again(start_redis: StartRedis) -> None:
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=0.1, name="test")
+    await link.execute("PING")
+    server.process.send_signal(signal.SIGSTOP)
+    heard: list[str] = []
+    done = asyncio.Event()
+
+    def first(_: object) -> None:
+        heard.append("first")
+        second.cancel()
+        link.ask(packed([("PING",)]), 1, lambda _: (heard.append("again"), done.set()))  # type: ignore[arg-type, return-value]
+
+    link.ask(packed([("PING",)]), 1, first)
+    second = link.ask(packed([("PING",)]), 1, lambda _: heard.append("second"))
+    link.ask(packed([("PING",)]), 1, lambda _: heard.append("third"))
+    async with asyncio.timeout(10):
+        await done.wait()
+    server.process.send_signal(signal.SIGCONT)
+    assert heard == ["first", "third", "again"]
+    await link.close()
+
+
 async def test_who_calls_a_redis_that_stops_hears_of_it(start_redis: StartRedis) -> None:
     server = start_redis()
     link = RedisLink.from_url(server.url, timeout_s=0.2, name="test")
