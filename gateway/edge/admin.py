@@ -7,6 +7,7 @@ who is known by the key that was shown.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import math
@@ -23,6 +24,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _MAX_BODY_BYTES = 64 << 10
+_PIECE_BYTES = 64 << 10
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
@@ -168,9 +170,16 @@ class Admin:
             allowed |= hmac.compare_digest(known, digest)
         return allowed
 
-    async def _get_metrics(self, _request: web.Request) -> web.Response:
-        body = await self._metrics()
-        return web.Response(body=body, headers={"Content-Type": self._metrics_type, **_SAFE})
+    async def _get_metrics(self, request: web.Request) -> web.StreamResponse:
+        body = memoryview(await self._metrics())
+        answer = web.StreamResponse(headers={"Content-Type": self._metrics_type, **_SAFE})
+        answer.content_length = len(body)
+        await answer.prepare(request)
+        for at in range(0, len(body) if request.method != "HEAD" else 0, _PIECE_BYTES):
+            await answer.write(body[at : at + _PIECE_BYTES])
+            await asyncio.sleep(0)  # megabytes in one write are milliseconds in which nobody else is served
+        await answer.write_eof()
+        return answer
 
     async def _get_livez(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n", headers=_SAFE)

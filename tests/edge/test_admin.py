@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpClient
 
 from gateway.edge.admin import Admin, AdminRefused, AdminServer, AdminSettings, Answer, Asked, Endpoint, Readiness
@@ -22,9 +24,11 @@ HASH = hashlib.sha256(KEY.encode()).digest()
 READY = Readiness(True, {"traffic": "ok"})
 
 
-def admin(*, keys: tuple[bytes, ...] = (HASH,), ready: Readiness = READY) -> Admin:
+def admin(
+    *, keys: tuple[bytes, ...] = (HASH,), ready: Readiness = READY, exposition: bytes = b"gitlab_gateway_up 1\n"
+) -> Admin:
     async def metrics() -> bytes:
-        return b"gitlab_gateway_up 1\n"
+        return exposition
 
     async def readiness() -> Readiness:
         return ready
@@ -83,6 +87,37 @@ async def test_metrics(ask: Ask) -> None:
     status, text, response = await ask("/metrics")
     assert (status, text) == (200, "gitlab_gateway_up 1\n")
     assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+async def test_a_large_exposition_leaves_turns_to_others(
+    aiohttp_client: AiohttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = b"".join(b'gitlab_gateway_things_total{number="%d"} 1.0\n' % number for number in range(20_000))
+    written: list[int] = []
+    turns = 0
+    real = web.StreamResponse.write
+
+    async def write(self: web.StreamResponse, data: bytes) -> None:
+        written.append(turns)
+        await real(self, data)
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(web.StreamResponse, "write", write)
+    client = await aiohttp_client(admin(exposition=text).application())
+    ticking = asyncio.ensure_future(tick())
+    response = await client.get("/metrics")
+    assert await response.read() == text
+    ticking.cancel()
+    assert response.headers["Content-Length"] == str(len(text))
+    assert len(written) > 10
+    assert all(later > earlier for earlier, later in itertools.pairwise(written))
+    response = await client.head("/metrics")
+    assert (await response.read(), response.headers["Content-Length"]) == (b"", str(len(text)))
 
 
 async def test_livez(ask: Ask) -> None:
