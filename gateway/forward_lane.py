@@ -170,7 +170,7 @@ class Forwarding(msgspec.Struct, eq=False):
             return b""
         self._end()
         like, lane = self.plan.made_of, self._lane
-        octets = drained_answer(lane.road, self.head, like.operation, like.principal, self.x, lane.wall())
+        octets = drained_answer(lane.road, self.head, like.operation, like.principal, self.x, lane.wall(), self.decision)
         self._over()
         return octets
 

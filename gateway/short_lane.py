@@ -367,9 +367,15 @@ class _Asking:
 
 
 def drained_answer(
-    road: Road, head: RequestHead, operation: Operation, principal: Principal, x: Exchange, at: float
+    road: Road,
+    head: RequestHead,
+    operation: Operation,
+    principal: Principal,
+    x: Exchange,
+    at: float,
+    decision: Decision | None = None,
 ) -> bytes:
-    """The refusal of a request to read that the gateway's end ends, in octets."""
+    """The refusal of a request to read that the gateway's end ends, in octets. ``decision``: of its buckets, if there is."""
     rejection = drained(unsure=False)
     x.status, x.code = rejection.status, rejection.code.value
     answer, body = render(
@@ -377,7 +383,7 @@ def drained_answer(
         surface=operation.surface,
         accept=joined(head.fields, b"accept") or b"",
         request_id=x.request_id,
-        extra=road.dialect.told(None, principal),
+        extra=road.dialect.told(decision, principal),
         cross_origin=first(head.fields, b"origin") is not None,
     )
     octets = b"%b%bX-Gateway-Request-Id: %b\r\n%b%b" % (
