@@ -375,7 +375,7 @@ def drained_answer(
     at: float,
     decision: Decision | None = None,
 ) -> bytes:
-    """The refusal of a request to read that the gateway's end ends, in octets. ``decision``: of its buckets, if there is."""
+    """The refusal of a request to read that the gateway's end ends, in octets. ``decision``: of its buckets, if any."""
     rejection = drained(unsure=False)
     x.status, x.code = rejection.status, rejection.code.value
     answer, body = render(

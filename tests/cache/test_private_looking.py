@@ -252,7 +252,7 @@ async def test_who_leaves_takes_everything_along(far: Far, until: str) -> None:
 
 @pytest.mark.parametrize("known", [False, True])
 async def test_names_learnt_while_the_store_is_asked(far: Far, known: bool) -> None:
-    """It was asked for too few tags: a purge may have been missed. ``known``: another of the kind has found out meanwhile."""
+    """It was asked for too few tags: a purge may have been missed. ``known``: another has found that out."""
     assert far.look() is not None
     far.cache._names.learn(b"42", b"group/project")
     if known:
