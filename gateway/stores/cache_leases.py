@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
 from ..ports import Asked
+from .bucket_script import Script
 from .codec import Codec
 from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
 from .redis_wire import packed
@@ -27,7 +28,7 @@ _LOOK_S = 0.25
 LEASE_PREFIX = b"{ggw:cache}:lease:"
 _WAITED_FOR = b":waited-for"
 """Behind a lease's name. A message goes to every gateway: an end that nobody waits for is not worth one."""
-_END, _WAIT = [(Path(__file__).parent / "lua" / f"cache_lease_{what}.lua").read_text("utf-8") for what in ("end", "wait")]
+_END, _WAIT = Script.named("cache_lease_end.lua"), Script.named("cache_lease_wait.lua")
 
 
 class RedisLeases:
@@ -46,6 +47,8 @@ class RedisLeases:
         self._heard = heard
         self._wait_s = wait_s
         self._waiting: dict[bytes, set[asyncio.Future[None]]] = {}
+        self._own = secrets.token_bytes(12)
+        self._numbers = itertools.count()
         self.led = 0
         self.followed = 0
 
@@ -56,7 +59,7 @@ class RedisLeases:
         """
         if not self._heard():
             return _nothing
-        name, token = LEASE_PREFIX + self._codec.name(question), secrets.token_bytes(12)
+        name, token = self._named(question)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Listened for before it is asked for: it may be over before we know that there is one.
         self._waiting.setdefault(name, set()).add(over)
@@ -74,7 +77,7 @@ class RedisLeases:
                 return functools.partial(self._end, name, token)
             self.followed += 1
             with contextlib.suppress(RedisUnavailable, RedisError):  # it is as if it were over
-                if await self._link.execute("EVAL", _WAIT, 2, name, name + _WAITED_FOR):
+                if await self._link.execute("EVAL", _WAIT.text, 2, name, name + _WAITED_FOR):
                     await self._wait(over)
             return None
         finally:
@@ -88,7 +91,7 @@ class RedisLeases:
         where another asks. None, and nothing was sent, where that cannot be said at once."""
         if not self._heard():
             return None
-        name, token = LEASE_PREFIX + self._codec.name(question), secrets.token_bytes(12)
+        name, token = self._named(question)
         ended = functools.partial(self._end, name, token)
 
         def taken(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
@@ -122,9 +125,18 @@ class RedisLeases:
             if not over.done():
                 over.set_result(None)
 
-    def _end(self, name: bytes, token: bytes) -> None:
+    def _named(self, question: bytes) -> tuple[bytes, bytes]:
+        """A lease, and what only its holder knows."""
+        return LEASE_PREFIX + self._codec.name(question), b"%b%d" % (self._own, next(self._numbers))
+
+    def _end(self, name: bytes, token: bytes, *, in_full: bool = False) -> None:
+        def told(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+            if isinstance(replies, list) and isinstance(replies[0], RedisError) and replies[0].kind == "NOSCRIPT":
+                self._end(name, token, in_full=True)
+
+        script = ("EVAL", _END.text) if in_full else ("EVALSHA", _END.sha)
         with contextlib.suppress(RedisUnavailable):  # it ends by itself
-            self._link.ask(packed([("EVAL", _END, 2, name, name + _WAITED_FOR, token)]), 1, _told)
+            self._link.ask(packed([(*script, 2, name, name + _WAITED_FOR, token)]), 1, told)
 
 
 class _Taking(msgspec.Struct, eq=False):
@@ -142,7 +154,3 @@ class _Taking(msgspec.Struct, eq=False):
 
 def _nothing() -> None:
     """Nobody waits for this answer."""
-
-
-def _told(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
-    """It is over, or will be by itself."""

@@ -134,6 +134,23 @@ async def test_in_callbacks_without_redis_each_asks_alone(start_redis: Callable[
     assert gateway.leases.led == 0
 
 
+async def test_an_end_is_told_in_full_to_a_redis_that_never_heard_of_it(pair: Pair) -> None:
+    here, _ = pair
+    for _ in range(2):
+        await here.link.execute("SCRIPT", "FLUSH")
+        done = await soon(here)
+        assert done is not None
+        done()
+        async with asyncio.timeout(10):
+            while await here.held():
+                await asyncio.sleep(0)
+
+
+async def test_no_two_leases_are_ended_by_the_same_token(pair: Pair) -> None:
+    tokens = {gateway.leases._named(b"q")[1] for gateway in pair for _ in range(100)}
+    assert len(tokens) == 200
+
+
 async def test_in_callbacks_who_hears_nothing_asks_nobody(redis_url: str) -> None:
     gateway = Gateway(redis_url, heard=lambda: False)
     assert gateway.leases.lead_soon(b"q", pytest.fail) is None
