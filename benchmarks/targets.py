@@ -97,11 +97,16 @@ class Bench:
         self.ground.append(self.run("redis", [*argv, "--dir", str(self.directory)], self.redis, cpu=LOAD_CPU))
 
     def _start_nginx(self) -> None:
-        port = free_port()
-        program = self.run("nginx", ["nginx", "-c", self.file("nginx.conf", PORT=port)], port)
+        program, port = self.nginx()
         self._add("nginx", "plain proxy", program, port, Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True))
         self._add("nginx 20 KB", "plain proxy", program, port, _big("bench"))
         self._add("nginx cache hit", "proxy_cache hit, nothing else", program, port, Shape("/cached" + ISSUES))
+
+    def nginx(self, workers: int = 1) -> tuple[Program, int]:
+        """A plain proxy and its port."""
+        port, name = free_port(), f"nginx{workers}"
+        argv = ["nginx", "-c", self.file("nginx.conf", NAME=name, PORT=port, WORKERS=workers)]
+        return self.run(name, argv, port), port
 
     def bare(self) -> tuple[Program, int]:
         """A bare aiohttp proxy and its port."""

@@ -4,7 +4,8 @@
 
 Buckets and cache are in Redis, for one worker as for two. Each round asks both, A B then B A; the CPU time is that of the
 whole tree of processes, the supervisor's with it. Twice: with a core for each worker, everything else free on both; and
-with both workers on one core, everything else on the other.
+with both workers on one core, everything else on the other. nginx, a plain proxy with one worker and with two, is measured
+in the same way: what its second worker costs is the machine's doing.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _PLACES = (
     _Places(EACH, (frozenset({PROXY_CPU}), frozenset({LOAD_CPU})), _BOTH),
     _Places(SHARED, (frozenset({PROXY_CPU}), frozenset({PROXY_CPU})), frozenset({LOAD_CPU})),
 )
-_SHAPES = (("hit", False), ("miss", True))
+_UNIT = "nginx"
 
 
 class Cost(msgspec.Struct):
@@ -74,36 +75,39 @@ class Result(msgspec.Struct):
     """Of all processes after the run, with one worker, with two."""
 
 
-class _Gateway(msgspec.Struct):
+class _Asked(msgspec.Struct):
     program: Program
     port: int
     key: str
     workers: int
+    alone: bool
+    """One process, which is its own only worker."""
 
     def pin(self, places: _Places) -> None:
-        if self.workers == 1:
+        if self.alone:
             self.program.pin(places.workers[0])
         else:
-            self.program.pin(*places.workers, places.others)
+            self.program.pin(*places.workers[: self.workers], places.others)
 
 
 def run(rounds: int, seconds: float) -> Result:
-    """Takes eight times ``rounds`` times ``seconds``, and twenty seconds to start."""
+    """Takes twelve times ``rounds`` times ``seconds``, and twenty seconds to start."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         Path(directory).chmod(0o711)
         bench = Bench(Path(directory))
         try:
             bench.start_ground()
             gateways = [_gateway(bench, workers) for workers in _WORKERS]
+            units = [_nginx(bench, workers) for workers in _WORKERS]
             costs = []
             for places in _PLACES:
                 os.sched_setaffinity(0, places.others)
                 for program in bench.ground:
                     program.pin(places.others)
-                for name, distinct in _SHAPES:
-                    for gateway in gateways:
-                        gateway.pin(places)
-                    taken = _taken(bench, gateways, distinct, rounds, seconds)
+                for name, each, distinct in (("hit", gateways, False), ("miss", gateways, True), (_UNIT, units, True)):
+                    for one in each:
+                        one.pin(places)
+                    taken = _taken(bench, each, distinct, rounds, seconds)
                     costs.append(_cost(name, places.name, taken))
             rss = tuple(round(gateway.program.rss_kib() / 1024, 0) for gateway in gateways)
             return Result(time.strftime("%Y-%m-%d"), bench.python, _CONNECTIONS, costs, rss)
@@ -111,7 +115,12 @@ def run(rounds: int, seconds: float) -> Result:
             bench.close()
 
 
-def _gateway(bench: Bench, workers: int) -> _Gateway:
+def _nginx(bench: Bench, workers: int) -> _Asked:
+    program, port = bench.nginx(workers)
+    return _Asked(program, port, "bench", workers, alone=False)
+
+
+def _gateway(bench: Bench, workers: int) -> _Asked:
     """Once all its workers have been made: they come one after the other."""
     name, port, admin = f"workers{workers}", free_port(), free_port()
     store = f"redis://127.0.0.1:{bench.redis}/{8 + workers}"
@@ -126,18 +135,16 @@ def _gateway(bench: Bench, workers: int) -> _Gateway:
         if time.monotonic() > give_up_at:
             raise RuntimeError(f"{program.children()} of {workers} workers were made")
         time.sleep(0.05)
-    return _Gateway(program, port, key, workers)
+    return _Asked(program, port, key, workers, alone=workers == 1)
 
 
-def _taken(
-    bench: Bench, gateways: Sequence[_Gateway], distinct: bool, rounds: int, seconds: float
-) -> tuple[list[float], ...]:
+def _taken(bench: Bench, asked: Sequence[_Asked], distinct: bool, rounds: int, seconds: float) -> tuple[list[float], ...]:
     """Microseconds a request of each, round by round."""
-    taken: tuple[list[float], ...] = tuple([] for _ in gateways)
+    taken: tuple[list[float], ...] = tuple([] for _ in asked)
     for number in range(rounds + 1):
-        order = range(len(gateways)) if number % 2 else reversed(range(len(gateways)))
+        order = range(len(asked)) if number % 2 else reversed(range(len(asked)))
         for at in order:
-            one = gateways[at]
+            one = asked[at]
             shape = Shape(ISSUES, {"PRIVATE-TOKEN": one.key}, distinct=distinct)
             before = one.program.cpu_s()
             done = put_under_load(
