@@ -149,9 +149,7 @@ class PrivateCache:
         store = self._afar
         if store is None or not self._leads(like):
             return None
-        key = b"private\n%b%b" % (target, like.key)
-
-        version = like.version
+        key, version = b"private\n%b%b" % (target, like.key), like.version
 
         def led(lookup: Lookup) -> Leading | Found | None:
             if like.version != version or not self._leads(like):
