@@ -277,11 +277,13 @@ class Gateway:
                 raise _limited(decision)
 
         begun = told.begun
-        if begun is not None and (begun.started_at or begun.found is not None):
+        if begun is not None and begun.started_at:
             # What it brings was said to this one: of several that take turns, another's answers are kept elsewhere.
             credential = begun.credential
         else:
             credential = await road.tokens.credential(permit, principal, operation) if permit.use else None
+            if begun is not None and credential is not begun.credential:
+                begun.found = None  # that was looked up for another
         if credential is not None:
             x.permit_use = credential.id
         body = case.body

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.broker.held import HeldPool
 from gateway.core.messages import Fields, ResponseHead
+from gateway.forward_lane import Forwarding
 from gateway.ports import UpstreamCredential, UpstreamRequest
 from gateway.reply import Reply
 from tests.fakes.port import CACHED, ISSUES, Port, port
@@ -107,3 +108,28 @@ async def test_a_401_is_of_the_one_that_was_asked(at: Port, monkeypatch: pytest.
         await at.ask(PAGES % page, caller="reader")
         assert MEMBERS[at.made.last.permit_use] == token_of(at.made.up.requests[0])
     assert set(refused) == {"sa/2"}
+
+
+async def test_where_gitlab_was_not_asked_the_road_chooses_anew(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that the lane had chosen may be at its end by now; what was looked up for it is no other's."""
+    real = Forwarding.taken_on
+    begun: list[Forwarding] = []
+
+    def taken_on(forwarding: Forwarding) -> None:
+        begun.append(forwarding)
+        pool(at)._offered = None
+        real(forwarding)
+
+    monkeypatch.setattr(Forwarding, "taken_on", taken_on)
+    at.made.up.at_hand = False
+    for page in range(71, 75):
+        at.made.up.requests.clear()
+        _, _, body = await at.ask(PAGES % page, caller="reader")
+        chosen = begun[-1].credential
+        assert chosen is not None
+        assert chosen.id != at.made.last.permit_use, "the next in turn"
+        assert begun[-1].found is None
+        assert MEMBERS[at.made.last.permit_use] == body.decode() == token_of(at.made.up.requests[0])
+        for _ in range(4):
+            _, _, body = await at.ask(PAGES % page, caller="reader")
+            assert MEMBERS[at.made.last.permit_use] == body.decode()

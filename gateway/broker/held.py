@@ -98,7 +98,13 @@ class HeldPool:
     def pick(self) -> Held:
         """The member with the most left; those alike take turns. A refused one is left out while there is another."""
         offered, self._offered = self._offered, None
-        return offered if offered is not None and not offered.refused_until else self._next()
+        turn, best = self._turn, self._next()
+        if offered is None or offered.refused_until:
+            return best
+        if self.remaining(offered.credential.id) < self.remaining(best.credential.id):
+            return best
+        self._turn = turn
+        return offered
 
     def _next(self) -> Held:
         members = self._members

@@ -301,8 +301,13 @@ class RedisLink:
                 self._drop("timeout", down=True)
                 return
         waiting = next((slot.deadline for slot in self._slots if slot.waited_for), None)
-        if waiting is not None and self._timer is None:  # who was told may have asked again
-            self._timer = loop.call_at(max(waiting, now), self._expire)
+        if waiting is not None:
+            self._look_at(max(waiting, now), loop)
+
+    def _look_at(self, moment: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:  # who was told of a timeout has asked again, and is behind those that wait
+            self._timer.cancel()
+        self._timer = loop.call_at(moment, self._expire)
 
     def _drop(self, reason: str, *, down: bool) -> None:
         """Give the connection up; the keeper makes another. ``down``: callers stop waiting until it has."""

@@ -86,6 +86,25 @@ def test_one_that_gitlab_slows_down_is_the_last() -> None:
     assert sorted(picked(one, 2)) == ["a", "b"]
 
 
+def test_whoever_was_offered_one_is_given_that_one() -> None:
+    """Of two, the forward lane would be offered one that it does not know, and the road the other, for ever."""
+    one, _ = pool("a", "b")
+    assert [(one.offer().credential.id, *picked(one, 1)) for _ in range(4)] == [("b", "b"), ("a", "a")] * 2
+    one.offer()
+    assert picked(one, 3) == ["b", "a", "b"], "once"
+
+
+@pytest.mark.parametrize("why", ["refused", "less left"])
+def test_an_offer_does_not_outlive_what_it_was_made_for(why: str) -> None:
+    one, members = pool("a", "b")
+    assert one.offer().credential.id == "b"
+    if why == "refused":
+        members["b"].refused_until = 1.0
+    else:
+        one.remaining = {"a": 100.0, "b": -1.0}.__getitem__
+    assert picked(one, 2) == ["a", "a"]
+
+
 def test_a_refused_one_is_left_out_while_there_is_another() -> None:
     one, members = pool("a", "b")
     members["a"].refused_until = 1.0

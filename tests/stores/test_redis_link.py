@@ -154,6 +154,35 @@ async def test_one_who_is_told_of_an_outage_may_leave_for_another_or_ask_again(s
     await link.close()
 
 
+async def test_who_asks_again_when_told_of_an_outage_makes_nobody_wait_longer(start_redis: StartRedis) -> None:
+    """Of those that wait the first in time is looked at next, whoever asked last."""
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=0.2, name="test")
+    await link.execute("PING")
+    server.process.send_signal(signal.SIGSTOP)
+    loop = asyncio.get_running_loop()
+    looks: list[float] = []
+    done = asyncio.Event()
+
+    def again(_: object) -> None:
+        link.ask(packed([("PING",)]), 1, lambda _: done.set())
+
+    link.ask(packed([("PING",)]), 1, again)
+    await asyncio.sleep(0.05)
+    asked_at = loop.time()
+    link.ask(packed([("PING",)]), 1, lambda _: looks.append(min(slot.deadline for slot in link._slots)))
+    deadline = asked_at + 0.2
+    while len(link._slots) < 3:
+        await asyncio.sleep(0)
+    assert link._timer is not None
+    assert link._timer.when() == pytest.approx(deadline, abs=0.01)
+    async with asyncio.timeout(10):
+        await done.wait()
+    server.process.send_signal(signal.SIGCONT)
+    assert looks
+    await link.close()
+
+
 async def test_who_calls_a_redis_that_stops_hears_of_it(start_redis: StartRedis) -> None:
     server = start_redis()
     link = RedisLink.from_url(server.url, timeout_s=0.2, name="test")
