@@ -156,7 +156,8 @@ class RedisCacheStore:
             self.drop(key)
             return False
         try:
-            self._link.ask(packed([("SET", self.value_name(key), value, "PX", _milliseconds(ttl_s))]), 1, self._placed)
+            # At once: who is told the answer may ask another gateway the next moment.
+            self._link.call(packed([("SET", self.value_name(key), value, "PX", _milliseconds(ttl_s))]), self._placed)
         except RedisUnavailable:
             self.outages += 1
             return False
@@ -178,7 +179,7 @@ class RedisCacheStore:
                 self._settle((name,), replies)
 
         with contextlib.suppress(RedisUnavailable):  # it goes first in the next round trip
-            self._link.ask(packed([command]), 1, dropped)
+            self._link.call(packed([command]), dropped)
 
     async def delete(self, key: bytes) -> None:
         name = self.value_name(key)

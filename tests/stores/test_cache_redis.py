@@ -56,6 +56,22 @@ async def test_in_callbacks_redis_is_asked_without_a_coroutine(link: RedisLink) 
     assert store.looked == 2
 
 
+@pytest.mark.parametrize("how", ["place", "drop"])
+async def test_what_is_told_leaves_at_once(link: RedisLink, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Before any answer does: its client may ask another gateway the next moment."""
+    store = RedisCacheStore(link, Codec(KEY))
+    stamp = (await store.get(b"k", ())).stamp
+    written: list[bytes] = []
+    assert link._wire is not None
+    monkeypatch.setattr(link._wire, "write", written.append)
+    if how == "place":
+        assert store.place(b"k", (ENTRY,), 60.0, (), stamp)
+    else:
+        store.drop(b"k")
+    assert len(written) == 1
+    assert store.value_name(b"k") in written[0]
+
+
 async def test_who_stopped_waiting_for_a_look_hears_nothing(link: RedisLink) -> None:
     store = RedisCacheStore(link, Codec(KEY))
     heard: list[Lookup] = []
