@@ -239,6 +239,9 @@ class Lookup(msgspec.Struct, frozen=True, gc=False):
     """A copy in this process: good for what needs no asking, and without ``stamp`` and ``version``. Whoever asks upstream
     looks in the store itself first."""
 
+    # Somebody's answers are among what it holds.
+    __repr__ = object.__repr__
+
 
 class CacheStore(Protocol):
     """Stored answers by key, purged by tag. An outage is never an exception: the cache is only ever a shortcut."""

@@ -305,9 +305,15 @@ async def test_nothing_is_asked_for_what_needs_a_fetch_anyway(far: Far) -> None:
     far.like.validates = False
     assert far.look() is None
     assert far.elsewhere.asked == []
-    assert "glpat" not in repr(far.cache)
 
 
 async def test_it_tells_nothing_of_itself(far: Far) -> None:
     asked = far.look()
     assert "projects" not in repr(asked)
+    await far.fetch(get(TARGET), Origin(json(ETAG, body=b"somebody's")))
+    far.elsewhere.copies = False
+    far.elsewhere.asked[-1].go()
+    (found,) = far.told
+    assert isinstance(found, Found)
+    assert found.lookup.entries[0].body == b"somebody's"
+    assert "somebody" not in repr(found)
