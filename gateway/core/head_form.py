@@ -36,12 +36,12 @@ class HeadForm:
 
     __slots__ = (
         "_common",
-        "_fields",
         "_lines",
         "_own",
         "_own_lines",
         "_pick",
         "_places",
+        "fields",
         "length",
         "names",
         "place",
@@ -77,7 +77,8 @@ class HeadForm:
         self._common = self._pick(lines)
         # Of the values that differ none is kept, here and in the next.
         self._lines = tuple([b"" if at - 1 in places else line for at, line in enumerate(lines)])
-        self._fields = tuple([(name, b"") if at in places else (name, value) for at, (name, value) in enumerate(fields)])
+        self.fields = tuple([(name, b"") if at in places else (name, value) for at, (name, value) in enumerate(fields)])
+        """With their values; those that differ without."""
         self._places = places
 
     def read(self, lines: Sequence[bytes]) -> Values | None:
@@ -93,14 +94,14 @@ class HeadForm:
         None: lines that say the same are spelt otherwise, so neither form can take the place of the other.
         """
         own = {*self._places, *other._places}
-        both = [at for at in range(len(self._fields)) if at not in own and self._lines[at + 1] != other._lines[at + 1]]
-        if self._lines[0] != other._lines[0] or any(self._fields[at] == other._fields[at] for at in both):
+        both = [at for at in range(len(self.fields)) if at not in own and self._lines[at + 1] != other._lines[at + 1]]
+        if self._lines[0] != other._lines[0] or any(self.fields[at] == other.fields[at] for at in both):
             return None
         return [self.shape.names[at] for at in both]
 
     def head(self, values: Sequence[bytes]) -> ResponseHead:
         """The head with these values."""
-        fields = list(self._fields)
+        fields = list(self.fields)
         for at, value in zip(self._places, values, strict=True):
             fields[at] = (fields[at][0], value)
         return ResponseHead(200, tuple(fields), self.reason, self.shape)

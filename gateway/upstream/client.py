@@ -181,7 +181,7 @@ class LeanUpstream:
             self._retry_budget += self._settings.retry_ratio
         self.reuses_total += 1
         exchange = _Exchange(self, connection, ticket, then, door)
-        connection.begin(octets, exchange, request.first_byte_timeout_s or self._settings.first_byte_s)
+        connection.begin(octets, exchange, request.first_byte_timeout_s or self._settings.first_byte_s, collects=True)
         return exchange
 
     def read_tls(self) -> Callable[[], None]:

@@ -22,8 +22,9 @@ from ..reply import Reply
 from .contract import Home, Waiter
 from .deadline import Deadline
 from .errors import Failure, UpstreamFailure, rejection
+from .gathering import CHUNKED_LINE, UNTOLD_LINE, Gathering, with_length
 from .head_forms import HeadForms
-from .response import BodyReader, CloseReader, Head, HeadBuffer, Malformed, body_reader, parse_head
+from .response import CHUNKED, BodyReader, CloseReader, Head, HeadBuffer, Malformed, parse_head
 from .streams import Body, Stream, UpstreamTunnel
 from .whole_body import WHOLE_BYTES
 
@@ -54,6 +55,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_bodiless",
+        "_collects",
         "_deadline",
         "_drain",
         "_eof",
@@ -61,8 +63,7 @@ class Connection(asyncio.Protocol):
         "_first_byte_s",
         "_foreign_codings",
         "_forms",
-        "_gathered",
-        "_head",
+        "_gathering",
         "_home",
         "_idle_s",
         "_interim",
@@ -109,8 +110,7 @@ class Connection(asyncio.Protocol):
         self._stream: Stream | None = None
         self._reader: BodyReader | None = None
         self._partial: HeadBuffer | None = None
-        self._gathered: list[bytes] = []
-        self._head: ResponseHead | None = None
+        self._gathering: Gathering | None = None
         self._deadline = Deadline(loop, self._on_time)
         self._write_paused = self._reading_paused = self._eof = self._reusable = False
         self._unsent_bytes = 0
@@ -144,14 +144,17 @@ class Connection(asyncio.Protocol):
         bodiless: bool = False,
         upgrade: bool = False,
         body_follows: bool = False,
+        collects: bool = False,
     ) -> None:
         """Write a request, or its head. ``waiter`` is given the Reply, or an UpstreamFailure.
 
+        ``collects``: small JSON is, though it comes in chunks: not for everybody, as what watches something comes so, too.
         From here on the place in the pool is the connection's to free.
         """
         self._phase = _HEAD
         self._bodiless = bodiless
         self._upgrade = upgrade
+        self._collects = collects
         self._sent = not body_follows
         self._interim = 0
         self.heard = False
@@ -247,8 +250,7 @@ class Connection(asyncio.Protocol):
         return self._transport.can_write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
-        phase = self._phase
-        if phase is _BODY and isinstance(self._reader, CloseReader) and error is None and self._eof:
+        if (phase := self._phase) is _BODY and isinstance(self._reader, CloseReader) and error is None and self._eof:
             self._finish_stream()
         elif phase is _TUNNEL and error is None:
             if self._stream is not None:
@@ -283,11 +285,24 @@ class Connection(asyncio.Protocol):
                         self._reusable = True
                         self._answer(Reply(None, data, form=form, values=values))
                         return
+                    length = int(values[form.length])
+                elif CHUNKED_LINE in lines:
+                    lines[lines.index(CHUNKED_LINE)] = UNTOLD_LINE
+                    known = self._forms.read(octets, lines)
+                    length = CHUNKED
+                if known is not None:
+                    self._reusable = True
+                    self._read_answer(Reply(None, form=known[0], values=known[1]), length, data)
+                    return
             head = parse_head(octets, bodiless=self._bodiless, foreign_codings=self._foreign_codings)
             if head.status >= 200:
-                if head.status == 200 and head.length >= 0 and head.persistent and not self._bodiless:
-                    self._forms.learn(lines, head.fields, head.reason)
-                self._read_answer(head, data)
+                if head.status == 200 and head.persistent and not self._bodiless:
+                    fields = head.fields if head.length >= 0 else with_length(head.fields, b"0")
+                    self._forms.learn(lines, fields, head.reason)
+                # One that was asked to switch protocols may do so late: it carries no other request.
+                self._reusable = head.persistent and not self._upgrade
+                answer = ResponseHead(head.status, head.fields, head.reason, shape_of(head.fields))
+                self._read_answer(Reply(answer), head.length, data)
                 return
             if head.status == 101:
                 self._switch(head, data)
@@ -296,52 +311,49 @@ class Connection(asyncio.Protocol):
             if self._interim > _MAX_INTERIM:
                 raise Malformed("too many interim responses")
 
-    def _read_answer(self, head: Head, data: bytes) -> None:
-        answer = ResponseHead(head.status, head.fields, head.reason, shape_of(head.fields))
-        # One that was asked to switch protocols may do so late: it carries no other request.
-        self._reusable = head.persistent and not self._upgrade
-        length = head.length
-        if 0 <= length <= WHOLE_BYTES and len(data) >= length:
-            if len(data) > length:
-                self._reusable = False
-                data = data[:length]
-            self._answer(Reply(answer, data))
-            return
-        reader = self._reader = body_reader(length)
-        payload = reader.feed(data) if data else b""
-        if reader.done:
+    def _read_answer(self, reply: Reply, length: int, data: bytes) -> None:
+        gathering = Gathering(reply, length)
+        reader = self._reader = gathering.reader
+        if (data or reader.done) and gathering.feed(data) is not None:
             self._reusable = self._reusable and not reader.surplus
-            self._answer(Reply(answer, payload))
-        elif 0 < length <= WHOLE_BYTES and self._sent:
+            self._answer(reply)
+        elif self._sent and (0 < length <= WHOLE_BYTES or (length == CHUNKED and self._collects and gathering.is_json)):
             self._phase = _GATHER
-            self._head = answer
-            self._gathered.append(payload)
+            self._gathering = gathering
+            reply.first_byte_s = time.monotonic() - self._started_at
             self._deadline.set(self._idle_s)
         else:
-            self._phase = _BODY
-            stream = self._stream = Body(self)
-            self._expect_more()
-            if payload:
-                self._take_in(payload)
-            self._hand_over(Reply(answer, None, stream, stream.close))
+            self._begin_stream(gathering)
 
     def _read_body(self, data: bytes) -> None:
+        gathering = self._gathering
         reader = cast("BodyReader", self._reader)
-        payload = reader.feed(data)
-        if self._phase is _GATHER:
-            self._gathered.append(payload)
-            if reader.done:
-                whole = b"".join(self._gathered)
+        if gathering is not None:
+            reply = gathering.feed(data)
+            if reply is not None:
                 self._reusable = self._reusable and not reader.surplus
-                self._answer(Reply(cast("ResponseHead", self._head), whole))
+                self._answer(reply)
                 return
-        elif payload:
+            if gathering.size_bytes > WHOLE_BYTES:
+                self._gathering = None
+                self._begin_stream(gathering)
+                return
+        elif payload := reader.feed(data):
             self._take_in(payload)
         if reader.done:
             self._reusable = self._reusable and not reader.surplus
             self._finish_stream()
         elif not self._reading_paused:
             self._expect_more()
+
+    def _begin_stream(self, gathering: Gathering) -> None:
+        self._phase = _BODY
+        stream = self._stream = Body(self)
+        self._expect_more()
+        head, payload = gathering.streamed()
+        if payload:
+            self._take_in(payload)
+        self._hand_over(Reply(head, None, stream, stream.close))
 
     def _expect_more(self) -> None:
         # While the request's body still goes up, GitLab may well be silent: the client's clock runs at the edge.
@@ -382,7 +394,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, reply: Reply) -> None:
         waiter = self._waiter
-        reply.first_byte_s = time.monotonic() - self._started_at
+        reply.first_byte_s = reply.first_byte_s or time.monotonic() - self._started_at
         self._waiter = None
         self._end_exchange()
         if waiter is not None and not waiter.done():
@@ -406,8 +418,7 @@ class Connection(asyncio.Protocol):
     def _end_exchange(self) -> None:
         """The answer is all here: back to the pool, or closed."""
         if self._reader is not None:
-            self._reader = self._head = None
-            self._gathered = []
+            self._reader = self._gathering = None
         # An early answer's connection still owes GitLab the rest of a request.
         if self._reusable and self._sent and not self._write_paused and not self._transport.get_write_buffer_size():
             self._phase = _IDLE

@@ -32,6 +32,8 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 _CODING = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # The registered codings (RFC 9112 §7): a body in one of these would reach its client coded and unsaid.
 _CODINGS = frozenset({b"compress", b"deflate", b"gzip", b"identity", b"x-compress", b"x-gzip"})
+_ONLY_CHUNK = re.compile(rb"[1-9A-Fa-f][0-9A-Fa-f]{0,14}")
+_ONLY_CHUNK_END = b"\r\n0\r\n\r\n"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 
 _PLAIN, _CONTENT_LENGTH, _TRANSFER_ENCODING, _CONNECTION, _UPGRADE = range(5)
@@ -259,9 +261,20 @@ class CloseReader:
 class ChunkedReader:
     """A chunked body (RFC 9112 §7.1): chunks joined, extensions and trailers checked and dropped."""
 
-    __slots__ = ("_body_bytes", "_extension_bytes", "_left", "_line", "_trailer_bytes", "_trailers", "done", "surplus")
+    __slots__ = (
+        "_begun",
+        "_body_bytes",
+        "_extension_bytes",
+        "_left",
+        "_line",
+        "_trailer_bytes",
+        "_trailers",
+        "done",
+        "surplus",
+    )
 
     def __init__(self) -> None:
+        self._begun = False
         self._left = 0
         """Octets of the chunk still to come, with its CRLF; 0 between chunks."""
         self._line = b""
@@ -273,6 +286,13 @@ class ChunkedReader:
         self.surplus = False
 
     def feed(self, data: bytes) -> bytes:
+        if not self._begun and data:
+            self._begun = True
+            if data.endswith(_ONLY_CHUNK_END):  # as small answers nearly always come
+                end = data.find(b"\r\n", 0, MAX_CHUNK_LINE_BYTES)
+                if _ONLY_CHUNK.fullmatch(data, 0, end) and int(data[:end], 16) == len(data) - end - 9:
+                    self.done = True
+                    return data[end + 2 : -7]
         pieces: list[bytes] = []
         at = 0
         if self._line:

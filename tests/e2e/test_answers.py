@@ -66,6 +66,33 @@ def test_r6_lower_case_names_work_and_nothing_hop_by_hop_passes(passage: Passage
     assert not {"keep-alive", "x-hop"} & reply.names
 
 
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_list_says_the_same_however_it_comes(passage: Passage, chunked: bool, pieces: int) -> None:
+    """As nginx sends it coded, as a network cuts it: page for page, the later ones known by the form of the first."""
+    told = []
+    for page in range(1, 6):
+        body = b'[{"id":%d,"title":"%b"}]' % (page, b"x" * 3000)
+        fields = [JSON, ("Etag", f'W/"{page}"'), ("X-Page", f"{page}"), ("Vary", "Origin")]
+        if chunked:
+            fields.append(("Transfer-Encoding", "chunked"))
+            framed = b"%x\r\n%b\r\n1\r\n]\r\n0\r\n\r\n" % (len(body) - 1, body[:-1])
+        else:
+            fields.append(("Content-Length", f"{len(body)}"))
+            framed = body
+        octets = response(200, framed, *fields).pieces[0]
+        assert isinstance(octets, bytes)
+        size = -(-len(octets) // pieces)
+        cut = [piece for at in range(0, len(octets), size) for piece in (octets[at : at + size], 0.01)]
+        target = f"/api/v4/projects/1/issues?per_page={pieces}{chunked:d}&page={page}"
+        reply, _ = passage(target, token=OWN_TOKEN, answer=Answer(*cut))
+        assert (reply.status, reply.body) == (200, body)
+        assert (reply.value("Etag"), reply.value("X-Page")) == (f'W/"{page}"', f"{page}")
+        told.append(reply)
+    assert told[-1].value("Content-Length") == f"{len(told[-1].body)}"
+    assert told[-1].names == told[-2].names == {*ADDED, "content-type", "etag", "x-page", "vary", "content-length"}
+
+
 def test_r17_impersonation_disabled_passes_unchanged(passage: Passage) -> None:
     body = (
         b'{"error":"invalid_token","error_description":"Token is an impersonation token but impersonation was disabled."}'

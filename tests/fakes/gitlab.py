@@ -46,8 +46,8 @@ class When(Enum):
     """At once, before any octet of a request: for a connection that dies young."""
 
 
-Piece = bytes | asyncio.Event
-"""Octets to send, or an event to wait for before going on."""
+Piece = bytes | asyncio.Event | float
+"""Octets to send; or an event to wait for before going on, or for so many seconds."""
 
 
 class Answer:
@@ -252,6 +252,8 @@ class FakeGitLab:
         for piece in answer.pieces:
             if isinstance(piece, asyncio.Event):
                 await piece.wait()
+            elif isinstance(piece, float):
+                await asyncio.sleep(piece)
             else:
                 writer.write(piece)
                 await writer.drain()

@@ -23,6 +23,7 @@ from gateway.core.query import query_parameters
 from gateway.core.response_headers import ResponseHeaderRules
 from gateway.core.target import parse_target
 from gateway.core.token_request import TokenRefused, read_token_request
+from gateway.upstream.gathering import CHUNKED_LINE, UNTOLD_LINE, with_length
 from gateway.upstream.head_forms import HeadForms
 from gateway.upstream.response import HeadBuffer, Malformed, body_reader, parse_head
 
@@ -147,19 +148,23 @@ def known_heads(octets: bytes) -> None:
     forms = HeadForms()
     for head in octets.split(b"\r\n\r\n"):
         lines = head.split(b"\r\n")
+        if CHUNKED_LINE in lines:
+            lines[lines.index(CHUNKED_LINE)] = UNTOLD_LINE
         found = forms.read(head, lines)
         try:
             read = parse_head(head, bodiless=False)
         except Malformed:
             assert found is None, "a form took what is malformed"
             continue
+        told = read.length >= 0
+        fields = read.fields if told else with_length(read.fields, b"0")
         if found is not None:
             form, values = found
             known = form.head(values)
-            assert (known.status, known.reason, known.fields) == (read.status, read.reason, read.fields)
-            assert (int(values[form.length]), True, False) == (read.length, read.persistent, read.upgrade)
-        elif read.status == 200 and read.length >= 0 and read.persistent:
-            forms.learn(lines, read.fields, read.reason)
+            assert (known.status, known.reason, known.fields) == (read.status, read.reason, fields)
+            assert (int(values[form.length]), True, False) == (read.length if told else 0, read.persistent, read.upgrade)
+        elif read.status == 200 and read.persistent:
+            forms.learn(lines, fields, read.reason)
 
 
 def _read(stream: bytes, cut: int) -> object:

@@ -1,0 +1,84 @@
+"""An answer whose body is small: collected, in however many pieces it comes, and told once it is whole.
+
+Its head tells the length then, also where GitLab sent chunks instead: who decodes these puts it in their place (RFC 9112
+§7.1.3). So both kinds come in the same forms (``head_forms``), and whoever makes something of them knows but one.
+"""
+
+from __future__ import annotations
+
+from ..core.answer_shape import shape_of
+from ..core.messages import Fields, ResponseHead, first, lower
+from ..reply import Reply
+from .response import CHUNKED, BodyReader, body_reader
+
+CHUNKED_LINE = b"Transfer-Encoding: chunked"
+UNTOLD_LINE = b"Content-Length: 0"
+"""Stands in a chunked answer's head for the other, until the length is known."""
+_CHUNKED_FIELD = (b"Transfer-Encoding", b"chunked")
+
+
+class Gathering:
+    """Of one answer.
+
+    Args:
+        reply: Its head: of a form, with the length it told or as ``UNTOLD_LINE`` has it; else as it came.
+        length: As in ``response.Head``.
+    """
+
+    __slots__ = ("_chunked", "_pieces", "_reply", "reader", "size_bytes")
+
+    def __init__(self, reply: Reply, length: int) -> None:
+        self._reply = reply
+        self._chunked = length == CHUNKED
+        self._pieces: list[bytes] = []
+        self.size_bytes = 0
+        """Of what is there."""
+        self.reader: BodyReader = body_reader(length)
+
+    @property
+    def is_json(self) -> bool:
+        """By what its head says."""
+        form = self._reply.form
+        kind = first(form.fields if form is not None else self._reply.head.fields, b"content-type")
+        return kind is not None and kind.lower().startswith(b"application/json")
+
+    def feed(self, data: bytes) -> Reply | None:
+        """The answer, if that was the last of it. Raises Malformed."""
+        reader, pieces = self.reader, self._pieces
+        payload = reader.feed(data)
+        self.size_bytes += len(payload)
+        if not reader.done:
+            if payload:
+                pieces.append(payload)
+            return None
+        if pieces:
+            pieces.append(payload)
+            payload = b"".join(pieces)
+        reply = self._reply
+        reply.whole = payload
+        if self._chunked:
+            length = b"%d" % len(payload)
+            if reply.form is not None:
+                at = reply.form.length
+                reply.values = (*reply.values[:at], length, *reply.values[at + 1 :])
+            else:
+                head = reply.head
+                fields = with_length(head.fields, length)
+                reply.head = ResponseHead(head.status, fields, head.reason, shape_of(fields))
+        return reply
+
+    def streamed(self) -> tuple[ResponseHead, bytes]:
+        """The head as it came, and what is there of the body: it goes on as a stream."""
+        head, form = self._reply.head, self._reply.form
+        if self._chunked and form is not None:
+            place = form.shape.place[b"content-length"]
+            fields = (*head.fields[:place], _CHUNKED_FIELD, *head.fields[place + 1 :])
+            head = ResponseHead(head.status, fields, head.reason)
+        return head, b"".join(self._pieces)
+
+
+def with_length(fields: Fields, length: bytes) -> Fields:
+    """A chunked answer's, telling its length instead."""
+    return tuple(
+        [(b"Content-Length", length) if lower(name) == b"transfer-encoding" else (name, value) for name, value in fields]
+    )
