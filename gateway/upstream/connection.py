@@ -22,7 +22,7 @@ from ..reply import Reply
 from .contract import Home, Waiter
 from .deadline import Deadline
 from .errors import Failure, UpstreamFailure, rejection
-from .gathering import CHUNKED_LINE, UNTOLD_LINE, Gathering, with_length
+from .gathering import CHUNKED_LINE, UNTOLD_LINE, Gathering, in_form
 from .head_forms import HeadForms
 from .response import CHUNKED, BodyReader, CloseReader, Head, HeadBuffer, Malformed, parse_head
 from .streams import Body, Stream, UpstreamTunnel
@@ -296,8 +296,7 @@ class Connection(asyncio.Protocol):
                     return
             head = parse_head(octets, bodiless=self._bodiless, foreign_codings=self._foreign_codings)
             if head.status >= 200:
-                if head.status == 200 and head.persistent and not self._bodiless:
-                    fields = head.fields if head.length >= 0 else with_length(head.fields, b"0")
+                if not self._bodiless and (fields := in_form(head)) is not None:
                     self._forms.learn(lines, fields, head.reason)
                 # One that was asked to switch protocols may do so late: it carries no other request.
                 self._reusable = head.persistent and not self._upgrade
@@ -317,7 +316,7 @@ class Connection(asyncio.Protocol):
         if (data or reader.done) and gathering.feed(data) is not None:
             self._reusable = self._reusable and not reader.surplus
             self._answer(reply)
-        elif self._sent and (0 < length <= WHOLE_BYTES or (length == CHUNKED and self._collects and gathering.is_json)):
+        elif self._sent and gathering.is_small(collects=self._collects):
             self._phase = _GATHER
             self._gathering = gathering
             reply.first_byte_s = time.monotonic() - self._started_at
@@ -334,7 +333,7 @@ class Connection(asyncio.Protocol):
                 self._reusable = self._reusable and not reader.surplus
                 self._answer(reply)
                 return
-            if gathering.size_bytes > WHOLE_BYTES:
+            if not gathering.is_small(collects=True):
                 self._gathering = None
                 self._begin_stream(gathering)
                 return
@@ -353,7 +352,7 @@ class Connection(asyncio.Protocol):
         head, payload = gathering.streamed()
         if payload:
             self._take_in(payload)
-        self._hand_over(Reply(head, None, stream, stream.close))
+        self._hand_over(Reply(head, None, stream, stream.close, first_byte_s=gathering.first_byte_s))
 
     def _expect_more(self) -> None:
         # While the request's body still goes up, GitLab may well be silent: the client's clock runs at the edge.
@@ -402,7 +401,7 @@ class Connection(asyncio.Protocol):
 
     def _hand_over(self, reply: Reply) -> None:
         waiter, self._waiter = self._waiter, None
-        reply.first_byte_s = time.monotonic() - self._started_at
+        reply.first_byte_s = reply.first_byte_s or time.monotonic() - self._started_at
         if waiter is None or waiter.done():  # cancelled in this very turn of the loop: its awaiter won't release it
             self.close()
         else:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from ..core.answer_shape import shape_of
 from ..core.messages import Fields, ResponseHead, first, lower
 from ..reply import Reply
-from .response import CHUNKED, BodyReader, body_reader
+from .response import CHUNKED, BodyReader, Head, body_reader
+from .whole_body import WHOLE_BYTES
 
 CHUNKED_LINE = b"Transfer-Encoding: chunked"
 UNTOLD_LINE = b"Content-Length: 0"
@@ -25,28 +26,33 @@ class Gathering:
         length: As in ``response.Head``.
     """
 
-    __slots__ = ("_chunked", "_pieces", "_reply", "reader", "size_bytes")
+    __slots__ = ("_length", "_pieces", "_reply", "_size_bytes", "reader")
 
     def __init__(self, reply: Reply, length: int) -> None:
         self._reply = reply
-        self._chunked = length == CHUNKED
+        self._length = length
         self._pieces: list[bytes] = []
-        self.size_bytes = 0
-        """Of what is there."""
+        self._size_bytes = 0
         self.reader: BodyReader = body_reader(length)
 
-    @property
-    def is_json(self) -> bool:
-        """By what its head says."""
+    def is_small(self, *, collects: bool) -> bool:
+        """It is waited for; in chunks only as far as is known by now, only where who asked ``collects``, and only JSON."""
+        if self._length != CHUNKED:
+            return 0 < self._length <= WHOLE_BYTES
+        if not collects or self._size_bytes > WHOLE_BYTES:
+            return False
         form = self._reply.form
-        kind = first(form.fields if form is not None else self._reply.head.fields, b"content-type")
-        return kind is not None and kind.lower().startswith(b"application/json")
+        return _is_json(form.fields if form is not None else self._reply.head.fields)
+
+    @property
+    def first_byte_s(self) -> float:
+        return self._reply.first_byte_s
 
     def feed(self, data: bytes) -> Reply | None:
         """The answer, if that was the last of it. Raises Malformed."""
         reader, pieces = self.reader, self._pieces
         payload = reader.feed(data)
-        self.size_bytes += len(payload)
+        self._size_bytes += len(payload)
         if not reader.done:
             if payload:
                 pieces.append(payload)
@@ -56,7 +62,7 @@ class Gathering:
             payload = b"".join(pieces)
         reply = self._reply
         reply.whole = payload
-        if self._chunked:
+        if self._length == CHUNKED:
             length = b"%d" % len(payload)
             if reply.form is not None:
                 at = reply.form.length
@@ -70,11 +76,26 @@ class Gathering:
     def streamed(self) -> tuple[ResponseHead, bytes]:
         """The head as it came, and what is there of the body: it goes on as a stream."""
         head, form = self._reply.head, self._reply.form
-        if self._chunked and form is not None:
+        if self._length == CHUNKED and form is not None:
             place = form.shape.place[b"content-length"]
             fields = (*head.fields[:place], _CHUNKED_FIELD, *head.fields[place + 1 :])
             head = ResponseHead(head.status, fields, head.reason)
         return head, b"".join(self._pieces)
+
+
+def in_form(head: Head) -> Fields | None:
+    """Its fields as ``HeadForms`` learns them, of an answer to what was no HEAD; None: it does not."""
+    if head.status != 200 or not head.persistent:
+        return None
+    if head.length >= 0:
+        return head.fields
+    # Of what else comes in chunks, each may well have a head of its own.
+    return with_length(head.fields, b"0") if _is_json(head.fields) else None
+
+
+def _is_json(fields: Fields) -> bool:
+    kind = first(fields, b"content-type")
+    return kind is not None and kind.partition(b";")[0].strip().lower() == b"application/json"
 
 
 def with_length(fields: Fields, length: bytes) -> Fields:

@@ -23,7 +23,7 @@ from gateway.core.query import query_parameters
 from gateway.core.response_headers import ResponseHeaderRules
 from gateway.core.target import parse_target
 from gateway.core.token_request import TokenRefused, read_token_request
-from gateway.upstream.gathering import CHUNKED_LINE, UNTOLD_LINE, with_length
+from gateway.upstream.gathering import CHUNKED_LINE, UNTOLD_LINE, in_form, with_length
 from gateway.upstream.head_forms import HeadForms
 from gateway.upstream.response import HeadBuffer, Malformed, body_reader, parse_head
 
@@ -163,8 +163,8 @@ def known_heads(octets: bytes) -> None:
             known = form.head(values)
             assert (known.status, known.reason, known.fields) == (read.status, read.reason, fields)
             assert (int(values[form.length]), True, False) == (read.length if told else 0, read.persistent, read.upgrade)
-        elif read.status == 200 and read.persistent:
-            forms.learn(lines, fields, read.reason)
+        elif (learnt := in_form(read)) is not None:
+            forms.learn(lines, learnt, read.reason)
 
 
 def _read(stream: bytes, cut: int) -> object:

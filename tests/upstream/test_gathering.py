@@ -181,6 +181,37 @@ async def test_more_than_is_small_goes_on_as_a_stream(known: str) -> None:
     assert await one.told() == (200, reply.head.fields, b"x" * size * 6)
 
 
+@pytest.mark.parametrize("known", ["", "chunks"])
+async def test_the_first_octet_is_the_heads_however_the_rest_comes(known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is GitLab's latency to the adaptive limit: how fast a body comes says nothing about GitLab."""
+    for body in (b"5\r\n[1,2]\r\n0\r\n\r\n", b"20000\r\n" + b"x" * (WHOLE_BYTES + 1)):
+        one = Asked(forms_of(known), collects=True)
+        now = one.connection._started_at
+        monkeypatch.setattr("gateway.upstream.connection.time.monotonic", lambda at=now: at + 1)
+        one.feed(IN_CHUNKS)
+        monkeypatch.setattr("gateway.upstream.connection.time.monotonic", lambda at=now: at + 9)
+        one.feed(body)
+        assert (await one.waiter).first_byte_s == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", [b"application/json", b"application/json-seq", b"Application/JSON; charset=utf-8"])
+@pytest.mark.parametrize("octets", [10, WHOLE_BYTES, WHOLE_BYTES + 1])
+async def test_no_more_is_waited_for_than_is_small_json(kind: bytes, octets: int) -> None:
+    one = Asked(forms_of(""), collects=True)
+    one.feed(IN_CHUNKS.replace(b"application/json", kind) + b"20000\r\n" + b"x" * octets)
+    assert one.waiter.done() == (octets > WHOLE_BYTES or kind.endswith(b"seq"))
+
+
+async def test_what_else_comes_in_chunks_takes_no_place_among_the_forms() -> None:
+    forms = forms_of("chunks")
+    for number in range(100):
+        one = Asked(forms, collects=False)
+        others = b"".join(b"\r\nX-%d-%d: 1" % (number, field) for field in range(4))
+        one.feed(TEXT_IN_CHUNKS.replace(b"\r\n\r\n", others + b"\r\n\r\n") + b"1\r\nx\r\n0\r\n\r\n")
+        assert (await one.waiter).whole == b"x"
+    assert sum(map(len, forms._forms.values())) == 1
+
+
 async def test_a_large_stream_that_is_not_taken_is_not_read() -> None:
     one = Asked(forms_of(""), collects=True)
     size = 200_000

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.core.head_form import HeadForm
-from gateway.upstream.gathering import CHUNKED_LINE, UNTOLD_LINE, with_length
+from gateway.upstream.gathering import CHUNKED_LINE, UNTOLD_LINE, in_form, with_length
 from gateway.upstream.head_forms import _COUNTS_BOUND, _IN_VAIN, _OWN_BOUND, _PER_COUNT, HeadForms
 from gateway.upstream.response import CHUNKED, Malformed, parse_head
 
@@ -34,8 +34,8 @@ def lines_of(head: bytes) -> list[bytes]:
 def learnt(forms: HeadForms, head: bytes) -> None:
     """As the connection does."""
     read = parse_head(head, bodiless=False)
-    if read.status == 200 and read.persistent:
-        fields = read.fields if read.length >= 0 else with_length(read.fields, b"0")
+    fields = in_form(read)
+    if fields is not None:
         forms.learn(lines_of(head), fields, read.reason)
 
 
