@@ -30,6 +30,7 @@ _SMALL = (
     + '"}]'
 )
 ISSUES = "/api/v4/projects/platform%2Fapi/issues?per_page=20&page="
+ISSUE = "/api/v4/projects/platform%2Fapi/issues/"
 _NONE: Mapping[str, str] = {}
 _ETAG = 'W/"0123456789abcdef0123456789abcdef"'
 
@@ -129,6 +130,7 @@ class Bench:
             own = {"PRIVATE-TOKEN": key}
             known = {**own, "If-None-Match": _ETAG}
             self._add(f"gateway{where} miss", miss + does, program, port, Shape(ISSUES, own, distinct=True))
+            self._add(f"gateway{where} new path", miss + does, program, port, Shape(ISSUE, own, distinct=True))
             self._add(f"gateway{where} miss 20 KB", miss + does, program, port, _big(key))
             self._add(f"gateway{where} hit", hit + does, program, port, Shape(ISSUES, own))
             self._add(f"gateway{where} 304", hit + does, program, port, Shape(ISSUES, known, status=304))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -44,6 +45,8 @@ class Kept(msgspec.Struct, gc=False):
     """Where nothing is owed for them afterwards."""
     upward: dict[str, Upward] = {}
     """By the id of the credential that goes up; a pool has several. One that was replaced takes its own with it."""
+    akin: dict[str, Upward] = {}
+    """As ``upward``, of another that differs in its path alone."""
 
 
 class Case(msgspec.Struct, gc=False):
@@ -133,11 +136,7 @@ class Errand:
         self._permit = case.permit
         self._credential = credential
         self._body = body
-        name = credential.id if credential is not None else ""
-        upward = case.kept.upward.get(name)
-        if upward is None or upward.credential is not credential:
-            upward = case.kept.upward[name] = _upward(road, head, case, credential)
-        self._upward = upward
+        self._upward = upward_of(road, head, case, credential)
         self.started_at = 0.0
         self.runtime_s = 0.0
         self.brought: Reply | None = None
@@ -160,20 +159,7 @@ class Errand:
 
     def cache_request(self) -> CacheRequest:
         """Who may see the answer, and everything that could change it."""
-        case, upward = self._case, self._upward
-        return CacheRequest(
-            self._head.method,
-            case.target,
-            upward.fields,
-            self._admitted.operation,
-            partition=upward.partition,
-            has_body=self._head.has_body,
-            sudo=self._permit.sudo or self._claim.sudo or "",
-            session=self._claim.kind is _SESSION,
-            reached_as=upward.reached_as,
-            like=upward.like,
-            found=self.found,
-        )
+        return _cache_request(self._head, self._case, self._upward, like=self._upward.like, found=self.found)
 
     def _request(self, conditions: Fields) -> UpstreamRequest:
         """What goes up."""
@@ -256,6 +242,40 @@ class Errand:
                 source=Source.UPSTREAM,
                 proxy_error="proxy_configuration_error",
             )
+
+
+def upward_of(road: Road, head: RequestHead, case: Case, credential: UpstreamCredential | None) -> Upward:
+    """What goes up with requests like ``head``, as kept or made now."""
+    name = credential.id if credential is not None else ""
+    upward = case.kept.upward.get(name)
+    if upward is None or upward.credential is not credential:
+        akin = case.kept.akin.get(name)
+        if akin is not None and akin.credential is credential:
+            upward = copy.copy(akin)
+            upward.like = Like(moulds=akin.like.moulds)
+        else:
+            upward = _upward(road, head, case, credential)
+        case.kept.upward[name] = upward
+        upward.like.kind = _cache_request(head, case, upward)
+    return upward
+
+
+def _cache_request(
+    head: RequestHead, case: Case, upward: Upward, *, like: Like | None = None, found: Found | None = None
+) -> CacheRequest:
+    return CacheRequest(
+        head.method,
+        case.target,
+        upward.fields,
+        case.admitted.operation,
+        partition=upward.partition,
+        has_body=head.has_body,
+        sudo=case.permit.sudo or case.claim.sudo or "",
+        session=case.claim.kind is _SESSION,
+        reached_as=upward.reached_as,
+        like=like,
+        found=found,
+    )
 
 
 def _upward(road: Road, head: RequestHead, case: Case, credential: UpstreamCredential | None) -> Upward:

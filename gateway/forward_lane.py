@@ -32,8 +32,9 @@ from .core.limits import Decision
 from .core.messages import Fields, RequestHead, ResponseHead
 from .core.pacing import TELLING
 from .core.status import status_line
-from .errand import Upward, ascii_of
+from .errand import Upward, ascii_of, upward_of
 from .likeness import Likeness
+from .planner import Planner
 from .plans import Plan, Plans
 from .ports import Asked, UpstreamCredential, UpstreamRequest
 from .reply import Reply
@@ -83,6 +84,7 @@ class ForwardLane:
     ) -> None:
         self.road = road
         self._plans = plans
+        self._planner = Planner(road, plans)
         self._mint_id = mint_id
         self.monotonic = monotonic
         self.wall = wall
@@ -92,21 +94,32 @@ class ForwardLane:
 
     def at_once(self, head: RequestHead, asker: Asker) -> Asking | None:
         """Who will tell the answer to ``asker``; None: it takes the road, and nothing has been taken."""
-        plan = self._plans.find(head)
         road = self.road
-        if plan is None or road.record.closed:
+        if road.record.closed:
+            return None
+        plan = self._plans.find(head) or self._planner.plan(head)
+        if plan is None:
             return None
         case = plan.made_of
-        takes = case.kept.takes
-        if takes is None or takes.era.over or case.operation.access is not _READ:
+        if case.operation.access is not _READ:
             return None
+        takes = case.kept.takes
+        if takes is None or takes.era.over:
+            takes = road.dialect.takes_for(
+                case.principal, case.operation, case.admitted.target, head.method, case.admitted.client
+            )
+            if takes.owing:
+                return None
+            case.kept.takes = takes
         credential = None
         if case.permit.use:
             credential = road.tokens.credential_now(case.permit, case.operation)
             if credential is None:
                 return None
         upward = case.kept.upward.get(credential.id if credential is not None else "")
-        if upward is None or upward.credential is not credential or upward.reads:
+        if upward is None or upward.credential is not credential:
+            upward = upward_of(road, head, case, credential)
+        if upward.reads:
             return None
         decision = road.limits.admit_now(takes, case.principal) if takes else None
         if decision is not None and not decision.allowed:
@@ -317,7 +330,7 @@ class Forwarding(msgspec.Struct, eq=False):
         """The answer as it goes over the wire; None: that is for the road."""
         form = reply.form
         likeness = self._upward.alike.get(form) if form is not None else None
-        if likeness is not None and likeness.version == self._upward.like.version and likeness.cast is not None:
+        if likeness is not None and likeness.reuse_s == self._upward.like.reuse_s and likeness.cast is not None:
             octets = self._likewise(likeness, likeness.cast, reply)
             if octets is not None:
                 return octets
@@ -426,12 +439,16 @@ class Forwarding(msgspec.Struct, eq=False):
 
     def _learn(self, form: HeadForm, leading: Leading) -> None:
         """For the answers that come in the same form."""
-        alike, case, version = self._upward.alike, self.plan.made_of, self._upward.like.version
-        known = alike.get(form)
-        if known is None or known.version != version:
+        alike, case, reuse_s = self._upward.alike, self.plan.made_of, self._upward.like.reuse_s
+        if form not in alike:
+            # It may be the only one: that they come again is known from the second on.
             if len(alike) >= _ALIKE_BOUND:
                 alike.clear()
-            alike[form] = Likeness(self._lane.road, leading, form, self.head, case, self.decision, version)
+            alike[form] = None
+            return
+        known = alike[form]
+        if known is None or known.reuse_s != reuse_s:
+            alike[form] = Likeness(self._lane.road, leading, form, self.head, case, self.decision, reuse_s)
 
     def _rendered(self, head: ResponseHead, told: Told, whole: bytes) -> bytes:
         lane, principal = self._lane, self._upward.principal

@@ -28,10 +28,10 @@ class Likeness:
         head: The request's.
         case: What that came to.
         decision: Of the buckets.
-        version: Of what the cache found out about them (``Like.version``).
+        reuse_s: What the cache found out about them (``Like.reuse_s``).
     """
 
-    __slots__ = ("_dated", "_looked_at", "_pick", "_template", "cast", "looks", "meta", "named", "telling", "version")
+    __slots__ = ("_dated", "_looked_at", "_pick", "_template", "cast", "looks", "meta", "named", "reuse_s", "telling")
 
     def __init__(
         self,
@@ -41,9 +41,9 @@ class Likeness:
         head: RequestHead,
         case: Case,
         decision: Decision | None,
-        version: int,
+        reuse_s: float,
     ) -> None:
-        self.version = version
+        self.reuse_s = reuse_s
         self.cast: Cast | None = None
         """None: each answer is to be looked at by itself."""
         shape = form.shape

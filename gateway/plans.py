@@ -72,6 +72,8 @@ class Plans:
 
     def __init__(self, most: int = MOST_PLANS) -> None:
         self._plans: Lately[tuple[object, ...], Plan] = Lately(most)
+        self._kindred: Lately[tuple[object, ...], Plan] = Lately(most)
+        """By everything that a plan is known by but its path."""
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -83,9 +85,15 @@ class Plans:
             return None
         return plan
 
-    def learn(self, head: RequestHead, proof: Callable[[], object], case: Case, x: Exchange) -> None:
-        """``head`` came to ``case``, and its like would: nothing of it is read off a body, a session or a parameter."""
-        if (
+    def kindred(self, head: RequestHead, operation: str = "") -> Plan | None:
+        """A plan for the same fields from the same peer, whatever was asked for; or for another of the same operation."""
+        plan = self._kindred.get((operation, id(head.fields), head.method, head.peer, head.tls))
+        return None if plan is None or plan.fields is not head.fields else plan
+
+    def learn(self, head: RequestHead, proof: Callable[[], object], case: Case, x: Exchange) -> Plan | None:
+        """``head`` came to ``case``, and its like would: nothing of it is read off a body, a session or a parameter. None:
+        something is."""
+        if not (
             case.body is None
             and head.method == "GET"
             and case.operation.surface is _REST
@@ -94,7 +102,13 @@ class Plans:
             and case.permit.narrowing is None
             and not case.admitted.websocket
         ):
-            self._plans.put(_kind(head), Plan(head.fields, proof, case, copy.copy(x)))
+            return None
+        plan = Plan(head.fields, proof, case, copy.copy(x))
+        kind = _kind(head)
+        self._plans.put(kind, plan)
+        for operation in ("", case.operation.name):
+            self._kindred.put((operation, *kind[1:]), plan)
+        return plan
 
 
 def admitted_for(head: RequestHead, admitted: Admitted) -> Admitted:

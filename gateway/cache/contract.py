@@ -28,6 +28,8 @@ class Like(msgspec.Struct, gc=False):
     """What a cache found out about one request, for those of its kind: only their targets' queries differ, and in nothing
     that anybody reads."""
 
+    kind: CacheRequest | None = None
+    """One of these requests, to find it out from; None: that takes a ``fetch``."""
     version: int = -1
     """Of the projects' names, when it was found out."""
     refused: CacheReason | None = None
@@ -49,8 +51,8 @@ class Like(msgspec.Struct, gc=False):
     given: Fields = ()
     """The client's own conditions: where nothing is stored they go up, and what they bring is for it alone. None where an
     answer would be reused without asking: then the whole one is fetched for all."""
-    moulds: dict[tuple[Shape, Fields], Mould] = {}
-    """Of its answers."""
+    moulds: dict[tuple[Shape, Fields, float], Mould] = {}
+    """Of its answers, by what these say that decides, and ``reuse_s``: others of the same fields have the same."""
 
 
 class Found(msgspec.Struct, gc=False):

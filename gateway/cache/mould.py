@@ -86,7 +86,7 @@ class Cast:
 
     Args:
         mould: Of these.
-        version: Of what it was found out with (``Like.version``).
+        reuse_s: Of the requests (``Like.reuse_s``).
         blanks: Of the form.
         head: Made of theirs, as it goes down.
 
@@ -94,11 +94,11 @@ class Cast:
         ValueError: A value that differs does not come out whole.
     """
 
-    __slots__ = ("_bare_bytes", "_etag", "_filled", "_kept", "_reason", "coding", "mould", "version")
+    __slots__ = ("_bare_bytes", "_etag", "_filled", "_kept", "_reason", "coding", "mould", "reuse_s")
 
-    def __init__(self, mould: Mould, version: int, blanks: Blanks, head: ResponseHead) -> None:
+    def __init__(self, mould: Mould, reuse_s: float, blanks: Blanks, head: ResponseHead) -> None:
         self.mould = mould
-        self.version = version
+        self.reuse_s = reuse_s
         self._reason = head.reason
         self.coding = first(head.fields, b"content-encoding")
         self._etag = blanks.form.place.get(b"etag", -1)

@@ -152,7 +152,7 @@ class PrivateCache:
         key, version = b"private\n%b%b" % (target, like.key), like.version
 
         def led(lookup: Lookup) -> Leading | Found | None:
-            if like.version != version or not self._leads(like):
+            if self._names.version != version or not self._leads(like):
                 return None  # names were learnt while the store was asked: it was asked for too few tags
             leading = self._led(store, lookup, target, like, key, now)
             if leading is None and (not lookup.available or not store.copies):
@@ -168,7 +168,11 @@ class PrivateCache:
 
     def _leads(self, like: Like) -> bool:
         """Requests of this kind may go up, and their answers be stored, without a ``fetch``."""
-        if not like.validates or like.version != self._names.version:
+        if like.version != self._names.version:
+            if like.kind is None:
+                return False
+            self._find_out(like, like.kind)
+        if not like.validates or like.refused is not None:
             return False
         return not (self._hooks is not None and like.reuse_s > 0 and not like.immutable and not self._hooks.heard_lately)
 
@@ -225,7 +229,6 @@ class PrivateCache:
         like.fields = request.fields
         like.validates = like.asked is None and not request.operation.may_hold_secret
         like.given = conditions(request.fields) if like.reuse_s <= 0 else ()
-        like.moulds.clear()
 
     def _hits(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:
         """The short way out: nothing is asked, parsed or encoded."""

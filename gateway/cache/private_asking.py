@@ -422,7 +422,7 @@ class PrivateAsking:
         mould = Mould(shape, keep, selecting_, told, overtaken, validated=like.reuse_s <= 0)
         if len(like.moulds) >= _MOULDS_BOUND:
             like.moulds.clear()
-        like.moulds[shape, saying(shape)(head.fields)] = mould
+        like.moulds[shape, saying(shape)(head.fields), like.reuse_s] = mould
         return mould
 
     def _serve(

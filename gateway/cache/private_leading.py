@@ -95,12 +95,12 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
 
     def cast(self, blanks: Blanks, head: ResponseHead) -> Cast | None:
         mould = self._mould(head)
-        return Cast(mould, self._like.version, blanks, head) if mould is not None else None
+        return Cast(mould, self._like.reuse_s, blanks, head) if mould is not None else None
 
     def likewise(self, cast: Cast, values: Values, whole: bytes) -> Told | None:
         mould = cast.mould
         like = self._like
-        if cast.version != like.version or len(whole) > self._asking.max_entry_bytes:
+        if cast.reuse_s != like.reuse_s or len(whole) > self._asking.max_entry_bytes:
             return None
         if mould.keep is None:
             return self._unshared(mould)
@@ -116,7 +116,7 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
         shape, like = head.shape, self._like
         if shape is None:
             return None
-        return like.moulds.get((shape, saying(shape)(head.fields))) or self._asking.moulded(head, like)
+        return like.moulds.get((shape, saying(shape)(head.fields), like.reuse_s)) or self._asking.moulded(head, like)
 
     def _unshared(self, mould: Mould) -> Told:
         self.flight.land(None)  # each asks for itself

@@ -84,7 +84,7 @@ def test_one_mould_for_answers_that_differ_in_what_does_not_decide() -> None:
     cache.moulded(one, like)
     assert one.shape is not None
     assert one.shape is other.shape
-    mould = like.moulds[one.shape, saying(one.shape)(other.fields)]
+    mould = like.moulds[one.shape, saying(one.shape)(other.fields), 30.0]
     cast = mould.entry(other, b"[]", NOW)
     assert cast is not None
     assert (cast.etag, dict(cast.fields)[b"X-Total"]) == (b'"2"', b"2")
