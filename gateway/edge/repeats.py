@@ -58,8 +58,7 @@ class Repeats:
     def keep(self, octets: bytes, head: RequestHead) -> RequestHead:
         """``octets`` were ``head`` and nothing else, by the parser's word; it has a memo (no body, HTTP/1.1).
 
-        The head to go on with: what was known stays, so that what hangs on it is not made anew for each connection, whose
-        first request the parser always gets."""
+        The head to go on with: what was known stays, so that what hangs on it is not made anew."""
         if len(octets) > LONGEST:
             return head
         known = self.head(octets, head.peer, tls=head.tls)

@@ -63,6 +63,7 @@ class Connection(RequestHandler):
         "_head_deadline",
         "_idle",
         "_octets",
+        "_opening",
         "_server",
         "_tunnel",
         "is_tls",
@@ -88,6 +89,8 @@ class Connection(RequestHandler):
         """The waiter meanwhile, out of the parser's reach: no other request may be served before that one is answered."""
         self._octets: bytes | None = None
         """Of the one request that waits to be served, all of them, where they are known."""
+        self._opening: asyncio.Future[None] | None = None
+        """The first waiter, until ``start`` waits on it."""
 
     @property
     def draining(self) -> bool:
@@ -97,6 +100,8 @@ class Connection(RequestHandler):
         peername = transport.get_extra_info("peername")
         self.peer = peername[0] if isinstance(peername, tuple) else "unix:"
         self.is_tls = transport.get_extra_info("sslcontext") is not None
+        # Here, as the first request may come before the task has begun that waits for it.
+        self._opening = self._waiter = self._loop.create_future()
         super().connection_made(transport)
         if not self._server.admit(self):
             self._server.refused_connections += 1
@@ -316,10 +321,12 @@ class Connection(RequestHandler):
         loop = self._loop
         server = self._server
         while not self._force_close:
-            if not self._messages:
-                self._waiter = loop.create_future()
+            opening, self._opening = self._opening, None
+            if opening is None and not self._messages:
+                opening = self._waiter = loop.create_future()
+            if opening is not None:
                 try:
-                    await self._waiter
+                    await opening
                 finally:
                     self._waiter = None
             server.outbox.flush()  # what was answered without this task goes before what it will write

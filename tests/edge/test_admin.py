@@ -9,6 +9,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -233,8 +234,8 @@ async def test_an_answer_without_a_body(ask: Ask) -> None:
         (b"[]", 400, "the body is no JSON object"),
         (b"{", 400, "the body is no JSON object"),
         (b'{"a": "\xff"}', 400, "the body is no JSON object"),
-        (b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", 400, "the body is no JSON object"),
-        (b'{"a": "' + b"x" * (64 << 10) + b'"}', 413, "413 Request Entity Too Large"),
+        (b'{"a":' + b"[" * 30_000 + b"]" * 30_000 + b"}", 400, "the body is no JSON object"),
+        (b'{"a": "' + b"x" * (64 << 10) + b'"}', 413, f"413 {HTTPStatus(413).phrase}"),
     ],
     ids=["ValueError", "refused", "empty", "list", "cut", "no text", "deep", "large"],
 )

@@ -16,7 +16,7 @@ from gateway.edge.downstream import AiohttpDownstream
 from gateway.edge.repeats import LONGEST, MOST_HEADS, Repeats
 from gateway.edge.server import Connection, TrafficServer
 from gateway.edge.settings import EdgeSettings
-from tests.edge.wire import echo, request, traffic
+from tests.edge.wire import SOON_S, echo, request, traffic
 
 FIELDS = ((b"Host", b"git.example.com"), (b"PRIVATE-TOKEN", b"ggw-1"))
 
@@ -92,7 +92,7 @@ def test_a_line_that_is_not_plain_is_the_parsers(line: bytes) -> None:
 
 
 def test_what_is_known_stays_when_the_parser_says_it_again() -> None:
-    """A connection's first request is always the parser's; what was made of the same words must not be made anew for it."""
+    """As it does of what came behind half a head; what was made of the same words must not be made anew for it."""
     repeats = Repeats(target_bytes=1000)
     first = head()
     assert repeats.keep(octets(), first) is first
@@ -246,3 +246,128 @@ async def test_a_poller_is_understood_without_the_parser() -> None:
             await client.send(octets(f"/b{number}"))
             assert (await client.answer())[2] == b"/b%d " % number
         assert len(port.server.repeats) == 5, "/a and three others, and one block of fields"
+
+
+# The first request of a connection, before the task that serves it has begun
+
+
+class _Asked:
+    """A request that somebody is asked about."""
+
+    def __init__(self) -> None:
+        self.left = 0
+
+    def leave(self) -> None:
+        self.left += 1
+
+    def drained(self) -> bytes:
+        return b"drained"
+
+
+class _Written(_Wire):
+    def __init__(self) -> None:
+        super().__init__()
+        self.octets: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        self.octets.append(bytes(data))
+
+
+async def opened(seen: list[object], answer: bytes | _Asked | None) -> tuple[TrafficServer, Connection, _Written]:
+    """A new connection to a server that knows a head, and answers it so; its task has not begun."""
+    server = new_server(seen)
+    await understood(server, seen, [KNOWN])
+    seen.clear()
+    server.at_once = lambda _head, _asker: answer
+    connection, wire = server(), _Written()
+    assert isinstance(connection, Connection)
+    connection.connection_made(wire)
+    return server, connection, wire
+
+
+async def ended(connection: Connection) -> None:
+    task = connection._task_handler
+    connection.connection_lost(None)
+    if task is not None:
+        await asyncio.wait([task], timeout=SOON_S)
+        assert task.done()
+
+
+async def test_it_is_answered_without_its_task() -> None:
+    seen: list[object] = []
+    server, connection, wire = await opened(seen, b"answer")
+    connection.data_received(KNOWN)
+    await asyncio.sleep(0)
+    assert (wire.octets, seen) == ([b"answer"], [])
+    connection.data_received(KNOWN)
+    server.at_once = lambda _head, _asker: None
+    connection.data_received(KNOWN)
+    for _ in range(8):
+        await asyncio.sleep(0)
+    assert wire.octets[:2] == [b"answer"] * 2
+    assert len(seen) == 1, "the third was for the road"
+    await ended(connection)
+
+
+async def test_what_comes_behind_it_waits_for_its_answer() -> None:
+    seen: list[object] = []
+    asked = _Asked()
+    _, connection, wire = await opened(seen, asked)
+    connection.data_received(KNOWN)
+    connection.data_received(octets("/behind"))
+    for _ in range(8):
+        await asyncio.sleep(0)
+    assert (wire.octets, seen) == ([], [])
+    connection.told(b"answer")
+    for _ in range(8):
+        await asyncio.sleep(0)
+    assert wire.octets[0] == b"answer"
+    assert [one[1] for one in seen] == [b"/behind"]  # type: ignore[index]
+    await ended(connection)
+    assert asked.left == 0
+
+
+async def test_it_may_be_for_the_road() -> None:
+    seen: list[object] = []
+    _, connection, wire = await opened(seen, None)
+    connection.data_received(KNOWN)
+    connection.data_received(octets("/behind"))
+    for _ in range(12):
+        await asyncio.sleep(0)
+    assert [one[1] for one in seen] == [b"/api/v4/projects/1", b"/behind"]  # type: ignore[index]
+    assert len(wire.octets) == 2
+    await ended(connection)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 8])
+async def test_who_leaves_before_it_is_answered(turns: int) -> None:
+    asked = _Asked()
+    _, connection, wire = await opened([], asked)
+    connection.data_received(KNOWN)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await ended(connection)
+    assert (asked.left, wire.octets) == (1, [])
+
+
+@pytest.mark.parametrize("octets_first", [b"", KNOWN[:20]])
+async def test_half_a_head_has_its_time_from_the_first_moment(octets_first: bytes) -> None:
+    """Or whoever sends it with his very first packet, and nothing else, would stay for ever."""
+    _, connection, _ = await opened([], None)
+    if octets_first:
+        connection.data_received(octets_first)
+    for _ in range(3):
+        assert connection._head_deadline is not None
+        await asyncio.sleep(0)
+    connection.data_received(KNOWN[len(octets_first) :])
+    assert connection._head_deadline is None
+    await ended(connection)
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+async def test_a_drain_before_anything_came(turns: int) -> None:
+    _, connection, _ = await opened([], None)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await asyncio.wait_for(connection.shutdown(SOON_S), SOON_S)
+    await ended(connection)
