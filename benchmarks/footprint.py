@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from .load import Shape
+from .load import Shape, ask
 from .page import keep, put
 from .processes import Program, free_port
 from .pythons import Python
@@ -106,23 +106,9 @@ def _first_answer(program: Program, port: int, shape: Shape) -> float:
             if client.connect_ex(("127.0.0.1", port)):
                 time.sleep(0.002)
                 continue
-            _ask(client, shape)
+            ask(client, shape)
             return time.monotonic() - program.started_at
     raise RuntimeError(f"no answer after {elapsed:.0f} s")
-
-
-def _ask(client: socket.socket, shape: Shape) -> None:
-    before, after = shape.octets()
-    client.settimeout(_PATIENCE_S)
-    client.sendall(f"{before}1{after}".encode())
-    data = b""
-    while b"\r\n\r\n" not in data or len(data.partition(b"\r\n\r\n")[2]) < 1000:
-        more = client.recv(1 << 16)
-        if not more:
-            break
-        data += more
-    if not data.startswith(b"HTTP/1.1 200 "):
-        raise RuntimeError(f"answered {data[:40]!r}")
 
 
 def _idle(program: Program, port: int, shape: Shape, clients: int) -> float:
@@ -135,7 +121,7 @@ def _idle(program: Program, port: int, shape: Shape, clients: int) -> float:
                 before = program.rss_kib()
             one = socket.create_connection(("127.0.0.1", port), 10)
             held.append(one)
-            _ask(one, shape)
+            ask(one, shape)
         return (program.rss_kib() - before) / clients
     finally:
         for one in held:

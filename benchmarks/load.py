@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -43,6 +44,8 @@ done = function(summary, latency)
 end
 """
 
+_PATIENCE_S = 30.0
+
 
 class Shape(msgspec.Struct, frozen=True):
     """What is asked. ``path`` goes up to where a number of the request is put."""
@@ -57,6 +60,25 @@ class Shape(msgspec.Struct, frozen=True):
         """The request, before and behind its number."""
         lines = [f"{name}: {value}\r\n" for name, value in {**HEADERS, **self.headers}.items()]
         return f"GET {self.path}", f" HTTP/1.1\r\n{''.join(lines)}\r\n"
+
+
+def ask(client: socket.socket, shape: Shape, number: int = 1) -> None:
+    """One request, and its answer of a kibibyte at least.
+
+    Raises:
+        RuntimeError: It is none with status 200.
+    """
+    before, after = shape.octets()
+    client.settimeout(_PATIENCE_S)
+    client.sendall(f"{before}{number}{after}".encode())
+    data = b""
+    while b"\r\n\r\n" not in data or len(data.partition(b"\r\n\r\n")[2]) < 1000:
+        more = client.recv(1 << 16)
+        if not more:
+            break
+        data += more
+    if not data.startswith(b"HTTP/1.1 200 "):
+        raise RuntimeError(f"answered {data[:40]!r}")
 
 
 class Load(msgspec.Struct, frozen=True):
