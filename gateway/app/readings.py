@@ -17,11 +17,11 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
     """Numbers that the parts keep themselves; names and texts are in docs/operations.md."""
     upstream, server = made.upstream, made.server
     yield Reading("gitlab_gateway_requests_in_flight", "Requests being served.", made.gateway.in_flight)
-    yield Reading("gitlab_gateway_client_connections", "Client connections open.", server.open_connections)
+    yield Reading("gitlab_gateway_client_connections", "Client connections open.", server.visitors.open)
     yield Reading(
         "gitlab_gateway_client_connections_refused",
         "Client connections refused by a connection limit.",
-        server.refused_connections,
+        server.visitors.refused,
         total=True,
     )
     yield Reading(

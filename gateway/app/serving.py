@@ -145,7 +145,7 @@ class Serving:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
                     await at_once.wait()
-            open_ = self.made.server.open_connections > 0
+            open_ = not self.made.server.visitors.deserted
 
     @property
     def place(self) -> str:

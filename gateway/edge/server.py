@@ -32,6 +32,7 @@ from .parsing import last_octets, rejection_of, version_not_supported
 from .repeats import Repeats
 from .settings import EdgeSettings
 from .tunnel import ClientTunnel
+from .visitors import Visitors, see_off
 
 log = logging.getLogger("gateway.edge")
 
@@ -67,6 +68,7 @@ class Connection(RequestHandler):
         "_server",
         "_tunnel",
         "is_tls",
+        "left",
         "peer",
         "settings",
     )
@@ -77,6 +79,7 @@ class Connection(RequestHandler):
         self.settings = settings
         self.peer = ""
         self.is_tls = False
+        self.left = False
         self._head_deadline: asyncio.TimerHandle | None = None
         self._tunnel: ClientTunnel | None = None
         self._at_boundary = True
@@ -103,8 +106,7 @@ class Connection(RequestHandler):
         # Here, as the first request may come before the task has begun that waits for it.
         self._opening = self._waiter = self._loop.create_future()
         super().connection_made(transport)
-        if not self._server.admit(self):
-            self._server.refused_connections += 1
+        if not self._server.visitors.admit(self):
             self.abort()
             return
         self._arm_head_deadline()
@@ -118,7 +120,7 @@ class Connection(RequestHandler):
         begun, self._begun = self._begun, None
         if begun is not None:
             begun.leave()
-        self._server.leave(self)
+        self._server.visitors.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -196,7 +198,7 @@ class Connection(RequestHandler):
         server.outbox.put(self.transport, octets)
         if self._close:
             server.outbox.flush()
-            self.transport.close()
+            see_off(self._loop, self.transport, self.settings.write_stall_s)
         elif self._messages:
             waiter.set_result(None)
         else:
@@ -288,10 +290,18 @@ class Connection(RequestHandler):
                     await asyncio.wait([task], timeout=_LAST_WORD_S)
         self.force_close()
 
+    def owes(self, transport: asyncio.Transport) -> bool:
+        """See ``visitors.Visitor``."""
+        busy = self._request_in_progress or self._asking is not None or self._begun is not None
+        return busy or self._task_handler is None or transport.get_write_buffer_size() > 0
+
     def force_close(self) -> None:
         """At once, but for what is on its way out."""
         self._server.outbox.flush()
+        transport = self.transport
         super().force_close()
+        if transport is not None and not self.left:
+            see_off(self._loop, transport, self.settings.write_stall_s)
 
     def abort(self) -> None:
         """Cut the connection with a reset where the platform has one: nothing sent so far may pass for whole."""
@@ -379,7 +389,7 @@ class Connection(RequestHandler):
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
-                self.transport.close()
+                see_off(self._loop, self.transport, self.settings.write_stall_s)
 
     def _rest(self) -> None:
         """Until the next request, ``idle_s`` at most."""
@@ -422,13 +432,11 @@ class TrafficServer(web.Server):
         self.outbox = Outbox(self._loop)
         """Answers of requests that needed no task."""
         self.draining = False
-        self.refused_connections = 0
+        self.visitors = Visitors(self._loop, settings)
         self.slow_heads = 0
         self.tunnels: set[ClientTunnel] = set()
         self.tunnel_bytes_in = 0
         self.tunnel_bytes_out = 0
-        self._per_peer: dict[str, int] = {}
-        self._open = 0
         self._protocol_options: dict[str, Any] = {
             "access_log": None,
             "auto_decompress": False,
@@ -443,7 +451,9 @@ class TrafficServer(web.Server):
         }
 
     def __call__(self) -> RequestHandler:
-        return Connection(self, self.settings, loop=self._loop, **self._protocol_options)
+        connection = Connection(self, self.settings, loop=self._loop, **self._protocol_options)
+        self.visitors.accept(connection)
+        return connection
 
     async def serve(self, downstream: AiohttpDownstream) -> None:
         """One request, whatever version it claims."""
@@ -453,34 +463,21 @@ class TrafficServer(web.Server):
             downstream.keep_alive = False
             downstream.refuse_version()
 
-    @property
-    def open_connections(self) -> int:
-        return self._open
-
-    def admit(self, connection: Connection) -> bool:
-        """Count a connection in; False when it is one too many."""
-        settings = self.settings
-        self._open += 1
-        count = self._per_peer.get(connection.peer, 0) + 1
-        self._per_peer[connection.peer] = count
-        if settings.max_connections and self._open > settings.max_connections:
-            return False
-        most = settings.max_connections_per_peer
-        return not most or count <= most or settings.uncounted_peer(connection.peer)
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 — the signature is aiohttp's
+        """Part of draining. Once no request is in progress, what was written goes out to clients that take it slowly, as
+        long as there is some of ``timeout`` left: a transport keeps it, and it would end with the process."""
+        ends_at = self._loop.time() + (timeout or 0.0)
+        here: dict[Any, Any] = dict(self._connections)
+        owed = [connection for connection, transport in here.items() if connection.owes(transport)]
+        await super().shutdown(timeout)
+        await self.visitors.gone(owed, here, ends_at)
+        for transport in here.values():
+            transport.abort()  # nothing cut may pass for whole
 
     def stop_tunnels(self) -> None:
         """Part of draining: a tunnel has no end of its own, and its client comes back to another gateway."""
         for tunnel in list(self.tunnels):
             tunnel.stop()
-
-    def leave(self, connection: Connection) -> None:
-        """Count a connection out."""
-        self._open -= 1
-        count = self._per_peer.get(connection.peer, 0) - 1
-        if count > 0:
-            self._per_peer[connection.peer] = count
-        else:
-            self._per_peer.pop(connection.peer, None)
 
     async def listen(
         self, host: str | None, port: int, *, ssl_context: ssl.SSLContext | None = None, path: str | None = None

@@ -46,7 +46,7 @@ async def test_ready_means_that_requests_are_served(tmp_path: Path) -> None:
             )
             made = started.made
         assert made.upstream.open == 0
-        assert made.server.open_connections == 0
+        assert made.server.visitors.open == 0
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientConnectorError):
             await session.get(f"http://{started.place}/")

@@ -23,7 +23,7 @@ CANARY = b"glpat-c4n4ryc4n4ryc4n4ry"
 
 async def gone(server: TrafficServer) -> None:
     async with asyncio.timeout(SOON_S):
-        while server.open_connections:
+        while server.visitors.open:
             await asyncio.sleep(0)
 
 
@@ -239,10 +239,10 @@ async def test_connections_per_peer_are_limited() -> None:
             await client.send(request())
             assert (await client.answer())[0] == 200
         assert await _is_cut(await port.connect())
-        assert port.server.refused_connections == 1
+        assert port.server.visitors.refused == 1
         clients[0].writer.close()
         async with asyncio.timeout(SOON_S):
-            while port.server.open_connections > 1:
+            while port.server.visitors.open > 1:
                 await asyncio.sleep(0)
         again = await port.connect()
         await again.send(request())

@@ -111,7 +111,7 @@ async def traffic(handler: Handler, at_once: AtOnce | None = None, **settings: o
         server.pre_shutdown()
         await server.shutdown(SOON_S)
         async with asyncio.timeout(SOON_S):
-            while server.open_connections:
+            while server.visitors.open:
                 await asyncio.sleep(0)
 
 

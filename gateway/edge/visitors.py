@@ -1,0 +1,111 @@
+"""Clients' connections: how many there are, and from where; how they leave, and that nobody's answer ends with the gateway.
+
+accepted ── hands are shaken ── counted in ── … ── closing, its last octets on their way ── counted out
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Collection
+from typing import Protocol
+
+from .settings import EdgeSettings
+
+_LAST_WORD_S = 1.0
+"""For what a transport may hold and not tell of, and for whoever is slow to say goodbye (TLS)."""
+_LOOK_S = 0.01
+
+
+class Visitor(Protocol):
+    """A connection."""
+
+    peer: str
+    left: bool
+    """It is over."""
+
+    def owes(self, transport: asyncio.Transport) -> bool:
+        """Its client may have to be sent some of an answer: one is in progress, or on its way out."""
+        ...
+
+
+class Visitors:
+    """Of one traffic port."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, settings: EdgeSettings) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._per_peer: dict[str, int] = {}
+        self._coming: OrderedDict[Visitor, float] = OrderedDict()
+        """Accepted then, and not counted in yet: with TLS that is once hands are shaken."""
+        self.open = 0
+        self.refused = 0
+
+    @property
+    def deserted(self) -> bool:
+        """No client is connected, nor about to be."""
+        self._forget_failed()
+        return not (self.open or self._coming)
+
+    def accept(self, visitor: Visitor) -> None:
+        """``admit`` follows, or hands were never shaken."""
+        self._forget_failed()
+        self._coming[visitor] = self._loop.time()
+
+    def admit(self, visitor: Visitor) -> bool:
+        """Count a connection in; False when it is one too many."""
+        settings = self._settings
+        self._coming.pop(visitor, None)
+        self.open += 1
+        count = self._per_peer.get(visitor.peer, 0) + 1
+        self._per_peer[visitor.peer] = count
+        most = settings.max_connections_per_peer
+        if settings.max_connections and self.open > settings.max_connections:
+            welcome = False
+        else:
+            welcome = not most or count <= most or settings.uncounted_peer(visitor.peer)
+        self.refused += not welcome
+        return welcome
+
+    def leave(self, visitor: Visitor) -> None:
+        """Count a connection out."""
+        visitor.left = True
+        self.open -= 1
+        count = self._per_peer.get(visitor.peer, 0) - 1
+        if count > 0:
+            self._per_peer[visitor.peer] = count
+        else:
+            self._per_peer.pop(visitor.peer, None)
+
+    async def gone(self, owed: Collection[Visitor], here: Collection[Visitor], ends_at: float) -> None:
+        """Wait until all have left: those who are ``owed`` octets until ``ends_at``, by the loop's clock, and all others a
+        moment."""
+        await self._all_left(owed, ends_at)
+        # TLS does not tell of all that it holds; who is at rest has it all, or is slow to say that it leaves.
+        await self._all_left(here, self._loop.time() + _LAST_WORD_S)
+
+    async def _all_left(self, visitors: Collection[Visitor], ends_at: float) -> None:
+        while not all(visitor.left for visitor in visitors) and self._loop.time() < ends_at:  # noqa: ASYNC110 — of thousands
+            await asyncio.sleep(_LOOK_S)
+
+    def _forget_failed(self) -> None:
+        """Nobody tells of a handshake that came to nothing: by its time it has."""
+        coming, before = self._coming, self._loop.time() - self._settings.request_head_s
+        while coming and next(iter(coming.values())) < before:
+            coming.popitem(last=False)
+
+
+def see_off(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, stall_s: float) -> None:
+    """Close once all is sent; a client that takes nothing of it for ``stall_s`` is cut off."""
+    transport.close()
+    unsent = transport.get_write_buffer_size()
+    if unsent:
+        loop.call_later(stall_s, _look, loop, transport, stall_s, unsent)
+
+
+def _look(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, stall_s: float, before: int) -> None:
+    unsent = transport.get_write_buffer_size()
+    if unsent >= before:
+        transport.abort()
+    elif unsent:
+        loop.call_later(stall_s, _look, loop, transport, stall_s, unsent)

@@ -1,0 +1,187 @@
+"""Whoever is connected is counted, and has all of his answer before the gateway ends, if he takes it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from gateway.core.messages import ResponseHead
+from gateway.edge.downstream import AiohttpDownstream
+from gateway.edge.settings import EdgeSettings
+from gateway.edge.visitors import Visitors, see_off
+
+from .wire import SOON_S, Client, Traffic, request, traffic
+
+SIZE = 8 << 20
+"""More than the kernel takes for a client that reads nothing."""
+
+
+class Visitor:
+    def __init__(self, peer: str = "192.0.2.1") -> None:
+        self.peer = peer
+        self.left = False
+
+    def owes(self, transport: asyncio.Transport) -> bool:
+        return False
+
+
+class Clock:
+    """A loop's."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.calls: list[tuple[float, Any, tuple[Any, ...]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, in_s: float, call: Any, *given: Any) -> None:
+        self.calls.append((in_s, call, given))
+
+    def fire(self) -> None:
+        (_, call, given) = self.calls.pop()
+        call(*given)
+
+
+class Wire:
+    """A transport that holds so much at each look."""
+
+    def __init__(self, *holds: int) -> None:
+        self._holds = list(holds)
+        self.closed = self.aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self._holds.pop(0)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def visitors(clock: Clock, **settings: Any) -> Visitors:
+    return Visitors(clock, EdgeSettings(**settings))  # type: ignore[arg-type]
+
+
+def test_a_port_is_deserted_when_nobody_is_there_or_coming() -> None:
+    """TLS tells of a connection when hands are shaken, and of none where that fails."""
+    clock = Clock()
+    here, one, other = visitors(clock, request_head_s=15.0), Visitor(), Visitor()
+    assert here.deserted
+    here.accept(one)
+    assert not here.deserted
+    assert here.admit(one)
+    clock.now += 20.0
+    assert not here.deserted
+    here.accept(other)
+    here.leave(one)
+    assert one.left
+    assert not here.deserted
+    clock.now += 14.9
+    assert not here.deserted
+    clock.now += 0.2
+    assert here.deserted, "by now that handshake has failed"
+    assert (here.open, here.refused) == (0, 0)
+
+
+def test_one_too_many_is_refused_and_counted_out_again() -> None:
+    here = visitors(Clock(), max_connections=3, max_connections_per_peer=2, uncounted_peer=lambda peer: peer == "lb")
+    first, second, third = Visitor(), Visitor(), Visitor()
+    assert [here.admit(one) for one in (first, second, third)] == [True, True, False]
+    assert (here.open, here.refused) == (3, 1)
+    here.leave(third)
+    assert here.admit(Visitor("lb"))
+    assert not here.admit(Visitor("lb")), "not by its peer, but in all"
+    here.leave(first)
+    assert (here.open, here.refused) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("holds", "looks", "cut"),
+    [((0,), 0, False), ((9, 0), 1, False), ((9, 8, 1, 0), 3, False), ((9, 9), 1, True), ((9, 4, 4), 2, True)],
+)
+def test_whoever_takes_nothing_is_cut_off(holds: tuple[int, ...], looks: int, cut: bool) -> None:
+    clock, wire = Clock(), Wire(*holds)
+    see_off(clock, wire, 30.0)  # type: ignore[arg-type]
+    assert wire.closed
+    for _ in range(looks):
+        assert not wire.aborted
+        assert clock.calls[-1][0] == 30.0
+        clock.fire()
+    assert (wire.aborted, clock.calls) == (cut, [])
+
+
+# Over real sockets
+
+
+async def large(down: AiohttpDownstream) -> None:
+    """Written whole, whether or not anybody takes it."""
+    await down.respond(ResponseHead(200, ()), bytes(SIZE), close=b"close" in down.head.target)
+
+
+async def slow(port: Traffic, target: str) -> Client:
+    """A client who has asked, has little room, and reads nothing yet; the gateway is done with him."""
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port.port))
+    client = Client(*await asyncio.open_connection(sock=raw, limit=4096))
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await client.send(request(target))
+    async with asyncio.timeout(SOON_S):
+        while not any(transport.get_write_buffer_size() for transport in port.server._connections.values()):
+            await asyncio.sleep(0)
+    return client
+
+
+@pytest.mark.parametrize("target", ["/kept", "/close"])
+async def test_a_drain_waits_for_what_is_on_its_way_out(target: str) -> None:
+    async with traffic(large) as port:
+        client = await slow(port, target)
+        port.server.pre_shutdown()
+        ending = asyncio.ensure_future(port.server.shutdown(SOON_S))
+        await asyncio.sleep(0.05)
+        assert not ending.done()
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        _, _, body = await client.answer()
+        assert (len(body), await client.rest()) == (SIZE, b"")
+        await asyncio.wait_for(ending, SOON_S)
+        client.writer.close()
+
+
+async def test_no_longer_than_it_may_last() -> None:
+    """And who did not take it in time finds his answer cut, not ended."""
+    async with traffic(large) as port:
+        client = await slow(port, "/kept")
+        port.server.pre_shutdown()
+        await asyncio.wait_for(port.server.shutdown(0.05), SOON_S)
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await client.answer()
+        client.writer.close()
+
+
+@pytest.mark.parametrize("target", ["/kept", "/close"])
+async def test_an_answer_that_nobody_reads_holds_no_place_for_ever(target: str) -> None:
+    async with traffic(large, write_stall_s=0.05, idle_s=0.05) as port:
+        client = await slow(port, target)
+        async with asyncio.timeout(SOON_S):
+            while port.server.visitors.open:
+                await asyncio.sleep(0.01)
+        client.writer.close()
+
+
+async def test_a_drain_waits_for_nobody_who_is_at_rest() -> None:
+    async with traffic(large) as port:
+        for _ in range(3):
+            await port.connect()
+        async with asyncio.timeout(SOON_S):
+            while port.server.visitors.open < 3:
+                await asyncio.sleep(0)
+            port.server.pre_shutdown()
+        await asyncio.wait_for(port.server.shutdown(1000.0), SOON_S)
+        assert port.server.visitors.deserted
