@@ -76,6 +76,11 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     def __repr__(self) -> str:
         return f"Claim({self.kind.value}, {self.carrier and self.carrier.value})"
 
+    @property
+    def stays(self) -> bool:
+        """Its secret is not cut out of ``target``: GitLab alone can judge it, there."""
+        return self.kind is Kind.OPAQUE and self.carrier is Carrier.QUERY
+
 
 # Which field or parameter carries what
 

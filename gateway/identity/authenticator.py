@@ -108,6 +108,8 @@ class PrincipalAuthenticator:
         if kind is _NONE:
             return self._without_credential(operation, head.peer)
         text = claim.secret.reveal()
+        if claim.stays and self._is_ours(text):
+            raise self._failure(head.peer)  # it would be shown to GitLab
         if is_gateway_key(text):
             return await self._by_key(claim, head.peer)
         if self._workloads is not None and self._workloads.may_be_one(text):
@@ -257,6 +259,11 @@ class PrincipalAuthenticator:
             # What stands in a body nobody has read yet has none.
             fingerprint=fingerprint(self._fingerprint_key, claim.secret) if claim.secret else "",
         )
+
+    def _is_ours(self, text: str) -> bool:
+        """A key, or a workload's token: by its looks alone."""
+        workloads = self._workloads
+        return is_gateway_key(text) or (workloads is not None and workloads.may_be_one(text) and workloads.is_ours(text))
 
     def _opens(self, door: Passthrough | None) -> bool:
         return door is not None and door in self._settings.passthrough

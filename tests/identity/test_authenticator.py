@@ -8,12 +8,13 @@ import pytest
 
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Surface
-from gateway.core.credentials import Carrier, Claim, Kind
+from gateway.core.credentials import Carrier, Claim, Kind, read_claim
 from gateway.core.errors import Code, Rejection
 from gateway.core.gateway_key import new_key
 from gateway.core.messages import RequestHead
 from gateway.core.peer_guard import PeerGuard
 from gateway.core.secret import Secret
+from gateway.core.target import parse_target
 from gateway.identity.authenticator import PrincipalAuthenticator
 from gateway.identity.gitlab_tokens import OwnTokens
 from gateway.identity.issuing import KeyIssuer, KeyTerms
@@ -167,6 +168,21 @@ async def test_a_bad_gateway_key_is_refused_and_never_shown_to_gitlab(
     for claim in (private(text), bearer(text), basic(text)):
         assert (await world.refusal(claim, operation)).code is Code.UNAUTHENTICATED
     assert world.gitlab.asked == []
+
+
+@pytest.mark.parametrize("name", ["feed_token", "rss_token"])
+@pytest.mark.parametrize("surface", list(Surface))
+async def test_a_key_where_gitlab_would_see_it_is_refused(world: World, name: str, surface: Surface) -> None:
+    """These parameters stay in the target: a good key there is believed no more than a bad one."""
+    key, _ = await world.issuer.issue("backstage")
+    operation = Operation("x", Access.READ, surface)
+    target = parse_target(f"/api/v4/x?{name}={key.reveal()}".encode())
+    claim = read_claim((), "GET", target, operation)
+    assert (claim.stays, key.reveal().encode() in claim.target) == (True, True)
+    assert (await world.refusal(claim, operation)).code is Code.UNAUTHENTICATED
+    cut = read_claim((), "GET", parse_target(f"/api/v4/x?private_token={key.reveal()}".encode()), operation)
+    assert (cut.stays, cut.target) == (False, b"/api/v4/x")
+    assert (await world.ask(cut, operation)).id == "backstage"
 
 
 async def test_a_typo_costs_no_lookup(world: World) -> None:

@@ -125,6 +125,13 @@ async def test_a_workload_is_its_identity_whatever_carries_the_token(
     assert world.gitlab.asked == []
 
 
+async def test_a_token_where_gitlab_would_see_it_is_refused(world: World) -> None:
+    claim = Claim(Kind.OPAQUE, Secret(world.token()), Carrier.QUERY, "feed_token")
+    with pytest.raises(Rejection) as refused:
+        await world.authenticator.authenticate(claim, REST, RequestHead("GET", b"/", (), peer="192.0.2.1"))
+    assert refused.value.code is Code.UNAUTHENTICATED
+
+
 async def test_the_first_that_fits_is_the_caller(world: World) -> None:
     assert (await world.ask(world.token(ref_protected="true"))).id == "main"
     assert (await world.ask(world.token(ref_protected=True))).id == "main"
