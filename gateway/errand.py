@@ -19,7 +19,6 @@ from .core.credentials import Claim, Kind, injection
 from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange, Kin
-from .core.head_form import HeadForm
 from .core.limits import Takes
 from .core.messages import Fields, RequestHead, joined, without
 from .core.pacing import TELLING
@@ -85,8 +84,9 @@ class Upward(msgspec.Struct, gc=False):
     reached_as: bytes
     """Scheme and host as GitLab and the answer's links are told them: one caller's must not be served to another."""
     like: Like
-    alike: dict[HeadForm, Any] = {}
-    """What is made of answers in one form: ``likeness.Likeness``, whose home is above."""
+    alike: dict[object, Any] = {}
+    """What is made of answers in one form: ``likeness.Likeness``, whose home is above. By the form, and by form and
+    ``Like.reuse_s`` for those of the same form that may be reused for another time. None: one has come."""
     kin: dict[object, Kin] = {}
     """Those whose answers came to the same, by what that is."""
 

@@ -118,7 +118,10 @@ class ForwardLane:
                 return None
         upward = case.kept.upward.get(credential.id if credential is not None else "")
         if upward is None or upward.credential is not credential:
-            upward = upward_of(road, head, case, credential)
+            try:
+                upward = upward_of(road, head, case, credential)
+            except Rejection:
+                return None  # it must not go up, as the road will say
         if upward.reads:
             return None
         decision = road.limits.admit_now(takes, case.principal) if takes else None
@@ -329,8 +332,11 @@ class Forwarding(msgspec.Struct, eq=False):
     def _octets(self, reply: Reply) -> bytes | None:
         """The answer as it goes over the wire; None: that is for the road."""
         form = reply.form
-        likeness = self._upward.alike.get(form) if form is not None else None
-        if likeness is not None and likeness.reuse_s == self._upward.like.reuse_s and likeness.cast is not None:
+        alike, reuse_s = self._upward.alike, self._upward.like.reuse_s
+        likeness = alike.get(form) if form is not None else None
+        if likeness is not None and likeness.reuse_s != reuse_s:
+            likeness = alike.get((form, reuse_s))
+        if likeness is not None and likeness.cast is not None:
             octets = self._likewise(likeness, likeness.cast, reply)
             if octets is not None:
                 return octets
@@ -439,16 +445,16 @@ class Forwarding(msgspec.Struct, eq=False):
 
     def _learn(self, form: HeadForm, leading: Leading) -> None:
         """For the answers that come in the same form."""
-        alike, case, reuse_s = self._upward.alike, self.plan.made_of, self._upward.like.reuse_s
-        if form not in alike:
+        alike, reuse_s = self._upward.alike, self._upward.like.reuse_s
+        known = alike.get(form)
+        key = form if known is None or known.reuse_s == reuse_s else (form, reuse_s)
+        if key not in alike:
             # It may be the only one: that they come again is known from the second on.
             if len(alike) >= _ALIKE_BOUND:
                 alike.clear()
-            alike[form] = None
-            return
-        known = alike[form]
-        if known is None or known.reuse_s != reuse_s:
-            alike[form] = Likeness(self._lane.road, leading, form, self.head, case, self.decision, reuse_s)
+            alike[key] = None
+        elif alike[key] is None:
+            alike[key] = Likeness(self._lane.road, leading, form, self.head, self.plan.made_of, self.decision, reuse_s)
 
     def _rendered(self, head: ResponseHead, told: Told, whole: bytes) -> bytes:
         lane, principal = self._lane, self._upward.principal

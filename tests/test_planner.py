@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from gateway.core.secret import Secret
+from gateway.likeness import Likeness
 from gateway.planner import Planner
 from tests.edge.wire import Client
 from tests.fakes.port import CACHED, Port, port
 from tests.fakes.world import CONFIGURATION, ENVIRONMENT, MALLORY, OWN
 from tests.test_forward_lane import VARYING, facts, quiet, until
+from tests.test_likeness import GitLab
 from tests.test_plans import gone_up
 
 FIRST, SECOND = "/api/v4/projects/1/issues/1", "/api/v4/projects/1/issues/2"
@@ -197,3 +199,40 @@ async def test_names_learnt_meanwhile_are_purged_by(tmp_path: Path) -> None:
         await at.client.answer()
         await at.ask("/api/v4/projects/2/issues/8", caller="reader")
         assert at.made.last.cache_status == "miss"
+
+
+@pytest.mark.parametrize(("line", "status"), [("Via: 1.1 gateway", 508), ("Connection: keep-alive, content-type", 400)])
+@pytest.mark.parametrize("target", ["/api/v4/projects/1/issues/%d", "/api/v4/projects/1/issues?page=%d"])
+async def test_what_must_not_go_up_is_said_by_the_road_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str, status: int, target: str
+) -> None:
+    """Each time, and without a word of a fault."""
+    async with port(tmp_path, WIDE) as at:
+        for number in range(5):
+            client = Client(*await asyncio.open_connection("127.0.0.1", at.port))
+            for more in range(2):
+                answer = await at.ask(target % (10 * number + more), line, caller="reader", client=client)
+                assert answer[0] == status
+                if status == 400:
+                    break  # it ends the connection
+            client.writer.close()
+        assert at.made.up.requests == []
+    assert caplog.text == ""
+
+
+async def test_what_may_be_reused_for_another_time_is_known_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Diffs of a commit never change, those of a branch do: of one operation, in turn, and of one form."""
+    made: list[float] = []
+
+    class Counted(Likeness):
+        def __init__(self, *given: Any) -> None:
+            made.append(given[-1])
+            super().__init__(*given)
+
+    monkeypatch.setattr("gateway.forward_lane.Likeness", Counted)
+    async with port(tmp_path, WIDE.replace("ttl: 60s,", "ttl: 20s,"), GitLab(own=((b"Etag", b'W/"@"'),))) as at:
+        for number in range(12):
+            for reference in (f"{number:040x}", f"main-{number}"):
+                status, _, _ = await at.ask(f"{COMMIT}{reference}/diff?page={number + 2}", caller="reader")
+                assert status == 200
+        assert sorted(made) == [20.0, 60.0]
