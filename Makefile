@@ -16,7 +16,7 @@ run: ## the gateway: in front of GITLAB_URL when that is set, else of the bundle
 
 .PHONY: test
 test: check ## every check and every test
-	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: check
 check: setup ## format, lint, types, layers
