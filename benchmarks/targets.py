@@ -130,10 +130,13 @@ class Bench:
             own = {"PRIVATE-TOKEN": key}
             known = {**own, "If-None-Match": _ETAG}
             self._add(f"gateway{where} miss", miss + does, program, port, Shape(ISSUES, own, distinct=True))
-            self._add(f"gateway{where} new path", miss + does, program, port, Shape(ISSUE, own, distinct=True))
             self._add(f"gateway{where} miss 20 KB", miss + does, program, port, _big(key))
             self._add(f"gateway{where} hit", hit + does, program, port, Shape(ISSUES, own))
             self._add(f"gateway{where} 304", hit + does, program, port, Shape(ISSUES, known, status=304))
+            # One of its own: what it remembers of paths would be in the others' way.
+            program, port, key = self.gateway(f"paths{where.strip()}", STORE=stores[0], CACHE="memory")
+            paths = Shape(ISSUE, {"PRIVATE-TOKEN": key}, distinct=True)
+            self._add(f"gateway{where} new path", miss + does, program, port, paths)
             limited = {"STORE": stores[1], "CACHE": "memory", "RATE": "1/day", "BURST": 1}
             program, port, key = self.gateway(f"limited{where.strip()}", **limited)
             refused = Shape(ISSUES, {"PRIVATE-TOKEN": key}, status=429)
