@@ -71,6 +71,7 @@ class Connection(RequestHandler):
         "left",
         "peer",
         "settings",
+        "ticket",
     )
 
     def __init__(self, server: TrafficServer, settings: EdgeSettings, **kwargs: Any) -> None:
@@ -80,6 +81,7 @@ class Connection(RequestHandler):
         self.peer = ""
         self.is_tls = False
         self.left = False
+        self.ticket = 0
         self._head_deadline: asyncio.TimerHandle | None = None
         self._tunnel: ClientTunnel | None = None
         self._at_boundary = True
@@ -452,7 +454,7 @@ class TrafficServer(web.Server):
 
     def __call__(self) -> RequestHandler:
         connection = Connection(self, self.settings, loop=self._loop, **self._protocol_options)
-        self.visitors.accept(connection)
+        connection.ticket = self.visitors.accept()
         return connection
 
     async def serve(self, downstream: AiohttpDownstream) -> None:

@@ -6,6 +6,7 @@ accepted ── hands are shaken ── counted in ── … ── closing, it
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import OrderedDict
 from collections.abc import Collection
 from typing import Protocol
@@ -21,6 +22,8 @@ class Visitor(Protocol):
     """A connection."""
 
     peer: str
+    ticket: int
+    """Of ``Visitors.accept``."""
     left: bool
     """It is over."""
 
@@ -36,8 +39,10 @@ class Visitors:
         self._loop = loop
         self._settings = settings
         self._per_peer: dict[str, int] = {}
-        self._coming: OrderedDict[Visitor, float] = OrderedDict()
-        """Accepted then, and not counted in yet: with TLS that is once hands are shaken."""
+        self._tickets = itertools.count()
+        self._coming: OrderedDict[int, float] = OrderedDict()
+        """Accepted then, and not counted in yet: with TLS that is once hands are shaken. By their tickets, the oldest
+        first: nothing of whoever only pretends to shake hands is kept."""
         self.open = 0
         self.refused = 0
 
@@ -47,15 +52,17 @@ class Visitors:
         self._forget_failed()
         return not (self.open or self._coming)
 
-    def accept(self, visitor: Visitor) -> None:
-        """``admit`` follows, or hands were never shaken."""
+    def accept(self) -> int:
+        """A ticket for one that ``admit`` may follow for; or hands are never shaken."""
         self._forget_failed()
-        self._coming[visitor] = self._loop.time()
+        ticket = next(self._tickets)
+        self._coming[ticket] = self._loop.time()
+        return ticket
 
     def admit(self, visitor: Visitor) -> bool:
         """Count a connection in; False when it is one too many."""
         settings = self._settings
-        self._coming.pop(visitor, None)
+        self._coming.pop(visitor.ticket, None)
         self.open += 1
         count = self._per_peer.get(visitor.peer, 0) + 1
         self._per_peer[visitor.peer] = count

@@ -22,6 +22,7 @@ SIZE = 8 << 20
 class Visitor:
     def __init__(self, peer: str = "192.0.2.1") -> None:
         self.peer = peer
+        self.ticket = -1
         self.left = False
 
     def owes(self, transport: asyncio.Transport) -> bool:
@@ -72,12 +73,12 @@ def test_a_port_is_deserted_when_nobody_is_there_or_coming() -> None:
     clock = Clock()
     here, one, other = visitors(clock, request_head_s=15.0), Visitor(), Visitor()
     assert here.deserted
-    here.accept(one)
+    one.ticket = here.accept()
     assert not here.deserted
     assert here.admit(one)
     clock.now += 20.0
     assert not here.deserted
-    here.accept(other)
+    other.ticket = here.accept()
     here.leave(one)
     assert one.left
     assert not here.deserted
@@ -86,6 +87,17 @@ def test_a_port_is_deserted_when_nobody_is_there_or_coming() -> None:
     clock.now += 0.2
     assert here.deserted, "by now that handshake has failed"
     assert (here.open, here.refused) == (0, 0)
+
+
+def test_whoever_never_shakes_hands_leaves_a_number_for_a_while() -> None:
+    """And nothing of his connection: a storm of them costs no memory worth a word."""
+    clock = Clock()
+    here = visitors(clock, request_head_s=15.0)
+    for _ in range(1000):
+        here.accept()
+        clock.now += 0.1
+    assert len(here._coming) <= 151
+    assert {type(kept) for kept in (*here._coming, *here._coming.values())} == {int, float}
 
 
 def test_one_too_many_is_refused_and_counted_out_again() -> None:
