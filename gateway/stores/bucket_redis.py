@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ..core.limits import LEASE_S, BucketState, Decision, Limit, OnOutage, Scope, Take, affordable, state
+from ..core.limits import LEASE_S, BucketState, Decision, Limit, OnOutage, Scope, Take, Takes, affordable, state
 from ..ports import Asked
 from .bucket_local import LocalBuckets
 from .bucket_peek import peek
@@ -228,13 +228,20 @@ class RedisBuckets:
         self._redis_ahead = found[-1].now - sent_at
         last: dict[str, float] = {}
         short: list[str] = []
-        for work, decision in zip(batch, found, strict=True):
-            if decision.takes is not None:
-                last.update(zip(decision.takes.keys, decision.lefts, strict=True))
+        learnt: Takes | None = None
+        for at in range(len(found) - 1, -1, -1):  # the last to take from a bucket knows what is left in it
+            decision = found[at]
+            takes = decision.takes
+            if takes is not None:
+                if takes is not learnt:  # requests of one caller often come together
+                    learnt = takes
+                    for number, key in enumerate(takes.keys):
+                        if key not in last:
+                            last[key] = decision.lefts[number]
                 continue
-            for take, bucket in zip(work.takes, decision.found, strict=True):
+            for take, bucket in zip(batch[at].takes, decision.found, strict=True):
                 if not take.limit.concurrent:  # a place may come free at any moment
-                    last[take.key] = bucket.remaining
+                    last.setdefault(take.key, bucket.remaining)
                     if not bucket.allowed:
                         short.append(take.key)
         known = self._known

@@ -293,7 +293,7 @@ class LineRenderer:
 def _limited(x: Exchange) -> bytes:
     if not x.limit_id:
         return b""
-    return b',"limit":%b,"limit_remaining":%b' % (encode(x.limit_id), encode(round(x.limit_remaining, 3)))
+    return b',"limit":%b,"limit_remaining":%b' % (encode(x.limit_id), _thousandths(x.limit_remaining))
 
 
 def _without_zeros(times: bytes) -> bytes:
