@@ -135,10 +135,8 @@ class LimitHeaders:
             full_in_s = _FURTHEST_S
         reset = ceil(decision.now + full_in_s)
         numbers: list[float] = [ceil(tight.burst) - remaining, remaining, reset]
-        at = 0
-        for limit in told.limits:  # `zip` is a call of a type, which costs more than all this
+        for at, limit in enumerate(told.limits):  # `zip` with its `strict` costs as much as all the rest
             left = lefts[at]
-            at += 1
             until = ceil((limit.burst - left) / limit.rate)
             if until > _FURTHEST_S:  # noqa: PLR1730 — as above
                 until = _FURTHEST_S

@@ -91,7 +91,7 @@ def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
         _text(x.target),
         x.operation,
         x.status,
-        round(duration_s * 1000, 3),
+        rounded(duration_s * 1000),
         x.bytes_in,
         x.bytes_out,
         x.code,
@@ -112,14 +112,24 @@ def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
         _text(x.sudo.encode("utf-8", "surrogateescape")) if x.sudo else "",
         x.permit_use,
         x.limit_id,
-        round(x.limit_remaining, 3) if x.limit_id else unset,
+        rounded(x.limit_remaining) if x.limit_id else unset,
         x.upstream_status if asked else unset,
-        round(x.upstream_s * 1000, 3) if asked else unset,
-        round(x.upstream_connect_s * 1000, 3) if asked else unset,
-        round(x.upstream_first_byte_s * 1000, 3) if asked else unset,
+        rounded(x.upstream_s * 1000) if asked else unset,
+        rounded(x.upstream_connect_s * 1000) if asked else unset,
+        rounded(x.upstream_first_byte_s * 1000) if asked else unset,
         x.upstream_request_id,
         _text(x.user_agent) if x.user_agent else "",
     )
+
+
+_MOST = 1e12  # beyond it a double's shortest digits are not those of three decimals
+_MOST_S = _MOST / 1000
+"""Seconds, whose milliseconds are less than that."""
+
+
+def rounded(value: float) -> float:
+    """To three decimals, as a line has them: of milliseconds, to the microsecond."""
+    return int(value * 1000 + 0.5) / 1000 if 0.0 <= value < _MOST else round(value, 3)
 
 
 _second = 0
@@ -142,11 +152,9 @@ Finished = tuple[Exchange, float]
 """And how long it took, in seconds."""
 
 _MILLISECONDS = [b'%03dZ","request_id":' % number for number in range(1000)]
-_ZERO, _POINT = b"0."
+_DECIMALS = [b".%b" % (b"%03d" % number).rstrip(b"0") if number else b".0" for number in range(1000)]
+"""Of so many thousandths, as JSON's numbers end."""
 _NO_TIME = b"0.0"
-_USUAL = 29
-"""Octets of three times, none of them beyond ``_MOST``."""
-_MOST = 1e12  # beyond it a double's shortest digits are not those of three decimals
 
 
 class _Told:
@@ -226,7 +234,8 @@ class LineRenderer:
                 self._limit, self._remaining = x.limit_id, x.limit_remaining
                 self._limited = _limited(x)
             if isinstance(told, _ToldForwarded):
-                lines.append(self._forwarded(told, x, _MILLISECONDS[int((at - second) * 1000)], took_s))
+                line = self._forwarded(told, x, _MILLISECONDS[int((at - second) * 1000)], took_s)
+                lines.append(line or encode(line_of(x, at, took_s)))
                 continue
             assert isinstance(told, _Told), "or the other"
             if x.bytes_out != told.bytes_out or x.bytes_in != told.bytes_in:
@@ -249,25 +258,22 @@ class LineRenderer:
         return lines
 
     def _forwarded(self, told: _ToldForwarded, x: Exchange, milliseconds: bytes, took_s: float) -> bytes:
+        """Empty: a time of it is none that has three decimals."""
+        upstream_s, first_byte_s = x.upstream_s, x.upstream_first_byte_s
+        if not (0.0 <= took_s < _MOST_S and 0.0 <= upstream_s < _MOST_S and 0.0 <= first_byte_s < _MOST_S):
+            return b""
+        # As ``_thousandths`` has each of them, written out: a call costs as much again.
+        took = int(took_s * 1000 * 1000 + 0.5)
+        upstream = int(upstream_s * 1000 * 1000 + 0.5)
+        first_byte = int(first_byte_s * 1000 * 1000 + 0.5)
         named = x.upstream_request_id
         path, _, query = x.target.partition(b"?")
         if path == told.path and is_page_query(query):
             who, target = told.listed, query
         else:
             who, target = told.who, _target(x.target)[:-1]
-        # All three at once; one that is none that has three decimals has another way to be written.
-        times = b"%.3f %.3f %.3f " % (took_s * 1000, x.upstream_s * 1000, x.upstream_first_byte_s * 1000)
-        if len(times) > _USUAL:
-            times = b"%b %b %b " % (
-                _thousandths(took_s * 1000),
-                _thousandths(x.upstream_s * 1000),
-                _thousandths(x.upstream_first_byte_s * 1000),
-            )
-        elif b"0 " in times:
-            times = _without_zeros(times)
-        took, upstream, first_byte, _ = times.split(b" ")
         return (
-            b'%b%b%b%b%b%b%b,"bytes_in":%d,"bytes_out":%d%b%b%b%b,"upstream_connect_ms":%b,"upstream_first_byte_ms":%b%b%b'
+            b'%b%b%b%b%b%b%d%b,"bytes_in":%d,"bytes_out":%d%b%b%b%d%b,"upstream_connect_ms":%b,"upstream_first_byte_ms":%d%b%b%b'
             % (
                 self._opening,
                 milliseconds,
@@ -275,15 +281,18 @@ class LineRenderer:
                 who,
                 target,
                 told.operation,
-                took,
+                took // 1000,
+                _DECIMALS[took % 1000],
                 x.bytes_in,
                 x.bytes_out,
                 told.why,
                 self._limited,
                 told.asked,
-                upstream,
+                upstream // 1000,
+                _DECIMALS[upstream % 1000],
                 _thousandths(x.upstream_connect_s * 1000) if x.upstream_connect_s else _NO_TIME,
-                first_byte,
+                first_byte // 1000,
+                _DECIMALS[first_byte % 1000],
                 b',"upstream_request_id":' + encode(named) if named else b"",
                 told.end,
             )
@@ -296,19 +305,9 @@ def _limited(x: Exchange) -> bytes:
     return b',"limit":%b,"limit_remaining":%b' % (encode(x.limit_id), _thousandths(x.limit_remaining))
 
 
-def _without_zeros(times: bytes) -> bytes:
-    """Numbers with a space behind each, less the zeros at their ends; one stays behind a point."""
-    while b"0 " in times:
-        times = times.replace(b"0 ", b" ")
-    return times.replace(b". ", b".0 ")
-
-
 def _thousandths(value: float) -> bytes:
-    """As ``encode(round(value, 3))``, in half the time."""
+    """As ``encode(rounded(value))``, in half the time."""
     if not 0.0 <= value < _MOST:
-        return encode(round(value, 3))
-    digits = b"%.3f" % value
-    if digits[-1] != _ZERO:
-        return digits
-    digits = digits.rstrip(b"0")
-    return digits + b"0" if digits[-1] == _POINT else digits
+        return encode(rounded(value))
+    number = int(value * 1000 + 0.5)
+    return b"%d%b" % (number // 1000, _DECIMALS[number % 1000])
