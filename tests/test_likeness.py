@@ -43,10 +43,10 @@ class GitLab:
             *((name, value.replace(b"@", page)) for name, value in self.own),
             (b"Content-Length", b"%d" % len(body)),
         )
-        lines = [b"HTTP/1.1 200 OK", *(b"%b: %b" % field for field in fields)]
-        found = self._forms.read(b"", lines)
+        head = b"\r\n".join([b"HTTP/1.1 200 OK", *(b"%b: %b" % field for field in fields)])
+        found = self._forms.read(head)
         if found is None:
-            self._forms.learn(lines, fields, b"OK")
+            self._forms.learn(head, fields, b"OK")
         elif self.formed:
             return Reply(None, body, form=found[0], values=found[1])
         return Reply(ResponseHead(200, fields, b"OK"), whole=body)

@@ -14,9 +14,11 @@ from .messages import Fields, ResponseHead
 
 Values = tuple[bytes, ...]
 """Of the fields that differ, in their order."""
+Opening = Callable[[bytes], re.Match[bytes] | None]
 
-# As the reader of heads has it: no space at either end, and not a control octet but the tabulator.
-_VALUE = rb"((?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?)"
+# As the reader of heads has it: no space at either end, and not a control octet but the tabulator. Possessive: there is but
+# one way to read it, so none is tried twice.
+_VALUE = rb"((?:[!-~\x80-\xff]++(?:[\t ]++[!-~\x80-\xff]++)*+)?+)"
 _LENGTH = rb"(0|[1-9][0-9]{0,17})"
 _LENGTH_NAME = b"content-length"
 
@@ -37,6 +39,7 @@ class HeadForm:
     __slots__ = (
         "_common",
         "_lines",
+        "_opening",
         "_own",
         "_own_lines",
         "_pick",
@@ -80,6 +83,7 @@ class HeadForm:
         self.fields = tuple([(name, b"") if at in places else (name, value) for at, (name, value) in enumerate(fields)])
         """With their values; those that differ without."""
         self._places = places
+        self._opening: Opening | None = None
 
     def read(self, lines: Sequence[bytes]) -> Values | None:
         """The values of another head, if it is of this form."""
@@ -87,6 +91,33 @@ class HeadForm:
             return None
         found = self._own(b"\r\n".join(self._own_lines(lines)))
         return None if found is None else found.groups()
+
+    def opening(self, instead: bytes) -> Opening:
+        """Matches what begins with a head of this form, its blank line included; the groups are the values.
+
+        ``instead``: a line, the same each time, that may stand in place of the length where that is spelt
+        ``Content-Length``; then that value has no group.
+        """
+        known = self._opening
+        if known is None:
+            patterns = []
+            for at, line in enumerate(self._lines):
+                name = self.fields[at - 1][0] if at - 1 in self._places else None
+                if name is None:
+                    patterns.append(re.escape(line))
+                elif self.shape.names[at - 1] != _LENGTH_NAME:
+                    patterns.append(re.escape(name) + b": " + _VALUE)
+                elif name == b"Content-Length":
+                    patterns.append(b"(?:Content-Length: %b|%b)" % (_LENGTH, re.escape(instead)))
+                else:
+                    patterns.append(re.escape(name) + b": " + _LENGTH)
+            known = self._opening = re.compile(rb"\r\n".join([*patterns, b"", b""])).match
+        return known
+
+    def telling(self, values: Values, length: int) -> Values:
+        """``values``, of a head that told no length, with this one."""
+        at = self.length
+        return (*values[:at], b"%d" % length, *values[at + 1 :])
 
     def apart(self, other: HeadForm) -> list[bytes] | None:
         """Of a form of the same shape: the names of fields that stay the same in either, and are not the same.

@@ -16,17 +16,17 @@ from typing import cast
 
 from ..core.answer_shape import shape_of
 from ..core.errors import Rejection
+from ..core.head_form import HeadForm, Values
 from ..core.messages import ResponseHead
 from ..outbox import Outbox
 from ..reply import Reply
 from .contract import Home, Waiter
 from .deadline import Deadline
 from .errors import Failure, UpstreamFailure, rejection
-from .gathering import CHUNKED_LINE, UNTOLD_LINE, Gathering, in_form
+from .gathering import Gathering, in_form
 from .head_forms import HeadForms
-from .response import CHUNKED, BodyReader, CloseReader, Head, HeadBuffer, Malformed, parse_head
+from .response import CHUNKED, BodyReader, CloseReader, Head, HeadBuffer, Malformed, only_chunk, parse_head
 from .streams import Body, Stream, UpstreamTunnel
-from .whole_body import WHOLE_BYTES
 
 _MAX_INTERIM = 20
 _LINGER_S = 5.0
@@ -263,6 +263,10 @@ class Connection(asyncio.Protocol):
         self._home.gone(self)
 
     def _read_head(self, data: bytes) -> None:
+        plain = not (self._bodiless or self._upgrade)
+        if plain and self._partial is None and (known := self._forms.begins(data)) is not None:
+            self._read_known(*known)
+            return
         while data:
             if self._partial is None:
                 octets, end, data = data.partition(b"\r\n\r\n")
@@ -270,34 +274,18 @@ class Connection(asyncio.Protocol):
                     self._partial, data = HeadBuffer(), octets
                     continue
             else:
-                found = self._partial.feed(data)
-                if found is None:
+                taken = self._partial.feed(data)
+                if taken is None:
                     return
-                octets, data = found
+                octets, data = taken
                 self._partial = None
-            lines = octets.split(b"\r\n")
-            if not (self._bodiless or self._upgrade):
-                known = self._forms.read(octets, lines)
-                if known is not None:
-                    form, values = known
-                    length = len(data)
-                    if length <= WHOLE_BYTES and values[form.length] == b"%d" % length:  # all is here, and no more
-                        self._reusable = True
-                        self._answer(Reply(None, data, form=form, values=values))
-                        return
-                    length = int(values[form.length])
-                elif CHUNKED_LINE in lines:
-                    lines[lines.index(CHUNKED_LINE)] = UNTOLD_LINE
-                    known = self._forms.read(octets, lines)
-                    length = CHUNKED
-                if known is not None:
-                    self._reusable = True
-                    self._read_answer(Reply(None, form=known[0], values=known[1]), length, data)
-                    return
+            if plain and (found := self._forms.read(octets)) is not None:
+                self._read_known(*found, data)
+                return
             head = parse_head(octets, bodiless=self._bodiless, foreign_codings=self._foreign_codings)
             if head.status >= 200:
                 if not self._bodiless and (fields := in_form(head)) is not None:
-                    self._forms.learn(lines, fields, head.reason)
+                    self._forms.learn(octets, fields, head.reason)
                 # One that was asked to switch protocols may do so late: it carries no other request.
                 self._reusable = head.persistent and not self._upgrade
                 answer = ResponseHead(head.status, head.fields, head.reason, shape_of(head.fields))
@@ -309,6 +297,17 @@ class Connection(asyncio.Protocol):
             self._interim += 1
             if self._interim > _MAX_INTERIM:
                 raise Malformed("too many interim responses")
+
+    def _read_known(self, form: HeadForm, values: Values, data: bytes) -> None:
+        """An answer whose head is of a form; ``data`` is what is there of its body."""
+        self._reusable = True
+        told = values[form.length]
+        if told and told == b"%d" % len(data):  # all is here, and no more
+            self._answer(Reply(None, data, form=form, values=values))
+        elif not told and (whole := only_chunk(data)) is not None:
+            self._answer(Reply(None, whole, form=form, values=form.telling(values, len(whole))))
+        else:
+            self._read_answer(Reply(None, form=form, values=values), int(told) if told else CHUNKED, data)
 
     def _read_answer(self, reply: Reply, length: int, data: bytes) -> None:
         gathering = Gathering(reply, length)

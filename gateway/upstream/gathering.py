@@ -12,9 +12,6 @@ from ..reply import Reply
 from .response import CHUNKED, BodyReader, Head, body_reader
 from .whole_body import WHOLE_BYTES
 
-CHUNKED_LINE = b"Transfer-Encoding: chunked"
-UNTOLD_LINE = b"Content-Length: 0"
-"""Stands in a chunked answer's head for the other, until the length is known."""
 _CHUNKED_FIELD = (b"Transfer-Encoding", b"chunked")
 
 
@@ -22,7 +19,7 @@ class Gathering:
     """Of one answer.
 
     Args:
-        reply: Its head: of a form, with the length it told or as ``UNTOLD_LINE`` has it; else as it came.
+        reply: Its head: of a form, its length empty where it told chunks; else as it came.
         length: As in ``response.Head``.
     """
 
@@ -63,13 +60,11 @@ class Gathering:
         reply = self._reply
         reply.whole = payload
         if self._length == CHUNKED:
-            length = b"%d" % len(payload)
             if reply.form is not None:
-                at = reply.form.length
-                reply.values = (*reply.values[:at], length, *reply.values[at + 1 :])
+                reply.values = reply.form.telling(reply.values, len(payload))
             else:
                 head = reply.head
-                fields = with_length(head.fields, length)
+                fields = with_length(head.fields, b"%d" % len(payload))
                 reply.head = ResponseHead(head.status, fields, head.reason, shape_of(fields))
         return reply
 

@@ -74,6 +74,11 @@ _PER_COUNT = 8
 _COUNTS_BOUND = 64
 _LONGEST_BYTES = 16 * 1024
 """Of a head that has a form."""
+_RECENT = 4
+"""Forms that what is read is held against before anything is cut out of it."""
+CHUNKED_LINE = b"Transfer-Encoding: chunked"
+_UNTOLD_LINE = b"Content-Length: 0"
+"""Stands in a chunked answer's head for the other, until the length is known."""
 _IN_VAIN = 32
 """So many forms in a row that no head came in, and the next are learnt from one head in as many."""
 
@@ -83,40 +88,60 @@ class HeadForms:
 
     def __init__(self) -> None:
         self._forms: dict[int, list[HeadForm]] = {}
+        self._recent: list[HeadForm] = []
+        """The latest first."""
         self._own = _OWN
         self._in_vain = 0
 
-    def read(self, head: bytes, lines: Sequence[bytes]) -> tuple[HeadForm, Values] | None:
-        """The form of a head, and its values."""
-        forms = self._forms.get(len(lines))
-        if not forms or len(head) > _LONGEST_BYTES:
-            return None
-        first = forms[0]
-        values = first.read(lines)
-        if values is not None:  # nearly always
-            self._in_vain = 0
-            return first, values
-        for form in forms[1:]:
-            values = form.read(lines)
-            if values is not None:
-                forms.remove(form)
-                forms.insert(0, form)
+    def begins(self, data: bytes) -> tuple[HeadForm, Values, bytes] | None:
+        """As ``read``, of a head at the start of ``data``, if it is of a form seen lately; and what comes behind it."""
+        recent = self._recent
+        for place, form in enumerate(recent):
+            found = form.opening(CHUNKED_LINE)(data)
+            if found is not None:
+                end = found.end()
+                if end > _LONGEST_BYTES:
+                    return None
+                if place:
+                    recent.insert(0, recent.pop(place))
                 self._in_vain = 0
-                return form, values
+                return form, found.groups(b""), data[end:]
         return None
 
-    def learn(self, lines: Sequence[bytes], fields: Fields, reason: bytes) -> None:
-        """From a head of status 200 on a connection that stays, framed by its length."""
+    def read(self, head: bytes) -> tuple[HeadForm, Values] | None:
+        """The form of a head, and its values: the length's is empty where ``CHUNKED_LINE`` stands in its place."""
+        if len(head) > _LONGEST_BYTES:
+            return None
+        lines, chunked = _lines_of(head)
+        forms = self._forms.get(len(lines), [])
+        for form in forms:
+            values = form.read(lines)
+            if values is None:
+                continue
+            if form is not forms[0]:
+                forms.remove(form)
+                forms.insert(0, form)
+            if form not in self._recent:  # it came again, so it may once more
+                self._recent.insert(0, form)
+                del self._recent[_RECENT:]
+            self._in_vain = 0
+            at = form.length
+            return form, (*values[:at], b"", *values[at + 1 :]) if chunked else values
+        return None
+
+    def learn(self, head: bytes, fields: Fields, reason: bytes) -> None:
+        """From a head of status 200 on a connection that stays; ``fields`` tell its length, or 0 where it told chunks."""
         self._in_vain += 1
         if self._in_vain > _IN_VAIN and self._in_vain % _IN_VAIN:
             return
-        if sum(map(len, lines)) > _LONGEST_BYTES:
+        if len(head) > _LONGEST_BYTES:
             return
         with contextlib.suppress(ValueError):  # it can have no form
-            self._learn(lines, fields, reason)
+            self._learn(_lines_of(head)[0], fields, reason)
 
     def _learn(self, lines: Sequence[bytes], fields: Fields, reason: bytes) -> None:
         form = HeadForm(lines, fields, reason, self._own)
+        self._recent.clear()  # one of these may be about to be forgotten
         if not _NEVER.isdisjoint(form.shape.names):
             return
         forms = self._forms.get(len(lines))
@@ -135,3 +160,12 @@ class HeadForms:
                 forms.remove(other)
         del forms[_PER_COUNT - 1 :]
         forms.insert(0, form)
+
+
+def _lines_of(head: bytes) -> tuple[list[bytes], bool]:
+    """A head's lines, as they are of a form; whether it told chunks."""
+    lines = head.split(b"\r\n")
+    chunked = CHUNKED_LINE in lines
+    if chunked:
+        lines[lines.index(CHUNKED_LINE)] = _UNTOLD_LINE
+    return lines, chunked

@@ -258,6 +258,16 @@ class CloseReader:
         return data
 
 
+def only_chunk(data: bytes) -> bytes | None:
+    """What a chunked body says that is all here, in one chunk, as small answers nearly always come; None: it is not."""
+    if not data.endswith(_ONLY_CHUNK_END):
+        return None
+    end = data.find(b"\r\n", 0, MAX_CHUNK_LINE_BYTES)
+    if _ONLY_CHUNK.fullmatch(data, 0, end) and int(data[:end], 16) == len(data) - end - 9:
+        return data[end + 2 : -7]
+    return None
+
+
 class ChunkedReader:
     """A chunked body (RFC 9112 §7.1): chunks joined, extensions and trailers checked and dropped."""
 
@@ -288,11 +298,10 @@ class ChunkedReader:
     def feed(self, data: bytes) -> bytes:
         if not self._begun and data:
             self._begun = True
-            if data.endswith(_ONLY_CHUNK_END):  # as small answers nearly always come
-                end = data.find(b"\r\n", 0, MAX_CHUNK_LINE_BYTES)
-                if _ONLY_CHUNK.fullmatch(data, 0, end) and int(data[:end], 16) == len(data) - end - 9:
-                    self.done = True
-                    return data[end + 2 : -7]
+            whole = only_chunk(data)
+            if whole is not None:
+                self.done = True
+                return whole
         pieces: list[bytes] = []
         at = 0
         if self._line:

@@ -23,7 +23,7 @@ from gateway.core.query import query_parameters
 from gateway.core.response_headers import ResponseHeaderRules
 from gateway.core.target import parse_target
 from gateway.core.token_request import TokenRefused, read_token_request
-from gateway.upstream.gathering import CHUNKED_LINE, UNTOLD_LINE, in_form, with_length
+from gateway.upstream.gathering import in_form, with_length
 from gateway.upstream.head_forms import HeadForms
 from gateway.upstream.response import HeadBuffer, Malformed, body_reader, parse_head
 
@@ -147,24 +147,26 @@ def known_heads(octets: bytes) -> None:
     """Heads one behind the other, each with a blank line: what is read in the form of another is what the reader says."""
     forms = HeadForms()
     for head in octets.split(b"\r\n\r\n"):
-        lines = head.split(b"\r\n")
-        if CHUNKED_LINE in lines:
-            lines[lines.index(CHUNKED_LINE)] = UNTOLD_LINE
-        found = forms.read(head, lines)
+        begun = forms.begins(head + b"\r\n\r\n")
+        found = forms.read(head)
         try:
             read = parse_head(head, bodiless=False)
         except Malformed:
-            assert found is None, "a form took what is malformed"
+            assert found is begun is None, "a form took what is malformed"
             continue
         told = read.length >= 0
         fields = read.fields if told else with_length(read.fields, b"0")
         if found is not None:
             form, values = found
-            known = form.head(values)
+            assert begun in {None, (form, values, b"")}
+            assert (values[form.length] or b"-1") == (b"%d" % read.length if told else b"-1")
+            known = form.head(values if told else form.telling(values, 0))
             assert (known.status, known.reason, known.fields) == (read.status, read.reason, fields)
-            assert (int(values[form.length]), True, False) == (read.length if told else 0, read.persistent, read.upgrade)
-        elif (learnt := in_form(read)) is not None:
-            forms.learn(lines, learnt, read.reason)
+            assert (read.persistent, read.upgrade) == (True, False)
+        else:
+            assert begun is None, "a start is no head"
+            if (learnt := in_form(read)) is not None:
+                forms.learn(head, learnt, read.reason)
 
 
 def _read(stream: bytes, cut: int) -> object:
