@@ -115,6 +115,6 @@ def _place_of(path: bytes) -> Place:
             area, within = b"mr", b"!" + segments[3].removesuffix(b".json")
         elif len(segments) > 3 and segments[2] == b"repository" and not segments[3].startswith(b"commits"):
             area = b"repo"  # commits show pipelines
-    kinds = tuple(dict.fromkeys(segment.removesuffix(b".json") for segment in segments[::2] if segment))
+    kinds = tuple(dict.fromkeys([segment.removesuffix(b".json") for segment in segments[::2] if segment]))
     below = tuple(segments)
     return Place(owner, spelt, area, within, kinds, below, is_telling(below))

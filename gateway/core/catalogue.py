@@ -328,6 +328,10 @@ def is_blocked(segments: tuple[str, ...]) -> bool:
     Judged more broadly than GitLab routes: letter case, a format suffix, path parameters after ``;``, separators and
     escapes that survived the one decoding are all seen through, in case something between here and Rails does too.
     """
+    if segments[:2] == ("api", "v4") and len(segments) > 2:
+        third = segments[2]
+        if third.isidentifier() and third.isascii() and third.islower():
+            return third in _BLOCKED_API  # in such words there is nothing to see through
     words = _plain(segments[:4])
     if len(words) >= 3 and words[0] == "api" and _VERSION.fullmatch(words[1]):
         return words[2] in _BLOCKED_API

@@ -111,24 +111,26 @@ def _parse_path(path: bytes) -> _Parsed:
     trailing = segments[-1] == b""
     if trailing:
         segments.pop()
-    return tuple(_decode_segment(segment) for segment in segments), trailing
+    return tuple([_decode_segment(segment) for segment in segments]), trailing
 
 
 def _decode_segment(segment: bytes) -> str:
     """``segment`` decoded once, after decoding it further for the check alone."""
+    if segment.isalnum():  # as most are: there is nothing to look for
+        return segment.decode("ascii")
     if not segment:
         raise _refused("empty segment")
     _check_dots(segment)
     if b"%" not in segment:
         return segment.decode("ascii")
-    once = decoded = unquote_to_bytes(segment)
+    once = decoded = percent_decode(segment)
     for _ in range(_ROUNDS):
         if b"\0" in decoded:
             raise _refused("nul")
         _check_dots(decoded)
         if b"%" not in decoded:
             break
-        decoded = unquote_to_bytes(decoded)
+        decoded = percent_decode(decoded)
     return once.decode("utf-8", "surrogateescape")
 
 
@@ -161,7 +163,11 @@ def _remember(path: bytes, parsed: _Parsed) -> None:
 
 def percent_decode(octets: bytes) -> bytes:
     """``octets`` with each valid ``%xx`` undone once; invalid ones stay as they are."""
-    return unquote_to_bytes(octets) if b"%" in octets else octets
+    if b"%" not in octets:
+        return octets
+    # A slash, the one that nearly all escapes are of: where no other percent sign is left, that was all there was to undo.
+    slashed = octets.replace(b"%2F", b"/")
+    return slashed if b"%" not in slashed else unquote_to_bytes(octets)
 
 
 def _refused(why: str) -> Rejection:

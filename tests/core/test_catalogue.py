@@ -290,6 +290,17 @@ def test_another_version_is_refused() -> None:
         Catalogue.decode(msgspec.json.encode({"version": 2, "gitlab": "99", "operations": []}))
 
 
+_WORDS = ["api", "v4", "internal", "geo", "projects", "Internal", "internal.json", "int\u0435rnal", "a_b", "%69nternal"]
+_BEGINNINGS = st.sampled_from(_WORDS)
+
+
+@given(st.lists(_BEGINNINGS | st.text(max_size=3), max_size=4))
+def test_the_short_way_to_what_is_blocked_leads_where_the_long_one_does(rest: list[str]) -> None:
+    short = ("api", "v4", *rest)
+    assert is_blocked(short) == is_blocked(("api;", "v4", *rest))
+    assert is_blocked(short) or not rest or rest[0] not in {"internal", "geo"}
+
+
 def test_is_blocked_looks_at_the_beginning_only() -> None:
     assert is_blocked(("api", "v4", "internal"))
     assert not is_blocked(("a", "api", "v4", "internal"))

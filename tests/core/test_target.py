@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given, settings
@@ -157,6 +158,15 @@ def test_the_memory_of_paths_is_bounded_and_holds_no_query() -> None:
     parse_target(b"/" + b"l" * 600)
     assert b"/" + b"l" * 600 not in module._PARSED
     assert parse_target(b"/n/1").segments == ("n", "1")
+
+
+@given(
+    st.lists(st.sampled_from([b"%2F", b"%2f", b"%25", b"%", b"%%2F", b"2F", b"%252F", b"/", b"a", b"%ff", b"%2"])).map(
+        b"".join
+    )
+)
+def test_percent_decode_is_the_usual_one(octets: bytes) -> None:
+    assert percent_decode(octets) == unquote_to_bytes(octets)
 
 
 def test_percent_decode_leaves_the_invalid() -> None:

@@ -147,7 +147,8 @@ def known_heads(octets: bytes) -> None:
     """Heads one behind the other, each with a blank line: what is read in the form of another is what the reader says."""
     forms = HeadForms()
     for head in octets.split(b"\r\n\r\n"):
-        begun = forms.begins(head + b"\r\n\r\n")
+        # The last one may lack half of its blank line, and what is put behind it completes that.
+        begun = forms.begins(head + b"\r\n\r\n") if not head.endswith(b"\r\n") else None
         found = forms.read(head)
         try:
             read = parse_head(head, bodiless=False)
