@@ -193,12 +193,9 @@ def _together(made: Assembly, certificates: Certificates, post: Post) -> Togethe
 
 async def _listen(made: Assembly, context: ssl.SSLContext | None, post: Post | None) -> list[asyncio.Server]:
     if post is not None:
-        handshake_s = made.server.settings.request_head_s if context is not None else None
+        times = made.server.settings.of_tls(context)
         accept = asyncio.get_running_loop().create_server
-        return [
-            await accept(made.server, sock=bound, ssl=context, backlog=_BACKLOG, ssl_handshake_timeout=handshake_s)
-            for bound in post.traffic
-        ]
+        return [await accept(made.server, sock=bound, ssl=context, backlog=_BACKLOG, **times) for bound in post.traffic]
     address = made.config.listen.address
     return [await made.server.listen(address.host or None, address.port, ssl_context=context)]
 

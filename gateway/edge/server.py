@@ -32,7 +32,7 @@ from .parsing import last_octets, rejection_of, version_not_supported
 from .repeats import Repeats
 from .settings import EdgeSettings
 from .tunnel import ClientTunnel
-from .visitors import Visitors, see_off
+from .visitors import Visitors, see_off, unsent_bytes
 
 log = logging.getLogger("gateway.edge")
 
@@ -295,7 +295,7 @@ class Connection(RequestHandler):
     def owes(self, transport: asyncio.Transport) -> bool:
         """See ``visitors.Visitor``."""
         busy = self._request_in_progress or self._asking is not None or self._begun is not None
-        return busy or self._task_handler is None or transport.get_write_buffer_size() > 0
+        return busy or self._task_handler is None or unsent_bytes(transport) > 0
 
     def force_close(self) -> None:
         """At once, but for what is on its way out."""
@@ -488,10 +488,8 @@ class TrafficServer(web.Server):
         loop = asyncio.get_running_loop()
         if path is not None:
             return await loop.create_unix_server(self, path, ssl=ssl_context, backlog=1024)
-        handshake_s = self.settings.request_head_s if ssl_context is not None else None
-        return await loop.create_server(
-            self, host, port, ssl=ssl_context, backlog=1024, reuse_address=True, ssl_handshake_timeout=handshake_s
-        )
+        times = self.settings.of_tls(ssl_context)
+        return await loop.create_server(self, host, port, ssl=ssl_context, backlog=1024, reuse_address=True, **times)
 
 
 async def _never(_request: Any) -> Any:

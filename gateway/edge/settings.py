@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
+from typing import TypedDict
 
 import msgspec
 
@@ -11,6 +13,13 @@ from ..core.patience import MOST_S
 
 def _no_peer(_: str) -> bool:
     return False
+
+
+class TLSTimes(TypedDict, total=False):
+    """Seconds, as asyncio names them."""
+
+    ssl_handshake_timeout: float
+    ssl_shutdown_timeout: float
 
 
 class EdgeSettings(msgspec.Struct, frozen=True):
@@ -27,6 +36,8 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     """How far behind that a body may be."""
     idle_s: float = 75.0
     write_stall_s: float = 30.0
+    goodbye_s: float = 300.0
+    """Of TLS: for a closing connection's last octets and its client's goodbye, whether or not it takes any of them."""
     lingering_s: float = 2.0
     max_connections: int = 0
     """0: bounded by the process's file descriptors alone."""
@@ -34,3 +45,9 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     """0: no limit."""
     uncounted_peer: Callable[[str], bool] = _no_peer
     """Whether a peer stands for many: a load balancer is not held to the limit of one client."""
+
+    def of_tls(self, context: ssl.SSLContext | None) -> TLSTimes:
+        """As ``create_server`` takes them, where there is a context. Its own goodbye, of 30 s, cuts who reads slowly."""
+        if context is None:
+            return {}
+        return {"ssl_handshake_timeout": self.request_head_s, "ssl_shutdown_timeout": self.goodbye_s}

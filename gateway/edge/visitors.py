@@ -105,13 +105,21 @@ class Visitors:
 def see_off(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, stall_s: float) -> None:
     """Close once all is sent; a client that takes nothing of it for ``stall_s`` is cut off."""
     transport.close()
-    unsent = transport.get_write_buffer_size()
+    unsent = unsent_bytes(transport)
     if unsent:
         loop.call_later(stall_s, _look, loop, transport, stall_s, unsent)
 
 
+def unsent_bytes(transport: asyncio.Transport) -> int:
+    """What it has not sent yet, as far as it tells. One of asyncio's own TLS that is gone can't be asked."""
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:
+        return 0
+
+
 def _look(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, stall_s: float, before: int) -> None:
-    unsent = transport.get_write_buffer_size()
+    unsent = unsent_bytes(transport)
     if unsent >= before:
         transport.abort()
     elif unsent:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from gateway.core.messages import ResponseHead
 from gateway.edge.downstream import AiohttpDownstream
 from gateway.edge.settings import EdgeSettings
 from gateway.edge.visitors import Visitors, see_off
+from tests.fakes.certificates import Authority
 
 from .wire import SOON_S, Client, Traffic, request, traffic
 
@@ -135,13 +138,14 @@ async def large(down: AiohttpDownstream) -> None:
     await down.respond(ResponseHead(200, ()), bytes(SIZE), close=b"close" in down.head.target)
 
 
-async def slow(port: Traffic, target: str) -> Client:
+async def slow(port: Traffic, target: str, tls: ssl.SSLContext | None = None) -> Client:
     """A client who has asked, has little room, and reads nothing yet; the gateway is done with him."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.setblocking(False)
     await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port.port))
-    client = Client(*await asyncio.open_connection(sock=raw, limit=4096))
+    named = {"ssl": tls, "server_hostname": "127.0.0.1"} if tls is not None else {}
+    client = Client(*await asyncio.open_connection(sock=raw, limit=4096, **named))  # type: ignore[arg-type]
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
     await client.send(request(target))
     async with asyncio.timeout(SOON_S):
@@ -197,3 +201,23 @@ async def test_a_drain_waits_for_nobody_who_is_at_rest() -> None:
             port.server.pre_shutdown()
         await asyncio.wait_for(port.server.shutdown(1000.0), SOON_S)
         assert port.server.visitors.deserted
+
+
+@pytest.mark.parametrize(("goodbye_s", "whole"), [(0.2, False), (60.0, True)])
+async def test_over_tls_a_closing_connection_waits_for_a_slow_reader(goodbye_s: float, whole: bool, tmp_path: Path) -> None:
+    """The library's own patience is 30 s, however much of the answer is still to come."""
+    authority = Authority(tmp_path)
+    pair = authority.issue("gateway")
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(pair.cert, pair.key)
+    async with traffic(large, tls=theirs, goodbye_s=goodbye_s) as port:
+        client = await slow(port, "/close", ssl.create_default_context(cafile=authority.file))
+        await asyncio.sleep(0.5)
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        if whole:
+            _, _, body = await client.answer()
+            assert len(body) == SIZE
+        else:
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError, ssl.SSLError)):
+                await client.answer()
+        client.writer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -89,7 +90,9 @@ class Traffic:
 
 
 @asynccontextmanager
-async def traffic(handler: Handler, at_once: AtOnce | None = None, **settings: object) -> AsyncIterator[Traffic]:
+async def traffic(
+    handler: Handler, at_once: AtOnce | None = None, tls: ssl.SSLContext | None = None, **settings: object
+) -> AsyncIterator[Traffic]:
     """Listen with ``handler``, and ``at_once`` for what it answered before; at the end no connection is left."""
     refused: list[Rejection] = []
     clients: list[Client] = []
@@ -101,7 +104,7 @@ async def traffic(handler: Handler, at_once: AtOnce | None = None, **settings: o
 
     given = {} if at_once is None else {"at_once": at_once}
     server = TrafficServer(handler, render_early, EdgeSettings(**settings), **given)  # type: ignore[arg-type]
-    listening = await server.listen("127.0.0.1", 0)
+    listening = await server.listen("127.0.0.1", 0, ssl_context=tls)
     try:
         yield Traffic(server, listening.sockets[0].getsockname()[1], refused, clients)
     finally:
