@@ -1,10 +1,14 @@
 """What the gateway is to reach, held against the kept results: the first table of docs/performance.md.
 
-python -m benchmarks.bars [--write]
+python -m benchmarks.bars [--write] [--keep-run]
+
+``--keep-run`` puts the kept results beside those of other whole runs: one run on a shared machine says little.
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
 import statistics
 import sys
@@ -12,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .page import put
+import msgspec
+
+from .page import keep, put
 from .workers import EACH
 
 RESULTS = Path(__file__).parent / "results"
@@ -66,64 +72,125 @@ def _worst_growth(kept: dict[str, Any]) -> float:
     return float(max(chart["growth"] for chart in kept["scaling"]["charts"] if chart["name"] != "takes"))
 
 
-BARS: tuple[tuple[str, Figure, str, float, str], ...] = (
-    ("miss, forwarded: CPU ratio to nginx", _cpu("gateway Redis miss"), "at least", 0.20, ""),
-    ("… to nginx+Lua with Redis", _claim("gateway Redis miss by nginx+Lua Redis"), "at least", 0.45, ""),
-    (
-        "… to Envoy with local rate limit and header mutation",
-        _claim("gateway Redis miss by Envoy limit"),
-        "at least",
-        1.0,
-        "",
-    ),
-    (
+class Bar(msgspec.Struct, frozen=True):
+    """One thing to reach."""
+
+    what: str
+    figure: Figure
+    way: str
+    """``at least`` or ``at most``."""
+    bar: float
+    unit: str = ""
+    run: str = ""
+    """What it is called where whole runs stand side by side; empty: it hardly differs from run to run."""
+
+    def met(self, measured: float) -> bool:
+        return measured >= self.bar if self.way == "at least" else measured <= self.bar
+
+
+def _least(what: str, figure: Figure, bar: float, run: str = "") -> Bar:
+    return Bar(what, figure, "at least", bar, run=run)
+
+
+def _most(what: str, figure: Figure, bar: float, unit: str = "", run: str = "") -> Bar:
+    return Bar(what, figure, "at most", bar, unit, run)
+
+
+MISS, HIT = "gateway Redis miss", "gateway Redis hit"
+
+BARS = (
+    _least("miss, forwarded: CPU ratio to nginx", _cpu(MISS), 0.20, "miss: to nginx"),
+    _least("… to nginx+Lua with Redis", _claim(f"{MISS} by nginx+Lua Redis"), 0.45, "… nginx+Lua"),
+    _least("… to Envoy with local rate limit and header mutation", _claim(f"{MISS} by Envoy limit"), 1.0, "… Envoy"),
+    _least(
         "… to the same Envoy with a JSON line a request, as ours",
-        _claim("gateway Redis miss by Envoy limit logged"),
-        "at least",
+        _claim(f"{MISS} by Envoy limit logged"),
         1.0,
-        "",
+        "… Envoy that logs",
     ),
-    ("… to Traefik with its Redis limiter", _claim("gateway Redis miss by Traefik Redis limit"), "at least", 2.0, ""),
-    (
+    _least("… to Traefik with its Redis limiter", _claim(f"{MISS} by Traefik Redis limit"), 2.0, "… Traefik"),
+    _least(
         "… to the same Traefik with a JSON line a request and metrics, as ours",
-        _claim("gateway Redis miss by Traefik Redis limit logged"),
-        "at least",
+        _claim(f"{MISS} by Traefik Redis limit logged"),
         2.0,
-        "",
+        "… Traefik that logs",
     ),
-    ("hit, from the cache: CPU ratio to nginx", _cpu("gateway Redis hit"), "at least", 0.45, ""),
-    ("… to nginx+Lua with cache and Redis bucket", _claim("gateway Redis hit by nginx+Lua Redis hit"), "at least", 1.0, ""),
-    ("429 refused, to a hit", _claim("gateway Redis 429 by gateway Redis hit"), "at least", 1.0, ""),
-    ("304 to the client from the cache, to a hit", _claim("gateway Redis 304 by gateway Redis hit"), "at least", 1.0, ""),
-    ("20 KB answer, miss, to nginx's", _claim("gateway Redis miss 20 KB by nginx 20 KB"), "at least", 0.27, ""),
-    ("one at a time, miss: median over nginx's", _alone("gateway Redis miss"), "at most", 0.3, " ms"),
-    ("one at a time, hit: median over nginx's", _alone("gateway Redis hit"), "at most", 0.3, " ms"),
-    ("the core busy for 70 %, hits: p99 by p50", _steady("hit"), "at most", 5.0, ""),
-    ("the core busy for 70 %, misses: p99 by p50", _steady("miss"), "at most", 5.0, ""),
-    ("work in the background: the most it adds to p99", _worst_added, "at most", 5.0, " ms"),
-    ("two workers, a core each: CPU time a hit by one worker's", _workers("hit"), "at most", 1.1, ""),
-    ("… a miss", _workers("miss"), "at most", 1.1, ""),
-    ("memory of an idle client", _foot("client_kib"), "at most", 12.0, " KiB"),
-    ("memory after start", _foot("rss_mib"), "at most", 80.0, " MiB"),
-    ("start to first answered request", _foot("start_s"), "at most", 1.0, " s"),
-    ("memory over 1,000,000 requests: growth after the first 200,000", _grown, "at most", 4.0, " MiB"),
-    ("cost a request, most to least: the largest growth of any chart", _worst_growth, "at most", 1.25, " times"),
+    _least("hit, from the cache: CPU ratio to nginx", _cpu(HIT), 0.45, "hit: to nginx"),
+    _least("… to nginx+Lua with cache and Redis bucket", _claim(f"{HIT} by nginx+Lua Redis hit"), 1.0, "… nginx+Lua"),
+    _least("429 refused, to a hit", _claim(f"gateway Redis 429 by {HIT}"), 1.0, "429: to a hit"),
+    _least("304 to the client from the cache, to a hit", _claim(f"gateway Redis 304 by {HIT}"), 1.0, "304: to a hit"),
+    _least("20 KB answer, miss, to nginx's", _claim(f"{MISS} 20 KB by nginx 20 KB"), 0.27, "20 KB: to nginx"),
+    _most("one at a time, miss: median over nginx's", _alone(MISS), 0.3, " ms", "miss, one at a time, ms"),
+    _most("one at a time, hit: median over nginx's", _alone(HIT), 0.3, " ms", "hit, one at a time, ms"),
+    _most("the core busy for 70 %, hits: p99 by p50", _steady("hit"), 5.0, run="hits: p99 by p50"),
+    _most("the core busy for 70 %, misses: p99 by p50", _steady("miss"), 5.0, run="misses: p99 by p50"),
+    _most("work in the background: the most it adds to p99", _worst_added, 5.0, " ms", "background, ms"),
+    _most("two workers, a core each: CPU time a hit by one worker's", _workers("hit"), 1.1, run="two workers: a hit"),
+    _most("… a miss", _workers("miss"), 1.1, run="… a miss"),
+    _most("memory of an idle client", _foot("client_kib"), 12.0, " KiB"),
+    _most("memory after start", _foot("rss_mib"), 80.0, " MiB"),
+    _most("start to first answered request", _foot("start_s"), 1.0, " s"),
+    _most("memory over 1,000,000 requests: growth after the first 200,000", _grown, 4.0, " MiB"),
+    _most("cost a request, most to least: the largest growth of any chart", _worst_growth, 1.25, " times"),
 )
-"""What, its figure, which way it is meant, the bar, a unit. Ratios of CPU time a request: more is better."""
+"""Ratios of CPU time a request: more is better."""
+
+RUNS_KEPT = 8
+
+
+class Run(msgspec.Struct):
+    """A whole run's figures, by ``Bar.what``."""
+
+    date: str
+    figures: dict[str, float]
+
+
+def _kept() -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+
+
+def _measured() -> dict[str, float]:
+    """What has a result, by what it is."""
+    kept, found = _kept(), {}
+    for bar in BARS:
+        with contextlib.suppress(KeyError, StopIteration, TypeError):  # TypeError: a run without that figure
+            found[bar.what] = bar.figure(kept)
+    return found
 
 
 def table() -> str:
     """As Markdown; what has no result is said to have none."""
-    kept = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+    measured = _measured()
     rows = ["| what | bar | measured | met |", "|---|---|---|---|"]
-    for what, figure, way, bar, unit in BARS:
-        try:
-            measured = figure(kept)
-        except (KeyError, StopIteration, TypeError):  # TypeError: a run without that figure
-            rows.append(f"| {what} | {way} {bar:g}{unit} | not yet | |")
-            continue
-        met = measured >= bar if way == "at least" else measured <= bar
-        rows.append(f"| {what} | {way} {bar:g}{unit} | {measured:.2f}{unit} | {'yes' if met else '**no**'} |")
+    for bar in BARS:
+        asked, found = f"{bar.way} {bar.bar:g}{bar.unit}", measured.get(bar.what)
+        if found is None:
+            rows.append(f"| {bar.what} | {asked} | not yet | |")
+        else:
+            rows.append(f"| {bar.what} | {asked} | {found:.2f}{bar.unit} | {'yes' if bar.met(found) else '**no**'} |")
+    return "\n".join(rows)
+
+
+def keep_run() -> list[Run]:
+    """Put this one behind the others of benchmarks/results/runs.json."""
+    path = RESULTS / "runs.json"
+    runs = msgspec.json.decode(path.read_bytes(), type=list[Run]) if path.exists() else []
+    runs.append(Run(datetime.datetime.now(datetime.UTC).date().isoformat(), _measured()))
+    keep("runs", runs[-RUNS_KEPT:])
+    return runs[-RUNS_KEPT:]
+
+
+def runs_table(runs: list[Run]) -> str:
+    """As Markdown, a column each, the latest first; what falls short is bold."""
+    shown = [bar for bar in BARS if bar.run]
+    rows = [f"| | bar | {' | '.join(run.date[5:] for run in reversed(runs))} |", f"|---|---|{'---|' * len(runs)}"]
+    for bar in shown:
+        cells = []
+        for run in reversed(runs):
+            found = run.figures.get(bar.what)
+            told = "" if found is None else f"{found:.2f}"
+            cells.append(told if found is None or bar.met(found) else f"**{told}**")
+        rows.append(f"| {bar.run} | {'≥' if bar.way == 'at least' else '≤'} {bar.bar:g} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -131,3 +198,5 @@ if __name__ == "__main__":
     print(table())
     if "--write" in sys.argv:
         put("bars", table())
+    if "--keep-run" in sys.argv:
+        put("runs", runs_table(keep_run()))

@@ -9,7 +9,7 @@ import msgspec
 ROOT = Path(__file__).parent.parent
 
 
-def keep(name: str, result: msgspec.Struct) -> None:
+def keep(name: str, result: object) -> None:
     """As benchmarks/results/NAME.json, without the place of this checkout."""
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)

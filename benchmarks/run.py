@@ -137,7 +137,8 @@ def main() -> None:
             argv = [sys.executable, "-m", *f"benchmarks.{part}".split()]
             subprocess.run([*argv, "--write"] if given.write else argv, check=True)
     if given.write:
-        subprocess.run([sys.executable, "-m", "benchmarks.bars", "--write"], check=True)
+        whole = ["--keep-run"] if not given.only else []
+        subprocess.run([sys.executable, "-m", "benchmarks.bars", "--write", *whole], check=True)
 
 
 def _check(target: Target) -> None:
