@@ -14,7 +14,6 @@ from .messages import Fields, ResponseHead
 
 Values = tuple[bytes, ...]
 """Of the fields that differ, in their order."""
-Opening = Callable[[bytes], re.Match[bytes] | None]
 
 # As the reader of heads has it: no space at either end, and not a control octet but the tabulator. Possessive: there is but
 # one way to read it, so none is tried twice.
@@ -39,7 +38,6 @@ class HeadForm:
     __slots__ = (
         "_common",
         "_lines",
-        "_opening",
         "_own",
         "_own_lines",
         "_pick",
@@ -83,7 +81,6 @@ class HeadForm:
         self.fields = tuple([(name, b"") if at in places else (name, value) for at, (name, value) in enumerate(fields)])
         """With their values; those that differ without."""
         self._places = places
-        self._opening: Opening | None = None
 
     def read(self, lines: Sequence[bytes]) -> Values | None:
         """The values of another head, if it is of this form."""
@@ -91,28 +88,6 @@ class HeadForm:
             return None
         found = self._own(b"\r\n".join(self._own_lines(lines)))
         return None if found is None else found.groups()
-
-    def opening(self, instead: bytes) -> Opening:
-        """Matches what begins with a head of this form, its blank line included; the groups are the values.
-
-        ``instead``: a line, the same each time, that may stand in place of the length where that is spelt
-        ``Content-Length``; then that value has no group.
-        """
-        known = self._opening
-        if known is None:
-            patterns = []
-            for at, line in enumerate(self._lines):
-                name = self.fields[at - 1][0] if at - 1 in self._places else None
-                if name is None:
-                    patterns.append(re.escape(line))
-                elif self.shape.names[at - 1] != _LENGTH_NAME:
-                    patterns.append(re.escape(name) + b": " + _VALUE)
-                elif name == b"Content-Length":
-                    patterns.append(b"(?:Content-Length: %b|%b)" % (_LENGTH, re.escape(instead)))
-                else:
-                    patterns.append(re.escape(name) + b": " + _LENGTH)
-            known = self._opening = re.compile(rb"\r\n".join([*patterns, b"", b""])).match
-        return known
 
     def telling(self, values: Values, length: int) -> Values:
         """``values``, of a head that told no length, with this one."""

@@ -264,9 +264,6 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         plain = not (self._bodiless or self._upgrade)
-        if plain and self._partial is None and (known := self._forms.begins(data)) is not None:
-            self._read_known(*known)
-            return
         while data:
             if self._partial is None:
                 octets, end, data = data.partition(b"\r\n\r\n")
@@ -279,8 +276,8 @@ class Connection(asyncio.Protocol):
                     return
                 octets, data = taken
                 self._partial = None
-            if plain and (found := self._forms.read(octets)) is not None:
-                self._read_known(*found, data)
+            if plain and (known := self._forms.read(octets)) is not None:
+                self._read_known(*known, data)
                 return
             head = parse_head(octets, bodiless=self._bodiless, foreign_codings=self._foreign_codings)
             if head.status >= 200:

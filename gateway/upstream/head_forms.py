@@ -74,8 +74,6 @@ _PER_COUNT = 8
 _COUNTS_BOUND = 64
 _LONGEST_BYTES = 16 * 1024
 """Of a head that has a form."""
-_RECENT = 4
-"""Forms that what is read is held against before anything is cut out of it."""
 CHUNKED_LINE = b"Transfer-Encoding: chunked"
 _UNTOLD_LINE = b"Content-Length: 0"
 """Stands in a chunked answer's head for the other, until the length is known."""
@@ -88,45 +86,32 @@ class HeadForms:
 
     def __init__(self) -> None:
         self._forms: dict[int, list[HeadForm]] = {}
-        self._recent: list[HeadForm] = []
-        """The latest first."""
         self._own = _OWN
         self._in_vain = 0
-
-    def begins(self, data: bytes) -> tuple[HeadForm, Values, bytes] | None:
-        """As ``read``, of a head at the start of ``data``, if it is of a form seen lately; and what comes behind it."""
-        recent = self._recent
-        for place, form in enumerate(recent):
-            found = form.opening(CHUNKED_LINE)(data)
-            if found is not None:
-                end = found.end()
-                if end > _LONGEST_BYTES:
-                    return None
-                if place:
-                    recent.insert(0, recent.pop(place))
-                self._in_vain = 0
-                return form, found.groups(b""), data[end:]
-        return None
 
     def read(self, head: bytes) -> tuple[HeadForm, Values] | None:
         """The form of a head, and its values: the length's is empty where ``CHUNKED_LINE`` stands in its place."""
         if len(head) > _LONGEST_BYTES:
             return None
-        lines, chunked = _lines_of(head)
-        forms = self._forms.get(len(lines), [])
-        for form in forms:
-            values = form.read(lines)
-            if values is None:
-                continue
-            if form is not forms[0]:
-                forms.remove(form)
-                forms.insert(0, form)
-            if form not in self._recent:  # it came again, so it may once more
-                self._recent.insert(0, form)
-                del self._recent[_RECENT:]
+        lines = head.split(b"\r\n")
+        forms = self._forms.get(len(lines))
+        if not forms:
+            return None
+        first = forms[0]
+        values = first.read(lines)
+        if values is not None:  # nearly always, where lengths are told
             self._in_vain = 0
-            at = form.length
-            return form, (*values[:at], b"", *values[at + 1 :]) if chunked else values
+            return first, values
+        chunked = _untold(lines)
+        for form in forms if chunked else forms[1:]:
+            values = form.read(lines)
+            if values is not None:
+                if form is not first:
+                    forms.remove(form)
+                    forms.insert(0, form)
+                self._in_vain = 0
+                at = form.length
+                return form, (*values[:at], b"", *values[at + 1 :]) if chunked else values
         return None
 
     def learn(self, head: bytes, fields: Fields, reason: bytes) -> None:
@@ -136,12 +121,13 @@ class HeadForms:
             return
         if len(head) > _LONGEST_BYTES:
             return
+        lines = head.split(b"\r\n")
+        _untold(lines)
         with contextlib.suppress(ValueError):  # it can have no form
-            self._learn(_lines_of(head)[0], fields, reason)
+            self._learn(lines, fields, reason)
 
     def _learn(self, lines: Sequence[bytes], fields: Fields, reason: bytes) -> None:
         form = HeadForm(lines, fields, reason, self._own)
-        self._recent.clear()  # one of these may be about to be forgotten
         if not _NEVER.isdisjoint(form.shape.names):
             return
         forms = self._forms.get(len(lines))
@@ -162,10 +148,9 @@ class HeadForms:
         forms.insert(0, form)
 
 
-def _lines_of(head: bytes) -> tuple[list[bytes], bool]:
-    """A head's lines, as they are of a form; whether it told chunks."""
-    lines = head.split(b"\r\n")
-    chunked = CHUNKED_LINE in lines
-    if chunked:
-        lines[lines.index(CHUNKED_LINE)] = _UNTOLD_LINE
-    return lines, chunked
+def _untold(lines: list[bytes]) -> bool:
+    """Whether a head tells chunks; then its lines tell no length in their place, as those of a form do."""
+    if CHUNKED_LINE not in lines:
+        return False
+    lines[lines.index(CHUNKED_LINE)] = _UNTOLD_LINE
+    return True

@@ -147,27 +147,22 @@ def known_heads(octets: bytes) -> None:
     """Heads one behind the other, each with a blank line: what is read in the form of another is what the reader says."""
     forms = HeadForms()
     for head in octets.split(b"\r\n\r\n"):
-        # The last one may lack half of its blank line, and what is put behind it completes that.
-        begun = forms.begins(head + b"\r\n\r\n") if not head.endswith(b"\r\n") else None
         found = forms.read(head)
         try:
             read = parse_head(head, bodiless=False)
         except Malformed:
-            assert found is begun is None, "a form took what is malformed"
+            assert found is None, "a form took what is malformed"
             continue
         told = read.length >= 0
         fields = read.fields if told else with_length(read.fields, b"0")
         if found is not None:
             form, values = found
-            assert begun in {None, (form, values, b"")}
             assert (values[form.length] or b"-1") == (b"%d" % read.length if told else b"-1")
             known = form.head(values if told else form.telling(values, 0))
             assert (known.status, known.reason, known.fields) == (read.status, read.reason, fields)
             assert (read.persistent, read.upgrade) == (True, False)
-        else:
-            assert begun is None, "a start is no head"
-            if (learnt := in_form(read)) is not None:
-                forms.learn(head, learnt, read.reason)
+        elif (learnt := in_form(read)) is not None:
+            forms.learn(head, learnt, read.reason)
 
 
 def _read(stream: bytes, cut: int) -> object:

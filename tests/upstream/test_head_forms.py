@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.core.head_form import HeadForm
 from gateway.upstream.gathering import in_form, with_length
-from gateway.upstream.head_forms import _COUNTS_BOUND, _IN_VAIN, _OWN_BOUND, _PER_COUNT, _RECENT, CHUNKED_LINE, HeadForms
+from gateway.upstream.head_forms import _COUNTS_BOUND, _IN_VAIN, _OWN_BOUND, _PER_COUNT, CHUNKED_LINE, HeadForms
 from gateway.upstream.response import CHUNKED, Malformed, parse_head
 
 HEAD = (
@@ -37,12 +37,8 @@ def known(forms: HeadForms, head: bytes) -> HeadForm | None:
 
 
 def agrees(forms: HeadForms, head: bytes) -> bool:
-    """Whether it was read in a form; and then what the reader of heads says, it said, and says it of a start, too."""
-    body = b"\r\n\r\nbody"
-    ahead = forms.begins(head + b"\r\n\r\n" + body)
+    """Whether it was read in a form; and then what the reader of heads says, it said."""
     found = forms.read(head)
-    if ahead is not None:
-        assert ahead == (*(found or ()), body)
     if found is None:
         return False
     form, values = found
@@ -53,8 +49,6 @@ def agrees(forms: HeadForms, head: bytes) -> bool:
     assert (made.status, made.reason, made.fields) == (read.status, read.reason, fields)
     told = b"" if chunked else b"%d" % read.length
     assert (told, read.persistent, read.upgrade) == (values[form.length], True, False)
-    if form.fields[form.shape.place[b"content-length"]][0] == b"Content-Length":
-        assert forms.begins(head + b"\r\n\r\n" + body) == (form, values, body), "seen lately"
     return True
 
 
@@ -201,33 +195,3 @@ def test_where_nothing_comes_twice_little_is_learnt(monkeypatch: pytest.MonkeyPa
     while known(forms, HEAD) is None:
         learnt(forms, HEAD)
     assert known(forms, HEAD) is not None, "and what comes again is found in the end"
-
-
-def test_a_head_that_is_not_all_there_begins_nothing() -> None:
-    forms = HeadForms()
-    learnt(forms, HEAD)
-    assert agrees(forms, HEAD)
-    whole = HEAD + b"\r\n\r\n"
-    assert [end for end in range(len(whole)) if forms.begins(whole[:end]) is not None] == []
-    assert forms.begins(whole) is not None
-    assert forms.begins(b"HTTP/1.1 100 Continue\r\n\r\n" + whole) is None
-
-
-def test_of_many_forms_the_latest_are_looked_for_first() -> None:
-    forms = HeadForms()
-    heads = [HEAD.replace(b"Vary: Origin", b"Vary: X-%d" % number) for number in range(_RECENT + 2)]
-    for head in heads:
-        learnt(forms, head)
-    for head in heads:
-        assert agrees(forms, head)
-    begun = [forms.begins(head + b"\r\n\r\n") is not None for head in heads]
-    assert begun == [False, False, *[True] * _RECENT]
-    assert [agrees(forms, head) for head in heads] == [True] * len(heads), "the others are found by their lines"
-
-
-def test_a_longer_head_than_any_form_has_begins_nothing() -> None:
-    forms = HeadForms()
-    learnt(forms, HEAD)
-    assert agrees(forms, HEAD)
-    link = b"<http://gitlab/" + b"x" * 20_000 + b">"
-    assert forms.begins(HEAD.replace(b"<http://gitlab/?page=2>", link) + b"\r\n\r\n") is None
