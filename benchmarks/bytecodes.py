@@ -140,7 +140,7 @@ async def _ask_all(clients: list[Client], pages: Iterator[int] | None) -> None:
 
 
 async def _line(what: str, clients: list[Client], pages: Iterator[int] | None, *, names: bool) -> Line:
-    for _ in range(6):  # what is done once, and learnt of two, has been done
+    for _ in range(20):  # what is done once, or learnt of some hundreds, has been done
         await _ask_all(clients, pages)
     bytecodes, calls = [], []
     functions: collections.Counter[str] = collections.Counter()

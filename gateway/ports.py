@@ -17,6 +17,7 @@ from .core.cache_entry import Entry
 from .core.catalogue import Operation
 from .core.credentials import Claim
 from .core.errors import Rejection
+from .core.head_form import HeadForm
 from .core.key_record import KeyRecord, Replacing
 from .core.limits import Decision, Take
 from .core.messages import Field, Fields, RequestHead, ResponseHead
@@ -98,6 +99,13 @@ class Downstream(Protocol):
         ...
 
 
+class Answered(msgspec.Struct, gc=False):
+    """How requests of one kind were answered last."""
+
+    form: HeadForm | None = None
+    """Of the answer's head."""
+
+
 class Repeated(msgspec.Struct, gc=False):
     """The fields that all requests of one kind have, before and behind those of each alone."""
 
@@ -105,6 +113,8 @@ class Repeated(msgspec.Struct, gc=False):
     behind: Fields
     rendered: tuple[bytes, bytes] | None = None
     """An adapter's own: the two as it sends them, left here by the first such request."""
+    answered: Answered = msgspec.field(default_factory=Answered)
+    """An adapter's own, too: left there by answers."""
 
     def __repr__(self) -> str:
         return "Repeated()"  # a credential is among them

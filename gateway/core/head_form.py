@@ -20,6 +20,10 @@ Values = tuple[bytes, ...]
 _VALUE = rb"((?:[!-~\x80-\xff]++(?:[\t ]++[!-~\x80-\xff]++)*+)?+)"
 _LENGTH = rb"(0|[1-9][0-9]{0,17})"
 _LENGTH_NAME = b"content-length"
+_OFTEN = 256
+"""A head that was read so often is worth a pattern of its own, which takes a millisecond or two to compile."""
+_LONGEST_PATTERN = 1024
+"""Octets of what stays the same: they are compiled one by one."""
 
 
 class HeadForm:
@@ -38,6 +42,8 @@ class HeadForm:
     __slots__ = (
         "_common",
         "_lines",
+        "_met",
+        "_opening",
         "_own",
         "_own_lines",
         "_pick",
@@ -81,6 +87,8 @@ class HeadForm:
         self.fields = tuple([(name, b"") if at in places else (name, value) for at, (name, value) in enumerate(fields)])
         """With their values; those that differ without."""
         self._places = places
+        self._met = 0
+        self._opening: Callable[[bytes], re.Match[bytes] | None] | None = None
 
     def read(self, lines: Sequence[bytes]) -> Values | None:
         """The values of another head, if it is of this form."""
@@ -88,6 +96,33 @@ class HeadForm:
             return None
         found = self._own(b"\r\n".join(self._own_lines(lines)))
         return None if found is None else found.groups()
+
+    def met(self, instead: bytes) -> None:
+        """It was read once more. ``instead``: a line, always the same, that may stand in place of the length."""
+        self._met += 1
+        if self._met == _OFTEN and sum(map(len, self._common)) <= _LONGEST_PATTERN:
+            self._opening = re.compile(self._pattern(instead)).match
+
+    def starts(self, data: bytes) -> tuple[Values, bytes] | None:
+        """Of a head of this form at the start of ``data``: its values, and what comes behind its blank line. The length is
+        empty where the other line stands in its place. None, too, while the form has been met too seldom."""
+        opening = self._opening
+        found = opening(data) if opening is not None else None
+        return None if found is None else (found.groups(b""), data[found.end() :])
+
+    def _pattern(self, instead: bytes) -> bytes:
+        patterns = []
+        for at, line in enumerate(self._lines):
+            name = self.fields[at - 1][0] if at - 1 in self._places else None
+            if name is None:
+                patterns.append(re.escape(line))
+            elif self.shape.names[at - 1] != _LENGTH_NAME:
+                patterns.append(re.escape(name) + b": " + _VALUE)
+            elif name == b"Content-Length":
+                patterns.append(b"(?:Content-Length: %b|%b)" % (_LENGTH, re.escape(instead)))
+            else:
+                patterns.append(re.escape(name) + b": " + _LENGTH)
+        return rb"\r\n".join([*patterns, b"", b""])
 
     def telling(self, values: Values, length: int) -> Values:
         """``values``, of a head that told no length, with this one."""

@@ -181,7 +181,9 @@ class LeanUpstream:
             self._retry_budget += self._settings.retry_ratio
         self.reuses_total += 1
         exchange = _Exchange(self, connection, ticket, then, door)
-        connection.begin(octets, exchange, request.first_byte_timeout_s or self._settings.first_byte_s, collects=True)
+        first_byte_s, repeated = request.first_byte_timeout_s or self._settings.first_byte_s, request.repeated
+        like = repeated.answered if repeated is not None else None
+        connection.begin(octets, exchange, first_byte_s, collects=True, like=like)
         return exchange
 
     def read_tls(self) -> Callable[[], None]:

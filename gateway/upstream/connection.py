@@ -19,6 +19,7 @@ from ..core.errors import Rejection
 from ..core.head_form import HeadForm, Values
 from ..core.messages import ResponseHead
 from ..outbox import Outbox
+from ..ports import Answered
 from ..reply import Reply
 from .contract import Home, Waiter
 from .deadline import Deadline
@@ -67,6 +68,7 @@ class Connection(asyncio.Protocol):
         "_home",
         "_idle_s",
         "_interim",
+        "_like",
         "_loop",
         "_outbox",
         "_partial",
@@ -109,12 +111,11 @@ class Connection(asyncio.Protocol):
         self._drain: asyncio.Future[None] | None = None
         self._stream: Stream | None = None
         self._reader: BodyReader | None = None
-        self._partial: HeadBuffer | None = None
         self._gathering: Gathering | None = None
+        self._partial: HeadBuffer | None = None
         self._deadline = Deadline(loop, self._on_time)
         self._write_paused = self._reading_paused = self._eof = self._reusable = False
-        self._unsent_bytes = 0
-        self._fd = -1
+        self._unsent_bytes, self._fd = 0, -1
         self.heard = False
         """An octet of an answer to the present request came."""
         self.idle_at = 0.0
@@ -145,16 +146,17 @@ class Connection(asyncio.Protocol):
         upgrade: bool = False,
         body_follows: bool = False,
         collects: bool = False,
+        like: Answered | None = None,
     ) -> None:
         """Write a request, or its head. ``waiter`` is given the Reply, or an UpstreamFailure.
 
         ``collects``: small JSON is, though it comes in chunks: not for everybody, as what watches something comes so, too.
-        From here on the place in the pool is the connection's to free.
+        ``like``: of requests of this kind. From here on the place in the pool is the connection's to free.
         """
         self._phase = _HEAD
         self._bodiless = bodiless
         self._upgrade = upgrade
-        self._collects = collects
+        self._collects, self._like = collects, like
         self._sent = not body_follows
         self._interim = 0
         self.heard = False
@@ -264,6 +266,9 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         plain = not (self._bodiless or self._upgrade)
+        if plain and self._partial is None and (known := self._forms.starts(data, self._like)) is not None:
+            self._read_known(*known)
+            return
         while data:
             if self._partial is None:
                 octets, end, data = data.partition(b"\r\n\r\n")
@@ -276,8 +281,8 @@ class Connection(asyncio.Protocol):
                     return
                 octets, data = taken
                 self._partial = None
-            if plain and (known := self._forms.read(octets)) is not None:
-                self._read_known(*known, data)
+            if plain and (found := self._forms.read(octets, self._like)) is not None:
+                self._read_known(*found, data)
                 return
             head = parse_head(octets, bodiless=self._bodiless, foreign_codings=self._foreign_codings)
             if head.status >= 200:

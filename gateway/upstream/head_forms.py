@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from ..core.head_form import HeadForm, Values
 from ..core.messages import Fields
+from ..ports import Answered
 
 # What is another with each answer, or each page. More is learnt: whatever a proxy on the way adds.
 _OWN = frozenset(
@@ -89,8 +90,22 @@ class HeadForms:
         self._own = _OWN
         self._in_vain = 0
 
-    def read(self, head: bytes) -> tuple[HeadForm, Values] | None:
-        """The form of a head, and its values: the length's is empty where ``CHUNKED_LINE`` stands in its place."""
+    def starts(self, data: bytes, like: Answered | None) -> tuple[HeadForm, Values, bytes] | None:
+        """As ``read``, of a head at the start of ``data``; and what comes behind it. None, too, where that is not of the
+        form that such requests were answered in last, or the form has been met too seldom."""
+        form = like.form if like is not None else None
+        found = form.starts(data) if form is not None else None
+        if found is None or form is None:
+            return None
+        values, rest = found
+        if len(data) - len(rest) > _LONGEST_BYTES:
+            return None
+        self._in_vain = 0
+        return form, values, rest
+
+    def read(self, head: bytes, like: Answered | None = None) -> tuple[HeadForm, Values] | None:
+        """The form of a head, and its values: the length's is empty where ``CHUNKED_LINE`` stands in its place. It is what
+        answers to requests ``like`` it are expected in."""
         if len(head) > _LONGEST_BYTES:
             return None
         lines = head.split(b"\r\n")
@@ -101,6 +116,9 @@ class HeadForms:
         values = first.read(lines)
         if values is not None:  # nearly always, where lengths are told
             self._in_vain = 0
+            first.met(CHUNKED_LINE)
+            if like is not None:
+                like.form = first
             return first, values
         chunked = _untold(lines)
         for form in forms if chunked else forms[1:]:
@@ -110,6 +128,9 @@ class HeadForms:
                     forms.remove(form)
                     forms.insert(0, form)
                 self._in_vain = 0
+                form.met(CHUNKED_LINE)
+                if like is not None:
+                    like.form = form
                 at = form.length
                 return form, (*values[:at], b"", *values[at + 1 :]) if chunked else values
         return None

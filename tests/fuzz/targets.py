@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from unittest import mock
 from urllib.parse import unquote_to_bytes
 
+from gateway.core import head_form
 from gateway.core.body import Verdict
 from gateway.core.body_form import FormScanner
 from gateway.core.body_json import JsonScanner
@@ -23,6 +25,7 @@ from gateway.core.query import query_parameters
 from gateway.core.response_headers import ResponseHeaderRules
 from gateway.core.target import parse_target
 from gateway.core.token_request import TokenRefused, read_token_request
+from gateway.ports import Answered
 from gateway.upstream.gathering import in_form, with_length
 from gateway.upstream.head_forms import HeadForms
 from gateway.upstream.response import HeadBuffer, Malformed, body_reader, parse_head
@@ -143,25 +146,29 @@ def responses(octets: bytes) -> None:
     assert whole == pieces, (whole, pieces)
 
 
+@mock.patch.object(head_form, "_OFTEN", 1)  # what came once is expected
 def known_heads(octets: bytes) -> None:
     """Heads one behind the other, each with a blank line: what is read in the form of another is what the reader says."""
-    forms = HeadForms()
+    forms, like = HeadForms(), Answered()
     for head in octets.split(b"\r\n\r\n"):
-        found = forms.read(head)
+        # The last one may lack half of its blank line, and what is put behind it completes that.
+        start = forms.starts(head + b"\r\n\r\n", like) if not head.endswith(b"\r\n") else None
+        assert start is None or start[2] == b"", "all of it is the head"
+        found = forms.read(head, like)
         try:
             read = parse_head(head, bodiless=False)
         except Malformed:
-            assert found is None, "a form took what is malformed"
+            assert found is start is None, "a form took what is malformed"
             continue
         told = read.length >= 0
         fields = read.fields if told else with_length(read.fields, b"0")
-        if found is not None:
-            form, values = found
+        # What is expected may be of a form that is forgotten by now.
+        for form, values in [known[:2] for known in (found, start) if known is not None]:
             assert (values[form.length] or b"-1") == (b"%d" % read.length if told else b"-1")
-            known = form.head(values if told else form.telling(values, 0))
-            assert (known.status, known.reason, known.fields) == (read.status, read.reason, fields)
+            made = form.head(values if told else form.telling(values, 0))
+            assert (made.status, made.reason, made.fields) == (read.status, read.reason, fields)
             assert (read.persistent, read.upgrade) == (True, False)
-        elif (learnt := in_form(read)) is not None:
+        if found is None and (learnt := in_form(read)) is not None:
             forms.learn(head, learnt, read.reason)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.core.head_form import HeadForm
+from gateway.core import head_form
+from gateway.core.head_form import HeadForm, Values
+from gateway.ports import Answered
 from gateway.upstream.gathering import in_form, with_length
 from gateway.upstream.head_forms import _COUNTS_BOUND, _IN_VAIN, _OWN_BOUND, _PER_COUNT, CHUNKED_LINE, HeadForms
 from gateway.upstream.response import CHUNKED, Malformed, parse_head
@@ -36,12 +39,31 @@ def known(forms: HeadForms, head: bytes) -> HeadForm | None:
     return found[0] if found is not None else None
 
 
-def agrees(forms: HeadForms, head: bytes) -> bool:
-    """Whether it was read in a form; and then what the reader of heads says, it said."""
-    found = forms.read(head)
+BODY = b"\r\n\r\nbody"
+
+
+def agrees(forms: HeadForms, head: bytes, like: Answered | None = None) -> bool:
+    """Whether it was read in a form; and then what the reader of heads says, it said. ``like``: what was read so before is
+    read as a start, too, and nothing else is."""
+    like = like or Answered()
+    ahead, expected = None, None
+    if b"\r\n\r\n" not in head + b"\r\n":
+        expected = like.form if like.form is not None and like.form._opening is not None else None
+        ahead = forms.starts(head + b"\r\n\r\n" + BODY, like)
+    found = forms.read(head, like)
+    if ahead is not None:
+        assert ahead[2] == BODY
+        holds(*ahead[:2], head)
     if found is None:
         return False
-    form, values = found
+    assert ahead is not None or found[0] is not expected
+    assert like.form is found[0]
+    holds(*found, head)
+    return True
+
+
+def holds(form: HeadForm, values: Values, head: bytes) -> None:
+    """What was read is what the reader of heads says."""
     read = parse_head(head, bodiless=False)
     chunked = read.length == CHUNKED
     made = form.head(form.telling(values, 0) if chunked else values)
@@ -49,7 +71,14 @@ def agrees(forms: HeadForms, head: bytes) -> bool:
     assert (made.status, made.reason, made.fields) == (read.status, read.reason, fields)
     told = b"" if chunked else b"%d" % read.length
     assert (told, read.persistent, read.upgrade) == (values[form.length], True, False)
-    return True
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _expected_at_once() -> Iterator[None]:
+    """A form that came once is expected the next time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head_form, "_OFTEN", 1)
+        yield
 
 
 def test_the_next_page_is_read_in_the_form_of_the_last() -> None:
@@ -96,19 +125,20 @@ _CHANGES = st.lists(st.tuples(st.integers(0, len(HEAD)), st.integers(0, 12), _PI
 @example(changes=[(HEAD.index(b"200 OK"), 0, b" ")])
 @example(changes=[(HEAD.index(b" OK"), 3, b" Fine")])
 def test_it_agrees_with_the_reader_of_heads(first: bytes, changes: list[tuple[int, int, bytes]]) -> None:
-    forms = HeadForms()
+    forms, like = HeadForms(), Answered()
     learnt(forms, first)
+    assert agrees(forms, first, like)
     head = first
     for at, gone, piece in changes:
         head = head[:at] + piece + head[at + gone :]
-    agrees(forms, head)
+    agrees(forms, head, like)
     try:
         learnt(forms, head)
     except Malformed:
         return
-    agrees(forms, head)
-    assert agrees(forms, HEAD)
-    assert agrees(forms, CHUNKED_HEAD)
+    agrees(forms, head, like)
+    assert agrees(forms, HEAD, like)
+    assert agrees(forms, CHUNKED_HEAD, like)
 
 
 def test_heads_that_say_the_same_in_other_words_have_a_form_each() -> None:
@@ -195,3 +225,31 @@ def test_where_nothing_comes_twice_little_is_learnt(monkeypatch: pytest.MonkeyPa
     while known(forms, HEAD) is None:
         learnt(forms, HEAD)
     assert known(forms, HEAD) is not None, "and what comes again is found in the end"
+
+
+def test_what_is_expected_is_known_by_its_start() -> None:
+    forms, like = HeadForms(), Answered()
+    whole = HEAD + b"\r\n\r\n"
+    learnt(forms, HEAD)
+    assert forms.starts(whole, like) is None, "nothing is expected yet"
+    assert agrees(forms, HEAD, like)
+    assert [end for end in range(len(whole)) if forms.starts(whole[:end], like) is not None] == []
+    assert forms.starts(whole, None) is None
+    assert forms.starts(b"HTTP/1.1 100 Continue\r\n\r\n" + whole, like) is None
+    found = forms.starts(whole + BODY, like)
+    assert found is not None
+    assert found[2] == BODY
+    link = b"<http://gitlab/" + b"x" * 20_000 + b">"
+    assert forms.starts(whole.replace(b"<http://gitlab/?page=2>", link), like) is None, "longer than what has a form"
+
+
+def test_a_pattern_is_made_for_what_comes_often_and_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_form, "_OFTEN", 3)
+    for head, expected in ((HEAD, [False, False, True]), (HEAD + b"\r\nX-Policy: " + b"x" * 1024, [False] * 3)):
+        forms, like = HeadForms(), Answered()
+        learnt(forms, head)
+        made = []
+        for _ in range(3):
+            assert agrees(forms, head, like)
+            made.append(forms.starts(head + b"\r\n\r\n", like) is not None)
+        assert made == expected
