@@ -32,7 +32,7 @@ from .parsing import last_octets, rejection_of, version_not_supported
 from .repeats import Repeats
 from .settings import EdgeSettings
 from .tunnel import ClientTunnel
-from .visitors import Visitors, see_off, unsent_bytes
+from .visitors import Visitors, unsent_bytes
 
 log = logging.getLogger("gateway.edge")
 
@@ -200,7 +200,7 @@ class Connection(RequestHandler):
         server.outbox.put(self.transport, octets)
         if self._close:
             server.outbox.flush()
-            see_off(self._loop, self.transport, self.settings.write_stall_s)
+            server.visitors.see_off(self, self.transport)
         elif self._messages:
             waiter.set_result(None)
         else:
@@ -303,7 +303,7 @@ class Connection(RequestHandler):
         transport = self.transport
         super().force_close()
         if transport is not None and not self.left:
-            see_off(self._loop, transport, self.settings.write_stall_s)
+            self._server.visitors.see_off(self, transport)
 
     def abort(self) -> None:
         """Cut the connection with a reset where the platform has one: nothing sent so far may pass for whole."""
@@ -391,7 +391,7 @@ class Connection(RequestHandler):
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
-                see_off(self._loop, self.transport, self.settings.write_stall_s)
+                self._server.visitors.see_off(self, self.transport)
 
     def _rest(self) -> None:
         """Until the next request, ``idle_s`` at most."""

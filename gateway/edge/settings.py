@@ -37,7 +37,7 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     idle_s: float = 75.0
     write_stall_s: float = 30.0
     goodbye_s: float = 300.0
-    """Of TLS: for a closing connection's last octets and its client's goodbye, whether or not it takes any of them."""
+    """Of TLS: for a closing connection's last octets, however slowly they are taken (who takes none is cut before)."""
     lingering_s: float = 2.0
     max_connections: int = 0
     """0: bounded by the process's file descriptors alone."""

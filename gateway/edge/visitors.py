@@ -16,6 +16,8 @@ from .settings import EdgeSettings
 _LAST_WORD_S = 1.0
 """For what a transport may hold and not tell of, and for whoever is slow to say goodbye (TLS)."""
 _LOOK_S = 0.01
+_GOODBYE_S = 30.0
+"""For who has been sent everything to say goodbye, too (TLS): a client that pools connections may not look for that."""
 
 
 class Visitor(Protocol):
@@ -43,6 +45,9 @@ class Visitors:
         self._coming: OrderedDict[int, float] = OrderedDict()
         """Accepted then, and not counted in yet: with TLS that is once hands are shaken. By their tickets, the oldest
         first: nothing of whoever only pretends to shake hands is kept."""
+        self._parting: OrderedDict[int, tuple[float, asyncio.Transport]] = OrderedDict()
+        """Closed, and sent everything, as far as is known: until when they have, by their tickets, in that order."""
+        self._parting_timer: asyncio.TimerHandle | None = None
         self.open = 0
         self.refused = 0
 
@@ -77,12 +82,46 @@ class Visitors:
     def leave(self, visitor: Visitor) -> None:
         """Count a connection out."""
         visitor.left = True
+        self._parting.pop(visitor.ticket, None)
         self.open -= 1
         count = self._per_peer.get(visitor.peer, 0) - 1
         if count > 0:
             self._per_peer[visitor.peer] = count
         else:
             self._per_peer.pop(visitor.peer, None)
+
+    def see_off(self, visitor: Visitor, transport: asyncio.Transport) -> None:
+        """Close once all is sent. Cut off is who takes nothing for ``write_stall_s``, or has it all and never leaves."""
+        if not transport.is_closing():  # asyncio's of TLS, closed twice, can be asked and told nothing more
+            transport.close()
+        self._watch(visitor, transport, unsent_bytes(transport))
+
+    def _watch(self, visitor: Visitor, transport: asyncio.Transport, unsent: int) -> None:
+        if unsent:
+            self._loop.call_later(self._settings.write_stall_s, self._look, visitor, transport, unsent)
+        elif not visitor.left:
+            self._parting.setdefault(visitor.ticket, (self._loop.time() + _GOODBYE_S, transport))
+            if self._parting_timer is None:
+                self._parting_timer = self._loop.call_later(_GOODBYE_S, self._part)
+
+    def _look(self, visitor: Visitor, transport: asyncio.Transport, before: int) -> None:
+        unsent = unsent_bytes(transport)
+        if unsent >= before:
+            transport.abort()
+        else:
+            self._watch(visitor, transport, unsent)
+
+    def _part(self) -> None:
+        """One timer for all of them: most leave at once."""
+        self._parting_timer = None
+        parting, now = self._parting, self._loop.time()
+        while parting:
+            until, transport = next(iter(parting.values()))
+            if until > now:
+                self._parting_timer = self._loop.call_later(until - now, self._part)
+                return
+            parting.popitem(last=False)
+            transport.abort()
 
     async def gone(self, owed: Collection[Visitor], here: Collection[Visitor], ends_at: float) -> None:
         """Wait until all have left: those who are ``owed`` octets until ``ends_at``, by the loop's clock, and all others a
@@ -102,25 +141,9 @@ class Visitors:
             coming.popitem(last=False)
 
 
-def see_off(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, stall_s: float) -> None:
-    """Close once all is sent; a client that takes nothing of it for ``stall_s`` is cut off."""
-    transport.close()
-    unsent = unsent_bytes(transport)
-    if unsent:
-        loop.call_later(stall_s, _look, loop, transport, stall_s, unsent)
-
-
 def unsent_bytes(transport: asyncio.Transport) -> int:
-    """What it has not sent yet, as far as it tells. One of asyncio's own TLS that is gone can't be asked."""
+    """What it has not sent yet, as far as it tells. One of asyncio's own TLS that was closed twice can't be asked."""
     try:
         return transport.get_write_buffer_size()
     except AttributeError:
         return 0
-
-
-def _look(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, stall_s: float, before: int) -> None:
-    unsent = unsent_bytes(transport)
-    if unsent >= before:
-        transport.abort()
-    elif unsent:
-        loop.call_later(stall_s, _look, loop, transport, stall_s, unsent)

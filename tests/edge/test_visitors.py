@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from gateway.core.messages import ResponseHead
+from gateway.edge import visitors as module
 from gateway.edge.downstream import AiohttpDownstream
 from gateway.edge.settings import EdgeSettings
-from gateway.edge.visitors import Visitors, see_off
+from gateway.edge.visitors import _GOODBYE_S, Visitors
 from tests.fakes.certificates import Authority
 
-from .wire import SOON_S, Client, Traffic, request, traffic
+from .wire import SOON_S, Client, Traffic, echo, request, traffic
 
 SIZE = 8 << 20
 """More than the kernel takes for a client that reads nothing."""
@@ -42,8 +43,9 @@ class Clock:
     def time(self) -> float:
         return self.now
 
-    def call_later(self, in_s: float, call: Any, *given: Any) -> None:
+    def call_later(self, in_s: float, call: Any, *given: Any) -> object:
         self.calls.append((in_s, call, given))
+        return self
 
     def fire(self) -> None:
         (_, call, given) = self.calls.pop()
@@ -59,6 +61,9 @@ class Wire:
 
     def get_write_buffer_size(self) -> int:
         return self._holds.pop(0)
+
+    def is_closing(self) -> bool:
+        return self.closed
 
     def close(self) -> None:
         self.closed = True
@@ -120,14 +125,38 @@ def test_one_too_many_is_refused_and_counted_out_again() -> None:
     [((0,), 0, False), ((9, 0), 1, False), ((9, 8, 1, 0), 3, False), ((9, 9), 1, True), ((9, 4, 4), 2, True)],
 )
 def test_whoever_takes_nothing_is_cut_off(holds: tuple[int, ...], looks: int, cut: bool) -> None:
-    clock, wire = Clock(), Wire(*holds)
-    see_off(clock, wire, 30.0)  # type: ignore[arg-type]
+    clock, wire, one = Clock(), Wire(*holds), Visitor()
+    here = visitors(clock, write_stall_s=20.0)
+    one.ticket = here.accept()
+    here.see_off(one, wire)  # type: ignore[arg-type]
     assert wire.closed
     for _ in range(looks):
         assert not wire.aborted
-        assert clock.calls[-1][0] == 30.0
+        assert clock.calls[-1][0] == 20.0
         clock.fire()
-    assert (wire.aborted, clock.calls) == (cut, [])
+    assert (wire.aborted, [in_s for in_s, _, _ in clock.calls]) == (cut, [] if cut else [_GOODBYE_S])
+
+
+def test_who_has_it_all_and_never_leaves_is_cut_off() -> None:
+    """TLS says goodbye, and a client that keeps connections for later does not look for that."""
+    clock = Clock()
+    here = visitors(clock)
+    wires, ones = [Wire(0) for _ in range(3)], [Visitor() for _ in range(3)]
+    for one, wire in zip(ones, wires, strict=True):
+        one.ticket = here.accept()
+        here.admit(one)
+        here.see_off(one, wire)  # type: ignore[arg-type]
+        clock.now += 1.0
+    here.leave(ones[0])
+    assert len(clock.calls) == 1, "one timer for all"
+    clock.now += _GOODBYE_S - 2.0
+    clock.fire()
+    assert [wire.aborted for wire in wires] == [False, True, False]
+    assert [in_s for in_s, _, _ in clock.calls] == [1.0]
+    clock.now += 1.0
+    clock.fire()
+    assert [wire.aborted for wire in wires] == [False, True, True]
+    assert (clock.calls, len(here._parting)) == ([], 0)
 
 
 # Over real sockets
@@ -221,3 +250,24 @@ async def test_over_tls_a_closing_connection_waits_for_a_slow_reader(goodbye_s: 
             with pytest.raises((asyncio.IncompleteReadError, ConnectionError, ssl.SSLError)):
                 await client.answer()
         client.writer.close()
+
+
+async def test_over_tls_who_keeps_a_connection_that_is_over_does_not_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_GOODBYE_S", 0.1)
+    authority = Authority(tmp_path)
+    pair = authority.issue("gateway")
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(pair.cert, pair.key)
+    async with traffic(echo, tls=theirs, idle_s=0.05) as port:
+        tls = ssl.create_default_context(cafile=authority.file)
+        client = Client(*await asyncio.open_connection("127.0.0.1", port.port, ssl=tls))
+        await client.send(request("/kept"))
+        assert (await client.answer())[0] == 200
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        async with asyncio.timeout(SOON_S):
+            while port.server.visitors.open:
+                await asyncio.sleep(0.01)
+        client.writer.transport.abort()
+        await asyncio.sleep(0)
