@@ -54,12 +54,12 @@ def _foot(name: str) -> Figure:
     return lambda kept: float(kept["footprint"][name])
 
 
-def _workers(name: str) -> Figure:
+def _workers(name: str, by: str = "ratios") -> Figure:
     wanted = (name, EACH)
 
     def figure(kept: dict[str, Any]) -> float:
         cost = next(cost for cost in kept["workers"]["costs"] if (cost["name"], cost["where"]) == wanted)
-        return float(statistics.median(cost["ratios"]))
+        return float(statistics.median(cost[by]))
 
     return figure
 
@@ -127,6 +127,13 @@ BARS = (
     _most("work in the background: the most it adds to p99", _worst_added, 5.0, " ms", "background, ms"),
     _most("two workers, a core each: CPU time a hit by one worker's", _workers("hit"), 1.1, run="two workers: a hit"),
     _most("… a miss", _workers("miss"), 1.1, run="… a miss"),
+    _most(
+        "two workers: CPU time a hit by that of two gateways of a worker each",
+        _workers("hit", "beside_pair"),
+        1.1,
+        run="two workers by two gateways: a hit",
+    ),
+    _most("… a miss by that of two gateways", _workers("miss", "beside_pair"), 1.1, run="… a miss"),
     _most("memory of an idle client", _foot("client_kib"), 12.0, " KiB"),
     _most("memory after start", _foot("rss_mib"), 80.0, " MiB"),
     _most("start to first answered request", _foot("start_s"), 1.0, " s"),

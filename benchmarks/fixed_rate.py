@@ -43,6 +43,8 @@ class Paced(msgspec.Struct, frozen=True):
     max_ms: float
     late_p99_ms: float
     """How late the sender itself was, at most, for 99 of 100: part of the times above."""
+    took_s: float
+    """Seconds from the first request to the last answer."""
 
 
 def begin(shape: Shape, port: int, *, rate: float, seconds: float, cpu: int) -> subprocess.Popen[bytes]:
@@ -142,13 +144,15 @@ def send(port: int, rate: float, seconds: float, connections: int) -> Paced:
                     times.append(now - one.due)
                     refused += answer
                     free.append(one)
+        took_s = clock() - start
     times.sort()
     late.sort()
 
     def at(share: float) -> float:
         return times[min(total - 1, int(total * share))] * 1e3
 
-    return Paced(total, refused, at(0.5), at(0.99), at(0.999), times[-1] * 1e3, late[int(total * 0.99)] * 1e3)
+    late_p99 = late[int(total * 0.99)]
+    return Paced(total, refused, at(0.5), at(0.99), at(0.999), times[-1] * 1e3, late_p99 * 1e3, took_s)
 
 
 def _go_first() -> None:

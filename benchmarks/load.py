@@ -109,27 +109,44 @@ def asking(shape: Shape) -> dict[str, str]:
     }
 
 
-def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float, cpu: int | None, directory: Path) -> Load:
-    """Run the load in a process of its own, pinned to ``cpu``; None: free where this one is."""
+def begin(
+    shape: Shape, port: int, *, connections: int, seconds: float, cpu: int | None, directory: Path
+) -> subprocess.Popen[str]:
+    """The load in a process of its own, pinned to ``cpu``; None: free where this one is. For ``result_of``."""
     environment = asking(shape)
     if shutil.which("wrk"):
         script = directory / "load.lua"
-        script.write_text(_WRK)
+        if not script.exists():  # another may be about to read it
+            script.write_text(_WRK)
         argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "-s", str(script), f"http://127.0.0.1:{port}"]
     else:
         argv = [sys.executable, "-m", "benchmarks.load", str(port), str(connections), str(seconds)]
-    done = subprocess.run(
+    return subprocess.Popen(
         argv,
         env=environment,
         cwd=Path(__file__).parent.parent,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
-        check=True,
-        timeout=seconds + 20,
         start_new_session=True,
         preexec_fn=functools.partial(settle, cpu),
     )
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Load)
+
+
+def result_of(load: subprocess.Popen[str]) -> Load:
+    """When it is over.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    told, _ = load.communicate(timeout=120)
+    if load.returncode:
+        raise RuntimeError(f"{load.args!r} failed")
+    return msgspec.json.decode(told.splitlines()[-1], type=Load)
+
+
+def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float, cpu: int | None, directory: Path) -> Load:
+    """One load, to its end; as ``begin``."""
+    return result_of(begin(shape, port, connections=connections, seconds=seconds, cpu=cpu, directory=directory))
 
 
 # The client of our own: slower than wrk, so the figures that hold with it are CPU time and c=1

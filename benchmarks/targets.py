@@ -103,9 +103,9 @@ class Bench:
         self._add("nginx 20 KB", "plain proxy", program, port, _big("bench"))
         self._add("nginx cache hit", "proxy_cache hit, nothing else", program, port, Shape("/cached" + ISSUES))
 
-    def nginx(self, workers: int = 1) -> tuple[Program, int]:
-        """A plain proxy and its port."""
-        port, name = free_port(), f"nginx{workers}"
+    def nginx(self, workers: int = 1, name: str = "nginx") -> tuple[Program, int]:
+        """A plain proxy and its port; ``name``: its own."""
+        port = free_port()
         argv = ["nginx", "-c", self.file("nginx.conf", NAME=name, PORT=port, WORKERS=workers)]
         return self.run(name, argv, port), port
 
