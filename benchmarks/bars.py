@@ -39,7 +39,7 @@ def _line(kept: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _claim(name: str) -> Figure:
-    return lambda kept: float(kept["bench"]["claims"][name])
+    return lambda kept: float(kept["bench"]["claims"][name]["ratio"])
 
 
 def _steady(name: str) -> Figure:

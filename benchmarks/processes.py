@@ -79,13 +79,20 @@ class Program:
 
     def rss_kib(self) -> int:
         """Resident memory of all its processes; pages they share are counted once for each."""
+        return self._memory_kib("VmRSS:")
+
+    def peak_kib(self) -> int:
+        """The most that was resident so far, as ``rss_kib``: each process by itself, so all together were no more."""
+        return self._memory_kib("VmHWM:")
+
+    def _memory_kib(self, named: str) -> int:
         total = 0
         for pid in _family(self._process.pid):
             try:
                 status = Path(f"/proc/{pid}/status").read_text()
             except OSError:
                 continue
-            total += next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
+            total += next((int(line.split()[1]) for line in status.splitlines() if line.startswith(named)), 0)
         return total
 
     def stop(self) -> None:

@@ -1,8 +1,8 @@
 """``make bench``: this gateway, a bare aiohttp proxy and peers, in interleaved rounds on one machine.
 
-    python -m benchmarks.run [--rounds 5] [--seconds 1] [--only NAME,NAME] [--write]
+    python -m benchmarks.run [--rounds 9] [--seconds 1] [--only NAME,NAME] [--write]
 
-Without ``--only`` latency and footprint are measured behind it.
+Without ``--only`` latency, footprint, connections and workers are measured behind it.
 
 Load, origin and Redis run on one core, whatever is measured on another. In each round every target is asked in turn; its
 figure is nginx's CPU time a request in that round by its own. Medians and spread of the rounds are reported. Absolute times
@@ -72,7 +72,19 @@ class Line(msgspec.Struct):
     """Its latency by nginx's at 64 connections: less is better."""
     alone_us: float | None
     """At one connection: its median latency less nginx's, in microseconds."""
-    rss_mib: float
+    alone_p99_us: float | None
+    """The same of its 99th percentile."""
+    peak_mib: float
+    """The most memory that was resident, of all its processes."""
+
+
+class Claim(msgspec.Struct):
+    """Whose CPU time a request is held against whose."""
+
+    ratio: float
+    """The second's by the first's: median of the rounds."""
+    spread: tuple[float, float]
+    """Quartiles."""
 
 
 class Result(msgspec.Struct):
@@ -86,7 +98,7 @@ class Result(msgspec.Struct):
     load: str
     skipped: list[str]
     lines: list[Line]
-    claims: dict[str, float]
+    claims: dict[str, Claim]
     machine: str = ""
     """Its processor: others have other ratios."""
     stolen: float = 0.0
@@ -99,12 +111,13 @@ class _Taken(msgspec.Struct):
     p50_ms: list[float] = []
     p99_ms: list[float] = []
     alone_ms: list[float] = []
-    rss_kib: int = 0
+    alone_p99_ms: list[float] = []
+    peak_kib: int = 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1, help="of each measurement (wrk takes whole seconds)")
     parser.add_argument("--only", default="", help="names of targets, by comma; nginx is always measured")
     parser.add_argument("--alone", action=argparse.BooleanOptionalAction, default=True, help="also one request at a time")
@@ -182,7 +195,7 @@ def _measure(bench: Bench, rounds: int, seconds: float, *, alone: bool) -> dict[
             wrong = load.requests - load.refused if target.shape.status >= 400 else load.refused
             if load.failed or wrong or not load.requests:
                 raise RuntimeError(f"{target.name}: {load}")
-            one.rss_kib = max(one.rss_kib, target.program.rss_kib())
+            one.peak_kib = max(one.peak_kib, target.program.peak_kib())
             if turn < 0:
                 continue
             one.cpu_us.append(cpu_s / load.requests * 1e6)
@@ -194,6 +207,7 @@ def _measure(bench: Bench, rounds: int, seconds: float, *, alone: bool) -> dict[
                     target.shape, target.port, connections=1, seconds=seconds, cpu=LOAD_CPU, directory=bench.directory
                 )
                 one.alone_ms.append(single.p50_ms)
+                one.alone_p99_ms.append(single.p99_ms)
     return taken
 
 
@@ -203,26 +217,25 @@ def _result(bench: Bench, taken: dict[str, _Taken], rounds: int, seconds: float)
     for target in bench.targets:
         one = taken[target.name]
         cpu = _ratios(unit.cpu_us, one.cpu_us)
-        low, _, high = statistics.quantiles(cpu, n=4) if len(cpu) > 1 else (cpu[0],) * 3
-        alone = [own - its for its, own in zip(unit.alone_ms, one.alone_ms, strict=True)]
         lines.append(
             Line(
                 target.name,
                 target.does,
                 round(statistics.median(cpu), 3),
-                (round(low, 3), round(high, 3)),
+                _quartiles(cpu),
                 round(statistics.median(_ratios(one.rate, unit.rate)), 3),
                 round(statistics.median(_ratios(one.p50_ms, unit.p50_ms)), 2),
                 round(statistics.median(_ratios(one.p99_ms, unit.p99_ms)), 2),
-                round(statistics.median(alone) * 1e3) if alone else None,
-                round(one.rss_kib / 1024, 1),
+                _over_us(unit.alone_ms, one.alone_ms),
+                _over_us(unit.alone_p99_ms, one.alone_p99_ms),
+                round(one.peak_kib / 1024, 1),
             )
         )
-    claims = {
-        f"{one} by {other}": round(statistics.median(_ratios(taken[other].cpu_us, taken[one].cpu_us)), 2)
-        for one, other in CLAIMS
-        if one in taken and other in taken
-    }
+    claims = {}
+    for first, second in CLAIMS:
+        if first in taken and second in taken:
+            ratios = _ratios(taken[second].cpu_us, taken[first].cpu_us)
+            claims[f"{first} by {second}"] = Claim(round(statistics.median(ratios), 2), _quartiles(ratios))
     return Result(
         datetime.datetime.now(datetime.UTC).date().isoformat(),
         bench.python,
@@ -246,6 +259,17 @@ def _machine() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
+    return round(low, 3), round(high, 3)
+
+
+def _over_us(unit_ms: list[float], own_ms: list[float]) -> float | None:
+    """How much more, in microseconds: the median of the rounds."""
+    over = [own - its for its, own in zip(unit_ms, own_ms, strict=True)]
+    return round(statistics.median(over) * 1e3) if over else None
+
+
 def _ratios(over: list[float], under: list[float]) -> list[float]:
     return [one / other for one, other in zip(over, under, strict=True)]
 
@@ -266,17 +290,19 @@ def table(result: Result) -> str:
         f"{result.date}: {result.machine}; Python {result.python}, {result.rounds} rounds of {result.seconds:.0f} s, "
         f"load: {result.load}. Of the machine's time {result.stolen:.1%} was given to others by its host.",
         "",
-        "| target | does | CPU ratio (quartiles) | requests/s ratio | p50, p99 by nginx's | c=1, µs over nginx | RSS MiB |",
+        "| target | does | CPU ratio (quartiles) | requests/s ratio | p50, p99 by nginx's "
+        "| c=1: p50, p99, µs over nginx's | peak MiB |",
         "|---|---|---|---|---|---|---|",
     ]
     for line in result.lines:
-        alone = "" if line.alone_us is None else f"{line.alone_us:+.0f}"
+        alone = "" if line.alone_us is None else f"{line.alone_us:+.0f}, {line.alone_p99_us:+.0f}"
         rows.append(
             f"| {line.name} | {line.does} | {line.cpu:.2f} ({line.cpu_spread[0]:.2f}-{line.cpu_spread[1]:.2f}) "
-            f"| {line.rate:.2f} | {line.p50:.1f}, {line.p99:.1f} | {alone} | {line.rss_mib:.0f} |"
+            f"| {line.rate:.2f} | {line.p50:.1f}, {line.p99:.1f} | {alone} | {line.peak_mib:.0f} |"
         )
-    rows += ["", "| CPU time a request: the second's by the first's | |", "|---|---|"]
-    rows += [f"| {name} | {ratio:.2f} |" for name, ratio in result.claims.items()]
+    rows += ["", "| CPU time a request: the second's by the first's | median (quartiles) |", "|---|---|"]
+    for name, claim in result.claims.items():
+        rows.append(f"| {name} | {claim.ratio:.2f} ({claim.spread[0]:.2f}-{claim.spread[1]:.2f}) |")
     return "\n".join(rows)
 
 
