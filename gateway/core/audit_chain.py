@@ -35,7 +35,7 @@ class Chain:
     __slots__ = ("_keyed", "_mac", "_name", "_seq", "name")
 
     def __init__(self, key: bytes, name: str) -> None:
-        # Copied for each line: `hmac.digest` would look its hash up and key it anew, which costs more than hashing the line.
+        # Copied for each line: `hmac.digest` looks its hash up and keys it anew, which costs more than hashing the line.
         self._keyed = hmac.new(key, digestmod=hashlib.sha256)
         self._mac = _START
         self._seq = 0
