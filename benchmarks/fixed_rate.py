@@ -6,6 +6,9 @@ A closed loop asks less while it waits, and so forgets to measure what a pause d
 (coordinated omission). Here an answer's time counts from the moment the request was due, not from when it was sent: if the
 sender itself is late, or all connections are taken, that is part of it. Moments are evenly spaced. The sender is late from
 when it could have sent, having a connection that is free: that there was none is the doing of what is measured.
+
+Each connection has been answered once before the first moment: what a new one costs is another measurement's
+(connections.py), and 64 at a time would be the slowest hundredth of a short round.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from .pythons import ROOT
 
 CONNECTIONS = 64
 _PATIENCE_S = 10.0
+_READY = b"\n"
 
 
 class Paced(msgspec.Struct, frozen=True):
@@ -48,8 +52,8 @@ class Paced(msgspec.Struct, frozen=True):
 
 
 def begin(shape: Shape, port: int, *, rate: float, seconds: float, cpu: int) -> subprocess.Popen[bytes]:
-    """In a process of its own, pinned to ``cpu``."""
-    return subprocess.Popen(
+    """In a process of its own, pinned to ``cpu``; returns when its connections are made and the first moment has come."""
+    sender = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.fixed_rate", str(port), str(rate), str(seconds), str(CONNECTIONS)],
         env=asking(shape),
         cwd=ROOT,
@@ -57,6 +61,9 @@ def begin(shape: Shape, port: int, *, rate: float, seconds: float, cpu: int) -> 
         start_new_session=True,
         preexec_fn=functools.partial(settle, cpu),
     )
+    assert sender.stdout is not None, "it is a pipe"
+    os.read(sender.stdout.fileno(), len(_READY))  # or its end, which is for ``result_of`` to tell
+    return sender
 
 
 def result_of(sender: subprocess.Popen[bytes]) -> Paced:
@@ -107,6 +114,15 @@ def send(port: int, rate: float, seconds: float, connections: int) -> Paced:
     before, after = os.environ["BENCH_BEFORE"].encode(), os.environ["BENCH_AFTER"].encode()
     number, step = int(os.environ["BENCH_START"]), int(os.environ["BENCH_DISTINCT"])
     opened = {one.socket.fileno(): one for one in (_Connection(port) for _ in range(connections))}
+    for one in opened.values():
+        one.socket.settimeout(_PATIENCE_S)
+        one.socket.send(b"%b%d%b" % (before, number, after))
+        number += step
+        while one.refused() is None:
+            pass
+        one.socket.settimeout(None)
+    sys.stdout.buffer.write(_READY)
+    sys.stdout.buffer.flush()
     free = deque(opened.values())
     times: list[float] = []
     late: list[float] = []
