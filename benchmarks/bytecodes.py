@@ -14,6 +14,7 @@ import asyncio
 import collections
 import contextlib
 import platform
+import re
 import shutil
 import statistics
 import sys
@@ -56,6 +57,7 @@ _HEAD = b"\r\n".join(
         b"\r\n",
     ]
 )
+_ETAG = re.compile(rb"\r\nEtag: ([^\r]+)")
 _PAUSE_S = 0.002
 """Between an answer's two pieces: enough for the first to be read by itself."""
 
@@ -135,23 +137,23 @@ class Counter:
         return opcode
 
 
-async def _ask_all(clients: list[Client], pages: Iterator[int] | None) -> None:
-    await asyncio.gather(*[client.ask(next(pages) if pages is not None else 0) for client in clients])
+async def _ask_all(clients: list[Client], pages: Iterator[int] | None, field: bytes = b"") -> None:
+    await asyncio.gather(*[client.ask(next(pages) if pages is not None else 0, field) for client in clients])
 
 
-async def _line(what: str, clients: list[Client], pages: Iterator[int] | None, *, names: bool) -> Line:
+async def _line(what: str, clients: list[Client], pages: Iterator[int] | None, field: bytes = b"", *, names: bool) -> Line:
     for _ in range(20):  # what is done once, or learnt of some hundreds, has been done
-        await _ask_all(clients, pages)
+        await _ask_all(clients, pages, field)
     bytecodes, calls = [], []
     functions: collections.Counter[str] = collections.Counter()
     for _ in range(ROUNDS):
         counter = Counter()
         with counter.counting():
-            await _ask_all(clients, pages)
+            await _ask_all(clients, pages, field)
         functions.update(counter.of)
         bytecodes.append(sum(counter.of.values()) / len(clients))
         with counted() as count:
-            await _ask_all(clients, pages)
+            await _ask_all(clients, pages, field)
         calls.append(count[0] / len(clients))
     if names:
         print(f"\n{what}")
@@ -183,6 +185,8 @@ async def _counts(directory: Path, store: str, *, names: bool) -> list[Line]:
     async with server:
         async with _clients(directory / "pages", origin, store) as clients:
             lines.append(await _line("hit", clients, None, names=names))
+            known = b"If-None-Match: %b\r\n" % _ETAG.search(clients[0].wire.answers[-1])[1]  # type: ignore[index]  # it has one
+            lines.append(await _line("304", clients, None, known, names=names))
             for Origin.chunked, Origin.pieces, how in (
                 (False, False, "one piece"),
                 (False, True, "two pieces"),

@@ -41,6 +41,7 @@ _NEAR = 0.1
 """Of a bucket: a caller that has less left is about to be refused."""
 _PLACE = 1
 """Of a way in its head's memo, behind what the entry left there."""
+_NAMED = b"X-Gateway-Request-Id: "
 _ID = "{id}"
 """Where a refusal's body names the request; no limit's id has such letters."""
 
@@ -235,7 +236,7 @@ class ShortLane:
             whole = served.whole
             if whole is None or not whole.since <= at < whole.until or whole.received_at != entry.received_at:
                 whole = served.whole = _whole(served, entry, at)
-            octets = b"%b%bX-Gateway-Request-Id: %b%b" % (whole.before, limits, request_id, whole.behind)
+            octets = b"".join((whole.before, limits, _NAMED, request_id, whole.behind))
         x.bytes_out = len(octets)
         if not (x.limit_near or x.limit_shadow):
             x.kin = served.kin
