@@ -25,12 +25,13 @@ _PIECE_BYTES = 65536
 _ATOMS = rb"[\s0-9+\-.eEtrufalsn:,]++"
 # All that needs no thought below the top level: atoms, whole strings, containers of these.
 _DEEP = re.compile(
-    rb"(?:" + _ATOMS + rb'|"[^"]*+"|[{\[](?:' + _ATOMS + rb'|"[^"]*+")*+[}\]])*+',
+    rb"(?>(?:" + _ATOMS + rb'|"[^"]*+"|[{\[](?>(?:' + _ATOMS + rb'|"[^"]*+")*)[}\]])*)',
 )
 _TOP_ATOMS = re.compile(rb"[\s0-9+\-.eEtrufalsn:]*+")
 # Whole members of the top-level object that are strings or scalars and whose names can't be watched ones.
 _DULL_MEMBERS = re.compile(
-    rb'(?:\s*+"(?![^"]*(?:token|sudo|project|group|namespace|forked|\\))[^"]*+"\s*+:\s*+(?:"[^"]*+"|[0-9+\-.eEtrufalsn]++)\s*+,)*+'
+    rb'(?>(?:\s*+"(?![^"]*(?:token|sudo|project|group|namespace|forked|\\))[^"]*+"\s*+:\s*+'
+    rb'(?:"[^"]*+"|[0-9+\-.eEtrufalsn]++)\s*+,)*)'
 )
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _NOT_ATOMS = bytes(set(range(256)) - set(b" \t\r\n\x0b\x0c0123456789+-.eEtrufalsn:,{}[]"))

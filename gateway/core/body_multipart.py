@@ -22,7 +22,7 @@ _BOUNDARY = re.compile(
 _BOUNDARY_NAME = re.compile(rb"boundary[ \t]*\*?[ \t]*=", re.IGNORECASE)
 _DISPOSITION = re.compile(
     rb"content-disposition:[ \t]*form-data"
-    rb"((?:[ \t]*;[ \t]*[A-Za-z*]+=(?:\"(?:[^\"\\]|\\.)*+\"|[^\s\";,\\]+))*)[ \t]*;?[ \t]*",
+    rb"((?:[ \t]*;[ \t]*[A-Za-z*]+=(?:\"(?>(?:[^\"\\]|\\.)*)\"|[^\s\";,\\]+))*)[ \t]*;?[ \t]*",
     re.IGNORECASE | re.DOTALL,
 )
 _NAME = re.compile(rb"(?<![A-Za-z])name[ \t]*(\*?)[ \t]*=", re.IGNORECASE)

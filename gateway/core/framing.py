@@ -30,8 +30,8 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # CTL other than HTAB (RFC 9110 §5.5). Octets from 0x80 up are obs-text: they travel as they are.
 # Deleting them and comparing lengths is five times a regex search.
 _CONTROL = bytes({*range(0x20), 0x7F} - {0x09})
-# uri-host [":" port] (RFC 9110 §7.2) of names that resolve; possessive, so that a long one costs linear time.
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)*+\.?)(?::([0-9]{0,5}))?")
+# uri-host [":" port] (RFC 9110 §7.2) of names that resolve; atomic, so that a long one costs linear time.
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_-]++(?>(?:\.[A-Za-z0-9_-]++)*)\.?)(?::([0-9]{0,5}))?")
 _HOST_BYTES = 261
 _MAX_DIGITS = 18  # of a Content-Length: below 2^63 whatever the digits say
 

@@ -44,9 +44,9 @@ class JsonAddresses:
         # would end that string, and no valid JSON goes on with letters there.
         self._member = re.compile(rb'(?<!\\)("(?:' + names + rb')"[ \t\r\n]*:[ \t\r\n]*")(?:' + there + rb')(?=[/?#"])')
         # `_links` hold no objects: the first brace behind that no string holds is theirs.
-        string = rb'"(?:[^"\\]++|\\.)*+"'
+        string = rb'"(?>(?:[^"\\]++|\\.)*)"'
         self._links = re.compile(
-            rb'(?<!\\)"(?:' + links + rb')"[ \t\r\n]*:[ \t\r\n]*\{(?:[^{}"]++|' + string + rb")*+\}", re.DOTALL
+            rb'(?<!\\)"(?:' + links + rb')"[ \t\r\n]*:[ \t\r\n]*\{(?>(?:[^{}"]++|' + string + rb")*)\}", re.DOTALL
         )
         self._linked = re.compile(rb'(:[ \t\r\n]*")(?:' + there + rb')(?=[/?#"])')
         self._public = public

@@ -37,7 +37,7 @@ MAX_TARGET_BYTES = 16384
 # §3.2.1) and a backslash is a slash to some readers.
 _FORBIDDEN = bytes({*range(0x100)} - {*range(0x21, 0x7F)} | {*b"#\\"})
 # No percent, and no segment that starts with a dot or is empty: nothing in such a path can decode into anything else.
-_PLAIN = re.compile(rb"(?:/[^/.%][^/%]*+)*+/?")
+_PLAIN = re.compile(rb"(?>(?:/[^/.%][^/%]*+)*)/?")
 _BAD_TRIPLET = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)", re.DOTALL)
 _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?")

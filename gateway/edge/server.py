@@ -32,7 +32,7 @@ from .parsing import last_octets, rejection_of, version_not_supported
 from .repeats import Repeats
 from .settings import EdgeSettings
 from .tunnel import ClientTunnel
-from .visitors import Visitors, unsent_bytes
+from .visitors import Visitors, cut, unsent_bytes
 
 log = logging.getLogger("gateway.edge")
 
@@ -310,7 +310,7 @@ class Connection(RequestHandler):
         transport = self.transport
         self._force_close = True
         if transport is not None:
-            transport.abort()
+            cut(transport)
 
     async def drained(self) -> None:
         """Wait until the client takes octets again; a client that takes none for ``write_stall_s`` is cut off."""
@@ -474,7 +474,7 @@ class TrafficServer(web.Server):
         await super().shutdown(timeout)
         await self.visitors.gone(owed, here, ends_at)
         for transport in here.values():
-            transport.abort()  # nothing cut may pass for whole
+            cut(transport)  # nothing cut may pass for whole
 
     def stop_tunnels(self) -> None:
         """Part of draining: a tunnel has no end of its own, and its client comes back to another gateway."""

@@ -6,6 +6,7 @@ accepted ── hands are shaken ── counted in ── … ── closing, it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Collection
@@ -107,7 +108,7 @@ class Visitors:
     def _look(self, visitor: Visitor, transport: asyncio.Transport, before: int) -> None:
         unsent = unsent_bytes(transport)
         if unsent >= before:
-            transport.abort()
+            cut(transport)
         else:
             self._watch(visitor, transport, unsent)
 
@@ -121,7 +122,7 @@ class Visitors:
                 self._parting_timer = self._loop.call_later(until - now, self._part)
                 return
             parting.popitem(last=False)
-            transport.abort()
+            cut(transport)
 
     async def gone(self, owed: Collection[Visitor], here: Collection[Visitor], ends_at: float) -> None:
         """Wait until all have left: those who are ``owed`` octets until ``ends_at``, by the loop's clock, and all others a
@@ -139,6 +140,12 @@ class Visitors:
         coming, before = self._coming, self._loop.time() - self._settings.request_head_s
         while coming and next(iter(coming.values())) < before:
             coming.popitem(last=False)
+
+
+def cut(transport: asyncio.Transport) -> None:
+    """Abort it. One of asyncio's own TLS that was closed twice can't be told so before Python 3.11.5, and is over."""
+    with contextlib.suppress(AttributeError):
+        transport.abort()
 
 
 def unsent_bytes(transport: asyncio.Transport) -> int:

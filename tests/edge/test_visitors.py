@@ -14,7 +14,7 @@ from gateway.core.messages import ResponseHead
 from gateway.edge import visitors as module
 from gateway.edge.downstream import AiohttpDownstream
 from gateway.edge.settings import EdgeSettings
-from gateway.edge.visitors import _GOODBYE_S, Visitors
+from gateway.edge.visitors import _GOODBYE_S, Visitors, cut
 from tests.fakes.certificates import Authority
 
 from .wire import SOON_S, Client, Traffic, echo, request, traffic
@@ -157,6 +157,14 @@ def test_who_has_it_all_and_never_leaves_is_cut_off() -> None:
     clock.fire()
     assert [wire.aborted for wire in wires] == [False, True, True]
     assert (clock.calls, len(here._parting)) == ([], 0)
+
+
+def test_a_transport_that_forgot_itself_is_over() -> None:
+    class Forgetful(Wire):
+        def abort(self) -> None:
+            raise AttributeError("'NoneType' object has no attribute '_abort'")
+
+    cut(Forgetful())  # type: ignore[arg-type]
 
 
 # Over real sockets
