@@ -28,6 +28,11 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
 
     __repr__ = object.__repr__
 
+    @property
+    def awaited(self) -> bool:
+        """Somebody waits for it by now."""
+        return bool(self._waiters)
+
     def abandon(self) -> None:
         """The leader is gone: whoever asks next leads. Harmless after ``land``."""
         self.land(None, settled=False)

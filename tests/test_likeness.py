@@ -104,7 +104,7 @@ async def test_it_says_what_the_stages_say(at: Port, caller: str, name: str, mon
         assert at.forwarded, at.made.calls
         assert likewise == ([True] if formed and not weighed else [])
         seen.append(facts(at))
-        stored.append([slot.entries[0] for slot in store._slots.values()])
+        stored.append([slot.made()[0] for slot in store._slots.values()])
         for one in stored[-1]:
             assert len(one.body) == len(gitlab.body) + 17
             (slot,) = store._slots.values()

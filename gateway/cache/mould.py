@@ -5,8 +5,10 @@ GitLab's answers to the pages of a list have the same fields, and those that dec
 
 from __future__ import annotations
 
+import msgspec
+
 from ..core.answer_shape import Pick, Shape, picking
-from ..core.cache_entry import Entry
+from ..core.cache_entry import Entry, LateEntry
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.conditional import is_etag
 from ..core.head_form import Blanks, Values
@@ -108,19 +110,35 @@ class Cast:
         bare = self._filled([b""] * len(blanks.form.names))
         self._bare_bytes = Entry(200, b"", bare, b"", 0.0, 0.0, 0.0, selecting=mould.selecting).size_bytes
 
-    def entry(self, values: Values, body: bytes, received_at: float) -> tuple[Entry, int] | None:
-        """As ``Mould.entry``, of a head that says the body's length; and its ``size_bytes``."""
-        etag = values[self._etag] if self._etag >= 0 else b""
-        if etag and not is_etag(etag):
-            etag = b""
-        mould = self.mould
-        if mould.validated and not etag:
+    def late(self, values: Values, body: bytes, received_at: float) -> LateEntry | None:
+        """As ``Mould.entry``, of a head that says the body's length."""
+        if self.mould.validated and not self._etag_of(values):
             return None
-        kept = self._filled(values)
-        return (
-            Entry(200, self._reason, kept, body, received_at, 0.0, 0.0, etag, selecting=mould.selecting),
-            self._bare_bytes + len(body) + sum(map(len, self._kept(values))),
-        )
+        return _Poured(self, values, body, received_at, self._bare_bytes + len(body) + len(b"".join(self._kept(values))))
+
+    def _etag_of(self, values: Values) -> bytes:
+        etag = values[self._etag] if self._etag >= 0 else b""
+        return etag if is_etag(etag) else b""
+
+    def entry(self, values: Values, body: bytes, received_at: float) -> Entry:
+        """Of an answer that ``late`` took."""
+        kept, etag = self._filled(values), self._etag_of(values)
+        return Entry(200, self._reason, kept, body, received_at, 0.0, 0.0, etag, selecting=self.mould.selecting)
+
+
+class _Poured(msgspec.Struct, gc=False):
+    """What one answer has of its own, until somebody asks for the entry."""
+
+    _cast: Cast
+    _values: Values
+    _body: bytes
+    _received_at: float
+    size_bytes: int
+
+    __repr__ = object.__repr__
+
+    def made(self) -> Entry:
+        return self._cast.entry(self._values, self._body, self._received_at)
 
 
 def saying(shape: Shape) -> Pick:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from ..core.cache_entry import Entry
+from ..core.cache_entry import LateEntry
 from ..core.head_form import Blanks, Values
 from ..core.messages import Fields, ResponseHead
 from ..ports import Asked, Lookup
@@ -23,9 +23,7 @@ from .private_asking import Joined, Landing, PrivateAsking
 class Placing(Protocol):
     """A store that is told without a wait: ``ports.CacheStore``'s ``put`` and ``delete``."""
 
-    def place(
-        self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int, size_bytes: int = 0
-    ) -> bool: ...
+    def place(self, key: bytes, entry: LateEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool: ...
     def drop(self, key: bytes) -> None: ...
 
 
@@ -104,13 +102,12 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
             return None
         if mould.keep is None:
             return self._unshared(mould)
-        made = cast.entry(values, whole, self._now())
-        if made is None:
+        late = cast.late(values, whole, self._now())
+        if late is None:
             return None
         if not like.taught:
             self._asking.tagging.learn_coded(self._target, cast.coding, whole)
-        fresh, size_bytes = made
-        return self._stored(mould, fresh, size_bytes)
+        return self._stored(mould, late)
 
     def _mould(self, head: ResponseHead) -> Mould | None:
         shape, like = head.shape, self._like
@@ -122,10 +119,10 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
         self.flight.land(None)  # each asks for itself
         return mould.told
 
-    def _stored(self, mould: Mould, fresh: Entry, size_bytes: int = 0) -> Told:
+    def _stored(self, mould: Mould, late: LateEntry) -> Told:
         like = self._like
-        stored = self._store.place(self._key, (fresh,), like.keep_s, like.tags, self._lookup.stamp, size_bytes)
+        stored = self._store.place(self._key, late, like.keep_s, like.tags, self._lookup.stamp)
         if not stored:
             self._store.drop(self._key)
-        self.flight.land(Landing(fresh, 200))
+        self.flight.land(Landing(late.made(), 200) if self.flight.awaited else None)
         return mould.told if stored else mould.overtaken

@@ -81,7 +81,7 @@ class PrivateValidating(msgspec.Struct, eq=False):
         if response_directives(head.fields).no_store:
             self._store.drop(self._key)
             outcome.stored = Stored.NO_STORE
-        elif not self._store.place(self._key, (fresh,), like.keep_s, like.tags, self._lookup.stamp):
+        elif not self._store.place(self._key, fresh, like.keep_s, like.tags, self._lookup.stamp):
             outcome.stored = Stored.INVALIDATED
         self.flight.land(Landing(fresh, 304))
         return asking.served(fresh, outcome, like.if_none_match, like.reuse_s, at, of_this_answer(head.fields)), outcome

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import chain
+from typing import Protocol
 
 import msgspec
 
@@ -42,6 +43,17 @@ _COMPUTED = frozenset({b"age"})
 
 _FIELD_COST = 100  # octets of one (name, value) tuple and its two bytes objects, measured with sys.getsizeof
 _ENTRY_COST = 600  # the struct, its tuples, the store's slot and index
+
+
+class LateEntry(Protocol):
+    """An entry, or what becomes one when it is first asked for: most of what is stored never is."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What keeping it costs in memory, once it is made."""
+        ...
+
+    def made(self) -> Entry: ...
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -83,9 +95,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def size_bytes(self) -> int:
-        """What keeping it costs in memory."""
         octets = len(b"".join(chain.from_iterable(self.fields)))
         return _ENTRY_COST + len(self.body) + octets + _FIELD_COST * (len(self.fields) + len(self.selecting))
+
+    def made(self) -> Entry:
+        return self
 
     def age_s(self, now: float) -> float:
         """``current_age`` (RFC 9111 §4.2.3). A clock that stepped back makes nothing younger than it was."""

@@ -10,14 +10,26 @@ V = TypeVar("V")
 
 
 class _Young(dict[K, V]):
-    """What is there is found without a call in Python; ``missing`` is asked for the rest."""
+    """The present generation, and the one before it. What is in this one is found without a call in Python."""
 
-    def __init__(self, missing: Callable[[K], V | None]) -> None:
+    __slots__ = ("half", "old")
+
+    def __init__(self, half: int) -> None:
         super().__init__()
-        self._missing = missing
+        self.half = half
+        self.old: dict[K, V] = {}
+
+    def put(self, key: K, value: V) -> None:
+        if len(self) >= self.half:
+            self.old = self.copy()
+            self.clear()
+        self[key] = value
 
     def __missing__(self, key: K) -> V | None:
-        return self._missing(key)
+        found = self.old.pop(key, None)
+        if found is not None:
+            self.put(key, found)
+        return found
 
     # What is remembered may be a request's octets, its credential among them.
     __repr__ = object.__repr__
@@ -31,23 +43,9 @@ class Lately(Generic[K, V]):
     """
 
     def __init__(self, most: int) -> None:
-        self._half = most // 2
-        self._young = _Young(self._from_old)
-        self._old: dict[K, V] = {}
+        self._young: _Young[K, V] = _Young(most // 2)
         self.get: Callable[[K], V | None] = self._young.__getitem__
-
-    def put(self, key: K, value: V) -> None:
-        young = self._young
-        if len(young) >= self._half:
-            self._old = young.copy()
-            young.clear()
-        young[key] = value
-
-    def _from_old(self, key: K) -> V | None:
-        found = self._old.pop(key, None)
-        if found is not None:
-            self.put(key, found)
-        return found
+        self.put: Callable[[K, V], None] = self._young.put
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return len(self._young) + len(self._young.old)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..core.cache_entry import Entry
+from ..core.cache_entry import Entry, LateEntry
 from ..ports import Asked, Lookup
 from .cache_leases import LEASE_PREFIX, RedisLeases
 from .cache_memory import MemoryCacheStore
@@ -104,11 +104,9 @@ class TwoLevelCacheStore:
             return None
         return far.look(key, tags, then)
 
-    def place(
-        self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int, size_bytes: int = 0
-    ) -> bool:
+    def place(self, key: bytes, entry: LateEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         self._drop(self._far.value_name(key))
-        return self._far.place(key, entries, ttl_s, tags, stamp, size_bytes)
+        return self._far.place(key, entry, ttl_s, tags, stamp)
 
     def drop(self, key: bytes) -> None:
         self._drop(self._far.value_name(key))

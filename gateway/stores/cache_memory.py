@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..core.cache_entry import Entry
+from ..core.cache_entry import Entry, LateEntry
 from ..ports import Lookup
 
 SMALL_SHARE = 0.1
@@ -37,8 +37,15 @@ class _Slot(msgspec.Struct, gc=False):
     main: bool
     """In the queue of those that were asked for again."""
     hits: int = 0
+    late: LateEntry | None = None
+    """What the only entry is made of; None: entries are there."""
 
     __repr__ = object.__repr__
+
+    def made(self) -> tuple[Entry, ...]:
+        if self.late is not None:
+            self.entries, self.late = (self.late.made(),), None
+        return self.entries
 
 
 class MemoryCacheStore:
@@ -89,7 +96,7 @@ class MemoryCacheStore:
             return None
         if slot.hits < _MOST_HITS:
             slot.hits += 1
-        entries = slot.entries
+        entries = slot.entries if slot.late is None else slot.made()
         return entries[0] if entries else None
 
     def peek(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
@@ -105,18 +112,28 @@ class MemoryCacheStore:
             return Lookup((), stamp, version)
         if slot.hits < _MOST_HITS:
             slot.hits += 1
-        return Lookup(slot.entries, stamp, version)
+        return Lookup(slot.made(), stamp, version)
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
-        return self.place(key, entries, ttl_s, tags, stamp)
+        return self._put(key, entries, None, sum([entry.size_bytes for entry in entries]), ttl_s, tags, stamp)
 
-    def place(
-        self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int, size_bytes: int = 0
+    def place(self, key: bytes, entry: LateEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+        """As ``put`` of one, at once."""
+        return self._put(key, (), entry, entry.size_bytes, ttl_s, tags, stamp)
+
+    def _put(
+        self,
+        key: bytes,
+        entries: tuple[Entry, ...],
+        late: LateEntry | None,
+        size: int,
+        ttl_s: float,
+        tags: tuple[bytes, ...],
+        stamp: int,
     ) -> bool:
-        """As ``put``, at once. ``size_bytes``: of the entries, where that is known."""
         if (self._purged_at(tags) if self._purges else self._forgotten) > stamp or ttl_s <= 0:
             return False
-        size = len(key) + (size_bytes or sum([entry.size_bytes for entry in entries]))
+        size += len(key)
         old = self._slots.get(key)
         if size > self._largest_bytes:
             if old is not None:  # what is there is no longer the latest
@@ -125,10 +142,11 @@ class MemoryCacheStore:
         expires_at = self._clock() + ttl_s
         if old is not None:
             self._count(old, size - old.size)
-            old.entries, old.tags, old.stamp, old.expires_at, old.size = entries, tags, stamp, expires_at, size
+            old.entries, old.late, old.size = entries, late, size
+            old.tags, old.stamp, old.expires_at = tags, stamp, expires_at
         else:
             main = key in self._ghosts
-            slot = self._slots[key] = _Slot(key, entries, tags, stamp, expires_at, size, main)
+            slot = self._slots[key] = _Slot(key, entries, tags, stamp, expires_at, size, main, 0, late)
             if main:
                 del self._ghosts[key]
                 self._main[key] = slot

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from ..core.cache_entry import Entry
+from ..core.cache_entry import Entry, LateEntry
 from ..core.lately import Lately
 from ..ports import Asked, Lookup
 from .codec import Codec
@@ -143,15 +143,13 @@ class RedisCacheStore:
             return False
         return True
 
-    def place(
-        self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int, size_bytes: int = 0
-    ) -> bool:
-        """As ``put``, without a wait: True says that it is on its way, to a Redis that took what it was told of late.
-        Whatever this gateway asks next comes behind it."""
-        del tags, size_bytes
+    def place(self, key: bytes, entry: LateEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+        """As ``put`` of one, without a wait: True says that it is on its way, to a Redis that took what it was told of
+        late. Whatever this gateway asks next comes behind it."""
+        del tags
         if ttl_s <= 0 or not self._link.healthy:
             return False
-        value = self._codec.encode(key, stamp, entries)
+        value = self._codec.encode(key, stamp, (entry.made(),))
         if len(value) > self._largest_bytes:
             self.drop(key)
             return False

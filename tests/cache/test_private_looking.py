@@ -13,7 +13,7 @@ from gateway.cache.contract import Found, Leading
 from gateway.cache.private_leading import PrivateLeading
 from gateway.cache.private_passing import PrivatePassing
 from gateway.cache.private_validating import PrivateValidating
-from gateway.core.cache_entry import Entry
+from gateway.core.cache_entry import LateEntry
 from gateway.core.cache_status import CacheReason, CacheStatus
 from gateway.core.messages import Fields
 from gateway.core.private_caching import PrivatePolicy
@@ -59,10 +59,8 @@ class Elsewhere:
         self.asked.append(question)
         return question
 
-    def place(
-        self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int, size_bytes: int = 0
-    ) -> bool:
-        return self._store.place(key, entries, ttl_s, tags, stamp, size_bytes)
+    def place(self, key: bytes, entry: LateEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+        return self._store.place(key, entry, ttl_s, tags, stamp)
 
     def drop(self, key: bytes) -> None:
         self._store.drop(key)

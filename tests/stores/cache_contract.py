@@ -137,6 +137,19 @@ async def follow(store: CacheStore, history: list[tuple[str, int, int]]) -> None
             assert [entry.body for entry in found] == ([expected[other]] if other in expected else [])
 
 
+class Later:
+    """An entry that is made when it is asked for."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+        self.size_bytes = entry.size_bytes
+        self.makings = 0
+
+    def made(self) -> Entry:
+        self.makings += 1
+        return self._entry
+
+
 class InCallbacks:
     """A store as the forward lane sees it, asked as any other; ``get`` where there is no other way."""
 
@@ -153,7 +166,9 @@ class InCallbacks:
         return await heard
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
-        return self._store.place(key, entries, ttl_s, tags, stamp)
+        if len(entries) != 1:
+            return await self._store.put(key, entries, ttl_s, tags, stamp)
+        return self._store.place(key, Later(entries[0]), ttl_s, tags, stamp)
 
     async def delete(self, key: bytes) -> None:
         self._store.drop(key)

@@ -135,7 +135,7 @@ async def test_what_is_told_ends_the_copy_and_its_reading(pair: Pair, how: str) 
     reading = asyncio.ensure_future(here.store.get(b"k", TAGS, anew=True))
     await asyncio.sleep(0)
     if how == "place":
-        assert here.store.place(b"k", (saying(b"new"),), 60.0, TAGS, stamp)
+        assert here.store.place(b"k", saying(b"new"), 60.0, TAGS, stamp)
     else:
         here.store.drop(b"k")
     assert len(here.store.near) == 0

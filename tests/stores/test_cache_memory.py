@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.cache_entry import Entry
+from gateway.ports import CacheStore, Lookup
 from gateway.stores.cache_memory import SMALL_SHARE, MemoryCacheStore
 
-from .cache_contract import ENTRY, HISTORIES, CacheContract, follow, saying
+from .cache_contract import ENTRY, HISTORIES, CacheContract, Later, follow, saying
 
 
 class Clock:
@@ -23,10 +27,69 @@ class TestMemoryCacheStore(CacheContract):
         return MemoryCacheStore(1 << 20, Clock())
 
 
+class AtOnce:
+    """The store as the forward lane sees it, asked as any other."""
+
+    def __init__(self) -> None:
+        store = self._store = MemoryCacheStore(1 << 20, Clock())
+        self.close, self.purge, self.delete = store.close, store.purge, store.delete
+
+    async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
+        del anew
+        lookup = self._store.peek(key, tags)
+        found = self._store.find(key, tags)
+        assert found is (lookup.entries[0] if lookup.entries else None)
+        return lookup
+
+    async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+        if len(entries) != 1:
+            return await self._store.put(key, entries, ttl_s, tags, stamp)
+        return self._store.place(key, Later(entries[0]), ttl_s, tags, stamp)
+
+
+class TestMemoryCacheStoreAtOnce(CacheContract):
+    @pytest.fixture
+    def store(self) -> AtOnce:
+        return AtOnce()
+
+
 @settings(max_examples=60, deadline=None)
 @given(HISTORIES)
-async def test_any_history_ends_as_a_plain_dict_would(history: list[tuple[str, int, int]]) -> None:
-    await follow(MemoryCacheStore(1 << 20, Clock()), history)
+@pytest.mark.parametrize("made", [lambda: MemoryCacheStore(1 << 20, Clock()), AtOnce], ids=["awaited", "at once"])
+async def test_any_history_ends_as_a_plain_dict_would(
+    made: Callable[[], CacheStore], history: list[tuple[str, int, int]]
+) -> None:
+    await follow(made(), history)
+
+
+@pytest.mark.parametrize("asked", ["find", "peek"])
+async def test_an_entry_is_made_when_it_is_first_asked_for_and_once(asked: str) -> None:
+    store = MemoryCacheStore(1 << 20, Clock())
+    late = Later(ENTRY)
+    assert store.place(b"k", late, 60.0, (), 0)
+    used = store.used_bytes
+    assert (used, late.makings) == (len(b"k") + ENTRY.size_bytes, 0)
+    found = [getattr(store, asked)(b"k", ()) for _ in range(3)]
+    assert found == [ENTRY if asked == "find" else Lookup((ENTRY,), found[0].stamp, 0)] * 3
+    assert (store.used_bytes, late.makings) == (used, 1)
+
+
+async def test_what_is_put_over_a_late_one_stands_and_the_other_way_round() -> None:
+    store = MemoryCacheStore(1 << 20, Clock())
+    store.place(b"k", Later(saying(b"late")), 60.0, (), 0)
+    await store.put(b"k", (saying(b"put"),), 60.0, (), 0)
+    assert [entry.body for entry in store.peek(b"k", ()).entries] == [b"put"]
+    store.place(b"k", Later(saying(b"late")), 60.0, (), 0)
+    assert [entry.body for entry in store.peek(b"k", ()).entries] == [b"late"]
+
+
+async def test_a_late_one_that_nobody_asks_for_is_evicted_unmade() -> None:
+    store = MemoryCacheStore(16_000, Clock())
+    late = [Later(saying(b"x" * 1000)) for _ in range(100)]
+    for number, one in enumerate(late):
+        store.place(b"%d" % number, one, 60.0, (), 0)
+    assert store.evictions > 80
+    assert not any(one.makings for one in late)
 
 
 def size(key: bytes, body: bytes) -> int:

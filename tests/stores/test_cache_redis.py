@@ -65,7 +65,7 @@ async def test_what_is_told_leaves_at_once(link: RedisLink, monkeypatch: pytest.
     assert link._wire is not None
     monkeypatch.setattr(link._wire, "write", written.append)
     if how == "place":
-        assert store.place(b"k", (ENTRY,), 60.0, (), stamp)
+        assert store.place(b"k", ENTRY, 60.0, (), stamp)
     else:
         store.drop(b"k")
     assert len(written) == 1
@@ -105,9 +105,9 @@ async def test_what_is_too_large_is_not_on_its_way_and_takes_what_was_there_alon
     store = RedisCacheStore(link, Codec(KEY), largest_bytes=2000)
     await stored(store)
     large = msgspec.structs.replace(ENTRY, body=random.Random(1).randbytes(3000))
-    assert not store.place(b"k", (large,), 60.0, (b"t",), 1)
+    assert not store.place(b"k", large, 60.0, (b"t",), 1)
     assert (await store.get(b"k", (b"t",))).entries == ()
-    assert not store.place(b"k", (ENTRY,), 0.0, (b"t",), 1)
+    assert not store.place(b"k", ENTRY, 0.0, (b"t",), 1)
 
 
 async def test_a_redis_that_refuses_or_is_away_is_an_outage_not_a_fault(start_redis: Callable[..., Any]) -> None:
@@ -115,12 +115,12 @@ async def test_a_redis_that_refuses_or_is_away_is_an_outage_not_a_fault(start_re
     link = RedisLink.from_url(server.url, timeout_s=2.0, name="test")
     store = RedisCacheStore(link, Codec(KEY))
     await store.get(b"k", ())
-    assert store.place(b"k", (ENTRY,), 60.0, (), 1), "as far as is known"
+    assert store.place(b"k", ENTRY, 60.0, (), 1), "as far as is known"
     await store.get(b"k", ())
     assert store.outages == 1
-    assert not store.place(b"k", (ENTRY,), 60.0, (), 1), "it has just refused"
+    assert not store.place(b"k", ENTRY, 60.0, (), 1), "it has just refused"
     await link.close()
-    assert not store.place(b"k", (ENTRY,), 60.0, (), 1)
+    assert not store.place(b"k", ENTRY, 60.0, (), 1)
     assert store.look(b"k", (), pytest.fail) is None
     store.drop(b"k")
 
