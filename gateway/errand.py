@@ -295,7 +295,7 @@ def _upward(road: Road, head: RequestHead, case: Case, credential: UpstreamCrede
         case.principal,
         credential,
         fields,
-        Repeated(before, behind),
+        Repeated(before, behind, case.principal.priority),
         reads,
         _partition(case.principal, case.permit, credential),
         _reached_as(head, admitted),

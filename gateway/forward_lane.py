@@ -36,7 +36,7 @@ from .errand import Upward, ascii_of, upward_of
 from .likeness import Likeness
 from .planner import Planner
 from .plans import Plan, Plans
-from .ports import Asked, UpstreamCredential, UpstreamRequest
+from .ports import Asked, UpstreamCredential
 from .reply import Reply
 from .road import Road
 from .short_lane import drained_answer, note
@@ -280,19 +280,8 @@ class Forwarding(msgspec.Struct, eq=False):
         if upward.credential is not None:
             x.permit_use = upward.credential.id
         self.conditions = leading.conditions
-        named = ((b"X-Request-Id", x.request_id.encode("ascii")),)
-        request = UpstreamRequest(
-            "GET",
-            self.head.target,
-            self.conditions + named,
-            None,
-            None,
-            False,
-            upward.principal.id,
-            upward.principal.priority,
-            upward.repeated,
-        )
-        sent = lane.road.upstream.send_soon(request, self.answered)
+        own = (*leading.conditions, (b"X-Request-Id", x.request_id.encode("ascii")))
+        sent = lane.road.upstream.send_soon(self.head.target, own, upward.repeated, self.answered)
         if sent is None:
             self._abandon()
             return False

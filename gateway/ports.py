@@ -111,6 +111,7 @@ class Repeated(msgspec.Struct, gc=False):
 
     before: Fields
     behind: Fields
+    priority: Priority = Priority.INTERACTIVE
     rendered: tuple[bytes, bytes] | None = None
     """An adapter's own: the two as it sends them, left here by the first such request."""
     answered: Answered = msgspec.field(default_factory=Answered)
@@ -180,10 +181,12 @@ class Upstream(Protocol):
         """
         ...
 
-    def send_soon(self, request: UpstreamRequest, then: Then, door: Door | None = None) -> Asked | None:
-        """As ``send`` of a GET, without a coroutine: ``then`` is called once, later, with what ``send`` would return or
-        raise, or with None where the request may be sent once more. None, and nothing was sent, where that takes longer: a
-        turn must be waited for, or a connection made.
+    def send_soon(
+        self, target: bytes, own: Fields, repeated: Repeated, then: Then, door: Door | None = None
+    ) -> Asked | None:
+        """As ``send`` of a GET with the fields ``own`` between those of ``repeated``, without a coroutine: ``then`` is
+        called once, later, with what ``send`` would return or raise, or with None where the request may be sent once more.
+        None, and nothing was sent, where that takes longer: a turn must be waited for, or a connection made.
 
         ``door`` is told before ``then`` is. What ``then`` raises is logged.
         """

@@ -183,12 +183,14 @@ class ShortLane:
         if takes:
             decision = self._road.limits.admit_now(takes, way.principal, refusing=refused is not None)
             if decision is None:
-                return _Asking(self, head, found, asker)
+                asking = _Asking(self, head, found, asker)
+                asking.asked = self._ask(found, asking.decided)
+                return asking
             if not decision.allowed:
                 return self._refusal(way, refused, decision) if refused is not None and is_final(decision) else None
         return self._answer(found, decision)
 
-    def ask(self, found: Found, then: Callable[[Decision], None]) -> Asked:
+    def _ask(self, found: Found, then: Callable[[Decision], None]) -> Asked:
         """The buckets, where that takes a while."""
         self.asking += 1
         return self._road.limits.admit_soon(found.takes, then)
@@ -320,26 +322,26 @@ class ShortLane:
         return octets
 
 
-class _Asking:
-    """See ``ports.Asking``."""
+class _Asking(msgspec.Struct, eq=False):
+    """See ``asking.Asking``."""
 
-    __slots__ = ("_asked", "_asker", "_found", "_head", "_lane")
+    _lane: ShortLane
+    _head: RequestHead
+    _found: Found
+    _asker: Asker
+    asked: Asked = None  # type: ignore[assignment]  # set by who makes it
 
-    def __init__(self, lane: ShortLane, head: RequestHead, found: Found, asker: Asker) -> None:
-        self._lane = lane
-        self._head = head
-        self._found = found
-        self._asker = asker
-        self._asked = lane.ask(found, self._decided)
+    # Not a struct's own: what it holds reaches as far as a caller's credential.
+    __repr__ = object.__repr__
 
     def leave(self) -> None:
-        self._asked.cancel()
+        self.asked.cancel()
         self._gone()
 
     def drained(self) -> bytes:
         if self._found.x.aborted:
             return b""
-        self._asked.cancel()
+        self.asked.cancel()
         octets = self._lane.drained(self._head, self._found)
         self._lane.ended(self._found.x)
         return octets
@@ -351,7 +353,8 @@ class _Asking:
         x.status, x.aborted = 499, "client"
         self._lane.ended(x)
 
-    def _decided(self, decision: Decision) -> None:
+    def decided(self, decision: Decision) -> None:
+        """The buckets have answered."""
         lane = self._lane
         if self._asker.gone:
             self._gone()

@@ -23,8 +23,8 @@ import gateway
 from gateway.app import open_key_store
 from gateway.app.assembly import Assembly, assemble
 from gateway.config import load
-from gateway.core.messages import ResponseHead
-from gateway.ports import RequestBody, UpstreamRequest
+from gateway.core.messages import Fields, ResponseHead
+from gateway.ports import Repeated, RequestBody, UpstreamRequest
 from gateway.reply import Reply
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.upstream.head_forms import CHUNKED_LINE, HeadForms
@@ -78,7 +78,7 @@ class GitLab:
     async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
         return Reply(ANSWER, BODY)
 
-    def send_soon(self, request: UpstreamRequest, then: Callable[[Reply], None]) -> asyncio.Handle:
+    def send_soon(self, target: bytes, own: Fields, repeated: Repeated, then: Callable[[Reply], None]) -> asyncio.Handle:
         return asyncio.get_running_loop().call_soon(then, Reply(ANSWER, BODY))
 
     async def close(self) -> None:

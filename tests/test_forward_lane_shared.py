@@ -68,7 +68,7 @@ class Shared(Port):
     def kept(self) -> list[tuple[bytes, Any]]:
         """What Redis holds, less its times."""
         store, found = self.room.redis, []
-        keys = {name: key for key, name in (store._names._old | store._names._young).items()}
+        keys = {name: key for key, name in (store._names._young.old | store._names._young).items()}
         for name in self.redis.keys("{ggw:cache}:value:*"):
             _, (entry,) = store._codec.decode(keys[name], self.redis.get(name))
             # When GitLab made it a private cache never asks: the lane does not read it.

@@ -135,7 +135,7 @@ async def compared(
         assert at.forwarded is (lane and whole), at.made.calls
         seen.append(facts(at))
         gone_up.append([(one.target, [f for f in one.fields if f[0] != b"X-Request-Id"]) for one in at.made.up.requests])
-        kept.append([_timeless(entry) for slot in store._slots.values() for entry in slot.entries])
+        kept.append([_timeless(entry) for slot in store._slots.values() for entry in slot.made()])
     assert told[0] == told[1]
     assert seen[0] == seen[1]
     assert gone_up[0] == gone_up[1]

@@ -163,7 +163,7 @@ async def test_a_304_of_an_answer_that_was_validated_since_has_the_new_age(at: P
     store = at.made.made.cache_room.store
     assert isinstance(store, MemoryCacheStore)
     (slot,) = store._slots.values()
-    slot.entries = (msgspec.structs.replace(slot.entries[0], received_at=now[0]),)
+    slot.entries = (msgspec.structs.replace(slot.made()[0], received_at=now[0]),)
     assert (await at.ask(TARGET, known))[1][b"Age"] == b"0"
     assert at.short
 

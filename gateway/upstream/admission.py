@@ -15,7 +15,8 @@ from ..core.access import Priority
 from ..core.adaptive import AdaptiveLimit, AdaptiveSettings
 from ..core.errors import Code, Rejection
 from ..core.fair_queue import FairQueue
-from ..ports import Asked, Door, RequestBody, Then, Upstream, UpstreamRequest
+from ..core.messages import Fields
+from ..ports import Asked, Door, Repeated, RequestBody, Then, Upstream, UpstreamRequest
 from ..reply import Reply
 from .errors import Failure, rejection
 from .whole_body import WholeBody, collect, is_small
@@ -95,15 +96,13 @@ class AdmittingUpstream:
             reply.on_release(self._leave)
         return reply
 
-    def send_soon(self, request: UpstreamRequest, then: Then, door: Door | None = None) -> Asked | None:
+    def send_soon(
+        self, target: bytes, own: Fields, repeated: Repeated, then: Then, door: Door | None = None
+    ) -> Asked | None:
         del door  # this is it
-        if (
-            self.in_flight >= self._limit.rooms[request.priority]
-            or self._queue.waiting
-            or (request.first_byte_timeout_s or 0.0) > _PATIENT_S
-        ):
+        if self.in_flight >= self._limit.rooms[repeated.priority] or self._queue.waiting:
             return None
-        sent = self._upstream.send_soon(request, then, self)
+        sent = self._upstream.send_soon(target, own, repeated, then, self)
         if sent is not None:
             self.in_flight += 1
         return sent

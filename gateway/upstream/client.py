@@ -16,15 +16,16 @@ import msgspec
 
 from ..core.breaker import REFUSED, Breaker, BreakerSettings, BreakerState
 from ..core.errors import Rejection, bad_request
+from ..core.messages import Fields
 from ..outbox import Outbox
-from ..ports import Asked, Door, RequestBody, Then, UpstreamRequest
+from ..ports import Asked, Door, Repeated, RequestBody, Then, UpstreamRequest
 from ..reply import Reply
 from .connection import Connection
 from .errors import OUR_OWN, Failure, UpstreamFailure, rejection
 from .head_forms import HeadForms
 from .origin import Dialer, parse_origin, tls_context
 from .pool import Pool
-from .request import render_head
+from .request import render_get, render_head
 from .whole_body import collect, is_small
 
 log = logging.getLogger("gateway.upstream")
@@ -163,7 +164,9 @@ class LeanUpstream:
         reply.connect_s = connect_s
         return reply
 
-    def send_soon(self, request: UpstreamRequest, then: Then, door: Door | None = None) -> Asked | None:
+    def send_soon(
+        self, target: bytes, own: Fields, repeated: Repeated, then: Then, door: Door | None = None
+    ) -> Asked | None:
         pool, breaker = self._pool, self._breaker
         if pool is None:
             return None
@@ -172,7 +175,7 @@ class LeanUpstream:
             if breaker.state is not _CLOSED:
                 return None
             ticket = breaker.epoch
-        octets = render_head(request, has_body=False)
+        octets = render_get(target, own, repeated)
         connection = pool.lend(self._loop.time())  # type: ignore[union-attr]  # set together with the pool
         if connection is None:
             return None
@@ -181,9 +184,7 @@ class LeanUpstream:
             self._retry_budget += self._settings.retry_ratio
         self.reuses_total += 1
         exchange = _Exchange(self, connection, ticket, then, door)
-        first_byte_s, repeated = request.first_byte_timeout_s or self._settings.first_byte_s, request.repeated
-        like = repeated.answered if repeated is not None else None
-        connection.begin(octets, exchange, first_byte_s, collects=True, like=like)
+        connection.begin(octets, exchange, self._settings.first_byte_s, collects=True, like=repeated.answered)
         return exchange
 
     def read_tls(self) -> Callable[[], None]:

@@ -44,6 +44,14 @@ def render_head(request: UpstreamRequest, *, has_body: bool) -> bytes:
     return b"".join((start, target, before, _lines(request.own), behind, framing))
 
 
+def render_get(target: bytes, own: Fields, repeated: Repeated) -> bytes:
+    """As ``render_head`` of a GET without a body, whose fields are ``own`` between those of ``repeated``."""
+    if not target or target.translate(None, _TARGET_OCTETS):
+        raise _unsendable("target")
+    before, behind = repeated.rendered or _rendered(repeated)
+    return b"".join((b"GET ", target, before, _lines(own), behind, b"\r\n"))
+
+
 def _rendered(repeated: Repeated) -> tuple[bytes, bytes]:
     """What comes between a target and the fields of one request alone, and what comes behind these."""
     rendered = repeated.rendered = (_VERSION + _lines(repeated.before), _lines(repeated.behind))

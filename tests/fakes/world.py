@@ -23,7 +23,7 @@ from gateway.core.errors import Code, Rejection, Source
 from gateway.core.exchange import Exchange
 from gateway.core.messages import Field, Fields, RequestHead, ResponseHead, first
 from gateway.pipeline import Gateway
-from gateway.ports import Door, RequestBody, Then, UpstreamRequest
+from gateway.ports import Door, Repeated, RequestBody, Then, UpstreamRequest
 from gateway.reply import Reply
 from gateway.road import Road
 from gateway.upstream.admission import AdmittingUpstream
@@ -223,7 +223,10 @@ class Up:
             self.open -= 1
             raise
 
-    def send_soon(self, request: UpstreamRequest, then: Then, door: Door | None = None) -> _Sent | None:
+    def send_soon(
+        self, target: bytes, own: Fields, repeated: Repeated, then: Then, door: Door | None = None
+    ) -> _Sent | None:
+        request = UpstreamRequest("GET", target, own, priority=repeated.priority, repeated=repeated)
         return _Sent(self, request, then, door) if self.at_hand else None
 
     def _verify(self, request: UpstreamRequest) -> Reply:

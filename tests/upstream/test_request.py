@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import Fields
-from gateway.ports import UpstreamRequest
-from gateway.upstream.request import render_head
+from gateway.ports import Repeated, UpstreamRequest
+from gateway.upstream.request import render_get, render_head
 
 HOST = (b"Host", b"gitlab.test")
 
@@ -97,3 +97,26 @@ def test_one_line_a_field_or_nothing(fields: list[tuple[bytes, bytes]], target: 
     ours = {b"content-length", b"transfer-encoding", b"expect"}
     assert lines[1:] == [name + b": " + value for name, value in fields if name.lower() not in ours]
     assert b"\n" not in b"".join(lines)
+
+
+PARTS = st.lists(
+    st.tuples(
+        st.sampled_from([b"Host", b"X-Request-Id", b"content-length", b"X\r\nY", b""]),
+        st.sampled_from([b"", b"1", b"a b", b"1\r\nX: 2", b"\0"]) | st.binary(max_size=5),
+    ),
+    max_size=2,
+).map(tuple)
+
+
+@given(PARTS, PARTS, PARTS, st.binary(max_size=3) | st.just(b"/a%2Fb"))
+def test_in_parts_as_in_one(before: Fields, own: Fields, behind: Fields, target: bytes) -> None:
+    """Twice: the second time what all have is rendered already."""
+    repeated = Repeated(before, behind)
+    for _ in range(2):
+        try:
+            whole = head(target=target, fields=(*before, *own, *behind))
+        except Rejection:
+            with pytest.raises(Rejection):
+                render_get(target, own, repeated)
+        else:
+            assert render_get(target, own, repeated) == whole
