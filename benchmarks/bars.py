@@ -108,6 +108,12 @@ BARS = (
         1.0,
         "… Envoy that logs",
     ),
+    _least(
+        "… to that Envoy checking keys and telling its limit, too, as ours",
+        _claim(f"{MISS} by Envoy limit checked"),
+        1.0,
+        "… Envoy that checks, tells and logs",
+    ),
     _least("… to Traefik with its Redis limiter", _claim(f"{MISS} by Traefik Redis limit"), 2.0, "… Traefik"),
     _least(
         "… to the same Traefik with a JSON line a request and metrics, as ours",

