@@ -107,30 +107,31 @@ class Cast:
         kept = mould.keep(head.fields) if mould.keep is not None else ()
         self._filled = blanks.filling(kept)
         self._kept = blanks.within(kept)
-        bare = self._filled([b""] * len(blanks.form.names))
+        bare = self._filled(self._kept([b""] * len(blanks.form.names)))
         self._bare_bytes = Entry(200, b"", bare, b"", 0.0, 0.0, 0.0, selecting=mould.selecting).size_bytes
 
     def late(self, values: Values, body: bytes, received_at: float) -> LateEntry | None:
         """As ``Mould.entry``, of a head that says the body's length."""
-        if self.mould.validated and not self._etag_of(values):
-            return None
-        return _Poured(self, values, body, received_at, self._bare_bytes + len(body) + len(b"".join(self._kept(values))))
-
-    def _etag_of(self, values: Values) -> bytes:
         etag = values[self._etag] if self._etag >= 0 else b""
-        return etag if is_etag(etag) else b""
+        if etag and not is_etag(etag):
+            etag = b""
+        if self.mould.validated and not etag:
+            return None
+        kept = self._kept(values)  # no other: what is not counted must not be held
+        return _Poured(self, kept, etag, body, received_at, self._bare_bytes + len(body) + len(b"".join(kept)))
 
-    def entry(self, values: Values, body: bytes, received_at: float) -> Entry:
-        """Of an answer that ``late`` took."""
-        kept, etag = self._filled(values), self._etag_of(values)
-        return Entry(200, self._reason, kept, body, received_at, 0.0, 0.0, etag, selecting=self.mould.selecting)
+    def entry(self, kept: Values, etag: bytes, body: bytes, received_at: float) -> Entry:
+        """Of an answer that ``late`` took. ``kept``: those of its values that are replayed."""
+        fields = self._filled(kept)
+        return Entry(200, self._reason, fields, body, received_at, 0.0, 0.0, etag, selecting=self.mould.selecting)
 
 
 class _Poured(msgspec.Struct, gc=False):
     """What one answer has of its own, until somebody asks for the entry."""
 
     _cast: Cast
-    _values: Values
+    _kept: Values
+    _etag: bytes
     _body: bytes
     _received_at: float
     size_bytes: int
@@ -138,7 +139,7 @@ class _Poured(msgspec.Struct, gc=False):
     __repr__ = object.__repr__
 
     def made(self) -> Entry:
-        return self._cast.entry(self._values, self._body, self._received_at)
+        return self._cast.entry(self._kept, self._etag, self._body, self._received_at)
 
 
 def saying(shape: Shape) -> Pick:

@@ -158,19 +158,19 @@ class Blanks:
         self.head = form.head(self._marks)
 
     def filling(self, fields: Fields) -> Callable[[Sequence[bytes]], Fields]:
-        """``fields``, made of ``head``, of another: the values in their places.
+        """``fields``, made of ``head``, of another, whose values ``within`` picked: put in their places.
 
         Raises:
             ValueError: They no longer stand there whole.
         """
-        picked = self.within(fields)
+        self.within(fields)
         blank = [at for at, (_, value) in enumerate(fields) if b"\0" in value]
         names = [fields[at][0] for at in blank]
         # Out of all of ``fields`` and, behind them, the new ones.
         arranged = picking([len(fields) + blank.index(at) if at in blank else at for at in range(len(fields))])
 
-        def filled(values: Sequence[bytes]) -> Fields:
-            return arranged((*fields, *zip(names, picked(values))))  # noqa: B905 — `strict` costs as much again
+        def filled(picked: Sequence[bytes]) -> Fields:
+            return arranged((*fields, *zip(names, picked)))  # noqa: B905 — `strict` costs as much again
 
         return filled
 

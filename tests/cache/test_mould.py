@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from gateway.cache.contract import Like
-from gateway.cache.mould import saying
+from gateway.cache.mould import Cast, saying
 from gateway.cache.private_asking import _DROPPED, PrivateAsking
 from gateway.core.answer_shape import shape_of
 from gateway.core.cache_entry import Entry, make_entry
+from gateway.core.head_form import Blanks, HeadForm
 from gateway.core.messages import Field, Fields, ResponseHead
 from gateway.core.private_caching import storable
+from gateway.upstream.head_forms import _OWN
 
 from .origin import NOW
 from .private_room import ETAG, KEPT, Room
@@ -143,3 +145,23 @@ def test_their_number_is_bounded() -> None:
     for number in range(100):
         cache.moulded(head((b"X-%d" % number, b"")), like)
     assert 0 < len(like.moulds) <= 16
+
+
+def test_what_is_not_replayed_is_not_held() -> None:
+    """The cache's bound counts what an entry will have: nothing else of its answer may live as long."""
+    fields: Fields = (*JSON, (b"Content-Length", b"2"), (b"Etag", ETAG), (b"X-Runtime", b"0.5" * 4000), (b"X-Total", b"7"))
+    form = HeadForm([b"HTTP/1.1 200 OK", *(b"%b: %b" % field for field in fields)], fields, b"OK", _OWN)
+    blanks = Blanks(form)
+    like = Like(reuse_s=30.0)
+    mould = asking().moulded(blanks.head, like)
+    assert mould is not None
+    late = Cast(mould, like.reuse_s, blanks, blanks.head).late(
+        [dict(fields)[name.title()] for name in form.names], b"[]", NOW
+    )
+    assert late is not None
+    held = [getattr(late, name) for name in late.__struct_fields__]  # type: ignore[attr-defined]
+    octets = [*held, *(value for one in held if isinstance(one, tuple) for value in one)]
+    assert sum(len(one) for one in octets if isinstance(one, bytes)) < 200
+    entry = late.made()
+    assert (entry.etag, entry.fields, entry.body) == (ETAG, (*JSON, *fields[2:4], fields[5]), b"[]")
+    assert late.size_bytes == entry.size_bytes
