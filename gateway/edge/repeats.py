@@ -65,5 +65,8 @@ class Repeats:
         if known is not None:
             return known
         self._heads.put(octets, head)
-        self._blocks.put(octets[octets.find(b"\r\n") + 2 :], head.fields)
+        # The parser lets empty lines go before a request: its first line is not always what is found first.
+        line = b"%b %b HTTP/1.1\r\n" % (head.method.encode("ascii"), head.target)
+        if octets.startswith(line):
+            self._blocks.put(octets[len(line) :], head.fields)
         return head

@@ -57,6 +57,17 @@ def test_who_asks_is_part_of_it() -> None:
         assert (found.peer, found.tls, found.memo) == (peer, tls, [])
 
 
+@pytest.mark.parametrize("before", [b"\r\n", b"\r\n\r\n", b"\n"])
+def test_what_comes_before_a_request_line_makes_no_field_of_it(before: bytes) -> None:
+    repeats = Repeats(target_bytes=1000)
+    repeats.keep(before + octets(), head())
+    line, _, fields = octets().partition(b"\r\n")
+    for malformed in (b"GET /x HTTP/1.1\r\n" + octets(), b"GET /x HTTP/1.1\r\n" + line + fields):
+        assert repeats.head(malformed, "192.0.2.1", tls=False) is None
+    repeats.keep(octets(), head())
+    assert repeats.head(octets("/y"), "192.0.2.1", tls=False) is not None
+
+
 @pytest.mark.parametrize(
     "line",
     [
