@@ -260,6 +260,7 @@ async def _assemble(made: Assembly) -> None:
         authenticator = _authenticator(made, settings, verifier)
         stack.push_async_callback(authenticator.close)
         if made.key_room is not None:
+            await made.key_room.look()
             made.key_desk = made.key_room.office(made.audit, authenticator.forget_key)
             made.exchange = made.key_room.exchange(authenticator)
         rules = Rules.compile(compiled.rules(config))

@@ -61,6 +61,11 @@ class KeyRoom:
         self._settings = settings
         self.issuer = KeyIssuer(register, pepper=self._pepper, wall=time.time, random=secrets.token_bytes)
 
+    async def look(self) -> None:
+        """Raises StoreUnavailable where keys are in a file that can't be used. A Redis may come later."""
+        if isinstance(self.store, SqliteKeys):
+            await self.store.find(b"")
+
     def gateway_keys(self, fingerprint_key: bytes) -> GatewayKeys:
         """What judges them."""
         return GatewayKeys(

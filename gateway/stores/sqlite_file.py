@@ -22,7 +22,7 @@ _Answer = TypeVar("_Answer")
 
 
 class SqliteFile:
-    """The file at ``path``, made with mode 0600 when missing.
+    """The file at ``path``, made with mode 0600 when missing at the first call; followed when another takes its place.
 
     Args:
         path: Where it is.
@@ -38,6 +38,9 @@ class SqliteFile:
         self._timeout_s = timeout_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sqlite-{path.stem}")
         self._connection: sqlite3.Connection | None = None
+        self._opened = (0, 0)
+        self._left: list[sqlite3.Connection] = []
+        """To files that were replaced. Not closed: SQLite would take the -wal file away by its name, another's now."""
         self._closed = False
 
     async def run(self, ask: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
@@ -46,8 +49,13 @@ class SqliteFile:
             raise StoreUnavailable(f"{self._path} is closed")
 
         def on_thread() -> _Answer:
+            if self._connection is not None and _identity(self._path) != self._opened:
+                # A backup was put in its place: who goes on with the file of before never hears of a revocation.
+                self._left.append(self._connection)
+                self._connection = None
             if self._connection is None:
                 self._connection = self._connect()
+                self._opened = _identity(self._path)
             return ask(self._connection)
 
         try:
@@ -94,3 +102,9 @@ class SqliteFile:
             connection.close()
             raise
         return connection
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file is there. Raises OSError: none."""
+    found = path.stat()
+    return found.st_dev, found.st_ino

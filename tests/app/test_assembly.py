@@ -11,6 +11,7 @@ import pytest
 from gateway.app.assembly import assemble
 from gateway.cache import NoCache, PrivateCache, SharedCache
 from gateway.config import Config
+from gateway.ports import StoreUnavailable
 from gateway.state_dir import StateRefused
 from gateway.stores.bucket_redis import RedisBuckets
 from tests.fakes.world import SECRETS, configured
@@ -117,6 +118,15 @@ async def test_a_state_dir_that_is_refused(tmp_path: Path) -> None:
     config = configured(KEYED, state)
     state.chmod(0o777)
     with pytest.raises(StateRefused):
+        await assemble(config)
+    assert audit_threads() == 0
+
+
+async def test_a_key_store_that_is_no_database(tmp_path: Path) -> None:
+    config = configured(KEYED, tmp_path)
+    (tmp_path / "keys.db").write_bytes(b"\x01" * 4096)
+    (tmp_path / "keys.db").chmod(0o600)
+    with pytest.raises(StoreUnavailable, match="not a database"):
         await assemble(config)
     assert audit_threads() == 0
 

@@ -47,6 +47,36 @@ async def test_a_file_others_may_write_to_is_refused(tmp_path: Path) -> None:
     await file.close()
 
 
+async def test_another_file_in_its_place_is_followed(tmp_path: Path) -> None:
+    """As a backup is put back: the file of before is still there for whoever has it open."""
+    path, other = tmp_path / "x.db", tmp_path / "backup.db"
+    file, backup = made(path), made(other)
+    assert await file.run(everything) == [7]
+    await backup.run(lambda connection: connection.execute("UPDATE t SET x = 8"))
+    await backup.run(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+    await backup.close()
+    for beside in ("-wal", "-shm"):  # whoever puts a backup back takes them away: they belong to the file of before
+        path.with_name(path.name + beside).unlink()
+    other.rename(path)
+    assert await file.run(everything) == [8]
+    writer = made(path)  # as a command that revokes
+    await writer.run(lambda connection: connection.execute("INSERT INTO t VALUES (9)"))
+    assert await file.run(everything) == [8, 9]
+    await writer.close()
+    await file.close()
+
+
+async def test_a_file_that_was_taken_away_is_not_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    file = made(path)
+    await file.run(everything)
+    path.unlink()
+    with pytest.raises(StoreUnavailable, match="No such file"):
+        await file.run(everything)
+    assert not path.exists()
+    await file.close()
+
+
 async def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "x.db") as connection:
         connection.execute("PRAGMA user_version = 7")
