@@ -131,10 +131,10 @@ async def test_an_end_that_comes_near_is_told(gitlab: DemoGitLab, tmp_path: Path
 
 
 async def test_a_rotation_that_fails_is_told(gitlab: DemoGitLab, tmp_path: Path) -> None:
-    made = await assemble(configured(gitlab, tmp_path, minted(gitlab, 5), "{}", ROOT=TOKENS.ada))
+    token = minted(gitlab, 5)
+    gitlab.state.tokens[token].scopes = ("read_api",)  # before its own first round, which comes when it will
+    made = await assemble(configured(gitlab, tmp_path, token, "{}", ROOT=TOKENS.ada))
     async with made.stack:
-        assert made.tokens is not None
-        gitlab.state.tokens[made.tokens.token("bot").reveal()].scopes = ("read_api",)
         await room(made).steward.tick()
         assert figures(made, "gitlab_gateway_credential_rotation_failing")["bot"] == 1.0
         assert "rotation fails: the token may not replace itself" in readiness(made).checks["credential bot"]
