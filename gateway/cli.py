@@ -178,6 +178,9 @@ def _read_again(given: Given) -> tuple[Given, Loaded]:
     """What was given, as it is now; ValueError where it can't be read."""
     if given.file in {"", "-"}:
         raise ValueError("the configuration came from no file: there is nothing to read again")
+    if Path(given.file).exists() and not Path(given.file).is_file():
+        # What a shell's `<(…)` was gives nothing a second time, and who waits for that can't be told to go.
+        raise ValueError(f"--config {given.file}: is no regular file, which could be read again")
     try:
         text = _read_config(given.file)
     except _Refused as refused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,13 @@ def test_what_was_given_is_read_again_with_the_same_options(tmp_path: Path) -> N
     assert (str(loaded.config.listen.address), again.text) == ("127.0.0.1:2", Path(file).read_text())
     write(tmp_path, "version: 1\nupstream: {url: https://g}\nrulez: []\n")
     assert [(problem.file, problem.line) for problem in _read_again(given)[1].errors] == [(file, 3)]
+
+
+def test_what_gives_nothing_a_second_time_is_not_waited_for(tmp_path: Path) -> None:
+    """As a shell's ``<(…)``: who reads it again would wait for good."""
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(ValueError, match="no regular file"):
+        _read_again(Given("version: 1", str(tmp_path / "config.yaml")))
 
 
 @pytest.mark.parametrize("file", ["", "-", "/nowhere/gateway.yaml", "/dev/null/gateway.yaml"])

@@ -167,7 +167,7 @@ class GitlabPlaces:
             raise _silent(f"GitLab answered {status} about a {kind.value}")
         try:
             return _decode(body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _silent(f"GitLab's answer about a {kind.value} is not readable") from error
 
     async def _get(

@@ -361,8 +361,8 @@ class Hooks(Section, frozen=True):
     """GitLab's webhooks and system hooks: what they tell of is purged."""
 
     secret: Secret
-    """What GitLab sends as `X-Gitlab-Token`; one that begins with `whsec_` is a signing token, and its signature is asked
-    for instead."""
+    """What GitLab sends as `X-Gitlab-Token`, 16 characters at least; one that begins with `whsec_` is a signing token, and
+    its signature is asked for instead."""
     path: HookPath = "/-/gateway/hooks"
     """Where GitLab sends them, on the data port."""
     hold: Duration = 3.0

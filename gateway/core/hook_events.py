@@ -80,7 +80,7 @@ def read_event(body: bytes, names: ProjectNames) -> HookEvent:
     """The event of a hook's body; what can't be read is about everything. Learns the names it brings."""
     try:
         event = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return HookEvent("", (ALL,))
     name = (event.object_kind or event.event_name or event.event_type)[:64]
     spelt = _spellings(event, names)

@@ -20,10 +20,12 @@ TOLERANCE_S = 300.0
 """A signature's time may be off by so much."""
 _PREFIX = "whsec_"
 _MOST_SIGNATURES = 8
+_LEAST = 16
+"""Characters of a plain secret: nobody who tries is held up, as GitLab must never be."""
 
 
 class HookProof:
-    """Compiled for one secret. Raises ValueError for a signing token that is not base64."""
+    """Compiled for one secret. Raises ValueError for a signing token that is not base64, and for what can be guessed."""
 
     def __init__(self, secret: Secret) -> None:
         text = secret.reveal()
@@ -36,6 +38,8 @@ class HookProof:
                 raise ValueError("is no signing token: behind `whsec_` stands base64") from error
             if len(self._key) < 16:
                 raise ValueError("is too short for a signing token")
+        elif len(text) < _LEAST:
+            raise ValueError(f"can be guessed: a hook's secret has {_LEAST} characters at least (`openssl rand -hex 32`)")
 
     @property
     def needs_body(self) -> bool:

@@ -113,7 +113,7 @@ def names_in(below: tuple[bytes, ...], body: bytes, prefix: str = "") -> Iterato
         return
     try:
         found = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     for thing in found if isinstance(found, list) else [found]:
         if composed and isinstance(thing.id, int) and thing.path_with_namespace:

@@ -223,7 +223,8 @@ class AdminServer:
         application = admin.application()
         application.on_response_prepare.append(self._end_connection)
         self._stopped = False
-        self._runner = web.AppRunner(application, access_log=None, handler_cancellation=True)
+        # Bodies stay as they came: what is coded is no JSON, and aiohttp's own answers to what it can't decode come first.
+        self._runner = web.AppRunner(application, access_log=None, handler_cancellation=True, auto_decompress=False)
 
     async def listen(self, host: str | None, port: int, bound: Iterable[socket.socket] = ()) -> tuple[str, int]:
         """Bind, or take what somebody else has ``bound``, and accept; the first address."""

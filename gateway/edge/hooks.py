@@ -6,12 +6,13 @@ switches a hook off that fails again and again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from ..cache.hook_watch import HookWatch
 from ..core.cache_tags import ALL
-from ..core.errors import Rejection
+from ..core.errors import Code, Rejection
 from ..core.exchange import Exchange
 from ..core.hook_events import HookEvent, read_event
 from ..core.hook_proof import Deliveries, HookProof
@@ -88,8 +89,11 @@ class HookReceiver:
             x.status, said, unread = await self._judge(down, x)
             fields = (_JSON, (b"Allow", b"POST")) if x.status == 405 else (_JSON,)
             await down.respond(ResponseHead(x.status, fields, b""), said, close=unread)
-        except BaseException:
+        except (ConnectionError, asyncio.CancelledError):
             x.status, x.aborted = 499, "client"
+            raise
+        except Exception:
+            x.status, x.code = 500, Code.INTERNAL.value  # a fault of ours, which ends the connection
             raise
         finally:
             x.bytes_in, x.bytes_out = down.received_bytes, down.sent_bytes

@@ -17,10 +17,10 @@ BODY = b'{"object_kind":"push"}'
 
 
 def test_a_token_must_be_the_very_one() -> None:
-    proof = HookProof(Secret("s3cret-token"))
+    proof = HookProof(Secret("s3cret-token-of-gitlab"))
     assert not proof.needs_body
-    assert proof.holds(((b"X-Gitlab-Token", b"s3cret-token"),), b"", NOW)
-    for given in (b"", b"s3cret-toke", b"s3cret-token ", b"S3cret-token"):
+    assert proof.holds(((b"X-Gitlab-Token", b"s3cret-token-of-gitlab"),), b"", NOW)
+    for given in (b"", b"s3cret-token-of-gitla", b"s3cret-token-of-gitlab ", b"S3cret-token-of-gitlab"):
         assert not proof.holds(((b"X-Gitlab-Token", given),), b"", NOW)
     assert not proof.holds((), b"", NOW)
 
@@ -53,6 +53,13 @@ def test_a_signature_of_another_time_is_a_replay(stamp: bytes) -> None:
 
 def test_a_signature_needs_an_id() -> None:
     assert not HookProof(Secret(SIGNING)).holds(signed(number=b""), BODY, NOW)
+
+
+@pytest.mark.parametrize("secret", ["", "a", "x" * 15])
+def test_what_can_be_guessed_is_refused(secret: str) -> None:
+    with pytest.raises(ValueError, match="can be guessed"):
+        HookProof(Secret(secret))
+    HookProof(Secret("x" * 16))
 
 
 @pytest.mark.parametrize("secret", ["whsec_%%%", "whsec_AAAA", "whsec_"])

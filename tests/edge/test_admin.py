@@ -293,6 +293,18 @@ async def test_the_port_opens_and_closes() -> None:
             await session.get(f"http://{host}:{port}/livez")
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+async def test_a_coded_body_is_no_json(coding: str) -> None:
+    """Told as everything else is: aiohttp would decode it first, and answer in its own words what it can't."""
+    fields = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", "Content-Encoding": coding}
+    async with listening() as (host, port), aiohttp.ClientSession() as session:
+        for key, status in ((KEY, 400), ("other", 401)):
+            given = {**fields, "Authorization": f"Bearer {key}"}
+            async with session.post(f"http://{host}:{port}/-/things/1", data=b"abc", headers=given) as response:
+                assert response.status == status
+                assert (await response.json())["message"] in {"the body is no JSON object", "401 Unauthorized"}
+
+
 async def test_it_may_stop_accepting_and_answer_each_connection_once_more() -> None:
     server = AdminServer(admin())
     try:

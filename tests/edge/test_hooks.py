@@ -21,7 +21,7 @@ from tests.fakes.world import Down
 from tests.stores.cache_contract import ENTRY
 
 NOW = 1_800_000_000.0
-TOKEN = (b"X-Gitlab-Token", b"hook-s3cret")
+TOKEN = (b"X-Gitlab-Token", b"hook-s3cret-of-gitlab")
 PUSH = json.dumps({"object_kind": "push", "project": {"id": 42, "path_with_namespace": "g/p"}}).encode()
 KEY = bytes(range(32))
 
@@ -41,7 +41,7 @@ class Ledger:
 
 
 class Room:
-    def __init__(self, secret: str = "hook-s3cret", hold_s: float = 0.0) -> None:
+    def __init__(self, secret: str = "hook-s3cret-of-gitlab", hold_s: float = 0.0) -> None:
         self.ledger = Ledger()
         self.store = MemoryCacheStore(1 << 20, lambda: NOW)
         self.watch = HookWatch(self.store, lambda: NOW, 900.0)
@@ -96,7 +96,9 @@ async def test_everything_else_goes_on() -> None:
     assert not room.ledger.exchanges
 
 
-@pytest.mark.parametrize("fields", [(), ((b"X-Gitlab-Token", b"hook-s3cre"),), ((b"Private-Token", b"hook-s3cret"),)])
+@pytest.mark.parametrize(
+    "fields", [(), ((b"X-Gitlab-Token", b"hook-s3cret-of-gitla"),), ((b"Private-Token", b"hook-s3cret-of-gitlab"),)]
+)
 async def test_a_stranger_purges_nothing(fields: Fields) -> None:
     room = Room()
     await room.keep()
@@ -135,7 +137,7 @@ async def test_a_hook_too_long_to_be_read_takes_everything(chunked: bool) -> Non
     assert not await room.kept()
 
 
-@pytest.mark.parametrize("body", [None, b"", b"no json"])
+@pytest.mark.parametrize("body", [None, b"", b"no json", b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"])
 async def test_a_hook_that_says_nothing_takes_everything(body: bytes | None) -> None:
     room = Room()
     await room.keep()
@@ -173,3 +175,12 @@ async def test_a_sender_that_leaves_is_written_down() -> None:
     with pytest.raises(ConnectionError):
         await room.receiver.handle(down)
     assert (room.ledger.exchanges[0].status, room.ledger.exchanges[0].aborted) == (499, "client")
+
+
+async def test_a_fault_is_ours_and_not_the_senders(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room()
+    monkeypatch.setattr(room.watch, "heard", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        await room.send(TOKEN)
+    (told,) = room.ledger.exchanges
+    assert (told.status, told.aborted, told.code) == (500, "", "internal_error")
