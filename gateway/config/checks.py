@@ -28,7 +28,7 @@ _JUDGED_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat"})
 _LONGEST_SESSION_S = 86_400.0
 _LONGEST_SKEW_S = 300.0
 _SHORTEST_SECRET = 16
-_TOKEN_PATH = "/-/gateway/token"
+_EXCHANGE_PATH = "/-/gateway/token"
 _LONGEST_WAIT_S = 60.0
 _STRONG_SECRET = 32
 _FEWEST_CHARACTERS = 8  # different ones; 32 random hex digits practically never have fewer
@@ -412,7 +412,7 @@ def _cache(config: Config) -> Iterator[Finding]:
             yield _error(("cache", "hooks", "max_silence"), "must be longer than nothing")
         if cache.hooks.hold > 60:
             yield _error(("cache", "hooks", "hold"), "is above 1m: nothing that changes would ever be stored")
-        if cache.hooks.path == _TOKEN_PATH:
+        if cache.hooks.path == _EXCHANGE_PATH:
             yield _error(("cache", "hooks", "path"), "is where workloads ask for credentials")
         try:
             HookProof(cache.hooks.secret)
