@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import json
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 from .config import Config
 from .config.units import parse_duration, parse_network
-from .core.key_record import KeyRecord
+from .core.key_record import KeyRecord, told
 from .identity.issuing import KeyTerms
 from .ports import KeyRefused
 
@@ -98,7 +97,7 @@ def _rotate(arguments: argparse.Namespace, config: Config) -> int:
 
     key, older = asyncio.run(run())
     _say(f"A key for `{arguments.identity}` in place of {older}. It is shown this once.")
-    _say(f"{older} ends {_instant(time.time() + arguments.overlap)} at the latest; at once:")
+    _say(f"{older} ends {told(time.time() + arguments.overlap)} at the latest; at once:")
     _say(f"  gitlab-gateway keys revoke {older}" + (f" --config {arguments.config}" if arguments.config else ""))
     print(key)
     return OK
@@ -126,8 +125,8 @@ def _list(arguments: argparse.Namespace, config: Config) -> int:
         return OK
     for row in rows:
         line = f"{row['id']:<20} {row['identity']:<24} {row['state']:<8} {row['origin']:<9} created {row['created_at']}"
-        told = [(name, row[f"{name}_at"]) for name in ("expires", "last_used") if row[f"{name}_at"]]
-        print(line, *(f"{name} {at}" for name, at in told), *(f"from {one}" for one in row["cidr"]))
+        ends = [(name, row[f"{name}_at"]) for name in ("expires", "last_used") if row[f"{name}_at"]]
+        print(line, *(f"{name} {at}" for name, at in ends), *(f"from {one}" for one in row["cidr"]))
     if not rows:
         _say("no keys")
     return OK
@@ -171,15 +170,11 @@ def _row(record: KeyRecord) -> dict[str, Any]:
         "identity": record.identity,
         "state": state_of(record, time.time()),
         "origin": record.origin.value,
-        **{name: _instant(at) if (at := getattr(record, name)) is not None else None for name in instants},
+        **{name: told(at) if (at := getattr(record, name)) is not None else None for name in instants},
         "cidr": list(record.cidr),
         "note": record.note,
         "replaced_by": record.replaced_by or None,
     }
-
-
-def _instant(at: float) -> str:
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _say(text: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import secrets
+import sqlite3
 import time
 from datetime import datetime
 from pathlib import Path
@@ -111,6 +113,9 @@ def test_a_key_made_elsewhere_is_let_in_by_its_hash(keys: Desk) -> None:
         ["new", "bot", "--cidr", "192.0.2.1/24"],
         ["new", "bot", "--expires", "1h", "--not-before", "2h"],
         ["new", "bot", "--not-before", "0s"],
+        ["new", "bot", "--expires", "3000000d"],
+        ["new", "bot", "--not-before", "3000000d"],
+        ["import", "bot", "00" * 32, "--expires", "3000000d"],
         ["new", "bot", "--note", "two\nlines"],
         ["new", "ghost"],
         ["import", "ghost", "00" * 32],
@@ -124,6 +129,17 @@ def test_what_makes_no_key_is_refused_and_nothing_is_stored(keys: Desk, argument
     keys(*arguments, code=REFUSED)
     assert keys.err
     assert [row["identity"] for row in keys.rows()] == ["app"]
+
+
+def test_a_stored_key_whose_end_can_not_be_told_is_listed_still(keys: Desk, tmp_path: Path) -> None:
+    keys("new", "bot", "--expires", "90d")
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "keys.db")) as store, store:
+        store.execute("UPDATE keys SET expires_at = 260000000000.0")
+    assert keys.rows()[0]["expires_at"] == "9999-12-31T23:59:59Z"
+    assert main(["keys", "list", "--config", keys.file]) == OK
+    assert "expires 9999-12-31T23:59:59Z" in keys.capsys.readouterr().out
+    keys("rotate", "bot", "--expires", "3000000d", code=REFUSED)
+    keys("rotate", "bot")
 
 
 def test_keys_are_made_only_for_identities_that_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from ..core.key_record import KeyRecord
+from ..core.key_record import KeyRecord, told
 from ..edge.admin import AdminRefused, Answer, Asked, Endpoint
 from ..identity.issuing import KeyTerms, NoSuchKey, TermsRefused
 from ..ports import KeyRefused, StoreUnavailable
@@ -163,7 +163,7 @@ def _shown(record: KeyRecord) -> ShownKey:
 
 
 def _instant(at: float) -> str:
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return told(at, "milliseconds")
 
 
 def _instant_if(at: float | None) -> str | None:

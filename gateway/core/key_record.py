@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 
 import msgspec
@@ -17,6 +18,28 @@ KEEP_EXCHANGED_S = 3600.0
 
 MOST_EXCHANGED = 100_000
 """How many exchanged credentials one store holds, the lately dead included."""
+
+FIRST_INSTANT = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+LAST_INSTANT = datetime.datetime.max.replace(microsecond=0, tzinfo=datetime.UTC)
+"""What RFC 3339 can tell: the years 1 to 9999, in UTC."""
+
+
+def is_tellable(at: float) -> bool:
+    """Whether these Unix seconds are an instant that RFC 3339 can tell; what is not finite is none."""
+    try:
+        datetime.datetime.fromtimestamp(at, datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        return False
+    return True
+
+
+def told(at: float, timespec: str = "seconds") -> str:
+    """These Unix seconds as RFC 3339 tells them; beyond what it can tell, its first or last instant."""
+    if is_tellable(at):
+        instant = datetime.datetime.fromtimestamp(at, datetime.UTC)
+    else:
+        instant = LAST_INSTANT if at > 0 else FIRST_INSTANT
+    return instant.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 class KeyOrigin(enum.StrEnum):

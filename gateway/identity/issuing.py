@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 from collections.abc import Callable
 
 import msgspec
 
 from ..core.gateway_key import RANDOM_BYTES, digest, digest_of_hash, new_key
-from ..core.key_record import KeyOrigin, KeyRecord, Replacing
+from ..core.key_record import LAST_INSTANT, KeyOrigin, KeyRecord, Replacing, is_tellable
 from ..core.secret import Secret
 from ..ports import KeyRefused, KeyRegister
 
@@ -40,8 +39,8 @@ class KeyTerms(msgspec.Struct, frozen=True):
     def judged(self, now: float) -> KeyTerms:
         """The same, networks in their usual spelling. Raises TermsRefused."""
         for instant in (self.expires_at, self.not_before):
-            if instant is not None and not math.isfinite(instant):
-                raise TermsRefused("a key's times are finite")
+            if instant is not None and not is_tellable(instant):
+                raise TermsRefused("a key begins and ends in the years 1 to 9999, in UTC")
         if self.expires_at is not None and self.expires_at <= max(now, self.not_before or now):
             raise TermsRefused("a key that has expired before it can be used is of no use")
         if len(self.note) > _LONGEST_NOTE or not (self.note.isprintable() or not self.note):
@@ -92,7 +91,7 @@ class KeyIssuer:
         self, key_id: str, overlap_s: float, *, not_before: float | None = None, expires_at: float | None = None
     ) -> tuple[Secret, KeyRecord]:
         """A new key in place of a live one, which ends ``overlap_s`` from now. It is bound as that one was, and without
-        ``expires_at`` lives as long as that one was to live.
+        ``expires_at`` lives as long as that one was to live, or to the end of the year 9999.
 
         Raises NoSuchKey; TermsRefused; KeyRefused when that one is dead, or being replaced already.
         """
@@ -103,7 +102,8 @@ class KeyIssuer:
             raise NoSuchKey(f"no key has the id {key_id}")
         now = self._wall()
         if expires_at is None and older.expires_at is not None:
-            expires_at = now + older.expires_at - max(older.created_at, older.not_before or 0.0)
+            lifetime_s = older.expires_at - max(older.created_at, older.not_before or 0.0)
+            expires_at = min(now + lifetime_s, LAST_INSTANT.timestamp())
         terms = KeyTerms(not_before, expires_at, older.cidr, older.note)
         return await self._new(older.identity, terms, KeyOrigin.ISSUED, Replacing(key_id, now + overlap_s))
 

@@ -160,6 +160,8 @@ async def test_the_list_is_by_identity_and_state_and_in_pages(port: Port) -> Non
         ("POST", "/-/keys", {"identity": "bot", "expires": "1d"}, 400, "unknown field"),
         ("POST", "/-/keys", {"identity": "bot", "expires_at": "2100-01-01T00:00:00"}, 400, "timezone"),
         ("POST", "/-/keys", {"identity": "bot", "expires_at": "2001-01-01T00:00:00Z"}, 400, "has expired before"),
+        ("POST", "/-/keys", {"identity": "bot", "expires_at": "9999-12-31T23:59:59-14:00"}, 400, "years 1 to 9999"),
+        ("POST", "/-/keys", {"identity": "bot", "not_before": "0001-01-01T00:00:00+14:00"}, 400, "years 1 to 9999"),
         ("POST", "/-/keys", {"identity": "bot", "cidr": ["everywhere"]}, 400, "a network is written like"),
         ("POST", "/-/keys", {"identity": "bot", "note": "a\nb"}, 400, "printable"),
         ("POST", "/-/keys/import", {"identity": "bot", "sha256": "zz"}, 400, "64 hex digits"),
@@ -174,6 +176,18 @@ async def test_what_cannot_be_done_is_told_and_changes_nothing(
     assert (got, words in told["message"]) == (status, True), told
     assert await port.office.list() == []
     assert port.audited() == []
+
+
+async def test_a_stored_key_whose_times_can_not_be_told_is_listed_still(port: Port) -> None:
+    begin, end = -62_200_000_000.0, 260_000_000_000.0
+    await port.store.put(
+        KeyRecord(id="key_old", identity="bot", digest=bytes(32), created_at=port.now, not_before=begin, expires_at=end)
+    )
+    status, told = await port("GET", "/-/keys")
+    assert (status, told["keys"][0]["state"]) == (200, "live")
+    assert told["keys"][0]["not_before"] == "0001-01-01T00:00:00.000Z"
+    assert told["keys"][0]["expires_at"] == "9999-12-31T23:59:59.000Z"
+    assert (await port("POST", "/-/keys/key_old/rotate", {}))[0] == 201
 
 
 async def test_a_third_live_key_is_a_conflict(port: Port) -> None:

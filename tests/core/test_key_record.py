@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from gateway.core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, KeyOrigin, KeyRecord, Replacing
+from gateway.core.key_record import (
+    KEEP_DEAD_S,
+    KEEP_EXCHANGED_S,
+    KeyOrigin,
+    KeyRecord,
+    Replacing,
+    is_tellable,
+    told,
+)
 
 T = 1_800_000_000.0
 
@@ -84,3 +92,23 @@ def test_only_a_live_key_of_the_same_identity_is_replaced_and_once() -> None:
 
 def test_a_record_shows_neither_digest_nor_bounds() -> None:
     assert repr(record(note="n")) == "KeyRecord(key_1, backstage)"
+
+
+@pytest.mark.parametrize(
+    ("at", "tellable", "text"),
+    [
+        (T, True, "2027-01-15T08:00:00Z"),
+        (-62_135_596_800.0, True, "0001-01-01T00:00:00Z"),
+        (-62_135_596_801.0, False, "0001-01-01T00:00:00Z"),
+        (253_402_300_799.0, True, "9999-12-31T23:59:59Z"),
+        (253_402_300_800.0, False, "9999-12-31T23:59:59Z"),
+        (1e300, False, "9999-12-31T23:59:59Z"),
+        (float("-inf"), False, "0001-01-01T00:00:00Z"),
+    ],
+)
+def test_an_instant_is_told_and_beyond_what_can_be_told_the_nearest_is(at: float, tellable: bool, text: str) -> None:
+    assert (is_tellable(at), told(at)) == (tellable, text)
+
+
+def test_milliseconds_are_told_where_asked() -> None:
+    assert told(T + 0.5, "milliseconds") == "2027-01-15T08:00:00.500Z"

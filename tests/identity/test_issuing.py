@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.core.gateway_key import digest, is_well_formed, new_key
-from gateway.core.key_record import KeyOrigin
+from gateway.core.key_record import LAST_INSTANT, KeyOrigin, KeyRecord
 from gateway.identity.issuing import KeyIssuer, KeyTerms, NoSuchKey, TermsRefused
 from gateway.ports import KeyRefused
 from gateway.stores.keys_memory import MemoryKeys
@@ -69,6 +69,8 @@ async def test_revoking_nothing_says_so(issuer: KeyIssuer) -> None:
         {"expires_at": float("nan")},
         {"expires_at": float("inf")},
         {"not_before": float("-inf")},
+        {"expires_at": LAST_INSTANT.timestamp() + 1},
+        {"not_before": -62_135_596_801.0},
         {"note": "x" * 201},
         {"note": "two\nlines"},
         {"cidr": ("192.0.2.1/24",)},
@@ -82,6 +84,8 @@ async def test_a_key_that_could_never_be_used_is_refused(issuer: KeyIssuer, term
         await issuer.issue("backstage", KeyTerms(**terms))
     with pytest.raises(TermsRefused):
         await issuer.take_in("backstage", bytes(32), KeyTerms(**terms))
+    with pytest.raises(TermsRefused):
+        await issuer.exchanged("backstage", KeyTerms(**terms))
     assert await issuer.list() == []
 
 
@@ -114,6 +118,21 @@ async def test_rotation_keeps_bounds_and_length_of_life(issuer: KeyIssuer, store
 async def test_rotation_may_say_when_the_new_key_ends(issuer: KeyIssuer) -> None:
     _, older = await issuer.issue("backstage")
     assert (await issuer.rotate(older.id, 0.0, expires_at=T + 9))[1].expires_at == T + 9
+
+
+@pytest.mark.parametrize("end", [LAST_INSTANT.timestamp(), 260_000_000_000.0])
+async def test_a_life_to_the_end_of_time_is_inherited_to_the_end_of_time(
+    issuer: KeyIssuer, store: MemoryKeys, end: float
+) -> None:
+    await store.put(KeyRecord(id="key_old", identity="backstage", digest=bytes(32), created_at=T - 5, expires_at=end))
+    assert (await issuer.rotate("key_old", 0.0))[1].expires_at == LAST_INSTANT.timestamp()
+
+
+async def test_rotation_to_beyond_the_end_of_time_is_refused(issuer: KeyIssuer) -> None:
+    _, older = await issuer.issue("backstage")
+    with pytest.raises(TermsRefused, match="years 1 to 9999"):
+        await issuer.rotate(older.id, 0.0, expires_at=LAST_INSTANT.timestamp() + 1)
+    assert await issuer.list() == [older]
 
 
 @pytest.mark.parametrize("overlap_s", [-1.0, 30 * 86_400 + 1.0, float("nan"), float("inf")])
