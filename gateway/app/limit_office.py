@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import string
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -29,6 +30,8 @@ from .limit_wishes import LONGEST_S, Note, Wish, as_wished, judged, noted
 log = logging.getLogger("gateway.limits")
 
 _BOUND = 1000
+_PLAIN = frozenset(string.ascii_letters.encode() + string.digits.encode() + b"-._~/:@,*")
+"""What subjects have and no query is torn by; the rest is percent-encoded in the audit."""
 FOLLOW_EVERY_S = 2.0
 
 
@@ -117,7 +120,7 @@ class LimitOffice:
             self._apply(key, limit, note, shared=shared)
         deed = "reset" if asked.reset else "pause" if asked.pause else f"factor={asked.factor:g}"
         log.warning("%s: %s of limit %s for %s", who, deed, limit.id, asked.subject)
-        self._note(who, peer, f"limit={limit.id} subject={asked.subject} {deed} seconds={asked.seconds:g}")
+        self._note(who, peer, f"limit={limit.id}&subject={_quoted(asked.subject)}&{deed}&seconds={asked.seconds:g}")
         return {"limit": limit.id, "subject": asked.subject, "done": deed, "until": until or None, "shared": shared}
 
     def start(self) -> None:
@@ -226,8 +229,12 @@ class LimitOffice:
             return
         x = Exchange("admin", time.monotonic(), "POST", peer)
         x.operation, x.principal, x.principal_kind, x.status = "POST /-/limits", who, "admin", 200
-        x.target = b"/-/limits?" + what.replace(" ", "&").encode()
+        x.target = f"/-/limits?{what}".encode()
         self._audit.observe(x)
+
+
+def _quoted(text: str) -> str:
+    return "".join(chr(octet) if octet in _PLAIN else f"%{octet:02X}" for octet in text.encode())
 
 
 def _shown(state: BucketState) -> dict[str, object]:

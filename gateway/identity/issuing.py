@@ -144,6 +144,8 @@ class KeyIssuer:
 
 def _network(text: str) -> str:
     try:
+        if "%" in text:
+            raise ValueError  # a scope is any text at all, and no peer's address has one
         return str(ipaddress.ip_network(text))
     except ValueError:
         raise TermsRefused("a network is written like 10.20.0.0/16 or 2001:db8::/32, without host bits") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +21,8 @@ from gateway.limit_stage import LimitStage
 from gateway.pacing_stage import PacingStage
 from gateway.ports import StoreUnavailable
 from gateway.stores.bucket_memory import MemoryBuckets
+from gateway.telemetry.audit import AuditLog
+from gateway.telemetry.audit_writer import AuditWriter
 
 OPERATION = Operation("GET /api/v4/user", Access.READ, Surface.REST)
 TARGET = parse_target(b"/api/v4/user")
@@ -128,6 +131,43 @@ async def test_buckets_as_they_are_and_as_they_were_changed() -> None:
 async def test_what_can_t_be_done(wish: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         await Office().change(**wish)
+
+
+class Lines:
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.octets = b""
+
+    def write(self, lines: bytes) -> int:
+        self.octets += lines
+        return len(lines)
+
+    def sync(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize(
+    ("subject", "written"),
+    [
+        ("anonymous:2001:db8::1", "anonymous:2001:db8::1"),
+        ("platform/api", "platform/api"),
+        ("bot&status=200 limit=evil", "bot%26status%3D200%20limit%3Devil"),
+        ("100%?#ü", "100%25%3F%23%C3%BC"),
+    ],
+)
+async def test_a_subject_says_nothing_else_in_the_audit(subject: str, written: str) -> None:
+    office, lines = Office(), Lines()
+    audit = AuditLog(AuditWriter(lines))
+    desk = LimitOffice(office.limits, office.stage, audit)
+    await desk.change("admin:x", "127.0.0.1", {"limit": "caller", "subject": subject, "pause": True, "seconds": 60.0})
+    desk.close()
+    audit.close()
+    (line,) = lines.octets.splitlines()
+    assert json.loads(line)["target"] == f"/-/limits?limit=caller&subject={written}&pause&seconds=60"
 
 
 async def test_changes_are_bounded() -> None:

@@ -75,6 +75,7 @@ async def test_revoking_nothing_says_so(issuer: KeyIssuer) -> None:
         {"note": "two\nlines"},
         {"cidr": ("192.0.2.1/24",)},
         {"cidr": ("everywhere",)},
+        {"cidr": ("fe80::1%a&status=200 b",)},
         {"cidr": ("192.0.2.0/24",) * 33},
     ],
     ids=str,
