@@ -13,13 +13,25 @@ KEY = "GATEWAY_ADMIN_KEY"
 TIMEOUT_S = 10.0
 
 
+class KeyUnusable(Exception):  # noqa: N818 — what the operator gave, not a fault
+    """What the environment holds is no admin key; the message doesn't show it."""
+
+
+def given_key() -> str:
+    """Without white space around it, which a file that it was read from may have. Empty: none. Raises KeyUnusable."""
+    key = os.environ.get(KEY, "").strip()
+    if not all("!" <= letter <= "~" for letter in key):
+        raise KeyUnusable(f"{KEY} holds spaces, line ends or characters that no key has")
+    return key
+
+
 def ask(
     admin: str, method: str, path: str, wish: dict[str, object] | None = None, *, timeout_s: float = TIMEOUT_S
 ) -> tuple[int, Any]:
-    """Status and JSON. Raises OSError when nobody answers."""
+    """Status and JSON. Raises OSError when nobody answers, KeyUnusable."""
     place = parse_host_port(admin)
     connection = http.client.HTTPConnection(place.host or "127.0.0.1", place.port, timeout=timeout_s)
-    fields = {"Authorization": f"Bearer {os.environ.get(KEY, '')}", "Content-Type": "application/json"}
+    fields = {"Authorization": f"Bearer {given_key()}", "Content-Type": "application/json"}
     try:
         connection.request(method, path, None if wish is None else json.dumps(wish), fields)
         response = connection.getresponse()

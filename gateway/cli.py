@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import __version__, audit_commands, credential_commands, key_commands, limit_commands
+from .admin_client import KeyUnusable
 from .config import EMBEDDED, Config, json_schema, redacted
 from .config import problems as reports
 from .config.given import Given
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except SystemExit as exit_:  # argparse's way to say usage (2) or help (0)
         return exit_.code if isinstance(exit_.code, int) else REFUSED
-    except (_Refused, KeyRefused) as refused:
+    except (_Refused, KeyRefused, KeyUnusable) as refused:
         _say(str(refused))
         return REFUSED
     except KeyboardInterrupt:

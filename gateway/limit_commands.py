@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from .admin_client import KEY, ask
+from .admin_client import KEY, KeyUnusable, ask, given_key
 from .config import Config
 from .config.units import HostPort, parse_duration
 
@@ -62,7 +61,11 @@ def look(config: Config, identity: str, method: str, target: str, caller: str) -
 
 def _live(config: Config, wish: dict[str, object]) -> list[tuple[str, str]] | str:
     """What the running gateway says of the buckets; or why it says nothing."""
-    if not os.environ.get(KEY):
+    try:
+        key = given_key()
+    except KeyUnusable as unusable:
+        return f"they are in the running gateway's memory, and {unusable}"
+    if not key:
         return f"they are in the running gateway's memory; its admin port tells whoever has a key in {KEY}"
     admin = config.listen.admin
     place = str(HostPort(_OWN.get(admin.host, admin.host), admin.port))

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gateway.admin_client import KEY, ask
+from gateway.admin_client import KEY, KeyUnusable, ask, given_key
 
 
 def answering(octets: bytes) -> tuple[str, list[bytes]]:
@@ -30,6 +30,29 @@ def test_status_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
     place, asked = answering(b'HTTP/1.1 201 Created\r\nContent-Length: 7\r\n\r\n{"a":1}')
     assert ask(place, "POST", "/-/x", {"b": 2}) == (201, {"a": 1})
     assert b"Authorization: Bearer an-admin-key" in asked[0]
+
+
+@pytest.mark.parametrize("given", ["an-admin-key\r\n", "an-admin-key\r", "  an-admin-key\t"])
+def test_white_space_around_the_key_is_not_the_key(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, given)
+    place, asked = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    assert ask(place, "GET", "/-/x") == (200, {})
+    assert b"Authorization: Bearer an-admin-key\r\n" in asked[0]
+
+
+@pytest.mark.parametrize("given", ["abc def", "abc\r\ndef", "schlüssel", "abc€", "abc\x7f", "abc\udcff"])
+def test_what_is_no_key_is_refused_and_not_shown(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, given)
+    with pytest.raises(KeyUnusable) as refused:
+        ask("127.0.0.1:9", "GET", "/-/x")
+    assert KEY in str(refused.value)
+    assert "abc" not in str(refused.value)
+    assert "schl" not in str(refused.value)
+
+
+def test_without_a_key_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY, raising=False)
+    assert given_key() == ""
 
 
 @pytest.mark.parametrize("octets", [b"\x16\x03\x01", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n<h", b""])

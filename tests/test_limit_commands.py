@@ -100,6 +100,9 @@ async def test_explain_shows_the_buckets_of_the_gateway_that_runs(
     monkeypatch.setenv(limit_commands.KEY, "another")
     assert await explained(served, tmp_path, "--caller", "anonymous:127.0.0.1") == 0
     assert "levels      not known: the admin port" in capsys.readouterr().out
+    monkeypatch.setenv(limit_commands.KEY, "no key")
+    assert await explained(served, tmp_path) == 0
+    assert f"memory, and {limit_commands.KEY} holds spaces" in capsys.readouterr().out
     monkeypatch.delenv(limit_commands.KEY)
     assert await explained(served, tmp_path) == 0
     assert (
@@ -167,6 +170,10 @@ async def test_without_the_key_nothing(
     monkeypatch.setenv(limit_commands.KEY, "another")
     assert await command(served, "top") == 2
     assert "401" in capsys.readouterr().err
+    monkeypatch.setenv(limit_commands.KEY, f"{KEY}\n{KEY}")
+    assert await command(served, "top") == 2
+    assert KEY not in (said := capsys.readouterr().err)
+    assert "holds spaces, line ends" in said
 
 
 async def test_what_is_no_admin_port(served: Serving, capsys: pytest.CaptureFixture[str]) -> None:
