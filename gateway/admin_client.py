@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
@@ -15,6 +16,15 @@ TIMEOUT_S = 10.0
 
 class KeyUnusable(Exception):  # noqa: N818 — what the operator gave, not a fault
     """What the environment holds is no admin key; the message doesn't show it."""
+
+
+def address(text: str) -> str:
+    """HOST:PORT as an argument of a command."""
+    try:
+        parse_host_port(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+    return text
 
 
 def given_key() -> str:

@@ -14,13 +14,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import __version__, audit_commands, credential_commands, key_commands, limit_commands
-from .admin_client import KeyUnusable
+from .admin_client import KeyUnusable, address
 from .config import EMBEDDED, Config, json_schema, redacted
 from .config import problems as reports
 from .config.given import Given
 from .config.known import unknown_routes
 from .config.load import Loaded
-from .config.units import parse_host_port
 from .core.catalogue import Catalogue, Surface
 from .ports import KeyRefused, StoreUnavailable
 from .state_dir import StateRefused
@@ -234,14 +233,6 @@ def _print_document(document: dict[str, object], form: str) -> None:
 # Arguments
 
 
-def _address(text: str) -> str:
-    try:
-        parse_host_port(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
-    return text
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gitlab-gateway",
@@ -253,8 +244,8 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = _command(commands, "serve", _serve, "run the gateway")
     _config_options(serve)
-    serve.add_argument("--listen", metavar="HOST:PORT", type=_address, help="the data port, over the file's")
-    serve.add_argument("--admin", metavar="HOST:PORT", type=_address, help="the admin port, over the file's")
+    serve.add_argument("--listen", metavar="HOST:PORT", type=address, help="the data port, over the file's")
+    serve.add_argument("--admin", metavar="HOST:PORT", type=address, help="the admin port, over the file's")
     serve.add_argument("--workers", metavar="N", help="processes that serve, over the file's")
 
     check = _command(commands, "check", _check, "report everything that is wrong with a configuration")
@@ -265,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     _config_options(explain)
     explain.add_argument("--as", dest="identity", metavar="ID", required=True, help="the identity that would call")
     explain.add_argument("--caller", metavar="NAME", default="", help="which of its callers, as `limits top` names them")
-    explain.add_argument("--admin", metavar="HOST:PORT", type=_address, help="the running gateway's, over the file's")
+    explain.add_argument("--admin", metavar="HOST:PORT", type=address, help="the running gateway's, over the file's")
     explain.add_argument("method", metavar="METHOD")
     explain.add_argument("target", metavar="TARGET", help="as on the wire: /api/v4/projects/group%%2Fproject")
 
@@ -285,8 +276,8 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "schema", _schema, "print the JSON Schema of the configuration")
 
     demo = _command(commands, "demo", _demo, "run the gateway in front of a small GitLab of its own")
-    demo.add_argument("--listen", metavar="HOST:PORT", type=_address, default="127.0.0.1:8080")
-    demo.add_argument("--admin", metavar="HOST:PORT", type=_address, default="127.0.0.1:9901")
+    demo.add_argument("--listen", metavar="HOST:PORT", type=address, default="127.0.0.1:8080")
+    demo.add_argument("--admin", metavar="HOST:PORT", type=address, default="127.0.0.1:9901")
 
     _command(commands, "version", _version, "print the version")
     return parser

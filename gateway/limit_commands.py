@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from .admin_client import KEY, KeyUnusable, ask, given_key
+from .admin_client import KEY, KeyUnusable, address, ask, given_key
 from .config import Config
 from .config.units import HostPort, parse_duration
 
@@ -41,7 +41,9 @@ def add(commands: Any, add_command: Add) -> None:
         parser.add_argument("limit", metavar="LIMIT")
         parser.add_argument("subject", metavar="SUBJECT", help="as `top` names it: a caller, a team, a project; `all`")
     for parser in (top, change, reset):
-        parser.add_argument("--admin", metavar="HOST:PORT", default="127.0.0.1:9901", help=f"the key is read from {KEY}")
+        parser.add_argument(
+            "--admin", metavar="HOST:PORT", type=address, default="127.0.0.1:9901", help=f"the key is read from {KEY}"
+        )
 
 
 def look(config: Config, identity: str, method: str, target: str, caller: str) -> app.Look:

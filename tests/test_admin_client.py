@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import socket
 import threading
 
 import pytest
 
-from gateway.admin_client import KEY, KeyUnusable, ask, given_key
+from gateway.admin_client import KEY, KeyUnusable, address, ask, given_key
 
 
 def answering(octets: bytes) -> tuple[str, list[bytes]]:
@@ -60,6 +61,12 @@ def test_who_is_no_admin_port_is_said_to_be_none(octets: bytes) -> None:
     place, _ = answering(octets)
     with pytest.raises(OSError, match=r"does not answer as an admin port|reset"):
         ask(place, "GET", "/-/x")
+
+
+def test_an_address_is_judged_as_an_argument() -> None:
+    assert address("[::1]:9901") == "[::1]:9901"
+    with pytest.raises(argparse.ArgumentTypeError, match="'foo' is not an address"):
+        address("foo")
 
 
 def test_nobody_there() -> None:

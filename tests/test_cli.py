@@ -59,6 +59,11 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
         ["serve", "--upstream", "http://127.0.0.1:9", "--workers", "0"],
         ["serve", "--upstream", "http://127.0.0.1:9", "--workers", "2"],  # their stores are in memory
         ["serve", "--conf", "x"],
+        ["limits", "top", "--admin", "foo"],
+        ["limits", "set", "caller", "bot", "--pause", "--admin", "127.0.0.1:99999"],
+        ["limits", "reset", "caller", "bot", "--admin", "::1:9901"],
+        ["credentials", "list", "--admin", "foo"],
+        ["credentials", "rotate", "sa", "--admin", "127.0.0.1:"],
     ],
     ids=" ".join,
 )
