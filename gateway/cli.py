@@ -7,11 +7,13 @@ should read goes to standard error, what a program should read to standard outpu
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO, TextIO, cast
 
 from . import __version__, audit_commands, credential_commands, key_commands, limit_commands
 from .admin_client import KeyUnusable, address
@@ -31,6 +33,8 @@ _VERSION = f"gitlab-gateway {__version__} (Python {'.'.join(map(str, sys.version
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the return value is the exit code."""
+    if sys.stdout is None:
+        sys.stdout = _no_output()
     try:
         arguments = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = arguments.command
@@ -44,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return FAILED
     except BrokenPipeError:
-        # `gitlab-gateway routes | head` is no failure; the interpreter must not try to flush again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()  # `gitlab-gateway routes | head` is no failure
         return OK
     except (OSError, StoreUnavailable, StateRefused) as error:
         _say(f"failed: {_plain(error)}")
+        _forget_output()
         return FAILED
     return code
 
@@ -195,6 +199,8 @@ def _configured_for_audit(arguments: argparse.Namespace, keys_alone: bool) -> Co
 
 def _read_config(path: str) -> str:
     try:
+        if path == "-" and sys.stdin is None:
+            raise _Refused("--config -: standard input is closed")
         return sys.stdin.read() if path == "-" else Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise _Refused(f"--config {path}: is not UTF-8 text") from None
@@ -213,6 +219,34 @@ def _reader(config: str) -> Callable[[str], str]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+class _NoOutput(io.TextIOBase):
+    """Standard output where it is closed: who prints is told, who doesn't needs none."""
+
+    @property
+    def buffer(self) -> BinaryIO:
+        raise OSError("standard output is closed")
+
+    def write(self, _: str) -> int:
+        raise OSError("standard output is closed")
+
+
+def _no_output() -> TextIO:
+    try:
+        os.fstat(1)
+    except OSError:
+        # Nothing that is opened later may be taken for standard output: an audit that goes there would be written to it.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 1)
+    return cast(TextIO, _NoOutput())
+
+
+def _forget_output() -> None:
+    """What could not be printed is not tried again when the interpreter exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _plain(error: BaseException) -> str:

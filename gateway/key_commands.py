@@ -13,8 +13,10 @@ from typing import Any
 from .config import Config
 from .config.units import parse_duration, parse_network
 from .core.key_record import KeyRecord, told
+from .core.secret import Secret
 from .identity.issuing import KeyTerms
-from .ports import KeyRefused
+from .ports import KeyRefused, StoreUnavailable
+from .state_dir import StateRefused
 
 OK = 0
 _OVERLAP_S = 86_400.0
@@ -61,14 +63,14 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
 def _new(arguments: argparse.Namespace, config: Config) -> int:
     from . import app
 
-    async def run() -> str:
+    async def run() -> tuple[Secret, KeyRecord]:
         async with app.open_key_store(config) as keys:
-            key, _ = await keys.office.issue(keys.actor, arguments.identity, _terms(arguments))
-            return key.reveal()
+            return await keys.office.issue(keys.actor, arguments.identity, _terms(arguments))
 
-    key = asyncio.run(run())
-    _say(f"A key for `{arguments.identity}`. It is shown this once; the gateway keeps only a hash of it.")
-    print(key)
+    _judge_output()
+    key, record = asyncio.run(run())
+    words = f"A key for `{arguments.identity}`. It is shown this once; the gateway keeps only a hash of it."
+    _show(key, record, config, words)
     return OK
 
 
@@ -86,21 +88,50 @@ def _import(arguments: argparse.Namespace, config: Config) -> int:
 def _rotate(arguments: argparse.Namespace, config: Config) -> int:
     from . import app
 
-    async def run() -> tuple[str, str]:
+    async def run() -> tuple[Secret, KeyRecord, str]:
         async with app.open_key_store(config) as keys:
             older = arguments.key or _only_live(await keys.office.list(arguments.identity), arguments.identity)
             if (await keys.office.get(older)).identity != arguments.identity:
                 raise KeyRefused(f"{older} is no key of `{arguments.identity}`")
             expires_at = None if arguments.expires is None else time.time() + arguments.expires
-            key, _ = await keys.office.rotate(keys.actor, older, arguments.overlap, expires_at=expires_at)
-            return key.reveal(), older
+            key, record = await keys.office.rotate(keys.actor, older, arguments.overlap, expires_at=expires_at)
+            return key, record, older
 
-    key, older = asyncio.run(run())
-    _say(f"A key for `{arguments.identity}` in place of {older}. It is shown this once.")
-    _say(f"{older} ends {told(time.time() + arguments.overlap)} at the latest; at once:")
-    _say(f"  gitlab-gateway keys revoke {older}" + (f" --config {arguments.config}" if arguments.config else ""))
-    print(key)
+    _judge_output()
+    key, record, older = asyncio.run(run())
+    _show(
+        key,
+        record,
+        config,
+        f"A key for `{arguments.identity}` in place of {older}. It is shown this once.",
+        f"{older} ends {told(time.time() + arguments.overlap)} at the latest; at once:",
+        f"  gitlab-gateway keys revoke {older}" + (f" --config {arguments.config}" if arguments.config else ""),
+        older=older,
+    )
     return OK
+
+
+def _judge_output() -> None:
+    if not sys.stdout.writable():
+        raise KeyRefused("standard output is closed: nobody would see the key, and none is made")
+
+
+def _show(key: Secret, record: KeyRecord, config: Config, *words: str, older: str = "") -> None:
+    """The key, once. One that could not be shown is revoked: it would live, and nobody would have it."""
+    try:
+        for line in words:
+            _say(line)
+        print(key.reveal(), flush=True)
+    except (OSError, KeyboardInterrupt) as error:
+        why = (isinstance(error, OSError) and error.strerror) or "interrupted"
+        rest = f"; {older} ends as said: make another with gitlab-gateway keys new {record.identity}" if older else ""
+        try:
+            asyncio.run(_end(record.id, config))
+        except (OSError, KeyRefused, StoreUnavailable, StateRefused):
+            rest = f", nor revoked: gitlab-gateway keys revoke {record.id}{rest}"
+        else:
+            rest = f" and is revoked{rest}"
+        raise OSError(f"the key {record.id} could not be shown ({why}){rest}") from None
 
 
 def _only_live(records: list[KeyRecord], identity: str) -> str:
@@ -133,20 +164,22 @@ def _list(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def _revoke(arguments: argparse.Namespace, config: Config) -> int:
-    from . import app
-
-    async def run() -> None:
-        async with app.open_key_store(config) as keys:
-            await keys.office.revoke(keys.actor, arguments.key)
-
-    asyncio.run(run())
+    asyncio.run(_end(arguments.key, config))
     _say(f"{arguments.key} is revoked")
     return OK
+
+
+async def _end(key_id: str, config: Config) -> None:
+    from . import app
+
+    async with app.open_key_store(config) as keys:
+        await keys.office.revoke(keys.actor, key_id)
 
 
 def _admin(arguments: argparse.Namespace) -> int:
     from .config.admin_key import new_admin_key
 
+    _judge_output()
     key, digest = new_admin_key()
     _say("Put this into the configuration; the key itself is shown this once:")
     _say(f"admin:\n  keys:\n    - {{id: {arguments.id}, sha256: {digest}}}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,10 @@ def test_what_differs_is_told_and_is_one(replayed: list[str], tmp_path: Path, ca
     (told,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert told["kind"]["now"] == {"verdict": "forbidden", "rule": "", "credential": ""}
     assert (told["times"], told["request_id"]) == (2, "r-2")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "stdout", None)
+        assert main([*replayed, "--json"]) == 1
+    assert capsys.readouterr().err == "failed: standard output is closed\n"
 
 
 def test_a_shared_cache_has_nothing_to_decide(

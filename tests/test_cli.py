@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,35 @@ def test_a_reader_that_leaves_early_is_no_failure() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == OK
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code", "words"),
+    [
+        ("version", ">&-", FAILED, "failed: standard output is closed"),
+        ("routes", ">&-", FAILED, "failed: standard output is closed"),
+        ("keys admin", ">&-", REFUSED, "standard output is closed: nobody would see the key"),
+        ("check --config gateway.yaml", ">&-", OK, "gateway.yaml is in order"),
+        ("check --config - --show json", ">&- <gateway.yaml", FAILED, "failed: standard output is closed"),
+        ("check --config -", "<&-", REFUSED, "--config -: standard input is closed"),
+        ("version", ">/dev/full", FAILED, "failed: No space left on device"),
+    ],
+)
+def test_a_stream_that_is_closed_or_full_is_said(
+    tmp_path: Path, arguments: str, closed: str, code: int, words: str
+) -> None:
+    write(tmp_path, "version: 1\nupstream: {url: https://g}\n")
+    command = f"{shlex.quote(sys.executable)} -m gateway {arguments} {closed}"
+    ended = subprocess.run(
+        ["sh", "-c", command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr.splitlines()[0].startswith(words)) == (code, True), ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_disk_that_refuses_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import secrets
 import sqlite3
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from gateway.cli import OK, REFUSED, main
+from gateway.app.key_office import KeyOffice
+from gateway.cli import FAILED, OK, REFUSED, main
 from gateway.core.gateway_key import is_well_formed, new_key
+from gateway.ports import StoreUnavailable
 
 
 def write(directory: Path, text: str) -> str:
@@ -140,6 +144,50 @@ def test_a_stored_key_whose_end_can_not_be_told_is_listed_still(keys: Desk, tmp_
     assert "expires 9999-12-31T23:59:59Z" in keys.capsys.readouterr().out
     keys("rotate", "bot", "--expires", "3000000d", code=REFUSED)
     keys("rotate", "bot")
+
+
+class Full(io.StringIO):
+    """An output that takes nothing."""
+
+    def write(self, _: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def unseen(keys: Desk, *arguments: str, output: io.StringIO | None, code: int) -> str:
+    """What is said where standard output can't be written to."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "stdout", output)
+        assert main(["keys", *arguments, "--config", keys.file]) == code
+    return keys.capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_key_that_could_not_be_shown_is_revoked(keys: Desk) -> None:
+    said = unseen(keys, "new", "bot", output=Full(), code=FAILED)
+    (row,) = keys.rows()
+    assert row["state"] == "revoked"
+    assert said == f"failed: the key {row['id']} could not be shown (No space left on device) and is revoked"
+    keys("new", "bot")
+    said = unseen(keys, "rotate", "bot", output=Full(), code=FAILED)
+    assert [row["state"] for row in keys.rows()] == ["revoked", "live", "revoked"]
+    older, newer = keys.rows()[1:]
+    assert (older["replaced_by"], newer["id"] in said, f"{older['id']} ends as said" in said) == (newer["id"], True, True)
+    keys("new", "bot")
+
+
+def test_a_key_that_could_be_neither_shown_nor_revoked_is_named(keys: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("unplugged")
+
+    monkeypatch.setattr(KeyOffice, "revoke", away)
+    said = unseen(keys, "new", "bot", output=Full(), code=FAILED)
+    (row,) = keys.rows()
+    assert (row["state"], said.endswith(f", nor revoked: gitlab-gateway keys revoke {row['id']}")) == ("live", True)
+
+
+def test_no_key_is_made_where_nobody_would_see_it(keys: Desk) -> None:
+    for arguments in (["new", "bot"], ["rotate", "bot"]):
+        assert "nobody would see the key" in unseen(keys, *arguments, output=None, code=REFUSED)
+    assert keys.rows() == []
 
 
 def test_keys_are_made_only_for_identities_that_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
