@@ -10,7 +10,9 @@ clock. What is purged or dropped is published, too, for the copies that gateways
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +34,10 @@ GONE_CHANNEL = "ggw:cache:gone"
 PURGED_PREFIX = b"{ggw:cache}:purged:"
 _VALUE_PREFIX = b"{ggw:cache}:value:"
 _MOST_OWED = 4096
+_OWED_BATCH = 256
+"""Confirmed or not together: what is much is struck off bit by bit."""
+_PAY_EVERY_S = 0.5
+"""What Redis refused, or did not confirm in time, is sent again so often."""
 _MOST_DIGITS = 20
 _TAG_NAMES_KEPT = 16_384
 _TAG_SETS_KEPT = 4096
@@ -58,15 +64,19 @@ class RedisCacheStore:
         self._link = link
         self._codec = codec
         self._largest_bytes = largest_bytes
-        # What Redis did not confirm goes first in the next round trip, before anything is read. Should it become too
-        # much to remember, nothing that was stored before Redis answered again is believed.
+        # What Redis did not confirm goes first in the next round trip, before anything is read: at once on a new
+        # connection, now and then while it is refused. Should it become too much to remember, nothing that was stored
+        # before Redis answered again is believed.
         self._owed: dict[bytes, Command] = {}
+        self._payment: asyncio.TimerHandle | None = None
+        self._closed = False
         self._tag_names: Lately[bytes, bytes] = Lately(_TAG_NAMES_KEPT)
         self._tag_sets: Lately[tuple[bytes, ...], tuple[bytes, ...]] = Lately(_TAG_SETS_KEPT)
         self._names: Lately[bytes, bytes] = Lately(_NAMES_KEPT)
         self._lost_count = False
         self._believed_from = 0
         self.outages = 0
+        link.greet = self._pay
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         del anew  # nothing else is ever read
@@ -74,9 +84,9 @@ class RedisCacheStore:
 
     async def read(self, key: bytes, name: bytes, tag_names: tuple[bytes, ...]) -> Lookup:
         """As ``get``, by the names of key and tags in Redis."""
-        owed = tuple(self._owed)
+        owed = dict(self._owed)
         try:
-            replies = await self._link.execute_many([*self._owed.values(), ("TIME",), ("MGET", *tag_names, name)])
+            replies = await self._link.execute_many([*owed.values(), ("TIME",), ("MGET", *tag_names, name)])
         except RedisUnavailable:
             self.outages += 1
             return Lookup(available=False)
@@ -168,16 +178,10 @@ class RedisCacheStore:
         """As ``delete``, without a wait."""
         name = self.value_name(key)
         command: Command = ("EVAL", _DROP, 1, name)
-        self._owe({name: command})
-
-        def dropped(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
-            if isinstance(replies, RedisUnavailable):
-                self.outages += 1
-            else:
-                self._settle((name,), replies)
-
+        owed = {name: command}
+        self._owe(owed)
         with contextlib.suppress(RedisUnavailable):  # it goes first in the next round trip
-            self._link.call(packed([command]), dropped)
+            self._link.call(packed([command]), functools.partial(self._paid, owed))
 
     async def delete(self, key: bytes) -> None:
         name = self.value_name(key)
@@ -195,6 +199,9 @@ class RedisCacheStore:
             await self._link.execute("PING")
 
     async def close(self) -> None:
+        self._closed = True
+        if self._payment is not None:
+            self._payment.cancel()
         await self._link.close()
 
     def value_name(self, key: bytes) -> bytes:
@@ -231,22 +238,46 @@ class RedisCacheStore:
         except RedisUnavailable:
             self.outages += 1
             return False
-        return self._settle(tuple(commands), replies)
+        return self._settle(commands, replies)
 
     def _owe(self, commands: dict[bytes, Command]) -> None:
         self._owed.update(commands)
         if len(self._owed) > _MOST_OWED:
             self._owed.clear()
             self._lost_count = True
+        self._pay_later()
 
-    def _settle(self, names: tuple[bytes, ...], replies: list[RedisValue | RedisError]) -> bool:
+    def _pay_later(self) -> None:
+        """Whoever waits for a confirmation may leave, and this gateway may read nothing for long: others do."""
+        if self._payment is None and self._owed and not self._closed:
+            self._payment = asyncio.get_running_loop().call_later(_PAY_EVERY_S, self._pay)
+
+    def _pay(self) -> None:
+        """Send what is owed, and again later until nothing is."""
+        if self._payment is not None:
+            self._payment.cancel()
+            self._payment = None
+        owed = list(self._owed.items()) if self._link.connected else []
+        for start in range(0, len(owed), _OWED_BATCH):
+            batch = dict(owed[start : start + _OWED_BATCH])
+            with contextlib.suppress(RedisUnavailable):
+                self._link.ask(packed(list(batch.values())), len(batch), functools.partial(self._paid, batch))
+        self._pay_later()
+
+    def _paid(self, owed: dict[bytes, Command], replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+        if isinstance(replies, RedisUnavailable):
+            self.outages += 1
+        else:
+            self._settle(owed, replies)
+
+    def _settle(self, owed: dict[bytes, Command], replies: list[RedisValue | RedisError]) -> bool:
         """Strike off what Redis confirmed; False while anything is left owing (a read-only replica, say)."""
         failed = False
-        for name, reply in zip(names, replies, strict=True):
+        for (name, command), reply in zip(owed.items(), replies, strict=True):
             if isinstance(reply, RedisError):
                 failed = True
-            else:
-                self._owed.pop(name, None)
+            elif self._owed.get(name) is command:  # what came to be owed since is another
+                del self._owed[name]
         self.outages += failed
         return not failed
 

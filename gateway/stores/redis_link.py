@@ -120,6 +120,8 @@ class RedisLink:
         """What last went wrong, in a word: ``WRONGPASS``, ``ConnectionRefusedError``, ``timeout``, ``OOM`` …"""
         self.failures = 0
         """Calls without an answer, or with one that says Redis is unwell."""
+        self.greet: Callable[[], None] = _nothing
+        """Called on each new connection: what it asks for stands in the first write, before whatever waited for one."""
         self.address = address
         self._timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,6 +149,11 @@ class RedisLink:
             OSError: A certificate that it names can't be read.
         """
         return cls(parse_address(url), timeout_s=timeout_s, name=name)
+
+    @property
+    def connected(self) -> bool:
+        """Redis is not known to be away."""
+        return self._wire is not None
 
     @property
     def healthy(self) -> bool:
@@ -279,7 +286,7 @@ class RedisLink:
                 slot.answer()
 
     def _expire(self) -> None:
-        """Fail what is overdue. One timer serves every call: all have the same timeout, so deadlines stand in order."""
+        """Fail what is overdue. One timer serves every call: all have the same timeout."""
         self._timer = None
         loop = self._loop
         assert loop is not None
@@ -300,7 +307,7 @@ class RedisLink:
             if self._unanswered >= _FAILURES_TO_DROP or self._wire is None:
                 self._drop("timeout", down=True)
                 return
-        waiting = next((slot.deadline for slot in self._slots if slot.waited_for), None)
+        waiting = min((slot.deadline for slot in self._slots if slot.waited_for), default=None)
         if waiting is not None:
             self._look_at(max(waiting, now), loop)
 
@@ -338,6 +345,18 @@ class RedisLink:
         self._keeper = loop.create_task(self._keep(loop), name=f"redis-link {self.name}")
         return loop
 
+    def _begin(self) -> None:
+        """The first write of a new connection."""
+        slots, self._slots = self._slots, deque()
+        out, self._out = self._out, []
+        try:
+            self.greet()
+        except Exception:
+            log.exception("fault in what greets Redis")  # others wait for this connection
+        self._slots.extend(slots)
+        self._out.extend(out)
+        self._flush()
+
     async def _keep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Hold one connection open until closed."""
         pause = _BACKOFF_S[0]
@@ -350,7 +369,7 @@ class RedisLink:
             else:
                 self._wire, self._down, self._unanswered = wire, False, 0
                 since = loop.time()
-                self._flush()
+                self._begin()
                 await wire.lost.wait()
                 if self._wire is wire:
                     self._wire, self.trouble = None, "connection lost"
@@ -362,3 +381,7 @@ class RedisLink:
             self._down = True
             await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
             pause = min(pause * 2, _BACKOFF_S[1])
+
+
+def _nothing() -> None:
+    """Nothing is to be said first."""

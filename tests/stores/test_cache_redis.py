@@ -244,6 +244,78 @@ async def test_an_outage_is_a_bypass_and_what_was_owed_is_paid_first(start_redis
     await store.close()
 
 
+async def paid(store: RedisCacheStore) -> None:
+    """Until nothing is owed; reads nothing."""
+    async with asyncio.timeout(10):
+        while store._owed:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_was_owed_during_an_outage_is_paid_when_redis_is_back_though_nobody_reads_here(
+    start_redis: Callable[..., Any],
+) -> None:
+    server = start_redis("--appendonly", "yes")
+    here, there = (
+        RedisCacheStore(RedisLink.from_url(server.url, timeout_s=0.5, name=name), Codec(KEY)) for name in ("here", "there")
+    )
+    await stored(here)
+    assert (await there.get(b"k", (b"t",))).entries == (ENTRY,)
+    server.stop()
+    assert not await here.purge((b"t",))
+    server.start()
+    await paid(here)
+    while not (lookup := await there.get(b"k", (b"t",))).available:
+        await asyncio.sleep(0.01)
+    assert lookup.entries == ()
+    assert lookup.version > 0, "the value is still there: it was purged"
+    await here.close()
+    await there.close()
+
+
+async def test_what_is_refused_is_sent_again_until_it_is_taken_and_no_longer(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=2.0, name="refused"), Codec(KEY))
+    link = RedisLink.from_url(server.url, timeout_s=2.0, name="admin")
+    await stored(store)
+    await link.execute("CONFIG", "SET", "min-replicas-to-write", "1")
+    tags = tuple(b"%d" % number for number in range(cache_redis._OWED_BATCH + 1))
+    assert not await store.purge(tags)
+    store.drop(b"k")
+    await link.execute("CONFIG", "SET", "min-replicas-to-write", "0")
+    await paid(store)
+    assert await link.execute("EXISTS", store.value_name(b"k"), *store.tag_names(tags)) == len(tags)
+    async with asyncio.timeout(10):
+        while store._payment is not None:
+            await asyncio.sleep(0.01)
+    await store.close()
+    await link.close()
+
+
+async def test_closing_ends_what_is_sent_again(start_redis: Callable[..., Any]) -> None:
+    server = start_redis("--maxmemory", "1")
+    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=2.0, name="full"), Codec(KEY))
+    assert not await store.purge((b"t",))
+    assert store._payment is not None
+    await store.close()
+    assert store._payment.cancelled()
+    assert not await store.purge((b"u",))
+    assert store._payment.cancelled()
+
+
+async def test_a_late_confirmation_is_of_what_was_sent_alone(link: RedisLink) -> None:
+    store = RedisCacheStore(link, Codec(KEY))
+    await store.get(b"k", ())
+    purging = asyncio.ensure_future(store.purge((b"t",)))
+    await asyncio.sleep(0)
+    (name,) = store._owed
+    newer = {name: ("EVAL", cache_redis._PURGE, 1, name, 1000, 7)}
+    store._owe(newer)  # type: ignore[arg-type]
+    assert await purging
+    assert store._owed == newer
+    await paid(store)
+    await store.close()
+
+
 async def test_a_replica_that_takes_no_writes_serves_nothing_while_a_purge_is_owed(
     start_redis: Callable[..., Any],
 ) -> None:

@@ -276,6 +276,28 @@ async def test_a_killed_redis_fails_at_once_and_is_found_again(start_redis: Star
     await link.close()
 
 
+async def test_what_greets_a_new_connection_stands_before_whatever_waited_for_it(
+    start_redis: StartRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=0.5, name="test")
+    heard: list[object] = []
+    link.greet = lambda: link.ask(packed([("INCR", "n")]), 1, heard.append)  # type: ignore[assignment, return-value]
+    assert await asyncio.gather(link.execute("INCR", "n"), link.execute("INCR", "n")) == [2, 3]
+    assert heard == [[1]]
+    server.stop()
+    server.start()
+    async with asyncio.timeout(10):
+        while len(heard) < 2:  # asked by nobody
+            await asyncio.sleep(0.01)
+    assert await link.execute("INCR", "n") == 2
+    link.greet = lambda: 1 / 0  # type: ignore[assignment, return-value]
+    await link.execute_many([("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")])
+    assert await back(link) < 3
+    assert "fault in what greets Redis" in caplog.text
+    await link.close()
+
+
 async def test_nobody_listening() -> None:
     link = RedisLink.from_url("redis://127.0.0.1:1/0", timeout_s=0.2, name="test")
     with pytest.raises(RedisUnavailable):
