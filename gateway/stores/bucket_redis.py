@@ -7,6 +7,7 @@ decides instead, and never raises. A refusal that is certain from what the last 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -25,6 +26,7 @@ _BATCH = 128
 _FAILURES_TO_OPEN = 5
 _PROBE_EVERY_S = 0.5
 _KNOWN_BOUND = 32_768
+_GATEWAYS = "{gw}:gateways"
 _COUNT_EVERY_S = 5.0
 _SILENT_AFTER_S = 15
 _TRUSTED_S = 1.0
@@ -143,7 +145,7 @@ class RedisBuckets:
             self._enqueue(Work(places, lease, Deed.RELEASE))
 
     async def close(self) -> None:
-        """Also closes the link. Who still waits is decided by the failure policy."""
+        """Also closes the link. Who still waits then is decided by the failure policy."""
         self._closed = True
         if self._renewal is not None:
             self._renewal.cancel()
@@ -151,6 +153,7 @@ class RedisBuckets:
         if prober is not None:
             prober.cancel()
             await asyncio.gather(prober, return_exceptions=True)
+        await self._leave()
         await self._link.close()
 
     # One turn's takes
@@ -335,10 +338,18 @@ class RedisBuckets:
 
     # How many share the buckets
 
+    async def _leave(self) -> None:
+        """Count no more: the shares of those that go on are larger from their next count."""
+        if self._counted_at > float("-inf") and self._link.healthy:
+            with contextlib.suppress(RedisUnavailable, RedisError):  # forgotten when it has been silent for long enough
+                await self._link.execute("ZREM", _GATEWAYS, self._name)
+
     def _recount(self) -> None:
         """Count the gateways beside the traffic; the answer is for the next outage."""
+        if self._closed:
+            return
         try:
-            counted = self._link.post([("EVAL", self._count.text, 1, "{gw}:gateways", self._name, _SILENT_AFTER_S)])
+            counted = self._link.post([("EVAL", self._count.text, 1, _GATEWAYS, self._name, _SILENT_AFTER_S)])
         except RedisUnavailable:
             return
         counted.add_done_callback(self._recounted)

@@ -190,6 +190,34 @@ async def test_gateways_count_each_other(redis_url: str) -> None:
         assert other.gateways == 2
 
 
+async def test_a_gateway_that_closes_counts_no_more(redis_url: str) -> None:
+    async with gateway(redis_url) as stays, admin(redis_url) as redis:
+        for _ in range(2):
+            async with gateway(redis_url) as goes:
+                await goes.take(takes())
+                leaving = asyncio.ensure_future(goes.take(takes()))
+                await asyncio.sleep(0)
+                goes._counted_at = 0.0  # its next count is due, too late
+                await goes.close()
+                await leaving
+        assert await redis.execute("ZCARD", "{gw}:gateways") == 0
+        await stays.take(takes())
+        await stays.take(takes())
+        assert stays.gateways == 1
+
+
+async def test_closing_waits_for_no_redis_that_is_known_to_be_away(start_redis: StartRedis) -> None:
+    server = start_redis()
+    async with gateway(server.url) as store:
+        await store.take(takes())
+        server.stop()
+        await store.take(takes())
+        failures, started = store._link.failures, time.monotonic()
+        await store.close()
+        assert time.monotonic() - started < SLACK_S
+        assert store._link.failures == failures
+
+
 async def test_what_was_learned_is_bounded(redis_url: str) -> None:
     async with gateway(redis_url) as store:
         for start in range(0, 70_000, 500):
@@ -433,11 +461,13 @@ async def test_closed_refuses_and_says_it_is_no_limit() -> None:
 
 
 async def test_closing_decides_for_who_still_waits(redis_url: str) -> None:
-    async with gateway(redis_url) as store, admin(redis_url) as redis:
-        await store.take(takes())
+    async with gateway(redis_url, timeout_s=TIMEOUT_S) as store, admin(redis_url) as redis:
+        await recovered(store)
         await redis.execute("CLIENT", "PAUSE", 300, "ALL")
         waiting = asyncio.ensure_future(store.take(takes()))
         await asyncio.sleep(0.01)
+        started = time.monotonic()
         await store.close()
+        assert time.monotonic() - started < TIMEOUT_S + SLACK_S, "no longer than for any call"
         assert (await waiting).degraded
         assert (await store.take(takes())).degraded
