@@ -58,9 +58,10 @@ class TwoLevelCacheStore:
 
     @property
     def trusted(self) -> bool:
-        """Everything that was purged up to a moment ago has been heard, and nothing waits to be."""
+        """Everything that was purged up to a moment ago has been heard, and nothing waits to be. Where Redis refuses to
+        be told of purges, nothing is heard of them."""
         ear = self._ear
-        return ear.heard_within(TRUST_S) and not ear.behind
+        return ear.heard_within(TRUST_S) and not ear.behind and not self._far.refuses
 
     @property
     def trouble(self) -> str | None:
@@ -69,7 +70,7 @@ class TwoLevelCacheStore:
 
     def start(self) -> None:
         """Begin to listen; copies are made from when Redis confirms it. Needs a running loop."""
-        self._ear.listen(self._gone, self._anew)
+        self._ear.listen(self._gone, self._anew, self._far.probe)
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         near, far = self.near, self._far

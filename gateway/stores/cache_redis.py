@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,9 @@ _OWED_BATCH = 256
 """Confirmed or not together: what is much is struck off bit by bit."""
 _PAY_EVERY_S = 0.5
 """What Redis refused, or did not confirm in time, is sent again so often."""
+_PROBE_EVERY_S = 0.75
+_PROBE = packed([("SET", _VALUE_PREFIX, b"", "XX")])
+"""A write that Redis refuses as any other, and that changes nothing: no value has that name."""
 _MOST_DIGITS = 20
 _TAG_NAMES_KEPT = 16_384
 _TAG_SETS_KEPT = 4096
@@ -70,13 +74,27 @@ class RedisCacheStore:
         self._owed: dict[bytes, Command] = {}
         self._payment: asyncio.TimerHandle | None = None
         self._closed = False
+        self._probed_at = float("-inf")
         self._tag_names: Lately[bytes, bytes] = Lately(_TAG_NAMES_KEPT)
         self._tag_sets: Lately[tuple[bytes, ...], tuple[bytes, ...]] = Lately(_TAG_SETS_KEPT)
         self._names: Lately[bytes, bytes] = Lately(_NAMES_KEPT)
         self._lost_count = False
         self._believed_from = 0
         self.outages = 0
-        link.greet = self._pay
+        link.greet = self._greet
+
+    @property
+    def refuses(self) -> bool:
+        """Redis takes no writes, by what it last said: purges of others may be missing from what it answers."""
+        return self._link.refuses
+
+    def probe(self) -> None:
+        """Find out whether Redis takes writes, once in a while. Nothing else tells a gateway that only reads."""
+        now = time.monotonic()
+        if now - self._probed_at >= _PROBE_EVERY_S and not self._closed:
+            self._probed_at = now
+            with contextlib.suppress(RedisUnavailable):  # whoever reads finds that out
+                self._link.ask(_PROBE, 1, self._placed)
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         del anew  # nothing else is ever read
@@ -84,6 +102,10 @@ class RedisCacheStore:
 
     async def read(self, key: bytes, name: bytes, tag_names: tuple[bytes, ...]) -> Lookup:
         """As ``get``, by the names of key and tags in Redis."""
+        self.probe()
+        if self._link.refuses:
+            self.outages += 1
+            return Lookup(available=False)
         owed = dict(self._owed)
         try:
             replies = await self._link.execute_many([*owed.values(), ("TIME",), ("MGET", *tag_names, name)])
@@ -97,7 +119,8 @@ class RedisCacheStore:
     def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Asked | None:
         """As ``get``, without a coroutine: ``then`` is called once, later. None, and nothing was asked, where Redis is to
         be told something first, or cannot be asked."""
-        if self._owed:
+        self.probe()
+        if self._owed or self._link.refuses:
             return None
 
         def looked(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
@@ -119,7 +142,7 @@ class RedisCacheStore:
     def _lookup(self, key: bytes, clock: RedisValue | RedisError, values: RedisValue | RedisError) -> Lookup:
         """What Redis answered to TIME and MGET."""
         stamp = _microseconds(clock)
-        if stamp is None or not isinstance(values, list):
+        if stamp is None or not isinstance(values, list) or self._link.refuses:  # a probe went before
             self.outages += 1
             return Lookup(available=False)
         if self._lost_count:
@@ -246,6 +269,11 @@ class RedisCacheStore:
             self._owed.clear()
             self._lost_count = True
         self._pay_later()
+
+    def _greet(self) -> None:
+        """Before anything is asked on a new connection."""
+        self._probed_at = float("-inf")
+        self._pay()
 
     def _pay_later(self) -> None:
         """Whoever waits for a confirmation may leave, and this gateway may read nothing for long: others do."""

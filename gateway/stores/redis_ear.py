@@ -43,6 +43,7 @@ class RedisEar:
         self._clock = clock
         self._hear: Callable[[bytes], None]
         self._anew: Callable[[], None]
+        self._sign: Callable[[], None]
         self._keeper: asyncio.Task[None] | None = None
         self._asked_at: float | None = None
         self._unread = select.poll()
@@ -62,15 +63,18 @@ class RedisEar:
         """Something has come that was not read yet: the event loop may have come to a request first."""
         return bool(self._unread.poll(0))
 
-    def listen(self, hear: Callable[[bytes], None], anew: Callable[[], None]) -> None:
+    def listen(
+        self, hear: Callable[[bytes], None], anew: Callable[[], None], sign: Callable[[], None] = lambda: None
+    ) -> None:
         """Begin, once; more calls change nothing.
 
         Args:
             hear: Given each message.
             anew: Called when a subscription stands, before its first message: earlier ones may have been missed.
+            sign: Called at each sign of life.
         """
         if self._keeper is None and not self._closed:
-            self._hear, self._anew = hear, anew
+            self._hear, self._anew, self._sign = hear, anew, sign
             self._keeper = asyncio.get_running_loop().create_task(self._keep(), name=f"redis-ear {self.name}")
 
     async def close(self) -> None:
@@ -142,3 +146,4 @@ class RedisEar:
         """Redis answers in order: what it published before this question has been heard."""
         if self._asked_at is not None:
             self.heard_until, self._asked_at = self._asked_at, None
+            self._sign()

@@ -158,9 +158,12 @@ class RedisLink:
     @property
     def healthy(self) -> bool:
         """Connected, the last calls were answered, and Redis has not complained of late."""
-        if self._wire is None or self._unanswered or self._loop is None:
-            return False
-        return self._loop.time() - self._refused_at > _REMEMBERED_S
+        return self._wire is not None and not self._unanswered and not self.refuses
+
+    @property
+    def refuses(self) -> bool:
+        """Redis complained of late: what it answers may lack what others were refused."""
+        return self._loop is not None and self._loop.time() - self._refused_at <= _REMEMBERED_S
 
     # Calling
 

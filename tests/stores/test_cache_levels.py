@@ -109,6 +109,29 @@ class TestTwoLevelCacheStoreInCallbacks(CacheContract):
         await gateway.store.close()
 
 
+async def test_no_copy_is_used_while_redis_refuses_writes_though_nobody_writes_here(
+    start_redis: Callable[..., Any],
+) -> None:
+    """A purge that it refuses is not told to anybody."""
+    server = start_redis()
+    here, there = await Gateway(server.url).listening(), await Gateway(server.url).listening()
+    assert await there.holds()
+    with redis.Redis(port=server.port) as admin:
+        admin.config_set("maxmemory", 1)
+        assert not await here.store.purge(TAGS)
+        look = there.store.looking(b"k", TAGS)
+        started = time.monotonic()
+        await until(lambda: look() is None and not there.store.trusted and there.far.refuses)
+        assert time.monotonic() - started < 2.0
+        assert not (await there.store.get(b"k", TAGS)).available
+        admin.config_set("maxmemory", 0)
+    await until(lambda: there.store.trusted)
+    lookup = await there.store.get(b"k", TAGS)
+    assert (lookup.entries, lookup.available) == ((), True)
+    await here.store.close()
+    await there.store.close()
+
+
 async def test_what_has_a_copy_is_not_looked_for(pair: Pair) -> None:
     here, there = pair
     assert await here.holds()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from gateway.ports import Lookup
-from gateway.stores import cache_redis
+from gateway.stores import cache_redis, redis_link
 from gateway.stores.cache_redis import RedisCacheStore
 from gateway.stores.codec import Codec
 from gateway.stores.redis_link import RedisLink
@@ -114,9 +114,9 @@ async def test_a_redis_that_refuses_or_is_away_is_an_outage_not_a_fault(start_re
     server = start_redis("--maxmemory", "1")
     link = RedisLink.from_url(server.url, timeout_s=2.0, name="test")
     store = RedisCacheStore(link, Codec(KEY))
-    await store.get(b"k", ())
+    await link.execute("PING")
     assert store.place(b"k", ENTRY, 60.0, (), 1), "as far as is known"
-    await store.get(b"k", ())
+    await link.execute("PING")
     assert store.outages == 1
     assert not store.place(b"k", ENTRY, 60.0, (), 1), "it has just refused"
     await link.close()
@@ -316,8 +316,8 @@ async def test_a_late_confirmation_is_of_what_was_sent_alone(link: RedisLink) ->
     await store.close()
 
 
-async def test_a_replica_that_takes_no_writes_serves_nothing_while_a_purge_is_owed(
-    start_redis: Callable[..., Any],
+async def test_a_replica_that_takes_no_writes_serves_nothing(
+    start_redis: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start_redis()
     link = RedisLink.from_url(server.url, timeout_s=2.0, name="replica")
@@ -325,15 +325,66 @@ async def test_a_replica_that_takes_no_writes_serves_nothing_while_a_purge_is_ow
     await stored(store)
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "1")
     assert not await store.put(b"k", (ENTRY,), 60.0, (b"t",), 1)
-    assert (await store.get(b"k", (b"t",))).entries, "reading goes on"
+    assert not (await store.get(b"k", (b"t",))).available, "purges of others may be missing"
+    assert store.look(b"k", (b"t",), pytest.fail) is None
     assert not await store.purge((b"t",))
-    assert not (await store.get(b"k", (b"t",))).available
+    monkeypatch.setattr(redis_link, "_REMEMBERED_S", 0.0)
+    assert not (await store.get(b"k", (b"t",))).available, "one is owed"
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "0")
     assert (await store.get(b"k", (b"t",))).entries == ()
     await store.close()
 
 
-async def test_more_owed_than_can_be_remembered_means_nothing_old_is_believed(start_redis: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("asked", ["look", "get"])
+async def test_a_gateway_that_only_reads_notices_that_redis_takes_no_writes(
+    start_redis: Callable[..., Any], asked: str
+) -> None:
+    """Before the first answer of a Redis that it has not read from for a while."""
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=2.0, name="admin")
+    here, there = (
+        RedisCacheStore(RedisLink.from_url(server.url, timeout_s=2.0, name=name), Codec(KEY)) for name in ("here", "there")
+    )
+    await stored(here)
+    reading = InCallbacks(there) if asked == "look" else there
+    assert (await reading.get(b"k", (b"t",))).entries == (ENTRY,)
+    there._probed_at -= cache_redis._PROBE_EVERY_S
+    await link.execute("CONFIG", "SET", "maxmemory", "1")
+    assert not await here.purge((b"t",))
+    ends_at = asyncio.get_running_loop().time() + redis_link._REMEMBERED_S + 2 * cache_redis._PROBE_EVERY_S
+    while asyncio.get_running_loop().time() < ends_at:
+        assert not (await reading.get(b"k", (b"t",))).available
+        await asyncio.sleep(0.02)
+    await link.execute("CONFIG", "SET", "maxmemory", "0")
+    async with asyncio.timeout(10):
+        while not (lookup := await reading.get(b"k", (b"t",))).available:
+            await asyncio.sleep(0.02)
+    assert lookup.entries == (), "the purge was sent before"
+    assert lookup.version > 0
+    for store in (here, there, link):
+        await store.close()
+
+
+async def test_a_new_connection_is_asked_anew_whether_it_takes_writes(start_redis: Callable[..., Any]) -> None:
+    server = start_redis("--appendonly", "yes")
+    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=2.0, name="test"), Codec(KEY))
+    await stored(store)
+    link = RedisLink.from_url(server.url, timeout_s=2.0, name="admin")
+    await link.execute("CONFIG", "SET", "maxmemory", "1")
+    await link.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    while store._link.connected:
+        await asyncio.sleep(0)
+    while not store._link.connected:
+        await asyncio.sleep(0.01)
+    assert not (await store.get(b"k", (b"t",))).available
+    await store.close()
+    await link.close()
+
+
+async def test_more_owed_than_can_be_remembered_means_nothing_old_is_believed(
+    start_redis: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_link, "_REMEMBERED_S", 0.0)
     server = start_redis()
     link = RedisLink.from_url(server.url, timeout_s=2.0, name="owing")
     store = RedisCacheStore(link, Codec(KEY))
