@@ -18,7 +18,7 @@ from tests.fakes.world import CONFIGURATION, SECRETS
 
 PAGES = "/api/v4/projects/1/issues?page=%d"
 MOMENTS: dict[str, tuple[type, str]] = {
-    "the buckets have answered, short lane": (_Asking, "_decided"),
+    "the buckets have answered, short lane": (_Asking, "decided"),
     "the buckets have answered": (Forwarding, "decided"),
     "the store has answered": (Forwarding, "led"),
     "GitLab has answered": (Forwarding, "answered"),
