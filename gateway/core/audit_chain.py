@@ -20,6 +20,10 @@ import msgspec
 _DOMAIN = b"gitlab-gateway audit chain 1"
 _TAIL = re.compile(rb'(?s)(.*,"chain":"([0-9a-f]{16})","seq":([0-9]{1,18})),"mac":"([0-9a-f]{64})"\}')
 _START = bytes(32)
+_BLOCK_BYTES = 64
+"""Of SHA-256."""
+_INNER = bytes(octet ^ 0x36 for octet in range(256))
+_OUTER = bytes(octet ^ 0x5C for octet in range(256))
 
 OPENED, CLOSED = "chain_opened", "chain_closed"
 
@@ -32,11 +36,14 @@ def chain_key(audit_key: bytes) -> bytes:
 class Chain:
     """One run of one gateway. ``name`` is 16 hex digits that no other run has."""
 
-    __slots__ = ("_keyed", "_mac", "_name", "_seq", "name")
+    __slots__ = ("_inner", "_mac", "_name", "_outer", "_seq", "name")
 
     def __init__(self, key: bytes, name: str) -> None:
-        # Copied for each line: `hmac.digest` looks its hash up and keys it anew, which costs more than hashing the line.
-        self._keyed = hmac.new(key, digestmod=hashlib.sha256)
+        # HMAC by its definition (RFC 2104 §2), of two hashes that have taken their pads in: `hmac`'s own objects, even
+        # copied, cost half as much again as hashing the line does. `verify` asks `hmac`.
+        padded = (key if len(key) <= _BLOCK_BYTES else hashlib.sha256(key).digest()).ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(padded.translate(_INNER))
+        self._outer = hashlib.sha256(padded.translate(_OUTER))
         self._mac = _START
         self._seq = 0
         self.name = name
@@ -45,9 +52,10 @@ class Chain:
     def link(self, line: bytes) -> bytes:
         """``line``, a JSON object with a member or more, as the next of the chain."""
         body = b'%b,"chain":"%b","seq":%d' % (line[:-1], self._name, self._seq)
-        keyed = self._keyed.copy()
-        keyed.update(self._mac + body)
-        self._mac = keyed.digest()
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(self._mac + body)
+        outer.update(inner.digest())
+        self._mac = outer.digest()
         self._seq += 1
         return b'%b,"mac":"%b"}' % (body, hexlify(self._mac))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hmac
 import json
 from collections.abc import Callable
 
@@ -32,6 +33,17 @@ def test_a_whole_record_has_no_flaw() -> None:
     assert flaws(WHOLE) == []
     assert flaws(TWO) == []  # a file that goes on after one that was rotated away
     assert [json.loads(line)["seq"] for line in WHOLE] == [0, 1, 2, 3, 4, 0, 1, 2]
+
+
+@given(st.binary(max_size=200), st.lists(st.binary(max_size=300), min_size=1, max_size=3))
+def test_a_mac_is_an_hmac(key: bytes, facts: list[bytes]) -> None:
+    """Of keys of any length, as RFC 2104 has them: shorter than a block, as long, and longer."""
+    chain, before = Chain(key, "a" * 16), bytes(32)
+    for fact in facts:
+        line = chain.link(b"{%b}" % fact)
+        body, _, mac = line[:-2].rpartition(b',"mac":"')
+        before = hmac.digest(key, before + body, "sha256")
+        assert bytes.fromhex(mac.decode()) == before
 
 
 def test_mixed_chains_are_told_apart() -> None:
