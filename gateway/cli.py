@@ -35,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the return value is the exit code."""
     if sys.stdout is None:
         sys.stdout = _no_output()
+    if sys.stderr is None:
+        # What is said would be printed to standard output, among what a program reads there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        sys.stderr = os.fdopen(2, "w")
     try:
         arguments = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = arguments.command

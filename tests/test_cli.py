@@ -216,6 +216,15 @@ def test_a_stream_that_is_closed_or_full_is_said(
     assert "Traceback" not in ended.stderr
 
 
+def test_what_is_said_is_not_printed_among_what_is_read(tmp_path: Path) -> None:
+    """Where standard error is closed, Python would print it to standard output."""
+    command = f"{shlex.quote(sys.executable)} -m gateway keys admin ops 2>&-"
+    given = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
+    (key,) = ended.stdout.splitlines()
+    assert (ended.returncode, " " in key, ended.stderr) == (OK, False, "")
+
+
 def test_a_disk_that_refuses_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "state").write_text("a file where a directory belongs")
     text = (

@@ -55,7 +55,6 @@ class SqliteFile:
                 self._connection = None
             if self._connection is None:
                 self._connection = self._connect()
-                self._opened = _identity(self._path)
             return ask(self._connection)
 
         try:
@@ -83,6 +82,7 @@ class SqliteFile:
         with contextlib.suppress(FileExistsError):
             # SQLite gives its -wal and -shm files the mode of this one.
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+        self._opened = _identity(path)  # before it is opened: one that takes its place meanwhile is another
         if stat.S_IMODE(path.stat().st_mode) & 0o022:
             raise StoreUnavailable(f"{path} is writable by others, who could have changed what is in it: chmod 0600 it")
         connection = sqlite3.connect(path, timeout=self._timeout_s, isolation_level=None)

@@ -22,20 +22,10 @@ from gateway.ports import StoreUnavailable
 from gateway.stores.keys_memory import MemoryKeys
 from gateway.telemetry.audit import AuditLog
 from gateway.telemetry.audit_writer import AuditWriter
+from tests.fakes.sink import Lines
 
 KEY = "an-admin-key-of-some-length"
 HASH = hashlib.sha256(KEY.encode()).digest()
-
-
-class Lines:
-    def __init__(self) -> None:
-        self.octets = b""
-
-    def write(self, lines: bytes) -> None:
-        self.octets += lines
-
-    def close(self) -> None:
-        return
 
 
 class Store(MemoryKeys):

@@ -18,26 +18,10 @@ from gateway.ports import KeyRefused
 from gateway.stores.keys_memory import MemoryKeys
 from gateway.telemetry.audit import AuditLog
 from gateway.telemetry.audit_writer import AuditWriter
+from tests.fakes.sink import Lines
 
 T = 1_800_000_000.0
 OPS = Actor("admin:0123456789ab", "admin", "192.0.2.9", "POST")
-
-
-class Lines:
-    """A sink that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.octets = b""
-
-    def write(self, lines: bytes) -> int:
-        self.octets += lines
-        return len(lines)
-
-    def sync(self) -> None:
-        return
-
-    def close(self) -> None:
-        return
 
 
 class Desk:

@@ -23,6 +23,7 @@ from gateway.ports import StoreUnavailable
 from gateway.stores.bucket_memory import MemoryBuckets
 from gateway.telemetry.audit import AuditLog
 from gateway.telemetry.audit_writer import AuditWriter
+from tests.fakes.sink import Lines
 
 OPERATION = Operation("GET /api/v4/user", Access.READ, Surface.REST)
 TARGET = parse_target(b"/api/v4/user")
@@ -131,23 +132,6 @@ async def test_buckets_as_they_are_and_as_they_were_changed() -> None:
 async def test_what_can_t_be_done(wish: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         await Office().change(**wish)
-
-
-class Lines:
-    """A sink that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.octets = b""
-
-    def write(self, lines: bytes) -> int:
-        self.octets += lines
-        return len(lines)
-
-    def sync(self) -> None:
-        return
-
-    def close(self) -> None:
-        return
 
 
 @pytest.mark.parametrize(
