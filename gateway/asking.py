@@ -20,8 +20,7 @@ class Begun(Protocol):
 class Asker(Protocol):
     """A connection whose request is being answered without a task."""
 
-    @property
-    def gone(self) -> bool:
+    def is_gone(self) -> bool:
         """Nobody is there to be told."""
         ...
 

@@ -219,7 +219,7 @@ class Forwarding(msgspec.Struct, eq=False):
 
     def decided(self, decision: Decision) -> None:
         """The buckets have answered."""
-        if self._asker.gone:
+        if self._asker.is_gone():
             self.leave()
         elif not self._lane.road.limits.heard(decision, self._upward.principal, refusing=False):
             self._lane.walking -= 1
@@ -260,7 +260,7 @@ class Forwarding(msgspec.Struct, eq=False):
             leading = self._leading = told
         sent = False
         try:
-            if leading is not None and not self._asker.gone:
+            if leading is not None and not self._asker.is_gone():
                 credential = self._upward.credential
                 free = credential is None or self._lane.road.pacing.is_free(credential.id)
                 sent = free and self._sent(leading)
@@ -269,7 +269,7 @@ class Forwarding(msgspec.Struct, eq=False):
         if sent:
             return
         self._abandon()
-        if self._asker.gone:
+        if self._asker.is_gone():
             self.leave()
         else:
             self._asker.told(None, self)
@@ -302,7 +302,7 @@ class Forwarding(msgspec.Struct, eq=False):
         except Exception:
             log.exception("fault in the forward lane")
             answer = None
-        if octets is not None and not self._asker.gone:
+        if octets is not None and not self._asker.is_gone():
             self.x.bytes_out = len(octets)
             self._over()
             self._asker.told(octets)
@@ -313,7 +313,7 @@ class Forwarding(msgspec.Struct, eq=False):
                 self.reply = answer
             elif answer is not None:
                 self.rejection = answer
-        if self._asker.gone:
+        if self._asker.is_gone():
             self.leave()
         else:
             self._asker.told(None, self)

@@ -356,7 +356,7 @@ class _Asking(msgspec.Struct, eq=False):
     def decided(self, decision: Decision) -> None:
         """The buckets have answered."""
         lane = self._lane
-        if self._asker.gone:
+        if self._asker.is_gone():
             self._gone()
             return
         lane.asking -= 1

@@ -21,17 +21,13 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
 
     _table: dict[bytes, Flight[T]]
     _key: bytes
-    _waiters: list[asyncio.Future[tuple[bool, T | None]]] = []
+    waiters: list[asyncio.Future[tuple[bool, T | None]]] = []
+    """Who waits for it by now."""
     landed: bool = False
     ended: Callable[[], None] | None = None
     """Called once, when it has landed or was abandoned."""
 
     __repr__ = object.__repr__
-
-    @property
-    def awaited(self) -> bool:
-        """Somebody waits for it by now."""
-        return bool(self._waiters)
 
     def abandon(self) -> None:
         """The leader is gone: whoever asks next leads. Harmless after ``land``."""
@@ -43,8 +39,8 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
             return
         self.landed = True
         del self._table[self._key]  # nobody else has taken it out
-        if self._waiters:
-            waiters, self._waiters = self._waiters, []
+        if self.waiters:
+            waiters, self.waiters = self.waiters, []
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result((settled, result))
@@ -55,14 +51,14 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
         """(settled, result). Not settled: the leader is gone, or the time is up."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[tuple[bool, T | None]] = loop.create_future()
-        self._waiters.append(waiter)
+        self.waiters.append(waiter)
         timer = loop.call_later(timeout_s, _expire, waiter)
         try:
             return await waiter
         finally:
             timer.cancel()
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            if waiter in self.waiters:
+                self.waiters.remove(waiter)
 
 
 def _expire(waiter: asyncio.Future[tuple[bool, T | None]]) -> None:

@@ -296,7 +296,7 @@ async def test_who_leaves_in_the_very_moment_of_the_answer(at: Port, monkeypatch
     await at.ask(PAGES % 2, caller="reader")
     assert at.made.last.kin is not None
     connection = next(iter(at.server.connections))
-    monkeypatch.setattr(type(connection), "gone", property(lambda _: True))
+    monkeypatch.setattr(type(connection), "is_gone", lambda _: True)
     await at.client.send(at.request(PAGES % 3, caller="reader"))
     await until(lambda: len(at.made.seen.exchanges) == 2 and quiet(at))
     assert (at.made.last.status, at.made.last.aborted, at.made.last.bytes_out) == (499, "client", 0)

@@ -62,7 +62,7 @@ class Shared(Port):
     leases = property(lambda self: self.redis.keys("{ggw:cache}:lease:*"))
     lookups = property(lambda self: self.redis.info("commandstats")["cmdstat_mget"]["calls"])
     # Of each flight, here.
-    waiters = property(lambda self: [len(one._waiters) for one in self.room.cache._asking.flights._table.values()])
+    waiters = property(lambda self: [len(one.waiters) for one in self.room.cache._asking.flights._table.values()])
     remaining = property(lambda self: round(self.made.last.limit_remaining))
 
     def kept(self) -> list[tuple[bytes, Any]]:

@@ -113,16 +113,16 @@ class Cast:
     def late(self, values: Values, body: bytes, received_at: float) -> LateEntry | None:
         """As ``Mould.entry``, of a head that says the body's length."""
         etag = values[self._etag] if self._etag >= 0 else b""
-        if etag and not is_etag(etag):
-            etag = b""
-        if self.mould.validated and not etag:
+        if self.mould.validated and not is_etag(etag):
             return None
         kept = self._kept(values)  # no other: what is not counted must not be held
         return _Poured(self, kept, etag, body, received_at, self._bare_bytes + len(body) + len(b"".join(kept)))
 
     def entry(self, kept: Values, etag: bytes, body: bytes, received_at: float) -> Entry:
-        """Of an answer that ``late`` took. ``kept``: those of its values that are replayed."""
+        """Of an answer that ``late`` took. ``kept``: those of its values that are replayed; ``etag``: as it came."""
         fields = self._filled(kept)
+        if not is_etag(etag):
+            etag = b""
         return Entry(200, self._reason, fields, body, received_at, 0.0, 0.0, etag, selecting=self.mould.selecting)
 
 

@@ -124,5 +124,5 @@ class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third o
         stored = self._store.place(self._key, late, like.keep_s, like.tags, self._lookup.stamp)
         if not stored:
             self._store.drop(self._key)
-        self.flight.land(Landing(late.made(), 200) if self.flight.awaited else None)
+        self.flight.land(Landing(late.made(), 200) if self.flight.waiters else None)
         return mould.told if stored else mould.overtaken

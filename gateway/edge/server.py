@@ -180,8 +180,7 @@ class Connection(RequestHandler):
 
     # ports.Asker
 
-    @property
-    def gone(self) -> bool:
+    def is_gone(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
     def told(self, octets: bytes | None, begun: Begun | None = None) -> None:

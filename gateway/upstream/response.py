@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ..core.framing import VALUE_OCTETS
 from ..core.messages import Field, Fields, lower
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -52,7 +53,6 @@ _LINES_BOUND = 1024
 _OF_ONE = frozenset({b"etag", b"link", b"set-cookie", b"x-gitlab-meta", b"x-request-id", b"x-runtime"})
 _SPELT: set[bytes] = set()
 """These names, as they came."""
-_VALUE_OCTETS = bytes(octet for octet in range(256) if octet == 9 or (octet >= 32 and octet != 127))
 _STARTS: dict[bytes, tuple[bool, int, bytes]] = {}
 _STARTS_BOUND = 128
 _LINE_BOUND_BYTES = 96
@@ -100,7 +100,7 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
         at = fields.index(None)
         line = lines[at]
         name, _, value = line.partition(b": ")
-        if name in _SPELT and len(line) <= _LINE_BOUND_BYTES and not value.translate(None, _VALUE_OCTETS):
+        if name in _SPELT and len(line) <= _LINE_BOUND_BYTES and value.translate(VALUE_OCTETS) == value:
             fields[at] = (name, value.strip())
             continue
         field, kind = _FRAMING.get(line) or _read_line(line)
