@@ -1,4 +1,5 @@
-"""Answers whose body must be understood before it goes down: LFS batches, and JSON addresses where that is configured.
+"""Answers whose body must be understood before it goes down: LFS batches, tokens made of an upstream credential, and JSON
+addresses where that is configured.
 
 Everything else streams past unread. What is read is read whole, up to a bound, and its ``Content-Length`` mended.
 """
@@ -13,6 +14,7 @@ from .core.access import Principal
 from .core.catalogue import Operation, Surface
 from .core.credentials import Carrier, Claim
 from .core.entry import Admitted
+from .core.handed_out import is_log_in
 from .core.json_addresses import JsonAddresses, is_json
 from .core.lfs_batch import MAX_BYTES, MEDIA_TYPE, is_batch, rewrite_batch, unreadable
 from .core.messages import Field, Fields, RequestHead, ResponseHead, first, without
@@ -47,8 +49,10 @@ class AnswerStage:
 
     def reads(self, operation: Operation) -> bool:
         """The answer may have to be read, so GitLab is asked for one that is not compressed."""
-        return is_batch(operation) or (
-            self._addresses is not None and operation.surface in _JSON_SURFACES and not operation.binary
+        return (
+            is_batch(operation)
+            or is_log_in(operation)
+            or (self._addresses is not None and operation.surface in _JSON_SURFACES and not operation.binary)
         )
 
     def plainly(self, fields: Fields) -> Fields:
@@ -61,6 +65,8 @@ class AnswerStage:
             return reply
         media = first(reply.head.fields, b"content-type")
         coded = (first(reply.head.fields, b"content-encoding") or b"identity").lower() != b"identity"
+        if is_log_in(admitted.operation):
+            return _logged_in(reply, claim, coded=coded) if principal.brokered else reply
         if is_batch(admitted.operation):
             return await self._batch(reply, head, admitted, claim, principal, media, coded)
         if self._addresses is None or coded or not is_json(media):
@@ -104,6 +110,15 @@ class AnswerStage:
             reply.whole, text, None if own is None else own.decode("latin-1"), brokered=principal.brokered
         )
         return _with_body(reply, rewritten)
+
+
+def _logged_in(reply: Reply, claim: Claim, *, coded: bool) -> Reply:
+    """With the caller's own credential in place of the token made of ours: presented next, it is taken again."""
+    if reply.head.status >= 300:
+        return reply
+    if coded:
+        raise unreadable("a compressed token that was asked for plain")
+    return _with_body(reply, claim.secret.reveal().encode("utf-8", "surrogateescape"))
 
 
 def _with_body(reply: Reply, body: bytes) -> Reply:

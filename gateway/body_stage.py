@@ -13,8 +13,9 @@ from .core.body_credentials import MAX_CUT_BYTES, admit_body, body_claim, scanne
 from .core.catalogue import Operation, Surface
 from .core.credentials import Claim, Kind
 from .core.entry import Admitted
-from .core.graphql import MAX_BODY_BYTES, UNKNOWN, asked_in_body, asked_in_query
+from .core.graphql import MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, asked_in_body, asked_in_query
 from .core.messages import RequestHead, first
+from .core.rule_match import Spelling
 from .core.target import Target
 from .ports import RequestBody
 
@@ -48,7 +49,7 @@ class WatchedBody:
         claim: Claim,
         brokered: bool,
         may_sudo: str,
-        places: frozenset[str] | None,
+        places: frozenset[Spelling] | None,
     ) -> None:
         self._body = body
         self._scanner = scanner
@@ -113,27 +114,30 @@ class BodyStage:
         return claim, HeldBody(rest, None, len(rest))
 
     async def look(
-        self, operation: Operation, head: RequestHead, target: Target, body: RequestBody | None
+        self, operation: Operation, head: RequestHead, target: Target, body: RequestBody | None, *, browser: bool = False
     ) -> tuple[Operation, RequestBody | None, int]:
         """A GraphQL request as what its document does: the operation's class, the body, and how many it asks for.
 
-        Read here by authenticated callers alone, up to 1 MiB; what is longer is a write, and streams on.
+        Read here by authenticated callers alone, up to 1 MiB; what is longer is a write, and streams on. ``browser``: what
+        can't be counted is one, as the uploads of GitLab's own pages are.
         """
         if body is None:
-            asked = asked_in_query(target) if head.method == "GET" else UNKNOWN
+            asked = asked_in_query(target) if head.method in {"GET", "HEAD"} else UNKNOWN
         elif head.method != "POST" or (body.content_length or 0) > MAX_BODY_BYTES:
-            asked = UNKNOWN
+            asked = UNCOUNTED
         else:
             held = bytearray()
             while len(held) <= MAX_BODY_BYTES and (chunk := await body.read()):
                 held += chunk
             if len(held) > MAX_BODY_BYTES:
-                return operation, HeldBody(bytes(held), body, body.content_length), 1
-            asked = asked_in_body(head, target, bytes(held))
-            body = HeldBody(bytes(held), None, len(held))
+                asked = UNCOUNTED
+                body = HeldBody(bytes(held), body, body.content_length)
+            else:
+                asked = asked_in_body(head, target, bytes(held))
+                body = HeldBody(bytes(held), None, len(held))
         if asked.access is not operation.access:
             operation = msgspec.structs.replace(operation, access=asked.access)
-        return operation, body, asked.operations
+        return operation, body, 1 if browser and asked is UNCOUNTED else asked.operations
 
     def guard(
         self,
@@ -143,7 +147,7 @@ class BodyStage:
         head: RequestHead,
         body: RequestBody,
         operation: Operation,
-        places: frozenset[str] | None = None,
+        places: frozenset[Spelling] | None = None,
     ) -> RequestBody:
         """``body``, watched. Not a browser's: Rails' own pages use ``_method``, and a session is GitLab's to judge.
 
@@ -173,7 +177,7 @@ class BlindBodies(BodyStage):
         head: RequestHead,
         body: RequestBody,
         operation: Operation,
-        places: frozenset[str] | None = None,
+        places: frozenset[Spelling] | None = None,
     ) -> RequestBody:
         return body
 

@@ -29,6 +29,7 @@ from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source, drained, rate_limited
 from .core.exchange import Exchange
 from .core.graphql import is_graphql
+from .core.handed_out import refuse_token
 from .core.headers import request_id
 from .core.limits import Decision, Take, heavier
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
@@ -232,13 +233,16 @@ class Gateway:
         if is_graphql(operation):
             if body is not None and first(head.fields, b"expect") is not None:
                 await self._limit_first(operation, target, head, admitted, x, told)
-            operation, body, weight = await road.bodies.look(operation, head, target, body)
+            browser = claim.kind is Kind.SESSION
+            operation, body, weight = await road.bodies.look(operation, head, target, body, browser=browser)
 
         questions = road.access.questions(principal, operation, target, head.method, screened=True)
         resolved = await self._resolve(questions, principal) if questions else {}
         permit = road.access.authorise(
             principal, operation, target, head.method, claim.sudo, resolved=resolved, screened=True
         )
+        if principal.brokered:
+            refuse_token(operation, target, has_body=body is not None)
         x.rule, x.permit_use, x.sudo = permit.rule, permit.use, permit.sudo
         x.rule_shadow = permit.shadow
         alike = not (questions or named or weight > 1)

@@ -65,6 +65,20 @@ async def test_a_brokered_batch_that_cannot_be_read_is_refused(fields: tuple[tup
     assert refusal.value.code is Code.UPSTREAM_PROTOCOL
 
 
+LOG_IN = Operation("GET /api/v4/projects/:id/packages/conan/v2/users/authenticate", Access.READ, Surface.PACKAGES)
+
+
+async def test_a_log_in_is_answered_with_the_callers_own_credential() -> None:
+    assert STAGE.reads(LOG_IN)
+    found = await mend(STAGE, reply(b"of ours", (b"Content-Length", b"7")), LOG_IN, BROKERED, "GET")
+    assert (found.whole, found.head.fields) == (b"k", ((b"Content-Length", b"1"),))
+    for passed in (reply(b"no", status=401), reply(b"of theirs")):
+        assert await mend(STAGE, passed, LOG_IN, BROKERED if passed.head.status == 401 else OWN, "GET") is passed
+    with pytest.raises(Rejection) as refusal:
+        await mend(STAGE, reply(b"of ours", (b"Content-Encoding", b"gzip")), LOG_IN, BROKERED, "GET")
+    assert refusal.value.code is Code.UPSTREAM_PROTOCOL
+
+
 async def test_a_batch_without_end_is_refused() -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:

@@ -17,6 +17,7 @@ from gateway.core.credentials import Carrier, Claim, Kind
 from gateway.core.entry import Admitted
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import Field, RequestHead
+from gateway.core.rule_match import Spelling
 from gateway.core.secret import Secret
 from gateway.core.target import parse_target
 from gateway.ports import RequestBody
@@ -134,7 +135,9 @@ def test_what_rails_does_not_read_is_not_watched() -> None:
     assert watched is body
 
 
-def watch(*pieces: bytes, brokered: bool = True, may_sudo: str = "", places: frozenset[str] | None = None) -> WatchedBody:
+def watch(
+    *pieces: bytes, brokered: bool = True, may_sudo: str = "", places: frozenset[Spelling] | None = None
+) -> WatchedBody:
     scanner = scanner_for(FORM[1], None, "POST")
     assert scanner is not None
     return WatchedBody(Pieces(*pieces, length=9), scanner, NONE, brokered, may_sudo, places)
@@ -144,17 +147,17 @@ def test_a_browsers_form_is_watched_where_rules_speak_of_projects() -> None:
     body = Pieces(b"a=b")
     session = Claim(Kind.SESSION, Secret("s"))
     assert isinstance(
-        BodyStage().guard(session, OWN, Permit("r"), head(FORM), body, REST, places=frozenset({"1"})), WatchedBody
+        BodyStage().guard(session, OWN, Permit("r"), head(FORM), body, REST, places=frozenset({(True, "1")})), WatchedBody
     )
 
 
 async def test_a_body_that_names_another_project_never_passes_whole() -> None:
     passed: list[bytes] = []
     with pytest.raises(Rejection) as refused:
-        await passing(watch(b"title=x&", b"target_project", b"_id=9", places=frozenset({"1"})), passed)
+        await passing(watch(b"title=x&", b"target_project", b"_id=9", places=frozenset({(True, "1")})), passed)
     assert refused.value.code is Code.PROJECT_UNKNOWN
     assert b"".join(passed) != b"title=x&target_project_id=9"
-    assert await whole(watch(b"target_project_id=1", places=frozenset({"1"}))) == b"target_project_id=1"
+    assert await whole(watch(b"target_project_id=1", places=frozenset({(True, "1")}))) == b"target_project_id=1"
 
 
 async def passing(body: RequestBody, passed: list[bytes]) -> None:
@@ -237,11 +240,21 @@ async def test_a_mutation_stays_a_write() -> None:
 
 async def test_a_long_document_is_a_write_and_streams_on() -> None:
     piece = b" " * 700_000
-    operation, body, _ = await look(b'{"query":"{ a }"}', piece, piece, b"end")
-    assert operation is GRAPHQL
+    operation, body, weight = await look(b'{"query":"{ a }"}', piece, piece, b"end")
+    assert (operation, weight) == (GRAPHQL, 100)
     assert len(await whole(body)) == 1_400_020
-    operation, body, _ = await look(b'{"query":"{ a }"}', length=2_000_000)
-    assert operation is GRAPHQL
+    operation, body, weight = await look(b'{"query":"{ a }"}', length=2_000_000)
+    assert (operation, weight) == (GRAPHQL, 100)
+
+
+async def test_an_upload_counts_as_the_largest_batch_but_for_a_browser() -> None:
+    form = head((b"Content-Type", b"multipart/form-data; boundary=x"))
+    for browser, weight in ((False, 100), (True, 1)):
+        found = await BodyStage().look(GRAPHQL, form, TARGET, Pieces(b"--x--"), browser=browser)
+        assert (found[0], found[2]) == (GRAPHQL, weight)
+    batch = head((b"Content-Type", b"application/json"))
+    found = await BodyStage().look(GRAPHQL, batch, TARGET, Pieces(b'[{"query":"{a}"},{"query":"{a}"}]'), browser=True)
+    assert found[2] == 2
 
 
 async def test_a_get_is_judged_by_its_query_string() -> None:

@@ -23,7 +23,7 @@ from .credentials import (
     moved_parameter,
 )
 from .errors import Code, Rejection, bad_request, forbidden, unauthenticated
-from .rule_match import spell
+from .rule_match import Spelling, spelling
 from .secret import Secret
 
 MAX_CUT_BYTES = 65536
@@ -147,7 +147,7 @@ def admit_body(
     *,
     brokered: bool,
     may_sudo: str | None = None,
-    places: frozenset[str] | None = None,
+    places: frozenset[Spelling] | None = None,
     cut: Finding | None = None,
 ) -> None:
     """Whether the body may go up whole, asked before its last chunk does.
@@ -157,7 +157,7 @@ def admit_body(
         verdict: The body's.
         brokered: GitLab will see one of the gateway's credentials: nothing may be left to chance.
         may_sudo: The user this brokered caller may act as.
-        places: The projects and groups that may be named, as ``rule_match.spell`` spells them; None: any.
+        places: The projects and groups that may be named, by ``rule_match.spellings``; None: any.
         cut: The finding that is cut out, hence does not count.
 
     Raises:
@@ -185,8 +185,8 @@ def admit_body(
         raise _undecidable(verdict.undecidable)
 
 
-def _names_one_of(places: frozenset[str], finding: Finding) -> bool:
-    return finding.plain and finding.value is not None and spell(finding.value) in places
+def _names_one_of(places: frozenset[Spelling], finding: Finding) -> bool:
+    return finding.plain and finding.value is not None and spelling(finding.name, finding.value) in places
 
 
 def _credentials(verdict: Verdict) -> list[Finding]:

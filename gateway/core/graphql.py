@@ -12,6 +12,7 @@ import json
 import msgspec
 
 from .body import is_utf_8, media_type
+from .body_credentials import scanner_for
 from .catalogue import Access, Operation
 from .messages import RequestHead, first
 from .query import query_parameters
@@ -23,9 +24,12 @@ _MAX_DOCUMENT_BYTES = 10_000
 """GitLab's own limit (``GitlabSchema``, in characters)."""
 _MAX_TOKENS = 5_000
 _MAX_DEPTH = 100
-_MAX_BATCH = 100
+MOST_TOGETHER = 100
+"""Requests in a batch that is read; what can't be counted counts as so many."""
 
-_PARAMETERS = frozenset({"query", "operationName", "variables", "_json", "operations", "map", "extensions"})
+_BATCHES = frozenset({"_json", "operations", "map"})
+"""Parameters that hold several requests, or what makes several of one."""
+_PARAMETERS = _BATCHES | {"query", "operationName", "variables", "extensions"}
 _MEMO_BOUND = 512
 _OPEN, _CLOSE = b"{[(", b"}])"
 
@@ -43,21 +47,24 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 
 UNKNOWN = Asked()
+UNCOUNTED = Asked(operations=MOST_TOGETHER)
+_PATHS = ("/api/graphql", "/api/glql")
 
 
 def is_graphql(operation: Operation) -> bool:
-    """Its document decides what it does."""
-    return operation.name.endswith("/api/graphql")
+    """Its document decides what it does. (GLQL's own controller is GraphQL's with another limit.)"""
+    return operation.name.endswith(_PATHS)
 
 
 def asked_in_query(target: Target) -> Asked:
     """Of a GET without a body. (GitLab refuses mutations there, after it has parsed them.)"""
     found: dict[str, bytes] = {}
     for parameter in query_parameters(target.query or b""):
-        if parameter.name in found or (parameter.name in _PARAMETERS and not parameter.plain):
-            return UNKNOWN
-        found[parameter.name] = parameter.value
-    if not found.keys().isdisjoint({"_json", "operations", "map"}) or "query" not in found:
+        name = parameter.name.partition("[")[0]
+        if name in _BATCHES or name in found or (name in _PARAMETERS and not parameter.plain):
+            return UNCOUNTED
+        found[name] = parameter.value
+    if "query" not in found:
         return UNKNOWN
     name = found.get("operationName", b"").decode("utf-8", "replace")
     return Asked(_access(found["query"], name))
@@ -65,23 +72,25 @@ def asked_in_query(target: Target) -> Asked:
 
 def asked_in_body(head: RequestHead, target: Target, body: bytes) -> Asked:
     """Of a POST. A multipart request carries an upload, and only mutations take those."""
-    content_type = first(head.fields, b"content-type")
-    if content_type is None or media_type(content_type) != "application/json" or not is_utf_8(content_type):
-        return UNKNOWN
-    if first(head.fields, b"content-encoding") is not None:
-        return UNKNOWN
-    if any(parameter.name.partition("[")[0] in _PARAMETERS for parameter in query_parameters(target.query or b"")):
-        return UNKNOWN
+    beside = {parameter.name.partition("[")[0] for parameter in query_parameters(target.query or b"")}
+    if not beside.isdisjoint(_BATCHES):
+        return UNCOUNTED
+    content_type, coding = first(head.fields, b"content-type"), first(head.fields, b"content-encoding")
+    if scanner_for(content_type, coding, head.method) is None:
+        return UNKNOWN  # of a type that GitLab reads no parameters from
+    if content_type is None or media_type(content_type) != "application/json" or not is_utf_8(content_type) or coding:
+        return UNCOUNTED
     try:
         # A member twice is one thing to us and may be another to GitLab: the one JSON reader that tells.
         asked = json.loads(body.decode("utf-8"), object_pairs_hook=_members)
     except (ValueError, RecursionError):
-        return UNKNOWN
+        return UNCOUNTED
+    if isinstance(asked, dict) and "_json" in asked:
+        return UNCOUNTED
     requests = asked if isinstance(asked, list) else [asked]
     count = max(1, len(requests))
-    if not requests or count > _MAX_BATCH:
-        return Asked(Access.WRITE, count)
-    return Asked(Access.READ if all(_queries(request) for request in requests) else Access.WRITE, count)
+    reads = 0 < len(requests) <= MOST_TOGETHER and beside.isdisjoint(_PARAMETERS) and all(map(_queries, requests))
+    return Asked(Access.READ if reads else Access.WRITE, count)
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -117,7 +126,7 @@ def _parse(document: bytes) -> _Kinds:
     from graphql import GraphQLError, OperationDefinitionNode, OperationType, Source, parse
     from graphql.language import FragmentDefinitionNode
 
-    if len(document) > _MAX_DOCUMENT_BYTES or _depth(document) > _MAX_DEPTH:
+    if len(document) > _MAX_DOCUMENT_BYTES or _depth(document) > _MAX_DEPTH or not _reads_alike(document):
         return ()
     try:
         found = parse(Source(document.decode("utf-8")), no_location=True, max_tokens=_MAX_TOKENS)
@@ -133,6 +142,17 @@ def _parse(document: bytes) -> _Kinds:
     names = [name for name, _ in kinds]
     # Two of one name, or one without beside others, are invalid: GitLab refuses them, whichever it would have meant.
     return tuple(kinds) if len(set(names)) == len(names) and ("" not in names or len(names) == 1) else ()
+
+
+def _reads_alike(document: bytes) -> bool:
+    """Strings and comments of ``document`` end at the same place for all who read it.
+
+    GitLab's reader ends a comment at a line feed alone, and a block string at another of many quotation marks than the
+    language does; and before it reads, strings are looked for in comments, too (``escape_single_quoted_newlines``).
+    """
+    if b'"""' in document or b"\r" in document.replace(b"\r\n", b"\n"):
+        return False
+    return b"#" not in document or b'"' not in document
 
 
 def _depth(document: bytes) -> int:

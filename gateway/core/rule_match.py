@@ -164,17 +164,28 @@ def questions_of(operation: Operation, target: Target) -> tuple[Question, ...]:
     return tuple(dict.fromkeys(Question(thing.kind, thing.spelt) for thing in things if thing.spelt is not None))
 
 
-def spellings(operation: Operation, target: Target, resolved: Resolved) -> frozenset[str]:
+Spelling = tuple[bool, str]
+"""Whether it is a project, and how it is spelt: 42 may be a project's number and a namespace's, which are two things."""
+
+
+def spellings(operation: Operation, target: Target, resolved: Resolved) -> frozenset[Spelling]:
     """How a body may spell the places that the request's path and query name already."""
-    allowed: set[str] = set()
+    allowed: set[Spelling] = set()
     for thing in named(operation, target):
         if thing.spelt is None:
             continue
-        allowed.add(thing.spelt)
+        is_project = thing.kind is ReferenceKind.PROJECT
+        allowed.add((is_project, thing.spelt))
         place = resolved.get(Question(thing.kind, thing.spelt))
         if place is not None:
-            allowed |= {place.id, place.path.lower()}
+            allowed |= {(is_project, place.id), (is_project, place.path.lower())}
     return frozenset(allowed)
+
+
+def spelling(parameter: str, value: str) -> Spelling | None:
+    """What a parameter of ``PARAMETERS`` names by ``value``; None for what GitLab may read in ways of its own."""
+    spelt = spell(value)
+    return None if spelt is None else (PARAMETERS[parameter.encode()] is ReferenceKind.PROJECT, spelt)
 
 
 def asked_of(operation: Operation, target: Target) -> object:

@@ -14,7 +14,6 @@ POSTS_THAT_READ = frozenset(
     {
         "/*repository_path.git/git-upload-pack",
         "/*repository_path.git/info/lfs/locks/verify",
-        "/api/glql",
         "/api/v4/code_suggestions/enabled",
         "/api/v4/feature_flags/unleash/:project_id/client/metrics",
         "/api/v4/feature_flags/unleash/:project_id/client/register",
@@ -43,9 +42,9 @@ POSTS_THAT_READ = frozenset(
 """POSTs that change nothing.
 
 Left out on purpose: the LFS batch (its body says upload or download, and an upload's answer holds a token that writes),
-GraphQL (its document decides), ``/admin/token`` (it reveals whose any token is), runner verification and job requests
-(both record contact), model completions (they cost), Conan's ``upload_urls`` and the tests of virtual registries
-(GitLab calls out), and tool calls over MCP.
+GraphQL, also as ``/api/glql`` (its document decides), ``/admin/token`` (it reveals whose any token is), runner
+verification and job requests (both record contact), model completions (they cost), Conan's ``upload_urls`` and the tests
+of virtual registries (GitLab calls out), and tool calls over MCP.
 """
 
 GETS_THAT_WRITE = frozenset(
@@ -56,12 +55,11 @@ GETS_THAT_WRITE = frozenset(
         "/-/cable",
         "/-/kubernetes-agent/",
         "/-/kubernetes-agent/k8s-proxy/*path",
+        "/api/glql",
         "/api/graphql",
         "/api/v4/ai/duo_workflows/ws",
         "/api/v4/mcp",
         "/api/v4/orbit/mcp",
-        "/api/v4/packages/conan/v1/users/authenticate",
-        "/api/v4/projects/:id/packages/conan/v1/users/authenticate",
         "/jwt/auth",
     }
 )
@@ -117,7 +115,7 @@ SECRET_ANSWERS = re.compile(
     | .*/ai_agent/.* | .*/google_cloud/setup/.*
     | .*/pages/domains(?:/.*)?                                           # the code that proves ownership
     | /api/v4/geo_(?:nodes|sites)(?:/.*)?
-    | .*/conan/v1/users/.* | .*/(?:download|upload)_urls
+    | .*/conan/v[12]/users/.* | .*/(?:download|upload)_urls
     | .*/virtual_registries/.*upstreams(?:/.*)?
     | /api/v4/license(?:/.*)?
     | /oauth/.* | /jwt/auth | /api/scim/.*

@@ -8,6 +8,7 @@ from gateway.core.body import Finding, Undecidable, Verdict
 from gateway.core.body_credentials import admit_body, body_claim, cut_body_credential, scanner_for
 from gateway.core.credentials import Carrier, Claim, Kind
 from gateway.core.errors import Code, Rejection
+from gateway.core.rule_match import Spelling
 from gateway.core.secret import Secret
 
 NONE = Claim(Kind.NONE, Secret(""))
@@ -195,10 +196,10 @@ def test_a_credential_is_cut_by_its_own_scanner() -> None:
 # Places named in bodies
 
 
-OURS = frozenset({"42", "platform/api"})
+OURS = frozenset({(True, "42"), (True, "platform/api"), (False, "7")})
 
 
-def screened(content_type: bytes, body: bytes, places: frozenset[str] | None = OURS, *, brokered: bool = True) -> None:
+def screened(content_type: bytes, body: bytes, places: frozenset[Spelling] | None = OURS, *, brokered: bool = True) -> None:
     scanner = scanner_for(content_type, None, "POST")
     assert scanner is not None
     scanner.feed(body)
@@ -214,6 +215,7 @@ def screened(content_type: bytes, body: bytes, places: frozenset[str] | None = O
         pytest.param(b"application/json", b'{"project":"Platform/API"}', id="its-own-path"),
         pytest.param(b"application/json", b'{"nested":{"target_project_id":9}}', id="below-the-top-level"),
         pytest.param(b"application/json", b'{"target_project_id":""}', id="empty"),
+        pytest.param(b"application/json", b'{"namespace_id":7,"group":"7"}', id="its-own-group"),
         pytest.param(b"application/x-www-form-urlencoded", b"title=x&start_project=platform%2Fapi", id="form"),
     ],
 )
@@ -225,6 +227,10 @@ def test_a_confined_body_may_name_its_own_place(content_type: bytes, body: bytes
     ("content_type", "body"),
     [
         pytest.param(b"application/json", b'{"title":"x","target_project_id":9}', id="number"),
+        pytest.param(b"application/json", b'{"namespace_id":42}', id="a-namespace-of-the-projects-number"),
+        pytest.param(b"application/json", b'{"namespace":"42"}', id="the-same-as-text"),
+        pytest.param(b"application/json", b'{"group_id":42}', id="a-group-of-the-projects-number"),
+        pytest.param(b"application/json", b'{"target_project_id":7}', id="a-project-of-the-groups-number"),
         pytest.param(b"application/json", b'{"target\\u005fproject_id":9}', id="escaped-name"),
         pytest.param(b"application/json", b'{"project_ids":[42,9]}', id="list"),
         pytest.param(b"application/json", b'{"namespace_id":{"id":42}}', id="object"),

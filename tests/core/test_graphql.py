@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.catalogue import Access, Operation, Surface
-from gateway.core.graphql import UNKNOWN, Asked, asked_in_body, asked_in_query, is_graphql
+from gateway.core.catalogue import Access, Catalogue, Operation, Surface
+from gateway.core.graphql import MOST_TOGETHER, UNCOUNTED, UNKNOWN, Asked, asked_in_body, asked_in_query, is_graphql
 from gateway.core.messages import RequestHead
 from gateway.core.target import parse_target
+from gateway.routes import read
 
+CATALOGUE = Catalogue.decode(read())
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
 QUERY, MUTATION = 'query Q { project(fullPath: "a") { id } }', "mutation M { x(input: {}) { errors } }"
 READ = Asked(Access.READ)
@@ -36,8 +38,8 @@ def got(query: bytes) -> Asked:
         {"query": QUERY, "operationName": None},
         {"query": QUERY + MUTATION, "operationName": "Q"},
         {"query": "query A { a ...F } query B { b } fragment F on T { c }"},
-        {"query": '{ a(text: "mutation { x }") } # mutation { x }'},
-        {"query": '{ a(text: """mutation { \\""" """) }'},
+        {"query": '{ a(text: "mutation { x }") }'},
+        {"query": "{ a } # mutation { x }\r\nfragment F on T { b }"},
         {"query": "\ufeff{ mutation }"},
         {"query": '{ a(x: "é\\u00e9") }'},
         b'{"query":"\\u007b a \\u007d"}',
@@ -67,6 +69,12 @@ def test_queries_read(body: Any) -> None:
         {"query": "{a" * 200 + "}" * 200},
         {"query": "{" + "a " * 4999 + "}"},
         {"query": QUERY, "_json": [{"query": MUTATION}]},
+        {"query": '# "\nquery M { a(t: """ "\nmutation M { x }\n# """) }'},
+        {"query": '#\rquery M { a(t: """\nmutation M { x }\n#\r""") }'},
+        {"query": '{ a(t: """x""""""mutation M { x } query""") }', "operationName": "M"},
+        {"query": '{ a(t: """x""") }'},
+        {"query": '{ a(t: "x") } # y'},
+        {"query": "{ a\rb }"},
         {},
         [],
         ["x"],
@@ -93,14 +101,31 @@ def test_everything_else_writes(body: Any) -> None:
         (JSON, (b"Content-Encoding", b"gzip")),
     ],
 )
-def test_other_forms_of_body_write(fields: tuple[tuple[bytes, bytes], ...]) -> None:
-    assert posted({"query": QUERY}, *(fields or ((b"X", b"y"),))) == UNKNOWN
+def test_other_forms_of_body_write_and_may_hold_any_number(fields: tuple[tuple[bytes, bytes], ...]) -> None:
+    assert posted({"query": QUERY}, *(fields or ((b"X", b"y"),))) == UNCOUNTED
 
 
-@pytest.mark.parametrize("name", [b"query", b"_json[]", b"_json[][query]", b"operationName", b"%71uery", b"x;query"])
+@pytest.mark.parametrize("body", [b'[{"query":"{ a }"', b'{"_json":[{"query":"{ a }"}]}', b'{"a":1,"a":2}', b"\xff"])
+def test_what_can_not_be_counted_is_the_largest_batch(body: bytes) -> None:
+    assert posted(body) == UNCOUNTED == Asked(Access.WRITE, MOST_TOGETHER)
+
+
+def test_a_body_that_gitlab_reads_nothing_from_is_one() -> None:
+    assert posted([{"query": QUERY}] * 3, (b"Content-Type", b"text/plain")) == UNKNOWN
+    assert posted([{"query": QUERY}] * 3, (b"Content-Type", b"application/vnd.git-lfs+json")) == UNCOUNTED
+
+
+@pytest.mark.parametrize("name", [b"query", b"operationName", b"%71uery", b"x;query", b"variables[a]"])
 def test_parameters_beside_the_body_write(name: bytes) -> None:
     assert posted({"query": QUERY}, target=b"/api/graphql?" + name + b"=1") == UNKNOWN
+    assert posted([{"query": QUERY}] * 3, target=b"/api/graphql?" + name + b"=1") == Asked(Access.WRITE, 3)
     assert posted({"query": QUERY}, target=b"/api/graphql?x=1") == READ
+
+
+@pytest.mark.parametrize("name", [b"_json", b"_json[]", b"_json[][query]", b"%5fjson[]", b"operations"])
+def test_a_batch_in_the_query_string_is_not_counted(name: bytes) -> None:
+    assert posted({"query": QUERY}, target=b"/api/graphql?" + name + b"=1") == UNCOUNTED
+    assert got(b"?query=%7Ba%7D&" + name + b"=1") == UNCOUNTED
 
 
 def test_a_batch_is_as_many_as_it_holds_and_writes_when_one_does() -> None:
@@ -144,6 +169,13 @@ def test_many_documents_leave_the_memory_bounded() -> None:
         assert posted({"query": f"{{ a{number} }}"}) == READ
 
 
-def test_only_the_endpoint_itself() -> None:
+def test_both_endpoints_and_no_other() -> None:
     assert is_graphql(Operation("POST /api/graphql", Access.WRITE, Surface.GRAPHQL))
-    assert not is_graphql(Operation("POST /api/glql", Access.READ, Surface.GRAPHQL))
+    assert is_graphql(Operation("POST /api/glql", Access.WRITE, Surface.GRAPHQL))
+    assert not is_graphql(Operation("POST /api/v4/glql", Access.READ, Surface.REST))
+
+
+def test_the_catalogue_knows_neither_endpoint_as_a_read() -> None:
+    for name in ("/api/graphql", "/api/glql"):
+        for method in ("GET", "POST"):
+            assert CATALOGUE.match(method, parse_target(name.encode())).access is Access.WRITE

@@ -22,6 +22,7 @@ from gateway.core.rule_match import (
     parse_route,
     questions_of,
     spell,
+    spelling,
     spellings,
 )
 from gateway.core.target import Target, parse_target
@@ -330,11 +331,29 @@ def test_a_named_thing_is_a_value() -> None:
 def test_how_a_body_may_spell_what_the_path_names_already() -> None:
     target = parse_target(b"/api/v4/projects/42/issues?group_id=Top")
     operation = CATALOGUE.match("POST", target)
-    assert spellings(operation, target, {}) == {"42", "top"}
+    assert spellings(operation, target, {}) == {(True, "42"), (False, "top")}
     resolved = {Question(ReferenceKind.PROJECT, "42"): Place("42", "Platform/Api")}
-    assert spellings(operation, target, resolved) == {"42", "platform/api", "top"}
+    assert spellings(operation, target, resolved) == {
+        (True, "42"),
+        (True, "platform/api"),
+        (False, "top"),
+    }
     odd = parse_target(b"/api/v4/projects/42%0Ax/issues")
     assert spellings(CATALOGUE.match("POST", odd), odd, {}) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "found"),
+    [
+        ("target_project_id", "042", (True, "42")),
+        ("project", "Platform/API", (True, "platform/api")),
+        ("namespace_id", "42", (False, "42")),
+        ("group_path", "Platform", (False, "platform")),
+        ("group", "42\nx", None),
+    ],
+)
+def test_what_a_parameter_names(parameter: str, value: str, found: object) -> None:
+    assert spelling(parameter, value) == found
 
 
 def test_what_gitlab_could_say_of_a_requests_places() -> None:

@@ -252,6 +252,27 @@ def test_the_token_service_takes_basic_and_repeated_scopes(passage: Passage, rec
     assert sent.values("Authorization") == [f"Basic {basic('oauth2', BROKER_TOKEN)}".encode()]
 
 
+@pytest.mark.parametrize("query", ["?service=dependency_proxy", "", "?service=container_registry&service=dependency_proxy"])
+def test_no_token_with_an_upstream_credential_in_it_is_asked_for(passage: Passage, recorded_keys: Any, query: str) -> None:
+    bot = f"Authorization: Basic {basic('me', recorded_keys.bot)}"
+    assert passage.refused(f"/jwt/auth{query}", bot).status == 403
+    reply, sent = passage(f"/jwt/auth{query}", f"Authorization: Basic {basic('me', OWN_TOKEN)}")
+    assert (reply.status, sent.target.decode()) == (200, f"/jwt/auth{query}")
+
+
+@pytest.mark.parametrize("path", ["projects/42/packages/conan/v1", "projects/42/packages/conan/v2", "packages/conan/v1"])
+def test_conan_logs_in_and_goes_on_with_the_callers_own_key(passage: Passage, recorded_keys: Any, path: str) -> None:
+    target = f"/api/v4/{path}/users/authenticate"
+    answer = response(200, BROKER_TOKEN.encode(), ("Content-Type", "text/plain"), ("Etag", '"of-the-token"'))
+    reply, sent = passage(target, f"Authorization: Basic {basic('me', recorded_keys.bot)}", answer=answer)
+    assert sent.values("Authorization") == [f"Basic {basic('oauth2', BROKER_TOKEN)}".encode()]
+    assert (reply.status, reply.body) == (200, recorded_keys.bot.encode())
+    _, sent = passage(f"/api/v4/{path}/conans/search", f"Authorization: Bearer {reply.body.decode()}")
+    assert sent.values("Authorization") == [f"Basic {basic('oauth2', BROKER_TOKEN)}".encode()]
+    reply, _ = passage(target, f"Authorization: Basic {basic('me', OWN_TOKEN)}", answer=answer)
+    assert reply.body == BROKER_TOKEN.encode()  # as GitLab has it, made of the caller's own
+
+
 def test_the_dependency_proxys_challenge_leads_back(passage: Passage) -> None:
     challenge = f'Bearer realm="{EXTERNAL_URL}/jwt/auth",service="dependency_proxy"'
     reply, _ = passage("/v2/", answer=response(401, b"", ("WWW-Authenticate", challenge)))

@@ -24,7 +24,6 @@ def names(**wanted: bool) -> set[str]:
     [
         ("POST /api/v4/markdown", Access.READ),
         ("POST /api/v4/projects/:id/ci/lint", Access.READ),
-        ("POST /api/glql", Access.READ),
         ("POST /*repository_path.git/git-upload-pack", Access.READ),
         ("POST /api/v4/projects/:id/repository/blobs/batch", Access.READ),
         ("POST /api/v4/projects/:id/packages/npm/-/npm/v1/security/audits/quick", Access.READ),
@@ -34,6 +33,7 @@ def names(**wanted: bool) -> set[str]:
         ("POST /*repository_path.git/git-receive-pack", Access.WRITE),
         ("POST /*repository_path.git/info/lfs/objects/batch", Access.WRITE),
         ("POST /api/graphql", Access.WRITE),
+        ("POST /api/glql", Access.WRITE),
         ("GET /api/graphql", Access.WRITE),
         ("POST /api/v4/admin/token", Access.WRITE),
         ("POST /api/v4/jobs/request", Access.WRITE),
