@@ -17,10 +17,12 @@ from tests.fakes.world import Down, World, world
 CONFIGURATION = """\
 version: 1
 upstream: {url: "http://gitlab.test"}
-identities: [{id: bot, key: issued}, {id: trial, key: issued}]
+identities: [{id: bot, key: issued}, {id: trial, key: issued}, {id: under, key: issued}, {id: all, key: issued}]
 credentials: [{id: sa, token: "${env:SA}"}]
 rules:
   - {id: ours, for: [bot], use: sa, allow: [{access: write, projects: ["7", platform/api]}]}
+  - {id: group, for: [under], use: sa, allow: [{access: write, projects: {under_group: platform}}]}
+  - {id: most, for: [all], use: sa, allow: [{access: write}], deny: [{projects: [finance/ledger]}]}
   - {id: reads, for: [trial], use: sa, allow: [{access: read}]}
   - {id: tried, for: [trial], deny: [{routes: [GET /api/v4/version]}], mode: shadow}
   - {id: wished, for: [trial], use: sa, allow: [{methods: [POST]}], mode: shadow}
@@ -44,6 +46,11 @@ class GitLab:
         json_ = ((b"Content-Type", b"application/json"),)
         kind, _, place = request.target.partition(b"?")[0].removeprefix(b"/api/v4/").partition(b"/")
         if request.method == "GET" and kind in {b"projects", b"groups", b"namespaces"} and b"/" not in place and place:
+            if place == b"platform%2Fmoved-out":
+                moved = ((b"Location", b"https://gitlab.test/api/v4/projects/9"),)
+                return Reply(ResponseHead(301, moved), whole=b"")
+            if place == b"9":
+                return Reply(ResponseHead(200, json_), whole=PLACE.replace(b"platform/api", OTHER.encode()))
             if place in {b"7", b"platform%2Fapi"}:
                 return Reply(ResponseHead(200, json_), whole=PLACE)
             return Reply(ResponseHead(404, json_), whole=b'{"message":"404 Not Found"}')
@@ -73,6 +80,15 @@ def refused(made: World, down: Down, gitlab: GitLab) -> None:
     assert (status(down), made.seen.exchanges[-1].code) == (404, "project_unknown")
     assert gitlab.asked == []
     assert OTHER.encode() not in down.written
+
+
+@pytest.mark.parametrize("path", ["info/refs?service=git-upload-pack", "info/refs?service=git-receive-pack"])
+async def test_a_former_path_over_git(made: World, gitlab: GitLab, path: str) -> None:
+    """GitLab follows it there without a word."""
+    for caller in ("under", "all"):
+        refused(made, await made.ask("GET", f"/platform/moved-out.git/{path}", caller=caller), gitlab)
+        assert status(await made.ask("GET", f"/platform/api.git/{path}", caller=caller)) == 200
+        gitlab.asked.clear()
 
 
 MERGE = "/api/v4/projects/platform%2Fapi/merge_requests"

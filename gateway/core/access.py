@@ -404,8 +404,13 @@ def _judge(
                 (compiled, True, Narrowing(tuple(narrowed), _place_denies(own, operation, access, target, method)))
             )
 
-    asked = (Question(thing.kind, thing.spelt) for thing in things if thing.spelt is not None)
-    open_questions = tuple(dict.fromkeys(question for question in asked if question not in resolved)) if unsure else ()
+    # Of what may have moved GitLab is asked though its spelling decides: where the credential may not know, that stays so.
+    asked = (
+        Question(thing.kind, thing.spelt)
+        for thing in things
+        if thing.spelt is not None and (unsure or (thing.follows and brokered and own.by_project))
+    )
+    open_questions = tuple(dict.fromkeys(question for question in asked if question not in resolved))
     shadow = "" if refusal is not None else forbids
     if refusal is None and brokered and not grants:
         shadow = "" if forbids else permits

@@ -99,12 +99,15 @@ class Named(msgspec.Struct, frozen=True):
     kind: ReferenceKind
     spelt: str | None
     """As a :class:`Question` spells it; None when it is neither a number nor a path GitLab could know."""
+    follows: bool = False
+    """GitLab takes a former path here without a word, as Git and LFS do: where it is now, GitLab alone can tell."""
 
 
 # What a request names ------------------------------------------------------------------------------------------------
 
 _PATH = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*")
 _FORMAT = re.compile(r"\.[A-Za-z0-9]+")
+_FOLLOWING = frozenset({Surface.GIT, Surface.LFS})
 _POLICED = frozenset({ReferenceKind.PROJECT, ReferenceKind.GROUP, ReferenceKind.NAMESPACE})
 
 PARAMETERS: Mapping[bytes, ReferenceKind] = {
@@ -148,8 +151,9 @@ def spell(value: str) -> str | None:
 def named(operation: Operation, target: Target) -> tuple[Named, ...]:
     """Every project and group the request names, in its path first, then in its query."""
     segments = target.segments
+    follows = operation.surface in _FOLLOWING
     found = [
-        Named(reference.kind, spell(reference.value(segments)))
+        Named(reference.kind, spell(reference.value(segments)), follows)
         for reference in operation.references
         if reference.kind in _POLICED
     ]
@@ -230,9 +234,10 @@ class _ProjectTest:
         if thing.spelt is None:
             return Fit.UNSURE
         numeric = thing.spelt.isdigit()
-        if self._fits(thing.kind, thing.spelt if numeric else "", "" if numeric else thing.spelt):
-            return Fit.YES
         place = resolved.get(Question(thing.kind, thing.spelt))
+        as_spelt = place is None or not thing.follows
+        if as_spelt and self._fits(thing.kind, thing.spelt if numeric else "", "" if numeric else thing.spelt):
+            return Fit.YES
         if place is not None:
             fits = self._fits(thing.kind, place.id, place.path.lower()) or not self.group_ids.isdisjoint(place.group_ids)
             return Fit.YES if fits else Fit.NO

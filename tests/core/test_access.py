@@ -213,6 +213,19 @@ def test_gitlabs_answers_decide_what_was_open() -> None:
     assert ask(rules, "GET", "/api/v4/projects/42", resolved={question: Place("42", "else/x")}) == NO_PROJECT
 
 
+def test_of_what_git_follows_gitlab_is_asked_though_its_spelling_decides() -> None:
+    rules = Rules.compile([rule(READ_OURS)])
+    operation, parsed = request("GET", "/platform/x.git/info/refs?service=git-upload-pack")
+    question = Question(ReferenceKind.PROJECT, "platform/x")
+    assert rules.questions(BOT, operation, parsed, "GET") == (question,)
+    assert rules.authorise(BOT, operation, parsed, "GET").rule
+    moved = {question: Place("42", "finance/x")}
+    with pytest.raises(Rejection):
+        rules.authorise(BOT, operation, parsed, "GET", resolved=moved)
+    own = msgspec.structs.replace(BOT, kind=PrincipalKind.GITLAB_TOKEN)
+    assert rules.questions(own, operation, parsed, "GET") == ()
+
+
 @pytest.mark.parametrize(
     ("who", "rules", "target"),
     [

@@ -324,6 +324,22 @@ def test_every_spelling_of_one_project_agrees_once_gitlab_has_answered(spelt: st
         assert matcher.may_reach(operation, named(operation, parsed), known, False) is Fit.YES
 
 
+@pytest.mark.parametrize("target", ["/platform/api.git/git-upload-pack", "/platform/api.git/info/lfs/objects/batch"])
+def test_where_gitlab_follows_a_former_path_its_word_counts(target: str) -> None:
+    operation, parsed = request("POST", target)
+    (thing,) = named(operation, parsed)
+    assert thing == Named(PROJECT, "platform/api", follows=True)
+    moved = {Question(PROJECT, "platform/api"): Place("42", "finance/ledger", ("9",))}
+    here = {Question(PROJECT, "platform/api"): Place("42", "platform/api", ("7",))}
+    for projects in (BY_PATH, UNDER, GLOB):
+        matcher = Matcher(Clause(projects=projects))
+        found = [matcher.may_reach(operation, (thing,), resolved, False) for resolved in ({}, here, moved)]
+        assert found == [Fit.YES, Fit.YES, Fit.NO]
+    denied = Matcher(Clause(projects=Projects(named=("finance/ledger",))))
+    found = [denied.may_touch(operation, parsed, (thing,), resolved, False) for resolved in ({}, here, moved)]
+    assert found == [Fit.NO, Fit.NO, Fit.YES]
+
+
 def test_a_named_thing_is_a_value() -> None:
     assert Named(PROJECT, "1") == Named(PROJECT, "1")
 
