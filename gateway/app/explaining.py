@@ -103,7 +103,7 @@ def trace(
         if shape_of(operation, parsed) is None:
             lines.append(("list", "refused: 403, nobody reviewed what its items would be"))
             return Explained(False, tuple(lines), 403, Code.FORBIDDEN.value)
-        lines.append(("list", "filtered: GitLab's page, less what is elsewhere"))
+        lines.append(("list", "filtered: GitLab's page, less what the rules hide"))
     lines.append(("credential", f"GitLab sees `{permit.use}`" if permit.use else "GitLab sees the caller's own"))
     takes = Limits.compile(compiled.limits(config), compiled.costs(config)).takes_for(
         principal, operation, parsed, method, address

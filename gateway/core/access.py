@@ -13,7 +13,20 @@ from .errors import Code, Rejection
 from .narrowing import Narrowing, is_list
 from .place_index import PlaceIndex
 from .rule_findings import findings
-from .rule_match import Fit, Matcher, Named, Question, Resolved, Rule, access_of, asked_of, keeps_to_place, named
+from .rule_match import (
+    Clause,
+    Fit,
+    Matcher,
+    Named,
+    Question,
+    Resolved,
+    Rule,
+    access_of,
+    asked_of,
+    keeps_to_place,
+    named,
+    reaches_beyond,
+)
 from .target import Target
 
 
@@ -109,6 +122,7 @@ _READ, _ALLOWED = Access.READ, Verdict.ALLOWED
 _MEMO_BOUND = 16384
 _MEMO_TARGET_BYTES = 1024
 _NOTHING: Resolved = {}
+_EVERYTHING = Matcher(Clause())
 
 
 class Considered(msgspec.Struct, frozen=True):
@@ -119,7 +133,9 @@ class Considered(msgspec.Struct, frozen=True):
     position: int
     holds: bool
     why: str
-    """The condition that did not hold; ``unresolved`` where GitLab would have to be asked; empty when all held."""
+    """The condition that did not hold; ``unresolved`` where GitLab would have to be asked; ``beyond`` of a deny by project
+    where the request may reach more than it names, ``filters`` where what it hides is left out of a list; empty when all
+    held."""
     shadow: bool = False
 
 
@@ -182,6 +198,8 @@ class _Outcome(msgspec.Struct, frozen=True):
     shadow: str = ""
     considered: tuple[Considered, ...] = ()
     questions: tuple[Question, ...] = ()
+    narrowing: Narrowing | None = None
+    """Of a list, for a caller who needs no grant."""
 
 
 class Rules:
@@ -355,7 +373,8 @@ def _judge(
     considered: list[Considered] = []
     refusal: _Outcome | None = None
     grants: list[tuple[_Compiled, bool, Narrowing | None]] = []
-    listed = own.narrows and is_list(operation)
+    listed = (own.narrows or own.denies_by_project) and is_list(operation)
+    beyond = own.denies_by_project and reaches_beyond(operation)
     forbids = permits = ""  # in shadow
     elsewhere = unsure = False
 
@@ -364,20 +383,27 @@ def _judge(
         for position, clause in enumerate(compiled.deny):
             why = clause.refuses(operation, access, target, method, deny=True)
             fit = Fit.NO if why else clause.may_touch(operation, target, things, resolved, screened)
-            holds = fit is not Fit.NO
+            touches = fit is not Fit.NO
+            further = beyond and clause.by_project and not (why or touches)
+            holds = touches or (further and not listed)
             unsure |= fit is Fit.UNSURE
-            note = "unresolved" if fit is Fit.UNSURE else "" if holds else why or "projects"
+            if further:
+                note = "filters" if listed else "beyond"
+            else:
+                note = "unresolved" if fit is Fit.UNSURE else "" if holds else why or "projects"
             considered.append(Considered(rule.id, True, position, holds, note, rule.shadow))
             if holds and rule.shadow:
                 forbids = forbids or rule.id
             elif holds and refusal is None:
-                verdict = Verdict.UNKNOWN_PLACE if clause.hides_place else Verdict.DENIED
+                # What no request names need not be hidden: the refusal is about the operation.
+                verdict = Verdict.UNKNOWN_PLACE if touches and clause.hides_place else Verdict.DENIED
                 refusal = _Outcome(verdict, rule=rule.id)
+    hidden = _place_denies(own, operation, access, target, method) if listed else ()
 
     for compiled in rules if brokered else ():
         rule = compiled.rule
         free = confined = False
-        narrowed: list[Matcher] = []
+        shown: list[Matcher] = []
         for position, clause in enumerate(compiled.allow):
             why = clause.refuses(operation, access, target, method, deny=False)
             fit = Fit.NO if why else clause.may_reach(operation, things, resolved, screened)
@@ -394,15 +420,12 @@ def _judge(
             else:
                 free |= holds and not clause.by_project
                 confined |= holds and clause.by_project and not filters
-                if filters and not rule.shadow:
-                    narrowed.append(clause)
+                if holds:
+                    shown.append(clause)
                 elsewhere |= not holds and not why and (keeps_to_place(operation, screened) or (listed and clause.narrows))
-        if free or confined:
-            grants.append((compiled, not free, None))
-        elif narrowed:
-            grants.append(
-                (compiled, True, Narrowing(tuple(narrowed), _place_denies(own, operation, access, target, method)))
-            )
+        if shown:
+            narrowing = Narrowing(tuple(shown), hidden) if hidden or not (free or confined) else None
+            grants.append((compiled, not free, narrowing))
 
     # Of what may have moved GitLab is asked though its spelling decides: where the credential may not know, that stays so.
     asked = (
@@ -415,7 +438,8 @@ def _judge(
     if refusal is None and brokered and not grants:
         shadow = "" if forbids else permits
         refusal = _Outcome(Verdict.UNKNOWN_PLACE if elsewhere else Verdict.NOT_ALLOWED)
-    outcome = refusal or _Outcome(Verdict.ALLOWED, tuple(grants))
+    narrowing = Narrowing((_EVERYTHING,), hidden) if hidden and not brokered else None
+    outcome = refusal or _Outcome(Verdict.ALLOWED, tuple(grants), narrowing=narrowing)
     return msgspec.structs.replace(outcome, shadow=shadow, considered=tuple(considered), questions=open_questions)
 
 
@@ -435,7 +459,7 @@ def _permit(outcome: _Outcome, own: _RuleSet, principal: Principal, sudo: str | 
     if not principal.brokered:
         permit = _UNRULED[principal.kind]
         if own.denies_by_project:
-            permit = msgspec.structs.replace(permit, confined=True)
+            permit = msgspec.structs.replace(permit, confined=True, narrowing=outcome.narrowing)
     else:
         user = sudo.strip().lower() if sudo else ""
         for compiled, confined, narrowing in outcome.grants:

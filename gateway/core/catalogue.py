@@ -69,6 +69,7 @@ class Flag(enum.StrEnum):
     BLOCKED = "blocked"
     WIDE = "wide"
     NAMES_IN_BODY = "names_in_body"
+    PLACELESS = "placeless"
     JOB_TOKEN = "job_token"  # noqa: S105
     DEPLOY_TOKEN = "deploy_token"  # noqa: S105
 
@@ -122,6 +123,8 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     """Its answer or its work may reach beyond the projects and groups its path names."""
     names_in_body: bool = False
     """Its body may name another project or group (``target_project_id``, ``namespace`` …)."""
+    placeless: bool = False
+    """It names no project or group, and neither shows nor changes anything of one: the version, an account."""
     job_token: bool = False
     deploy_token: bool = False
 
@@ -278,6 +281,7 @@ class Catalogue:
                 binary=Flag.BINARY in row.flags,
                 wide=Flag.WIDE in row.flags,
                 names_in_body=Flag.NAMES_IN_BODY in row.flags,
+                placeless=Flag.PLACELESS in row.flags,
                 job_token=Flag.JOB_TOKEN in row.flags,
                 deploy_token=Flag.DEPLOY_TOKEN in row.flags,
             )

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from .catalogue import Catalogue, Operation, ReferenceKind
+from .catalogue import Catalogue, Operation
 from .narrowing import is_list
 from .route_tree import split
-from .rule_match import Clause, Lists, Matcher, Rule, parse_route, shapes_of
+from .rule_match import Clause, Lists, Matcher, Rule, names_place, parse_route, reaches_beyond, shapes_of
 from .target import Target
 
 _NOWHERE = Target(b"/", b"/", None, ())
+_BEST_KNOWN = ("POST /api/graphql", "GET /api/v4/events")
 
 
 def findings(rules: Sequence[Rule], catalogue: Catalogue) -> list[str]:
@@ -26,6 +27,8 @@ class _Review:
         self._operations = [operation for operation in catalogue.operations() if not operation.blocked]
         self._permissions = frozenset(name for operation in self._operations for name in operation.permissions)
         self._selected: dict[tuple[bytes, bool], frozenset[str]] = {}
+        self._far = frozenset(one.name for one in self._operations if reaches_beyond(one) and not is_list(one))
+        """What any deny by project that is about them refuses."""
 
     def look(self, rules: Sequence[Rule]) -> Iterator[str]:
         for rule in rules:
@@ -51,6 +54,9 @@ class _Review:
         if clause.lists is Lists.FILTER:
             yield from self._lists(clause, deny)
         if deny:
+            groups = clause.projects.under_group if clause.projects is not None else ()
+            if any(group.isdigit() for group in groups) and any(is_list(one) for one in self._chosen(clause, deny)):
+                yield "leaves nothing of the lists that it filters: name groups by path, not by number"
             return
         unbounded = clause.access is None and clause.methods is None and clause.permissions is None
         if unbounded and any(parse_route(route)[0] == "ANY" for route in clause.routes or ("/",)):
@@ -58,7 +64,7 @@ class _Review:
         if (
             clause.projects is not None
             and clause.lists is not Lists.FILTER
-            and not any(_names_place(operation) and not operation.wide for operation in self._chosen(clause, deny))
+            and not any(names_place(operation) and not operation.wide for operation in self._chosen(clause, deny))
         ):
             yield "never holds: no operation it selects keeps to a project or group named in its path"
 
@@ -102,13 +108,19 @@ class _Review:
                 if rule.use != other.use and mine & theirs:
                     yield where + f"overlaps rule `{other.id}`, whose credential `{other.use}` is used where both hold"
                     break
-        if any(clause.projects is not None for _, _, clause in denies):
-            for rule, position, clause in allows:
-                if clause.projects is None:
-                    yield (
-                        f"rule `{rule.id}`, allow {position}: names no projects, so instance-wide lists it allows may show "
-                        "what a deny by project hides"
-                    )
+        for rule, position, clause in allows:
+            if clause.projects is None:
+                yield from self._lost(f"rule `{rule.id}`, allow {position}: ", self._select(clause, deny=False), denies)
+
+    def _lost(self, where: str, mine: frozenset[str], denies: Sequence[tuple[Rule, int, Clause]]) -> Iterator[str]:
+        """Of an allow without projects: what it loses to the first deny by project that takes anything from it."""
+        for other, _, refusal in denies:
+            lost = mine & self._far & self._select(refusal, deny=True) if refusal.projects is not None else frozenset()
+            if lost:
+                example = next((name for name in _BEST_KNOWN if name in lost), min(lost))
+                much = f"{len(lost)} of its operations, `{example}` among them," if lost < mine else "all of it"
+                yield f"{where}rule `{other.id}` denies {much} for what may be reached beyond what the path names"
+                return
 
     def _select(self, clause: Clause, *, deny: bool) -> frozenset[str]:
         bare = msgspec.structs.replace(clause, projects=None)
@@ -131,7 +143,3 @@ def _clauses(rule: Rule) -> Iterator[tuple[bool, int, Clause]]:
 def _refused(probe: Matcher, operation: Operation, *, deny: bool) -> str:
     method = shapes_of(operation.name)[0]
     return probe.refuses(operation, operation.access, _NOWHERE, method, deny=deny)
-
-
-def _names_place(operation: Operation) -> bool:
-    return any(reference.kind is not ReferenceKind.USER for reference in operation.references)

@@ -124,6 +124,7 @@ PARAMETERS: Mapping[bytes, ReferenceKind] = {
     b"start_project": ReferenceKind.PROJECT,
     b"forked_from_id": ReferenceKind.PROJECT,
     b"template_project_id": ReferenceKind.PROJECT,
+    b"source_template_project_id": ReferenceKind.PROJECT,
     b"group_id": ReferenceKind.GROUP,
     b"group_ids": ReferenceKind.GROUP,
     b"group": ReferenceKind.GROUP,
@@ -400,7 +401,10 @@ class Matcher:
     def may_touch(
         self, operation: Operation, target: Target, things: tuple[Named, ...], resolved: Resolved, screened: bool
     ) -> Fit:
-        """For a deny: whether anything the request can reach may be among the clause's projects."""
+        """For a deny: whether anything the request names may be among the clause's projects.
+
+        What it may reach beyond that is for :func:`reaches_beyond`.
+        """
         if self._projects is None:
             return Fit.YES
         fits = {self._projects.touch(thing, resolved) for thing in (*things, *_without_format(operation, target))}
@@ -413,7 +417,17 @@ class Matcher:
 def keeps_to_place(operation: Operation, screened: bool) -> bool:
     """Whether the operation reaches only what its path and query name, and they name something at all."""
     decidable = operation.known and not operation.wide and (screened or not operation.names_in_body)
-    return decidable and any(reference.kind in _POLICED for reference in operation.references)
+    return decidable and names_place(operation)
+
+
+def reaches_beyond(operation: Operation) -> bool:
+    """Whether the operation may show or change what no part of it names: GraphQL, a search, an issue by its own number."""
+    return operation.wide or not (operation.placeless or names_place(operation))
+
+
+def names_place(operation: Operation) -> bool:
+    """Whether its path names a project, a group or a namespace."""
+    return any(reference.kind in _POLICED for reference in operation.references)
 
 
 def _without_format(operation: Operation, target: Target) -> Iterable[Named]:

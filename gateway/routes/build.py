@@ -196,6 +196,7 @@ def _flags(source: Source, template: str, surface: Surface) -> list[Flag]:
         Flag.BLOCKED: source.internal or surface in review.BLOCKED_SURFACES or bool(review.BLOCKED.fullmatch(template)),
         Flag.WIDE: bool(review.WIDE.fullmatch(template)),
         Flag.NAMES_IN_BODY: f"{source.method} {template}" in review.NAMES_IN_BODY,
+        Flag.PLACELESS: f"{source.method} {template}" in review.PLACELESS,
         Flag.JOB_TOKEN: "job_token" in source.also_auth,
         Flag.DEPLOY_TOKEN: "deploy_token" in source.also_auth,
     }
@@ -230,7 +231,7 @@ def unreviewed(rows: Iterable[list[Any]]) -> list[str]:
     named = {f"{row[0]} {row[1]}" for row in rows}
     templates = {name.split(" ", 1)[1] for name in named}
     missing = {f"POST {template}" for template in review.POSTS_THAT_READ} - named
-    missing |= (review.NAMES_IN_BODY | review.PERMISSIONS.keys()) - named
+    missing |= (review.NAMES_IN_BODY | review.PLACELESS | review.PERMISSIONS.keys()) - named
     missing |= (review.GETS_THAT_WRITE | review.MAY_HOLD_SECRET) - templates
     return sorted(missing)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.core.access import Explanation, Permit, Principal, PrincipalKind, Rules, Verdict
 from gateway.core.catalogue import Access, Catalogue, Operation, ReferenceKind, Surface
 from gateway.core.errors import Code, Rejection
-from gateway.core.rule_match import Clause, Lists, Place, Projects, Question, Resolved, Rule
+from gateway.core.rule_match import Clause, Lists, Named, Place, Projects, Question, Resolved, Rule
 from gateway.core.target import Target, parse_target
 from gateway.routes import read
 
@@ -414,7 +414,12 @@ TARGETS = [
     ("GET", "/api/v4/projects/platform%252Fa", "project", None),
     ("POST", "/platform/a.git/git-upload-pack", "project", "platform/a"),
     ("GET", "/api/v4/groups/platform/issues", "group", "platform"),
+    ("POST", "/api/graphql", None, None),
+    ("GET", "/api/v4/issues/3", None, None),
+    ("POST", "/api/v4/projects/other%2Fb/ci/lint", "project", "other/b"),
 ]
+BEYOND = {"POST /api/graphql", "GET /api/v4/issues/:id", "POST /api/v4/projects/:id/ci/lint"}
+"""Of these, what may reach other places than its path's; ``GET /api/v4/projects`` is a list, and filtered."""
 
 CLAUSES = st.builds(
     Clause,
@@ -457,6 +462,8 @@ def holds(clause: Clause, operation: Operation, method: str, kind: str | None, p
             return False
     if clause.projects is None:
         return True
+    if operation.name in BEYOND:
+        return deny
     if kind is None:
         return False
     if place is None:
@@ -580,6 +587,67 @@ def test_only_denies_about_the_list_take_from_it() -> None:
     assert isinstance(permit, Permit)
     assert permit.narrowing is not None
     assert [matcher.clause for matcher in permit.narrowing.deny] == [hidden]
+
+
+LEDGER = Clause(projects=Projects(named=("finance/ledger",)))
+
+
+@pytest.mark.parametrize("who", [BOT, PERSON])
+def test_a_list_less_what_a_deny_hides(who: Principal) -> None:
+    """Also where nothing else is left out: under an allow without projects, and for those who need none."""
+    rules = Rules.compile([rule(WRITE), Rule("d", ("bot", "people"), deny=(LEDGER,))])
+    permit = ask(rules, "GET", "/api/v4/projects", who=who)
+    assert isinstance(permit, Permit)
+    assert permit.narrowing is not None
+    assert [matcher.clause for matcher in permit.narrowing.deny] == [LEDGER]
+    asked = [("1", "platform/api"), ("2", "finance/ledger"), ("3", "finance/ledger2")]
+    things = [(Named(ReferenceKind.PROJECT, number), Place(number, path)) for number, path in asked]
+    assert [permit.narrowing.keeps(*thing) for thing in things] == [True, False, True]
+    inside = ask(rules, "GET", "/api/v4/projects/platform%2Fapi", who=who)
+    assert isinstance(inside, Permit)
+    assert inside.narrowing is None
+    operation, parsed = request("GET", "/api/v4/projects")
+    told = rules.explain(who, operation, parsed, "GET")
+    assert [(each.rule, each.holds, each.why) for each in told.considered if each.deny] == [("d", False, "filters")]
+
+
+@pytest.mark.parametrize("who", [BOT, PERSON, ANYONE, RUNNER])
+def test_a_deny_by_project_refuses_what_may_reach_it(who: Principal) -> None:
+    rules = Rules.compile([rule(WRITE), Rule("d", ("bot", "people", "anonymous", "passthrough"), deny=(LEDGER,))])
+    for method, target in (
+        ("POST", "/api/graphql"),
+        ("GET", "/jwt/auth?scope=repository:finance/ledger:pull"),
+        ("GET", "/api/v4/issues/3"),
+        ("GET", "/api/v4/events"),
+        ("POST", "/api/v4/groups"),
+        ("POST", "/api/v4/projects/platform%2Fapi/ci/lint"),
+    ):
+        assert ask(rules, method, target, who=who, screened=True) == NOT_ALLOWED
+        operation, parsed = request(method, target)
+        told = rules.explain(who, operation, parsed, method, screened=True)
+        assert [(each.holds, each.why) for each in told.considered if each.deny] == [(True, "beyond")]
+        assert told.questions == ()
+    assert allowed(rules, "GET", "/api/v4/version", who=who)
+    assert allowed(rules, "POST", "/api/v4/projects/platform%2Fapi/issues", who=who)
+
+
+def test_a_deny_by_project_and_more_is_about_no_more() -> None:
+    pushes = Clause(surfaces=(Surface.GIT,), projects=Projects(named=("finance/ledger",)))
+    rules = Rules.compile([rule(WRITE), rule(name="d", deny=(pushes,))])
+    permit = ask(rules, "GET", "/api/v4/projects")
+    assert isinstance(permit, Permit)
+    assert permit.narrowing is None
+    assert allowed(rules, "POST", "/api/graphql")
+    assert ask(rules, "POST", "/finance/ledger.git/git-receive-pack") == (403, Code.FORBIDDEN, NOT_ALLOWED[2])
+
+
+def test_a_deny_by_project_in_shadow_is_written_down_and_filters_nothing() -> None:
+    rules = Rules.compile([rule(WRITE), rule(name="d", deny=(LEDGER,), shadow=True)])
+    graphql, listed = ask(rules, "POST", "/api/graphql"), ask(rules, "GET", "/api/v4/projects")
+    assert isinstance(graphql, Permit)
+    assert graphql.shadow == "d"
+    assert isinstance(listed, Permit)
+    assert (listed.shadow, listed.narrowing) == ("", None)
 
 
 def test_those_with_other_lists_share_no_answers() -> None:

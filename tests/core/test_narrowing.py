@@ -19,7 +19,7 @@ from gateway.core.narrowing import (
     narrowed_fields,
     shape_of,
 )
-from gateway.core.rule_match import Clause, Lists, Matcher, Projects
+from gateway.core.rule_match import Clause, Lists, Matcher, Projects, reaches_beyond
 from gateway.core.target import parse_target
 from gateway.routes import read
 
@@ -109,6 +109,12 @@ def test_a_group_named_by_number_cannot_be_told() -> None:
     assert kept([project(7, "a/b")], Narrowing((matcher(under_group=("5",)),))) == []
     everything = matcher(named=("**",))
     assert kept([project(7, "a/b")], Narrowing((everything,), (matcher(under_group=("5",)),))) == []
+
+
+def test_every_list_reaches_beyond_its_path() -> None:
+    """So that none is sent as it is where a deny by project is about it."""
+    operations = {operation.name: operation for operation in CATALOGUE.operations()}
+    assert all(reaches_beyond(operations[name]) for name in {*LISTS, *SEARCHES})
 
 
 def test_a_deny_takes_its_places_out() -> None:

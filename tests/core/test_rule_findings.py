@@ -116,9 +116,7 @@ def test_an_allow_that_a_deny_covers() -> None:
     deny = Rule("d", ("bot",), deny=(Clause(permissions=("read_variable", "read_code")),))
     assert together(allow, deny) == ["rule `a`, allow 0: never holds: rule `d` denies all of it"]
     partial = Rule("d", ("bot",), deny=(Clause(permissions=("read_variable",), projects=Projects(("1",))),))
-    assert together(allow, partial) == [
-        "rule `a`, allow 0: names no projects, so instance-wide lists it allows may show what a deny by project hides"
-    ]
+    assert together(allow, partial) == []
 
 
 def test_an_allow_that_an_earlier_one_covers() -> None:
@@ -143,6 +141,29 @@ def test_rules_apart_or_in_shadow_do_not_meet() -> None:
     mine = Rule("a", ("bot",), "one", (READ,))
     assert together(mine, Rule("b", ("other",), "two", (READ,))) == []
     assert together(mine, Rule("b", ("bot",), "two", (READ,), shadow=True)) == []
+
+
+def test_an_allow_that_loses_what_may_reach_a_denied_place() -> None:
+    hidden = Rule("d", ("bot",), deny=(Clause(projects=Projects(("finance/ledger",))),))
+    (told_,) = together(Rule("a", ("bot",), "cred", (READ,)), hidden)
+    assert "rule `a`, allow 0: rule `d` denies " in told_
+    assert "of its operations, `GET /api/v4/events` among them" in told_
+    (told_,) = together(Rule("a", ("bot",), "cred", (Clause(access=Access.WRITE),)), hidden)
+    assert "`POST /api/graphql` among them" in told_
+    graphql = Rule("a", ("bot",), "cred", (Clause(surfaces=(Surface.GRAPHQL,), access=Access.READ),))
+    assert "rule `d` denies all of it" in together(graphql, hidden)[0]
+    version = Rule(
+        "a", ("bot",), "cred", (Clause(routes=("GET /api/v4/version", "GET /api/v4/projects"), access=Access.READ),)
+    )
+    assert together(version, hidden) == []
+    elsewhere = Rule("d", ("bot",), deny=(Clause(surfaces=(Surface.GIT,), projects=Projects(("finance/ledger",))),))
+    assert together(Rule("a", ("bot",), "cred", (READ,)), elsewhere) == []
+
+
+def test_a_deny_that_leaves_nothing_of_a_list() -> None:
+    by_number = Clause(projects=Projects(under_group=("6",)))
+    assert told(by_number, deny=True) == ["leaves nothing of the lists that it filters: name groups by path, not by number"]
+    assert told(msgspec.structs.replace(by_number, surfaces=(Surface.GIT,)), deny=True) == []
 
 
 def test_an_allow_with_projects_beside_a_deny_with_them() -> None:

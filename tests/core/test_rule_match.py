@@ -19,8 +19,10 @@ from gateway.core.rule_match import (
     asked_of,
     keeps_to_place,
     named,
+    names_place,
     parse_route,
     questions_of,
+    reaches_beyond,
     spell,
     spelling,
     spellings,
@@ -285,6 +287,34 @@ def test_an_allow_without_projects_reaches_everything() -> None:
 def test_what_a_deny_touches(projects: Projects, method: str, target: str, asked: Fit, answered: Fit) -> None:
     assert touch(projects, method, target) is asked
     assert touch(projects, method, target, known=True) is answered
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "beyond"),
+    [
+        ("GET", "/api/v4/version", False),
+        ("GET", "/api/v4/users/7", False),
+        ("GET", "/api/v4/projects/1/issues", False),
+        ("GET", "/api/v4/groups/1/issues", False),
+        ("POST", "/platform/api.git/git-upload-pack", False),
+        ("GET", "/api/v4/issues/3", True),
+        ("GET", "/api/v4/issues?project_id=1", True),
+        ("GET", "/api/v4/users/7/projects", True),
+        ("POST", "/api/graphql", True),
+        ("POST", "/api/v4/projects/1/ci/lint", True),
+        ("GET", "/jwt/auth?scope=repository:a/b:pull", True),
+        ("GET", "/api/v4/brand_new", True),
+    ],
+)
+def test_what_reaches_beyond_its_path(method: str, target: str, beyond: bool) -> None:
+    assert reaches_beyond(request(method, target)[0]) is beyond
+
+
+def test_whatever_keeps_to_its_place_reaches_no_further() -> None:
+    for operation in CATALOGUE.operations():
+        if keeps_to_place(operation, screened=True):
+            assert names_place(operation)
+            assert not reaches_beyond(operation)
 
 
 def test_a_screened_body_names_nothing_else() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from gateway.core.catalogue import Access, Catalogue
+from gateway.core.narrowing import LISTS, SEARCHES
+from gateway.core.rule_match import names_place
 from gateway.routes import read, review
 
 CATALOGUE = Catalogue.decode(read())
@@ -150,6 +154,31 @@ def test_what_is_polled_most_stays_cacheable(name: str) -> None:
 )
 def test_gets_that_change_something(name: str) -> None:
     assert OPERATIONS[name].side_effect
+
+
+def test_what_belongs_to_no_place_names_none_and_stays_by_itself() -> None:
+    placeless = names(placeless=True)
+    assert placeless == review.PLACELESS
+    assert not {name for name in placeless if names_place(OPERATIONS[name])}
+    assert not placeless & (names(wide=True) | names(names_in_body=True) | names(blocked=True))
+    assert not placeless & {*LISTS, *SEARCHES}
+
+
+@pytest.mark.parametrize(
+    "word", [r"events", r"todos", r"projects?_?", r"memberships", r"associations\w*", r"runners", r"graphql"]
+)
+def test_no_word_for_things_of_projects_is_among_what_belongs_to_no_place(word: str) -> None:
+    assert not [name for name in review.PLACELESS if re.search(rf"[/_]{word}(?:/|\Z)", name)]
+
+
+def test_nothing_that_hands_out_a_token_belongs_to_no_place() -> None:
+    """With it the same caller would go round a deny by project. OAuth's own grants are the user's."""
+    writes = {name for name in review.PLACELESS if OPERATIONS[name].access is Access.WRITE}
+    tokens = {name for name in writes if re.search(r"token|rotate|POST .*/keys|secret", name)}
+    assert tokens == {
+        "DELETE /api/v4/personal_access_tokens/self",
+        "POST /oauth/token",
+    }
 
 
 def test_the_inner_surfaces_are_blocked_and_nothing_else_is() -> None:
