@@ -11,7 +11,7 @@ from .core.access import Permit, Principal
 from .core.body import BodyScanner
 from .core.body_credentials import MAX_CUT_BYTES, admit_body, body_claim, scanner_for
 from .core.catalogue import Operation, Surface
-from .core.credentials import Claim, Kind
+from .core.credentials import Claim, Kind, second_token
 from .core.entry import Admitted
 from .core.graphql import MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, asked_in_body, asked_in_query
 from .core.messages import RequestHead, first
@@ -40,7 +40,18 @@ class HeldBody:
 class WatchedBody:
     """A body looked through as it streams: its last chunk goes up only after the whole has been judged."""
 
-    __slots__ = ("_body", "_brokered", "_claim", "_done", "_held", "_may_sudo", "_places", "_scanner", "content_length")
+    __slots__ = (
+        "_body",
+        "_brokered",
+        "_claim",
+        "_done",
+        "_held",
+        "_may_sudo",
+        "_places",
+        "_scanner",
+        "_token_counts",
+        "content_length",
+    )
 
     def __init__(
         self,
@@ -50,6 +61,7 @@ class WatchedBody:
         brokered: bool,
         may_sudo: str,
         places: frozenset[Spelling] | None,
+        token_counts: bool = False,
     ) -> None:
         self._body = body
         self._scanner = scanner
@@ -57,6 +69,7 @@ class WatchedBody:
         self._brokered = brokered
         self._may_sudo = may_sudo
         self._places = places
+        self._token_counts = token_counts
         self._held = b""
         self._done = False
         self.content_length = body.content_length
@@ -74,6 +87,7 @@ class WatchedBody:
                     brokered=self._brokered,
                     may_sudo=self._may_sudo or None,
                     places=self._places,
+                    token_counts=self._token_counts,
                 )
                 break
             self._scanner.feed(chunk)
@@ -159,7 +173,9 @@ class BodyStage:
         scanner = _scanner(head)
         if scanner is None:
             return body
-        return WatchedBody(body, scanner, claim, principal.brokered, permit.sudo, places)
+        brokered = principal.brokered
+        token_counts = second_token(claim.kind, operation, brokered=brokered)
+        return WatchedBody(body, scanner, claim, brokered, permit.sudo, places, token_counts)
 
 
 class BlindBodies(BodyStage):

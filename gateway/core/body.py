@@ -20,7 +20,7 @@ from .rule_match import PARAMETERS
 PLACE_PARAMETERS = frozenset(name.decode("ascii") for name in PARAMETERS)
 """Those by which an operation reaches another project or group than its path's."""
 
-WATCHED = CREDENTIAL_PARAMETERS | FEED_PARAMETERS | PLACE_PARAMETERS | {"sudo", "_method"}
+WATCHED = CREDENTIAL_PARAMETERS | FEED_PARAMETERS | PLACE_PARAMETERS | {"sudo", "token", "_method"}
 """The parameters that change who asks, what is asked, or of which project."""
 
 MAX_VALUE_BYTES = 16384

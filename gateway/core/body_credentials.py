@@ -21,6 +21,7 @@ from .credentials import (
     Kind,
     both_bearer_and_access_token,
     moved_parameter,
+    two_credentials,
 )
 from .errors import Code, Rejection, bad_request, forbidden, unauthenticated
 from .rule_match import Spelling, spelling
@@ -148,6 +149,7 @@ def admit_body(
     brokered: bool,
     may_sudo: str | None = None,
     places: frozenset[Spelling] | None = None,
+    token_counts: bool = False,
     cut: Finding | None = None,
 ) -> None:
     """Whether the body may go up whole, asked before its last chunk does.
@@ -158,6 +160,7 @@ def admit_body(
         brokered: GitLab will see one of the gateway's credentials: nothing may be left to chance.
         may_sudo: The user this brokered caller may act as.
         places: The projects and groups that may be named, by ``rule_match.spellings``; None: any.
+        token_counts: A ``token`` in it is a credential too many (``second_token``).
         cut: The finding that is cut out, hence does not count.
 
     Raises:
@@ -170,6 +173,8 @@ def admit_body(
     credentials = [finding for finding in findings if finding.name in _CREDENTIALS and finding.value != ""]
     if credentials and (brokered or claim.kind is not Kind.OPAQUE):
         raise _second(claim, credentials)
+    if token_counts and any(finding.name == "token" and finding.value != "" for finding in findings):
+        raise two_credentials()
     for finding in findings:
         if finding.name != "sudo" or finding.value == "":
             continue
@@ -196,7 +201,7 @@ def _credentials(verdict: Verdict) -> list[Finding]:
 def _second(claim: Claim, found: list[Finding]) -> Rejection:
     if claim.carrier is Carrier.BEARER and any(finding.name == "access_token" for finding in found):
         return both_bearer_and_access_token()
-    return bad_request("400 Bad Request - more than one credential", Code.AMBIGUOUS_CREDENTIAL)
+    return two_credentials()
 
 
 def _undecidable(reason: Undecidable) -> Rejection:

@@ -72,6 +72,8 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     """The fields that carry this credential when it is the one that goes up: as received, or moved from a parameter."""
     sudo_fields: Fields = ()
     """``Sudo`` as received, when it came as a field."""
+    beside: tuple[Secret, ...] = ()
+    """What the query calls ``token``, where that is not this credential. ``second_token`` says what it is then."""
 
     def __repr__(self) -> str:
         return f"Claim({self.kind.value}, {self.carrier and self.carrier.value})"
@@ -127,6 +129,8 @@ FEED_PARAMETERS = frozenset({"feed_token", "rss_token"})
 _OPAQUE_BEARER = frozenset({Surface.SCIM, Surface.KAS, Surface.REGISTRY, Surface.GEO, Surface.INTERNAL})
 _JUDGED_BY_GITLAB = frozenset({Surface.RUNNER, Surface.OAUTH, Surface.UNLEASH, Surface.OBSERVABILITY})
 _TOKEN_PARAMETER = frozenset({Surface.RUNNER, Surface.WEB_TOKEN, Surface.PACKAGES})
+_READS_TOKEN = _TOKEN_PARAMETER | {Surface.WEB}  # raw files at addresses that the catalogue does not know
+_TRIGGER = "/trigger/pipeline"
 _COOKIES_WITHOUT_LOGIN = frozenset({Surface.WEB, Surface.OAUTH, Surface.WEBSOCKET, Surface.WEB_TOKEN})
 
 # A query without any of these holds no parameter of ours, however it is encoded: %4x to %7x are the letters and "_".
@@ -149,6 +153,20 @@ class _Slots(dict[bytes, int]):
 
 
 _slots = _Slots()
+
+
+def second_token(kind: Kind, operation: Operation, *, brokered: bool) -> bool:
+    """Whether a parameter ``token`` beside a credential of ``kind`` is one too many.
+
+    It is a trigger's, a runner's, a job's, a module's or a user's for raw files, and GitLab may go by it alone: then what
+    was judged here is not what it uses. Elsewhere it is a parameter like any other (a hook's secret). Callers whose
+    credentials go up may say both, as clients do: python-gitlab triggers pipelines with its own token in the head, runners
+    send a job's token twice. Not beside a job's token, in whose stead GitLab takes it.
+    """
+    trigger = operation.name.endswith(_TRIGGER)
+    if not (trigger or operation.job_token or operation.surface in _READS_TOKEN):
+        return False
+    return brokered or (kind is Kind.JOB_TOKEN and not trigger)
 
 
 def without_carriers(fields: Fields) -> tuple[Fields, list[Field]]:
@@ -232,12 +250,12 @@ def _gather_parameters(found: _Found, query: bytes) -> None:
         name = parameter.name
         if name == "sudo":
             if not parameter.plain:
-                raise _ambiguous()
+                raise two_credentials()
             if parameter.value:
                 found.sudos.append(_text(parameter.value))
         elif name in CREDENTIAL_PARAMETERS or name in FEED_PARAMETERS or name == "token":
             if not parameter.plain and name != "token":
-                raise _ambiguous()
+                raise two_credentials()
             found.parameters.append(parameter)
         elif name == "_method":
             # Rack reads it from a form alone; whoever puts it here tries what a gateway overlooks.
@@ -246,7 +264,7 @@ def _gather_parameters(found: _Found, query: bytes) -> None:
 
 def _judge(found: _Found, target: Target, operation: Operation, method: str) -> Claim:
     if len(set(found.sudos)) > 1:
-        raise _ambiguous()
+        raise two_credentials()
     sudo = found.sudos[0] if found.sudos else None
     raw = bare = target.raw
     parameter = None
@@ -270,6 +288,7 @@ def _judge(found: _Found, target: Target, operation: Operation, method: str) -> 
         target_without_sudo=bare,
         passing=(field, *found.surface, *found.dpop),
         sudo_fields=tuple(found.sudo_fields[:1]),
+        beside=_beside(found),
     )
 
 
@@ -283,7 +302,7 @@ def _one_parameter(found: _Found) -> Parameter | None:
     ):
         raise both_bearer_and_access_token()
     if len(present) > 1 or found.tokens or found.surface:
-        raise _ambiguous()
+        raise two_credentials()
     return present[0]
 
 
@@ -304,6 +323,7 @@ def _from_parameter(parameter: Parameter, found: _Found, sudo: str | None, raw: 
         target_without_sudo=bare,
         passing=passing + tuple(found.dpop),
         sudo_fields=tuple(found.sudo_fields[:1]),
+        beside=_beside(found),
     )
 
 
@@ -315,7 +335,7 @@ def _one_field(found: _Found, surface: Surface) -> tuple[Kind, Carrier, str, str
     for slot, other in tokens[1:]:
         other_kind, _, other_secret, other_username = _read(slot, other, surface)
         if Secret(other_secret) != Secret(secret) or (other_kind is kind and other_username != username):
-            raise _ambiguous()
+            raise two_credentials()
     return kind, carrier, secret, username, field
 
 
@@ -356,7 +376,7 @@ def _without(found: _Found, raw: bytes, bare: bytes, sudo: str | None, operation
     surface = operation.surface
     kind, carrier, parameter, secret, passing = Kind.NONE, None, "", b"", tuple[Field, ...]()
     token = next((each for each in found.parameters if each.name == "token" and each.value), None)
-    trigger = operation.name.endswith("/trigger/pipeline")
+    trigger = operation.name.endswith(_TRIGGER)
     if found.surface:
         kind, carrier, secret = Kind.OPAQUE, Carrier.SURFACE, found.surface[0][1]
         passing = tuple(found.surface)
@@ -378,7 +398,12 @@ def _without(found: _Found, raw: bytes, bare: bytes, sudo: str | None, operation
         target_without_sudo=bare,
         passing=passing,
         sudo_fields=tuple(found.sudo_fields[:1]),
+        beside=_beside(found) if parameter != "token" or carrier is Carrier.BODY else (),
     )
+
+
+def _beside(found: _Found) -> tuple[Secret, ...]:
+    return tuple([Secret(_text(each.value)) for each in found.parameters if each.name == "token" and each.value])
 
 
 def injection(claim: Claim) -> Fields:
@@ -402,7 +427,8 @@ def both_bearer_and_access_token() -> Rejection:
     )
 
 
-def _ambiguous() -> Rejection:
+def two_credentials() -> Rejection:
+    """Whichever they are."""
     return bad_request("400 Bad Request - more than one credential", Code.AMBIGUOUS_CREDENTIAL)
 
 

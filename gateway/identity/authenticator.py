@@ -22,7 +22,7 @@ import msgspec
 
 from ..core.access import Principal, PrincipalKind
 from ..core.catalogue import Operation
-from ..core.credentials import Claim, Kind
+from ..core.credentials import Claim, Kind, second_token, two_credentials
 from ..core.errors import Code, Rejection, Source, unauthenticated
 from ..core.gateway_key import is_gateway_key, is_well_formed
 from ..core.messages import RequestHead
@@ -105,6 +105,8 @@ class PrincipalAuthenticator:
 
     async def authenticate(self, claim: Claim, operation: Operation, head: RequestHead) -> Principal:
         kind = claim.kind
+        if claim.beside and second_token(kind, operation, brokered=self._is_ours(claim.secret.reveal())):
+            raise two_credentials()
         if kind is _NONE:
             return self._without_credential(operation, head.peer)
         text = claim.secret.reveal()
@@ -127,7 +129,7 @@ class PrincipalAuthenticator:
 
     def proof(self, claim: Claim, operation: Operation) -> Callable[[], object] | None:
         text = claim.secret.reveal()
-        if claim.kind is _NONE:
+        if claim.kind is _NONE or claim.beside:
             return None
         if is_gateway_key(text):
             return functools.partial(self._keys.recall, claim.secret.keyed(self._process_key))

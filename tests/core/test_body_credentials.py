@@ -179,6 +179,29 @@ def test_bodies_that_may_go_up() -> None:
     assert refused.value.code is Code.BODY_UNDECIDABLE
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (b"application/json", b'{"ref":"main","token":"x"}'),
+        (b"application/json", b'{"ref":"main","t\\u006fken":["x"]}'),
+        (b"application/x-www-form-urlencoded", b"ref=main&token=x"),
+        (b"application/x-www-form-urlencoded", b"ref=main&[t%6fken]=x"),
+        (b"multipart/form-data; boundary=b", PART.replace(b'"sudo"', b'"token"')),
+        (None, b"token=x"),
+    ],
+)
+def test_a_token_counts_where_it_is_a_credential(content_type: bytes | None, body: bytes) -> None:
+    verdict = _read(content_type, body)
+    assert verdict is not None
+    admit_body(TOKEN, verdict, brokered=True)
+    admit_body(
+        TOKEN, _read(b"application/json", b'{"token":"","a":{"token":1}}') or verdict, brokered=True, token_counts=True
+    )
+    with pytest.raises(Rejection) as refused:
+        admit_body(TOKEN, verdict, brokered=True, token_counts=True)
+    assert (refused.value.code, refused.value.status) == (Code.AMBIGUOUS_CREDENTIAL, 400)
+
+
 def test_bearer_and_access_token_get_gitlabs_own_words() -> None:
     with pytest.raises(Rejection) as refused:
         admit_body(BEARER, Verdict((_found("access_token"),)), brokered=False)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.core.body import Undecidable, Verdict
 from gateway.core.body_form import FormScanner
 
-WATCHED = {"private_token", "access_token", "job_token", "sudo", "_method"}
+WATCHED = {"private_token", "access_token", "job_token", "token", "sudo", "_method"}
 
 
 def _scan(body: bytes, *cuts: int) -> tuple[Verdict, FormScanner]:

@@ -14,7 +14,7 @@ from gateway.core.body import Undecidable, Verdict
 from gateway.core.body_json import JsonScanner
 
 NAMES = ["private_token", "access_token", "job_token", "sudo", "token", "a", 'q"\\', "é", "private_tokenx", "_method"]
-WATCHED = {"private_token", "access_token", "bearer_token", "job_token", "sudo", "feed_token", "rss_token"}
+WATCHED = {"private_token", "access_token", "bearer_token", "job_token", "sudo", "feed_token", "rss_token", "token"}
 
 
 def _scan(body: bytes, *cuts: int) -> tuple[Verdict, JsonScanner]:

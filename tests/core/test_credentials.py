@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core import credentials as module
 from gateway.core.catalogue import Access, Operation, Surface
-from gateway.core.credentials import CREDENTIAL_FIELDS, Carrier, Claim, Kind, injection, read_claim
+from gateway.core.credentials import CREDENTIAL_FIELDS, Carrier, Claim, Kind, injection, read_claim, second_token
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import Field
 from gateway.core.target import parse_target
@@ -235,6 +235,53 @@ def test_what_gitlab_judges_from_the_body_or_a_parameter() -> None:
         b"/x.atom?feed_token=f",
         (),
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "query", "surface", "beside"),
+    [
+        ((PRIVATE,), b"token=t", Surface.REST, ["t"]),
+        ((PRIVATE,), b"to%6ben[]=t&a=1;token=u&token=", Surface.REST, ["t", "u"]),
+        ((), b"private_token=T1&token=t", Surface.REST, ["t"]),
+        ((), b"feed_token=f&token=t", Surface.WEB_TOKEN, ["t"]),
+        ((), b"token=t", Surface.REST, ["t"]),
+        (((b"Runner-Token", b"R"),), b"token=t", Surface.RUNNER, ["t"]),
+        ((), b"token=t", Surface.OAUTH, ["t"]),
+        ((), b"token=t", Surface.RUNNER, []),
+        ((COOKIE,), b"token=t", Surface.PACKAGES, []),
+        ((PRIVATE,), b"xtoken=t&token", Surface.REST, []),
+    ],
+)
+def test_a_token_in_the_query_is_noted_beside_another_credential(
+    fields: tuple[Field, ...], query: bytes, surface: Surface, beside: list[str]
+) -> None:
+    claim = _claim(*fields, target=b"/x?" + query, surface=surface)
+    assert [secret.reveal() for secret in claim.beside] == beside
+    assert "t" in claim.target.decode()
+
+
+TRIGGER = "POST /api/v4/projects/:id/trigger/pipeline"
+
+
+@pytest.mark.parametrize(
+    ("name", "surface", "job", "counts"),
+    [
+        ("GET /api/v4/projects/:id/hooks", Surface.REST, False, set[str]()),
+        ("GET /api/v4/projects/:id/jobs", Surface.REST, True, {"brokered", "job"}),
+        (TRIGGER, Surface.REST, False, {"brokered"}),
+        ("POST /api/v4/jobs/request", Surface.RUNNER, False, {"brokered", "job"}),
+        ("GET /api/v4/packages/x", Surface.PACKAGES, False, {"brokered", "job"}),
+        ("GET /*project/-/raw/*ref_path", Surface.WEB_TOKEN, False, {"brokered", "job"}),
+        ("other", Surface.WEB, False, {"brokered", "job"}),
+    ],
+)
+def test_where_a_token_is_a_second_credential(name: str, surface: Surface, job: bool, counts: set[str]) -> None:
+    operation = Operation(name, Access.READ, surface, job_token=job)
+    assert second_token(Kind.TOKEN, operation, brokered=True) is ("brokered" in counts)
+    assert second_token(Kind.JOB_TOKEN, operation, brokered=True) is ("brokered" in counts)
+    assert second_token(Kind.JOB_TOKEN, operation, brokered=False) is ("job" in counts)
+    for kind in set(Kind) - {Kind.JOB_TOKEN}:
+        assert not second_token(kind, operation, brokered=False)
 
 
 def test_no_secret_in_any_text() -> None:

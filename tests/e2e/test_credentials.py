@@ -163,6 +163,49 @@ def test_r13_trigger_tokens_pass_and_are_nobodys(gateway: GatewayProcess, demo: 
     assert audited["principal_kind"] == "passthrough"
 
 
+TRIGGER = "/api/v4/projects/1/trigger/pipeline"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "kind", "body"),
+    [
+        pytest.param("GET", "/platform/api/-/raw/main/x?token=static", "", b"", id="file"),
+        pytest.param("GET", "/platform/api/-/raw/main/x?a;%74oken[]=static", "", b"", id="file-spelt-oddly"),
+        pytest.param("POST", f"{TRIGGER}?token=trigger&ref=main", "", b"", id="trigger"),
+        pytest.param("POST", TRIGGER, JSON_BODY, b'{"token":"trigger","ref":"main"}', id="trigger-json"),
+        pytest.param("POST", TRIGGER, FORM, b"ref=main&token=trigger", id="trigger-form"),
+        pytest.param("POST", "/api/v4/jobs/request", JSON_BODY, b'{"token":"glrt-x"}', id="runner"),
+        pytest.param("DELETE", "/api/v4/runners?token=glrt-x", "", b"", id="runner-query"),
+        pytest.param("GET", "/api/v4/projects/1/jobs?token=glcbt-x", "", b"", id="job"),
+    ],
+)
+def test_a_token_beside_a_key_is_a_second_credential(
+    passage: Passage, recorded_keys: Keys, method: str, target: str, kind: str, body: bytes
+) -> None:
+    fields, options = [kind] if kind else [], {"body": body} if method == "POST" else {}
+    # A plan for the key's fields is there.
+    for page in (1, 2):
+        passage(f"/api/v4/projects/1/issues?page={page}", *fields, token=recorded_keys.bot)
+    refused = passage.refused(target, *fields, method=method, token=recorded_keys.bot, **options)
+    assert (refused.status, refused.value("X-Gateway-Error")) == (400, "ambiguous_credential")
+    # An own token's caller may: python-gitlab triggers pipelines so.
+    _, received = passage(target, *fields, method=method, token=OWN_TOKEN, **options)
+    assert (received.target, received.body) == (target.encode(), body)
+    assert carried(received) == [(b"PRIVATE-TOKEN", OWN_TOKEN.encode())]
+
+
+def test_a_token_that_is_no_credential_passes_beside_a_key(passage: Passage, recorded_keys: Keys) -> None:
+    hook = b'{"url":"https://hook.example.com","token":"a-secret-of-the-hook"}'
+    _, received = passage("/api/v4/projects/1/hooks", JSON_BODY, method="POST", body=hook, token=recorded_keys.bot)
+    assert received.body == hook
+
+
+def test_runners_say_their_job_s_token_twice(passage: Passage) -> None:
+    body = b'{"token":"glcbt-64_x","state":"success"}'
+    _, received = passage("/api/v4/jobs/7", "JOB-TOKEN: glcbt-64_x", JSON_BODY, method="PUT", body=body)
+    assert (carried(received), received.body) == ([(b"JOB-TOKEN", b"glcbt-64_x")], body)
+
+
 def test_r14_job_tokens_pass_where_gitlab_takes_them(gateway: GatewayProcess) -> None:
     for target, fields in (
         ("/api/v4/projects/1", [f"JOB-TOKEN: {TOKENS.job}"]),

@@ -41,7 +41,7 @@ _RESPONSE_RULES = ResponseHeaderRules(
     external_urls=("https://gitlab.example.com",), public_url="https://public.example.com"
 )
 _SHOWN = {f"Claim({kind.value}, {carrier})" for kind in Kind for carrier in (None, *(one.value for one in Carrier))}
-_WATCHED = {"private_token", "access_token", "job_token", "sudo", "_method"}
+_WATCHED = {"private_token", "access_token", "job_token", "token", "sudo", "_method"}
 
 
 def _is_one_of(rejection: Rejection, statuses: set[int]) -> None:

@@ -185,6 +185,41 @@ async def test_a_key_where_gitlab_would_see_it_is_refused(world: World, name: st
     assert (await world.ask(cut, operation)).id == "backstage"
 
 
+RAW = Operation("GET /*project/-/raw/*ref_path", Access.READ, Surface.WEB_TOKEN)
+TRIGGER = Operation("POST /api/v4/projects/:id/trigger/pipeline", Access.WRITE, Surface.REST)
+HOOKS = Operation("POST /api/v4/projects/:id/hooks", Access.WRITE, Surface.REST)
+
+
+def beside(operation: Operation, name: bytes, text: str, token: str = "t") -> Claim:
+    return read_claim([(name, text.encode())], "POST", parse_target(f"/x?token={token}".encode()), operation)
+
+
+async def test_a_key_is_not_joined_by_a_token_that_gitlab_would_use(world: World) -> None:
+    key, _ = await world.issuer.issue("backstage")
+    for operation in (RAW, TRIGGER, PACKAGES, JOB_ROUTE):
+        for name in (b"PRIVATE-TOKEN", b"JOB-TOKEN"):
+            claim = beside(operation, name, key.reveal())
+            assert (await world.refusal(claim, operation)).code is Code.AMBIGUOUS_CREDENTIAL
+            assert world.authenticator.proof(claim, operation) is None
+    assert world.store.finds == 0
+    claim = beside(HOOKS, b"PRIVATE-TOKEN", key.reveal())
+    assert (await world.ask(claim, HOOKS)).id == "backstage"
+    assert world.authenticator.proof(claim, HOOKS) is None, "each time anew"
+
+
+async def test_own_tokens_may_be_joined_as_clients_do_it(world: World) -> None:
+    for operation in (RAW, TRIGGER, PACKAGES, HOOKS, JOB_ROUTE):
+        assert (await world.ask(beside(operation, b"PRIVATE-TOKEN", "good"), operation)).id == "user:42"
+    assert (await world.ask(beside(TRIGGER, b"JOB-TOKEN", "good"), TRIGGER)).id == "user:42"
+
+
+async def test_a_job_is_not_joined_by_another(world: World) -> None:
+    world.gitlab.good["job"] = "job-project:7"
+    assert (await world.ask(Claim(Kind.JOB_TOKEN, Secret("job"), Carrier.JOB_TOKEN), JOB_ROUTE)).id == "job-project:7"
+    claim = beside(JOB_ROUTE, b"JOB-TOKEN", "job", "another")
+    assert (await world.refusal(claim, JOB_ROUTE)).code is Code.AMBIGUOUS_CREDENTIAL
+
+
 async def test_a_typo_costs_no_lookup(world: World) -> None:
     key, _ = await world.issuer.issue("backstage")
     await world.refusal(private(key.reveal()[:-1]))
