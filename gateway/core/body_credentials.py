@@ -24,6 +24,7 @@ from .credentials import (
     two_credentials,
 )
 from .errors import Code, Rejection, bad_request, forbidden, unauthenticated
+from .gateway_key import holds_gateway_key
 from .rule_match import Spelling, spelling
 from .secret import Secret
 
@@ -31,6 +32,7 @@ MAX_CUT_BYTES = 65536
 """A body credential is accepted only in a body that fits: it is cut out before anything goes up."""
 
 _CREDENTIALS = CREDENTIAL_PARAMETERS | FEED_PARAMETERS
+_CARRIERS = _CREDENTIALS | {"token"}
 _IDENTITY = frozenset({b"", b"identity"})
 _VISIBLE = re.compile(r"[!-~\x80-\U0010ffff]+")
 _FORM = "application/x-www-form-urlencoded"
@@ -165,7 +167,8 @@ def admit_body(
 
     Raises:
         Rejection: PROJECT_UNKNOWN (404) for a place that is none of ``places``;
-            METHOD_OVERRIDE, AMBIGUOUS_CREDENTIAL, BODY_UNDECIDABLE (400); SUDO_FORBIDDEN (403).
+            METHOD_OVERRIDE, AMBIGUOUS_CREDENTIAL, BODY_UNDECIDABLE (400); UNAUTHENTICATED (401) for a gateway key in it;
+            SUDO_FORBIDDEN (403).
     """
     findings = [finding for finding in verdict.findings if finding != cut]
     if any(finding.name == "_method" for finding in findings):
@@ -175,6 +178,8 @@ def admit_body(
         raise _second(claim, credentials)
     if token_counts and any(finding.name == "token" and finding.value != "" for finding in findings):
         raise two_credentials()
+    if any(finding.name in _CARRIERS and holds_gateway_key(finding.value or "") for finding in findings):
+        raise unauthenticated()
     for finding in findings:
         if finding.name != "sudo" or finding.value == "":
             continue

@@ -15,6 +15,7 @@ import msgspec
 
 from .catalogue import Operation, Surface
 from .errors import Code, Rejection, bad_request, unauthenticated
+from .gateway_key import holds_gateway_key, is_gateway_key
 from .messages import Field, Fields
 from .query import Parameter, cut_parameters, query_parameters
 from .secret import Secret
@@ -198,7 +199,8 @@ def read_claim(fields: Iterable[Field], method: str, target: Target, operation: 
 
     Raises:
         Rejection: AMBIGUOUS_CREDENTIAL (400) for two, or one spelt so that readers differ; UNAUTHENTICATED (401) for one
-            that cannot be any; METHOD_OVERRIDE (400) for ``_method`` in the query.
+            that cannot be any, and for a gateway key where it would go up with what GitLab is to judge; METHOD_OVERRIDE
+            (400) for ``_method`` in the query.
     """
     carriers = [field for field in fields if _slots[field[0]]]
     query = target.query
@@ -215,7 +217,10 @@ def read_claim(fields: Iterable[Field], method: str, target: Target, operation: 
         _gather(found, _slots[field[0]], field, operation.surface)
     if query is not None and suspect:
         _gather_parameters(found, query)
-    return _judge(found, target, operation, method)
+    claim = _judge(found, target, operation, method)
+    if _leaks_key(found, claim):
+        raise unauthenticated()
+    return claim
 
 
 def _gather(found: _Found, slot: int, field: Field, surface: Surface) -> None:
@@ -292,6 +297,16 @@ def _judge(found: _Found, target: Target, operation: Operation, method: str) -> 
     )
 
 
+def _leaks_key(found: _Found, claim: Claim) -> bool:
+    """A gateway key is where GitLab would see it. Beside one that is the credential, no field that carries any goes up."""
+    if any(each.name == "token" and holds_gateway_key(_text(each.value)) for each in found.parameters):
+        return True
+    if is_gateway_key(claim.secret.reveal()):
+        return False
+    beside = (*found.surface, *found.dpop, *found.cookies)
+    return any(field in claim.passing and holds_gateway_key(_text(field[1])) for field in beside)
+
+
 def _one_parameter(found: _Found) -> Parameter | None:
     """The credential in the query, if there is one and no other."""
     present = [parameter for parameter in found.parameters if parameter.name != "token" and parameter.value]
@@ -365,8 +380,10 @@ def _authorization(value: bytes, surface: Surface) -> tuple[Kind, Carrier, str, 
             decoded = binascii.a2b_base64(rest, strict_mode=True)
         except binascii.Error:
             raise unauthenticated() from None
-        username, _, password = decoded.partition(b":")
-        return Kind.BASIC, Carrier.BASIC, _text(password), _text(username)
+        username, password = map(_text, decoded.partition(b":")[::2])
+        if holds_gateway_key(username) and not is_gateway_key(password):
+            raise unauthenticated()  # a key is the password, whoever the user
+        return Kind.BASIC, Carrier.BASIC, password, username
     # Negotiate, GL-Geo, a RubyGems key as the whole value.
     return Kind.OPAQUE, Carrier.AUTHORIZATION, _text(value), ""
 

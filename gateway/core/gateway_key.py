@@ -40,6 +40,11 @@ def is_gateway_key(text: str) -> bool:
     return text.startswith(PREFIX)
 
 
+def holds_gateway_key(text: str) -> bool:
+    """One of ours is in it, in quotes or behind a scheme perhaps: it is not believed there, and must not go up."""
+    return PREFIX in text and (text.startswith(PREFIX) or _SHAPE.search(text) is not None)
+
+
 def is_well_formed(text: str) -> bool:
     """Shape and checksum are right. False for a typo, a truncated paste or a guess made without reading this page."""
     return _SHAPE.fullmatch(text) is not None and _checksum(text[:-_CHECKSUM_DIGITS]) == text[-_CHECKSUM_DIGITS:]

@@ -24,7 +24,7 @@ from ..core.access import Principal, PrincipalKind
 from ..core.catalogue import Operation
 from ..core.credentials import Claim, Kind, second_token, two_credentials
 from ..core.errors import Code, Rejection, Source, unauthenticated
-from ..core.gateway_key import is_gateway_key, is_well_formed
+from ..core.gateway_key import holds_gateway_key, is_gateway_key, is_well_formed
 from ..core.messages import RequestHead
 from ..core.peer_guard import PeerGuard, subject
 from ..core.secret import Secret, fingerprint, keyed_hash
@@ -105,8 +105,8 @@ class PrincipalAuthenticator:
 
     async def authenticate(self, claim: Claim, operation: Operation, head: RequestHead) -> Principal:
         kind = claim.kind
-        if claim.beside and second_token(kind, operation, brokered=self._is_ours(claim.secret.reveal())):
-            raise two_credentials()
+        if claim.beside:
+            self._judge_beside(claim, operation, head.peer)
         if kind is _NONE:
             return self._without_credential(operation, head.peer)
         text = claim.secret.reveal()
@@ -119,6 +119,8 @@ class PrincipalAuthenticator:
             if found is not None:
                 return found
         if self._opens(passthrough_for(kind, operation)):
+            if holds_gateway_key(text):
+                raise self._failure(head.peer)
             if kind is Kind.BASIC:
                 # GitLab bans an address, ours, after some thirty failed Basic logins: ours must come first.
                 self._refuse_repeated_failure(head.peer)
@@ -163,6 +165,13 @@ class PrincipalAuthenticator:
         await self._keys.close()
         if self._workloads is not None:
             await self._workloads.close()
+
+    def _judge_beside(self, claim: Claim, operation: Operation, peer: str) -> None:
+        """What the query calls a token beside the claim goes up: never one of ours, nor a second credential."""
+        if any(self._is_ours(token.reveal()) for token in claim.beside):
+            raise self._failure(peer)
+        if second_token(claim.kind, operation, brokered=self._is_ours(claim.secret.reveal())):
+            raise two_credentials()
 
     # The sources
 
@@ -236,6 +245,8 @@ class PrincipalAuthenticator:
             return found
         may_be_deploy = self._opens(falls_back(claim.kind, operation))
         if found is Recall.ASK or found is Recall.REFRESH:
+            if holds_gateway_key(claim.secret.reveal()):
+                raise self._failure(peer)
             shown = presentation(claim)
             lookup = _Lookup(
                 flight=(key, may_be_job),

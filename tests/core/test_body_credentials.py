@@ -8,6 +8,7 @@ from gateway.core.body import Finding, Undecidable, Verdict
 from gateway.core.body_credentials import admit_body, body_claim, cut_body_credential, scanner_for
 from gateway.core.credentials import Carrier, Claim, Kind
 from gateway.core.errors import Code, Rejection
+from gateway.core.gateway_key import new_key
 from gateway.core.rule_match import Spelling
 from gateway.core.secret import Secret
 
@@ -200,6 +201,17 @@ def test_a_token_counts_where_it_is_a_credential(content_type: bytes | None, bod
     with pytest.raises(Rejection) as refused:
         admit_body(TOKEN, verdict, brokered=True, token_counts=True)
     assert (refused.value.code, refused.value.status) == (Code.AMBIGUOUS_CREDENTIAL, 400)
+
+
+@pytest.mark.parametrize("name", ["token", "private_token", "job_token", "feed_token"])
+@pytest.mark.parametrize("value", ["ggw_x", f'"{new_key(bytes(32)).reveal()}"'])
+def test_a_gateway_key_never_goes_up_in_a_body(name: str, value: str) -> None:
+    finding = _found(name, value)
+    with pytest.raises(Rejection) as refused:
+        admit_body(OPAQUE, Verdict((finding,)), brokered=False)
+    assert refused.value.code is Code.UNAUTHENTICATED
+    admit_body(OPAQUE, Verdict((finding,)), brokered=False, cut=finding)
+    admit_body(OPAQUE, Verdict((_found("sudo", value), _found(name, None))), brokered=False)
 
 
 def test_bearer_and_access_token_get_gitlabs_own_words() -> None:

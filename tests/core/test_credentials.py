@@ -11,6 +11,7 @@ from gateway.core import credentials as module
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.credentials import CREDENTIAL_FIELDS, Carrier, Claim, Kind, injection, read_claim, second_token
 from gateway.core.errors import Code, Rejection
+from gateway.core.gateway_key import new_key
 from gateway.core.messages import Field
 from gateway.core.target import parse_target
 
@@ -282,6 +283,40 @@ def test_where_a_token_is_a_second_credential(name: str, surface: Surface, job: 
     assert second_token(Kind.JOB_TOKEN, operation, brokered=False) is ("job" in counts)
     for kind in set(Kind) - {Kind.JOB_TOKEN}:
         assert not second_token(kind, operation, brokered=False)
+
+
+KEY = new_key(bytes(32)).reveal().encode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "query", "surface"),
+    [
+        pytest.param((), b"token=KEY", Surface.REST, id="alone"),
+        pytest.param((), b"token=KEY", Surface.WEB_TOKEN, id="where-a-token-is-read"),
+        pytest.param((), b"t%6fken[]=%67gw_x", Surface.REST, id="escaped"),
+        pytest.param((), b"token=x&token=%22KEY%22", Surface.RUNNER, id="the-second-of-two"),
+        pytest.param((PRIVATE,), b"token=KEY", Surface.REST, id="beside-an-own-token"),
+        pytest.param(((b"PRIVATE-TOKEN", KEY),), b"token=KEY", Surface.REST, id="beside-itself"),
+        pytest.param((), b"private_token=KEY&token=KEY", Surface.REST, id="beside-itself-in-the-query"),
+        pytest.param((BEARER, (b"X-NuGet-ApiKey", KEY)), b"", Surface.PACKAGES, id="another-field"),
+        pytest.param((JOB, (b"Runner-Token", b"x " + KEY)), b"", Surface.RUNNER, id="within-another-field"),
+        pytest.param((PRIVATE, (b"DPoP", KEY)), b"", Surface.REST, id="proof"),
+        pytest.param(((b"Cookie", b"a=" + KEY),), b"", Surface.WEB, id="cookie"),
+        pytest.param((_basic(KEY.decode() + ":"),), b"", Surface.GIT, id="user-name"),
+        pytest.param((_basic(KEY.decode() + ":x-oauth-basic"),), b"", Surface.GIT, id="user-name-beside-a-word"),
+    ],
+)
+def test_a_gateway_key_that_would_go_up_is_refused(fields: tuple[Field, ...], query: bytes, surface: Surface) -> None:
+    assert _refused(*fields, target=b"/x?" + query.replace(b"KEY", KEY), surface=surface).status == 401
+
+
+def test_a_gateway_key_that_is_the_credential_may_be_said_again_where_nothing_goes_up() -> None:
+    nuget = (b"X-NuGet-ApiKey", KEY)
+    for field in ((b"PRIVATE-TOKEN", KEY), _basic(f"{KEY.decode()}:{KEY.decode()}")):
+        assert _claim(field, nuget, surface=Surface.PACKAGES).secret.reveal() == KEY.decode()
+    assert _claim(nuget, surface=Surface.PACKAGES).secret.reveal() == KEY.decode()
+    assert _claim(PRIVATE, nuget).passing == (PRIVATE,), "dropped elsewhere"
+    assert _claim(PRIVATE, target=b"/x?token=xggw_y").kind is Kind.TOKEN, "a word like any other"
 
 
 def test_no_secret_in_any_text() -> None:

@@ -14,6 +14,7 @@ from gateway.core.gateway_key import (
     RANDOM_BYTES,
     digest,
     digest_of_hash,
+    holds_gateway_key,
     is_gateway_key,
     is_well_formed,
     new_key,
@@ -43,6 +44,14 @@ def test_a_new_key_is_recognised_and_well_formed(random: bytes) -> None:
     assert is_gateway_key(key)
     assert is_well_formed(key)
     assert re.fullmatch(PATTERN, key)
+
+
+@given(RANDOM, st.text(max_size=5), st.text(max_size=5))
+def test_a_key_is_found_in_whatever_is_around_it(random: bytes, before: str, after: str) -> None:
+    key = new_key(random).reveal()
+    assert holds_gateway_key(before + key + after)
+    assert holds_gateway_key("ggw_" + after)
+    assert not holds_gateway_key("-" + before + "ggw_" + after)
 
 
 @given(RANDOM, RANDOM)

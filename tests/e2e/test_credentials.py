@@ -194,6 +194,28 @@ def test_a_token_beside_a_key_is_a_second_credential(
     assert carried(received) == [(b"PRIVATE-TOKEN", OWN_TOKEN.encode())]
 
 
+def test_a_gateway_key_never_goes_up(passage: Passage, recorded_keys: Keys) -> None:
+    """Anonymous callers, own tokens and what passes through are let in here: a key is for the gateway alone."""
+    key, source = recorded_keys.bot, stranger()
+    for method, target, fields, body in (
+        ("GET", f"/api/v4/projects/1?token={key}", [], b""),
+        ("GET", f"/api/v4/projects/1?a;t%6fken[]={key}", [f"PRIVATE-TOKEN: {OWN_TOKEN}"], b""),
+        ("OPTIONS", f"/api/v4/projects/1?token={key}", ["Origin: https://a.b", "Access-Control-Request-Method: GET"], b""),
+        ("GET", f"/platform/api/-/raw/main/x?token={key}", [], b""),
+        ("GET", "/platform/api.git/info/refs?service=git-upload-pack", [basic(key, "x-oauth-basic")], b""),
+        ("GET", "/platform/api.git/info/refs?service=git-upload-pack", [f"Authorization: token {key}"], b""),
+        ("GET", "/api/v4/user", [f'Authorization: Bearer "{key}"'], b""),
+        ("GET", "/api/v4/projects/1/packages/nuget/index", ["Deploy-Token: gldt-x", f"X-NuGet-ApiKey: {key}"], b""),
+        ("POST", TRIGGER, [FORM], b"ref=main&token=" + key.encode()),
+        ("POST", "/api/v4/jobs/request", [JSON_BODY], b'{"token":"%b"}' % key.encode()),
+        ("POST", "/api/v4/projects/1/hooks", [JSON_BODY, f"PRIVATE-TOKEN: {OWN_TOKEN}"], b'{"token":"%b"}' % key.encode()),
+    ):
+        options = {"body": body} if method == "POST" else {}
+        refused = passage.refused(target, *fields, method=method, source=source, **options)
+        assert (refused.status, refused.value("X-Gateway-Error")) == (401, "unauthenticated"), (target, fields)
+        assert key not in json.dumps(passage.gateway.audited(refused.request_id))
+
+
 def test_a_token_that_is_no_credential_passes_beside_a_key(passage: Passage, recorded_keys: Keys) -> None:
     hook = b'{"url":"https://hook.example.com","token":"a-secret-of-the-hook"}'
     _, received = passage("/api/v4/projects/1/hooks", JSON_BODY, method="POST", body=hook, token=recorded_keys.bot)

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.core.access import Principal, PrincipalKind
@@ -218,6 +219,21 @@ async def test_a_job_is_not_joined_by_another(world: World) -> None:
     assert (await world.ask(Claim(Kind.JOB_TOKEN, Secret("job"), Carrier.JOB_TOKEN), JOB_ROUTE)).id == "job-project:7"
     claim = beside(JOB_ROUTE, b"JOB-TOKEN", "job", "another")
     assert (await world.refusal(claim, JOB_ROUTE)).code is Code.AMBIGUOUS_CREDENTIAL
+
+
+@pytest.mark.parametrize("wrapped", ['"{}"', "token {}", " {}"])
+async def test_a_key_in_quotes_or_so_is_shown_to_nobody(wrapped: str) -> None:
+    world = World(msgspec.structs.replace(FULL, passthrough=frozenset(Passthrough)))
+    key, _ = await world.issuer.issue("backstage")
+    text = Secret(wrapped.format(key.reveal()))
+    for claim, operation in (
+        (Claim(Kind.TOKEN, text, Carrier.BEARER), REST),
+        (Claim(Kind.TOKEN, text, Carrier.BEARER), PACKAGES),
+        (Claim(Kind.OPAQUE, text, Carrier.AUTHORIZATION), GIT),
+        (Claim(Kind.BASIC, text, Carrier.BASIC), GIT),
+    ):
+        assert (await world.refusal(claim, operation)).code is Code.UNAUTHENTICATED
+    assert (world.gitlab.asked, world.store.finds) == ([], 0)
 
 
 async def test_a_typo_costs_no_lookup(world: World) -> None:
