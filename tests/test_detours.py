@@ -163,6 +163,9 @@ async def test_a_body_that_names_another(
         "/api/v4/projects/platform%2Fapi/share/9",
         "/finance/ledger.git/info/refs?service=git-upload-pack",
         "/finance/ledger.wiki.git/git-upload-pack",
+        "/7.wiki.git/git-receive-pack",
+        "/7.git/info/lfs/objects/batch",
+        "/7/-/raw/main/readme?issues",
     ],
 )
 async def test_a_path_that_leads_elsewhere(made: World, gitlab: GitLab, target: str) -> None:

@@ -13,7 +13,7 @@ from .catalogue import Operation, ReferenceKind
 from .cost import Weights
 from .limits import EVERY, Era, Limit, Scope, Take, Takes
 from .project_names import ProjectNames
-from .rule_match import Clause, Matcher, spell
+from .rule_match import Clause, Matcher, spelt_in_path
 from .target import Target
 
 KEY_BYTES = 200
@@ -144,7 +144,7 @@ class Limits:
         a limit's sake. What no project can be called has one bucket together."""
         for reference in operation.references:
             if reference.kind in _PLACES:
-                spelt = spell(reference.value(target.segments)) or "?"
+                spelt = spelt_in_path(reference, target.segments) or "?"
                 number = self._names.number_of(spelt.encode())
                 return number.decode() if number is not None else spelt
         return ""

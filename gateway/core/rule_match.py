@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import msgspec
 
-from .catalogue import SAFE_METHODS, Access, Operation, ReferenceKind, Surface
+from .catalogue import SAFE_METHODS, Access, Operation, Reference, ReferenceKind, Surface
 from .query import query_parameters
 from .route_tree import RouteTree, expand, shape, split
 from .target import Target
@@ -149,12 +149,19 @@ def spell(value: str) -> str | None:
     return value.lower() if _PATH.fullmatch(value) else None
 
 
+def spelt_in_path(reference: Reference, segments: tuple[str, ...]) -> str | None:
+    """As :func:`spell`. Where a reference spans segments GitLab looks for a path alone: ``/42.git`` is not of project 42,
+    and what a group called 42 has is undecidable."""
+    spelt = spell(reference.value(segments))
+    return None if reference.end and spelt is not None and spelt.isdigit() else spelt
+
+
 def named(operation: Operation, target: Target) -> tuple[Named, ...]:
     """Every project and group the request names, in its path first, then in its query."""
     segments = target.segments
     follows = operation.surface in _FOLLOWING
     found = [
-        Named(reference.kind, spell(reference.value(segments)), follows)
+        Named(reference.kind, spelt_in_path(reference, segments), follows)
         for reference in operation.references
         if reference.kind in _POLICED
     ]

@@ -249,6 +249,13 @@ def test_a_project_has_a_bucket_of_its_own(spelt: str, key: str) -> None:
     assert [take.key for take in other] == [key]
 
 
+def test_the_wiki_of_a_group_called_7_takes_nothing_from_project_7() -> None:
+    repository = (Reference(0, ReferenceKind.PROJECT, "repository_path", end=1, repository=True),)
+    fetch = Operation("GET /*repository_path.git/info/refs", Access.READ, Surface.GIT, references=repository)
+    takes = BY_PROJECT.takes_for(key_principal(), fetch, target("/7.wiki.git/info/refs"), "GET", "10.0.0.1")
+    assert [take.key for take in takes] == ["{gw}:b:project:?"]
+
+
 def test_a_number_and_its_path_are_one_bucket_once_an_answer_told() -> None:
     names = ProjectNames()
     limits = Limits.compile([Limit("project", Scope.PROJECT, 1.0, 5.0)], names=names)

@@ -247,6 +247,41 @@ def test_what_an_allow_reaches(projects: Projects, target: str, asked: Fit, answ
     assert reach(projects, "GET", target, known=True) is answered
 
 
+DIGITS = [
+    "/42.git/info/refs?service=git-upload-pack",
+    "/42/info/refs?service=git-upload-pack",
+    "/42.wiki.git/info/refs?service=git-upload-pack",
+    "/42.design.git/info/refs?service=git-upload-pack",
+    "/42/snippets/7.git/info/refs?service=git-upload-pack",
+    "/0042.git/info/refs?service=git-upload-pack",
+    "/42.git/info/lfs/locks",
+    "/42.git/gitlab-lfs/objects/" + "0" * 64,
+    "/42/-/raw/main/x",
+    "/42/-/archive/main/x.zip",
+    "/42/-/issues.atom",
+    "/42/-/jobs/1/terminal.ws",
+    "/v2/42/dependency_proxy/containers/alpine/manifests/latest",
+]
+
+
+@pytest.mark.parametrize("target", DIGITS)
+@pytest.mark.parametrize("projects", [BY_ID, BY_PATH, UNDER, UNDER_ID], ids=["number", "path", "group", "group-number"])
+def test_digits_are_no_number_where_gitlab_looks_for_a_path(projects: Projects, target: str) -> None:
+    """There 42 is what a group is called, of which a wiki may be the repository."""
+    operation, parsed = request("GET", target)
+    assert [thing.spelt for thing in named(operation, parsed)] == [None]
+    assert questions_of(operation, parsed) == ()
+    for known in (False, True):
+        assert reach(projects, "GET", target, known=known) is Fit.UNSURE
+        assert touch(projects, "GET", target, known=known) is Fit.UNSURE
+
+
+@pytest.mark.parametrize("target", ["/42/7.git/info/refs", "/42/7.wiki.git/info/refs", "/42/7/-/raw/main/x"])
+def test_digits_are_a_part_of_a_path(target: str) -> None:
+    operation, parsed = request("GET", target)
+    assert named(operation, parsed) == (Named(PROJECT, "42/7"),)
+
+
 def test_a_body_that_may_name_another_project_is_allowed_only_when_it_is_screened() -> None:
     target = "/api/v4/projects/platform%2Fapi/merge_requests"
     assert reach(BY_PATH, "POST", target) is Fit.NO
