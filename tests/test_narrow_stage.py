@@ -113,6 +113,14 @@ async def test_each_caller_sees_their_own(made: World, gitlab: GitLab) -> None:
     assert shown(await get(made, caller="twin")) == ["platform/api", "finance/ledger"]
 
 
+async def test_a_fork_does_not_tell_what_it_was_forked_from(made: World, gitlab: GitLab) -> None:
+    fork = {**ITEMS[0], "forked_from_project": {**ITEMS[1], "description": "SECRET"}}
+    gitlab.body = json.dumps([fork]).encode()
+    for _ in range(2):  # from GitLab, then from the cache
+        assert json.loads((await get(made)).written) == [ITEMS[0]]
+        assert json.loads((await get(made, caller="twin")).written) == [fork]
+
+
 async def test_what_tells_of_the_rest_is_left_out(made: World) -> None:
     down = await get(made)
     for name in (b"X-Total", b"X-Total-Pages"):

@@ -1,8 +1,9 @@
 """Lists that a shared credential sees more of than the caller may: which items of an answer stay.
 
 Only operations of a reviewed table: it names the members of an item that say whose it is. What cannot be told apart is left
-out. An item that stays is not touched, an item that goes leaves nothing behind: no total, no last page, no validator of
-GitLab's. What the pages tell all the same: that there are more of them.
+out. An item that goes leaves nothing behind: no total, no last page, no validator of GitLab's. One that stays is not
+touched, unless it holds another project that goes (what it was forked from): that member is left out, as GitLab does for
+who may not see it. What the pages tell all the same: that there are more of them.
 """
 
 from __future__ import annotations
@@ -122,13 +123,45 @@ def shape_of(operation: Operation, target: Target) -> Shape | None:
 def narrow(body: bytes, shape: Shape, narrowing: Narrowing) -> bytes | None:
     """The list less what the caller may not see; None: it is no list."""
     try:
-        items = _items(body)
+        kept = [_alone(item, shape, narrowing) for item in _items(body) if _stays(item, shape, narrowing)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return b"[" + b",".join([bytes(item) for item in items if _stays(item, shape, narrowing)]) + b"]"
+    return b"[" + b",".join(kept) + b"]"
 
 
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_SAYS = "path_with_namespace"
+"""The member that each project has, in whatever it stands."""
+
+
+def _alone(raw: msgspec.Raw, shape: Shape, narrowing: Narrowing) -> bytes:
+    """An item that stays, less the members that hold a project which does not."""
+    octets = bytes(raw)
+    if octets.count(_SAYS.encode()) <= (shape is _PROJECTS) and b"\\u00" not in octets:
+        return octets
+    members = _members(raw)
+    left = {name: value for name, value in members.items() if _may_stay(value, narrowing)}
+    return octets if len(left) == len(members) else msgspec.json.encode(left)
+
+
+def _may_stay(value: msgspec.Raw, narrowing: Narrowing) -> bool:
+    """It is no project and holds none, or it is one that stays. Lists of projects, or deeper ones, GitLab's items do not
+    have."""
+    if bytes(value)[:1] not in {b"{", b"["}:
+        return True
+    top = msgspec.json.decode(value)
+    others, left = 0, [top]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            others += one is not top and _SAYS in one
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+    if isinstance(top, dict) and _SAYS in top:
+        return not others and _stays(value, _PROJECTS, narrowing)
+    return not others
 
 
 def _stays(raw: msgspec.Raw, shape: Shape, narrowing: Narrowing) -> bool:

@@ -98,6 +98,57 @@ def test_an_item_stays_to_the_octet() -> None:
     assert narrow(body, PROJECTS, OURS) == b'[{"path_with_namespace" : "platform/\\u0061pi", "id":1 ,"x":1.0e2 }]'
 
 
+ELSEWHERE, OURS_TOO = project(2, "finance/ledger", description="SECRET"), project(3, "platform/api")
+
+
+def test_what_it_was_forked_from_goes_where_that_is_elsewhere() -> None:
+    fork = project(1, "platform/web", forked_from_project=ELSEWHERE, namespace={"full_path": "platform"}, x=[1, {}])
+    assert kept([fork]) == [{name: value for name, value in fork.items() if name != "forked_from_project"}]
+    secret = Narrowing(OURS.allow, (matcher(named=("3",)),))
+    assert kept([project(1, "platform/web", forked_from_project=OURS_TOO)], secret) == [project(1, "platform/web")]
+
+
+@pytest.mark.parametrize("shape", [PROJECTS, GROUPS, ISSUES], ids=["projects", "groups", "issues"])
+def test_any_project_within_an_item_is_looked_at(shape: object) -> None:
+    item: dict[str, object] = {"id": 1, "project_id": 1, "full_path": "platform", "references": {"full": "platform/web#1"}}
+    item |= project(1, "platform/web") if shape is PROJECTS else {}
+    for other in (
+        ELSEWHERE,
+        [OURS_TOO, ELSEWHERE],
+        {"a": [{"b": ELSEWHERE}]},
+        {**OURS_TOO, "source": ELSEWHERE},
+        project(2, None),
+    ):
+        assert kept([{**item, "other": other, "z": 1}], shape=shape) == [{**item, "z": 1}]
+    whole = {**item, "other": OURS_TOO, "z": None}
+    assert kept([whole], shape=shape) == [whole]
+
+
+WEB = b'{"id":1 , "path_with_namespace":"platform/web","a":1.0e2,'
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'"forked_from_project" : {"id":3, "path_with_namespace":"platform/api"}}',
+        b'"description":"a \\"path_with_namespace\\": \\u003cb\\u003e", "n":{"k":"\\u0026"}}',
+    ],
+)
+def test_an_item_with_a_project_that_stays_keeps_its_octets(rest: bytes) -> None:
+    assert narrow(b"[ " + WEB + rest + b"]", PROJECTS, OURS) == b"[" + WEB + rest + b"]"
+
+
+def test_the_other_members_keep_their_octets() -> None:
+    item = WEB + b'"f":{"path_with_namespace":"x/y","id":9},"n":{ "k":"\\u0026" }}'
+    expected = b'{"id":1,"path_with_namespace":"platform/web","a":1.0e2,"n":{ "k":"\\u0026" }}'
+    assert narrow(b"[" + item + b"]", PROJECTS, OURS) == b"[" + expected + b"]"
+
+
+def test_a_name_in_escapes_hides_nothing() -> None:
+    item = b'{"id":1,"path_with_namespace":"platform/web","f":{"id":9,"p\\u0061th_with_namespace":"x/y"}}'
+    assert narrow(b"[" + item + b"]", PROJECTS, OURS) == b'[{"id":1,"path_with_namespace":"platform/web"}]'
+
+
 def test_numbers_and_patterns_are_rules_too() -> None:
     items = [project(7, "a/b"), project(8, "a/c"), project(9, "d/e")]
     assert kept(items, Narrowing((matcher(named=("8",)),))) == [items[1]]

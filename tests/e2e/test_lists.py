@@ -7,9 +7,10 @@ from pathlib import Path
 
 from gateway.demo.gitlab import DemoGitLab
 from gateway.demo.seed import TOKENS
-from tests.e2e.conftest import DEMO_SECRETS, demo_config
+from tests.e2e.conftest import BROKER_TOKEN, DEMO_SECRETS, demo_config
 from tests.e2e.running import GatewayProcess
 from tests.e2e.wire import ask
+from tests.fakes.gitlab import FakeGitLab, response
 
 
 def test_a_key_sees_its_group_alone(demo: DemoGitLab, tmp_path: Path) -> None:
@@ -49,3 +50,32 @@ def test_a_key_sees_its_group_alone(demo: DemoGitLab, tmp_path: Path) -> None:
         assert walked == ours
     finally:
         assert gateway.stop() == 0
+
+
+def test_a_fork_is_shown_without_what_is_elsewhere(recording: FakeGitLab, tmp_path: Path) -> None:
+    config = {
+        "upstream": {"url": recording.url},
+        "identities": [{"id": "reader", "key": "issued"}],
+        "credentials": [{"id": "sa", "token": "${env:SA}"}],
+        "rules": [
+            {
+                "id": "narrow",
+                "for": ["reader"],
+                "use": "sa",
+                "allow": [{"access": "read", "projects": {"under_group": "platform"}, "lists": "filter"}],
+            }
+        ],
+    }
+    ours = b'{"id":44,"path_with_namespace":"platform/web","forked_from_project":%b,"name":"web"}'
+    theirs = b'{"id":43,"path_with_namespace":"finance/ledger","description":"SECRET"}'
+    inner = b'{"id":42,"path_with_namespace":"platform/api"}'
+    gateway = GatewayProcess(config, tmp_path, {"SA": BROKER_TOKEN})
+    try:
+        key = gateway.new_key("reader")
+        body = b"[%b,%b]" % (ours % theirs, ours % inner)
+        recording.script(response(200, body, ("Content-Type", "application/json")))
+        shown = ask(gateway.port, "/api/v4/projects", token=key).body
+        assert shown == b'[{"id":44,"path_with_namespace":"platform/web","name":"web"},%b]' % (ours % inner)
+    finally:
+        assert gateway.stop() == 0
+        recording.settle()
