@@ -255,8 +255,6 @@ class Connection(asyncio.Protocol):
         if (phase := self._phase) is _BODY and isinstance(self._reader, CloseReader) and error is None and self._eof:
             self._finish_stream()
         elif phase is _TUNNEL and error is None:
-            if self._stream is not None:
-                self._stream.end()
             self.close()
         elif phase is _HEAD:
             self.fail(Failure.RESET)
@@ -475,6 +473,8 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         elif phase is _TUNNEL:
             # What one side said last is still the other's to hear.
+            if self._stream is not None:
+                self._stream.end()
             self._transport.close()
             if self._transport.get_write_buffer_size():
                 self._loop.call_later(_LINGER_S, self._transport.abort)

@@ -130,6 +130,7 @@ class UpstreamTunnel(Stream):
             raise rejection(error.failure, "tunnel") from error
 
     def write_eof(self) -> None:
-        """Half-close, where the transport can (TLS can't: RFC 8446 §6.1 allows it, our TLS stack doesn't)."""
+        """Half-close. TLS can't (RFC 8446 §6.1 allows it, our TLS stack doesn't): there all ends, and what has come can
+        still be read."""
         if self._line is not None:
             self._line.write_eof()

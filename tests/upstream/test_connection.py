@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.core.errors import Code, Rejection, bad_request
 from gateway.reply import Reply
 from gateway.upstream.client import LeanUpstream, UpstreamSettings
-from gateway.upstream.streams import HIGH_BYTES
+from gateway.upstream.streams import HIGH_BYTES, UpstreamTunnel
 
 from .conftest import OK, Gitlab, Peer, Pieces, always, get, once
 from .test_head_forms import learnt
@@ -614,6 +614,32 @@ async def test_a_tunnel_that_is_reset(gitlab: Gitlab, upstream: Make) -> None:
         await reply.tunnel.write(b"x")
     reply.tunnel.write_eof()
     assert (client.in_flight, client.open) == (0, 0)
+
+
+async def test_over_tls_an_end_is_the_end_of_both(gitlab: Gitlab, upstream: Make, certificate: tuple[Path, Path]) -> None:
+    """What had come can still be read; nobody waits for more."""
+    key, cert = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(SWITCH + b"first")
+        await peer.rest()
+
+    await gitlab.play(script, ssl=context)
+    client = upstream(f"https://localhost:{gitlab.port}", ca_file=str(cert), max_tunnels=1)
+    for _ in range(2):
+        reply = await client.send(get(own=UPGRADE, upgrade=True), None)
+        tunnel = reply.tunnel
+        assert isinstance(tunnel, UpstreamTunnel)
+        while not tunnel.buffered:
+            await asyncio.sleep(0.001)
+        tunnel.write_eof()
+        async with asyncio.timeout(5):
+            assert [await tunnel.read(), await tunnel.read()] == [b"first", b""]
+        assert client.open == 0
+        reply.release()
 
 
 async def test_an_upgrade_may_be_declined_but_its_connection_is_not_kept(gitlab: Gitlab, upstream: Make) -> None:
