@@ -50,7 +50,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True):
     max_in_flight: int = 200
     max_waiting: int = 200
     max_tunnels: int = 1000
-    """WebSockets at one time; they hold no place among the requests."""
+    """WebSockets at one time, handshakes under way among them; once open, they hold no place among the requests."""
     wait_s: float = 5.0
     """How long a request may wait for a place."""
     max_idle: int = 100
@@ -87,14 +87,15 @@ class LeanUpstream:
         self.reuses_total = 0
         self.retries_total = 0
 
-    async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
+    async def send(self, request: UpstreamRequest, body: RequestBody | None, *, counted: bool = False) -> Reply:
+        """``counted``: a handshake that is among those under way."""
         pool = self._pool or self._start()
+        if request.upgrade and not counted:
+            return await self._shake_hands(pool, request, body)
         loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[assignment]  # set together with the pool
         octets = render_head(request, has_body=body is not None)
         if body is not None:
             self._refuse_early(pool, loop.time())
-        if request.upgrade and pool.tunnels >= self._settings.max_tunnels:
-            raise rejection(Failure.BUSY)
         length = request.content_length
         if body is not None and length is not None and is_small(length):
             # Before a place is taken: a client that sends slowly holds none, and head and body go out in one write.
@@ -255,6 +256,16 @@ class LeanUpstream:
     def _breaker_open(self, now: float) -> Rejection:
         wait_s = self._breaker.retry_after_s(now) if self._breaker is not None else 0.0
         return rejection(Failure.BREAKER_OPEN, retry_after_s=wait_s)
+
+    async def _shake_hands(self, pool: Pool, request: UpstreamRequest, body: RequestBody | None) -> Reply:
+        """Until GitLab has answered, however that ends, a handshake counts as the tunnel that may come of it."""
+        if pool.tunnels + pool.handshakes >= self._settings.max_tunnels:
+            raise rejection(Failure.BUSY)
+        pool.handshakes += 1
+        try:
+            return await self.send(request, body, counted=True)
+        finally:
+            pool.handshakes -= 1
 
     async def _enter(self, pool: Pool) -> None:
         try:

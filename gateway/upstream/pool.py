@@ -41,6 +41,8 @@ class Pool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
         self.tunnels = 0
+        self.handshakes = 0
+        """Under way: each may become a tunnel."""
         self.in_flight = 0
 
     # Places

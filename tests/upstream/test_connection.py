@@ -664,6 +664,65 @@ async def test_tunnels_hold_no_place_but_are_limited(gitlab: Gitlab, upstream: M
     opened[1].release()
 
 
+async def test_handshakes_under_way_count_as_tunnels(gitlab: Gitlab, upstream: Make) -> None:
+    """Of many at one time no more are let up than there may be tunnels; the others hear so at once."""
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await go.wait()
+        await peer.send(SWITCH)
+        await peer.rest()
+
+    client = upstream(await gitlab.play(script), max_tunnels=2)
+    sending = [asyncio.ensure_future(client.send(get(own=UPGRADE, upgrade=True), None)) for _ in range(6)]
+    refused, waiting = await asyncio.wait(sending, timeout=0.1)
+    assert [task.exception().code for task in refused] == [Code.UPSTREAM_BUSY] * 4  # type: ignore[union-attr]
+    go.set()
+    opened = await asyncio.gather(*waiting)
+    with pytest.raises(Rejection):
+        await client.send(get(own=UPGRADE, upgrade=True), None)
+    for reply in opened:
+        reply.release()
+    assert gitlab.requests == 2
+
+
+@pytest.mark.parametrize("answer", [OK, SWITCH, b"HTTP/1.1 101 S\r\n\r\n", b"nonsense\r\n\r\n", b"", None])
+async def test_a_handshake_that_is_over_counts_no_more(gitlab: Gitlab, upstream: Make, answer: bytes | None) -> None:
+    """Declined, opened and ended, faulty, cut off, or left by its caller."""
+    stays = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if answer is None:
+            stays.set()
+            await peer.rest()
+        else:
+            await peer.send(answer)
+
+    client = upstream(await gitlab.play(script), max_tunnels=1, breaker=None)
+    for _ in range(3):
+        stays.clear()
+        sending = asyncio.ensure_future(client.send(get(own=UPGRADE, upgrade=True), None))
+        if answer is None:
+            await stays.wait()
+            sending.cancel()
+        (ended,) = await asyncio.gather(sending, return_exceptions=True)
+        if isinstance(ended, Reply):
+            ended.release()
+        else:
+            assert getattr(ended, "code", None) is not Code.UPSTREAM_BUSY
+    assert gitlab.requests == 3
+
+
+async def test_a_handshake_nobody_takes_counts_no_more(upstream: Make) -> None:
+    client = upstream("http://127.0.0.1:1", max_tunnels=1, breaker=None)
+    for _ in range(2):
+        with pytest.raises(Rejection) as refusal:
+            await client.send(get(own=UPGRADE, upgrade=True), None)
+        assert refusal.value.code is Code.UPSTREAM_REFUSED
+
+
 async def test_a_101_must_say_to_what(gitlab: Gitlab, upstream: Make) -> None:
     client = upstream(await gitlab.play(once(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")))
     with pytest.raises(Rejection) as refusal:
