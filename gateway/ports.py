@@ -23,7 +23,7 @@ from .core.limits import Decision, Take
 from .core.messages import Field, Fields, RequestHead, ResponseHead
 from .core.rule_match import Question, Resolved
 from .core.secret import Secret
-from .reply import Reply, Tunnel
+from .reply import ClientSide, Reply
 
 
 class RequestBody(Protocol):
@@ -90,7 +90,7 @@ class Downstream(Protocol):
         """The body is complete."""
         ...
 
-    async def switch(self, head: ResponseHead) -> Tunnel:
+    async def switch(self, head: ResponseHead) -> ClientSide:
         """Send a 101 instead of an answer, and take the connection over. Raises Rejection where it can't be."""
         ...
 

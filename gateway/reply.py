@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import enum
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
@@ -11,16 +13,43 @@ from .core.head_form import HeadForm, Values
 from .core.messages import ResponseHead
 
 
+class Ending(enum.StrEnum):
+    """How a tunnel came to its end. All but the first are the ``aborted`` of its exchange."""
+
+    BOTH = ""
+    """Each side said that it was done, or one for both."""
+    CLIENT = "client"
+    """Cut by the client."""
+    UPSTREAM = "upstream"
+    """Cut by GitLab."""
+    GATEWAY = "gateway"
+    """Idle for too long, or the gateway drains."""
+
+
 class Tunnel(Protocol):
-    """Raw octets both ways after a 101."""
+    """One side's raw octets, both ways, after a 101."""
+
+    @property
+    def half_closes(self) -> bool:
+        """Whether one direction may end before the other. TLS knows no such thing."""
+        ...
 
     async def read(self) -> bytes: ...
     async def write(self, chunk: bytes) -> None: ...
     def write_eof(self) -> None:
-        """A half-close, where the transport knows one."""
+        """A half-close. Where the side knows none, there is nothing more to come from it than has come."""
         ...
 
     def close(self) -> None: ...
+
+
+class ClientSide(Tunnel, Protocol):
+    """The client's of the two."""
+
+    @property
+    def over(self) -> asyncio.Future[Ending]:
+        """Done when the tunnel is, whatever its octets say: the client's connection was lost, or the gateway drains."""
+        ...
 
 
 class Reply(msgspec.Struct, eq=False):  # a struct is made in a third of the time

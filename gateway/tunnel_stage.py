@@ -1,59 +1,56 @@
 """A tunnel: octets both ways until both sides have ended, one of them broke, or nothing moved for too long.
 
 Each direction is one task that reads, writes and waits for room: what one side does not take, the other is not asked for.
-An end of one direction is passed on as a half-close; the other goes on.
+An end of one direction is passed on as a half-close; the other goes on. Where a side knows no half-close (TLS), its end is
+that of both directions, and so is an end that it is passed on: what it said before is still delivered.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
+from typing import Any
 
-from .core.errors import Rejection
-from .reply import Tunnel
-
-
-class Ending(enum.StrEnum):
-    """How a tunnel came to its end. All but the first are the ``aborted`` of its exchange."""
-
-    BOTH = ""
-    """Each side said that it was done."""
-    CLIENT = "client"
-    """Cut by the client."""
-    UPSTREAM = "upstream"
-    """Cut by GitLab."""
-    GATEWAY = "gateway"
-    """Idle for too long, or the gateway drains."""
+from .core.errors import Rejection, Source
+from .reply import ClientSide, Ending, Tunnel
 
 
-async def relay(client: Tunnel, server: Tunnel, *, idle_s: float) -> Ending:
+async def relay(client: ClientSide, server: Tunnel, *, idle_s: float) -> Ending:
     """Move octets until the end; then both are closed. Nothing in either direction for ``idle_s`` is an end."""
     loop = asyncio.get_running_loop()
     moved = 0
 
-    async def pump(source: Tunnel, sink: Tunnel) -> None:
+    async def pump(source: Tunnel, sink: Tunnel) -> bool:
+        """Whether the other direction goes on."""
         nonlocal moved
         while chunk := await source.read():
             moved += 1
             await sink.write(chunk)
             moved += 1
         sink.write_eof()
+        return source.half_closes
 
     both = {
         loop.create_task(pump(client, server), name="tunnel up"),
         loop.create_task(pump(server, client), name="tunnel down"),
     }
     left = set(both)
-    ending = Ending.BOTH
     try:
-        while left and ending is Ending.BOTH:
+        while left:
             before = moved
-            done, left = await asyncio.wait(left, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED)
+            ends: set[asyncio.Future[Any]] = {*left, client.over}
+            done, _ = await asyncio.wait(ends, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED)
+            if client.over in done:
+                return client.over.result()
             if not done and moved == before:
-                ending = Ending.GATEWAY
-            for task in done:
-                ending = _cause(task.exception()) or ending
-        return ending
+                return Ending.GATEWAY
+            for task in left & done:
+                error = task.exception()
+                if error is not None:
+                    return _cause(error)
+                if not task.result():
+                    return Ending.BOTH
+            left -= done
+        return Ending.BOTH
     finally:
         for task in both:
             task.cancel()
@@ -62,11 +59,9 @@ async def relay(client: Tunnel, server: Tunnel, *, idle_s: float) -> Ending:
         await asyncio.gather(*both, return_exceptions=True)
 
 
-def _cause(error: BaseException | None) -> Ending | None:
-    if error is None:
-        return None
+def _cause(error: BaseException) -> Ending:
     if isinstance(error, Rejection):
-        return Ending(error.source.value) if error.source.value == Ending.UPSTREAM else Ending.GATEWAY
+        return Ending.UPSTREAM if error.source is Source.UPSTREAM else Ending.GATEWAY
     if isinstance(error, ConnectionError):
         return Ending.CLIENT
     raise error

@@ -8,13 +8,17 @@ from collections import deque
 import pytest
 
 from gateway.core.errors import Code, Rejection, Source
-from gateway.tunnel_stage import Ending, relay
+from gateway.reply import Ending
+from gateway.tunnel_stage import relay
 
 
 class Side:
     """One end: reads what the test sends, keeps what is written."""
 
+    half_closes = True
+
     def __init__(self, *chunks: bytes | Exception) -> None:
+        self.over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.chunks: deque[bytes | Exception] = deque(chunks)
         self.more = asyncio.Event()
         self.room = asyncio.Event()
@@ -42,13 +46,15 @@ class Side:
 
     def write_eof(self) -> None:
         self.eof.set()
+        if not self.half_closes:
+            self.send(b"")
 
     def close(self) -> None:
         self.closed = True
 
 
 GONE = Rejection(Code.UPSTREAM_RESET, 502, "502", source=Source.UPSTREAM)
-DRAINED = Rejection(Code.DRAINING, 503, "503", source=Source.INTERNAL)
+OUR_END = Rejection(Code.DRAINING, 503, "503", source=Source.INTERNAL)
 
 
 async def test_an_end_is_passed_on_and_the_other_direction_goes_on() -> None:
@@ -70,13 +76,43 @@ async def test_an_end_is_passed_on_and_the_other_direction_goes_on() -> None:
     [
         (ConnectionResetError(), None, Ending.CLIENT),
         (None, GONE, Ending.UPSTREAM),
-        (DRAINED, None, Ending.GATEWAY),
+        (None, OUR_END, Ending.GATEWAY),
     ],
 )
 async def test_a_side_that_breaks_ends_both(client: Exception | None, server: Exception | None, ending: Ending) -> None:
     sides = Side(*[client] if client else []), Side(*[server] if server else [])
     assert await relay(*sides, idle_s=60) is ending
     assert all(side.closed for side in sides)
+
+
+async def test_an_end_is_that_of_both_where_a_side_knows_no_half_close() -> None:
+    """GitLab's, and the other direction is not waited for; the client's, and what GitLab had said is delivered first."""
+    client, server = Side(), Side(b"last", b"")
+    server.half_closes = False
+    assert await relay(client, server, idle_s=60) is Ending.BOTH
+    assert client.written == [b"last"]
+
+    client, server = Side(b""), Side(b"had come")
+    server.half_closes = False
+    client.room.clear()
+    running = asyncio.ensure_future(relay(client, server, idle_s=60))
+    await server.eof.wait()
+    client.room.set()
+    assert await running is Ending.BOTH
+    assert client.written == [b"had come"]
+
+
+@pytest.mark.parametrize("ending", Ending)
+async def test_it_is_over_whatever_its_octets_say(ending: Ending) -> None:
+    """The client's end is not read, and GitLab takes nothing."""
+    client, server = Side(b"x"), Side()
+    server.room.clear()
+    running = asyncio.ensure_future(relay(client, server, idle_s=60))
+    await asyncio.sleep(0.01)
+    client.over.set_result(ending)
+    assert await running is ending
+    assert client.closed
+    assert server.closed
 
 
 async def test_silence_ends_a_tunnel_and_traffic_keeps_it() -> None:

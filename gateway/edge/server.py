@@ -23,7 +23,7 @@ from aiohttp.web import PayloadAccessError, RequestPayloadError
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from ..asking import Asker, Asking, Begun
-from ..core.errors import Rejection, bad_request
+from ..core.errors import Rejection, bad_request, drained
 from ..core.messages import RequestHead, ResponseHead
 from ..outbox import Outbox
 from ..ports import DRAINED
@@ -115,7 +115,9 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._disarm_head_deadline()
-        self.tunnel_ended()
+        if self._tunnel is not None:
+            self._tunnel.lost()
+            self._task_handler = None  # not cancelled: who relays was told, and may know better who ended it
         asking, self._asking = self._asking, None
         if asking is not None:
             asking[0].leave()
@@ -255,6 +257,8 @@ class Connection(RequestHandler):
         """From here on the connection's octets are the tunnel's, those first that came behind the handshake."""
         if not self._upgraded or self._messages or self.transport is None:
             raise bad_request(close=True)
+        if self.draining:
+            raise drained(unsure=False)
         early, self._message_tail = self._message_tail, b""
         if self._buffer_paused:
             self._buffer_paused = False
@@ -262,11 +266,6 @@ class Connection(RequestHandler):
         tunnel = self._tunnel = ClientTunnel(self, self._server, early)
         self._server.tunnels.add(tunnel)
         return tunnel
-
-    def tunnel_ended(self) -> None:
-        """Counted out; later octets go nowhere."""
-        if self._tunnel is not None:
-            self._server.tunnels.discard(self._tunnel)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 — the signature is aiohttp's
         """Let the request in progress end; after ``timeout`` seconds tell its client that it will not, or cut its answer.
@@ -377,7 +376,8 @@ class Connection(RequestHandler):
             finally:
                 self._current_request = None
                 self._request_in_progress = False
-                self.tunnel_ended()
+                if self._tunnel is not None:
+                    server.tunnels.discard(self._tunnel)
             if not payload.is_eof() and not self._force_close:
                 await self._linger(payload)
                 payload.set_exception(_OVER)

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from ..core.errors import Code, Rejection, Source
+from ..reply import Ending
 
 # As for upstream streams: above HIGH the socket is not read until the buffer is below LOW.
 _HIGH_BYTES = 128 * 1024
@@ -33,9 +33,21 @@ class Tally(Protocol):
 
 
 class ClientTunnel:
-    """See ``ports.Tunnel``."""
+    """See ``reply.ClientSide``."""
 
-    __slots__ = ("_chunks", "_ended", "_error", "_line", "_paused", "_tally", "_waiter", "buffered", "received", "sent")
+    __slots__ = (
+        "_chunks",
+        "_ended",
+        "_line",
+        "_paused",
+        "_tally",
+        "_waiter",
+        "buffered",
+        "half_closes",
+        "over",
+        "received",
+        "sent",
+    )
 
     def __init__(self, line: Line, tally: Tally, early: bytes = b"") -> None:
         self._line = line
@@ -43,7 +55,8 @@ class ClientTunnel:
         self._chunks: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = self._paused = False
-        self._error: Exception | None = None
+        self.half_closes = line.transport is not None and line.transport.can_write_eof()
+        self.over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.buffered = self.received = self.sent = 0
         if early:
             self.feed(early)
@@ -51,10 +64,8 @@ class ClientTunnel:
     # The pipeline's side
 
     async def read(self) -> bytes:
-        """The next octets; ``b""`` when the client will send no more. Raises ConnectionError when it is gone."""
+        """The next octets; ``b""`` when the client will send no more, or is heard no more."""
         while not self._chunks:
-            if self._error is not None:
-                raise self._error
             if self._ended:
                 return b""
             self._waiter = asyncio.get_running_loop().create_future()
@@ -83,14 +94,14 @@ class ClientTunnel:
             await self._line.drained()
 
     def write_eof(self) -> None:
-        """Half-close; over TLS, which can't, the whole connection ends once everything is out."""
+        """Half-close. Over TLS, which can't, the client is heard no more; its connection ends with the tunnel."""
         transport = self._line.transport
         if transport is None or transport.is_closing():
             return
-        if transport.can_write_eof():
+        if self.half_closes:
             transport.write_eof()
         else:
-            transport.close()
+            self.end()
 
     def close(self) -> None:
         """Idempotent. What was written still goes out."""
@@ -105,6 +116,8 @@ class ClientTunnel:
     # The connection's side
 
     def feed(self, data: bytes) -> None:
+        if self._ended:
+            return
         self._chunks.append(data)
         self.buffered += len(data)
         self.received += len(data)
@@ -120,11 +133,17 @@ class ClientTunnel:
         self._ended = True
         self._wake()
 
+    def lost(self) -> None:
+        """The connection is gone. Over TLS that is how a client ends."""
+        self._is_over(Ending.BOTH if self._ended and not self.half_closes else Ending.CLIENT)
+
     def stop(self) -> None:
-        """The gateway drains: whoever reads hears of it."""
-        self._error = Rejection(Code.DRAINING, 503, "503 Service Unavailable", source=Source.INTERNAL)
-        self._chunks.clear()
-        self._wake()
+        """The gateway drains."""
+        self._is_over(Ending.GATEWAY)
+
+    def _is_over(self, ending: Ending) -> None:
+        if not self.over.done():
+            self.over.set_result(ending)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -365,7 +365,7 @@ class Connection(asyncio.Protocol):
             raise Malformed("unsolicited 101")
         self._phase = _TUNNEL
         self._home.switched()
-        tunnel = self._stream = UpstreamTunnel(self)
+        tunnel = self._stream = UpstreamTunnel(self, half_closes=self._transport.can_write_eof())
         # Between octets of a tunnel any time may pass: its idle limit is the edge's, which sees both directions.
         self._deadline.clear()
         if data:

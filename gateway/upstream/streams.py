@@ -117,17 +117,23 @@ class Body(Stream):
 class UpstreamTunnel(Stream):
     """Both directions after a 101."""
 
-    __slots__ = ()
+    __slots__ = ("half_closes",)
+
+    def __init__(self, line: Line, *, half_closes: bool) -> None:
+        super().__init__(line)
+        self.half_closes = half_closes
 
     async def write(self, chunk: bytes) -> None:
-        """With back-pressure. Raises Rejection UPSTREAM_RESET when the other side is gone."""
+        """With back-pressure. Raises Rejection UPSTREAM_RESET when the other side is gone. Where that is how it ends, as
+        over TLS, the chunk goes nowhere: what it said last may still have to be read."""
         line = self._line
-        if line is None or not line.write(chunk):
-            raise rejection(Failure.RESET, "tunnel")
         try:
+            if line is None or not line.write(chunk):
+                raise UpstreamFailure(Failure.RESET)
             await line.writable()
         except UpstreamFailure as error:
-            raise rejection(error.failure, "tunnel") from error
+            if not self._ended or self.half_closes:
+                raise rejection(error.failure, "tunnel") from error
 
     def write_eof(self) -> None:
         """Half-close. TLS can't (RFC 8446 §6.1 allows it, our TLS stack doesn't): there all ends, and what has come can

@@ -7,7 +7,8 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -47,19 +48,29 @@ class Far:
         self.heard = b""
         self.switches = asyncio.Event()
         self.switches.set()
+        self.ends = True
+        """When its client has."""
         self.server: asyncio.Server
-        self.open = 0
         self.asked = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.context)
+
+    async def close(self) -> None:
+        self.server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks)
 
     @property
     def url(self) -> str:
         return f"http{'s' if self.context else ''}://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.open += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         try:
             await reader.readuntil(b"\r\n\r\n")
             self.asked += 1
@@ -74,14 +85,15 @@ class Far:
                 elif octets == b"reset":
                     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                     writer.transport.abort()
-                elif octets == b"stall":
+                elif octets.startswith(b"stall"):
                     writer.transport.pause_reading()  # type: ignore[attr-defined]
-        except (asyncio.IncompleteReadError, ConnectionError):
+            if not self.ends:
+                await asyncio.Event().wait()
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            self.open -= 1
-            with contextlib.suppress(ConnectionError):
-                writer.close()
+            writer.transport.abort()
+            self._tasks.discard(task)
 
 
 class World:
@@ -102,7 +114,7 @@ class World:
             upstream["ca_file"] = str(self._authority.file)
         self.gitlab = Far(context)
         self._upstreams.run(self.gitlab.start())
-        self._stack.callback(self._upstreams.call, self.gitlab.server.close)
+        self._stack.callback(lambda: self._upstreams.run(self.gitlab.close()))
         listen: dict[str, Any] = {"address": "127.0.0.1:0", "admin": "127.0.0.1:0"}
         self._tls_down = tls_down
         if tls_down:
@@ -159,6 +171,89 @@ def test_a_client_that_ends_frees_both_sides(world: World, tls_up: bool, tls_dow
     else:
         peer.socket.shutdown(socket.SHUT_WR)
         assert peer.read_to_end() == b""
-    world.ended(number)
+    assert world.ended(number) == ""
     assert world.gitlab.heard == b"bye"
     assert gateway.stop() == 0
+
+
+@sides
+def test_gitlab_that_ends_cuts_nobody(world: World, tls_up: bool, tls_down: bool) -> None:
+    gateway = world.start(tls_up=tls_up, tls_down=tls_down)
+    peer, number = world.tunnel()
+    peer.send(b"end")
+    assert peer.read_to_end() == b""
+    if not (tls_up or tls_down):
+        peer.send(b"heard still")
+        peer.socket.shutdown(socket.SHUT_WR)
+    assert world.ended(number) == ""
+    assert world.gitlab.heard == (b"end" if tls_up or tls_down else b"endheard still")
+    peer.socket.close()
+    assert gateway.stop() == 0
+
+
+@sides
+def test_gitlab_that_resets_is_told_of(world: World, tls_up: bool, tls_down: bool) -> None:
+    world.start(tls_up=tls_up, tls_down=tls_down)
+    peer, number = world.tunnel()
+    peer.send(b"reset")
+    assert peer.read_to_end() == b""
+    assert world.ended(number) == "upstream"
+    assert 'gitlab_gateway_aborted_responses_total{by="upstream"} 1.0' in world.gateway.metrics()
+
+
+@sides
+def test_a_client_that_resets_is_told_of(world: World, tls_up: bool, tls_down: bool) -> None:
+    world.start(tls_up=tls_up, tls_down=tls_down)
+    peer, number = world.tunnel()
+    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    peer.socket.close()
+    assert world.ended(number) == "client"
+
+
+def test_silence_is_ended_by_the_gateway(world: World) -> None:
+    world.start(timeouts={"tunnel_idle": "1s"})
+    peer, number = world.tunnel()
+    assert peer.read_to_end() == b""
+    assert world.ended(number) == "gateway"
+
+
+def half_closed(peer: Peer) -> None:
+    peer.socket.shutdown(socket.SHUT_WR)
+
+
+def gitlab_takes_nothing(peer: Peer) -> None:
+    peer.send(b"stall")
+    peer.socket.settimeout(0.5)
+    with contextlib.suppress(TimeoutError):
+        while True:
+            peer.send(bytes(1 << 20))
+
+
+@pytest.mark.parametrize("how", [half_closed, gitlab_takes_nothing])
+def test_draining_ends_what_nobody_reads(world: World, how: Callable[[Peer], None]) -> None:
+    gateway = world.start()
+    world.gitlab.ends = False
+    peer, number = world.tunnel()
+    how(peer)
+    began = time.monotonic()
+    assert gateway.stop() == 0
+    assert time.monotonic() - began < 10
+    assert gateway.audited(number)["aborted"] == "gateway"
+
+
+def test_draining_opens_no_more(world: World, upstreams: LoopThread) -> None:
+    """GitLab's 101 comes when the gateway is going down."""
+    gateway = world.start()
+    upstreams.call(world.gitlab.switches.clear)
+    peer = world.connect()
+    peer.send(HANDSHAKE)
+    while not world.gitlab.asked:
+        time.sleep(0.01)
+    gateway.process.terminate()
+    gateway.log.find(lambda line: True if "drain" in line else None, 5.0)
+    upstreams.call(world.gitlab.switches.set)
+    reply = peer.read_reply()
+    assert (reply.status, reply.value("X-Gateway-Error")) == (503, "draining")
+    began = time.monotonic()
+    assert gateway.stop() == 0
+    assert time.monotonic() - began < 10

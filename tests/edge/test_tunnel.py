@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.errors import Code, Rejection
 from gateway.edge.tunnel import ClientTunnel
+from gateway.reply import Ending
 
 
 class Transport:
@@ -88,19 +88,44 @@ async def test_writing_waits_for_room_and_counts() -> None:
     assert (transport.written, line.waited, tunnel.sent, line.tunnel_bytes_out) == (b"abcd", 1, 4, 4)
 
 
-@pytest.mark.parametrize(("half", "calls"), [(True, ["write_eof"]), (False, ["close"])])
-async def test_a_half_close_where_the_transport_knows_one(half: bool, calls: list[str]) -> None:
-    tunnel, _, transport = made(half=half)
+async def test_a_half_close_where_the_transport_knows_one() -> None:
+    tunnel, _, transport = made()
     tunnel.write_eof()
-    assert transport.calls == calls
+    assert (tunnel.half_closes, transport.calls) == (True, ["write_eof"])
+    tunnel.feed(b"x")
+    assert await tunnel.read() == b"x"
 
 
-async def test_draining_reaches_whoever_reads() -> None:
-    tunnel, _, _ = made(b"unread")
+async def test_where_it_knows_none_nothing_more_is_heard() -> None:
+    """The connection stays until the tunnel is closed, so that nobody takes its loss for the client's doing."""
+    tunnel, line, transport = made(b"said before", half=False)
+    tunnel.write_eof()
+    tunnel.feed(b"said behind")
+    assert (tunnel.half_closes, transport.calls, line.tunnel_bytes_in) == (False, [], 11)
+    assert [await tunnel.read(), await tunnel.read()] == [b"said before", b""]
+    tunnel.close()
+    assert transport.calls == ["close"]
+
+
+async def test_draining_ends_it() -> None:
+    tunnel, _, _ = made()
+    assert not tunnel.over.done()
     tunnel.stop()
-    with pytest.raises(Rejection) as refusal:
-        await tunnel.read()
-    assert refusal.value.code is Code.DRAINING
+    tunnel.lost()
+    assert tunnel.over.result() is Ending.GATEWAY
+
+
+@pytest.mark.parametrize(
+    ("half", "ended", "ending"),
+    [(True, False, Ending.CLIENT), (True, True, Ending.CLIENT), (False, False, Ending.CLIENT), (False, True, Ending.BOTH)],
+)
+async def test_a_lost_connection_is_an_end_where_there_is_no_other(half: bool, ended: bool, ending: Ending) -> None:
+    tunnel, _, _ = made(half=half)
+    if ended:
+        tunnel.end()
+    tunnel.lost()
+    tunnel.stop()
+    assert tunnel.over.result() is ending
 
 
 async def test_a_client_that_is_gone() -> None:

@@ -115,9 +115,21 @@ async def test_closing_wakes_the_reader_with_an_error() -> None:
     assert line.calls == ["close"]
 
 
+async def test_over_tls_nobody_is_told_of_octets_behind_the_end() -> None:
+    line = Line()
+    tunnel = UpstreamTunnel(line, half_closes=False)
+    tunnel.push(b"last")
+    tunnel.end()
+    line.open = False
+    await tunnel.write(b"late")
+    line.open, line.full = True, True
+    await tunnel.write(b"later")
+    assert [await tunnel.read(), await tunnel.read()] == [b"last", b""]
+
+
 async def test_a_tunnel_writes_until_its_line_is_gone() -> None:
     line = Line()
-    tunnel = UpstreamTunnel(line)
+    tunnel = UpstreamTunnel(line, half_closes=True)
     await tunnel.write(b"a")
     tunnel.write_eof()
     line.open = False
