@@ -17,16 +17,17 @@ from .reply import ClientSide, Ending, Tunnel
 async def relay(client: ClientSide, server: Tunnel, *, idle_s: float) -> Ending:
     """Move octets until the end; then both are closed. Nothing in either direction for ``idle_s`` is an end."""
     loop = asyncio.get_running_loop()
-    moved = 0
+    moved_at = loop.time()
 
     async def pump(source: Tunnel, sink: Tunnel) -> bool:
         """Whether the other direction goes on."""
-        nonlocal moved
+        nonlocal moved_at
         while chunk := await source.read():
-            moved += 1
+            moved_at = loop.time()
             await sink.write(chunk)
-            moved += 1
+            moved_at = loop.time()
         sink.write_eof()
+        moved_at = loop.time()
         return source.half_closes
 
     both = {
@@ -36,12 +37,12 @@ async def relay(client: ClientSide, server: Tunnel, *, idle_s: float) -> Ending:
     left = set(both)
     try:
         while left:
-            before = moved
             ends: set[asyncio.Future[Any]] = {*left, client.over}
-            done, _ = await asyncio.wait(ends, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED)
+            idle_at = moved_at + idle_s
+            done, _ = await asyncio.wait(ends, timeout=idle_at - loop.time(), return_when=asyncio.FIRST_COMPLETED)
             if client.over in done:
                 return client.over.result()
-            if not done and moved == before:
+            if not done and loop.time() >= moved_at + idle_s:
                 return Ending.GATEWAY
             for task in left & done:
                 error = task.exception()

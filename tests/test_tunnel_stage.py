@@ -121,6 +121,20 @@ async def test_silence_ends_a_tunnel_and_traffic_keeps_it() -> None:
     assert client.closed
 
 
+async def test_silence_is_measured_from_the_last_octet_on() -> None:
+    """Whichever way it went, and not from when it was looked for."""
+    client, server = Side(), Side()
+    loop = asyncio.get_running_loop()
+    running = asyncio.ensure_future(relay(client, server, idle_s=0.4))
+    for side in (client, server, client):
+        await asyncio.sleep(0.3)
+        side.send(b"x")
+    moved_at = loop.time()
+    assert await running is Ending.GATEWAY
+    assert 0.39 < loop.time() - moved_at < 0.65
+    assert (client.written, server.written) == ([b"x"], [b"x", b"x"])
+
+
 async def test_a_side_that_takes_nothing_holds_the_other_back() -> None:
     client, server = Side(*[b"x"] * 100), Side()
     server.room.clear()
