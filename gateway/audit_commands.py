@@ -38,7 +38,7 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
         "--open", action="store_true", help="the gateway still runs, or was killed: no closing line is no flaw"
     )
     verifying.add_argument(
-        "--partial", action="store_true", help="older files are gone: a chain that begins in the middle is no flaw"
+        "--partial", action="store_true", help="older files are gone: what was before the first line may be missing"
     )
     verifying.add_argument(
         "--head", action="append", default=[], metavar="NAME:SEQ:MAC", help="a line the operator's log names"

@@ -47,6 +47,16 @@ async def test_a_missing_line_is_found(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out
 
 
+async def test_a_missing_run_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = await written(tmp_path, runs=3)
+    lines = (tmp_path / "audit").read_text().splitlines(keepends=True)
+    for left, partly in ((lines[3:], 0), (lines[6:], 0), (lines[:3] + lines[6:], 1)):
+        (tmp_path / "audit").write_text("".join(left))
+        assert main(command) == 1
+        assert "names a line before it that is missing" in capsys.readouterr().out
+        assert main([*command, "--partial"]) == partly
+
+
 async def test_a_killed_gateway_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = await written(tmp_path, runs=1)
     lines = (tmp_path / "audit").read_text().splitlines(keepends=True)

@@ -26,6 +26,7 @@ _INNER = bytes(octet ^ 0x36 for octet in range(256))
 _OUTER = bytes(octet ^ 0x5C for octet in range(256))
 
 OPENED, CLOSED = "chain_opened", "chain_closed"
+_NAMES_MISSING = "names a line before it that is missing"
 
 
 def chain_key(audit_key: bytes) -> bytes:
@@ -76,9 +77,10 @@ class Flaw(msgspec.Struct, frozen=True):
 
 
 class _Followed:
-    """How far one chain has been read."""
+    """How far one chain has been read, and at which line it began."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
+        self.first = first
         self.mac = _START
         self.next_seq = 0
         self.closed = False
@@ -93,11 +95,15 @@ def verify(
         lines: In the order of the file.
         key: ``chain_key``.
         still_open: A gateway still writes, or was killed: a chain without its closing line is no flaw.
-        partial: What was before is gone: the first line seen of a chain may be any of it. Its own content is not proven.
+        partial: What was before the first line is gone: the first line seen of a chain may be any of it, its own content
+            not proven. A run may name a line that is gone where it begins at the first line, or beside another that was
+            there before it and goes on: what wrote at the same time may have written the first lines after it had looked.
         heads: ``Chain.head`` of old, from the operator's log: each must be in the file.
     """
     chains: dict[bytes, _Followed] = {}
     macs: set[bytes] = set()
+    unnamed: list[int] = []
+    """Lines that name one which is missing, and so far nothing excuses; in the order of the file."""
     wanted = {tuple(head.encode("ascii", "replace").split(b":")) for head in heads}
     for number, line in enumerate(lines, 1):
         found = _TAIL.fullmatch(line)
@@ -106,7 +112,9 @@ def verify(
             continue
         body, name, seq, mac = found[1], found[2], int(found[3]), bytes.fromhex(found[4].decode("ascii"))
         begun = name in chains
-        chain = chains.setdefault(name, _Followed())
+        chain = chains.setdefault(name, _Followed(number))
+        while unnamed and unnamed[-1] > chain.first:
+            unnamed.pop()
         if partial and not begun and seq:
             chain.mac, chain.next_seq = mac, seq + 1
             chain.closed = _event(line) == CLOSED
@@ -123,12 +131,17 @@ def verify(
         if (event == OPENED) is not (seq == 0):
             yield Flaw(number, "opens a chain where none begins, or begins one without opening it")
         after = _after(line) if event == OPENED else None
-        if after is not None and number > 1 and not partial and after not in macs:
-            yield Flaw(number, "names a line before it that is missing")
+        if after is not None and after not in macs and not (partial and number == 1):
+            if partial:
+                unnamed.append(number)
+            else:
+                yield Flaw(number, _NAMES_MISSING)
         chain.closed = event == CLOSED
         chain.mac, chain.next_seq = mac, seq + 1
         macs.add(mac)
         wanted.discard((name, found[3], found[4]))
+    for number in unnamed:
+        yield Flaw(number, _NAMES_MISSING)
     for name, chain in chains.items():
         if not chain.closed and not still_open:
             yield Flaw(

@@ -31,8 +31,37 @@ def flaws(lines: list[bytes], **more: object) -> list[str]:
 
 def test_a_whole_record_has_no_flaw() -> None:
     assert flaws(WHOLE) == []
-    assert flaws(TWO) == []  # a file that goes on after one that was rotated away
     assert [json.loads(line)["seq"] for line in WHOLE] == [0, 1, 2, 3, 4, 0, 1, 2]
+
+
+MISSING = "names a line before it that is missing"
+THREE = run("c" * 16, ["/y"], mac_of(TWO[-1]))
+
+
+def test_a_whole_run_that_is_missing_is_found() -> None:
+    assert flaws(WHOLE + THREE) == []
+    assert flaws(TWO) == [f"line 1: {MISSING}"]
+    assert flaws(TWO + THREE) == [f"line 1: {MISSING}"]
+    assert flaws(THREE) == [f"line 1: {MISSING}"]
+    assert flaws(ONE + THREE) == [f"line {len(ONE) + 1}: {MISSING}"]
+
+
+def test_what_was_before_the_first_line_alone_may_be_gone() -> None:
+    """By ``partial``: runs before the file, not one out of its middle, nor one before a gateway that was killed."""
+    assert flaws(TWO, partial=True) == []
+    assert flaws(TWO + THREE, partial=True) == []
+    assert flaws(ONE + THREE, partial=True) == [f"line {len(ONE) + 1}: {MISSING}"]
+    assert flaws(ONE[2:] + THREE, partial=True) == [f"line {len(ONE) - 1}: {MISSING}"]
+    assert flaws(ONE[:-1] + THREE, partial=True, still_open=True) == [f"line {len(ONE)}: {MISSING}"]
+
+
+def test_one_that_writes_beside_may_come_first_in_a_new_file() -> None:
+    """A worker looks at the file, another's lines have it rotated, and the first one's opening comes after those."""
+    assert flaws(ONE[1:] + TWO[:1] + THREE[:1] + TWO[1:] + THREE[1:], partial=True) == []
+    late = run("d" * 16, ["/z"], mac_of(ONE[0]))
+    assert flaws([*ONE[1:3], *late, *ONE[3:]], partial=True) == []
+    assert flaws([*ONE[1:3], *late, *ONE[3:]]) != []
+    assert flaws([*ONE[1:], *late], partial=True) == [f"line {len(ONE)}: {MISSING}"]
 
 
 @given(st.binary(max_size=200), st.lists(st.binary(max_size=300), min_size=1, max_size=3))
