@@ -57,7 +57,7 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
 def _verify(arguments: argparse.Namespace, config: Config) -> int:
     from .app.assembly import Keyring
 
-    key = chain_key(Keyring(config).audit)
+    key = chain_key(Keyring(config, make=False).audit)
     flaws = 0
     record = _Record(arguments.file)
     for flaw in verify(iter(record), key, still_open=arguments.open, partial=arguments.partial, heads=arguments.head):

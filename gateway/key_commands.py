@@ -89,7 +89,7 @@ def _rotate(arguments: argparse.Namespace, config: Config) -> int:
     from . import app
 
     async def run() -> tuple[Secret, KeyRecord, str]:
-        async with app.open_key_store(config) as keys:
+        async with app.open_key_store(config, app.Use.REPLACE) as keys:
             older = arguments.key or _only_live(await keys.office.list(arguments.identity), arguments.identity)
             if (await keys.office.get(older)).identity != arguments.identity:
                 raise KeyRefused(f"{older} is no key of `{arguments.identity}`")
@@ -147,7 +147,7 @@ def _list(arguments: argparse.Namespace, config: Config) -> int:
     from . import app
 
     async def run() -> list[KeyRecord]:
-        async with app.open_key_store(config, reading=True) as keys:
+        async with app.open_key_store(config, app.Use.LOOK) as keys:
             return await keys.office.list(arguments.identity)
 
     rows = [_row(record) for record in asyncio.run(run())]
@@ -172,7 +172,7 @@ def _revoke(arguments: argparse.Namespace, config: Config) -> int:
 async def _end(key_id: str, config: Config) -> None:
     from . import app
 
-    async with app.open_key_store(config) as keys:
+    async with app.open_key_store(config, app.Use.END) as keys:
         await keys.office.revoke(keys.actor, key_id)
 
 

@@ -17,18 +17,24 @@ SECRET_BYTES = 32
 _MAX_FILE_BYTES = 4096
 
 
+_ELSEWHERE = "is this the gateway's configuration? If so, put it back from a backup: a new one would fit nothing of before"
+
+
 class StateRefused(Exception):  # noqa: N818 — a decision about the disk, told to the operator
     """The directory or a file in it cannot be trusted; the message says what to do and shows no secret."""
 
 
-def open_state_dir(path: Path) -> Path:
-    """``path`` as a directory of ours, created with mode 0700 (parents too) when missing.
+def open_state_dir(path: Path, *, make: bool = True) -> Path:
+    """``path`` as a directory of ours, created with mode 0700 (parents too) when missing, if it may be made.
 
     Raises StateRefused when it is no directory, belongs to another user, or others may write to it.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if make:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()
+    except FileNotFoundError as error:
+        raise StateRefused(f"state_dir {path} is missing: {_ELSEWHERE}") from error
     except OSError as error:
         raise StateRefused(f"state_dir {path}: {error.strerror}") from error
     if found.st_uid not in {os.geteuid(), 0}:
@@ -38,8 +44,8 @@ def open_state_dir(path: Path) -> Path:
     return path
 
 
-def secret(directory: Path, name: str) -> bytes:
-    """The 32 octets kept under ``name``, made from the system's generator the first time.
+def secret(directory: Path, name: str, *, make: bool = True) -> bytes:
+    """The 32 octets kept under ``name``, made from the system's generator the first time, if they may be made.
 
     Raises StateRefused for a link, another user's file, one that group or others may read, or one that is not a secret.
     """
@@ -47,6 +53,8 @@ def secret(directory: Path, name: str) -> bytes:
     try:
         with contextlib.suppress(FileNotFoundError):
             return _read(path)
+        if not make:
+            raise StateRefused(f"{path} is missing: {_ELSEWHERE}")
         _create(path, secrets.token_bytes(SECRET_BYTES))
         return _read(path)
     except OSError as error:

@@ -74,6 +74,17 @@ async def test_a_file_that_is_not_there_is_a_failure(tmp_path: Path, capsys: pyt
     assert "failed" in capsys.readouterr().err
 
 
+async def test_a_missing_key_is_told_and_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = await written(tmp_path, runs=1)
+    (tmp_path / "state" / "audit_key").unlink()
+    assert main(command) == 1
+    assert capsys.readouterr().err.startswith(f"failed: {tmp_path}/state/audit_key is missing")
+    assert not (tmp_path / "state" / "audit_key").exists()
+    (tmp_path / "state").rename(tmp_path / "moved")
+    assert main(command) == 1
+    assert not (tmp_path / "state").exists()
+
+
 async def test_rotated_files_are_read_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = await written(tmp_path)
     audit, older = tmp_path / "audit", tmp_path / "audit.1"

@@ -85,14 +85,27 @@ def test_a_key_replaced_without_overlap_ends_at_once(keys: Desk) -> None:
     assert [row["state"] for row in keys.rows("bot")] == ["revoked", "live"]
 
 
+def test_a_command_that_reads_makes_nothing(keys: Desk, tmp_path: Path) -> None:
+    for arguments in (["list"], ["revoke", "key_0123456789ab"], ["rotate", "bot"]):
+        keys(*arguments, code=FAILED)
+        assert keys.err.startswith(f"failed: state_dir {tmp_path}/state is missing: ")
+    assert not (tmp_path / "state").exists()
+    keys("new", "bot")
+    (tmp_path / "state" / "keys.db").rename(tmp_path / "aside")
+    for arguments in (["list"], ["revoke", "key_0123456789ab"], ["rotate", "bot"]):
+        keys(*arguments, code=FAILED)
+        assert keys.err.startswith(f"failed: {tmp_path}/state/keys.db is missing: ")
+    assert [path.name for path in (tmp_path / "state").glob("keys.db")] == []
+
+
 def test_rotation_asks_which_where_there_are_two(keys: Desk) -> None:
+    keys("new", "app")
     keys("rotate", "bot", code=REFUSED)
     assert "no live key to replace" in keys.err
     keys("new", "bot")
     keys("new", "bot")
     keys("rotate", "bot", code=REFUSED)
     assert "say which with --key" in keys.err
-    keys("new", "app")
     (other,) = keys.rows("app")
     keys("rotate", "bot", "--key", other["id"], code=REFUSED)
     assert "is no key of `bot`" in keys.err
@@ -185,9 +198,10 @@ def test_a_key_that_could_be_neither_shown_nor_revoked_is_named(keys: Desk, monk
 
 
 def test_no_key_is_made_where_nobody_would_see_it(keys: Desk) -> None:
+    keys("new", "app")
     for arguments in (["new", "bot"], ["rotate", "bot"]):
         assert "nobody would see the key" in unseen(keys, *arguments, output=None, code=REFUSED)
-    assert keys.rows() == []
+    assert [row["identity"] for row in keys.rows()] == ["app"]
 
 
 def test_keys_are_made_only_for_identities_that_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

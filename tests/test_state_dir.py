@@ -28,6 +28,16 @@ def test_a_secret_is_made_once_and_kept(directory: Path) -> None:
     assert sorted(path.name for path in directory.iterdir()) == ["audit_key", "pepper"]
 
 
+def test_what_is_only_read_is_not_made(tmp_path: Path, directory: Path) -> None:
+    with pytest.raises(StateRefused, match="pepper is missing"):
+        secret(directory, "pepper", make=False)
+    with pytest.raises(StateRefused, match="nowhere is missing"):
+        open_state_dir(tmp_path / "nowhere", make=False)
+    assert list(directory.iterdir()) == []
+    assert not (tmp_path / "nowhere").exists()
+    assert secret(directory, "pepper") == secret(open_state_dir(directory, make=False), "pepper", make=False)
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777], ids=oct)
 def test_whatever_the_umask_the_file_is_for_its_owner_alone(directory: Path, umask: int) -> None:
     before = os.umask(umask)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .demonstration import demo
 from .explaining import Explained, Look, explain
-from .key_register import open_key_store
+from .key_register import Use, open_key_store
 from .limit_levels import Levels, shared_levels, told
 from .replaying import Replay
 from .serving import Serving, run, serving
@@ -15,6 +15,7 @@ __all__ = [
     "Look",
     "Replay",
     "Serving",
+    "Use",
     "demo",
     "explain",
     "open_key_store",

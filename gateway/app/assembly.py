@@ -146,16 +146,20 @@ class Assembly:
 
 
 class Keyring:
-    """The gateway's own keys: configured, or made once in ``state_dir``. Each purpose gets one of its own."""
+    """The gateway's own keys: configured, or made once in ``state_dir``. Each purpose gets one of its own.
 
-    def __init__(self, config: Config, process: bytes = b"") -> None:
+    Without ``make`` none is made: StateRefused where one is missing.
+    """
+
+    def __init__(self, config: Config, process: bytes = b"", *, make: bool = True) -> None:
         self._config = config
+        self._make = make
         self.process = process or secrets.token_bytes(32)
 
     def _named(self, name: str, configured: Secret | None) -> bytes:
         if configured is not None:
             return configured.reveal().encode("utf-8", "surrogateescape")
-        return secret(open_state_dir(Path(self._config.state_dir)), name)
+        return secret(open_state_dir(Path(self._config.state_dir), make=self._make), name, make=self._make)
 
     @property
     def pepper(self) -> bytes:

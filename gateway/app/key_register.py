@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import pwd
 import secrets
@@ -14,15 +15,28 @@ import msgspec
 
 from ..config import Config
 from ..identity.issuing import KeyIssuer
-from ..state_dir import open_state_dir
+from ..state_dir import StateRefused, open_state_dir
 from ..stores.redis_link import RedisLink
 from ..telemetry.audit import AuditLog
 from .assembly import Keyring
 from .key_office import Actor, KeyOffice
-from .key_room import key_store
+from .key_room import key_store, live_keys, pepper_is_missing
 from .record import open_audit
 
 _TIMEOUT_S = 2.0
+
+
+class Use(enum.Enum):
+    """What a command does with the store, and so what it may make."""
+
+    LOOK = enum.auto()
+    """Only read: no audit, and nothing is made."""
+    END = enum.auto()
+    """End keys that are there."""
+    REPLACE = enum.auto()
+    """Keys that are there by others: with the pepper that they were made with."""
+    BEGIN = enum.auto()
+    """Make keys, the first ones too: what is missing is made."""
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -33,11 +47,12 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def open_key_store(config: Config, *, reading: bool = False) -> AsyncIterator[Keys]:
-    """Open the configured store and, unless ``reading`` alone, the audit: what cannot be written down is not done.
+async def open_key_store(config: Config, use: Use = Use.BEGIN) -> AsyncIterator[Keys]:
+    """Open the configured store and, unless it is only looked at, the audit: what cannot be written down is not done.
 
-    Raises StateRefused, OSError.
+    Raises StateRefused, StoreUnavailable, OSError.
     """
+    begin = use is Use.BEGIN
     stored = config.stores.keys
     async with contextlib.AsyncExitStack() as stack:
         link = None
@@ -45,14 +60,24 @@ async def open_key_store(config: Config, *, reading: bool = False) -> AsyncItera
             link = RedisLink.from_url(stored.url.reveal(), timeout_s=_TIMEOUT_S, name="keys")
             stack.push_async_callback(link.close)
         else:
-            open_state_dir(Path(config.state_dir))
-        _, register = key_store(config, link)
+            open_state_dir(Path(config.state_dir), make=begin)
+        _, register = key_store(config, link, make=begin)
         stack.push_async_callback(register.close)
-        keyring = Keyring(config)
-        audit = None if reading else _audit(config, keyring)
+        if not begin:
+            await register.get("")  # one that is missing is told before the audit hears of anything
+        pepper = b""
+        if use in {Use.BEGIN, Use.REPLACE}:
+            if pepper_is_missing(config) and (dead := await live_keys(register)):
+                # A gateway that runs goes by the one it read at its start: it would not know keys made with a new one.
+                raise StateRefused(
+                    f"{config.state_dir}/pepper is missing, and keys in the store ({dead} live) need it: put it back from "
+                    "a backup, or restart the gateway, which makes a new one and says so"
+                )
+            pepper = Keyring(config, make=begin).pepper
+        audit = None if use is Use.LOOK else _audit(config, Keyring(config))
         if audit is not None:
             stack.callback(audit.close)
-        issuer = KeyIssuer(register, pepper=keyring.pepper, wall=time.time, random=secrets.token_bytes)
+        issuer = KeyIssuer(register, pepper=pepper, wall=time.time, random=secrets.token_bytes)
         issued = [identity.id for identity in config.identities if identity.key is not None]
         yield Keys(KeyOffice(issuer, issued, audit), Actor(f"command:{_user()}", "command"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -25,11 +27,13 @@ from ..stores.redis_link import RedisLink
 from ..telemetry.audit import AuditLog
 from .key_office import KeyOffice
 
+log = logging.getLogger("gateway.app")
+
 Handle = Callable[[Downstream], Awaitable[None]]
 
 
-def key_store(config: Config, link: RedisLink | None) -> tuple[KeyStore, KeyRegister]:
-    """Both faces of the configured key store."""
+def key_store(config: Config, link: RedisLink | None, *, make: bool = True) -> tuple[KeyStore, KeyRegister]:
+    """Both faces of the configured key store; ``make``: a file that is missing is begun."""
     keys = config.stores.keys
     if keys is None or keys.scheme == "memory":
         memory = MemoryKeys()
@@ -37,8 +41,19 @@ def key_store(config: Config, link: RedisLink | None) -> tuple[KeyStore, KeyRegi
     if link is not None:
         redis = RedisKeys(link)
         return redis, redis
-    sqlite = SqliteKeys(Path(keys.url.reveal().removeprefix("sqlite://")))
+    sqlite = SqliteKeys(Path(keys.url.reveal().removeprefix("sqlite://")), make=make)
     return sqlite, sqlite
+
+
+def pepper_is_missing(config: Config) -> bool:
+    """It is to be in ``state_dir``, and is not."""
+    return config.secrets.pepper is None and not os.path.lexists(Path(config.state_dir) / "pepper")
+
+
+async def live_keys(register: KeyRegister) -> int:
+    """How many keys somebody may hold. Raises StoreUnavailable."""
+    now = time.time()
+    return sum(record.is_live(now) for record in await register.list())
 
 
 class KeyRoom:
@@ -57,6 +72,8 @@ class KeyRoom:
         if link is None:
             open_state_dir(Path(config.state_dir))
         self.store, register = key_store(config, link)
+        self._register = register
+        self._pepper_was_missing = pepper_is_missing(config)
         self._pepper = pepper()
         self._settings = settings
         self.issuer = KeyIssuer(register, pepper=self._pepper, wall=time.time, random=secrets.token_bytes)
@@ -65,6 +82,12 @@ class KeyRoom:
         """Raises StoreUnavailable where keys are in a file that can't be used. A Redis may come later."""
         if isinstance(self.store, SqliteKeys):
             await self.store.find(b"")
+            if self._pepper_was_missing and (dead := await live_keys(self._register)):
+                log.error(
+                    "the pepper was missing from state_dir, and a new one is made: no key that was issued before works "
+                    "(%d live). Put the old one back from a backup and restart, or issue keys anew",
+                    dead,
+                )
 
     def gateway_keys(self, fingerprint_key: bytes) -> GatewayKeys:
         """What judges them."""

@@ -53,13 +53,13 @@ _TOUCH = "UPDATE keys SET last_used_at = max(coalesce(last_used_at, 0), ?) WHERE
 
 
 class SqliteKeys:
-    """A KeyStore and KeyRegister in the file at ``path``, made with mode 0600 when missing.
+    """A KeyStore and KeyRegister in the file at ``path``, made with mode 0600 when missing, unless ``make`` says otherwise.
 
     ``timeout_s`` bounds each call, waiting for another process's write included.
     """
 
-    def __init__(self, path: Path, *, timeout_s: float = 2.0) -> None:
-        self._file = SqliteFile(path, (_TABLE, _INDEX), _VERSION, timeout_s=timeout_s)
+    def __init__(self, path: Path, *, timeout_s: float = 2.0, make: bool = True) -> None:
+        self._file = SqliteFile(path, (_TABLE, _INDEX), _VERSION, timeout_s=timeout_s, make=make)
 
     async def open(self) -> None:
         """Open the file now rather than at the first call: a file that cannot be used stops the start."""

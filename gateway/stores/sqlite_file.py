@@ -22,17 +22,21 @@ _Answer = TypeVar("_Answer")
 
 
 class SqliteFile:
-    """The file at ``path``, made with mode 0600 when missing at the first call; followed when another takes its place.
+    """The file at ``path``; followed when another takes its place.
 
     Args:
         path: Where it is.
         schema: Statements that make its tables.
         version: Of the schema; a file of another is refused.
         timeout_s: For each call, waiting for another process's write included.
+        make: With mode 0600 when it is missing at the first call; else every call fails until it is there.
     """
 
-    def __init__(self, path: Path, schema: tuple[str, ...], version: int, *, timeout_s: float = 2.0) -> None:
+    def __init__(
+        self, path: Path, schema: tuple[str, ...], version: int, *, timeout_s: float = 2.0, make: bool = True
+    ) -> None:
         self._path = path
+        self._make = make
         self._schema = schema
         self._version = version
         self._timeout_s = timeout_s
@@ -79,6 +83,10 @@ class SqliteFile:
 
     def _connect(self) -> sqlite3.Connection:
         path = self._path
+        if not self._make and not path.exists():
+            raise StoreUnavailable(
+                f"{path} is missing: is this the gateway's configuration, and was anything stored yet? None was made"
+            )
         with contextlib.suppress(FileExistsError):
             # SQLite gives its -wal and -shm files the mode of this one.
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))

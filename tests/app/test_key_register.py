@@ -10,10 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.app.assembly import Keyring
-from gateway.app.key_register import Keys, open_key_store
+from gateway.app.key_register import Keys, Use, open_key_store
 from gateway.config import Config
 from gateway.core.audit_chain import chain_key, verify
-from gateway.ports import KeyRefused
+from gateway.ports import KeyRefused, StoreUnavailable
 from gateway.state_dir import StateRefused
 from tests.fakes.world import SECRETS, configured
 
@@ -49,6 +49,36 @@ async def test_a_key_is_issued_listed_and_revoked(config: Config) -> None:
             await keys.office.revoke(keys.actor, "no-such-id")
 
 
+@pytest.mark.parametrize("use", [Use.LOOK, Use.END, Use.REPLACE])
+async def test_what_is_missing_is_made_for_a_first_key_alone(tmp_path: Path, config: Config, use: Use) -> None:
+    with pytest.raises(StateRefused, match="state is missing"):
+        async with open_key_store(config, use):
+            pass
+    assert not (tmp_path / "state").exists()
+    (tmp_path / "state").mkdir(mode=0o700)
+    with pytest.raises(StoreUnavailable, match=r"keys\.db is missing"):
+        async with open_key_store(audited(config, f"file:{tmp_path}/audit"), use):
+            pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["state"]
+
+
+async def test_keys_without_their_pepper_are_listed_and_ended_and_none_is_made(tmp_path: Path, config: Config) -> None:
+    async with open_key_store(config) as keys:
+        await issue(keys)
+    (tmp_path / "state" / "pepper").unlink()
+    for use in (Use.BEGIN, Use.REPLACE):
+        with pytest.raises(StateRefused, match=r"pepper is missing, and keys in the store \(1 live\)"):
+            async with open_key_store(config, use):
+                pass
+    async with open_key_store(config, Use.LOOK) as keys:
+        (record,) = await keys.office.list()
+    async with open_key_store(config, Use.END) as keys:
+        await keys.office.revoke(keys.actor, record.id)
+    assert not (tmp_path / "state" / "pepper").exists()
+    async with open_key_store(config) as keys:
+        await issue(keys)
+
+
 async def test_two_keys_may_overlap_and_a_third_may_not(config: Config) -> None:
     async with open_key_store(config) as keys:
         assert await issue(keys) != await issue(keys)
@@ -76,7 +106,7 @@ async def test_a_line_goes_to_the_file_of_the_audit_and_into_its_chain(tmp_path:
     for _ in range(2):
         async with open_key_store(config) as keys:
             await issue(keys)
-    async with open_key_store(config, reading=True) as keys:
+    async with open_key_store(config, Use.LOOK) as keys:
         assert len(await keys.office.list()) == 2
     lines = file.read_bytes().splitlines()
     assert [json.loads(line).get("operation") for line in lines] == [None, "key issued", None] * 2

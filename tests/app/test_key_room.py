@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from gateway.app.assembly import assemble
 from gateway.app.key_office import Actor
 from gateway.app.key_room import KeyRoom, key_store, no_keys, receiving_tokens
@@ -45,6 +47,21 @@ async def test_the_store_is_the_configured_one(tmp_path: Path) -> None:
     store, register = key_store(configured(TEXT, tmp_path), None)
     assert store is register
     assert isinstance(store, SqliteKeys)
+
+
+async def test_a_pepper_made_anew_beside_keys_is_told_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configured(TEXT, tmp_path)
+    for lost in (False, True, False):
+        if lost:
+            (tmp_path / "pepper").unlink()
+        caplog.clear()
+        made = await assemble(config)
+        async with made.stack:
+            assert ("no key that was issued before works (1 live)" in caplog.text) is lost
+            if not lost and made.key_desk is not None and not await made.key_desk.list():
+                await made.key_desk.issue(Actor("admin:x", "admin"), "reader")
 
 
 async def test_where_nobody_has_keys_none_is_known() -> None:

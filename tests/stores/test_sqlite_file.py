@@ -30,6 +30,18 @@ async def test_the_schema_is_made_once(tmp_path: Path) -> None:
             await file.run(everything)
 
 
+async def test_one_that_may_not_be_made_is_an_outage_until_it_is_there(tmp_path: Path) -> None:
+    file = SqliteFile(tmp_path / "x.db", SCHEMA, 3, make=False)
+    with pytest.raises(StoreUnavailable, match=r"x\.db is missing"):
+        await file.run(everything)
+    assert list(tmp_path.iterdir()) == []
+    maker = made(tmp_path / "x.db")
+    await maker.run(everything)
+    assert await file.run(everything) == [7]
+    await maker.close()
+    await file.close()
+
+
 async def test_the_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     file = made(tmp_path / "x.db")
     await file.run(everything)
