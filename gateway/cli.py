@@ -80,9 +80,15 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    config = _configured(arguments)
+    config, given = _configured_and_given(arguments)
     from .config import compile as compiled
+    from .config.on_disk import disk_problems
     from .core.access import Rules
+
+    problems = list(disk_problems(config, given))
+    for problem in problems:
+        _say(str(problem))
+    _refuse(problems, given.file)
 
     catalogue = _catalogue()
     for problem in unknown_routes(config, catalogue):
@@ -176,10 +182,16 @@ def _configured_and_given(arguments: argparse.Namespace, without: frozenset[str]
     loaded = given.load(os.environ, _reader(file))
     for problem in loaded.errors if without else loaded.problems:
         _say(str(problem))
-    if loaded.config is None:
-        count = len(loaded.errors)
-        raise _Refused(f"refused: {count} error{'s' if count != 1 else ''} in {file or 'the options'}")
+    _refuse(loaded.problems, file)
+    assert loaded.config is not None, "there is no error"
     return loaded.config, given
+
+
+def _refuse(problems: Sequence[reports.Problem], file: str) -> None:
+    """Where any is an error."""
+    count = sum(problem.severity is reports.Severity.ERROR for problem in problems)
+    if count:
+        raise _Refused(f"refused: {count} error{'s' if count != 1 else ''} in {file or 'the options'}")
 
 
 def _read_again(given: Given) -> tuple[Given, Loaded]:

@@ -30,9 +30,22 @@ class ListenerTls:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         # A key that asks for a passphrase would stop the process at a terminal nobody watches.
-        context.load_cert_chain(self._cert_file, self._key_file, password=_no_passphrase)
+        try:
+            context.load_cert_chain(self._cert_file, self._key_file, password=_no_passphrase)
+        except _PassphraseWanted:
+            message = f"the key {self._key_file} is encrypted: put one there that needs no passphrase"
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, message) from None
+        except ssl.SSLError as error:
+            why = f"is not the key of the certificate {self._cert_file}"
+            if error.reason != "KEY_VALUES_MISMATCH":
+                why = f"and the certificate {self._cert_file} can't be read: {error.reason or error}"
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"the key {self._key_file} {why}") from error
         return context
 
 
+class _PassphraseWanted(Exception):  # noqa: N818 — a question, and nobody to answer it
+    pass
+
+
 def _no_passphrase() -> str:
-    raise ssl.SSLError("the key is encrypted")
+    raise _PassphraseWanted

@@ -1,0 +1,65 @@
+"""What only the disk can tell: an audit that can't be written where it is to go, certificates that can't serve.
+
+For ``check``, beside what ``load`` reads: ``serve`` finds them by itself when it opens them.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+
+from .given import Given
+from .model import Config
+from .problems import Path, Problem, Severity
+from .tree import parse_tree
+
+Finding = tuple[Path, str, Severity]
+
+
+def disk_problems(config: Config, given: Given) -> Iterator[Problem]:
+    """Of ``config``, with the lines of what it was read from."""
+    tree = parse_tree(given.text, given.file, dict(given.overrides))
+    for path, message, severity in (*_sink(config), *_authorities(config), *_certificate(config)):
+        yield tree.problem(path, message, severity)
+
+
+def _sink(config: Config) -> Iterator[Finding]:
+    kind, _, file = config.audit.sink.partition(":")
+    if kind != "file":
+        return
+    path, directory = ("audit", "sink"), os.path.dirname(file)
+    if os.path.isdir(file):
+        yield path, f"names {file}, which is a directory", Severity.ERROR
+    elif os.path.isdir(directory):
+        return
+    elif os.path.lexists(directory):
+        yield path, f"names a file in {directory}, which is no directory", Severity.ERROR
+    else:
+        # It may be there where the gateway runs: configurations are checked elsewhere, too.
+        message = f"names a file in {directory}, which is not there: the gateway makes the file, not its directory"
+        yield path, message, Severity.WARNING
+
+
+def _authorities(config: Config) -> Iterator[Finding]:
+    files: list[tuple[Path, str | None]] = [(("upstream", "ca_file"), config.upstream.ca_file)]
+    for index, identity in enumerate(config.identities):
+        if identity.oidc is not None:
+            files.append((("identities", index, "oidc", "ca_file"), identity.oidc.ca_file))
+    for path, file in files:
+        if file is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+            except OSError:
+                yield path, f"names {file}, which holds no certificate that can be read", Severity.ERROR
+
+
+def _certificate(config: Config) -> Iterator[Finding]:
+    tls = config.listen.tls
+    if tls is not None:
+        from ..edge.tls import ListenerTls
+
+        try:
+            ListenerTls(tls.cert_file, tls.key_file)
+        except OSError as error:
+            yield ("listen", "tls", "key_file"), error.strerror or str(error), Severity.ERROR

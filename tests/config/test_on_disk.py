@@ -1,0 +1,70 @@
+"""What ``check`` finds on the disk, beside what the text can tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import OK, REFUSED, main
+from gateway.config.given import Given
+from gateway.config.on_disk import disk_problems
+from tests.fakes.certificates import Authority
+
+HEAD = "version: 1\nupstream: {url: https://gitlab.internal}\n"
+
+
+def found(text: str) -> list[str]:
+    given = Given(HEAD + text, "F")
+    config = given.load({}, lambda path: Path(path).read_text()).config
+    assert config is not None
+    return [str(problem) for problem in disk_problems(config, given)]
+
+
+def test_an_audit_goes_to_a_file_in_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for sink in ("stdout", f"file:{tmp_path}/new", f"file:{tmp_path}/file"):
+        assert found(f"audit: {{sink: '{sink}'}}") == []
+    assert found(f"audit:\n  sink: file:{tmp_path}") == [f"F:4: audit.sink: names {tmp_path}, which is a directory"]
+    (problem,) = found(f"audit: {{sink: 'file:{tmp_path}/file/audit'}}")
+    assert problem == f"F:3: audit.sink: names a file in {tmp_path}/file, which is no directory"
+    (problem,) = found(f"audit: {{sink: 'file:{tmp_path}/none/audit'}}")
+    assert problem.startswith(f"F:3: warning: audit.sink: names a file in {tmp_path}/none, which is not there")
+
+
+def test_a_certificate_and_its_key_are_tried(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    one, other = authority.issue("one"), authority.issue("other")
+    locked = authority.issue("locked", passphrase=b"secret")
+    tls = "listen:\n  tls:\n    cert_file: {}\n    key_file: {}\n"
+    assert found(tls.format(one.cert, one.key)) == []
+    (problem,) = found(tls.format(one.cert, other.key))
+    assert problem == f"F:6: listen.tls.key_file: the key {other.key} is not the key of the certificate {one.cert}"
+    (problem,) = found(tls.format(locked.cert, locked.key))
+    assert problem.startswith(f"F:6: listen.tls.key_file: the key {locked.key} is encrypted")
+    one.cert.write_text("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
+    (problem,) = found(tls.format(one.cert, one.key))
+    assert str(one.cert) in problem
+
+
+def test_authorities_are_read(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    one = authority.issue("one")
+    oidc = "identities: [{{id: ci, oidc: {{issuer: 'https://i', audience: g, claims: {{sub: x}}, ca_file: {}}}}}]"
+    assert found(oidc.format(one.cert)) == []
+    one.cert.write_text("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
+    assert found(oidc.format(one.cert)) == [
+        f"F:3: identities[0].oidc.ca_file: names {one.cert}, which holds no certificate that can be read"
+    ]
+
+
+def test_check_refuses_what_serve_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"{HEAD}audit: {{sink: 'file:{tmp_path}'}}\n")
+    assert main(["check", "--config", str(file)]) == REFUSED
+    assert capsys.readouterr().err == (
+        f"{file}:3: audit.sink: names {tmp_path}, which is a directory\nrefused: 1 error in {file}\n"
+    )
+    file.write_text(f"{HEAD}audit: {{sink: 'file:{tmp_path}/none/audit'}}\n")
+    assert main(["check", "--config", str(file)]) == OK
+    assert "which is not there" in capsys.readouterr().err
