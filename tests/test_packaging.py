@@ -189,13 +189,27 @@ def test_the_unit_confines_the_gateway() -> None:
     assert all(line.startswith("[") or re.fullmatch(r"[A-Za-z]+=.*", line) for line in settings)
     assert {
         "CapabilityBoundingSet=",
-        "DynamicUser=yes",
         "KillSignal=SIGTERM",
+        "LogsDirectory=gitlab-gateway",
         "NoNewPrivileges=yes",
         "ProtectSystem=strict",
         "StateDirectory=gitlab-gateway",
         "StateDirectoryMode=0700",
+        "User=gitlab-gateway",
     } <= settings
+    assert "DynamicUser=yes" not in settings  # commands run as the gateway's user, who must be there without it
+
+
+def test_the_unit_may_write_where_the_examples_have_their_state_and_audit() -> None:
+    settings = dict(
+        line.split("=", 1)
+        for line in (ROOT / "deploy/gitlab-gateway.service").read_text().splitlines()
+        if "Directory=" in line
+    )
+    for example in sorted((ROOT / "config").glob("*.yaml")):
+        text = example.read_text()
+        assert set(re.findall(r"^state_dir: (\S+)", text, re.MULTILINE)) <= {f"/var/lib/{settings['StateDirectory']}"}
+        assert set(re.findall(r'sink: "file:(/\S+)/', text)) <= {f"/var/log/{settings['LogsDirectory']}"}
 
 
 # The two commands
