@@ -92,6 +92,11 @@ class Metrics:
         self._durations: dict[str, _Times] = {}
         self._upstream = _Times()
         self._series = [Series(*counter) for counter in _COUNTERS]
+        for refusals in self._series:
+            if refusals.labels == ("code",):
+                # From nothing on: to Prometheus one that appears with its first refusal has not increased by it.
+                for code in Code:
+                    refusals.begin((code.value,))
         self._adding = threading.Lock()
         self.registry.register(_Requests(self._counters))
         self._rest = CollectorRegistry()

@@ -58,15 +58,16 @@ class Series(Generic[K]):
         self.head = _head(CounterMetricFamily(name, text, labels=labels))
         """What stands above its lines."""
 
+    def begin(self, values: tuple[str, ...]) -> Cell:
+        """The series with these labels' values, at nothing where it is new."""
+        cell = self.cells.get(values)
+        if cell is None:
+            cell = self.cells[values] = Cell(_opening(self.name, self.labels, values))
+        return cell
+
     def cells_of(self, kind: K) -> list[Cell]:
         """Those that count things of ``kind``."""
-        found = []
-        for values in self._values_of(kind):
-            cell = self.cells.get(values)
-            if cell is None:
-                cell = self.cells[values] = Cell(_opening(self.name, self.labels, values))
-            found.append(cell)
-        return found
+        return [self.begin(values) for values in self._values_of(kind)]
 
     def family(self) -> CounterMetricFamily:
         """The same for the library."""

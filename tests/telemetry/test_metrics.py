@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.core.errors import Code
 from gateway.core.exchange import Exchange, Kin
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics, Reading
 
@@ -124,10 +125,19 @@ def test_a_request_is_counted_everywhere_once(metrics: Metrics) -> None:
 
 def test_what_did_not_happen_is_not_counted(metrics: Metrics) -> None:
     metrics.observe(exchange(limit_id="caller", limit_remaining=3.0), 0.1)
-    for name in ("refusals", "cache_requests", "principals", "limit_decisions", "aborted_responses", "upstream_responses"):
+    for name in ("cache_requests", "principals", "limit_decisions", "aborted_responses", "upstream_responses"):
         family = scraped(metrics).get(f"gitlab_gateway_{name}")
         assert family is None or not family.samples, name
     assert sample(metrics, "gitlab_gateway_upstream_first_byte_seconds_count") == 0
+
+
+def test_a_first_refusal_is_an_increase(metrics: Metrics) -> None:
+    """For alerts: every code has its series before."""
+    series = scraped(metrics)["gitlab_gateway_refusals"].samples
+    assert {(one.labels["code"], one.value) for one in series} == {(code.value, 0.0) for code in Code}
+    metrics.observe(exchange(code="internal_error"), 0.1)
+    assert sample(metrics, "gitlab_gateway_refusals_total", code="internal_error") == 1
+    assert len(scraped(metrics)["gitlab_gateway_refusals"].samples) == len(series)
 
 
 def test_a_client_cannot_invent_series(metrics: Metrics) -> None:
