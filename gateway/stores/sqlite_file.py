@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
 import stat
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..ports import StoreUnavailable
+
+log = logging.getLogger("gateway.stores")
 
 _Answer = TypeVar("_Answer")
 
@@ -91,8 +94,7 @@ class SqliteFile:
             # SQLite gives its -wal and -shm files the mode of this one.
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
         self._opened = _identity(path)  # before it is opened: one that takes its place meanwhile is another
-        if stat.S_IMODE(path.stat().st_mode) & 0o022:
-            raise StoreUnavailable(f"{path} is writable by others, who could have changed what is in it: chmod 0600 it")
+        _keep_private(path)
         connection = sqlite3.connect(path, timeout=self._timeout_s, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -110,6 +112,22 @@ class SqliteFile:
             connection.close()
             raise
         return connection
+
+
+def _keep_private(path: Path) -> None:
+    """What others could have changed is refused. What they could read, as a backup that was put back, is closed to them: it
+    holds hashes and sealed tokens, and the keys to them are elsewhere.
+    """
+    for one in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+        try:
+            mode = stat.S_IMODE(one.stat().st_mode)
+        except FileNotFoundError:
+            continue
+        if mode & 0o022:
+            raise StoreUnavailable(f"{one} is writable by others, who could have changed what is in it: chmod 0600 it")
+        if mode & 0o077:
+            one.chmod(0o600)
+            log.warning("%s could be read by others (mode %04o): it is 0600 now", one, mode)
 
 
 def _identity(path: Path) -> tuple[int, int]:

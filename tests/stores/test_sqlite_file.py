@@ -59,6 +59,23 @@ async def test_a_file_others_may_write_to_is_refused(tmp_path: Path) -> None:
     await file.close()
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+async def test_a_file_others_may_read_is_closed_to_them(
+    tmp_path: Path, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a backup that was put back under another umask."""
+    path = tmp_path / "x.db"
+    first, second = made(path), made(path)
+    await first.run(everything)
+    for one in tmp_path.iterdir():
+        one.chmod(mode)
+    assert await second.run(everything) == [7]
+    assert {stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()} == {0o600}
+    assert f"{path} could be read by others (mode {mode:04o}): it is 0600 now" in caplog.text
+    await first.close()
+    await second.close()
+
+
 async def test_another_file_in_its_place_is_followed(tmp_path: Path) -> None:
     """As a backup is put back: the file of before is still there for whoever has it open."""
     path, other = tmp_path / "x.db", tmp_path / "backup.db"
