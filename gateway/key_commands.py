@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .config import Config
-from .config.units import parse_duration, parse_network
+from .config.units import parse_duration, parse_identifier, parse_network
 from .core.key_record import KeyRecord, told
 from .core.secret import Secret
 from .identity.issuing import KeyTerms
@@ -56,7 +56,7 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
     revoke = command("revoke", _revoke, "end a key at once")
     revoke.add_argument("key", metavar="KEY_ID", help="as `keys list` shows it")
     admin = add_command(below, "admin", _admin, "make a key for the admin port and the lines that admit it")
-    admin.add_argument("id", metavar="ID", nargs="?", default="ops")
+    admin.add_argument("id", metavar="ID", nargs="?", default="ops", type=_identifier)
     return [new, taken, rotate, listing, revoke]
 
 
@@ -182,7 +182,7 @@ def _admin(arguments: argparse.Namespace) -> int:
     _judge_output()
     key, digest = new_admin_key()
     _say("Put this into the configuration; the key itself is shown this once:")
-    _say(f"admin:\n  keys:\n    - {{id: {arguments.id}, sha256: {digest}}}")
+    _say(f'admin:\n  keys:\n    - {{id: "{arguments.id}", sha256: "{digest}"}}')
     print(key)
     return OK
 
@@ -229,6 +229,13 @@ def _lasting(text: str) -> float:
     if seconds <= 0:
         raise argparse.ArgumentTypeError("a key that has expired already is of no use")
     return seconds
+
+
+def _identifier(text: str) -> str:
+    try:
+        return parse_identifier(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
 def _network(text: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gateway.app.key_office import KeyOffice
 from gateway.cli import FAILED, OK, REFUSED, main
@@ -225,8 +226,27 @@ def test_keys_are_made_without_gitlabs_tokens_at_hand(tmp_path: Path, capsys: py
     assert main(["check", "--config", str(file)]) == 2
 
 
-def test_an_admin_key_and_its_digest_belong_together(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["keys", "admin", "night"]) == OK
+@pytest.mark.parametrize("name", ["night", "no", "1e3", "7"])
+def test_an_admin_key_and_its_digest_belong_together(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "admin", name]) == OK
     shown = capsys.readouterr()
-    digest = shown.err.partition("sha256: ")[2].partition("}")[0]
-    assert hashlib.sha256(shown.out.strip().encode()).hexdigest() == digest
+    lines = shown.err.partition("\n")[2]
+    (key,) = yaml.safe_load(lines)["admin"]["keys"]
+    assert key == {"id": name, "sha256": hashlib.sha256(shown.out.strip().encode()).hexdigest()}
+    file = write(tmp_path, f"version: 1\nupstream: {{url: https://g}}\n{lines}")
+    assert main(["check", "--config", file]) == OK
+
+
+def test_an_id_that_no_configuration_takes_makes_no_admin_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "admin", "a b"]) == REFUSED
+    shown = capsys.readouterr()
+    assert (shown.out, "'a b' is not an id" in shown.err) == ("", True)
+
+
+def test_what_no_shell_can_spell_is_no_key(keys: Desk) -> None:
+    keys("new", "bot")
+    for arguments in (["revoke", "\udce9"], ["rotate", "bot", "--key", "\udce9"]):
+        keys(*arguments, code=REFUSED)
+        assert "no key has the id" in keys.err
+    keys("list", "\udce9")
+    assert keys.err == "no keys\n"

@@ -54,7 +54,8 @@ UNBOUND = KeyTerms()
 
 
 class KeyIssuer:
-    """Issues, imports, rotates, lists and revokes keys in ``register``.
+    """Issues, imports, rotates, lists and revokes keys in ``register``. Ids are ASCII: no other gets to the store, which
+    could not spell what a shell makes of stray octets.
 
     ``random(n)`` gives n unpredictable octets; ``wall`` is Unix seconds.
     """
@@ -97,7 +98,7 @@ class KeyIssuer:
         """
         if not 0 <= overlap_s <= LONGEST_OVERLAP_S:
             raise TermsRefused("both keys live for 0 s to 30 days")
-        older = await self._register.get(key_id)
+        older = await self.get(key_id)
         if older is None:
             raise NoSuchKey(f"no key has the id {key_id}")
         now = self._wall()
@@ -109,15 +110,15 @@ class KeyIssuer:
 
     async def get(self, key_id: str) -> KeyRecord | None:
         """Dead ones too, for a while."""
-        return await self._register.get(key_id)
+        return await self._register.get(key_id) if key_id.isascii() else None
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
         """Oldest first, dead ones too for a while."""
-        return await self._register.list(identity)
+        return await self._register.list(identity) if identity is None or identity.isascii() else []
 
     async def revoke(self, key_id: str) -> bool:
         """At once; False when there is no such key."""
-        return await self._register.revoke(key_id, self._wall())
+        return key_id.isascii() and await self._register.revoke(key_id, self._wall())
 
     async def _new(
         self, identity: str, terms: KeyTerms, origin: KeyOrigin, replacing: Replacing | None = None

@@ -56,6 +56,17 @@ async def test_a_third_live_key_is_refused_until_one_is_revoked(issuer: KeyIssue
     assert [record.is_live(T) for record in await issuer.list("backstage")].count(True) == 2
 
 
+@pytest.mark.parametrize("name", ["\udce9", "é"])
+async def test_what_is_no_id_never_gets_to_the_store(name: str) -> None:
+    """The command line makes surrogates of octets that are no UTF-8; no store can spell them."""
+    issuer = KeyIssuer(None, pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)  # type: ignore[arg-type]
+    assert await issuer.get(name) is None
+    assert await issuer.list(name) == []
+    assert not await issuer.revoke(name)
+    with pytest.raises(NoSuchKey):
+        await issuer.rotate(name, 0)
+
+
 async def test_revoking_nothing_says_so(issuer: KeyIssuer) -> None:
     assert not await issuer.revoke("key_none")
 
