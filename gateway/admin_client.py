@@ -48,5 +48,7 @@ def ask(
         return response.status, json.loads(response.read() or b"null")
     except (http.client.HTTPException, json.JSONDecodeError):
         raise OSError(f"{admin} does not answer as an admin port") from None
+    except OSError as error:
+        raise OSError(f"{admin}: {error.strerror or error}") from None
     finally:
         connection.close()

@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is said would be printed to standard output, among what a program reads there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         sys.stderr = os.fdopen(2, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what can't be spelt is no reason to fail
     try:
         arguments = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = arguments.command
@@ -70,13 +74,27 @@ class _Refused(Exception):  # noqa: N818 — a decision, not a fault
 
 def _serve(arguments: argparse.Namespace) -> int:
     config, given = _configured_and_given(arguments)
-    if config.listen.workers > 1:
-        from .workers import supervisor
+    try:
+        if config.listen.workers > 1:
+            from .workers import supervisor
 
-        return supervisor.run(config, given, lambda: _read_again(given))
-    from . import app
+            return supervisor.run(config, given, lambda: _read_again(given))
+        from . import app
 
-    return app.run(config)
+        return app.run(config)
+    except socket.gaierror as error:
+        raise OSError(f"{_unknown_place(config)}: {error.strerror}") from None
+
+
+def _unknown_place(config: Config) -> str:
+    """Which of the two ports is at a name that nobody knows: the resolver's error doesn't say."""
+    for key in ("address", "admin"):
+        place = getattr(config.listen, key)
+        try:
+            socket.getaddrinfo(place.host or None, place.port)
+        except socket.gaierror:
+            return f"listen.{key} {place}"
+    return "listen"
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -272,12 +290,14 @@ def _plain(error: BaseException) -> str:
 
 
 def _print_document(document: dict[str, object], form: str) -> None:
+    # What standard output can't spell is escaped as the form has it: it must be read as the same.
+    everything = (sys.stdout.encoding or "").lower().startswith("utf")
     if form == "json":
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(json.dumps(document, indent=2, ensure_ascii=not everything))
         return
     import yaml
 
-    print(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), end="")
+    print(yaml.safe_dump(document, sort_keys=False, allow_unicode=everything), end="")
 
 
 # Arguments

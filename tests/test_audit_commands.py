@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -149,6 +151,23 @@ def test_what_differs_is_told_and_is_one(replayed: list[str], tmp_path: Path, ca
         patched.setattr(sys, "stdout", None)
         assert main([*replayed, "--json"]) == 1
     assert capsys.readouterr().err == "failed: standard output is closed\n"
+
+
+def test_what_differs_is_told_by_an_output_without_arrows(replayed: list[str], tmp_path: Path) -> None:
+    with (tmp_path / "audit").open("a") as audit:
+        audit.write(
+            '{"time":"t","request_id":"r","method":"POST","target":"/api/v4/projects/1/issues",'
+            '"identity":"bot","principal":"bot","principal_kind":"key","rule":"old","upstream_credential":"sa"}\n'
+        )
+    root = Path(__file__).parent.parent
+    shown = subprocess.run(
+        [sys.executable, "-m", "gateway", *replayed],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        cwd=root,
+    )
+    assert (shown.returncode, r"as sa \u2192 forbidden" in shown.stdout, "Traceback" in shown.stderr) == (1, True, False)
 
 
 def test_a_shared_cache_has_nothing_to_decide(
