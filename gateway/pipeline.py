@@ -65,7 +65,7 @@ _STATUSES = {status: status.value for status in CacheStatus}
 _REASONS = {reason: reason.value for reason in CacheReason}
 _STORED = {stored: stored.value for stored in Stored}
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-
+_CUT_BY = {Source.DOWNSTREAM: "client", Source.UPSTREAM: "upstream", Source.INTERNAL: "gateway"}
 
 # What the gateway itself asks about a place: on the REST surface, whatever the request is.
 _ASKING = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
@@ -415,8 +415,8 @@ class Gateway:
         stored: bool = False,
         flow: Flow | None = None,
     ) -> None:
-        """The answer, whole or streamed, as fast as ``flow`` lets it. Cut, never completed, when the upstream dies in
-        mid-body. ``stored``: GitLab was not asked."""
+        """The answer, whole or streamed, as fast as ``flow`` lets it. A refusal in mid-body, such as that the upstream
+        died, cuts it (``_refuse``). ``stored``: GitLab was not asked."""
         dialect, decision, head, lines = self.road.dialect, told.decision, reply.head, b""
         beside = dialect.beside(decision, principal, head)
         if beside is None:
@@ -431,15 +431,10 @@ class Gateway:
             await down.respond(head, reply.whole or b"", lines=lines)
             return
         await down.start(head, lines=lines)
-        try:
-            async for chunk in reply.chunks:
-                if flow is not None:
-                    await flow.pace(len(chunk))
-                await down.write(chunk)
-        except Rejection as rejection:
-            x.aborted, x.code = "upstream", rejection.code.value
-            down.abort()
-            return
+        async for chunk in reply.chunks:
+            if flow is not None:
+                await flow.pace(len(chunk))
+            await down.write(chunk)
         await down.finish()
 
     def _told_of(self, told: _Told, rejection: Rejection) -> Fields:
@@ -457,7 +452,7 @@ class Gateway:
         if rejection.shadow:
             x.rule_shadow = rejection.shadow
         if down.started:
-            x.aborted = "upstream" if rejection.source is Source.UPSTREAM else "gateway"
+            x.aborted = _CUT_BY[rejection.source]
             down.abort()
             return
         x.status = rejection.status

@@ -188,6 +188,31 @@ async def test_an_upstream_that_dies_in_mid_body_cuts_the_connection(made: World
     assert (made.last.status, made.last.aborted, made.last.code) == (200, "upstream", "upstream_reset")
 
 
+@pytest.mark.parametrize(
+    ("refusal", "by"),
+    [
+        (Rejection(Code.REQUEST_TIMEOUT, 408, "408 Request Timeout", close=True), "client"),
+        (Rejection(Code.DRAINING, 503, "503 Service Unavailable", source=Source.INTERNAL), "gateway"),
+        (Rejection(Code.UPSTREAM_TIMEOUT, 504, "504 Gateway Timeout", source=Source.UPSTREAM), "upstream"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else given.code.value,
+)
+async def test_an_answer_that_began_is_cut_by_whoever_failed(made: World, refusal: Rejection, by: str) -> None:
+    """GitLab may answer before it has the whole of a body, and its client never send the rest."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise refusal
+
+    async def answer(request: UpstreamRequest, octets: bytes) -> Reply:
+        return Reply(ResponseHead(200, ()), chunks=chunks())
+
+    made.up.answer = answer
+    down = await made.ask("GET", PROJECT)
+    assert (down.aborted, down.finished, down.written) == (True, False, b"a")
+    assert (made.last.status, made.last.aborted, made.last.code) == (200, by, refusal.code.value)
+
+
 @pytest.mark.parametrize("gone_after", [0, 1, 6])
 async def test_a_client_that_went_is_499_and_releases_gitlab(made: World, gone_after: int) -> None:
     made.up.answer = died(b"some", b"more", b"never asked for")

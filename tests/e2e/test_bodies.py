@@ -13,7 +13,7 @@ from gateway.demo.seed import TOKENS
 from tests.e2e.conftest import OWN_TOKEN, Passage
 from tests.e2e.running import GatewayProcess, LoopThread
 from tests.e2e.wire import Peer, ask, curl, stranger
-from tests.fakes.gitlab import Answer, Then, response
+from tests.fakes.gitlab import Answer, Then, When, response
 
 MIB = 1 << 20
 
@@ -99,6 +99,24 @@ def test_x7_a_client_that_leaves_releases_the_upstream(passage: Passage, upstrea
     request_id = dict(fields)["X-Gateway-Request-Id"]
     audited = passage.gateway.audited(request_id)
     assert (audited["status"], audited["aborted"]) == (499, "client")
+
+
+def test_a_body_that_breaks_under_an_answer_is_not_laid_at_gitlabs_door(passage: Passage) -> None:
+    """GitLab may begin its answer before the pack is all there."""
+    passage.recorder.script(Answer(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nunpa", then=Then.STALL, when=When.HEAD))
+    with Peer(passage.gateway.port) as peer:
+        peer.send(
+            b"POST /group/project.git/git-receive-pack HTTP/1.1\r\nHost: x\r\n"
+            b"Authorization: Basic b2F1dGgyOmdscGF0LW93bg==\r\nTransfer-Encoding: chunked\r\n\r\n10000\r\n"
+            + bytes(0x10000)
+            + b"\r\n5\r\nmore!\r\n"
+        )
+        status, fields = peer.read_head()
+        assert (status, peer.read_exactly(4)) == (200, b"unpa")
+        peer.send(b"no length\r\n")
+        assert peer.read_to_end() == b""
+    audited = passage.gateway.audited(dict(fields)["X-Gateway-Request-Id"])
+    assert (audited["status"], audited["code"], audited["aborted"]) == (200, "bad_request", "client")
 
 
 def _resident(gateway: GatewayProcess) -> int:
