@@ -29,10 +29,11 @@ from ..outbox import Outbox
 from ..ports import DRAINED
 from .downstream import AiohttpDownstream, ClientGone, head_of
 from .parsing import last_octets, rejection_of, version_not_supported
+from .presence import Stall, cut, unsent_bytes
 from .repeats import Repeats
 from .settings import EdgeSettings
 from .tunnel import ClientTunnel
-from .visitors import Visitors, cut, unsent_bytes
+from .visitors import Visitors
 
 log = logging.getLogger("gateway.edge")
 
@@ -311,13 +312,14 @@ class Connection(RequestHandler):
             cut(transport)
 
     async def drained(self) -> None:
-        """Wait until the client takes octets again; a client that takes none for ``write_stall_s`` is cut off."""
-        timer = self._loop.call_later(self.settings.write_stall_s, self.abort)
-        try:
-            while self.writing_paused and self.transport is not None:
-                await self._drain_helper()
-        finally:
-            timer.cancel()
+        """Wait until there is room for more; a client that takes no octet for ``write_stall_s`` is cut off."""
+        if self.transport is not None:
+            stall = Stall(self._loop, self.transport, self.settings.write_stall_s, self.abort)
+            try:
+                while self.writing_paused and self.transport is not None:
+                    await self._drain_helper()
+            finally:
+                stall.over()
         if self.transport is None:
             raise ClientGone("client gone")
 

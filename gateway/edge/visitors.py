@@ -6,12 +6,12 @@ accepted ── hands are shaken ── counted in ── … ── closing, it
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Collection
 from typing import Protocol
 
+from .presence import Taken, cut, taken, unsent_bytes
 from .settings import EdgeSettings
 
 _LAST_WORD_S = 1.0
@@ -95,22 +95,23 @@ class Visitors:
         """Close once all is sent. Cut off is who takes nothing for ``write_stall_s``, or has it all and never leaves."""
         if not transport.is_closing():  # asyncio's of TLS, closed twice, can be asked and told nothing more
             transport.close()
-        self._watch(visitor, transport, unsent_bytes(transport))
+        self._watch(visitor, transport)
 
-    def _watch(self, visitor: Visitor, transport: asyncio.Transport, unsent: int) -> None:
-        if unsent:
-            self._loop.call_later(self._settings.write_stall_s, self._look, visitor, transport, unsent)
+    def _watch(self, visitor: Visitor, transport: asyncio.Transport) -> None:
+        if unsent_bytes(transport):
+            self._loop.call_later(self._settings.write_stall_s, self._look, visitor, transport, taken(transport))
         elif not visitor.left:
             self._parting.setdefault(visitor.ticket, (self._loop.time() + _GOODBYE_S, transport))
             if self._parting_timer is None:
                 self._parting_timer = self._loop.call_later(_GOODBYE_S, self._part)
 
-    def _look(self, visitor: Visitor, transport: asyncio.Transport, before: int) -> None:
-        unsent = unsent_bytes(transport)
-        if unsent >= before:
-            cut(transport)
+    def _look(self, visitor: Visitor, transport: asyncio.Transport, before: Taken) -> None:
+        if visitor.left:
+            return
+        if taken(transport).further_than(before):
+            self._watch(visitor, transport)
         else:
-            self._watch(visitor, transport, unsent)
+            cut(transport)
 
     def _part(self) -> None:
         """One timer for all of them: most leave at once."""
@@ -140,17 +141,3 @@ class Visitors:
         coming, before = self._coming, self._loop.time() - self._settings.request_head_s
         while coming and next(iter(coming.values())) < before:
             coming.popitem(last=False)
-
-
-def cut(transport: asyncio.Transport) -> None:
-    """Abort it. One of asyncio's own TLS that was closed twice can't be told so before Python 3.11.5, and is over."""
-    with contextlib.suppress(AttributeError):
-        transport.abort()
-
-
-def unsent_bytes(transport: asyncio.Transport) -> int:
-    """What it has not sent yet, as far as it tells. One of asyncio's own TLS that was closed twice can't be asked."""
-    try:
-        return transport.get_write_buffer_size()
-    except AttributeError:
-        return 0

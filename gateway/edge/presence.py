@@ -1,0 +1,79 @@
+"""Whether a client is there: what its socket tells of the octets that it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+_ACKED = struct.Struct("120xQ")
+"""Of Linux' ``struct tcp_info``: how many octets the peer has acknowledged (``tcpi_bytes_acked``, Linux 4.2)."""
+
+
+class Taken(NamedTuple):
+    """How far a client has come with what it is sent."""
+
+    acked: int
+    """What its own kernel has taken, where ours tells; else 0. A transport hands octets to our kernel by the megabyte: its
+    own count stands still for a minute while a slow client takes some all the time, and TLS hides part of it."""
+    unsent: int
+    """What the transport still holds."""
+
+    def further_than(self, before: Taken) -> bool:
+        """Something was taken since."""
+        return self.acked > before.acked or self.unsent < before.unsent
+
+
+def taken(transport: asyncio.Transport) -> Taken:
+    """Up to now; of a transport that is over, nothing."""
+    acked = 0
+    if hasattr(socket, "TCP_INFO"):
+        # Respectively: over, no TCP, over (uvloop), an older kernel.
+        with contextlib.suppress(AttributeError, OSError, ValueError, struct.error):
+            told = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size)
+            (acked,) = _ACKED.unpack(told)
+    return Taken(acked, unsent_bytes(transport))
+
+
+class Stall:
+    """Calls ``end`` when a client has taken nothing for ``stall_s``, unless it is ``over`` before."""
+
+    __slots__ = ("_before", "_end", "_loop", "_stall_s", "_timer", "_transport")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, stall_s: float, end: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._stall_s = stall_s
+        self._end = end
+        self._before = taken(transport)
+        self._timer = loop.call_later(stall_s, self._look)
+
+    def over(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now = taken(self._transport)
+        if now.further_than(self._before):
+            self._before = now
+            self._timer = self._loop.call_later(self._stall_s, self._look)
+        else:
+            self._end()
+
+
+def cut(transport: asyncio.Transport) -> None:
+    """Abort it. One of asyncio's own TLS that was closed twice can't be told so before Python 3.11.5, and is over."""
+    with contextlib.suppress(AttributeError):
+        transport.abort()
+
+
+def unsent_bytes(transport: asyncio.Transport) -> int:
+    """What it has not sent yet, as far as it tells. One of asyncio's own TLS that was closed twice can't be asked."""
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:
+        return 0

@@ -1,0 +1,197 @@
+"""Who takes octets, however slowly, is served; who takes none is not. On both loops, in clear and over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from gateway.core.messages import ResponseHead
+from gateway.edge.downstream import AiohttpDownstream
+from gateway.edge.presence import Taken, cut, taken
+from tests.fakes.certificates import Authority
+
+from .wire import SOON_S, request, traffic
+
+SIZE = 12 << 20
+"""More than both kernels take."""
+STALL_S = 0.2
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+Both = tuple[ssl.SSLContext, ssl.SSLContext] | None
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """On a loop of that kind."""
+    with asyncio.Runner(loop_factory=request.param) as runner:
+        yield lambda test: runner.run(test())  # type: ignore[arg-type]  # any coroutine function
+
+
+@pytest.fixture(params=[False, True], ids=["clear", "tls"])
+def both(request: pytest.FixtureRequest, tmp_path: Path) -> Both:
+    """The server's and the client's context, or none."""
+    if not request.param:
+        return None
+    authority = Authority(tmp_path)
+    pair = authority.issue("gateway")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(pair.cert, pair.key)
+    return server, ssl.create_default_context(cafile=authority.file)
+
+
+async def connected(port: int, tls: ssl.SSLContext | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A client with little room."""
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port))
+    named: dict[str, Any] = {"ssl": tls, "server_hostname": "127.0.0.1"} if tls is not None else {}
+    return await asyncio.open_connection(sock=raw, limit=32768, **named)
+
+
+async def pieces(down: AiohttpDownstream) -> None:
+    await down.start(ResponseHead(200, ((b"Content-Length", b"%d" % SIZE),)))
+    for _ in range(2):
+        await down.write(bytes(SIZE // 2))
+    await down.finish()
+
+
+def test_a_client_that_takes_octets_all_the_time_is_not_cut(run: Run, both: Both) -> None:
+    """Though its answer, and what is left of it when the connection closes, takes many times as long as one may take
+    nothing."""
+
+    async def test() -> None:
+        server, ours = both or (None, None)
+        loop = asyncio.get_running_loop()
+        async with traffic(pieces, tls=server, write_stall_s=STALL_S) as port:
+            reader, writer = await connected(port.port, ours)
+            writer.write(request("/", "Connection: close"))
+            began = loop.time()
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            left = SIZE
+            while left:
+                octets = await reader.read(65536)
+                assert octets, f"cut after {loop.time() - began:.2f} s, {left} octets early"
+                left -= len(octets)
+                await asyncio.sleep(0.008)
+            assert loop.time() - began > 4 * STALL_S
+            writer.close()
+
+    run(test)
+
+
+def test_a_client_that_stops_taking_octets_is_cut(run: Run, both: Both) -> None:
+    """Not before, and soon."""
+
+    async def test() -> None:
+        server, ours = both or (None, None)
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        async def handler(down: AiohttpDownstream) -> None:
+            try:
+                await down.start(ResponseHead(200, ()))
+                while True:
+                    await down.write(bytes(SIZE))
+            finally:
+                ended.set_result(None)
+
+        async with traffic(handler, tls=server, write_stall_s=STALL_S) as port:
+            reader, writer = await connected(port.port, ours)
+            writer.write(request())
+            until = loop.time() + 3 * STALL_S
+            while loop.time() < until:
+                await reader.read(32768)
+                await asyncio.sleep(0.01)
+            assert not ended.done()
+            async with asyncio.timeout(SOON_S):
+                await ended
+            assert loop.time() - until < 5 * STALL_S
+            writer.transport.abort()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "further"),
+    [
+        (Taken(0, 9), Taken(0, 9), False),
+        (Taken(0, 9), Taken(0, 8), True),
+        (Taken(5, 9), Taken(6, 9), True),
+        (Taken(5, 9), Taken(5, 10), False),
+        (Taken(5, 0), Taken(0, 0), False),
+    ],
+)
+def test_an_octet_more_is_further(before: Taken, now: Taken, further: bool) -> None:
+    """By either count: a kernel may not tell, and TLS hides what it holds."""
+    assert now.further_than(before) is further
+
+
+def test_a_transport_that_is_over_has_taken_nothing(run: Run, both: Both) -> None:
+    """Loops differ in how it says so."""
+
+    async def test() -> None:
+        server, ours = both or (None, None)
+        transports: list[asyncio.Transport] = []
+
+        class Greeting(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                transports.append(transport)  # type: ignore[arg-type]
+                transports[0].write(b"hello")
+
+        listening = await asyncio.get_running_loop().create_server(Greeting, "127.0.0.1", 0, ssl=server)
+        reader, writer = await connected(listening.sockets[0].getsockname()[1], ours)
+        assert await reader.readexactly(5) == b"hello"
+        (transport,) = transports
+        assert taken(transport).unsent == 0
+        assert taken(transport).acked >= 5 or not hasattr(socket, "TCP_INFO")
+        transport.close()
+        transport.close()
+        writer.close()
+        async with asyncio.timeout(SOON_S):
+            while taken(transport) != Taken(0, 0):
+                await asyncio.sleep(0.01)
+        cut(transport)
+        listening.close()
+
+    run(test)
+
+
+def test_over_a_unix_socket_the_transport_alone_tells(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = str(tmp_path_factory.mktemp("s") / "s")
+
+    async def test() -> None:
+        asked = asyncio.get_running_loop().create_future()
+
+        def told(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(bytes(SIZE))
+            asked.set_result(taken(writer.transport))  # type: ignore[arg-type]
+            writer.transport.abort()
+
+        listening = await asyncio.start_unix_server(told, path)
+        _, writer = await asyncio.open_unix_connection(path)
+        assert 0 < (await asked).unsent <= SIZE
+        assert (await asked).acked == 0
+        writer.close()
+        listening.close()
+
+    run(test)
+
+
+def test_a_transport_that_forgot_itself_is_over() -> None:
+    class Forgetful(asyncio.Transport):
+        def abort(self) -> None:
+            raise AttributeError("'NoneType' object has no attribute '_abort'")
+
+        def get_write_buffer_size(self) -> int:
+            raise AttributeError("'NoneType' object has no attribute '_get_write_buffer_size'")
+
+    cut(Forgetful())
+    assert taken(Forgetful()) == Taken(0, 0)
