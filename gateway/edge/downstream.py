@@ -22,6 +22,7 @@ from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
 from ..core.patience import Patience
 from ..core.status import status_line
+from .presence import close_resets
 from .tunnel import ClientTunnel
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class AiohttpDownstream:
         "_payload",
         "_protocol",
         "_tunnel",
+        "_until_close",
         "begun",
         "body",
         "expects_continue",
@@ -146,6 +148,8 @@ class AiohttpDownstream:
         self.received_bytes = 0
         self._chunked = False
         self._mute = False
+        self._until_close = False
+        """The end of the connection is the end of the body (HTTP/1.0), unless it is a reset (RFC 9112 §8)."""
         self.keep_alive = True
         self.version_served = True
         self.expects_continue = False
@@ -201,6 +205,9 @@ class AiohttpDownstream:
         else:
             data = self._serialise(head, -1, lines)
         self.started = True
+        transport = self._protocol.transport
+        if self._until_close and transport is not None:
+            close_resets(transport, True)
         await self._send(data)
 
     async def write(self, chunk: bytes) -> None:
@@ -214,6 +221,8 @@ class AiohttpDownstream:
     async def finish(self) -> None:
         if self._chunked:
             await self._send(b"0\r\n\r\n")
+        elif self._until_close:
+            await self._send_all()
 
     async def switch(self, head: ResponseHead) -> ClientTunnel:
         tunnel = self._protocol.take_over()
@@ -259,7 +268,7 @@ class AiohttpDownstream:
             if length >= 0:
                 parts.append(b"Content-Length: %d\r\n" % length)
             elif self.head.http_10:
-                self.keep_alive = False  # RFC 9112 §6.3: only the end of the connection can end this body
+                self.keep_alive, self._until_close = False, True  # RFC 9112 §6.3
             else:
                 self._chunked = True
                 parts.append(b"Transfer-Encoding: chunked\r\n")
@@ -281,3 +290,15 @@ class AiohttpDownstream:
         self.sent_bytes += len(data)
         if protocol.writing_paused:
             await protocol.drained()
+
+    async def _send_all(self) -> None:
+        """Wait until the kernel has it all: whoever cuts the connection before must not end an answer that its end ends.
+        What TLS holds and does not tell of, its own goodbye ends."""
+        protocol = self._protocol
+        transport = protocol.transport
+        if transport is None or transport.is_closing():
+            raise ClientGone("client gone")
+        transport.set_write_buffer_limits(high=1, low=0)
+        if protocol.writing_paused:
+            await protocol.drained()
+        close_resets(transport, False)

@@ -1,4 +1,4 @@
-"""Whether a client is there: what its socket tells of the octets that it takes."""
+"""Whether a client is there: what its socket tells of it; and how it is told that an answer was cut."""
 
 from __future__ import annotations
 
@@ -63,6 +63,14 @@ class Stall:
             self._timer = self._loop.call_later(self._stall_s, self._look)
         else:
             self._end()
+
+
+def close_resets(transport: asyncio.Transport, resets: bool) -> None:
+    """Whether the connection's end, whoever brings it about, is a reset from now on, which throws away what has not
+    arrived. uvloop's ``abort`` alone is none, and a unix socket knows none."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # it is over
+        raw = transport.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", resets, 0))
 
 
 def cut(transport: asyncio.Transport) -> None:

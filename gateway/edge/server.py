@@ -305,7 +305,7 @@ class Connection(RequestHandler):
             self._server.visitors.see_off(self, transport)
 
     def abort(self) -> None:
-        """Cut the connection with a reset where the platform has one: nothing sent so far may pass for whole."""
+        """Cut the connection: nothing sent so far passes for whole, by its framing or by a reset (``presence``)."""
         transport = self.transport
         self._force_close = True
         if transport is not None:

@@ -1,4 +1,5 @@
-"""Who takes octets, however slowly, is served; who takes none is not. On both loops, in clear and over TLS."""
+"""Who takes octets, however slowly, is served, who takes none is not; no answer that was cut looks whole. On both loops, in
+clear and over TLS."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ import uvloop
 
 from gateway.core.messages import ResponseHead
 from gateway.edge.downstream import AiohttpDownstream
-from gateway.edge.presence import Taken, cut, taken
+from gateway.edge.presence import Taken, close_resets, cut, taken
 from tests.fakes.certificates import Authority
 
-from .wire import SOON_S, request, traffic
+from .wire import SOON_S, Handler, request, traffic
 
 SIZE = 12 << 20
 """More than both kernels take."""
@@ -185,6 +186,122 @@ def test_over_a_unix_socket_the_transport_alone_tells(run: Run, tmp_path_factory
     run(test)
 
 
+# An answer that ends with its connection
+
+
+async def endless(down: AiohttpDownstream) -> None:
+    """In mid-body for ever."""
+    await down.start(ResponseHead(200, ()))
+    await down.write(b"some")
+    await asyncio.Event().wait()
+
+
+async def faulty(down: AiohttpDownstream) -> None:
+    await down.start(ResponseHead(200, ()))
+    await down.write(b"some")
+    down.abort()
+
+
+async def unended(down: AiohttpDownstream) -> None:
+    """As an answer is that its client left."""
+    await down.start(ResponseHead(200, ()))
+    await down.write(b"some")
+
+
+async def unmeasured(down: AiohttpDownstream) -> None:
+    """Whole, with its last octets in the transport."""
+    await down.start(ResponseHead(200, ()))
+    await down.write(bytes(SIZE))
+    await down.finish()
+
+
+async def to_the_end(reader: asyncio.StreamReader) -> int:
+    """How many octets came; a ConnectionResetError where they are not whole."""
+    count = 0
+    async with asyncio.timeout(SOON_S):
+        while octets := await reader.read(1 << 20):
+            count += len(octets)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("both", "handler", "then"),
+    [
+        (False, faulty, "nothing"),
+        (False, unended, "nothing"),
+        (False, endless, "drain"),
+        (False, endless, "half-close"),
+        (False, unmeasured, "drain"),
+        (False, unmeasured, "stall"),
+        (True, faulty, "nothing"),
+        (True, endless, "drain"),
+    ],
+    indirect=["both"],
+)
+def test_what_only_its_end_would_end_is_reset_when_it_is_cut(run: Run, both: Both, handler: Handler, then: str) -> None:
+    """An HTTP/1.0 client knows an end of the body from a cut by nothing else (RFC 9112 §8). TLS tells of its own end, or
+    leaves it out; there not all clients look for it."""
+
+    async def test() -> None:
+        server, ours = both or (None, None)
+        stall_s = 0.1 if then == "stall" else 30.0
+        async with traffic(handler, tls=server, write_stall_s=stall_s) as port:
+            reader, writer = await connected(port.port, ours)
+            writer.write(request(version="1.0"))
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+            if then == "drain":
+                port.server.pre_shutdown()
+                await port.server.shutdown(0.1)
+            elif then == "half-close":
+                writer.write_eof()
+            elif then == "stall":
+                async with asyncio.timeout(SOON_S):
+                    while port.server.visitors.open:
+                        await asyncio.sleep(0.01)
+            with pytest.raises(ConnectionResetError):
+                await to_the_end(reader)
+            writer.close()
+
+    run(test)
+
+
+def test_what_its_end_ends_is_not_reset(run: Run, both: Both) -> None:
+    """Not even while a slow client has not taken its last octets; the gateway may be draining."""
+
+    async def test() -> None:
+        server, ours = both or (None, None)
+        async with traffic(unmeasured, tls=server) as port:
+            reader, writer = await connected(port.port, ours)
+            writer.write(request(version="1.0"))
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"Content-Length" not in head
+            port.server.pre_shutdown()
+            ending = asyncio.ensure_future(port.server.shutdown(SOON_S))
+            await asyncio.sleep(0.3)
+            assert await to_the_end(reader) == SIZE
+            writer.close()
+            await ending
+
+    run(test)
+
+
+def test_over_a_unix_socket_it_ends_as_well(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Which knows no reset."""
+    path = str(tmp_path_factory.mktemp("s") / "s")
+
+    async def test() -> None:
+        async with traffic(unmeasured) as port:
+            listening = await port.server.listen(None, 0, path=path)
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(request(version="1.0"))
+            await reader.readuntil(b"\r\n\r\n")
+            assert await to_the_end(reader) == SIZE
+            writer.close()
+            listening.close()
+
+    run(test)
+
+
 def test_a_transport_that_forgot_itself_is_over() -> None:
     class Forgetful(asyncio.Transport):
         def abort(self) -> None:
@@ -194,4 +311,5 @@ def test_a_transport_that_forgot_itself_is_over() -> None:
             raise AttributeError("'NoneType' object has no attribute '_get_write_buffer_size'")
 
     cut(Forgetful())
+    close_resets(Forgetful(), True)
     assert taken(Forgetful()) == Taken(0, 0)
