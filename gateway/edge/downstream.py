@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
@@ -171,6 +172,11 @@ class AiohttpDownstream:
         """The same octets would mean the same again, and nothing stands behind them."""
         return self.head.memo is not None and self.keep_alive and not self.expects_continue
 
+    @property
+    def whole(self) -> bool:
+        """All of the request has been read."""
+        return self._payload.is_eof()
+
     # What aiohttp's RequestHandler calls on the request in progress.
 
     def _cancel(self, exc: BaseException) -> None:
@@ -302,3 +308,7 @@ class AiohttpDownstream:
         if protocol.writing_paused:
             await protocol.drained()
         close_resets(transport, False)
+
+
+Handle = Callable[[AiohttpDownstream], Awaitable[None]]
+"""Answers one request, whatever happens."""

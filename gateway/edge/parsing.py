@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import aiohttp.http_parser
 from aiohttp.http_exceptions import BadStatusLine, LineTooLong
 
@@ -9,6 +11,9 @@ from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import ResponseHead
 from ..core.status import status_line
 from .downstream import http_date
+
+RenderEarly = Callable[[Rejection, str], tuple[ResponseHead, bytes]]
+"""Renders a refusal of a request that was never parsed: (rejection, peer) → head, body. Also counts and audits it."""
 
 
 def require_c_parser() -> None:

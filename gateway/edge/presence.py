@@ -1,9 +1,10 @@
-"""Whether a client is there: what its socket tells of it; and how it is told that an answer was cut."""
+"""Whether a client is there, by its socket: has it left, does it take octets? And how it is told that an answer was cut."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -11,6 +12,13 @@ from typing import NamedTuple
 
 _ACKED = struct.Struct("120xQ")
 """Of Linux' ``struct tcp_info``: how many octets the peer has acknowledged (``tcpi_bytes_acked``, Linux 4.2)."""
+
+
+LOOK_S = 1.0
+"""Between two looks for a client whose connection isn't read."""
+_NO_MORE = getattr(select, "POLLRDHUP", 0)
+"""The other side sends no more; Linux alone tells."""
+_LEFT = getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
 
 
 class Taken(NamedTuple):
@@ -39,7 +47,7 @@ def taken(transport: asyncio.Transport) -> Taken:
 
 
 class Stall:
-    """Calls ``end`` when a client has taken nothing for ``stall_s``, unless it is ``over`` before."""
+    """Calls ``end`` when a client has taken nothing for ``stall_s``, while it is entered."""
 
     __slots__ = ("_before", "_end", "_loop", "_stall_s", "_timer", "_transport")
 
@@ -50,10 +58,12 @@ class Stall:
         self._transport = transport
         self._stall_s = stall_s
         self._end = end
-        self._before = taken(transport)
-        self._timer = loop.call_later(stall_s, self._look)
 
-    def over(self) -> None:
+    def __enter__(self) -> None:
+        self._before = taken(self._transport)
+        self._timer = self._loop.call_later(self._stall_s, self._look)
+
+    def __exit__(self, *_: object) -> None:
         self._timer.cancel()
 
     def _look(self) -> None:
@@ -63,6 +73,19 @@ class Stall:
             self._timer = self._loop.call_later(self._stall_s, self._look)
         else:
             self._end()
+
+
+def has_left(transport: asyncio.Transport, *, whole: bool) -> bool:
+    """A client that closed its connection or broke it, as far as the kernel knows: a transport that isn't read is told
+    neither. One that only says that it will send no more has left as well (see ``server``), but where the request is not
+    ``whole``: what is not read yet may be the rest of it."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # it is over, and its protocol hears of that
+        poll.register(transport.get_extra_info("socket"), _NO_MORE if whole else 0)  # what is in _LEFT is always told
+        return any(told & (_LEFT | _NO_MORE) for _, told in poll.poll(0))
+    return False
 
 
 def close_resets(transport: asyncio.Transport, resets: bool) -> None:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -24,12 +24,12 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from ..asking import Asker, Asking, Begun
 from ..core.errors import Rejection, bad_request, drained
-from ..core.messages import RequestHead, ResponseHead
+from ..core.messages import RequestHead
 from ..outbox import Outbox
 from ..ports import DRAINED
-from .downstream import AiohttpDownstream, ClientGone, head_of
-from .parsing import last_octets, rejection_of, version_not_supported
-from .presence import Stall, cut, unsent_bytes
+from .downstream import AiohttpDownstream, ClientGone, Handle, head_of
+from .parsing import RenderEarly, last_octets, rejection_of, version_not_supported
+from .presence import LOOK_S, Stall, cut, has_left, unsent_bytes
 from .repeats import Repeats
 from .settings import EdgeSettings
 from .tunnel import ClientTunnel
@@ -40,11 +40,6 @@ log = logging.getLogger("gateway.edge")
 _BLANK_LINE = b"\r\n\r\n"
 _LAST_WORD_S = 1.0  # for the refusal of a request that the drain ends
 _OVER = PayloadAccessError()  # what a late reader of an answered request's body gets
-
-Handle = Callable[[AiohttpDownstream], Awaitable[None]]
-RenderEarly = Callable[[Rejection, str], tuple[ResponseHead, bytes]]
-"""Renders a refusal of a request that was never parsed: (rejection, peer) → head, body. Also counts and audits it."""
-
 
 AtOnce = Callable[[RequestHead, Asker], bytes | Asking | None]
 """The whole answer to a head that was answered before, where nobody has to be waited for; counted and audited then. Or who
@@ -64,6 +59,7 @@ class Connection(RequestHandler):
         "_begun",
         "_head_deadline",
         "_idle",
+        "_lookout",
         "_octets",
         "_opening",
         "_server",
@@ -84,6 +80,7 @@ class Connection(RequestHandler):
         self.left = False
         self.ticket = 0
         self._head_deadline: asyncio.TimerHandle | None = None
+        self._lookout: asyncio.TimerHandle | None = None
         self._tunnel: ClientTunnel | None = None
         self._at_boundary = True
         """Every octet that the parser was given belongs to a request that it has told of, and that has no body."""
@@ -116,6 +113,8 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._disarm_head_deadline()
+        if self._lookout is not None:
+            self._lookout.cancel()
         if self._tunnel is not None:
             self._tunnel.lost()
             self._task_handler = None  # not cancelled: who relays was told, and may know better who ended it
@@ -254,6 +253,23 @@ class Connection(RequestHandler):
         self._tunnel.end()
         return not self.is_tls
 
+    def _pause_transport_reading(self) -> None:
+        """aiohttp's, whatever it pauses for; from now on somebody must look whether the client is still there."""
+        super()._pause_transport_reading()
+        if self._lookout is None:
+            self._lookout = self._loop.call_later(LOOK_S, self._look_out)
+
+    def _look_out(self) -> None:
+        self._lookout = None
+        transport = self.transport
+        if transport is None or transport.is_closing() or not (self._reading_paused or self._buffer_paused):
+            return
+        current: Any = self._current_request
+        if has_left(transport, whole=current.whole if current is not None else self._asking is not None):
+            self.abort()
+        else:
+            self._lookout = self._loop.call_later(LOOK_S, self._look_out)
+
     def take_over(self) -> ClientTunnel:
         """From here on the connection's octets are the tunnel's, those first that came behind the handshake."""
         if not self._upgraded or self._messages or self.transport is None:
@@ -313,13 +329,9 @@ class Connection(RequestHandler):
 
     async def drained(self) -> None:
         """Wait until there is room for more; a client that takes no octet for ``write_stall_s`` is cut off."""
-        if self.transport is not None:
-            stall = Stall(self._loop, self.transport, self.settings.write_stall_s, self.abort)
-            try:
-                while self.writing_paused and self.transport is not None:
-                    await self._drain_helper()
-            finally:
-                stall.over()
+        while self.writing_paused and self.transport is not None:
+            with Stall(self._loop, self.transport, self.settings.write_stall_s, self.abort):
+                await self._drain_helper()
         if self.transport is None:
             raise ClientGone("client gone")
 
@@ -440,18 +452,7 @@ class TrafficServer(web.Server):
         self.tunnels: set[ClientTunnel] = set()
         self.tunnel_bytes_in = 0
         self.tunnel_bytes_out = 0
-        self._protocol_options: dict[str, Any] = {
-            "access_log": None,
-            "auto_decompress": False,
-            "keepalive_timeout": settings.idle_s,
-            "lingering_time": settings.lingering_s,
-            # A little more than our own limits, which core judges exactly, and never equal: the parser's error names only
-            # the number.
-            "max_line_size": settings.target_bytes + 1,
-            "max_field_size": settings.field_bytes + (2 if settings.field_bytes == settings.target_bytes else 1),
-            "max_headers": settings.max_fields,
-            "read_bufsize": 64 * 1024,
-        }
+        self._protocol_options = settings.of_aiohttp()
 
     def __call__(self) -> RequestHandler:
         connection = Connection(self, self.settings, loop=self._loop, **self._protocol_options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -45,6 +45,21 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     """0: no limit."""
     uncounted_peer: Callable[[str], bool] = _no_peer
     """Whether a peer stands for many: a load balancer is not held to the limit of one client."""
+
+    def of_aiohttp(self) -> dict[str, Any]:
+        """As its protocol takes them."""
+        return {
+            "access_log": None,
+            "auto_decompress": False,
+            "keepalive_timeout": self.idle_s,
+            "lingering_time": self.lingering_s,
+            # A little more than our own limits, which core judges exactly, and never equal: the parser's error names only
+            # the number.
+            "max_line_size": self.target_bytes + 1,
+            "max_field_size": self.field_bytes + (2 if self.field_bytes == self.target_bytes else 1),
+            "max_headers": self.max_fields,
+            "read_bufsize": 64 * 1024,
+        }
 
     def of_tls(self, context: ssl.SSLContext | None) -> TLSTimes:
         """As ``create_server`` takes them, where there is a context. Its own goodbye, of 30 s, cuts who reads slowly."""

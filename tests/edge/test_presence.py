@@ -1,12 +1,14 @@
-"""Who takes octets, however slowly, is served, who takes none is not; no answer that was cut looks whole. On both loops, in
-clear and over TLS."""
+"""Who takes octets, however slowly, is served, who takes none is not; who left is noticed; no answer that was cut looks
+whole. On both loops, in clear and over TLS."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import pytest
 import uvloop
 
 from gateway.core.messages import ResponseHead
+from gateway.edge import presence as module
+from gateway.edge import server as server_module
 from gateway.edge.downstream import AiohttpDownstream
 from gateway.edge.presence import Taken, close_resets, cut, taken
 from tests.fakes.certificates import Authority
 
-from .wire import SOON_S, Handler, request, traffic
+from .wire import SOON_S, Handler, Traffic, request, traffic
 
 SIZE = 12 << 20
 """More than both kernels take."""
@@ -53,8 +57,17 @@ async def connected(port: int, tls: ssl.SSLContext | None = None) -> tuple[async
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.setblocking(False)
     await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port))
-    named: dict[str, Any] = {"ssl": tls, "server_hostname": "127.0.0.1"} if tls is not None else {}
-    return await asyncio.open_connection(sock=raw, limit=32768, **named)
+    return await asyncio.open_connection(sock=raw, limit=32768, **named(tls))
+
+
+def named(tls: ssl.SSLContext | None) -> dict[str, Any]:
+    """As asyncio is told to shake hands."""
+    return {"ssl": tls, "server_hostname": "127.0.0.1"} if tls is not None else {}
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    close_resets(writer.transport, True)  # type: ignore[arg-type]
+    writer.transport.abort()
 
 
 async def pieces(down: AiohttpDownstream) -> None:
@@ -182,6 +195,121 @@ def test_over_a_unix_socket_the_transport_alone_tells(run: Run, tmp_path_factory
         assert (await asked).acked == 0
         writer.close()
         listening.close()
+
+    run(test)
+
+
+# A client that leaves while nothing is read of its connection
+
+
+POLL = request("/poll")
+UPLOAD = request("/upload", "Content-Length: 4000000", method="POST")
+
+
+@dataclass
+class Waiting:
+    """A handler that waits for what never comes: who waits, and who was cancelled."""
+
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    body = b""
+
+    async def __call__(self, down: AiohttpDownstream) -> None:
+        self.began.set()
+        try:
+            if down.head.target == b"/slow":
+                assert down.body is not None
+                await asyncio.sleep(4 * module.LOOK_S)
+                while chunk := await down.body.read():
+                    self.body += chunk
+            await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+
+    async def is_over(self) -> bool:
+        """Within some looks."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.ended.wait(), 10 * module.LOOK_S)
+        return self.ended.is_set()
+
+
+async def unread(port: Traffic) -> None:
+    """Until the gateway has paused reading."""
+    async with asyncio.timeout(SOON_S):
+        while not any(each._reading_paused or each._buffer_paused for each in port.server.connections):
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_S", 0.05)
+    monkeypatch.setattr(server_module, "LOOK_S", 0.05)
+
+
+@pytest.mark.usefixtures("_look_often")
+@pytest.mark.parametrize(
+    ("octets", "how"),
+    [
+        pytest.param(POLL + request("/next") * 200, "reset", id="behind-a-poll"),
+        pytest.param(POLL + request("/next") * 200, "closed", id="behind-a-poll-closed"),
+        pytest.param(POLL + UPLOAD + bytes(400_000), "reset", id="a-body-behind-a-poll"),
+        pytest.param(UPLOAD + bytes(4_000_000), "reset", id="an-upload-that-nobody-takes"),
+    ],
+)
+def test_a_client_that_left_is_noticed_though_nothing_is_read(run: Run, both: Both, octets: bytes, how: str) -> None:
+    async def test() -> None:
+        server, ours = both or (None, None)
+        waiting = Waiting()
+        async with traffic(waiting, tls=server) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port.port, **named(ours))
+            writer.write(octets)
+            await waiting.began.wait()
+            await unread(port)
+            await asyncio.sleep(4 * module.LOOK_S)
+            assert not waiting.ended.is_set(), "it is still there"
+            if how == "reset":
+                reset(writer)
+            else:
+                writer.transport.abort()
+            assert await waiting.is_over()
+
+    run(test)
+
+
+@pytest.mark.usefixtures("_look_often")
+def test_what_was_sent_before_a_client_half_closed_is_read(run: Run) -> None:
+    """It counts as it does where reading never paused: the body is taken whole, and then the client has gone."""
+
+    async def test() -> None:
+        waiting = Waiting()
+        async with traffic(waiting) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port.port)
+            writer.write(request("/slow", method="POST", body=bytes(300_000)))
+            writer.write_eof()
+            await waiting.began.wait()
+            await unread(port)
+            assert await waiting.is_over()
+            assert len(waiting.body) == 300_000
+            writer.close()
+
+    run(test)
+
+
+@pytest.mark.usefixtures("_look_often")
+def test_an_upload_that_is_taken_slowly_is_left_alone(run: Run) -> None:
+    async def test() -> None:
+        waiting = Waiting()
+        async with traffic(waiting) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port.port)
+            writer.write(request("/slow", method="POST", body=bytes(4_000_000)))
+            async with asyncio.timeout(SOON_S):
+                while len(waiting.body) < 4_000_000:
+                    await asyncio.sleep(0.01)
+            (connection,) = port.server.connections
+            await asyncio.sleep(2 * module.LOOK_S)
+            assert connection._lookout is None, "nobody looks where octets are read"  # type: ignore[attr-defined]
+            assert not waiting.ended.is_set()
+            writer.close()
 
     run(test)
 
