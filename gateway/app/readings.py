@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ..core.breaker import BreakerState
 from ..edge.admin import Readiness
+from ..telemetry import logging as operator_log
 from ..telemetry.audit_writer import AuditWriter
 from ..telemetry.metrics import Reading
 from .assembly import Assembly
@@ -116,6 +117,12 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
             labels={"store": link.name},
             total=True,
         )
+    yield Reading(
+        "gitlab_gateway_log_dropped",
+        "Lines of the operator's log that were dropped because nobody read it.",
+        operator_log.dropped(),
+        total=True,
+    )
     yield from _cache_readings(made.cache_room)
     if made.audit is not None:
         yield Reading("gitlab_gateway_audit_events", "Audit lines rendered.", made.audit.events, total=True)

@@ -14,6 +14,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from ..core.redaction import redact
+from .log_handler import PatientHandler, handler_for
 
 
 def _blank_secrets(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
@@ -47,11 +48,19 @@ def configure(level: str = "info", stream: TextIO | None = None, *, worker: int 
             structlog.processors.JSONRenderer(),
         ],
     )
-    handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
+    handler = handler_for(stream if stream is not None else sys.stderr)
     handler.setFormatter(formatter)
     root = logging.getLogger()
+    for before in root.handlers:
+        if isinstance(before, PatientHandler):
+            before.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # aiohttp's own loggers quote requests; what they would say, the edge says in its own words.
     for name in ("aiohttp.server", "aiohttp.access", "aiohttp.web", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def dropped() -> int:
+    """Lines that nobody read in time."""
+    return sum(one.dropped for one in logging.getLogger().handlers if isinstance(one, PatientHandler))

@@ -1,0 +1,171 @@
+"""The operator's log where a reader may stop reading: a pipe, a socket, a terminal. A thread waits, nobody else does.
+
+    emit ─► queue ─► thread ─► descriptor
+
+Whoever logs waits until the line is written, so that none is missing behind a crash, but only for a moment: from then on,
+and until the queue is empty again, lines wait in it; those that find no room there are dropped, counted and told of.
+
+A thread rather than ``O_NONBLOCK``: the flag is shared by all who hold the same description, a shell among them. And rather
+than a look whether there is room: other processes write to the same pipe between the look and the write.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import stat
+import threading
+import time
+from collections import deque
+from typing import TextIO
+
+MOST_BYTES = 256 << 10
+"""Lines that wait for a reader."""
+MOMENT_S = 0.05
+"""How long whoever logs waits for a line to be written, once, until the reader has read all."""
+STALL_S = 0.5
+"""At the exit: a reader who takes nothing for so long is not waited for."""
+EXIT_S = 2.0
+"""As that, if it takes one line after the other."""
+
+
+def handler_for(stream: TextIO) -> logging.Handler:
+    """What writes to ``stream`` and never holds up whoever logs."""
+    try:
+        descriptor = stream.fileno()
+        mode = os.fstat(descriptor).st_mode
+    except (OSError, ValueError):  # in memory
+        return logging.StreamHandler(stream)
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor):
+        return PatientHandler(descriptor)
+    return logging.StreamHandler(stream)
+
+
+class PatientHandler(logging.Handler):
+    """Writes to a descriptor that somebody else opened, and leaves it open.
+
+    Args:
+        descriptor: Where to.
+        most_bytes: As ``MOST_BYTES``.
+        moment_s: As ``MOMENT_S``.
+        stall_s: As ``STALL_S``.
+        exit_s: As ``EXIT_S``.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        *,
+        most_bytes: int = MOST_BYTES,
+        moment_s: float = MOMENT_S,
+        stall_s: float = STALL_S,
+        exit_s: float = EXIT_S,
+    ) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._descriptor = descriptor
+        self._most_bytes = most_bytes
+        self._moment_s = moment_s
+        self._stall_s = stall_s
+        self._exit_s = exit_s
+        self._queue: deque[bytes] = deque()
+        """The first of them is being written."""
+        self._queued = 0
+        self._untold = 0
+        """Of those dropped, the ones that no line tells of yet."""
+        self._full = False
+        """Lines are dropped until the queue is empty: what is missing is missing in one place, where it is told."""
+        self._late = False
+        """Nobody waits for their line."""
+        self._takes = True
+        """The descriptor's answer, last time."""
+        self._closing = False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self._line(record)
+        except Exception:  # noqa: BLE001 — as every handler of the library does
+            self.handleError(record)
+            return
+        with self._changed:
+            self._full = self._full or bool(self._queue and self._queued + len(line) > self._most_bytes)
+            if self._full or self._closing:
+                self._lose()
+                return
+            self._queue.append(line)
+            self._queued += len(line)
+            self._changed.notify_all()
+            if not self._late:
+                self._late = not self._changed.wait_for(lambda: not self._queue, self._moment_s)
+
+    def flush(self) -> None:
+        """Waits until all is written, as long as somebody reads, and not for long."""
+        until = time.monotonic() + self._exit_s
+        with self._changed:
+            while self._owes():
+                if time.monotonic() > until or not self._changed.wait(self._stall_s):
+                    return
+
+    def close(self) -> None:
+        """The thread ends when all is written, or with the process."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        super().close()
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+
+    def _lose(self) -> None:
+        self.dropped += 1
+        self._untold += 1
+
+    def _owes(self) -> bool:
+        """Something is to be written, and is not yet."""
+        return bool(self._queue or (self._untold and self._takes))
+
+    # The thread's side
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._owes() and not self._closing:
+                    self._changed.wait()
+                if not self._owes():
+                    return
+                line = self._queue[0] if self._queue else b""
+                told = 0 if self._full else self._untold
+            takes = self._write((self._notice(told) if told else b"") + line)
+            with self._changed:
+                self._takes = takes
+                if line:
+                    self._queue.popleft()
+                    self._queued -= len(line)
+                if takes:
+                    self._untold -= told
+                elif line:
+                    self._lose()
+                if not self._queue:
+                    self._full = self._late = False
+                self._changed.notify_all()
+
+    def _notice(self, count: int) -> bytes:
+        words = "%d lines of this log were dropped: nobody read it"
+        return self._line(logging.LogRecord("gateway.log", logging.WARNING, __file__, 0, words, (count,), None))
+
+    def _write(self, octets: bytes) -> bool:
+        """Whether all were taken; however long that takes."""
+        left = memoryview(octets)
+        while left:
+            try:
+                left = left[os.write(self._descriptor, left) :]
+            except BlockingIOError:  # another who holds it has asked for that
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll()
+            except OSError:
+                return False
+        return True

@@ -1,0 +1,167 @@
+"""A log that nobody reads: who logs goes on, what is missing is told where it is missing, and nothing waits at the exit."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.telemetry.log_handler import PatientHandler, handler_for
+
+LONG = "x" * 900
+
+
+class Log:
+    """A handler at a pipe, without a logger in front: pytest would keep what goes through one."""
+
+    def __init__(self, most_bytes: int = 10_000) -> None:
+        self.reading, self.writing = os.pipe()
+        self.handler = PatientHandler(self.writing, most_bytes=most_bytes, moment_s=0.05, stall_s=0.1, exit_s=0.3)
+
+    def say(self, *words: str) -> None:
+        for one in words:
+            self.handler.handle(logging.makeLogRecord({"name": "x", "msg": one}))
+
+    def read(self, ends: str) -> list[str]:
+        """Until a line ends so."""
+        octets = b""
+        while not octets.endswith(f"{ends}\n".encode()):
+            octets += os.read(self.reading, 1 << 16)
+        return octets.decode().splitlines()
+
+    def fill(self) -> None:
+        os.set_blocking(self.writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(self.writing, b"." * 4095 + b"\n")
+        os.set_blocking(self.writing, True)
+
+    def drain(self) -> None:
+        os.set_blocking(self.reading, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.read(self.reading, 1 << 20)
+        os.set_blocking(self.reading, True)
+
+    def close(self) -> None:
+        self.handler.close()
+        with contextlib.suppress(OSError):
+            os.close(self.reading)
+        os.close(self.writing)
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    one = Log()
+    yield one
+    one.drain()
+    one.close()
+
+
+def test_a_line_is_written_when_it_has_been_said(log: Log) -> None:
+    """However the process ends then."""
+    os.set_blocking(log.reading, False)
+    for number in range(100):
+        log.say(f"line {number}")
+        assert os.read(log.reading, 100) == b"line %d\n" % number
+    assert log.handler.dropped == 0
+
+
+def test_who_reads_late_reads_all_of_it_in_order(log: Log) -> None:
+    log.fill()
+    said = [f"{number} {LONG}" for number in range(8)]
+    begun = time.monotonic()
+    log.say(*said)
+    assert time.monotonic() - begun < 1
+    os.set_blocking(log.reading, True)
+    assert [line for line in log.read(said[-1]) if not line.startswith(".")] == said
+    log.say("on time again")
+    assert log.read("on time again") == ["on time again"]
+    assert log.handler.dropped == 0
+
+
+def test_what_finds_no_room_is_counted_and_told_where_it_is_missing(log: Log) -> None:
+    log.fill()
+    said = [f"{number} {LONG}" for number in range(30)]
+    log.say(*said)
+    dropped = log.handler.dropped
+    assert 0 < dropped < 30
+    told = f"{dropped} lines of this log were dropped: nobody read it"
+    assert [line for line in log.read(told) if not line.startswith(".")] == [*said[:-dropped], told]
+    log.say("on")
+    assert log.read("on") == ["on"]
+    assert log.handler.dropped == dropped
+
+
+def test_nothing_waits_at_the_exit_for_who_does_not_read(log: Log) -> None:
+    log.fill()
+    log.say("last words")
+    begun = time.monotonic()
+    log.handler.flush()
+    assert 0.1 <= time.monotonic() - begun < 1
+
+
+def test_a_reader_who_left_costs_nobody_anything() -> None:
+    log = Log()
+    os.close(log.reading)
+    log.say("one", "two")
+    log.handler.flush()
+    assert log.handler.dropped == 2
+    log.close()
+
+
+def test_another_who_holds_the_pipe_may_have_made_it_hurry() -> None:
+    log = Log(1 << 20)
+    os.set_blocking(log.writing, False)
+    log.say("y" * 70_000, "z" * 70_000)
+    assert log.read("z") == ["y" * 70_000, "z" * 70_000]
+    log.close()
+
+
+def test_who_says_something_after_the_end_is_counted(log: Log) -> None:
+    log.handler.close()
+    log.say("too late")
+    assert log.handler.dropped == 1
+
+
+def test_only_where_somebody_reads_is_waited_for(tmp_path: Path) -> None:
+    one, other = socket.socketpair()
+    primary, terminal = os.openpty()
+    reading, writing = os.pipe()
+    with one, other, open(tmp_path / "log", "w") as file, open(os.devnull, "w") as nothing:
+        for stream in (file, nothing, io.StringIO()):
+            assert type(handler_for(stream)) is logging.StreamHandler
+        for descriptor in (one.fileno(), terminal, writing):
+            with open(descriptor, "w", closefd=False) as stream:
+                handler = handler_for(stream)
+            assert isinstance(handler, PatientHandler)
+            handler.close()
+    for descriptor in (primary, terminal, reading, writing):
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "os._exit(3)", "os.kill(os.getpid(), 9)", "raise SystemError('fatal')"])
+def test_the_last_words_are_heard(end: str) -> None:
+    """In their order, the interpreter's own included."""
+    script = f"""
+import logging, os, sys
+from gateway.telemetry import logging as operator_log
+operator_log.configure()
+for number in range(200):
+    logging.getLogger("x").info("line %d.", number)
+{end}
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    lines = done.stderr.splitlines()
+    assert [f"line {number}." in lines[number] for number in range(200)] == [True] * 200
+    assert ("SystemError: fatal" in lines[-1]) == ("fatal" in end)
+    assert done.returncode in {1, 3, -9}
