@@ -1,7 +1,7 @@
 """The commands. Reads arguments, loads the configuration, calls, prints; decides nothing.
 
-Exit codes: 0 well; 1 something failed while running; 2 wrong usage or a configuration that is refused. What a person
-should read goes to standard error, what a program should read to standard output.
+Exit codes: 0 well; 1 something failed while running; 2 wrong usage or a configuration that is refused; 130 interrupted.
+What a person should read goes to standard error, what a program should read to standard output.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .core.catalogue import Catalogue, Surface
 from .ports import KeyRefused, StoreUnavailable
 from .state_dir import StateRefused
 
-OK, FAILED, REFUSED = 0, 1, 2
+OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 _VERSION = f"gitlab-gateway {__version__} (Python {'.'.join(map(str, sys.version_info[:3]))})"
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(str(refused))
         return REFUSED
     except KeyboardInterrupt:
-        return FAILED
+        return INTERRUPTED
     except BrokenPipeError:
         _forget_output()  # `gitlab-gateway routes | head` is no failure
         return OK

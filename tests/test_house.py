@@ -33,7 +33,7 @@ TOP_LEVEL = {
 }
 
 WITHOUT_A_TEST_FILE = {
-    "gateway/__main__.py": "three lines; the end-to-end tests start the gateway through it",
+    "gateway/__main__.py": "tests/e2e/test_start.py tests it as what it is: the beginning of a process",
     "gateway/demo/__main__.py": "three lines; tests/demo/test_gitlab.py starts the demo through it",
     "gateway/road.py": "protocols and the struct that holds them; tests/test_pipeline.py walks it",
     "gateway/ports.py": "protocols without behaviour; the contract suites test whatever implements them",

@@ -57,7 +57,7 @@ def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
 
 def test_the_wheel_installs_the_command_and_its_licence(wheel: zipfile.ZipFile) -> None:
     info = f"gitlab_gateway-{gateway.__version__}.dist-info"
-    assert "gitlab-gateway = gateway.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    assert "gitlab-gateway = gateway.__main__:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
 
 

@@ -72,8 +72,9 @@ async def _serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, departure.tell)
     async with serving(config) as started:
-        # Before anybody is told that it serves: an unheard SIGHUP would end the process.
+        # Before anybody is told that it serves. One that came during the start has been kept (`__main__`).
         loop.add_signal_handler(signal.SIGHUP, _hang_up, started)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         log.info(
             "serving %s on %s, admin on %s",
             config.upstream.url,
