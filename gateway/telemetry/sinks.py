@@ -67,6 +67,9 @@ class FileSink:
     no signal is needed. One that grew past ``rotate_bytes`` is renamed to ``PATH.1``, and those before it one number up.
     No line is ever spread over two files.
 
+    Or a pipe with a name: while nobody reads it, nothing is taken; one that was made anew is opened anew, and none is made
+    into a file.
+
     Args:
         path: Absolute.
         rotate_bytes: 0: never by itself.
@@ -80,9 +83,14 @@ class FileSink:
         self._keep = keep
         self._stall_s = stall_s
         self._whole = True
-        """What was written last ended a line."""
+        """What was written last ended a line, or its reader is gone."""
         self._rotates = True
-        self._open()
+        self._descriptor = -1
+        self._which = (0, 0)
+        self._out: _Out | None = None
+        self._is_pipe = False
+        with contextlib.suppress(_UnreadError):
+            self._open()
 
     def write(self, lines: bytes) -> int:
         taken = 0
@@ -91,8 +99,9 @@ class FileSink:
             try:
                 if self._whole:
                     self._follow(len(piece))
-                got = self._out.write(piece)
-            except OSError:
+                got = self._opened.write(piece)
+            except OSError as error:
+                self._whole = self._whole or isinstance(error, BrokenPipeError)
                 if not taken:
                     raise
                 break
@@ -114,21 +123,41 @@ class FileSink:
         return lines[begin:end]
 
     def sync(self) -> None:
-        self._out.sync()
+        self._opened.sync()
 
     def close(self) -> None:
-        self._out.close()
-        os.close(self._descriptor)
+        if self._out is not None:
+            self._out.close()
+            os.close(self._descriptor)
+
+    @property
+    def _opened(self) -> _Out:
+        if self._out is None:
+            raise _UnreadError
+        return self._out
 
     def _open(self) -> None:
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        found = os.fstat(self._descriptor)
+        # Without O_NONBLOCK a pipe's opening waits for its reader.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | (0 if self._is_pipe else os.O_CREAT)
+        try:
+            descriptor = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(self._path).st_mode):
+                self._is_pipe = True
+                raise _UnreadError from None
+            raise
+        self._descriptor = descriptor
+        found = os.fstat(descriptor)
         self._which = (found.st_dev, found.st_ino)
-        self._out = _Out(self._descriptor, self._stall_s)
+        self._is_pipe = stat.S_ISFIFO(found.st_mode)
+        self._out = _Out(descriptor, self._stall_s)
         with contextlib.suppress(OSError):  # a new name in the directory outlives a power cut, too
             _sync_directory(self._path)
 
     def _follow(self, coming: int) -> None:
+        if self._out is None:
+            self._open()
+            return
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
@@ -142,8 +171,9 @@ class FileSink:
     def _reopen(self) -> None:
         before, out = self._descriptor, self._out
         self._open()
-        out.close()
-        os.close(before)
+        if out is not None:
+            out.close()
+            os.close(before)
 
     def _rotate(self) -> None:
         try:
@@ -162,6 +192,13 @@ class FileSink:
             return
         self._rotates = True
         self._reopen()
+
+
+class _UnreadError(OSError):
+    """A pipe with a name that nobody has opened to read."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ENXIO, "nobody reads the pipe")
 
 
 class NullSink:

@@ -49,3 +49,22 @@ def test_a_reader_who_stops_reading_stalls_nobody(demo: DemoGitLab, tmp_path: Pa
         assert figure(gateway, "gitlab_gateway_audit_dropped_total") == 0
     finally:
         assert gateway.stop() == 0
+
+
+def test_a_pipe_that_nobody_reads_yet_is_not_waited_for(demo: DemoGitLab, tmp_path: Path) -> None:
+    """Neither at the start nor when its reader has made it anew: lines wait on disk, and come in their order."""
+    pipe = tmp_path / "audit"
+    os.mkfifo(pipe)
+    gateway = GatewayProcess(demo_config(demo.url, audit={"sink": f"file:{pipe}"}), tmp_path / "gateway", DEMO_SECRETS)
+    try:
+        for number in range(2):
+            assert ask(gateway.port, f"/api/v4/version?n={number}", token=TOKENS.ada).status == 200
+            until(lambda: checks(gateway)["audit"] == "degraded: the sink fails, lines are spooled", "it is told")
+            gateway.log.find(lambda line: "the audit sink fails: nobody reads the pipe" in line or None)
+            with open(pipe, "rb") as reader:
+                assert f"n={number}".encode() in reader.readline()
+                until(lambda: checks(gateway)["audit"] == "ok", "it is told that it is over")
+                pipe.unlink()
+                os.mkfifo(pipe)
+    finally:
+        assert gateway.stop() == 0

@@ -235,6 +235,59 @@ def test_what_cannot_be_rotated_is_written_all_the_same(tmp_path: Path, caplog: 
     assert (path.read_bytes(), (tmp_path / "audit.1").read_bytes()) == (b"line\n", b"line\n" * 3)
 
 
+# Pipes with a name
+
+
+def read_all(reading: int) -> bytes:
+    octets = os.read(reading, 1 << 20)
+    os.close(reading)
+    return octets
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    os.mkfifo(path)
+    sink = open_sink(f"file:{path}")
+    for doing in (lambda: sink.write(b"one\n"), sink.sync):
+        with pytest.raises(OSError, match="nobody reads the pipe"):
+            doing()
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    assert sink.write(b"one\n") == 4
+    sink.sync()
+    sink.close()
+    assert read_all(reading) == b"one\n"
+    FileSink(str(path)).close()
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_pipe_that_is_made_anew_is_opened_anew(tmp_path: Path, torn: bool) -> None:
+    path = tmp_path / "audit"
+    os.mkfifo(path)
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    sink = FileSink(str(path), stall_s=0.01)
+    sink.write(b"one\ntw" if torn else b"one\n")
+    os.close(reading)
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises((BrokenPipeError, FileNotFoundError)):
+            sink.write(b"o\n")
+    assert not path.exists(), "no file in its place: whoever reads makes it anew"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="nobody reads the pipe"):
+        sink.write(b"o\n")
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    assert sink.write(b"o\n") == 2
+    sink.close()
+    assert read_all(reading) == b"o\n"
+
+
+def test_a_socket_with_a_name_is_no_sink(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(tmp_path / "audit"))
+        with pytest.raises(OSError, match="No such device or address"):
+            FileSink(str(tmp_path / "audit"))
+
+
 # How a file ends
 
 
