@@ -234,27 +234,28 @@ class Supervisor:
             log.error("the new workers have not started in %g s", self._start_s)
             return False
         self._crew, self._coming = coming, None
-        self._retire(before)
+        self._retire(before, f"{len(before.seats)} workers that were replaced")
         return True
 
     def _dismiss(self) -> None:
         """Those of a new configuration that can't serve it."""
         coming, self._coming = self._coming, None
         if coming is not None:
-            self._retire(coming)
+            self._retire(coming, "the workers that took nobody's place")
 
-    def _retire(self, crew: Crew) -> None:
+    def _retire(self, crew: Crew, who: str) -> None:
+        """``who`` they are, when they have left."""
         crew.retire()
         if self._leaving.is_set():
             crew.leave(at_once=True)
         task = asyncio.get_running_loop().create_task(crew.end(self._retires_within_s(crew)), name="retired")
         self._retired[crew] = task
-        task.add_done_callback(lambda _: self._left(crew))
+        task.add_done_callback(lambda _: self._left(crew, who))
 
-    def _left(self, crew: Crew) -> None:
+    def _left(self, crew: Crew, who: str) -> None:
         self._retired.pop(crew, None)
         if not self._leaving.is_set():
-            log.info("%d workers that were replaced have left", len(crew.seats))
+            log.info("%s have left", who)
 
     def _retires_within_s(self, crew: Crew) -> float:
         return crew.config.listen.idle_s + crew.config.listen.drain.deadline + self._close_s

@@ -93,6 +93,7 @@ async def test_a_new_crew_takes_over_when_all_of_it_serves(tmp_path: Path, caplo
     await play.until(lambda: "Retire()" in play.told(0, "heard") and "Retire()" in play.told(1, "heard"))
     assert [play.told(number, "seats").split() for number in range(3)] == [["0", "2"], ["1", "3"], ["4"]]
     assert "is served with 3 workers" in caplog.text
+    await play.until(lambda: "2 workers that were replaced have left" in caplog.text)
     assert logging.getLogger().level == logging.DEBUG
     assert await play.code(signal.SIGTERM) == 0
     assert play.told(2, "heard") == "Leave(at_once=False) "
@@ -141,7 +142,10 @@ async def test_a_fault_while_reading_is_told_and_changes_nothing(tmp_path: Path,
 
 
 @pytest.mark.parametrize("second", ["fail", "slow"])
-async def test_where_one_of_the_new_can_not_start_the_old_serve_on(tmp_path: Path, second: str) -> None:
+async def test_where_one_of_the_new_can_not_start_the_old_serve_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, second: str
+) -> None:
+    caplog.set_level("INFO")
     play = Play(tmp_path, "serve", "serve", start_s=1.5)
     await play.begun()
     play.does("serve", second)
@@ -151,6 +155,8 @@ async def test_where_one_of_the_new_can_not_start_the_old_serve_on(tmp_path: Pat
     # The first of the new ones has served, and perhaps has clients: it goes as one that is replaced does.
     await play.until(lambda: "Retire()" in play.told(0, "heard"))
     await play.until(lambda: not play.supervisor._retired)
+    assert "the workers that took nobody's place have left" in caplog.text
+    assert "replaced have left" not in caplog.text
     assert await play.code(signal.SIGTERM) == 0
 
 
