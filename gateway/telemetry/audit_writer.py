@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +38,7 @@ PATIENCE_S = 5.0
 """How long a request waits for its line to be on disk, and the process for its last lines."""
 
 _LINE_END = ord("\n")
+_STALLS = "it stalls"
 
 
 class _Offered(msgspec.Struct, frozen=True):
@@ -212,10 +215,11 @@ class AuditWriter:
         """How many the sink took."""
         if not octets:
             return 0
-        try:
-            taken, why = self._sink.write(octets), "it stalls"
-        except (OSError, ValueError) as error:
-            taken, why = 0, getattr(error, "strerror", None) or type(error).__name__
+        taken, why = self._asked(octets)
+        if 0 < taken < len(octets) and not self.failing:
+            # What stopped it on the way is not said before the next try. A reader who stalls is not waited for twice.
+            more, why = self._asked(octets[taken:])
+            taken += more
         if taken:
             self._mid_line = octets[taken - 1] != _LINE_END
         self._took = taken == len(octets)
@@ -223,6 +227,15 @@ class AuditWriter:
             self.failing = True
             log.error("the audit sink fails: %s", why)
         return taken
+
+    def _asked(self, octets: bytes) -> tuple[int, str]:
+        """How many the sink took, and why not all of them."""
+        try:
+            return self._sink.write(octets), _STALLS
+        except BlockingIOError as error:
+            return 0, _STALLS if error.strerror == os.strerror(errno.EAGAIN) else _why(error)
+        except (OSError, ValueError) as error:
+            return 0, _why(error)
 
     def _keep(self, octets: bytes) -> None:
         """What the sink did not take, behind what is in hand already."""
@@ -253,6 +266,10 @@ class AuditWriter:
             log.error("the audit cannot be made durable: %s", error.strerror)
             return False
         return True
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _settle(settled: asyncio.Future[bool], done: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -89,6 +90,36 @@ async def test_what_the_sink_does_not_take_waits_and_follows(tmp_path: Path, cap
         "the audit sink fails: No space left on device",
         "the audit sink takes lines again",
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (BlockingIOError(11, os.strerror(11)), "it stalls"),
+        (BlockingIOError(11, "another process is in the middle of a line"), "another process is in the middle of a line"),
+        (ValueError(), "ValueError"),
+    ],
+)
+@pytest.mark.parametrize("part", [0, 7])
+async def test_it_is_told_what_stopped_the_sink_on_the_way(
+    caplog: pytest.LogCaptureFixture, error: Exception, why: str, part: int
+) -> None:
+    """Once: a disk that was full after a part of a line is a full disk."""
+    takes = [part] if part else []
+
+    def mood(_: int) -> int:
+        if takes:
+            return takes.pop()
+        raise error
+
+    sink = Moody(mood)
+    writer = AuditWriter(sink)
+    writer.offer(lines(0, 3))
+    await until(lambda: writer.failing and "fails" in caplog.text)
+    writer.close()
+    assert [record.message for record in caplog.records if "fails" in record.message] == [f"the audit sink fails: {why}"]
+    assert sink.octets == lines(0, 3)[:part]
 
 
 async def test_whatever_the_sink_takes_the_record_is_whole(tmp_path: Path) -> None:
@@ -211,7 +242,8 @@ async def test_without_a_spool_lines_are_lost_and_counted(caplog: pytest.LogCapt
 
 
 async def test_a_line_cut_short_is_ended_before_another_begins() -> None:
-    sink = Moody(lambda size: len(line(0)) + 4 if size > len(line(0)) else 0)
+    takes = [len(line(0)) + 4]
+    sink = Moody(lambda _: takes.pop() if takes else 0)
     writer = AuditWriter(sink)
     writer.offer(lines(0, 4))
     await until(lambda: writer.dropped == 2)
