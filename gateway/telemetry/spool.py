@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,7 @@ class Spool:
 
     def resume(self, tail: Tail) -> bytes:
         """Drop what the sink has already, by how it ends; what must be written before the rest."""
+        self._end_line()
         at = self._read
         for line in self._lines():
             at += len(line)
@@ -115,13 +117,17 @@ class Spool:
             return b"\n"
         return b""
 
+    def _end_line(self) -> None:
+        """One that a process was killed in, or a power cut, must not swallow the next."""
+        if self.waiting and os.pread(self._descriptor, 1, self._end - 1) != b"\n":
+            with contextlib.suppress(OSError):
+                self.append(b"\n")
+
     @property
     def last_mac(self) -> str:
-        """Of the last line, for the chain that continues there."""
-        last = b""
-        for line in self._lines():
-            last = line
-        return mac_of(last.removesuffix(b"\n"))
+        """Of the last line, or of the one before it where that was cut short, for the chain that continues there."""
+        macs = [mac_of(line.removesuffix(b"\n")) for line in deque(self._lines(), maxlen=2)]
+        return macs[-1] or macs[0] if macs else ""
 
     def _lines(self) -> Iterator[bytes]:
         if self.waiting:

@@ -57,6 +57,21 @@ async def test_a_line_cut_short_spoils_no_other(tmp_path: Path, more: str) -> No
     assert b"r-1" in (tmp_path / "audit").read_bytes().splitlines()[1]
 
 
+async def test_a_line_cut_short_in_the_spool_spoils_no_other(tmp_path: Path) -> None:
+    await once(tmp_path, ", chain: true")
+    lines = (tmp_path / "audit").read_bytes().splitlines(keepends=True)
+    spool = Spool(tmp_path / "state", 1 << 20)
+    spool.append(b"".join(lines)[:-20])
+    spool.close()
+    (tmp_path / "audit").write_bytes(b"")
+    await once(tmp_path, ", chain: true")
+    record = (tmp_path / "audit").read_bytes().splitlines()
+    assert record[: len(lines)] == b"".join(lines)[:-20].splitlines()
+    flaws = list(verify(record, chain_key(KEY)))
+    assert len(record) == 2 * len(lines)
+    assert len(flaws) == 2, "the line, and that its chain has no end"
+
+
 async def test_the_key_is_asked_for_where_there_is_a_chain_alone(tmp_path: Path) -> None:
     def key() -> bytes:
         raise AssertionError("nobody needs it")

@@ -156,6 +156,26 @@ def test_nothing_is_written_twice_and_no_line_spoils_another(tmp_path: Path, tai
     one.close()
 
 
+@pytest.mark.parametrize(
+    ("tail", "first", "rest"),
+    [
+        pytest.param(Tail(line(0)[:-1]), b"", line(1) + line(2)[:20] + b"\n", id="none of it is in the sink"),
+        pytest.param(Tail(line(0)[:-1], line(1)[:9]), b"", line(1)[9:] + line(2)[:20] + b"\n", id="a part is"),
+        pytest.param(Tail(line(1)[:-1], line(2)[:9]), b"", line(2)[9:20] + b"\n", id="a part of its end is"),
+        pytest.param(Tail(line(1)[:-1], line(2)[:20]), b"", b"\n", id="all of it is"),
+        pytest.param(Tail(line(2)[:20]), b"", b"", id="all of it is, and was ended"),
+    ],
+)
+def test_an_end_cut_short_swallows_no_line(tmp_path: Path, tail: Tail, first: bytes, rest: bytes) -> None:
+    spool(tmp_path, line(1), line(2)[:20]).close()
+    one = Spool(tmp_path, 1 << 20)
+    one.claim()
+    assert one.resume(tail) == first
+    one.append(line(3))
+    assert one.peek() == rest + line(3)
+    one.close()
+
+
 def test_the_rest_of_a_line_goes_to_its_beginning(tmp_path: Path) -> None:
     one = spool(tmp_path, line(1)[9:] + line(2))
     assert one.resume(Tail(line(0)[:-1], line(1)[:9])) == b""
@@ -166,7 +186,11 @@ def test_the_rest_of_a_line_goes_to_its_beginning(tmp_path: Path) -> None:
 def test_the_chain_continues_after_the_last_of_them(tmp_path: Path) -> None:
     chain = Chain(chain_key(b"k" * 32), "0" * 16)
     one = spool(tmp_path, chain.link(b'{"a":1}') + b"\n", chain.link(b'{"a":2}') + b"\n")
-    assert one.last_mac == chain.head.rpartition(":")[2]
+    whole = chain.head.rpartition(":")[2]
+    assert one.last_mac == whole
     assert one.waiting
+    one.append(chain.link(b'{"a":3}')[:30])
+    assert one.resume(Tail()) == b""
+    assert one.last_mac == whole, "that of the last whole one"
     one.close()
     assert Spool(tmp_path, 1).last_mac == ""
