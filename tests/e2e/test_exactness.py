@@ -75,6 +75,9 @@ def test_every_target_of_the_table_arrives_as_sent_or_not_at_all(
             wrong += [] if reply.status == 400 and not came else [(target, reply.status)]
         elif reply.value("X-Gateway-Error") == "blocked_route":
             wrong += [(target, reply.status)] if came else []
+        elif b"?token=" in target and reply.value("X-Gateway-Error") == "ambiguous_credential":
+            # Beside a gateway key another credential, which no way of writing it lets up.
+            wrong += [(target, reply.status)] if came else []
         else:
             wrong += [] if reply.status == 200 else [(target, reply.status)]
             wanted.append(in_origin_form(target))
