@@ -156,12 +156,18 @@ def spelt_in_path(reference: Reference, segments: tuple[str, ...]) -> str | None
     return None if reference.end and spelt is not None and spelt.isdigit() else spelt
 
 
+def _in_path(reference: Reference, spelt: str | None, follows: bool) -> Named:
+    # No project stands outside of a namespace: ``/platform.wiki.git`` is of a group.
+    alone = reference.end and spelt is not None and "/" not in spelt
+    return Named(ReferenceKind.GROUP if alone else reference.kind, spelt, follows)
+
+
 def named(operation: Operation, target: Target) -> tuple[Named, ...]:
     """Every project and group the request names, in its path first, then in its query."""
     segments = target.segments
     follows = operation.surface in _FOLLOWING
     found = [
-        Named(reference.kind, spelt_in_path(reference, segments), follows)
+        _in_path(reference, spelt_in_path(reference, segments), follows)
         for reference in operation.references
         if reference.kind in _POLICED
     ]

@@ -405,6 +405,17 @@ def test_where_gitlab_follows_a_former_path_its_word_counts(target: str) -> None
     assert found == [Fit.NO, Fit.NO, Fit.YES]
 
 
+@pytest.mark.parametrize("target", ["/platform.wiki.git/git-upload-pack", "/platform.wiki.git/info/lfs/objects/batch"])
+def test_a_groups_own_wiki_is_the_groups(target: str) -> None:
+    operation, parsed = request("POST", target)
+    (thing,) = named(operation, parsed)
+    assert (thing.kind, thing.spelt) == (GROUP, "platform")
+    for projects, reaches, touches in ((UNDER, Fit.YES, Fit.YES), (BY_PATH, Fit.NO, Fit.YES)):
+        matcher = Matcher(Clause(projects=projects))
+        assert matcher.may_reach(operation, (thing,), {}, False) is reaches
+        assert matcher.may_touch(operation, parsed, (thing,), {}, False) is touches
+
+
 def test_a_named_thing_is_a_value() -> None:
     assert Named(PROJECT, "1") == Named(PROJECT, "1")
 
