@@ -47,11 +47,14 @@ def unconditionally(fields: Fields) -> Fields:
 async def narrowed(reply: Reply, shape: Shape, permit: Permit, head: RequestHead) -> Reply:
     """GitLab's answer, or the cache's, as the caller may see it. Raises Rejection UPSTREAM_PROTOCOL.
 
-    Errors pass: they list nothing.
+    Errors pass, and redirects without a body: they list nothing.
     """
     answer = reply.head
     if answer.status >= 400:
         return reply
+    if answer.status >= 300 and answer.status != 304:
+        fields = (*narrowed_fields(answer.fields), (b"Content-Length", b"0"))
+        return _with(reply, ResponseHead(answer.status, without(fields, _UNTYPED), answer.reason), b"")
     coded = (first(answer.fields, b"content-encoding") or b"identity").lower() != b"identity"
     if answer.status != 200 or coded or not is_json(first(answer.fields, b"content-type")):
         raise _unreadable("another answer than a plain list")

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from .asking import Asker, Asking
 from .bandwidth_stage import Flow
 from .cache import Again
-from .core.access import Permit, Principal
+from .core.access import Principal
 from .core.cache_status import CacheReason, CacheStatus, Stored
 from .core.catalogue import Access, Operation, Surface
 from .core.credentials import Kind
@@ -41,6 +41,7 @@ from .errand import Case, Errand, seen_from
 from .forward_lane import Forwarding, ForwardLane
 from .limit_stage import Ticket
 from .narrow_stage import narrowable, narrowed
+from .place_stage import resolve
 from .plans import Plan, Plans, admitted_for
 from .ports import DRAINED, Downstream
 from .reply import Reply
@@ -68,7 +69,6 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _CUT_BY = {Source.DOWNSTREAM: "client", Source.UPSTREAM: "upstream", Source.INTERNAL: "gateway"}
 
 # What the gateway itself asks about a place: on the REST surface, whatever the request is.
-_ASKING = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
 
 
 class _Told:
@@ -237,14 +237,17 @@ class Gateway:
             operation, body, weight = await road.bodies.look(operation, head, target, body, browser=browser)
 
         questions = road.access.questions(principal, operation, target, head.method, screened=True)
-        resolved = await self._resolve(questions, principal) if questions else {}
+        resolved = dict[Question, Place]()
+        if questions:
+            await self._limit_first(operation, target, head, admitted, x, told)
+            resolved = await resolve(road, questions, principal)
         permit = road.access.authorise(
             principal, operation, target, head.method, claim.sudo, resolved=resolved, screened=True
         )
-        if principal.brokered:
-            refuse_token(operation, target, has_body=body is not None)
         x.rule, x.permit_use, x.sudo = permit.rule, permit.use, permit.sudo
         x.rule_shadow = permit.shadow
+        if principal.brokered:
+            refuse_token(operation, target, has_body=body is not None)
         alike = not (questions or named or weight > 1)
         case = Case(admitted, operation, claim, principal, permit, claim.target, body, weight, resolved, alike)
         if alike and down.plain:
@@ -295,7 +298,7 @@ class Gateway:
             resolved = case.resolved
             if permit.confined and operation.names_in_body and not resolved:
                 # Clients name a project by its path in the path, and by its number in the body.
-                resolved = await self._resolve(questions_of(operation, target), principal)
+                resolved = await resolve(road, questions_of(operation, target), principal)
             body = road.bodies.guard(
                 case.claim,
                 principal,
@@ -344,8 +347,8 @@ class Gateway:
     async def _limit_first(
         self, operation: Operation, target: Target, head: RequestHead, admitted: Admitted, x: Exchange, told: _Told
     ) -> None:
-        """Before ``100 Continue`` lets a body come that must be read to know what the request takes: is there room at all?
-        What was taken for the answer is given back, and the request goes on as any other."""
+        """Before GitLab is asked about a place, or ``100 Continue`` lets a body come that tells what the request takes: is
+        there room at all? What was taken for the answer is given back, and the request goes on as any other."""
         principal = told.principal
         assert principal is not None
         takes = self.road.dialect.takes_for(principal, operation, target, head.method, admitted.client)
@@ -376,18 +379,6 @@ class Gateway:
         else:
             way.refused = refused(head, told.surface, x)
         self.lane.learn(head, way)
-
-    async def _resolve(self, questions: tuple[Question, ...], principal: Principal) -> dict[Question, Place]:
-        """What GitLab calls the places of a request otherwise, by the credentials of this identity's own rules."""
-        road = self.road
-        resolved: dict[Question, Place] = {}
-        for use in road.access.credentials_of(principal.identity):
-            credential = await road.tokens.credential(Permit("", use), principal, _ASKING)
-            left = [question for question in questions if question not in resolved]
-            resolved |= await road.places.resolve(left, credential)
-            if len(resolved) == len(questions):
-                break
-        return resolved
 
     async def _tunnel(self, down: Downstream, x: Exchange, told: _Told, errand: Errand) -> None:
         """A WebSocket: the handshake went through every stage; behind the 101 there are only octets."""

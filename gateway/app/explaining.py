@@ -17,6 +17,7 @@ from ..core.catalogue import Access, Catalogue, Operation
 from ..core.credentials import read_claim
 from ..core.entry import METHODS
 from ..core.errors import Code, Rejection
+from ..core.handed_out import refuse_token
 from ..core.immutable import KEEP_S, is_immutable
 from ..core.limit_plan import Limits
 from ..core.limits import Scope, Take
@@ -96,6 +97,8 @@ def trace(
     lines += _permit(explanation)
     try:
         permit = rules.authorise(principal, operation, parsed, method, claim.sudo, screened=True)
+        if principal.brokered:
+            refuse_token(operation, parsed, has_body=False)
     except Rejection as rejection:
         lines.append(("answer", f"{rejection.status} {rejection.message}, code {rejection.code.value}"))
         return Explained(False, tuple(lines), rejection.status, rejection.code.value)
@@ -180,9 +183,12 @@ def _permit(explanation: Explanation) -> list[tuple[str, str]]:
     ]
     by = f" by `{explanation.rule}`" if explanation.rule else ""
     lines.append(("permit", f"{explanation.verdict.value.replace('_', ' ')}{by}"))
-    if explanation.verdict is not Verdict.ALLOWED and explanation.questions:
+    if explanation.questions:
         asked = ", ".join(f"{question.kind.value} {question.spelt}" for question in explanation.questions)
-        lines.append(("unresolved", f"{asked}: spelt otherwise than in the rules, which counts as not allowed"))
+        if explanation.verdict is Verdict.ALLOWED:
+            lines.append(("unresolved", f"{asked}: may have moved; where it is now, GitLab will be asked"))
+        else:
+            lines.append(("unresolved", f"{asked}: spelt otherwise than in the rules, which counts as not allowed"))
     return lines
 
 

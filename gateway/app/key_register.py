@@ -74,7 +74,7 @@ async def open_key_store(config: Config, use: Use = Use.BEGIN) -> AsyncIterator[
                     "a backup, or restart the gateway, which makes a new one and says so"
                 )
             pepper = Keyring(config, make=begin).pepper
-        audit = None if use is Use.LOOK else _audit(config, Keyring(config))
+        audit = None if use is Use.LOOK else _audit(config, Keyring(config, make=begin))
         if audit is not None:
             stack.callback(audit.close)
         issuer = KeyIssuer(register, pepper=pepper, wall=time.time, random=secrets.token_bytes)

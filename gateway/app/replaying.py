@@ -18,6 +18,7 @@ from ..core.access import Permit, Principal, PrincipalKind, Rules
 from ..core.catalogue import SAFE_METHODS, Access, Catalogue, Operation
 from ..core.errors import Code, Rejection
 from ..core.graphql import is_graphql
+from ..core.handed_out import refuse_token
 from ..core.narrowing import shape_of
 from ..core.redaction import MASK
 from ..core.rule_match import named
@@ -199,7 +200,8 @@ class Replay:
             }
             return made.pop() if len(made) == 1 else Unclear.BODY
         permit, now = self._judge(past, principal, target, operation)
-        if permit is None and self._rules.questions(principal, operation, target, past.method, screened=True):
+        open_ = permit is None or past.code == Code.PROJECT_UNKNOWN.value  # whichever of the two GitLab's word made of it
+        if open_ and self._rules.questions(principal, operation, target, past.method, screened=True):
             return Unclear.PLACE
         return permit, now
 
@@ -208,6 +210,8 @@ class Replay:
     ) -> tuple[Permit | None, Decision]:
         try:
             permit = self._rules.authorise(principal, operation, target, past.method, past.sudo or None, screened=True)
+            if principal.brokered:
+                refuse_token(operation, target, has_body=False)
         except Rejection as rejection:
             return None, Decision(rejection.code.value, rejection.rule)
         if permit.narrowing is not None and shape_of(operation, target) is None:

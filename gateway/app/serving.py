@@ -71,7 +71,6 @@ async def _serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, departure.tell)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})  # kept until now (`__main__`)
     async with serving(config) as started:
         # Before anybody is told that it serves. One that came during the start has been kept (`__main__`).
         loop.add_signal_handler(signal.SIGHUP, _hang_up, started)

@@ -158,10 +158,12 @@ class GitlabPlaces:
 
     async def _ask(self, kind: ReferenceKind, name: bytes, credential: UpstreamCredential) -> _Answer | None:
         """GitLab's answer; None where the credential may not know of such a thing. A renamed one is asked for by id."""
+        by_path = not name.isdigit()
         status, body, moved_to = await self._get(kind, name, credential)
         if status == 301 and moved_to is not None:
             status, body, _ = await self._get(kind, moved_to, credential)
-        if status in {403, 404}:
+        # A dead credential, too: the path is left at its spelling, and what goes up with it finds out.
+        if status in {403, 404} or (status == 401 and by_path):
             return None
         if status != 200:
             raise _silent(f"GitLab answered {status} about a {kind.value}")

@@ -262,8 +262,7 @@ class Rules:
             permit = _UNRULED[principal.kind]
             return permit if not sudo else msgspec.structs.replace(permit, sudo=sudo)
         if resolved:
-            things = named(operation, target)
-            outcome = _judge(own, brokered, operation, target, method, things, resolved, screened)
+            outcome = _judged_of_few(own, brokered, operation, target, method, screened, resolved)
         else:
             outcome = self._remembered(principal, own, operation, target, method, screened)
         if outcome.verdict is not _ALLOWED:
@@ -339,7 +338,13 @@ class Rules:
 
 
 def _judged_of_few(
-    own: _RuleSet, brokered: bool, operation: Operation, target: Target, method: str, screened: bool
+    own: _RuleSet,
+    brokered: bool,
+    operation: Operation,
+    target: Target,
+    method: str,
+    screened: bool,
+    resolved: Resolved = _NOTHING,
 ) -> _Outcome:
     """As :func:`_judge` of every rule, without a look at those that allow other places alone.
 
@@ -349,11 +354,11 @@ def _judged_of_few(
     things = named(operation, target)
     places = [thing.spelt for thing in things if thing.spelt is not None and not thing.spelt.isdigit()]
     if places and len(places) == len(things):
-        few = own.index.about(places)
-        outcome = _judge(own, brokered, operation, target, method, things, _NOTHING, screened, few)
+        few = own.index.about([*places, *(place.path.lower() for place in resolved.values())])
+        outcome = _judge(own, brokered, operation, target, method, things, resolved, screened, few)
         if outcome.verdict is _ALLOWED:
             return outcome
-    return _judge(own, brokered, operation, target, method, things, _NOTHING, screened)
+    return _judge(own, brokered, operation, target, method, things, resolved, screened)
 
 
 def _judge(
@@ -427,19 +432,16 @@ def _judge(
             narrowing = Narrowing(tuple(shown), hidden) if hidden or not (free or confined) else None
             grants.append((compiled, not free, narrowing))
 
-    # Of what may have moved GitLab is asked though its spelling decides: where the credential may not know, that stays so.
-    asked = (
-        Question(thing.kind, thing.spelt)
-        for thing in things
-        if thing.spelt is not None and (unsure or (thing.follows and brokered and own.by_project))
-    )
-    open_questions = tuple(dict.fromkeys(question for question in asked if question not in resolved))
     shadow = "" if refusal is not None else forbids
     if refusal is None and brokered and not grants:
         shadow = "" if forbids else permits
         refusal = _Outcome(Verdict.UNKNOWN_PLACE if elsewhere else Verdict.NOT_ALLOWED)
     narrowing = Narrowing((_EVERYTHING,), hidden) if hidden and not brokered else None
     outcome = refusal or _Outcome(Verdict.ALLOWED, tuple(grants), narrowing=narrowing)
+    # Of what may have moved GitLab is asked though its spelling allows it: where its credential may not know, so it stays.
+    moves = outcome is not refusal and brokered and own.by_project
+    asked = dict.fromkeys(thing.question for thing in things if unsure or (moves and thing.follows))
+    open_questions = tuple(question for question in asked if question is not None and question not in resolved)
     return msgspec.structs.replace(outcome, shadow=shadow, considered=tuple(considered), questions=open_questions)
 
 

@@ -132,6 +132,7 @@ _JUDGED_BY_GITLAB = frozenset({Surface.RUNNER, Surface.OAUTH, Surface.UNLEASH, S
 _TOKEN_PARAMETER = frozenset({Surface.RUNNER, Surface.WEB_TOKEN, Surface.PACKAGES})
 _READS_TOKEN = _TOKEN_PARAMETER | {Surface.WEB}  # raw files at addresses that the catalogue does not know
 _TRIGGER = "/trigger/pipeline"
+_MODULE_FILE = "/terraform/modules/v1/:module_namespace/:module_name/:module_system/*module_version/file"
 _COOKIES_WITHOUT_LOGIN = frozenset({Surface.WEB, Surface.OAUTH, Surface.WEBSOCKET, Surface.WEB_TOKEN})
 
 # A query without any of these holds no parameter of ours, however it is encoded: %4x to %7x are the letters and "_".
@@ -162,10 +163,11 @@ def second_token(kind: Kind, operation: Operation, *, brokered: bool) -> bool:
     It is a trigger's, a runner's, a job's, a module's or a user's for raw files, and GitLab may go by it alone: then what
     was judged here is not what it uses. Elsewhere it is a parameter like any other (a hook's secret). Callers whose
     credentials go up may say both, as clients do: python-gitlab triggers pipelines with its own token in the head, runners
-    send a job's token twice. Not beside a job's token, in whose stead GitLab takes it.
+    send a job's token twice. Not beside a job's token, in whose stead GitLab takes it. Terraform fetches a module by the
+    address that it was handed, token and all, with what its ``.netrc`` has for that name.
     """
     trigger = operation.name.endswith(_TRIGGER)
-    if not (trigger or operation.job_token or operation.surface in _READS_TOKEN):
+    if operation.name.endswith(_MODULE_FILE) or not (trigger or operation.job_token or operation.surface in _READS_TOKEN):
         return False
     return brokered or (kind is Kind.JOB_TOKEN and not trigger)
 

@@ -59,12 +59,14 @@ def is_graphql(operation: Operation) -> bool:
 def asked_in_query(target: Target) -> Asked:
     """Of a GET without a body. (GitLab refuses mutations there, after it has parsed them.)"""
     found: dict[str, bytes] = {}
+    told_once = True
     for parameter in query_parameters(target.query or b""):
         name = parameter.name.partition("[")[0]
-        if name in _BATCHES or name in found or (name in _PARAMETERS and not parameter.plain):
+        if name in _BATCHES:
             return UNCOUNTED
-        found[name] = parameter.value
-    if "query" not in found:
+        told_once &= parameter.name not in found and (name not in _PARAMETERS or parameter.plain)
+        found[parameter.name] = parameter.value
+    if "query" not in found or not told_once:
         return UNKNOWN
     name = found.get("operationName", b"").decode("utf-8", "replace")
     return Asked(_access(found["query"], name))
@@ -75,10 +77,11 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes) -> Asked:
     beside = {parameter.name.partition("[")[0] for parameter in query_parameters(target.query or b"")}
     if not beside.isdisjoint(_BATCHES):
         return UNCOUNTED
-    content_type, coding = first(head.fields, b"content-type"), first(head.fields, b"content-encoding")
-    if scanner_for(content_type, coding, head.method) is None:
+    content_type = first(head.fields, b"content-type")
+    if not body or scanner_for(content_type, None, head.method) is None:
         return UNKNOWN  # of a type that GitLab reads no parameters from
-    if content_type is None or media_type(content_type) != "application/json" or not is_utf_8(content_type) or coding:
+    coded = (first(head.fields, b"content-encoding") or b"identity").strip().lower() != b"identity"
+    if content_type is None or media_type(content_type) != "application/json" or not is_utf_8(content_type) or coded:
         return UNCOUNTED
     try:
         # A member twice is one thing to us and may be another to GitLab: the one JSON reader that tells.

@@ -102,6 +102,11 @@ class Named(msgspec.Struct, frozen=True):
     follows: bool = False
     """GitLab takes a former path here without a word, as Git and LFS do: where it is now, GitLab alone can tell."""
 
+    @property
+    def question(self) -> Question | None:
+        """What GitLab could say about it."""
+        return None if self.spelt is None else Question(self.kind, self.spelt)
+
 
 # What a request names ------------------------------------------------------------------------------------------------
 
@@ -178,8 +183,8 @@ def named(operation: Operation, target: Target) -> tuple[Named, ...]:
 
 def questions_of(operation: Operation, target: Target) -> tuple[Question, ...]:
     """What GitLab could say about each place that the request names: by which other name its body may mean the same."""
-    things = named(operation, target)
-    return tuple(dict.fromkeys(Question(thing.kind, thing.spelt) for thing in things if thing.spelt is not None))
+    asked = dict.fromkeys(thing.question for thing in named(operation, target))
+    return tuple(question for question in asked if question is not None)
 
 
 Spelling = tuple[bool, str]

@@ -11,8 +11,6 @@ from ..reply import Ending
 # As for upstream streams: above HIGH the socket is not read until the buffer is below LOW.
 _HIGH_BYTES = 128 * 1024
 _LOW_BYTES = 32 * 1024
-_LINGER_S = 5.0
-"""For the last octets to go out to a client that takes none."""
 
 
 class Line(Protocol):
@@ -109,9 +107,7 @@ class ClientTunnel:
         self.buffered = 0
         transport = self._line.transport
         if transport is not None and not transport.is_closing():
-            transport.close()
-            if transport.get_write_buffer_size():
-                asyncio.get_running_loop().call_later(_LINGER_S, transport.abort)
+            transport.close()  # the connection sees its client off, who may take a while
 
     # The connection's side
 
@@ -135,7 +131,8 @@ class ClientTunnel:
 
     def lost(self) -> None:
         """The connection is gone. Over TLS that is how a client ends."""
-        self._is_over(Ending.BOTH if self._ended and not self.half_closes else Ending.CLIENT)
+        whole = self._ended and not (self.half_closes or self._chunks)  # what nobody has read yet is cut
+        self._is_over(Ending.BOTH if whole else Ending.CLIENT)
 
     def stop(self) -> None:
         """The gateway drains."""

@@ -2,8 +2,8 @@
 
     emit ─► queue ─► thread ─► descriptor
 
-Whoever logs waits until the line is written, so that none is missing behind a crash, but only for a moment: from then on,
-and until the queue is empty again, lines wait in it; those that find no room there are dropped, counted and told of.
+Whoever logs waits until the line is written, so that none is missing behind a crash, but only for a moment of each second:
+behind that, lines wait in the queue; those that find no room there are dropped, counted and told of.
 
 A thread rather than ``O_NONBLOCK``: the flag is shared by all who hold the same description, a shell among them. And rather
 than a look whether there is room: other processes write to the same pipe between the look and the write.
@@ -23,7 +23,7 @@ from typing import TextIO
 MOST_BYTES = 256 << 10
 """Lines that wait for a reader."""
 MOMENT_S = 0.05
-"""How long whoever logs waits for a line to be written, once, until the reader has read all."""
+"""How long all who log wait for their lines to be written, in a second."""
 STALL_S = 0.5
 """At the exit: a reader who takes nothing for so long is not waited for."""
 EXIT_S = 2.0
@@ -76,8 +76,8 @@ class PatientHandler(logging.Handler):
         """Of those dropped, the ones that no line tells of yet."""
         self._full = False
         """Lines are dropped until the queue is empty: what is missing is missing in one place, where it is told."""
-        self._late = False
-        """Nobody waits for their line."""
+        self._since = self._waited_s = 0.0
+        """Of the present second: when it began, and for how long lines were waited for."""
         self._takes = True
         """The descriptor's answer, last time."""
         self._closing = False
@@ -98,8 +98,12 @@ class PatientHandler(logging.Handler):
             self._queue.append(line)
             self._queued += len(line)
             self._changed.notify_all()
-            if not self._late:
-                self._late = not self._changed.wait_for(lambda: not self._queue, self._moment_s)
+            began = time.monotonic()
+            if began >= self._since + 1.0:
+                self._since, self._waited_s = began, 0.0
+            if self._waited_s < self._moment_s:
+                self._changed.wait_for(lambda: not self._queue, self._moment_s - self._waited_s)
+                self._waited_s += time.monotonic() - began
 
     def flush(self) -> None:
         """Waits until all is written, as long as somebody reads, and not for long."""
@@ -149,7 +153,7 @@ class PatientHandler(logging.Handler):
                 elif line:
                     self._lose()
                 if not self._queue:
-                    self._full = self._late = False
+                    self._full = False
                 self._changed.notify_all()
 
     def _notice(self, count: int) -> bytes:

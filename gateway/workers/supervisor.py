@@ -125,8 +125,7 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._leave)
             loop.add_signal_handler(signal.SIGHUP, self._reload)
-            # Those that came before have been kept (`__main__`).
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came before has been kept (`__main__`)
             reloading: asyncio.Task[None] | None = None
             try:
                 if await self._crew.start():

@@ -110,6 +110,16 @@ def test_what_can_not_be_counted_is_the_largest_batch(body: bytes) -> None:
     assert posted(body) == UNCOUNTED == Asked(Access.WRITE, MOST_TOGETHER)
 
 
+@pytest.mark.parametrize("query", [b"?query=%7Ba%7D&variables[a]=1&variables[b]=2", b"?query=%7Ba%7D&x=1&x=2", b"?a=1&a=2"])
+def test_a_get_without_a_batch_is_one(query: bytes) -> None:
+    assert got(query).operations == 1
+
+
+def test_a_body_that_is_empty_or_coded_as_it_is_can_be_counted() -> None:
+    assert posted(b"") == UNKNOWN
+    assert posted({"query": QUERY}, JSON, (b"Content-Encoding", b"identity")) == READ
+
+
 def test_a_body_that_gitlab_reads_nothing_from_is_one() -> None:
     assert posted([{"query": QUERY}] * 3, (b"Content-Type", b"text/plain")) == UNKNOWN
     assert posted([{"query": QUERY}] * 3, (b"Content-Type", b"application/vnd.git-lfs+json")) == UNCOUNTED

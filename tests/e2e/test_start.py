@@ -76,5 +76,5 @@ def test_an_end_that_is_asked_for_during_the_start_is_quiet(start: Start, worker
     process = start(workers)
     process.send_signal(number)
     _, said = process.communicate(timeout=20)
-    assert process.returncode == 0
+    assert process.returncode in {-number, 0}  # by the signal itself; a moment later drained
     assert "Traceback" not in said

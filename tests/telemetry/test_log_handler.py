@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,10 +71,32 @@ def log() -> Iterator[Log]:
 def test_a_line_is_written_when_it_has_been_said(log: Log) -> None:
     """However the process ends then."""
     os.set_blocking(log.reading, False)
-    for number in range(100):
+    for number in range(10):
         log.say(f"line {number}")
         assert os.read(log.reading, 100) == b"line %d\n" % number
     assert log.handler.dropped == 0
+
+
+def test_a_slow_reader_costs_who_logs_a_moment_of_each_second(log: Log) -> None:
+    """Each page is taken in less than a moment, and none is there when the next line comes."""
+    log.fill()
+    slowly = threading.Event()
+
+    def read() -> None:
+        while not slowly.wait(0.03):
+            os.read(log.reading, 4096)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    began, waited = time.monotonic(), 0.0
+    while time.monotonic() < began + 1.5:
+        before = time.monotonic()
+        log.say("x" * 3000)
+        waited += time.monotonic() - before
+        time.sleep(0.001)
+    slowly.set()
+    reader.join()
+    assert waited < 0.75  # it would be nearly all of the time
 
 
 def test_who_reads_late_reads_all_of_it_in_order(log: Log) -> None:

@@ -1,0 +1,38 @@
+"""What GitLab calls the places of a request otherwise, where the rules can't tell by their spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .core.access import Permit, Principal
+from .core.catalogue import Access, Operation, Surface
+from .core.errors import Rejection
+from .core.rule_match import Place, Question
+from .road import Road
+
+_ASKING = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
+
+
+async def resolve(road: Road, questions: Sequence[Question], principal: Principal) -> dict[Question, Place]:
+    """What GitLab knows of ``questions``, asked with the credentials of this identity's own rules, each for what is left.
+
+    Raises:
+        Rejection: Of the first that failed, while a question is open.
+    """
+    resolved: dict[Question, Place] = {}
+    failure: Rejection | None = None
+    for use in road.access.credentials_of(principal.identity):
+        asking = Permit("", use)
+        left = [question for question in questions if question not in resolved]
+        try:
+            # The one at hand is a pool's offer: the request itself goes up with that member, in its turn.
+            credential = road.tokens.credential_now(asking, _ASKING)
+            credential = credential or await road.tokens.credential(asking, principal, _ASKING)
+            resolved |= await road.places.resolve(left, credential)
+        except Rejection as refused:
+            failure = failure or refused
+        if len(resolved) == len(questions):
+            return resolved
+    if failure is not None:
+        raise failure
+    return resolved

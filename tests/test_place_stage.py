@@ -1,0 +1,79 @@
+"""GitLab asked about a request's places: a credential that fails leaves it to the others, and no pool loses its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from gateway.core.access import Permit, Principal, PrincipalKind
+from gateway.core.catalogue import Operation, ReferenceKind
+from gateway.core.errors import Code, Rejection
+from gateway.core.rule_match import Place, Question, Resolved
+from gateway.place_stage import resolve
+from gateway.ports import UpstreamCredential
+from gateway.road import Road
+
+WEB, API = Question(ReferenceKind.PROJECT, "a/web"), Question(ReferenceKind.PROJECT, "7")
+BOT = Principal("bot", PrincipalKind.KEY, "bot")
+
+
+class Asked:
+    """The parts of a road that are asked: credentials `one` and `two`, and what each is told of places."""
+
+    def __init__(self, **answers: dict[Question, Place] | Rejection) -> None:
+        self.answers = answers
+        self.at_hand = True
+        self.waited: list[str] = []
+        self.access = self.tokens = self.places = self
+
+    def credentials_of(self, identity: str) -> tuple[str, ...]:
+        return tuple(self.answers)
+
+    def credential_now(self, permit: Permit, operation: Operation) -> str | None:
+        return permit.use if self.at_hand else None
+
+    async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> str:
+        self.waited.append(permit.use)
+        return permit.use
+
+    async def resolve(self, questions: Sequence[Question], credential: UpstreamCredential) -> Resolved:
+        answer: Any = self.answers[cast("str", credential)]
+        if isinstance(answer, Rejection):
+            raise answer
+        return {question: place for question, place in answer.items() if question in questions}
+
+
+def failure(code: Code = Code.PLACE_UNAVAILABLE) -> Rejection:
+    return Rejection(code, 503, "503 Service Unavailable")
+
+
+async def asked(asks: Asked, *questions: Question) -> dict[Question, Place]:
+    return await resolve(cast("Road", asks), questions, BOT)
+
+
+async def test_the_credential_at_hand_is_not_waited_for() -> None:
+    asks = Asked(one={WEB: Place("1", "a/web")})
+    assert await asked(asks, WEB) == {WEB: Place("1", "a/web")}
+    assert asks.waited == []
+    asks.at_hand = False
+    assert await asked(asks, WEB) == {WEB: Place("1", "a/web")}
+    assert asks.waited == ["one"]
+
+
+async def test_each_is_asked_for_what_is_left() -> None:
+    asks = Asked(one={WEB: Place("1", "a/web")}, two={WEB: Place("2", "b/web"), API: Place("7", "a/api")})
+    assert await asked(asks, WEB, API) == {WEB: Place("1", "a/web"), API: Place("7", "a/api")}
+    assert await asked(Asked(one={}), WEB) == {}
+
+
+async def test_one_that_fails_leaves_it_to_the_others() -> None:
+    asks = Asked(one=failure(), two={WEB: Place("1", "a/web")})
+    assert await asked(asks, WEB) == {WEB: Place("1", "a/web")}
+
+
+async def test_what_stays_open_behind_a_failure_is_decided_by_nobody() -> None:
+    with pytest.raises(Rejection) as refused:
+        await asked(Asked(one=failure(), two={}), WEB)
+    assert refused.value.code is Code.PLACE_UNAVAILABLE
