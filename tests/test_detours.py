@@ -40,12 +40,14 @@ class GitLab:
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
+        self.questions = 0
         self.bodies: list[bytes] = []
 
     async def __call__(self, request: UpstreamRequest, octets: bytes) -> Reply:
         json_ = ((b"Content-Type", b"application/json"),)
         kind, _, place = request.target.partition(b"?")[0].removeprefix(b"/api/v4/").partition(b"/")
         if request.method == "GET" and kind in {b"projects", b"groups", b"namespaces"} and b"/" not in place and place:
+            self.questions += 1
             if place == b"platform%2Fmoved-out":
                 moved = ((b"Location", b"https://gitlab.test/api/v4/projects/9"),)
                 return Reply(ResponseHead(301, moved), whole=b"")
@@ -89,6 +91,15 @@ async def test_a_former_path_over_git(made: World, gitlab: GitLab, path: str) ->
         refused(made, await made.ask("GET", f"/platform/moved-out.git/{path}", caller=caller), gitlab)
         assert status(await made.ask("GET", f"/platform/api.git/{path}", caller=caller)) == 200
         gitlab.asked.clear()
+
+
+async def test_who_has_no_room_in_his_limits_has_gitlab_asked_nothing(tmp_path: Path, gitlab: GitLab) -> None:
+    limits = "limits: [{id: few, by: caller, rate: 1/day, burst: 2}]\n"
+    async with world(tmp_path, CONFIGURATION + limits, gitlab) as made:
+        for number in range(4):
+            target = f"/platform/x{number}.git/info/refs?service=git-upload-pack"
+            assert status(await made.ask("GET", target, caller="under")) == (200 if number < 2 else 429)
+    assert gitlab.questions == 2
 
 
 MERGE = "/api/v4/projects/platform%2Fapi/merge_requests"

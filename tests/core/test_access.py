@@ -224,6 +224,8 @@ def test_of_what_git_follows_gitlab_is_asked_though_its_spelling_decides() -> No
         rules.authorise(BOT, operation, parsed, "GET", resolved=moved)
     own = msgspec.structs.replace(BOT, kind=PrincipalKind.GITLAB_TOKEN)
     assert rules.questions(own, operation, parsed, "GET") == ()
+    elsewhere, at = request("GET", "/finance/x.git/info/refs?service=git-upload-pack")
+    assert rules.questions(BOT, elsewhere, at, "GET") == ()  # refused by its spelling
 
 
 @pytest.mark.parametrize(

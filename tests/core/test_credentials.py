@@ -8,12 +8,13 @@ import itertools
 import pytest
 
 from gateway.core import credentials as module
-from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.catalogue import Access, Catalogue, Operation, Surface
 from gateway.core.credentials import CREDENTIAL_FIELDS, Carrier, Claim, Kind, injection, read_claim, second_token
 from gateway.core.errors import Code, Rejection
 from gateway.core.gateway_key import new_key
 from gateway.core.messages import Field
 from gateway.core.target import parse_target
+from gateway.routes import read
 
 PRIVATE = (b"Private-Token", b"T1")
 BEARER = (b"Authorization", b"Bearer T1")
@@ -261,7 +262,9 @@ def test_a_token_in_the_query_is_noted_beside_another_credential(
     assert "t" in claim.target.decode()
 
 
+CATALOGUE = Catalogue.decode(read())
 TRIGGER = "POST /api/v4/projects/:id/trigger/pipeline"
+MODULE = next(one.name for one in CATALOGUE.operations() if one.name.endswith("*module_version/file"))
 
 
 @pytest.mark.parametrize(
@@ -272,6 +275,7 @@ TRIGGER = "POST /api/v4/projects/:id/trigger/pipeline"
         (TRIGGER, Surface.REST, False, {"brokered"}),
         ("POST /api/v4/jobs/request", Surface.RUNNER, False, {"brokered", "job"}),
         ("GET /api/v4/packages/x", Surface.PACKAGES, False, {"brokered", "job"}),
+        (MODULE, Surface.PACKAGES, False, set[str]()),
         ("GET /*project/-/raw/*ref_path", Surface.WEB_TOKEN, False, {"brokered", "job"}),
         ("other", Surface.WEB, False, {"brokered", "job"}),
     ],
