@@ -39,6 +39,7 @@ def start(demo: DemoGitLab, redis_url: str, tmp_path: Path) -> Iterator[Start]:
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
+                preexec_fn=heed_interrupts,
             )
             started.callback(process.wait)
             started.callback(process.kill)
@@ -46,6 +47,11 @@ def start(demo: DemoGitLab, redis_url: str, tmp_path: Path) -> Iterator[Start]:
             return process
 
         yield begin
+
+
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores them, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def keeps_hangups(pid: int) -> bool:

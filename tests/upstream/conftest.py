@@ -107,7 +107,8 @@ class Gitlab:
         for server in self._servers:
             server.close()
         for peer in self.peers:
-            peer.writer.transport.abort()
+            with contextlib.suppress(AttributeError):  # asyncio's over TLS, before 3.11.5: it is over already
+                peer.writer.transport.abort()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.sleep(0)
