@@ -438,7 +438,7 @@ def _judge(
         refusal = _Outcome(Verdict.UNKNOWN_PLACE if elsewhere else Verdict.NOT_ALLOWED)
     narrowing = Narrowing((_EVERYTHING,), hidden) if hidden and not brokered else None
     outcome = refusal or _Outcome(Verdict.ALLOWED, tuple(grants), narrowing=narrowing)
-    # Of what may have moved GitLab is asked though its spelling allows it: where its credential may not know, so it stays.
+    # Of what may have moved GitLab is asked though its spelling allows it; that stands where the credential may not know.
     moves = outcome is not refusal and brokered and own.by_project
     asked = dict.fromkeys(thing.question for thing in things if unsure or (moves and thing.follows))
     open_questions = tuple(question for question in asked if question is not None and question not in resolved)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.config import checks
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.client_address import TrustedPeers
 from gateway.core.errors import Code, Rejection, Source, unauthenticated
@@ -16,7 +17,7 @@ from gateway.core.exchange import Exchange
 from gateway.core.messages import ResponseHead, first
 from gateway.core.secret import Secret
 from gateway.core.token_request import ACCESS_TOKEN, GRANT, MAX_BODY_BYTES, Granted, TokenRequest
-from gateway.edge.token_endpoint import TokenEndpoint
+from gateway.edge.token_endpoint import PATH, TokenEndpoint
 from gateway.ports import Downstream, KeyRefused, StoreUnavailable
 from tests.fakes.world import Down
 
@@ -215,3 +216,8 @@ async def test_a_client_that_leaves_is_a_line_too() -> None:
     with pytest.raises(ConnectionError):
         await counter.endpoint.handle(down)
     assert (counter.x.status, counter.x.aborted) == (499, "client")
+
+
+def test_no_hooks_may_be_received_where_it_is() -> None:
+    """The configuration's layer may not ask the edge's."""
+    assert checks._EXCHANGE_PATH.encode() == PATH
