@@ -102,6 +102,17 @@ async def test_a_refusal_writes_nothing(link: RedisLink) -> None:
     assert await link.execute("MGET", "{gw}:x", "{gw}:k") == held
 
 
+async def test_what_many_requests_of_a_call_take_from_is_read_and_written_once(link: RedisLink) -> None:
+    shared = Take("{gw}:shared", LIMITS[1], 0.5)
+    turn = [Work([Take(f"{{gw}}:{number % 2}", LIMITS[0]), shared]) for number in range(6)]
+    await link.execute("CONFIG", "RESETSTAT")
+    await link.execute("EVAL", TAKE.text, *Wishes().arguments(turn))
+    stats = await link.execute("INFO", "commandstats")
+    assert isinstance(stats, bytes)
+    calls = {line.partition(b":")[0]: line.partition(b"calls=")[2].partition(b",")[0] for line in stats.split()}
+    assert (calls[b"cmdstat_get"], calls[b"cmdstat_set"]) == (b"3", b"3")
+
+
 @pytest.mark.parametrize("answer", [None, 1, b"", b"x" * 18, [b""], RedisError("ERR no")])
 def test_what_is_no_answer_is_refused(answer: object) -> None:
     with pytest.raises(ValueError, match="not an answer"):

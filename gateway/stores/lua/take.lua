@@ -12,13 +12,16 @@ local SETTLE, RELEASE, RENEW = 8, 16, 32       -- alone
 local GRAIN = 1e-6
 local MOST = 1e8          -- no bucket is larger, nor owes more
 local LEASE_MS = 60000
+local KEYS, ARGV, pack = KEYS, ARGV, struct.pack
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 local stored = {}   -- what Redis holds, as this call leaves it
+local changed = {}  -- the keys of what is to be written
+local read = {}     -- wishes by their packed form: one limit's are alike
 local tokens, at, enough, wishes = {}, {}, {}, {}
-local reply = { struct.pack('<d', now) }
+local reply = { pack('<d', now) }
 
 local function load(key)
   local level = stored[key]
@@ -59,11 +62,15 @@ local function refill(i, level, per_us, burst)
   end
 end
 
+-- Written once, behind the last request: many of one call often take from one bucket.
 local function store(key, t, a, per_us, burst)
-  stored[key] = { t, a }
-  -- Past the time to be full again an absent bucket says the same. The rest covers a clock that runs a little apart.
-  local ttl = math.min(math.ceil((burst - t) / per_us / 1000) + 5000, 1e12)
-  redis.call('SET', key, struct.pack('<dd', t, a), 'PX', string.format('%.0f', ttl))
+  local level = stored[key]
+  if not level then
+    level = {}
+    stored[key] = level
+  end
+  if not level[3] then changed[#changed + 1] = key end
+  level[1], level[2], level[3], level[4] = t, a, per_us, burst
 end
 
 local function settle(i, key, per_us, burst, change)
@@ -91,48 +98,59 @@ end
 local first = 1
 local allowed = true
 for i = 1, #KEYS do
-  local per_us, burst, cost, flags, tail = struct.unpack('<dddB', ARGV[i])
+  local key, wish = KEYS[i], read[ARGV[i]]
+  if not wish then
+    wish = { struct.unpack('<dddB', ARGV[i]) }
+    read[ARGV[i]] = wish
+  end
+  local per_us, burst, cost, flags, tail = wish[1], wish[2], wish[3], wish[4], wish[5]
   if flags == SETTLE then
-    settle(i, KEYS[i], per_us, burst, cost)
-    reply[#reply + 1] = struct.pack('<dB', tokens[i], 1)
+    settle(i, key, per_us, burst, cost)
+    reply[#reply + 1] = pack('<dB', tokens[i], 1)
     first = i + 1
   elseif flags == RELEASE or flags == RENEW then
-    local left = free(KEYS[i], burst)
+    local left = free(key, burst)
     if flags == RENEW then
-      hold(KEYS[i], string.sub(ARGV[i], tail))
+      hold(key, string.sub(ARGV[i], tail))
     else
-      redis.call('ZREM', KEYS[i], string.sub(ARGV[i], tail))
+      redis.call('ZREM', key, string.sub(ARGV[i], tail))
     end
-    reply[#reply + 1] = struct.pack('<dB', left, 1)
+    reply[#reply + 1] = pack('<dB', left, 1)
     first = i + 1
   else
-    wishes[i] = { per_us, burst, cost, flags, tail }
+    wishes[i] = wish
     if flags >= PLACES then
-      tokens[i], at[i] = free(KEYS[i], burst), now
+      tokens[i], at[i] = free(key, burst), now
     else
-      refill(i, load(KEYS[i]), per_us, burst)
+      refill(i, load(key), per_us, burst)
     end
     enough[i] = tokens[i] >= cost
     if not enough[i] and flags % 2 ~= SHADOW then allowed = false end
     if flags % PLACES >= LAST then
       for j = first, i do
-        local wish = wishes[j]
-        local before = stored[KEYS[j]]
+        key, wish = KEYS[j], wishes[j]
+        local before = stored[key]
         if allowed and enough[j] then
           tokens[j] = tokens[j] - wish[3]
           if wish[4] >= PLACES then
-            hold(KEYS[j], string.sub(ARGV[j], wish[5]))
+            hold(key, string.sub(ARGV[j], wish[5]))
           else
-            store(KEYS[j], tokens[j], at[j], wish[1], wish[2])
+            store(key, tokens[j], at[j], wish[1], wish[2])
           end
         elseif before and now < before[2] then
-          store(KEYS[j], tokens[j], now, wish[1], wish[2])
+          store(key, tokens[j], now, wish[1], wish[2])
         end
-        reply[#reply + 1] = struct.pack('<dB', tokens[j], enough[j] and 1 or 0)
+        reply[#reply + 1] = pack('<dB', tokens[j], enough[j] and 1 or 0)
       end
       first = i + 1
       allowed = true
     end
   end
+end
+for _, key in ipairs(changed) do
+  local t, a, per_us, burst = unpack(stored[key])
+  -- Past the time to be full again an absent bucket says the same. The rest covers a clock that runs a little apart.
+  local ttl = math.min(math.ceil((burst - t) / per_us / 1000) + 5000, 1e12)
+  redis.call('SET', key, pack('<dd', t, a), 'PX', string.format('%.0f', ttl))
 end
 return table.concat(reply)
