@@ -93,7 +93,8 @@ class Issuer:
         if self._fetched_at is None or now - self._fetched_at >= FRESH_S:
             await self._fetch(must=self._fetched_at is None or now - self._fetched_at >= STALE_S)
         keys = self._suited(algorithm, key_id)
-        if not keys and self._is_refetch_due():
+        # An answer under way is waited for: the first token of a new key asks for it, and others come at the same moment.
+        if not keys and (self._is_refetch_due() or self._flights):
             await self._fetch(must=True)
             keys = self._suited(algorithm, key_id)
         elif not keys and self._failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -28,6 +29,9 @@ class FakeIssuer:
         self.keys: dict[str, Any] = {"one": _RSA["one"]}
         self.asked: list[str] = []
         self.failure: Exception | None = None
+        self.gate = asyncio.Event()
+        """While it is not set, nobody is answered."""
+        self.gate.set()
         self.documents: dict[str, bytes] = {}
         """Answers other than its own, by path."""
         self._runner: web.AppRunner | None = None
@@ -68,10 +72,12 @@ class FakeIssuer:
 
     async def get(self, url: str) -> bytes:
         assert url.startswith(self.url)
-        self.asked.append(url.removeprefix(self.url))
+        asked = url.removeprefix(self.url)
+        self.asked.append(asked)
+        await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        return self.document(self.asked[-1])
+        return self.document(asked)
 
     async def close(self) -> None:
         if self._runner is not None:

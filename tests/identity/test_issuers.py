@@ -134,6 +134,24 @@ async def test_a_new_key_is_asked_for_and_an_old_one_forgotten(world: World) -> 
     assert not await world.judge(old)
 
 
+async def test_tokens_of_a_new_key_that_come_at_once_wait_for_the_same_answer(world: World) -> None:
+    """A pipeline's jobs start together: only the first of them finds that the keys must be asked for."""
+    assert await world.judge(world.fake.sign({}))
+    world.fake.rotate()
+    world.now += REFETCH_S
+    world.fake.gate.clear()
+    judged = [asyncio.ensure_future(world.judge(world.fake.sign({"jti": number}))) for number in range(3)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    judged.append(asyncio.ensure_future(world.judge(world.fake.sign({"jti": "later"}))))
+    stranger = asyncio.ensure_future(world.judge(f"{segment({'alg': 'RS256', 'kid': 'unknown'})}.{segment({})}.c2ln"))
+    await asyncio.sleep(0)
+    world.fake.gate.set()
+    assert await asyncio.gather(*judged) == [True] * 4
+    assert not await stranger
+    assert world.fake.asked.count(KEYS) == 2
+
+
 async def test_unknown_key_ids_cost_the_issuer_one_request_in_a_while(world: World) -> None:
     token = world.fake.sign({}).split(".", 1)[1]
     for number in range(50):
