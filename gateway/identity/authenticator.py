@@ -13,6 +13,7 @@ are not locked out by a bad neighbour behind the same address. Every refusal rea
 from __future__ import annotations
 
 import asyncio
+import collections
 import functools
 import math
 from collections.abc import Callable, Coroutine
@@ -98,7 +99,10 @@ class PrincipalAuthenticator:
         # Apart, so that a slow GitLab doesn't hold up keys, nor strangers' tokens those that were good a moment ago.
         self._key_slots = asyncio.Semaphore(in_flight)
         self._token_slots = asyncio.Semaphore(in_flight)
-        self._workload_slots = asyncio.Semaphore(in_flight)
+        # By issuer, and whether the token is known: one that is slow holds up neither another's nor those that were good.
+        self._workload_slots = collections.defaultdict[tuple[str, bool], asyncio.Semaphore](
+            lambda: asyncio.Semaphore(in_flight)
+        )
         self._refresh_slots = asyncio.Semaphore(in_flight)
         self._patience_s = patience_s
         self._flights: Lookups[tuple[bytes, bool], Principal | None] = Lookups()
@@ -228,7 +232,7 @@ class PrincipalAuthenticator:
                 flight=(key, False),
                 ask=lambda: workloads.look_up(key, claim.secret),
                 stand_in=_silent,
-                slots=self._workload_slots,
+                slots=self._workload_slots[workloads.waits_for(claim.secret.reveal()), found is Recall.REFRESH],
             )
             found = await self._look_up(lookup, peer, is_stranger=found is Recall.ASK)
             if not isinstance(found, Principal):

@@ -62,6 +62,12 @@ class Workloads:
         peeked = peek(text)
         return peeked is not None and not self._urls.isdisjoint(peeked.issuers)
 
+    def waits_for(self, text: str) -> str:
+        """The issuer whose keys judging it may have to wait for; empty: none, it is refused unasked."""
+        peeked = peek(text)
+        said = peeked.claims.get("iss") if peeked is not None else None
+        return said if isinstance(said, str) and said in self._urls else ""
+
     def recall(self, key: bytes) -> Principal | Recall:
         """From memory; ``key`` is a keyed hash of the token."""
         now = self._monotonic()

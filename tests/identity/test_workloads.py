@@ -45,6 +45,7 @@ class World:
     def __init__(self) -> None:
         self.wall, self.monotonic = T, 50.0
         self.fake, self.gitlab = FakeIssuer(), Gitlab()
+        self.second = FakeIssuer("https://second.example.com")
         clocks: dict[str, Any] = {"wall": lambda: self.wall, "monotonic": lambda: self.monotonic}
 
         def of(name: str, *cidr: str, **claims: str) -> WorkloadIdentity:
@@ -57,10 +58,12 @@ class World:
             of("main", job_project_id="7", ref_protected="true"),
             of("any", job_project_id="7"),
             of("inside", "192.0.2.0/24", job_project_id="8"),
+            WorkloadIdentity("second", Requirement(self.second.url, "gateway", ())),
         )
         settings = IdentitySettings(workloads=identities, gitlab_token=TokenIdentity("people"))
-        issuer = Issuer(self.fake.url, self.fake, monotonic=lambda: self.monotonic)
-        self.workloads = Workloads(identities, {one.id: issuer for one in identities}, fingerprint_key=b"f" * 32, **clocks)
+        by_url = {one.url: Issuer(one.url, one, monotonic=lambda: self.monotonic) for one in (self.fake, self.second)}
+        issuers = {one.id: by_url[one.requirement.issuer] for one in identities}
+        self.workloads = Workloads(identities, issuers, fingerprint_key=b"f" * 32, **clocks)
         keys = GatewayKeys(MemoryKeys(), (), pepper=b"pepper", fingerprint_key=b"f" * 32, **clocks)
         tokens = OwnTokens(
             self.gitlab, TokenIdentity("people"), fingerprint_key=b"f" * 32, partition_key=b"p" * 32, **clocks
@@ -244,6 +247,48 @@ async def test_a_silent_issuer_is_503_and_never_a_failed_login(world: World) -> 
     world.fake.failure = NotAnswering("silent")
     world.pass_(FRESH_S)
     assert (await world.ask(world.token(exp=T + 2 * FRESH_S))).id == "any"  # by the keys last known
+
+
+async def _turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_slow_issuer_holds_up_nobody_elses_tokens(world: World) -> None:
+    world.fake.gate.clear()
+    waiting = [asyncio.ensure_future(world.ask(world.token(jti=number))) for number in range(30)]
+    await asyncio.sleep(0)
+    other = asyncio.ensure_future(world.ask(world.second.sign(world.claims(iss=world.second.url))))
+    await _turns()
+    assert other.done()
+    assert (await other).id == "second"
+    world.fake.gate.set()
+    assert {principal.id for principal in await asyncio.gather(*waiting)} == {"any"}
+
+
+async def test_strangers_hold_up_no_token_that_was_good_a_moment_ago(world: World) -> None:
+    token = world.token()
+    await world.ask(token)
+    world.pass_(TTL_S)
+    world.fake.gate.clear()
+    unknown = f"{segment({'alg': 'RS256', 'kid': 'unknown'})}.{segment(world.claims())}."
+    strangers = [
+        asyncio.ensure_future(world.refusal(unknown + f"c2ln{number}", peer=f"203.0.113.{number}")) for number in range(30)
+    ]
+    await asyncio.sleep(0)
+    known = asyncio.ensure_future(world.ask(token))
+    await _turns()
+    assert known.done()
+    assert (await known).id == "any"
+    world.fake.gate.set()
+    assert {refusal.status for refusal in await asyncio.gather(*strangers)} == {401}
+
+
+async def test_tokens_that_nobody_is_asked_about_wait_for_no_issuer(world: World) -> None:
+    texts = {"iss": [world.fake.url]}, {"iss": "https://else.example.com"}, {"act": {"iss": world.fake.url}}
+    assert {world.workloads.waits_for(f"{segment({'alg': 'RS256'})}.{segment(text)}.c2ln") for text in texts} == {""}
+    assert world.workloads.waits_for("eyJ") == ""
+    assert world.workloads.waits_for(world.token()) == world.fake.url
 
 
 async def test_closing_ends_what_is_in_flight(world: World) -> None:
