@@ -11,6 +11,7 @@ answer in ``_refuse``, nowhere else. After the first octet of an answer nothing 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import secrets
@@ -315,7 +316,7 @@ class Gateway:
             errand.brought, errand.started_at, errand.found = begun.reply, begun.started_at, begun.found
             errand.failed, errand.asked_with = begun.rejection, begun.conditions
         if admitted.websocket:
-            await self._tunnel(down, x, told, errand)
+            await self._tunnel(down, x, told, errand, case)
             return
         reply, outcome = await road.cache.fetch(errand.cache_request(), errand.forward, self._wall)
         try:
@@ -380,17 +381,19 @@ class Gateway:
             way.refused = refused(head, told.surface, x)
         self.lane.learn(head, way)
 
-    async def _tunnel(self, down: Downstream, x: Exchange, told: _Told, errand: Errand) -> None:
+    async def _tunnel(self, down: Downstream, x: Exchange, told: _Told, errand: Errand, case: Case) -> None:
         """A WebSocket: the handshake went through every stage; behind the 101 there are only octets."""
         reply = await errand.forward(())
         try:
             if reply.tunnel is None:
-                assert told.principal is not None
-                await self._relay(down, x, told, reply, told.principal)
+                await self._relay(down, x, told, reply, case.principal)
                 return
             tunnel = await down.switch(ResponseHead(101, (*reply.head.fields, *SWITCH, _id_field(x))))
             x.status = 101
-            x.aborted = (await relay(tunnel, reply.tunnel, idle_s=self.road.tunnel_idle_s)).value
+            known = None
+            if case.principal.brokered:  # who brings a credential of GitLab's is GitLab's to end
+                known = functools.partial(self.road.authenticator.still_knows, case.claim)
+            x.aborted = (await relay(tunnel, reply.tunnel, idle_s=self.road.tunnel_idle_s, known=known)).value
         finally:
             reply.release()
             x.upstream_s = self.monotonic() - errand.started_at

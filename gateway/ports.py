@@ -345,6 +345,11 @@ class Authenticator(Protocol):
         of such claims. The peer's address is not judged."""
         ...
 
+    async def still_knows(self, claim: Claim) -> bool:
+        """Whether a claim that was authenticated as a brokered caller's would be found good now; as long as nobody can
+        tell, it is. Costs nobody a failed login."""
+        ...
+
     def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
         """GitLab answered 401 to the caller's own credential: it is asked anew before that credential is believed again."""
         ...

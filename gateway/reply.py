@@ -23,7 +23,7 @@ class Ending(enum.StrEnum):
     UPSTREAM = "upstream"
     """Cut by GitLab."""
     GATEWAY = "gateway"
-    """Idle for too long, or the gateway drains."""
+    """Idle for too long, the client's credential has ended, or the gateway drains."""
 
 
 class Tunnel(Protocol):

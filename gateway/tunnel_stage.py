@@ -2,20 +2,29 @@
 
 Each direction is one task that reads, writes and waits for room: what one side does not take, the other is not asked for.
 An end of one direction is passed on as a half-close; the other goes on. Where a side knows no half-close (TLS), its end is
-that of both directions, and so is an end that it is passed on: what it said before is still delivered.
+that of both directions, and so is an end that it is passed on: what it said before is still delivered. No answer comes any
+more that could tell a credential's end, so it is asked about, again and again.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .core.errors import Rejection, Source
 from .reply import ClientSide, Ending, Tunnel
 
+Known = Callable[[], Awaitable[bool]]
 
-async def relay(client: ClientSide, server: Tunnel, *, idle_s: float) -> Ending:
-    """Move octets until the end; then both are closed. Nothing in either direction for ``idle_s`` is an end."""
+KNOWN_EVERY_S = 5.0
+
+
+async def relay(
+    client: ClientSide, server: Tunnel, *, idle_s: float, known: Known | None = None, known_every_s: float = KNOWN_EVERY_S
+) -> Ending:
+    """Move octets until the end; then both are closed. Nothing in either direction for ``idle_s`` is an end, and so is that
+    the client is not ``known`` any more."""
     loop = asyncio.get_running_loop()
     moved_at = loop.time()
 
@@ -35,13 +44,17 @@ async def relay(client: ClientSide, server: Tunnel, *, idle_s: float) -> Ending:
         loop.create_task(pump(server, client), name="tunnel down"),
     }
     left = set(both)
+    watch = set() if known is None else {loop.create_task(_unknown(known, known_every_s), name="tunnel credential")}
     try:
         while left:
-            ends: set[asyncio.Future[Any]] = {*left, client.over}
+            ends: set[asyncio.Future[Any]] = {*left, *watch, client.over}
             idle_at = moved_at + idle_s
             done, _ = await asyncio.wait(ends, timeout=idle_at - loop.time(), return_when=asyncio.FIRST_COMPLETED)
             if client.over in done:
                 return client.over.result()
+            for over in watch & done:
+                over.result()
+                return Ending.GATEWAY
             if not done and loop.time() >= moved_at + idle_s:
                 return Ending.GATEWAY
             for task in left & done:
@@ -53,11 +66,18 @@ async def relay(client: ClientSide, server: Tunnel, *, idle_s: float) -> Ending:
             left -= done
         return Ending.BOTH
     finally:
-        for task in both:
-            task.cancel()
+        for each in (*both, *watch):
+            each.cancel()
         server.close()
         client.close()
-        await asyncio.gather(*both, return_exceptions=True)
+        await asyncio.gather(*both, *watch, return_exceptions=True)
+
+
+async def _unknown(known: Known, every_s: float) -> None:
+    while True:
+        if not await known():
+            return
+        await asyncio.sleep(every_s)
 
 
 def _cause(error: BaseException) -> Ending:

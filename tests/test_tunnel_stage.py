@@ -166,3 +166,43 @@ async def test_cancelled_it_leaves_nothing_behind() -> None:
 async def test_a_fault_of_ours_is_not_swallowed() -> None:
     with pytest.raises(ValueError, match="ours"):
         await relay(Side(ValueError("ours")), Side(), idle_s=60)
+
+
+async def test_it_is_over_with_the_credential_that_opened_it() -> None:
+    client, server = Side(), Side()
+    answers = iter([True, True, False])
+
+    async def known() -> bool:
+        return next(answers)
+
+    assert await relay(client, server, idle_s=60, known=known, known_every_s=0) is Ending.GATEWAY
+    assert client.closed
+    assert server.closed
+    assert list(answers) == []
+
+
+async def test_a_credential_that_stays_good_ends_nothing_and_is_asked_about_no_longer_than_needed() -> None:
+    client, server = Side(), Side()
+    asked = asyncio.Event()
+
+    async def known() -> bool:
+        asked.set()
+        return True
+
+    running = asyncio.ensure_future(relay(client, server, idle_s=60, known=known))
+    await asked.wait()
+    client.send(b"x")
+    client.send(b"")
+    server.send(b"")
+    assert await running is Ending.BOTH
+    assert server.written == [b"x"]
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "tunnel credential"]
+
+
+async def test_a_fault_in_asking_is_none_of_the_tunnels() -> None:
+    async def known() -> bool:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await relay(client := Side(), Side(), idle_s=60, known=known)
+    assert client.closed

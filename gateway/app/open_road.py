@@ -24,6 +24,10 @@ class Anyone:
     def proof(self, claim: Claim, operation: Operation) -> None:
         del claim, operation
 
+    async def still_knows(self, claim: Claim) -> bool:
+        del claim
+        return True
+
     def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
         return None
 

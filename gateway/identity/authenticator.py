@@ -154,6 +154,24 @@ class PrincipalAuthenticator:
             raise self._failure(peer)
         return found
 
+    async def still_knows(self, claim: Claim) -> bool:
+        text = claim.secret.reveal()
+        if is_gateway_key(text):
+            key = claim.secret.keyed(self._process_key)
+            found, lookup = self._keys.recall(key), functools.partial(self._of_key, key, claim)
+        elif self._workloads is not None:
+            key = keyed_hash(self._process_key, text)
+            found = self._workloads.recall(key)
+            lookup = functools.partial(self._of_workload, self._workloads, key, claim, is_stranger=False)
+        else:
+            return False
+        if found is Recall.ASK or found is Recall.REFRESH:
+            try:
+                found = await self._look_up(lookup(), "", is_stranger=False)
+            except Rejection:
+                return True
+        return isinstance(found, Principal)
+
     def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
         if principal.kind is PrincipalKind.GITLAB_TOKEN and self._tokens is not None:
             self._tokens.forget(self._token_key(claim))
@@ -198,13 +216,7 @@ class PrincipalAuthenticator:
         found = self._keys.recall(key)
         # A key that cannot be one costs no lookup; one that is remembered costs not even the checksum.
         if found is Recall.REFRESH or (found is Recall.ASK and is_well_formed(claim.secret.reveal())):
-            lookup = _Lookup(
-                flight=(key, False),
-                ask=lambda: self._keys.look_up(key, claim.secret),
-                stand_in=lambda: self._keys.stand_in(key),
-                slots=self._key_slots,
-            )
-            found = await self._look_up(lookup, peer, is_stranger=found is Recall.ASK)
+            found = await self._look_up(self._of_key(key, claim), peer, is_stranger=found is Recall.ASK)
             if not isinstance(found, Principal):
                 raise unauthenticated()
         if not isinstance(found, Principal) or peer not in self._networks[found.identity]:
@@ -212,6 +224,14 @@ class PrincipalAuthenticator:
         if found.cidr and peer not in self._bound(found.cidr):
             raise self._failure(peer)
         return found
+
+    def _of_key(self, key: bytes, claim: Claim) -> _Lookup:
+        return _Lookup(
+            flight=(key, False),
+            ask=lambda: self._keys.look_up(key, claim.secret),
+            stand_in=lambda: self._keys.stand_in(key),
+            slots=self._key_slots,
+        )
 
     def _bound(self, cidr: tuple[str, ...]) -> Networks:
         """Of one key. Remembered with a bound; ``cidr`` was judged when the key was made."""
@@ -228,18 +248,22 @@ class PrincipalAuthenticator:
         if found is Recall.ASK and not workloads.is_ours(claim.secret.reveal()):
             return None
         if found is Recall.ASK or found is Recall.REFRESH:
-            lookup = _Lookup(
-                flight=(key, False),
-                ask=lambda: workloads.look_up(key, claim.secret),
-                stand_in=_silent,
-                slots=self._workload_slots[workloads.waits_for(claim.secret.reveal()), found is Recall.REFRESH],
-            )
-            found = await self._look_up(lookup, peer, is_stranger=found is Recall.ASK)
+            is_stranger = found is Recall.ASK
+            lookup = self._of_workload(workloads, key, claim, is_stranger=is_stranger)
+            found = await self._look_up(lookup, peer, is_stranger=is_stranger)
             if not isinstance(found, Principal):
                 raise unauthenticated()
         if not isinstance(found, Principal) or peer not in self._networks[found.identity]:
             raise self._failure(peer)
         return found
+
+    def _of_workload(self, workloads: Workloads, key: bytes, claim: Claim, *, is_stranger: bool) -> _Lookup:
+        return _Lookup(
+            flight=(key, False),
+            ask=lambda: workloads.look_up(key, claim.secret),
+            stand_in=_silent,
+            slots=self._workload_slots[workloads.waits_for(claim.secret.reveal()), is_stranger],
+        )
 
     async def _by_token(self, tokens: OwnTokens, claim: Claim, operation: Operation, peer: str) -> Principal:
         key = self._token_key(claim)

@@ -25,6 +25,7 @@ async def test_everybody_is_let_in_everywhere() -> None:
     principal = await anyone.authenticate(CLAIM, OPERATION, HEAD)
     assert (principal.kind, principal.brokered) == (PrincipalKind.ANONYMOUS, False)
     assert principal is await anyone.authenticate(CLAIM, OPERATION, HEAD)
+    assert await anyone.still_knows(CLAIM)
     anyone.refused_upstream(CLAIM, principal, HEAD)
     await anyone.close()
     permit = Anything().authorise(principal, OPERATION, parse_target(b"/"), "PURGE")

@@ -177,6 +177,21 @@ async def test_a_key_that_may_write_is_brokered_at_the_handshake(gateway: Gatewa
     assert cable.handshakes[0].headers["PRIVATE-TOKEN"] == BROKER
 
 
+async def test_it_ends_with_the_key_that_opened_it(gateway: GatewayProcess) -> None:
+    """GitLab sees the broker's token, which goes on: nobody else could end it."""
+    key = gateway.new_key("bot")
+    listed = json.loads(gateway.command("keys", "list", "bot", "--json").stdout)
+    async with connect(at(gateway), additional_headers=token(key)) as client:
+        await client.send("x")
+        assert await client.recv() == "x"
+        for one in listed:
+            gateway.command("keys", "revoke", one["id"])
+        with pytest.raises(ConnectionClosed):
+            await client.recv()
+    ended = gateway.audit.find(lambda line: dict(json.loads(line)) if '"aborted":"gateway"' in line else None)
+    assert (ended["identity"], ended["aborted"]) == ("bot", "gateway")
+
+
 @pytest.mark.parametrize(
     ("path", "who", "status"),
     [

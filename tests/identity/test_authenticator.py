@@ -287,6 +287,32 @@ async def test_a_key_revoked_by_this_process_is_dead_at_once(world: World) -> No
     assert (await world.refusal(private(key.reveal()))).code is Code.UNAUTHENTICATED
 
 
+async def test_whether_a_key_is_still_known_is_no_login(world: World) -> None:
+    key, record = await world.issuer.issue("backstage", KeyTerms(expires_at=T + 900))
+    claim = private(key.reveal())
+    await world.ask(claim)
+    assert await world.authenticator.still_knows(claim)
+    for number in range(20):
+        await world.refusal(private(f"ggw_{number}"))
+    world.store.away = True
+    world.pass_(700)
+    assert await world.authenticator.still_knows(claim)  # nobody can tell
+    world.store.away = False
+    assert await world.authenticator.still_knows(claim)
+    world.pass_(200)
+    assert not await world.authenticator.still_knows(claim)  # its end has come
+
+    key, record = await world.issuer.issue("backstage")
+    claim = private(key.reveal())
+    assert await world.authenticator.still_knows(claim)
+    for number in range(20):
+        await world.refusal(private(f"ggw_{number}"))
+    await world.issuer.revoke(record.id)
+    world.authenticator.forget_key(record.id)
+    assert not await world.authenticator.still_knows(claim)  # whoever has failed too often learns it, too
+    assert not await world.authenticator.still_knows(private("good"))
+
+
 async def test_without_the_store_known_keys_go_on_and_others_hear_503(world: World) -> None:
     known, _ = await world.issuer.issue("backstage")
     other, _ = await world.issuer.issue("backstage")

@@ -291,6 +291,19 @@ async def test_tokens_that_nobody_is_asked_about_wait_for_no_issuer(world: World
     assert world.workloads.waits_for(world.token()) == world.fake.url
 
 
+async def test_a_token_is_still_known_until_it_is_over(world: World) -> None:
+    claim = Claim(Kind.TOKEN, Secret(world.token(exp=T + 2 * FRESH_S)), Carrier.BEARER)
+    for _ in range(2):
+        assert await world.authenticator.still_knows(claim)
+    world.pass_(TTL_S)
+    assert await world.authenticator.still_knows(claim)
+    world.fake.failure = NotAnswering("silent")
+    world.pass_(FRESH_S)
+    assert await world.authenticator.still_knows(claim)
+    world.pass_(FRESH_S + 31)
+    assert not await world.authenticator.still_knows(claim)
+
+
 async def test_closing_ends_what_is_in_flight(world: World) -> None:
     await world.ask(world.token())
     await world.authenticator.close()
