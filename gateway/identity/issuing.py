@@ -88,11 +88,10 @@ class KeyIssuer:
         await self._register.put(record)
         return record
 
-    async def rotate(
-        self, key_id: str, overlap_s: float, *, not_before: float | None = None, expires_at: float | None = None
-    ) -> tuple[Secret, KeyRecord]:
-        """A new key in place of a live one, which ends ``overlap_s`` from now. It is bound as that one was, and without
-        ``expires_at`` lives as long as that one was to live, or to the end of the year 9999.
+    async def rotate(self, key_id: str, overlap_s: float, *, expires_at: float | None = None) -> tuple[Secret, KeyRecord]:
+        """A new key in place of a live one, which ends ``overlap_s`` from now. It is bound as that one was, to a beginning
+        that is yet to come as well, and without ``expires_at`` lives as long as that one was to live, or to the end of the
+        year 9999.
 
         Raises NoSuchKey; TermsRefused; KeyRefused when that one is dead, or being replaced already.
         """
@@ -102,9 +101,10 @@ class KeyIssuer:
         if older is None:
             raise NoSuchKey(f"no key has the id {key_id}")
         now = self._wall()
+        not_before = older.not_before if older.not_before is not None and older.not_before > now else None
         if expires_at is None and older.expires_at is not None:
             lifetime_s = older.expires_at - max(older.created_at, older.not_before or 0.0)
-            expires_at = min(now + lifetime_s, LAST_INSTANT.timestamp())
+            expires_at = min((not_before or now) + lifetime_s, LAST_INSTANT.timestamp())
         terms = KeyTerms(not_before, expires_at, older.cidr, older.note)
         return await self._new(older.identity, terms, KeyOrigin.ISSUED, Replacing(key_id, now + overlap_s))
 

@@ -121,10 +121,20 @@ async def test_rotation_keeps_bounds_and_length_of_life(issuer: KeyIssuer, store
     _, older = await issuer.issue("backstage", terms)
     key, newer = await issuer.rotate(older.id, 50.0)
     assert is_well_formed(key.reveal())
-    assert (newer.identity, newer.cidr, newer.note, newer.expires_at) == ("backstage", older.cidr, "portal", T + 100)
+    assert (newer.identity, newer.cidr, newer.note) == ("backstage", older.cidr, "portal")
+    assert (newer.not_before, newer.expires_at) == (T + 10, T + 110)  # not used before its time, either
     ended = await issuer.get(older.id)
     assert ended is not None
     assert (ended.expires_at, ended.replaced_by) == (T + 50, newer.id)
+
+
+async def test_a_key_whose_time_has_come_is_rotated_to_one_for_at_once(issuer: KeyIssuer, store: MemoryKeys) -> None:
+    begun = KeyRecord(
+        id="key_old", identity="backstage", digest=bytes(32), created_at=T - 90, not_before=T - 60, expires_at=T + 40
+    )
+    await store.put(begun)
+    newer = (await issuer.rotate("key_old", 0.0))[1]
+    assert (newer.not_before, newer.expires_at) == (None, T + 100)
 
 
 async def test_rotation_may_say_when_the_new_key_ends(issuer: KeyIssuer) -> None:
