@@ -13,7 +13,7 @@ from ..core.key_record import KeyRecord, told
 from ..edge.admin import AdminRefused, Answer, Asked, Endpoint
 from ..identity.issuing import KeyTerms, NoSuchKey, TermsRefused
 from ..ports import KeyRefused, StoreUnavailable
-from .key_office import Actor, KeyOffice, RecordFull, state_of
+from .key_office import Actor, KeyOffice, RecordFull, Unsaid, state_of
 
 _PAGE = 20
 _LONGEST_PAGE = 100
@@ -79,8 +79,8 @@ def key_endpoints(office: KeyOffice) -> tuple[Endpoint, ...]:
                 raise AdminRefused(400, str(refused)) from None
             except KeyRefused as refused:
                 raise AdminRefused(409, str(refused)) from None
-            except RecordFull as full:
-                raise AdminRefused(503, str(full)) from None
+            except (RecordFull, Unsaid) as unavailable:
+                raise AdminRefused(503, str(unavailable)) from None
             except StoreUnavailable:
                 raise AdminRefused(503, "the key store does not answer: nothing is known to have changed") from None
 

@@ -5,17 +5,19 @@ What is refused changes nothing and is not written down; whoever is not who they
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from ..core.errors import Rejection
+from ..core.errors import Code, Rejection
 from ..core.exchange import Exchange
 from ..core.key_record import KeyRecord
 from ..core.secret import Secret
-from ..identity.issuing import UNBOUND, KeyIssuer, KeyTerms, NoSuchKey, TermsRefused
+from ..identity.issuing import UNBOUND, Asking, KeyIssuer, KeyTerms, NoSuchKey, TermsRefused
 from ..ports import StoreUnavailable
 from ..telemetry.audit import AuditLog
 
@@ -33,6 +35,10 @@ class Actor(msgspec.Struct, frozen=True):
 
 class RecordFull(StoreUnavailable):
     """What is changed could not be written down."""
+
+
+class Unsaid(StoreUnavailable):
+    """The store was asked for a change, and did not say in time whether it made it."""
 
 
 class KeyOffice:
@@ -61,7 +67,8 @@ class KeyOffice:
     async def issue(self, actor: Actor, identity: str, terms: KeyTerms = UNBOUND) -> tuple[Secret, KeyRecord]:
         """Raises KeyRefused, StoreUnavailable; RecordFull where it could not be written down. As do the others."""
         deed = await self._admitted(actor, "key issued")
-        key, record = await self._issuer.issue(self._known(identity), terms)
+        with self._telling(deed) as asking:
+            key, record = await self._issuer.issue(self._known(identity), terms, asking=asking)
         self._note(deed, record)
         return key, record
 
@@ -72,7 +79,8 @@ class KeyOffice:
         except ValueError:
             raise TermsRefused("the SHA-256 of a key is written as 64 hex digits") from None
         deed = await self._admitted(actor, "key imported")
-        record = await self._issuer.take_in(self._known(identity), hashed, terms)
+        with self._telling(deed) as asking:
+            record = await self._issuer.take_in(self._known(identity), hashed, terms, asking=asking)
         self._note(deed, record)
         return record
 
@@ -81,19 +89,25 @@ class KeyOffice:
     ) -> tuple[Secret, KeyRecord]:
         """A key in place of another, which ends after the overlap."""
         deed = await self._admitted(actor, "key rotated")
-        key, record = await self._issuer.rotate(key_id, overlap_s, expires_at=expires_at)
+        replaces = f"replaces={key_id}", f"overlap_s={overlap_s:g}"
+        with self._telling(deed, *replaces) as asking:
+            key, record = await self._issuer.rotate(key_id, overlap_s, expires_at=expires_at, asking=asking)
         self._changed(key_id)
-        self._note(deed, record, f"replaces={key_id}", f"overlap_s={overlap_s:g}")
+        self._note(deed, record, *replaces)
         return key, record
 
     async def revoke(self, actor: Actor, key_id: str) -> KeyRecord:
         """At once. Raises NoSuchKey. Revoking twice is no failure."""
+        deed = _begun(actor, "key revoked")
         # Never refused for the record's sake: a key that must end ends.
-        if not await self._issuer.revoke(key_id):
-            raise NoSuchKey(f"no key has the id {key_id}")
-        self._changed(key_id)
-        record = await self.get(key_id)
-        self._note(_begun(actor, "key revoked"), record)
+        with self._telling(deed) as asking:
+            record = await self.get(key_id)
+            asking(record)
+            if not await self._issuer.revoke(key_id):
+                raise NoSuchKey(f"no key has the id {key_id}")
+            self._changed(key_id)
+            record = await self.get(key_id)
+        self._note(deed, record)
         return record
 
     async def get(self, key_id: str) -> KeyRecord:
@@ -123,10 +137,26 @@ class KeyOffice:
                 raise RecordFull("the audit has no room: nothing was changed") from None
         return deed
 
-    def _note(self, deed: Exchange, record: KeyRecord, *more: str) -> None:
+    @contextlib.contextmanager
+    def _telling(self, deed: Exchange, *more: str) -> Iterator[Asking]:
+        """A change that the store may have made without saying so is a line, too, and is told by the key's name."""
+        asked: list[KeyRecord] = []
+        try:
+            yield asked.append
+        except (StoreUnavailable, asyncio.CancelledError) as silence:
+            if not asked:
+                raise
+            deed.code = Code.IDENTITY_UNAVAILABLE.value
+            self._note(deed, asked[0], *more, status=503)
+            if isinstance(silence, asyncio.CancelledError):
+                raise
+            words = f"the key store did not say in time whether this was done: `keys list` tells, by {asked[0].id}"
+            raise Unsaid(words) from silence
+
+    def _note(self, deed: Exchange, record: KeyRecord, *more: str, status: int = 200) -> None:
         if self._audit is None:
             return
-        deed.status, deed.identity = 200, record.identity
+        deed.status, deed.identity = status, record.identity
         bounds = [f"{name}={at:.0f}" for name, at in _bounds(record) if at is not None]
         words = [f"origin={record.origin.value}", *bounds, *(f"cidr={one}" for one in record.cidr), *more]
         deed.target = f"/-/keys/{record.id}?{'&'.join(words)}".encode()

@@ -52,6 +52,9 @@ class KeyTerms(msgspec.Struct, frozen=True):
 
 UNBOUND = KeyTerms()
 
+Asking = Callable[[KeyRecord], None]
+"""Hears of a record right before the store does, which may do what it then does not say that it did."""
+
 
 class KeyIssuer:
     """Issues, imports, rotates, lists and revokes keys in ``register``. Ids are ASCII: no other gets to the store, which
@@ -68,27 +71,34 @@ class KeyIssuer:
         self._wall = wall
         self._random = random
 
-    async def issue(self, identity: str, terms: KeyTerms = UNBOUND) -> tuple[Secret, KeyRecord]:
+    async def issue(
+        self, identity: str, terms: KeyTerms = UNBOUND, *, asking: Asking = lambda _: None
+    ) -> tuple[Secret, KeyRecord]:
         """A new key and its record; the key is shown once, by whoever asked, and is kept nowhere.
 
         Raises TermsRefused when it could never be used, KeyRefused when the identity has two live keys already.
         """
-        return await self._new(identity, terms, KeyOrigin.ISSUED)
+        return await self._new(identity, terms, KeyOrigin.ISSUED, asking=asking)
 
     async def exchanged(self, identity: str, terms: KeyTerms) -> tuple[Secret, KeyRecord]:
         """The same for a workload's token: not one of the two. Raises KeyRefused where there are too many by far."""
         return await self._new(identity, terms, KeyOrigin.EXCHANGED)
 
-    async def take_in(self, identity: str, sha256: bytes, terms: KeyTerms = UNBOUND) -> KeyRecord:
+    async def take_in(
+        self, identity: str, sha256: bytes, terms: KeyTerms = UNBOUND, *, asking: Asking = lambda _: None
+    ) -> KeyRecord:
         """A gateway key made elsewhere, by its SHA-256. Raises as ``issue``."""
         if len(sha256) != _HASH_BYTES:
             raise TermsRefused("the SHA-256 of a key has 32 octets")
         hashed = digest_of_hash(self._pepper, sha256)
         record = self._record(identity, hashed, terms.judged(self._wall()), KeyOrigin.IMPORTED)
+        asking(record)
         await self._register.put(record)
         return record
 
-    async def rotate(self, key_id: str, overlap_s: float, *, expires_at: float | None = None) -> tuple[Secret, KeyRecord]:
+    async def rotate(
+        self, key_id: str, overlap_s: float, *, expires_at: float | None = None, asking: Asking = lambda _: None
+    ) -> tuple[Secret, KeyRecord]:
         """A new key in place of a live one, which ends ``overlap_s`` from now. It is bound as that one was, to a beginning
         that is yet to come as well, and without ``expires_at`` lives as long as that one was to live, or to the end of the
         year 9999.
@@ -106,7 +116,8 @@ class KeyIssuer:
             lifetime_s = older.expires_at - max(older.created_at, older.not_before or 0.0)
             expires_at = min((not_before or now) + lifetime_s, LAST_INSTANT.timestamp())
         terms = KeyTerms(not_before, expires_at, older.cidr, older.note)
-        return await self._new(older.identity, terms, KeyOrigin.ISSUED, Replacing(key_id, now + overlap_s))
+        replacing = Replacing(key_id, now + overlap_s)
+        return await self._new(older.identity, terms, KeyOrigin.ISSUED, replacing, asking=asking)
 
     async def get(self, key_id: str) -> KeyRecord | None:
         """Dead ones too, for a while."""
@@ -121,11 +132,18 @@ class KeyIssuer:
         return key_id.isascii() and await self._register.revoke(key_id, self._wall())
 
     async def _new(
-        self, identity: str, terms: KeyTerms, origin: KeyOrigin, replacing: Replacing | None = None
+        self,
+        identity: str,
+        terms: KeyTerms,
+        origin: KeyOrigin,
+        replacing: Replacing | None = None,
+        *,
+        asking: Asking = lambda _: None,
     ) -> tuple[Secret, KeyRecord]:
         terms = terms.judged(self._wall())
         key = new_key(self._random(RANDOM_BYTES))
         record = self._record(identity, digest(self._pepper, key), terms, origin)
+        asking(record)
         await self._register.put(record, replacing)
         return key, record
 

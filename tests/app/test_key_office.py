@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import secrets
@@ -10,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from gateway.app.key_office import Actor, KeyOffice, RecordFull, state_of
+from gateway.app.key_office import Actor, KeyOffice, RecordFull, Unsaid, state_of
 from gateway.core.gateway_key import new_key
-from gateway.core.key_record import KeyRecord
+from gateway.core.key_record import KeyRecord, Replacing
 from gateway.identity.issuing import KeyIssuer, KeyTerms, NoSuchKey, TermsRefused
-from gateway.ports import KeyRefused
+from gateway.ports import KeyRefused, StoreUnavailable
 from gateway.stores.keys_memory import MemoryKeys
 from gateway.telemetry.audit import AuditLog
 from gateway.telemetry.audit_writer import AuditWriter
@@ -111,6 +112,64 @@ async def test_only_identities_with_issued_keys_get_one_and_the_refusal_names_th
         await desk.office.issue(OPS, "people")
     with pytest.raises(NoSuchKey):
         await desk.office.get("key_none")
+
+
+class Mute(MemoryKeys):
+    """Does what it is asked, and is not heard to say so."""
+
+    mute: BaseException | None = None
+
+    async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
+        await super().put(record, replacing)
+        if self.mute is not None:
+            raise self.mute
+
+    async def revoke(self, key_id: str, at: float) -> bool:
+        done = await super().revoke(key_id, at)
+        if self.mute is not None:
+            raise self.mute
+        return done
+
+
+@pytest.mark.parametrize("mute", [StoreUnavailable("silent"), asyncio.CancelledError()], ids=["silence", "cancelled"])
+async def test_what_the_store_may_have_done_is_a_line(mute: BaseException) -> None:
+    lines, store = Lines(), Mute()
+    audit = AuditLog(AuditWriter(lines))
+    issuer = KeyIssuer(store, pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
+    office = KeyOffice(issuer, ["bot", "reader"], audit)
+    _, first = await issuer.issue("bot")
+    store.mute = mute
+    for asked in (
+        office.issue(OPS, "bot"),
+        office.take_in(OPS, "reader", "00" * 32),
+        office.rotate(OPS, first.id, 0.0),
+        office.revoke(OPS, first.id),
+    ):
+        with pytest.raises(BaseException) as unsure:
+            await asked
+        if isinstance(mute, StoreUnavailable):
+            assert isinstance(unsure.value, Unsaid)
+            assert "key_" in str(unsure.value)
+    audit.close()
+    told = [json.loads(line) for line in lines.octets.splitlines()]
+    assert [(line["operation"], line["status"], line["code"]) for line in told] == [
+        (f"key {done}", 503, "identity_unavailable") for done in ("issued", "imported", "rotated", "revoked")
+    ]
+    assert f"&replaces={first.id}" in told[2]["target"]
+    assert {_key_of(line) for line in told} == {record.id for record in await store.list()}
+
+
+async def test_a_store_that_was_never_asked_has_changed_nothing(desk: Desk) -> None:
+    class Away(MemoryKeys):
+        async def get(self, key_id: str) -> KeyRecord | None:
+            raise StoreUnavailable("away")
+
+    issuer = KeyIssuer(Away(), pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
+    office = KeyOffice(issuer, ["bot"], desk.audit)
+    for asked in (office.rotate(OPS, "key_0", 0.0), office.revoke(OPS, "key_0")):
+        with pytest.raises(StoreUnavailable, match="away"):
+            await asked
+    assert await desk.written() == []
 
 
 class Failing(Lines):
