@@ -21,6 +21,8 @@ MAX_LENGTH = 16_384
 _MAX_HEADER = 4096
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _LONGEST_KEY_ID = 512
+# Not behind a letter: GitLab's own job tokens are `glcbt-` and a JWT.
+_HELD = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", re.ASCII)
 
 
 class Peeked(msgspec.Struct, frozen=True, gc=False):
@@ -41,6 +43,11 @@ class Peeked(msgspec.Struct, frozen=True, gc=False):
 def looks_like_one(text: str) -> bool:
     """``eyJ`` is ``{"`` in base64: every JWT starts so, and no GitLab token with a prefix does."""
     return text.startswith("eyJ")
+
+
+def held_in(text: str) -> list[str]:
+    """What looks like one within ``text``: in quotes, behind a scheme, with something behind it perhaps."""
+    return _HELD.findall(text) if "eyJ" in text else []
 
 
 def peek(text: str) -> Peeked | None:

@@ -123,7 +123,7 @@ class PrincipalAuthenticator:
             if found is not None:
                 return found
         if self._opens(passthrough_for(kind, operation)):
-            if holds_gateway_key(text):
+            if self._holds_ours(claim):
                 raise self._failure(head.peer)
             if kind is Kind.BASIC:
                 # GitLab bans an address, ours, after some thirty failed Basic logins: ours must come first.
@@ -190,7 +190,7 @@ class PrincipalAuthenticator:
 
     def _judge_beside(self, claim: Claim, operation: Operation, peer: str) -> None:
         """What the query calls a token beside the claim goes up: never one of ours, nor a second credential."""
-        if any(self._is_ours(token.reveal()) for token in claim.beside):
+        if any(self._is_ours(token.reveal()) or self._holds_workloads(token.reveal()) for token in claim.beside):
             raise self._failure(peer)
         if second_token(claim.kind, operation, brokered=self._is_ours(claim.secret.reveal())):
             raise two_credentials()
@@ -273,7 +273,7 @@ class PrincipalAuthenticator:
             return found
         may_be_deploy = self._opens(falls_back(claim.kind, operation))
         if found is Recall.ASK or found is Recall.REFRESH:
-            if holds_gateway_key(claim.secret.reveal()):
+            if self._holds_ours(claim):
                 raise self._failure(peer)
             shown = presentation(claim)
             lookup = _Lookup(
@@ -305,6 +305,16 @@ class PrincipalAuthenticator:
         """A key, or a workload's token: by its looks alone."""
         workloads = self._workloads
         return is_gateway_key(text) or (workloads is not None and workloads.may_be_one(text) and workloads.is_ours(text))
+
+    def _holds_ours(self, claim: Claim) -> bool:
+        """One of ours would be seen by GitLab: in quotes or behind a scheme, or as the user's name."""
+        text = claim.secret.reveal()
+        if holds_gateway_key(text):  # as a user's name it was refused when the claim was read
+            return True
+        return self._holds_workloads(text) or self._holds_workloads(claim.username)
+
+    def _holds_workloads(self, text: str) -> bool:
+        return self._workloads is not None and self._workloads.is_held(text)
 
     def _opens(self, door: Passthrough | None) -> bool:
         return door is not None and door in self._settings.passthrough

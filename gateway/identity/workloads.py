@@ -12,7 +12,7 @@ import msgspec
 
 from ..core.access import Principal, PrincipalKind
 from ..core.secret import Secret, fingerprint
-from ..core.workload_token import MAX_LENGTH, Peeked, looks_like_one, peek
+from ..core.workload_token import MAX_LENGTH, Peeked, held_in, looks_like_one, peek
 from .issuers import Issuer
 from .lookups import Memo, Recall
 from .settings import WorkloadIdentity
@@ -61,6 +61,10 @@ class Workloads:
             return True
         peeked = peek(text)
         return peeked is not None and not self._urls.isdisjoint(peeked.issuers)
+
+    def is_held(self, text: str) -> bool:
+        """One of a configured issuer is in it, in quotes or so: it is not believed there, and must not go up."""
+        return any(self.is_ours(found) for found in held_in(text))
 
     def waits_for(self, text: str) -> str:
         """The issuer whose keys judging it may have to wait for; empty: none, it is refused unasked."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.workload_token import MAX_LENGTH, Pattern, Requirement, looks_like_one, peek
+from gateway.core.workload_token import MAX_LENGTH, Pattern, Requirement, held_in, looks_like_one, peek
 from tests.fakes.issuer import segment
 
 T = 1_800_000_000.0
@@ -29,6 +29,16 @@ def test_a_sound_token_is_read() -> None:
     assert repr(peeked) == "Peeked(RS256)"
     assert looks_like_one(token())
     assert not looks_like_one("glpat-x")
+
+
+@pytest.mark.parametrize("wrapped", ["{}", '"{}"', "Token {}", "{}.x", "x:{}", "'{}' and more"])
+def test_one_is_found_in_what_is_wrapped_around_it(wrapped: str) -> None:
+    assert held_in(wrapped.format(token())) == [token()]
+
+
+@pytest.mark.parametrize("text", ["", "eyJ", "eyJ.a", "eyJ a.b.c", "glpat-x", "glcbt-" + token(), "x" + token()])
+def test_nothing_is_found_where_none_begins(text: str) -> None:
+    assert held_in(text) == []
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,31 @@ async def test_forgeries_are_refused_alike_and_never_shown_to_gitlab(world: Worl
     assert world.gitlab.asked == []
 
 
+@pytest.mark.parametrize("wrapped", ['"{}"', "'{}'", "{}.x", "x:{}", "Token {}"])
+async def test_one_in_quotes_or_so_is_shown_to_nobody(world: World, wrapped: str) -> None:
+    text = Secret(wrapped.format(world.token()))
+    beside = Claim(Kind.TOKEN, Secret("glpat-x"), Carrier.PRIVATE_TOKEN, beside=(text,))
+    trigger = Operation("POST /api/v4/projects/:id/trigger/pipeline", Access.WRITE, Surface.REST)
+    for claim, operation in (
+        (Claim(Kind.TOKEN, text, Carrier.BEARER), REST),
+        (Claim(Kind.JOB_TOKEN, text, Carrier.JOB_TOKEN), REST),
+        (Claim(Kind.OPAQUE, text, Carrier.AUTHORIZATION), GIT),
+        (Claim(Kind.BASIC, text, Carrier.BASIC), GIT),
+        (Claim(Kind.BASIC, Secret("x-oauth-basic"), Carrier.BASIC, username=text.reveal()), GIT),
+        (Claim(Kind.OPAQUE, text, Carrier.QUERY, "token"), trigger),
+        (beside, REST),
+    ):
+        with pytest.raises(Rejection) as refused:
+            await world.authenticator.authenticate(claim, operation, RequestHead("GET", b"/", (), peer=HERE))
+        assert refused.value.code is Code.UNAUTHENTICATED
+    assert world.gitlab.asked == []
+
+
+async def test_a_job_token_that_holds_gitlabs_own_is_gitlabs_to_judge(world: World) -> None:
+    text = "glcbt-" + world.token()
+    assert (await world.ask(text)).id == "user:1"
+
+
 async def test_failures_count_against_the_peer(world: World) -> None:
     for number in range(20):
         assert (await world.refusal(world.token(job_project_id=f"9{number}"))).code is Code.UNAUTHENTICATED
