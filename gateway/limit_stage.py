@@ -47,8 +47,7 @@ class Ticket:
 
     def undo(self) -> None:
         """As if nothing had been taken."""
-        if self.decision.allowed:
-            self._stage.undo(self._takes, self.decision, self._lease)
+        self._stage.undo(self._takes, self.decision, self._lease)
 
     def owes(self) -> bool:
         """There is something to put in order."""
@@ -173,7 +172,9 @@ class LimitStage:
         self._nudge(takes)
 
     def undo(self, takes: Sequence[Take], decision: Decision, lease: bytes) -> None:
-        """Give back what ``decision`` allowed."""
+        """Give back what ``decision`` allowed; a refusal took nothing."""
+        if not decision.allowed:
+            return
         taken = [take for take, state in zip(takes, decision.states, strict=False) if state.allowed]
         self.settle([Take(take.key, take.limit, -take.cost) for take in taken if not take.limit.concurrent])
         self.release([take for take in takes if take.limit.concurrent], lease)
@@ -203,6 +204,10 @@ class LimitStage:
         self._enter(waiter)
         try:
             decision = await waiter.decided
+        except asyncio.CancelledError:
+            if waiter.decided.done() and not waiter.decided.cancelled():
+                self.undo(takes, waiter.decided.result(), lease)  # its turn came at the very moment it left
+            raise
         finally:
             # A client that went away leaves its place at once: whoever stands behind it must not wait for a ghost.
             self.waiting -= 1
@@ -257,8 +262,7 @@ class LimitStage:
                 raise
             refusal = decision.refusal
             if waiter.decided.done():
-                if decision.allowed:  # somebody who is no longer there
-                    self.undo(waiter.takes, decision, waiter.lease)
+                self.undo(waiter.takes, decision, waiter.lease)  # somebody who is no longer there
             elif refusal is None:  # admitted, or the store is away and fails closed
                 waiter.decided.set_result(decision)
             else:

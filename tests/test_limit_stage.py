@@ -249,6 +249,26 @@ async def test_who_left_while_the_store_was_asked_gives_everything_back() -> Non
     assert int(again.decision.states[0].remaining + 0.5) == 3
 
 
+async def test_who_leaves_in_the_very_turn_it_is_admitted_gives_everything_back() -> None:
+    """As clients do that are ended with all their connections: one's place goes to the next, which is gone, too."""
+    stage = LimitStage(MemoryBuckets())
+    mixed = [*takes(Limit("t", Scope.CALLER, 0.001, 5.0), "t"), *takes(PLACE, "p")]
+    for number in range(3):
+        first = await asyncio.wait_for(stage.admit(mixed, principal(), f"first {number}"), 2)
+        assert first.decision.allowed
+        assert round(first.decision.states[0].remaining) == 4 - number
+        gone = asyncio.ensure_future(stage.admit(mixed, principal("gone"), f"gone {number}"))
+        await until_waiting(stage, 1)
+        (room,) = stage._rooms.values()
+        first.close(None)
+        while room.queue:
+            await asyncio.sleep(0)
+        assert not gone.done()
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+    assert stage.waiting == 0
+
+
 async def test_closing_while_the_store_is_asked_refuses() -> None:
     store = Gate()
     stage = LimitStage(store)
