@@ -5,6 +5,8 @@ What counts as a finding is ``core.body_credentials``'s to say; here bodies are 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from .core.access import Permit, Principal
@@ -13,7 +15,7 @@ from .core.body_credentials import MAX_CUT_BYTES, admit_body, body_claim, scanne
 from .core.catalogue import Operation, Surface
 from .core.credentials import Claim, Kind, second_token
 from .core.entry import Admitted
-from .core.graphql import MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, asked_in_body, asked_in_query
+from .core.graphql import MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, Unread, asked_in_body, asked_in_query
 from .core.messages import RequestHead, first
 from .core.rule_match import Spelling
 from .core.target import Target
@@ -128,15 +130,29 @@ class BodyStage:
         return claim, HeldBody(rest, None, len(rest))
 
     async def look(
-        self, operation: Operation, head: RequestHead, target: Target, body: RequestBody | None, *, browser: bool = False
+        self,
+        operation: Operation,
+        head: RequestHead,
+        target: Target,
+        body: RequestBody | None,
+        room: Callable[[], Awaitable[None]],
+        *,
+        browser: bool = False,
     ) -> tuple[Operation, RequestBody | None, int]:
         """A GraphQL request as what its document does: the operation's class, the body, and how many it asks for.
 
-        Read here by authenticated callers alone, up to 1 MiB; what is longer is a write, and streams on. ``browser``: what
-        can't be counted is one, as the uploads of GitLab's own pages are.
+        Read here by authenticated callers alone, up to 1 MiB; what is longer is a write, and streams on. ``room`` is asked,
+        and may refuse, before a document is parsed. ``browser``: what can't be counted is one, as the uploads of GitLab's
+        own pages are.
         """
         if body is None:
-            asked = asked_in_query(target) if head.method in {"GET", "HEAD"} else UNKNOWN
+            asked = UNKNOWN
+            if head.method in {"GET", "HEAD"}:
+                try:
+                    asked = asked_in_query(target, parse=False)
+                except Unread:
+                    await room()
+                    asked = asked_in_query(target)
         elif head.method != "POST" or (body.content_length or 0) > MAX_BODY_BYTES:
             asked = UNCOUNTED
         else:
@@ -147,8 +163,13 @@ class BodyStage:
                 asked = UNCOUNTED
                 body = HeldBody(bytes(held), body, body.content_length)
             else:
-                asked = asked_in_body(head, target, bytes(held))
-                body = HeldBody(bytes(held), None, len(held))
+                document = bytes(held)
+                try:
+                    asked = asked_in_body(head, target, document, parse=False)
+                except Unread:
+                    await room()
+                    asked = asked_in_body(head, target, document)
+                body = HeldBody(document, None, len(document))
         if asked.access is not operation.access:
             operation = msgspec.structs.replace(operation, access=asked.access)
         return operation, body, 1 if browser and asked is UNCOUNTED else asked.operations

@@ -17,6 +17,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 
 from .asking import Asker, Asking
 from .bandwidth_stage import Flow
@@ -29,10 +30,10 @@ from .core.cross_origin import asker, is_preflight
 from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source, drained, rate_limited
 from .core.exchange import Exchange
-from .core.graphql import is_graphql
+from .core.graphql import is_graphql, readings
 from .core.handed_out import refuse_token
 from .core.headers import request_id
-from .core.limits import Decision, Take, heavier
+from .core.limits import Decision, Take, Takes, heavier
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
 from .core.refusal import render
 from .core.rule_match import Place, Question, questions_of, spellings
@@ -232,10 +233,12 @@ class Gateway:
 
         weight = 1
         if is_graphql(operation):
+            room = partial(self._limit_first, operation, target, head, admitted, x, told)
             if body is not None and first(head.fields, b"expect") is not None:
-                await self._limit_first(operation, target, head, admitted, x, told)
+                await room()
+                room = partial(_asked_before)
             browser = claim.kind is Kind.SESSION
-            operation, body, weight = await road.bodies.look(operation, head, target, body, browser=browser)
+            operation, body, weight = await road.bodies.look(operation, head, target, body, room, browser=browser)
 
         questions = road.access.questions(principal, operation, target, head.method, screened=True)
         resolved = dict[Question, Place]()
@@ -348,19 +351,25 @@ class Gateway:
     async def _limit_first(
         self, operation: Operation, target: Target, head: RequestHead, admitted: Admitted, x: Exchange, told: _Told
     ) -> None:
-        """Before GitLab is asked about a place, or ``100 Continue`` lets a body come that tells what the request takes: is
-        there room at all? What was taken for the answer is given back, and the request goes on as any other."""
-        principal = told.principal
+        """Before GitLab is asked about a place, or a body that tells what the request takes may come (``100 Continue``) or
+        be parsed: is there room at all? What was taken for the answer is given back; the request goes on as any other."""
+        principal, before = told.principal, Takes()
         assert principal is not None
-        takes = self.road.dialect.takes_for(principal, operation, target, head.method, admitted.client)
-        if takes:
+        for kind in readings(operation):
+            takes = self.road.dialect.takes_for(principal, kind, target, head.method, admitted.client)
+            if not takes:
+                return
+            if takes is before:
+                break
+            before = takes
             ticket = told.ticket = await self.road.limits.admit(takes, principal, told.lease, admitted.wait_s)
-            if not ticket.decision.allowed:
-                told.decision = ticket.decision
-                note(ticket.decision, x)
-                raise _limited(ticket.decision)
-            told.ticket = None
-            ticket.undo()
+            if ticket.decision.allowed:
+                told.ticket = None
+                ticket.undo()
+                return
+        told.decision = ticket.decision
+        note(ticket.decision, x)
+        raise _limited(ticket.decision)
 
     def _learn(self, head: RequestHead, x: Exchange, told: _Told, case: Case, again: Again | None = None) -> None:
         """The next one with the same head need not come this way. ``again`` is None for one that a bucket refused."""
@@ -466,6 +475,10 @@ class Gateway:
             challenge=not self.road.anonymous,
         )
         await down.respond(head, body, close=rejection.close)
+
+
+async def _asked_before() -> None:
+    """There was room a moment ago."""
 
 
 def _limited(decision: Decision) -> Rejection:

@@ -219,9 +219,13 @@ async def test_a_plain_cache_reads_no_body() -> None:
 GRAPHQL = Operation("POST /api/graphql", Access.WRITE, Surface.GRAPHQL)
 
 
+async def room() -> None:
+    """There is."""
+
+
 async def look(document: bytes, *pieces: bytes, length: int | None = None) -> tuple[Operation, RequestBody, int]:
     body = Pieces(document, *pieces, length=length)
-    found, rest, weight = await BodyStage().look(GRAPHQL, head((b"Content-Type", b"application/json")), TARGET, body)
+    found, rest, weight = await BodyStage().look(GRAPHQL, head((b"Content-Type", b"application/json")), TARGET, body, room)
     assert rest is not None
     return found, rest, weight
 
@@ -250,10 +254,11 @@ async def test_a_long_document_is_a_write_and_streams_on() -> None:
 async def test_an_upload_counts_as_the_largest_batch_but_for_a_browser() -> None:
     form = head((b"Content-Type", b"multipart/form-data; boundary=x"))
     for browser, weight in ((False, 100), (True, 1)):
-        found = await BodyStage().look(GRAPHQL, form, TARGET, Pieces(b"--x--"), browser=browser)
+        found = await BodyStage().look(GRAPHQL, form, TARGET, Pieces(b"--x--"), room, browser=browser)
         assert (found[0], found[2]) == (GRAPHQL, weight)
     batch = head((b"Content-Type", b"application/json"))
-    found = await BodyStage().look(GRAPHQL, batch, TARGET, Pieces(b'[{"query":"{a}"},{"query":"{a}"}]'), browser=True)
+    two = Pieces(b'[{"query":"{a}"},{"query":"{a}"}]')
+    found = await BodyStage().look(GRAPHQL, batch, TARGET, two, room, browser=True)
     assert found[2] == 2
 
 
@@ -261,5 +266,25 @@ async def test_a_get_is_judged_by_its_query_string() -> None:
     get = msgspec.structs.replace(GRAPHQL, name="GET /api/graphql")
     target = parse_target(b"/api/graphql?query=%7Ba%7D")
     for method, access in (("GET", Access.READ), ("OPTIONS", Access.WRITE)):
-        operation, body, _ = await BodyStage().look(get, RequestHead(method, target.raw, ()), target, None)
+        operation, body, _ = await BodyStage().look(get, RequestHead(method, target.raw, ()), target, None, room)
         assert (operation.access, body) == (access, None)
+
+
+async def test_nothing_is_parsed_where_there_is_no_room() -> None:
+    """Parsing costs as much as hundreds of requests; what was read lately costs nothing."""
+    asked: list[None] = []
+
+    async def none() -> None:
+        asked.append(None)
+        raise Rejection(Code.RATE_LIMITED, 429, "no room")
+
+    json, target = head((b"Content-Type", b"application/json")), parse_target(b"/api/graphql?query=%7Broomless%7D")
+    for _ in range(2):
+        with pytest.raises(Rejection):
+            await BodyStage().look(GRAPHQL, json, TARGET, Pieces(b'{"query":"{ without { room } }"}'), none)
+        with pytest.raises(Rejection):
+            await BodyStage().look(GRAPHQL, RequestHead("GET", target.raw, ()), target, None, none)
+    assert len(asked) == 4
+    await look(b'{"query":"{ without { room } }"}')
+    found = await BodyStage().look(GRAPHQL, json, TARGET, Pieces(b'{"query":"{ without { room } }"}'), none)
+    assert found[0].access is Access.READ

@@ -402,3 +402,36 @@ def test_the_fake_client_is_a_downstream() -> None:
 
     down: Downstream = Down("GET", "/", ())
     assert not down.started
+
+
+# GraphQL: what it takes is known when its document is read
+
+GRAPHQL = "/api/graphql"
+WRITES = "  - {id: writes, by: caller, rate: 1/hour, match: {access: write}}\n"
+
+
+def document(name: str, *, mutation: bool = False) -> bytes:
+    return b'{"query":"%b { %b }"}' % (b"mutation" if mutation else b"query", name.encode())
+
+
+async def test_a_caller_at_its_limit_has_no_document_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(tmp_path, CONFIGURATION.replace("burst: 50", "burst: 2")) as made:
+        assert (await made.ask("POST", GRAPHQL, JSON, caller="reader", body=(document("seen"),))).status == 200
+        assert (await made.ask("GET", PROJECT, caller="reader")).status == 200
+        monkeypatch.setattr("gateway.core.graphql._parse", pytest.fail)
+        for body in (document("seen"), document("new"), b"[" + document("seen") + b"," + document("new") + b"]"):
+            down = await made.ask("POST", GRAPHQL, JSON, caller="reader", body=(body,))
+            assert (down.status, down.code) == (429, "rate_limited")
+            assert made.last.limit_id == "caller"
+        assert (await made.ask("GET", GRAPHQL + "?query=%7Bnew%7D", caller="reader")).status == 429
+
+
+@pytest.mark.parametrize("more", [(), ((b"Expect", b"100-continue"),)])
+async def test_a_query_is_not_refused_for_what_writes_have_used_up(tmp_path: Path, more: tuple[Field, ...]) -> None:
+    async with world(tmp_path, CONFIGURATION + WRITES) as made:
+        fields = (JSON, *more)
+        for number, status in enumerate((200, 429)):
+            changing = document(f"change{number}{len(more)}", mutation=True)
+            assert (await made.ask("POST", GRAPHQL, *fields, caller="reader", body=(changing,))).status == status
+        asking = document(f"ask{len(more)}")
+        assert (await made.ask("POST", GRAPHQL, *fields, caller="reader", body=(asking,))).status == 200

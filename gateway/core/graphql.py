@@ -8,6 +8,7 @@ query string, too, and several requests as ``_json``: a request that mixes those
 from __future__ import annotations
 
 import json
+import re
 
 import msgspec
 
@@ -23,7 +24,12 @@ MAX_BODY_BYTES = 1 << 20
 _MAX_DOCUMENT_BYTES = 10_000
 """GitLab's own limit (``GitlabSchema``, in characters)."""
 _MAX_TOKENS = 5_000
+"""Of a document, and of all in one request: parsing so many stops everybody else for some fifty milliseconds."""
 _MAX_DEPTH = 100
+_MAX_OBJECTS = 20_000
+"""Braces in a body that is read. Each object is looked at for members that stand there twice."""
+_LIGHT_BYTES = 16 << 10
+"""Bodies up to this are cheaper to read than limits are to ask."""
 MOST_TOGETHER = 100
 """Requests in a batch that is read; what can't be counted counts as so many."""
 
@@ -32,6 +38,8 @@ _BATCHES = frozenset({"_json", "operations", "map"})
 _PARAMETERS = _BATCHES | {"query", "operationName", "variables", "extensions"}
 _MEMO_BOUND = 512
 _OPEN, _CLOSE = b"{[(", b"}])"
+_TOKEN = re.compile(rb'"[^"\n]*"|\w+|\.\.\.|[^\s\w,]')
+"""About what the language takes for one; in no document more than its octets."""
 
 _Kinds = tuple[tuple[str, bool], ...]
 """Of each operation in a document: its name and whether it is a query; empty: undecidable."""
@@ -46,6 +54,10 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     """A batch's; each is work of its own."""
 
 
+class Unread(Exception):  # noqa: N818 — no fault
+    """It takes parsing, which costs as much as hundreds of other requests: who pays for it is to be asked first."""
+
+
 UNKNOWN = Asked()
 UNCOUNTED = Asked(operations=MOST_TOGETHER)
 _PATHS = ("/api/graphql", "/api/glql")
@@ -56,8 +68,18 @@ def is_graphql(operation: Operation) -> bool:
     return operation.name.endswith(_PATHS)
 
 
-def asked_in_query(target: Target) -> Asked:
-    """Of a GET without a body. (GitLab refuses mutations there, after it has parsed them.)"""
+def readings(operation: Operation) -> tuple[Operation, ...]:
+    """What it may turn out to be: only its document tells whether a GraphQL request reads or writes."""
+    if not is_graphql(operation) or operation.access is Access.READ:
+        return (operation,)
+    return (msgspec.structs.replace(operation, access=Access.READ), operation)
+
+
+def asked_in_query(target: Target, *, parse: bool = True) -> Asked:
+    """Of a GET without a body. (GitLab refuses mutations there, after it has parsed them.)
+
+    Raises Unread, without ``parse``, for a document that was not read lately.
+    """
     found: dict[str, bytes] = {}
     told_once = True
     for parameter in query_parameters(target.query or b""):
@@ -69,11 +91,14 @@ def asked_in_query(target: Target) -> Asked:
     if "query" not in found or not told_once:
         return UNKNOWN
     name = found.get("operationName", b"").decode("utf-8", "replace")
-    return Asked(_access(found["query"], name))
+    return Asked(_access(found["query"], name, parse=parse))
 
 
-def asked_in_body(head: RequestHead, target: Target, body: bytes) -> Asked:
-    """Of a POST. A multipart request carries an upload, and only mutations take those."""
+def asked_in_body(head: RequestHead, target: Target, body: bytes, *, parse: bool = True) -> Asked:
+    """Of a POST. A multipart request carries an upload, and only mutations take those.
+
+    Raises Unread, without ``parse``, for a long body, and for a document that was not read lately.
+    """
     beside = {parameter.name.partition("[")[0] for parameter in query_parameters(target.query or b"")}
     if not beside.isdisjoint(_BATCHES):
         return UNCOUNTED
@@ -83,6 +108,10 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes) -> Asked:
     coded = (first(head.fields, b"content-encoding") or b"identity").strip().lower() != b"identity"
     if content_type is None or media_type(content_type) != "application/json" or not is_utf_8(content_type) or coded:
         return UNCOUNTED
+    if body.count(b"{") > _MAX_OBJECTS:
+        return UNCOUNTED
+    if len(body) > _LIGHT_BYTES and not parse:
+        raise Unread
     try:
         # A member twice is one thing to us and may be another to GitLab: the one JSON reader that tells.
         asked = json.loads(body.decode("utf-8"), object_pairs_hook=_members)
@@ -92,7 +121,8 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes) -> Asked:
         return UNCOUNTED
     requests = asked if isinstance(asked, list) else [asked]
     count = max(1, len(requests))
-    reads = 0 < len(requests) <= MOST_TOGETHER and beside.isdisjoint(_PARAMETERS) and all(map(_queries, requests))
+    few = 0 < len(requests) <= MOST_TOGETHER and _tokens_in(requests) <= _MAX_TOKENS
+    reads = few and beside.isdisjoint(_PARAMETERS) and all(_queries(one, parse=parse) for one in requests)
     return Asked(Access.READ if reads else Access.WRITE, count)
 
 
@@ -103,18 +133,31 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _queries(request: object) -> bool:
+def _tokens_in(requests: list[object]) -> int:
+    """Of all their documents, until they are too many."""
+    tokens = 0
+    for request in requests:
+        document = request.get("query") if isinstance(request, dict) else None
+        if isinstance(document, str) and tokens <= _MAX_TOKENS:
+            octets = document.encode("utf-8", "surrogatepass")[: _MAX_DOCUMENT_BYTES + 1]
+            tokens += len(_TOKEN.findall(octets))
+    return tokens
+
+
+def _queries(request: object, *, parse: bool) -> bool:
     if not isinstance(request, dict) or "_json" in request:
         return False
     document, name = request.get("query"), request.get("operationName")
     if not isinstance(document, str) or not (name is None or isinstance(name, str)):
         return False
-    return _access(document.encode("utf-8", "surrogatepass"), name or "") is Access.READ
+    return _access(document.encode("utf-8", "surrogatepass"), name or "", parse=parse) is Access.READ
 
 
-def _access(document: bytes, name: str) -> Access:
+def _access(document: bytes, name: str, *, parse: bool) -> Access:
     kinds = _memo.get(document)
     if kinds is None:
+        if not parse:
+            raise Unread
         kinds = _parse(document)
         if len(_memo) >= _MEMO_BOUND:
             _memo.clear()

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.catalogue import Access, Catalogue, Operation, Surface
-from gateway.core.graphql import MOST_TOGETHER, UNCOUNTED, UNKNOWN, Asked, asked_in_body, asked_in_query, is_graphql
+from gateway.core.graphql import (
+    MOST_TOGETHER,
+    UNCOUNTED,
+    UNKNOWN,
+    Asked,
+    Unread,
+    asked_in_body,
+    asked_in_query,
+    is_graphql,
+    readings,
+)
 from gateway.core.messages import RequestHead
 from gateway.core.target import parse_target
 from gateway.routes import read
@@ -21,13 +31,13 @@ QUERY, MUTATION = 'query Q { project(fullPath: "a") { id } }', "mutation M { x(i
 READ = Asked(Access.READ)
 
 
-def posted(body: Any, *fields: tuple[bytes, bytes], target: bytes = b"/api/graphql") -> Asked:
+def posted(body: Any, *fields: tuple[bytes, bytes], target: bytes = b"/api/graphql", parse: bool = True) -> Asked:
     octets = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return asked_in_body(RequestHead("POST", target, fields or (JSON,)), parse_target(target), octets)
+    return asked_in_body(RequestHead("POST", target, fields or (JSON,)), parse_target(target), octets, parse=parse)
 
 
-def got(query: bytes) -> Asked:
-    return asked_in_query(parse_target(b"/api/graphql" + query))
+def got(query: bytes, *, parse: bool = True) -> Asked:
+    return asked_in_query(parse_target(b"/api/graphql" + query), parse=parse)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +152,41 @@ def test_a_batch_is_as_many_as_it_holds_and_writes_when_one_does() -> None:
     assert posted([{"query": QUERY}] * 3) == Asked(Access.READ, 3)
     assert posted([{"query": QUERY}, {"query": MUTATION}]) == Asked(Access.WRITE, 2)
     assert posted([{"query": QUERY}] * 101) == Asked(Access.WRITE, 101)
+
+
+def test_a_batch_is_read_up_to_as_many_tokens_as_one_document() -> None:
+    """Each of a hundred documents within bounds would stop everybody else for seconds."""
+    many = "{" + 'a ...b c(d: "e f g") ' * 20 + "}"
+    assert posted([{"query": many}] * 27) == Asked(Access.READ, 27)
+    assert posted([{"query": many}] * 28) == Asked(Access.WRITE, 28)
+    assert posted([{"query": "{" + "a " * 4980 + "}"}] * 100, parse=True) == Asked(Access.WRITE, 100)
+
+
+def test_more_objects_than_anybody_sends_are_not_counted() -> None:
+    assert posted(b"[" + b"{}," * 20_000 + b"7]") == Asked(Access.WRITE, 20_001)
+    assert posted(b"[" + b"{}," * 20_001 + b"7]") == UNCOUNTED
+
+
+def test_what_was_not_read_lately_is_parsed_only_where_that_is_asked_for() -> None:
+    new = {"query": "{ never { seen { before } } }"}
+    long = {"query": QUERY, "variables": {"x": "y" * 20_000}}
+    for body in (new, [{"query": QUERY}, new], long):
+        with pytest.raises(Unread):
+            posted(body, parse=False)
+    with pytest.raises(Unread):
+        got(b"?query=%7Bnever%7Bseen%7D%7D", parse=False)
+    assert posted(new) == posted(new, parse=False) == READ
+    assert posted(long) == READ
+    assert got(b"?query=%7Bnever%7Bseen%7D%7D") == got(b"?query=%7Bnever%7Bseen%7D%7D", parse=False) == READ
+    assert posted([], parse=False).access is Access.WRITE
+    assert got(b"?x=1", parse=False) == UNKNOWN
+
+
+def test_only_its_document_tells_what_it_may_turn_out_to_be() -> None:
+    undecided = Operation("POST /api/graphql", Access.WRITE, Surface.GRAPHQL)
+    assert [one.access for one in readings(undecided)] == [Access.READ, Access.WRITE]
+    decided, other = readings(undecided)[0], Operation("POST /api/v4/projects", Access.WRITE, Surface.REST)
+    assert (readings(decided), readings(other)) == ((decided,), (other,))
 
 
 def test_a_get() -> None:
