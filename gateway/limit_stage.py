@@ -17,7 +17,7 @@ from .core.access import Principal, Priority
 from .core.cost import Spent
 from .core.fair_queue import FairQueue
 from .core.hottest import Hottest
-from .core.limits import Decision, Take, owes
+from .core.limits import Decision, Take, owes, paired
 from .ports import Asked, BucketStore
 
 MOST_WAITING = 1000
@@ -55,18 +55,17 @@ class Ticket:
 
     def _settle(self, spent: Spent | None) -> None:
         changes: list[Take] = []
-        places = False
-        for take, state in zip(self._takes, self.decision.states, strict=False):
-            limit = take.limit
-            places = places or limit.concurrent
-            if limit.settlement is not None and spent is not None and state.allowed:
-                change = limit.settlement.change(take.cost, spent)
+        for take, bucket in paired(self._takes, self.decision):
+            settlement = take.limit.settlement
+            if settlement is not None and spent is not None and bucket.allowed:
+                change = settlement.change(take.cost, spent)
                 if change:
-                    changes.append(Take(take.key, limit, change))
+                    changes.append(Take(take.key, take.limit, change))
         if changes:
             self._stage.settle(changes)
+        places = [take for take in self._takes if take.limit.concurrent]
         if places:
-            self._stage.release([take for take in self._takes if take.limit.concurrent], self._lease)
+            self._stage.release(places, self._lease)
 
 
 class _Waiter:
@@ -175,7 +174,7 @@ class LimitStage:
         """Give back what ``decision`` allowed; a refusal took nothing."""
         if not decision.allowed:
             return
-        taken = [take for take, state in zip(takes, decision.states, strict=False) if state.allowed]
+        taken = [take for take, bucket in paired(takes, decision) if bucket.allowed]
         self.settle([Take(take.key, take.limit, -take.cost) for take in taken if not take.limit.concurrent])
         self.release([take for take in takes if take.limit.concurrent], lease)
 
@@ -285,7 +284,7 @@ def is_final(decision: Decision) -> bool:
 
 def _refusing(takes: Sequence[Take], decision: Decision) -> str:
     refusal = decision.refusal
-    return next((take.key for take, state in zip(takes, decision.states, strict=False) if state is refusal), "")
+    return next((take.key for take, bucket in paired(takes, decision) if bucket is refusal), "")
 
 
 async def _pause(room: _Room, wait_s: float) -> None:

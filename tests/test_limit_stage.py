@@ -9,9 +9,11 @@ import pytest
 
 from gateway.core.access import Principal, PrincipalKind, Priority
 from gateway.core.cost import Settlement, Spent
-from gateway.core.limits import Decision, Limit, Scope, Take
+from gateway.core.limits import Decision, Limit, OnOutage, Scope, Take
 from gateway.limit_stage import MOST_WAITING, LimitStage
 from gateway.stores.bucket_memory import MemoryBuckets
+from gateway.stores.bucket_redis import RedisBuckets
+from gateway.stores.redis_link import RedisLink
 
 QUICK = Limit("quick", Scope.TEAM, 100.0, 1.0, absorb_s=5.0)
 SLOW = Limit("slow", Scope.CALLER, 0.01, 1.0, absorb_s=5.0)
@@ -212,6 +214,32 @@ async def test_a_refused_ticket_settles_nothing() -> None:
     ticket = await stage.admit(takes(SETTLED), principal(), "2")
     ticket.close(Spent(asked=False))
     assert int((await stage.admit(takes(SETTLED), principal(), "3")).decision.states[0].remaining) == 0
+
+
+async def test_without_redis_what_is_not_counted_stands_for_nothing_else() -> None:
+    """One limit fails open, and tells of no bucket: what its neighbours took is settled and released all the same."""
+    opened = Limit("opened", Scope.TEAM, 1.0, 1.0, on_outage=OnOutage.OPEN)
+    away = RedisBuckets(RedisLink.from_url("redis://127.0.0.1:1/0", timeout_s=0.05, name="away"))
+    while not away.degraded:
+        await away.take(takes(REFUSING))
+    stage = LimitStage(away)
+    mixed = [*takes(opened, "o"), *takes(SETTLED, "s"), *takes(PLACE, "p")]
+    for number in range(12):
+        ticket = await stage.admit(mixed, principal(), f"{number}")
+        assert ticket.decision.allowed
+        assert round(ticket.decision.states[0].remaining) == 9
+        if number % 2:
+            ticket.undo()
+        else:
+            ticket.close(Spent(asked=False))
+    ticket = await stage.admit(mixed, principal(), "held")
+    waiting = asyncio.ensure_future(stage.admit(mixed, principal(), "waits"))
+    await until_waiting(stage, 1)
+    assert list(stage._rooms) == ["{gw}:p"]
+    ticket.close(None)
+    assert (await asyncio.wait_for(waiting, 0.5)).decision.allowed
+    await stage.close()
+    await away.close()
 
 
 class Gate(MemoryBuckets):

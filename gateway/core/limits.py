@@ -252,6 +252,18 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         return ""
 
 
+def paired(takes: Sequence[Take], decision: Decision) -> list[tuple[Take, BucketState]]:
+    """Each take with its bucket, less those that nobody counted: of a store that is away and fails open for them."""
+    states = iter(decision.states)
+    found: list[tuple[Take, BucketState]] = []
+    bucket = next(states, None)
+    for take in takes:
+        if bucket is not None and bucket.limit is take.limit:
+            found.append((take, bucket))
+            bucket = next(states, None)
+    return found
+
+
 # Arithmetic
 
 Level = tuple[float, int]

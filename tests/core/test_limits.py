@@ -21,6 +21,7 @@ from gateway.core.limits import (
     decide,
     heavier,
     owes,
+    paired,
     refill,
     settled,
     state,
@@ -274,6 +275,14 @@ def test_the_tightest_bucket_is_an_enforced_one() -> None:
 )
 def test_takes_that_go_the_long_way(take: Take) -> None:
     assert Takes([Take("other", limit()), take]).plain == ()
+
+
+def test_a_take_and_its_bucket_stand_together() -> None:
+    """Of a store that is away, some limits fail open: nothing is known of their buckets."""
+    wanted = [Take("a", limit()), Take("b", limit()), Take("c", limit())]
+    for counted in (wanted, wanted[:2], wanted[1:], wanted[1:2], wanted[::2], []):
+        decision, _ = decide(counted, [None] * len(counted), 0)
+        assert paired(wanted, decision) == list(zip(counted, decision.states, strict=True))
 
 
 def test_what_is_owed_is_known_of_takes() -> None:
