@@ -74,6 +74,9 @@ class RedisBuckets:
         self._local = LocalBuckets(clock=clock)
         self._closed = False
         self._held: dict[bytes, Sequence[Take]] = {}
+        """Places of requests in progress, by lease: those that Redis gave, or may have given when it did not answer."""
+        self._unreleased: dict[bytes, Sequence[Take]] = {}
+        """Places of requests that are over, of which Redis could not be told: at most those of an outage's beginning."""
         self._renewal: asyncio.TimerHandle | None = None
 
     @property
@@ -141,8 +144,12 @@ class RedisBuckets:
     def release(self, takes: Sequence[Take], lease: bytes) -> None:
         self._local.release(takes, lease)
         places = self._held.pop(lease, None)  # of `takes` those that are places: the script would empty the others
-        if places is not None and not self._closed and self._failures < _FAILURES_TO_OPEN:
+        if places is None or self._closed:
+            return
+        if self._failures < _FAILURES_TO_OPEN:
             self._enqueue(Work(places, lease, Deed.RELEASE))
+        else:
+            self._unreleased[lease] = places
 
     async def close(self) -> None:
         """Also closes the link. Who still waits then is decided by the failure policy."""
@@ -224,6 +231,13 @@ class RedisBuckets:
                 self._enqueue(Work(places, lease, Deed.RENEW))
         self._renewal = asyncio.get_running_loop().call_later(_RENEW_EVERY_S, self._renew)
 
+    def _release_rest(self) -> None:
+        """What Redis could not be told while it was away. A lease may have been taken anew since."""
+        unreleased, self._unreleased = self._unreleased, {}
+        for lease, places in unreleased.items():
+            if lease not in self._held and not self._closed:
+                self._enqueue(Work(places, lease, Deed.RELEASE))
+
     # What the last answers said
 
     def _learn(self, batch: list[Work], found: list[Decision], sent_at: float) -> None:
@@ -299,14 +313,25 @@ class RedisBuckets:
         if self._failures:
             self._failures = 0
             self._local.clear()
+            if self._unreleased:
+                asyncio.get_running_loop().call_soon(self._release_rest)
 
     def _failed(self, batch: list[Work]) -> None:
         self._failures += 1
         if self._failures >= _FAILURES_TO_OPEN and self._prober is None and not self._closed:
             self._prober = asyncio.get_running_loop().create_task(self._probe(), name="bucket-probe")
         for work in batch:
-            if work.then is not None:
-                _tell(work, self._without_redis(work.takes, work.lease))
+            if work.deed is Deed.RELEASE:
+                self._unreleased[work.lease] = work.takes
+            elif work.deed is _TAKE:
+                decision = self._without_redis(work.takes, work.lease) if work.then is not None else None
+                if work.lease:
+                    # A script that was not answered may have run all the same.
+                    self._holds(work)
+                    if decision is None or not decision.allowed:
+                        self.release(work.takes, work.lease)
+                if decision is not None:
+                    _tell(work, decision)
 
     def _without_redis(self, takes: Sequence[Take], lease: bytes) -> Decision:
         """Each limit as its own policy says, or the store's."""

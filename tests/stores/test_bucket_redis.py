@@ -314,7 +314,57 @@ async def test_who_leaves_while_asking_holds_no_place(redis_url: str) -> None:
         assert await redis.execute("ZCARD", "{gw}:b:k") == 0
 
 
+@pytest.mark.parametrize("pause_ms", [150, 1500], ids=["a-moment", "until-it-counts-as-away"])
+async def test_no_place_stays_taken_that_redis_could_not_be_told_of(redis_url: str, pause_ms: int) -> None:
+    """A script that was not answered in time runs all the same, later: nobody else must wait for a minute for that."""
+    places = takes("p", PLACES)
+    async with gateway(redis_url, timeout_s=TIMEOUT_S) as store, admin(redis_url) as redis:
+        await recovered(store)
+        assert (await store.take(places, b"before")).allowed
+        assert (await store.take(places, b"stays")).allowed
+        await redis.execute("CLIENT", "PAUSE", pause_ms, "ALL")
+        store.release(places, b"before")
+        gone = asyncio.ensure_future(store.take(places, b"gone"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        during = await asyncio.gather(*[store.take(places, b"%d" % number) for number in range(4)])
+        assert [(one.allowed, one.degraded) for one in during] == [(True, True)] * 2 + [(False, True)] * 2
+        store.release(places, b"0")
+        async with asyncio.timeout(10):
+            while await held(redis) - {"stays", "1"}:  # the one more that was let in meanwhile is in progress
+                await store.take(takes("recovery"))
+            store.release(places, b"1")
+            store.release(places, b"stays")
+            while await held(redis):
+                await store.take(takes("recovery"))
+        assert not store._held
+
+
+async def test_a_place_taken_anew_is_not_released_by_what_was_owed(redis_url: str) -> None:
+    """A request that was asked for room first goes by one name all the time."""
+    places = takes("p", PLACES)
+    async with gateway(redis_url, timeout_s=TIMEOUT_S) as store, admin(redis_url) as redis:
+        await recovered(store)
+        await store.take(places, b"same")
+        await redis.execute("CLIENT", "PAUSE", 150, "ALL")
+        store.release(places, b"same")
+        assert (await store.take(places, b"same")).degraded
+        assert store._unreleased
+        async with asyncio.timeout(10):
+            while store._unreleased:
+                await store.take(takes("recovery"))
+        await store.take(takes("turn"))
+        assert await held(redis) == {"same"}
+
+
 # Failing
+
+
+async def held(redis: RedisLink) -> set[str]:
+    """Places in Redis, by lease."""
+    leases = await redis.execute("ZRANGE", "{gw}:b:p", 0, -1)
+    assert isinstance(leases, list)
+    return {lease.decode() for lease in leases if isinstance(lease, bytes)}
 
 
 async def test_each_limit_may_fail_its_own_way() -> None:
