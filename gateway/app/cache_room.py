@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -39,6 +40,13 @@ def private_policy(config: Config) -> PrivatePolicy:
         hold_s=settings.hooks.hold if settings.hooks is not None else 0.0,
         prefix=config.upstream.url.path,
     )
+
+
+def _dressed(config: Config) -> bytes:
+    """What GitLab's answers are stored as depends on this, beside the request."""
+    gitlab = config.upstream.external_url or config.upstream.url
+    said = f"{gitlab}\n{config.listen.public_url}\n{config.upstream.rewrite_json}"
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest().encode("ascii")
 
 
 def _reuses(settings: CacheSettings) -> bool:
@@ -98,6 +106,7 @@ class CacheRoom:
             leases=self.leases,
             at_hand=self.memory,
             afar=self.levels or self.redis,
+            dressed=_dressed(config),
         )
 
     def receiving(self, ledger: Ledger, handle: Handle) -> Handle:

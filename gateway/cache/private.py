@@ -51,6 +51,8 @@ class PrivateCache:
         leases: Where gateways share the store: one of them asks what all may reuse.
         at_hand: ``store``, where it is in this process and nowhere else; then there are no ``leases``.
         afar: ``store``, where it is elsewhere.
+        dressed: How answers are made ready on their way down: those of another way, in a store that outlives this process
+            or is shared with others, are none of ours.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class PrivateCache:
         leases: Leases | None = None,
         at_hand: AtHand | None = None,
         afar: Afar | None = None,
+        dressed: bytes = b"",
     ) -> None:
         self._store = store
+        self._dressed = b"\x00" + dressed if dressed else b""
         self._at_hand = at_hand if leases is None else None
         self._afar = afar
         self._leases = leases
@@ -217,7 +221,8 @@ class PrivateCache:
                 like.refused = CacheReason.REQUEST
                 return
         like.if_none_match = reading.if_none_match
-        like.key = private_key(request.partition, b"", request.sudo, reading.variance, request.reached_as)[_BEFORE_TARGET:]
+        reached_as = request.reached_as + self._dressed
+        like.key = private_key(request.partition, b"", request.sudo, reading.variance, reached_as)[_BEFORE_TARGET:]
         like.tags = self._tagging.of_answer(request.partition, request.target)
         like.taught = self._tagging.is_taught(request.target)
         like.immutable = self._policy.immutable and is_immutable(request.operation.name, request.target)

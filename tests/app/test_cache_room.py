@@ -9,9 +9,12 @@ import pytest
 from gateway.app.cache_room import CacheRoom, private_policy
 from gateway.cache import NoCache, PrivateCache, SharedCache
 from gateway.core.exchange import Exchange
-from gateway.ports import Downstream
+from gateway.core.messages import ResponseHead
+from gateway.ports import Downstream, UpstreamRequest
+from gateway.reply import Reply
 from gateway.stores.redis_link import RedisLink
-from tests.fakes.world import configured
+from tests.conftest import RedisServer
+from tests.fakes.world import SECRETS, configured, world
 
 TEXT = 'version: 1\nupstream: {url: "http://gitlab.test/root"}\n'
 
@@ -79,3 +82,35 @@ def test_the_policy_is_the_operators(tmp_path: Path) -> None:
     text = 'cache: {ttl: 5s, immutable: false, hooks: {secret: "${env:SA}", hold: 4s}}\n'
     policy = private_policy(configured(TEXT + text, tmp_path))
     assert (policy.ttl_s, policy.immutable, policy.hold_s, policy.prefix) == (5.0, False, 4.0, "/root")
+
+
+ETAG = (b"Etag", b'W/"0123456789abcdef0123456789abcdef"')
+
+
+async def gitlab(request: UpstreamRequest, octets: bytes) -> Reply:
+    """The project is as it was, whoever asks."""
+    if (b"If-None-Match", ETAG[1]) in request.fields:
+        return Reply(ResponseHead(304, (ETAG,)), whole=b"")
+    fields = ((b"Content-Type", b"application/json"), ETAG)
+    return Reply(ResponseHead(200, fields), whole=b'{"web_url":"http://gitlab.test/g/p"}')
+
+
+async def test_answers_stored_before_addresses_were_turned_are_none_of_now(
+    tmp_path: Path, redis_url: str, redis_server: RedisServer
+) -> None:
+    """A body in Redis outlives the process, and each 304 would have prolonged its life."""
+    stores = f'stores: {{shared: "redis://127.0.0.1:{redis_server.port}/0", keys: "sqlite:///{tmp_path}/keys.db"}}\n'
+    said = []
+    for rewrite in ("false", "true", "true"):
+        text = (
+            f'version: 1\nupstream: {{url: "http://gitlab.test", rewrite_json: {rewrite}}}\n'
+            'listen: {public_url: "http://git.example.com"}\nidentities: [{id: people, gitlab_token: true}]\n'
+        )
+        async with world(tmp_path, text + SECRETS + stores, gitlab) as made:
+            down = await made.ask("GET", "/api/v4/projects/1")
+            said.append((down.written, made.last.cache_status))
+    assert said == [
+        (b'{"web_url":"http://gitlab.test/g/p"}', "miss"),
+        (b'{"web_url":"http://git.example.com/g/p"}', "miss"),
+        (b'{"web_url":"http://git.example.com/g/p"}', "revalidated"),
+    ]
