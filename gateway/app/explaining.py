@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from ..cache.tagging import Tagging
 from ..config import Config
 from ..config import compile as compiled
 from ..config.model import Identity
 from ..config.vocabulary import CacheMode
 from ..core.access import Explanation, Principal, PrincipalKind, Rules, Verdict
-from ..core.cache_tags import answer_tags, write_tags
+from ..core.cache_tags import answer_tags
 from ..core.caching import SAFE_METHODS
 from ..core.catalogue import Access, Catalogue, Operation
 from ..core.credentials import read_claim
@@ -202,7 +203,8 @@ def _cache(config: Config, principal: Principal, operation: Operation, method: s
     if method != "GET":
         words = [f"not looked up: {method} goes up"]
         if method not in SAFE_METHODS and operation.access is not Access.READ:
-            words.append(f"purges, unless refused: {_tags(write_tags(target, ProjectNames()))}")
+            tags = Tagging(ProjectNames(), config.upstream.url.path).of_write(target, operation, b"caller")
+            words.append(f"purges, unless refused: {_tags(tags)}")
         return words
     partition = use.encode() or principal.token_hash or (b"anonymous" * (principal.kind is PrincipalKind.ANONYMOUS))
     refused = refuses_request(operation, b"", partition=partition, has_body=False, session=False)

@@ -5,7 +5,7 @@ refused? → bypass      changes something? → past, and purged      fresh? →
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from ..core.cache_control import parse_request_cache_control
 from ..core.cache_entry import Entry
@@ -13,9 +13,11 @@ from ..core.cache_key import RequestReader, private_key
 from ..core.cache_status import CacheReason, CacheStatus
 from ..core.cache_tags import partition_tag, place_of
 from ..core.caching import SAFE_METHODS, conditions, validators
-from ..core.catalogue import Access
+from ..core.catalogue import Access, Surface
 from ..core.errors import Rejection
 from ..core.immutable import KEEP_S, is_immutable
+from ..core.json_addresses import is_json
+from ..core.messages import first
 from ..core.private_caching import REFUSED_FIELDS, PrivatePolicy, may_have_written, refuses_request
 from ..core.project_names import ProjectNames
 from ..core.structured_fields import serialise_name
@@ -23,6 +25,7 @@ from ..ports import Asked, CacheStore, Lookup
 from ..reply import Reply
 from .again import Again, Looking
 from .contract import CacheOutcome, CacheRequest, Forward, Found, Leading, Leases, Like
+from .fill import read_ahead
 from .hook_watch import HookWatch
 from .labels import Labels
 from .private_asking import PrivateAsking, Question, as_reply, usable
@@ -281,12 +284,40 @@ class PrivateCache:
         except BaseException as failure:
             # An answer that never came may have been a success.
             if may_have_written(failure.code if isinstance(failure, Rejection) else None):
-                await self._store.purge(self._tagging.of_write(request.target, None), self._policy.hold_s)
+                await self._purge(self._of_write(request))
             raise
         if may_have_written(reply.head.status):
             try:
-                await self._store.purge(self._tagging.of_write(request.target, reply), self._policy.hold_s)
+                reply = await self._written(request, reply)
             except BaseException:
                 reply.release()
                 raise
         return reply, outcome
+
+    def _of_write(self, request: CacheRequest) -> tuple[bytes, ...]:
+        return self._tagging.of_write(request.target, request.operation, request.partition)
+
+    async def _purge(self, tags: tuple[bytes, ...]) -> None:
+        await self._store.purge(tags, self._policy.hold_s)
+
+    async def _written(self, request: CacheRequest, reply: Reply) -> Reply:
+        """What a write may have changed is purged before its answer goes down; as it comes: and again at its end, for a
+        push's begins before its branches are moved."""
+        tags = self._of_write(request)
+        if reply.chunks is not None:
+            await self._purge(tags)
+            if request.operation.surface is Surface.REST and is_json(first(reply.head.fields, b"content-type")):
+                reply = await read_ahead(reply)
+        if reply.chunks is None:
+            await self._purge(tuple(dict.fromkeys((*tags, *self._tagging.of_written(request.target, reply)))))
+            return reply
+        return Reply(
+            reply.head, None, self._until_over(reply.chunks, tags), reply.release, reply.connect_s, reply.first_byte_s
+        )
+
+    async def _until_over(self, chunks: AsyncIterator[bytes], tags: tuple[bytes, ...]) -> AsyncGenerator[bytes, None]:
+        try:
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            await self._purge(tags)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 from ..core.answer_shape import shaped
-from ..core.cache_tags import answer_tags, place_of, write_tags
+from ..core.cache_tags import answer_tags, place_of, project_tags, reach_tags, write_tags
+from ..core.catalogue import Operation
 from ..core.coded import plain
 from ..core.messages import ResponseHead
-from ..core.project_names import MAX_BODY_BYTES, ProjectNames, names_in
+from ..core.project_names import MAX_BODY_BYTES, ProjectNames, names_in, projects_written
+from ..core.target import parse_target
 from ..reply import Reply
 
 # The member's name, or an escape of one of its letters: GitLab escapes `<`, `>` and `&`, and none of these.
@@ -30,13 +32,23 @@ class Tagging:
     def of_answer(self, partition: bytes, target: bytes) -> tuple[bytes, ...]:
         return answer_tags(partition, target, self.names)
 
-    def of_write(self, target: bytes, reply: Reply | None) -> tuple[bytes, ...]:
-        """What a write makes doubtful; its answer may tell a new name first (a renamed project, a new one)."""
-        before = write_tags(target, self.names)
-        if reply is None or not reply.whole or reply.head.status >= 300:
-            return before
-        self.learn(target, reply.head, reply.whole)
-        return tuple(dict.fromkeys((*before, *write_tags(target, self.names))))
+    def of_write(self, target: bytes, operation: Operation, partition: bytes) -> tuple[bytes, ...]:
+        """What a write makes doubtful, by what it says itself. ``partition``: its caller's."""
+        segments = parse_target(target, max_bytes=len(target), prefix=self._prefix.encode()).segments
+        reached = reach_tags(operation, segments, partition, self.names)
+        return tuple(dict.fromkeys((*write_tags(target, self.names), *reached)))
+
+    def of_written(self, target: bytes, reply: Reply) -> tuple[bytes, ...]:
+        """What a write makes doubtful, by its answer, which is here: a new name (a renamed project, a new one), and whose
+        the things are that it made or changed."""
+        if not reply.whole or reply.head.status >= 300:
+            return ()
+        coding = shaped(reply.head).first(reply.head.fields, b"content-encoding")
+        self.learn_coded(target, coding, reply.whole, written=True)
+        content = plain(reply.whole, coding)
+        numbers = projects_written(content) if content else ()
+        told = [tag for number in numbers for tag in project_tags((number,), self.names)]
+        return tuple(dict.fromkeys((*write_tags(target, self.names), *told)))
 
     def is_taught(self, target: bytes) -> bool:
         """Whether an answer to ``target`` has no name to tell that is not known."""
@@ -49,13 +61,14 @@ class Tagging:
         """Names of projects, where the answer brings some that are not known."""
         self.learn_coded(target, shaped(head).first(head.fields, b"content-encoding"), body)
 
-    def learn_coded(self, target: bytes, coding: bytes | None, body: bytes) -> None:
-        """As ``learn``, of an answer with that ``Content-Encoding``."""
+    def learn_coded(self, target: bytes, coding: bytes | None, body: bytes, *, written: bool = False) -> None:
+        """As ``learn``, of an answer with that ``Content-Encoding``. ``written``: it answers a write."""
         if len(body) > MAX_BODY_BYTES or self.is_taught(target):
             return
         place = place_of(target)
         content = plain(body, coding)
-        for number, path in names_in(place.segments, content, self._prefix) if content else ():
+        found = names_in(place.segments, content, self._prefix, written=written) if content else ()
+        for number, path in found:
             self.names.learn(number, path)
 
 

@@ -15,7 +15,9 @@ from functools import lru_cache
 
 import msgspec
 
+from .catalogue import Operation, ReferenceKind, Surface
 from .project_names import ProjectNames, is_telling, spelling
+from .target import percent_decode
 
 ALL = b"all"
 """On every answer: for events that nobody understands."""
@@ -32,6 +34,19 @@ _OWNERS = {
     b"runners": b"runner",
 }
 """Collections whose next segment names the thing that everything below belongs to."""
+
+
+PUSHED = (b"projects", b"events", b"issues", b"merge_requests", b"search")
+"""Lists across projects that differ after a push."""
+_SHOWN_IN = {
+    b"issues": (b"issues_statistics", b"todos", b"events", b"user_counts"),
+    b"labels": (b"issues", b"merge_requests"),
+    b"merge_requests": (b"todos", b"events", b"user_counts"),
+    b"milestones": (b"issues", b"merge_requests"),
+    b"todos": (b"user_counts",),
+}
+"""Lists and counts across projects in which a thing shows beside those of its own kind."""
+_ANYWHERE = frozenset({Surface.GRAPHQL, Surface.MCP})
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
@@ -77,10 +92,37 @@ def answer_tags(partition: bytes, target: bytes, names: ProjectNames) -> tuple[b
 def write_tags(target: bytes, names: ProjectNames) -> tuple[bytes, ...]:
     """What a write to ``target`` makes doubtful, in every partition."""
     place = place_of(target)
-    kinds = tuple(b"kind:" + kind for kind in place.kinds)
+    shown = [other for kind in place.kinds for other in _SHOWN_IN.get(kind, ())]
+    kinds = tuple(dict.fromkeys([b"kind:" + kind for kind in (*place.kinds, *shown)]))
     if place.owner == b"project":
         return (*project_tags((place.spelt,), names), *kinds)
     return ((b"%b:%b" % (place.owner, place.spelt), *kinds)) if place.owner else kinds
+
+
+def reach_tags(operation: Operation, segments: tuple[str, ...], partition: bytes, names: ProjectNames) -> tuple[bytes, ...]:
+    """What a write makes doubtful beside ``write_tags``: the project that is pushed to, or that stands second in the path;
+    where the path says nothing of what is changed, all that its caller has: who wrote reads what it wrote.
+
+    Args:
+        operation: The catalogue's.
+        segments: ``Target.segments``.
+        partition: The caller's.
+        names: Known now.
+    """
+    if operation.surface is Surface.LFS:
+        return ()  # each clone asks for its objects by POST; nothing that is stored shows them, or their locks
+    found: list[bytes] = []
+    for reference in operation.references:
+        spelt = reference.value(segments).removesuffix(".json").lower().encode("utf-8", "surrogateescape")
+        if reference.kind is ReferenceKind.PROJECT:
+            found += project_tags((spelt,), names)
+        else:
+            found.append(b"%b:%b" % (reference.kind.value.encode(), spelt))
+    if operation.surface is Surface.GIT:
+        found += [b"kind:" + kind for kind in PUSHED]
+    elif partition and (operation.surface in _ANYWHERE or "/suggestions/" in operation.name):
+        found.append(partition_tag(partition))
+    return tuple(found)
 
 
 def project_tags(spelt: tuple[bytes, ...], names: ProjectNames) -> tuple[bytes, ...]:
@@ -103,12 +145,15 @@ def place_of(target: bytes) -> Place:
 
 @lru_cache(maxsize=4096)
 def _place_of(path: bytes) -> Place:
-    segments = path.split(b"/")
-    segments = segments[segments.index(b"v4") + 1 :] if b"v4" in segments else segments[1:]
+    spellings = path.split(b"/")
+    # As GitLab finds its routes: `merge%5Frequests` is one of them.
+    segments = [percent_decode(segment) for segment in spellings]
+    above = segments.index(b"v4") + 1 if b"v4" in segments else 1
+    segments = segments[above:]
     owner = spelt = area = within = b""
     if len(segments) > 1 and segments[0] in _OWNERS and segments[1]:
         owner = _OWNERS[segments[0]]
-        spelt = segments[1] = spelling(segments[1])
+        spelt = segments[1] = spelling(spellings[above + 1])
     if owner == b"project":
         area = b"rest"
         if len(segments) > 3 and segments[2] == b"merge_requests":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .cache_tags import ALL, part_tags, project_tags
+from .cache_tags import ALL, PUSHED, part_tags, project_tags
 from .project_names import ProjectNames
 
 # Events that leave the repository's files and all merge requests but the one they are about as they were, with the lists
@@ -27,8 +27,6 @@ _PARTIAL = {
     "milestone": ("milestones", "issues", "merge_requests"),
     "feature_flag": (),
 }
-# Events after which other lists of projects differ, too.
-_PROJECT_LISTS = ("projects", "events", "issues", "merge_requests", "search")
 
 
 class _Place(msgspec.Struct):
@@ -113,7 +111,7 @@ def _of_project(name: str, event: _Event, spelt: tuple[bytes, ...], names: Proje
     request = _merge_request(name, event)
     if lists is None or (name in {"pipeline", "build", "deployment"} and request is None):
         # A push, or a pipeline of a branch: merge requests show its head.
-        return [*project_tags(spelt, names), *(b"kind:" + kind.encode() for kind in _PROJECT_LISTS)]
+        return [*project_tags(spelt, names), *(b"kind:" + kind for kind in PUSHED)]
     everyone = tuple(dict.fromkeys(other for one in spelt for other in (one, *names.others(one))))
     if len({other.isdigit() for other in everyone}) == 1:  # who asked by the other kind of name can't be told
         return [*project_tags(spelt, names), *(b"kind:" + kind.encode() for kind in lists)]

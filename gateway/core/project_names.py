@@ -98,13 +98,17 @@ def _composed(below: tuple[bytes, ...]) -> bool:
     return 1 <= len(below) <= 3 and below[0] in _COMPOSED and below[-1] not in _UPLOADED
 
 
-def names_in(below: tuple[bytes, ...], body: bytes, prefix: str = "") -> Iterator[tuple[bytes, bytes]]:
+def names_in(
+    below: tuple[bytes, ...], body: bytes, prefix: str = "", *, written: bool = False
+) -> Iterator[tuple[bytes, bytes]]:
     """(number, path) of the projects that a JSON answer of GitLab's names.
 
     Args:
         below: The segments behind ``/api/v4``, the project's spelling decoded.
         body: Not compressed.
         prefix: GitLab's relative URL root, as ``/gitlab``.
+        written: It answers a write. What that made may be another project's than the one asked for: a merge request that is
+            made in a fork is its target's.
     """
     if len(body) > MAX_BODY_BYTES or body[:1] not in {b"{", b"["}:
         return
@@ -120,9 +124,45 @@ def names_in(below: tuple[bytes, ...], body: bytes, prefix: str = "") -> Iterato
             yield b"%d" % thing.id, thing.path_with_namespace.encode()
         elif own and isinstance(thing.project_id, int):
             number = b"%d" % thing.project_id
-            path = below[1] if not below[1].isdigit() else _path_in(thing.web_url or "", prefix)
-            if path and (below[1] == number or not below[1].isdigit()):
+            by_path = not (written or below[1].isdigit())
+            path = below[1] if by_path else _path_in(thing.web_url or "", prefix)
+            if path and (by_path or written or below[1] == number):
                 yield number, path
+
+
+class _Part(msgspec.Struct):
+    project_id: int | str | None = None
+
+
+class _Written(_Part):
+    source_project_id: int | str | None = None
+    target_project_id: int | str | None = None
+    source_issue: _Part | None = None
+    target_issue: _Part | None = None
+    blocking_merge_request: _Part | None = None
+    blocked_merge_request: _Part | None = None
+
+
+_decode_written = msgspec.json.Decoder(_Written).decode
+
+
+def projects_written(body: bytes) -> tuple[bytes, ...]:
+    """The numbers of the projects whose things a write changed, as its answer tells: both of a fork's merge request, the
+    one that an issue was moved to, the other end of a link. ``body`` is not compressed."""
+    if len(body) > MAX_BODY_BYTES or body[:1] != b"{":
+        return ()
+    try:
+        said = _decode_written(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ()
+    parts = (said.source_issue, said.target_issue, said.blocking_merge_request, said.blocked_merge_request)
+    numbers = (
+        said.project_id,
+        said.source_project_id,
+        said.target_project_id,
+        *(part.project_id for part in parts if part is not None),
+    )
+    return tuple(dict.fromkeys([b"%d" % number for number in numbers if isinstance(number, int) and number > 0]))
 
 
 def _path_in(url: str, prefix: str) -> bytes:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
 import pytest
@@ -8,9 +9,9 @@ import pytest
 from gateway.cache import CacheRequest, PrivateCache
 from gateway.cache.hook_watch import HookWatch
 from gateway.core.cache_status import CacheReason, CacheStatus, Stored
-from gateway.core.catalogue import Access
+from gateway.core.catalogue import Access, Operation, Reference, ReferenceKind, Surface
 from gateway.core.errors import Code, Rejection, Source
-from gateway.core.messages import Fields, first, values
+from gateway.core.messages import Fields, ResponseHead, first, values
 from gateway.core.private_caching import PrivatePolicy
 from gateway.ports import Lookup
 from gateway.reply import Reply
@@ -205,6 +206,76 @@ async def test_a_write_takes_what_it_may_have_changed_for_everybody(
     with contextlib.suppress(Rejection):
         await room.fetch(CacheRequest("POST", write, (), NEW_ISSUE, b"somebody-else"), origin)
     assert (await room.fetch(get(), origin))[3].status is (CacheStatus.MISS if gone else CacheStatus.HIT)
+
+
+PUSH = Operation(
+    "POST /*repository_path.git/git-receive-pack",
+    Access.WRITE,
+    Surface.GIT,
+    references=(Reference(0, ReferenceKind.PROJECT, "repository_path", end=2, repository=True),),
+)
+MUTATION = Operation("POST /api/graphql", Access.WRITE, Surface.GRAPHQL)
+
+
+def push(answer: Reply) -> tuple[CacheRequest, Origin]:
+    return CacheRequest("POST", b"/g/p.git/git-receive-pack", (), PUSH, b"somebody-else"), Origin(answer)
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_push_takes_the_project_before_its_answer_and_at_its_end(left: bool) -> None:
+    """GitLab answers before the branches are moved: what is read meanwhile is old again."""
+    room = Room(KEPT)
+    branches = get(target=b"/api/v4/projects/g%2Fp/repository/branches")
+    origin = Origin(*[json(ETAG)] * 3)
+
+    async def progress() -> AsyncIterator[bytes]:
+        yield b"remote: checking"
+        yield b"ok refs/heads/main"
+
+    await room.fetch(branches, origin)
+    request, gitlab = push(Reply(ResponseHead(200, ()), None, progress()))
+    reply, _ = await room.cache.fetch(request, gitlab, room.clock)
+    assert (await room.fetch(branches, origin))[3].status is CacheStatus.MISS
+    assert (await room.fetch(branches, origin))[3].status is CacheStatus.HIT
+    assert isinstance(reply.chunks, AsyncGenerator)
+    assert await anext(reply.chunks) == b"remote: checking"
+    if left:
+        await reply.chunks.aclose()
+    else:
+        assert [chunk async for chunk in reply.chunks] == [b"ok refs/heads/main"]
+    reply.release()
+    assert (await room.fetch(branches, origin))[3].status is CacheStatus.MISS
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+async def test_what_a_write_made_elsewhere_takes_that_place_too(pieces: bool) -> None:
+    room = Room(KEPT)
+    list_ = get(target=b"/api/v4/projects/42/merge_requests")
+    body = b'{"project_id":42,"source_project_id":43,"target_project_id":42}'
+
+    async def bit_by_bit() -> AsyncIterator[bytes]:
+        yield body[:20]
+        yield body[20:]
+
+    head = ResponseHead(201, ((b"Content-Type", b"application/json"),))
+    answer = Reply(head, None, bit_by_bit()) if pieces else Reply(head, body)
+    origin = Origin(json(ETAG), json(ETAG))
+    await room.fetch(list_, origin)
+    made = CacheRequest("POST", b"/api/v4/projects/43/merge_requests", (), NEW_ISSUE, b"somebody-else")
+    assert (await room.fetch(made, Origin(answer)))[2] == body
+    assert (await room.fetch(list_, origin))[3].status is CacheStatus.MISS
+
+
+async def test_a_mutation_takes_what_its_caller_has() -> None:
+    """Its address tells nobody what it changes."""
+    room = Room(KEPT)
+    origin = Origin(json(ETAG), json(ETAG), json(ETAG))
+    theirs = msgspec.structs.replace(get(), partition=b"other")
+    for request in (get(), theirs):
+        await room.fetch(request, origin)
+    await room.fetch(CacheRequest("POST", b"/api/graphql", (), MUTATION, get().partition), Origin(whole(200)))
+    assert (await room.fetch(get(), origin))[3].status is CacheStatus.MISS
+    assert (await room.fetch(theirs, origin))[3].status is CacheStatus.HIT
 
 
 async def test_a_post_that_reads_takes_nothing() -> None:

@@ -11,9 +11,13 @@ from gateway.core.cache_tags import (
     partition_tag,
     place_of,
     project_tags,
+    reach_tags,
     write_tags,
 )
+from gateway.core.catalogue import Catalogue
 from gateway.core.project_names import ProjectNames
+from gateway.core.target import parse_target
+from gateway.routes import read
 
 
 def known(*pairs: tuple[bytes, bytes]) -> ProjectNames:
@@ -40,6 +44,13 @@ def known(*pairs: tuple[bytes, bytes]) -> ProjectNames:
         (b"/api/v4/projects.json", b"/api/v4/projects"),
         (b"/api/v4/projects/42.json", b"/api/v4/projects/42"),
         (b"/api/v4/groups/5/projects", b"/api/v4/groups/5"),
+        (b"/api/v4/projects/42/issues", b"/api/v4/%70rojects/42"),
+        (b"/api/v%34/projects/42/issues", b"/api/v4/projects/42"),
+        (b"/api/v4/groups/5/merge%5Frequests", b"/api/v4/projects/42/merge_requests/7"),
+        (b"/api/v4/groups/5/issues_statistics", b"/api/v4/projects/42/issues/7"),
+        (b"/api/v4/user_counts", b"/api/v4/projects/42/merge_requests/7"),
+        (b"/api/v4/todos", b"/api/v4/projects/42/issues/7/notes"),
+        (b"/api/v4/groups/5/merge_requests", b"/api/v4/projects/42/labels/bug"),
     ],
 )
 def test_a_write_takes_what_shows_its_thing(read: bytes, write: bytes) -> None:
@@ -58,6 +69,37 @@ def test_a_write_takes_what_shows_its_thing(read: bytes, write: bytes) -> None:
 )
 def test_a_write_leaves_the_rest(read: bytes, write: bytes) -> None:
     assert not set(answer_tags(b"p", read, known())) & set(write_tags(write, known()))
+
+
+READER = known((b"99", b"o/q"))
+CATALOGUE = Catalogue.decode(read())
+
+
+@pytest.mark.parametrize(
+    ("method", "write", "taken"),
+    [
+        ("POST", "/G/p.git/git-receive-pack", [b"/api/v4/projects/g%2Fp/repository/tree", b"/api/v4/projects"]),
+        ("POST", "/g/p.wiki.git/git-receive-pack", [b"/api/v4/projects/g%2Fp/wikis", b"/api/v4/projects/42/wikis"]),
+        ("POST", "/api/v4/groups/5/projects/42", [b"/api/v4/projects/42", b"/api/v4/groups/5"]),
+        ("POST", "/api/v4/groups/5/projects/g%2Fp.json", [b"/api/v4/projects/g%2Fp"]),
+        ("POST", "/api/v4/projects/42/fork/43", [b"/api/v4/projects/42/forks", b"/api/v4/projects/43/forks"]),
+        ("DELETE", "/api/v4/groups/5/share/6", [b"/api/v4/groups/6"]),
+        ("POST", "/api/graphql", [b"/api/v4/projects/42", b"/api/v4/issues"]),
+        ("PUT", "/api/v4/suggestions/1/apply", [b"/api/v4/projects/42/merge_requests/7"]),
+    ],
+)
+def test_a_write_reaches_what_its_path_does_not_begin_with(method: str, write: str, taken: list[bytes]) -> None:
+    target = parse_target(write.encode())
+    tags = set(reach_tags(CATALOGUE.match(method, target), target.segments, b"p", READER))
+    assert all(tags & set(answer_tags(b"p", one, READER)) for one in taken)
+    assert not tags & set(answer_tags(b"other", b"/api/v4/projects/99", READER)), "of others, only what it names"
+
+
+@pytest.mark.parametrize(("write", "partition"), [(b"/api/graphql", b""), (b"/g/p.git/info/lfs/objects/batch", b"p")])
+def test_what_reaches_nothing_takes_nothing(write: bytes, partition: bytes) -> None:
+    """A mutation of nobody's; what each clone asks for."""
+    target = parse_target(write)
+    assert reach_tags(CATALOGUE.match("POST", target), target.segments, partition, READER) == ()
 
 
 def test_every_answer_hangs_on_its_partition_and_on_everything() -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gateway.core.project_names import MAX_BODY_BYTES, ProjectNames, names_in, spelling
+from gateway.core.project_names import MAX_BODY_BYTES, ProjectNames, names_in, projects_written, spelling
 
 
 def test_one_project_by_each_of_its_names() -> None:
@@ -73,6 +73,38 @@ ISSUE = {"id": 9, "iid": 1, "project_id": 42, "web_url": "https://git.example/g/
 )
 def test_names_in_answers(below: tuple[bytes, ...], body: object, found: list[tuple[bytes, bytes]]) -> None:
     assert list(names_in(below, json.dumps(body).encode())) == found
+
+
+@pytest.mark.parametrize("place", [b"fork/p", b"43", b"42"])
+def test_of_what_a_write_made_only_its_own_address_is_believed(place: bytes) -> None:
+    """A merge request that is made in a fork is answered as its target's."""
+    below = (b"projects", place, b"issues")
+    assert list(names_in(below, json.dumps(ISSUE).encode(), written=True)) == [(b"42", b"g/P")]
+    assert list(names_in(below, json.dumps({"project_id": 42}).encode(), written=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ({"project_id": 42, "source_project_id": 43, "target_project_id": 42}, (b"42", b"43")),
+        ({"source_issue": {"project_id": 1}, "target_issue": {"project_id": 2}, "link_type": "blocks"}, (b"1", b"2")),
+        (
+            {"id": 1, "blocking_merge_request": {"project_id": 5}, "blocked_merge_request": {}, "project_id": 4},
+            (b"4", b"5"),
+        ),
+        ({"id": 1}, ()),
+        ({"project_id": "42"}, ()),
+        ({"project_id": -1}, ()),
+        ({"project_id": {}}, ()),
+        ([{"project_id": 42}], ()),
+    ],
+)
+def test_whose_what_a_write_changed_is(body: object, found: tuple[bytes, ...]) -> None:
+    assert projects_written(json.dumps(body).encode()) == found
+
+
+def test_a_long_answer_to_a_write_is_not_read() -> None:
+    assert projects_written(b'{"project_id":42}' + b" " * MAX_BODY_BYTES) == ()
 
 
 def test_a_relative_url_root_is_no_part_of_a_path() -> None:
