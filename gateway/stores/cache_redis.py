@@ -4,6 +4,9 @@ A lookup is one round trip and one MGET: the value, and when each of its tags wa
 at which its request was about to go up; what was purged since is dead wherever it is read. So a purge costs one write,
 needs no list of members, reaches every gateway at once, and also beats answers that are still on their way.
 
+When an answer came is said by Redis's clock there, and by a gateway's own once it is read: of two gateways whose clocks are
+minutes apart, one would take the other's answers for fresh for minutes more.
+
 All names share one hash slot of a Redis Cluster, so that what is asked in one round trip lives on one node, under one
 clock. What is purged or dropped is published, too, for the copies that gateways keep in memory (``cache_levels``).
 """
@@ -17,6 +20,8 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from ..core.cache_entry import Entry, LateEntry
 from ..core.lately import Lately
@@ -43,6 +48,8 @@ _PROBE_EVERY_S = 0.75
 _PROBE = packed([("SET", _VALUE_PREFIX, b"", "XX")])
 """A write that Redis refuses as any other, and that changes nothing: no value has that name."""
 _MOST_DIGITS = 20
+_APART_S = 1.0
+"""Clocks closer than this are taken for one: most are, and an entry need not be copied then."""
 _TAG_NAMES_KEPT = 16_384
 _TAG_SETS_KEPT = 4096
 _NAMES_KEPT = 1024
@@ -60,11 +67,14 @@ class RedisCacheStore:
         link: Its timeout bounds every call.
         codec: Encrypts values and hides names.
         largest_bytes: Larger values are not sent.
+        wall: Unix seconds, by which entries say when they came.
     """
 
     copies = False
 
-    def __init__(self, link: RedisLink, codec: Codec, *, largest_bytes: int = 8 << 20) -> None:
+    def __init__(
+        self, link: RedisLink, codec: Codec, *, largest_bytes: int = 8 << 20, wall: Callable[[], float] = time.time
+    ) -> None:
         self._link = link
         self._codec = codec
         self._largest_bytes = largest_bytes
@@ -78,6 +88,9 @@ class RedisCacheStore:
         self._tag_names: Lately[bytes, bytes] = Lately(_TAG_NAMES_KEPT)
         self._tag_sets: Lately[tuple[bytes, ...], tuple[bytes, ...]] = Lately(_TAG_SETS_KEPT)
         self._names: Lately[bytes, bytes] = Lately(_NAMES_KEPT)
+        self._wall = wall
+        self._ahead_s = 0.0
+        """Redis's clock of ours, when it last told."""
         self._lost_count = False
         self._believed_from = 0
         self.outages = 0
@@ -145,6 +158,7 @@ class RedisCacheStore:
         if stamp is None or not isinstance(values, list) or self._link.refuses:  # a probe went before
             self.outages += 1
             return Lookup(available=False)
+        self._ahead_s = stamp / 1_000_000 - self._wall()
         if self._lost_count:
             self._lost_count, self._believed_from = False, stamp
         *purges, value = values
@@ -155,7 +169,7 @@ class RedisCacheStore:
         stored = self._codec.decode(key, value) if isinstance(value, bytes) else None
         if stored is None or version >= stored[0]:
             return Lookup((), stamp, version)
-        return Lookup(stored[1], stamp, version)
+        return Lookup(_shifted(stored[1], -self._ahead_s), stamp, version)
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         del tags  # whoever reads asks for them
@@ -165,7 +179,7 @@ class RedisCacheStore:
         """As ``put``, by the name of the key in Redis."""
         if ttl_s <= 0:
             return False
-        value = self._codec.encode(key, stamp, entries)
+        value = self._codec.encode(key, stamp, _shifted(entries, self._ahead_s))
         if len(value) > self._largest_bytes:
             await self.delete(key)
             return False
@@ -182,7 +196,7 @@ class RedisCacheStore:
         del tags
         if ttl_s <= 0 or not self._link.healthy:
             return False
-        value = self._codec.encode(key, stamp, (entry.made(),))
+        value = self._codec.encode(key, stamp, _shifted((entry.made(),), self._ahead_s))
         if len(value) > self._largest_bytes:
             self.drop(key)
             return False
@@ -308,6 +322,13 @@ class RedisCacheStore:
                 del self._owed[name]
         self.outages += failed
         return not failed
+
+
+def _shifted(entries: tuple[Entry, ...], by_s: float) -> tuple[Entry, ...]:
+    """``entries`` as of another clock."""
+    if -_APART_S < by_s < _APART_S:
+        return entries
+    return tuple([msgspec.structs.replace(entry, received_at=entry.received_at + by_s) for entry in entries])
 
 
 def _milliseconds(ttl_s: float) -> int:

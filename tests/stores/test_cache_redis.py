@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -54,6 +55,21 @@ async def test_in_callbacks_redis_is_asked_without_a_coroutine(link: RedisLink) 
     assert await store.put(b"k", (ENTRY,), 60.0, (), (await store.get(b"k", ())).stamp)
     assert (await store.get(b"k", ())).entries == (ENTRY,)
     assert store.looked == 2
+
+
+@pytest.mark.parametrize("how", ["put", "place"])
+async def test_when_an_answer_came_is_told_between_clocks(link: RedisLink, how: str) -> None:
+    """Redis's is the one that all gateways know."""
+
+    def late() -> float:
+        return time.time() - 7200
+
+    here, there = RedisCacheStore(link, Codec(KEY), wall=late), RedisCacheStore(link, Codec(KEY))
+    store = here if how == "put" else InCallbacks(here)
+    came = msgspec.structs.replace(ENTRY, received_at=late())
+    assert await store.put(b"k", (came,), 60.0, (), (await store.get(b"k", ())).stamp)
+    assert (await store.get(b"k", ())).entries[0].received_at == pytest.approx(came.received_at, abs=2)
+    assert (await there.get(b"k", ())).entries[0].received_at == pytest.approx(came.received_at + 7200, abs=2)
 
 
 @pytest.mark.parametrize("how", ["place", "drop"])
