@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 
@@ -24,7 +26,11 @@ from ..stores.codec import Codec
 from ..stores.redis_ear import RedisEar
 from ..stores.redis_link import RedisLink
 
+log = logging.getLogger("gateway.cache")
+
 Handle = Callable[[Downstream], Awaitable[None]]
+_LOOK_S = 0.5
+_BACK_S = 1.0
 
 
 def private_policy(config: Config) -> PrivatePolicy:
@@ -76,6 +82,8 @@ class CacheRoom:
         self.watch: HookWatch | None = None
         self.receiver: HookReceiver | None = None
         self.cache: Cache = NoCache()
+        self._drift_s = float("-inf")
+        self._watcher: asyncio.Task[None] | None = None
         if settings.mode is CacheMode.OFF:
             return
         if link is not None:
@@ -108,6 +116,36 @@ class CacheRoom:
             afar=self.levels or self.redis,
             dressed=_dressed(config),
         )
+
+    def start(self) -> None:
+        """Listen to Redis, and watch the clock that answers' ages are told by. Needs a running loop."""
+        if self.levels is not None:
+            self.levels.start()
+        if self.levels is not None or self.memory is not None:
+            self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="cache clock")
+
+    async def close(self) -> None:
+        """Of ``start``; the cache is closed by itself."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            self.look_at(time.time(), time.monotonic())
+            await asyncio.sleep(_LOOK_S)
+
+    def look_at(self, wall: float, monotonic: float) -> None:
+        """Where the clock went back, what is in memory looks younger than it is: it is forgotten."""
+        drift_s = wall - monotonic
+        back_s, self._drift_s = self._drift_s - drift_s, drift_s
+        if back_s < _BACK_S:
+            return
+        log.warning("the clock went back by %.0f s: what is cached in memory is forgotten", back_s)
+        if self.levels is not None:
+            self.levels.forget()
+        if self.memory is not None:
+            self.memory.forget()
 
     def receiving(self, ledger: Ledger, handle: Handle) -> Handle:
         """``handle`` with hooks received before it, where some are configured."""

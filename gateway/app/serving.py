@@ -215,8 +215,8 @@ async def serving(config: Config, post: Post | None = None) -> AsyncIterator[Ser
         watch = StoreWatch(made.links)
         made.stack.push_async_callback(watch.close)
         await watch.start()
-        if made.cache_room.levels is not None:
-            made.cache_room.levels.start()
+        made.stack.push_async_callback(made.cache_room.close)
+        made.cache_room.start()
         endpoints = admin_endpoints(
             config,
             made.catalogue,

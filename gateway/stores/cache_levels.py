@@ -163,6 +163,10 @@ class TwoLevelCacheStore:
         self._reading.pop(name, None)
         self.near.drop(name)
 
+    def forget(self) -> None:
+        """All copies, and those that are being made."""
+        self._anew()
+
     def _anew(self) -> None:
         self._reading.clear()
         self.near = MemoryCacheStore(self._max_bytes, self._clock)

@@ -182,6 +182,12 @@ class MemoryCacheStore:
         while len(self._purges) > _PURGES_KEPT:
             self._forgotten = max(self._forgotten, self._purges.popitem(last=False)[1])
 
+    def forget(self) -> None:
+        """Everything, and what is on its way here."""
+        self._latest = self._forgotten = max(int(self._clock() * 1_000_000), self._latest, self._forgotten) + 1
+        for slot in list(self._slots.values()):
+            self._remove(slot)
+
     async def close(self) -> None:
         self._slots.clear()
         self._small.clear()

@@ -15,6 +15,7 @@ from gateway.reply import Reply
 from gateway.stores.redis_link import RedisLink
 from tests.conftest import RedisServer
 from tests.fakes.world import SECRETS, configured, world
+from tests.stores.cache_contract import ENTRY
 
 TEXT = 'version: 1\nupstream: {url: "http://gitlab.test/root"}\n'
 
@@ -82,6 +83,36 @@ def test_the_policy_is_the_operators(tmp_path: Path) -> None:
     text = 'cache: {ttl: 5s, immutable: false, hooks: {secret: "${env:SA}", hold: 4s}}\n'
     policy = private_policy(configured(TEXT + text, tmp_path))
     assert (policy.ttl_s, policy.immutable, policy.hold_s, policy.prefix) == (5.0, False, 4.0, "/root")
+
+
+@pytest.mark.parametrize(("to", "forgets"), [(1000.5, False), (4000.0, False), (1000.0, False), (700.0, True)])
+async def test_a_clock_that_goes_back_leaves_nothing_younger_than_it_is(tmp_path: Path, to: float, forgets: bool) -> None:
+    made = room(tmp_path, "cache: {ttl: 60s}\n")
+    assert made.memory is not None
+    made.look_at(1000.0, 5.0)
+    stamp = made.memory.peek(b"k", ()).stamp
+    assert await made.memory.put(b"k", (ENTRY,), 60.0, (), stamp)
+    made.look_at(to, 5.5)
+    assert bool(made.memory.peek(b"k", ()).entries) is not forgets
+    assert await made.memory.put(b"late", (ENTRY,), 60.0, (), stamp) is not forgets
+    made.look_at(to + 0.5, 6.0)
+    assert await made.memory.put(b"k", (ENTRY,), 60.0, (), made.memory.peek(b"k", ()).stamp)
+    assert made.memory.peek(b"k", ()).entries
+
+
+async def test_copies_of_redis_are_forgotten_as_well(tmp_path: Path) -> None:
+    link = RedisLink.from_url("redis://127.0.0.1:1", timeout_s=1.0, name="room")
+    made = CacheRoom(configured(TEXT + "cache: {ttl: 60s}\n", tmp_path), link, lambda: b"k" * 32)
+    assert made.levels is not None
+    made.start()
+    try:
+        assert await made.levels.near.put(b"k", (ENTRY,), 60.0, (), made.levels.near.peek(b"k", ()).stamp)
+        made.look_at(1000.0, 5.0)
+        made.look_at(700.0, 5.5)
+        assert not len(made.levels.near)
+    finally:
+        await made.close()
+        await made.cache.close()
 
 
 ETAG = (b"Etag", b'W/"0123456789abcdef0123456789abcdef"')
