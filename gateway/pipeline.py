@@ -467,6 +467,7 @@ class Gateway:
         head, body = render(
             rejection,
             surface=told.surface,
+            route=x.operation,
             accept=joined(fields, b"accept") or b"",
             request_id=x.request_id,
             violated=(refusing.limit.id,) if refusing is not None else (),

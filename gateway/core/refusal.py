@@ -6,6 +6,8 @@ details; RFC 9209 for ``Proxy-Status``.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from .catalogue import Surface
@@ -25,6 +27,13 @@ _SCIM = b"application/scim+json"
 # Where GitLab itself asks for Basic: git (and git-lfs, docker) send nothing before they are asked.
 _CHALLENGED = frozenset({Surface.GIT, Surface.LFS, Surface.REGISTRY})
 _CHALLENGE: Field = (b"WWW-Authenticate", b'Basic realm="GitLab"')
+# `BasicAuthHelpers` in GitLab's `lib/api`: Maven, Gradle and NuGet keep the password they were given until they are asked.
+# GitLab asks on these formats alone: npm takes a challenge for one that it can't meet.
+_CHALLENGED_PACKAGES = re.compile(
+    r"[A-Z]+ /api/v4/(?:(?:projects|groups?)/:\w+/(?:-/)?)?(?:dependency_proxy/)?packages/"
+    r"(?:cargo|composer|conan|debian|helm|maven|nuget|pypi|rpm|terraform)(?:/.*)?"
+)
+_PACKAGES_CHALLENGE: Field = (b"WWW-Authenticate", b'Basic realm="GitLab Packages Registry"')
 
 _GIT_DENIED = (
     "HTTP Basic: Access denied. The provided password or token is incorrect or your account has 2FA enabled and you "
@@ -53,6 +62,7 @@ def render(
     rejection: Rejection,
     *,
     surface: Surface = Surface.REST,
+    route: str = "",
     accept: bytes = b"",
     request_id: str = "",
     violated: tuple[str, ...] = (),
@@ -65,12 +75,13 @@ def render(
     Args:
         rejection: What was refused, and why.
         surface: Which of GitLab's surfaces the request was for: decides the shape.
+        route: The operation's name: on package routes it tells whether GitLab asks for Basic.
         accept: The request's Accept, joined; empty for none.
         request_id: The decision's id: the problem's ``instance``.
         violated: Ids of the limits that refused (RFC 9457 member of the RateLimit draft).
         extra: Rate-limit fields and the like, sent as given.
         cross_origin: The request carried Origin: let a browser's script read the refusal.
-        challenge: Ask for Basic on the surfaces where GitLab does (off where anonymous access is configured).
+        challenge: Ask for Basic where GitLab does (off where anonymous access is configured).
     """
     media, body = _body(rejection, surface, accept, request_id, violated)
     fields: list[Field] = [
@@ -81,15 +92,21 @@ def render(
     ]
     if rejection.proxy_error is not None:
         fields.append((b"Proxy-Status", b"gateway; error=" + rejection.proxy_error.encode("ascii")))
-    if rejection.status == 401 and challenge and surface in _CHALLENGED:
-        fields.append(_CHALLENGE)
-        if surface is Surface.LFS:
-            fields.append((b"LFS-Authenticate", b'Basic realm="GitLab"'))
+    if rejection.status == 401 and challenge:
+        fields += _challenge(surface, route)
     if cross_origin:
         fields += ((b"Access-Control-Allow-Origin", b"*"), (b"Access-Control-Expose-Headers", _EXPOSED))
     fields += rejection.headers
     fields += extra
     return ResponseHead(rejection.status, tuple(fields)), body
+
+
+def _challenge(surface: Surface, route: str) -> Fields:
+    if surface is Surface.PACKAGES:
+        return (_PACKAGES_CHALLENGE,) if _CHALLENGED_PACKAGES.fullmatch(route) else ()
+    if surface not in _CHALLENGED:
+        return ()
+    return (_CHALLENGE, (b"LFS-Authenticate", b'Basic realm="GitLab"')) if surface is Surface.LFS else (_CHALLENGE,)
 
 
 def _body(

@@ -30,6 +30,44 @@ def test_git_lfs_and_registry_are_challenged(surface: Surface) -> None:
     assert first(head.fields, b"www-authenticate") == b'Basic realm="GitLab"'
 
 
+@pytest.mark.parametrize(
+    "route",
+    [
+        "GET /api/v4/projects/:id/packages/maven/*path/:file_name",
+        "GET /api/v4/groups/:id/-/packages/maven/*path/:file_name",
+        "GET /api/v4/packages/maven/*path/:file_name",
+        "GET /api/v4/projects/:id/dependency_proxy/packages/maven/*path/:file_name",
+        "PUT /api/v4/projects/:id/packages/nuget",
+        "GET /api/v4/projects/:project_id/packages/nuget/v2/Packages()",
+        "GET /api/v4/group/:id/-/packages/composer/packages",
+        "GET /api/v4/projects/:id/packages/pypi/simple",
+        "GET /api/v4/projects/:id/packages/debian/dists/*distribution/InRelease",
+    ],
+)
+def test_package_clients_that_keep_their_password_until_asked_are_asked(route: str) -> None:
+    head, body = render(unauthenticated(), surface=Surface.PACKAGES, route=route)
+    assert first(head.fields, b"www-authenticate") == b'Basic realm="GitLab Packages Registry"'
+    assert body == b'{"message":"401 Unauthorized"}'
+    quiet, _ = render(unauthenticated(), surface=Surface.PACKAGES, route=route, challenge=False)
+    assert first(quiet.fields, b"www-authenticate") is None
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "GET /api/v4/projects/:id/packages/npm/*package_name",
+        "GET /api/v4/projects/:id/packages/generic/:package_name/*package_version/(*path/):file_name",
+        "GET /api/v4/projects/:id/packages/rubygems/gems/:file_name",
+        "GET /api/v4/projects/:id/packages/:package_id",
+        "GET /api/v4/groups/:id/-/debian_distributions",
+        "GET /api/v4/virtual_registries/packages/maven/registries/:id",
+    ],
+)
+def test_other_package_routes_are_as_quiet_as_gitlabs(route: str) -> None:
+    head, _ = render(unauthenticated(), surface=Surface.PACKAGES, route=route)
+    assert first(head.fields, b"www-authenticate") is None
+
+
 def test_no_challenge_where_anonymous_access_is_configured() -> None:
     head, _ = render(unauthenticated(), surface=Surface.GIT, challenge=False)
     assert first(head.fields, b"www-authenticate") is None

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -280,6 +281,27 @@ def test_the_dependency_proxys_challenge_leads_back(passage: Passage) -> None:
         reply.value("WWW-Authenticate")
         == f'Bearer realm="http://127.0.0.1:{passage.gateway.port}/jwt/auth",service="dependency_proxy"'
     )
+
+
+def test_a_client_that_waits_for_a_challenge_gets_its_package(recording: FakeGitLab, tmp_path: Path) -> None:
+    """As Maven, Gradle and NuGet do: nothing first, Basic once they are asked."""
+    config = {
+        "upstream": {"url": recording.url},
+        "identities": [{"id": "bot", "key": "issued"}],
+        "credentials": [{"id": "sa", "token": "${env:SA}"}],
+        "rules": [{"id": "bot", "for": ["bot"], "use": "sa", "allow": [{"access": "read"}]}],
+    }
+    gateway = GatewayProcess(config, tmp_path / "gateway", {"SA": BROKER_TOKEN})
+    try:
+        recording.script(response(200, b"<project/>"))
+        address = f"{gateway.url}/api/v4/projects/1/packages/maven/com/example/app/1.0/app-1.0.pom"
+        command = ["curl", "--silent", "--anyauth", "--user", f"me:{gateway.new_key('bot')}", address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        assert done.stdout == "<project/>"
+        assert recording.requests[-1].values("PRIVATE-TOKEN") == [BROKER_TOKEN.encode()]
+    finally:
+        gateway.stop()
+        recording.settle()
 
 
 @pytest.mark.parametrize(
