@@ -242,6 +242,7 @@ async def _assemble(made: Assembly) -> None:
         made.tokens = StaticTokenSource(
             credentials,
             verifier,
+            verifier.name_of,
             partition_key=made.keys.partition,
             monotonic=time.monotonic,
             alarm=made.alarm,

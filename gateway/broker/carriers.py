@@ -15,6 +15,10 @@ class Carrier(enum.StrEnum):  # a bare enum's hash is a call in Python
     PRIVATE_TOKEN = "private-token"  # noqa: S105
     BEARER = "bearer"
     BASIC = "basic"
+    NAMED = "named"
+    """Basic with the name of the token's own user."""
+    BARE = "bare"
+    """The whole of ``Authorization``, without a scheme."""
 
 
 _SURFACES = {
@@ -29,18 +33,23 @@ _SURFACES = {
 _PACKAGES = (
     ("/packages/npm/", Carrier.BEARER),
     ("/packages/cargo/", Carrier.BEARER),
+    ("PUT /api/v4/projects/:id/packages/terraform/", Carrier.PRIVATE_TOKEN),
+    ("/projects/:id/packages/terraform/", Carrier.NAMED),
     ("/packages/terraform/", Carrier.BEARER),
-    ("/packages/pypi/", Carrier.BASIC),
-    ("/packages/debian", Carrier.BASIC),
+    ("/packages/pypi", Carrier.BASIC),
+    ("/packages/debian/", Carrier.NAMED),
     ("/packages/helm/", Carrier.BASIC),
-    ("/packages/rpm", Carrier.BASIC),
+    ("/packages/rpm", Carrier.NAMED),
     ("/packages/go/", Carrier.BASIC),
     ("/packages/composer", Carrier.BASIC),
-    ("/packages/nuget/", Carrier.BASIC),
-    ("/packages/rubygems/", Carrier.BASIC),
+    ("/packages/nuget", Carrier.NAMED),
+    ("/packages/rubygems/", Carrier.BARE),
     ("/packages/conan/", Carrier.BASIC),
 )
-"""Formats that do not read ``PRIVATE-TOKEN`` (gitlab: ``sent_through`` in each of ``lib/api/*_packages.rb``)."""
+"""Formats that do not read ``PRIVATE-TOKEN`` (gitlab: ``sent_through`` in each of ``lib/api/*_packages.rb``).
+``personal_access_token_with_username`` there: any other name than that of the token's user is 401."""
+ANY_NAME = "oauth2"
+"""A user name where GitLab takes any."""
 
 
 # Nearly every request's; an enum's class looks its members up anew each time.
@@ -56,13 +65,16 @@ def carrier_for(operation: Operation) -> Carrier:
     return _SURFACES.get(operation.surface, Carrier.PRIVATE_TOKEN)
 
 
-def field(carrier: Carrier, token: str) -> Field:
-    """The field line that carries ``token``: visible ASCII."""
+def field(carrier: Carrier, token: str, name: str = ANY_NAME) -> Field:
+    """The field line that carries ``token``: visible ASCII, as is the ``name`` that GitLab calls its user."""
     octets = token.encode("ascii")
     match carrier:
         case Carrier.PRIVATE_TOKEN:
             return (b"PRIVATE-TOKEN", octets)
         case Carrier.BEARER:
             return (b"Authorization", b"Bearer " + octets)
-        case Carrier.BASIC:
-            return (b"Authorization", b"Basic " + base64.b64encode(b"oauth2:" + octets))
+        case Carrier.BARE:
+            return (b"Authorization", octets)
+        case Carrier.BASIC | Carrier.NAMED:
+            user = name if carrier is Carrier.NAMED else ANY_NAME
+            return (b"Authorization", b"Basic " + base64.b64encode(b"%b:%b" % (user.encode("ascii"), octets)))

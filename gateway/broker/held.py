@@ -14,7 +14,7 @@ import msgspec
 
 from ..core.secret import Secret, keyed_hash
 from ..ports import UpstreamCredential
-from .carriers import Carrier, field
+from .carriers import ANY_NAME, Carrier, field
 
 _TOKEN = re.compile(r"[!-~]{1,8192}", re.ASCII)
 
@@ -47,6 +47,7 @@ class Held:
         "reason",
         "refused_until",
         "trusted",
+        "user_name",
     )
 
     def __init__(self, credential: StaticCredential, partition_key: bytes) -> None:
@@ -61,6 +62,8 @@ class Held:
         self.expires_at: float | None = None
         """Unix seconds, as GitLab said."""
         self.reason = ""
+        self.user_name: str | None = None
+        """What GitLab calls the token's user; None: to be asked before ``Carrier.NAMED`` is given out."""
         self.lock = asyncio.Lock()
         self.replace(credential)
 
@@ -70,11 +73,20 @@ class Held:
         if _TOKEN.fullmatch(token) is None:
             raise ValueError(f"credential `{credential.id}` holds what cannot be a token")
         partition = keyed_hash(self._key, (credential.view or credential.token).reveal())
+        name = self.user_name or ANY_NAME  # a successor is the same user's
         by_carrier = {
-            carrier: UpstreamCredential(credential.id, (field(carrier, token),), partition) for carrier in Carrier
+            carrier: UpstreamCredential(credential.id, (field(carrier, token, name),), partition) for carrier in Carrier
         }
         self.credential = credential
         self.by_carrier = by_carrier
+
+    def call(self, name: str) -> None:
+        """The token's user is called so; empty: nobody may know."""
+        self.user_name = name
+        given = self.by_carrier[Carrier.NAMED]
+        fields = (field(Carrier.NAMED, self.credential.token.reveal(), name or ANY_NAME),)
+        if given.fields != fields:
+            self.by_carrier[Carrier.NAMED] = UpstreamCredential(given.id, fields, given.partition)
 
 
 class HeldPool:

@@ -19,7 +19,7 @@ from ..core.catalogue import Operation
 from ..core.errors import Code, Rejection, Source
 from ..core.secret import Secret
 from ..ports import NotAnswering, Presentation, TokenVerifier, UpstreamCredential
-from .carriers import carrier_for
+from .carriers import Carrier, carrier_for
 from .held import Held, HeldPool, StaticCredential
 
 _RETRY_S = 30.0
@@ -44,6 +44,7 @@ class StaticTokenSource:
     Args:
         credentials: Single ones, and members of pools.
         verifier: Asks GitLab about them.
+        name_of: What GitLab calls a token's user; empty where the token may not ask. Raises NotAnswering.
         partition_key: Keys the cache partitions.
         monotonic: Seconds.
         alarm: ``(credential id, is healthy)``: hears of each change.
@@ -53,6 +54,7 @@ class StaticTokenSource:
         self,
         credentials: Iterable[StaticCredential],
         verifier: TokenVerifier,
+        name_of: Callable[[Secret], Awaitable[str]],
         *,
         partition_key: bytes,
         monotonic: Callable[[], float],
@@ -71,6 +73,7 @@ class StaticTokenSource:
         self._single = {name: held for name, held in self._held.items() if not held.credential.pool}
         self._shared = {name: HeldPool(members) for name, members in pools.items()}
         self._verifier = verifier
+        self._name_of = name_of
         self._monotonic = monotonic
         self._alarm = alarm
         self._recheck: asyncio.Task[None] | None = None
@@ -168,7 +171,10 @@ class StaticTokenSource:
             await self._establish(held)
         if self._monotonic() < held.refused_until:
             raise _refusal(502, f"credential `{held.credential.id}` {held.reason}")
-        return held.by_carrier[carrier_for(operation)]
+        carrier = carrier_for(operation)
+        if carrier is Carrier.NAMED and held.user_name is None:
+            await self._learn_name(held)
+        return held.by_carrier[carrier]
 
     def credential_now(self, permit: Permit, operation: Operation) -> UpstreamCredential | None:
         held = self._single.get(permit.use)
@@ -179,7 +185,10 @@ class StaticTokenSource:
             held = pool.offer()
         if (not held.trusted and held.checked) or (held.refused_until and self._monotonic() < held.refused_until):
             return None
-        return held.by_carrier[carrier_for(operation)]
+        carrier = carrier_for(operation)
+        if carrier is Carrier.NAMED and held.user_name is None:
+            return None
+        return held.by_carrier[carrier]
 
     async def refused(self, credential: UpstreamCredential) -> bool:
         held = self._held.get(credential.id)
@@ -225,6 +234,23 @@ class StaticTokenSource:
             except (NotAnswering, TimeoutError) as error:
                 raise _refusal(503, f"credential `{held.credential.id}` cannot be checked: {_reason(error)}") from error
 
+    async def _learn_name(self, held: Held) -> None:
+        """Once, however many callers wait; again when GitLab answered 401, for users can be renamed."""
+        async with held.lock:
+            if held.user_name is not None:
+                return
+            name = ""
+            try:
+                async with asyncio.timeout(_CHECK_TIMEOUT_S):
+                    name = await self._name_of(held.credential.token)
+            except (NotAnswering, TimeoutError) as error:
+                if not isinstance(error, NotAnswering) or error.offered:
+                    detail = (
+                        f"what GitLab calls the user of credential `{held.credential.id}` is not known: {_reason(error)}"
+                    )
+                    raise _refusal(503, detail) from error
+            held.call(name)
+
     async def _check(self, held: Held) -> None:
         """Ask GitLab, and remember. Raises NotAnswering or TimeoutError, and then nothing has changed."""
         asked = held.credential
@@ -244,7 +270,7 @@ class StaticTokenSource:
         if verified is None:
             self._settle(held, trusted=False, reason="is not accepted by GitLab")
             return
-        held.expires_at = verified.expires_at
+        held.expires_at, held.user_name = verified.expires_at, None
         powers = sorted(_POWERFUL.intersection(verified.scopes or ()))
         held.overpowered = bool(powers) and not asked.sudo
         if held.overpowered:

@@ -25,11 +25,13 @@ _Found = TypeVar("_Found")
 _SELF = b"/api/v4/personal_access_tokens/self"
 _TOKEN_INFO = b"/oauth/token/info"
 _JOB = b"/api/v4/job"
+_USER = b"/api/v4/user"
 
 _MAX_ANSWER_BYTES = 256 * 1024
 MAX_TOKEN_LENGTH = 8192
 """GitLab's own bound, met by job tokens that carry a JWT."""
 _TOKEN = re.compile(r"[!-~]+", re.ASCII)
+_NAME = re.compile(r"[!-9;-~]{1,255}", re.ASCII)  # a colon ends the name in Basic
 
 
 class _PersonalToken(msgspec.Struct):
@@ -38,6 +40,10 @@ class _PersonalToken(msgspec.Struct):
     revoked: bool = False
     scopes: tuple[str, ...] = ()
     expires_at: str | None = None
+
+
+class _User(msgspec.Struct):
+    username: str
 
 
 class _Application(msgspec.Struct):
@@ -61,6 +67,7 @@ class _Job(msgspec.Struct):
 
 
 _decode_personal = msgspec.json.Decoder(_PersonalToken).decode
+_decode_user = msgspec.json.Decoder(_User).decode
 _decode_oauth = msgspec.json.Decoder(_OauthToken).decode
 _decode_job = msgspec.json.Decoder(_Job).decode
 
@@ -109,6 +116,14 @@ class GitlabVerifier:
         if verified is None and may_be_job and status in {400, 401}:
             return await self._job(bearer)
         return verified
+
+    async def name_of(self, token: Secret) -> str:
+        """What GitLab calls the user of a personal access token; empty where the token may not ask. Raises NotAnswering."""
+        status, body = await self._get(_USER, (b"PRIVATE-TOKEN", token.reveal().encode("ascii")))
+        if status in {401, 403, 404}:
+            return ""
+        name = _read(_decode_user, _answered(status, body)).username
+        return name if _NAME.fullmatch(name) else ""
 
     def _personal(self, status: int, body: bytes) -> Verified | None:
         if status in {400, 401, 403}:

@@ -117,9 +117,11 @@ class Life:
         self.fate = fate
         self.notes: list[tuple[str, str]] = []
         upstream = MortalUpstream(world.upstream, fate)
+        verifier = GitlabVerifier(world.upstream, wall=world.wall, fields=HOST)
         self.tokens = StaticTokenSource(
             world.credentials,
-            GitlabVerifier(world.upstream, wall=world.wall, fields=HOST),
+            verifier,
+            verifier.name_of,
             partition_key=KEY,
             monotonic=world.wall,
             alarm=lambda _id, _healthy: None,

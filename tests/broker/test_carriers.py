@@ -27,8 +27,16 @@ def on(surface: Surface, name: str = "GET /somewhere") -> Operation:
         (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/maven/*path/:file_name"), Carrier.PRIVATE_TOKEN),
         (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/npm/*package_name"), Carrier.BEARER),
         (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/pypi/simple"), Carrier.BASIC),
-        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/nuget/index"), Carrier.BASIC),
-        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/terraform/modules/x"), Carrier.BEARER),
+        (on(Surface.PACKAGES, "POST /api/v4/projects/:id/packages/pypi"), Carrier.BASIC),
+        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/nuget/index"), Carrier.NAMED),
+        (on(Surface.PACKAGES, "PUT /api/v4/projects/:id/packages/nuget"), Carrier.NAMED),
+        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/rpm/repodata/*file_name"), Carrier.NAMED),
+        (on(Surface.PACKAGES, "PUT /api/v4/projects/:id/packages/debian/:file_name"), Carrier.NAMED),
+        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/debian_distributions"), Carrier.PRIVATE_TOKEN),
+        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/rubygems/gems/:file_name"), Carrier.BARE),
+        (on(Surface.PACKAGES, "GET /api/v4/packages/terraform/modules/v1/:module_namespace/x"), Carrier.BEARER),
+        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/terraform/modules/x"), Carrier.NAMED),
+        (on(Surface.PACKAGES, "PUT /api/v4/projects/:id/packages/terraform/modules/x/file"), Carrier.PRIVATE_TOKEN),
     ],
     ids=lambda value: value.name,
 )
@@ -43,3 +51,5 @@ def test_the_fields() -> None:
     assert name == b"Authorization"
     assert base64.b64decode(value.removeprefix(b"Basic ")) == b"oauth2:glpat-" + b"x" * 300
     assert b"\n" not in value
+    assert field(Carrier.BARE, "glpat-x") == (b"Authorization", b"glpat-x")
+    assert base64.b64decode(field(Carrier.NAMED, "glpat-x", "sa-bot")[1].removeprefix(b"Basic ")) == b"sa-bot:glpat-x"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 
 import pytest
 
@@ -13,6 +14,7 @@ from gateway.core.secret import Secret
 from gateway.ports import NotAnswering, Presentation, UpstreamCredential, Verified
 
 REST = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
+NUGET = Operation("GET /api/v4/projects/:id/packages/nuget/query", Access.READ, Surface.PACKAGES)
 GIT = Operation("GET /*repository_path.git/info/refs", Access.READ, Surface.GIT)
 CALLER = Principal("backstage", PrincipalKind.KEY, "backstage")
 
@@ -25,6 +27,8 @@ class Gitlab:
         self.silence: NotAnswering | None = None
         self.asked = 0
         self.ends: float | None = None
+        self.names = {"one": "sa-bot", "two": ""}
+        self.names_asked = 0
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -37,6 +41,13 @@ class Gitlab:
             return None
         return Verified("user:7", self.scopes[token.reveal()], self.ends)
 
+    async def name_of(self, token: Secret) -> str:
+        self.names_asked += 1
+        await self.gate.wait()
+        if self.silence is not None:
+            raise self.silence
+        return self.names[token.reveal()]
+
 
 class World:
     def __init__(self, *credentials: StaticCredential) -> None:
@@ -46,6 +57,7 @@ class World:
         self.source = StaticTokenSource(
             credentials or [StaticCredential("sa-one", Secret("one")), StaticCredential("sa-two", Secret("two"))],
             self.gitlab,
+            self.gitlab.name_of,
             partition_key=b"p" * 32,
             monotonic=lambda: self.monotonic,
             alarm=lambda credential_id, healthy: self.alarms.append((credential_id, healthy)),
@@ -95,6 +107,61 @@ async def test_at_hand_is_what_would_be_given_without_asking_anybody(world: Worl
     assert now(permit, REST) is None
     given = await world.get()
     assert now(permit, REST) is given
+
+
+def _basic(user: str, token: str) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"Authorization", b"Basic " + base64.b64encode(f"{user}:{token}".encode())),)
+
+
+async def test_where_the_name_counts_gitlab_is_asked_for_it_once(world: World) -> None:
+    now, permit = world.source.credential_now, Permit("rule", "sa-one")
+    assert now(permit, NUGET) is None, "GitLab must be asked first"
+    world.gitlab.gate.clear()
+    callers = [asyncio.ensure_future(world.get(operation=NUGET)) for _ in range(20)]
+    await asyncio.sleep(0)
+    world.gitlab.gate.set()
+    given = await asyncio.gather(*callers)
+    assert {each.fields for each in given} == {_basic("sa-bot", "one")}
+    assert world.gitlab.names_asked == 1
+    assert now(permit, NUGET) is given[0]
+    assert given[0].partition == (await world.get()).partition
+    assert (await world.get(operation=GIT)).fields == _basic("oauth2", "one")
+
+
+async def test_a_token_that_may_not_ask_for_its_name_goes_up_as_anybodys(world: World) -> None:
+    assert (await world.get("sa-two", NUGET)).fields == _basic("oauth2", "two")
+    assert (await world.get("sa-two", NUGET)).fields == _basic("oauth2", "two")
+    assert world.gitlab.names_asked == 1
+
+
+async def test_a_name_is_asked_for_again_after_a_401(world: World) -> None:
+    before = await world.get(operation=NUGET)
+    assert not await world.source.refused(before), "the token is good"
+    assert await world.get(operation=NUGET) is before
+    world.monotonic += 60
+    world.gitlab.names["one"] = "renamed"
+    assert not await world.source.refused(before)
+    assert (await world.get(operation=NUGET)).fields == _basic("renamed", "one")
+    assert world.gitlab.names_asked == 3
+
+
+async def test_a_successor_has_the_name_of_its_user(world: World) -> None:
+    await world.get(operation=NUGET)
+    world.source.switch("sa-one", Secret("next"), None)
+    assert (await world.get(operation=NUGET)).fields == _basic("sa-bot", "next")
+    assert world.gitlab.names_asked == 1
+
+
+async def test_a_gitlab_that_does_not_tell_a_name_is_told_of(world: World) -> None:
+    await world.source.verify_at_start()
+    world.gitlab.silence = NotAnswering("away")
+    with pytest.raises(Rejection) as refused:
+        await world.get(operation=NUGET)
+    assert (refused.value.status, refused.value.code) == (503, Code.BROKER_CREDENTIAL_REFUSED)
+    assert "sa-one" in (refused.value.detail or "")
+    assert (await world.get()).fields == ((b"PRIVATE-TOKEN", b"one"),), "others need no name"
+    world.gitlab.silence = NotAnswering("no GitLab that can be asked", offered=False)
+    assert (await world.get(operation=NUGET)).fields == _basic("oauth2", "one")
 
 
 async def test_the_partition_is_the_tokens_own_whatever_carries_it(world: World) -> None:

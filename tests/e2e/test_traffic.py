@@ -283,25 +283,57 @@ def test_the_dependency_proxys_challenge_leads_back(passage: Passage) -> None:
     )
 
 
-def test_a_client_that_waits_for_a_challenge_gets_its_package(recording: FakeGitLab, tmp_path: Path) -> None:
-    """As Maven, Gradle and NuGet do: nothing first, Basic once they are asked."""
+@pytest.fixture(scope="module")
+def packages(recording: FakeGitLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """A gateway that lets no anonymous callers in."""
     config = {
         "upstream": {"url": recording.url},
         "identities": [{"id": "bot", "key": "issued"}],
         "credentials": [{"id": "sa", "token": "${env:SA}"}],
-        "rules": [{"id": "bot", "for": ["bot"], "use": "sa", "allow": [{"access": "read"}]}],
+        "rules": [{"id": "bot", "for": ["bot"], "use": "sa", "allow": [{"access": "write"}]}],
     }
-    gateway = GatewayProcess(config, tmp_path / "gateway", {"SA": BROKER_TOKEN})
-    try:
-        recording.script(response(200, b"<project/>"))
-        address = f"{gateway.url}/api/v4/projects/1/packages/maven/com/example/app/1.0/app-1.0.pom"
-        command = ["curl", "--silent", "--anyauth", "--user", f"me:{gateway.new_key('bot')}", address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        assert done.stdout == "<project/>"
-        assert recording.requests[-1].values("PRIVATE-TOKEN") == [BROKER_TOKEN.encode()]
-    finally:
-        gateway.stop()
-        recording.settle()
+    process = GatewayProcess(config, tmp_path_factory.mktemp("packages"), {"SA": BROKER_TOKEN})
+    yield process
+    assert process.stop() == 0
+
+
+def test_a_client_that_waits_for_a_challenge_gets_its_package(packages: GatewayProcess, recorder: FakeGitLab) -> None:
+    """As Maven, Gradle and NuGet do: nothing first, Basic once they are asked."""
+    recorder.script(response(200, b"<project/>"))
+    address = f"{packages.url}/api/v4/projects/1/packages/maven/com/example/app/1.0/app-1.0.pom"
+    command = ["curl", "--silent", "--anyauth", "--user", f"me:{packages.new_key('bot')}", address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "<project/>"
+    assert recorder.requests[-1].values("PRIVATE-TOKEN") == [BROKER_TOKEN.encode()]
+
+
+def test_a_key_goes_up_as_each_format_reads_a_token(packages: GatewayProcess, recorder: FakeGitLab) -> None:
+    """NuGet's and others' routes take a token with the name of its own user alone, RubyGems' without a scheme."""
+    key, root = packages.new_key("bot"), "/api/v4/projects/1/packages"
+    named = f"Basic {basic('sa-bot', BROKER_TOKEN)}"
+
+    def sent(path: str, field: str, **options: Any) -> Any:
+        recorder.script(response(200, b"{}", JSON))
+        assert ask(packages.port, root + path, field, **options).status == 200
+        return recorder.requests[-1]
+
+    recorder.script(response(200, b'{"id":7,"username":"sa-bot"}', JSON))  # the gateway's own question, once
+    told = sent("/nuget/query?q=x", f"Authorization: Basic {basic('me', key)}")
+    assert told.values("Authorization") == [named.encode()]
+    assert [request.target for request in recorder.requests].count(b"/api/v4/user") == 1
+    for path, field, method in (
+        ("/nuget/", f"X-NuGet-ApiKey: {key}", "PUT"),
+        ("/debian/dists/stable/InRelease", f"Authorization: Basic {basic('me', key)}", "GET"),
+        ("/rpm/repodata/repomd.xml", f"Authorization: Basic {basic('me', key)}", "GET"),
+        ("/terraform/modules/vpc/aws/1.0.0", f"Authorization: Basic {basic('me', key)}", "GET"),
+    ):
+        told = sent(path, field, method=method)
+        assert told.values("Authorization") == [named.encode()], path
+        assert not told.values("X-NuGet-ApiKey")
+    told = sent("/rubygems/gems/a-1.gem", f"Authorization: {key}")
+    assert told.values("Authorization") == [BROKER_TOKEN.encode()]
+    told = sent("/terraform/modules/vpc/aws/1.0.0/file", f"PRIVATE-TOKEN: {key}", method="PUT")
+    assert (told.values("PRIVATE-TOKEN"), told.values("Authorization")) == ([BROKER_TOKEN.encode()], [])
 
 
 @pytest.mark.parametrize(

@@ -204,3 +204,25 @@ async def test_cancelled_in_mid_answer_it_gives_the_connection_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert gitlab.released == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        pytest.param((200, {"id": 42, "username": "sa-bot"}), "sa-bot", id="told"),
+        pytest.param((200, {"username": "a:b"}), "", id="no name for Basic"),
+        pytest.param((200, {"username": "ä"}), "", id="no name for a field"),
+        pytest.param((403, b""), "", id="a scope that may not ask"),
+        pytest.param((401, b""), "", id="dead"),
+    ],
+)
+async def test_a_tokens_user_is_asked_for_by_the_token_itself(answer: Any, name: str) -> None:
+    gitlab = Gitlab({"/api/v4/user": answer})
+    assert await GitlabVerifier(gitlab, wall=lambda: T).name_of(Secret("t0ken")) == name
+    assert gitlab.asked[0][1][b"PRIVATE-TOKEN"] == b"t0ken"
+
+
+@pytest.mark.parametrize("answer", [(500, b""), (200, b"<html>")], ids=["failing", "no JSON"])
+async def test_a_name_that_is_not_told_is_none(answer: Any) -> None:
+    with pytest.raises(NotAnswering):
+        await GitlabVerifier(Gitlab({"/api/v4/user": answer}), wall=lambda: T).name_of(Secret("t0ken"))
