@@ -297,7 +297,9 @@ def unknown(method: str, segments: tuple[str, ...]) -> Operation:
 
 def _surface(segments: tuple[str, ...]) -> Surface:
     if segments[:1] == ("api",):
-        return Surface.REST
+        return Surface.PACKAGES if segments[1:4] == _VIRTUAL_PACKAGES else Surface.REST
+    if segments[:1] == ("v2",):
+        return Surface.REGISTRY  # no group can be called so
     for at, segment in enumerate(segments[:-1]):
         if segment.endswith(".git"):
             after = segments[at + 1 : at + 3]
@@ -305,10 +307,13 @@ def _surface(segments: tuple[str, ...]) -> Surface:
     return Surface.WEB
 
 
+# Their Maven artifacts are in none of GitLab's descriptions; its container images neither (`/v2/virtual_registries`).
+_VIRTUAL_PACKAGES = ("v4", "virtual_registries", "packages")
+
 _UNKNOWN = {
     (access, surface): Operation(OTHER, access, surface, known=False)
     for access in Access
-    for surface in (Surface.REST, Surface.GIT, Surface.LFS, Surface.WEB)
+    for surface in (Surface.REST, Surface.GIT, Surface.LFS, Surface.WEB, Surface.PACKAGES, Surface.REGISTRY)
 }
 
 

@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-from .catalogue import Surface
+from .catalogue import OTHER, Surface
 from .errors import Code, Rejection
 from .messages import Field, Fields, ResponseHead
 
@@ -103,7 +103,8 @@ def render(
 
 def _challenge(surface: Surface, route: str) -> Fields:
     if surface is Surface.PACKAGES:
-        return (_PACKAGES_CHALLENGE,) if _CHALLENGED_PACKAGES.fullmatch(route) else ()
+        asked = route == OTHER or _CHALLENGED_PACKAGES.fullmatch(route) is not None
+        return (_PACKAGES_CHALLENGE,) if asked else ()
     if surface not in _CHALLENGED:
         return ()
     return (_CHALLENGE, (b"LFS-Authenticate", b'Basic realm="GitLab"')) if surface is Surface.LFS else (_CHALLENGE,)

@@ -42,6 +42,7 @@ def test_git_lfs_and_registry_are_challenged(surface: Surface) -> None:
         "GET /api/v4/group/:id/-/packages/composer/packages",
         "GET /api/v4/projects/:id/packages/pypi/simple",
         "GET /api/v4/projects/:id/packages/debian/dists/*distribution/InRelease",
+        "other",
     ],
 )
 def test_package_clients_that_keep_their_password_until_asked_are_asked(route: str) -> None:

@@ -307,6 +307,17 @@ def test_a_client_that_waits_for_a_challenge_gets_its_package(packages: GatewayP
     assert recorder.requests[-1].values("PRIVATE-TOKEN") == [BROKER_TOKEN.encode()]
 
 
+def test_an_image_of_a_virtual_registry_is_pulled_with_the_registrys_token(
+    packages: GatewayProcess, recorder: FakeGitLab
+) -> None:
+    target = "/v2/virtual_registries/container/1/library/alpine/manifests/latest"
+    for fields in ((), ("Authorization: Bearer eyJ.made-by.jwt-auth",)):
+        recorder.script(response(401, b"", ("WWW-Authenticate", 'Bearer realm="https://elsewhere/jwt/auth"')))
+        reply = ask(packages.port, target, *fields)
+        assert (reply.status, reply.value("WWW-Authenticate")) == (401, 'Bearer realm="https://elsewhere/jwt/auth"')
+        assert [f"Authorization: {value.decode()}" for value in recorder.requests[-1].values("Authorization")] == [*fields]
+
+
 def test_a_key_goes_up_as_each_format_reads_a_token(packages: GatewayProcess, recorder: FakeGitLab) -> None:
     """NuGet's and others' routes take a token with the name of its own user alone, RubyGems' without a scheme."""
     key, root = packages.new_key("bot"), "/api/v4/projects/1/packages"
