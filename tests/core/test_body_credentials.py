@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
+
 import pytest
 
 from gateway.core.body import Finding, Undecidable, Verdict
@@ -92,6 +95,55 @@ def test_coded_bodies_are_read_as_rack_would_read_them() -> None:
     assert _read(b"application/x-www-form-urlencoded", FORM, encoding=b" Identity ") == _read(
         b"application/x-www-form-urlencoded", FORM
     )
+
+
+AUDIT = b'{"left-pad":["1.0.0"],"@scope/a":["2.0.0"]}'
+
+
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+def test_json_in_gzip_is_read_as_it_is_inflated(step: int) -> None:
+    """As npm sends what it audits."""
+    scanner = scanner_for(b"application/json", b"GZip", "POST")
+    assert scanner is not None
+    octets = gzip.compress(AUDIT)
+    for at in range(0, len(octets), step):
+        scanner.feed(octets[at : at + step])
+    assert scanner.finish() == Verdict()
+    with pytest.raises(AssertionError):
+        scanner.cut(b"", _found("sudo"))
+
+
+def test_what_gzip_hides_is_found_and_is_never_plain() -> None:
+    verdict = _read(b"application/json", gzip.compress(JSON), encoding=b"gzip")
+    assert verdict is not None
+    assert [(finding.name, finding.plain) for finding in verdict.findings] == [("sudo", False)]
+    assert verdict.undecidable is None
+    broken = _read(b"application/json", gzip.compress(b'{"a":'), encoding=b"gzip")
+    assert broken is not None
+    assert broken.undecidable is Undecidable.INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        pytest.param(gzip.compress(AUDIT)[:-1], id="cut short"),
+        pytest.param(gzip.compress(AUDIT) + b"x", id="something behind it"),
+        pytest.param(gzip.compress(AUDIT) + gzip.compress(JSON), id="a second member"),
+        pytest.param(zlib.compress(AUDIT), id="zlib"),
+        pytest.param(AUDIT, id="not coded at all"),
+        pytest.param(gzip.compress(b'{"a":"' + b"a" * (1 << 20) + b'"}'), id="a bomb"),
+    ],
+)
+def test_gzip_that_readers_may_take_differently_stays_undecidable(octets: bytes) -> None:
+    verdict = _read(b"application/json", octets, encoding=b"gzip")
+    assert verdict is not None
+    assert verdict.undecidable is Undecidable.ENCODED
+
+
+def test_json_that_only_says_gzip_is_read_as_it_stands() -> None:
+    verdict = _read(b"application/json", JSON, encoding=b"gzip")
+    assert verdict is not None
+    assert [finding.name for finding in verdict.findings] == ["sudo"]
 
 
 def test_without_a_type_both_readings_count() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import os
 import subprocess
@@ -297,11 +298,18 @@ def packages(recording: FakeGitLab, tmp_path_factory: pytest.TempPathFactory) ->
     assert process.stop() == 0
 
 
-def test_a_client_that_waits_for_a_challenge_gets_its_package(packages: GatewayProcess, recorder: FakeGitLab) -> None:
+@pytest.fixture(scope="module")
+def packages_key(packages: GatewayProcess) -> str:
+    return packages.new_key("bot")
+
+
+def test_a_client_that_waits_for_a_challenge_gets_its_package(
+    packages: GatewayProcess, packages_key: str, recorder: FakeGitLab
+) -> None:
     """As Maven, Gradle and NuGet do: nothing first, Basic once they are asked."""
     recorder.script(response(200, b"<project/>"))
     address = f"{packages.url}/api/v4/projects/1/packages/maven/com/example/app/1.0/app-1.0.pom"
-    command = ["curl", "--silent", "--anyauth", "--user", f"me:{packages.new_key('bot')}", address]
+    command = ["curl", "--silent", "--anyauth", "--user", f"me:{packages_key}", address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "<project/>"
     assert recorder.requests[-1].values("PRIVATE-TOKEN") == [BROKER_TOKEN.encode()]
@@ -318,9 +326,27 @@ def test_an_image_of_a_virtual_registry_is_pulled_with_the_registrys_token(
         assert [f"Authorization: {value.decode()}" for value in recorder.requests[-1].values("Authorization")] == [*fields]
 
 
-def test_a_key_goes_up_as_each_format_reads_a_token(packages: GatewayProcess, recorder: FakeGitLab) -> None:
+def test_npm_audits_with_a_key(packages: GatewayProcess, packages_key: str, recorder: FakeGitLab) -> None:
+    """What it sends is coded."""
+    recorder.script(response(200, b"{}", JSON))
+    octets = gzip.compress(b'{"left-pad":["1.0.0"]}')
+    reply = ask(
+        packages.port,
+        "/api/v4/projects/1/packages/npm/-/npm/v1/security/advisories/bulk",
+        f"Authorization: Bearer {packages_key}",
+        "Content-Type: application/json",
+        "Content-Encoding: gzip",
+        method="POST",
+        body=octets,
+    )
+    assert (reply.status, recorder.requests[-1].body) == (200, octets)
+
+
+def test_a_key_goes_up_as_each_format_reads_a_token(
+    packages: GatewayProcess, packages_key: str, recorder: FakeGitLab
+) -> None:
     """NuGet's and others' routes take a token with the name of its own user alone, RubyGems' without a scheme."""
-    key, root = packages.new_key("bot"), "/api/v4/projects/1/packages"
+    key, root = packages_key, "/api/v4/projects/1/packages"
     named = f"Basic {basic('sa-bot', BROKER_TOKEN)}"
 
     def sent(path: str, field: str, **options: Any) -> Any:
