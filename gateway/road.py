@@ -116,7 +116,7 @@ class Passing(Protocol):
 
 
 class Road(msgspec.Struct, frozen=True):
-    """What a gateway is made of. ``app.py`` wires it; null objects stand for what is off."""
+    """What a gateway is made of. ``app/assembly.py`` wires it; null objects stand for what is off."""
 
     entry: Entry
     bodies: BodyStage

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import grimp
@@ -111,6 +112,17 @@ def test_no_group_is_repeated_possessively(module: str) -> None:
     """Before Python 3.11.5 (Debian 12 has 3.11.2) what a group's last, failed turn has read may stay read (gh-106052).
     ``(?>(?:…)*)`` means the same, and is right everywhere; a single class may be possessive."""
     assert not re.search(r"(?<![(\\])\)[*+?]\+", (ROOT / module).read_text())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_comments_name_files_that_are_there(module: str) -> None:
+    """A reader follows them. ``doc/…`` is GitLab's own documentation."""
+    with (ROOT / module).open("rb") as source:
+        tokens = list(tokenize.tokenize(source.readline))
+    prose = [token.string for token in tokens if token.type == tokenize.COMMENT or token.string.startswith('"""')]
+    named = {name for text in prose for name in re.findall(r"(?<![\w/.-])[\w/.-]+\.(?:py|lua|md)\b", text)}
+    places = (ROOT, PACKAGE, (ROOT / module).parent)
+    assert not {name for name in named if not name.startswith("doc/") and not any((at / name).exists() for at in places)}
 
 
 def test_no_file_is_named_for_what_it_is_not() -> None:

@@ -1,6 +1,7 @@
 """The cache as the pipeline sees it: one ``fetch`` between a permitted request and its upstream.
 
-Which cache it is (``PrivateCache`` for GitLab, ``SharedCache`` for RFC 9111, ``NoCache``) is chosen once, in ``app.py``.
+Which cache it is (``PrivateCache`` for GitLab, ``SharedCache`` for RFC 9111, ``NoCache``) is chosen once, in
+``app/cache_room.py``.
 """
 
 from __future__ import annotations

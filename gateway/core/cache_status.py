@@ -83,7 +83,7 @@ class Stored(enum.StrEnum):
     CONTENT_TYPE = "content-type"
     CONTENT_ENCODING = "content-encoding"
     DELEGATED = "delegated"
-    """Workhorse or object storage made the body: its validators are not GitLab's (gitlab.md 4.2)."""
+    """Workhorse or object storage made the body: its validators are not GitLab's."""
     UNVALIDATABLE = "unvalidatable"
     """Neither a lifetime nor a validator: it could never be reused."""
     VARY_ANY = "vary-any"

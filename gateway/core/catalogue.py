@@ -118,7 +118,8 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     side_effect: bool = False
     """A GET that changes something (merge_ref, downloads that are counted): never answered from the cache."""
     binary: bool = False
-    """May answer with non-JSON octets or a redirect; its ETag is not trusted (gitlab.md §4.2)."""
+    """May answer with non-JSON octets or a redirect; its ETag is not trusted (Workhorse's were the same for every body:
+    GitLab's issue 371991)."""
     wide: bool = False
     """Its answer or its work may reach beyond the projects and groups its path names."""
     names_in_body: bool = False

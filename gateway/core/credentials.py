@@ -1,7 +1,7 @@
 """Every credential carrier GitLab reads; one credential or a refusal.
 
-GitLab prefers a parameter to a header and tries several kinds in turn (gitlab.md §1.2). Here nothing is preferred: whoever
-presents two credentials is refused, so that what was checked is what GitLab uses. Bodies: ``body_credentials``.
+GitLab prefers a parameter to a header and tries several kinds in turn (its auth_finders.rb). Here nothing is preferred:
+whoever presents two credentials is refused, so that what was checked is what GitLab uses. Bodies: ``body_credentials``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The gateway's refusals: one exception, a closed set of codes.
 
-A stage raises :class:`Rejection` where it knows; ``edge/render.py`` alone turns it into bytes. The code is the one string
+A stage raises :class:`Rejection` where it knows; ``core/refusal.py`` alone turns it into bytes. The code is the one string
 used by the marker header (``X-Gateway-Error``), the metric label, the audit line and the docs.
 """
 
@@ -152,7 +152,7 @@ def drained(*, unsure: bool) -> Rejection:
 
 
 def unauthenticated() -> Rejection:
-    """The one 401: unknown, revoked and expired credentials read alike (gitlab.md §1.5)."""
+    """The one 401: unknown, revoked and expired credentials read alike."""
     return Rejection(Code.UNAUTHENTICATED, 401, "401 Unauthorized")
 
 

@@ -21,7 +21,7 @@ HOP_BY_HOP = frozenset(
 )
 # Written by whoever frames the upstream request; `Expect` was met or refused at our own door.
 _REWRITTEN = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
-# gitlab.md §7.7: believed by GitLab, Workhorse, Rack or a proxy between, hence never a client's to say.
+# Believed by GitLab, Workhorse, Rack or a proxy between, hence never a client's to say.
 _SPOOFABLE = frozenset(
     {
         b"forwarded",

@@ -1,7 +1,8 @@
 """GitLab's addresses of itself in JSON answers, turned to lead back through the gateway: opt-in, by member name.
 
 Only the string itself is touched, octet for octet in place: numbers keep their digits and members their order. Members are
-those that GitLab's entities fill with ``expose_url`` (gitlab.md §5.2); text that people wrote is never looked at.
+those that GitLab's entities fill with ``expose_url`` (its related_resources_helpers.rb); text that people wrote is never
+looked at.
 """
 
 from __future__ import annotations

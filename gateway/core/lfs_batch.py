@@ -1,7 +1,8 @@
 """The answer to an LFS batch request: where its objects are, and with which credential one gets there.
 
 GitLab writes the addresses by its ``external_url`` and, as ``Authorization``, a token minted for whoever asked or the very
-field it was asked with (gitlab.md §7.2). For a brokered caller that is the gateway's credential, which nobody may see.
+field it was asked with (its lfs_api_controller.rb). For a brokered caller that is the gateway's credential, which nobody
+may see.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decisions for GitLab's answers: many private caches, one per partition (gitlab.md §4), pure.
+"""Decisions for GitLab's answers: many private caches, one per partition, pure.
 
 GitLab says ``max-age=0, private, must-revalidate`` of nearly everything: such an answer may be kept by its caller's own
 cache and must be asked about before each reuse. That is the default here; a route's ``ttl`` is the operator's leave to ask
@@ -21,7 +21,7 @@ from .conditional import is_etag
 from .errors import Code
 from .messages import Fields, ResponseHead, first, lower
 
-# Made fresh for each answer, never replayed (gitlab.md §4.1).
+# Made fresh for each answer, never replayed.
 PER_ANSWER = frozenset(
     {
         b"date",

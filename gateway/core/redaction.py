@@ -20,7 +20,7 @@ _SECRET_PARAMETER = re.compile(
     rb"|code|state(?!=(?:active|all|blocked|closed|locked|merged|opened)(?:[&;#\s]|$))|key)=)[^&;#\s]*",
     re.IGNORECASE,
 )
-# gitlab.md §1.4: GitLab's prefixes (an instance may put its own in front), and the gateway's own keys.
+# GitLab's prefixes (an instance may put its own in front), and the gateway's own keys.
 _TOKEN = re.compile(
     rb"(?:gl(?:pat|dt|cbt|ptt|ft|imt|agent|rtr?|oas|soat|ffct|wt|rct)-[0-9A-Za-z_.=-]{8,}|GR1348941[0-9A-Za-z_-]{8,}"
     rb"|ggw_[0-9A-Za-z]{8,}|eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_.-]{8,}|whsec_[0-9A-Za-z+/=]{8,})"

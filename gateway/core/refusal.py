@@ -1,6 +1,6 @@
 """A :class:`Rejection` as the bytes its caller expects: GitLab's own shape for the surface asked, RFC 9457 when asked for.
 
-Sources: gitlab.md-verified bodies of GitLab 19.3 for REST, Git, LFS, registry, GraphQL and SCIM; RFC 9457 for problem
+Sources: the bodies of GitLab 19.3 for REST, Git, LFS, registry, GraphQL and SCIM; RFC 9457 for problem
 details; RFC 9209 for ``Proxy-Status``.
 """
 
@@ -50,7 +50,7 @@ _PROBLEM_TYPES = {
 _RATE_LIMIT_CODES = frozenset({Code.RATE_LIMITED, Code.TOO_MANY_FAILED_LOGINS})
 _RATE_LIMIT_JSON = "This endpoint has been requested too many times. Try again later."
 
-# gitlab.md §5.3 names what GitLab exposes; it leaves out the limits, which a browser's client needs to back off.
+# Of what GitLab exposes (config/application.rb), and the limits, which it leaves out: a browser's client backs off by them.
 _EXPOSED = b"Link, X-Total, X-Total-Pages, X-Per-Page, X-Page, X-Next-Page, X-Prev-Page, X-Request-Id, ETag, " + (
     b"RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Gateway-Error"
 )

@@ -211,7 +211,7 @@ class ResponseHeaderRules:
         return self._anywhere(value, self._origins)
 
     def _link(self, address: bytes) -> bytes:
-        # GitLab builds it from every parameter it was given, a credential's included (gitlab.md §5.1).
+        # GitLab builds it from every parameter it was given, a credential's included.
         if b"token" in address or b"%" in address:
             address = cut_parameters(address, CREDENTIAL_PARAMETERS)
         return self._anywhere(address, self._link_origins)

@@ -32,8 +32,8 @@ log = logging.getLogger("gateway.upstream")
 
 _CLOSED = BreakerState.CLOSED
 _RETRYABLE = frozenset({"GET", "HEAD", "OPTIONS"})
-# Retries are a tenth of requests (security.md's R24 has the reason: more, and a struggling GitLab is hit twice), saved up
-# to a restart's worth of broken keep-alive connections.
+# Retries are a tenth of requests (more, and a struggling GitLab is hit twice), saved up to a restart's worth of broken
+# keep-alive connections.
 _RETRY_BUDGET_MAX = 100.0
 
 

@@ -154,7 +154,7 @@ def test_x17_no_secret_is_written_down_anywhere(world: World) -> None:
     for place, text in places.items():
         found = {name for name, secret in world.secrets.items() for form in _forms(secret) if form in text}
         assert not found, f"{place} holds {found}"
-    # Nor anything in the shape of a token, by gitlab.md's and our own patterns.
+    # Nor anything in the shape of a token, by GitLab's prefixes and our own.
     for place in ("log", "audit"):
         assert not SHAPED.search(places[place]), place
 
