@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 from .credentials import CREDENTIAL_FIELDS
 from .errors import Code, Rejection, bad_request
-from .framing import is_token
 from .messages import Field, Fields, lower
 
 # RFC 9110 §7.6.1, and what old agents sent in their stead. `Proxy-*` is a prefix below.
@@ -58,6 +57,9 @@ _SPOOFABLE_PREFIXES = (b"x-forwarded-", b"x-accel-", b"x-gateway-", b"x-ssl-", b
 # read another body than the one that was judged.
 _NEVER_NOMINATED = frozenset({b"content-type", b"content-encoding"})
 
+PSEUDONYM = b"gateway"
+"""What this gateway calls itself in ``Via`` (RFC 9110 §7.6.3)."""
+_OWN_VIA = ((b"Via", b"1.1 " + PSEUDONYM), (b"Via", b"1.0 " + PSEUDONYM))
 _VERDICTS_BOUND = 2048
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -70,9 +72,8 @@ class Judgement(enum.IntEnum):
     DROP = 0
     KEEP = 1
     CONNECTION = 2
-    UPGRADE = 3
-    VIA = 4
-    TRACE = 5
+    VIA = 3
+    TRACE = 4
 
 
 class _Judgements(dict[bytes, int]):
@@ -99,20 +100,18 @@ class RequestHeaderRules:
     Args:
         bypass: GitLab's configured throttle-bypass header, if any: no client may send it.
         attribution: The field that names the caller, if any: no client may, either.
-        pseudonym: What this gateway calls itself in ``Via``.
         trusted: For peers that are our own proxies: their ``baggage`` passes.
         shared: A plain shared cache (no credential stage): credentials and what GitLab alone believes are end-to-end
             fields like any other.
     """
 
-    __slots__ = ("_drop", "_judgements", "_own_via", "_pseudonym", "_trusted", "shared")
+    __slots__ = ("_drop", "_judgements", "_trusted", "shared")
 
     def __init__(
         self,
         *,
         bypass: bytes = b"",
         attribution: bytes = b"",
-        pseudonym: bytes = b"gateway",
         trusted: bool = False,
         shared: bool = False,
     ) -> None:
@@ -123,8 +122,6 @@ class RequestHeaderRules:
         self._drop = frozenset(drop)
         self.shared = shared
         self._trusted = trusted
-        self._pseudonym = pseudonym.lower()
-        self._own_via = ((b"Via", b"1.1 " + pseudonym), (b"Via", b"1.0 " + pseudonym))
         self._judgements = _Judgements(self)
 
     def judge(self, name: bytes) -> Judgement:
@@ -132,8 +129,6 @@ class RequestHeaderRules:
         key = name.lower()
         if key == b"connection":
             return Judgement.CONNECTION
-        if key == b"upgrade":
-            return Judgement.UPGRADE
         if key == b"via":
             return Judgement.VIA
         if key in self._drop or key.startswith(b"proxy-"):
@@ -151,11 +146,10 @@ class RequestHeaderRules:
             return Judgement.DROP
         return Judgement.KEEP
 
-    def forwardable(self, fields: Fields, *, tunnel: bool = False, http_10: bool = False) -> list[Field]:
+    def forwardable(self, fields: Fields, *, http_10: bool = False) -> list[Field]:
         """The end-to-end fields of a request in wire order, less all that is ours to write, with our ``Via`` last.
 
-        The caller adds Host, forwarded fields, the request id and the credential. With ``tunnel`` the ``Upgrade`` passes
-        and ``Connection: Upgrade`` is written.
+        The caller adds Host, forwarded fields, the request id and the credential.
 
         Raises:
             Rejection: PROXY_LOOP (508); BAD_REQUEST (400) for a ``Connection`` that would change the body's meaning.
@@ -175,36 +169,27 @@ class RequestHeaderRules:
                 if value not in _PLAIN_CONNECTION:
                     names = _nominated(value)
                     nominated = names if nominated is None else nominated | names
-            elif judgement == Judgement.UPGRADE:
-                if tunnel:
-                    kept.append(field)
             elif judgement == Judgement.VIA:
-                self._check_loop(field[1])
+                _check_loop(field[1])
                 kept.append(field)
             else:
                 traced.append(field)
                 kept.append(field)
         if nominated:
-            kept = self._without_nominated(kept, nominated, tunnel=tunnel)
+            if not nominated.isdisjoint(_NEVER_NOMINATED):
+                raise bad_request(close=True)
+            kept = [field for field in kept if lower(field[0]) not in nominated]
         if traced and not _is_sound_trace(traced):
             kept = [field for field in kept if judgements[field[0]] != Judgement.TRACE]
-        if tunnel:
-            kept.append((b"Connection", b"Upgrade"))
-        kept.append(self._own_via[http_10])
+        kept.append(_OWN_VIA[http_10])
         return kept
 
-    def _without_nominated(self, kept: list[Field], nominated: set[bytes], *, tunnel: bool) -> list[Field]:
-        if not nominated.isdisjoint(_NEVER_NOMINATED):
-            raise bad_request(close=True)
-        if tunnel:
-            nominated.discard(b"upgrade")
-        return [field for field in kept if lower(field[0]) not in nominated]
 
-    def _check_loop(self, value: bytes) -> None:
-        for entry in value.split(b","):
-            received = entry.split(None, 2)
-            if len(received) > 1 and received[1].lower() == self._pseudonym:
-                raise Rejection(Code.PROXY_LOOP, 508, "508 Loop Detected", proxy_error="proxy_loop_detected")
+def _check_loop(value: bytes) -> None:
+    for entry in value.split(b","):
+        received = entry.split(None, 2)
+        if len(received) > 1 and received[1].lower() == PSEUDONYM:
+            raise Rejection(Code.PROXY_LOOP, 508, "508 Loop Detected", proxy_error="proxy_loop_detected")
 
 
 def _nominated(value: bytes) -> set[bytes]:
@@ -300,14 +285,6 @@ def _write_forwarded(peer: str, host: bytes, *, tls: bool, chain: bytes = b"", p
         port = tail if colon and tail.isdigit() else (b"443" if tls else b"80")
     fields.append((b"X-Forwarded-Port", port))
     return tuple(fields)
-
-
-def configured_name(name: str) -> bytes:
-    """A header name out of the configuration. Raises ValueError when it is none."""
-    encoded = name.encode("ascii", "replace")
-    if not is_token(encoded):
-        raise ValueError("not a header name")
-    return encoded
 
 
 def is_free(name: bytes) -> bool:

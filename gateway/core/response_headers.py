@@ -1,6 +1,6 @@
 """Which response fields come down, and how GitLab's addresses of itself lead back through the gateway.
 
-Only whole-origin matches are rewritten, only in ``Link``, ``Location`` and the realm of a challenge; a presigned storage
+Only whole-origin matches are rewritten, only in the fields of ``LOOKED_AT``, of a challenge its realm; a presigned storage
 address, a relative one and every body stay as they are.
 """
 
@@ -15,7 +15,7 @@ from .answer_shape import Pick, Shape, picking, shaped
 from .credentials import CREDENTIAL_PARAMETERS
 from .errors import Code, Rejection, Source
 from .framing import has_control, is_token
-from .headers import HOP_BY_HOP
+from .headers import HOP_BY_HOP, PSEUDONYM
 from .messages import Field, Fields, ResponseHead, lower
 from .query import cut_parameters
 
@@ -23,6 +23,7 @@ from .query import cut_parameters
 LEAKED = frozenset({b"gitlab-workhorse-send-data", b"x-sendfile", b"x-accel-redirect"})
 _DROPPED = HOP_BY_HOP | LEAKED | {b"server", b"proxy-connection", b"proxy-authenticate"}
 
+_OWN_VIA = (b"Via", b"1.1 " + PSEUDONYM)
 _PASS, _DROP, _LOOK = 1, 0, 2
 _NAMES_BOUND = 2048
 _PASSING_BOUND = 256
@@ -63,7 +64,6 @@ class ResponseHeaderRules:
     Args:
         external_urls: What GitLab believes it is called, and any other address that leads to it.
         public_url: What clients call the gateway; equal or empty: nothing is rewritten.
-        pseudonym: What this gateway calls itself in ``Via``.
         shared: A plain shared cache: ``Server`` passes and nothing is rewritten.
     """
 
@@ -72,7 +72,6 @@ class ResponseHeaderRules:
         "_link_origins",
         "_names",
         "_origins",
-        "_own_via",
         "_passing",
         "_public",
         "_realm",
@@ -85,7 +84,6 @@ class ResponseHeaderRules:
         *,
         external_urls: tuple[str, ...] = (),
         public_url: str = "",
-        pseudonym: bytes = b"gateway",
         shared: bool = False,
     ) -> None:
         self._public = public_url.rstrip("/").encode()
@@ -94,7 +92,6 @@ class ResponseHeaderRules:
         self._rewrites = not shared and bool(self._origins and self._public)
         self._shared = shared
         self._drop = (_DROPPED - {b"server"}) if shared else _DROPPED
-        self._own_via = (b"Via", b"1.1 " + pseudonym)
         self._names: dict[bytes, int] = {}
         self._passing: dict[Shape, _Passing | None] = {}
         self._link_origins: tuple[bytes, ...] = ()
@@ -102,8 +99,8 @@ class ResponseHeaderRules:
             self._link_origins = tuple(origin for url in external_urls for origin in _link_origins(url))
         self._realm = re.compile(rb'(realm=")(?:' + b"|".join(map(re.escape, self._origins)) + rb')(?=[/?#"])')
 
-    def forwardable(self, fields: Fields, *, tunnel: bool = False) -> Forwarded:
-        """The end-to-end fields of a response in wire order, our ``Via`` last; of a 101 (``tunnel``) the upgrade too.
+    def forwardable(self, fields: Fields) -> Forwarded:
+        """The end-to-end fields of a response in wire order, our ``Via`` last.
 
         ``Content-Length`` stays: a HEAD's and a 304's speak of another body.
 
@@ -125,9 +122,7 @@ class ResponseHeaderRules:
                 kept.append((name, self._rewritten(lower(name), value)))
             else:
                 key = lower(name)
-                if tunnel and key in {b"connection", b"upgrade"}:
-                    kept.append(field)
-                elif key in LEAKED:
+                if key in LEAKED:
                     leaked += (key,)
                 elif key == b"connection" and value.lower() not in _NOMINATES_NOTHING:
                     nominated.update(part.strip(b" \t").lower() for part in value.split(b","))
@@ -136,7 +131,7 @@ class ResponseHeaderRules:
         nominated -= {b"content-length", b"content-type"}
         if nominated:
             kept = [field for field in kept if lower(field[0]) not in nominated]
-        kept.append(self._own_via)
+        kept.append(_OWN_VIA)
         return Forwarded(kept, leaked)
 
     def passed(self, head: ResponseHead) -> ResponseHead | None:
@@ -162,7 +157,7 @@ class ResponseHeaderRules:
                 name, value = kept[place]
                 looked_at[place] = (name, self._rewritten(lower(name), value))
             kept = tuple(looked_at)
-        return ResponseHead(head.status, (*kept, self._own_via), head.reason, passing.shape)
+        return ResponseHead(head.status, (*kept, _OWN_VIA), head.reason, passing.shape)
 
     def _passing_of(self, shape: Shape) -> _Passing | None:
         judged = [self._judge(name) for name in shape.names]
@@ -171,7 +166,7 @@ class ResponseHeaderRules:
         kept = [place for place, judgement in enumerate(judged) if judgement != _DROP]
         looks = tuple([at for at, place in enumerate(kept) if judged[place] == _LOOK])
         pick = picking(kept)
-        stays = shape.picked(kept).plus(self._own_via[0])
+        stays = shape.picked(kept).plus(_OWN_VIA[0])
         return _Passing(pick, looks, shape.place.get(b"connection", -1), stays)
 
     def looked_at(self, name: bytes, value: bytes) -> bytes:
