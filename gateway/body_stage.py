@@ -122,7 +122,7 @@ class BodyStage:
             if len(held) > MAX_CUT_BYTES:
                 return claim, HeldBody(held, body, length)
         scanner.feed(held)
-        found = body_claim(claim, scanner.finish(), whole=True)
+        found = body_claim(claim, scanner.finish())
         if found is None:
             return claim, HeldBody(held, None, len(held))
         claim, finding = found

@@ -148,18 +148,8 @@ class _Untyped:
         raise AssertionError("nothing here is plain")
 
 
-def cut_body_credential(scanner: BodyScanner, body: bytes, finding: Finding) -> bytes:
-    """``body``, whole, less the credential found in it. ``Content-Length`` is the caller's to mend."""
-    return scanner.cut(body, finding)
-
-
-def body_claim(claim: Claim, verdict: Verdict, *, whole: bool) -> tuple[Claim, Finding] | None:
-    """The one credential of a body, for a head that carries none; None when there is none either.
-
-    Args:
-        claim: What the head presented.
-        verdict: The body's.
-        whole: The body is at hand, at most ``MAX_CUT_BYTES``.
+def body_claim(claim: Claim, verdict: Verdict) -> tuple[Claim, Finding] | None:
+    """The one credential of a body that is at hand, for a head that carries none; None when there is none either.
 
     Raises:
         Rejection: AMBIGUOUS_CREDENTIAL, BODY_CREDENTIAL or BODY_UNDECIDABLE (400); UNAUTHENTICATED (401).
@@ -172,7 +162,7 @@ def body_claim(claim: Claim, verdict: Verdict, *, whole: bool) -> tuple[Claim, F
     finding = found[0]
     if verdict.undecidable is not None:
         raise _undecidable(verdict.undecidable)
-    if not finding.plain or finding.value is None or not whole:
+    if not finding.plain or finding.value is None:
         raise bad_request("400 Bad Request - credential in the body", Code.BODY_CREDENTIAL)
     if _VISIBLE.fullmatch(finding.value) is None:
         raise unauthenticated()
@@ -194,7 +184,6 @@ def admit_body(
     may_sudo: str | None = None,
     places: frozenset[Spelling] | None = None,
     token_counts: bool = False,
-    cut: Finding | None = None,
 ) -> None:
     """Whether the body may go up whole, asked before its last chunk does.
 
@@ -205,14 +194,13 @@ def admit_body(
         may_sudo: The user this brokered caller may act as.
         places: The projects and groups that may be named, by ``rule_match.spellings``; None: any.
         token_counts: A ``token`` in it is a credential too many (``second_token``).
-        cut: The finding that is cut out, hence does not count.
 
     Raises:
         Rejection: PROJECT_UNKNOWN (404) for a place that is none of ``places``;
             METHOD_OVERRIDE, AMBIGUOUS_CREDENTIAL, BODY_UNDECIDABLE (400); UNAUTHENTICATED (401) for a gateway key in it;
             SUDO_FORBIDDEN (403).
     """
-    findings = [finding for finding in verdict.findings if finding != cut]
+    findings = verdict.findings
     if any(finding.name == "_method" for finding in findings):
         raise bad_request(code=Code.METHOD_OVERRIDE)
     credentials = [finding for finding in findings if finding.name in _CREDENTIALS and finding.value != ""]

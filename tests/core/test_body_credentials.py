@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from gateway.core.body import Finding, Undecidable, Verdict
-from gateway.core.body_credentials import admit_body, body_claim, cut_body_credential, scanner_for
+from gateway.core.body_credentials import admit_body, body_claim, scanner_for
 from gateway.core.credentials import Carrier, Claim, Kind
 from gateway.core.errors import Code, Rejection
 from gateway.core.gateway_key import new_key
@@ -170,7 +170,7 @@ def test_without_a_type_both_readings_count() -> None:
     ],
 )
 def test_one_body_credential_becomes_the_claim(name: str, kind: Kind, passing: tuple[tuple[bytes, bytes], ...]) -> None:
-    moved = body_claim(NONE, Verdict((_found("sudo"), _found(name))), whole=True)
+    moved = body_claim(NONE, Verdict((_found("sudo"), _found(name))))
     assert moved is not None
     claim, finding = moved
     assert (claim.kind, claim.carrier, claim.parameter, claim.secret.reveal()) == (kind, Carrier.BODY, name, "v")
@@ -179,25 +179,24 @@ def test_one_body_credential_becomes_the_claim(name: str, kind: Kind, passing: t
 
 
 def test_a_body_without_a_credential_claims_nothing() -> None:
-    assert body_claim(NONE, Verdict((_found("sudo"), _found("private_token", ""))), whole=True) is None
-    assert body_claim(TOKEN, Verdict((), Undecidable.ENCODED), whole=False) is None
+    assert body_claim(NONE, Verdict((_found("sudo"), _found("private_token", "")))) is None
+    assert body_claim(TOKEN, Verdict((), Undecidable.ENCODED)) is None
 
 
 @pytest.mark.parametrize(
-    ("claim", "verdict", "whole", "code"),
+    ("claim", "verdict", "code"),
     [
-        (TOKEN, Verdict((_found("private_token"),)), True, Code.AMBIGUOUS_CREDENTIAL),
-        (NONE, Verdict((_found("private_token"), _found("private_token"))), True, Code.AMBIGUOUS_CREDENTIAL),
-        (NONE, Verdict((_found("private_token"),), Undecidable.MALFORMED), True, Code.BODY_UNDECIDABLE),
-        (NONE, Verdict((_found("private_token", plain=False),)), True, Code.BODY_CREDENTIAL),
-        (NONE, Verdict((_found("private_token", None, plain=False),)), True, Code.BODY_CREDENTIAL),
-        (NONE, Verdict((_found("private_token"),)), False, Code.BODY_CREDENTIAL),
-        (NONE, Verdict((_found("private_token", "a\r\nb"),)), True, Code.UNAUTHENTICATED),
+        (TOKEN, Verdict((_found("private_token"),)), Code.AMBIGUOUS_CREDENTIAL),
+        (NONE, Verdict((_found("private_token"), _found("private_token"))), Code.AMBIGUOUS_CREDENTIAL),
+        (NONE, Verdict((_found("private_token"),), Undecidable.MALFORMED), Code.BODY_UNDECIDABLE),
+        (NONE, Verdict((_found("private_token", plain=False),)), Code.BODY_CREDENTIAL),
+        (NONE, Verdict((_found("private_token", None, plain=False),)), Code.BODY_CREDENTIAL),
+        (NONE, Verdict((_found("private_token", "a\r\nb"),)), Code.UNAUTHENTICATED),
     ],
 )
-def test_body_credentials_that_are_refused(claim: Claim, verdict: Verdict, whole: bool, code: Code) -> None:
+def test_body_credentials_that_are_refused(claim: Claim, verdict: Verdict, code: Code) -> None:
     with pytest.raises(Rejection) as refused:
-        body_claim(claim, verdict, whole=whole)
+        body_claim(claim, verdict)
     assert refused.value.code is code
 
 
@@ -225,8 +224,6 @@ def test_bodies_that_may_go_up() -> None:
     admit_body(TOKEN, Verdict((_found("sudo", ""), _found("private_token", ""))), brokered=True)
     admit_body(OPAQUE, Verdict((_found("job_token"),)), brokered=False)
     admit_body(TOKEN, Verdict((), Undecidable.ENCODED), brokered=False)
-    finding = _found("private_token")
-    admit_body(TOKEN, Verdict((finding,)), brokered=True, cut=finding)
     with pytest.raises(Rejection) as refused:
         admit_body(TOKEN, Verdict((), Undecidable.ENCODED), brokered=True)
     assert refused.value.code is Code.BODY_UNDECIDABLE
@@ -262,7 +259,6 @@ def test_a_gateway_key_never_goes_up_in_a_body(name: str, value: str) -> None:
     with pytest.raises(Rejection) as refused:
         admit_body(OPAQUE, Verdict((finding,)), brokered=False)
     assert refused.value.code is Code.UNAUTHENTICATED
-    admit_body(OPAQUE, Verdict((finding,)), brokered=False, cut=finding)
     admit_body(OPAQUE, Verdict((_found("sudo", value), _found(name, None))), brokered=False)
 
 
@@ -277,7 +273,7 @@ def test_a_credential_is_cut_by_its_own_scanner() -> None:
     assert scanner is not None
     body = b'{"a":1,"private_token":"x"}'
     scanner.feed(body)
-    assert cut_body_credential(scanner, body, scanner.finish().findings[0]) == b'{"a":1}'
+    assert scanner.cut(body, scanner.finish().findings[0]) == b'{"a":1}'
 
 
 # Places named in bodies
