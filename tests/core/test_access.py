@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core import access
 from gateway.core.access import Explanation, Permit, Principal, PrincipalKind, Rules, Verdict
 from gateway.core.catalogue import Access, Catalogue, Operation, ReferenceKind, Surface
 from gateway.core.errors import Code, Rejection
@@ -201,6 +202,7 @@ def test_whose_word_counts_on_what_an_identitys_rules_name() -> None:
     assert not rules.by_group_id
     by_number = Clause(access=Access.READ, projects=Projects(under_group=("7",)))
     assert Rules.compile([rule(by_number)]).by_group_id
+    assert Rules.compile([rule(READ_OURS, by_number)]).by_group_id
 
 
 def test_gitlabs_answers_decide_what_was_open() -> None:
@@ -211,6 +213,26 @@ def test_gitlabs_answers_decide_what_was_open() -> None:
     assert ask(rules, "GET", "/api/v4/projects/42") == NO_PROJECT
     assert allowed(rules, "GET", "/api/v4/projects/42", resolved={question: Place("42", "platform/x")})
     assert ask(rules, "GET", "/api/v4/projects/42", resolved={question: Place("42", "else/x")}) == NO_PROJECT
+
+
+def test_a_rule_that_a_number_may_fall_under_is_heard_before_one_that_surely_allows() -> None:
+    here = Clause(access=Access.READ, projects=Projects(named=("platform/api",)))
+    rules = Rules.compile([rule(here, name="a", use="one"), rule(READ, name="b", use="two")])
+    operation, parsed = request("GET", "/api/v4/projects/42")
+    question = Question(ReferenceKind.PROJECT, "42")
+    assert rules.questions(BOT, operation, parsed, "GET") == (question,)
+    for path, use in (("platform/api", "one"), ("platform/web", "two")):
+        permit = rules.authorise(BOT, operation, parsed, "GET", resolved={question: Place("42", path)})
+        assert permit.use == use
+
+
+def test_gitlab_is_asked_whether_a_number_is_denied() -> None:
+    rules = Rules.compile([rule(READ), rule(name="d", deny=(Clause(projects=OURS),))])
+    operation, parsed = request("GET", "/api/v4/projects/42")
+    question = Question(ReferenceKind.PROJECT, "42")
+    assert rules.questions(BOT, operation, parsed, "GET") == (question,)
+    assert allowed(rules, "GET", "/api/v4/projects/42", resolved={question: Place("42", "else/x")})
+    assert ask(rules, "GET", "/api/v4/projects/42", resolved={question: Place("42", "platform/x")}) == NO_PROJECT
 
 
 def test_of_what_git_follows_gitlab_is_asked_though_its_spelling_decides() -> None:
@@ -252,6 +274,7 @@ def test_a_denied_place_looks_as_if_it_were_not_there() -> None:
     assert ask(rules, "GET", "/api/v4/groups/platform/issues") == NO_GROUP
     assert allowed(rules, "GET", "/api/v4/projects/platform%2Fopen")
     assert allowed(rules, "GET", "/api/v4/version")
+    assert ask(rules, "DELETE", "/api/v4/projects/platform%2Fsecret") == NO_PROJECT, "though nothing allows it anywhere"
 
 
 # Sudo
@@ -398,8 +421,17 @@ def test_the_memory_is_bounded_and_keeps_no_long_targets() -> None:
         operation = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
         with pytest.raises(Rejection):
             rules.authorise(BOT, operation, target, "GET" + str(number))
+    kept = len(rules._memo)
+    assert 0 < kept <= access._MEMO_BOUND
     long = "/api/v4/projects/platform%2F" + "x" * 2000
     assert allowed(rules, "GET", long)
+    assert len(rules._memo) == kept
+
+
+def test_what_was_decided_of_one_unknown_route_says_nothing_of_another() -> None:
+    rules = Rules.compile([rule(Clause(routes=("/api/v4/brand/new",)))])
+    assert allowed(rules, "GET", "/api/v4/brand/new")
+    assert ask(rules, "GET", "/api/v4/brand/other") == NOT_ALLOWED
 
 
 # Against a brute-force reading of the same rules
@@ -569,6 +601,12 @@ def test_a_list_that_shows_more_is_refused_or_narrowed() -> None:
     inside = ask(filtering, "GET", "/api/v4/projects/platform%2Fapi/issues")
     assert isinstance(inside, Permit)
     assert inside.narrowing is None
+
+
+def test_one_clause_that_filters_is_enough() -> None:
+    permit = ask(Rules.compile([rule(FILTERED, READ_OURS)]), "GET", "/api/v4/projects")
+    assert isinstance(permit, Permit)
+    assert permit.narrowing is not None
 
 
 def test_whoever_may_see_all_of_a_list_does() -> None:

@@ -329,6 +329,21 @@ async def test_a_token_is_still_known_until_it_is_over(world: World) -> None:
     assert not await world.authenticator.still_knows(claim)
 
 
-async def test_closing_ends_what_is_in_flight(world: World) -> None:
-    await world.ask(world.token())
+async def test_closing_ends_what_is_in_flight(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, ended = asyncio.Event(), list[str]()
+
+    async def hang(url: str) -> bytes:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(url)
+        raise AssertionError
+
+    monkeypatch.setattr(world.fake, "get", hang)
+    asking = asyncio.ensure_future(world.ask(world.token()))
+    await asked.wait()
     await world.authenticator.close()
+    assert len(ended) == 1
+    await asyncio.gather(asking, return_exceptions=True)
+    assert asking.cancelled()
