@@ -70,6 +70,7 @@ def touch(projects: Projects, method: str, target: str, *, known: bool = False, 
         pytest.param(Clause(methods=("get",)), "GET", "/api/v4/version", "", id="method"),
         pytest.param(Clause(methods=("GET",)), "HEAD", "/api/v4/version", "", id="HEAD is a GET"),
         pytest.param(Clause(methods=("HEAD",)), "GET", "/api/v4/version", "methods", id="GET is no HEAD"),
+        pytest.param(Clause(methods=("POST",)), "HEAD", "/api/v4/version", "methods", id="HEAD is no POST"),
         pytest.param(Clause(surfaces=(Surface.GIT,)), "POST", "/a/b.git/git-upload-pack", "", id="surface"),
         pytest.param(Clause(surfaces=(Surface.GIT,)), "GET", "/api/v4/version", "surfaces", id="another surface"),
         pytest.param(Clause(permissions=("read_project",)), "GET", "/api/v4/projects/1", "", id="permission"),
@@ -196,6 +197,8 @@ def test_requests_that_name_the_same_ask_the_same() -> None:
     assert asked_of(*one) == asked_of(*other)
     assert asked_of(*one) != asked_of(*request("GET", "/api/v4/projects/2/issues/2"))
     assert asked_of(*one) != asked_of(*request("GET", "/api/v4/projects/1/issues/2?project_id=9"))
+    eight, nine = (request("GET", f"/api/v4/projects/1/issues/2?project_id={number}") for number in (8, 9))
+    assert asked_of(*eight) != asked_of(*nine)
 
 
 BY_PATH, BY_ID = Projects(named=("platform/api",)), Projects(named=("42",))
@@ -230,6 +233,7 @@ GLOB = Projects(named=("platform/*", "/tools/**"))
         (GLOB, "/api/v4/projects/platform%2Fx%2Fy", Fit.NO, Fit.NO),
         (GLOB, "/api/v4/projects/tools%2Fx%2Fy", Fit.YES, Fit.YES),
         (GLOB, "/api/v4/projects/platform%252Fx", Fit.UNSURE, Fit.UNSURE),
+        (GLOB, "/api/v4/projects/42", Fit.UNSURE, Fit.YES),
         (BY_PATH, "/api/v4/groups/platform/issues", Fit.NO, Fit.NO),
         (BY_PATH, "/api/v4/projects", Fit.NO, Fit.NO),
         (BY_PATH, "/api/v4/nothing/platform%2Fapi", Fit.NO, Fit.NO),
@@ -289,6 +293,16 @@ def test_a_body_that_may_name_another_project_is_allowed_only_when_it_is_screene
     assert not keeps_to_place(request("POST", target)[0], False)
 
 
+@pytest.mark.parametrize(
+    ("projects", "fit"),
+    [(None, Fit.YES), (BY_PATH, Fit.YES), (UNDER, Fit.YES), (Projects(named=("9",)), Fit.NO), (UNDER_ID, Fit.UNSURE)],
+)
+def test_whether_an_item_of_a_list_is_one_of_them(projects: Projects | None, fit: Fit) -> None:
+    """It says its number and its path, and not the numbers of the groups around it."""
+    item = Named(PROJECT, "42")
+    assert Matcher(Clause(projects=projects)).fits(item, {Question(PROJECT, "42"): Place("42", "Platform/API")}) is fit
+
+
 def test_an_allow_without_projects_reaches_everything() -> None:
     operation, parsed = request("GET", "/api/v4/nothing")
     assert Matcher(Clause(access=Access.READ)).may_reach(operation, named(operation, parsed), {}, False) is Fit.YES
@@ -309,9 +323,11 @@ def test_an_allow_without_projects_reaches_everything() -> None:
         (BY_PATH, "GET", "/api/v4/groups/other/issues", Fit.NO, Fit.NO),
         (BY_PATH, "GET", "/api/v4/groups/7/issues", Fit.UNSURE, Fit.YES),
         (BY_PATH, "GET", "/api/v4/groups/a%252Fb/issues", Fit.UNSURE, Fit.UNSURE),
+        (GLOB, "GET", "/api/v4/projects/42", Fit.UNSURE, Fit.YES),
         (GLOB, "GET", "/api/v4/groups/platform/issues", Fit.UNSURE, Fit.UNSURE),
         (GLOB, "GET", "/api/v4/groups/7/issues", Fit.UNSURE, Fit.UNSURE),
         (UNDER, "GET", "/api/v4/groups/platform/issues", Fit.YES, Fit.YES),
+        (Projects(under_group=("/Platform/",)), "GET", "/api/v4/projects/platform%2Fapi", Fit.YES, Fit.YES),
         (Projects(under_group=("a/b",)), "GET", "/api/v4/groups/a/issues", Fit.YES, Fit.YES),
         (BY_PATH, "GET", "/api/v4/issues/3", Fit.NO, Fit.NO),
         (BY_PATH, "GET", "/platform/api/-/raw/main/x", Fit.YES, Fit.YES),
