@@ -14,7 +14,7 @@ from ..core.access import Principal, PrincipalKind
 from ..core.credentials import Carrier, Claim, Kind
 from ..core.secret import Secret, fingerprint, keyed_hash
 from ..ports import NotAnswering, Presentation, TokenVerifier
-from .lookups import Memo, Recall
+from .lookups import LATELY_S, Memo, Recall
 from .settings import TokenIdentity
 
 _RETRY_S = 10.0
@@ -66,6 +66,7 @@ class OwnTokens:
     ) -> None:
         self._verifier = verifier
         self._identity = identity
+        self._lately_s = max(identity.stale_s, LATELY_S)
         self._fingerprint_key = fingerprint_key
         self._partition_key = partition_key
         self._wall = wall
@@ -80,7 +81,7 @@ class OwnTokens:
         known = self._known.get(key)
         if known is not None and now < known.fresh_until and not self._is_over(known):
             return known.principal
-        if known is not None and self._may_stand_in(known, now):
+        if known is not None and now < known.verified_at + self._lately_s and not self._is_over(known):
             return Recall.REFRESH
         bad_until = self._bad_until.get((key, may_be_job))
         return Recall.BAD if bad_until is not None and now < bad_until else Recall.ASK

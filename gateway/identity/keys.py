@@ -19,7 +19,7 @@ from ..core.gateway_key import digest, same_digest
 from ..core.key_record import KeyOrigin, KeyRecord
 from ..core.secret import Secret, fingerprint
 from ..ports import KeyStore, StoreUnavailable
-from .lookups import Lookups, Memo, Recall
+from .lookups import LATELY_S, Lookups, Memo, Recall
 from .settings import KeyIdentity, WorkloadIdentity
 
 TTL_S = 1.0
@@ -64,6 +64,7 @@ class GatewayKeys:
         self._wall = wall
         self._monotonic = monotonic
         self._stale_s = stale_s
+        self._lately_s = max(stale_s, LATELY_S)
         self._known: Memo[bytes, _Known] = Memo(remembered)
         # Apart from the good ones, which a flood of bad keys must not push out.
         self._bad_until: Memo[bytes, float] = Memo(remembered)
@@ -76,7 +77,7 @@ class GatewayKeys:
         known = self._known.get(key)
         if known is not None and now < known.fresh_until:
             return known.principal if known.unbounded or known.record.is_usable(self._wall()) else Recall.BAD
-        if known is not None and now < known.found_at + self._stale_s:
+        if known is not None and now < known.found_at + self._lately_s:
             return Recall.REFRESH
         bad_until = self._bad_until.get(key)
         return Recall.BAD if bad_until is not None and now < bad_until else Recall.ASK

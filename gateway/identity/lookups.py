@@ -11,6 +11,11 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
+LATELY_S = 600.0
+"""For how long whoever was good is no stranger: asked about again, but in no queue and under no limit of strangers. Whether
+a memory of that age also stands in for an answer that does not come is another matter."""
+
+
 class Recall(enum.Enum):
     """What memory answers when it has no fresh principal."""
 

@@ -93,7 +93,8 @@ class World:
         self.wall, self.monotonic = T, 50.0
         self.gitlab, self.store = Gitlab(), Store()
         clocks: dict[str, Any] = {"wall": lambda: self.wall, "monotonic": lambda: self.monotonic}
-        keys = GatewayKeys(self.store, settings.keys, pepper=b"pepper", fingerprint_key=b"f" * 32, **clocks)
+        more: dict[str, Any] = {"stale_s": settings.keys_stale_s, **clocks}
+        keys = GatewayKeys(self.store, settings.keys, pepper=b"pepper", fingerprint_key=b"f" * 32, **more)
         tokens = None
         if settings.gitlab_token is not None:
             tokens = OwnTokens(
@@ -498,7 +499,10 @@ async def test_a_whole_ipv6_network_is_one_peer(world: World) -> None:
     assert (await world.refusal(private("guess"), peer="2001:db8:0:1::1")).status == 401
 
 
-async def test_a_bad_neighbour_locks_out_nobody_known_to_be_good(world: World) -> None:
+@pytest.mark.parametrize("stale_s", [600.0, 0.0], ids=["last_known_good", "closed"])
+async def test_a_bad_neighbour_locks_out_nobody_known_to_be_good(stale_s: float) -> None:
+    people = msgspec.structs.replace(PEOPLE, stale_s=stale_s)
+    world = World(msgspec.structs.replace(FULL, gitlab_token=people, keys_stale_s=stale_s))
     key, _ = await world.issuer.issue("backstage")
     await world.ask(private(key.reveal()))
     await world.ask(private("good"))

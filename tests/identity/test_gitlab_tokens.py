@@ -6,7 +6,7 @@ from gateway.core.access import Principal, PrincipalKind
 from gateway.core.credentials import Carrier, Claim, Kind
 from gateway.core.secret import Secret
 from gateway.identity.gitlab_tokens import OwnTokens, presentation
-from gateway.identity.lookups import Recall
+from gateway.identity.lookups import LATELY_S, Recall
 from gateway.identity.settings import TokenIdentity
 from gateway.ports import NotAnswering, Presentation, Verified
 
@@ -29,12 +29,12 @@ class Gitlab:
 
 
 class World:
-    def __init__(self, remembered: int = 100) -> None:
+    def __init__(self, remembered: int = 100, stale_s: float = 600.0) -> None:
         self.wall, self.monotonic = T, 50.0
         self.gitlab = Gitlab()
         self.tokens = OwnTokens(
             self.gitlab,
-            TokenIdentity("people", team="all", ttl_s=30, negative_ttl_s=5, stale_s=600),
+            TokenIdentity("people", team="all", ttl_s=30, negative_ttl_s=5, stale_s=stale_s),
             fingerprint_key=b"f" * 32,
             partition_key=b"p" * 32,
             wall=lambda: self.wall,
@@ -101,6 +101,18 @@ async def test_a_good_token_is_believed_for_its_time_and_then_asked_about(world:
     assert world.recall() == principal
     world.pass_(0.1)
     assert world.recall() is Recall.REFRESH
+
+
+async def test_a_token_that_may_not_stand_in_is_no_strangers_all_the_same() -> None:
+    world = World(stale_s=0.0)
+    await world.look_up()
+    world.pass_(30)
+    assert world.recall() is Recall.REFRESH
+    world.gitlab.silent = True
+    with pytest.raises(NotAnswering):
+        await world.look_up()
+    world.pass_(LATELY_S)
+    assert world.recall() is Recall.ASK
 
 
 async def test_a_bad_token_is_remembered_shortly(world: World) -> None:

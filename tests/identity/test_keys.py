@@ -13,7 +13,7 @@ from gateway.core.key_record import KeyOrigin, KeyRecord
 from gateway.core.secret import Secret
 from gateway.core.workload_token import Requirement
 from gateway.identity.keys import TTL_S, GatewayKeys
-from gateway.identity.lookups import Recall
+from gateway.identity.lookups import LATELY_S, Recall
 from gateway.identity.settings import KeyIdentity, WorkloadIdentity
 from gateway.ports import StoreUnavailable
 from gateway.stores.keys_memory import MemoryKeys
@@ -232,9 +232,11 @@ async def test_closed_means_that_nothing_stands_in() -> None:
     await world.look_up(key)
     world.store.away = True
     world.clocks.pass_(TTL_S)
-    assert world.recall(key) is Recall.ASK
+    assert world.recall(key) is Recall.REFRESH  # known all the same: no stranger
     with pytest.raises(StoreUnavailable):
         await world.look_up(key)
+    world.clocks.pass_(LATELY_S)
+    assert world.recall(key) is Recall.ASK
 
 
 async def test_last_use_is_noted_once_a_minute_and_off_the_way(world: World) -> None:
