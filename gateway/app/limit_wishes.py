@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..core.limits import Limit
+from ..core.limits import MOST_BURST, MOST_RATE, Limit
 
 LONGEST_S = 7 * 86_400.0
 _MOST = 1000.0
@@ -66,4 +66,4 @@ def as_wished(limit: Limit, wish: Wish) -> Limit | None:
         return None
     factor = wish.factor or 1.0
     burst = max(1.0, limit.burst * factor)
-    return msgspec.structs.replace(limit, rate=min(1e9, limit.rate * factor), burst=min(1e8, burst))
+    return msgspec.structs.replace(limit, rate=min(MOST_RATE, limit.rate * factor), burst=min(MOST_BURST, burst))

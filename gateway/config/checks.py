@@ -11,6 +11,7 @@ from ..core.bandwidth import LEAST, MOST
 from ..core.catalogue import Access
 from ..core.headers import is_free
 from ..core.hook_proof import HookProof
+from ..core.limits import MOST_BURST
 from .credential_checks import credential_findings, managers
 from .limit_model import CostMode, LimitEntry
 from .model import Clause, Config, Rule
@@ -349,6 +350,11 @@ def _amount(limit: LimitEntry, path: Path) -> Iterator[Finding]:
         ):
             if given:
                 yield _error((*path, key), "is for a `rate`: a request in progress holds one place")
+    taken = ("rate", limit.rate.count if limit.rate is not None and limit.burst is None else None)
+    for key, most in (("burst", limit.burst), ("concurrent", limit.concurrent), taken):
+        if most is not None and most > MOST_BURST:
+            hint = ": give a `burst`" if key == "rate" else ""
+            yield _error((*path, key), f"is above {MOST_BURST:.0f}, the most that a bucket holds{hint}")
     if limit.absorb > _LONGEST_WAIT_S:
         yield _error((*path, "absorb"), "is above 1m: clients and load balancers give up before that")
     for key in ("cached", "not_modified", "second", "mebibyte") if limit.settle is not None else ():

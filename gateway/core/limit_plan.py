@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from .access import Principal, PrincipalKind
 from .catalogue import Operation, ReferenceKind
 from .cost import Weights
-from .limits import EVERY, Era, Limit, Scope, Take, Takes
+from .limits import EVERY, MOST_BURST, MOST_RATE, Era, Limit, Scope, Take, Takes
 from .project_names import ProjectNames
 from .rule_match import Clause, Matcher, spelt_in_path
 from .target import Target
@@ -104,8 +104,9 @@ class Limits:
             if limit.id in seen:
                 raise ValueError(f"limit {limit.id}: the id is taken")
             seen.add(limit.id)
-            if not (0 < limit.rate <= 1e9 and 1 <= limit.burst <= 1e8 and 0 < limit.period_s < math.inf):
-                raise ValueError(f"limit {limit.id}: the rate is above 0 and at most 1e9, the burst from 1 to 1e8")
+            if not (0 < limit.rate <= MOST_RATE and 1 <= limit.burst <= MOST_BURST and 0 < limit.period_s < math.inf):
+                most = f"at most {MOST_RATE:.0f}, the burst from 1 to {MOST_BURST:.0f}"
+                raise ValueError(f"limit {limit.id}: the rate is above 0 and {most}")
         return cls(compiled, Weights(weights or {}), ProjectNames() if names is None else names)
 
     def takes_for(self, principal: Principal, operation: Operation, target: Target, method: str, peer: str) -> Takes:

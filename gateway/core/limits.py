@@ -17,6 +17,11 @@ import msgspec
 from .catalogue import Access, Surface
 from .cost import Settlement
 
+MOST_BURST = 1e8
+"""Tokens: what a double still counts in millionths. The script knows it, too."""
+MOST_RATE = 1e9
+"""Tokens a second."""
+
 
 class Scope(enum.StrEnum):
     """Whose bucket a limit takes from."""

@@ -6,11 +6,10 @@ import struct
 from collections.abc import Sequence
 from math import isnan
 
-from ..core.limits import BucketState, Decision, Level, Take, refill, state
+from ..core.limits import MOST_BURST, BucketState, Decision, Level, Take, refill, state
 from .redis_link import Command, RedisError, RedisLink, RedisUnavailable
 
 _LEVEL = struct.Struct("<dd")
-_MOST = 1e8
 _FAR_US = 1e18
 """Beyond any clock's instant; an infinite one would not become a whole number."""
 
@@ -51,6 +50,6 @@ def _level(held: object) -> Level | None:
     if not isinstance(held, bytes) or len(held) != _LEVEL.size:
         return None
     tokens, at_us = _LEVEL.unpack(held)
-    if not tokens >= -_MOST or isnan(at_us):  # as the script: a NaN is no bucket
+    if not tokens >= -MOST_BURST or isnan(at_us):  # as the script: a NaN is no bucket
         return None
     return (tokens, int(max(-_FAR_US, min(_FAR_US, at_us))))
