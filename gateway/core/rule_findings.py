@@ -21,6 +21,19 @@ def findings(rules: Sequence[Rule], catalogue: Catalogue) -> list[str]:
     return list(_Review(catalogue).look(rules))
 
 
+def idle_route(route: str, catalogue: Catalogue, hint: str) -> str:
+    """Why a route, of a rule or a limit, holds for no operation of the catalogue; empty where it does for one. ``hint``:
+    where the projects belong that it names."""
+    method, template = parse_route(route)
+    probe = Matcher(Clause(routes=(route,)))
+    if any(not one.blocked and not _refused(probe, one, deny=False) for one in catalogue.operations()):
+        return ""
+    found = catalogue.find("GET" if method == "ANY" else method, split(template))
+    if found is None or template.endswith("/**"):
+        return f"route `{route}` is not in the catalogue: it holds only for a route that GitLab adds"
+    return f"route `{route}` never holds: the catalogue calls it `{found.name}`; {hint}"
+
+
 class _Review:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
@@ -50,7 +63,9 @@ class _Review:
             if permission not in self._permissions:
                 yield f"permission `{permission}` is on no operation of the catalogue"
         for route in clause.routes or ():
-            yield from self._route(route)
+            found = idle_route(route, self._catalogue, "name projects in `projects`")
+            if found:
+                yield found
         if clause.lists is Lists.FILTER:
             yield from self._lists(clause, deny)
         if deny:
@@ -75,17 +90,6 @@ class _Review:
             yield "`lists: filter` has no effect: none of the lists that can be filtered is selected"
         elif any(group.isdigit() for group in clause.projects.under_group):
             yield "`lists: filter` shows nothing of a group named by number: name it by path"
-
-    def _route(self, route: str) -> Iterator[str]:
-        method, template = parse_route(route)
-        probe = Matcher(Clause(routes=(route,)))
-        if any(not _refused(probe, operation, deny=False) for operation in self._operations):
-            return
-        found = self._catalogue.find("GET" if method == "ANY" else method, split(template))
-        if found is None or template.endswith("/**"):
-            yield f"route `{route}` is not in the catalogue: it holds only for a route that GitLab adds"
-        else:
-            yield f"route `{route}` never holds: the catalogue calls it `{found.name}`; name projects in `projects`"
 
     # The rules of one identity
 
