@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..ports import CacheStore
 
-_HEARD = b"hooks:heard"
+_HEARD, _NEVER = b"hooks:heard", b"hooks:never"
 _LOOKS = 20  # in the time of `max_silence_s`
 
 
@@ -57,7 +57,9 @@ class HookWatch:
         if now >= self._look_again_at:
             self._look_again_at = now + self._max_silence_s / _LOOKS
             lookup = await self._store.get(_HEARD, (_HEARD,))
-            if lookup.available and lookup.version:
+            # A store that forgot purges takes everything for purged, whether hooks came or not.
+            floor = await self._store.get(_NEVER, (_NEVER,))
+            if lookup.available and floor.available and lookup.version > floor.version:
                 heard_at = now - max(0, lookup.stamp - lookup.version) / 1_000_000
                 self._heard_at = heard_at if self._heard_at is None else max(self._heard_at, heard_at)
         return not self.silent

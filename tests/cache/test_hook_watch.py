@@ -33,3 +33,17 @@ async def test_a_hook_at_one_gateway_is_heard_by_all_on_its_store() -> None:
     clock.now += 100
     assert await there.listening()
     assert there.silence_s == pytest.approx(100, abs=0.1)
+
+
+async def test_a_store_that_forgot_purges_has_heard_no_hook() -> None:
+    """What it takes for purged, because it can't remember, was purged by nobody."""
+    clock = Clock()
+    store = MemoryCacheStore(1 << 16, clock)
+    watch = HookWatch(store, clock, 900.0)
+    store.forget()
+    assert not await watch.listening()
+    assert watch.silence_s is None
+    await watch.heard()
+    clock.now += 901
+    store.forget()
+    assert not await watch.listening()
