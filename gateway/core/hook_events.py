@@ -14,19 +14,19 @@ from .project_names import ProjectNames
 # Events that leave the repository's files and all merge requests but the one they are about as they were, with the lists
 # across projects in which they show.
 _PARTIAL = {
-    "issue": ("issues", "todos", "events", "issues_statistics"),
+    "issue": ("issues", "todos", "events", "issues_statistics", "user_counts"),
     "work_item": ("issues", "todos", "events", "issues_statistics", "epics"),
     "note": ("issues", "merge_requests", "todos", "events"),
-    "merge_request": ("merge_requests", "todos", "events"),
+    "merge_request": ("merge_requests", "todos", "events", "user_counts"),
     "pipeline": ("jobs", "merge_requests"),
     "build": ("jobs",),
     "deployment": (),
-    "release": ("releases",),
     "wiki_page": ("events",),
     "emoji": ("issues", "merge_requests"),
-    "milestone": ("milestones", "issues", "merge_requests"),
     "feature_flag": (),
 }
+# Tags show their releases, and merge requests their milestones: the whole project, and beside it these.
+_WHOLE = {"release": (b"releases",), "milestone": (b"milestones",)}
 
 
 class _Place(msgspec.Struct):
@@ -111,7 +111,7 @@ def _of_project(name: str, event: _Event, spelt: tuple[bytes, ...], names: Proje
     request = _merge_request(name, event)
     if lists is None or (name in {"pipeline", "build", "deployment"} and request is None):
         # A push, or a pipeline of a branch: merge requests show its head.
-        return [*project_tags(spelt, names), *(b"kind:" + kind for kind in PUSHED)]
+        return [*project_tags(spelt, names), *(b"kind:" + kind for kind in (*PUSHED, *_WHOLE.get(name, ())))]
     everyone = tuple(dict.fromkeys(other for one in spelt for other in (one, *names.others(one))))
     if len({other.isdigit() for other in everyone}) == 1:  # who asked by the other kind of name can't be told
         return [*project_tags(spelt, names), *(b"kind:" + kind.encode() for kind in lists)]

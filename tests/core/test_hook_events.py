@@ -57,6 +57,14 @@ def test_what_an_event_takes_of_its_project(event: object, taken: set[str], name
     assert found == taken
 
 
+RELEASE = {"object_kind": "release", "project": {"id": 42, "path_with_namespace": "g/p"}}
+MILESTONE = {
+    "object_kind": "milestone",
+    "project": {"id": 42, "path_with_namespace": "g/p"},
+    "object_attributes": {"iid": 1},
+}
+
+
 @pytest.mark.parametrize(
     ("event", "target", "taken"),
     [
@@ -66,6 +74,12 @@ def test_what_an_event_takes_of_its_project(event: object, taken: set[str], name
         (MR, "/projects/43/merge_requests", True),
         (ISSUE, "/issues", True),
         (ISSUE, "/projects", False),
+        (ISSUE, "/user_counts", True),
+        (MR, "/user_counts", True),
+        (RELEASE, "/projects/42/repository/tags", True),
+        (RELEASE, "/groups/5/releases", True),
+        (MILESTONE, "/projects/42/merge_requests/7", True),
+        (MILESTONE, "/groups/5/milestones", True),
         (PUSH, "/projects", True),
         (USER, "/users/9", True),
         (USER, "/users", True),
