@@ -37,16 +37,18 @@ INERT = frozenset(
 ADDRESS = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
 
 _CODINGS = (b"br", b"deflate", b"gzip", b"zstd")
+_NOT_RARE = frozenset({*_CODINGS, b"*", b"identity"})
 
 
 @lru_cache(maxsize=512)
 def coding_class(value: bytes) -> bytes:
-    """``Accept-Encoding`` reduced to the codings that servers use: ``gzip, deflate, br`` and ``br, gzip`` are not two."""
-    accepted: set[bytes] = set()
-    for name, quality in _weighted(value):
-        if quality > 0:
-            accepted.update(_CODINGS if name == b"*" else (name.removeprefix(b"x-"),))
-    return b",".join(coding for coding in _CODINGS if coding in accepted)
+    """``Accept-Encoding`` less what is refused and its order: ``br, gzip`` and ``gzip;q=0.5, br`` are not two."""
+    weighted = {name.removeprefix(b"x-"): quality for name, quality in _weighted(value)}
+    # RFC 9110 §12.5.3: `*` speaks of the codings that are not named.
+    others = weighted.get(b"*", 0.0)
+    accepted = [coding for coding in _CODINGS if weighted.get(coding, others) > 0]
+    rare = sorted([name for name, quality in weighted.items() if quality > 0 and name not in _NOT_RARE])
+    return b",".join([*accepted, *rare])
 
 
 def _weighted(value: bytes) -> list[tuple[bytes, float]]:

@@ -38,6 +38,9 @@ def test_spellings_of_accept_encoding_that_mean_the_same(one: bytes, other: byte
 def test_codings_differ() -> None:
     assert coding_class(b"gzip") != coding_class(b"br")
     assert coding_class(b"gzip, *;q=0") == b"gzip"
+    assert coding_class(b"*, gzip;q=0") == coding_class(b"gzip;q=0, *;q=0.1") == b"br,deflate,zstd"
+    assert coding_class(b"gzip, compress") == coding_class(b"compress, gzip") != coding_class(b"gzip, compress;q=0")
+    assert coding_class(b"compress") != coding_class(b"identity")
 
 
 def test_one_pass_finds_what_the_cache_needs() -> None:
