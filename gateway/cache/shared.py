@@ -168,9 +168,7 @@ class SharedCache:
                         dropped=DROPPED,
                         surrogate=self._labels.name,
                     )
-                    outcome.stored = (
-                        Stored.FRESHENED if await self._asking.keep(question, fresh) else Stored.STORE_UNAVAILABLE
-                    )
+                    outcome.stored = await self._asking.update(question, stored, reply.head, fresh)
                 else:
                     await self._store.delete(question.key)
                     outcome.stored = Stored.DROPPED

@@ -24,9 +24,11 @@ from ..core.caching import (
     joined_head,
     keep_s,
     may_stand_in,
+    may_update,
     rest_of,
     select,
     storable,
+    takes_stored,
     validated,
     validators,
 )
@@ -116,7 +118,7 @@ class SharedAsking:
                     if known is not None:
                         served = await self._freshen(question, verdict, known, reply, requested_at)
                         if flight is not None:
-                            flight.land(True)
+                            flight.land(served[1].stored is Stored.FRESHENED)
                         return served
                     reply.release()
                     requested_at = question.now()
@@ -166,13 +168,24 @@ class SharedAsking:
         )
         outcome = CacheOutcome(CacheStatus.REVALIDATED, verdict.reason)
         outcome.upstream_status = 304
-        if names is None or response_directives(head.fields, self._labels.name).no_store:
-            await self._store.delete(question.key)
-            outcome.stored = Stored.NO_STORE
-        else:
-            kept = await self.keep(question, fresh)
-            outcome.stored = Stored.FRESHENED if kept else Stored.INVALIDATED
+        outcome.stored = await self.update(question, known, head, fresh)
         return self.serve(fresh, question, outcome)
+
+    async def update(self, question: Question, known: Entry, head: ResponseHead, fresh: Entry) -> Stored:
+        """``fresh``, which is ``known`` after what ``head`` says of it, in its place: where others may have it."""
+        verdict = may_update(
+            known,
+            question.request.target,
+            head,
+            self._labels.name,
+            no_store=question.asked.no_store,
+            authorized=question.request.has_authorization,
+        )
+        if verdict is Stored.STORED:
+            return Stored.FRESHENED if await self.keep(question, fresh) else Stored.INVALIDATED
+        if takes_stored(verdict):
+            await self._store.delete(question.key)
+        return verdict
 
     async def _complete(
         self, question: Question, entry: Entry, reply: Reply, requested_at: float
@@ -191,7 +204,9 @@ class SharedAsking:
         whole = self.entry(question, joined_head(entry, head), entry.body + rest, requested_at)
         outcome = CacheOutcome(CacheStatus.UPDATED, CacheReason.PARTIAL)
         outcome.upstream_status = 206
-        outcome.stored = Stored.STORED if await self.keep(question, whole) else Stored.INVALIDATED
+        outcome.stored = await self.update(question, entry, head, whole)
+        if outcome.stored is Stored.FRESHENED:
+            outcome.stored = Stored.STORED
         return self.serve(whole, question, outcome)
 
     async def _take(

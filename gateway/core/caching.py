@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 
 from .byte_ranges import content_range, parse_range, unsatisfied
-from .cache_control import RequestDirectives, ResponseDirectives
+from .cache_control import RequestDirectives, ResponseDirectives, response_directives
 from .cache_entry import Entry, may_answer_304, not_modified, replaced, updated_fields
 from .cache_key import selects, vary_names
 from .cache_status import CacheReason, Stored
@@ -74,6 +74,28 @@ def storable(
     if explicit or is_etag((first(fields, b"etag") or b"").strip()) or first(fields, b"last-modified") is not None:
         return Stored.STORED
     return Stored.UNVALIDATABLE
+
+
+def may_update(entry: Entry, target: bytes, head: ResponseHead, name: str, *, no_store: bool, authorized: bool) -> Stored:
+    """May what a 304 or a HEAD's answer says of a stored answer be told to others? As for storing all of it: its fields may
+    be one client's own.
+
+    Args:
+        entry: The stored one.
+        target: Of the request.
+        head: What came.
+        name: Ours as a surrogate.
+        no_store: As for ``storable``.
+        authorized: As for ``storable``.
+    """
+    said = ResponseHead(entry.status, updated_fields(entry.fields, head.fields), entry.reason)
+    directives = response_directives(said.fields, name)
+    return storable("GET", target, said, directives, no_store=no_store, authorized=authorized)
+
+
+def takes_stored(why: Stored) -> bool:
+    """Whether the reason not to update a stored answer is one not to keep it, either: not this one client's."""
+    return why is not Stored.REQUEST and why is not Stored.AUTHORIZATION
 
 
 def _describes_itself(head: ResponseHead, target: bytes, explicit: bool) -> bool:

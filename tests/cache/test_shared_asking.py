@@ -75,8 +75,50 @@ async def test_a_304_that_turns_to_vary_on_everything_takes_the_entry() -> None:
     await room.fetch(ask(), origin)
     room.clock.now += 61
     *_, body, outcome = await room.fetch(ask(), origin)
-    assert (body, outcome.stored) == (b"x", Stored.NO_STORE)
+    assert (body, outcome.stored) == (b"x", Stored.VARY_ANY)
     assert (await room.fetch(ask(), origin))[3].status is CacheStatus.MISS
+
+
+ALICES = ((b"ETag", b'"a"'), (b"Set-Cookie", b"session=alice"))
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("said", "authorized", "asked", "stored", "kept"),
+    [
+        (b"max-age=60", True, (), Stored.AUTHORIZATION, True),
+        (b"private, max-age=60", False, (), Stored.PRIVATE, False),
+        (b"max-age=60", False, ((b"Cache-Control", b"no-store"),), Stored.REQUEST, True),
+    ],
+)
+async def test_what_is_one_clients_own_updates_nothing_for_others(
+    method: str, said: bytes, authorized: bool, asked: Fields, stored: Stored, kept: bool
+) -> None:
+    """RFC 9111 §3.5, §5.2.2.7: of a 304 and of a HEAD's answer as of a whole one."""
+    room = Room()
+    anybody = (FRESH, (b"ETag", b'"a"'), (b"Content-Length", b"1"))
+    told = whole(304 if method == "GET" else 200, (b"Cache-Control", said), *ALICES)
+    origin = Origin(whole(200, *anybody, body=b"x"), told, whole(304, FRESH) if kept else whole(200, *anybody, body=b"y"))
+    await room.fetch(ask(), origin)
+    room.clock.now += 61
+    _, fields, _, outcome = await room.fetch(ask(*asked, method=method, authorized=authorized), origin)
+    assert (outcome.stored, ALICES[1] in fields) == (stored, True)
+    _, fields, body, outcome = await room.fetch(ask(), origin)
+    assert (body, ALICES[1] in fields) == (b"x" if kept else b"y", False)
+    assert outcome.status is (CacheStatus.REVALIDATED if kept else CacheStatus.MISS)
+
+
+async def test_pieces_that_only_one_client_may_have_are_joined_for_it_alone() -> None:
+    room = Room()
+    strong = (b"ETag", b'"a"')
+    first = whole(206, FRESH, strong, (b"Content-Range", b"bytes 0-1/4"), body=b"ab")
+    rest = whole(206, *ALICES, (b"Cache-Control", b"private"), (b"Content-Range", b"bytes 2-3/4"), body=b"cd")
+    origin = Origin(first, rest, whole(200, FRESH, body=b"abcd"))
+    await room.fetch(ask((b"Range", b"bytes=0-1")), origin)
+    _, _, body, outcome = await room.fetch(ask(), origin)
+    assert (body, outcome.stored) == (b"abcd", Stored.PRIVATE)
+    _, fields, body, outcome = await room.fetch(ask(), origin)
+    assert (body, outcome.status, ALICES[1] in fields) == (b"abcd", CacheStatus.MISS, False)
 
 
 # Failing origins

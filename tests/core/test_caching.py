@@ -18,9 +18,11 @@ from gateway.core.caching import (
     judge,
     keep_s,
     may_stand_in,
+    may_update,
     rest_of,
     select,
     storable,
+    takes_stored,
     validated,
     validators,
 )
@@ -212,6 +214,25 @@ def test_what_validates() -> None:
         (b"If-None-Match", b"x"),
         (b"range", b"y"),
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "authorized", "result"),
+    [
+        ((), False, Stored.STORED),
+        ((), True, Stored.AUTHORIZATION),
+        (((b"Cache-Control", b"public, max-age=60"),), True, Stored.STORED),
+        (((b"Cache-Control", b"private"),), False, Stored.PRIVATE),
+        (((b"CDN-Cache-Control", b"no-store"),), False, Stored.NO_STORE),
+        (((b"Vary", b"*"),), False, Stored.VARY_ANY),
+    ],
+)
+def test_whether_a_304_may_be_told_to_others(said: Fields, authorized: bool, result: Stored) -> None:
+    stored = entry((b"Cache-Control", b"max-age=60"), (b"ETag", b'"x"'))
+    update = ResponseHead(304, said)
+    assert may_update(stored, b"/a", update, "gateway", no_store=False, authorized=authorized) is result
+    assert may_update(stored, b"/a", update, "gateway", no_store=True, authorized=authorized) is Stored.REQUEST
+    assert takes_stored(result) is (result not in {Stored.REQUEST, Stored.AUTHORIZATION})
 
 
 def test_which_one_a_304_speaks_of() -> None:
