@@ -135,6 +135,53 @@ def test_what_rails_does_not_read_is_not_watched() -> None:
     assert watched is body
 
 
+PUT = Operation("PUT /api/v4/projects/:id/packages/x", Access.WRITE, Surface.PACKAGES)
+
+
+def put(target: bytes, *fields: Field, operation: Operation = PUT) -> bool:
+    """Whether its body is watched."""
+    body = Pieces(b"\x00\x01")
+    asked = msgspec.structs.replace(head(*fields), method="PUT", target=target)
+    return BodyStage().guard(NONE, KEY, Permit("r"), asked, body, operation) is not body
+
+
+@pytest.mark.parametrize(
+    "fields", [(), (FORM,), ((b"Content-Type", b"application/json"),)], ids=["untyped", "form", "json"]
+)
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/api/v4/projects/1/packages/generic/p/1.0/f.bin",
+        b"/api/v4/projects/a%2Fb/packages/maven/com/example/a/1/a-1.jar?x",
+        b"/gitlab/api/v4/projects/1/packages/debian/a_1_all.deb",
+        b"/api/v4/packages/conan/v1/files/p/1/u/c/0/export/f",
+        b"/api/v4/projects/1/packages/terraform/modules/m/s/1.0/file",
+    ],
+)
+def test_a_package_file_is_not_looked_into(target: bytes, fields: tuple[Field, ...]) -> None:
+    """Workhorse keeps it as a file. curl, Maven, Conan and dput do not say what is in it."""
+    assert not put(target, *fields)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/api/v4/projects/1/packages/%67eneric/p/1.0/f.bin",
+        b"/api/v4/projects/1/packages/%67eneric/api/v4/packages/conan/f",
+        b"/api/v4/projects/1/packages/nuget/",
+        b"/api/v4/projects/1/packages/npm/-/package/p/dist-tags/latest",
+        b"/api/v4/projects/1/packages/npm/-/package/api/v4/packages/conan/dist-tags/latest",
+        b"/gitlab/api/v4/projects/1/packages/npm/-/package/api/v4/packages/conan/dist-tags/latest",
+    ],
+)
+def test_a_put_that_workhorse_hands_on_is_watched(target: bytes) -> None:
+    assert put(target)
+
+
+def test_only_package_routes_keep_files() -> None:
+    assert put(b"/api/v4/projects/1/packages/generic/p/1.0/f.bin", operation=REST)
+
+
 def watch(
     *pieces: bytes, brokered: bool = True, may_sudo: str = "", places: frozenset[Spelling] | None = None
 ) -> WatchedBody:

@@ -326,6 +326,18 @@ def test_an_image_of_a_virtual_registry_is_pulled_with_the_registrys_token(
         assert [f"Authorization: {value.decode()}" for value in recorder.requests[-1].values("Authorization")] == [*fields]
 
 
+def test_curl_uploads_a_file_with_a_key(
+    packages: GatewayProcess, packages_key: str, recorder: FakeGitLab, tmp_path: Path
+) -> None:
+    """It does not say what is in it: ``--upload-file``, as GitLab's own manual has it."""
+    (tmp_path / "file").write_bytes(b"[section]\n" + os.urandom(200_000))
+    recorder.script(response(201, b"{}", JSON))
+    address = f"{packages.url}/api/v4/projects/1/packages/generic/p/1.0/file"
+    command = ["curl", "--silent", "--fail", "--header", f"PRIVATE-TOKEN: {packages_key}", "--upload-file", "file", address]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=30, check=True)
+    assert recorder.requests[-1].body == (tmp_path / "file").read_bytes()
+
+
 def test_npm_audits_with_a_key(packages: GatewayProcess, packages_key: str, recorder: FakeGitLab) -> None:
     """What it sends is coded."""
     recorder.script(response(200, b"{}", JSON))
