@@ -16,7 +16,7 @@ from ..core.cache_tags import answer_tags
 from ..core.caching import SAFE_METHODS
 from ..core.catalogue import Access, Catalogue, Operation
 from ..core.credentials import read_claim
-from ..core.entry import METHODS
+from ..core.entry import METHODS, TUNNELS
 from ..core.errors import Code, Rejection
 from ..core.handed_out import refuse_token
 from ..core.immutable import KEEP_S, is_immutable
@@ -27,6 +27,7 @@ from ..core.private_caching import PrivatePolicy, refuses_request
 from ..core.project_names import ProjectNames
 from ..core.redaction import redact
 from ..core.target import parse_target
+from ..identity.passthrough import doors_to
 from ..routes import read
 
 PASSTHROUGH = "passthrough"
@@ -75,6 +76,8 @@ def trace(
     """
     lines: list[tuple[str, str]] = []
     raw = target.encode("utf-8", "surrogateescape")
+    if config.cache.mode is CacheMode.SHARED:
+        return _plain_cache(config, method, raw)
     if method not in METHODS:
         words = f"refused: 405, GitLab serves {', '.join(sorted(METHODS))}"
         return Explained(False, (("method", words),), 405, Code.METHOD_NOT_ALLOWED.value)
@@ -93,6 +96,13 @@ def trace(
     lines.append(
         ("principal", f"{principal.id} ({principal.kind.value})" + (f", team {principal.team}" * bool(principal.team)))
     )
+    if principal.kind is PrincipalKind.PASSTHROUGH and not operation.blocked:
+        doors = doors_to(operation)
+        if doors.isdisjoint(config.passthrough):
+            why = f"`passthrough` has none of {', '.join(sorted(doors))}" if doors else "nothing passes through here"
+            lines.append(("principal", f"refused: 401 {Code.UNAUTHENTICATED.value} ({why})"))
+            return Explained(False, tuple(lines), 401, Code.UNAUTHENTICATED.value)
+        lines.append(("principal", f"lets through: {', '.join(sorted(doors.intersection(config.passthrough)))}"))
     rules = Rules.compile(compiled.rules(config))
     explanation = rules.explain(principal, operation, parsed, method, claim.sudo, screened=True)
     lines += _permit(explanation)
@@ -127,6 +137,24 @@ def trace(
     lines.append(("upstream", f"{method} to {config.upstream.url}"))
     unnamed = frozenset[str]() if caller else _unnamed(principal, takes)
     return Explained(True, tuple(lines), takes=takes, unnamed=unnamed, credentials=_credentials(config, permit.use))
+
+
+def _plain_cache(config: Config, method: str, raw: bytes) -> Explained:
+    """The road of ``cache.mode: shared``: no routes, no credentials, no rules, no limits."""
+    if method in TUNNELS:
+        words = f"refused: 405, {method} is never forwarded"
+        return Explained(False, (("method", words),), 405, Code.METHOD_NOT_ALLOWED.value)
+    try:
+        parsed = parse_target(raw, max_bytes=config.listen.limits.target_bytes)
+    except Rejection as rejection:
+        return _refused("target", rejection, f" ({rejection.detail})")
+    lines = [
+        ("target", f"forwarded as {redact(parsed.raw).decode('utf-8', 'backslashreplace')}"),
+        ("principal", "anyone: `cache.mode: shared` asks for no credential, no rule and no limit"),
+        *(("cache", words) for words in _shared_cache(config, method, parsed.raw)),
+        ("upstream", f"{method} to {config.upstream.url}"),
+    ]
+    return Explained(True, tuple(lines))
 
 
 def _refused(stage: str, rejection: Rejection, more: str = "") -> Explained:
@@ -198,8 +226,6 @@ def _cache(config: Config, principal: Principal, operation: Operation, method: s
     settings = config.cache
     if settings.mode is CacheMode.OFF:
         return ["off"]
-    if settings.mode is CacheMode.SHARED:
-        return _shared_cache(config, method, target)
     if method != "GET":
         words = [f"not looked up: {method} goes up"]
         if method not in SAFE_METHODS and operation.access is not Access.READ:

@@ -24,7 +24,8 @@ from .upgrade import websocket_key
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """What GitLab serves (Workhorse refuses others); TRACE would send a caller its own injected credential back."""
 _ALLOW = ((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),)
-_TUNNELS = frozenset({"CONNECT", "TRACE"})
+TUNNELS = frozenset({"CONNECT", "TRACE"})
+"""What even a plain shared cache refuses."""
 
 _NO_CLAIM_SECRET = Secret("")
 _ORIGIN = Operation(name="origin", access=Access.READ, surface=Surface.WEB)
@@ -110,7 +111,7 @@ class GitLabEntry:
                 405,
                 "405 Method Not Allowed",
                 headers=_ALLOW,
-                close=head.method in _TUNNELS,
+                close=head.method in TUNNELS,
                 proxy_error="http_request_denied",
             )
         self._judged = None
@@ -202,7 +203,7 @@ class SharedEntry:
         self._peers = peers
 
     def target(self, head: RequestHead) -> Target:
-        if head.method in _TUNNELS:
+        if head.method in TUNNELS:
             raise Rejection(Code.METHOD_NOT_ALLOWED, 405, "405 Method Not Allowed", headers=_ALLOW, close=True)
         _judge_message(head, self._settings)
         return parse_target(head.target, max_bytes=self._settings.target_bytes)

@@ -61,6 +61,11 @@ def passthrough_for(kind: Kind, operation: Operation) -> Passthrough | None:
     return None
 
 
+def doors_to(operation: Operation) -> frozenset[Passthrough]:
+    """Every door by which a credential of some kind reaches this operation."""
+    return frozenset([door for kind in Kind if (door := passthrough_for(kind, operation)) is not None])
+
+
 def falls_back(kind: Kind, operation: Operation) -> Passthrough | None:
     """The door left to a token GitLab did not recognise as a person's: package routes take deploy tokens as Bearer."""
     if kind is Kind.TOKEN and (operation.deploy_token or operation.surface is Surface.PACKAGES):

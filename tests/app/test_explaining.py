@@ -116,6 +116,46 @@ def test_what_the_other_modes_would_do(tmp_path: Path, mode: str, method: str, l
     assert line in told, told
 
 
+@pytest.mark.parametrize(
+    ("passthrough", "method", "target", "allowed", "line"),
+    [
+        ("none", "GET", "/api/v4/projects", False, "refused: 401 unauthenticated (`passthrough` has none of session)"),
+        ("[runner, git]", "POST", "/api/v4/projects", False, "(`passthrough` has none of session)"),
+        ("[runner, git]", "GET", "/v2/", False, "(`passthrough` has none of registry)"),
+        ("[runner, git]", "POST", "/api/v4/jobs/request", True, "lets through: runner"),
+        ("all", "GET", "/api/v4/projects", True, "lets through: session"),
+        ("none", "GET", "/api/v4/internal/check", False, "404 Not Found, code blocked_route"),
+    ],
+)
+def test_what_passes_through_is_what_the_configuration_lets_through(
+    tmp_path: Path, passthrough: str, method: str, target: str, allowed: bool, line: str
+) -> None:
+    found = trace(configured(f"{TEXT}passthrough: {passthrough}\n", tmp_path), "passthrough", method, target)
+    assert found.allowed is allowed
+    assert any(line in words for _, words in found.stages), found.stages
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("GET", "/api/v4/internal/check", 0),
+        ("PURGE", "/api/v4/projects", 0),
+        ("GET", "/api/v4/user?private_token=a&job_token=b", 0),
+        ("TRACE", "/", 405),
+        ("GET", "/a/../b", 400),
+    ],
+)
+def test_a_plain_cache_has_no_routes_credentials_rules_or_limits(
+    tmp_path: Path, method: str, target: str, status: int
+) -> None:
+    text = (
+        'version: 1\nupstream: {url: "http://gitlab.test"}\ncache: {mode: shared}\n'
+        "limits: [{id: caller, by: caller, rate: 6/min}]\n"
+    )
+    found = trace(configured(text, tmp_path), "people", method, target)
+    assert (found.allowed, found.status, found.takes) == (not status, status, ())
+
+
 def stages(found: Explained) -> list[tuple[str, str]]:
     """Levels of nobody's."""
     return told(

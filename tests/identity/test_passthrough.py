@@ -4,7 +4,7 @@ import pytest
 
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.credentials import Kind
-from gateway.identity.passthrough import falls_back, passthrough_for
+from gateway.identity.passthrough import doors_to, falls_back, passthrough_for
 from gateway.identity.settings import Passthrough as Door
 
 REST = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
@@ -85,3 +85,18 @@ def test_only_package_routes_take_an_unrecognised_bearer() -> None:
     assert falls_back(Kind.TOKEN, DEPLOYABLE) is Door.DEPLOY
     assert falls_back(Kind.TOKEN, REST) is None
     assert falls_back(Kind.JOB_TOKEN, on(Surface.PACKAGES)) is None
+
+
+@pytest.mark.parametrize(
+    ("operation", "doors"),
+    [
+        (REST, {Door.SESSION}),
+        (TRIGGER, {Door.SESSION, Door.TRIGGER}),
+        (on(Surface.GIT), {Door.GIT}),
+        (on(Surface.PACKAGES), {Door.DEPLOY, Door.SESSION}),
+        (on(Surface.HEALTH), set()),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_all_doors_to_an_operation(operation: Operation, doors: set[Door]) -> None:
+    assert doors_to(operation) == doors
