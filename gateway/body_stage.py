@@ -22,8 +22,8 @@ from .core.rule_match import Spelling
 from .core.target import Target
 from .ports import RequestBody
 
-# The routes of Workhorse's body uploader (`workhorse/internal/upstream/routes.go`), as it finds them: nothing decoded. Behind
-# the relative URL root alone: `api/v4/packages/conan` may as well stand in another route's last parameter.
+# The routes of Workhorse's body uploader (`workhorse/internal/upstream/routes.go`), as it finds them: nothing decoded.
+# Behind the relative URL root alone: `api/v4/packages/conan` may as well stand in another route's last parameter.
 _KEPT = re.compile(
     rb"(?:/(?!api/)[^/?%]+)*/api/v4/(?:projects/[^/?]+/)?packages/"
     rb"(?:conan|debian|generic|maven|ml_models|terraform/modules)/"

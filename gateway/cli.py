@@ -109,7 +109,7 @@ def _check(arguments: argparse.Namespace) -> int:
     _refuse(problems, given.file)
 
     catalogue = _catalogue()
-    for problem in unknown_routes(config, catalogue):
+    for problem in unknown_routes(config, catalogue, given):
         _say(str(problem))
     for finding in Rules.compile(compiled.rules(config)).findings(catalogue):
         _say(f"warning: {finding}")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from gateway.config import load
+import pytest
+
+from gateway.config.given import Given
 from gateway.config.known import unknown_routes
 from gateway.core.catalogue import Catalogue
 from gateway.routes import read
@@ -20,56 +22,60 @@ cache:
 """
 
 
-def test_routes_that_have_no_effect_are_pointed_out() -> None:
-    config = load(TEXT, ENV, read_file).config
+CATALOGUE = Catalogue.decode(read())
+
+
+def told(text: str) -> list[str]:
+    given = Given(text, "g.yaml")
+    config = given.load(ENV, read_file).config
     assert config is not None
-    found = [str(problem) for problem in unknown_routes(config, Catalogue.decode(read()))]
-    assert found == [
-        "warning: cache.routes[1].match: has no effect: the catalogue has no `GET /api/v4/projcts/:id`; "
+    return [str(problem) for problem in unknown_routes(config, CATALOGUE, given)]
+
+
+def test_routes_that_have_no_effect_are_pointed_out() -> None:
+    assert told(TEXT) == [
+        "g.yaml:7: warning: cache.routes[1].match: has no effect: the catalogue has no `GET /api/v4/projcts/:id`; "
         "did you mean `GET /api/v4/projects/:id`?",
-        "warning: cache.routes[2].match: has no effect: the catalogue has no `GET /nowhere`; "
+        "g.yaml:8: warning: cache.routes[2].match: has no effect: the catalogue has no `GET /nowhere`; "
         "`gitlab-gateway routes` lists what there is",
-        "warning: cache.routes[3].match: has no effect: answers of `GET /api/v4/projects/:id/variables` are never stored "
-        "(secret-answer)",
-        "warning: cache.routes[4].match: has no effect: answers of `GET /api/v4/projects/:id/jobs/:job_id/trace` are never "
-        "stored (binary)",
+        "g.yaml:9: warning: cache.routes[3].match: has no effect: answers of `GET /api/v4/projects/:id/variables` are "
+        "never stored (secret-answer)",
+        "g.yaml:10: warning: cache.routes[4].match: has no effect: answers of "
+        "`GET /api/v4/projects/:id/jobs/:job_id/trace` are never stored (binary)",
     ]
 
 
-LIMITS = """
-version: 1
-upstream: {url: https://gitlab.internal}
-limits:
-  - {id: plain, by: caller, rate: 1/s}
-  - id: routed
-    by: caller
-    rate: 1/s
-    cost: weighted
-    match:
-      routes:
-        - "GET /api/v4/projects/:id/repository/archive"
-        - "/api/v4/projects/:project/repository/**"
-        - "GET /api/v4/projects/:id/repository/archives"
-        - "GET /api/v4/projects/5/repository/archive"
-costs:
-  - {match: "GET /api/v4/projects/:id/repository/tree", cost: 3}
-  - {match: "GET /api/v4/projects/:any/repository/tree", cost: 3}
-  - {match: "GET /api/v4/projects/:id/repository/trees", cost: 3}
-  - {match: "GET /nowhere/**", cost: 3}
-"""
+@pytest.mark.parametrize(
+    ("route", "message"),
+    [
+        ("GET /api/v4/projekts/:id", "is not in the catalogue: it holds only for a route that GitLab adds"),
+        ("/platform/**", "is not in the catalogue: it holds only for a route that GitLab adds"),
+        (
+            "GET /api/v4/projects/42/issues",
+            "never holds: the catalogue calls it `GET /api/v4/projects/:id/issues`; `by: project` limits each project",
+        ),
+        ("GET /api/v4/projects/:id", ""),
+        ("GET /api/v4/projects/:whatever/issues", ""),
+        ("/api/v4/projects/:id/repository/**", ""),
+    ],
+)
+def test_routes_of_limits_are_looked_up(route: str, message: str) -> None:
+    found = told(
+        "version: 1\nupstream: {url: https://gitlab.internal}\nlimits:\n  - {id: all, by: caller, rate: 9/min}\n"
+        f"  - {{id: few, by: caller, rate: 1/min, match: {{routes: ['{route}']}}}}\n"
+    )
+    assert len(found) == bool(message)
+    assert all(line == f"g.yaml:5: warning: limits[1].match.routes[0]: route `{route}` {message}" for line in found)
 
 
-def test_limits_and_costs_that_are_about_nothing_are_pointed_out() -> None:
-    config = load(LIMITS, ENV, read_file).config
-    assert config is not None
-    found = [str(problem) for problem in unknown_routes(config, Catalogue.decode(read()))]
+def test_operations_that_weigh_are_looked_up() -> None:
+    found = told(
+        "version: 1\nupstream: {url: https://gitlab.internal}\n"
+        "limits: [{id: all, by: caller, rate: 9/min, cost: weighted}]\ncosts:\n"
+        "  - {match: GET /api/v4/projects/:id, cost: 2}\n  - {match: GET /api/v4/projects/:project, cost: 2}\n"
+        "  - {match: GET /api/v4/projcts/:id, cost: 2}\n"
+    )
     assert found == [
-        "warning: limits[1].match.routes[2]: route `GET /api/v4/projects/:id/repository/archives` is not in the catalogue: "
-        "it holds only for a route that GitLab adds",
-        "warning: limits[1].match.routes[3]: route `GET /api/v4/projects/5/repository/archive` never holds: the catalogue "
-        "calls it `GET /api/v4/projects/:id/repository/archive`; `by: project` limits each project",
-        "warning: costs[2].match: has no effect: the catalogue has no `GET /api/v4/projects/:id/repository/trees`; "
-        "did you mean `GET /api/v4/projects/:id/repository/tree`?",
-        "warning: costs[3].match: has no effect: the catalogue has no `GET /nowhere/**`; "
-        "`gitlab-gateway routes` lists what there is",
+        "g.yaml:7: warning: costs[2].match: has no effect: the catalogue has no `GET /api/v4/projcts/:id`; "
+        "did you mean `GET /api/v4/projects/:id`?"
     ]
