@@ -57,7 +57,8 @@ Look = Callable[[Explained], Iterable[tuple[str, str]]]
 def explain(config: Config, identity: str, method: str, target: str, *, caller: str = "", look: Look | None = None) -> str:
     """One line per stage, as text; arguments as ``trace`` takes them."""
     found = trace(config, identity, method, target, caller=caller)
-    stages = (*found.stages, *look(found)) if look is not None and found.allowed else found.stages
+    held = found.allowed and (found.takes or found.credentials)
+    stages = (*found.stages, *look(found)) if look is not None and held else found.stages
     return "\n".join(f"{stage:<10}  {words}" for stage, words in stages)
 
 

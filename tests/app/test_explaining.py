@@ -189,6 +189,13 @@ def test_nothing_is_looked_at_for_a_request_that_is_refused_before(config: Confi
     assert "looked at" not in text
 
 
+def test_nothing_is_looked_at_where_there_is_no_bucket_and_no_credential(tmp_path: Path) -> None:
+    alone = configured('version: 1\nupstream: {url: "http://gitlab.test"}\n', tmp_path)
+    text = explain(alone, "people", "GET", "/api/v4/projects", look=lambda _: [("levels", "looked at")])
+    assert "none applies" in text
+    assert "looked at" not in text
+
+
 def test_of_a_pool_each_members_pace_is_told(tmp_path: Path) -> None:
     pool = TEXT.replace('{id: sa, token: "${env:SA}"}', '{id: sa, pool: [{token: "${env:SA}"}, {token: "${env:SA_SUDO}"}]}')
     assert pool != TEXT
