@@ -6,6 +6,8 @@ import difflib
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import msgspec
+
 from ..core.access import PrincipalKind
 from ..core.bandwidth import LEAST, MOST
 from ..core.catalogue import Access
@@ -29,6 +31,7 @@ _JUDGED_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat"})
 _LONGEST_SESSION_S = 86_400.0
 _LONGEST_SKEW_S = 300.0
 _SHORTEST_SECRET = 16
+_UNTOUCHED = {field.name: field.default for field in msgspec.structs.fields(Config)}
 _EXCHANGE_PATH = "/-/gateway/token"
 _LONGEST_WAIT_S = 60.0
 _STRONG_SECRET = 32
@@ -411,6 +414,16 @@ def _cache(config: Config) -> Iterator[Finding]:
                 yield _error((name,), "has no effect with `cache.mode: shared`, which has no credential stage")
         if any(identity.key is not None or identity.oidc is not None for identity in config.identities):
             yield _error(("identities",), "has gateway keys or workloads, but `cache.mode: shared` has no credential stage")
+        elif config.identities != _UNTOUCHED["identities"]:
+            yield _warning(("identities",), "has no effect with `cache.mode: shared`: everybody is let in")
+        if config.passthrough != _UNTOUCHED["passthrough"]:
+            yield _warning(("passthrough",), "has no effect with `cache.mode: shared`: every credential goes up")
+        for name in ("limits", "costs"):
+            if getattr(config, name):
+                yield _warning((name,), "has no effect with `cache.mode: shared`: nobody is limited")
+        for name in ("ttl", "routes"):
+            if getattr(cache, name):
+                yield _warning(("cache", name), "has no effect with `mode: shared`: answers say how long they last")
     if cache.hooks is not None:
         if cache.mode is not CacheMode.PRIVATE:
             yield _error(("cache", "hooks"), "belongs to `cache.mode: private`")
