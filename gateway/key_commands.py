@@ -156,8 +156,9 @@ def _list(arguments: argparse.Namespace, config: Config) -> int:
         return OK
     for row in rows:
         line = f"{row['id']:<20} {row['identity']:<24} {row['state']:<8} {row['origin']:<9} created {row['created_at']}"
-        ends = [(name, row[f"{name}_at"]) for name in ("expires", "last_used") if row[f"{name}_at"]]
-        print(line, *(f"{name} {at}" for name, at in ends), *(f"from {one}" for one in row["cidr"]))
+        instants = (("begins", "not_before"), ("expires", "expires_at"), ("last_used", "last_used_at"))
+        more = [f"{word} {row[name]}" for word, name in instants if row[name]] + [f"from {one}" for one in row["cidr"]]
+        print(line, *more, *([f"note {row['note']}"] if row["note"] else []))
     if not rows:
         _say("no keys")
     return OK

@@ -149,6 +149,16 @@ def test_what_makes_no_key_is_refused_and_nothing_is_stored(keys: Desk, argument
     assert [row["identity"] for row in keys.rows()] == ["app"]
 
 
+def test_the_list_shows_what_bounds_a_key_and_its_note(keys: Desk) -> None:
+    keys("new", "bot", "--not-before", "2h", "--expires", "3h", "--cidr", "192.0.2.0/24", "--note", "portal, production")
+    (row,) = keys.rows()
+    assert main(["keys", "list", "--config", keys.file]) == OK
+    line = keys.capsys.readouterr().out
+    assert line.endswith(
+        f" begins {row['not_before']} expires {row['expires_at']} from 192.0.2.0/24 note portal, production\n"
+    ), line
+
+
 def test_a_stored_key_whose_end_can_not_be_told_is_listed_still(keys: Desk, tmp_path: Path) -> None:
     keys("new", "bot", "--expires", "90d")
     with contextlib.closing(sqlite3.connect(tmp_path / "state" / "keys.db")) as store, store:
