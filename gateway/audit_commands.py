@@ -101,7 +101,8 @@ def _replay(arguments: argparse.Namespace, config: Config) -> int:
     if replay.unreadable:
         say.append(f"{replay.unreadable} that are no lines of an audit")
     print("\n".join(say), file=sys.stderr)
-    return FAILED if replay.different else OK
+    nothing = replay.unreadable and not (replay.different or replay.same or replay.unclear or replay.unjudged)
+    return FAILED if replay.different or nothing else OK
 
 
 def _bounded(paths: list[str]) -> Iterator[bytes]:

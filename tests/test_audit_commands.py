@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -168,6 +169,17 @@ def test_what_differs_is_told_by_an_output_without_arrows(replayed: list[str], t
         cwd=root,
     )
     assert (shown.returncode, r"as sa \u2192 forbidden" in shown.stdout, "Traceback" in shown.stderr) == (1, True, False)
+
+
+def test_a_file_that_is_no_audit_is_no_good_news(
+    replayed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit = tmp_path / "audit"
+    audit.write_bytes(gzip.compress(audit.read_bytes()))  # as logrotate leaves it
+    assert main(replayed) == 1
+    assert "that are no lines of an audit" in capsys.readouterr().err
+    audit.write_bytes(b"")
+    assert main(replayed) == 0  # nobody asked for anything
 
 
 def test_a_shared_cache_has_nothing_to_decide(
