@@ -30,6 +30,11 @@ def test_the_limit_is_found_and_the_time_bounded() -> None:
         judged(Wish("team", "t", factor=float("nan")), LIMITS)
 
 
+def test_what_has_no_bucket_to_change_is_not_called_unknown() -> None:
+    with pytest.raises(ValueError, match="none of those configured with a rate or `concurrent`"):
+        judged(Wish("downloads", "all", pause=True), LIMITS)
+
+
 def test_a_note_is_read_back() -> None:
     note = Note(Wish("caller", "bot", factor=3.0), 9.0)
     assert noted(msgspec.json.encode(note), LIMITS) == (LIMITS[0], note)
