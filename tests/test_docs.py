@@ -31,7 +31,8 @@ from gateway.config import Config, load
 from gateway.core.breaker import BreakerState
 from gateway.core.cache_status import CacheReason, CacheStatus, Stored
 from gateway.core.catalogue import Catalogue
-from gateway.core.errors import Code
+from gateway.core.credentials import both_bearer_and_access_token, two_credentials
+from gateway.core.errors import Code, bad_request, forbidden, rate_limited, unauthenticated
 from gateway.core.exchange import Exchange
 from gateway.core.limit_plan import Limits
 from gateway.edge.admin import Admin, AdminSettings, Readiness
@@ -148,6 +149,20 @@ def test_the_layers_are_those_that_are_checked() -> None:
     assert named == [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
 
 
+@pytest.mark.parametrize(
+    ("module", "rejects"),
+    [
+        pytest.param(words(row[0])[0], row[2], id=words(row[0])[0])
+        for table in tables(PAGES["docs/architecture.md"])
+        if table[0][:3] == ["module", "responsibility", "rejects"]
+        for row in table[1:]
+    ],
+)
+def test_a_module_that_refuses_says_so_on_the_map(module: str, rejects: str) -> None:
+    if module != "gateway/core/errors.py":  # where they are made for others
+        assert {status for _, status in refused_in(ROOT / module)} <= set(re.findall(r"\d{3}", rejects))
+
+
 # Closed sets
 
 
@@ -158,15 +173,39 @@ def test_every_code_has_one_row() -> None:
         assert re.fullmatch(r"[1-5]\d\d(, [1-5]\d\d)*", status) or code.strip("`") in RESERVED
 
 
+MAKERS = {
+    "bad_request": bad_request,
+    "forbidden": forbidden,
+    "rate_limited": rate_limited,
+    "unauthenticated": unauthenticated,
+}
+MAKERS |= {"two_credentials": two_credentials, "both_bearer_and_access_token": both_bearer_and_access_token}
+
+
+def refused_in(path: Path) -> set[tuple[str, str]]:
+    """Code and status of each refusal that a module makes, where both are literals or their maker's own."""
+    found: set[tuple[str, str]] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+        if not isinstance(node, ast.Call) or name not in {"Rejection", *MAKERS}:
+            continue
+        said = [*node.args, *(word.value for word in node.keywords)]
+        codes = [each.attr for each in said if isinstance(each, ast.Attribute) and ast.unparse(each.value) == "Code"]
+        statuses = [each.value for each in said if isinstance(each, ast.Constant) and type(each.value) is int]
+        if name in MAKERS:
+            made = MAKERS[name]()
+            codes, statuses = codes or [made.code.name], [made.status]
+        if codes and statuses:
+            found.add((Code[codes[0]].value, str(statuses[0])))
+    return found
+
+
 def raised() -> dict[str, set[str]]:
-    """Code → statuses, from what the package raises where both are literals."""
+    """Code → statuses, over the whole package."""
     found: dict[str, set[str]] = {}
     for path in (ROOT / "gateway").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Rejection" and len(node.args) >= 2:
-                code, status = node.args[:2]
-                if isinstance(code, ast.Attribute) and isinstance(status, ast.Constant) and hasattr(Code, code.attr):
-                    found.setdefault(Code[code.attr].value, set()).add(str(status.value))
+        for code, status in refused_in(path):
+            found.setdefault(code, set()).add(status)
     return found
 
 
@@ -198,6 +237,18 @@ def test_the_stages_are_those_of_the_pipeline() -> None:
     stages = [row[1] for row in STAGES]
     where = [next(at for at, stage in enumerate(stages) if name in stage.split()) for name in order]
     assert where == sorted(where)
+
+
+def test_a_stage_may_refuse_with_what_its_modules_do() -> None:
+    """A module of several stages in one of them. What ``pipeline.py`` makes is others' to say."""
+    documented: dict[str, set[str]] = {}
+    for row in STAGES:
+        for word in words(row[2]):
+            if word.endswith(".py") and "*" not in word and word != "pipeline.py":
+                documented.setdefault(word, set()).update(words(row[4]))
+    assert len(documented) > 20
+    found = {name: {code for code, _ in refused_in(ROOT / "gateway" / name)} for name in documented}
+    assert not {name: codes - documented[name] for name, codes in found.items() if not codes <= documented[name]}
 
 
 def test_every_code_in_use_is_refused_by_some_stage() -> None:
