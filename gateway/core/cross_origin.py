@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .access import Principal, PrincipalKind
 from .messages import RequestHead, first
+from .peer_guard import subject
 from .target import Target
 
 # Where GitLab answers preflights (its `config/application.rb`).
@@ -24,4 +25,4 @@ def is_preflight(head: RequestHead, target: Target) -> bool:
 
 def asker(address: str) -> Principal:
     """Whoever sends one: nobody, from an address."""
-    return Principal(id=f"passthrough:{address}", kind=PrincipalKind.PASSTHROUGH, identity="passthrough")
+    return Principal(id=f"passthrough:{subject(address)}", kind=PrincipalKind.PASSTHROUGH, identity="passthrough")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from .access import Principal, PrincipalKind
 from .catalogue import Operation, ReferenceKind
 from .cost import Weights
 from .limits import EVERY, MOST_BURST, MOST_RATE, Era, Limit, Scope, Take, Takes
+from .peer_guard import subject as address_subject
 from .project_names import ProjectNames
 from .rule_match import Clause, Matcher, spelt_in_path
 from .target import Target
@@ -26,19 +26,6 @@ _PLAIN_SUBJECT = re.compile(r"(?!#)[\x21-\x7e]{1,100}")
 _MEMO_BOUND = 4096
 _OVER = Era(over=True)
 _PLACES = (ReferenceKind.PROJECT,)
-
-
-def address_group(peer: str) -> str:
-    """The subject that stands for an unnamed caller: an IPv4 address, or the /64 that one IPv6 customer holds."""
-    try:
-        address = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return peer  # a Unix socket
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return f"{ipaddress.IPv6Address(int(address) >> 64 << 64)}/64"
-    return str(address)
 
 
 class _Tariff:
@@ -117,7 +104,7 @@ class Limits:
         seen = (peer if unnamed else principal.id, principal.kind, principal.team, principal.identity, project, tariff)
         takes = self._memo.get(seen)
         if takes is None:
-            found = _takes(tariff, principal, address_group(peer) if unnamed else "", project)
+            found = _takes(tariff, principal, address_subject(peer) if unnamed else "", project)
             # Which project a path names may be learnt at any moment, so those are asked for each time.
             takes = Takes(self._as_changed(found) if self._changed else found, _OVER if tariff.by_project else self._era)
             if len(self._memo) >= _MEMO_BOUND:

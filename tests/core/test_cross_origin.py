@@ -33,3 +33,5 @@ def test_no_preflight() -> None:
 
 def test_nobody_asks() -> None:
     assert (asker("10.0.0.1").kind, asker("10.0.0.1").brokered) == (PrincipalKind.PASSTHROUGH, False)
+    # As others without a name: whoever holds a /64 has no turn, bucket or line for each of its addresses.
+    assert asker("2001:db8::7").id == asker("2001:db8::8").id == "passthrough:2001:db8::/64"

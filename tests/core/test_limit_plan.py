@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Reference, ReferenceKind, Surface
-from gateway.core.limit_plan import KEY_BYTES, Limits, address_group, bucket_of, key_of
+from gateway.core.limit_plan import KEY_BYTES, Limits, bucket_of, key_of
 from gateway.core.limits import Limit, Match, Scope, Take
 from gateway.core.project_names import ProjectNames
 from gateway.core.target import Target, parse_target
@@ -91,20 +91,6 @@ def test_no_limits_no_takes() -> None:
     none = Limits.compile([])
     assert none.takes_for(key_principal(), OPERATION, TARGET, "GET", "10.0.0.1") == ()
     assert none.advertised is None
-
-
-@pytest.mark.parametrize(
-    ("peer", "group"),
-    [
-        pytest.param("192.0.2.7", "192.0.2.7", id="v4"),
-        pytest.param("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", id="v6"),
-        pytest.param("fe80::1%eth0", "fe80::/64", id="zone"),
-        pytest.param("::ffff:192.0.2.7", "192.0.2.7", id="mapped"),
-        pytest.param("unix:", "unix:", id="unix"),
-    ],
-)
-def test_address_groups(peer: str, group: str) -> None:
-    assert address_group(peer) == group
 
 
 @settings(max_examples=100, deadline=None)
