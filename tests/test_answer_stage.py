@@ -102,8 +102,14 @@ async def test_what_has_no_body_is_left_alone() -> None:
     assert await mend(STAGE, found, BATCH, BROKERED) is found
 
 
-async def test_json_members_are_turned_and_a_strong_validator_weakened() -> None:
-    found = await mend(ADDRESSES, reply(b'{"web_url":"https://in/a"}', JSON, (b"ETag", b'"x"')), PROJECT, OWN)
+async def test_a_batch_may_lead_elsewhere() -> None:
+    found = await mend(STAGE, reply(ANSWER.replace(b"https://in", b"https://storage"), LFS), BATCH, BROKERED)
+    assert found.whole == b'{"objects":[{"actions":{"download":{"href":"https://storage/a","header":{}}}}]}'
+
+
+@pytest.mark.parametrize("etag", [b'"x"', b'W/"x"'])
+async def test_json_members_are_turned_and_a_strong_validator_weakened(etag: bytes) -> None:
+    found = await mend(ADDRESSES, reply(b'{"web_url":"https://in/a"}', JSON, (b"ETag", etag)), PROJECT, OWN)
     assert found.whole == b'{"web_url":"https://out/a"}'
     assert first(found.head.fields, b"etag") == b'W/"x"'
     assert first(found.head.fields, b"content-length") == b"27"
@@ -138,5 +144,6 @@ def test_only_what_may_be_read_is_asked_for_plain() -> None:
     assert not STAGE.reads(PROJECT)
     assert ADDRESSES.reads(PROJECT)
     assert not ADDRESSES.reads(Operation("GET /raw", Access.READ, Surface.REST, binary=True))
+    assert not ADDRESSES.reads(Operation("GET /a.git/info/refs", Access.READ, Surface.GIT))
     fields = ADDRESSES.plainly(((b"accept-encoding", b"gzip"), (b"Accept", b"*/*")))
     assert fields == ((b"Accept", b"*/*"), (b"Accept-Encoding", b"identity"))

@@ -159,6 +159,18 @@ async def test_while_gitlab_is_silent_tokens_it_vouched_for_go_on_and_new_ones_c
             await world.look_up(token)
 
 
+async def test_a_token_that_stood_in_is_asked_about_as_soon_as_gitlab_is_back(world: World) -> None:
+    await world.look_up()
+    world.gitlab.silent = True
+    world.pass_(30)
+    assert await world.look_up() is not None
+    world.gitlab.silent = False
+    del world.gitlab.good["good"]
+    world.pass_(10)
+    assert world.recall() is Recall.REFRESH
+    assert await world.look_up() is None
+
+
 async def test_when_gitlab_is_back_the_time_starts_anew(world: World) -> None:
     await world.look_up()
     world.gitlab.silent = True
@@ -174,8 +186,11 @@ async def test_when_gitlab_is_back_the_time_starts_anew(world: World) -> None:
 
 async def test_a_token_ends_with_its_expiry_whoever_answers(world: World) -> None:
     world.gitlab.good["good"] = Verified("user:42", ("api",), T + 10)
-    await world.look_up()
-    world.pass_(10)
+    principal = await world.look_up()
+    assert principal is not None
+    world.pass_(9.9)
+    assert world.recall() == principal
+    world.pass_(0.1)
     assert world.recall() is Recall.ASK
     assert await world.look_up() is None
     world.gitlab.silent = True
