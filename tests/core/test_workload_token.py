@@ -176,6 +176,13 @@ def test_every_condition_must_hold(change: dict[str, Any], admitted: bool) -> No
     assert WANTED.admits({**CLAIMS, **change}, T) is admitted
 
 
+def test_one_claim_that_fits_is_not_enough() -> None:
+    wanted = Requirement(ISSUER, "gateway", (("job_project_id", Pattern("7")), ("ref_protected", Pattern("true"))))
+    assert wanted.admits({**CLAIMS, "job_project_id": "7", "ref_protected": "true"}, T)
+    assert not wanted.admits({**CLAIMS, "job_project_id": "7", "ref_protected": "false"}, T)
+    assert not wanted.admits({**CLAIMS, "job_project_id": "8", "ref_protected": "true"}, T)
+
+
 def test_it_is_over_when_it_would_be_refused() -> None:
     over_at = WANTED.over_at(CLAIMS)
     assert WANTED.admits(CLAIMS, over_at - 1)

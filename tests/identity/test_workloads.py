@@ -135,6 +135,15 @@ async def test_a_token_where_gitlab_would_see_it_is_refused(world: World) -> Non
     assert refused.value.code is Code.UNAUTHENTICATED
 
 
+@pytest.mark.parametrize("kind", [Kind.TOKEN, Kind.NONE])
+async def test_nor_does_it_go_up_beside_another_credential(world: World, kind: Kind) -> None:
+    claim = Claim(kind, Secret("glpat-good"), Carrier.PRIVATE_TOKEN, beside=(Secret("x"), Secret(world.token())))
+    with pytest.raises(Rejection) as refused:
+        await world.authenticator.authenticate(claim, REST, RequestHead("POST", b"/", (), peer=HERE))
+    assert refused.value.code is Code.UNAUTHENTICATED
+    assert world.gitlab.asked == []
+
+
 async def test_the_first_that_fits_is_the_caller(world: World) -> None:
     assert (await world.ask(world.token(ref_protected="true"))).id == "main"
     assert (await world.ask(world.token(ref_protected=True))).id == "main"
