@@ -115,7 +115,7 @@ def admitted_for(head: RequestHead, admitted: Admitted) -> Admitted:
     """``admitted``, of a request of the same kind, as the entry would have it of ``head``."""
     _, mark, query = head.target.partition(b"?")
     target = msgspec.structs.replace(admitted.target, raw=head.target, query=query if mark else None)
-    claim = msgspec.structs.replace(admitted.claim, target=head.target, target_without_sudo=head.target)
+    claim = msgspec.structs.replace(admitted.claim, target=head.target)
     return msgspec.structs.replace(admitted, target=target, claim=claim)
 
 

@@ -30,7 +30,6 @@ CLAIM = Claim(
     Carrier.PRIVATE_TOKEN,
     sudo="ada",
     target=TARGET.raw,
-    target_without_sudo=b"/api/v4/user",
     passing=((b"PRIVATE-TOKEN", b"mine"),),
 )
 

@@ -180,7 +180,7 @@ def head(
 
 
 def case(of: RequestHead) -> Case:
-    claim = Claim(Kind.TOKEN, Secret("x"), target=of.target, target_without_sudo=of.target)
+    claim = Claim(Kind.TOKEN, Secret("x"), target=of.target)
     admitted = Admitted(parse_target(of.target), REST, claim, b"git.example.com", of.peer, False)
     return Case(admitted, REST, claim, Principal("p", PrincipalKind.GITLAB_TOKEN, "people"), Permit("r"), of.target)
 

@@ -67,8 +67,6 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     target: bytes = b""
     """The raw target less credential parameters: what is forwarded and keyed. A ``sudo`` parameter stays, because GitLab
     repeats it in ``Link``; one that is not granted refuses the request, it is never just removed."""
-    target_without_sudo: bytes = b""
-    """``target`` less ``sudo`` as well."""
     passing: Fields = ()
     """The fields that carry this credential when it is the one that goes up: as received, or moved from a parameter."""
     sudo_fields: Fields = ()
@@ -212,8 +210,7 @@ def read_claim(fields: Iterable[Field], method: str, target: Target, operation: 
         slot = _slots[carriers[0][0]]
         if slot <= _DEPLOY and carriers[0][1]:
             read = _read(slot, carriers[0], operation.surface)
-            raw = target.raw
-            return Claim(read[0], Secret(read[2]), read[1], "", read[3], None, raw, raw, (carriers[0],))
+            return Claim(read[0], Secret(read[2]), read[1], "", read[3], None, target.raw, (carriers[0],))
     found = _Found()
     for field in carriers:
         _gather(found, _slots[field[0]], field, operation.surface)
@@ -273,17 +270,15 @@ def _judge(found: _Found, target: Target, operation: Operation, method: str) -> 
     if len(set(found.sudos)) > 1:
         raise two_credentials()
     sudo = found.sudos[0] if found.sudos else None
-    raw = bare = target.raw
+    raw = target.raw
     parameter = None
     if found.parameters:
-        raw = bare = cut_parameters(raw, CREDENTIAL_PARAMETERS)
+        raw = cut_parameters(raw, CREDENTIAL_PARAMETERS)
         parameter = _one_parameter(found)
-    if sudo is not None:
-        bare = cut_parameters(raw, frozenset({"sudo"}))
     if parameter is not None:
-        return _from_parameter(parameter, found, sudo, raw, bare)
+        return _from_parameter(parameter, found, sudo, raw)
     if not found.tokens:
-        return _without(found, raw, bare, sudo, operation, method)
+        return _without(found, raw, sudo, operation, method)
     kind, carrier, secret, username, field = _one_field(found, operation.surface)
     return Claim(
         kind,
@@ -292,7 +287,6 @@ def _judge(found: _Found, target: Target, operation: Operation, method: str) -> 
         username=username,
         sudo=sudo,
         target=raw,
-        target_without_sudo=bare,
         passing=(field, *found.surface, *found.dpop),
         sudo_fields=tuple(found.sudo_fields[:1]),
         beside=_beside(found),
@@ -323,7 +317,7 @@ def _one_parameter(found: _Found) -> Parameter | None:
     return present[0]
 
 
-def _from_parameter(parameter: Parameter, found: _Found, sudo: str | None, raw: bytes, bare: bytes) -> Claim:
+def _from_parameter(parameter: Parameter, found: _Found, sudo: str | None, raw: bytes) -> Claim:
     if _VISIBLE.fullmatch(parameter.value) is None:
         # No token holds a blank or a control octet, and as a field it would end the line.
         raise unauthenticated()
@@ -337,7 +331,6 @@ def _from_parameter(parameter: Parameter, found: _Found, sudo: str | None, raw: 
         parameter.name,
         sudo=sudo,
         target=raw,
-        target_without_sudo=bare,
         passing=passing + tuple(found.dpop),
         sudo_fields=tuple(found.sudo_fields[:1]),
         beside=_beside(found),
@@ -390,7 +383,7 @@ def _authorization(value: bytes, surface: Surface) -> tuple[Kind, Carrier, str, 
     return Kind.OPAQUE, Carrier.AUTHORIZATION, _text(value), ""
 
 
-def _without(found: _Found, raw: bytes, bare: bytes, sudo: str | None, operation: Operation, method: str) -> Claim:
+def _without(found: _Found, raw: bytes, sudo: str | None, operation: Operation, method: str) -> Claim:
     """No user's credential in the head: a surface's own, a session, one GitLab will find in the body, or none."""
     surface = operation.surface
     kind, carrier, parameter, secret, passing = Kind.NONE, None, "", b"", tuple[Field, ...]()
@@ -414,7 +407,6 @@ def _without(found: _Found, raw: bytes, bare: bytes, sudo: str | None, operation
         parameter,
         sudo=sudo,
         target=raw,
-        target_without_sudo=bare,
         passing=passing,
         sudo_fields=tuple(found.sudo_fields[:1]),
         beside=_beside(found) if parameter != "token" or carrier is Carrier.BODY else (),

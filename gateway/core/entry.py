@@ -216,7 +216,7 @@ class SharedEntry:
         return Admitted(
             target,
             operation,
-            Claim(Kind.NONE, _NO_CLAIM_SECRET, target=target.raw, target_without_sudo=target.raw),
+            Claim(Kind.NONE, _NO_CLAIM_SECRET, target=target.raw),
             _judge_whom(head, target, self._settings),
             self._peers.client(head.peer, head.fields),
             self._peers.trusts(head.peer),

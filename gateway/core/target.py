@@ -26,7 +26,6 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     segments: tuple[str, ...]
     """Path split on literal ``/`` first, each segment then decoded once (UTF-8, surrogateescape); the configured
     relative-URL prefix is cut off; no trailing empty segment."""
-    trailing_slash: bool = False
     authority: bytes | None = None
     """The authority of an absolute-form target, for the edge's Host rules; None for origin form."""
 
@@ -44,8 +43,7 @@ _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?
 # Decoding is repeated this often, for the check alone: what a proxy, Workhorse and Rails could undo between them.
 _ROUNDS = 3
 
-_Parsed = tuple[tuple[str, ...], bool]
-_PARSED: dict[bytes, _Parsed] = {}
+_PARSED: dict[bytes, tuple[str, ...]] = {}
 _PARSED_BOUND = 8192
 _PARSED_PATH_BYTES = 512
 
@@ -76,11 +74,11 @@ def parse_target(raw: bytes, *, max_bytes: int = MAX_TARGET_BYTES, prefix: bytes
         if path != prefix and not path.startswith(prefix + b"/"):
             raise Rejection(Code.BAD_TARGET, 404, "404 Not Found", detail="outside the relative URL root")
         inner = path[len(prefix) :] or b"/"
-    parsed = _PARSED.get(inner)
-    if parsed is None:
-        parsed = _parse_path(inner)
-        _remember(inner, parsed)
-    return Target(raw, path, rest if mark else None, parsed[0], parsed[1], authority)
+    segments = _PARSED.get(inner)
+    if segments is None:
+        segments = _parse_path(inner)
+        _remember(inner, segments)
+    return Target(raw, path, rest if mark else None, segments, authority)
 
 
 def _origin_form(raw: bytes) -> tuple[bytes, bytes]:
@@ -97,21 +95,14 @@ def _origin_form(raw: bytes) -> tuple[bytes, bytes]:
     return authority, rest
 
 
-def _parse_path(path: bytes) -> _Parsed:
+def _parse_path(path: bytes) -> tuple[str, ...]:
     if path == b"/":
-        return (), False
+        return ()
     if _PLAIN.fullmatch(path):
-        pieces = path.decode("ascii").split("/")
-        if pieces[-1] == "":
-            return tuple(pieces[1:-1]), True
-        return tuple(pieces[1:]), False
+        return tuple(path.decode("ascii").removesuffix("/").split("/")[1:])
     if _BAD_TRIPLET.search(path):
         raise _refused("percent")
-    segments = path.split(b"/")[1:]
-    trailing = segments[-1] == b""
-    if trailing:
-        segments.pop()
-    return tuple([_decode_segment(segment) for segment in segments]), trailing
+    return tuple([_decode_segment(segment) for segment in path.removesuffix(b"/").split(b"/")[1:]])
 
 
 def _decode_segment(segment: bytes) -> str:
@@ -151,14 +142,14 @@ def _check_dots(segment: bytes) -> None:
             raise _refused("traversal")
 
 
-def _remember(path: bytes, parsed: _Parsed) -> None:
+def _remember(path: bytes, segments: tuple[str, ...]) -> None:
     if len(path) > _PARSED_PATH_BYTES:
         return
     if len(_PARSED) >= _PARSED_BOUND:
         # The older half goes: dicts keep insertion order, and a full sweep would make every caller miss at once.
         for stale in list(_PARSED)[: _PARSED_BOUND // 2]:
             del _PARSED[stale]
-    _PARSED[path] = parsed
+    _PARSED[path] = segments
 
 
 def percent_decode(octets: bytes) -> bytes:

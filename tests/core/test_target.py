@@ -84,7 +84,6 @@ def test_what_passes_is_unaltered_and_holds_no_dot_segment(segments: list[bytes]
     assert target.raw == raw
     assert target.query == query
     assert len(target.segments) == len(segments)
-    assert target.trailing_slash is (slash and bool(segments))
     for segment in target.segments:
         decoded = segment.encode("utf-8", "surrogateescape")
         for _ in range(3):
@@ -106,7 +105,6 @@ def test_any_octets_pass_unaltered_or_are_refused(raw: bytes) -> None:
 def test_segments_are_split_before_they_are_decoded() -> None:
     target = parse_target(b"/api/v4/projects/g%2Fp%252F/files/%E6%97%A5%ff/?a")
     assert target.segments == ("api", "v4", "projects", "g/p%2F", "files", "日\udcff")
-    assert target.trailing_slash
     assert parse_target(b"/a/b/").segments == ("a", "b")
     assert parse_target(b"/").segments == ()
 
