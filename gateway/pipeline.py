@@ -70,8 +70,6 @@ _STORED = {stored: stored.value for stored in Stored}
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _CUT_BY = {Source.DOWNSTREAM: "client", Source.UPSTREAM: "upstream", Source.INTERNAL: "gateway"}
 
-# What the gateway itself asks about a place: on the REST surface, whatever the request is.
-
 
 class _Told:
     """What is known so far of the caller, for whoever must refuse: filled as the stages pass."""

@@ -10,6 +10,7 @@ from .core.errors import Rejection
 from .core.rule_match import Place, Question
 from .road import Road
 
+# On the REST surface, whatever the request is.
 _ASKING = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
 
 

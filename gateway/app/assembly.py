@@ -89,9 +89,6 @@ if TYPE_CHECKING:  # a JOSE library, for those who configured an issuer
 
 log = logging.getLogger("gateway.app")
 
-DRAIN_S = 25.0
-"""For requests in progress after SIGTERM; Kubernetes kills after 30 s."""
-
 
 # Wiring
 

@@ -55,8 +55,6 @@ class CacheReason(enum.StrEnum):
     """The client's ``Cache-Control`` asks for it."""
     NO_CACHE = "no-cache"
     """The origin's ``no-cache`` asks for it."""
-    ACCESS = "access"
-    """The body is fresh; whether its caller may still see it had to be asked."""
     STALE_IF_ERROR = "stale-if-error"
     STALE_WHILE_REVALIDATE = "stale-while-revalidate"
     MAX_STALE = "max-stale"
@@ -106,7 +104,6 @@ _FORWARDED = {
     CacheReason.VARY_MISS: "vary-miss",
     CacheReason.STALE: "stale",
     CacheReason.NO_CACHE: "stale",
-    CacheReason.ACCESS: "stale",
     CacheReason.PARTIAL: "partial",
     CacheReason.REQUEST: "request",
 }

@@ -270,12 +270,12 @@ def answer(entry: Entry, method: str, fields: Fields, now: float) -> tuple[Respo
     if (condition is not None or since is not None) and may_answer_304(entry, condition, since):
         return ResponseHead(304, not_modified(entry.fields), b"Not Modified"), b""
     wanted = first(fields, b"range") if method == "GET" else None
-    if wanted is not None and (entry.partial or (entry.status == 200 and _if_range_holds(entry, fields, now))):
+    if wanted is not None and (entry.partial or (entry.status == 200 and _if_range_holds(entry, fields))):
         return _piece(entry, wanted)
     return ResponseHead(entry.status, entry.fields, entry.reason), b"" if method == "HEAD" else entry.body
 
 
-def _if_range_holds(entry: Entry, fields: Fields, now: float) -> bool:
+def _if_range_holds(entry: Entry, fields: Fields) -> bool:
     """``If-Range``: the piece only of the very same octets, else all of it (RFC 9110 §13.1.5)."""
     value = first(fields, b"if-range")
     if value is None:

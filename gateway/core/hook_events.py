@@ -36,13 +36,11 @@ class _Place(msgspec.Struct):
 
 class _Attributes(msgspec.Struct):
     iid: int | None = None
-    noteable_type: str | None = None
     source_project_id: int | None = None
 
 
 class _Request(msgspec.Struct):
     iid: int | None = None
-    target_project_id: int | None = None
 
 
 class _Event(msgspec.Struct):
@@ -58,8 +56,6 @@ class _Event(msgspec.Struct):
     merge_request: _Request | None = None
     group_id: int | None = None
     full_path: str | None = None
-    old_full_path: str | None = None
-    group_path: str | None = None
     user_id: int | None = None
 
 
