@@ -9,7 +9,16 @@ import pytest
 
 from gateway.core import credentials as module
 from gateway.core.catalogue import Access, Catalogue, Operation, Surface
-from gateway.core.credentials import CREDENTIAL_FIELDS, Carrier, Claim, Kind, injection, read_claim, second_token
+from gateway.core.credentials import (
+    CREDENTIAL_FIELDS,
+    Carrier,
+    Claim,
+    Kind,
+    injection,
+    read_claim,
+    second_token,
+    without_carriers,
+)
 from gateway.core.errors import Code, Rejection
 from gateway.core.gateway_key import new_key
 from gateway.core.messages import Field
@@ -70,6 +79,15 @@ def test_none() -> None:
     )
     assert (claim.kind, claim.carrier, claim.passing) == (Kind.NONE, None, ())
     assert _claim(target=b"/x?a=1").target == b"/x?a=1"
+    for field in (PRIVATE, BEARER, JOB, DEPLOY):
+        assert _claim((field[0], b"")).kind is Kind.NONE
+    assert _claim(method="POST").kind is Kind.NONE
+
+
+def test_carriers_are_told_from_other_fields() -> None:
+    twin, others = (b"private_token", b"T1"), ((b"Accept", b"*/*"), (b"Accept", b"a/b"))
+    assert without_carriers((others[0], PRIVATE, twin, others[1], COOKIE)) == (others, [PRIVATE, twin, COOKIE])
+    assert without_carriers(others) == (others, [])
 
 
 def test_a_web_page_keeps_its_cookies_without_login() -> None:
@@ -228,6 +246,7 @@ def test_what_gitlab_judges_from_the_body_or_a_parameter() -> None:
         b"/x?token=t&ref=main",
     )
     assert _claim(PRIVATE, name=trigger, method="POST", target=b"/x?token=t").kind is Kind.TOKEN
+    assert _claim(name=trigger, method="POST", target=b"/x?token=&token=t").secret.reveal() == "t"
     assert _claim(surface=Surface.OAUTH, method="POST").kind is Kind.OPAQUE
     assert _claim(target=b"/x?token=t").kind is Kind.NONE
     claim = _claim(target=b"/x.atom?feed_token=f", surface=Surface.WEB_TOKEN)
