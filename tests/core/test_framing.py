@@ -25,6 +25,7 @@ CL, TE, HOST = b"Content-Length", b"Transfer-Encoding", b"Host"
         ([(TE, b"chunked")], Framing(True)),
         ([(TE, b"\tChunked ")], Framing(True)),
         ([(b"X-Transfer-Encoding", b"chunked"), (b"X-Content-Len", b"1")], Framing(False)),
+        ([(b"If-Modified-Since", b"chunked"), (b"Accept-Charset", b"5")], Framing(False)),  # of the same lengths
     ],
 )
 def test_one_length(fields: list[Field], expected: Framing) -> None:
@@ -177,6 +178,8 @@ def test_limits_are_exact() -> None:
         with pytest.raises(Rejection) as refused:
             judge_fields(((b"X", b"a" * 9),) * 5, **limits)
         assert (refused.value.status, refused.value.code) == (431, Code.HEADERS_TOO_LARGE)
+    with pytest.raises(Rejection):  # one of several, however short the others
+        judge_fields(((HOST, b"x"), (b"X", b"a" * 10)), max_count=5, max_field_bytes=10, max_bytes=60)
 
 
 def test_the_memory_of_names_is_bounded() -> None:
