@@ -395,6 +395,7 @@ class TokenSource(Protocol):
         another has taken its place since it was given out.
 
         False: GitLab still knows it, so the 401 was about the route. A caller cannot take a credential from the others.
+        Raises Rejection BROKER_CREDENTIAL_REFUSED (503) where GitLab does not say which; it is given out meanwhile.
         """
         ...
 

@@ -40,6 +40,7 @@ class Held:
         "by_carrier",
         "checked",
         "credential",
+        "doubt",
         "doubted_at",
         "expires_at",
         "lock",
@@ -59,6 +60,8 @@ class Held:
         """It may do more than its owner declared: configured wrongly, rather than dead."""
         self.refused_until = 0.0
         self.doubted_at: float | None = None
+        self.doubt = ""
+        """Why GitLab could not say whether it still takes it, when it was last doubted."""
         self.expires_at: float | None = None
         """Unix seconds, as GitLab said."""
         self.reason = ""

@@ -201,13 +201,16 @@ class StaticTokenSource:
             if now < held.refused_until:
                 return True
             if held.doubted_at is not None and now < held.doubted_at + _DOUBT_S:
+                if held.doubt:
+                    raise _unchecked(held, held.doubt)
                 return False
             held.doubted_at = now
             before = held.by_carrier
             try:
                 await self._check(held)
-            except (NotAnswering, TimeoutError):
-                return False
+            except (NotAnswering, TimeoutError) as error:
+                held.doubt = _reason(error)
+                raise _unchecked(held, held.doubt) from error
             return self._monotonic() < held.refused_until or held.by_carrier is not before
 
     async def close(self) -> None:
@@ -232,7 +235,7 @@ class StaticTokenSource:
             try:
                 await self._check(held)
             except (NotAnswering, TimeoutError) as error:
-                raise _refusal(503, f"credential `{held.credential.id}` cannot be checked: {_reason(error)}") from error
+                raise _unchecked(held, _reason(error)) from error
 
     async def _learn_name(self, held: Held) -> None:
         """Once, however many callers wait; again when GitLab answered 401, for users can be renamed."""
@@ -281,7 +284,7 @@ class StaticTokenSource:
     def _settle(self, held: Held, *, trusted: bool, reason: str) -> None:
         now = self._monotonic()
         was_refused = held.refused_until > 0.0
-        held.checked, held.trusted, held.reason = True, trusted, reason
+        held.checked, held.trusted, held.reason, held.doubt = True, trusted, reason, ""
         held.refused_until = 0.0 if trusted else now + _RETRY_S
         if trusted is was_refused:
             self._alarm(held.credential.id, trusted)
@@ -289,6 +292,10 @@ class StaticTokenSource:
 
 def _reason(error: Exception) -> str:
     return str(error) or "no answer in time"
+
+
+def _unchecked(held: Held, reason: str) -> Rejection:
+    return _refusal(503, f"credential `{held.credential.id}` cannot be checked: {reason}")
 
 
 def _refusal(status: int, detail: str) -> Rejection:

@@ -295,11 +295,21 @@ async def test_a_caller_cannot_take_a_credential_from_the_others(world: World) -
     assert world.alarms == []
 
 
-async def test_doubt_while_gitlab_is_silent_changes_nothing(world: World) -> None:
+async def test_doubt_while_gitlab_is_silent_takes_it_from_nobody_and_is_nobodys_401(world: World) -> None:
     await world.get()
     world.gitlab.silence = NotAnswering("silent")
+    world.gitlab.asked = 0
+    for _ in range(10):
+        with pytest.raises(Rejection) as unsure:
+            await world.refused("sa-one")
+        assert (unsure.value.code, unsure.value.status) == (Code.BROKER_CREDENTIAL_REFUSED, 503)
+        await world.get()
+    assert world.gitlab.asked == 1
+    world.monotonic += 5
+    world.gitlab.silence = None
     assert not await world.refused("sa-one")
-    await world.get()
+    assert not await world.refused("sa-one")
+    assert world.alarms == []
 
 
 @pytest.mark.parametrize("token", ["", "a b", "a\r\nSudo: root", "é", "x" * 9000], ids=lambda token: ascii(token[:9]))
