@@ -22,6 +22,7 @@ from ..core.caching import (
     is_failure,
     joinable,
     joined_head,
+    judge,
     keep_s,
     may_stand_in,
     may_update,
@@ -43,6 +44,7 @@ from .labels import Labels
 
 DROPPED = frozenset({b"cache-status"})
 _MOST_VARIANTS = 16
+_SILENT = RequestDirectives()
 
 
 class SharedPolicy(msgspec.Struct, frozen=True):
@@ -116,10 +118,7 @@ class SharedAsking:
                 if reply.head.status == 304 and rivals:
                     known = validated(rivals, reply.head)
                     if known is not None:
-                        served = await self._freshen(question, verdict, known, reply, requested_at)
-                        if flight is not None:
-                            flight.land(served[1].stored is Stored.FRESHENED)
-                        return served
+                        return await self._freshen(question, verdict, known, reply, requested_at, flight)
                     reply.release()
                     requested_at = question.now()
                     reply = await question.forward(self.as_surrogate(()))
@@ -152,7 +151,13 @@ class SharedAsking:
         return entry
 
     async def _freshen(
-        self, question: Question, verdict: Verdict, known: Entry, reply: Reply, requested_at: float
+        self,
+        question: Question,
+        verdict: Verdict,
+        known: Entry,
+        reply: Reply,
+        requested_at: float,
+        flight: Flight[bool] | None,
     ) -> tuple[Reply, CacheOutcome]:
         fields, head = question.request.fields, reply.head
         reply.release()
@@ -169,6 +174,8 @@ class SharedAsking:
         outcome = CacheOutcome(CacheStatus.REVALIDATED, verdict.reason)
         outcome.upstream_status = 304
         outcome.stored = await self.update(question, known, head, fresh)
+        if flight is not None:
+            flight.land(outcome.stored is Stored.FRESHENED and _is_reusable(fresh, question))
         return self.serve(fresh, question, outcome)
 
     async def update(self, question: Question, known: Entry, head: ResponseHead, fresh: Entry) -> Stored:
@@ -244,7 +251,7 @@ class SharedAsking:
                 if not await self.keep(question, fresh):
                     outcome.stored = Stored.INVALIDATED
                 if flight is not None:
-                    flight.land(True)
+                    flight.land(_is_reusable(fresh, question))
             finally:
                 if flight is not None:
                     flight.abandon()
@@ -308,3 +315,8 @@ class SharedAsking:
         member = self._labels.stored_answer(outcome, age, entry.lifetime_s - age)
         head, content = answer(entry, question.request.method, question.request.fields, now)
         return Reply(with_status(head, member, age), content), outcome
+
+
+def _is_reusable(entry: Entry, question: Question) -> bool:
+    """Whoever waited may have it as it is. Where each must ask about it, they go up together, not one behind the other."""
+    return judge((entry,), question.request.fields, _SILENT, question.now()).use is Use.REUSE

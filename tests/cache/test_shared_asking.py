@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from gateway.cache import SharedPolicy
 from gateway.core.cache_status import CacheReason, CacheStatus, Stored
 from gateway.core.errors import Code, Rejection, Source
 from gateway.core.http_date import format_date
-from gateway.core.messages import Fields, first
+from gateway.core.messages import Fields, ResponseHead, first
 from gateway.reply import Reply
 
-from .origin import NOW, Origin, streamed, whole
+from .origin import NOW, Origin, drain, streamed, whole
 from .shared_room import CAPABILITY, DOWN, FRESH, Room, ask
 
 
@@ -119,6 +121,42 @@ async def test_pieces_that_only_one_client_may_have_are_joined_for_it_alone() ->
     assert (body, outcome.stored) == (b"abcd", Stored.PRIVATE)
     _, fields, body, outcome = await room.fetch(ask(), origin)
     assert (body, outcome.status, ALICES[1] in fields) == (b"abcd", CacheStatus.MISS, False)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("said", [b"no-cache", b"max-age=0"])
+async def test_who_waited_for_what_each_must_ask_about_asks_beside_the_others(stored: bool, said: bytes) -> None:
+    """One behind the other, the last of ten waits ten times as long."""
+    room = Room()
+    asking = 0
+    first_may, all_are_up = asyncio.Event(), asyncio.Event()
+
+    async def slow(given: Fields) -> Reply:
+        nonlocal asking
+        asking += 1
+        if asking == 1:
+            await first_may.wait()
+        elif asking == 10:
+            all_are_up.set()
+        else:
+            await all_are_up.wait()
+        fields = ((b"Cache-Control", said), (b"ETag", b'"a"'))
+        known = first(given, b"if-none-match") is not None
+        return Reply(ResponseHead(304, fields), b"") if known else Reply(ResponseHead(200, fields), b"x")
+
+    if stored:
+        await room.fetch(ask(), Origin(whole(200, (b"Cache-Control", said), (b"ETag", b'"a"'), body=b"x")))
+    origin = Origin(slow)
+
+    async def fetched() -> bytes:
+        return (await drain(await room.cache.fetch(ask(), origin, room.clock)))[1]
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(fetched()) for _ in range(10)]
+        while not asking:
+            await asyncio.sleep(0)
+        first_may.set()
+    assert [task.result() for task in tasks] == [b"x"] * 10
 
 
 # Failing origins
