@@ -6,6 +6,7 @@ Everything else streams past unread. What is read is read whole, up to a bound, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -25,6 +26,8 @@ _IDENTITY: Field = (b"Accept-Encoding", b"identity")
 _MENDED = frozenset({b"content-length", b"content-md5", b"digest", b"content-digest", b"repr-digest"})
 _OWN = frozenset({Carrier.BASIC, Carrier.BEARER, Carrier.AUTHORIZATION})
 _JSON_SURFACES = frozenset({Surface.REST, Surface.PACKAGES})
+# All package routes may answer with files; from these clients take the addresses of what they fetch next.
+_INDEXES = re.compile(r"GET .*/packages/(?:npm/\*package_name|nuget/(?:index|query|metadata/.*))")
 
 
 class Turning(Protocol):
@@ -52,7 +55,11 @@ class AnswerStage:
         return (
             is_batch(operation)
             or is_log_in(operation)
-            or (self._addresses is not None and operation.surface in _JSON_SURFACES and not operation.binary)
+            or (
+                self._addresses is not None
+                and operation.surface in _JSON_SURFACES
+                and (not operation.binary or _INDEXES.fullmatch(operation.name) is not None)
+            )
         )
 
     def plainly(self, fields: Fields) -> Fields:

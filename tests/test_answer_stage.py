@@ -147,3 +147,32 @@ def test_only_what_may_be_read_is_asked_for_plain() -> None:
     assert not ADDRESSES.reads(Operation("GET /a.git/info/refs", Access.READ, Surface.GIT))
     fields = ADDRESSES.plainly(((b"accept-encoding", b"gzip"), (b"Accept", b"*/*")))
     assert fields == ((b"Accept", b"*/*"), (b"Accept-Encoding", b"identity"))
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("GET /api/v4/projects/:id/packages/npm/*package_name", True),
+        ("GET /api/v4/groups/:id/-/packages/npm/*package_name", True),
+        ("GET /api/v4/projects/:id/packages/nuget/index", True),
+        ("GET /api/v4/groups/:id/-/packages/nuget/metadata/*package_name/index", True),
+        ("GET /api/v4/projects/:id/packages/npm/*package_name/-/*file_name", False),
+        ("GET /api/v4/projects/:id/packages/nuget/download/*package_name/*package_version/*package_filename", False),
+        ("GET /api/v4/projects/:id/packages/generic/:package_name/*package_version/(*path/):file_name", False),
+    ],
+)
+async def test_of_packages_the_indexes_are_read(name: str, read: bool) -> None:
+    operation = Operation(name, Access.READ, Surface.PACKAGES, binary=True)
+    assert ADDRESSES.reads(operation) is read
+    assert not STAGE.reads(operation)
+
+
+async def test_an_index_leads_back_to_its_packages() -> None:
+    npm = Operation("GET /api/v4/projects/:id/packages/npm/*package_name", Access.READ, Surface.PACKAGES, binary=True)
+    found = await mend(ADDRESSES, reply(b'{"dist":{"tarball":"https://in/p.tgz"}}', JSON), npm, OWN, "GET")
+    assert found.whole == b'{"dist":{"tarball":"https://out/p.tgz"}}'
+    nuget = Operation("GET /api/v4/projects/:id/packages/nuget/index", Access.READ, Surface.PACKAGES, binary=True)
+    found = await mend(
+        ADDRESSES, reply(b'[{"@id":"https://in/n","packageContent":"https://in/c"}]', JSON), nuget, OWN, "GET"
+    )
+    assert found.whole == b'[{"@id":"https://out/n","packageContent":"https://out/c"}]'

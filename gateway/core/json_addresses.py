@@ -11,6 +11,7 @@ import re
 
 NAMED = frozenset(
     {
+        "@id",
         "avatar_url",
         "browser_download_url",
         "container_registry_url",
@@ -18,6 +19,7 @@ NAMED = frozenset(
         "download_url",
         "http_url_to_repo",
         "merge_request_url",
+        "packageContent",
         "readme_url",
         "tarball",
         "url_to_repo",
@@ -25,7 +27,8 @@ NAMED = frozenset(
         "web_url",
     }
 )
-"""Members rewritten wherever they stand. ``url`` alone is not one: a hook's or a mirror's is a person's."""
+"""Members rewritten wherever they stand (``@id`` and ``packageContent`` are NuGet's, ``tarball`` npm's). ``url`` alone is
+not one: a hook's or a mirror's is a person's."""
 
 LINKS = frozenset({"_links", "links"})
 """Members whose own members are all addresses."""
