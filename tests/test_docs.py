@@ -420,6 +420,17 @@ def test_the_commands_shown_are_understood(name: str) -> None:
             cli._parser().parse_args(arguments)
 
 
+def test_the_front_page_can_be_copied_from_top_to_bottom() -> None:
+    """No command uses a variable that none before it has set."""
+    known: set[str] = set()
+    for fence in fences(PAGES["README.md"], "console"):
+        for line in fence.replace("\\\n", " ").splitlines():
+            if line.startswith("$ "):
+                bare = re.sub(r"'[^']*'", "", line[2:])  # nothing is expanded within single quotes
+                known |= set(re.findall(r"(?:^|\bexport )(\w+)=", bare)) | set(re.findall(r"\bfor (\w+) in", bare))
+                assert set(re.findall(r"\$\{?(\w+)", bare)) <= known, line
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_the_make_targets_shown_exist(name: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
