@@ -97,9 +97,13 @@ def parse_tree(text: str, file: str, overrides: AbstractMapping[Path, str]) -> T
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         about = error.problem or error.context or "unreadable"
+        if about == "but found another document":  # libyaml's second half of a sentence
+            about = "it holds a second document; `---` may stand at its beginning alone"
         return Tree(_EMPTY, file, [Problem("", f"is not YAML: {about}", file, line)])
     except yaml.YAMLError:
-        return Tree(_EMPTY, file, [Problem("", "is not YAML: it holds a character that YAML does not allow", file)])
+        odd = yaml.reader.Reader.NON_PRINTABLE.search(text)
+        line = text.count("\n", 0, odd.start()) + 1 if odd else 0
+        return Tree(_EMPTY, file, [Problem("", "is not YAML: it holds a character that YAML does not allow", file, line)])
     root: Node = _EMPTY
     if composed is not None:
         root = _Reader(file, problems).read(composed, ())
