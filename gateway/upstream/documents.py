@@ -43,6 +43,8 @@ class HttpDocuments:
     async def _get(self, url: str) -> bytes:
         try:
             upstream, target = self._located(url)
+            while len(self._origins) > _MAX_ORIGINS:  # an issuer may name another host each time
+                await self._origins.pop(next(iter(self._origins))).close()
         except (ValueError, OSError) as error:
             raise NotAnswering("the issuer's address cannot be used", offered=False) from error
         fields = ((b"Host", upstream.origin.authority), *_FIELDS)
@@ -62,12 +64,11 @@ class HttpDocuments:
         if parts.scheme not in {"http", "https"}:
             raise ValueError("neither http nor https")
         origin = f"{parts.scheme}://{parts.netloc}"
-        upstream = self._origins.get(origin)
+        upstream = self._origins.pop(origin, None)
         if upstream is None:
-            if len(self._origins) >= _MAX_ORIGINS:
-                raise ValueError("too many origins")
             settings = UpstreamSettings(origin, max_in_flight=4, max_idle=1, breaker=None, ca_file=self._ca_file)
-            upstream = self._origins[origin] = LeanUpstream(settings)
+            upstream = LeanUpstream(settings)
+        self._origins[origin] = upstream  # behind those asked longer ago
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return upstream, target.encode("ascii")
 
