@@ -139,10 +139,10 @@ class PrincipalAuthenticator:
             return None
         if is_gateway_key(text):
             return functools.partial(self._keys.recall, claim.secret.keyed(self._process_key))
-        if self._tokens is None or claim.kind not in _VERIFIABLE or self._opens(passthrough_for(claim.kind, operation)):
-            return None
         if self._workloads is not None and self._workloads.may_be_one(text):
             return functools.partial(self._workloads.recall, keyed_hash(self._process_key, text))
+        if self._tokens is None or claim.kind not in _VERIFIABLE or self._opens(passthrough_for(claim.kind, operation)):
+            return None
         return functools.partial(self._tokens.recall, self._token_key(claim), may_be_job=operation.job_token)
 
     async def authenticate_workload(self, token: Secret, peer: str) -> Principal:

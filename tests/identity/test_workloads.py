@@ -42,7 +42,7 @@ class Gitlab:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, *, people: bool = True) -> None:
         self.wall, self.monotonic = T, 50.0
         self.fake, self.gitlab = FakeIssuer(), Gitlab()
         self.second = FakeIssuer("https://second.example.com")
@@ -60,7 +60,7 @@ class World:
             of("inside", "192.0.2.0/24", job_project_id="8"),
             WorkloadIdentity("second", Requirement(self.second.url, "gateway", ())),
         )
-        settings = IdentitySettings(workloads=identities, gitlab_token=TokenIdentity("people"))
+        settings = IdentitySettings(workloads=identities, gitlab_token=TokenIdentity("people") if people else None)
         by_url = {one.url: Issuer(one.url, one, monotonic=lambda: self.monotonic) for one in (self.fake, self.second)}
         issuers = {one.id: by_url[one.requirement.issuer] for one in identities}
         self.workloads = Workloads(identities, issuers, fingerprint_key=b"f" * 32, **clocks)
@@ -71,7 +71,7 @@ class World:
         self.authenticator = PrincipalAuthenticator(
             settings,
             keys,
-            tokens,
+            tokens if people else None,
             PeerGuard(failures=20),
             self.workloads,
             process_key=secrets.token_bytes(32),
@@ -323,6 +323,20 @@ async def test_tokens_that_nobody_is_asked_about_wait_for_no_issuer(world: World
     assert {world.workloads.waits_for(f"{segment({'alg': 'RS256'})}.{segment(text)}.c2ln") for text in texts} == {""}
     assert world.workloads.waits_for("eyJ") == ""
     assert world.workloads.waits_for(world.token()) == world.fake.url
+
+
+@pytest.mark.parametrize("people", [True, False])
+@pytest.mark.parametrize("operation", [REST, GIT])
+async def test_who_is_known_is_known_from_memory(people: bool, operation: Operation) -> None:
+    """Whoever else may call: jobs alone have no people beside them."""
+    world = World(people=people)
+    claim = Claim(Kind.BASIC, Secret(world.token()), Carrier.BASIC)
+    principal = await world.authenticator.authenticate(claim, operation, RequestHead("GET", b"/", (), peer=HERE))
+    proof = world.authenticator.proof(claim, operation)
+    assert proof is not None
+    assert proof() is principal
+    world.pass_(TTL_S)
+    assert proof() is not principal
 
 
 async def test_a_token_is_still_known_until_it_is_over(world: World) -> None:
