@@ -129,7 +129,7 @@ class PrivateAsking:
     ) -> Awaitable[tuple[Reply, CacheOutcome]]:
         """Ask, unless somebody asks the very same thing already. To be awaited at once: a flight may be on it."""
         given = self._given(question, entry)
-        if reason is _REQUEST or (entry is None and given):
+        if reason is _REQUEST or (entry is None and given) or _asks_afresh(question.asked):
             return self._lead(question, lookup, entry, reason, given, None)
         # The version is part of it: who asks after a write must not get what was asked before it.
         leads, flight = self.flights.join(b"%d\n%b" % (lookup.version, question.key))
@@ -449,6 +449,11 @@ class PrivateAsking:
         age = max(0.0, at - entry.received_at)
         member = self.labels.stored_answer(outcome, age, reuse_s - age)
         return as_reply(entry, condition, (*of_answer, (b"Age", b"%d" % age), (b"Cache-Status", member)))
+
+
+def _asks_afresh(asked: RequestDirectives | None) -> bool:
+    """What somebody asked for before is no answer to this, nor what stands in for one."""
+    return asked is not None and (asked.no_cache or asked.max_age_s == 0)
 
 
 def _void(taking: _Taking, why: Stored) -> None:

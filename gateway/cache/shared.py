@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ..core.cache_control import request_directives, response_directives
+from ..core.cache_control import RequestDirectives, request_directives, response_directives
 from ..core.cache_entry import Entry, freshen
 from ..core.cache_key import shared_key
 from ..core.cache_status import CacheReason, CacheStatus, Stored
@@ -95,7 +95,7 @@ class SharedCache:
                 raise self._labels.only_if_cached(verdict.reason)
             if request.method == "HEAD":
                 return await self._head(question, verdict)
-            if not self._may_share(request, verdict):
+            if not self._may_share(request, question.asked, verdict):
                 return await self._asking.ask(question, verdict, None)
             leads, flight = self._flights.join(b"%d\n%b" % (lookup.version, key))
             if leads:
@@ -108,10 +108,10 @@ class SharedCache:
             # It landed in the store, or its leader is gone: look again.
 
     @staticmethod
-    def _may_share(request: CacheRequest, verdict: Verdict) -> bool:
-        return (
-            verdict.reason is not CacheReason.REQUEST and not request.has_authorization and not conditions(request.fields)
-        )
+    def _may_share(request: CacheRequest, asked: RequestDirectives, verdict: Verdict) -> bool:
+        if verdict.reason is CacheReason.REQUEST or asked.no_cache or asked.max_age_s == 0:
+            return False  # what somebody asked for before is no answer to this
+        return not request.has_authorization and not conditions(request.fields)
 
     # Reusing
 

@@ -132,6 +132,28 @@ async def test_revalidations_collapse_too() -> None:
     assert results[-1][2].upstream_status == 304
 
 
+@pytest.mark.parametrize("said", [b"no-cache", b"max-age=0"])
+@pytest.mark.parametrize("stored", [False, True])
+async def test_who_wants_it_afresh_gets_nothing_that_was_asked_for_before(stored: bool, said: bytes) -> None:
+    """It may be of before what its client has just done elsewhere."""
+    room = Room()
+    if stored:
+        await room.fetch(get(), Origin(json(ETAG, body=b"[1]")))
+    gate = Gate(whole(304) if stored else json(ETAG, body=b"[1]"), json(OTHER, body=b"[2]"))
+    tasks = await together(room, gate, [get(), get(b"/api/v4/projects/42", (b"Cache-Control", said))])
+    gate.open.set()
+    assert [(await drain(await task))[1] for task in tasks] == [b"[1]", b"[2]"]
+
+
+async def test_who_wants_it_afresh_gets_nothing_stale_with_the_others() -> None:
+    room = Room(PrivatePolicy(stale_if_error_s=60.0))
+    await room.fetch(get(), Origin(json(ETAG, body=b"[1]")))
+    gate = Gate(whole(503), whole(503))
+    tasks = await together(room, gate, [get(), get(b"/api/v4/projects/42", (b"Cache-Control", b"no-cache"))])
+    gate.open.set()
+    assert [(await drain(await task))[0].status for task in tasks] == [200, 503]
+
+
 async def test_partitions_never_collapse_into_one() -> None:
     room, gate = Room(), Gate(json(ETAG, body=b"[p]"), json(ETAG, body=b"[q]"))
     tasks = await together(room, gate, [get(partition=b"p"), get(partition=b"q")])

@@ -253,6 +253,18 @@ def gated(gate: asyncio.Event, *answers: Reply) -> Origin:
     return Origin(answer)
 
 
+@pytest.mark.parametrize("said", [b"no-cache", b"max-age=0"])
+async def test_who_wants_it_afresh_gets_nothing_that_was_asked_for_before(said: bytes) -> None:
+    gate, room = asyncio.Event(), Room()
+    origin = gated(gate, whole(200, FRESH, body=b"1"), whole(200, FRESH, body=b"2"))
+    requests = (ask(), ask((b"Cache-Control", said)))
+    tasks = [asyncio.ensure_future(room.cache.fetch(request, origin, room.clock)) for request in requests]
+    while len(origin.asked) < 2:
+        await asyncio.sleep(0)
+    gate.set()
+    assert [(await drain(await task))[1] for task in tasks] == [b"1", b"2"]
+
+
 async def test_identical_requests_in_flight_become_one() -> None:
     gate = asyncio.Event()
     origin = gated(gate, whole(200, FRESH, body=b"x"))
