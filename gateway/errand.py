@@ -12,6 +12,7 @@ import msgspec
 from .cache import CacheRequest, Found, Like
 from .core.access import Permit, Principal, PrincipalKind
 from .core.answer_shape import shaped
+from .core.cache_tags import ANONYMOUS
 from .core.caching import CONDITIONS
 from .core.catalogue import Operation, Surface
 from .core.cost import Spent
@@ -317,7 +318,7 @@ def _partition(principal: Principal, permit: Permit, credential: UpstreamCredent
         sudo = permit.sudo.lower().encode("utf-8", "surrogateescape")
         return b"%b/%b/%b" % (credential.partition, permit.digest, sudo)
     if principal.kind is PrincipalKind.ANONYMOUS:
-        return b"anonymous"
+        return ANONYMOUS
     return principal.token_hash
 
 

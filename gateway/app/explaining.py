@@ -12,7 +12,7 @@ from ..config import compile as compiled
 from ..config.model import Identity
 from ..config.vocabulary import CacheMode
 from ..core.access import Explanation, Principal, PrincipalKind, Rules, Verdict
-from ..core.cache_tags import answer_tags
+from ..core.cache_tags import ANONYMOUS, answer_tags
 from ..core.caching import SAFE_METHODS
 from ..core.catalogue import Access, Catalogue, Operation
 from ..core.credentials import read_claim
@@ -233,7 +233,7 @@ def _cache(config: Config, principal: Principal, operation: Operation, method: s
             tags = Tagging(ProjectNames(), config.upstream.url.path).of_write(target, operation, b"caller")
             words.append(f"purges, unless refused: {_tags(tags)}")
         return words
-    partition = use.encode() or principal.token_hash or (b"anonymous" * (principal.kind is PrincipalKind.ANONYMOUS))
+    partition = use.encode() or principal.token_hash or (ANONYMOUS * (principal.kind is PrincipalKind.ANONYMOUS))
     refused = refuses_request(operation, b"", partition=partition, has_body=False, session=False)
     if refused is not None:
         return [f"not looked up: {refused.value}"]

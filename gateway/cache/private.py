@@ -11,7 +11,7 @@ from ..core.cache_control import parse_request_cache_control
 from ..core.cache_entry import Entry
 from ..core.cache_key import RequestReader, private_key
 from ..core.cache_status import CacheReason, CacheStatus
-from ..core.cache_tags import partition_tag, place_of
+from ..core.cache_tags import ANONYMOUS, partition_tag, place_of
 from ..core.caching import SAFE_METHODS, conditions, validators
 from ..core.catalogue import Access, Surface
 from ..core.errors import Rejection
@@ -266,7 +266,7 @@ class PrivateCache:
         outcome = CacheOutcome(CacheStatus.BYPASS, reason)
         reply = await forward(conditions(request.fields))
         outcome.upstream_status = reply.head.status
-        if reply.head.status == 401 and request.partition:
+        if reply.head.status == 401 and request.partition not in {b"", ANONYMOUS}:
             try:
                 await self.drop_partition(request.partition)
             except BaseException:

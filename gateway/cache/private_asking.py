@@ -16,7 +16,7 @@ from ..core.cache_control import RequestDirectives, response_directives
 from ..core.cache_entry import Entry, freshen, kept_of, make_entry, may_answer_304, not_modified
 from ..core.cache_key import selecting, selects
 from ..core.cache_status import CacheReason, CacheStatus, Stored
-from ..core.cache_tags import partition_tag
+from ..core.cache_tags import ANONYMOUS, partition_tag
 from ..core.caching import conditions, validators
 from ..core.errors import Code, Rejection, Source
 from ..core.messages import Fields, ResponseHead
@@ -324,7 +324,7 @@ class PrivateAsking:
         if verdict.stored is not _STORED:
             if flight is not None:
                 flight.land(None)  # nothing to share: each asks for itself
-            if head.status == 401:
+            if head.status == 401 and question.request.partition != ANONYMOUS:
                 await self._store.purge((partition_tag(question.request.partition),))
                 outcome.stored = Stored.DROPPED
             elif takes_entry(head.status) or (entry is not None and head.status == 200):

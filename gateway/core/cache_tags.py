@@ -19,6 +19,8 @@ from .catalogue import Operation, ReferenceKind, Surface
 from .project_names import ProjectNames, is_telling, spelling
 from .target import percent_decode
 
+ANONYMOUS = b"anonymous"
+"""The partition of all callers without a credential. A 401 tells each that one is asked for: none has died."""
 ALL = b"all"
 """On every answer: for events that nobody understands."""
 UNNAMED = b"unnamed"

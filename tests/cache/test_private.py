@@ -9,6 +9,7 @@ import pytest
 from gateway.cache import CacheRequest, PrivateCache
 from gateway.cache.hook_watch import HookWatch
 from gateway.core.cache_status import CacheReason, CacheStatus, Stored
+from gateway.core.cache_tags import ANONYMOUS
 from gateway.core.catalogue import Access, Operation, Reference, ReferenceKind, Surface
 from gateway.core.errors import Code, Rejection, Source
 from gateway.core.messages import Fields, ResponseHead, first, values
@@ -174,6 +175,19 @@ async def test_a_401_takes_the_whole_partition_and_no_other(request_: CacheReque
     await room.fetch(request_, origin)
     assert (await room.fetch(get(b"/api/v4/projects/7"), origin))[3].status is CacheStatus.MISS
     assert (await room.fetch(get(b"/api/v4/projects/7", partition=b"q"), origin))[3].status is CacheStatus.HIT
+
+
+@pytest.mark.parametrize("target", [b"/api/v4/projects/42", b"/api/v4/projects/7"])
+async def test_a_401_to_nobody_takes_what_it_is_about_and_no_more(target: bytes) -> None:
+    """Anybody may ask for what takes a credential: that must not empty the cache for all who have none."""
+    room = Room(KEPT)
+    origin = Origin(json(ETAG), whole(401), whole(401), json(ETAG))
+    await room.fetch(get(b"/api/v4/projects/7", partition=ANONYMOUS), origin)
+    afresh = (b"Cache-Control", b"no-cache")
+    assert (await room.fetch(get(target, afresh, partition=ANONYMOUS), origin))[0] == 401
+    await room.fetch(CacheRequest("POST", b"/api/v4/user/keys", (), MUTATION, ANONYMOUS), origin)
+    *_, outcome = await room.fetch(get(b"/api/v4/projects/7", partition=ANONYMOUS), origin)
+    assert outcome.status is (CacheStatus.MISS if target.endswith(b"7") else CacheStatus.HIT)
 
 
 async def test_dropping_a_partition() -> None:
