@@ -1,4 +1,4 @@
-"""What only the disk can tell: an audit that can't be written where it is to go, certificates that can't serve.
+"""What only the disk can tell: an audit that can't be written where it is to go, certificates that can't serve or be shown.
 
 For ``check``, beside what ``load`` reads: ``serve`` finds them by itself when it opens them.
 """
@@ -13,6 +13,7 @@ from .given import Given
 from .model import Config
 from .problems import Path, Problem, Severity
 from .tree import parse_tree
+from .units import StoreUrl
 
 Finding = tuple[Path, str, Severity]
 
@@ -20,7 +21,7 @@ Finding = tuple[Path, str, Severity]
 def disk_problems(config: Config, given: Given) -> Iterator[Problem]:
     """Of ``config``, with the lines of what it was read from."""
     tree = parse_tree(given.text, given.file, dict(given.overrides))
-    for path, message, severity in (*_sink(config), *_authorities(config), *_certificate(config)):
+    for path, message, severity in (*_sink(config), *_authorities(config), *_certificate(config), *_stores(config)):
         yield tree.problem(path, message, severity)
 
 
@@ -63,3 +64,18 @@ def _certificate(config: Config) -> Iterator[Finding]:
             ListenerTls(tls.cert_file, tls.key_file)
         except OSError as error:
             yield ("listen", "tls", "key_file"), error.strerror or str(error), Severity.ERROR
+
+
+def _stores(config: Config) -> Iterator[Finding]:
+    from ..stores.redis_address import parse_address
+
+    seen: set[str] = set()
+    for name in ("shared", "keys", "credentials"):
+        store: StoreUrl | None = getattr(config.stores, name)
+        if store is None or store.scheme != "rediss" or store.url.reveal() in seen:
+            continue
+        seen.add(store.url.reveal())
+        try:
+            parse_address(store.url.reveal())
+        except OSError as error:
+            yield ("stores", name), str(error), Severity.ERROR

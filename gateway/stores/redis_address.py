@@ -69,15 +69,30 @@ _OPTIONS = frozenset(
 
 
 def _tls(options: Mapping[str, Any]) -> ssl.SSLContext:
+    authorities, certificate = options.get("ssl_ca_certs"), options.get("ssl_certfile")
+    key = options.get("ssl_keyfile") or certificate
+    # An SSLError is an OSError; its text, and a FileNotFoundError's, would not say whose file it is.
     try:
-        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-        if options.get("ssl_certfile"):
-            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-    except OSError:  # an SSLError is one; its text, and a FileNotFoundError's, would not say whose file it is
-        raise OSError("a certificate or key named in the Redis URL can't be read, or is none") from None
+        context = ssl.create_default_context(cafile=authorities)
+    except OSError:
+        raise OSError(
+            f"ssl_ca_certs of the Redis URL names {authorities}, which holds no certificate that can be read"
+        ) from None
+    try:
+        if certificate:
+            context.load_cert_chain(certificate, key, password=_no_passphrase)
+    except OSError:
+        pair = f"the certificate {certificate} and the key {key}"
+        words = f"name {pair}: they can't be read, or don't fit, or the key is encrypted"
+        raise OSError(f"ssl_certfile and ssl_keyfile of the Redis URL {words}") from None
     if str(options.get("ssl_check_hostname", "true")).lower() in {"0", "false", "no"}:
         context.check_hostname = False
     if str(options.get("ssl_cert_reqs", "required")).lower() == "none":
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _no_passphrase() -> str:
+    # OpenSSL would ask for one at a terminal that nobody watches.
+    raise OSError("a passphrase is wanted")

@@ -14,9 +14,16 @@ from tests.fakes.certificates import Authority
 HEAD = "version: 1\nupstream: {url: https://gitlab.internal}\n"
 
 
+SECRETS = {
+    "pepper": "5f0c9a7e1b3d8246ace013579bdf2468",
+    "encryption_key": "9d2e4f6a8b0c1d3e5f7a9b8c7d6e5f40",
+    "audit_key": "0a1b2c3d4e5f60718293a4b5c6d7e8f9",
+}
+
+
 def found(text: str) -> list[str]:
     given = Given(HEAD + text, "F")
-    config = given.load({}, lambda path: Path(path).read_text()).config
+    config = given.load(SECRETS, lambda path: Path(path).read_text()).config
     assert config is not None
     return [str(problem) for problem in disk_problems(config, given)]
 
@@ -56,6 +63,25 @@ def test_authorities_are_read(tmp_path: Path) -> None:
     assert found(oidc.format(one.cert)) == [
         f"F:3: identities[0].oidc.ca_file: names {one.cert}, which holds no certificate that can be read"
     ]
+
+
+def test_the_files_of_a_redis_address_are_read(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    one, other = authority.issue("one"), authority.issue("other")
+    locked = authority.issue("locked", passphrase=b"secret")
+    secrets = ", ".join(f'{name}: "${{env:{name}}}"' for name in SECRETS)
+
+    def shared(query: str) -> list[str]:
+        return found(f"secrets: {{{secrets}}}\nstores:\n  shared: rediss://redis:6379/0?{query}\n")
+
+    assert shared(f"ssl_ca_certs={authority.file}&ssl_certfile={one.cert}&ssl_keyfile={one.key}") == []
+    (problem,) = shared(f"ssl_ca_certs={tmp_path}/none")
+    why = f"ssl_ca_certs of the Redis URL names {tmp_path}/none, which holds no certificate that can be read"
+    assert problem == f"F:5: stores.shared: {why}"
+    for cert, key in ((one.cert, other.key), (locked.cert, locked.key), (tmp_path / "none", one.key)):
+        (problem,) = shared(f"ssl_certfile={cert}&ssl_keyfile={key}")
+        why = f"name the certificate {cert} and the key {key}: they can't be read, or don't fit"
+        assert problem.startswith(f"F:5: stores.shared: ssl_certfile and ssl_keyfile of the Redis URL {why}")
 
 
 def test_check_refuses_what_serve_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -267,6 +267,6 @@ def test_a_certificate_that_cannot_be_read_ends_the_start_in_words(demo: DemoGit
         check=False,
     )
     assert ended.returncode == 1
-    assert "failed: a certificate or key named in the Redis URL can't be read, or is none" in ended.stderr
+    assert f"failed: ssl_ca_certs of the Redis URL names {tmp_path}/none.pem, which holds no certificate" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "s3cr3t" not in ended.stderr
