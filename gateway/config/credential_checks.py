@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from posixpath import normpath
 
 from .credential_model import Credential, Rotate
 from .model import Config
@@ -37,6 +38,10 @@ def credential_findings(config: Config) -> Iterator[Finding]:
             yield _warning((*path, "same_view"), "has no effect: there is no `pool`")
         if credential.rotate is not None:
             yield from _rotate(credential, credential.rotate, by_id, (*path, "rotate"))
+    keys, kept = config.stores.keys, config.stores.credentials
+    rotated = any(credential.rotate is not None for credential in config.credentials)
+    if rotated and keys is not None and kept is not None and kept.path and normpath(kept.path) == normpath(keys.path):
+        yield _error(("stores", "credentials"), "is the file of `stores.keys`: each needs one of its own")
 
 
 def managers(config: Config) -> set[str]:
