@@ -35,6 +35,9 @@ def send(port: int, target: bytes, *fields: bytes) -> Reply:
         return peer.read_reply()
 
 
+_NUGET = b"/api/v4/projects/1/packages/nuget/download/a/1/a.nupkg"
+
+
 def in_origin_form(target: bytes) -> bytes:
     """What an absolute target is to the server it names (RFC 9112 §3.2.1)."""
     if target[:7].lower() not in {b"http://", b"https:/"}:
@@ -54,6 +57,11 @@ def test_every_target_of_the_table_arrives_as_sent_or_not_at_all(
 ) -> None:
     table = rows()
     assert len(table) >= 200
+    if token != OWN_TOKEN:
+        # What GitLab calls the credential's user is asked once, before the first request that bears the name.
+        recorder.script(response(200, b'{"username": "bot"}'), response(200, b"[]"))
+        assert send(recorded_gateway.port, _NUGET, b"PRIVATE-TOKEN: " + token.encode()).status == 200
+        recorder.settle()
     arrived: list[bytes] = []
     wanted: list[bytes] = []
     wrong: list[tuple[bytes, int]] = []
