@@ -114,6 +114,8 @@ class LimitStage:
         self._rooms: dict[str, _Room] = {}
         self.hottest = Hottest()
         self.waiting = 0
+        self._waiting_of: dict[str, int] = {}
+        """By caller, in all rooms."""
         self.absorbed_total = 0
         """Requests that waited and were then admitted."""
 
@@ -128,7 +130,7 @@ class LimitStage:
         self.hottest.note(principal.id, refusal is not None, decision.now)
         if refusal is not None:
             wait_s = max(patience_s, refusal.limit.absorb_s)
-            if wait_s and refusal.retry_after_s <= wait_s and self.waiting < MOST_WAITING:  # as in ``is_final``
+            if wait_s and refusal.retry_after_s <= wait_s and self._has_room(principal.id):  # as in ``is_final``
                 return await self._wait(takes, name, principal, decision, wait_s)
         return Ticket(self, takes, name, decision)
 
@@ -200,6 +202,7 @@ class LimitStage:
         waiter = _Waiter(takes, lease, principal, loop.create_future(), asked, started + wait_s)
         timer = loop.call_at(waiter.deadline, waiter.refuse)
         self.waiting += 1
+        self._waiting_of[waiter.caller] = self._waiting_of.get(waiter.caller, 0) + 1
         self._enter(waiter)
         try:
             decision = await waiter.decided
@@ -210,6 +213,9 @@ class LimitStage:
         finally:
             # A client that went away leaves its place at once: whoever stands behind it must not wait for a ghost.
             self.waiting -= 1
+            self._waiting_of[waiter.caller] -= 1
+            if not self._waiting_of[waiter.caller]:
+                del self._waiting_of[waiter.caller]
             timer.cancel()
             room = self._rooms.get(waiter.room)
             if room is not None:
@@ -217,6 +223,9 @@ class LimitStage:
         if decision.allowed:
             self.absorbed_total += 1
         return Ticket(self, takes, lease, decision, loop.time() - started)
+
+    def _has_room(self, caller: str) -> bool:
+        return self.waiting < MOST_WAITING and self._waiting_of.get(caller, 0) < _PER_CALLER
 
     def _nudge(self, takes: Sequence[Take]) -> None:
         if self._rooms:

@@ -186,6 +186,26 @@ async def test_a_caller_s_own_line_is_bounded() -> None:
     await asyncio.gather(*asked)
 
 
+async def test_no_caller_takes_the_room_of_all_by_waiting_for_many_buckets() -> None:
+    stage = LimitStage(MemoryBuckets())
+    rooms = [takes(PLACE, f"p{number}") for number in range(5)]
+    for number, wanted in enumerate(rooms):
+        await stage.admit(wanted, principal(), f"first {number}")
+    greedy = principal("greedy")
+    asked = [asyncio.ensure_future(stage.admit(rooms[number % 5], greedy, f"{number}")) for number in range(150)]
+    await until_waiting(stage, 100)
+    assert sum(task.done() for task in asked) == 50
+    other = asyncio.ensure_future(stage.admit(rooms[0], principal("other"), "other"))
+    await until_waiting(stage, 101)
+    asked[0].cancel()
+    await until_waiting(stage, 100)
+    again = asyncio.ensure_future(stage.admit(rooms[1], greedy, "again"))
+    await until_waiting(stage, 101)
+    await stage.close()
+    await asyncio.gather(*asked, other, again, return_exceptions=True)
+    assert stage.waiting == 0
+
+
 # Afterwards
 
 SETTLED = Limit("settled", Scope.CALLER, 0.001, 10.0, settlement=Settlement(cached=0.0, per_second=4.0))
