@@ -34,6 +34,7 @@ from .road import Road
 # its first octet. Its own NGINX waits an hour.
 _PATIENT = frozenset({Surface.RUNNER, Surface.GIT, Surface.LFS})
 _PATIENT_S = 300.0
+_POLL = "POST /api/v4/jobs/request"
 _SESSION = Kind.SESSION
 _NOTHING: Mapping[Question, Place] = MappingProxyType({})
 
@@ -175,6 +176,7 @@ class Errand:
             principal.id,
             principal.priority,
             self._upward.repeated,
+            self._admitted.operation.name == _POLL,
         )
 
     async def forward(self, conditions: Fields) -> Reply:

@@ -435,3 +435,11 @@ async def test_a_query_is_not_refused_for_what_writes_have_used_up(tmp_path: Pat
             assert (await made.ask("POST", GRAPHQL, *fields, caller="reader", body=(changing,))).status == status
         asking = document(f"ask{len(more)}")
         assert (await made.ask("POST", GRAPHQL, *fields, caller="reader", body=(asking,))).status == 200
+
+
+async def test_only_a_runner_that_asks_for_a_job_polls(made: World) -> None:
+    for target in ("/api/v4/jobs/request", "/api/v4/runners/verify"):
+        body = b'{"token":"glrt-abcdefghijklmnopqrst"}'
+        down = await made.ask("POST", target, JSON, caller=None, body=(body,))
+        assert (down.status, down.code) == (200, "")
+    assert [one.poll for one in made.up.requests] == [True, False]

@@ -24,6 +24,7 @@ from .connection import Connection
 from .errors import OUR_OWN, Failure, UpstreamFailure, rejection
 from .head_forms import HeadForms
 from .origin import Dialer, parse_origin, tls_context
+from .parking import Parking
 from .pool import Pool
 from .request import render_get, render_head
 from .whole_body import collect, is_small
@@ -50,7 +51,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True):
     max_in_flight: int = 200
     max_waiting: int = 200
     max_tunnels: int = 1000
-    """WebSockets at one time, handshakes under way among them; once open, they hold no place among the requests."""
+    """WebSockets at one time, handshakes under way among them; once open, they hold no place among the requests. As many
+    long polls may wait without one, too."""
     wait_s: float = 5.0
     """How long a request may wait for a place."""
     max_idle: int = 100
@@ -136,6 +138,7 @@ class LeanUpstream:
                     upgrade=request.upgrade,
                     body_follows=body is not None,
                 )
+                parking = Parking(pool) if request.poll and body is None else None
                 try:
                     if body is None:
                         reply = await waiter
@@ -148,6 +151,9 @@ class LeanUpstream:
                 except BaseException:
                     connection.abandon(waiter)
                     raise
+                finally:
+                    if parking is not None:
+                        parking.end()
                 # A new connection: the other idle ones are as old as the one that just turned out to be dead.
                 connection = None
                 reused = False
@@ -218,7 +224,7 @@ class LeanUpstream:
 
     @property
     def in_flight(self) -> int:
-        return self._pool.in_flight if self._pool is not None else 0
+        return self._pool.in_flight - self._pool.parked if self._pool is not None else 0
 
     @property
     def waiting(self) -> int:
@@ -238,6 +244,7 @@ class LeanUpstream:
         self._pool = Pool(
             self._loop,
             max_in_flight=settings.max_in_flight,
+            max_parked=settings.max_tunnels,
             max_waiting=settings.max_waiting,
             wait_s=settings.wait_s,
             max_idle=settings.max_idle,

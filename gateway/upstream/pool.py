@@ -22,6 +22,7 @@ class Pool:
         loop: asyncio.AbstractEventLoop,
         *,
         max_in_flight: int,
+        max_parked: int,
         max_waiting: int,
         wait_s: float,
         max_idle: int,
@@ -30,6 +31,7 @@ class Pool:
     ) -> None:
         self._loop = loop
         self._max_in_flight = max_in_flight
+        self._max_parked = max_parked
         self._max_waiting = max_waiting
         self._wait_s = wait_s
         self._max_idle = max_idle
@@ -44,19 +46,21 @@ class Pool:
         self.handshakes = 0
         """Under way: each may become a tunnel."""
         self.in_flight = 0
+        """Requests up, those that are parked among them."""
+        self.parked = 0
 
     # Places
 
     def enter_now(self) -> bool:
         """Take a place if one is free."""
-        if self.in_flight >= self._max_in_flight or self._closed:
+        if self._is_taken() or self._closed:
             return False
         self.in_flight += 1
         return True
 
     def is_full(self) -> bool:
         """A request that came now would be turned away at once."""
-        return self._closed or (self.in_flight >= self._max_in_flight and len(self._queue) >= self._max_waiting)
+        return self._closed or (self._is_taken() and len(self._queue) >= self._max_waiting)
 
     async def enter(self) -> None:
         """Wait in line for a place. Raises UpstreamFailure BUSY when the line, or the wait, is too long."""
@@ -86,6 +90,23 @@ class Pool:
                 return
         self.in_flight -= 1
 
+    # parking.Lot
+
+    def park(self) -> bool:
+        if self.parked >= self._max_parked:
+            return False
+        self.parked += 1
+        self.in_flight += 1
+        self.freed()
+        return True
+
+    def unpark(self) -> None:
+        self.parked -= 1
+
+    def _is_taken(self) -> bool:
+        """Every place. Polls that come back to theirs may be more for a while."""
+        return self.in_flight - self.parked >= self._max_in_flight
+
     def _give_up(self, ready: asyncio.Future[None]) -> None:
         self._unqueue(ready)
         if not ready.done():
@@ -113,7 +134,7 @@ class Pool:
     def lend(self, now: float) -> Connection | None:
         """A place and the connection used last; None, and neither was taken: one of them is not to be had."""
         idle = self._idle
-        if not idle or self.in_flight >= self._max_in_flight or self._closed:
+        if not idle or self._is_taken() or self._closed:
             return None
         connection = idle.pop()
         if now - connection.idle_at >= self._keepalive_s or not connection.is_usable():

@@ -40,8 +40,10 @@ class FakeGitLab:
         self.closed = True
 
 
-def request(caller: str = "bot", priority: Priority = INTERACTIVE, *, upgrade: bool = False) -> UpstreamRequest:
-    return UpstreamRequest("GET", b"/", (), upgrade=upgrade, caller=caller, priority=priority)
+def request(
+    caller: str = "bot", priority: Priority = INTERACTIVE, *, upgrade: bool = False, poll: bool = False
+) -> UpstreamRequest:
+    return UpstreamRequest("GET", b"/", (), upgrade=upgrade, caller=caller, priority=priority, poll=poll)
 
 
 def door(gitlab: FakeGitLab, most: int = 10, **more: float) -> AdmittingUpstream:
@@ -189,6 +191,50 @@ async def test_a_tunnel_takes_no_place() -> None:
     assert upstream.in_flight == 0
     gitlab.answer()
     await task
+
+
+@pytest.mark.parametrize("ends", ["answered", "dropped", "left"])
+async def test_who_polls_for_long_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    """A fleet of idle runners is more than there are places."""
+    monkeypatch.setattr("gateway.upstream.parking.PARKED_AFTER_S", 0.0)
+    gitlab = FakeGitLab()
+    upstream = door(gitlab, most=2)
+    polls = sent(upstream, *[request("runner", poll=True)] * 5)
+    async with asyncio.timeout(5):
+        while len(gitlab.inside) < 5 or upstream.in_flight:
+            await asyncio.sleep(0)
+    assert upstream.waiting == 0
+    others = sent(upstream, *[request("other")] * 3)
+    await settle()
+    assert (upstream.in_flight, upstream.waiting) == (2, 1)
+    for poll in polls:
+        if ends == "answered":
+            gitlab.answer()
+        elif ends == "dropped":
+            gitlab.fail(Code.UPSTREAM_TIMEOUT)
+        else:
+            poll.cancel()
+            gitlab.inside.pop(0)
+    await asyncio.gather(*polls, return_exceptions=True)
+    assert (upstream.in_flight, upstream.waiting) == (2, 1)
+    for _ in others:
+        gitlab.answer()
+        await settle()
+    await asyncio.gather(*others)
+    assert upstream.in_flight == 0
+
+
+async def test_who_polls_and_sends_slowly_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.upstream.parking.PARKED_AFTER_S", 0.0)
+    gitlab = FakeGitLab()
+    upstream = door(gitlab)
+    slowly = SlowClient(1_000_000)
+    asked = asyncio.ensure_future(upstream.send(request(poll=True), slowly))
+    await asyncio.sleep(0.001)
+    await settle()
+    assert upstream.in_flight == 1
+    gitlab.answer()
+    await asked
 
 
 async def test_closing_refuses_who_waits() -> None:

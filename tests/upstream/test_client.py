@@ -359,6 +359,35 @@ async def test_one_too_many_waits_then_is_served(gitlab: Gitlab, upstream: Make)
     assert (client.in_flight, client.waiting) == (0, 0)
 
 
+async def test_a_poll_that_waits_leaves_its_place_to_others(
+    gitlab: Gitlab, upstream: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.upstream.parking.PARKED_AFTER_S", 0.0)
+    job = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while head := await peer.request():
+            if head.startswith(b"POST"):
+                await peer.body(2)
+                await job.wait()
+            await peer.send(OK)
+
+    client = upstream(await gitlab.play(script), max_in_flight=1, max_waiting=0, max_tunnels=1)
+    poll = get(method="POST", content_length=2, poll=True)
+    first = asyncio.ensure_future(client.send(poll, Pieces(b"{}")))
+    async with asyncio.timeout(5):
+        while not gitlab.peers or not gitlab.peers[0].heads or client.in_flight:
+            await asyncio.sleep(0)
+        second = asyncio.ensure_future(client.send(poll, Pieces(b"{}")))
+        while len(gitlab.peers) < 2:
+            await asyncio.sleep(0)
+    assert (await refused(client)).code is Code.UPSTREAM_BUSY, "no more than so many are parked"
+    job.set()
+    assert [(await one).whole for one in (first, second)] == [b"ok", b"ok"]
+    assert client.in_flight == 0
+    assert (await client.send(get(), None)).whole == b"ok"
+
+
 async def test_waiting_ends(gitlab: Gitlab, upstream: Make) -> None:
     async def script(peer: Peer) -> None:
         await peer.rest()

@@ -12,10 +12,11 @@ from gateway.upstream.errors import Failure, UpstreamFailure
 from gateway.upstream.pool import Pool
 
 
-def pool(*, places: int = 1, waiting: int = 10, wait_s: float = 5.0, idle: int = 1) -> Pool:
+def pool(*, places: int = 1, parked: int = 1, waiting: int = 10, wait_s: float = 5.0, idle: int = 1) -> Pool:
     return Pool(
         asyncio.get_running_loop(),
         max_in_flight=places,
+        max_parked=parked,
         max_waiting=waiting,
         wait_s=wait_s,
         max_idle=idle,
@@ -30,6 +31,25 @@ async def test_places_are_counted() -> None:
     house.freed()
     assert house.in_flight == 1
     assert house.enter_now()
+
+
+async def test_the_place_of_what_is_parked_is_anothers() -> None:
+    house = pool(places=1, parked=1)
+    assert house.enter_now()
+    assert not house.enter_now()
+    waiting = asyncio.ensure_future(house.enter())
+    await asyncio.sleep(0)
+    assert house.park()
+    await waiting
+    assert not house.park(), "no more than so many"
+    assert (house.in_flight, house.parked, house.enter_now()) == (2, 1, False)
+    house.unpark()  # it is answered: for a while there is one more than places
+    house.freed()
+    assert (house.in_flight, house.enter_now()) == (1, False)
+    house.freed()
+    assert house.enter_now()
+    assert house.park()
+    assert (house.in_flight, house.enter_now()) == (1, True)
 
 
 class Kept:
