@@ -75,10 +75,11 @@ class Deliveries:
         self._seen: OrderedDict[bytes, None] = OrderedDict()
 
     @staticmethod
-    def name(fields: Fields, body: bytes) -> bytes:
-        """What tells one delivery from all others. Not ``X-Gitlab-Event-UUID`` alone: hooks that hooks set off share it."""
+    def name(fields: Fields, body: bytes) -> bytes | None:
+        """What tells one delivery from all others. Not ``X-Gitlab-Event-UUID`` alone: hooks that hooks set off share it.
+        None without any id: what is alike then, such as a branch that is forced to and fro, may well be two."""
         ids = b"\n".join(first(fields, name) or b"" for name in (b"webhook-id", b"idempotency-key", b"x-gitlab-event-uuid"))
-        return hashlib.sha256(ids + b"\n\n" + body).digest()
+        return hashlib.sha256(ids + b"\n\n" + body).digest() if ids.strip() else None
 
     def __contains__(self, name: bytes) -> bool:
         return name in self._seen

@@ -114,14 +114,15 @@ class HookReceiver:
         if self._proof.needs_body and (body is None or not self._proof.holds(fields, body, now)):
             return self._refused(x)
         name = Deliveries.name(fields, body or b"")
-        if body is not None and name in self._seen:
+        if body is not None and name is not None and name in self._seen:
             self.repeated_total += 1
             return 200, b'{"message":"seen before"}', False
         event = read_event(body, self._names) if body is not None else HookEvent("", (ALL,))
         x.principal, x.rule = "gitlab", f"hook:{event.name}" if event.name.isidentifier() else "hook"
         await self._store.purge(event.tags, self._hold_s)
         await self._watch.heard()
-        self._seen.add(name)
+        if name is not None:
+            self._seen.add(name)
         self.purged_total += 1
         return 200, b'{"message":"purged"}', body is None
 

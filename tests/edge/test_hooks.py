@@ -116,6 +116,16 @@ async def test_other_methods_are_none_of_gitlabs() -> None:
     assert (down.status, down.field("Allow")) == (405, "POST")
 
 
+async def test_deliveries_without_an_id_count_each_time() -> None:
+    """An old GitLab sends none, nor does an operator's curl: alike is not the same."""
+    room = Room()
+    for _ in range(2):
+        await room.keep()
+        assert (await room.send(TOKEN)).written == b'{"message":"purged"}'
+        assert not await room.kept()
+    assert (room.receiver.purged_total, room.receiver.repeated_total) == (2, 0)
+
+
 async def test_a_delivery_counts_once() -> None:
     """A recorded one sent again costs nothing; the same event to two hooks of different content is two."""
     room = Room()
