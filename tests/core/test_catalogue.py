@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core import catalogue
 from gateway.core.catalogue import OTHER, Access, Catalogue, Operation, Reference, ReferenceKind, Surface, is_blocked
 from gateway.core.target import Target, parse_target
 from gateway.routes import read
@@ -274,8 +275,11 @@ def test_a_memo_full_of_paths_is_emptied_and_long_paths_are_not_kept() -> None:
         path = b"/api/v4/issues/%d" % number
         target = Target(path, path, None, ("api", "v4", "issues", str(number)))
         assert small.match("GET", target).name == "GET /api/v4/issues/:id"
+    kept = len(small._memo)
+    assert 0 < kept <= catalogue._MEMO_BOUND
     long = "/api/v4/issues/" + "9" * 600
     assert small.match("GET", parse_target(long.encode())) == small.match("GET", parse_target(long.encode()))
+    assert len(small._memo) == kept
 
 
 def test_a_reference_may_move_with_a_wildcard_before_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core import client_address
 from gateway.core.client_address import TrustedPeers
 
 
@@ -46,4 +47,5 @@ def test_the_memo_is_bounded() -> None:
     peers = TrustedPeers(["10.0.0.0/8"])
     for number in range(9000):
         assert peers.trusts(f"10.0.{number // 256}.{number % 256}")
+    assert 0 < len(peers._memo) <= client_address._MEMO_BOUND
     assert not peers.trusts("not an address")

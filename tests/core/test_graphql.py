@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core import graphql
 from gateway.core.catalogue import Access, Catalogue, Operation, Surface
 from gateway.core.graphql import (
     MOST_TOGETHER,
@@ -52,6 +53,7 @@ def got(query: bytes, *, parse: bool = True) -> Asked:
         {"query": "{ a } # mutation { x }\r\nfragment F on T { b }"},
         {"query": "\ufeff{ mutation }"},
         {"query": '{ a(x: "é\\u00e9") }'},
+        {"query": "{" + "a { b } " * 200 + "}"},
         b'{"query":"\\u007b a \\u007d"}',
     ],
 )
@@ -222,6 +224,10 @@ def test_no_text_before_or_behind_hides_a_mutation(text: str) -> None:
 def test_many_documents_leave_the_memory_bounded() -> None:
     for number in range(600):
         assert posted({"query": f"{{ a{number} }}"}) == READ
+    kept = len(graphql._memo)
+    assert 0 < kept <= graphql._MEMO_BOUND
+    assert posted({"query": "{ a }" + " " * 10_000}).access is Access.WRITE
+    assert len(graphql._memo) == kept
 
 
 def test_both_endpoints_and_no_other() -> None:
