@@ -65,9 +65,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True):
     """Answers in an unregistered transfer coding are relayed until the upstream closes. For a plain cache in front of any
     origin; GitLab has no such answers."""
     breaker: BreakerSettings | None = BreakerSettings()
-    """None: off."""
-    breaker_statuses: frozenset[int] = frozenset()
-    """GitLab's own answers that count as failures; none by default: an answer is an answer."""
+    """None: off. Whatever GitLab answers is no failure: an answer is an answer."""
 
 
 class LeanUpstream:
@@ -86,7 +84,6 @@ class LeanUpstream:
         self._retry_budget = 1.0
         self._forms = HeadForms()
         self.connects_total = 0
-        self.reuses_total = 0
         self.retries_total = 0
 
     async def send(self, request: UpstreamRequest, body: RequestBody | None, *, counted: bool = False) -> Reply:
@@ -126,8 +123,6 @@ class LeanUpstream:
                     started_at = time.monotonic()
                     connection = await self._connect(pool)
                     connect_s = time.monotonic() - started_at
-                else:
-                    self.reuses_total += 1
                 connection.ticket = ticket
                 waiter: asyncio.Future[Reply] = loop.create_future()
                 connection.begin(
@@ -167,7 +162,7 @@ class LeanUpstream:
                 breaker.forget(ticket)
             raise
         if breaker is not None:
-            breaker.record(ticket, ok=reply.status not in self._settings.breaker_statuses, now=loop.time())
+            breaker.record(ticket, ok=True, now=loop.time())
         reply.connect_s = connect_s
         return reply
 
@@ -189,7 +184,6 @@ class LeanUpstream:
         connection.ticket = ticket
         if self._retry_budget < _RETRY_BUDGET_MAX:
             self._retry_budget += self._settings.retry_ratio
-        self.reuses_total += 1
         exchange = _Exchange(self, connection, ticket, then, door)
         connection.begin(octets, exchange, self._settings.first_byte_s, collects=True, like=repeated.answered)
         return exchange
@@ -360,9 +354,7 @@ class _Exchange(msgspec.Struct, eq=False):
         upstream = self._upstream
         breaker = upstream._breaker
         if breaker is not None:
-            failures = upstream._settings.breaker_statuses
-            ok = not failures or reply.status not in failures
-            breaker.record(self._ticket, ok, upstream._loop.time())  # type: ignore[union-attr]  # it was asked by it
+            breaker.record(self._ticket, True, upstream._loop.time())  # type: ignore[union-attr]  # it was asked by it
         self._tell(reply)
 
     def set_exception(self, error: BaseException) -> None:

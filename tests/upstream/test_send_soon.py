@@ -90,7 +90,7 @@ async def test_over_a_connection_that_was_kept(gitlab: Gitlab, upstream: Make) -
     assert (reply.head.status, reply.whole) == (200, b"ok")
     assert len(gitlab.peers) == 1
     assert gitlab.peers[0].heads[1] == b"GET /x%2Fy HTTP/1.1\r\nHost: gitlab.test\r\nX-Request-Id: 1\r\n\r\n"
-    assert (client.in_flight, client.idle, client.reuses_total) == (0, 1, 1)
+    assert (client.in_flight, client.idle, client.connects_total) == (0, 1, 1)
     await warm(client)
     assert len(gitlab.peers) == 1, "and it is kept again"
 
