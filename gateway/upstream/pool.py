@@ -134,7 +134,7 @@ class Pool:
     def lend(self, now: float) -> Connection | None:
         """A place and the connection used last; None, and neither was taken: one of them is not to be had."""
         idle = self._idle
-        if not idle or self._is_taken() or self._closed:
+        if not idle or self.in_flight - self.parked >= self._max_in_flight or self._closed:
             return None
         connection = idle.pop()
         if now - connection.idle_at >= self._keepalive_s or not connection.is_usable():
