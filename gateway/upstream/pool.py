@@ -83,7 +83,8 @@ class Pool:
     def freed(self) -> None:
         """One place back, or straight on to who waits longest."""
         queue = self._queue
-        while queue:
+        # One more may be up than there are places: a parked one has ended, and handed on a place that it did not hold.
+        while queue and self.in_flight - self.parked <= self._max_in_flight:
             ready = queue.popleft()
             if not ready.done():
                 ready.set_result(None)

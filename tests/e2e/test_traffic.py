@@ -50,6 +50,33 @@ def test_a_long_poll_outlives_the_first_byte_timeout(recording: FakeGitLab, upst
         recording.settle()
 
 
+def test_a_runner_that_waits_for_work_keeps_nobody_from_gitlab(
+    recording: FakeGitLab, upstreams: LoopThread, tmp_path: Path
+) -> None:
+    """GitLab has one place here."""
+    config = {
+        "upstream": {"url": recording.url, "max_in_flight": 1},
+        "identities": [{"id": "people", "gitlab_token": True}],
+    }
+    gateway = GatewayProcess(config, tmp_path / "gateway")
+    body = b'{"token":"glrt-0123456789","last_update":"x"}'
+    try:
+        work = asyncio.Event()
+        recording.script(Answer(work, b"HTTP/1.1 204 No Content\r\n\r\n"))
+        with Peer(gateway.port) as runner:
+            runner.send(
+                b"POST /api/v4/jobs/request HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            # The gateway's own question, whose token it is, needs a place, too.
+            assert ask(gateway.port, "/oauth/token/info", token=OWN_TOKEN).status == 401
+            upstreams.call(work.set)
+            assert runner.read_head()[0] == 204
+    finally:
+        gateway.stop()
+        recording.settle()
+
+
 def test_a_trace_is_appended_with_its_fields_intact(passage: Passage) -> None:
     answer = response(202, b"", ("Job-Status", "running"), ("Range", "0-99"), ("X-GitLab-Trace-Update-Interval", "30"))
     reply, sent = passage(

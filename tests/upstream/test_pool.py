@@ -52,6 +52,42 @@ async def test_the_place_of_what_is_parked_is_anothers() -> None:
     assert (house.in_flight, house.enter_now()) == (1, True)
 
 
+async def test_a_parked_ones_place_is_another_s() -> None:
+    house = pool(places=1)
+    assert house.enter_now()
+    waiting = asyncio.ensure_future(house.enter())
+    await asyncio.sleep(0)
+    house.park()
+    await waiting
+    assert (house.in_flight, house.parked, house.enter_now()) == (2, 1, False)
+    # It ends while others wait: the place that it hands on, though it has none, is not handed on again.
+    more = [asyncio.ensure_future(house.enter()) for _ in range(2)]
+    await asyncio.sleep(0)
+    house.freed()
+    house.unpark()
+    await asyncio.sleep(0)
+    assert (house.in_flight, [one.done() for one in more]) == (2, [True, False])
+    house.freed()
+    await asyncio.sleep(0)
+    assert (house.in_flight, more[1].done()) == (1, False)
+    house.freed()
+    await more[1]
+    house.freed()
+    assert (house.in_flight, house.waiting) == (0, 0)
+
+
+async def test_a_parked_one_that_ends_alone_leaves_nothing() -> None:
+    house = pool(places=1)
+    assert house.enter_now()
+    house.park()
+    assert house.enter_now()
+    house.freed()
+    house.unpark()
+    assert (house.in_flight, house.parked, house.enter_now()) == (1, 0, False)
+    house.freed()
+    assert house.in_flight == 0
+
+
 class Kept:
     """As much of a connection as a pool sees of one that it keeps."""
 
