@@ -6,6 +6,7 @@ line of the audit. A connection ends with its answer: what follows on it was sen
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from ..core.token_request import (
     not_accepted,
     read_token_request,
 )
-from ..ports import Downstream, KeyRefused, StoreUnavailable
+from ..ports import DRAINED, Downstream, KeyRefused, StoreUnavailable
 from .hooks import Ledger
 
 PATH = b"/-/gateway/token"
@@ -95,16 +96,27 @@ class TokenEndpoint:
         x = Exchange(self._ledger.mint_id(), self._ledger.monotonic(), head.method, peer)
         x.operation, x.target = OPERATION, PATH
         try:
-            answer = await self._answer(down, peer, x)
-            x.status = answer.status
-            fields = (*_FIELDS, *answer.fields, (b"X-Gateway-Request-Id", x.request_id.encode("ascii")))
-            await down.respond(ResponseHead(answer.status, fields), msgspec.json.encode(answer.said), close=True)
-        except BaseException:
-            x.status, x.aborted = 499, "client"
+            await self._tell(down, x, await self._answer(down, peer, x))
+        except (ConnectionError, asyncio.CancelledError) as gone:
+            if gone.args != (DRAINED,):
+                x.status, x.aborted = 499, "client"
+            elif down.started:
+                x.code, x.aborted = Code.DRAINING.value, "gateway"
+            else:
+                x.code = Code.DRAINING.value
+                await self._tell(down, x, _refused(503, _UNAVAILABLE, "the gateway ends: try again", _LATER))
+            raise
+        except Exception:
+            x.status, x.code = 500, Code.INTERNAL.value  # a fault of ours, which ends the connection
             raise
         finally:
             x.bytes_in, x.bytes_out = down.received_bytes, down.sent_bytes
             self._ledger.observe(x)
+
+    async def _tell(self, down: Downstream, x: Exchange, answer: _Answer) -> None:
+        x.status = answer.status
+        fields = (*_FIELDS, *answer.fields, (b"X-Gateway-Request-Id", x.request_id.encode("ascii")))
+        await down.respond(ResponseHead(answer.status, fields), msgspec.json.encode(answer.said), close=True)
 
     async def _answer(self, down: Downstream, peer: str, x: Exchange) -> _Answer:
         if down.head.method != "POST":

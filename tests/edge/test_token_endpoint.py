@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import urllib.parse
 from typing import Any
@@ -18,7 +19,7 @@ from gateway.core.messages import ResponseHead, first
 from gateway.core.secret import Secret
 from gateway.core.token_request import ACCESS_TOKEN, GRANT, MAX_BODY_BYTES, Granted, TokenRequest
 from gateway.edge.token_endpoint import PATH, TokenEndpoint
-from gateway.ports import Downstream, KeyRefused, StoreUnavailable
+from gateway.ports import DRAINED, Downstream, KeyRefused, StoreUnavailable
 from tests.fakes.world import Down
 
 FORM = (b"Content-Type", b"application/x-www-form-urlencoded")
@@ -216,6 +217,45 @@ async def test_a_client_that_leaves_is_a_line_too() -> None:
     with pytest.raises(ConnectionError):
         await counter.endpoint.handle(down)
     assert (counter.x.status, counter.x.aborted) == (499, "client")
+
+
+async def test_who_waits_when_the_gateway_ends_hears_so() -> None:
+    counter, asked = Counter(), asyncio.Event()
+
+    async def exchange(_asked: TokenRequest, _peer: str) -> Granted:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    counter.exchange = exchange  # type: ignore[method-assign]
+    down = Down("POST", "/-/gateway/token", (FORM,), (BODY,))
+    serving = asyncio.ensure_future(counter.endpoint.handle(down))
+    await asked.wait()
+    serving.cancel(DRAINED)
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert down.answer is not None
+    assert (down.answer.status, first(down.answer.fields, b"retry-after")) == (503, b"5")
+    assert said(down)["error"] == "temporarily_unavailable"
+    assert (counter.x.status, counter.x.code, counter.x.aborted) == (503, "draining", "")
+
+
+async def test_an_answer_that_the_gateways_end_cuts_is_laid_at_its_door() -> None:
+    counter, down = Counter(), Down("POST", "/-/gateway/token", (FORM,), (BODY,))
+    serving = asyncio.ensure_future(counter.endpoint.handle(down))
+    while not down.started:
+        await asyncio.sleep(0)
+    serving.cancel(DRAINED)
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert (counter.x.status, counter.x.code, counter.x.aborted) == (200, "draining", "gateway")
+
+
+async def test_a_fault_of_ours_is_told_as_one() -> None:
+    counter = Counter(RuntimeError("ours"))
+    with pytest.raises(RuntimeError):
+        await counter.send()
+    assert (counter.x.status, counter.x.code, counter.x.aborted) == (500, "internal_error", "")
 
 
 def test_no_hooks_may_be_received_where_it_is() -> None:
