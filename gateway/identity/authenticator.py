@@ -249,6 +249,8 @@ class PrincipalAuthenticator:
             return None
         if found is Recall.ASK or found is Recall.REFRESH:
             is_stranger = found is Recall.ASK
+            if is_stranger:
+                self._refuse_repeated_failure(peer)  # before the token is read to find its queue
             lookup = self._of_workload(workloads, key, claim, is_stranger=is_stranger)
             found = await self._look_up(lookup, peer, is_stranger=is_stranger)
             if not isinstance(found, Principal):
