@@ -6,6 +6,7 @@ request in ten seconds; a silent issuer is asked again after five.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,6 +19,8 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from ..ports import Documents, NotAnswering
 from .lookups import Lookups
+
+log = logging.getLogger("gateway.identity")
 
 FRESH_S = 3600.0
 STALE_S = 86_400.0
@@ -142,8 +145,14 @@ class Issuer:
         try:
             keys = _keys_of(await self._documents.get(await self._jwks_uri()))
         except NotAnswering as failure:
+            if not self._failed:
+                log.error(
+                    "the keys of issuer %s can't be fetched: %s. Those known are believed for a day", self.url, failure
+                )
             self._failed = str(failure)
             raise
+        if self._failed:
+            log.warning("the keys of issuer %s are fetched again", self.url)
         # What the issuer no longer lists is no longer believed.
         self._keys, self._fetched_at, self._failed = keys, self._monotonic(), ""
 

@@ -192,6 +192,25 @@ async def test_a_silent_issuer_leaves_its_last_keys(world: World) -> None:
         await world.judge(token)
 
 
+async def test_the_operator_hears_once_that_and_why_keys_cannot_be_fetched(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody else may notice for a day."""
+    assert await world.judge(world.fake.sign({}))
+    world.fake.failure = NotAnswering("the issuer answered 404")
+    world.now += FRESH_S
+    for _ in range(3):
+        assert await world.judge(world.fake.sign({}))
+        world.now += RETRY_S
+    world.fake.failure = None
+    for _ in range(3):
+        assert await world.judge(world.fake.sign({}))
+    first, second = caplog.records
+    assert (first.levelname, second.levelname) == ("ERROR", "WARNING")
+    assert "https://issuer.example.com can't be fetched: the issuer answered 404" in first.getMessage()
+    assert "again" in second.getMessage()
+
+
 async def test_an_issuer_that_never_answered_cannot_tell(world: World) -> None:
     world.fake.failure = NotAnswering("silent")
     for _ in range(10):
