@@ -34,6 +34,9 @@ from .road import Road
 # its first octet. Its own NGINX waits an hour.
 _PATIENT = frozenset({Surface.RUNNER, Surface.GIT, Surface.LFS})
 _PATIENT_S = 300.0
+_LONG = 64 * 1024
+"""Octets of a body that may be longer on its way than GitLab at work."""
+_WORKED = frozenset({Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_RESET})
 _POLL = "POST /api/v4/jobs/request"
 _SESSION = Kind.SESSION
 _NOTHING: Mapping[Question, Place] = MappingProxyType({})
@@ -108,6 +111,7 @@ class Errand:
         "_principal",
         "_road",
         "_upward",
+        "_waiting_since",
         "_x",
         "asked_with",
         "brought",
@@ -141,6 +145,8 @@ class Errand:
         self._upward = upward_of(road, head, case, credential)
         self.started_at = 0.0
         self.runtime_s = 0.0
+        self._waiting_since = 0.0
+        """Since when GitLab has had the whole request, as far as that is known, and has not answered."""
         self.brought: Reply | None = None
         """GitLab's answer, where it is here already."""
         self.failed: Rejection | None = None
@@ -151,11 +157,12 @@ class Errand:
         """What the cache's store held before that."""
 
     def spent(self, sent_bytes: int) -> Spent:
-        """What the request used of GitLab."""
+        """What the request used of GitLab; without an answer, as long as it was waited for."""
+        unanswered_s = self._monotonic() - self._waiting_since if self._waiting_since else 0.0
         return Spent(
             asked=self.started_at > 0,
             not_modified=self._x.upstream_status == 304,
-            runtime_s=self.runtime_s,
+            runtime_s=self.runtime_s + unanswered_s,
             sent_bytes=sent_bytes,
         )
 
@@ -196,9 +203,18 @@ class Errand:
         request = self._request(conditions)
         if credential is not None and not road.pacing.is_free(credential.id):
             await road.pacing.go(credential.id, self._principal, x.request_id, operation.name)
-        if not self.started_at:
-            self.started_at = self._monotonic()
-        return await self._dealt_with(await road.upstream.send(request, body))
+        now = self._monotonic()
+        self.started_at = self.started_at or now
+        length = body.content_length if body is not None else 0
+        if length is not None and length < _LONG:
+            self._waiting_since = now
+        try:
+            reply = await road.upstream.send(request, body)
+        except Rejection as rejection:
+            if rejection.code not in _WORKED:
+                self._waiting_since = 0.0
+            raise
+        return await self._dealt_with(reply)
 
     async def _dealt_with(self, reply: Reply) -> Reply:
         road = self._road
@@ -224,6 +240,7 @@ class Errand:
         shape = head.shape or shaped(head)
         if credential is not None and shape.has_any(TELLING):
             road.pacing.learn(credential.id, head, self._admitted.operation.name)
+        self._waiting_since = 0.0
         x.upstream_status = head.status
         x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
         self.runtime_s += _seconds(shape.first(head.fields, b"x-runtime"), reply.first_byte_s)

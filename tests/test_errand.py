@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from gateway.body_stage import HeldBody
 from gateway.core.access import Permit, Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.credentials import Carrier, Claim, Kind
 from gateway.core.entry import Admitted
+from gateway.core.errors import Code, Rejection, Source
 from gateway.core.exchange import Exchange
-from gateway.core.messages import Field, RequestHead
+from gateway.core.messages import Field, RequestHead, ResponseHead
 from gateway.core.secret import Secret
 from gateway.core.target import parse_target
 from gateway.errand import Case, Errand, seen_from
-from gateway.ports import UpstreamCredential
+from gateway.ports import RequestBody, UpstreamCredential, UpstreamRequest
+from gateway.reply import Reply
 from tests.fakes.world import World, world
 
 OPERATION = Operation("GET /api/v4/user", Access.READ, Surface.REST)
@@ -42,12 +48,14 @@ def errand(
     permit: Permit | None = None,
     fields: tuple[Field, ...] = (),
     trusted: bool = False,
+    clock: Callable[[], float] = lambda: 1.0,
+    body: RequestBody | None = None,
 ) -> Errand:
     head = RequestHead("GET", TARGET.raw, ((b"Host", b"gateway.test"), *fields), peer="10.0.0.1")
     admitted = Admitted(TARGET, OPERATION, CLAIM, b"gateway.test", "203.0.113.9" if trusted else "10.0.0.1", trusted)
     x = Exchange("r-1", 0.0, "GET", "10.0.0.1")
     case = Case(admitted, OPERATION, CLAIM, principal, permit or Permit("r"), TARGET.raw)
-    return Errand(made.gateway.road, lambda: 1.0, head, x, case, credential, None)
+    return Errand(made.gateway.road, clock, head, x, case, credential, body)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +92,49 @@ def test_the_client_is_who_a_trusted_proxy_says() -> None:
     there = Admitted(TARGET, OPERATION, CLAIM, b"gateway.test", "203.0.113.9", True)
     assert seen_from(head, here) is head
     assert seen_from(head, there).peer == "203.0.113.9"
+
+
+class Slow:
+    """A GitLab that takes its time, and a clock that knows."""
+
+    def __init__(self, made: World, ending: BaseException | None) -> None:
+        self.now = 100.0
+        self._ending = ending
+        made.up.answer = self._answer
+
+    async def _answer(self, request: UpstreamRequest, octets: bytes) -> Reply:
+        self.now += 30.0
+        if self._ending is not None:
+            raise self._ending
+        return Reply(ResponseHead(200, ((b"X-Runtime", b"2.5"),)), whole=b"{}")
+
+
+def gone_wrong(code: Code) -> Rejection:
+    return Rejection(code, 503, "503", source=Source.UPSTREAM)
+
+
+@pytest.mark.parametrize(
+    ("ending", "seconds"),
+    [
+        pytest.param(None, 2.5, id="answered"),
+        pytest.param(gone_wrong(Code.UPSTREAM_TIMEOUT), 30.0, id="not-in-time"),
+        pytest.param(gone_wrong(Code.UPSTREAM_RESET), 30.0, id="broken-off"),
+        pytest.param(asyncio.CancelledError(), 30.0, id="the-client-left"),
+        pytest.param(gone_wrong(Code.UPSTREAM_BUSY), 0.0, id="never-asked"),
+        pytest.param(gone_wrong(Code.UPSTREAM_REFUSED), 0.0, id="nobody-there"),
+    ],
+)
+@pytest.mark.parametrize("length", [None, 10, 100_000])
+async def test_what_gitlab_did_not_answer_is_what_it_worked_all_the_same(
+    tmp_path: Path, ending: BaseException | None, seconds: float, length: int | None
+) -> None:
+    """The heaviest requests are those that time out, and those whose clients do not wait for them."""
+    async with world(tmp_path) as made:
+        slow = Slow(made, ending)
+        body = HeldBody(b"x" * length, None, length) if length is not None else None
+        one = errand(made, clock=lambda: slow.now, body=body)
+        with contextlib.suppress(Rejection, asyncio.CancelledError):
+            await one.forward(())
+        spent = one.spent(0)
+        assert spent.asked
+        assert spent.runtime_s == (0.0 if length == 100_000 and ending is not None else seconds)

@@ -42,7 +42,7 @@ class Settle(Section, frozen=True):
     not_modified: float = 1.0
     """The share that remains where GitLab only said 304."""
     second: float = 0.0
-    """Tokens for each second GitLab worked on it (`X-Runtime`)."""
+    """Tokens for each second GitLab worked on it (`X-Runtime`), or was waited for in vain."""
     mebibyte: float = 0.0
     """Tokens for each MiB of the answer."""
 
