@@ -10,6 +10,7 @@ from ..cache.tagging import Tagging
 from ..config import Config
 from ..config import compile as compiled
 from ..config.model import Identity
+from ..config.units import Rate, show_rate
 from ..config.vocabulary import CacheMode
 from ..core.access import Explanation, Principal, PrincipalKind, Rules, Verdict
 from ..core.cache_tags import ANONYMOUS, answer_tags
@@ -21,7 +22,7 @@ from ..core.errors import Code, Rejection
 from ..core.handed_out import refuse_token
 from ..core.immutable import KEEP_S, is_immutable
 from ..core.limit_plan import Limits
-from ..core.limits import Scope, Take
+from ..core.limits import Limit, Scope, Take
 from ..core.narrowing import shape_of
 from ..core.private_caching import PrivatePolicy, refuses_request
 from ..core.project_names import ProjectNames
@@ -127,7 +128,7 @@ def trace(
         (
             "limits",
             "; ".join(
-                f"{take.limit.id}: {take.cost:g} of {take.limit.burst:g}, {take.limit.per_minute}/min"
+                f"{take.limit.id}: {take.cost:g} of {take.limit.burst:g}{_rate(take.limit)}"
                 + (" (shadow)" if take.limit.shadow else "")
                 for take in takes
             )
@@ -156,6 +157,13 @@ def _plain_cache(config: Config, method: str, raw: bytes) -> Explained:
         ("upstream", f"{method} to {config.upstream.url}"),
     ]
     return Explained(True, tuple(lines))
+
+
+def _rate(limit: Limit) -> str:
+    """As the operator wrote it."""
+    if limit.concurrent:
+        return " at one time"
+    return f", {show_rate(Rate(limit.rate * limit.period_s, limit.period_s))}"
 
 
 def _refused(stage: str, rejection: Rejection, more: str = "") -> Explained:

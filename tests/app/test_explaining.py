@@ -57,6 +57,18 @@ def test_a_list_that_is_filtered(tmp_path: Path) -> None:
     assert (refused.allowed, refused.status, refused.code) == (False, 403, "forbidden")
 
 
+def test_limits_are_told_as_they_were_written(tmp_path: Path) -> None:
+    more = """\
+  - {id: exports, by: caller, rate: 3/day}
+  - {id: quick, by: caller, rate: 2.5/s, burst: 7, mode: shadow}
+  - {id: hourly, by: organisation, rate: 20000/hour}
+  - {id: at-once, by: caller, concurrent: 20}
+"""
+    text = explain(configured(CONFIGURATION + more, tmp_path), "people", "GET", "/api/v4/projects")
+    told = "caller: 1 of 50, 60/min; exports: 1 of 3, 3/day; quick: 1 of 7, 2.5/s (shadow); "
+    assert f"limits      {told}hourly: 1 of 20000, 20000/hour; at-once: 1 of 20 at one time\n" in text
+
+
 def test_a_token_in_the_target_is_not_repeated(config: Config) -> None:
     assert "c4n4ry" not in explain(config, "people", "GET", "/api/v4/user?a=1&private_token=glpat-c4n4ryc4n4ryc4n4ry")
     assert "c4n4ry" not in explain(config, "people", "GET", "/feed?feed_token=glft-c4n4ryc4n4ryc4n4ry")
