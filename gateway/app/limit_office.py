@@ -33,6 +33,8 @@ _BOUND = 1000
 _PLAIN = frozenset(string.ascii_letters.encode() + string.digits.encode() + b"-._~/:@,*")
 """What subjects have and no query is torn by; the rest is percent-encoded in the audit."""
 FOLLOW_EVERY_S = 2.0
+_KEPT_S = 3600.0
+"""How long a note stays on the board whose time is over: by another gateway's clock it may not be."""
 
 
 class Board(Protocol):
@@ -168,7 +170,8 @@ class LimitOffice:
             except ValueError:
                 continue  # of a gateway that is configured otherwise, or is newer
             if note.until <= now:
-                over.append(name)
+                if note.until <= now - _KEPT_S:
+                    over.append(name)
             elif name == key_of(limit.id, note.wish.subject) and len(wanted) < _BOUND:
                 wanted[name] = (limit, note)
         for key in [key for key, change in self._until.items() if change.shared and key not in wanted]:

@@ -234,12 +234,24 @@ async def test_other_gateways_do_as_one_was_told() -> None:
 async def test_a_note_whose_time_is_over_is_removed_and_changes_nothing() -> None:
     shared = Shared()
     await shared.one.change(factor=2.0, seconds=60.0)
-    shared.now += 61.0
-    await shared.two.desk.refresh()
-    assert shared.burst(shared.two) == 4.0
-    assert shared.notes.notes == {}
-    await shared.one.desk.refresh()
-    assert shared.burst(shared.one) == 4.0
+    for later, kept in ((61.0, 1), (3600.0, 0)):
+        shared.now += later
+        await shared.two.desk.refresh()
+        assert shared.burst(shared.two) == 4.0
+        assert len(shared.notes.notes) == kept
+        await shared.one.desk.refresh()
+        assert shared.burst(shared.one) == 4.0
+    shared.close()
+
+
+async def test_a_gateway_whose_clock_is_ahead_ends_nobody_elses_change() -> None:
+    shared = Shared()
+    ahead = LimitOffice(shared.two.limits, shared.two.stage, None, shared.notes, wall=lambda: shared.now + 300.0)
+    assert (await shared.one.change(factor=2.0, seconds=240.0))["shared"] is True
+    for _ in range(2):
+        await ahead.refresh()
+        await shared.one.desk.refresh()
+    assert (shared.burst(shared.one), shared.burst(shared.two)) == (8.0, 4.0)
     shared.close()
 
 
