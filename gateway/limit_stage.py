@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from .core.access import Principal, Priority
 from .core.cost import Spent
 from .core.fair_queue import FairQueue
@@ -69,7 +71,7 @@ class Ticket:
 
 
 class _Waiter:
-    __slots__ = ("asked", "caller", "deadline", "decided", "lease", "priority", "room", "takes")
+    __slots__ = ("asked", "asked_at", "caller", "deadline", "decided", "lease", "priority", "room", "takes")
 
     def __init__(
         self,
@@ -78,7 +80,8 @@ class _Waiter:
         principal: Principal,
         decided: asyncio.Future[Decision],
         asked: Decision,
-        deadline: float,
+        now: float,
+        wait_s: float,
     ) -> None:
         self.takes = takes
         self.lease = lease
@@ -87,12 +90,15 @@ class _Waiter:
         self.decided = decided
         self.asked = asked
         """The latest refusal."""
-        self.deadline = deadline
+        self.asked_at = now
+        self.deadline = now + wait_s
         self.room = ""
 
     def refuse(self) -> None:
+        """As the bucket did when it was last asked, for as long from now on: others have taken from it meanwhile."""
         if not self.decided.done():
-            self.decided.set_result(self.asked)
+            since_s = self.decided.get_loop().time() - self.asked_at
+            self.decided.set_result(msgspec.structs.replace(self.asked, now=self.asked.now + since_s))
 
 
 class _Room:
@@ -199,7 +205,7 @@ class LimitStage:
     ) -> Ticket:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        waiter = _Waiter(takes, lease, principal, loop.create_future(), asked, started + wait_s)
+        waiter = _Waiter(takes, lease, principal, loop.create_future(), asked, started, wait_s)
         timer = loop.call_at(waiter.deadline, waiter.refuse)
         self.waiting += 1
         self._waiting_of[waiter.caller] = self._waiting_of.get(waiter.caller, 0) + 1
@@ -274,7 +280,7 @@ class LimitStage:
             elif refusal is None:  # admitted, or the store is away and fails closed
                 waiter.decided.set_result(decision)
             else:
-                waiter.asked = decision
+                waiter.asked, waiter.asked_at = decision, now()
                 if now() + refusal.retry_after_s > waiter.deadline and not refusal.limit.concurrent:
                     waiter.refuse()
                 elif _refusing(waiter.takes, decision) != key:

@@ -147,6 +147,18 @@ async def test_the_deadline_is_kept() -> None:
     assert ticket.waited_s >= 0.049
 
 
+async def test_who_waited_in_vain_is_told_of_the_time_that_is_left_now() -> None:
+    """Clients of Go wait until RateLimit-Reset, and come back at once where that is over."""
+    stage = LimitStage(MemoryBuckets(clock=lambda: 1000.0))
+    brief = takes(Limit("place", Scope.CALLER, 25.0, 1.0, concurrent=True))
+    await stage.admit(brief, principal(), "1")
+    first, behind = [asyncio.ensure_future(stage.admit(brief, principal(), name, 0.05)) for name in ("2", "3")]
+    assert not (await first).decision.allowed
+    ticket = await behind
+    assert not ticket.decision.allowed
+    assert 0.049 <= ticket.decision.now - 1000.0 <= ticket.waited_s
+
+
 async def test_who_finds_another_bucket_empty_waits_for_that_one() -> None:
     stage = LimitStage(MemoryBuckets())
     await stage.admit(takes(QUICK, "a"), principal(), "1")
