@@ -202,7 +202,8 @@ class RedisBuckets:
         except ValueError:
             self._failed(batch)
             return
-        self._succeeded()
+        if self._failures and any(map(_wrote, batch, found)):
+            self._succeeded()
         self._learn(batch, found, sent_at)
         for work, decision in zip(batch, found, strict=True):
             if work.lease and work.deed is _TAKE:
@@ -310,11 +311,11 @@ class RedisBuckets:
     # Without Redis
 
     def _succeeded(self) -> None:
-        if self._failures:
-            self._failures = 0
-            self._local.clear()
-            if self._unreleased:
-                asyncio.get_running_loop().call_soon(self._release_rest)
+        """Redis takes writes again."""
+        self._failures = 0
+        self._local.clear()
+        if self._unreleased:
+            asyncio.get_running_loop().call_soon(self._release_rest)
 
     def _failed(self, batch: list[Work]) -> None:
         self._failures += 1
@@ -385,6 +386,11 @@ class RedisBuckets:
         answer = counted.result()[0]
         if isinstance(answer, int) and answer > 0:
             self._gateways = answer
+
+
+def _wrote(work: Work, decision: Decision) -> bool:
+    """A replica, or a full Redis, answers refusals as ever: they write nothing. A full one also lets places go."""
+    return decision.allowed and work.deed is _TAKE
 
 
 def _tell(work: Work, decision: Decision) -> None:

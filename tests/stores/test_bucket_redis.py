@@ -433,6 +433,25 @@ async def test_a_redis_that_takes_no_writes(
         assert await recovered(store) < 3
 
 
+async def test_refusals_are_no_sign_that_a_full_redis_takes_writes(start_redis: StartRedis) -> None:
+    """They write nothing: whoever is refused must not have what others took without Redis forgotten."""
+    server = start_redis()
+    async with gateway(server.url) as store, admin(server.url) as redis, gateway(server.url) as other:
+        await store.take(takes())
+        empty = [takes(f"empty-{number}", NARROW) for number in range(60)]
+        for one in empty:
+            await other.take([Take(one[0].key, NARROW, 3.0)])
+        await redis.execute("CONFIG", "SET", "maxmemory", "1")
+        admitted = 0
+        for one in empty:
+            admitted += sum([(await store.take(takes())).allowed for _ in range(3)])
+            await store.take(one)
+        assert admitted <= 99
+        assert store.degraded
+        await redis.execute("CONFIG", "SET", "maxmemory", "0")
+        assert await recovered(store) < 3
+
+
 async def test_a_killed_redis(start_redis: StartRedis) -> None:
     server = start_redis()
     async with gateway(server.url, timeout_s=TIMEOUT_S) as store:
