@@ -166,13 +166,27 @@ def test_redis_keeps_nothing_and_is_reached_by_the_gateway_alone() -> None:
 
 def test_the_mounted_configuration_is_in_order() -> None:
     secrets = {name: name.lower() * 8 for name in ("GW_PEPPER", "GW_KEY", "GW_AUDIT")}
-    command = compose()["services"]["gateway"]["command"]
-    assert command[:2] == ["serve", "--config"]
+    service = compose()["services"]["gateway"]
+    # No option of `serve` alone: `keys …` run beside it must be able to read the same file.
+    assert service["command"] == ["serve", "--config", "/etc/gitlab-gateway/gateway.yaml"]
+    environment = {"GITLAB_URL": "https://gitlab.example.com", **secrets}
+    assert environment.keys() == service["environment"].keys()
     checked = run(
-        BIN / "gitlab-gateway", "check", "--config", "deploy/gateway.yaml", "--upstream", "https://gitlab.example.com",
-        cwd=ROOT, env={"PATH": os.environ["PATH"], **secrets},
+        BIN / "gitlab-gateway", "check", "--config", "deploy/gateway.yaml",
+        cwd=ROOT, env={"PATH": os.environ["PATH"], **environment},
     )  # fmt: skip
     assert checked.returncode == 0, checked.stderr
+
+
+def test_keys_are_managed_beside_the_composed_gateway(tmp_path: Path) -> None:
+    text = (ROOT / "deploy/gateway.yaml").read_text().replace("/var/lib/gitlab-gateway", str(tmp_path / "state"))
+    (tmp_path / "gateway.yaml").write_text(f"{text}  - {{id: bot, key: issued}}\n")
+    environment = {name: name.lower() * 8 for name in ("GW_PEPPER", "GW_KEY", "GW_AUDIT")}
+    made = run(
+        BIN / "gitlab-gateway", "keys", "new", "bot", "--config", tmp_path / "gateway.yaml",
+        cwd=ROOT, env={"PATH": os.environ["PATH"], "GITLAB_URL": "https://gitlab.example.com", **environment},
+    )  # fmt: skip
+    assert (made.returncode, made.stdout[:4]) == (0, "ggw_"), made.stderr
 
 
 def test_the_admin_port_is_not_published() -> None:
