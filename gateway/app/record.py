@@ -37,7 +37,10 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
         tail = Tail(tail.line)  # what looks torn may be another's line, on its way; the turns see to it
     rotate = audit.rotate
     sink: Sink = open_sink(
-        where, rotate_bytes=rotate.size if rotate is not None else 0, keep=rotate.keep if rotate is not None else 1
+        where,
+        rotate_bytes=rotate.size if rotate is not None else 0,
+        keep=rotate.keep if rotate is not None else 1,
+        torn_in=tail.torn_in,
     )
     if turns is not None:
         sink = TurnSink(sink, turns, path=where.removeprefix("file:") if where.startswith("file:") else "")
@@ -50,7 +53,7 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
     if spool is not None and spool.waiting:
         log.warning("the audit's spool holds %d octets of a process before this one: they are written first", spool.waiting)
     return AuditLog(
-        AuditWriter(sink, spool, torn=torn),
+        AuditWriter(sink, spool, begun=tail.torn, torn=torn),
         chain=Chain(chain_key(audit_key()), secrets.token_hex(8)) if audit.chain else None,
         after=after,
         before_write=audit.durability is Durability.BEFORE_WRITE,

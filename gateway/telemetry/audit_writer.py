@@ -37,7 +37,6 @@ ROOM_BYTES = 1 << 16
 PATIENCE_S = 5.0
 """How long a request waits for its line to be on disk, and the process for its last lines."""
 
-_LINE_END = ord("\n")
 _STALLS = "it stalls"
 
 
@@ -52,7 +51,8 @@ class AuditWriter:
     Args:
         sink: Where lines go.
         spool: Where they wait while it fails; None: what it does not take is lost and counted.
-        torn: Octets to write first, to end a line that another process cut short.
+        begun: What the sink holds of a line that another process cut short.
+        torn: Octets to write before all others, to end it where its rest is lost.
         queue_bytes: As ``QUEUE_BYTES``.
         retry_s: As ``RETRY_S``.
         patience_s: As ``PATIENCE_S``.
@@ -63,6 +63,7 @@ class AuditWriter:
         sink: Sink,
         spool: Spool | None = None,
         *,
+        begun: bytes = b"",
         torn: bytes = b"",
         queue_bytes: int = QUEUE_BYTES,
         retry_s: float = RETRY_S,
@@ -70,7 +71,8 @@ class AuditWriter:
     ) -> None:
         self._sink = sink
         self._spool = spool
-        self._hand = torn
+        self._hand = b""
+        self._torn = torn
         self._queue_bytes = queue_bytes
         self._retry_s = retry_s
         self._patience_s = patience_s
@@ -78,8 +80,8 @@ class AuditWriter:
         self._queued = 0
         self._stuck = False
         """What is in hand fits nowhere."""
-        self._mid_line = False
-        """The sink's last octet ended no line."""
+        self._begun = begun
+        """The sink's last octets, where they end no line."""
         self._took = True
         """The sink's answer, last time it was asked."""
         self._closing = False
@@ -192,10 +194,14 @@ class AuditWriter:
 
     def _owed(self) -> bool:
         """Something waits to be written before anything new is."""
-        return bool(self._hand) or self.spooled_bytes > 0
+        return bool(self._torn or self._hand) or self.spooled_bytes > 0
 
     def _recover(self) -> None:
         """As much of what is owed as the sink takes, and in time to look at what is new."""
+        if self._torn:
+            self._torn = self._torn[self._push(self._torn) :]
+            if self._torn:
+                return
         spool = self._spool
         while spool is not None and spool.waiting:
             try:
@@ -221,7 +227,8 @@ class AuditWriter:
             more, why = self._asked(octets[taken:])
             taken += more
         if taken:
-            self._mid_line = octets[taken - 1] != _LINE_END
+            end = octets.rfind(b"\n", 0, taken) + 1
+            self._begun = octets[end:taken] if end else self._begun + octets[:taken]
         self._took = taken == len(octets)
         if not self._took and not self.failing:
             self.failing = True
@@ -245,11 +252,11 @@ class AuditWriter:
             self._stuck = False
         elif self._spool is None:
             # The rest of a line that was cut: it must be ended before another begins.
-            self._hand = octets[: octets.index(b"\n") + 1] if self._mid_line else b""
+            self._hand = octets[: octets.index(b"\n") + 1] if self._begun and not self._torn else b""
             self.dropped += octets.count(b"\n", len(self._hand))
         else:
             try:
-                self._spool.append(octets)
+                self._spool.append(octets, b"" if self._torn else self._begun)
                 self._stuck = False
             except OSError as error:
                 if not self._stuck:

@@ -75,14 +75,17 @@ class FileSink:
         rotate_bytes: 0: never by itself.
         keep: How many rotated files stay.
         stall_s: For a pipe with a name.
+        torn_in: A file that ends in the middle of a line, which is ended there: ``path``, or what it was before a rotation.
     """
 
-    def __init__(self, path: str, *, rotate_bytes: int = 0, keep: int = 1, stall_s: float = STALL_S) -> None:
+    def __init__(
+        self, path: str, *, rotate_bytes: int = 0, keep: int = 1, stall_s: float = STALL_S, torn_in: str = ""
+    ) -> None:
         self._path = path
         self._rotate_bytes = rotate_bytes
         self._keep = keep
         self._stall_s = stall_s
-        self._whole = True
+        self._whole = not torn_in
         """What was written last ended a line, or its reader is gone."""
         self._rotates = True
         self._descriptor = -1
@@ -90,7 +93,7 @@ class FileSink:
         self._out: _Out | None = None
         self._is_pipe = False
         with contextlib.suppress(_UnreadError):
-            self._open()
+            self._open(torn_in or path)
 
     def write(self, lines: bytes) -> int:
         taken = 0
@@ -136,13 +139,14 @@ class FileSink:
             raise _UnreadError
         return self._out
 
-    def _open(self) -> None:
+    def _open(self, path: str = "") -> None:
+        path = path or self._path
         # Without O_NONBLOCK a pipe's opening waits for its reader.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | (0 if self._is_pipe else os.O_CREAT)
         try:
-            descriptor = os.open(self._path, flags, 0o600)
+            descriptor = os.open(path, flags, 0o600)
         except OSError as error:
-            if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(self._path).st_mode):
+            if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):
                 self._is_pipe = True
                 raise _UnreadError from None
             raise
@@ -152,7 +156,7 @@ class FileSink:
         self._is_pipe = stat.S_ISFIFO(found.st_mode)
         self._out = _Out(descriptor, self._stall_s)
         with contextlib.suppress(OSError):  # a new name in the directory outlives a power cut, too
-            _sync_directory(self._path)
+            _sync_directory(path)
 
     def _follow(self, coming: int) -> None:
         if self._out is None:
@@ -296,8 +300,8 @@ def _sync_directory(path: str) -> None:
         os.close(directory)
 
 
-def open_sink(where: str, *, rotate_bytes: int = 0, keep: int = 1) -> Sink:
-    """``stdout``, ``stderr``, ``off`` or ``file:/path``.
+def open_sink(where: str, *, rotate_bytes: int = 0, keep: int = 1, torn_in: str = "") -> Sink:
+    """``stdout``, ``stderr``, ``off`` or ``file:/path``; the rest as in ``FileSink``.
 
     Raises OSError when the file can't be opened.
     """
@@ -307,15 +311,17 @@ def open_sink(where: str, *, rotate_bytes: int = 0, keep: int = 1) -> Sink:
         return StreamSink(2)
     if where == "off":
         return NullSink()
-    return FileSink(where.removeprefix("file:"), rotate_bytes=rotate_bytes, keep=keep)
+    return FileSink(where.removeprefix("file:"), rotate_bytes=rotate_bytes, keep=keep, torn_in=torn_in)
 
 
 class Tail:
     """The end of what a sink holds already: its last whole line, and what a process that died left of another."""
 
-    def __init__(self, line: bytes = b"", torn: bytes = b"") -> None:
+    def __init__(self, line: bytes = b"", torn: bytes = b"", torn_in: str = "") -> None:
         self.line = line
         self.torn = torn
+        self.torn_in = torn_in
+        """The file that holds it."""
 
     @property
     def mac(self) -> str:
@@ -324,12 +330,18 @@ class Tail:
 
 
 def read_tail(where: str) -> Tail:
-    """Of a file sink, or of the file it was before its last rotation; empty for every other sink."""
+    """Of a file sink, where need be of the file it was before its last rotation; empty for every other sink."""
     if not where.startswith("file:"):
         return Tail()
     path = where.removeprefix("file:")
     tail = _tail_of(path)
-    return tail if tail.line or tail.torn else _tail_of(f"{path}.1")
+    if tail.line:
+        return tail
+    before = _tail_of(f"{path}.1")
+    if tail.torn:
+        return Tail(before.line, tail.torn, tail.torn_in)
+    # What nobody may write to is left as it is.
+    return before if os.access(f"{path}.1", os.W_OK) else Tail(before.line)
 
 
 def _tail_of(path: str) -> Tail:
@@ -342,4 +354,4 @@ def _tail_of(path: str) -> Tail:
             whole, _, torn = file.read().rpartition(b"\n")
     except FileNotFoundError:
         return Tail()
-    return Tail(whole.rpartition(b"\n")[2], torn)
+    return Tail(whole.rpartition(b"\n")[2], torn, path if torn else "")

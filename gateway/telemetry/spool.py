@@ -56,21 +56,25 @@ class Spool:
         for number in range(_NUMBERS):
             path = self._directory / _name(number)
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_size and self._lock(path, os.O_RDWR | os.O_APPEND):
+                if _holds_lines(path) and self._lock(path, os.O_RDWR | os.O_APPEND):
                     return
 
-    def append(self, octets: bytes) -> None:
-        """All of them or none."""
+    def append(self, octets: bytes, begun: bytes = b"") -> None:
+        """All of them or none. ``begun``: what the sink has of the first line already; kept with the rest of it, so that a
+        process to come can tell by the sink's end how far that is."""
         if self._path is None:
             self._create()
-        end, left = self._end, memoryview(octets)
+        if self.waiting:
+            begun = b""
+        end, left = self._end, memoryview(begun + octets)
         try:
             while left:
                 left = left[os.write(self._descriptor, left) :]
         except OSError:
             os.ftruncate(self._descriptor, end)
             raise
-        self._end = end + len(octets)
+        self._read += len(begun)
+        self._end = end + len(begun) + len(octets)
 
     def peek(self) -> bytes:
         """The next of them, at most 1 MiB."""
@@ -100,7 +104,7 @@ class Spool:
     # What a process that died left
 
     def resume(self, tail: Tail) -> bytes:
-        """Drop what the sink has already, by how it ends; what must be written before the rest."""
+        """Drop what the sink has already, by how it ends; what must be written before all the rest."""
         self._end_line()
         at = self._read
         for line in self._lines():
@@ -113,7 +117,7 @@ class Spool:
         head = self.peek()
         if head.startswith(tail.torn):
             self.drop(len(tail.torn))
-        elif not head or head.startswith(_BEGINNING):
+        elif not head or head.startswith(_BEGINNING):  # else the rest of that line, as older gateways kept it
             return b"\n"
         return b""
 
@@ -141,7 +145,9 @@ class Spool:
         if self._directory is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "state_dir")
         for number in range(_NUMBERS):
-            if self._lock(self._directory / _name(number), os.O_RDWR | os.O_APPEND | os.O_CREAT):
+            path = self._directory / _name(number)
+            # One that a process left a moment ago is for the next that starts: here lines are in the middle of something.
+            if not _holds_lines(path) and self._lock(path, os.O_RDWR | os.O_APPEND | os.O_CREAT):
                 return
         raise BlockingIOError(errno.EAGAIN, "every spool is another process's")
 
@@ -159,6 +165,13 @@ class Spool:
         self._path, self._descriptor = path, descriptor
         self._read, self._end = 0, os.fstat(descriptor).st_size
         return True
+
+
+def _holds_lines(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _name(number: int) -> str:

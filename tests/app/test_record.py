@@ -72,6 +72,27 @@ async def test_a_line_cut_short_in_the_spool_spoils_no_other(tmp_path: Path) -> 
     assert len(flaws) == 2, "the line, and that its chain has no end"
 
 
+@pytest.mark.parametrize("more", [", chain: true", ", chain: true, rotate: {size: 1KiB, keep: 9}"])
+@pytest.mark.parametrize("renamed", [False, True])
+async def test_what_a_full_disk_took_in_parts_is_gone_on_with(tmp_path: Path, more: str, renamed: bool) -> None:
+    """A process began a line and kept the rest; the disk took some of that, too, before it ended. Its file may have been
+    renamed since (logrotate), or be due to be."""
+    await once(tmp_path, more)
+    lines = (tmp_path / "audit").read_bytes().splitlines(keepends=True)
+    (tmp_path / "audit").write_bytes(b"".join(lines[:-1]) + lines[-1][:50])
+    spool = Spool(tmp_path / "state", 1 << 20)
+    spool.append(lines[-1][20:], lines[-1][:20])
+    spool.close()
+    if renamed:
+        (tmp_path / "audit").rename(tmp_path / "audit.1")
+    await once(tmp_path, more)
+    files = [file.read_bytes() for file in sorted(tmp_path.glob("audit*"), reverse=True)]
+    assert all(file.endswith(b"\n") for file in files)
+    record = b"".join(files).splitlines(keepends=True)
+    assert record[: len(lines)] == lines
+    assert list(verify([one[:-1] for one in record], chain_key(KEY))) == []
+
+
 async def test_the_key_is_asked_for_where_there_is_a_chain_alone(tmp_path: Path) -> None:
     def key() -> bytes:
         raise AssertionError("nobody needs it")

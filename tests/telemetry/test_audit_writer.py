@@ -14,6 +14,7 @@ import pytest
 
 from gateway.core.audit_chain import Chain, chain_key, verify
 from gateway.telemetry.audit_writer import ROOM_BYTES, AuditWriter
+from gateway.telemetry.sinks import Tail
 from gateway.telemetry.spool import Spool
 
 
@@ -160,12 +161,54 @@ async def test_a_process_that_ends_leaves_it_to_the_next(tmp_path: Path) -> None
     assert sink.octets == lines(0, 8)
 
 
-async def test_a_line_that_another_process_cut_is_ended_first() -> None:
-    sink = Moody()
-    writer = AuditWriter(sink, torn=b"\n")
-    writer.offer(line(1))
+async def test_one_process_after_the_other_goes_on_where_the_sink_stands(tmp_path: Path) -> None:
+    """A disk that is full but for some octets now and then: each takes parts, and leaves what it could not write."""
+    for seed in range(60):
+        chance = random.Random(seed)
+        sink = Moody()
+        offered = b""
+        for process in range(6):
+            sink.mood = (
+                (lambda size: size)
+                if process == 5
+                else lambda size, chance=chance: chance.choice([0, 0, 1, 7, size // 2, size])  # type: ignore[misc]
+            )
+            whole, _, torn = sink.octets.rpartition(b"\n")
+            spool = Spool(tmp_path, 1 << 20)
+            spool.claim()
+            first = spool.resume(Tail(whole.rpartition(b"\n")[2], torn))
+            writer = AuditWriter(sink, spool, begun=torn, torn=first, retry_s=0.0001)
+            for _ in range(chance.randrange(1, 6)):
+                one = b'{"schema":1,"n":%d,"x":"%b"}\n' % (len(offered), b"x" * chance.randrange(30))
+                offered += one
+                writer.offer(one)
+                if chance.random() < 0.3:
+                    await asyncio.sleep(0)
+            writer.close()
+        assert sink.octets == offered, f"seed {seed}"
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+@pytest.mark.parametrize("kept", [None, b"", line(7)])
+async def test_a_line_that_another_process_cut_is_ended_first(
+    tmp_path: Path, kept: bytes | None, fails_first: bool
+) -> None:
+    """Before what that process left, and though the sink takes nothing for a while."""
+    sink = Moody(nothing if fails_first else lambda size: size)
+    spool = None if kept is None else Spool(tmp_path, 1 << 20)
+    if spool is not None and kept:
+        spool.append(kept)
+    writer = AuditWriter(sink, spool, begun=b'{"sch', torn=b"\n", retry_s=0.0001)
+    if fails_first:
+        writer.offer(line(1))
+        await until(lambda: writer.failing and writer._queued == 0)
+        sink.mood = lambda size: size
+    writer.offer(line(2))
     writer.close()
-    assert sink.octets == b"\n" + line(1)
+    first = line(1) if fails_first and spool is not None else b""
+    assert sink.octets == b"\n" + (kept or b"") + first + line(2)
+    assert writer.dropped == (fails_first and spool is None)
 
 
 # No room

@@ -308,3 +308,31 @@ def test_just_after_a_rotation_the_end_is_that_of_the_file_before(tmp_path: Path
     (tmp_path / "audit").touch()
     (tmp_path / "audit.1").write_bytes(b"one\ntwo\n")
     assert read_tail(f"file:{tmp_path}/audit").line == b"two"
+
+
+def test_a_line_that_was_cut_is_ended_where_it_began(tmp_path: Path) -> None:
+    """However large the file is, and though it has another name by now."""
+    file, before = tmp_path / "audit", tmp_path / "audit.1"
+    file.write_bytes(b"o" * 100 + b"\nha")
+    tail = read_tail(f"file:{file}")
+    assert (tail.torn, tail.torn_in) == (b"ha", str(file))
+    sink = FileSink(str(file), rotate_bytes=100, torn_in=tail.torn_in)
+    assert sink.write(b"lf\n") == 3
+    sink.close()
+    assert file.read_bytes() == b"o" * 100 + b"\nhalf\n"
+    file.write_bytes(b"one\nha")
+    file.rename(before)
+    tail = read_tail(f"file:{file}")
+    assert (tail.line, tail.torn, tail.torn_in) == (b"one", b"ha", str(before))
+    sink = FileSink(str(file), torn_in=tail.torn_in)
+    assert sink.write(b"lf\n") == 3
+    assert sink.write(b"next\n") == 5
+    sink.close()
+    assert (before.read_bytes(), file.read_bytes()) == (b"one\nhalf\n", b"next\n")
+
+
+def test_a_file_that_holds_no_whole_line_yet_follows_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "audit.1").write_bytes(b"one\ntwo\n")
+    (tmp_path / "audit").write_bytes(b"thr")
+    tail = read_tail(f"file:{tmp_path}/audit")
+    assert (tail.line, tail.torn, tail.torn_in) == (b"two", b"thr", str(tmp_path / "audit"))

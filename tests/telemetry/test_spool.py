@@ -130,6 +130,32 @@ def test_what_does_not_fit_is_not_kept_in_part(tmp_path: Path) -> None:
     one.close()
 
 
+def test_a_line_that_the_sink_has_begun_is_kept_whole(tmp_path: Path) -> None:
+    """What the sink takes of it from now on is known by nothing but the sink's end."""
+    one = Spool(tmp_path, 1 << 20)
+    one.append(line(1)[4:] + line(2), line(1)[:4])
+    one.append(line(3), b"that is known already")
+    assert one.peek() == line(1)[4:] + line(2) + line(3)
+    one.drop(3)
+    one.close()
+    for tail in (Tail(line(0)[:-1], line(1)[:4]), Tail(b"", line(1)[:7])):
+        two = Spool(tmp_path, 1 << 20)
+        two.claim()
+        assert two.resume(tail) == b""
+        assert two.peek() == line(1)[len(tail.torn) :] + line(2) + line(3)
+        two.close()
+
+
+def test_what_another_left_is_not_taken_up_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    one = Spool(tmp_path, 1 << 20)
+    one.claim()
+    spool(tmp_path, line(1)).close()
+    one.append(line(3)[4:], line(3)[:4])
+    assert one.peek() == line(3)[4:]
+    assert (tmp_path / "audit-0.spool").read_bytes() == line(1)
+    one.close()
+
+
 # A process that died while it wrote them
 
 
