@@ -25,6 +25,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _MAX_BODY_BYTES = 64 << 10
 _PIECE_BYTES = 64 << 10
+BODY_S = 10.0
+"""For a whole body to come."""
+PATIENCE_S = 5.0
+"""For what is under way when the port closes. aiohttp waits that long twice; its own minute outlasts service managers."""
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
@@ -92,6 +96,7 @@ class Admin:
         metrics_type: Its media type.
         readiness: Asks the parts.
         endpoints: What an admin key opens.
+        body_s: As ``BODY_S``.
     """
 
     def __init__(
@@ -103,8 +108,10 @@ class Admin:
         readiness: Callable[[], Awaitable[Readiness]],
         endpoints: Iterable[Endpoint] = (),
         monotonic: Callable[[], float] = time.monotonic,
+        body_s: float = BODY_S,
     ) -> None:
         self._settings = settings
+        self._body_s = body_s
         self._metrics = metrics
         self._metrics_type = metrics_type
         self._readiness = readiness
@@ -198,7 +205,14 @@ class Admin:
                 if request.content_type != "application/json":  # what a browser's form can't send
                     return _refuse(415, "415 Unsupported Media Type")
                 try:
-                    body = msgspec.json.decode(await request.read(), type=dict[str, object])
+                    async with asyncio.timeout(self._body_s):
+                        octets = await request.read()
+                except TimeoutError:
+                    refusal = _refuse(408, "408 Request Timeout")
+                    refusal.force_close()
+                    return refusal
+                try:
+                    body = msgspec.json.decode(octets, type=dict[str, object])
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     return _refuse(400, "the body is no JSON object")
             names, query = dict(request.match_info), dict(request.query)
@@ -217,14 +231,20 @@ class Admin:
 
 
 class AdminServer:
-    """The admin port, listening."""
+    """The admin port, listening. ``patience_s``: as ``PATIENCE_S``."""
 
-    def __init__(self, admin: Admin) -> None:
+    def __init__(self, admin: Admin, *, patience_s: float = PATIENCE_S) -> None:
         application = admin.application()
         application.on_response_prepare.append(self._end_connection)
         self._stopped = False
         # Bodies stay as they came: what is coded is no JSON, and aiohttp's own answers to what it can't decode come first.
-        self._runner = web.AppRunner(application, access_log=None, handler_cancellation=True, auto_decompress=False)
+        self._runner = web.AppRunner(
+            application,
+            access_log=None,
+            handler_cancellation=True,
+            auto_decompress=False,
+            shutdown_timeout=patience_s,
+        )
 
     async def listen(self, host: str | None, port: int, bound: Iterable[socket.socket] = ()) -> tuple[str, int]:
         """Bind, or take what somebody else has ``bound``, and accept; the first address."""

@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpClient
 
-from gateway.edge.admin import Admin, AdminRefused, AdminServer, AdminSettings, Answer, Asked, Endpoint, Readiness
+from gateway.edge.admin import BODY_S, Admin, AdminRefused, AdminServer, AdminSettings, Answer, Asked, Endpoint, Readiness
 
 KEY = "an-admin-key-of-some-length"
 HASH = hashlib.sha256(KEY.encode()).digest()
@@ -26,7 +26,11 @@ READY = Readiness(True, {"traffic": "ok"})
 
 
 def admin(
-    *, keys: tuple[bytes, ...] = (HASH,), ready: Readiness = READY, exposition: bytes = b"gitlab_gateway_up 1\n"
+    *,
+    keys: tuple[bytes, ...] = (HASH,),
+    ready: Readiness = READY,
+    exposition: bytes = b"gitlab_gateway_up 1\n",
+    body_s: float = BODY_S,
 ) -> Admin:
     async def metrics() -> bytes:
         return exposition
@@ -45,6 +49,7 @@ def admin(
             Endpoint("DELETE", "/-/things/{id}", forget),
         ),
         monotonic=lambda: 50.0,
+        body_s=body_s,
     )
 
 
@@ -303,6 +308,39 @@ async def test_a_coded_body_is_no_json(coding: str) -> None:
             async with session.post(f"http://{host}:{port}/-/things/1", data=b"abc", headers=given) as response:
                 assert response.status == status
                 assert (await response.json())["message"] in {"the body is no JSON object", "401 Unauthorized"}
+
+
+_HALF_A_BODY = (
+    f"POST /-/things/1 HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n"
+    "Content-Type: application/json\r\nContent-Length: 20\r\n\r\n{"
+).encode()
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    server = AdminServer(admin(body_s=0.01))
+    try:
+        reader, writer = await asyncio.open_connection(*await server.listen("127.0.0.1", 0))
+        writer.write(_HALF_A_BODY)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert b"\r\nConnection: close\r\n" in head
+        writer.close()
+    finally:
+        await server.close()
+
+
+async def test_who_does_not_go_on_does_not_keep_the_port_open() -> None:
+    """A gateway that is told to go must go: whoever waits for it gives it a minute at most."""
+    server = AdminServer(admin(), patience_s=0.01)
+    reader, writer = await asyncio.open_connection(*await server.listen("127.0.0.1", 0))
+    writer.write(_HALF_A_BODY)
+    host, port = writer.get_extra_info("peername")
+    async with aiohttp.ClientSession() as session, session.get(f"http://{host}:{port}/livez") as response:
+        assert response.status == 200  # what was sent before has arrived
+    async with asyncio.timeout(20):
+        await server.close()
+    assert await reader.read() == b""
+    writer.close()
 
 
 async def test_it_may_stop_accepting_and_answer_each_connection_once_more() -> None:
