@@ -85,7 +85,7 @@ class PrivateCache:
         self._looking = looking
         self._default_reuse_s = policy.reuse_s("")
         self._reuse_s = {operation: policy.reuse_s(operation) for operation in policy.route_ttl_s}
-        self._reader = RequestReader(by_address=policy.by_address, refused=frozenset(REFUSED_FIELDS))
+        self._reader = RequestReader(refused=frozenset(REFUSED_FIELDS))
         self._hit = serialise_name(name).encode("ascii") + b"; hit; ttl=%d"
         self._labels = Labels(name)
         self._asking = PrivateAsking(
@@ -94,7 +94,6 @@ class PrivateCache:
             self._labels,
             wait_s=wait_s,
             tagging=self._tagging,
-            inert=self._reader.inert,
             leases=leases,
         )
         self._flights = self._asking.flights

@@ -8,13 +8,13 @@ in flight? → wait, collapsed      leased by another gateway? → wait, collaps
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from ..core.cache_control import RequestDirectives, response_directives
 from ..core.cache_entry import Entry, freshen, kept_of, make_entry, may_answer_304, not_modified
-from ..core.cache_key import selecting, selects
+from ..core.cache_key import INERT, selecting, selects
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.cache_tags import ANONYMOUS, partition_tag
 from ..core.caching import conditions, validators
@@ -99,7 +99,6 @@ class PrivateAsking:
         labels: What this cache says of itself.
         wait_s: For how long a request waits for an identical one in flight before it goes up itself.
         tagging: Learns names from answers.
-        inert: Fields of a request that change nothing, but that an answer's ``Vary`` may name.
         leases: Where gateways share the store: one of them asks what all may reuse.
     """
 
@@ -111,7 +110,6 @@ class PrivateAsking:
         *,
         wait_s: float,
         tagging: Tagging,
-        inert: Set[bytes],
         leases: Leases | None = None,
     ) -> None:
         self._store = store
@@ -120,7 +118,6 @@ class PrivateAsking:
         self.labels = labels
         self._wait_s = wait_s
         self.tagging = tagging
-        self._inert = inert
         self._leases = leases
         self.flights: Flights[Landing] = Flights()
 
@@ -401,7 +398,7 @@ class PrivateAsking:
 
     def _selecting(self, verdict: Verdict, fields: Fields) -> tuple[tuple[bytes, bytes], ...]:
         varies = verdict.varies
-        names = tuple([name for name in varies if name in self._inert]) if varies else ()
+        names = tuple([name for name in varies if name in INERT]) if varies else ()
         return selecting(names, fields) if names else ()
 
     def moulded(self, head: ResponseHead, like: Like) -> Mould | None:

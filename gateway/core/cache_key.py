@@ -13,7 +13,9 @@ import msgspec
 from .messages import Fields, joined, lower
 
 # Forwarded, and yet nothing GitLab's answer depends on: tracing, who we are, what the client holds. Every field outside
-# this set is part of a private key, so a field nobody thought of can cost a hit but never mix two answers.
+# this set is part of a private key, so a field nobody thought of can cost a hit but never mix two answers. What the gateway
+# says of the client's address is no part of it: GitLab can restrict by that (group allow-lists), which `access_ttl` bounds;
+# a brokered credential used by 200 bots would be 200 caches.
 INERT = frozenset(
     {
         b"connection",
@@ -32,9 +34,6 @@ INERT = frozenset(
         b"x-request-id",
     }
 )
-# GitLab can restrict by client address (group allow-lists), which `access_ttl` bounds; with addresses in the key a
-# brokered credential used by 200 bots would be 200 caches.
-ADDRESS = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
 
 _CODINGS = (b"br", b"deflate", b"gzip", b"zstd")
 _NOT_RARE = frozenset({*_CODINGS, b"*", b"identity"})
@@ -90,15 +89,12 @@ class RequestReader(dict[bytes, int]):
     """Reads requests for private caches; remembers the role of every field name it met, as it was spelt.
 
     Args:
-        by_address: The client's address is part of the key.
         refused: Lower-cased names that keep a request from the cache.
     """
 
-    def __init__(self, *, by_address: bool, refused: frozenset[bytes]) -> None:
+    def __init__(self, *, refused: frozenset[bytes]) -> None:
         super().__init__()
-        self.inert = INERT if by_address else INERT | ADDRESS
-        """Names that are not part of the key: only these need comparing where ``Vary`` names them."""
-        self._known = dict.fromkeys(self.inert, _INERT) | dict.fromkeys(refused, _REFUSED)
+        self._known = dict.fromkeys(INERT, _INERT) | dict.fromkeys(refused, _REFUSED)
         self._known |= {
             b"accept-encoding": _CODING,
             b"cache-control": _CACHE_CONTROL,

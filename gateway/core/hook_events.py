@@ -55,7 +55,6 @@ class _Event(msgspec.Struct):
     object_attributes: _Attributes | None = None
     merge_request: _Request | None = None
     group_id: int | None = None
-    full_path: str | None = None
     user_id: int | None = None
 
 

@@ -64,8 +64,6 @@ class PrivatePolicy(msgspec.Struct, frozen=True):
     """After a purge, for how long what it took is not stored again."""
     prefix: str = ""
     """GitLab's relative URL root, as ``/gitlab``."""
-    by_address: bool = False
-    """The client's address is part of the key: for instances that restrict groups by address."""
 
     def reuse_s(self, operation: str) -> float:
         """For how long answers of an operation (by name) may be reused without asking upstream."""

@@ -17,7 +17,7 @@ from gateway.core.cache_key import (
 )
 from gateway.core.messages import Fields
 
-READER = RequestReader(by_address=False, refused=frozenset({b"range"}))
+READER = RequestReader(refused=frozenset({b"range"}))
 
 
 @pytest.mark.parametrize(
@@ -71,20 +71,14 @@ def test_inert_fields_share_a_key(name: bytes) -> None:
 @given(st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=70), st.text(max_size=5), st.text(max_size=5))
 def test_any_field_nobody_thought_of_is_part_of_the_key(name: str, one: str, other: str) -> None:
     lowered = name.encode()
-    if lowered in READER.inert | {b"accept-encoding", b"cache-control", b"if-none-match", b"range"}:
+    if lowered in INERT | {b"accept-encoding", b"cache-control", b"if-none-match", b"range"}:
         return
     readings = [READER.read(((lowered, value.encode()),)).variance for value in (one, other)]
     assert (readings[0] == readings[1]) is (one == other)
 
 
-def test_addresses_are_part_of_the_key_on_demand() -> None:
-    fields: Fields = ((b"X-Forwarded-For", b"192.0.2.1"),)
-    assert READER.read(fields) == READER.read(())
-    assert RequestReader(by_address=True, refused=frozenset()).read(fields) != READER.read(())
-
-
 def test_the_memory_of_field_names_is_bounded() -> None:
-    reader = RequestReader(by_address=False, refused=frozenset())
+    reader = RequestReader(refused=frozenset())
     for number in range(5000):
         reader.read(((b"x-%d" % number, b""),))
     assert len(reader) <= 4096
