@@ -133,7 +133,7 @@ GOOD = {"id": 1, "user_id": 5, "token": "glpat-0123456789"}
         pytest.param(Scripted(201, {**GOOD, "token": ""}), CallLost, id="no token"),
         pytest.param(Scripted(201, {**GOOD, "token": "a b c d e f"}), CallLost, id="what can be no token"),
         pytest.param(Scripted(201, {"token": GOOD["token"]}), CallLost, id="of nobody"),
-        pytest.param(Scripted(201, b" " * (2 << 20)), CallLost, id="too long"),
+        pytest.param(Scripted(201, json.dumps(GOOD).encode() + b" " * (2 << 20)), CallLost, id="too long"),
         pytest.param(Scripted(error=Rejection(Code.UPSTREAM_REFUSED, 502, "x")), CallRefused, id="never reached"),
         pytest.param(Scripted(error=Rejection(Code.UPSTREAM_BREAKER_OPEN, 503, "x")), CallRefused, id="not asked"),
         pytest.param(Scripted(error=Rejection(Code.UPSTREAM_RESET, 502, "x")), CallLost, id="cut"),

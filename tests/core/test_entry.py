@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core import entry
 from gateway.core.catalogue import Catalogue, Surface
 from gateway.core.client_address import TrustedPeers
 from gateway.core.credentials import Kind
@@ -238,3 +239,13 @@ def test_a_refused_head_leaves_nothing_behind() -> None:
     with pytest.raises(Rejection):
         entry.admit(bad, target := entry.target(bad), entry.operation(bad, target))
     assert bad.memo == []
+
+
+def test_the_memory_of_fields_is_bounded() -> None:
+    door = gitlab()
+    for number in range(entry._REPEATED_BOUND + 10):
+        enter(door, head("GET", b"/api/v4/projects", HOST, (b"X-%d" % number, b"")))
+    assert 0 < len(door._known) <= entry._REPEATED_BOUND
+    kept = len(door._known)
+    enter(door, head("GET", b"/api/v4/projects", HOST, (b"X", b"y" * entry._REPEATED_BYTES)))
+    assert len(door._known) == kept

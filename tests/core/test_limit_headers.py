@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core import limit_headers
 from gateway.core.limit_headers import GITLAB_SET, NOMINAL_PER_MINUTE, LimitHeaders, own, stricter, whole_wait_s
 from gateway.core.limit_plan import Limits
 from gateway.core.limits import BucketState, Decision, Limit, Scope, Take, Takes, state
@@ -146,6 +147,12 @@ def test_memory_is_bounded_by_callers() -> None:
     for number in range(5000):
         headers.fields_for(decision(allowed()), f"bot-{number}")
     assert len(headers._told) <= 4096
+
+
+def test_memory_is_bounded_by_names() -> None:
+    for number in range(5000):
+        assert not limit_headers._is_limit[b"x-%d" % number]
+    assert 0 < len(limit_headers._is_limit) <= 4096
 
 
 # As clients read them

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from gateway.core import passage as module
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.credentials import Claim, Kind
 from gateway.core.entry import Admitted
@@ -114,6 +116,15 @@ def test_hosts_are_remembered_up_to_a_bound() -> None:
         down = passage.downward(LOCATED, head(), admitted(host))
         assert first(down.fields, b"location") == b"http://" + host + b"/x?y"
         assert len(passage._down) <= 64
+
+
+def test_fields_that_clients_repeat_are_remembered_up_to_a_bound() -> None:
+    passage = Passage()
+    for number in range(module._REPEATED_BOUND + 10):
+        repeated = ((b"X-%d" % number, b""),)
+        entered = msgspec.structs.replace(admitted(), repeated=repeated)
+        assert passage.end_to_end(head(*repeated), entered)[:1] == repeated
+    assert 0 < len(passage._repeated) <= module._REPEATED_BOUND
 
 
 def test_a_shared_cache_rewrites_nothing() -> None:

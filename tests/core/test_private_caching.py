@@ -3,6 +3,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from gateway.core import private_caching as module
+from gateway.core.answer_shape import shape_of
 from gateway.core.cache_control import parse_request_cache_control, response_directives
 from gateway.core.cache_entry import Entry, make_entry
 from gateway.core.cache_status import CacheReason, Stored
@@ -156,3 +158,11 @@ def test_a_304_about_something_else_does_not_count() -> None:
 )
 def test_what_a_write_may_have_done(answer: int | Code | None, may: bool) -> None:
     assert may_have_written(answer) is may
+
+
+def test_the_memory_of_verdicts_is_bounded() -> None:
+    for number in range(module._VERDICTS_BOUND + 10):
+        fields = ((b"Content-Type", b"application/json; x=%d" % number), (b"ETag", b'"x"'))
+        assert storable(ResponseHead(200, fields), 60.0).stored is Stored.STORED
+    verdicts = shape_of(fields).memo[module._Verdicts]
+    assert 0 < len(verdicts._known) <= module._VERDICTS_BOUND

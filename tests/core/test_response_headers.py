@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core import response_headers as module
 from gateway.core.answer_shape import shape_of
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import ResponseHead
@@ -160,6 +161,7 @@ def test_usual_answers_pass_by_their_shape() -> None:
         passed = RULES.passed(ResponseHead(200, answer))
         assert passed is not None
         assert passed.fields == ((b"Link", b"<https://gw.example.org/x>"), (b"X-%d" % number, b""), OWN)
+    assert 0 < len(RULES._passing) <= module._PASSING_BOUND
     nominating = ((b"Connection", b"X-Hop"), (b"X-Hop", b"1"))
     assert RULES.passed(ResponseHead(200, nominating)) is None
     leaking = ((b"X-Sendfile", b"/etc"),)
