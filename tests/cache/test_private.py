@@ -325,6 +325,32 @@ async def test_the_last_answer_stands_in_where_the_operator_allows(failure: Repl
     assert first(fields, b"age") == b"45"
 
 
+@pytest.mark.parametrize("status", [200, 301, 400, 401, 403, 404, 410])
+async def test_nothing_stands_in_for_what_gitlab_says(status: int) -> None:
+    room = Room(PrivatePolicy(stale_if_error_s=600.0))
+    origin = Origin(json(ETAG, body=b"[1]"), json(OTHER, body=b"[2]") if status == 200 else whole(status))
+    await room.fetch(get(), origin)
+    answered, _, body, outcome = await room.fetch(get(), origin)
+    assert (answered, outcome.status) == (status, CacheStatus.UPDATED)
+    assert body != b"[1]"
+
+
+async def test_nothing_stands_in_where_gitlab_did_not_fail() -> None:
+    room = Room(PrivatePolicy(stale_if_error_s=600.0))
+    origin = Origin(json(ETAG), Rejection(Code.DRAINING, 503, "503 Service Unavailable", source=Source.INTERNAL))
+    await room.fetch(get(), origin)
+    with pytest.raises(Rejection):
+        await room.fetch(get(), origin)
+
+
+async def test_a_failure_takes_nothing_with_it() -> None:
+    room = Room()
+    origin = Origin(json(ETAG, body=b"[1]"), whole(500), whole(304, (b"ETag", ETAG)))
+    await room.fetch(get(), origin)
+    assert (await room.fetch(get(), origin))[0] == 500
+    assert (await room.fetch(get(), origin))[2] == b"[1]"
+
+
 async def test_nothing_stands_in_for_a_refused_credential_of_ours() -> None:
     room = Room(PrivatePolicy(stale_if_error_s=600.0))
     refused = Rejection(Code.BROKER_CREDENTIAL_REFUSED, 502, "502 Bad Gateway", source=Source.UPSTREAM)
