@@ -82,6 +82,13 @@ async def test_a_personal_token_is_its_user(chunked: bool) -> None:
             id="oauth",
         ),
         pytest.param(
+            {SELF: (400, b"{}"), INFO: (200, OAUTH)},
+            "bearer",
+            True,
+            Verified("user:7", ("read_api",), T + 7200),
+            id="oauth where it may be a job's",
+        ),
+        pytest.param(
             {SELF: (400, b"{}"), INFO: (200, {**OAUTH, "resource_owner_id": None})},
             "bearer",
             False,

@@ -244,6 +244,11 @@ async def test_a_token_of_another_issuer_is_gitlabs_to_judge(world: World) -> No
     assert world.gitlab.asked == [other]
 
 
+async def test_what_only_begins_like_one_is_gitlabs_to_judge(world: World) -> None:
+    assert (await world.ask("eyJ-is-how-this-begins")).id == "user:1"
+    assert world.gitlab.asked == ["eyJ-is-how-this-begins"]
+
+
 # Memory
 
 
