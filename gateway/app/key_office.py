@@ -88,6 +88,9 @@ class KeyOffice:
         self, actor: Actor, key_id: str, overlap_s: float, *, expires_at: float | None = None
     ) -> tuple[Secret, KeyRecord]:
         """A key in place of another, which ends after the overlap."""
+        older = await self.get(key_id)
+        if older.counted:  # what was exchanged is refused in words of its own
+            self._known(older.identity)
         deed = await self._admitted(actor, "key rotated")
         replaces = f"replaces={key_id}", f"overlap_s={overlap_s:g}"
         with self._telling(deed, *replaces) as asking:

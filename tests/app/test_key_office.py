@@ -114,6 +114,20 @@ async def test_only_identities_with_issued_keys_get_one_and_the_refusal_names_th
         await desk.office.get("key_none")
 
 
+async def test_a_key_of_an_identity_that_is_no_more_is_not_replaced_by_one_that_nobody_could_use(desk: Desk) -> None:
+    store = MemoryKeys()
+    issuer = KeyIssuer(store, pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
+    _, gone = await issuer.issue("renamed")
+    _, exchanged = await issuer.exchanged("ci", KeyTerms(expires_at=T + 900))
+    office = KeyOffice(issuer, ["bot"], desk.audit)
+    with pytest.raises(TermsRefused, match="`renamed` is no identity with `key: issued`; there are bot"):
+        await office.rotate(OPS, gone.id, 0.0)
+    with pytest.raises(KeyRefused, match="exchange another"):
+        await office.rotate(OPS, exchanged.id, 0.0)
+    assert sorted(await store.list(), key=lambda one: one.identity, reverse=True) == [gone, exchanged]
+    assert (await office.revoke(OPS, gone.id)).revoked_at == T
+
+
 class Mute(MemoryKeys):
     """Does what it is asked, and is not heard to say so."""
 
