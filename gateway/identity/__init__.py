@@ -1,1 +1,1 @@
-"""Credential to principal: gateway keys, GitLab tokens, anonymous callers."""
+"""Credential to principal: gateway keys, workload tokens, GitLab tokens, anonymous callers."""

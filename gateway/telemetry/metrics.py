@@ -1,4 +1,4 @@
-"""Prometheus metrics: one class, a registry of its own, plain numbers. The only user of prometheus-client.
+"""Prometheus metrics: one class, a registry of its own, plain numbers.
 
 Labels come from closed sets or from the catalogue (an unknown route is ``other``): never a path, a user, a token.
 Every name and label is in docs/operations.md, "Metrics"; a test keeps the two in step.

@@ -1,1 +1,1 @@
-"""The upstream side: the only user of an HTTP client."""
+"""The upstream side: an HTTP client of its own, for GitLab and for issuers."""

@@ -1,7 +1,7 @@
 """``ports.Upstream`` over own connections: admit, connect or reuse, send, retry once where that is safe.
 
-send ── breaker ── place ── idle connection or a new one ── exchange ── Reply
-          503        503       502 / 504 (errors.py)          502 / 504
+send ── place ── breaker ── idle connection or a new one ── exchange ── Reply
+         503       503        502 / 504 (errors.py)          502 / 504
 """
 
 from __future__ import annotations
