@@ -202,8 +202,11 @@ class RedisBuckets:
         except ValueError:
             self._failed(batch)
             return
-        if self._failures and any(map(_wrote, batch, found)):
-            self._succeeded()
+        if self._failures:
+            if any(map(_wrote, batch, found)):
+                self._succeeded()
+            elif self._unreleased:
+                asyncio.get_running_loop().call_soon(self._release_rest)
         self._learn(batch, found, sent_at)
         for work, decision in zip(batch, found, strict=True):
             if work.lease and work.deed is _TAKE:

@@ -340,6 +340,18 @@ async def test_no_place_stays_taken_that_redis_could_not_be_told_of(redis_url: s
         assert not store._held
 
 
+async def test_whoever_is_kept_out_by_places_that_redis_missed_is_let_in_again(redis_url: str) -> None:
+    """Even where nobody else comes: a refusal shows that Redis answers."""
+    places = takes("p", PLACES)
+    async with gateway(redis_url) as store:
+        for lease in (b"a", b"b"):
+            assert (await store.take(places, lease)).allowed
+        store._failures = 1  # as if the releases had not come through
+        store._unreleased = {lease: store._held.pop(lease) for lease in (b"a", b"b")}
+        assert not (await store.take(places, b"again")).allowed
+        assert (await store.take(places, b"again")).allowed
+
+
 async def test_a_place_taken_anew_is_not_released_by_what_was_owed(redis_url: str) -> None:
     """A request that was asked for room first goes by one name all the time."""
     places = takes("p", PLACES)
