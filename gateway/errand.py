@@ -37,7 +37,8 @@ _PATIENT_S = 300.0
 _LONG = 64 * 1024
 """Octets of a body that may be longer on its way than GitLab at work."""
 _WORKED = frozenset({Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_RESET})
-_POLL = "POST /api/v4/jobs/request"
+# Workhorse holds the one, the agent server passes the other on (`kubectl get --watch`): neither keeps a Puma thread.
+_WAITING = frozenset({"POST /api/v4/jobs/request", "ANY /-/kubernetes-agent/k8s-proxy/*path"})
 _SESSION = Kind.SESSION
 _NOTHING: Mapping[Question, Place] = MappingProxyType({})
 
@@ -183,7 +184,7 @@ class Errand:
             principal.id,
             principal.priority,
             self._upward.repeated,
-            self._admitted.operation.name == _POLL,
+            self._admitted.operation.name in _WAITING,
         )
 
     async def forward(self, conditions: Fields) -> Reply:

@@ -138,8 +138,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     priority: Priority = Priority.INTERACTIVE
     repeated: Repeated | None = None
     """The fields that other requests have as well, around ``own``."""
-    poll: bool = False
-    """GitLab may leave it unanswered for a minute, and do nothing meanwhile."""
+    waits: bool = False
+    """It may go on for long, before its answer or within it, and costs GitLab nothing meanwhile."""
 
     def __repr__(self) -> str:
         return f"UpstreamRequest({self.method})"  # never its fields

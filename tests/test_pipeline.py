@@ -442,4 +442,4 @@ async def test_only_a_runner_that_asks_for_a_job_polls(made: World) -> None:
         body = b'{"token":"glrt-abcdefghijklmnopqrst"}'
         down = await made.ask("POST", target, JSON, caller=None, body=(body,))
         assert (down.status, down.code) == (200, "")
-    assert [one.poll for one in made.up.requests] == [True, False]
+    assert [one.waits for one in made.up.requests] == [True, False]

@@ -95,7 +95,7 @@ class Upstream(Section, frozen=True):
     """Let fewer than `max_in_flight` up while GitLab answers more slowly than it used to."""
     max_tunnels: int = 1000
     """WebSockets at one time, beside the requests, handshakes that GitLab has not answered yet among them; more are 503. Of
-    runners' long polls as many may wait beside the requests, too; more hold places among them."""
+    runners' long polls and watches of clusters as many may wait beside the requests, too; more hold places among them."""
     breaker: Breaker = Breaker()
     """When to stop asking a GitLab that fails."""
     ca_file: Path | None = None

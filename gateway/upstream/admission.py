@@ -19,7 +19,7 @@ from ..core.messages import Fields
 from ..ports import Asked, Door, Repeated, RequestBody, Then, Upstream, UpstreamRequest
 from ..reply import Reply
 from .errors import Failure, rejection
-from .parking import Parking
+from .parking import parked
 from .whole_body import WholeBody, collect, is_small
 
 _PATIENT_S = 60.0
@@ -70,7 +70,7 @@ class AdmittingUpstream:
     async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
         if request.upgrade:
             return await self._upstream.send(request, body)  # a tunnel is no work in progress
-        length, parking = request.content_length, None
+        length = request.content_length
         if body is not None and length is not None and is_small(length):
             # Before a place is taken, and before a turn is waited for: whoever sends slowly holds up nobody but himself.
             body = WholeBody(await collect(body, length))
@@ -80,19 +80,16 @@ class AdmittingUpstream:
         else:
             self.in_flight += 1
         in_flight = self.in_flight
-        if request.poll and (body is None or isinstance(body, WholeBody)):
-            parking = Parking(self)
+        sent = self._upstream.send(request, body)
+        if request.waits and (body is None or isinstance(body, WholeBody)):
+            sent = parked(self, sent)
         try:
-            reply = await self._upstream.send(request, body)
+            reply = await sent
         except BaseException as failure:
-            if parking is not None:
-                parking.end()
             if isinstance(failure, Rejection) and failure.code in _BROKE_DOWN:
                 self._limit.dropped(time.monotonic())
             self._leave()
             raise
-        if parking is not None:
-            parking.end()
         if (request.first_byte_timeout_s or 0.0) <= _PATIENT_S:
             self._limit.observe(reply.first_byte_s, in_flight, time.monotonic())
         if reply.chunks is None:

@@ -24,7 +24,7 @@ from .connection import Connection
 from .errors import OUR_OWN, Failure, UpstreamFailure, rejection
 from .head_forms import HeadForms
 from .origin import Dialer, parse_origin, tls_context
-from .parking import Parking
+from .parking import parked
 from .pool import Pool
 from .request import render_get, render_head
 from .whole_body import collect, is_small
@@ -52,7 +52,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True):
     max_waiting: int = 200
     max_tunnels: int = 1000
     """WebSockets at one time, handshakes under way among them; once open, they hold no place among the requests. As many
-    long polls may wait without one, too."""
+    requests may merely wait without one, too."""
     wait_s: float = 5.0
     """How long a request may wait for a place."""
     max_idle: int = 100
@@ -133,10 +133,9 @@ class LeanUpstream:
                     upgrade=request.upgrade,
                     body_follows=body is not None,
                 )
-                parking = Parking(pool) if request.poll and body is None else None
                 try:
                     if body is None:
-                        reply = await waiter
+                        reply = await (parked(pool, waiter) if request.waits else waiter)
                     else:
                         reply = await _send_body(loop, connection, waiter, body, length)
                     break
@@ -146,9 +145,6 @@ class LeanUpstream:
                 except BaseException:
                     connection.abandon(waiter)
                     raise
-                finally:
-                    if parking is not None:
-                        parking.end()
                 # A new connection: the other idle ones are as old as the one that just turned out to be dead.
                 connection = None
                 reused = False

@@ -1,16 +1,20 @@
-"""Long polls: while GitLab leaves one unanswered, somebody else has its place.
+"""Requests that merely wait: while one does, somebody else has its place.
 
-GitLab answers a runner that asks for a job at once, or lets its Workhorse wait for one (50 s by default), which is no work
-to anybody. With a place for each, as many idle runners as there are places would keep everybody else out.
+GitLab answers a runner that asks for a job at once, or lets its Workhorse wait for one (50 s by default); who watches a
+cluster is told when something happens there. Neither is work to anybody. With a place for each, as many idle runners as
+there are places would keep everybody else out.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Protocol
 
+from ..reply import Reply
+
 PARKED_AFTER_S = 1.0
-"""Unanswered for so long, a poll waits for a job and not for GitLab."""
+"""What still goes on by then waits for something else than GitLab."""
 
 
 class Lot(Protocol):
@@ -23,8 +27,23 @@ class Lot(Protocol):
         """It is in use again."""
 
 
+async def parked(lot: Lot, answer: Awaitable[Reply]) -> Reply:
+    """``answer`` of a request that holds a place, which is parked until the answer is over or nobody waits any more."""
+    parking = Parking(lot)
+    try:
+        reply = await answer
+    except BaseException:
+        parking.end()
+        raise
+    if reply.chunks is None:
+        parking.end()
+    else:
+        reply.on_release(parking.end)
+    return reply
+
+
 class Parking:
-    """One poll's, from when it holds a place until it is answered."""
+    """One request's, from when it holds a place until its ``end``."""
 
     __slots__ = ("_lot", "_parked", "_timer")
 
@@ -37,7 +56,7 @@ class Parking:
         self._parked = self._lot.park()
 
     def end(self) -> None:
-        """It is answered, or nobody waits any more."""
+        """It waits no longer. Idempotent."""
         self._timer.cancel()
         if self._parked:
             self._parked = False

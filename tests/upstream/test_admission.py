@@ -41,9 +41,9 @@ class FakeGitLab:
 
 
 def request(
-    caller: str = "bot", priority: Priority = INTERACTIVE, *, upgrade: bool = False, poll: bool = False
+    caller: str = "bot", priority: Priority = INTERACTIVE, *, upgrade: bool = False, waits: bool = False
 ) -> UpstreamRequest:
-    return UpstreamRequest("GET", b"/", (), upgrade=upgrade, caller=caller, priority=priority, poll=poll)
+    return UpstreamRequest("GET", b"/", (), upgrade=upgrade, caller=caller, priority=priority, waits=waits)
 
 
 def door(gitlab: FakeGitLab, most: int = 10, **more: float) -> AdmittingUpstream:
@@ -199,7 +199,7 @@ async def test_who_polls_for_long_keeps_nobody_out(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("gateway.upstream.parking.PARKED_AFTER_S", 0.0)
     gitlab = FakeGitLab()
     upstream = door(gitlab, most=2)
-    polls = sent(upstream, *[request("runner", poll=True)] * 5)
+    polls = sent(upstream, *[request("runner", waits=True)] * 5)
     async with asyncio.timeout(5):
         while len(gitlab.inside) < 5 or upstream.in_flight:
             await asyncio.sleep(0)
@@ -229,7 +229,7 @@ async def test_who_polls_and_sends_slowly_keeps_its_place(monkeypatch: pytest.Mo
     gitlab = FakeGitLab()
     upstream = door(gitlab)
     slowly = SlowClient(1_000_000)
-    asked = asyncio.ensure_future(upstream.send(request(poll=True), slowly))
+    asked = asyncio.ensure_future(upstream.send(request(waits=True), slowly))
     await asyncio.sleep(0.001)
     await settle()
     assert upstream.in_flight == 1

@@ -373,7 +373,7 @@ async def test_a_poll_that_waits_leaves_its_place_to_others(
             await peer.send(OK)
 
     client = upstream(await gitlab.play(script), max_in_flight=1, max_waiting=0, max_tunnels=1)
-    poll = get(method="POST", content_length=2, poll=True)
+    poll = get(method="POST", content_length=2, waits=True)
     first = asyncio.ensure_future(client.send(poll, Pieces(b"{}")))
     async with asyncio.timeout(5):
         while not gitlab.peers or not gitlab.peers[0].heads or client.in_flight:
@@ -385,6 +385,46 @@ async def test_a_poll_that_waits_leaves_its_place_to_others(
     job.set()
     assert [(await one).whole for one in (first, second)] == [b"ok", b"ok"]
     assert client.in_flight == 0
+    assert (await client.send(get(), None)).whole == b"ok"
+
+
+@pytest.mark.parametrize("end", ["read", "released", "broken off"])
+async def test_who_watches_holds_no_place_while_nothing_comes(
+    gitlab: Gitlab, upstream: Make, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.upstream.parking.PARKED_AFTER_S", 0.0)
+    more = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while head := await peer.request():
+            if b"watch" not in head:
+                await peer.send(OK)
+                continue
+            await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+            await more.wait()
+            if end == "broken off":
+                return
+            await peer.send(b"1\r\nb\r\n0\r\n\r\n")
+
+    client = upstream(await gitlab.play(script), max_in_flight=1, max_waiting=0)
+    reply = await client.send(get(b"/watch", waits=True), None)
+    async with asyncio.timeout(5):
+        while client.in_flight:
+            await asyncio.sleep(0)
+    assert (await client.send(get(), None)).whole == b"ok"
+    assert reply.chunks is not None
+    assert await anext(reply.chunks) == b"a"
+    if end == "read":
+        more.set()
+        assert [chunk async for chunk in reply.chunks] == [b"b"]
+    elif end == "broken off":
+        more.set()
+        with pytest.raises(Rejection):
+            await anext(reply.chunks)
+    reply.release()
+    more.set()
+    assert client._pool is not None
+    assert (client.in_flight, client._pool.parked) == (0, 0)
     assert (await client.send(get(), None)).whole == b"ok"
 
 
