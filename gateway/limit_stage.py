@@ -19,13 +19,15 @@ from .core.access import Principal, Priority
 from .core.cost import Spent
 from .core.fair_queue import FairQueue
 from .core.hottest import Hottest
-from .core.limits import Decision, Take, owes, paired
+from .core.limits import BucketState, Decision, Take, owes, paired
 from .ports import Asked, BucketStore
 
 MOST_WAITING = 1000
 """In all rooms together: a waiting request costs memory and a connection, nothing else."""
 _PER_CALLER = 100
 _SOONEST_S = 0.001
+_LOOK_EVERY_S = 0.05
+"""For a place at the soonest: when it comes free is a guess, and those of this gateway are told of at once."""
 
 
 class Ticket:
@@ -252,13 +254,13 @@ class LimitStage:
             shed.refuse()
         if room.queue and (room.server is None or room.server.done()):
             refusal = waiter.asked.refusal
-            wait_s = refusal.retry_after_s if refusal is not None else 0.0
+            wait_s = _soonest(refusal) if refusal is not None else _SOONEST_S
             room.server = asyncio.get_running_loop().create_task(self._serve(key, room, wait_s), name="limit-room")
 
     async def _serve(self, key: str, room: _Room, wait_s: float) -> None:
         """Until nobody waits any more."""
         while room.queue:
-            await _pause(room, max(_SOONEST_S, wait_s))
+            await _pause(room, wait_s)
             wait_s = await self._admit_in_turn(key, room)
         if self._rooms.get(key) is room:
             del self._rooms[key]
@@ -287,8 +289,8 @@ class LimitStage:
                     self._enter(waiter)
                 else:
                     room.queue.push_front(waiter.caller, waiter.priority, waiter)
-                    return refusal.retry_after_s
-        return 0.0
+                    return _soonest(refusal)
+        return _SOONEST_S
 
 
 def is_final(decision: Decision) -> bool:
@@ -300,6 +302,11 @@ def is_final(decision: Decision) -> bool:
 def _refusing(takes: Sequence[Take], decision: Decision) -> str:
     refusal = decision.refusal
     return next((take.key for take, bucket in paired(takes, decision) if bucket is refusal), "")
+
+
+def _soonest(refusal: BucketState) -> float:
+    """When it is worth asking again, in seconds from now."""
+    return max(_LOOK_EVERY_S if refusal.limit.concurrent else _SOONEST_S, refusal.retry_after_s)
 
 
 async def _pause(room: _Room, wait_s: float) -> None:

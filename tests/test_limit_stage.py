@@ -290,6 +290,27 @@ class Gate(MemoryBuckets):
         return decision
 
 
+async def test_a_place_is_not_asked_for_all_the_time() -> None:
+    """The more places, the sooner one is guessed to come free; Redis serves others, too."""
+    asked = 0
+
+    class Counting(MemoryBuckets):
+        async def take(self, takes: Sequence[Take], lease: bytes = b"") -> Decision:
+            nonlocal asked
+            asked += 1
+            return self.take_now(takes, lease)
+
+    many = takes(Limit("many", Scope.CALLER, 1000.0, 1.0, concurrent=True))
+    stage = LimitStage(Counting())
+    first = await stage.admit(many, principal(), "1")
+    assert not (await stage.admit(many, principal(), "2", 0.2)).decision.allowed
+    assert asked <= 4
+    waiting = asyncio.ensure_future(stage.admit(many, principal(), "3", 5.0))
+    await until_waiting(stage, 1)
+    first.close(None)
+    assert (await waiting).decision.allowed
+
+
 async def test_who_left_while_the_store_was_asked_gives_everything_back() -> None:
     store = Gate()
     stage = LimitStage(store)
