@@ -79,7 +79,8 @@ class LimitOffice:
     async def top(self, count: int) -> object:
         """The hottest callers with the state of their own buckets, and what is changed at present."""
         callers = []
-        for hot in self._stage.hottest.top(count, self._wall()):
+        now = (await self._stage.look([])).now  # they were noted by the store's clock
+        for hot in self._stage.hottest.top(count, now):
             keys = [key_of(limit.id, hot.name) for limit in self._limits.limits if limit.by is Scope.CALLER]
             own = [Take(key, limit) for key in keys if (limit := self._in_force(key)) is not None]
             decision = await self._stage.look(own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -78,6 +79,16 @@ async def test_a_change_ends_by_itself() -> None:
     (timer,) = [change.timer for change in office.desk._until.values()]
     timer._run()
     assert await office.admitted(10) == 4
+
+
+async def test_the_hottest_are_known_where_the_stores_clock_is_another() -> None:
+    office = Office()
+    office.desk = LimitOffice(office.limits, office.stage, None, wall=lambda: time.time() + 3600.0)
+    await office.admitted(6)
+    for _ in range(2):
+        told: Any = await office.desk.top(5)
+        assert [(one["caller"], one["asked"]) for one in told["callers"]] == [("bot", 6)]
+    office.desk.close()
 
 
 async def test_the_hottest_with_their_buckets() -> None:
