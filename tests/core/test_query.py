@@ -26,6 +26,8 @@ NAMES = frozenset({"private_token", "sudo"})
         (b"[private_token]=x", "private_token", b"x", False),
         (b"+private_token=x", "private_token", b"x", False),
         (b"private_token%20=x", "private_token", b"x", False),
+        (b"[+private_token]=x", "private_token", b"x", False),
+        (b"private_token+[]=x", "private_token", b"x", False),
         (b"%zz=x", "%zz", b"x", True),
     ],
 )
