@@ -160,6 +160,7 @@ def test_forwarded_fields_say_what_we_saw() -> None:
     for _ in range(2):
         assert forwarded_fields("10.0.0.1", b"gateway.test:8080", tls=False, received=received) == expected
     assert forwarded_fields("10.0.0.1", b"a", tls=True)[3] == (b"X-Forwarded-Port", b"443")
+    assert forwarded_fields("10.0.0.1", b"8443", tls=True)[3] == (b"X-Forwarded-Port", b"443")  # a host of digits
     assert forwarded_fields("unix:", b"", tls=False) == ((b"X-Forwarded-Proto", b"http"), (b"X-Forwarded-Port", b"80"))
 
 

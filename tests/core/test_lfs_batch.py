@@ -56,6 +56,11 @@ def test_a_presigned_address_keeps_its_fields() -> None:
     assert found["objects"][0]["authenticated"] is True
 
 
+def test_where_gitlab_gave_no_credential_none_is_given() -> None:
+    found = rewritten(answer(Accept="x"))
+    assert action_of(found) == {"href": OUTSIDE + "a", "header": {"Accept": "x"}}
+
+
 def test_an_own_token_keeps_what_gitlab_minted_for_it() -> None:
     found = rewritten(answer(Authorization="Basic minted"), brokered=False)
     assert action_of(found) == {"href": OUTSIDE + "a", "header": {"Authorization": "Basic minted"}}
@@ -88,6 +93,7 @@ def test_an_action_that_is_none_and_an_address_that_is_no_text_pass() -> None:
         b"{",
         b"\xff",
         b'{"objects":{}}',
+        b'{"objects":[{},7]}',
         b'{"objects":[1]}',
         b'{"objects":[{"actions":[]}]}',
         b'{"objects":[{"actions":{"download":{"href":"x","header":"Authorization: x"}}}]}',
