@@ -181,7 +181,11 @@ class FileSink:
 
     def _rotate(self) -> None:
         try:
-            for number in range(self._keep - 1, 0, -1):
+            # Up to the first that is free: `keep` may be a million, where all are to stay.
+            kept = 0
+            while kept < self._keep - 1 and os.path.lexists(f"{self._path}.{kept + 1}"):
+                kept += 1
+            for number in range(kept, 0, -1):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(f"{self._path}.{number}", f"{self._path}.{number + 1}")
             os.rename(self._path, f"{self._path}.1")

@@ -187,6 +187,18 @@ def test_a_file_that_grew_is_rotated_and_the_oldest_go(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_files_move_up_as_far_as_there_are_any(tmp_path: Path) -> None:
+    """A number of files that stands for all of them costs no more than those that are there."""
+    path = tmp_path / "audit"
+    (tmp_path / "audit.4").write_bytes(b"behind one that somebody took away\n")
+    sink = FileSink(str(path), rotate_bytes=10, keep=999_999_999)
+    for number in range(4):
+        sink.write(b"line %d\n" % number)
+    sink.close()
+    kept = [(tmp_path / f"audit{end}").read_bytes() for end in (".4", ".3", ".2", ".1", "")]
+    assert kept == [b"behind one that somebody took away\n", b"line 0\n", b"line 1\n", b"line 2\n", b"line 3\n"]
+
+
 def test_a_file_that_is_renamed_while_it_is_to_be_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Just behind the look at it: no file grows past its size for that."""
     path = tmp_path / "audit"
