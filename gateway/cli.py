@@ -235,7 +235,9 @@ def _read_config(path: str) -> str:
     try:
         if path == "-" and sys.stdin is None:
             raise _Refused("--config -: standard input is closed")
-        return sys.stdin.read() if path == "-" else Path(path).read_text("utf-8-sig")
+        # Octets, of either: the locale, and what it makes of octets that it can't read, is none of a file's business.
+        octets = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return io.StringIO(octets.decode("utf-8-sig"), newline=None).read()
     except UnicodeDecodeError:
         raise _Refused(f"--config {path}: is not UTF-8 text") from None
     except (OSError, ValueError) as error:

@@ -175,8 +175,19 @@ def test_what_can_not_be_read_again_is_said(file: str) -> None:
         _read_again(Given("version: 1", file))
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_standard_input_that_is_no_text_is_told(
+    errors: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    octets = io.BytesIO(b"version: 1\nupstream: {url: https://g}  # \xff\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(octets, "utf-8", errors))  # as a C locale has it
+    assert main(["check", "--config", "-"]) == REFUSED
+    assert capsys.readouterr().err == "--config -: is not UTF-8 text\n"
+
+
 def test_check_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("version: 1\nupstream: {url: https://g}\n"))
+    octets = io.BytesIO("version: 1\nupstream: {url: https://g}  # \N{EURO SIGN}\n".encode())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(octets, "ascii"))
     assert main(["check", "--config", "-"]) == OK
 
 

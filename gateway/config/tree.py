@@ -95,8 +95,11 @@ def parse_tree(text: str, file: str, overrides: AbstractMapping[Path, str]) -> T
             return Tree(_EMPTY, file, [Problem("", f"is nested more than {_MAX_DEPTH} deep", file, deep)])
         composed = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        mark = error.problem_mark
+        line = mark.line + 1 if mark else 0
         about = error.problem or error.context or "unreadable"
+        if mark and about == "found character that cannot start any token" and text[mark.index : mark.index + 1] == "\t":
+            about = "it is indented with a tab: use blanks"
         if about == "but found another document":  # libyaml's second half of a sentence
             about = "it holds a second document; `---` may stand at its beginning alone"
         return Tree(_EMPTY, file, [Problem("", f"is not YAML: {about}", file, line)])
