@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -18,22 +19,25 @@ from tests.e2e.conftest import DEMO_SECRETS, SHARED_SECRETS, shared_config
 from tests.e2e.load import until
 from tests.e2e.running import ROOT, Lines
 
-Start = Callable[[int], "subprocess.Popen[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
+FIRST = ("unshare", "--user", "--map-root-user", "--pid", "--fork")
+"""Before a command: it is the first process, as in a container."""
 
 
 @pytest.fixture
 def start(demo: DemoGitLab, redis_url: str, tmp_path: Path) -> Iterator[Start]:
-    """Starts so many workers, and waits only until a SIGHUP is kept; whatever is still there at the end is ended."""
+    """Starts so many workers, and waits only until a SIGHUP is kept; whatever is still there at the end is ended. What
+    stands ``before`` the command has it started as its one child."""
     with ExitStack() as started:
 
-        def begin(workers: int) -> subprocess.Popen[str]:
+        def begin(workers: int, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
             listen = {"address": "127.0.0.1:0", "admin": "127.0.0.1:0", "workers": workers}
             audit = {"sink": f"file:{tmp_path}/audit"}
             config = {"version": 1, "state_dir": str(tmp_path / "state"), **shared_config(demo.url), "listen": listen}
             file = tmp_path / "gateway.yaml"
             file.write_text(json.dumps({**config, "audit": audit}))
             process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "serve", "--config", str(file)],
+                [*before, sys.executable, "-m", "gateway", "serve", "--config", str(file)],
                 cwd=ROOT,
                 env={"PATH": os.environ["PATH"], **DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": redis_url},
                 stdin=subprocess.DEVNULL,
@@ -43,7 +47,10 @@ def start(demo: DemoGitLab, redis_url: str, tmp_path: Path) -> Iterator[Start]:
             )
             started.callback(process.wait)
             started.callback(process.kill)
-            until(lambda: keeps_hangups(process.pid), "one that comes is kept")
+            if before:
+                until(lambda: child_of(process.pid) > 0, "it is started")
+                started.callback(kill, child_of(process.pid))
+            until(lambda: keeps_hangups(child_of(process.pid) if before else process.pid), "one that comes is kept")
             return process
 
         yield begin
@@ -52,6 +59,16 @@ def start(demo: DemoGitLab, redis_url: str, tmp_path: Path) -> Iterator[Start]:
 def heed_interrupts() -> None:
     """What a shell starts in the background ignores them, and so do its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def child_of(pid: int) -> int:
+    """0: none yet."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().strip() or 0)
+
+
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def keeps_hangups(pid: int) -> bool:
@@ -83,4 +100,19 @@ def test_an_end_that_is_asked_for_during_the_start_is_quiet(start: Start, worker
     process.send_signal(number)
     _, said = process.communicate(timeout=20)
     assert process.returncode in {-number, 0}  # by the signal itself; a moment later drained
+    assert "Traceback" not in said
+
+
+@pytest.mark.skipif(
+    shutil.which(FIRST[0]) is None or subprocess.run([*FIRST, "true"], check=False, capture_output=True).returncode != 0,
+    reason="no process may have processes of its own numbering here",
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_first_process_of_a_container_ends_too(start: Start, workers: int, number: signal.Signals) -> None:
+    """The system gives it no signal that it has no handler for."""
+    process = start(workers, FIRST)
+    os.kill(child_of(process.pid), number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode in {128 + number, 0}, said  # a moment later drained
     assert "Traceback" not in said
