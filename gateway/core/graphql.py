@@ -38,8 +38,9 @@ _BATCHES = frozenset({"_json", "operations", "map"})
 _PARAMETERS = _BATCHES | {"query", "operationName", "variables", "extensions"}
 _MEMO_BOUND = 512
 _OPEN, _CLOSE = b"{[(", b"}])"
-_TOKEN = re.compile(rb'"[^"\n]*"|\w+|\.\.\.|[^\s\w,]')
-"""About what the language takes for one; in no document more than its octets."""
+_TOKEN = re.compile(rb'"(?:[^"\\\n]|\\.)*"?|\w+|\.\.\.|[^\s\w,]')
+"""At least what the language takes for one, in a document that ``_reads_alike``. A string that is not ended is a token, and
+the parser's last."""
 
 _Kinds = tuple[tuple[str, bool], ...]
 """Of each operation in a document: its name and whether it is a query; empty: undecidable."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from graphql import GraphQLSyntaxError, Lexer, Source, TokenKind
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -162,6 +164,21 @@ def test_a_batch_is_read_up_to_as_many_tokens_as_one_document() -> None:
     assert posted([{"query": many}] * 27) == Asked(Access.READ, 27)
     assert posted([{"query": many}] * 28) == Asked(Access.WRITE, 28)
     assert posted([{"query": "{" + "a " * 4980 + "}"}] * 100, parse=True) == Asked(Access.WRITE, 100)
+    quoted = '{ a(b: "\\"") ' + "a " * 4900 + 'c(d: "") }'
+    assert posted([{"query": quoted}]) == READ
+    assert posted([{"query": quoted}] * 2) == Asked(Access.WRITE, 2)
+
+
+@given(st.text(alphabet='"\\ab1 .\n{}#é,', max_size=40))
+def test_never_fewer_tokens_are_counted_than_its_parser_reads(document: str) -> None:
+    octets = document.encode()
+    if not graphql._reads_alike(octets):
+        return
+    read, lexer = 0, Lexer(Source(document))
+    with contextlib.suppress(GraphQLSyntaxError):
+        while lexer.advance().kind is not TokenKind.EOF:
+            read += 1
+    assert len(graphql._TOKEN.findall(octets)) >= read
 
 
 def test_more_objects_than_anybody_sends_are_not_counted() -> None:
