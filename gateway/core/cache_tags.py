@@ -49,6 +49,8 @@ _SHOWN_IN = {
 }
 """Lists and counts across projects in which a thing shows beside those of its own kind."""
 _ANYWHERE = frozenset({Surface.GRAPHQL, Surface.MCP})
+# GitLab answers a stranger's mutation with 200, too: whoever sends them would empty the partition of all strangers.
+_NOBODYS = frozenset({b"", ANONYMOUS})
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
@@ -108,7 +110,7 @@ def reach_tags(operation: Operation, segments: tuple[str, ...], partition: bytes
     Args:
         operation: The catalogue's.
         segments: ``Target.segments``.
-        partition: The caller's.
+        partition: The caller's. Of callers without a credential nothing is taken: GitLab lets none of them change anything.
         names: Known now.
     """
     if operation.surface is Surface.LFS:
@@ -122,7 +124,7 @@ def reach_tags(operation: Operation, segments: tuple[str, ...], partition: bytes
             found.append(b"%b:%b" % (reference.kind.value.encode(), spelt))
     if operation.surface is Surface.GIT:
         found += [b"kind:" + kind for kind in PUSHED]
-    elif partition and (operation.surface in _ANYWHERE or "/suggestions/" in operation.name):
+    elif partition not in _NOBODYS and (operation.surface in _ANYWHERE or "/suggestions/" in operation.name):
         found.append(partition_tag(partition))
     return tuple(found)
 

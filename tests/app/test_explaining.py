@@ -112,6 +112,16 @@ def test_what_the_cache_would_do(tmp_path: Path, method: str, target: str, lines
         assert line in text, text
 
 
+@pytest.mark.parametrize(("identity", "taken"), [("people", "kind:api partition:caller"), ("visitors", "kind:api")])
+def test_whose_answers_a_mutation_takes(tmp_path: Path, identity: str, taken: str) -> None:
+    text = (
+        'version: 1\nupstream: {url: "http://gitlab.test"}\n'
+        "identities: [{id: people, gitlab_token: true}, {id: visitors, anonymous: true}]\n"
+    )
+    told = explain(configured(text, tmp_path), identity, "POST", "/api/graphql")
+    assert f"purges, unless refused: {taken}\n" in told, told
+
+
 @pytest.mark.parametrize(
     ("mode", "method", "line"),
     [

@@ -4,6 +4,7 @@ import pytest
 
 from gateway.core.cache_tags import (
     ALL,
+    ANONYMOUS,
     UNNAMED,
     UNNUMBERED,
     answer_tags,
@@ -95,9 +96,12 @@ def test_a_write_reaches_what_its_path_does_not_begin_with(method: str, write: s
     assert not tags & set(answer_tags(b"other", b"/api/v4/projects/99", READER)), "of others, only what it names"
 
 
-@pytest.mark.parametrize(("write", "partition"), [(b"/api/graphql", b""), (b"/g/p.git/info/lfs/objects/batch", b"p")])
+@pytest.mark.parametrize(
+    ("write", "partition"),
+    [(b"/api/graphql", b""), (b"/api/graphql", ANONYMOUS), (b"/g/p.git/info/lfs/objects/batch", b"p")],
+)
 def test_what_reaches_nothing_takes_nothing(write: bytes, partition: bytes) -> None:
-    """A mutation of nobody's; what each clone asks for."""
+    """A mutation of nobody's, or of anybody without a credential; what each clone asks for."""
     target = parse_target(write)
     assert reach_tags(CATALOGUE.match("POST", target), target.segments, partition, READER) == ()
 
