@@ -182,7 +182,7 @@ def test_only_where_somebody_reads_is_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", ["sys.exit(3)", "os._exit(3)", "os.kill(os.getpid(), 9)", "raise SystemError('fatal')"])
 def test_the_last_words_are_heard(end: str) -> None:
-    """In their order, the interpreter's own included. (Lines are waited for as long as it takes: the machine may be busy.)"""
+    """In their order, the interpreter's own included. Lines are waited for as long as it takes: the machine may be busy."""
     script = f"""
 import logging, os, sys
 from gateway.telemetry import log_handler, logging as operator_log
