@@ -47,8 +47,10 @@ class Held:
         "overpowered",
         "reason",
         "refused_until",
+        "silence",
         "trusted",
         "user_name",
+        "vain",
     )
 
     def __init__(self, credential: StaticCredential, partition_key: bytes) -> None:
@@ -67,6 +69,10 @@ class Held:
         self.reason = ""
         self.user_name: str | None = None
         """What GitLab calls the token's user; None: to be asked before ``Carrier.NAMED`` is given out."""
+        self.vain = 0
+        """How often a caller had GitLab asked about it, and nothing came."""
+        self.silence = ""
+        """Why, the last time."""
         self.lock = asyncio.Lock()
         self.replace(credential)
 

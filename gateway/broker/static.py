@@ -229,29 +229,34 @@ class StaticTokenSource:
 
     async def _establish(self, held: Held) -> None:
         """The check before first use, or before the next try after a refusal: once, however many callers wait."""
+        vain = held.vain
         async with held.lock:
             if held.trusted or self._monotonic() < held.refused_until:
                 return
+            if held.vain != vain:  # in turn, the last of a hundred would wait for a hundred timeouts
+                raise _unchecked(held, held.silence)
             try:
                 await self._check(held)
             except (NotAnswering, TimeoutError) as error:
-                raise _unchecked(held, _reason(error)) from error
+                held.vain, held.silence = held.vain + 1, _reason(error)
+                raise _unchecked(held, held.silence) from error
 
     async def _learn_name(self, held: Held) -> None:
         """Once, however many callers wait; again when GitLab answered 401, for users can be renamed."""
+        vain = held.vain
         async with held.lock:
             if held.user_name is not None:
                 return
+            if held.vain != vain:  # as in ``_establish``
+                raise _nameless(held)
             name = ""
             try:
                 async with asyncio.timeout(_CHECK_TIMEOUT_S):
                     name = await self._name_of(held.credential.token)
             except (NotAnswering, TimeoutError) as error:
                 if not isinstance(error, NotAnswering) or error.offered:
-                    detail = (
-                        f"what GitLab calls the user of credential `{held.credential.id}` is not known: {_reason(error)}"
-                    )
-                    raise _refusal(503, detail) from error
+                    held.vain, held.silence = held.vain + 1, _reason(error)
+                    raise _nameless(held) from error
             held.call(name)
 
     async def _check(self, held: Held) -> None:
@@ -296,6 +301,10 @@ def _reason(error: Exception) -> str:
 
 def _unchecked(held: Held, reason: str) -> Rejection:
     return _refusal(503, f"credential `{held.credential.id}` cannot be checked: {reason}")
+
+
+def _nameless(held: Held) -> Rejection:
+    return _refusal(503, f"what GitLab calls the user of credential `{held.credential.id}` is not known: {held.silence}")
 
 
 def _refusal(status: int, detail: str) -> Rejection:

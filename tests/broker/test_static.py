@@ -164,6 +164,27 @@ async def test_a_gitlab_that_does_not_tell_a_name_is_told_of(world: World) -> No
     assert (await world.get(operation=NUGET)).fields == _basic("oauth2", "one")
 
 
+@pytest.mark.parametrize("operation", [NUGET, REST])
+async def test_a_silent_gitlab_is_asked_once_however_many_wait(world: World, operation: Operation) -> None:
+    """In turn, the last of them would wait for as many timeouts."""
+    if operation is REST:
+        kept = world.gitlab.scopes.pop("one")
+        assert await world.refused("sa-one")
+        world.gitlab.scopes["one"] = kept
+        world.monotonic += 30
+    world.gitlab.asked = 0
+    world.gitlab.silence = NotAnswering("away")
+    world.gitlab.gate.clear()
+    callers = [asyncio.ensure_future(world.get(operation=operation)) for _ in range(20)]
+    await asyncio.sleep(0)
+    world.gitlab.gate.set()
+    told = await asyncio.gather(*callers, return_exceptions=True)
+    assert all(isinstance(one, Rejection) and "`sa-one`" in str(one.detail) and "away" in str(one.detail) for one in told)
+    assert world.gitlab.asked + world.gitlab.names_asked == 1
+    world.gitlab.silence = None
+    await world.get(operation=operation)
+
+
 async def test_the_partition_is_the_tokens_own_whatever_carries_it(world: World) -> None:
     one, git, two = await world.get(), await world.get(operation=GIT), await world.get("sa-two")
     assert one.partition == git.partition != two.partition
