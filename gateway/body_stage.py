@@ -121,7 +121,7 @@ class BodyStage:
         length = body.content_length
         if first(head.fields, b"expect") is not None or (length is not None and length > MAX_CUT_BYTES):
             return claim, body
-        scanner = _scanner(head)
+        scanner = _scanner(head, inflates=False)  # no credential in it would be taken, and nobody is known yet who pays
         if scanner is None:
             return claim, body
         held = b""
@@ -231,5 +231,6 @@ class BlindBodies(BodyStage):
         return body
 
 
-def _scanner(head: RequestHead) -> BodyScanner | None:
-    return scanner_for(first(head.fields, b"content-type"), first(head.fields, b"content-encoding"), head.method)
+def _scanner(head: RequestHead, *, inflates: bool = True) -> BodyScanner | None:
+    content_type, coding = first(head.fields, b"content-type"), first(head.fields, b"content-encoding")
+    return scanner_for(content_type, coding, head.method, inflates=inflates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 
 import msgspec
@@ -116,6 +117,19 @@ async def test_a_credential_that_is_not_plain_is_refused() -> None:
 def guarded(claim: Claim, principal: Principal, operation: Operation, *fields: Field) -> tuple[RequestBody, Pieces]:
     body = Pieces(b"a=b")
     return BodyStage().guard(claim, principal, Permit("r"), head(*fields), body, operation), body
+
+
+async def test_nothing_is_inflated_before_it_is_known_who_asks() -> None:
+    """A kilobyte of it would stop everybody else for a fifth of a second; on its way up it is judged as any other."""
+    octets = gzip.compress(b'{"private_token":"x"}')
+    fields = (b"Content-Type", b"application/json"), (b"Content-Encoding", b"gzip")
+    claim, body = await BodyStage().claim(admitted(), head(*fields), Pieces(octets))
+    assert claim is NONE
+    nobody = Principal("anonymous:::1", PrincipalKind.ANONYMOUS, "anonymous")
+    watched = BodyStage().guard(claim, nobody, Permit("anonymous"), head(*fields), body, REST)
+    with pytest.raises(Rejection) as refused:
+        await whole(watched)
+    assert refused.value.code is Code.AMBIGUOUS_CREDENTIAL
 
 
 def test_who_is_watched() -> None:

@@ -32,7 +32,8 @@ from .secret import Secret
 MAX_CUT_BYTES = 65536
 """A body credential is accepted only in a body that fits: it is cut out before anything goes up."""
 
-_MAX_INFLATED_BYTES = 1 << 20
+_MAX_INFLATED_BYTES = 200 * 1024
+"""As GitLab. A kilobyte of gzip may hold a thousand, each of whose octets is looked at."""
 
 _CREDENTIALS = CREDENTIAL_PARAMETERS | FEED_PARAMETERS
 _CARRIERS = _CREDENTIALS | {"token"}
@@ -41,11 +42,13 @@ _VISIBLE = re.compile(r"[!-~\x80-\U0010ffff]+")
 _FORM = "application/x-www-form-urlencoded"
 
 
-def scanner_for(content_type: bytes | None, content_encoding: bytes | None, method: str) -> BodyScanner | None:
+def scanner_for(
+    content_type: bytes | None, content_encoding: bytes | None, method: str, *, inflates: bool = True
+) -> BodyScanner | None:
     """The scanner for a body as Rack, Rails and Grape would read it; None when they read no parameters from it.
 
     Any method may carry a form (Rack asks for the type alone); without a type a POST is a form to Rack and JSON to Grape,
-    another method JSON alone.
+    another method JSON alone. ``inflates``: JSON in gzip is read, which costs far more than its sender pays.
     """
     coding = (content_encoding or b"").strip().lower()
     media = media_type(content_type) if content_type is not None else ""
@@ -65,7 +68,7 @@ def scanner_for(content_type: bytes | None, content_encoding: bytes | None, meth
         return Hopeless(Undecidable.CONTENT_TYPE)
     else:
         return None
-    if coding == b"gzip" and isinstance(scanner, JsonScanner):
+    if inflates and coding == b"gzip" and isinstance(scanner, JsonScanner):
         return _Gzipped(scanner)
     return scanner if coding in _IDENTITY else _Encoded(scanner)
 
@@ -85,14 +88,14 @@ class _Encoded:
 class _Gzipped:
     """JSON in gzip: what is inflated is all that anybody can parse, for no JSON begins as gzip does.
 
-    GitLab inflates it where npm audits (``lib/gitlab/middleware/compressed_json.rb``: one member, 200 kB at most).
+    GitLab inflates it where npm audits (``lib/gitlab/middleware/compressed_json.rb``: one member, as much at most).
     """
 
     def __init__(self, raw: BodyScanner) -> None:
         self._raw = raw
         self._inflated = JsonScanner()
         self._inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        self._left = _MAX_INFLATED_BYTES
+        self._left = _MAX_INFLATED_BYTES + 1
         self._whole = True
 
     def feed(self, chunk: bytes) -> None:

@@ -131,13 +131,26 @@ def test_what_gzip_hides_is_found_and_is_never_plain() -> None:
         pytest.param(gzip.compress(AUDIT) + gzip.compress(JSON), id="a second member"),
         pytest.param(zlib.compress(AUDIT), id="zlib"),
         pytest.param(AUDIT, id="not coded at all"),
-        pytest.param(gzip.compress(b'{"a":"' + b"a" * (1 << 20) + b'"}'), id="a bomb"),
+        pytest.param(gzip.compress(b'{"a":"' + b"a" * (200 * 1024 - 7) + b'"}'), id="more than GitLab inflates"),
     ],
 )
 def test_gzip_that_readers_may_take_differently_stays_undecidable(octets: bytes) -> None:
     verdict = _read(b"application/json", octets, encoding=b"gzip")
     assert verdict is not None
     assert verdict.undecidable is Undecidable.ENCODED
+
+
+def test_as_much_json_in_gzip_is_read_as_gitlab_inflates() -> None:
+    octets = b'{"a":"' + b"a" * (200 * 1024 - 8) + b'"}'
+    assert len(octets) == 200 * 1024
+    assert _read(b"application/json", gzip.compress(octets), encoding=b"gzip") == Verdict()
+
+
+def test_gzip_stays_as_it_is_where_it_is_not_to_be_inflated() -> None:
+    scanner = scanner_for(b"application/json", b"gzip", "POST", inflates=False)
+    assert scanner is not None
+    scanner.feed(gzip.compress(JSON))
+    assert scanner.finish() == Verdict((), Undecidable.ENCODED)
 
 
 def test_json_that_only_says_gzip_is_read_as_it_stands() -> None:
