@@ -34,8 +34,6 @@ from .road import Road
 # its first octet. Its own NGINX waits an hour.
 _PATIENT = frozenset({Surface.RUNNER, Surface.GIT, Surface.LFS})
 _PATIENT_S = 300.0
-_LONG = 64 * 1024
-"""Octets of a body that may be longer on its way than GitLab at work."""
 _WORKED = frozenset({Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_RESET})
 # Workhorse holds the one, the agent server passes the other on (`kubectl get --watch`): neither keeps a Puma thread.
 _WAITING = frozenset({"POST /api/v4/jobs/request", "ANY /-/kubernetes-agent/k8s-proxy/*path"})
@@ -113,6 +111,7 @@ class Errand:
         "_road",
         "_upward",
         "_waiting_since",
+        "_waits",
         "_x",
         "asked_with",
         "brought",
@@ -146,8 +145,9 @@ class Errand:
         self._upward = upward_of(road, head, case, credential)
         self.started_at = 0.0
         self.runtime_s = 0.0
+        self._waits = case.admitted.operation.name in _WAITING
         self._waiting_since = 0.0
-        """Since when GitLab has had the whole request, as far as that is known, and has not answered."""
+        """Since when GitLab has had the whole request, as far as that is known, and has not answered; not of what waits."""
         self.brought: Reply | None = None
         """GitLab's answer, where it is here already."""
         self.failed: Rejection | None = None
@@ -184,8 +184,12 @@ class Errand:
             principal.id,
             principal.priority,
             self._upward.repeated,
-            self._admitted.operation.name in _WAITING,
+            self._waits,
+            None if self._waits else self._sent,
         )
+
+    def _sent(self) -> None:
+        self._waiting_since = self._monotonic()
 
     async def forward(self, conditions: Fields) -> Reply:
         """Ask GitLab; see ``cache.Forward``."""
@@ -204,11 +208,7 @@ class Errand:
         request = self._request(conditions)
         if credential is not None and not road.pacing.is_free(credential.id):
             await road.pacing.go(credential.id, self._principal, x.request_id, operation.name)
-        now = self._monotonic()
-        self.started_at = self.started_at or now
-        length = body.content_length if body is not None else 0
-        if length is not None and length < _LONG:
-            self._waiting_since = now
+        self.started_at = self.started_at or self._monotonic()
         try:
             reply = await road.upstream.send(request, body)
         except Rejection as rejection:
@@ -244,7 +244,9 @@ class Errand:
         self._waiting_since = 0.0
         x.upstream_status = head.status
         x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
-        self.runtime_s += _seconds(shape.first(head.fields, b"x-runtime"), reply.first_byte_s)
+        # Workhorse answers a poll that it kept waiting by itself, without a word of how long Rails took.
+        first_byte_s = 0.0 if self._waits else reply.first_byte_s
+        self.runtime_s += _seconds(shape.first(head.fields, b"x-runtime"), first_byte_s)
         x.upstream_request_id = ascii_of(shape.first(head.fields, b"x-request-id"))
         if head.status != 401 and road.tokens.unchecked and b"x-gitlab-meta" in shape.place:
             road.tokens.recognised()

@@ -140,6 +140,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     """The fields that other requests have as well, around ``own``."""
     waits: bool = False
     """It may go on for long, before its answer or within it, and costs GitLab nothing meanwhile."""
+    sent: Callable[[], None] | None = None
+    """Told when GitLab is sent the whole of it, each time; not where a body streams."""
 
     def __repr__(self) -> str:
         return f"UpstreamRequest({self.method})"  # never its fields

@@ -50,11 +50,12 @@ def errand(
     trusted: bool = False,
     clock: Callable[[], float] = lambda: 1.0,
     body: RequestBody | None = None,
+    operation: Operation = OPERATION,
 ) -> Errand:
     head = RequestHead("GET", TARGET.raw, ((b"Host", b"gateway.test"), *fields), peer="10.0.0.1")
-    admitted = Admitted(TARGET, OPERATION, CLAIM, b"gateway.test", "203.0.113.9" if trusted else "10.0.0.1", trusted)
+    admitted = Admitted(TARGET, operation, CLAIM, b"gateway.test", "203.0.113.9" if trusted else "10.0.0.1", trusted)
     x = Exchange("r-1", 0.0, "GET", "10.0.0.1")
-    case = Case(admitted, OPERATION, CLAIM, principal, permit or Permit("r"), TARGET.raw)
+    case = Case(admitted, operation, CLAIM, principal, permit or Permit("r"), TARGET.raw)
     return Errand(made.gateway.road, clock, head, x, case, credential, body)
 
 
@@ -138,3 +139,47 @@ async def test_what_gitlab_did_not_answer_is_what_it_worked_all_the_same(
         spent = one.spent(0)
         assert spent.asked
         assert spent.runtime_s == (0.0 if length == 100_000 and ending is not None else seconds)
+
+
+async def test_waiting_for_a_place_is_no_work_of_gitlabs(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        slow = Slow(made, None)
+
+        async def leave() -> None:
+            slow.now += 5.0
+            raise asyncio.CancelledError
+
+        made.up.wait = leave
+        one = errand(made, clock=lambda: slow.now)
+        with contextlib.suppress(asyncio.CancelledError):
+            await one.forward(())
+        assert one.spent(0).runtime_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        pytest.param(Reply(ResponseHead(204, ()), first_byte_s=50.0), 0.0, id="nothing-to-do"),
+        pytest.param(Reply(ResponseHead(201, ((b"X-Runtime", b"2.5"),)), whole=b"{}", first_byte_s=50.0), 2.5, id="a-job"),
+        pytest.param(asyncio.CancelledError(), 0.0, id="the-runner-left"),
+    ],
+)
+async def test_a_poll_that_waits_for_a_job_is_no_work_of_gitlabs(
+    tmp_path: Path, answer: Reply | BaseException, seconds: float
+) -> None:
+    async with world(tmp_path) as made:
+        now = 100.0
+
+        async def answered(request: UpstreamRequest, octets: bytes) -> Reply:
+            nonlocal now
+            now += 50.0
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+        made.up.answer = answered
+        poll = Operation("POST /api/v4/jobs/request", Access.WRITE, Surface.RUNNER)
+        one = errand(made, clock=lambda: now, operation=poll)
+        with contextlib.suppress(asyncio.CancelledError):
+            await one.forward(())
+        assert one.spent(0).runtime_s == seconds

@@ -238,8 +238,8 @@ def _cache(config: Config, principal: Principal, operation: Operation, method: s
     if method != "GET":
         words = [f"not looked up: {method} goes up"]
         if method not in SAFE_METHODS and operation.access is not Access.READ:
-            whose = ANONYMOUS if principal.kind is PrincipalKind.ANONYMOUS and not use else b"caller"
-            tags = Tagging(ProjectNames(), config.upstream.url.path).of_write(target, operation, whose)
+            purged = ANONYMOUS if principal.kind is PrincipalKind.ANONYMOUS and not use else b"caller"
+            tags = Tagging(ProjectNames(), config.upstream.url.path).of_write(target, operation, purged)
             words.append(f"purges, unless refused: {_tags(tags)}")
         return words
     partition = use.encode() or principal.token_hash or (ANONYMOUS * (principal.kind is PrincipalKind.ANONYMOUS))

@@ -133,6 +133,8 @@ class LeanUpstream:
                     upgrade=request.upgrade,
                     body_follows=body is not None,
                 )
+                if request.sent is not None and body is None:
+                    request.sent()
                 try:
                     if body is None:
                         reply = await (parked(pool, waiter) if request.waits else waiter)

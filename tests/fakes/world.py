@@ -27,6 +27,7 @@ from gateway.ports import Door, Repeated, RequestBody, Then, UpstreamRequest
 from gateway.reply import Reply
 from gateway.road import Road
 from gateway.upstream.admission import AdmittingUpstream
+from gateway.upstream.whole_body import is_small
 
 CONFIGURATION = """\
 version: 1
@@ -204,11 +205,15 @@ class Up:
         self.open = 0
         self.at_hand = True
         """There is a connection to send over."""
+        self.wait: Callable[[], Awaitable[None]] | None = None
+        """Before there is a place."""
 
     async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
         self.open += 1
         try:
             await asyncio.sleep(0)
+            if self.wait is not None:
+                await self.wait()
             if request.target == b"/api/v4/personal_access_tokens/self":
                 self.verifications += 1
                 return self._held(self._verify(request))
@@ -217,6 +222,8 @@ class Up:
             while body is not None and (chunk := await body.read()):
                 octets += chunk
                 self.octets += chunk
+            if request.sent is not None and (body is None or is_small(body.content_length)):
+                request.sent()
             await asyncio.sleep(0)
             return self._held(await self.answer(request, octets))
         except BaseException:
@@ -242,8 +249,15 @@ class Up:
             self.open -= 1
             reply.release()
 
-        head = None if reply.form else reply.head
-        return Reply(head, reply.whole, reply.chunks, release, form=reply.form, values=reply.values)
+        return Reply(
+            None if reply.form else reply.head,
+            reply.whole,
+            reply.chunks,
+            release,
+            first_byte_s=reply.first_byte_s,
+            form=reply.form,
+            values=reply.values,
+        )
 
     async def close(self) -> None:
         return None

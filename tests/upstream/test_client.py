@@ -359,6 +359,32 @@ async def test_one_too_many_waits_then_is_served(gitlab: Gitlab, upstream: Make)
     assert (client.in_flight, client.waiting) == (0, 0)
 
 
+async def test_when_a_request_is_sent_is_told(gitlab: Gitlab, upstream: Make) -> None:
+    """Not while it waits for a place, nor of a body that is on its way for as long as its client likes."""
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while head := await peer.request():
+            if head.startswith(b"POST"):
+                await peer.body(70_000)
+            await go.wait()
+            await peer.send(OK)
+
+    client = upstream(await gitlab.play(script), max_in_flight=1, max_waiting=1)
+    sent: list[str] = []
+    first = asyncio.ensure_future(client.send(get(sent=lambda: sent.append("first")), None))
+    second = asyncio.ensure_future(client.send(get(sent=lambda: sent.append("second")), None))
+    async with asyncio.timeout(5):
+        while not gitlab.peers or not gitlab.peers[0].heads:
+            await asyncio.sleep(0)
+    assert (sent, client.waiting) == (["first"], 1)
+    go.set()
+    assert [(await one).whole for one in (first, second)] == [b"ok", b"ok"]
+    large = get(method="POST", content_length=70_000, sent=lambda: sent.append("large"))
+    assert (await client.send(large, Pieces(b"x" * 70_000))).whole == b"ok"
+    assert sent == ["first", "second"]
+
+
 async def test_a_poll_that_waits_leaves_its_place_to_others(
     gitlab: Gitlab, upstream: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
