@@ -19,6 +19,9 @@ from .settings import WorkloadIdentity
 
 TTL_S = 60.0
 NEGATIVE_TTL_S = 5.0
+_MOST_HELD = 16
+"""Of what looks like a token in one credential: reading each costs as much as the rest of the request, and GitLab's
+credentials hold one at most."""
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):
@@ -63,8 +66,10 @@ class Workloads:
         return peeked is not None and not self._urls.isdisjoint(peeked.issuers)
 
     def is_held(self, text: str) -> bool:
-        """One of a configured issuer is in it, in quotes or so: it is not believed there, and must not go up."""
-        return any(self.is_ours(found) for found in held_in(text))
+        """One of a configured issuer is in it, in quotes or so, or so many that look like one that nobody reads them all:
+        it is not believed there, and must not go up."""
+        found = held_in(text)
+        return len(found) > _MOST_HELD or any(map(self.is_ours, found))
 
     def waits_for(self, text: str) -> str:
         """The issuer whose keys judging it may have to wait for; empty: none, it is refused unasked."""

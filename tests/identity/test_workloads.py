@@ -218,6 +218,22 @@ async def test_one_in_quotes_or_so_is_shown_to_nobody(world: World, wrapped: str
     assert world.gitlab.asked == []
 
 
+@pytest.mark.parametrize("kind", [Kind.TOKEN, Kind.BASIC])
+async def test_of_many_that_look_like_one_none_is_read(world: World, kind: Kind) -> None:
+    """A field holds thousands, and reading them all would stop everybody else."""
+    foreign = f"'{segment({'alg': 'none'})}.{segment({'iss': 'https://other.example.com'})}.x'"
+
+    async def ask(count: int) -> Principal:
+        claim = Claim(kind, Secret(foreign * count), Carrier.BEARER)
+        return await world.authenticator.authenticate(claim, REST, RequestHead("GET", b"/", (), HERE))
+
+    assert (await ask(16)).id == "user:1"
+    with pytest.raises(Rejection) as refused:
+        await ask(17)
+    assert refused.value.code is Code.UNAUTHENTICATED
+    assert len(world.gitlab.asked) == 1
+
+
 async def test_a_job_token_that_holds_gitlabs_own_is_gitlabs_to_judge(world: World) -> None:
     text = "glcbt-" + world.token()
     assert (await world.ask(text)).id == "user:1"
