@@ -57,6 +57,16 @@ async def test_in_callbacks_redis_is_asked_without_a_coroutine(link: RedisLink) 
     assert store.looked == 2
 
 
+@pytest.mark.parametrize("foreign", [("SET", b"abc"), ("LPUSH", b"x"), ("SET", b"9" * 30)])
+async def test_what_others_wrote_keeps_no_purge_from_counting(link: RedisLink, foreign: tuple[str, bytes]) -> None:
+    store = RedisCacheStore(link, Codec(KEY))
+    assert await store.put(b"k", (ENTRY,), 60.0, (b"t",), (await store.get(b"k", (b"t",))).stamp)
+    await link.execute(foreign[0], store.tag_names((b"t",))[0], foreign[1])
+    assert await store.purge((b"t",))
+    lookup = await store.get(b"k", (b"t",))
+    assert (lookup.available, lookup.entries) == (True, ())
+
+
 @pytest.mark.parametrize("how", ["put", "place"])
 async def test_when_an_answer_came_is_told_between_clocks(link: RedisLink, how: str) -> None:
     """Redis's is the one that all gateways know."""

@@ -3,7 +3,9 @@
 -- Never earlier than it already was: a clock that stepped back must not bring anything to life again.
 local now = redis.call('TIME')
 local at = now[1] * 1000000 + now[2] + ARGV[2]
-local before = tonumber(redis.call('GET', KEYS[1]) or '0')
+-- What no script of ours wrote there counts as nothing: it must not keep a purge from being remembered.
+local kept = redis.pcall('GET', KEYS[1])
+local before = type(kept) == 'string' and #kept <= 20 and tonumber(kept) or 0
 if before >= at then at = before + 1 end
 redis.call('SET', KEYS[1], string.format('%.0f', at), 'PX', ARGV[1])
 -- Told to every gateway's own memory. Who may not publish here may still purge: pcall.
