@@ -90,7 +90,7 @@ class RedisCacheStore:
         self._names: Lately[bytes, bytes] = Lately(_NAMES_KEPT)
         self._wall = wall
         self._ahead_s = 0.0
-        """Redis's clock of ours, when it last told."""
+        """Redis's clock of ours, by what it told."""
         self._lost_count = False
         self._believed_from = 0
         self.outages = 0
@@ -119,7 +119,7 @@ class RedisCacheStore:
         if self._link.refuses:
             self.outages += 1
             return Lookup(available=False)
-        owed = dict(self._owed)
+        owed, asked_at = dict(self._owed), self._wall()
         try:
             replies = await self._link.execute_many([*owed.values(), ("TIME",), ("MGET", *tag_names, name)])
         except RedisUnavailable:
@@ -127,7 +127,7 @@ class RedisCacheStore:
             return Lookup(available=False)
         if owed and not self._settle(owed, replies[: len(owed)]):
             return Lookup(available=False)
-        return self._lookup(key, *replies[len(owed) :])
+        return self._lookup(key, asked_at, *replies[len(owed) :])
 
     def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Asked | None:
         """As ``get``, without a coroutine: ``then`` is called once, later. None, and nothing was asked, where Redis is to
@@ -135,12 +135,13 @@ class RedisCacheStore:
         self.probe()
         if self._owed or self._link.refuses:
             return None
+        asked_at = self._wall()
 
         def looked(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
             lookup = Lookup(available=False)
             try:
                 if not isinstance(replies, RedisUnavailable):
-                    lookup = self._lookup(key, *replies)
+                    lookup = self._lookup(key, asked_at, *replies)
                 else:
                     self.outages += 1
             except Exception:
@@ -152,13 +153,18 @@ class RedisCacheStore:
             return self._link.ask(octets, 2, looked)
         return None
 
-    def _lookup(self, key: bytes, clock: RedisValue | RedisError, values: RedisValue | RedisError) -> Lookup:
+    def _lookup(
+        self, key: bytes, asked_at: float, clock: RedisValue | RedisError, values: RedisValue | RedisError
+    ) -> Lookup:
         """What Redis answered to TIME and MGET."""
         stamp = _microseconds(clock)
         if stamp is None or not isinstance(values, list) or self._link.refuses:  # a probe went before
             self.outages += 1
             return Lookup(available=False)
-        self._ahead_s = stamp / 1_000_000 - self._wall()
+        told_at = stamp / 1_000_000
+        # It was told some time between: what is believed stays, unless that can't be. Of a gateway that was stopped for a
+        # while (a machine that is moved), the way back alone would make stored answers younger by that while.
+        self._ahead_s = max(min(self._ahead_s, told_at - asked_at), told_at - self._wall())
         if self._lost_count:
             self._lost_count, self._believed_from = False, stamp
         *purges, value = values

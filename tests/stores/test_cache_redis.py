@@ -82,6 +82,29 @@ async def test_when_an_answer_came_is_told_between_clocks(link: RedisLink, how: 
     assert (await there.get(b"k", ())).entries[0].received_at == pytest.approx(came.received_at + 7200, abs=2)
 
 
+@pytest.mark.parametrize("how", ["get", "look"])
+async def test_a_gateway_that_is_stopped_while_it_asks_takes_nothing_for_younger(
+    link: RedisLink, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """As where its machine is moved: what Redis said was said before."""
+    stood_s = 0.0
+    here = RedisCacheStore(link, Codec(KEY), wall=lambda: time.time() + stood_s)
+    store = here if how == "get" else InCallbacks(here)
+    came = msgspec.structs.replace(ENTRY, received_at=time.time())
+    assert await store.put(b"k", (came,), 60.0, (), (await store.get(b"k", ())).stamp)
+    read = here._lookup
+
+    def stopped(*told: Any) -> Lookup:
+        nonlocal stood_s
+        stood_s = 600.0
+        return read(*told)
+
+    monkeypatch.setattr(here, "_lookup", stopped)
+    assert (await store.get(b"k", ())).entries[0].received_at == pytest.approx(came.received_at, abs=2)
+    # Redis stood as long, or somebody set the clock.
+    assert (await store.get(b"k", ())).entries[0].received_at == pytest.approx(came.received_at + 600, abs=2)
+
+
 @pytest.mark.parametrize("how", ["place", "drop"])
 async def test_what_is_told_leaves_at_once(link: RedisLink, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """Before any answer does: its client may ask another gateway the next moment."""
