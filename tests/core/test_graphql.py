@@ -164,6 +164,9 @@ def test_a_batch_is_read_up_to_as_many_tokens_as_one_document() -> None:
     assert posted([{"query": many}] * 27) == Asked(Access.READ, 27)
     assert posted([{"query": many}] * 28) == Asked(Access.WRITE, 28)
     assert posted([{"query": "{" + "a " * 4980 + "}"}] * 100, parse=True) == Asked(Access.WRITE, 100)
+    long = '{ a(b: "' + "x" * 9985 + '") }'
+    assert posted([{"query": long}] * 10) == Asked(Access.READ, 10)
+    assert posted([{"query": long}] * 11) == Asked(Access.WRITE, 11)
     quoted = '{ a(b: "\\"") ' + "a " * 4900 + 'c(d: "") }'
     assert posted([{"query": quoted}]) == READ
     assert posted([{"query": quoted}] * 2) == Asked(Access.WRITE, 2)
