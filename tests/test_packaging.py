@@ -258,7 +258,7 @@ def test_without_privileges_setup_prints_the_exact_command_and_fails(bare_path: 
     done = run(ROOT / ".ci/setup", "test", env={"PATH": str(bare_path), "VENV": str(BIN.parent)})
     assert done.returncode == 1
     assert "sudo apt-get update && sudo apt-get install -y --no-install-recommends" in done.stderr
-    assert "redis-server nodejs npm git-lfs curl" in done.stderr
+    assert "redis-server nodejs npm git-lfs curl procps" in done.stderr
 
 
 def test_a_python_without_ensurepip_names_its_package(bare_path: Path, tmp_path: Path) -> None:
