@@ -21,7 +21,6 @@ from .admin_client import KeyUnusable, address
 from .config import EMBEDDED, Config, json_schema, redacted
 from .config import problems as reports
 from .config.given import Given
-from .config.known import unknown_routes
 from .config.load import Loaded
 from .core.catalogue import Catalogue, Surface
 from .ports import KeyRefused, StoreUnavailable
@@ -99,20 +98,16 @@ def _unknown_place(config: Config) -> str:
 
 def _check(arguments: argparse.Namespace) -> int:
     config, given = _configured_and_given(arguments)
-    from .config import compile as compiled
+    from .config.known import oddities
     from .config.on_disk import disk_problems
-    from .core.access import Rules
 
     problems = list(disk_problems(config, given))
     for problem in problems:
         _say(str(problem))
     _refuse(problems, given.file)
 
-    catalogue = _catalogue()
-    for problem in unknown_routes(config, catalogue, given):
+    for problem in oddities(config, _catalogue(), given):
         _say(str(problem))
-    for finding in Rules.compile(compiled.rules(config)).findings(catalogue):
-        _say(f"warning: {finding}")
     if arguments.show:
         _print_document(redacted(config), arguments.show)
     else:

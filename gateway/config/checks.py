@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -14,6 +13,7 @@ from ..core.catalogue import Access
 from ..core.headers import is_free
 from ..core.hook_proof import HookProof
 from ..core.limits import MOST_BURST
+from ..core.rule_findings import near
 from .credential_checks import credential_findings, managers
 from .limit_model import CostMode, LimitEntry
 from .model import Clause, Config, Rule
@@ -268,7 +268,7 @@ def _rules(config: Config) -> Iterator[Finding]:
             yield _error((*path, "for"), "is empty: the rule would apply to nobody")
         yield from _rule_callers(rule, path, kinds)
         if rule.use and rule.use not in credentials:
-            yield _error((*path, "use"), f"names no credential: `{rule.use}`{_near(rule.use, credentials)}")
+            yield _error((*path, "use"), f"names no credential: `{rule.use}`{near(rule.use, credentials)}")
         if rule.allow and not rule.use:
             yield _error((*path, "use"), "is missing: an `allow` needs the credential that GitLab shall see")
         if rule.use and not rule.allow:
@@ -293,7 +293,7 @@ def _rule_callers(rule: Rule, path: Path, kinds: dict[str, PrincipalKind]) -> It
             if rule.allow:
                 yield _error(where, "needs no allow: GitLab judges what passes through; only a rule that denies narrows it")
         elif name not in kinds:
-            yield _error(where, f"names no identity: `{name}`{_near(name, kinds)}")
+            yield _error(where, f"names no identity: `{name}`{near(name, kinds)}")
         elif rule.allow and kinds[name] not in {PrincipalKind.KEY, PrincipalKind.OIDC}:
             yield _error(where, f"needs no allow: GitLab judges `{name}`; only a rule that denies narrows it")
 
@@ -449,11 +449,6 @@ def _cache(config: Config) -> Iterator[Finding]:
         if route.match in seen:
             yield _error(path, "is given twice")
         seen.add(route.match)
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), 1, 0.6)
-    return f"; did you mean `{near[0]}`?" if near else ""
 
 
 def _is_loopback(host: str) -> bool:

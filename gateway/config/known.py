@@ -1,17 +1,17 @@
-"""Routes of the cache, of limits and of costs that have no effect: the catalogue lacks them, or they are never stored.
+"""What has no effect, or another than it seems, by the route catalogue: routes of the cache, of limits and of costs; rules.
 
-Warnings: a newer GitLab may know them. Of rules, `core.access` speaks.
+Warnings: a newer GitLab may know them.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 
 from ..core.catalogue import Catalogue
 from ..core.private_caching import refuses_request
-from ..core.rule_findings import idle_route
+from ..core.rule_findings import findings, idle_route, near
 from ..core.rule_match import shapes_of
+from .compile import rules
 from .given import Given
 from .model import Config
 from .problems import Path, Problem, Severity
@@ -20,12 +20,18 @@ from .tree import parse_tree
 _Finding = tuple[Path, str]
 
 
-def unknown_routes(config: Config, catalogue: Catalogue, given: Given) -> Iterator[Problem]:
-    """Each route that names no operation, with the nearest that does, or one that is never cached; with the lines of what
-    the configuration was read from."""
+def oddities(config: Config, catalogue: Catalogue, given: Given) -> Iterator[Problem]:
+    """Each route that names no operation, with the nearest that does, or one that is never cached; clauses of rules that
+    are without effect or in each other's way. With the lines of what the configuration was read from."""
     tree = parse_tree(given.text, given.file, dict(given.overrides))
-    for path, message in (*_cached(config, catalogue), *_limited(config, catalogue), *_weighed(config, catalogue)):
-        yield tree.problem(path, message, Severity.WARNING)
+    for look in (_ruled, _limited, _weighed, _cached):
+        for path, message in look(config, catalogue):
+            yield tree.problem(path, message, Severity.WARNING)
+
+
+def _ruled(config: Config, catalogue: Catalogue) -> Iterator[_Finding]:
+    for found in findings(rules(config), catalogue):
+        yield ("rules", found.rule, "deny" if found.deny else "allow", found.clause), found.message
 
 
 def _cached(config: Config, catalogue: Catalogue) -> Iterator[_Finding]:
@@ -59,6 +65,5 @@ def _weighed(config: Config, catalogue: Catalogue) -> Iterator[_Finding]:
 
 
 def _unknown(path: Path, route: str, operations: Iterable[str]) -> _Finding:
-    near = difflib.get_close_matches(route, operations, 1, 0.75)
-    hint = f"did you mean `{near[0]}`?" if near else "`gitlab-gateway routes` lists what there is"
-    return path, f"has no effect: the catalogue has no `{route}`; {hint}"
+    hint = near(route, operations, 0.75) or "; `gitlab-gateway routes` lists what there is"
+    return path, f"has no effect: the catalogue has no `{route}`{hint}"

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from .catalogue import Access, Catalogue, Operation, ReferenceKind
+from .catalogue import Access, Operation, ReferenceKind
 from .errors import Code, Rejection
 from .narrowing import Narrowing, is_list
 from .place_index import PlaceIndex
-from .rule_findings import findings
 from .rule_match import (
     Clause,
     Fit,
@@ -230,10 +229,6 @@ class Rules:
             if rule.allow and not rule.use:
                 raise ValueError(f"rule `{rule.id}` allows, but names no credential to `use`")
         return cls(rules)
-
-    def findings(self, catalogue: Catalogue) -> list[str]:
-        """Valid, but worth a look: conflicts, clauses without effect, rules that never decide."""
-        return findings(self._rules, catalogue)
 
     def authorise(
         self,

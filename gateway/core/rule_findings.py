@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
@@ -16,9 +17,26 @@ _NOWHERE = Target(b"/", b"/", None, ())
 _BEST_KNOWN = ("POST /api/graphql", "GET /api/v4/events")
 
 
-def findings(rules: Sequence[Rule], catalogue: Catalogue) -> list[str]:
-    """One line for each thing to look at, in the order of the rules."""
+class Finding(msgspec.Struct, frozen=True):
+    """One thing to look at, and the clause it is about."""
+
+    rule: int
+    """Which of the rules, from 0."""
+    deny: bool
+    clause: int
+    """Which of the rule's allows or denies, from 0."""
+    message: str
+
+
+def findings(rules: Sequence[Rule], catalogue: Catalogue) -> list[Finding]:
+    """Each thing to look at, in the order of the rules."""
     return list(_Review(catalogue).look(rules))
+
+
+def near(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
+    """The end of a message about ``name``: which of ``names`` may be meant; empty where none is like it."""
+    found = difflib.get_close_matches(name, list(names), 1, likeness)
+    return f"; did you mean `{found[0]}`?" if found else ""
 
 
 def idle_route(route: str, catalogue: Catalogue, hint: str) -> str:
@@ -30,7 +48,11 @@ def idle_route(route: str, catalogue: Catalogue, hint: str) -> str:
         return ""
     found = catalogue.find("GET" if method == "ANY" else method, split(template))
     if found is None or template.endswith("/**"):
-        return f"route `{route}` is not in the catalogue: it holds only for a route that GitLab adds"
+        known = () if template.endswith("/**") else catalogue.operations()
+        names = [one.name.partition(" ")[2] if method == "ANY" else one.name for one in known]
+        return (
+            f"route `{route}` is not in the catalogue: it holds only for a route that GitLab adds{near(route, names, 0.9)}"
+        )
     return f"route `{route}` never holds: the catalogue calls it `{found.name}`; {hint}"
 
 
@@ -38,20 +60,20 @@ class _Review:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._operations = [operation for operation in catalogue.operations() if not operation.blocked]
-        self._permissions = frozenset(name for operation in self._operations for name in operation.permissions)
+        self._permissions = sorted({name for operation in self._operations for name in operation.permissions})
         self._selected: dict[tuple[bytes, bool], frozenset[str]] = {}
         self._far = frozenset(one.name for one in self._operations if reaches_beyond(one) and not is_list(one))
         """What any deny by project that is about them refuses."""
 
-    def look(self, rules: Sequence[Rule]) -> Iterator[str]:
-        for rule in rules:
+    def look(self, rules: Sequence[Rule]) -> Iterator[Finding]:
+        numbered = list(enumerate(rules))
+        for number, rule in numbered:
             for deny, position, clause in _clauses(rule):
-                where = f"rule `{rule.id}`, {'deny' if deny else 'allow'} {position}: "
-                yield from (where + finding for finding in self._clause(clause, deny))
+                yield from (Finding(number, deny, position, message) for message in self._clause(clause, deny))
         identities = dict.fromkeys(identity for rule in rules for identity in rule.identities)
-        told: set[str] = set()
+        told: set[Finding] = set()
         for identity in identities:
-            for finding in self._together([rule for rule in rules if identity in rule.identities and not rule.shadow]):
+            for finding in self._together([one for one in numbered if identity in one[1].identities and not one[1].shadow]):
                 if finding not in told:
                     told.add(finding)
                     yield finding
@@ -61,7 +83,7 @@ class _Review:
     def _clause(self, clause: Clause, deny: bool) -> Iterator[str]:
         for permission in clause.permissions or ():
             if permission not in self._permissions:
-                yield f"permission `{permission}` is on no operation of the catalogue"
+                yield f"permission `{permission}` is on no operation of the catalogue{near(permission, self._permissions)}"
         for route in clause.routes or ():
             found = idle_route(route, self._catalogue, "name projects in `projects`")
             if found:
@@ -93,38 +115,41 @@ class _Review:
 
     # The rules of one identity
 
-    def _together(self, rules: Sequence[Rule]) -> Iterator[str]:
-        allows = [(rule, position, clause) for rule in rules for deny, position, clause in _clauses(rule) if not deny]
-        denies = [(rule, position, clause) for rule in rules for deny, position, clause in _clauses(rule) if deny]
-        for index, (rule, position, clause) in enumerate(allows):
-            where = f"rule `{rule.id}`, allow {position}: "
+    def _together(self, rules: Sequence[tuple[int, Rule]]) -> Iterator[Finding]:
+        clauses = [(number, rule, *clause) for number, rule in rules for clause in _clauses(rule)]
+        allows = [(number, rule, position, clause) for number, rule, deny, position, clause in clauses if not deny]
+        denies = [(rule, clause) for _, rule, deny, _, clause in clauses if deny]
+        for index, (number, rule, position, clause) in enumerate(allows):
             mine = self._select(clause, deny=False)
-            for other, _, refusal in denies:
+            for other, refusal in denies:
                 if mine and refusal.projects is None and mine <= self._select(refusal, deny=True):
-                    yield where + f"never holds: rule `{other.id}` denies all of it"
+                    yield Finding(number, False, position, f"never holds: rule `{other.id}` denies all of it")
                     break
-            for other, _, earlier in allows[:index]:
+            for _, other, _, earlier in allows[:index]:
                 theirs = self._select(earlier, deny=False)
                 covered = earlier.projects is None or earlier.projects == clause.projects
                 if mine and covered and mine <= theirs:
-                    yield where + f"never decides: rule `{other.id}` before it allows all of it"
-                    break
-                if rule.use != other.use and mine & theirs:
-                    yield where + f"overlaps rule `{other.id}`, whose credential `{other.use}` is used where both hold"
-                    break
-        for rule, position, clause in allows:
-            if clause.projects is None:
-                yield from self._lost(f"rule `{rule.id}`, allow {position}: ", self._select(clause, deny=False), denies)
+                    message = f"never decides: rule `{other.id}` before it allows all of it"
+                elif rule.use != other.use and mine & theirs:
+                    message = f"overlaps rule `{other.id}`, whose credential `{other.use}` is used where both hold"
+                else:
+                    continue
+                yield Finding(number, False, position, message)
+                break
+        for number, _, position, clause in allows:
+            lost = self._lost(self._select(clause, deny=False), denies) if clause.projects is None else ""
+            if lost:
+                yield Finding(number, False, position, lost)
 
-    def _lost(self, where: str, mine: frozenset[str], denies: Sequence[tuple[Rule, int, Clause]]) -> Iterator[str]:
-        """Of an allow without projects: what it loses to the first deny by project that takes anything from it."""
-        for other, _, refusal in denies:
+    def _lost(self, mine: frozenset[str], denies: Sequence[tuple[Rule, Clause]]) -> str:
+        """What an allow without projects loses to the first deny by project that takes anything from it; empty: nothing."""
+        for other, refusal in denies:
             lost = mine & self._far & self._select(refusal, deny=True) if refusal.projects is not None else frozenset()
             if lost:
                 example = next((name for name in _BEST_KNOWN if name in lost), min(lost))
                 much = f"{len(lost)} of its operations, `{example}` among them," if lost < mine else "all of it"
-                yield f"{where}rule `{other.id}` denies {much} for what may be reached beyond what the path names"
-                return
+                return f"rule `{other.id}` denies {much} for what may be reached beyond what the path names"
+        return ""
 
     def _select(self, clause: Clause, *, deny: bool) -> frozenset[str]:
         bare = msgspec.structs.replace(clause, projects=None)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.config.given import Given
-from gateway.config.known import unknown_routes
+from gateway.config.known import oddities
 from gateway.core.catalogue import Catalogue
 from gateway.routes import read
 
@@ -29,7 +29,7 @@ def told(text: str) -> list[str]:
     given = Given(text, "g.yaml")
     config = given.load(ENV, read_file).config
     assert config is not None
-    return [str(problem) for problem in unknown_routes(config, CATALOGUE, given)]
+    return [str(problem) for problem in oddities(config, CATALOGUE, given)]
 
 
 def test_routes_that_have_no_effect_are_pointed_out() -> None:
@@ -48,7 +48,15 @@ def test_routes_that_have_no_effect_are_pointed_out() -> None:
 @pytest.mark.parametrize(
     ("route", "message"),
     [
-        ("GET /api/v4/projekts/:id", "is not in the catalogue: it holds only for a route that GitLab adds"),
+        (
+            "GET /api/v4/projekts/:id",
+            "is not in the catalogue: it holds only for a route that GitLab adds; did you mean `GET /api/v4/projects/:id`?",
+        ),
+        (
+            "/api/v4/projects/:id/isues",
+            "is not in the catalogue: it holds only for a route that GitLab adds; "
+            "did you mean `/api/v4/projects/:id/issues`?",
+        ),
         ("/platform/**", "is not in the catalogue: it holds only for a route that GitLab adds"),
         (
             "GET /api/v4/projects/42/issues",
@@ -66,6 +74,40 @@ def test_routes_of_limits_are_looked_up(route: str, message: str) -> None:
     )
     assert len(found) == bool(message)
     assert all(line == f"g.yaml:5: warning: limits[1].match.routes[0]: route `{route}` {message}" for line in found)
+
+
+RULES = """
+version: 1
+upstream: {url: https://gitlab.internal}
+identities: [{id: bot, key: issued}]
+credentials: [{id: reader, token: "${env:READER_TOKEN}"}]
+rules:
+  - id: reads
+    for: [bot]
+    use: reader
+    allow:
+      - {access: read, routes: ["GET /api/v4/projects/:id/isues"]}
+    deny:
+      - {methods: [DELETE]}
+      - {permissions: [read_varible]}
+  - id: again
+    for: [bot]
+    use: reader
+    allow: [{access: read, routes: ["GET /api/v4/projects/:id/isues"]}]
+"""
+
+
+def test_clauses_of_rules_are_named_with_their_lines() -> None:
+    route = (
+        "route `GET /api/v4/projects/:id/isues` is not in the catalogue: it holds only for a route that GitLab adds; "
+        "did you mean `GET /api/v4/projects/:id/issues`?"
+    )
+    assert told(RULES) == [
+        f"g.yaml:11: warning: rules[0].allow[0]: {route}",
+        "g.yaml:14: warning: rules[0].deny[1]: permission `read_varible` is on no operation of the catalogue; "
+        "did you mean `read_variable`?",
+        f"g.yaml:18: warning: rules[1].allow[0]: {route}",
+    ]
 
 
 def test_operations_that_weigh_are_looked_up() -> None:

@@ -405,11 +405,6 @@ def test_a_route_that_is_none_is_refused() -> None:
         Rules.compile([rule(Clause(routes=("projects",)))])
 
 
-def test_findings_are_those_of_the_rules() -> None:
-    found = Rules.compile([rule(Clause(permissions=("read_nonsense",)))]).findings(CATALOGUE)
-    assert found == ["rule `r`, allow 0: permission `read_nonsense` is on no operation of the catalogue"]
-
-
 # The memory
 
 

@@ -17,7 +17,9 @@ OURS = Projects(under_group=("platform",))
 
 def told(clause: Clause, *, deny: bool = False) -> list[str]:
     rule = Rule("r", ("bot",), "" if deny else "cred", () if deny else (clause,), (clause,) if deny else ())
-    return [finding.split(": ", 1)[1] for finding in findings([rule], CATALOGUE)]
+    found = findings([rule], CATALOGUE)
+    assert {(finding.rule, finding.deny, finding.clause) for finding in found} <= {(0, deny, 0)}
+    return [finding.message for finding in found]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,7 @@ def told(clause: Clause, *, deny: bool = False) -> list[str]:
         pytest.param(Clause(permissions=("read_project",)), [], id="a permission"),
         pytest.param(
             Clause(permissions=("read_ci_variable",)),
-            ["permission `read_ci_variable` is on no operation of the catalogue"],
+            ["permission `read_ci_variable` is on no operation of the catalogue; did you mean `read_variable`?"],
             id="no such permission",
         ),
         pytest.param(Clause(routes=("GET /api/v4/projects/:anything",)), [], id="a route"),
@@ -108,13 +110,14 @@ def test_a_deny_may_be_as_broad_as_it_likes() -> None:
 
 
 def together(*rules: Rule) -> list[str]:
-    return findings(rules, CATALOGUE)
+    found = findings(rules, CATALOGUE)
+    return [f"{rules[each.rule].id} {'deny' if each.deny else 'allow'} {each.clause}: {each.message}" for each in found]
 
 
 def test_an_allow_that_a_deny_covers() -> None:
     allow = Rule("a", ("bot",), "cred", (Clause(permissions=("read_variable",)),))
     deny = Rule("d", ("bot",), deny=(Clause(permissions=("read_variable", "read_code")),))
-    assert together(allow, deny) == ["rule `a`, allow 0: never holds: rule `d` denies all of it"]
+    assert together(allow, deny) == ["a allow 0: never holds: rule `d` denies all of it"]
     partial = Rule("d", ("bot",), deny=(Clause(permissions=("read_variable",), projects=Projects(("1",))),))
     assert together(allow, partial) == []
 
@@ -122,19 +125,19 @@ def test_an_allow_that_a_deny_covers() -> None:
 def test_an_allow_that_an_earlier_one_covers() -> None:
     wide = Rule("a", ("bot", "too"), "cred", (READ,))
     narrow = Rule("b", ("bot", "too"), "cred", (Clause(permissions=("read_project",)),))
-    assert together(wide, narrow) == ["rule `b`, allow 0: never decides: rule `a` before it allows all of it"]
+    assert together(wide, narrow) == ["b allow 0: never decides: rule `a` before it allows all of it"]
     assert together(narrow, wide) == []
     confined = Rule("a", ("bot",), "cred", (Clause(access=Access.READ, projects=OURS),))
     same = Rule("b", ("bot",), "cred", (Clause(permissions=("read_project",), projects=OURS),))
     other = Rule("b", ("bot",), "cred", (Clause(permissions=("read_project",), projects=Projects(("9",))),))
-    assert together(confined, same) == ["rule `b`, allow 0: never decides: rule `a` before it allows all of it"]
+    assert together(confined, same) == ["b allow 0: never decides: rule `a` before it allows all of it"]
     assert together(confined, other) == []
 
 
 def test_two_credentials_for_one_request() -> None:
     one = Rule("a", ("bot",), "one", (Clause(permissions=("read_project",)),))
     two = Rule("b", ("bot",), "two", (READ,))
-    assert together(one, two) == ["rule `b`, allow 0: overlaps rule `a`, whose credential `one` is used where both hold"]
+    assert together(one, two) == ["b allow 0: overlaps rule `a`, whose credential `one` is used where both hold"]
 
 
 def test_rules_apart_or_in_shadow_do_not_meet() -> None:
@@ -146,7 +149,7 @@ def test_rules_apart_or_in_shadow_do_not_meet() -> None:
 def test_an_allow_that_loses_what_may_reach_a_denied_place() -> None:
     hidden = Rule("d", ("bot",), deny=(Clause(projects=Projects(("finance/ledger",))),))
     (told_,) = together(Rule("a", ("bot",), "cred", (READ,)), hidden)
-    assert "rule `a`, allow 0: rule `d` denies " in told_
+    assert "a allow 0: rule `d` denies " in told_
     assert "of its operations, `GET /api/v4/events` among them" in told_
     (told_,) = together(Rule("a", ("bot",), "cred", (Clause(access=Access.WRITE),)), hidden)
     assert "`POST /api/graphql` among them" in told_
