@@ -19,7 +19,7 @@ from .limit_model import CostMode, LimitEntry
 from .model import Clause, Config, Rule
 from .oidc_model import Oidc
 from .problems import Path, Severity
-from .units import BaseUrl, HostPort
+from .units import BaseUrl, HostPort, show_duration
 from .vocabulary import CacheMode
 from .worker_checks import worker_findings
 
@@ -439,11 +439,18 @@ def _cache(config: Config) -> Iterator[Finding]:
             yield _error(("cache", "hooks", "secret"), str(problem))
     if cache.mode is CacheMode.PRIVATE and cache.access_ttl <= 0 and (cache.ttl > 0 or cache.routes):
         yield _warning(("cache", "access_ttl"), "is nothing, so that no lifetime has an effect")
+    elif cache.mode is CacheMode.PRIVATE:
+        lives: list[tuple[Path, float]] = [
+            (("cache", "routes", i, "ttl"), route.ttl) for i, route in enumerate(cache.routes)
+        ]
+        for path, ttl in ((("cache", "ttl"), cache.ttl), *lives):
+            if ttl > cache.access_ttl:
+                yield _warning(path, f"has no effect beyond `cache.access_ttl` ({show_duration(cache.access_ttl)})")
     if cache.max_entry > cache.max_bytes:
         yield _error(("cache", "max_entry"), "is more than `max_bytes`, the whole store")
     seen: set[str] = set()
     for index, route in enumerate(cache.routes):
-        path: Path = ("cache", "routes", index, "match")
+        path = ("cache", "routes", index, "match")
         if route.match and not route.match.startswith("GET /"):
             yield _error(path, "is no GET: nothing else is cached; write `GET /api/v4/…`")
         if route.match in seen:
