@@ -260,6 +260,7 @@ def test_a_token_counts_where_it_is_a_credential(content_type: bytes | None, bod
     admit_body(
         TOKEN, _read(b"application/json", b'{"token":"","a":{"token":1}}') or verdict, brokered=True, token_counts=True
     )
+    admit_body(TOKEN, Verdict((_found("sudo"), _found("project_id", "7"))), brokered=False, token_counts=True)
     with pytest.raises(Rejection) as refused:
         admit_body(TOKEN, verdict, brokered=True, token_counts=True)
     assert (refused.value.code, refused.value.status) == (Code.AMBIGUOUS_CREDENTIAL, 400)

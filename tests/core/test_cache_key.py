@@ -169,3 +169,8 @@ def test_the_language_a_client_wants_most_is_what_it_would_get(asked: bytes | No
     stored = selecting((b"accept-language",), ((b"Accept-Language", b"en, de"),))
     fields: Fields = () if asked is None else ((b"Accept-Language", asked),)
     assert selects(stored, language, fields) is reused
+
+
+def test_a_language_is_no_answer_to_another_field() -> None:
+    stored = selecting((b"x-language",), ((b"X-Language", b"en"),))
+    assert not selects(stored, b"de", ((b"X-Language", b"de"),))

@@ -168,5 +168,7 @@ def test_both_names_given_need_no_guess() -> None:
 def test_places() -> None:
     assert place_of(b"/gitlab/api/v4/groups/A%2fB/projects").segments == (b"groups", b"a/b", b"projects")
     assert place_of(b"/api/v4/projects/").owner == b""
+    for below in (b"repository", b"merge_requests"):  # nothing follows
+        assert place_of(b"/api/v4/projects/5/" + below).area == b"rest"
     assert write_tags(b"/", known()) == ()
     assert write_tags(b"/api/v4/groups/5", known()) == (b"group:5", b"kind:groups")

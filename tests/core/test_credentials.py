@@ -177,6 +177,7 @@ def test_bearer_and_access_token_get_gitlabs_own_words() -> None:
     assert (refused.status, refused.oauth_error) == (400, "invalid_request")
     assert refused.message == "Both Authorization header and payload includes access token."
     assert _refused(PRIVATE, target=b"/x?access_token=T1").oauth_error == ""
+    assert _refused(BEARER, target=b"/x?private_token=T1").oauth_error == ""
 
 
 @pytest.mark.parametrize("value", [b"a%0d%0aX:1", b"a+b", b"%00", b"a%09"])

@@ -39,6 +39,8 @@ EVERY = {DETAIL, MRS, MR7, MR8, FILES, COMMITS, ISSUES}
         pytest.param(ISSUE, EVERY - {MR7, MR8, FILES}, id="issue"),
         pytest.param(NOTE, EVERY - {MR8, FILES}, id="note"),
         pytest.param(PIPELINE, EVERY, id="pipeline"),
+        pytest.param({**PIPELINE, "object_kind": "build"}, EVERY, id="job"),
+        pytest.param({**PIPELINE, "object_kind": "deployment"}, EVERY, id="deployment"),
         pytest.param(OF_MR, EVERY - {MR8, FILES}, id="pipeline-of-mr"),
         pytest.param(RENAME, EVERY, id="rename"),
         pytest.param(MEMBER, EVERY, id="member"),
@@ -114,3 +116,5 @@ def test_names_are_learnt() -> None:
     names = ProjectNames()
     assert read_event(json.dumps(RENAME).encode(), names).name == "project_rename"
     assert names.others(b"42") == (b"g/new",)
+    read_event(json.dumps(MEMBER).encode(), names)
+    assert names.others(b"42")[0] == b"g/p", "as events of members spell it"

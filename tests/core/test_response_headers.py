@@ -111,6 +111,30 @@ def test_the_realm_leads_back() -> None:
     assert _one(SAME, b"Www-Authenticate", value) == value
 
 
+def test_a_challenge_without_a_realm_stays_where_nothing_is_rewritten() -> None:
+    rules = ResponseHeaderRules(public_url="https://gw.example.org")
+    assert _one(rules, b"Www-Authenticate", b'Basic realm=""') == b'Basic realm=""'
+
+
+@pytest.mark.parametrize(
+    ("address", "turned"),
+    [
+        (b"https://git.example.com/x", b"https://gw.example.org/x"),
+        (b"https://gw.example.org/x", b"https://gw.example.org/x"),
+        (b"https://gw.example.org", b"https://gw.example.org"),
+        (b"https://gw.example.org.evil.test/x", None),
+        (b"https://gw.example.org@evil.test/x", None),
+        (b"https://gw.example.org:8443/x", None),
+        (b"https://git.example.com.evil.test/x", None),
+        (b"https://storage.test/x", None),
+        (b"/x", None),
+    ],
+)
+def test_an_address_leads_to_gitlab_or_elsewhere(address: bytes, turned: bytes | None) -> None:
+    """Whoever it leads to may be sent the caller's own credential."""
+    assert RULES.turned(address) == turned
+
+
 def test_ports_and_roots_count() -> None:
     rules = ResponseHeaderRules(external_urls=("http://git.test:8080/gitlab", "nonsense"), public_url="https://gw.test")
     assert _one(rules, b"Link", b"<https://git.test:8080/gitlab/x>") == b"<https://gw.test/x>"

@@ -7,7 +7,7 @@ import pytest
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import Field, RequestHead, ResponseHead
-from gateway.core.upgrade import switched, websocket_key
+from gateway.core.upgrade import SWITCH, switched, websocket_key
 
 CABLE = Operation("GET /-/cable", Access.WRITE, Surface.WEBSOCKET)
 PROJECT = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
@@ -82,6 +82,10 @@ def test_grpc_is_refused(media: bytes) -> None:
     with pytest.raises(Rejection) as refusal:
         websocket_key(head((b"Content-Type", media), method="POST"), PROJECT)
     assert (refusal.value.code, refusal.value.status) == (Code.NOT_IMPLEMENTED, 501)
+
+
+def test_a_switch_is_asked_for_in_these_words_alone() -> None:
+    assert SWITCH == ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
 
 
 def test_a_101_must_answer_the_very_key() -> None:

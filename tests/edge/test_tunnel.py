@@ -77,6 +77,9 @@ async def test_a_slow_reader_pauses_the_client_and_memory_is_bounded() -> None:
     await tunnel.read()
     await tunnel.read()
     assert transport.calls == ["pause_reading", "resume_reading"]
+    for _ in range(3):
+        tunnel.feed(b"x" * 64 * 1024)
+    assert transport.calls == ["pause_reading", "resume_reading", "pause_reading"], "each time it is too much"
 
 
 async def test_writing_waits_for_room_and_counts() -> None:
