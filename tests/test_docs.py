@@ -298,7 +298,7 @@ async def test_every_metric_has_its_row_with_its_type_and_labels(tmp_path: Path)
     for stores in ("", 'stores: {shared: "redis://127.0.0.1:9/0"}'):
         made = await assemble(configured(FULL.format(place=tmp_path, stores=stores)))
         async with made.stack:
-            certificates = Certificates([], [])
+            certificates = Certificates([], {})
             made.metrics.export(partial(readings, made, certificates))
             made.metrics.export(partial(worker_readings, {0: Figures()}, STAFF))
             made.metrics.observe(full_exchange(), 1.0)

@@ -14,7 +14,7 @@ import os
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 log = logging.getLogger("gateway.app")
@@ -30,11 +30,16 @@ or ssl.SSLError; then what was there before stays."""
 
 
 class Certificates:
-    """Files, and who must read them again. A file that can't be used changes nothing and is tried again when it changes."""
+    """Files, and who must read them again. A file that can't be used changes nothing and is tried again when it changes.
 
-    def __init__(self, files: Sequence[str], readers: Sequence[Reader]) -> None:
+    Args:
+        files: Looked at for changes.
+        readers: By the setting that names their files, for the log.
+    """
+
+    def __init__(self, files: Sequence[str], readers: Mapping[str, Reader]) -> None:
         self._files = tuple(files)
-        self._readers = tuple(readers)
+        self._readers = dict(readers)
         self._seen = self._look()
         self._wanted = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "certificates", _step_back)
@@ -72,16 +77,17 @@ class Certificates:
         # Before they are read: a change meanwhile is found at the next look.
         self._seen = self._look()
         failing = False
-        for read in self._readers:
+        for setting, read in self._readers.items():
             try:
                 put = await asyncio.get_running_loop().run_in_executor(self._thread, read)
                 put()
             except (OSError, ssl.SSLError) as error:
                 failing = True
-                log.error("a certificate could not be read again; the one before stays: %s", type(error).__name__)
+                why = error.strerror or type(error).__name__
+                log.error("a certificate could not be read again; the one before stays: %s: %s", setting, why)
             except Exception:
                 failing = True
-                log.exception("a certificate could not be read again; the one before stays")
+                log.exception("a certificate could not be read again; the one before stays: %s", setting)
         self.failing = failing
         if not failing:
             log.info("certificates read again")

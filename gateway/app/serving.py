@@ -165,7 +165,11 @@ def _certificates(made: Assembly) -> tuple[ListenerTls | None, Certificates]:
     files = [config.listen.tls.cert_file, config.listen.tls.key_file] if config.listen.tls is not None else []
     if config.upstream.ca_file is not None:
         files.append(config.upstream.ca_file)
-    readers = [made.upstream.read_tls, *([tls.read] if tls is not None else [])]
+    readers = {
+        "the system's authorities" if config.upstream.ca_file is None else "upstream.ca_file": made.upstream.read_tls
+    }
+    if tls is not None:
+        readers["listen.tls"] = tls.read
     return tls, Certificates(files, readers)
 
 

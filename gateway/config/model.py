@@ -381,8 +381,8 @@ class Cache(Section, frozen=True):
     """`shared`: where `stores.shared` is; `memory`: in this gateway, though buckets are in Redis. What purges one gateway's
     then purges no other's."""
     ttl: Duration = 0.0
-    """For how long answers are reused without asking, within `access_ttl`. `0s`: every reuse is revalidated, which costs GitLab
-    little and is never stale."""
+    """For how long answers are reused without asking, within `access_ttl`. `0s`: every reuse is revalidated, which costs
+    GitLab little and is never stale."""
     access_ttl: Duration = 60.0
     """However long a body is kept, whether its caller may see it is asked again at least this often."""
     routes: tuple[CacheRoute, ...] = ()

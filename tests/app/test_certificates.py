@@ -19,7 +19,8 @@ from gateway.app.certificates import Certificates, Reader
 
 @asynccontextmanager
 async def watching(files: Sequence[Path], *readers: Reader, interval_s: float = 60) -> AsyncIterator[Certificates]:
-    certificates = Certificates([str(file) for file in files], readers)
+    named = {f"setting {number}": reader for number, reader in enumerate(readers)}
+    certificates = Certificates([str(file) for file in files], named)
     certificates.watch(interval_s)
     try:
         yield certificates
@@ -84,12 +85,30 @@ async def test_a_file_that_cannot_be_used_is_told_and_the_others_are_read(caplog
         certificates.reload()
         await until(lambda: certificates.failing)
         assert there == ["other"]
-        assert "OSError" in caplog.text
+        assert "the one before stays: setting 0: OSError" in caplog.text
         assert "/secret/path" not in caplog.text
         broken.clear()
         certificates.reload()
         await until(lambda: not certificates.failing)
     assert there == ["other", "mended", "other"]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/etc/x"), "No such file or directory"),
+        (ssl.SSLError(1, "the key k.pem is not the key of the certificate c.pem"), "k.pem is not the key of"),
+    ],
+)
+async def test_the_log_says_which_setting_and_why(error: OSError, why: str, caplog: pytest.LogCaptureFixture) -> None:
+    def read() -> Callable[[], None]:
+        raise error
+
+    async with watching([], lambda: lambda: None, read) as certificates:
+        certificates.reload()
+        await until(lambda: certificates.failing)
+    assert "setting 1: " in caplog.text
+    assert why in caplog.text
 
 
 async def test_what_cannot_be_put_in_place_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
@@ -190,4 +209,4 @@ async def test_what_is_being_read_at_the_end_is_not_put_in_place() -> None:
 
 
 async def test_it_need_not_have_begun() -> None:
-    await Certificates([], []).close()
+    await Certificates([], {}).close()

@@ -58,7 +58,7 @@ async def test_a_certificate_that_can_not_be_read_again_shows(tmp_path: Path) ->
     def broken() -> Callable[[], None]:
         raise OSError
 
-    certificates = Certificates([], [broken])
+    certificates = Certificates([], {"upstream.ca_file": broken})
     certificates.watch()
     made = await assemble(configured(TEXT, tmp_path))
     async with made.stack:
