@@ -590,6 +590,14 @@ async def test_failed_basic_logins_at_gitlab_stop_the_peer_before_gitlab_bans_us
     assert (await world.ask(basic("right"), GIT, peer=THERE)).kind is PrincipalKind.PASSTHROUGH
 
 
+async def test_what_gitlab_refuses_where_nobodys_tokens_are_verified_is_no_login() -> None:
+    world = World(IdentitySettings(gitlab_token=None, passthrough=FULL.passthrough))
+    principal = Principal("passthrough:x", PrincipalKind.PASSTHROUGH, "passthrough")
+    for _ in range(50):
+        world.authenticator.refused_upstream(private("deploy"), principal, head())
+    assert (await world.ask(basic("right"), GIT)).kind is PrincipalKind.PASSTHROUGH
+
+
 async def test_guessing_on_package_routes_is_limited_too(world: World) -> None:
     for number in range(20):
         claim = bearer(f"guess {number}")

@@ -36,8 +36,8 @@ class AtOnce:
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         del anew
+        found = self._store.find(key, tags)  # first: what one of them finds dead is gone for the other
         lookup = self._store.peek(key, tags)
-        found = self._store.find(key, tags)
         assert found is (lookup.entries[0] if lookup.entries else None)
         return lookup
 
