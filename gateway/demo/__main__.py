@@ -25,4 +25,10 @@ async def _serve(host: str, port: int) -> None:
 
 if __name__ == "__main__":
     _host, _, _port = (sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8090").rpartition(":")
-    asyncio.run(_serve(_host.strip("[]"), int(_port)))
+    _host = _host.strip("[]") or "127.0.0.1"
+    if not _port.isdecimal():
+        sys.exit("usage: python -m gateway.demo [HOST:PORT]")
+    try:
+        asyncio.run(_serve(_host, int(_port)))
+    except (OSError, OverflowError) as refused:
+        sys.exit(f"demo GitLab: {_host}:{_port}: {refused}")

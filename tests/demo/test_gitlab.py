@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -284,6 +285,20 @@ async def test_it_runs_alone_and_ends_cleanly() -> None:
     process.terminate()
     assert await asyncio.wait_for(process.wait(), 20) == 0
     assert b"curl" in told
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [("127.0.0.1:{port}", "address already in use"), ("gitlab", "usage: "), ("127.0.0.1:99999", "port")]
+)
+def test_where_it_cannot_run_it_says_so_in_a_line(place: str, words: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = place.format(port=taken.getsockname()[1])
+        ended = subprocess.run(
+            [sys.executable, "-m", "gateway.demo", place], capture_output=True, text=True, cwd=ROOT, timeout=30, check=False
+        )
+    assert ended.returncode == 1
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(
