@@ -52,3 +52,18 @@ def ask(
         raise OSError(f"{admin}: {error.strerror or error}") from None
     finally:
         connection.close()
+
+
+def refusal(status: int, answer: Any, *, needs: str = "an admin key in the configuration") -> str:
+    """What any status but 200 says, for people. ``needs``: without which there is no such endpoint."""
+    if status == 404:
+        return f"the admin port has no such thing: it needs {needs}"
+    said = answer.get("message", "") if isinstance(answer, dict) else ""
+    if status == 401:
+        why = (
+            f"the key in {KEY} is none of `admin.keys`"
+            if given_key()
+            else f"{KEY} is empty: it holds a key of `admin.keys`"
+        )
+        return f"{said or status}: {why}"
+    return str(said or status)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .admin_client import KEY, address, ask
+from .admin_client import KEY, address, ask, refusal
 
 OK, FAILED, REFUSED = 0, 1, 2
 _PATIENCE_S = 120.0
@@ -71,8 +71,5 @@ def _row(one: dict[str, Any]) -> str:
 
 
 def _refused(status: int, answer: Any) -> int:
-    words = answer.get("message", "") if isinstance(answer, dict) else ""
-    if status == 404:
-        words = "the admin port has no such thing: it needs an admin key in the configuration"
-    print(f"refused: {words or status}", file=sys.stderr)
+    print(f"refused: {refusal(status, answer)}", file=sys.stderr)
     return REFUSED

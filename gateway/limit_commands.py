@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from .admin_client import KEY, KeyUnusable, address, ask, given_key
+from .admin_client import KEY, KeyUnusable, address, ask, given_key, refusal
 from .config import Config
 from .config.units import HostPort, parse_duration
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OK, FAILED, REFUSED = 0, 1, 2
 _LIVE = {"levels", "bucket", "pace"}
+_NEEDS = "an admin key in the configuration, and limits"
 _OWN = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 — an address to listen on is none to ask at
 
 Command = Callable[[argparse.Namespace], int]
@@ -76,7 +77,7 @@ def _live(config: Config, wish: dict[str, object]) -> list[tuple[str, str]] | st
     except OSError:
         return f"they are in the running gateway's memory, and none answers at its admin port {place}"
     if status != 200:
-        return f"the admin port {place} refuses: {_words(status, answer)}"
+        return f"the admin port {place} refuses: {refusal(status, answer, needs=_NEEDS)}"
     return [(one["stage"], one["said"]) for one in answer["stages"] if one["stage"] in _LIVE]
 
 
@@ -115,15 +116,8 @@ def _change(arguments: argparse.Namespace, how: dict[str, object]) -> int:
 
 
 def _refused(status: int, answer: Any) -> int:
-    print(f"refused: {_words(status, answer)}", file=sys.stderr)
+    print(f"refused: {refusal(status, answer, needs=_NEEDS)}", file=sys.stderr)
     return REFUSED
-
-
-def _words(status: int, answer: Any) -> str:
-    if status == 404:
-        return "the admin port has no such thing: it needs an admin key in the configuration, and limits"
-    said = answer.get("message", "") if isinstance(answer, dict) else ""
-    return str(said or status)
 
 
 def _seconds(text: str) -> float:

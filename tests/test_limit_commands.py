@@ -169,7 +169,10 @@ async def test_without_the_key_nothing(
 ) -> None:
     monkeypatch.setenv(limit_commands.KEY, "another")
     assert await command(served, "top") == 2
-    assert "401" in capsys.readouterr().err
+    assert f"401 Unauthorized: the key in {limit_commands.KEY} is none of `admin.keys`" in capsys.readouterr().err
+    monkeypatch.setenv(limit_commands.KEY, "")
+    assert await command(served, "top") == 2
+    assert f"401 Unauthorized: {limit_commands.KEY} is empty" in capsys.readouterr().err
     monkeypatch.setenv(limit_commands.KEY, f"{KEY}\n{KEY}")
     assert await command(served, "top") == 2
     assert KEY not in (said := capsys.readouterr().err)
