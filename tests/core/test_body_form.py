@@ -29,6 +29,16 @@ NAME = st.sampled_from(
 PAIRS = st.lists(st.tuples(NAME, st.text("xy%+=[]é", max_size=5)), max_size=6)
 
 
+@pytest.mark.parametrize(
+    "body", [b"&sudo=v;a=&&%73udo=%76;private_token", b"a=1&_method=x+y&sud", b";;sudo;sudo=;b[sudo]=1"]
+)
+def test_wherever_it_is_cut_it_is_the_same(body: bytes) -> None:
+    whole = _scan(body)[0]
+    for first in range(len(body)):
+        for second in range(first, len(body)):
+            assert _scan(body, first, second)[0] == whole, (body[:first], body[first:second])
+
+
 @settings(max_examples=100, deadline=None)
 @given(PAIRS, st.lists(st.integers(0, 90), max_size=4))
 def test_agrees_with_a_parser_however_it_is_split(pairs: list[tuple[str, str]], cuts: list[int]) -> None:

@@ -65,6 +65,22 @@ def test_agrees_with_a_parser_however_it_is_split(document: Any, options: Any, c
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"a":{"b":"x]}\"y","c":["p\\","}"]},"sudo":"v","d":[["q\"]"],"}"]}',
+        rb'[{"a":"]\\"},["}"],{"sudo":["\"["]}]',
+        rb' { "sudo" : [ [ ] , "\\\"" ] , "\u0073udo" : -1.5e3 , "z" : { } } ',
+    ],
+)
+def test_wherever_it_is_cut_it_is_the_same(body: bytes) -> None:
+    whole = _scan(body)[0]
+    assert whole.undecidable is None
+    for first in range(len(body)):
+        for second in range(first, len(body)):
+            assert _scan(body, first, second)[0] == whole, (body[:first], body[first:second])
+
+
+@pytest.mark.parametrize(
     ("body", "left"),
     [
         (b'{"sudo":"x"}', b"{}"),

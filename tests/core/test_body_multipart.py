@@ -63,6 +63,15 @@ def test_agrees_with_a_parser_however_it_is_split(parts: list[tuple[bytes, bytes
         assert left == body.replace(kept, b"", 1) or len(parts) == 1 or left.startswith(b"--" + B)
 
 
+def test_wherever_it_is_cut_it_is_the_same() -> None:
+    body = _part(b"a", b"\r\n--x7") + _part(b"sudo", b"\r\n-", b'; filename="f"') + _part(b"_method", b"--x7y") + END
+    whole = _scan(body)[0]
+    assert [finding.name for finding in whole.findings] == ["sudo", "_method"]
+    for first in range(len(body)):
+        for second in range(first, len(body), 3):
+            assert _scan(body, first, second)[0] == whole, (body[:first], body[first:second])
+
+
 def test_cutting_a_part_leaves_the_others() -> None:
     body = _part(b"a") + _part(b"sudo", b"me") + _part(b"b") + END
     verdict, scanner = _scan(body)
