@@ -171,6 +171,17 @@ async def test_names_are_learnt_of_it() -> None:
     assert lane.lead(b"/api/v4/projects/a%2Fb/issues?page=3") is None, "what was found out was for fewer names"
 
 
+async def test_where_its_kind_is_known_new_names_are_found_out_at_once() -> None:
+    lane = Lane()
+    await lane.learn()
+    lane.like.kind = get()
+    lane.cache._tagging.names.learn(b"42", b"g/p")
+    assert b"project:g/p" not in lane.like.tags
+    assert lane.lead() is not None
+    assert {b"project:42", b"project:g/p"} <= set(lane.like.tags)
+    assert lane.like.version == lane.cache._tagging.names.version
+
+
 @pytest.mark.parametrize(
     "request_",
     [
