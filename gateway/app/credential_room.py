@@ -93,7 +93,7 @@ class CredentialRoom:
     async def rotate(self, who: str, peer: str, credential_id: str) -> object:
         """Replace a token now; its state then, as JSON. Raises ValueError with words for the operator."""
         if credential_id not in self._ids:
-            raise ValueError("credential: is none of those configured")
+            raise ValueError(f"credential: is none of those configured ({', '.join(sorted(self._ids))})")
         try:
             state = await self.steward.rotate(credential_id)
         except StoreUnavailable as outage:

@@ -39,7 +39,8 @@ def judged(wish: Wish, limits: Sequence[Limit]) -> Limit:
     """The limit it is about. Raises ValueError with words for the operator."""
     limit = next((limit for limit in limits if limit.id == wish.limit), None)
     if limit is None:
-        raise ValueError("limit: is none of those configured with a rate or `concurrent`: no other has buckets to change")
+        known = ", ".join(limit.id for limit in limits)
+        raise ValueError(f"limit: is none of those configured with a rate or `concurrent` ({known}): no other has buckets")
     if (wish.factor is not None) + wish.pause + wish.reset != 1:
         raise ValueError("give one of factor, pause and reset")
     if wish.factor is not None and not 1 / _MOST <= wish.factor <= _MOST:

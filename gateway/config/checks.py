@@ -337,7 +337,7 @@ def _amount(limit: LimitEntry, path: Path) -> Iterator[Finding]:
     if limit.bandwidth is not None:
         yield from _octets(limit, limit.bandwidth, path)
     elif limit.rate is None and limit.concurrent is None:
-        yield _error((*path, "rate"), "is missing: give a `rate`, or `concurrent` for how many at once")
+        yield _error((*path, "rate"), "is missing: give a `rate`, `concurrent` for how many at once, or `bandwidth`")
     elif limit.rate is not None and limit.concurrent is not None:
         yield _error((*path, "concurrent"), "stands beside `rate`: write two limits")
     elif limit.rate is not None and limit.burst is None and limit.rate.count < 1:
