@@ -1,4 +1,4 @@
-"""TLS at the traffic port: one context that lives as long as the listener, and takes a new certificate while it serves."""
+"""TLS at the traffic port: one context that lives as long as the listener, and hands each handshake to the newest one."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ class ListenerTls:
     def __init__(self, cert_file: str, key_file: str) -> None:
         self._cert_file = cert_file
         self._key_file = key_file
-        self.context = self._load()
+        self.context = self._newest = self._load()
+        # Whether or not the client names a server. A context that took another pair would keep the one before beside it
+        # where their keys are of different kinds, and go on showing it to whoever prefers that kind.
+        self.context.sni_callback = self._hand_over
 
     def read(self) -> Callable[[], None]:
         """In any thread: look whether the pair can serve. What comes back has it serve handshakes to come; connections that
         are open keep what they have. On an error nothing changes.
         """
-        self._load()  # A pair that does not fit must not get as far as the context that serves.
-        return self._put
+        read = self._load()
 
-    def _put(self) -> None:
-        # Read anew, in the event loop's thread: handshakes must not meet a context that is being changed.
-        self.context.load_cert_chain(self._cert_file, self._key_file, password=_no_passphrase)
+        def put() -> None:
+            self._newest = read
+
+        return put
+
+    def _hand_over(self, handshake: ssl.SSLObject | ssl.SSLSocket, _name: str, _context: ssl.SSLContext) -> None:
+        handshake.context = self._newest
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from pathlib import Path
 
@@ -9,6 +10,27 @@ import pytest
 
 from gateway.edge.tls import ListenerTls
 from tests.fakes.certificates import Authority
+
+
+def shown(
+    tls: ListenerTls,
+    authority: Authority,
+    server_name: str | None = "localhost",
+    version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+) -> str:
+    """The name on the certificate that a client is shown."""
+    trusting = ssl.create_default_context(cafile=str(authority.file))
+    trusting.check_hostname = server_name is not None
+    trusting.minimum_version = trusting.maximum_version = version
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = tls.context.wrap_bio(up, down, server_side=True)
+    client = trusting.wrap_bio(down, up, server_hostname=server_name)
+    for side in (client, server, client, server, client):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    certificate = client.getpeercert()
+    assert certificate is not None
+    return dict(pair[0] for pair in certificate["subject"])["commonName"]  # type: ignore[misc, index]
 
 
 def test_a_pair_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
@@ -21,7 +43,38 @@ def test_a_pair_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
         tls.read()
     one.cert.write_bytes(other.cert.read_bytes())
     put = tls.read()
+    assert shown(tls, authority) == "one", "until it is put in place"
     put()
+    assert shown(tls, authority) == "other"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("server_name", ["localhost", None])
+@pytest.mark.parametrize("to_rsa", [True, False])
+def test_a_key_of_another_kind_leaves_nothing_of_the_pair_before(
+    tmp_path: Path, version: ssl.TLSVersion, server_name: str | None, to_rsa: bool
+) -> None:
+    authority = Authority(tmp_path)
+    old, new = authority.issue("old", with_rsa=not to_rsa), authority.issue("new", with_rsa=to_rsa)
+    tls = ListenerTls(str(old.cert), str(old.key))
+    assert shown(tls, authority, server_name, version) == "old"
+    old.cert.write_bytes(new.cert.read_bytes())
+    old.key.write_bytes(new.key.read_bytes())
+    tls.read()()
+    assert shown(tls, authority, server_name, version) == "new"
+
+
+def test_what_was_read_is_what_is_put_in_place(tmp_path: Path) -> None:
+    """Files that are half replaced between the two leave the pair that fitted."""
+    authority = Authority(tmp_path)
+    one, other, third = (authority.issue(name) for name in ("one", "other", "third"))
+    tls = ListenerTls(str(one.cert), str(one.key))
+    one.cert.write_bytes(other.cert.read_bytes())
+    one.key.write_bytes(other.key.read_bytes())
+    put = tls.read()
+    one.cert.write_bytes(third.cert.read_bytes())
+    put()
+    assert shown(tls, authority) == "other"
 
 
 def test_what_cannot_serve_is_refused(tmp_path: Path) -> None:
