@@ -334,7 +334,14 @@ def test_alerts_ask_for_metrics_labels_and_codes_that_exist(alert: dict[str, Any
     begun = {"refusals_total", "audit_dropped_total", "upstream_leaked_headers_total", "worker_restarts_total"}
     assert ("increase(" in alert["expr"]) is (name.removeprefix("gitlab_gateway_") in begun)
     assert "rate(" not in alert["expr"]
-    assert selected.get("state", BreakerState.OPEN) in set(BreakerState)
+
+
+def test_the_alert_about_the_breaker_holds_until_it_is_closed() -> None:
+    """A GitLab that hangs has it half open for most of the time."""
+    (expression,) = (alert["expr"] for alert in ALERTS if "upstream_breaker" in alert["expr"])
+    (states,) = re.findall(r'state=~"([^"]*)"', expression)
+    assert set(states.split("|")) == {BreakerState.OPEN.value, BreakerState.HALF_OPEN.value}
+    assert "max without (state)" in expression
 
 
 def test_every_member_of_an_audit_line_has_its_row() -> None:
