@@ -333,6 +333,10 @@ class StoreUnavailable(Exception):  # noqa: N818 — a state of the world the ca
     """The store did not answer in time."""
 
 
+class NotDone(StoreUnavailable):
+    """It said no (it is full, a replica, closed to who asks), or was not reached: it did not do what was asked."""
+
+
 class Authenticator(Protocol):
     """Claim → Principal. Positive and negative answers are memoised with bounds; one lookup per claim is in flight."""
 

@@ -12,7 +12,7 @@ import msgspec
 from ..core.key_record import KeyRecord, told
 from ..edge.admin import AdminRefused, Answer, Asked, Endpoint
 from ..identity.issuing import KeyTerms, NoSuchKey, TermsRefused
-from ..ports import KeyRefused, StoreUnavailable
+from ..ports import KeyRefused, NotDone, StoreUnavailable
 from .key_office import Actor, KeyOffice, RecordFull, Unsaid, state_of
 
 _PAGE = 20
@@ -81,6 +81,8 @@ def key_endpoints(office: KeyOffice) -> tuple[Endpoint, ...]:
                 raise AdminRefused(409, str(refused)) from None
             except (RecordFull, Unsaid) as unavailable:
                 raise AdminRefused(503, str(unavailable)) from None
+            except NotDone as refused:
+                raise AdminRefused(503, f"{refused}: nothing was changed") from None
             except StoreUnavailable:
                 raise AdminRefused(503, "the key store does not answer: nothing is known to have changed") from None
 

@@ -18,7 +18,7 @@ from ..core.exchange import Exchange
 from ..core.key_record import KeyRecord
 from ..core.secret import Secret
 from ..identity.issuing import UNBOUND, Asking, KeyIssuer, KeyTerms, NoSuchKey, TermsRefused
-from ..ports import StoreUnavailable
+from ..ports import NotDone, StoreUnavailable
 from ..telemetry.audit import AuditLog
 
 
@@ -38,7 +38,7 @@ class RecordFull(StoreUnavailable):
 
 
 class Unsaid(StoreUnavailable):
-    """The store was asked for a change, and did not say in time whether it made it."""
+    """The store was asked for a change, and did not say whether it made it."""
 
 
 class KeyOffice:
@@ -109,7 +109,10 @@ class KeyOffice:
             if not await self._issuer.revoke(key_id):
                 raise NoSuchKey(f"no key has the id {key_id}")
             self._changed(key_id)
-            record = await self.get(key_id)
+            try:
+                record = await self.get(key_id)
+            except NotDone as silence:
+                raise StoreUnavailable(str(silence)) from silence  # the key has ended all the same
         self._note(deed, record)
         return record
 
@@ -147,13 +150,13 @@ class KeyOffice:
         try:
             yield asked.append
         except (StoreUnavailable, asyncio.CancelledError) as silence:
-            if not asked:
+            if not asked or isinstance(silence, NotDone):
                 raise
             deed.code = Code.IDENTITY_UNAVAILABLE.value
             self._note(deed, asked[0], *more, status=503)
             if isinstance(silence, asyncio.CancelledError):
                 raise
-            words = f"the key store did not say in time whether this was done: `keys list` tells, by {asked[0].id}"
+            words = f"{silence}: whether this was done, `keys list` tells, by {asked[0].id}"
             raise Unsaid(words) from silence
 
     def _note(self, deed: Exchange, record: KeyRecord, *more: str, status: int = 200) -> None:

@@ -57,7 +57,7 @@ class RedisCredentials:
         try:
             answer = await self._link.execute("INFO")
         except RedisUnavailable as error:
-            raise StoreUnavailable("the credential store in Redis did not answer") from error
+            raise self._away(error) from error
         except RedisError:
             return ""  # an ACL may keep that from us
         said = dict(line.split(":", 1) for line in _text(answer).splitlines() if ":" in line)
@@ -73,8 +73,13 @@ class RedisCredentials:
     async def _eval(self, script: str, keys: tuple[str, ...], *arguments: str | bytes) -> object:
         try:
             return await self._link.execute("EVAL", script, str(len(keys)), *keys, *arguments)
-        except (RedisUnavailable, RedisError) as error:
-            raise StoreUnavailable("the credential store in Redis did not answer") from error
+        except RedisError as error:
+            raise StoreUnavailable(f"the credential store in Redis refuses: {error.kind}") from error
+        except RedisUnavailable as error:
+            raise self._away(error) from error
+
+    def _away(self, error: RedisUnavailable) -> StoreUnavailable:
+        return StoreUnavailable(f"the credential store in Redis did not answer ({self._link.trouble or error})")
 
 
 def _sealed(name: bytes, value: bytes) -> Sealed:

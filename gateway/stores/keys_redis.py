@@ -13,7 +13,7 @@ from importlib import resources
 import msgspec
 
 from ..core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, LIVE_KEYS, MOST_EXCHANGED, KeyOrigin, KeyRecord, Replacing
-from ..ports import KeyRefused, StoreUnavailable
+from ..ports import KeyRefused, NotDone, StoreUnavailable
 from .keys_memory import crowded, taken, too_many
 from .redis_link import RedisError, RedisLink, RedisUnavailable
 
@@ -26,6 +26,8 @@ _ENDS = "ggw:{keys}:ends"
 _VERSION = 2
 _TRIES = 5
 _PIECE = 500
+_UNDOING = frozenset({"LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM", "READONLY"})
+"""Refusals of the first thing that a script would have written: nothing was."""
 
 
 class _Stored(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"version": "v"}):
@@ -83,7 +85,7 @@ class RedisKeys:
             if answer != b"changed":
                 self._said(answer, record)
                 return
-        raise StoreUnavailable("the key to replace keeps changing")
+        raise NotDone("the key to replace keeps changing")
 
     async def _put_counted(self, record: KeyRecord, ended: tuple[bytes | str, ...]) -> bytes:
         return _octets(
@@ -146,7 +148,7 @@ class RedisKeys:
             return b"", None
         record = _record(bytes.fromhex(_octets(digest).decode("ascii")), _octets(text))
         if record is None:
-            raise StoreUnavailable(f"key {key_id} was written by another gateway version")
+            raise NotDone(f"key {key_id} was written by another gateway version")
         return _octets(text), record
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
@@ -185,7 +187,7 @@ class RedisKeys:
             asked = (self._revoke_script, "1", _RECORDS, record.digest.hex(), text, revoked)
             if await self._execute("EVAL", *asked) == 1:
                 return True
-        raise StoreUnavailable(f"key {key_id} keeps changing")
+        raise NotDone(f"key {key_id} keeps changing")
 
     async def close(self) -> None:
         """Nothing: the link is shared."""
@@ -193,8 +195,12 @@ class RedisKeys:
     async def _execute(self, *args: str | bytes) -> object:
         try:
             return await self._link.execute(*args)
-        except (RedisUnavailable, RedisError) as error:
-            raise StoreUnavailable("the key store in Redis did not answer") from error
+        except RedisError as error:
+            kind = NotDone if error.kind in _UNDOING else StoreUnavailable
+            raise kind(f"the key store in Redis refuses: {error.kind}") from error
+        except RedisUnavailable as error:
+            kind = StoreUnavailable if error.sent else NotDone
+            raise kind(f"the key store in Redis did not answer ({self._link.trouble or error})") from error
 
 
 def _stored(record: KeyRecord) -> _Stored:

@@ -24,7 +24,12 @@ _MAX_UNSENT_BYTES = 8 * 1024 * 1024
 
 
 class RedisUnavailable(Exception):  # noqa: N818 — a state of the world the caller acts on
-    """No answer in time, or no connection. Whether the command ran is unknown."""
+    """No answer in time, or no connection. Whether the command ran is unknown, unless it was never ``sent``."""
+
+    @property
+    def sent(self) -> bool:
+        """It may have been."""
+        return self.args not in {("down",), ("busy",)}
 
 
 class RedisError(Exception):

@@ -17,11 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from ..ports import StoreUnavailable
+from ..ports import NotDone, StoreUnavailable
 
 log = logging.getLogger("gateway.stores")
 
 _Answer = TypeVar("_Answer")
+
+_UNDOING = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY}
+)
+"""What SQLite says when it has not begun, or has gone back: nothing was written."""
 
 
 class SqliteFile:
@@ -51,26 +56,36 @@ class SqliteFile:
         self._closed = False
 
     async def run(self, ask: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        """What ``ask`` makes of the connection, on the file's own thread. Raises StoreUnavailable."""
+        """What ``ask`` makes of the connection, on the file's own thread. Raises StoreUnavailable, NotDone."""
         if self._closed:
-            raise StoreUnavailable(f"{self._path} is closed")
+            raise NotDone(f"{self._path} is closed")
 
         def on_thread() -> _Answer:
-            if self._connection is not None and _identity(self._path) != self._opened:
-                # A backup was put in its place: who goes on with the file of before never hears of a revocation.
-                self._left.append(self._connection)
-                self._connection = None
-            if self._connection is None:
-                self._connection = self._connect()
-            return ask(self._connection)
+            try:
+                connection = self._current()
+            except (sqlite3.Error, OSError) as error:
+                raise NotDone(f"{self._path}: {_words(error)}") from error
+            return ask(connection)
 
         try:
             async with asyncio.timeout(self._timeout_s * 1.5):
                 return await asyncio.get_running_loop().run_in_executor(self._thread, on_thread)
         except TimeoutError as error:
             raise StoreUnavailable(f"{self._path} did not answer in time") from error
-        except (sqlite3.Error, OSError) as error:
-            raise StoreUnavailable(f"{self._path}: {error}") from error
+        except sqlite3.Error as error:
+            # The low octet: the others say more of the same.
+            kind = NotDone if getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNDOING else StoreUnavailable
+            raise kind(f"{self._path}: {error}") from error
+
+    def _current(self) -> sqlite3.Connection:
+        """The connection to the file that is there now."""
+        if self._connection is not None and _identity(self._path) != self._opened:
+            # A backup was put in its place: who goes on with the file of before never hears of a revocation.
+            self._left.append(self._connection)
+            self._connection = None
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
 
     async def close(self) -> None:
         if self._closed:
@@ -87,7 +102,7 @@ class SqliteFile:
     def _connect(self) -> sqlite3.Connection:
         path = self._path
         if not self._make and not path.exists():
-            raise StoreUnavailable(
+            raise NotDone(
                 f"{path} is missing: is this the gateway's configuration, and was anything stored yet? None was made"
             )
         with contextlib.suppress(FileExistsError):
@@ -107,7 +122,7 @@ class SqliteFile:
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {self._version}")
                 elif version != self._version:
-                    raise StoreUnavailable(f"{path} was written by another gateway version (schema {version})")
+                    raise NotDone(f"{path} was written by another gateway version (schema {version})")
         except BaseException:
             connection.close()
             raise
@@ -124,10 +139,15 @@ def _keep_private(path: Path) -> None:
         except FileNotFoundError:
             continue
         if mode & 0o022:
-            raise StoreUnavailable(f"{one} is writable by others, who could have changed what is in it: chmod 0600 it")
+            raise NotDone(f"{one} is writable by others, who could have changed what is in it: chmod 0600 it")
         if mode & 0o077:
             one.chmod(0o600)
             log.warning("%s could be read by others (mode %04o): it is 0600 now", one, mode)
+
+
+def _words(error: Exception) -> str:
+    """Without the path, which is told once."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _identity(path: Path) -> tuple[int, int]:

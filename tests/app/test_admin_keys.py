@@ -15,10 +15,10 @@ from pytest_aiohttp.plugin import AiohttpClient
 from gateway.app.admin_keys import key_endpoints
 from gateway.app.key_office import KeyOffice
 from gateway.core.gateway_key import is_well_formed, new_key
-from gateway.core.key_record import KeyRecord
+from gateway.core.key_record import KeyRecord, Replacing
 from gateway.edge.admin import Admin, AdminSettings, Readiness
 from gateway.identity.issuing import KeyIssuer, KeyTerms
-from gateway.ports import StoreUnavailable
+from gateway.ports import NotDone, StoreUnavailable
 from gateway.stores.keys_memory import MemoryKeys
 from gateway.telemetry.audit import AuditLog
 from gateway.telemetry.audit_writer import AuditWriter
@@ -35,6 +35,11 @@ class Store(MemoryKeys):
         if self.away:
             raise StoreUnavailable("unplugged: redis://:password@example.com")
         return await super().list(identity)
+
+    async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
+        if self.away:
+            raise NotDone("keys.db: database or disk is full")
+        await super().put(record, replacing)
 
 
 class Port:
@@ -201,3 +206,11 @@ async def test_an_outage_of_the_store_is_told_without_its_address(port: Port) ->
     port.store.away = True
     status, told = await port("GET", "/-/keys")
     assert (status, "password" in json.dumps(told)) == (503, False)
+
+
+async def test_what_the_store_did_not_do_is_told_in_its_words(port: Port) -> None:
+    port.store.away = True
+    status, told = await port("POST", "/-/keys", {"identity": "bot"})
+    assert status == 503
+    assert "keys.db: database or disk is full: nothing was changed" in json.dumps(told)
+    assert port.audited() == []

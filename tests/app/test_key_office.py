@@ -15,7 +15,7 @@ from gateway.app.key_office import Actor, KeyOffice, RecordFull, Unsaid, state_o
 from gateway.core.gateway_key import new_key
 from gateway.core.key_record import KeyRecord, Replacing
 from gateway.identity.issuing import KeyIssuer, KeyTerms, NoSuchKey, TermsRefused
-from gateway.ports import KeyRefused, StoreUnavailable
+from gateway.ports import KeyRefused, NotDone, StoreUnavailable
 from gateway.stores.keys_memory import MemoryKeys
 from gateway.telemetry.audit import AuditLog
 from gateway.telemetry.audit_writer import AuditWriter
@@ -184,6 +184,51 @@ async def test_a_store_that_was_never_asked_has_changed_nothing(desk: Desk) -> N
         with pytest.raises(StoreUnavailable, match="away"):
             await asked
     assert await desk.written() == []
+
+
+async def test_what_the_store_says_that_it_did_not_do_is_told_with_its_words_and_is_no_line() -> None:
+    class Full(MemoryKeys):
+        async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
+            raise NotDone("the disk is full")
+
+        async def revoke(self, key_id: str, at: float) -> bool:
+            raise NotDone("the disk is full")
+
+    lines, store = Lines(), Full()
+    audit = AuditLog(AuditWriter(lines))
+    first = KeyRecord(id="key_1", identity="bot", digest=bytes(32), created_at=T)
+    await MemoryKeys.put(store, first)
+    issuer = KeyIssuer(store, pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
+    office = KeyOffice(issuer, ["bot"], audit)
+    for asked in (office.issue(OPS, "bot"), office.rotate(OPS, first.id, 0.0), office.revoke(OPS, first.id)):
+        with pytest.raises(NotDone, match=r"^the disk is full$"):
+            await asked
+    audit.close()
+    assert not lines.octets
+    assert await store.list() == [first]
+
+
+async def test_a_key_that_ended_is_a_line_though_nobody_could_look_at_it_any_more() -> None:
+    class Gone(MemoryKeys):
+        gone = False
+
+        async def revoke(self, key_id: str, at: float) -> bool:
+            self.gone = await super().revoke(key_id, at)
+            return self.gone
+
+        async def get(self, key_id: str) -> KeyRecord | None:
+            if self.gone:
+                raise NotDone("away")
+            return await super().get(key_id)
+
+    lines, store = Lines(), Gone()
+    audit = AuditLog(AuditWriter(lines))
+    issuer = KeyIssuer(store, pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
+    _, key = await issuer.issue("bot")
+    with pytest.raises(Unsaid, match=f"away: whether this was done, `keys list` tells, by {key.id}"):
+        await KeyOffice(issuer, ["bot"], audit).revoke(OPS, key.id)
+    audit.close()
+    assert json.loads(lines.octets)["operation"] == "key revoked"
 
 
 class Failing(Lines):

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.ports import StoreUnavailable
+from gateway.ports import NotDone, StoreUnavailable
 from gateway.stores.keys_redis import RedisKeys
 from gateway.stores.redis_link import RedisLink
 
@@ -79,3 +79,34 @@ async def test_an_outage_is_said_to_be_one(start_redis: Callable[..., Any]) -> N
         with pytest.raises(StoreUnavailable):
             await call
     await link.close()
+
+
+async def test_a_refusal_says_why_and_that_nothing_was_done(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=1.0, name="keys-test")
+    store = RedisKeys(link)
+    await store.put(record())
+    await link.execute("CONFIG", "SET", "maxmemory", "1")
+    for call in (store.put(record(2)), store.revoke("key_1", T)):
+        with pytest.raises(NotDone, match="refuses: OOM"):
+            await call
+    assert [one.id for one in await store.list()] == ["key_1"]
+    await link.execute("CONFIG", "SET", "requirepass", "another")
+    await link.close()
+    turned_away = RedisLink.from_url(server.url, timeout_s=1.0, name="keys-test")
+    with pytest.raises(NotDone, match=r"did not answer \(NOAUTH\)"):
+        await RedisKeys(turned_away).put(record(2))
+    await turned_away.close()
+
+
+async def test_what_was_asked_and_not_answered_may_have_been_done(start_redis: Callable[..., Any]) -> None:
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=0.2, name="keys-test")
+    store, other = RedisKeys(link), RedisLink.from_url(server.url, timeout_s=5.0, name="other")
+    await store.list()
+    await other.execute("CLIENT", "PAUSE", "1000")
+    with pytest.raises(StoreUnavailable, match=r"did not answer \(timeout\)") as silence:
+        await store.put(record())
+    assert not isinstance(silence.value, NotDone)
+    await link.close()
+    await other.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.ports import StoreUnavailable
+from gateway.ports import NotDone, StoreUnavailable
 from gateway.stores.sqlite_file import SqliteFile
 
 SCHEMA = ("CREATE TABLE t (x INTEGER) STRICT", "INSERT INTO t VALUES (7)")
@@ -139,4 +139,27 @@ async def test_a_write_lock_held_elsewhere_is_waited_for_and_then_an_outage(tmp_
     assert await file.run(everything) == [7]
     writer.execute("ROLLBACK")
     writer.close()
+    await file.close()
+
+
+async def test_a_full_disk_and_a_file_that_is_gone_say_so_and_that_nothing_was_done(tmp_path: Path) -> None:
+    file = made(tmp_path / "x.db")
+    await file.run(everything)
+    await file.run(lambda connection: connection.execute("PRAGMA max_page_count = 1").fetchall())
+    with pytest.raises(NotDone, match=r"x\.db: database or disk is full"):
+        await file.run(lambda connection: connection.execute("CREATE TABLE more (x)").rowcount)
+    (tmp_path / "x.db").unlink()
+    with pytest.raises(NotDone, match=r"x\.db: No such file or directory$"):
+        await file.run(everything)
+    await file.close()
+
+
+async def test_what_may_have_been_written_is_not_said_not_to_have_been(tmp_path: Path) -> None:
+    def ask(_: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    file = made(tmp_path / "x.db")
+    with pytest.raises(StoreUnavailable, match="disk I/O error") as told:
+        await file.run(ask)
+    assert not isinstance(told.value, NotDone)
     await file.close()
