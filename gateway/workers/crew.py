@@ -298,7 +298,8 @@ class Crew:
         alive_s = self._ground.alive_s
         while True:
             asked = {worker.seat: worker.process for worker in self._workers if worker.up}
-            alive = await self._board.ask(ALIVE, b"", alive_s, asked)
+            # At once: what an answer is waited for is no longer than a round, and no time goes by unasked beside it.
+            alive, _ = await asyncio.gather(self._board.ask(ALIVE, b"", alive_s, asked), asyncio.sleep(alive_s))
             for number, worker in enumerate(self._workers):
                 process = asked.get(worker.seat)
                 if process is None:
@@ -308,7 +309,6 @@ class Crew:
                     log.error("worker %d has not answered for %g s: killed", number, _DEAF * alive_s)
                     _signal(process, signal.SIGKILL)
                     worker.deaf = 0
-            await asyncio.sleep(alive_s)
 
     def read_certificates(self) -> None:
         """In all that serve."""

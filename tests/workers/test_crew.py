@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import signal
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
-from gateway.workers.crew import FAILED, next_pause
-from tests.fakes.crew import Play
+from gateway.config.given import Given
+from gateway.workers.crew import FAILED, Crew, Ground, next_pause
+from gateway.workers.line import Reloads, Staff
+from gateway.workers.switchboard import Switchboard
+from tests.fakes.crew import TEXT, Play
 
 
 async def test_what_the_first_can_not_the_others_do_not_try(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -66,6 +72,35 @@ async def test_one_that_hangs_is_killed_and_started_again(tmp_path: Path, caplog
     assert "worker 1 has not answered for 1 s: killed" in caplog.text
     assert "worker 1 ended (killed by SIGKILL)" in caplog.text
     assert await play.code(signal.SIGTERM) in {0, FAILED}  # the next one hangs just as well
+
+
+async def test_the_wait_for_an_answer_is_part_of_the_time_between_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one that hangs would go unasked for as long as it was waited for."""
+    waited, sleep = list[float](), asyncio.sleep
+
+    class Board(Switchboard):
+        async def ask(
+            self, what: str, about: bytes, patience_s: float, seats: Collection[int] | None = None
+        ) -> dict[int, bytes]:
+            await asyncio.Event().wait()
+            return {}
+
+    async def counted(time_s: float) -> None:
+        waited.append(time_s)
+        await sleep(3600)
+
+    config = Given(TEXT % 1).load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef").config
+    assert config is not None
+    ground = Ground((), b"", (), (), 0, Board(), alive_s=7.0)
+    staff = Staff((), (), True, (), Reloads())
+    crew = Crew(config, Given(""), ground, itertools.count(), staff=lambda: staff, failed=lambda _: None)
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    watching = asyncio.ensure_future(crew._watch())
+    for _ in range(5):
+        await sleep(0)
+    assert waited == [7.0]
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
 
 async def test_one_that_waits_to_be_started_again_is_not_waited_for(tmp_path: Path) -> None:
