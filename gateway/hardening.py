@@ -6,6 +6,9 @@ import contextlib
 import os
 import resource
 
+_OWN = 64
+"""Descriptors for the ports, Redis, files and whoever asks at the admin port."""
+
 
 def harden() -> None:
     """No core dump may hold a token; as many connections as the system lets us have; and no socket in place of a standard
@@ -19,3 +22,10 @@ def harden() -> None:
         hard = max(soft, 1 << 20)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def most_connections(upstream: int) -> int:
+    """How many clients may be connected, for connections ``upstream`` and whatever the gateway needs to have descriptors
+    left: with none, requests of those who are connected fail, and probes do. Half of them at least."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 0 if soft == resource.RLIM_INFINITY else max(soft // 2, soft - upstream - _OWN)

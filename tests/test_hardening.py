@@ -6,6 +6,10 @@ import resource
 import subprocess
 import sys
 
+import pytest
+
+FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
 
 def test_no_core_is_dumped() -> None:
     code = (
@@ -25,3 +29,15 @@ def test_no_socket_becomes_a_standard_stream() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True True\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "upstream", "most"), [(65536, 200, 65272), (1024, 200, 760), (1024, 1000, 512), (64, 200, 32)]
+)
+def test_clients_leave_descriptors_for_those_who_serve_them(files: int, upstream: int, most: int) -> None:
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({min(files, FILES)}, {min(files, FILES)}));"
+        f"from gateway.hardening import most_connections; print(most_connections({upstream}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == (most if files <= FILES else max(FILES // 2, FILES - upstream - 64))

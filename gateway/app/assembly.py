@@ -48,6 +48,7 @@ from ..core.peer_guard import PeerGuard
 from ..core.secret import Secret
 from ..edge.server import TrafficServer
 from ..edge.settings import EdgeSettings
+from ..hardening import most_connections
 from ..identity.authenticator import PrincipalAuthenticator
 from ..identity.exchanging import TokenExchange
 from ..identity.gitlab_tokens import OwnTokens
@@ -364,7 +365,7 @@ def _edge_settings(config: Config, peers: TrustedPeers) -> EdgeSettings:
         body_idle_s=limits.body_idle,
         body_rate=limits.body_rate,
         idle_s=limits.idle,
-        max_connections=limits.connections,
+        max_connections=limits.connections or most_connections(config.upstream.max_in_flight),
         max_connections_per_peer=limits.connections_per_peer,
         uncounted_peer=peers.trusts,
     )

@@ -134,7 +134,8 @@ class ListenLimits(Section, frozen=True):
     idle: Duration = 75.0
     """For the next request on a kept-alive connection."""
     connections: int = 0
-    """Open at one time; further ones are closed at once. `0`: as many as the system lets the gateway have."""
+    """Open at one time; further ones are closed at once. `0`: as many as there are file descriptors for, less those
+    kept for GitLab and the gateway's own."""
     connections_per_peer: int = 0
     """Open at one time from one address; `trusted_proxies` are not counted. `0`: no limit."""
 
