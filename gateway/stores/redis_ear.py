@@ -11,6 +11,7 @@ import random
 import select
 from collections.abc import Callable
 
+from ..names import Names
 from .redis_address import RedisAddress
 from .redis_wire import Garbled, RedisError, RedisUnavailable, RedisValue, Wire, connected, packed
 
@@ -39,6 +40,7 @@ class RedisEar:
         self.heard_until = _NEVER
         """Everything published before this instant was heard. At worst, what came later was not."""
         self._address = address
+        self._names = Names(address.host, address.port)
         self._channel = channel
         self._clock = clock
         self._hear: Callable[[bytes], None]
@@ -88,7 +90,7 @@ class RedisEar:
         pause = _PAUSE_S[0]
         while True:
             try:
-                wire = await connected(self._address, self.name, _DEAD_S, self._replied)
+                wire = await connected(self._address, self.name, _DEAD_S, self._replied, self._names)
             except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
                 self.trouble = refused.kind if isinstance(refused, RedisError) else type(refused).__name__
             else:

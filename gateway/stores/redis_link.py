@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from ..names import Names
 from ..ports import Asked
 from .redis_address import RedisAddress, parse_address
 from .redis_wire import (
@@ -123,6 +124,7 @@ class RedisLink:
         self.greet: Callable[[], None] = _nothing
         """Called on each new connection: what it asks for stands in the first write, before whatever waited for one."""
         self.address = address
+        self._names = Names(address.host, address.port)
         self._timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -365,7 +367,7 @@ class RedisLink:
         pause = _BACKOFF_S[0]
         while True:
             try:
-                wire = await connected(self.address, self.name, self._timeout_s, self._replied)
+                wire = await connected(self.address, self.name, self._timeout_s, self._replied, self._names)
             except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
                 self.trouble = refused.kind if isinstance(refused, RedisError) else type(refused).__name__
                 self._fail_all("down")

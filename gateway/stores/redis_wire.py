@@ -6,11 +6,13 @@ What asks and waits is ``redis_link``; what only listens is ``redis_ear``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, cast
 
 import hiredis
 
+from ..names import Address, Names
 from .redis_address import RedisAddress
 
 RedisValue: TypeAlias = "int | bytes | list[RedisValue] | None"
@@ -133,20 +135,19 @@ def _nobody(reply: RedisValue | RedisError) -> None:
     del reply
 
 
-async def connected(at: RedisAddress, name: str, timeout_s: float, receive: Receive) -> Wire:
-    """A greeted connection, shown as ``name`` by ``CLIENT LIST``.
+async def connected(at: RedisAddress, name: str, timeout_s: float, receive: Receive, names: Names | None = None) -> Wire:
+    """A greeted connection, shown as ``name`` by ``CLIENT LIST``. ``names`` are its host's, kept by who connects again.
 
     Its last greeting must be answered within ``timeout_s``, which is its owner's for calls: a Redis too slow for them is
     no better than none, and must not be found out again by every caller. Raises OSError, RedisError, RedisUnavailable, or
     ValueError where no resolver takes the name.
     """
     loop = asyncio.get_running_loop()
-    wire = Wire(receive)
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         if at.path:
-            await loop.create_unix_connection(lambda: wire, at.path, ssl=at.tls)
+            _, wire = await loop.create_unix_connection(lambda: Wire(receive), at.path, ssl=at.tls)
         else:
-            await loop.create_connection(lambda: wire, at.host, at.port, ssl=at.tls)
+            wire = await _reached(at, receive, await (names or Names(at.host, at.port)).addresses())
     try:
         greeting: list[Command] = []
         if at.password:
@@ -163,6 +164,23 @@ async def connected(at: RedisAddress, name: str, timeout_s: float, receive: Rece
         raise
     wire.greeted()
     return wire
+
+
+async def _reached(at: RedisAddress, receive: Receive, addresses: Sequence[Address]) -> Wire:
+    """At the first address that answers: none but the last has more than its share of the time."""
+    loop = asyncio.get_running_loop()
+    server_name = at.host if at.tls is not None else None
+
+    async def reached(address: Address) -> Wire:
+        host, port, *_ = address[4]
+        opening = loop.create_connection(lambda: Wire(receive), host, port, ssl=at.tls, server_hostname=server_name)
+        return (await opening)[1]
+
+    for address in addresses[:-1]:
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S / len(addresses)):
+                return await reached(address)
+    return await reached(addresses[-1])
 
 
 def packed(commands: Sequence[Command]) -> bytes:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import ssl
 from collections.abc import Callable, Coroutine
-from typing import TypeVar, cast
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohappyeyeballs
 import msgspec
 
+from ..names import Names
 from .errors import Failure, UpstreamFailure, classify
 
 _P = TypeVar("_P", bound=asyncio.Protocol)
@@ -88,10 +87,12 @@ class Dialer:
         self._loop = loop
         self._origin = origin
         self._connect_s = connect_s
+        self._names = Names(origin.host, origin.port)
         self._opening: set[asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]] = set()
 
     async def connect(self, factory: Callable[[], _P], tls: ssl.SSLContext | None) -> _P:
-        """Name look-up, TCP, TLS: all within ``connect_s``. Looked up anew each time, so that a moved GitLab is found.
+        """Name look-up, TCP, TLS: all within ``connect_s``. Looked up anew, or with whoever does so at the moment:
+        a GitLab that moved is found.
 
         Raises UpstreamFailure.
         """
@@ -103,7 +104,7 @@ class Dialer:
                 return await self._open(loop.create_unix_connection(factory, origin.socket_path))
             async with asyncio.timeout_at(ends_at):
                 resolving = True
-                addresses = await _resolve(loop, origin)
+                addresses = await self._names.addresses()
                 resolving = False
                 sock = await aiohappyeyeballs.start_connection(
                     addresses, happy_eyeballs_delay=_EYEBALLS_DELAY_S, interleave=1, loop=loop
@@ -151,18 +152,3 @@ class Dialer:
 def _drop(opened: asyncio.Task[tuple[asyncio.Transport, _P]]) -> None:
     if not opened.cancelled() and opened.exception() is None:
         opened.result()[0].abort()
-
-
-_Address = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]]
-
-
-async def _resolve(loop: asyncio.AbstractEventLoop, origin: Origin) -> list[_Address]:
-    try:
-        literal = ipaddress.ip_address(origin.host)
-    except ValueError:
-        found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-        return [cast("_Address", address) for address in found]  # TCP only: never the form that holds bytes
-    # A literal needs no look-up, and none of the resolver's threads.
-    if literal.version == 4:
-        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (origin.host, origin.port))]
-    return [(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (origin.host, origin.port, 0, 0))]

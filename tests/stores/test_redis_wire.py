@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from gateway.names import Address, Names
 from gateway.stores.redis_address import parse_address
 from gateway.stores.redis_wire import Garbled, RedisError, RedisUnavailable, RedisValue, connected, packed
 
@@ -36,6 +37,18 @@ async def served(
 ) -> tuple[str, asyncio.Server]:
     server = await asyncio.start_server(script, "127.0.0.1", 0)
     return f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", server
+
+
+async def test_an_address_where_nobody_answers_leaves_the_next_one(redis_url: str) -> None:
+    class Two(Names):
+        async def addresses(self) -> list[Address]:
+            (right,) = await super().addresses()
+            return [(*right[:4], ("127.0.0.99", right[4][1])), right]  # type: ignore[list-item]
+
+    at = parse_address(redis_url)
+    wire = await connected(at, "wire-test", 2.0, lambda _: None, Two(at.host, at.port))
+    wire.abort()
+    await wire.lost.wait()
 
 
 async def test_a_refused_greeting_is_raised_and_the_connection_let_go(redis_url: str) -> None:

@@ -1,0 +1,123 @@
+"""Look-ups: shared while they are under way, and waited for by nobody at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import uvloop
+
+from gateway.names import Names
+
+FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))]
+
+
+class Resolver:
+    """The system's. Each look-up waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.go = threading.Event()
+        self.answer: list[object] | Exception = list(FOUND)
+
+    def __call__(self, *_: object, **__: object) -> list[object]:
+        self.asked += 1
+        assert self.go.wait(10)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
+    found = Resolver()
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    yield found
+    found.go.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("names "):
+            thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("host", "family", "address"),
+    [("127.0.0.1", socket.AF_INET, ("127.0.0.1", 80)), ("2001:db8::1", socket.AF_INET6, ("2001:db8::1", 80, 0, 0))],
+)
+async def test_an_address_is_not_looked_up(resolver: Resolver, host: str, family: int, address: tuple[object, ...]) -> None:
+    (found,) = await Names(host, 80).addresses()
+    assert (found[0], found[4], resolver.asked) == (family, address, 0)
+
+
+async def test_the_systems_own_answer() -> None:
+    assert {address[4][0] for address in await Names("localhost", 80).addresses()} <= {"127.0.0.1", "::1"}
+
+
+async def test_who_asks_meanwhile_is_told_the_same_and_who_asks_later_asks_anew(resolver: Resolver) -> None:
+    names = Names("gitlab.internal", 80)
+    asking = [asyncio.ensure_future(names.addresses()) for _ in range(3)]
+    await asyncio.sleep(0)
+    asking[0].cancel()
+    resolver.go.set()
+    assert await asyncio.gather(*asking[1:]) == [FOUND, FOUND]
+    assert (asking[0].cancelled(), resolver.asked) == (True, 1)
+    assert await names.addresses() == FOUND
+    assert resolver.asked == 2
+
+
+async def test_one_that_takes_long_is_not_waited_for_by_who_asks_then_but_few_are_asked(resolver: Resolver) -> None:
+    names = Names("gitlab.internal", 80, late_s=-1.0)
+    asking = [asyncio.ensure_future(names.addresses()) for _ in range(9)]
+    await asyncio.sleep(0)
+    resolver.go.set()
+    assert await asyncio.gather(*asking) == [FOUND] * 9
+    assert resolver.asked == 4
+
+
+@pytest.mark.parametrize(
+    "refused", [socket.gaierror(socket.EAI_NONAME, "unknown"), UnicodeError("label too long")], ids=repr
+)
+async def test_all_hear_why_there_is_none(resolver: Resolver, refused: Exception) -> None:
+    resolver.answer = refused
+    names = Names("gitlab.internal", 80)
+    asking = [asyncio.ensure_future(names.addresses()) for _ in range(2)]
+    await asyncio.sleep(0)
+    resolver.go.set()
+    assert await asyncio.gather(*asking, return_exceptions=True) == [refused, refused]
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_is_no_fault(resolver: Resolver) -> None:
+    resolver.answer = socket.gaierror(socket.EAI_AGAIN, "later")
+    names = Names("gitlab.internal", 80)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await names.addresses()
+    resolver.go.set()
+    with pytest.raises(socket.gaierror):
+        await names.addresses()
+
+
+def test_the_loop_ends_without_it(resolver: Resolver) -> None:
+    """One of the loop's own would be waited for, for as long as the resolver takes."""
+
+    async def ask() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await Names("gitlab.internal", 80).addresses()
+
+    uvloop.run(ask())
+    assert (resolver.asked, resolver.go.is_set()) == (1, False)
+
+
+async def test_no_thread_is_a_shortage_of_our_own(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    with pytest.raises(OSError) as short:
+        await Names("gitlab.internal", 80).addresses()
+    assert (short.value.errno, resolver.asked) == (errno.EAGAIN, 0)
