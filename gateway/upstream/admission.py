@@ -23,7 +23,8 @@ from .parking import parked
 from .whole_body import WholeBody, collect, is_small
 
 _PATIENT_S = 60.0
-"""A request that may take longer to its first octet is a long poll or a clone: its latency says nothing about load."""
+"""A request that may take longer to its first octet is a clone: its latency says nothing about load. Nor does that of one
+that merely waits, for a job or a cluster, however it ends."""
 _BROKE_DOWN = frozenset({Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_RESET, Code.UPSTREAM_CONNECT_TIMEOUT})
 
 
@@ -86,11 +87,11 @@ class AdmittingUpstream:
         try:
             reply = await sent
         except BaseException as failure:
-            if isinstance(failure, Rejection) and failure.code in _BROKE_DOWN:
+            if isinstance(failure, Rejection) and failure.code in _BROKE_DOWN and not request.waits:
                 self._limit.dropped(time.monotonic())
             self._leave()
             raise
-        if (request.first_byte_timeout_s or 0.0) <= _PATIENT_S:
+        if (request.first_byte_timeout_s or 0.0) <= _PATIENT_S and not request.waits:
             self._limit.observe(reply.first_byte_s, in_flight, time.monotonic())
         if reply.chunks is None:
             self.in_flight -= 1

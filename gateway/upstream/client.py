@@ -123,7 +123,8 @@ class LeanUpstream:
                     started_at = time.monotonic()
                     connection = await self._connect(pool)
                     connect_s = time.monotonic() - started_at
-                connection.ticket = ticket
+                # What merely waits may wait for ever: how it ends, once it was sent, says nothing about GitLab.
+                connection.ticket = REFUSED if request.waits else ticket
                 waiter: asyncio.Future[Reply] = loop.create_future()
                 connection.begin(
                     octets,
@@ -153,7 +154,10 @@ class LeanUpstream:
                 if not pool.enter_now():
                     await pool.enter()
         except UpstreamFailure as failure:
-            self._learn(ticket, failure.failure, loop.time())
+            if request.waits and connection is not None:
+                self._forget(ticket)
+            else:
+                self._learn(ticket, failure.failure, loop.time())
             raise rejection(failure.failure, failure.detail) from failure
         except BaseException:
             if breaker is not None:

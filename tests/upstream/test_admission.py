@@ -224,6 +224,24 @@ async def test_who_polls_for_long_keeps_nobody_out(monkeypatch: pytest.MonkeyPat
     assert upstream.in_flight == 0
 
 
+async def test_who_merely_waits_says_nothing_about_gitlab() -> None:
+    gitlab = FakeGitLab()
+    adaptive = AdaptiveSettings(most=10, least=1, window_s=0.0, samples=1)
+    upstream = AdmittingUpstream(gitlab, AdmissionSettings(adaptive))
+    for first_byte_s in (0.01, 59.0):
+        waiting = sent(upstream, *[request(waits=True)] * 9)
+        await settle()
+        for _ in waiting:
+            gitlab.answer(Reply(ResponseHead(200, ()), b"", first_byte_s=first_byte_s))
+        await asyncio.gather(*waiting)
+    assert upstream.limit == 10
+    (lost,) = sent(upstream, request(waits=True))
+    await settle()
+    gitlab.fail(Code.UPSTREAM_TIMEOUT)
+    await asyncio.wait([lost])
+    assert (upstream.limit, upstream.in_flight) == (10, 0)
+
+
 async def test_who_polls_and_sends_slowly_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.upstream.parking.PARKED_AFTER_S", 0.0)
     gitlab = FakeGitLab()

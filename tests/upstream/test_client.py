@@ -548,6 +548,34 @@ async def test_clients_that_leave_do_not_count(gitlab: Gitlab, upstream: Make) -
     assert client.breaker_state is BreakerState.CLOSED
 
 
+@pytest.mark.parametrize("begun", [True, False])
+async def test_what_merely_waits_says_nothing_about_gitlab(gitlab: Gitlab, upstream: Make, begun: bool) -> None:
+    """A watch of a cluster in which nothing happens ends in silence, or with its agent."""
+
+    async def script(peer: Peer) -> None:
+        while head := await peer.request():
+            if b"/watch" in head:
+                if begun:
+                    await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+                if b"/watch/reset" in head:
+                    peer.reset()
+                else:
+                    await peer.rest()
+                return
+            await peer.send(OK)
+
+    settings = BreakerSettings(min_requests=1, error_ratio=0.1)
+    client = upstream(await gitlab.play(script), first_byte_s=0.05, idle_s=0.05, breaker=settings)
+    for target in (b"/watch", b"/watch/reset"):
+        with pytest.raises(Rejection) as refusal:
+            await body_of(await client.send(get(target, waits=True), None))
+        assert refusal.value.code in (Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_RESET)
+    assert (await client.send(get(), None)).whole == b"ok"
+    client = upstream("http://127.0.0.1:1", breaker=settings)
+    assert (await refused(client, get(waits=True))).code is Code.UPSTREAM_REFUSED
+    assert client.breaker_state is BreakerState.OPEN, "it could not even be sent"
+
+
 # The end
 
 
