@@ -129,10 +129,14 @@ class Issuer:
         return self._tried_at is None or self._monotonic() - self._tried_at >= wait_s
 
     async def _fetch(self, *, must: bool) -> None:
-        """Raises NotAnswering where there ``must`` be an answer and is none."""
+        """Raises NotAnswering where there ``must`` be an answer and is none. Else whoever failed is asked beside."""
         if self._failed and not self._is_refetch_due():
             if must:
                 raise NotAnswering(self._failed)
+            return
+        if self._failed and not must:
+            # Not waited for: each try may take its whole time, and tokens of the keys known would queue behind them all.
+            self._flights.start("keys", self._load)
             return
         try:
             await self._flights.share("keys", self._load)

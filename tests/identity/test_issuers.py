@@ -30,6 +30,12 @@ class World:
         return await self.issuer.has_signed(token, peeked.algorithm, peeked.key_id)
 
 
+async def turns() -> None:
+    """What goes on beside comes to its end."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 @pytest.fixture
 def world() -> World:
     return World()
@@ -192,6 +198,31 @@ async def test_a_silent_issuer_leaves_its_last_keys(world: World) -> None:
         await world.judge(token)
 
 
+async def test_nobody_waits_for_an_issuer_that_is_silent_where_its_last_keys_tell(world: World) -> None:
+    """Each try may take seconds, one behind the other: hundreds of jobs would stand in line for it."""
+    token = world.fake.sign({})
+    assert await world.judge(token)
+    world.fake.failure = NotAnswering("silent")
+    world.now += FRESH_S
+    assert await world.judge(token)
+    asked = len(world.fake.asked)
+    for _ in range(3):
+        world.fake.gate.clear()
+        world.now += RETRY_S
+        async with asyncio.timeout(5):
+            for _ in range(3):
+                assert await world.judge(token)
+        world.fake.gate.set()
+        await turns()
+    assert len(world.fake.asked) == asked + 3
+    world.fake.failure = None
+    world.fake.rotate()
+    world.now += RETRY_S
+    assert await world.judge(token), "for the last time"
+    await turns()
+    assert not await world.judge(token)
+
+
 async def test_the_operator_hears_once_that_and_why_keys_cannot_be_fetched(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -201,10 +232,12 @@ async def test_the_operator_hears_once_that_and_why_keys_cannot_be_fetched(
     world.now += FRESH_S
     for _ in range(3):
         assert await world.judge(world.fake.sign({}))
+        await turns()
         world.now += RETRY_S
     world.fake.failure = None
     for _ in range(3):
         assert await world.judge(world.fake.sign({}))
+        await turns()
     first, second = caplog.records
     assert (first.levelname, second.levelname) == ("ERROR", "WARNING")
     assert "https://issuer.example.com can't be fetched: the issuer answered 404" in first.getMessage()
