@@ -16,7 +16,7 @@ from .core.body_credentials import MAX_CUT_BYTES, admit_body, body_claim, scanne
 from .core.catalogue import Operation, Surface
 from .core.credentials import Claim, Kind, second_token
 from .core.entry import Admitted
-from .core.graphql import MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, Unread, asked_in_body, asked_in_query
+from .core.graphql import MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, Asked, Unread, asked_in_body, asked_in_query
 from .core.messages import RequestHead, first
 from .core.rule_match import Spelling
 from .core.target import Target
@@ -143,15 +143,15 @@ class BodyStage:
         head: RequestHead,
         target: Target,
         body: RequestBody | None,
-        room: Callable[[], Awaitable[None]],
+        room: Callable[[int], Awaitable[None]],
         *,
         browser: bool = False,
     ) -> tuple[Operation, RequestBody | None, int]:
         """A GraphQL request as what its document does: the operation's class, the body, and how many it asks for.
 
-        Read here by authenticated callers alone, up to 1 MiB; what is longer is a write, and streams on. ``room`` is asked,
-        and may refuse, before a document is parsed. ``browser``: what can't be counted is one, as the uploads of GitLab's
-        own pages are.
+        Read here by authenticated callers alone, up to 1 MiB; what is longer is a write, and streams on. ``room`` for so
+        many requests is asked for, and may be refused, before a document is parsed. ``browser``: what can't be counted is
+        one, as the uploads of GitLab's own pages are.
         """
         if body is None:
             asked = UNKNOWN
@@ -159,7 +159,7 @@ class BodyStage:
                 try:
                     asked = asked_in_query(target, parse=False)
                 except Unread:
-                    await room()
+                    await room(1)
                     asked = asked_in_query(target)
         elif head.method != "POST" or (body.content_length or 0) > MAX_BODY_BYTES:
             asked = UNCOUNTED
@@ -172,11 +172,7 @@ class BodyStage:
                 body = HeldBody(bytes(held), body, body.content_length)
             else:
                 document = bytes(held)
-                try:
-                    asked = asked_in_body(head, target, document, parse=False)
-                except Unread:
-                    await room()
-                    asked = asked_in_body(head, target, document)
+                asked = await _asked(head, target, document, room)
                 body = HeldBody(document, None, len(document))
         if asked.access is not operation.access:
             operation = msgspec.structs.replace(operation, access=asked.access)
@@ -229,6 +225,17 @@ class BlindBodies(BodyStage):
         places: frozenset[Spelling] | None = None,
     ) -> RequestBody:
         return body
+
+
+async def _asked(head: RequestHead, target: Target, document: bytes, room: Callable[[int], Awaitable[None]]) -> Asked:
+    """Only a long body that is read tells how many requests it is: then it is asked for twice."""
+    found = 0
+    while True:
+        try:
+            return asked_in_body(head, target, document, room=found)
+        except Unread as unread:
+            await room(unread.operations)
+            found = unread.operations
 
 
 def _scanner(head: RequestHead, *, inflates: bool = True) -> BodyScanner | None:

@@ -17,9 +17,10 @@ import msgspec
 
 from .core.access import Principal, Priority
 from .core.cost import Spent
+from .core.errors import Code, Rejection, Source, rate_limited
 from .core.fair_queue import FairQueue
 from .core.hottest import Hottest
-from .core.limits import BucketState, Decision, Take, owes, paired
+from .core.limits import BucketState, Decision, Scope, Take, affordable, owes, paired
 from .ports import Asked, BucketStore
 
 MOST_WAITING = 1000
@@ -33,14 +34,15 @@ _LOOK_EVERY_S = 0.05
 class Ticket:
     """A decision, and what must be put in order when the request is over."""
 
-    __slots__ = ("_lease", "_stage", "_takes", "decision", "waited_s")
+    __slots__ = ("_lease", "_stage", "_undone", "decision", "takes", "waited_s")
 
     def __init__(
         self, stage: LimitStage, takes: Sequence[Take], lease: bytes, decision: Decision, waited_s: float = 0.0
     ) -> None:
         self._stage = stage
-        self._takes = takes
         self._lease = lease
+        self._undone = False
+        self.takes = takes
         self.decision = decision
         self.waited_s = waited_s
 
@@ -51,15 +53,27 @@ class Ticket:
 
     def undo(self) -> None:
         """As if nothing had been taken."""
-        self._stage.undo(self._takes, self.decision, self._lease)
+        self._undone = True
+        self._stage.undo(self.takes, self.decision, self._lease)
+
+    def keep(self) -> None:
+        """What was taken stays so, though it may have been undone; but for places, and what a project's own callers share:
+        nobody knows yet that this one is among them."""
+        tokens = _tokens(self.takes, self.decision)
+        if self._undone:
+            self._stage.settle([take for take in tokens if take.limit.by is not Scope.PROJECT])
+        else:
+            theirs = [take for take in tokens if take.limit.by is Scope.PROJECT]
+            self._stage.settle([Take(take.key, take.limit, -take.cost) for take in theirs])
+            self.close(None)
 
     def owes(self) -> bool:
         """There is something to put in order."""
-        return self.decision.allowed and owes(self._takes)
+        return self.decision.allowed and owes(self.takes)
 
     def _settle(self, spent: Spent | None) -> None:
         changes: list[Take] = []
-        for take, bucket in paired(self._takes, self.decision):
+        for take, bucket in paired(self.takes, self.decision):
             settlement = take.limit.settlement
             if settlement is not None and spent is not None and bucket.allowed:
                 change = settlement.change(take.cost, spent)
@@ -67,7 +81,7 @@ class Ticket:
                     changes.append(Take(take.key, take.limit, change))
         if changes:
             self._stage.settle(changes)
-        places = [take for take in self._takes if take.limit.concurrent]
+        places = [take for take in self.takes if take.limit.concurrent]
         if places:
             self._stage.release(places, self._lease)
 
@@ -184,8 +198,7 @@ class LimitStage:
         """Give back what ``decision`` allowed; a refusal took nothing."""
         if not decision.allowed:
             return
-        taken = [take for take, bucket in paired(takes, decision) if bucket.allowed]
-        self.settle([Take(take.key, take.limit, -take.cost) for take in taken if not take.limit.concurrent])
+        self.settle([Take(take.key, take.limit, -take.cost) for take in _tokens(takes, decision)])
         self.release([take for take in takes if take.limit.concurrent], lease)
 
     async def look(self, takes: Sequence[Take]) -> Decision:
@@ -297,6 +310,35 @@ def is_final(decision: Decision) -> bool:
     """Of a bucket, and its limit lets nobody wait."""
     refusal = decision.refusal
     return refusal is not None and not (refusal.limit.absorb_s and refusal.retry_after_s <= refusal.limit.absorb_s)
+
+
+def limited(decision: Decision) -> Rejection:
+    """What a refusal is to its client."""
+    if decision.unavailable:
+        return Rejection(
+            Code.LIMITER_UNAVAILABLE,
+            503,
+            "503 Service Unavailable",
+            headers=((b"Retry-After", b"1"),),
+            source=Source.INTERNAL,
+            proxy_error="destination_unavailable",
+        )
+    return rate_limited()
+
+
+def lasts_s(decision: Decision) -> float:
+    """Of a refusal: how long it lasts."""
+    refusal = decision.refusal
+    return refusal.retry_after_s if refusal is not None else 0.0
+
+
+def _tokens(takes: Sequence[Take], decision: Decision) -> list[Take]:
+    """What was taken of ``takes``, less places."""
+    return [
+        Take(take.key, take.limit, affordable(take.limit, take.cost))
+        for take, bucket in paired(takes, decision)
+        if bucket.allowed and not take.limit.concurrent
+    ]
 
 
 def _refusing(takes: Sequence[Take], decision: Decision) -> str:

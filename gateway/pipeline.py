@@ -28,7 +28,7 @@ from .core.catalogue import Access, Operation, Surface
 from .core.credentials import Kind
 from .core.cross_origin import asker, is_preflight
 from .core.entry import Admitted
-from .core.errors import Code, Rejection, Source, drained, rate_limited
+from .core.errors import Code, Rejection, Source, drained
 from .core.exchange import Exchange
 from .core.graphql import is_graphql, readings
 from .core.handed_out import refuse_token
@@ -37,11 +37,10 @@ from .core.limits import Decision, Take, Takes, heavier
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
 from .core.refusal import render
 from .core.rule_match import Place, Question, questions_of, spellings
-from .core.target import Target
 from .core.upgrade import SWITCH
 from .errand import Case, Errand, seen_from
 from .forward_lane import Forwarding, ForwardLane
-from .limit_stage import Ticket
+from .limit_stage import Ticket, lasts_s, limited
 from .narrow_stage import narrowable, narrowed
 from .place_stage import resolve
 from .plans import Plan, Plans, admitted_for
@@ -74,7 +73,7 @@ _CUT_BY = {Source.DOWNSTREAM: "client", Source.UPSTREAM: "upstream", Source.INTE
 class _Told:
     """What is known so far of the caller, for whoever must refuse: filled as the stages pass."""
 
-    __slots__ = ("begun", "decision", "errand", "lease", "principal", "surface", "ticket")
+    __slots__ = ("ahead", "begun", "decision", "errand", "lease", "principal", "room", "surface", "ticket")
 
     def __init__(self, lease: str) -> None:
         self.lease = lease
@@ -83,6 +82,10 @@ class _Told:
         self.principal: Principal | None = None
         self.decision: Decision | None = None
         self.ticket: Ticket | None = None
+        self.ahead: Ticket | None = None
+        """What was taken for the work of finding out what the request takes."""
+        self.room = 0
+        """For so many requests in one."""
         self.errand: Errand | None = None
         self.begun: Forwarding | None = None
 
@@ -164,6 +167,8 @@ class Gateway:
                 begun.reply.release()
             x.bytes_out = down.sent_bytes
             x.bytes_in = down.received_bytes
+            if told.ahead is not None:
+                told.ahead.keep()
             if told.ticket is not None and told.ticket.owes():
                 told.ticket.close(told.errand.spent(down.sent_bytes) if told.errand is not None else None)
             self.observe(x)
@@ -231,18 +236,17 @@ class Gateway:
 
         weight = 1
         if is_graphql(operation):
-            room = partial(self._limit_first, operation, target, head, admitted, x, told)
+            room = partial(self._limit_first, operation, head, admitted, x, told)
             if body is not None and first(head.fields, b"expect") is not None:
-                await room()
-                room = partial(_asked_before)
+                await room(1)
             browser = claim.kind is Kind.SESSION
             operation, body, weight = await road.bodies.look(operation, head, target, body, room, browser=browser)
 
         questions = road.access.questions(principal, operation, target, head.method, screened=True)
         resolved = dict[Question, Place]()
         if questions:
-            await self._limit_first(operation, target, head, admitted, x, told)
-            resolved = await resolve(road, questions, principal)
+            some = partial(self._limit_first, operation, head, admitted, x, told, 1)
+            resolved = await resolve(road, questions, principal, some)
         permit = road.access.authorise(
             principal, operation, target, head.method, claim.sudo, resolved=resolved, screened=True
         )
@@ -267,6 +271,9 @@ class Gateway:
 
         shape = narrowable(operation, target, head) if permit.narrowing is not None else None
 
+        ahead = told.ahead
+        if ahead is not None:
+            ahead.undo()
         decision = told.decision
         known = case.kept.takes if decision is None else None
         if known and not known.era.over:
@@ -281,9 +288,12 @@ class Gateway:
             x.limit_waited_s = ticket.waited_s
             note(decision, x)
             if not decision.allowed:
+                if ahead is not None and ahead.takes == takes:
+                    told.ahead = None  # others were quicker, and when to come back is told as of now
                 if case.alike and not (decision.unavailable or admitted.wait_s):
                     self._learn(head, x, told, case)
-                raise _limited(decision)
+                raise limited(decision)
+        told.ahead = None
 
         begun = told.begun
         if begun is not None and begun.started_at:
@@ -347,27 +357,34 @@ class Gateway:
         return takes
 
     async def _limit_first(
-        self, operation: Operation, target: Target, head: RequestHead, admitted: Admitted, x: Exchange, told: _Told
+        self, operation: Operation, head: RequestHead, admitted: Admitted, x: Exchange, told: _Told, weight: int
     ) -> None:
         """Before GitLab is asked about a place, or a body that tells what the request takes may come (``100 Continue``) or
-        be parsed: is there room at all? What was taken for the answer is given back; the request goes on as any other."""
-        principal, before = told.principal, Takes()
+        be parsed: is there room at all? What is taken is given back when the request takes for itself. One that never comes
+        so far, as it is refused or its client leaves, has taken that: somebody worked for it."""
+        if weight <= told.room:
+            return
+        if told.ahead is not None:
+            told.ahead.undo()
+            told.ahead = None
+        principal, before, refusals = told.principal, Takes(), list[Decision]()
         assert principal is not None
         for kind in readings(operation):
-            takes = self.road.dialect.takes_for(principal, kind, target, head.method, admitted.client)
+            takes = self.road.dialect.takes_for(principal, kind, admitted.target, head.method, admitted.client)
             if not takes:
                 return
             if takes is before:
                 break
             before = takes
-            ticket = told.ticket = await self.road.limits.admit(takes, principal, told.lease, admitted.wait_s)
+            wanted = heavier(takes, weight) if weight > 1 else takes
+            ticket = await self.road.limits.admit(wanted, principal, told.lease, admitted.wait_s)
             if ticket.decision.allowed:
-                told.ticket = None
-                ticket.undo()
+                told.ahead, told.room = ticket, weight
                 return
-        told.decision = ticket.decision
-        note(ticket.decision, x)
-        raise _limited(ticket.decision)
+            refusals.append(ticket.decision)
+        told.decision = min(refusals, key=lasts_s)
+        note(told.decision, x)
+        raise limited(told.decision)
 
     def _learn(self, head: RequestHead, x: Exchange, told: _Told, case: Case, again: Again | None = None) -> None:
         """The next one with the same head need not come this way. ``again`` is None for one that a bucket refused."""
@@ -474,23 +491,6 @@ class Gateway:
             challenge=not self.road.anonymous,
         )
         await down.respond(head, body, close=rejection.close)
-
-
-async def _asked_before() -> None:
-    """There was room a moment ago."""
-
-
-def _limited(decision: Decision) -> Rejection:
-    if decision.unavailable:
-        return Rejection(
-            Code.LIMITER_UNAVAILABLE,
-            503,
-            "503 Service Unavailable",
-            headers=((b"Retry-After", b"1"),),
-            source=Source.INTERNAL,
-            proxy_error="destination_unavailable",
-        )
-    return rate_limited()
 
 
 def _id_field(x: Exchange) -> tuple[bytes, bytes]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from .core.access import Permit, Principal
 from .core.catalogue import Access, Operation, Surface
-from .core.errors import Rejection
+from .core.errors import Code, Rejection
 from .core.rule_match import Place, Question
 from .road import Road
 
 # On the REST surface, whatever the request is.
+_LIMITED = frozenset({Code.RATE_LIMITED, Code.LIMITER_UNAVAILABLE})
 _ASKING = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
 
 
-async def resolve(road: Road, questions: Sequence[Question], principal: Principal) -> dict[Question, Place]:
+async def resolve(
+    road: Road, questions: Sequence[Question], principal: Principal, room: Callable[[], Awaitable[None]] | None = None
+) -> dict[Question, Place]:
     """What GitLab knows of ``questions``, asked with the credentials of this identity's own rules, each for what is left.
 
     Raises:
-        Rejection: Of the first that failed, while a question is open.
+        Rejection: Of the first that failed, while a question is open; at once what ``room`` raises, before GitLab is asked.
     """
     resolved: dict[Question, Place] = {}
     failure: Rejection | None = None
@@ -29,8 +32,10 @@ async def resolve(road: Road, questions: Sequence[Question], principal: Principa
             # The one at hand is a pool's offer: the request itself goes up with that member, in its turn.
             credential = road.tokens.credential_now(asking, _ASKING)
             credential = credential or await road.tokens.credential(asking, principal, _ASKING)
-            resolved |= await road.places.resolve(left, credential)
+            resolved |= await road.places.resolve(left, credential, room)
         except Rejection as refused:
+            if refused.code in _LIMITED:
+                raise
             failure = failure or refused
         if len(resolved) == len(questions):
             return resolved

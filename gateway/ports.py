@@ -6,7 +6,7 @@ Each docstring says what a miss, an outage and concurrency mean. Nothing here do
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -413,8 +413,14 @@ class TokenSource(Protocol):
 class Places(Protocol):
     """What GitLab calls a project or group otherwise: id ⇄ path, with the credential of the rule that asks."""
 
-    async def resolve(self, questions: Sequence[Question], credential: UpstreamCredential) -> Resolved:
-        """Those that GitLab answered; one the credential may not know of is left out. Remembered with bounds.
+    async def resolve(
+        self,
+        questions: Sequence[Question],
+        credential: UpstreamCredential,
+        room: Callable[[], Awaitable[None]] | None = None,
+    ) -> Resolved:
+        """Those that GitLab answered; one the credential may not know of is left out. Remembered with bounds: ``room`` is
+        asked for, and may be refused, where GitLab must be asked.
 
         Raises Rejection PLACE_UNAVAILABLE or ``UPSTREAM_*`` when GitLab does not answer: closed, never open.
         """

@@ -280,7 +280,7 @@ async def test_a_plain_cache_reads_no_body() -> None:
 GRAPHQL = Operation("POST /api/graphql", Access.WRITE, Surface.GRAPHQL)
 
 
-async def room() -> None:
+async def room(requests: int) -> None:
     """There is."""
 
 
@@ -333,10 +333,10 @@ async def test_a_get_is_judged_by_its_query_string() -> None:
 
 async def test_nothing_is_parsed_where_there_is_no_room() -> None:
     """Parsing costs as much as hundreds of requests; what was read lately costs nothing."""
-    asked: list[None] = []
+    asked: list[int] = []
 
-    async def none() -> None:
-        asked.append(None)
+    async def none(requests: int) -> None:
+        asked.append(requests)
         raise Rejection(Code.RATE_LIMITED, 429, "no room")
 
     json, target = head((b"Content-Type", b"application/json")), parse_target(b"/api/graphql?query=%7Broomless%7D")
@@ -345,7 +345,21 @@ async def test_nothing_is_parsed_where_there_is_no_room() -> None:
             await BodyStage().look(GRAPHQL, json, TARGET, Pieces(b'{"query":"{ without { room } }"}'), none)
         with pytest.raises(Rejection):
             await BodyStage().look(GRAPHQL, RequestHead("GET", target.raw, ()), target, None, none)
-    assert len(asked) == 4
+    assert asked == [1] * 4
     await look(b'{"query":"{ without { room } }"}')
     found = await BodyStage().look(GRAPHQL, json, TARGET, Pieces(b'{"query":"{ without { room } }"}'), none)
     assert found[0].access is Access.READ
+
+
+async def test_a_batch_needs_room_for_all_of_it() -> None:
+    """A long one tells how many it is when it has been read, which is worth room for one."""
+    json = head((b"Content-Type", b"application/json"))
+    for padding, asked in (("", [3]), (" " * 20_000, [1, 3])):
+        found: list[int] = []
+
+        async def some(requests: int, found: list[int] = found) -> None:
+            found.append(requests)
+
+        batch = ",".join(f'{{"query":"{{ b{len(padding)}n{number} }}"}}' for number in range(3))
+        await BodyStage().look(GRAPHQL, json, TARGET, Pieces(f"[{batch}]{padding}".encode()), some)
+        assert found == asked

@@ -102,6 +102,35 @@ async def test_who_has_no_room_in_his_limits_has_gitlab_asked_nothing(tmp_path: 
     assert gitlab.questions == 2
 
 
+async def test_who_has_gitlab_asked_has_taken_for_it_though_it_is_refused(tmp_path: Path, gitlab: GitLab) -> None:
+    """The questions go up with a credential that others need, too."""
+    limits = "limits: [{id: few, by: caller, rate: 1/day, burst: 2}]\n"
+    async with world(tmp_path, CONFIGURATION + limits, gitlab) as made:
+        for number in range(4):
+            target = f"/platform/y{number}.git/info/refs?service=git-upload-pack"
+            assert status(await made.ask("GET", target, caller="bot")) == (404 if number < 2 else 429)
+        known = "/platform/y0.git/info/refs?service=git-upload-pack"
+        assert status(await made.ask("GET", known, caller="bot")) == 404, "a table look-up takes nothing"
+    assert gitlab.questions == 2
+
+
+async def test_who_is_refused_takes_nothing_of_what_a_project_s_own_callers_share(tmp_path: Path, gitlab: GitLab) -> None:
+    limits = "limits: [{id: each, by: project, rate: 1/day, burst: 1}, {id: few, by: caller, rate: 1/day, burst: 9}]\n"
+    async with world(tmp_path, CONFIGURATION + limits, gitlab) as made:
+        target = "/platform/theirs.git/info/refs?service=git-upload-pack"
+        for caller, told in (("bot", 404), ("under", 200), ("under", 429)):
+            assert status(await made.ask("GET", target, caller=caller)) == told
+
+
+async def test_what_gitlab_was_asked_is_no_second_request(tmp_path: Path, gitlab: GitLab) -> None:
+    limits = "limits: [{id: few, by: caller, rate: 1/day, burst: 2, advertise: true}]\n"
+    async with world(tmp_path, CONFIGURATION + limits, gitlab) as made:
+        for left in ("1", "0"):
+            down = await made.ask("GET", f"/platform/z{left}.git/info/refs?service=git-upload-pack", caller="under")
+            assert (down.status, down.field("RateLimit-Remaining")) == (200, left)
+    assert gitlab.questions == 2
+
+
 MERGE = "/api/v4/projects/platform%2Fapi/merge_requests"
 
 

@@ -118,6 +118,18 @@ async def test_what_was_undone_was_never_taken() -> None:
     assert not (await stage.admit(takes(SLOW), principal(), "3")).decision.allowed
 
 
+@pytest.mark.parametrize("undone", [False, True])
+async def test_what_is_kept_stays_taken_but_for_places_and_a_projects_own(undone: bool) -> None:
+    stage = LimitStage(MemoryBuckets())
+    theirs = Limit("theirs", Scope.PROJECT, 0.001, 1.0)
+    ticket = await stage.admit([*takes(SLOW), *takes(PLACE, "p"), *takes(theirs, "t")], principal(), "1")
+    if undone:
+        ticket.undo()
+    ticket.keep()
+    assert not (await stage.admit(takes(SLOW), principal(), "2")).decision.allowed
+    assert (await stage.admit([*takes(PLACE, "p"), *takes(theirs, "t")], principal(), "3")).decision.allowed
+
+
 async def test_a_client_that_goes_away_gives_up_its_place() -> None:
     stage = LimitStage(MemoryBuckets())
     first = await stage.admit(takes(PLACE), principal(), "1")

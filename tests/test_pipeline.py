@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from gateway.core import graphql
 from gateway.core.errors import Code, Rejection, Source
 from gateway.core.messages import Field, ResponseHead, first, values
 from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
-from tests.fakes.world import CONFIGURATION, ENVIRONMENT, MALLORY, OWN, Answer, Down, World, died, token_of, world
+from tests.fakes.world import (
+    CONFIGURATION,
+    ENVIRONMENT,
+    MALLORY,
+    OWN,
+    Answer,
+    ClientGone,
+    Down,
+    World,
+    died,
+    token_of,
+    world,
+)
 
 JSON = (b"Content-Type", b"application/json")
 PROJECT = "/api/v4/projects/1"
@@ -435,6 +449,61 @@ async def test_a_query_is_not_refused_for_what_writes_have_used_up(tmp_path: Pat
             assert (await made.ask("POST", GRAPHQL, *fields, caller="reader", body=(changing,))).status == status
         asking = document(f"ask{len(more)}")
         assert (await made.ask("POST", GRAPHQL, *fields, caller="reader", body=(asking,))).status == 200
+
+
+@pytest.mark.parametrize("ends", ["forbidden", "forbidden, long", "over the limit for writes", "left"])
+async def test_who_has_documents_parsed_has_taken_for_it_however_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """Else a caller who may do nothing could have the gateway parse without end."""
+    parsed: list[bytes] = []
+    parse = graphql._parse
+
+    def counting(document: bytes) -> object:
+        parsed.append(document)
+        return parse(document)
+
+    monkeypatch.setattr(graphql, "_parse", counting)
+    padding = b" " * 20_000 if "long" in ends else b""
+    caller = "reader" if ends.startswith("over") else "other"
+    async with world(tmp_path, CONFIGURATION.replace("burst: 50", "burst: 5") + WRITES) as made:
+        for number in range(20):
+            body = document(f"{ends[:4]}{len(padding)}x{number}", mutation=True)
+            if ends == "left":
+                monkeypatch.setattr(made.gateway.road.access, "authorise", _gone)
+            with contextlib.suppress(ClientGone):
+                await made.ask("POST", GRAPHQL, JSON, caller=caller, body=(body + padding,))
+        assert (made.last.status, made.last.code, made.last.limit_id) == (429, "rate_limited", "caller"), "the sooner"
+        assert len(parsed) <= 5
+        assert made.gateway.road.limits.waiting == 0
+
+
+def _gone(*_: object, **__: object) -> None:
+    raise ClientGone
+
+
+async def test_a_batch_beyond_what_is_left_is_not_parsed_and_takes_nothing(tmp_path: Path) -> None:
+    """Whoever waits as long as is told then is let in."""
+    async with world(tmp_path, CONFIGURATION.replace("burst: 50", "burst: 5")) as made:
+        assert (await made.ask("GET", PROJECT, caller="reader")).status == 200
+        batch = b"[" + b",".join(document(f"many{number}") for number in range(5)) + b"]"
+        for padding in (b"", b" " * 20_000):
+            for _ in range(3):
+                down = await made.ask("POST", GRAPHQL, JSON, caller="reader", body=(batch + padding,))
+                assert down.status == 429
+        assert (await made.ask("GET", PROJECT, caller="reader")).field("RateLimit-Remaining") == "3"
+        assert b"many0" not in b"".join(graphql._memo)
+
+
+async def test_what_was_taken_ahead_is_given_back_to_who_takes_for_himself(tmp_path: Path) -> None:
+    places = "  - {id: in-flight, by: caller, concurrent: 1}\n"
+    async with world(tmp_path, CONFIGURATION.replace("burst: 50", "burst: 5") + places) as made:
+        for left in (4, 3):
+            down = await made.ask("POST", GRAPHQL, JSON, caller="reader", body=(document(f"back{left}"),))
+            assert (down.status, down.field("RateLimit-Remaining")) == (200, str(left))
+        forbidden = await made.ask("POST", GRAPHQL, JSON, caller="other", body=(document("back", mutation=True),))
+        assert forbidden.status == 403
+        assert (await made.ask("GET", PROJECT, caller="other")).status == 200, "a place is never kept"
 
 
 async def test_only_a_runner_that_asks_for_a_job_polls(made: World) -> None:

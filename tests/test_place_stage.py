@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -38,7 +38,14 @@ class Asked:
         self.waited.append(permit.use)
         return permit.use
 
-    async def resolve(self, questions: Sequence[Question], credential: UpstreamCredential) -> Resolved:
+    async def resolve(
+        self,
+        questions: Sequence[Question],
+        credential: UpstreamCredential,
+        room: Callable[[], Awaitable[None]] | None = None,
+    ) -> Resolved:
+        if room is not None:
+            await room()
         answer: Any = self.answers[cast("str", credential)]
         if isinstance(answer, Rejection):
             raise answer
@@ -77,3 +84,17 @@ async def test_what_stays_open_behind_a_failure_is_decided_by_nobody() -> None:
     with pytest.raises(Rejection) as refused:
         await asked(Asked(one=failure(), two={}), WEB)
     assert refused.value.code is Code.PLACE_UNAVAILABLE
+
+
+@pytest.mark.parametrize("code", [Code.RATE_LIMITED, Code.LIMITER_UNAVAILABLE])
+async def test_who_has_no_room_has_nobody_asked(code: Code) -> None:
+    rooms: list[Code] = []
+
+    async def none() -> None:
+        rooms.append(code)
+        raise failure(code)
+
+    asks = Asked(one={}, two={WEB: Place("1", "a/web")})
+    with pytest.raises(Rejection) as refused:
+        await resolve(cast("Road", asks), (WEB,), BOT, none)
+    assert (refused.value.code, rooms) == (code, [code])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from ..core.access import Permit, Principal, PrincipalKind
 from ..core.catalogue import Operation
@@ -65,7 +65,12 @@ class Anything:
 class Nowhere:
     """No rule names a place."""
 
-    async def resolve(self, questions: Sequence[Question], credential: UpstreamCredential) -> Resolved:
+    async def resolve(
+        self,
+        questions: Sequence[Question],
+        credential: UpstreamCredential,
+        room: Callable[[], Awaitable[None]] | None = None,
+    ) -> Resolved:
         raise AssertionError("a shared cache asks nothing")
 
 

@@ -7,7 +7,7 @@ are remembered for ``ttl_s``: for so long a path that was given to another proje
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -99,22 +99,33 @@ class GitlabPlaces:
         self._memory: dict[bytes, _Remembered] = {}
         self._flights: Flights[_Remembered] = Flights()
 
-    async def resolve(self, questions: Sequence[Question], credential: UpstreamCredential) -> Resolved:
+    async def resolve(
+        self,
+        questions: Sequence[Question],
+        credential: UpstreamCredential,
+        room: Callable[[], Awaitable[None]] | None = None,
+    ) -> Resolved:
         found: dict[Question, Place] = {}
         if len(questions) > _MOST_QUESTIONS:
             return found
         for question in questions:
-            place = await self._place(question, credential)
+            place = await self._place(question, credential, room)
             if place is not None:
                 found[question] = place
         return found
 
-    async def _place(self, question: Question, credential: UpstreamCredential) -> Place | None:
+    async def _place(
+        self, question: Question, credential: UpstreamCredential, room: Callable[[], Awaitable[None]] | None
+    ) -> Place | None:
         key = b"%b/%b/%b" % (credential.partition, question.kind.value.encode(), question.spelt.encode())
         while True:
             known = self._memory.get(key)
             if known is not None and self._monotonic() < known.until:
                 return known.place
+            if room is not None:  # first: whoever waits for it must not lead others
+                await room()
+                room = None
+                continue
             leads, flight = self._flights.join(key)
             if leads:
                 try:

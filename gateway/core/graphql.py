@@ -60,6 +60,11 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 class Unread(Exception):  # noqa: N818 — no fault
     """It takes parsing, which costs as much as hundreds of other requests: who pays for it is to be asked first."""
 
+    def __init__(self, operations: int = 1) -> None:
+        super().__init__(operations)
+        self.operations = operations
+        """How many requests it counts as, as far as is known."""
+
 
 UNKNOWN = Asked()
 UNCOUNTED = Asked(operations=MOST_TOGETHER)
@@ -97,10 +102,10 @@ def asked_in_query(target: Target, *, parse: bool = True) -> Asked:
     return Asked(_access(found["query"], name, parse=parse))
 
 
-def asked_in_body(head: RequestHead, target: Target, body: bytes, *, parse: bool = True) -> Asked:
+def asked_in_body(head: RequestHead, target: Target, body: bytes, *, room: int = MOST_TOGETHER) -> Asked:
     """Of a POST. A multipart request carries an upload, and only mutations take those.
 
-    Raises Unread, without ``parse``, for a long body, and for a document that was not read lately.
+    Raises Unread for a long body, and for documents that were not read lately, of more requests than there is ``room`` for.
     """
     beside = {parameter.name.partition("[")[0] for parameter in query_parameters(target.query or b"")}
     if not beside.isdisjoint(_BATCHES):
@@ -113,7 +118,7 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes, *, parse: bool
         return UNCOUNTED
     if body.count(b"{") > _MAX_OBJECTS:
         return UNCOUNTED
-    if len(body) > _LIGHT_BYTES and not parse:
+    if len(body) > _LIGHT_BYTES and not room:
         raise Unread
     try:
         # A member twice is one thing to us and may be another to GitLab: the one JSON reader that tells.
@@ -125,7 +130,10 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes, *, parse: bool
     requests = asked if isinstance(asked, list) else [asked]
     count = max(1, len(requests))
     few = 0 < len(requests) <= MOST_TOGETHER and _tokens_in(requests) <= _MAX_TOKENS
-    reads = few and beside.isdisjoint(_PARAMETERS) and all(_queries(one, parse=parse) for one in requests)
+    try:
+        reads = few and beside.isdisjoint(_PARAMETERS) and all(_queries(one, parse=count <= room) for one in requests)
+    except Unread:
+        raise Unread(count) from None
     return Asked(Access.READ if reads else Access.WRITE, count)
 
 

@@ -165,6 +165,28 @@ async def test_many_askers_cost_one_question_and_a_leader_that_leaves_takes_nobo
     assert len(world.gitlab.asked) <= 3
 
 
+async def test_room_is_asked_for_where_gitlab_must_be_and_nobody_else_waits_for_it() -> None:
+    world, asked, there_is = World(), list[str](), asyncio.Event()
+
+    async def room() -> None:
+        asked.append("late")
+        await there_is.wait()
+
+    async def none() -> None:
+        raise Rejection(Code.RATE_LIMITED, 429, "no room")
+
+    with pytest.raises(Rejection):
+        await world.places.resolve((BY_ID,), READER, none)
+    late = asyncio.ensure_future(world.places.resolve((BY_ID,), READER, room))
+    while not asked:
+        await asyncio.sleep(0)
+    assert BY_ID in await world.places.resolve((BY_ID,), READER)
+    there_is.set()
+    assert BY_ID in await late
+    assert BY_ID in await world.places.resolve((BY_ID,), READER, none), "it is remembered"
+    assert len(world.gitlab.asked) == 1
+
+
 async def test_a_request_that_names_too_many_places_is_not_asked_about() -> None:
     world = World()
     many = tuple(Question(ReferenceKind.PROJECT, str(number)) for number in range(5))

@@ -34,9 +34,9 @@ QUERY, MUTATION = 'query Q { project(fullPath: "a") { id } }', "mutation M { x(i
 READ = Asked(Access.READ)
 
 
-def posted(body: Any, *fields: tuple[bytes, bytes], target: bytes = b"/api/graphql", parse: bool = True) -> Asked:
+def posted(body: Any, *fields: tuple[bytes, bytes], target: bytes = b"/api/graphql", room: int = 100) -> Asked:
     octets = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return asked_in_body(RequestHead("POST", target, fields or (JSON,)), parse_target(target), octets, parse=parse)
+    return asked_in_body(RequestHead("POST", target, fields or (JSON,)), parse_target(target), octets, room=room)
 
 
 def got(query: bytes, *, parse: bool = True) -> Asked:
@@ -163,7 +163,7 @@ def test_a_batch_is_read_up_to_as_many_tokens_as_one_document() -> None:
     many = "{" + 'a ...b c(d: "e f g") ' * 20 + "}"
     assert posted([{"query": many}] * 27) == Asked(Access.READ, 27)
     assert posted([{"query": many}] * 28) == Asked(Access.WRITE, 28)
-    assert posted([{"query": "{" + "a " * 4980 + "}"}] * 100, parse=True) == Asked(Access.WRITE, 100)
+    assert posted([{"query": "{" + "a " * 4980 + "}"}] * 100) == Asked(Access.WRITE, 100)
     long = '{ a(b: "' + "x" * 9985 + '") }'
     assert posted([{"query": long}] * 10) == Asked(Access.READ, 10)
     assert posted([{"query": long}] * 11) == Asked(Access.WRITE, 11)
@@ -192,15 +192,23 @@ def test_more_objects_than_anybody_sends_are_not_counted() -> None:
 def test_what_was_not_read_lately_is_parsed_only_where_that_is_asked_for() -> None:
     new = {"query": "{ never { seen { before } } }"}
     long = {"query": QUERY, "variables": {"x": "y" * 20_000}}
-    for body in (new, [{"query": QUERY}, new], long):
-        with pytest.raises(Unread):
-            posted(body, parse=False)
+    posted({"query": QUERY})
+    for body, room, operations in (
+        (new, 0, 1),
+        ([{"query": QUERY}, new], 1, 2),
+        (long, 0, 1),
+        ([new, long], 0, 1),
+        ([new, long], 1, 2),
+    ):
+        with pytest.raises(Unread) as unread:
+            posted(body, room=room)
+        assert unread.value.operations == operations
     with pytest.raises(Unread):
         got(b"?query=%7Bnever%7Bseen%7D%7D", parse=False)
-    assert posted(new) == posted(new, parse=False) == READ
+    assert posted(new) == posted(new, room=0) == READ
     assert posted(long) == READ
     assert got(b"?query=%7Bnever%7Bseen%7D%7D") == got(b"?query=%7Bnever%7Bseen%7D%7D", parse=False) == READ
-    assert posted([], parse=False).access is Access.WRITE
+    assert posted([], room=0).access is Access.WRITE
     assert got(b"?x=1", parse=False) == UNKNOWN
 
 
