@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 
 from .core.access import Permit, Principal
 from .core.catalogue import Access, Operation, Surface
-from .core.errors import Code, Rejection
+from .core.errors import Code, Rejection, Source
 from .core.rule_match import Place, Question
 from .road import Road
 
 # On the REST surface, whatever the request is.
 _LIMITED = frozenset({Code.RATE_LIMITED, Code.LIMITER_UNAVAILABLE})
-_ASKING = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
+ASKING = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
 
 
 async def resolve(
@@ -22,6 +23,7 @@ async def resolve(
 
     Raises:
         Rejection: Of the first that failed, while a question is open; at once what ``room`` raises, before GitLab is asked.
+            GitLab's own limit on one credential leaves it to the others.
     """
     resolved: dict[Question, Place] = {}
     failure: Rejection | None = None
@@ -30,11 +32,12 @@ async def resolve(
         left = [question for question in questions if question not in resolved]
         try:
             # The one at hand is a pool's offer: the request itself goes up with that member, in its turn.
-            credential = road.tokens.credential_now(asking, _ASKING)
-            credential = credential or await road.tokens.credential(asking, principal, _ASKING)
-            resolved |= await road.places.resolve(left, credential, room)
+            credential = road.tokens.credential_now(asking, ASKING)
+            credential = credential or await road.tokens.credential(asking, principal, ASKING)
+            ahead = functools.partial(_ahead, road, credential.id, principal, room)
+            resolved |= await road.places.resolve(left, credential, ahead)
         except Rejection as refused:
-            if refused.code in _LIMITED:
+            if refused.code in _LIMITED and refused.source is not Source.UPSTREAM:
                 raise
             failure = failure or refused
         if len(resolved) == len(questions):
@@ -42,3 +45,11 @@ async def resolve(
     if failure is not None:
         raise failure
     return resolved
+
+
+async def _ahead(road: Road, credential: str, principal: Principal, room: Callable[[], Awaitable[None]] | None) -> None:
+    """There is room in the caller's limits, and in GitLab's on this credential."""
+    if room is not None:
+        await room()
+    if not road.pacing.is_free(credential):
+        await road.pacing.go(credential, principal, "", ASKING.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -129,6 +130,29 @@ async def test_what_gitlab_was_asked_is_no_second_request(tmp_path: Path, gitlab
             down = await made.ask("GET", f"/platform/z{left}.git/info/refs?service=git-upload-pack", caller="under")
             assert (down.status, down.field("RateLimit-Remaining")) == (200, left)
     assert gitlab.questions == 2
+
+
+async def test_a_throttled_credential_is_not_asked_with_about_places(tmp_path: Path, gitlab: GitLab) -> None:
+    """Whoever hears of it first: a request, or a question."""
+    throttled = (
+        (b"Retry-After", b"30"),
+        *((b"RateLimit-" + name, b"9") for name in (b"Limit", b"Observed")),
+        (b"RateLimit-Remaining", b"0"),
+        (b"RateLimit-Reset", b"%d" % (time.time() + 30)),
+    )
+
+    async def answer(request: UpstreamRequest, octets: bytes) -> Reply:
+        await gitlab(request, octets)
+        return Reply(ResponseHead(429, throttled), whole=b"")
+
+    async with world(tmp_path, CONFIGURATION, answer) as made:
+        first_told = None
+        for number in range(3):
+            target = f"/platform/w{number}.git/info/refs?service=git-upload-pack"
+            down = await made.ask("GET", target, caller="under")
+            first_told = first_told or down.code
+            assert number == 0 or (down.status, down.code) == (429, "rate_limited")
+    assert (first_told, gitlab.questions, gitlab.asked) == ("place_unavailable", 1, [])
 
 
 MERGE = "/api/v4/projects/platform%2Fapi/merge_requests"

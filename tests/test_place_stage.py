@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.access import Permit, Principal, PrincipalKind
 from gateway.core.catalogue import Operation, ReferenceKind
-from gateway.core.errors import Code, Rejection
+from gateway.core.errors import Code, Rejection, Source
 from gateway.core.rule_match import Place, Question, Resolved
 from gateway.place_stage import resolve
 from gateway.ports import UpstreamCredential
@@ -26,17 +26,24 @@ class Asked:
         self.answers = answers
         self.at_hand = True
         self.waited: list[str] = []
-        self.access = self.tokens = self.places = self
+        self.access = self.tokens = self.places = self.pacing = self
+        self.throttled: set[str] = set()
 
     def credentials_of(self, identity: str) -> tuple[str, ...]:
         return tuple(self.answers)
 
-    def credential_now(self, permit: Permit, operation: Operation) -> str | None:
-        return permit.use if self.at_hand else None
+    def credential_now(self, permit: Permit, operation: Operation) -> UpstreamCredential | None:
+        return UpstreamCredential(permit.use, (), b"") if self.at_hand else None
 
-    async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> str:
+    async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
         self.waited.append(permit.use)
-        return permit.use
+        return UpstreamCredential(permit.use, (), b"")
+
+    def is_free(self, credential: str) -> bool:
+        return credential not in self.throttled
+
+    async def go(self, credential: str, principal: Principal, lease: str, operation: str) -> None:
+        raise Rejection(Code.RATE_LIMITED, 429, "429 Too Many Requests", source=Source.UPSTREAM)
 
     async def resolve(
         self,
@@ -46,7 +53,7 @@ class Asked:
     ) -> Resolved:
         if room is not None:
             await room()
-        answer: Any = self.answers[cast("str", credential)]
+        answer: Any = self.answers[credential.id]
         if isinstance(answer, Rejection):
             raise answer
         return {question: place for question, place in answer.items() if question in questions}
@@ -98,3 +105,13 @@ async def test_who_has_no_room_has_nobody_asked(code: Code) -> None:
     with pytest.raises(Rejection) as refused:
         await resolve(cast("Road", asks), (WEB,), BOT, none)
     assert (refused.value.code, rooms) == (code, [code])
+
+
+async def test_a_credential_that_gitlab_limits_leaves_it_to_the_others() -> None:
+    asks = Asked(one={WEB: Place("1", "a/web")}, two={WEB: Place("2", "b/web")})
+    asks.throttled = {"one"}
+    assert await asked(asks, WEB) == {WEB: Place("2", "b/web")}
+    asks.throttled = {"one", "two"}
+    with pytest.raises(Rejection) as refused:
+        await asked(asks, WEB)
+    assert (refused.value.code, refused.value.source) == (Code.RATE_LIMITED, Source.UPSTREAM)

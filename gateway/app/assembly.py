@@ -57,6 +57,7 @@ from ..identity.verifier import GitlabVerifier
 from ..limit_stage import LimitStage
 from ..pacing_stage import PacingStage
 from ..pipeline import Gateway
+from ..place_stage import ASKING
 from ..ports import BucketStore
 from ..road import Observer, Road
 from ..state_dir import open_state_dir, secret
@@ -299,6 +300,7 @@ async def _assemble(made: Assembly) -> None:
                 fields=((b"Host", _upstream_host(config)),),
                 by_group_id=rules.by_group_id,
                 learnt=room.names.learn,
+                heard=lambda credential, head: pacing.learn(credential, head, ASKING.name),
             ),
             passing=made.passage,
             answers=_answers(made),

@@ -13,7 +13,7 @@ import msgspec
 
 from ..core.catalogue import ReferenceKind
 from ..core.errors import Code, Rejection, Source
-from ..core.messages import Fields, first
+from ..core.messages import Fields, ResponseHead, first
 from ..core.rule_match import Place, Question, Resolved
 from ..ports import Upstream, UpstreamCredential, UpstreamRequest
 from ..reply import Reply
@@ -65,6 +65,7 @@ class GitlabPlaces:
         fields: Sent with each request (Host).
         by_group_id: Some rule names a group by number: the groups around a place are asked for as well.
         learnt: Told the number and the path of each project found, for whom that is news.
+        heard: Told of each answer, and the id of the credential that it was given to.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class GitlabPlaces:
         fields: Fields = (),
         by_group_id: bool = False,
         learnt: Callable[[bytes, bytes], None] | None = None,
+        heard: Callable[[str, ResponseHead], None] | None = None,
         ttl_s: float = 60.0,
         missing_ttl_s: float = 5.0,
         remembered: int = 10_000,
@@ -92,6 +94,7 @@ class GitlabPlaces:
         )
         self._by_group_id = by_group_id
         self._learnt = learnt
+        self._heard = heard
         self._ttl_s = ttl_s
         self._missing_ttl_s = missing_ttl_s
         self._bound = remembered
@@ -191,6 +194,8 @@ class GitlabPlaces:
         request = UpstreamRequest("GET", path, (*self._fields, *credential.fields), 0, self._timeout_s)
         reply = await self._upstream.send(request, None)
         try:
+            if self._heard is not None:
+                self._heard(credential.id, reply.head)
             moved = _MOVED_TO.search(first(reply.head.fields, b"location") or b"")
             return reply.head.status, await _whole(reply), moved[1] if moved else None
         finally:
