@@ -22,6 +22,8 @@ from ..singleflight import Flights
 _MOST_QUESTIONS = 4
 """A request that names more places than this is answered without asking: what is not resolved is not allowed."""
 _MAX_ANSWER_BYTES = 256 * 1024
+_MEMO_NAME = 1024
+"""Characters of a name whose place is remembered."""
 _DEEPEST = 20
 """GitLab nests groups twenty levels deep."""
 _RESOURCES = {
@@ -133,7 +135,8 @@ class GitlabPlaces:
             if leads:
                 try:
                     known = await self._look_up(question, credential)
-                    self._remember(key, known)
+                    if len(question.spelt) <= _MEMO_NAME:
+                        self._remember(key, known)
                     flight.land(known)
                 finally:
                     flight.abandon()

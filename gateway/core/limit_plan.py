@@ -24,6 +24,8 @@ _PREFIX = "{gw}:b:"
 _LIMIT_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PLAIN_SUBJECT = re.compile(r"(?!#)[\x21-\x7e]{1,100}")
 _MEMO_BOUND = 4096
+_MEMO_NAME = 512
+"""Characters of a project's name that is remembered: a longer one is asked anew each time."""
 _OVER = Era(over=True)
 _PLACES = (ReferenceKind.PROJECT,)
 
@@ -109,7 +111,8 @@ class Limits:
             takes = Takes(self._as_changed(found) if self._changed else found, _OVER if tariff.by_project else self._era)
             if len(self._memo) >= _MEMO_BOUND:
                 self._memo.clear()
-            self._memo[seen] = takes
+            if len(project) <= _MEMO_NAME:
+                self._memo[seen] = takes
         return takes
 
     def change(self, key: str, limit: Limit | None) -> None:

@@ -202,6 +202,15 @@ async def test_the_prefix_stands_before_the_question_and_memory_is_bounded() -> 
     assert len(world.places._memory) <= 2
 
 
+async def test_a_name_that_nothing_has_is_not_kept() -> None:
+    world = World()
+    for length, asked in ((1024, 1), (1025, 3)):
+        question = Question(ReferenceKind.PROJECT, "n" * length)
+        for _ in range(2):
+            assert await world.places.resolve((question,), READER) == {}
+        assert (len(world.places._memory), len(world.gitlab.asked)) == (1, asked)
+
+
 async def test_an_endless_answer_is_cut_off() -> None:
     world = World()
 

@@ -87,6 +87,16 @@ def test_the_memo_is_bounded() -> None:
     assert len(limits._memo) <= 4096
 
 
+def test_a_name_that_no_project_has_is_not_kept() -> None:
+    """Thousands of 16 KiB each would be."""
+    limits = Limits.compile([Limit("each", Scope.PROJECT, 1.0, 1.0)])
+    for name, kept in (("n" * 512, 1), ("n" * 513, 1), ("n" * 15_000, 1)):
+        asked = target(f"/api/v4/projects/{name}/issues")
+        takes = limits.takes_for(key_principal(), ISSUES, asked, "POST", "192.0.2.1")
+        assert takes == limits.takes_for(key_principal(), ISSUES, asked, "POST", "192.0.2.1")
+        assert (len(takes), len(limits._memo)) == (1, kept)
+
+
 def test_no_limits_no_takes() -> None:
     none = Limits.compile([])
     assert none.takes_for(key_principal(), OPERATION, TARGET, "GET", "10.0.0.1") == ()
