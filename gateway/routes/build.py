@@ -159,7 +159,7 @@ def references(template: str) -> dict[str, ReferenceKind]:
     """Which names of ``template`` stand for a project, a group, a namespace or a user."""
     found: dict[str, ReferenceKind] = {}
     before = ""
-    for word in re.sub(r"[()]", "", template).split("/"):
+    for word in re.sub(r"[()]", "", template.partition("?")[0]).split("/"):
         name = word.removesuffix(".git")
         if name[:1] in (":", "*"):
             kind = _NAMED.get(name[1:]) or (_BEFORE.get(before) if name == ":id" else None)
@@ -253,6 +253,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         sources = [row for path in options.source for row in read_source(path.read_text(encoding="utf-8"))]
+        if not options.partial:
+            sources += [Source(*added) for added in review.ADDED]
         rows = derive(sources)
         missing = [] if options.partial else unreviewed(rows)
         if missing:

@@ -208,6 +208,7 @@ PLACELESS = frozenset(
         "GET /.well-known/oauth-authorization-server",
         "GET /.well-known/oauth-protected-resource",
         "GET /.well-known/openid-configuration",
+        "GET /.well-known/terraform.json",
         "GET /.well-known/webfinger",
         "GET /api/v4/admin/batched_background_migrations",
         "GET /api/v4/admin/batched_background_migrations/:id",
@@ -384,6 +385,11 @@ PERMISSIONS = {
 """Permissions that the specification gives wrongly: an allow for reading must not let anyone write."""
 
 # Rows --------------------------------------------------------------------------------------------------------------
+
+ADDED = (("GET", "/.well-known/terraform.json", "oauth"),)
+"""What GitLab answers to and none of its descriptions has, by method, template and surface: where Terraform finds modules
+(``Terraform::ServicesController``, open to anybody).
+"""
 
 DROPPED = frozenset({"/api/v4/*path", "/api/v4/projects/:id/(ref/:ref/)trigger/pipeline"})
 """Grape's own catch-all for 404, with which no route would be unknown, and a row that two others say better."""

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.core.catalogue import FORMAT_VERSION, Catalogue, ReferenceKind
-from gateway.routes import read
+from gateway.routes import read, review
 from gateway.routes.build import SourceProblem, derive, encode, main, read_source, references, unreviewed
 
 DATA = Path(__file__).parent.parent / "data"
@@ -118,6 +118,15 @@ def test_the_committed_file_is_what_the_script_makes_of_it(tmp_path: Path) -> No
     given.write_bytes(msgspec.json.encode(source))
     assert main([str(given), str(out)]) == 0
     assert out.read_bytes() == read()
+
+
+def test_what_no_source_describes_is_added(tmp_path: Path) -> None:
+    named = {f"{method} {template}" for method, template, _ in review.ADDED}
+    given, out = tmp_path / "source.json", tmp_path / "out.json"
+    rows = [row for row in json.loads(read())["operations"] if f"{row[0]} {row[1]}" not in named]
+    given.write_bytes(msgspec.json.encode([{"method": row[0], "template": row[1], "surface": row[2]} for row in rows]))
+    assert main([str(given), str(out)]) == 0
+    assert named <= {operation.name for operation in Catalogue.decode(out.read_bytes()).operations()}
 
 
 @pytest.mark.parametrize(
