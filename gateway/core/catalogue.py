@@ -85,6 +85,8 @@ class Reference(msgspec.Struct, frozen=True, gc=False):
     """Where it ends (exclusive) when it spans segments, as in Git's paths; 0: the one segment at ``index``."""
     repository: bool = False
     """It names a Git repository: ``.git``, ``.wiki`` and a snippet's number are no part of the project's path."""
+    below: bool = False
+    """It may name what lies below a project: GitLab takes a beginning of it, of two segments at least, that is one."""
 
     def value(self, segments: tuple[str, ...]) -> str:
         """The reference as spelt: an id or a path, decoded once."""
@@ -144,7 +146,7 @@ _MEMO_PATH_BYTES = 512
 _FETCH = b"service=git-upload-pack"
 
 # Members looked up once: on the hot path an enum's attribute costs more than the comparison.
-_GIT, _READ = Surface.GIT, Access.READ
+_GIT, _WEB, _READ = Surface.GIT, Surface.WEB, Access.READ
 
 
 class _Row(msgspec.Struct, frozen=True, array_like=True):
@@ -200,6 +202,8 @@ class Catalogue:
         self._tree: RouteTree[_Leaf] = RouteTree()
         self._operations: dict[str, Operation] = {}
         self._memo: dict[tuple[str, bytes], Operation] = {}
+        self._by_query: dict[bytes, Operation] = {}
+        """Rows for any project's path with one certain query."""
         for row in rows:
             self._add(row)
 
@@ -233,6 +237,8 @@ class Catalogue:
                 self._memo[key] = found
         if found.surface is _GIT and found.access is _READ and target.query != _FETCH:
             return _as_push(found)
+        if found.surface is _WEB and target.query in self._by_query and method == "GET" and may_be_project(target.segments):
+            return _at_project(self._by_query[target.query], target.segments)
         return found
 
     def find(self, method: str, segments: tuple[str, ...]) -> Operation | None:
@@ -252,6 +258,11 @@ class Catalogue:
         return operation or unknown(method, segments)
 
     def _add(self, row: _Row) -> None:
+        query = row.template.partition("?")[2]
+        if query:
+            references = tuple(Reference(0, kind, name, below=True) for name, kind in row.references.items())
+            self._by_query[query.encode("ascii")] = self._operation(row, row.access, references)
+            return
         # A template for every method is a read or a write by the method of each request.
         if row.method == "ANY":
             for method in ("GET", "OPTIONS"):
@@ -269,25 +280,29 @@ class Catalogue:
                 kind = row.references.get(name[1:]) if name[:1] in ":*" else None
                 if kind is not None:
                     references.append(Reference(index, kind, name[1:], repository=repository))
-            operation = Operation(
-                name=f"{row.method} {row.template}",
-                access=access,
-                surface=row.surface,
-                permissions=row.permissions,
-                references=tuple(references),
-                blocked=Flag.BLOCKED in row.flags,
-                secret_answer=Flag.SECRET in row.flags,
-                may_hold_secret=Flag.MAY_HOLD_SECRET in row.flags,
-                side_effect=Flag.SIDE_EFFECT in row.flags,
-                binary=Flag.BINARY in row.flags,
-                wide=Flag.WIDE in row.flags,
-                names_in_body=Flag.NAMES_IN_BODY in row.flags,
-                placeless=Flag.PLACELESS in row.flags,
-                job_token=Flag.JOB_TOKEN in row.flags,
-                deploy_token=Flag.DEPLOY_TOKEN in row.flags,
-            )
+            operation = self._operation(row, access, tuple(references))
             self._tree.add(method, tokens, _Leaf(operation, tokens))
-            self._operations.setdefault(operation.name, operation)
+
+    def _operation(self, row: _Row, access: Access, references: tuple[Reference, ...]) -> Operation:
+        operation = Operation(
+            name=f"{row.method} {row.template}",
+            access=access,
+            surface=row.surface,
+            permissions=row.permissions,
+            references=references,
+            blocked=Flag.BLOCKED in row.flags,
+            secret_answer=Flag.SECRET in row.flags,
+            may_hold_secret=Flag.MAY_HOLD_SECRET in row.flags,
+            side_effect=Flag.SIDE_EFFECT in row.flags,
+            binary=Flag.BINARY in row.flags,
+            wide=Flag.WIDE in row.flags,
+            names_in_body=Flag.NAMES_IN_BODY in row.flags,
+            placeless=Flag.PLACELESS in row.flags,
+            job_token=Flag.JOB_TOKEN in row.flags,
+            deploy_token=Flag.DEPLOY_TOKEN in row.flags,
+        )
+        self._operations.setdefault(operation.name, operation)
+        return operation
 
 
 def unknown(method: str, segments: tuple[str, ...]) -> Operation:
@@ -322,6 +337,31 @@ def _as_push(operation: Operation) -> Operation:
     if operation.name.endswith("/info/refs"):
         return msgspec.structs.replace(operation, access=Access.WRITE)
     return operation
+
+
+# Go asks any path of a project, or below one, where its repository is (`?go-get=1`; `Gitlab::Middleware::Go`).
+_TOP_LEVEL = re.compile(
+    r"-|\.well-known|[0-9]{3}\.html|admin|api|apple-touch-icon\.png|assets|dashboard|deploy\.html|explore|favicon\.(?:ico|png)"
+    r"|files|groups|health_check|help|import|jwt|login|oauth|profile|projects|public|robots\.txt|s|search"
+    r"|sitemap(?:\.xml(?:\.gz)?)?|slash-command-logo\.png|snippets|unsubscribes|uploads|users|v2",
+    re.IGNORECASE,
+)
+"""Words that no group can be called (``Gitlab::PathRegex``)."""
+_PROJECT_WORD = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*(?<!\.git)(?<!\.atom)")
+
+
+def may_be_project(segments: tuple[str, ...]) -> bool:
+    """Whether GitLab may take ``segments`` for a project's path, or for one below a project's."""
+    return (
+        len(segments) >= 2
+        and _TOP_LEVEL.fullmatch(segments[0]) is None
+        and all(_PROJECT_WORD.fullmatch(segment) for segment in segments)
+    )
+
+
+def _at_project(operation: Operation, segments: tuple[str, ...]) -> Operation:
+    spans = tuple(msgspec.structs.replace(reference, end=len(segments)) for reference in operation.references)
+    return msgspec.structs.replace(operation, references=spans)
 
 
 # What no client of a gateway has business with -----------------------------------------------------------------------

@@ -309,8 +309,9 @@ class _RouteTest:
                 template += "*rest"
             else:
                 self._shapes |= {(method, shape(path)) for path in expand(template)}
-            for path in expand(template):
-                self._tree.add(method, split(path), True)
+            if "?" not in template:  # what stands for one query is known
+                for path in expand(template):
+                    self._tree.add(method, split(path), True)
 
     def holds(self, operation: Operation, target: Target, method: str) -> bool:
         if not operation.known:
@@ -425,7 +426,7 @@ class Matcher:
         """
         if self._projects is None:
             return Fit.YES
-        fits = {self._projects.touch(thing, resolved) for thing in (*things, *_without_format(operation, target))}
+        fits = {self._projects.touch(thing, resolved) for thing in (*things, *_taken_for(operation, target))}
         if Fit.YES in fits:
             return Fit.YES
         unsure = Fit.UNSURE in fits or not operation.known or (operation.names_in_body and not screened)
@@ -448,11 +449,15 @@ def names_place(operation: Operation) -> bool:
     return any(reference.kind in _POLICED for reference in operation.references)
 
 
-def _without_format(operation: Operation, target: Target) -> Iterable[Named]:
-    """A last reference less its ``.json``: Grape may take the ending for a format, so a deny looks at both."""
+def _taken_for(operation: Operation, target: Target) -> Iterable[Named]:
+    """What else GitLab may take a reference for, so that a deny looks at it, too: the last one less its ``.json``, which
+    Grape may take for a format; each beginning of one that may be below a project."""
     segments = target.segments
     for reference in operation.references:
-        if reference.kind in _POLICED and not reference.end and reference.index == len(segments) - 1:
+        if reference.below:
+            for end in range(reference.index + 2, reference.end):
+                yield Named(reference.kind, spell("/".join(segments[reference.index : end])))
+        elif reference.kind in _POLICED and not reference.end and reference.index == len(segments) - 1:
             stem, dot, ending = segments[-1].rpartition(".")
             if dot and _FORMAT.fullmatch(dot + ending):
                 yield Named(reference.kind, spell(stem))

@@ -386,9 +386,13 @@ PERMISSIONS = {
 
 # Rows --------------------------------------------------------------------------------------------------------------
 
-ADDED = (("GET", "/.well-known/terraform.json", "oauth"),)
+ADDED = (
+    ("GET", "/.well-known/terraform.json", "oauth"),
+    ("GET", "/*project?go-get=1", "git"),
+)
 """What GitLab answers to and none of its descriptions has, by method, template and surface: where Terraform finds modules
-(``Terraform::ServicesController``, open to anybody).
+(``Terraform::ServicesController``, open to anybody), and where Go finds a module's repository (``Gitlab::Middleware::Go``,
+which takes Basic credentials as Git over HTTP does, and no others).
 """
 
 DROPPED = frozenset({"/api/v4/*path", "/api/v4/projects/:id/(ref/:ref/)trigger/pipeline"})

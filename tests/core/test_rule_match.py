@@ -109,6 +109,9 @@ def touch(projects: Projects, method: str, target: str, *, known: bool = False, 
         pytest.param(Clause(routes=("GET /api/v4/new/:x",)), "POST", "/api/v4/new/1", "routes", id="by its method"),
         pytest.param(Clause(routes=("POST /api/v4/new/**",)), "POST", "/api/v4/new/1/2", "", id="below one unknown"),
         pytest.param(Clause(routes=("ANY /api/v3/*path",)), "PUT", "/api/v3/x", "", id="a row for every method"),
+        pytest.param(Clause(routes=("GET /*project?go-get=1",)), "GET", "/a/b?go-get=1", "", id="a row for one query"),
+        pytest.param(Clause(routes=("GET /*project?go-get=1",)), "GET", "/a/b", "routes", id="not without it"),
+        pytest.param(Clause(routes=("GET /*project?go-get=1",)), "GET", "/a/b%3Fgo-get=1", "routes", id="not in a path"),
         pytest.param(Clause(routes=("PUT /api/v3/*path",)), "PUT", "/api/v3/x", "", id="one method of such a row"),
     ],
 )
@@ -244,6 +247,10 @@ GLOB = Projects(named=("platform/*", "/tools/**"))
         (BY_PATH, "/api/v4/projects/platform%2Fapi/repository/compare?from_project_id=a%2Fb", Fit.NO, Fit.NO),
         (BY_PATH, "/platform/api.git/info/refs?service=git-upload-pack", Fit.YES, Fit.YES),
         (BY_PATH, "/platform/api/x.git/info/refs?service=git-upload-pack", Fit.NO, Fit.NO),
+        (BY_PATH, "/platform/api?go-get=1", Fit.YES, Fit.YES),
+        (BY_PATH, "/platform/api/x?go-get=1", Fit.NO, Fit.NO),
+        (BY_PATH, "/platform/x?go-get=1", Fit.NO, Fit.NO),
+        (UNDER, "/platform/api/x?go-get=1", Fit.YES, Fit.YES),
     ],
 )
 def test_what_an_allow_reaches(projects: Projects, target: str, asked: Fit, answered: Fit) -> None:
@@ -332,6 +339,11 @@ def test_an_allow_without_projects_reaches_everything() -> None:
         (BY_PATH, "GET", "/api/v4/issues/3", Fit.NO, Fit.NO),
         (BY_PATH, "GET", "/platform/api/-/raw/main/x", Fit.YES, Fit.YES),
         (BY_PATH, "GET", "/platform/api/-/issues", Fit.UNSURE, Fit.UNSURE),
+        (BY_PATH, "GET", "/platform/api?go-get=1", Fit.YES, Fit.YES),
+        (BY_PATH, "GET", "/platform/api/v2/x?go-get=1", Fit.YES, Fit.YES),  # GitLab finds the project above
+        (BY_PATH, "GET", "/Platform/API/x?go-get=1", Fit.YES, Fit.YES),
+        (BY_PATH, "GET", "/platform/x/api?go-get=1", Fit.NO, Fit.NO),
+        (BY_ID, "GET", "/other/x/y?go-get=1", Fit.UNSURE, Fit.UNSURE),
         (BY_PATH, "POST", "/api/v4/projects/other%2Fx/merge_requests", Fit.UNSURE, Fit.UNSURE),
     ],
 )

@@ -94,6 +94,10 @@ def address(gateway: GatewayProcess, password: str, path: str = "team/app.git") 
     return f"http://oauth2:{password}@127.0.0.1:{gateway.port}/{path}"
 
 
+def basic(password: str) -> str:
+    return "Authorization: Basic " + base64.b64encode(f"x:{password}".encode()).decode()
+
+
 def commit(place: Path, name: str, data: bytes) -> None:
     (place / name).write_bytes(data)
     run("git", "add", "--all", directory=place)
@@ -337,3 +341,24 @@ def test_the_same_octets_twice_are_two_pushes(gateway: GatewayProcess) -> None:
     """Nothing of Git is ever answered from the cache."""
     reply = raw(gateway.port, b"GET /team/app.git/HEAD HTTP/1.1\r\nHost: x\r\n\r\n")
     assert reply.status == 401
+
+
+def test_go_is_told_where_a_modules_repository_is(gitlab: GitGitLab, tmp_path: Path) -> None:
+    """`go get` with a gateway key in `.netrc`. Without Basic credentials GitLab tells of `group/sub`, which is none."""
+    (gitlab.root / "group" / "sub" / "lib.git").mkdir(parents=True)
+    allow = {"access": "read", "projects": {"under_group": "group"}}
+    made = config(gitlab)
+    made["identities"].append({"id": "lib", "key": "issued"})
+    made["rules"].append({"id": "lib", "for": ["lib"], "use": "broker", "allow": [allow]})
+    process = GatewayProcess(made, tmp_path / "gateway", {"BROKER": BROKER})
+    try:
+        for key in (process.new_key("reader"), process.new_key("lib")):
+            for path in ("group/sub/lib", "group/sub/lib/v2/pkg"):
+                told = ask(process.port, f"/{path}?go-get=1", basic(key), "User-Agent: Go-http-client/1.1")
+                assert told.status == 200
+                assert b'"gitlab.example.com/group/sub/lib git https://gitlab.example.com/group/sub/lib.git"' in told.body
+                assert gitlab.requests[-1].password == BROKER
+        asked = ask(process.port, "/group/sub/lib?go-get=1")
+        assert (asked.status, asked.value("WWW-Authenticate")) == (401, 'Basic realm="GitLab"')
+    finally:
+        assert process.stop() == 0

@@ -111,6 +111,8 @@ class GitGitLab:
             place = path.removesuffix("/info/refs")
             location = f"{self.external_url}{place}.git/info/refs?{head.query}"
             await _reply(writer, 301, "moved", ("Location", location), media="text/html")
+        elif head.query == "go-get=1":
+            await _reply(writer, 200, self._for_go(head, path), media="text/html")
         elif head.password not in self.tokens:
             await _drain(body)
             challenge = ("Www-Authenticate", 'Basic realm="GitLab"')
@@ -119,6 +121,15 @@ class GitGitLab:
             await self._lfs(head, path, body, writer)
         else:
             await self._backend(head, path, body, writer)
+
+    def _for_go(self, head: Head, path: str) -> str:
+        """As ``Gitlab::Middleware::Go``: whoever may not see the project is told of the first two words of the path."""
+        words = path.strip("/").split("/")
+        found = ["/".join(words[:end]) for end in range(len(words), 1, -1)]
+        seen = [name for name in found if head.password in self.tokens and (self.root / f"{name}.git").is_dir()]
+        name, host = (seen or found[-1:])[0], self.external_url.partition("://")[2]
+        meta = f'<meta name="go-import" content="{host}/{name} git {self.external_url}/{name}.git" />'
+        return f"<html><head>{meta}</head><body>go get {self.external_url}/{name}</body></html>"
 
     # Git
 
