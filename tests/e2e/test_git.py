@@ -362,3 +362,17 @@ def test_go_is_told_where_a_modules_repository_is(gitlab: GitGitLab, tmp_path: P
         assert (asked.status, asked.value("WWW-Authenticate")) == (401, 'Basic realm="GitLab"')
     finally:
         assert process.stop() == 0
+
+
+def test_git_never_tries_again_and_so_is_let_wait(gitlab: GitGitLab, tmp_path: Path) -> None:
+    """What docs/limits.md says of it: the same clone with and without ``absorb``, each beyond its burst."""
+    caller = {"id": "caller", "by": "caller", "rate": "60/min", "burst": 1}
+    for number, limit in enumerate([caller, caller | {"absorb": "10s"}]):
+        process = GatewayProcess(config(gitlab, limits=[limit]), tmp_path / f"gateway{number}", {"BROKER": BROKER})
+        try:
+            password = process.new_key("reader")
+            code = 0 if "absorb" in limit else 128
+            told = run("git", "clone", address(process, password), "c", directory=tmp_path, code=code)
+            assert ("429" in told) == bool(code)
+        finally:
+            assert process.stop() == 0
