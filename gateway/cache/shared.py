@@ -85,7 +85,7 @@ class SharedCache:
             if not lookup.available:
                 return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
             question = Question(request, forward, now, key, (key,), request_directives(request.fields), lookup)
-            verdict = judge(lookup.entries, request.fields, question.asked, now())
+            verdict = judge(lookup.entries, request.fields, question.asked, now(), request.method)
             if lookup.near and verdict.use is not Use.REUSE:
                 anew = True
                 continue

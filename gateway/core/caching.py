@@ -140,15 +140,17 @@ def select(entries: tuple[Entry, ...], fields: Fields) -> tuple[Entry, ...]:
     return tuple(chosen)
 
 
-def judge(entries: tuple[Entry, ...], fields: Fields, asked: RequestDirectives, now: float) -> Verdict:
+def judge(
+    entries: tuple[Entry, ...], fields: Fields, asked: RequestDirectives, now: float, method: str = "GET"
+) -> Verdict:
     """May a stored answer be used for this GET or HEAD?"""
     if not entries:
         return Verdict(Use.MISS, CacheReason.URI_MISS)
     chosen = select(entries, fields)
     if not chosen:
         return Verdict(Use.MISS, CacheReason.VARY_MISS)
-    wanted = first(fields, b"range")
-    entry = next((candidate for candidate in chosen if _covers(candidate, wanted)), None)
+    wanted = first(fields, b"range") if method == "GET" else None
+    entry = next((candidate for candidate in chosen if _covers(candidate, wanted, fields)), None)
     if entry is None:
         return Verdict(Use.MISS, CacheReason.PARTIAL, chosen[0])
     if asked.no_cache:
@@ -171,10 +173,10 @@ def judge(entries: tuple[Entry, ...], fields: Fields, asked: RequestDirectives, 
     return Verdict(Use.VALIDATE, CacheReason.STALE, entry)
 
 
-def _covers(entry: Entry, wanted: bytes | None) -> bool:
+def _covers(entry: Entry, wanted: bytes | None, fields: Fields) -> bool:
     if not entry.partial:
         return True
-    if wanted is None:
+    if wanted is None or not _if_range_holds(entry, fields):
         return False
     if wanted == entry.asked_range:
         return True

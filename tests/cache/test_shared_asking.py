@@ -234,6 +234,21 @@ async def test_pieces_that_do_not_fit_are_asked_for_as_one(rest: Reply) -> None:
     assert origin.asked[-1] == (CAPABILITY,)
 
 
+async def test_a_stored_piece_is_only_for_who_holds_the_rest_of_it() -> None:
+    room, piece = Room(), (b"Range", b"bytes=5-9")
+    origin = Origin(
+        whole(206, FRESH, (b"ETag", b'"new"'), (b"Content-Range", b"bytes 5-9/10"), body=b"56789"),
+        whole(200, FRESH, (b"ETag", b'"new"')),
+        whole(200, FRESH, (b"ETag", b'"new"'), body=b"0123456789"),
+    )
+    await room.fetch(ask(piece), origin)
+    assert (await room.fetch(ask(piece, (b"If-Range", b'"new"')), origin))[2] == b"56789"
+    assert (await room.fetch(ask(piece, method="HEAD"), origin))[0] == 200, "HEAD knows no ranges (RFC 9110 §14.2)"
+    other = (b"If-Range", b'"old"')
+    assert (await room.fetch(ask(piece, other), origin))[2] == b"0123456789", "octets of two versions must not be joined"
+    assert origin.asked[-1][:2] == (piece, other)
+
+
 async def test_what_would_be_too_large_is_not_joined() -> None:
     room = Room(SharedPolicy(max_entry_bytes=8))
     origin = Origin(

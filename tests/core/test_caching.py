@@ -175,6 +175,18 @@ def test_a_partial_answer_of_unknown_length_serves_only_its_own_request() -> Non
     assert judge((stored,), ((b"Range", b"bytes=4-"),), SILENT, NOW).use is Use.REUSE
 
 
+@pytest.mark.parametrize(("condition", "use"), [(b'"a"', Use.REUSE), (b'"b"', Use.MISS), (b'W/"a"', Use.MISS)])
+def test_a_partial_answer_serves_only_who_holds_the_rest_of_it(condition: bytes, use: Use) -> None:
+    """RFC 9110 §13.1.5: of another version all of it is wanted, and all of it is not here."""
+    stored = entry(FRESH, (b"ETag", b'"a"'), (b"Content-Range", b"bytes 5-9/10"), status=206, body=b"56789")
+    assert judge((stored,), ((b"Range", b"bytes=5-9"), (b"If-Range", condition)), SILENT, NOW).use is use
+
+
+def test_a_partial_answer_is_none_to_head() -> None:
+    stored = entry(FRESH, (b"Content-Range", b"bytes 5-9/10"), status=206, body=b"56789")
+    assert judge((stored,), ((b"Range", b"bytes=5-9"),), SILENT, NOW, "HEAD").use is Use.MISS
+
+
 @pytest.mark.parametrize(
     ("cache_control", "asked", "later_s", "default_s", "allowed"),
     [
