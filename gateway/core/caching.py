@@ -27,6 +27,8 @@ _UNDERSTOOD = frozenset(
     {200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 400, 403, 404, 405, 410, 414, 500, 501, 502, 503, 504}
 )
 _STALE_STATUSES = frozenset({500, 502, 503, 504})
+# About what one request asked beside its target: its conditions, its range.
+_OF_ONE_REQUEST = frozenset({304, 412, 416})
 
 
 def conditions(fields: Fields) -> Fields:
@@ -67,7 +69,7 @@ def storable(
     explicit = has_explicit_lifetime(fields, said)
     if method != "GET":
         return Stored.STORED if method == "POST" and _describes_itself(head, target, explicit) else Stored.METHOD
-    if status < 200 or status == 304 or (status not in HEURISTIC_STATUSES and not explicit and not said.public):
+    if status < 200 or status in _OF_ONE_REQUEST or (status not in HEURISTIC_STATUSES and not explicit and not said.public):
         return Stored.STATUS
     if status == 206 and first(fields, b"content-range") is None:
         return Stored.STATUS  # multipart/byteranges: not combined here

@@ -249,6 +249,14 @@ async def test_a_stored_piece_is_only_for_who_holds_the_rest_of_it() -> None:
     assert origin.asked[-1][:2] == (piece, other)
 
 
+async def test_a_range_that_is_none_is_told_to_nobody_else() -> None:
+    room = Room()
+    unsatisfied = whole(416, FRESH, (b"Content-Range", b"bytes */10"))
+    origin = Origin(unsatisfied, whole(200, FRESH, body=b"0123456789"))
+    assert (await room.fetch(ask((b"Range", b"bytes=50-")), origin))[0] == 416
+    assert (await room.fetch(ask(), origin))[2] == b"0123456789"
+
+
 async def test_what_would_be_too_large_is_not_joined() -> None:
     room = Room(SharedPolicy(max_entry_bytes=8))
     origin = Origin(
