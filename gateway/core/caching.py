@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
-from .byte_ranges import content_range, parse_range, unsatisfied
+from .byte_ranges import content_range, parse_content_range, parse_range, unsatisfied
 from .cache_control import RequestDirectives, ResponseDirectives, response_directives
 from .cache_entry import Entry, may_answer_304, not_modified, replaced, updated_fields
 from .cache_key import selects, vary_names
@@ -71,8 +71,8 @@ def storable(
         return Stored.STORED if method == "POST" and _describes_itself(head, target, explicit) else Stored.METHOD
     if status < 200 or status in _OF_ONE_REQUEST or (status not in HEURISTIC_STATUSES and not explicit and not said.public):
         return Stored.STATUS
-    if status == 206 and first(fields, b"content-range") is None:
-        return Stored.STATUS  # multipart/byteranges: not combined here
+    if status == 206 and parse_content_range(first(fields, b"content-range") or b"") is None:
+        return Stored.STATUS  # which piece is not known (several, other units): it would pass for the whole
     if explicit or is_etag((first(fields, b"etag") or b"").strip()) or first(fields, b"last-modified") is not None:
         return Stored.STORED
     return Stored.UNVALIDATABLE

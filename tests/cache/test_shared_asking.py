@@ -257,6 +257,14 @@ async def test_a_range_that_is_none_is_told_to_nobody_else() -> None:
     assert (await room.fetch(ask(), origin))[2] == b"0123456789"
 
 
+@pytest.mark.parametrize("said", [b"items 0-4/10", b"0-4/10", b"bytes 0-4/3", b"bytes 4-0/10"])
+async def test_a_piece_of_nobody_knows_what_is_not_told_for_the_whole(said: bytes) -> None:
+    room = Room()
+    origin = Origin(whole(206, FRESH, (b"Content-Range", said), body=b"01234"), whole(200, FRESH, body=b"0123456789"))
+    await room.fetch(ask((b"Range", b"items=0-4")), origin)
+    assert (await room.fetch(ask(), origin))[2] == b"0123456789"
+
+
 async def test_what_would_be_too_large_is_not_joined() -> None:
     room = Room(SharedPolicy(max_entry_bytes=8))
     origin = Origin(

@@ -72,6 +72,8 @@ def may_store(
         pytest.param(may_store((b"Cache-Control", b"public"), status=403), Stored.UNVALIDATABLE, id="public-guess"),
         pytest.param(may_store(FRESH, status=304), Stored.STATUS, id="304"),
         pytest.param(may_store(FRESH, status=206), Stored.STATUS, id="multipart-ranges"),
+        pytest.param(may_store(FRESH, (b"Content-Range", b"items 0-1/9"), status=206), Stored.STATUS, id="other-units"),
+        pytest.param(may_store(FRESH, (b"Content-Range", b"bytes 0-9/9"), status=206), Stored.STATUS, id="no-such-piece"),
         pytest.param(may_store(FRESH, status=412), Stored.STATUS, id="a-condition"),
         pytest.param(may_store(FRESH, (b"Content-Range", b"bytes */10"), status=416), Stored.STATUS, id="no-such-range"),
         pytest.param(may_store(FRESH, (b"Content-Range", b"bytes 0-1/9"), status=206), Stored.STORED, id="range"),
