@@ -142,9 +142,7 @@ def select(entries: tuple[Entry, ...], fields: Fields) -> tuple[Entry, ...]:
     return tuple(chosen)
 
 
-def judge(
-    entries: tuple[Entry, ...], fields: Fields, asked: RequestDirectives, now: float, method: str = "GET"
-) -> Verdict:
+def judge(entries: tuple[Entry, ...], fields: Fields, asked: RequestDirectives, now: float, method: str = "GET") -> Verdict:
     """May a stored answer be used for this GET or HEAD?"""
     if not entries:
         return Verdict(Use.MISS, CacheReason.URI_MISS)

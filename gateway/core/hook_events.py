@@ -37,10 +37,13 @@ class _Place(msgspec.Struct):
 class _Attributes(msgspec.Struct):
     iid: int | None = None
     source_project_id: int | None = None
+    source: _Place | str | None = None
+    """Of a merge request the project; of a pipeline a word for what began it."""
 
 
 class _Request(msgspec.Struct):
     iid: int | None = None
+    target_project_id: int | None = None
 
 
 class _Event(msgspec.Struct):
@@ -113,9 +116,20 @@ def _of_project(name: str, event: _Event, spelt: tuple[bytes, ...], names: Proje
     found = [*part_tags(b"rest", everyone)]
     if request is not None:
         found += part_tags(b"mr", everyone, b"!%d" % request)
-    source = event.object_attributes.source_project_id if event.object_attributes is not None else None
-    if source is not None:
-        found += part_tags(b"rest", (b"%d" % source, *names.others(b"%d" % source)))
+    about = event.object_attributes or _Attributes()
+    if about.source_project_id is not None:
+        source = b"%d" % about.source_project_id
+        if isinstance(about.source, _Place) and about.source.path_with_namespace:
+            names.learn(source, about.source.path_with_namespace.encode())
+        found += part_tags(b"rest", (source, *names.others(source)))
+    target = event.merge_request.target_project_id if event.merge_request is not None else None
+    if target is not None and b"%d" % target not in everyone:
+        # A fork's pipeline runs in the fork, and its merge request is another project's.
+        known = (b"%d" % target, *names.others(b"%d" % target))
+        if len(known) == 1:
+            found += project_tags(known, names)
+        else:
+            found += (*part_tags(b"rest", known), *part_tags(b"mr", known, b"!%d" % (request or 0)))
     return [*found, *(b"kind:" + kind.encode() for kind in lists)]
 
 

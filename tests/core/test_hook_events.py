@@ -13,7 +13,7 @@ MR = {"object_kind": "merge_request", "project": PROJECT, "object_attributes": {
 ISSUE = {"object_kind": "issue", "project": PROJECT, "object_attributes": {"iid": 5}}
 PUSH = {"object_kind": "push", "project_id": 42, "project": PROJECT, "ref": "refs/heads/main"}
 NOTE = {"object_kind": "note", "project": PROJECT, "object_attributes": {}, "merge_request": {"iid": 7}}
-PIPELINE = {"object_kind": "pipeline", "project": PROJECT, "object_attributes": {"iid": 1}}
+PIPELINE = {"object_kind": "pipeline", "project": PROJECT, "object_attributes": {"iid": 1, "source": "push"}}
 OF_MR = {**PIPELINE, "merge_request": {"iid": 7}}
 RENAME = {
     "event_name": "project_rename",
@@ -57,6 +57,46 @@ def test_what_an_event_takes_of_its_project(event: object, taken: set[str], name
     other = answer_tags(b"p", b"/api/v4/projects/44/issues", reader)
     assert not tags & set(other) or not knows
     assert found == taken
+
+
+OF_FORK = {
+    "object_kind": "pipeline",
+    "project": {"id": 43, "path_with_namespace": "ada/p"},
+    "object_attributes": {"iid": 1, "source": "merge_request_event"},
+    "merge_request": {"iid": 7, "source_project_id": 43, "target_project_id": 42},
+}
+
+
+@pytest.mark.parametrize("name", ["42", "g%2FP"])
+@pytest.mark.parametrize("reader_knows", [False, True])
+@pytest.mark.parametrize("ear_knows", [False, True])
+@pytest.mark.parametrize(
+    ("event", "below"),
+    [
+        pytest.param(OF_FORK, MR7, id="pipeline"),
+        pytest.param(OF_FORK, MRS, id="pipeline-list"),
+        pytest.param(
+            {
+                "object_kind": "merge_request",
+                "project": {"id": 44, "path_with_namespace": "g/upstream"},
+                "object_attributes": {"iid": 3, "source_project_id": 42, "source": {"path_with_namespace": "G/p"}},
+            },
+            ISSUES,
+            id="merge-request-of-a-fork",
+        ),
+    ],
+)
+def test_what_an_event_takes_of_the_other_end_of_a_fork(
+    event: object, below: str, ear_knows: bool, reader_knows: bool, name: str
+) -> None:
+    ear, reader = ProjectNames(), ProjectNames()
+    for names, knows in ((ear, ear_knows), (reader, reader_knows)):
+        if knows:
+            names.learn(b"42", b"g/p")
+    tags = set(read_event(json.dumps(event).encode(), ear).tags)
+    assert tags & set(answer_tags(b"p", f"/api/v4/projects/{name}{below}".encode(), reader))
+    if ear_knows:
+        assert not tags & set(answer_tags(b"p", b"/api/v4/projects/42/merge_requests/8", ear)), "another merge request"
 
 
 RELEASE = {"object_kind": "release", "project": {"id": 42, "path_with_namespace": "g/p"}}
