@@ -31,6 +31,7 @@ from .core.http_date import date_line
 from .core.limits import Decision
 from .core.messages import Fields, RequestHead, ResponseHead
 from .core.pacing import TELLING
+from .core.response_headers import LEAKED
 from .core.status import status_line
 from .errand import Upward, ascii_of, upward_of
 from .likeness import Likeness
@@ -297,8 +298,8 @@ class Forwarding(msgspec.Struct, eq=False):
         try:
             if isinstance(answer, Reply):
                 octets = self._octets(answer)
-        except Rejection as rejection:
-            answer = rejection
+        except Rejection:
+            pass  # as the road will say, with what GitLab said
         except Exception:
             log.exception("fault in the forward lane")
             answer = None
@@ -331,9 +332,11 @@ class Forwarding(msgspec.Struct, eq=False):
                 return octets
         leading = self._leading
         head, whole = reply.head, reply.whole
+        shape = head.shape or shaped(head)
+        if shape.has_any(LEAKED):
+            return None  # whoever passes it on counts it, once
         if head.status == 304 and self.conditions and leading is not None:
             return self._validated(reply, leading)
-        shape = head.shape or shaped(head)
         if head.status != 200 or whole is None or leading is None or b"cache-status" in shape.place:
             return None
         road, like = self._lane.road, self.plan.made_of

@@ -123,6 +123,7 @@ ANSWERS: dict[str, tuple[Answer, bool]] = {
     "a credential that GitLab knows": (answers(401, DATED), False),
     "not modified, though nobody asked": (answers(304, ((b"Etag", ETAG), (b"Content-Length", b"0"))), False),
     "in pieces": (streamed, False),
+    "a field that no message may hold": (issues(fields=(*ISSUES, (b"X-Bad", b"a\x01b"), (b"Connection", b"X-Total"))), False),
 }
 
 
@@ -180,6 +181,13 @@ async def _a_304(at: Port, caller: str, answer: Answer) -> None:
     assert (status, at.made.last.upstream_status) == (304, 304)
     assert not at.forwarded
     assert quiet(at)
+
+
+async def test_what_workhorse_should_have_kept_is_counted_once(at: Port) -> None:
+    at.made.up.answer = issues(fields=(*ISSUES, (b"X-Sendfile", b"/srv/x"), (b"Connection", b"X-Total")))
+    assert (await at.ask(PAGES % 7, caller="reader"))[0] == 200
+    assert "upstream.send_soon" in at.made.calls
+    assert at.made.gateway.road.passing.leaks == 1
 
 
 async def test_a_refusal_of_gitlab_is_told_and_heard_once(at: Port) -> None:
