@@ -18,9 +18,10 @@ MAX_DELTA_S = 2_147_483_648.0
 """What a longer delta-seconds counts as (RFC 9111 §1.2.2)."""
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-# One list member: a directive, or, by the second branch, something broken up to the next comma.
+# What separates list members, however much of it: looked at anew from each comma, it would take its square in time. Else a
+# member: a directive, or, by the last branch, something broken up to the next comma.
 _MEMBER = re.compile(
-    rb'[ \t,]*(?:(?P<name>%s)(?:=(?P<value>"(?:[^"\\]|\\.)*"|[^ \t,"]*))?[ \t]*(?=,|$)|(?P<broken>[^,]+))' % _TOKEN
+    rb'[ \t,]++|(?P<name>%s)(?:=(?P<value>"(?:[^"\\]|\\.)*"|[^ \t,"]*))?[ \t]*(?=,|$)|(?P<broken>[^,]+)' % _TOKEN
 )
 _LEADING_TOKEN = re.compile(rb"[ \t]*(%s)" % _TOKEN)
 _ESCAPED = re.compile(rb"\\(.)")
@@ -37,7 +38,7 @@ def parse_directives(value: bytes) -> dict[bytes, bytes | None]:
     for match in _MEMBER.finditer(value):
         name = match["name"]
         if name is None:
-            leading = _LEADING_TOKEN.match(match["broken"])
+            leading = _LEADING_TOKEN.match(match["broken"] or b"")
             if leading is not None:
                 found.setdefault(leading.group(1).lower(), _BROKEN)
             continue

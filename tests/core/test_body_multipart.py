@@ -193,3 +193,26 @@ def test_bounds() -> None:
 )
 def test_boundary(content_type: bytes, boundary: bytes | None) -> None:
     assert boundary_of(content_type) == boundary
+
+
+@pytest.mark.parametrize(
+    ("blanks", "undecidable"),
+    [
+        (b'; filename="name' + b" " * 16000 + b'"', None),
+        (b" " * 16000 + b"x", Undecidable.MALFORMED),
+        (b"; a=b" + b" ;" * 8000, Undecidable.MALFORMED),
+    ],
+)
+def test_blanks_take_no_longer_than_their_length(blanks: bytes, undecidable: Undecidable | None) -> None:
+    """Their square, in each of so many parts, would be minutes."""
+    part = _part(b"a", more=blanks)
+    for _ in range(1000):
+        scanner = MultipartScanner(B)
+        scanner.feed(part)
+        scanner.feed(END)
+        assert scanner.finish().undecidable is undecidable
+
+
+@pytest.mark.parametrize("more", [b"", b"=x", b"*"])
+def test_blanks_of_a_boundary_take_no_longer_than_their_length(more: bytes) -> None:
+    assert boundary_of(b"multipart/form-data; boundary" + b" " * (1 << 18) + more) is None

@@ -56,3 +56,10 @@ def test_a_list_matches_if_one_member_does(members: list[str], etag: str) -> Non
 @given(st.binary(max_size=40))
 def test_no_octets_break_the_reader(condition: bytes) -> None:
     none_match(condition, b'"a"')
+
+
+@pytest.mark.parametrize("piece", [b",", b", ", b" ", b"\t,", b'W/"', b'"a" '])
+def test_a_long_list_of_nothing_takes_no_longer_than_its_length(piece: bytes) -> None:
+    """Its square would be minutes."""
+    assert none_match(piece * (1 << 18), b'"q"')
+    assert not none_match(piece * (1 << 10) + b',"q"', b'"q"')
