@@ -29,11 +29,74 @@ GLPAT = b"glpat-" + b"a1B2" * 5
         pytest.param(b"/x?sudo=%2567lpat-" + b"a1B2" * 5, b"/x?sudo=" + MASK, id="twice-encoded-letter"),
         pytest.param(b"agent ggw_" + b"Z9" * 20, b"agent " + MASK, id="gateway-key"),
         pytest.param(b"eyJhbGciOiJSUzI1.eyJpc3MiOiJo.c2ln", MASK, id="jwt"),
+        pytest.param(b"/x/acme-eyJhbGciOiJSUzI1.eyJpc3MiOiJo.c2ln/y", b"/x/" + MASK + b"/y", id="jwt-behind-a-prefix"),
+        pytest.param(b"/x/eyJhbGciOiJSUzI1/y.z", b"/x/eyJhbGciOiJSUzI1/y.z", id="no-jwt"),
+        pytest.param(b"/x?token=a;b&q=1", b"/x?token=[redacted]&q=1", id="a-semicolon-in-a-secret"),
+        pytest.param(b"/x?a=1&tok%65n=abc", b"/x?a=1&token=[redacted]", id="encoded-name"),
+        pytest.param(b"/x?token=a%26b&q=%67", b"/x?token=[redacted]&q=%67", id="an-ampersand-in-a-secret"),
+        pytest.param(
+            b"/x?key=K&value=s3cr3t&masked=true", b"/x?key=[redacted]&value=[redacted]&masked=true", id="variable"
+        ),
+        pytest.param(b"/x?ref=main&variables[A]=s", b"/x?ref=main&variables[A]=[redacted]", id="trigger's-variable"),
+        pytest.param(
+            b"/x?variables%5B%5D%5Bvalue%5D=s", b"/x?variables%5B%5D%5Bvalue%5D=[redacted]", id="encoded-brackets"
+        ),
+        pytest.param(b"/x?url_variables[][value]=s&a=1", b"/x?url_variables[][value]=[redacted]&a=1", id="hook's-variable"),
+        pytest.param(b"/x?custom_headers[0][value]=s", b"/x?custom_headers[0][value]=[redacted]", id="hook's-header"),
+        pytest.param(b"/x?app_name=a&instance_id=s", b"/x?app_name=a&instance_id=[redacted]", id="feature-flags"),
+        pytest.param(b"/x?webhook=https://h.test/s", b"/x?webhook=[redacted]", id="integration's-webhook"),
+        pytest.param(b"/x?recaptcha_private_key=s", b"/x?recaptcha_private_key=[redacted]", id="settings'-key"),
+        pytest.param(
+            b"/x?external_auth_client_key_pass=s", b"/x?external_auth_client_key_pass=[redacted]", id="key's-pass"
+        ),
+        pytest.param(b"/x?device_code=s&user_code=t", b"/x?device_code=[redacted]&user_code=[redacted]", id="device"),
+        pytest.param(b"/x?code_verifier=s&code_challenge=t", b"/x?code_verifier=[redacted]&code_challenge=t", id="pkce"),
+        pytest.param(b"/x?SAMLResponse=s&RelayState=t", b"/x?SAMLResponse=[redacted]&RelayState=t", id="saml"),
+        pytest.param(b"/x?otp_attempt=123456", b"/x?otp_attempt=[redacted]", id="one-time-password"),
+        pytest.param(b"/-/invites/a1B2c3D4e5F6/accept", b"/-/invites/[redacted]/accept", id="invitation"),
+        pytest.param(
+            b"/x?import_url=https://u:p@h.test/x.git&n=1",
+            b"/x?import_url=https://[redacted]@h.test/x.git&n=1",
+            id="userinfo",
+        ),
+        pytest.param(
+            b"/x?url=https%3A%2F%2Fu%3Ap%40%40h.test%2F",
+            b"/x?url=https%3A%2F%2F[redacted]%40h.test%2F",
+            id="encoded-userinfo",
+        ),
+        pytest.param(b"git (https://u:p@ss@h.test/x)", b"git (https://[redacted]@h.test/x)", id="userinfo-with-at"),
+        pytest.param(b"/x?q=https://h.test/a@b", b"/x?q=https://h.test/a@b", id="no-userinfo"),
+        pytest.param(b"/x?keyset=1&values=2&passes=3", b"/x?keyset=1&values=2&passes=3", id="like-secrets'-names"),
         pytest.param(b"/p/a%2Db?code_search=1", b"/p/a%2Db?code_search=1", id="encoded-dash-without-token"),
     ],
 )
 def test_secrets_are_blanked(text: bytes, clean: bytes) -> None:
     assert redact(text) == clean
+
+
+PIECES = [
+    b"token",
+    b"&token",
+    b"eyJ",
+    b"eyJaaaaaaaa",
+    b"eyJaaaaaaaa.",
+    b"?",
+    b"?a",
+    b"key",
+    b"_code",
+    b"%5d",
+    b"://",
+    b"://a",
+]
+
+
+@pytest.mark.parametrize("end", [b"", b"=", b"@", b".aaaaaaaa"])
+@pytest.mark.parametrize(
+    "piece", [*PIECES, b"%3a%2f%2f", b"%3a%2f%2fa", b"@", b"%40", b"%67", b"%25", b"state=", b"/-/invites/"]
+)
+def test_long_texts_take_no_longer_than_their_length(piece: bytes, end: bytes) -> None:
+    """Their square would be minutes."""
+    redact(b"/x?a=1&" + piece * ((1 << 18) // len(piece)) + end)
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40))
