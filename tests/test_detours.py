@@ -319,3 +319,24 @@ async def test_what_a_shadow_would_have_done_is_written_down(
 ) -> None:
     assert status(await made.ask(method, target, caller="trial")) == code
     assert made.seen.exchanges[-1].rule_shadow == shadow
+
+
+@pytest.mark.parametrize(
+    ("method", "thing"),
+    [
+        ("POST", "runners"),
+        ("POST", "deploy_keys/9/enable"),
+        ("PUT", "labels/bug/promote"),
+        ("POST", "milestones/3/promote"),
+    ],
+)
+async def test_what_reaches_another_by_a_number_or_a_name_of_its_own(
+    made: World, gitlab: GitLab, method: str, thing: str
+) -> None:
+    """Another project's runner or deploy key comes to this one; a label that becomes the group's leaves the others."""
+    body = b'{"runner_id":9}'
+    for caller in ("bot", "under", "all"):
+        down = await made.ask(method, f"/api/v4/projects/platform%2Fapi/{thing}", JSON, caller=caller, body=(body,))
+        assert (status(down), made.seen.exchanges[-1].code) == (403, "forbidden")
+    assert gitlab.asked == []
+    assert status(await made.ask("GET", "/api/v4/projects/platform%2Fapi/runners", caller="bot")) == 200

@@ -194,7 +194,7 @@ def _flags(source: Source, template: str, surface: Surface) -> list[Flag]:
         Flag.SIDE_EFFECT: safe and side_effect,
         Flag.BINARY: safe and binary,
         Flag.BLOCKED: source.internal or surface in review.BLOCKED_SURFACES or bool(review.BLOCKED.fullmatch(template)),
-        Flag.WIDE: bool(review.WIDE.fullmatch(template)),
+        Flag.WIDE: any(review.WIDE.fullmatch(name) for name in (template, f"{source.method} {template}")),
         Flag.NAMES_IN_BODY: f"{source.method} {template}" in review.NAMES_IN_BODY,
         Flag.PLACELESS: f"{source.method} {template}" in review.PLACELESS,
         Flag.JOB_TOKEN: "job_token" in source.also_auth,

@@ -172,10 +172,15 @@ WIDE = re.compile(
     | /api/v4/namespaces/:id/minutes/move/:target_id
     | /api/v4/projects/:id/issues/:issue_iid/(?:links(?:/.*)?|related_merge_requests|closed_by)
     | /api/v4/projects/:id/merge_requests/:merge_request_iid/(?:blocks(?:/.*)?|blockees|closes_issues|related_issues)
+    | /api/v4/groups/:id/related_epic_links                              # epics of other groups
+    | POST\ /api/v4/projects/:id/runners                                 # takes another project's, by its number
+    | /api/v4/projects/:id/deploy_keys/:key_id/enable                    # the same
+    | /api/v4/projects/:id/(?:labels(?:/:name)?|milestones/:milestone_id)/promote    # changes the group, and takes its
+                                                                         # other projects' of that name
     """,
     re.VERBOSE,
 )
-"""Operations whose answer or work may reach projects and groups beyond those their path names."""
+"""Operations whose answer or work may reach projects and groups beyond those their path names; some by one method alone."""
 
 NAMES_IN_BODY = frozenset(
     {
