@@ -27,6 +27,7 @@ _OUTER = bytes(octet ^ 0x5C for octet in range(256))
 
 OPENED, CLOSED = "chain_opened", "chain_closed"
 _NAMES_MISSING = "names a line before it that is missing"
+_ALONE = "is all that is left of its chain, and nothing proves it"
 
 
 def chain_key(audit_key: bytes) -> bytes:
@@ -96,12 +97,16 @@ def verify(
         key: ``chain_key``.
         still_open: A gateway still writes, or was killed: a chain without its closing line is no flaw.
         partial: What was before the first line is gone: the first line seen of a chain may be any of it, its own content
-            not proven. A run may name a line that is gone where it begins at the first line, or beside another that was
-            there before it and goes on: what wrote at the same time may have written the first lines after it had looked.
+            not proven; that it is of a chain at all, the next one proves, or a run or a head that names it. A run may name
+            a line that is gone where it begins at the first line, or beside another that was there before it and goes on:
+            what wrote at the same time may have written the first lines after it had looked.
         heads: ``Chain.head`` of old, from the operator's log: each must be in the file.
     """
     chains: dict[bytes, _Followed] = {}
     macs: set[bytes] = set()
+    named: set[bytes] = set()
+    alone: dict[bytes, tuple[int, bytes]] = {}
+    """Of each chain whose beginning is gone, the line and the MAC of what is left, while that is one line."""
     unnamed: list[int] = []
     """Lines that name one which is missing, and so far nothing excuses; in the order of the file."""
     wanted = {tuple(head.encode("ascii", "replace").split(b":")) for head in heads}
@@ -119,8 +124,11 @@ def verify(
             chain.mac, chain.next_seq = mac, seq + 1
             chain.closed = _event(line) == CLOSED
             macs.add(mac)
+            if (name, found[3], found[4]) not in wanted:
+                alone[name] = (number, mac)
             wanted.discard((name, found[3], found[4]))
             continue
+        alone.pop(name, None)
         if seq != chain.next_seq:
             yield Flaw(number, f"is number {seq} of its chain where {chain.next_seq} belongs")
         if not hmac.compare_digest(mac, hmac.digest(key, chain.mac + body, hashlib.sha256)):
@@ -131,6 +139,8 @@ def verify(
         if (event == OPENED) is not (seq == 0):
             yield Flaw(number, "opens a chain where none begins, or begins one without opening it")
         after = _after(line) if event == OPENED else None
+        if after is not None:
+            named.add(after)
         if after is not None and after not in macs and not (partial and number == 1):
             if partial:
                 unnamed.append(number)
@@ -142,6 +152,9 @@ def verify(
         wanted.discard((name, found[3], found[4]))
     for number in unnamed:
         yield Flaw(number, _NAMES_MISSING)
+    for number, mac in alone.values():
+        if mac not in named:
+            yield Flaw(number, _ALONE)
     for name, chain in chains.items():
         if not chain.closed and not still_open:
             yield Flaw(

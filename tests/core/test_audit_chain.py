@@ -64,6 +64,31 @@ def test_one_that_writes_beside_may_come_first_in_a_new_file() -> None:
     assert flaws([*ONE[1:], *late], partial=True) == [f"line {len(ONE)}: {MISSING}"]
 
 
+ALONE = "is all that is left of its chain, and nothing proves it"
+
+
+def forged(number: int, **more: object) -> bytes:
+    """A line of nobody's, with a chain and a MAC that somebody made up."""
+    line = json.dumps({"principal": "user:7", "method": "DELETE", "target": "/api/v4/projects/1", **more})
+    return b'%b,"chain":"%016x","seq":7,"mac":"%064x"}' % (line[:-1].encode(), number, number)
+
+
+@pytest.mark.parametrize("event", [{}, {"event": CLOSED}])
+@pytest.mark.parametrize("at", range(len(WHOLE) + 1))
+def test_lines_of_chains_that_never_were_are_found_where_older_files_are_gone(event: dict[str, str], at: int) -> None:
+    lines = [*WHOLE[:at], forged(0xF1, **event), forged(0xF2, **event), *WHOLE[at:]]
+    assert [f"line {at + 1}: {ALONE}", f"line {at + 2}: {ALONE}"] == flaws(lines, partial=True, still_open=True)
+    assert flaws([forged(0xF1, **event)], partial=True, still_open=True) == [f"line 1: {ALONE}"]
+    again = flaws([*lines, forged(0xF1, **event)], partial=True, still_open=True)
+    assert f"line {len(lines) + 1}: was changed, or does not follow the line before it" in again
+
+
+def test_the_last_line_of_a_chain_is_proven_by_what_names_it() -> None:
+    assert flaws(ONE[-1:] + TWO, partial=True) == []
+    assert flaws(TWO[-1:], partial=True) == [f"line 1: {ALONE}"]
+    assert flaws(TWO[-1:], partial=True, heads=[f"{'b' * 16}:2:{mac_of(TWO[-1])}"]) == []
+
+
 @given(st.binary(max_size=200), st.lists(st.binary(max_size=300), min_size=1, max_size=3))
 def test_a_mac_is_an_hmac(key: bytes, facts: list[bytes]) -> None:
     """Of keys of any length, as RFC 2104 has them: shorter than a block, as long, and longer."""
