@@ -22,7 +22,11 @@ encode = msgspec.json.Encoder().encode
 @functools.lru_cache(2048)
 def _text(value: bytes) -> str:
     # Remembered, because callers repeat themselves: redacting a target takes as long as the rest of its line.
-    return redact(value).decode("utf-8", "backslashreplace")
+    text = redact(value).decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    # What turns a terminal's colours, ends its lines or has them read backwards: JSON escapes only some of it.
+    return "".join([letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text])
 
 
 @functools.lru_cache(2048)

@@ -121,6 +121,17 @@ def test_a_token_in_the_wrong_place_is_blanked(facts: dict[str, object]) -> None
     assert "[redacted]" in line
 
 
+@pytest.mark.parametrize(
+    "letter", ["\x7f", "\x85", "\x9b", "\u2028", "\u2029", "\u200f", "\u202e", "\u2066", "\ufeff", "\x1b"]
+)
+def test_nothing_in_a_line_moves_a_terminal_or_its_reader(letter: str) -> None:
+    """Nor ends it for a reader of lines that knows more ends than a line feed."""
+    facts = exchange(user_agent=f"café {letter}[31m".encode(), sudo=letter, target=b"/%67lpat-c4n4ryc4n4ry%1b")
+    line = encode(line_of(facts, 0.0, 0.0)).decode()
+    assert line.isprintable()
+    assert json.loads(line)["user_agent"] == "café " + letter.encode("unicode_escape").decode() + "[31m"
+
+
 @pytest.mark.parametrize("at", [0.0, 0.9999, 1_800_000_000.0, 1_799_999_999.9996])
 def test_instants_are_rfc_3339(at: float) -> None:
     text = msgspec.to_builtins(line_of(exchange(), at, 0.5))["time"]
