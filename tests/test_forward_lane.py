@@ -123,7 +123,10 @@ ANSWERS: dict[str, tuple[Answer, bool]] = {
     "a credential that GitLab knows": (answers(401, DATED), False),
     "not modified, though nobody asked": (answers(304, ((b"Etag", ETAG), (b"Content-Length", b"0"))), False),
     "in pieces": (streamed, False),
-    "a field that no message may hold": (issues(fields=(*ISSUES, (b"X-Bad", b"a\x01b"), (b"Connection", b"X-Total"))), False),
+    "a field that no message may hold": (
+        issues(fields=(*ISSUES, (b"X-Bad", b"a\x01b"), (b"Connection", b"X-Total"))),
+        False,
+    ),
 }
 
 
