@@ -279,7 +279,7 @@ def test_setup_refuses_an_unknown_purpose() -> None:
 
 @pytest.mark.parametrize("place", ["tests/e2e", "tests/conformance"])
 def test_node_packages_are_named_as_npm_9_can_read_them(place: str) -> None:
-    # `npm ci` of Debian's npm 9.2 takes an override by another package's name for a version, and says that there is no lock.
+    # `npm ci` of Debian's npm 9.2 takes an override by another package's name for a version, and says that there's no lock.
     assert "overrides" not in json.loads((ROOT / place / "package.json").read_text())
     lock = json.loads((ROOT / place / "package-lock.json").read_text())
     assert lock["lockfileVersion"] <= 3
