@@ -204,13 +204,14 @@ class StaticTokenSource:
                 if held.doubt:
                     raise _unchecked(held, held.doubt)
                 return False
-            held.doubted_at = now
             before = held.by_carrier
             try:
                 await self._check(held)
             except (NotAnswering, TimeoutError) as error:
-                held.doubt = _reason(error)
+                held.doubted_at, held.doubt = self._monotonic(), _reason(error)
                 raise _unchecked(held, held.doubt) from error
+            # Not before: an answer may take longer than a doubt lasts, and whoever leaves has learnt nothing for others.
+            held.doubted_at = self._monotonic()
             return self._monotonic() < held.refused_until or held.by_carrier is not before
 
     async def close(self) -> None:

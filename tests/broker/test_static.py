@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from typing import Any
 
 import pytest
 
@@ -331,6 +332,44 @@ async def test_doubt_while_gitlab_is_silent_takes_it_from_nobody_and_is_nobodys_
     assert not await world.refused("sa-one")
     assert not await world.refused("sa-one")
     assert world.alarms == []
+
+
+@pytest.mark.parametrize("silence", [NotAnswering("silent"), None])
+async def test_a_doubt_that_takes_long_is_one_for_all_who_wait(world: World, silence: NotAnswering | None) -> None:
+    """GitLab may take longer to say nothing than a doubt lasts: the last of many would wait for as many answers."""
+    await world.get()
+    verify = world.gitlab.verify
+
+    async def slowly(*asked: Any, **more: Any) -> Verified | None:
+        world.monotonic += 6
+        return await verify(*asked, **more)
+
+    world.gitlab.verify = slowly  # type: ignore[method-assign]
+    world.gitlab.silence, world.gitlab.asked = silence, 0
+    world.gitlab.gate.clear()
+    callers = [asyncio.ensure_future(world.refused("sa-one")) for _ in range(20)]
+    await asyncio.sleep(0)
+    world.gitlab.gate.set()
+    told = await asyncio.gather(*callers, return_exceptions=True)
+    assert all(one is False if silence is None else isinstance(one, Rejection) for one in told)
+    assert world.gitlab.asked == 1
+    world.monotonic += 5
+    world.gitlab.silence = None
+    assert not await world.refused("sa-one")
+    assert world.gitlab.asked == 2
+
+
+async def test_who_leaves_in_mid_doubt_has_settled_it_for_nobody(world: World) -> None:
+    """Else the next would be told GitLab's 401 to a credential of ours that is dead."""
+    await world.get()
+    del world.gitlab.scopes["one"]
+    world.gitlab.gate.clear()
+    first, second = (asyncio.ensure_future(world.refused("sa-one")) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    world.gitlab.gate.set()
+    assert await second, "it is dead"
 
 
 @pytest.mark.parametrize("token", ["", "a b", "a\r\nSudo: root", "é", "x" * 9000], ids=lambda token: ascii(token[:9]))
