@@ -141,7 +141,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     waits: bool = False
     """It may go on for long, before its answer or within it, and costs GitLab nothing meanwhile."""
     sent: Callable[[], None] | None = None
-    """Told when GitLab is sent the whole of it, each time; not where a body streams."""
+    """Told when GitLab was sent the whole of it, each time; not where it was answered before."""
 
     def __repr__(self) -> str:
         return f"UpstreamRequest({self.method})"  # never its fields

@@ -140,7 +140,7 @@ class LeanUpstream:
                     if body is None:
                         reply = await (parked(pool, waiter) if request.waits else waiter)
                     else:
-                        reply = await _send_body(loop, connection, waiter, body, length)
+                        reply = await _send_body(loop, connection, waiter, body, length, request.sent)
                     break
                 except UpstreamFailure as failure:
                     if not (retryable and reused and self._may_retry(connection, failure)):
@@ -383,6 +383,7 @@ async def _send_body(
     waiter: asyncio.Future[Reply],
     body: RequestBody,
     length: int | None,
+    sent: Callable[[], None] | None,
 ) -> Reply:
     """Body up while the answer is awaited: the only exchange that needs a task, because either may end first.
 
@@ -390,7 +391,7 @@ async def _send_body(
     going up beside it, until the answer is released.
     """
     pump = loop.create_task(_pump(connection, body, length))
-    pump.add_done_callback(functools.partial(_after_pump, connection))
+    pump.add_done_callback(functools.partial(_after_pump, connection, waiter, sent))
     goes_on = False
     try:
         reply = await waiter
@@ -403,7 +404,7 @@ async def _send_body(
             await asyncio.wait([pump])
 
 
-def _with_pump(reply: Reply, pump: asyncio.Task[None]) -> Reply:
+def _with_pump(reply: Reply, pump: asyncio.Task[bool]) -> Reply:
     def release() -> None:
         pump.cancel()
         reply.release()
@@ -411,7 +412,8 @@ def _with_pump(reply: Reply, pump: asyncio.Task[None]) -> Reply:
     return Reply(reply.head, None, reply.chunks, release, reply.connect_s, reply.first_byte_s)
 
 
-async def _pump(connection: Connection, body: RequestBody, length: int | None) -> None:
+async def _pump(connection: Connection, body: RequestBody, length: int | None) -> bool:
+    """Whether all of it went up."""
     left = length
     while chunk := await body.read():
         if left is None:
@@ -421,15 +423,25 @@ async def _pump(connection: Connection, body: RequestBody, length: int | None) -
             if left < 0:
                 raise bad_request(close=True)
         if not connection.write(chunk):
-            return
+            return False
         await connection.writable()
     if left:
         raise bad_request(close=True)
     if left is None:
         connection.write(b"0\r\n\r\n")
     connection.end_body()
+    return True
 
 
-def _after_pump(connection: Connection, pump: asyncio.Task[None]) -> None:
-    if not pump.cancelled() and (error := pump.exception()) is not None:
+def _after_pump(
+    connection: Connection,
+    waiter: asyncio.Future[Reply],
+    sent: Callable[[], None] | None,
+    pump: asyncio.Task[bool],
+) -> None:
+    if pump.cancelled():
+        return
+    if (error := pump.exception()) is not None:
         connection.break_off(error)
+    elif sent is not None and pump.result() and not waiter.done():  # one that was answered early has been dealt with
+        sent()

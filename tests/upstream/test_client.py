@@ -360,12 +360,17 @@ async def test_one_too_many_waits_then_is_served(gitlab: Gitlab, upstream: Make)
 
 
 async def test_when_a_request_is_sent_is_told(gitlab: Gitlab, upstream: Make) -> None:
-    """Not while it waits for a place, nor of a body that is on its way for as long as its client likes."""
+    """Not while it waits for a place, nor while a body is on its way for as long as its client likes."""
     go = asyncio.Event()
 
     async def script(peer: Peer) -> None:
         while head := await peer.request():
-            if head.startswith(b"POST"):
+            if head.startswith(b"POST /early"):
+                await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+                return
+            if b"chunked" in head:
+                await peer.reader.readuntil(b"0\r\n\r\n")
+            elif head.startswith(b"POST"):
                 await peer.body(70_000)
             await go.wait()
             await peer.send(OK)
@@ -380,9 +385,25 @@ async def test_when_a_request_is_sent_is_told(gitlab: Gitlab, upstream: Make) ->
     assert (sent, client.waiting) == (["first"], 1)
     go.set()
     assert [(await one).whole for one in (first, second)] == [b"ok", b"ok"]
-    large = get(method="POST", content_length=70_000, sent=lambda: sent.append("large"))
-    assert (await client.send(large, Pieces(b"x" * 70_000))).whole == b"ok"
-    assert sent == ["first", "second"]
+    go.clear()
+    for length in (70_000, None):
+        body = asyncio.Event()
+        pieces = Pieces(b"x" * 70_000, then=body.wait)  # type: ignore[arg-type]
+        sent.clear()
+        request = get(method="POST", content_length=length, sent=lambda: sent.append("body"))
+        streamed = asyncio.ensure_future(client.send(request, pieces))
+        await asyncio.sleep(0.01)
+        assert sent == []
+        body.set()
+        async with asyncio.timeout(5):
+            while not sent:
+                await asyncio.sleep(0)
+        streamed.cancel()
+        await asyncio.wait([streamed])
+        assert sent == ["body"]
+    early = get(b"/early", method="POST", content_length=70_000, sent=lambda: sent.append("early"))
+    assert (await client.send(early, Pieces(b"x", then=asyncio.Event().wait))).whole == b"x"  # type: ignore[arg-type]
+    assert sent == ["body"]
 
 
 async def test_a_poll_that_waits_leaves_its_place_to_others(
