@@ -20,7 +20,10 @@ from .rule_match import PARAMETERS
 PLACE_PARAMETERS = frozenset(name.decode("ascii") for name in PARAMETERS)
 """Those by which an operation reaches another project or group than its path's."""
 
-WATCHED = CREDENTIAL_PARAMETERS | FEED_PARAMETERS | PLACE_PARAMETERS | {"sudo", "token", "_method"}
+PASSWORDS = frozenset({"password", "refresh_token"})
+"""By which OAuth's clients log in: containerd and BuildKit try so at the registry's token service, before Basic."""
+
+WATCHED = CREDENTIAL_PARAMETERS | FEED_PARAMETERS | PLACE_PARAMETERS | PASSWORDS | {"sudo", "token", "_method"}
 """The parameters that change who asks, what is asked, or of which project."""
 
 MAX_VALUE_BYTES = 16384

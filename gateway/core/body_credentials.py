@@ -10,7 +10,7 @@ import zlib
 
 import msgspec
 
-from .body import PLACE_PARAMETERS, BodyScanner, Finding, Hopeless, Undecidable, Verdict, is_utf_8, media_type
+from .body import PASSWORDS, PLACE_PARAMETERS, BodyScanner, Finding, Hopeless, Undecidable, Verdict, is_utf_8, media_type
 from .body_form import FormScanner
 from .body_json import JsonScanner
 from .body_multipart import MultipartScanner, boundary_of
@@ -36,7 +36,7 @@ _MAX_INFLATED_BYTES = 200 * 1024
 """As GitLab. A kilobyte of gzip may hold a thousand, each of whose octets is looked at."""
 
 _CREDENTIALS = CREDENTIAL_PARAMETERS | FEED_PARAMETERS
-_CARRIERS = _CREDENTIALS | {"token"}
+_CARRIERS = _CREDENTIALS | PASSWORDS | {"token"}
 _IDENTITY = frozenset({b"", b"identity"})
 _VISIBLE = re.compile(r"[!-~\x80-\U0010ffff]+")
 _FORM = "application/x-www-form-urlencoded"

@@ -12,7 +12,7 @@ from .query import form_decode, top_level_name
 
 _MAX_NAME_BYTES = 4096
 _MAX_PAIRS = 65_536  # looked at one by one; Rack refuses beyond 4,096
-_MAYBE = re.compile(rb"token|sudo|_method|project|group|namespace|forked|%[4-7]")
+_MAYBE = re.compile(rb"token|password|sudo|_method|project|group|namespace|forked|%[4-7]")
 _SEPARATOR = re.compile(rb"[&;]")
 
 

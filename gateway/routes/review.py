@@ -394,10 +394,12 @@ PERMISSIONS = {
 ADDED = (
     ("GET", "/.well-known/terraform.json", "oauth"),
     ("GET", "/*project?go-get=1", "git"),
+    ("POST", "/jwt/auth", "registry"),
 )
-"""What GitLab answers to and none of its descriptions has, by method, template and surface: where Terraform finds modules
+"""What clients ask and no description has, by method, template and surface: where Terraform finds modules
 (``Terraform::ServicesController``, open to anybody), and where Go finds a module's repository (``Gitlab::Middleware::Go``,
-which takes Basic credentials as Git over HTTP does, and no others).
+which takes Basic credentials as Git over HTTP does, and no others). And what GitLab answers with 404: by it containerd and
+BuildKit ask for the registry's token first, their password in the body, and an unknown page's body is not looked into.
 """
 
 DROPPED = frozenset({"/api/v4/*path", "/api/v4/projects/:id/(ref/:ref/)trigger/pipeline"})

@@ -266,7 +266,7 @@ def test_a_token_counts_where_it_is_a_credential(content_type: bytes | None, bod
     assert (refused.value.code, refused.value.status) == (Code.AMBIGUOUS_CREDENTIAL, 400)
 
 
-@pytest.mark.parametrize("name", ["token", "private_token", "job_token", "feed_token"])
+@pytest.mark.parametrize("name", ["token", "private_token", "job_token", "feed_token", "password", "refresh_token"])
 @pytest.mark.parametrize("value", ["ggw_x", f'"{new_key(bytes(32)).reveal()}"'])
 def test_a_gateway_key_never_goes_up_in_a_body(name: str, value: str) -> None:
     finding = _found(name, value)
@@ -274,6 +274,33 @@ def test_a_gateway_key_never_goes_up_in_a_body(name: str, value: str) -> None:
         admit_body(OPAQUE, Verdict((finding,)), brokered=False)
     assert refused.value.code is Code.UNAUTHENTICATED
     admit_body(OPAQUE, Verdict((_found("sudo", value), _found(name, None))), brokered=False)
+
+
+@pytest.mark.parametrize(
+    ("media", "body"),
+    [
+        (
+            b"application/x-www-form-urlencoded",
+            b"grant_type=password&username=bot&password=ggw_x&service=container_registry",
+        ),
+        (b"application/x-www-form-urlencoded", b"pass%77ord=ggw_x"),
+        (b"application/json", b'{"grant_type":"refresh_token","refresh_token":"ggw_x"}'),
+        (
+            b"multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="password"\r\n\r\nggw_x\r\n--b--\r\n',
+        ),
+    ],
+)
+def test_nor_as_the_password_of_a_log_in(media: bytes, body: bytes) -> None:
+    """Containerd's and BuildKit's first question for a registry's token; a 401 has them ask with Basic."""
+    verdict = _read(media, body)
+    assert verdict is not None
+    with pytest.raises(Rejection) as refused:
+        admit_body(OPAQUE, verdict, brokered=False)
+    assert (refused.value.code, refused.value.status) == (Code.UNAUTHENTICATED, 401)
+    other = _read(media, body.replace(b"ggw_", b"not_"))
+    assert other is not None
+    admit_body(OPAQUE, other, brokered=True)
 
 
 def test_bearer_and_access_token_get_gitlabs_own_words() -> None:

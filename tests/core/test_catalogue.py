@@ -67,6 +67,7 @@ def test_names(method: str, target: str, name: str) -> None:
         ("PROPFIND", "/api/v4/nothing", Access.WRITE, Surface.REST),
         ("GET", "/group/project", Access.READ, Surface.WEB),
         ("GET", "/.well-known/terraform.json", Access.READ, Surface.OAUTH),
+        ("POST", "/jwt/auth", Access.WRITE, Surface.REGISTRY),
         ("GET", "/v2/virtual_registries/container/1/library/alpine/manifests/latest", Access.READ, Surface.REGISTRY),
         ("HEAD", "/v2/virtual_registries/container/1/a.git/b/blobs/sha256:0", Access.READ, Surface.REGISTRY),
         ("POST", "/v2/group/image/blobs/uploads/", Access.WRITE, Surface.REGISTRY),
@@ -289,7 +290,7 @@ def test_flags_reach_the_operation() -> None:
 def test_operations_lists_each_once_by_template() -> None:
     operations = CATALOGUE.operations()
     names = [operation.name for operation in operations]
-    assert len(names) == len(set(names)) == 2109
+    assert len(names) == len(set(names)) == 2110
     assert names == sorted(names, key=lambda name: (name.split(" ")[1], name.split(" ")[0]))
     assert CATALOGUE.gitlab == "19.3"
 

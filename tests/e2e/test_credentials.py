@@ -367,6 +367,18 @@ def test_x13_registry_logins_pass(passage: Passage) -> None:
     assert [f"{name.decode()}: {value.decode()}" for name, value in carried(received)] == [basic("ada", "secret")]
 
 
+def test_a_registrys_log_in_by_form_keeps_a_gateway_key_here(passage: Passage, recorded_keys: Keys) -> None:
+    """Containerd and BuildKit ask so first; a 401 or 404, but no 403, has them go on to Basic."""
+    body = "client_id=containerd-client&grant_type=password&service=container_registry&username=bot&password="
+    refused = passage.refused("/jwt/auth", FORM, method="POST", body=(body + recorded_keys.bot).encode())
+    assert refused.status == 401
+    reply, _ = passage("/jwt/auth", FORM, method="POST", body=(body + OWN_TOKEN).encode(), answer=response(404, b"{}"))
+    assert reply.status == 404
+    target = "/jwt/auth?account=bot&service=container_registry&scope=repository:a/b:pull"
+    _, received = passage(target, basic("bot", recorded_keys.bot), answer=response(200, b'{"token":"ey.x.y"}'))
+    assert [f"{name.decode()}: {value.decode()}" for name, value in carried(received)] == [basic("oauth2", BROKER_TOKEN)]
+
+
 def test_r56_scim_bearer_is_not_swapped(passage: Passage) -> None:
     for method, tail, body in (
         ("GET", 'Users?filter=userName%20eq%20"x"&startIndex=1', None),
