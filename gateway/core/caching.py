@@ -62,7 +62,7 @@ def storable(
         return Stored.NO_STORE
     if said.private:
         return Stored.PRIVATE
-    if authorized and not (said.public or said.must_revalidate or said.shared_max_age):
+    if authorized and not _is_everybodys(said):
         return Stored.AUTHORIZATION
     if vary_names(fields) is None:
         return Stored.VARY_ANY
@@ -92,7 +92,15 @@ def may_update(entry: Entry, target: bytes, head: ResponseHead, name: str, *, no
     """
     said = ResponseHead(entry.status, updated_fields(entry.fields, head.fields), entry.reason)
     directives = response_directives(said.fields, name)
-    return storable("GET", target, said, directives, no_store=no_store, authorized=authorized)
+    verdict = storable("GET", target, said, directives, no_store=no_store, authorized=authorized)
+    if verdict is Stored.STORED and authorized and not _is_everybodys(response_directives(head.fields, name)):
+        return Stored.AUTHORIZATION  # that what is stored is everybody's does not speak for what one was told
+    return verdict
+
+
+def _is_everybodys(said: ResponseDirectives) -> bool:
+    """Though it was asked for with ``Authorization`` (§3.5)."""
+    return said.public or said.must_revalidate or said.shared_max_age
 
 
 def takes_stored(why: Stored) -> bool:

@@ -251,6 +251,20 @@ def test_whether_a_304_may_be_told_to_others(said: Fields, authorized: bool, res
     assert takes_stored(result) is (result not in {Stored.REQUEST, Stored.AUTHORIZATION})
 
 
+def test_that_a_stored_answer_is_everybodys_does_not_speak_for_a_304() -> None:
+    """RFC 9111 §3.5: it may bring fields of the one who asked, and says nothing itself."""
+    stored = entry((b"Cache-Control", b"public, max-age=60"), (b"ETag", b'"x"'))
+    own: Fields = ((b"ETag", b'"x"'), (b"Set-Cookie", b"session=one"))
+    for more, authorized, result in (
+        ((), True, Stored.AUTHORIZATION),
+        ((), False, Stored.STORED),
+        (((b"Cache-Control", b"no-store"),), True, Stored.NO_STORE),
+        (((b"Cache-Control", b"public"),), True, Stored.STORED),
+    ):
+        update = ResponseHead(304, (*own, *more))
+        assert may_update(stored, b"/a", update, "gateway", no_store=False, authorized=authorized) is result
+
+
 def test_which_one_a_304_speaks_of() -> None:
     one, other = entry((b"ETag", b'"a"')), entry((b"ETag", b'"b"'))
     assert validated((one, other), ResponseHead(304, ((b"ETag", b'W/"b"'),))) is other
