@@ -89,7 +89,7 @@ class SharedAsking:
         try:
             entry, fields = verdict.entry, question.request.fields
             rivals: tuple[Entry, ...] = ()
-            given = conditions(fields)
+            own = given = conditions(fields)
             if verdict.use is Use.VALIDATE and entry is not None and not entry.partial:
                 rivals = tuple(other for other in select(question.lookup.entries, fields) if not other.partial)
                 ours = validators(entry)
@@ -127,9 +127,10 @@ class SharedAsking:
                     whole = await self._complete(question, entry, reply, requested_at)
                     if whole is not None:
                         return whole
-                    reply.release()
-                    requested_at = question.now()
-                    reply = await question.forward(self.as_surrogate(()))
+                    if not own:
+                        reply.release()
+                        requested_at = question.now()
+                        reply = await question.forward(self.as_surrogate(()))
                 answered = await self._take(question, verdict, reply, requested_at, flight)
                 handed_on = True
                 return answered
@@ -197,14 +198,16 @@ class SharedAsking:
     async def _complete(
         self, question: Question, entry: Entry, reply: Reply, requested_at: float
     ) -> tuple[Reply, CacheOutcome] | None:
-        """Join a stored beginning and the rest that just came; None: they do not fit."""
+        """Join a stored beginning and the rest that just came; None: they do not fit, and ``reply`` is what came."""
         head = reply.head
         piece = parse_content_range(first(head.fields, b"content-range") or b"")
         if head.status != 206 or piece is None or not joinable(entry, head, piece.first, piece.total):
             return None
         if entry.total > self._policy.max_entry_bytes:
             return None
-        rest = (await read_ahead(reply, self._policy.max_entry_bytes)).whole
+        ahead = await read_ahead(reply, self._policy.max_entry_bytes)
+        reply.whole, reply.chunks = ahead.whole, ahead.chunks
+        rest = reply.whole
         if rest is None or len(entry.body) + len(rest) != entry.total:
             return None
         reply.release()

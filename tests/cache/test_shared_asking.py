@@ -249,6 +249,54 @@ async def test_a_stored_piece_is_only_for_who_holds_the_rest_of_it() -> None:
     assert origin.asked[-1][:2] == (piece, other)
 
 
+REST = (b"Range", b"bytes=5-9")
+
+
+@pytest.mark.parametrize(
+    ("asked", "came", "status", "body"),
+    [
+        pytest.param(
+            (b"Range", b"bytes=7-8"),
+            whole(206, (b"Content-Range", b"bytes 7-8/10"), body=b"78"),
+            206,
+            b"78",
+            id="elsewhere",
+        ),
+        pytest.param((b"Range", b"bytes=50-"), whole(416, (b"Content-Range", b"bytes */10")), 416, b"", id="nowhere"),
+        pytest.param(
+            REST,
+            whole(206, (b"ETag", b'"b"'), (b"Content-Range", b"bytes 5-9/10"), body=b"56789"),
+            206,
+            b"56789",
+            id="another-version",
+        ),
+        pytest.param(
+            REST,
+            streamed(206, (b"ETag", b'"a"'), (b"Content-Range", b"bytes 5-9/10"), chunks=[b"5", b"67"]),
+            206,
+            b"567",
+            id="short",
+        ),
+        pytest.param(
+            REST,
+            streamed(206, (b"ETag", b'"a"'), (b"Content-Range", b"bytes 5-9/10"), chunks=[b"56", b"789"]),
+            206,
+            b"56789",
+            id="the-rest",
+        ),
+    ],
+)
+async def test_who_asks_for_another_piece_is_told_that_piece(
+    asked: tuple[bytes, bytes], came: Reply, status: int, body: bytes
+) -> None:
+    """Who moves about in a film: asked for once, as the client did."""
+    room = Room()
+    origin = Origin(whole(206, FRESH, (b"ETag", b'"a"'), (b"Content-Range", b"bytes 0-4/10"), body=b"01234"), came)
+    await room.fetch(ask((b"Range", b"bytes=0-4")), origin)
+    assert (await room.fetch(ask(asked), origin))[::2][:2] == (status, body)
+    assert [given[0] for given in origin.asked] == [(b"Range", b"bytes=0-4"), asked]
+
+
 async def test_a_range_that_is_none_is_told_to_nobody_else() -> None:
     room = Room()
     unsatisfied = whole(416, FRESH, (b"Content-Range", b"bytes */10"))
