@@ -28,6 +28,8 @@ _KEPT = re.compile(
     rb"(?:/(?!api/)[^/?%]+)*/api/v4/(?:projects/[^/?]+/)?packages/"
     rb"(?:conan|debian|generic|maven|ml_models|terraform/modules)/"
 )
+# Where browsers send Rails' own forms.
+_PAGES = frozenset({Surface.WEB, Surface.WEB_TOKEN, Surface.OAUTH, Surface.WEBSOCKET})
 
 
 class HeldBody:
@@ -188,7 +190,8 @@ class BodyStage:
         operation: Operation,
         places: frozenset[Spelling] | None = None,
     ) -> RequestBody:
-        """``body``, watched. Not a browser's: Rails' own pages use ``_method``, and a session is GitLab's to judge.
+        """``body``, watched. Not on the browser's pages: Rails' own forms use ``_method``, and what is in them is GitLab's.
+        Elsewhere a session's is, too: behind a cookie, which nobody here judges, a token in the body would be unseen.
 
         ``places``: what the body may name, for a permit that is confined to some; None: anything.
         """
@@ -196,8 +199,9 @@ class BodyStage:
         file = head.method == "PUT" and operation.surface is Surface.PACKAGES
         if file and _KEPT.match(head.target):
             return body
-        browser = claim.kind is Kind.SESSION or (operation.surface is Surface.WEB and not principal.brokered)
-        if browser and places is None:
+        surface = operation.surface
+        page = surface in _PAGES if claim.kind is Kind.SESSION else surface is Surface.WEB and not principal.brokered
+        if page and places is None:
             return body
         scanner = _scanner(head)
         if scanner is None:

@@ -136,10 +136,11 @@ def test_who_is_watched() -> None:
     assert isinstance(guarded(NONE, KEY, REST, FORM)[0], WatchedBody)
     assert isinstance(guarded(NONE, KEY, WEB, FORM)[0], WatchedBody)
     assert isinstance(guarded(NONE, OWN, REST, FORM)[0], WatchedBody)
+    assert isinstance(guarded(Claim(Kind.SESSION, Secret("s")), OWN, REST, FORM)[0], WatchedBody)
 
 
 def test_a_browsers_form_is_gitlabs_to_judge() -> None:
-    for claim, principal, operation in ((Claim(Kind.SESSION, Secret("s")), OWN, REST), (NONE, OWN, WEB)):
+    for claim, principal, operation in ((Claim(Kind.SESSION, Secret("s")), OWN, WEB), (NONE, OWN, WEB)):
         watched, body = guarded(claim, principal, operation, FORM)
         assert watched is body
 

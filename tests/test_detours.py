@@ -340,3 +340,38 @@ async def test_what_reaches_another_by_a_number_or_a_name_of_its_own(
         assert (status(down), made.seen.exchanges[-1].code) == (403, "forbidden")
     assert gitlab.asked == []
     assert status(await made.ask("GET", "/api/v4/projects/platform%2Fapi/runners", caller="bot")) == 200
+
+
+OF_PEOPLE = """\
+version: 1
+upstream: {url: "http://gitlab.test"}
+identities: [{id: people, gitlab_token: true, bind: {cidr: [10.0.0.0/8]}}]
+rules:
+  - id: nobody-deletes
+    for: [people, passthrough]
+    deny: [{methods: [DELETE], routes: ["DELETE /api/v4/projects/:id"]}]
+"""
+COOKIE: Field = (b"Cookie", b"_gitlab_session=made-up")
+TOKEN = "glpat-c4n4ryc4n4ryc4n4ry"
+
+
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [
+        ((FORM, f"private_token={TOKEN}&_method=delete".encode()), "method_override"),
+        ((FORM, b"_method=delete"), "method_override"),
+        ((FORM, f"access_token={TOKEN}".encode()), "ambiguous_credential"),
+        ((JSON, json.dumps({"private_token": TOKEN}).encode()), "ambiguous_credential"),
+    ],
+)
+async def test_no_cookie_hides_whose_token_is_in_a_body(
+    tmp_path: Path, gitlab: GitLab, written: tuple[Field, bytes], code: str
+) -> None:
+    """GitLab goes by the token and by the method in the body, whatever the cookie is."""
+    field, body = written
+    async with world(tmp_path, OF_PEOPLE, gitlab) as made:
+        for method in ("POST", "GET") if field is FORM else ("POST",):
+            down = await made.ask(method, "/api/v4/projects/7", COOKIE, field, caller=None, body=(body,))
+            assert (status(down), made.seen.exchanges[-1].code) == (400, code)
+        assert gitlab.asked == []
+        assert status(await made.ask("POST", "/-/profile", COOKIE, FORM, caller=None, body=(b"_method=patch",))) == 200
