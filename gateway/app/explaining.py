@@ -113,7 +113,8 @@ def trace(
         if principal.brokered:
             refuse_token(operation, parsed, has_body=False)
     except Rejection as rejection:
-        lines.append(("answer", f"{rejection.status} {rejection.message}, code {rejection.code.value}"))
+        message = rejection.message.removeprefix(f"{rejection.status} ")
+        lines.append(("answer", f"{rejection.status} {message}, code {rejection.code.value}"))
         return Explained(False, tuple(lines), rejection.status, rejection.code.value)
     if permit.narrowing is not None:
         if shape_of(operation, parsed) is None:

@@ -24,8 +24,18 @@ def config(tmp_path: Path) -> Config:
     ("identity", "method", "target", "lines"),
     [
         ("reader", "GET", "/api/v4/projects/1", ["permit      allowed by `reads`", "GitLab sees `sa`", "reused for 30 s"]),
-        ("reader", "DELETE", "/api/v4/projects/1", ["permit      denied by `reads`", "answer      403 ", "code forbidden"]),
-        ("other", "POST", "/api/v4/projects", ["permit      not allowed", "answer      403 ", "code forbidden"]),
+        (
+            "reader",
+            "DELETE",
+            "/api/v4/projects/1",
+            ["permit      denied by `reads`", "answer      403 Forbidden - ", "code forbidden"],
+        ),
+        (
+            "other",
+            "POST",
+            "/api/v4/projects",
+            ["permit      not allowed", "answer      403 Forbidden - ", "code forbidden"],
+        ),
         ("nobody", "GET", "/api/v4/user", ["permit      not allowed", "code forbidden"]),
         ("reader", "GET", "/api/v4/user?sudo=root", ["permit      no sudo", "code sudo_forbidden"]),
         ("actor", "GET", "/api/v4/user?sudo=root", ["permit      allowed by `acts`", "GitLab sees `sa-sudo`"]),
