@@ -109,7 +109,7 @@ class Wire(asyncio.Transport):
 
 
 class Client:
-    """One keep-alive connection to the traffic port."""
+    """One keep-alive connection to the data port."""
 
     def __init__(self, made: Assembly, key: str) -> None:
         self.wire = Wire()

@@ -1,6 +1,6 @@
 """The composition root: configuration in, a running gateway out. Nothing is wired anywhere else.
 
-    traffic port ── edge.server ── Gateway.handle ─┬─ core.entry · body_stage          pure, no I/O
+    data port ───── edge.server ── Gateway.handle ─┬─ core.entry · body_stage          pure, no I/O
                                                    ├─ identity ──── key store, GitLab  cached
                                                    ├─ core.access                      pure
                                                    ├─ buckets ───── memory | Redis     one round trip

@@ -150,7 +150,7 @@ class Serving:
 
     @property
     def place(self) -> str:
-        """``host:port`` of the traffic port."""
+        """``host:port`` of the data port."""
         return _place(self.address)
 
     @property

@@ -1,6 +1,6 @@
 """The admin port: metrics and health for everybody who reaches it, everything else behind an admin key.
 
-Never the traffic port. A Host allow-list stops DNS rebinding, no CORS header is ever sent, and where no admin key is
+Never the data port. A Host allow-list stops DNS rebinding, no CORS header is ever sent, and where no admin key is
 configured the protected routes do not exist. Those are ``Endpoint``s, one shape for all: JSON in, JSON out, and a caller
 who is known by the key that was shown.
 """

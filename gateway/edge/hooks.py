@@ -1,4 +1,4 @@
-"""GitLab's webhooks and system hooks, received on the traffic port at one path: what they tell of is purged.
+"""GitLab's webhooks and system hooks, received on the data port at one path: what they tell of is purged.
 
 Whatever else comes in goes on to the gateway untouched. A hook's answer is small and quick: GitLab waits ten seconds, and
 switches a hook off that fails again and again.

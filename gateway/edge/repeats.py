@@ -27,7 +27,7 @@ _METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
 
 
 class Repeats:
-    """Of one traffic port."""
+    """Of one data port."""
 
     def __init__(self, *, target_bytes: int) -> None:
         self._heads: Lately[bytes, RequestHead] = Lately(MOST_HEADS)

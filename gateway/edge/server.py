@@ -1,4 +1,4 @@
-"""The traffic port: aiohttp's low-level server, its parser, and our handler.
+"""The data port: aiohttp's low-level server, its parser, and our handler.
 
 What aiohttp would do by itself and a gateway must not: answer a parse error with the offending octets, log them, send
 ``100 Continue`` before anybody was asked, wait for ever for a slow head, decompress bodies.

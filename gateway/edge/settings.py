@@ -1,4 +1,4 @@
-"""What the traffic port allows."""
+"""What the data port allows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TLSTimes(TypedDict, total=False):
 
 
 class EdgeSettings(msgspec.Struct, frozen=True):
-    """What the traffic port allows (configuration: ``listen.limits``)."""
+    """What the data port allows (configuration: ``listen.limits``)."""
 
     target_bytes: int = 16 * 1024
     field_bytes: int = 16 * 1024

@@ -1,4 +1,4 @@
-"""TLS at the traffic port: one context that lives as long as the listener, and hands each handshake to the newest one."""
+"""TLS at the data port: one context that lives as long as the listener, and hands each handshake to the newest one."""
 
 from __future__ import annotations
 

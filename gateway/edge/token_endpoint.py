@@ -1,4 +1,4 @@
-"""``POST /-/gateway/token`` on the traffic port: a workload's token in, a short-lived credential out (RFC 8693).
+"""``POST /-/gateway/token`` on the data port: a workload's token in, a short-lived credential out (RFC 8693).
 
 Whatever else comes in goes on to the gateway untouched. Answers are RFC 6749's (§5.1, §5.2), never cached; every one is a
 line of the audit. A connection ends with its answer: what follows on it was sent by somebody who was not known yet.

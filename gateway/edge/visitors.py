@@ -36,7 +36,7 @@ class Visitor(Protocol):
 
 
 class Visitors:
-    """Of one traffic port."""
+    """Of one data port."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, settings: EdgeSettings) -> None:
         self._loop = loop

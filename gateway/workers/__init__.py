@@ -1,4 +1,4 @@
-"""Several processes on one traffic port: who starts them, who keeps them, and how they speak to each other.
+"""Several processes on one data port: who starts them, who keeps them, and how they speak to each other.
 
     gitlab-gateway serve ── Supervisor      binds both ports, starts again who dies; no request passes through it
           │ the line: a socket pair, at the worker's end its standard input

@@ -93,7 +93,7 @@ async def test_readiness_ends_before_the_port_closes(tmp_path: Path) -> None:
 
 
 async def started_process(tmp_path: Path, url: str, drain: str = "{}") -> tuple[Process, str, str]:
-    """A gateway of its own, its traffic port and its admin port."""
+    """A gateway of its own, its data port and its admin port."""
     path = tmp_path / "gateway.yaml"
     text = (
         TEXT.format(url=url).replace("listen: {", f"listen: {{drain: {drain}, ")

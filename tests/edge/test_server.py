@@ -1,4 +1,4 @@
-"""The traffic port at its socket: what aiohttp would do by itself and a gateway must not."""
+"""The data port at its socket: what aiohttp would do by itself and a gateway must not."""
 
 from __future__ import annotations
 

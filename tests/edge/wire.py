@@ -69,7 +69,7 @@ class Client:
 
 
 class Traffic:
-    """A traffic port; ``refused`` keeps what never became a request."""
+    """A data port; ``refused`` keeps what never became a request."""
 
     def __init__(self, server: TrafficServer, port: int, refused: list[Rejection], clients: list[Client]) -> None:
         self.server = server

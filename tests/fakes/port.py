@@ -1,4 +1,4 @@
-"""A world behind a traffic port, on a real socket: what the connection does by itself and what the stages do, together."""
+"""A world behind a data port, on a real socket: what the connection does by itself and what the stages do, together."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def issues(body: bytes = b"[]", fields: Fields = ISSUES) -> Answer:
 
 
 class Port:
-    """A world behind a traffic port, and one client."""
+    """A world behind a data port, and one client."""
 
     def __init__(self, made: World, server: TrafficServer, client: Client, port: int) -> None:
         self.made = made
