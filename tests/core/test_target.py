@@ -109,6 +109,13 @@ def test_segments_are_split_before_they_are_decoded() -> None:
     assert parse_target(b"/").segments == ()
 
 
+@pytest.mark.parametrize("dots", [b"..", b"%2e.", b"%2e%2e", b"%252e%252e", b"%25252e%25252e"])
+def test_dots_are_looked_for_under_three_encodings_and_no_more(dots: bytes) -> None:
+    with pytest.raises(Rejection):
+        parse_target(b"/a/" + dots + b"/b")
+    assert parse_target(b"/a/%2525252e%2525252e/b").segments == ("a", "%25252e%25252e", "b")
+
+
 @pytest.mark.parametrize(
     ("raw", "authority", "origin"),
     [
