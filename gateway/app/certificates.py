@@ -83,8 +83,7 @@ class Certificates:
                 put()
             except (OSError, ssl.SSLError) as error:
                 failing = True
-                why = error.strerror or type(error).__name__
-                log.error("a certificate could not be read again; the one before stays: %s: %s", setting, why)
+                log.error("a certificate could not be read again; the one before stays: %s: %s", setting, _words(error))
             except Exception:
                 failing = True
                 log.exception("a certificate could not be read again; the one before stays: %s", setting)
@@ -102,6 +101,12 @@ def _step_back() -> None:
         with contextlib.suppress(OSError):
             before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), before + _NICENESS)
+
+
+def _words(error: OSError) -> str:
+    """What the system or a reader says of it."""
+    file = f"{error.filename}: " if error.filename is not None else ""
+    return f"{file}{error.strerror}" if error.strerror else type(error).__name__
 
 
 def _state(file: str) -> tuple[int, int, int] | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
+
+_NOT_A_PAIR = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
 
 class ListenerTls:
@@ -43,10 +46,19 @@ class ListenerTls:
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, message) from None
         except ssl.SSLError as error:
             why = f"is not the key of the certificate {self._cert_file}"
-            if error.reason != "KEY_VALUES_MISMATCH":
-                why = f"and the certificate {self._cert_file} can't be read: {error.reason or error}"
+            if error.reason not in _NOT_A_PAIR:
+                why = (
+                    f"and the certificate {self._cert_file} can't be read: {error.reason or 'one of them is no whole PEM'}"
+                )
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"the key {self._key_file} {why}") from error
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, _unreadable(self._cert_file, self._key_file)) from error
         return context
+
+
+def _unreadable(*files: str) -> str:
+    """Which of them it is: the library does not say."""
+    return next((file for file in files if not os.access(file, os.R_OK)), " or ".join(files))
 
 
 class _PassphraseWanted(Exception):  # noqa: N818 — a question, and nobody to answer it

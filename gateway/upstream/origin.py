@@ -76,7 +76,12 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
     if ca_file is None:
         context.load_default_certs()
     else:
-        context.load_verify_locations(cafile=ca_file)
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except ssl.SSLError as error:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"{ca_file} holds no certificate that can be read") from error
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, ca_file) from error
     return context
 
 

@@ -96,9 +96,10 @@ async def test_a_file_that_cannot_be_used_is_told_and_the_others_are_read(caplog
 @pytest.mark.parametrize(
     ("error", "why"),
     [
-        (FileNotFoundError(2, "No such file or directory", "/etc/x"), "No such file or directory"),
-        (ssl.SSLError(1, "the key k.pem is not the key of the certificate c.pem"), "k.pem is not the key of"),
+        (FileNotFoundError(2, "No such file or directory", "/etc/tls.key"), "/etc/tls.key: No such file or directory"),
+        (ssl.SSLError(1, "the key k.pem is not the key of the certificate c.pem"), "the key k.pem is not the key of"),
     ],
+    ids=lambda value: type(value).__name__,
 )
 async def test_the_log_says_which_setting_and_why(error: OSError, why: str, caplog: pytest.LogCaptureFixture) -> None:
     def read() -> Callable[[], None]:
@@ -107,8 +108,7 @@ async def test_the_log_says_which_setting_and_why(error: OSError, why: str, capl
     async with watching([], lambda: lambda: None, read) as certificates:
         certificates.reload()
         await until(lambda: certificates.failing)
-    assert "setting 1: " in caplog.text
-    assert why in caplog.text
+    assert f"the one before stays: setting 1: {why}" in caplog.text
 
 
 async def test_what_cannot_be_put_in_place_is_told_too(caplog: pytest.LogCaptureFixture) -> None:

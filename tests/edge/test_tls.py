@@ -77,10 +77,27 @@ def test_what_was_read_is_what_is_put_in_place(tmp_path: Path) -> None:
     assert shown(tls, authority) == "other"
 
 
+def test_a_key_of_another_kind_than_the_certificates_is_told_as_what_it_is(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    one, other = authority.issue("one"), authority.issue("other", with_rsa=True)
+    for cert, key in ((one.cert, other.key), (other.cert, one.key)):
+        with pytest.raises(ssl.SSLError, match=f"{key} is not the key of the certificate {cert}"):
+            ListenerTls(str(cert), str(key))
+
+
+def test_a_file_that_is_half_written_is_told_as_what_it_is(tmp_path: Path) -> None:
+    one = Authority(tmp_path).issue("one")
+    one.cert.write_bytes(one.cert.read_bytes()[:300])
+    with pytest.raises(ssl.SSLError, match="can't be read: one of them is no whole PEM"):
+        ListenerTls(str(one.cert), str(one.key))
+
+
 def test_what_cannot_serve_is_refused(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     one, locked = authority.issue("one"), authority.issue("locked", passphrase=b"secret")
-    with pytest.raises(OSError, match="No such file"):
-        ListenerTls(str(tmp_path / "missing"), str(one.key))
+    for pair in ((str(tmp_path / "missing"), str(one.key)), (str(one.cert), str(tmp_path / "missing"))):
+        with pytest.raises(OSError, match="No such file") as refused:
+            ListenerTls(*pair)
+        assert refused.value.filename == str(tmp_path / "missing")
     with pytest.raises(ssl.SSLError, match=f"{locked.key} is encrypted"):
         ListenerTls(str(locked.cert), str(locked.key))
