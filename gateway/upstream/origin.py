@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
@@ -14,11 +15,15 @@ import msgspec
 from ..names import Names
 from .errors import Failure, UpstreamFailure, classify
 
+log = logging.getLogger("gateway.upstream")
+
 _P = TypeVar("_P", bound=asyncio.Protocol)
 
 # RFC 8305 §5: long enough for a healthy path to answer first, short enough that a dead IPv6 route goes unnoticed.
 _EYEBALLS_DELAY_S = 0.25
 _TLS_SHUTDOWN_S = 1.0
+_TELL_EACH_S = 60.0
+"""How often the log hears of TLS that fails: every request may."""
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -93,6 +98,7 @@ class Dialer:
         self._origin = origin
         self._connect_s = connect_s
         self._names = Names(origin.host, origin.port)
+        self._told_at = float("-inf")
         self._opening: set[asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]] = set()
 
     async def connect(self, factory: Callable[[], _P], tls: ssl.SSLContext | None) -> _P:
@@ -132,9 +138,19 @@ class Dialer:
             failure = classify(error)
             if failure is Failure.RESET and loop.time() >= ends_at:
                 failure = Failure.CONNECT_TIMEOUT  # how the loop reports a handshake that took too long
+            if isinstance(error, ssl.SSLError):
+                self._tell(error)
             raise UpstreamFailure(failure, type(error).__name__) from error
         except UnicodeError as error:  # a name that IDNA can't express
             raise UpstreamFailure(Failure.DNS, "name") from error
+
+    def _tell(self, error: ssl.SSLError) -> None:
+        """A code can't say whether it is the name, the end or the authority of a certificate."""
+        now = self._loop.time()
+        if now - self._told_at >= _TELL_EACH_S:
+            self._told_at = now
+            why = getattr(error, "verify_message", "") or error.reason or type(error).__name__
+            log.error("no TLS with %s: %s", self._origin.authority.decode("ascii"), why)
 
     async def close(self) -> None:
         """Wait for connections that nobody waits for any more."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from pathlib import Path
 
 import pytest
 
-from gateway.upstream.origin import Origin, parse_origin, tls_context
+from gateway.upstream.errors import UpstreamFailure
+from gateway.upstream.origin import Dialer, Origin, parse_origin, tls_context
+from tests.fakes.certificates import Authority
 
 
 @pytest.mark.parametrize(
@@ -63,3 +67,19 @@ def test_tls_verifies_and_is_not_old(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_an_authority_file_must_hold_authorities(tmp_path: object) -> None:
     with pytest.raises(OSError):
         tls_context(f"{tmp_path}/none.pem")
+
+
+async def test_why_tls_fails_is_told_and_not_with_every_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pair = Authority(tmp_path).issue("gitlab")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.cert, pair.key)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    stranger = Authority(tmp_path, "stranger")
+    port = server.sockets[0].getsockname()[1]
+    dialer = Dialer(asyncio.get_running_loop(), Origin("127.0.0.1", port, tls=True), 5.0)
+    for _ in range(2):
+        with pytest.raises(UpstreamFailure):
+            await dialer.connect(asyncio.Protocol, tls_context(str(stranger.file)))
+    server.close()
+    (told,) = (record.getMessage() for record in caplog.records if record.name == "gateway.upstream")
+    assert told == f"no TLS with 127.0.0.1:{port}: unable to get local issuer certificate"
