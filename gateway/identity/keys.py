@@ -10,6 +10,7 @@ both then take the same steps to the same refusal.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -22,10 +23,14 @@ from ..ports import KeyStore, StoreUnavailable
 from .lookups import LATELY_S, Lookups, Memo, Recall
 from .settings import KeyIdentity, WorkloadIdentity
 
+log = logging.getLogger("gateway.identity")
+
 TTL_S = 1.0
 """How long a lookup is believed: half of the two seconds a revocation may take."""
 TOUCH_S = 60.0
 """How coarse last use is."""
+_TELL_EACH_S = 60.0
+"""How often the log hears at most that the store went."""
 
 _NOBODY = KeyRecord(id="", identity="", digest=bytes(32), created_at=0.0, revoked_at=0.0)
 
@@ -70,6 +75,9 @@ class GatewayKeys:
         self._bad_until: Memo[bytes, float] = Memo(remembered)
         self._touches: Lookups[str, None] = Lookups()
         self._revocations = 0
+        self._away = False
+        """And the log was told."""
+        self._told_at = float("-inf")
 
     def recall(self, key: bytes) -> Principal | Recall:
         """From memory; ``key`` is a keyed hash of the gateway key."""
@@ -89,8 +97,10 @@ class GatewayKeys:
             revocations = self._revocations
             try:
                 record = await self._store.find(wanted)
-            except StoreUnavailable:
+            except StoreUnavailable as outage:
+                self._tell(outage)
                 return self.stand_in(key)
+            self._tell(None)
             if revocations == self._revocations:
                 return self._judge(key, secret, wanted, record)
             # Something was revoked here while the store answered: the answer may be older than that.
@@ -104,6 +114,17 @@ class GatewayKeys:
         # Asked again in a second, not by each request: an outage must not cost every one of them a timeout.
         self._known.put(key, msgspec.structs.replace(known, fresh_until=now + TTL_S))
         return known.principal if known.record.is_usable(self._wall()) else None
+
+    def _tell(self, outage: StoreUnavailable | None) -> None:
+        """While keys lately seen go on, nobody else says that none can be revoked."""
+        now = self._monotonic()
+        if outage is None:
+            if self._away:
+                log.warning("the key store can be read again")
+            self._away = False
+        elif not self._away and now - self._told_at >= _TELL_EACH_S:
+            self._away, self._told_at = True, now
+            log.error("the key store can't be read, nor that a key was revoked: %s", outage)
 
     def forget(self, key_id: str) -> None:
         """Called after a revocation in this process: the key is dead with the return of this call."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Iterable
 
@@ -216,6 +217,26 @@ async def test_while_the_store_is_away_known_keys_go_on_for_a_bounded_time_and_o
     for key in (known, unknown):
         with pytest.raises(StoreUnavailable):
             await world.look_up(key)
+
+
+async def test_that_the_store_went_is_told_and_that_it_came_back_but_not_each_time(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = await world.issue()
+    for away in (False, True, True, False, False, True, False):
+        world.store.away = away
+        if away:
+            world.clocks.pass_(1.0)
+            with contextlib.suppress(StoreUnavailable):
+                await world.look_up(key)
+        else:
+            await world.look_up(key)
+    gone, back = "the key store can't be read, nor that a key was revoked: unplugged", "the key store can be read again"
+    assert [record.getMessage() for record in caplog.records] == [gone, back]
+    world.clocks.pass_(60.0)
+    world.store.away = True
+    await world.look_up(key)
+    assert [record.getMessage() for record in caplog.records] == [gone, back, gone]
 
 
 async def test_last_known_good_ends_with_the_key(world: World) -> None:
