@@ -16,7 +16,7 @@ from .core.body_credentials import MAX_CUT_BYTES, admit_body, body_claim, scanne
 from .core.catalogue import Operation, Surface
 from .core.credentials import Claim, Kind, second_token
 from .core.entry import Admitted
-from .core.graphql import MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, Asked, Unread, asked_in_body, asked_in_query
+from .core.graphql import LIGHT_BYTES, MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, Asked, Unread, asked_in_body, asked_in_query
 from .core.messages import RequestHead, first
 from .core.rule_match import Spelling
 from .core.target import Target
@@ -166,15 +166,18 @@ class BodyStage:
         elif head.method != "POST" or (body.content_length or 0) > MAX_BODY_BYTES:
             asked = UNCOUNTED
         else:
-            held = bytearray()
+            held, found = bytearray(), 0
             while len(held) <= MAX_BODY_BYTES and (chunk := await body.read()):
                 held += chunk
+                if len(held) > LIGHT_BYTES and not found:  # whoever is known may still have a thousand of them held
+                    await room(1)
+                    found = 1
             if len(held) > MAX_BODY_BYTES:
                 asked = UNCOUNTED
                 body = HeldBody(bytes(held), body, body.content_length)
             else:
                 document = bytes(held)
-                asked = await _asked(head, target, document, room)
+                asked = await _asked(head, target, document, room, found)
                 body = HeldBody(document, None, len(document))
         if asked.access is not operation.access:
             operation = msgspec.structs.replace(operation, access=asked.access)
@@ -231,9 +234,10 @@ class BlindBodies(BodyStage):
         return body
 
 
-async def _asked(head: RequestHead, target: Target, document: bytes, room: Callable[[int], Awaitable[None]]) -> Asked:
-    """Only a long body that is read tells how many requests it is: then it is asked for twice."""
-    found = 0
+async def _asked(
+    head: RequestHead, target: Target, document: bytes, room: Callable[[int], Awaitable[None]], found: int
+) -> Asked:
+    """Only a long body that is read tells how many requests it is: then room is asked for twice. ``found``: for so many."""
     while True:
         try:
             return asked_in_body(head, target, document, room=found)

@@ -352,6 +352,19 @@ async def test_nothing_is_parsed_where_there_is_no_room() -> None:
     assert found[0].access is Access.READ
 
 
+async def test_no_more_is_held_than_is_light_where_there_is_no_room() -> None:
+    async def none(requests: int) -> None:
+        raise Rejection(Code.RATE_LIMITED, 429, "no room")
+
+    body = Pieces(*[b" " * 10_000] * 100)
+    with pytest.raises(Rejection):
+        await BodyStage().look(GRAPHQL, head((b"Content-Type", b"application/json")), TARGET, body, none)
+    left = 0
+    while await body.read():
+        left += 1
+    assert left == 98
+
+
 async def test_a_batch_needs_room_for_all_of_it() -> None:
     """A long one tells how many it is when it has been read, which is worth room for one."""
     json = head((b"Content-Type", b"application/json"))

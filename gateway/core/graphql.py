@@ -30,7 +30,7 @@ _OCTETS_OF_A_TOKEN = 20
 _MAX_DEPTH = 100
 _MAX_OBJECTS = 20_000
 """Braces in a body that is read. Each object is looked at for members that stand there twice."""
-_LIGHT_BYTES = 16 << 10
+LIGHT_BYTES = 16 << 10
 """Bodies up to this are cheaper to read than limits are to ask."""
 MOST_TOGETHER = 100
 """Requests in a batch that is read; what can't be counted counts as so many."""
@@ -118,7 +118,7 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes, *, room: int =
         return UNCOUNTED
     if body.count(b"{") > _MAX_OBJECTS:
         return UNCOUNTED
-    if len(body) > _LIGHT_BYTES and not room:
+    if len(body) > LIGHT_BYTES and not room:
         raise Unread
     try:
         # A member twice is one thing to us and may be another to GitLab: the one JSON reader that tells.
