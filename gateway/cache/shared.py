@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from ..core.cache_control import RequestDirectives, request_directives, response_directives
 from ..core.cache_entry import Entry, freshen
 from ..core.cache_key import shared_key
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.caching import (
+    CONDITIONS,
     SAFE_METHODS,
     Use,
     Verdict,
@@ -23,7 +26,7 @@ from ..core.caching import (
     storable,
 )
 from ..core.errors import Rejection
-from ..core.messages import first
+from ..core.messages import first, without
 from ..ports import Asked, CacheStore, Lookup
 from ..reply import Reply
 from ..singleflight import Flights
@@ -131,6 +134,11 @@ class SharedCache:
         key = question.key
         if key in self._refreshes:
             return
+        if not entry.partial:
+            # For all who come: a piece of it, or a 304 about what one of them holds, would be no answer to the others.
+            request = question.request
+            request = msgspec.structs.replace(request, fields=without(request.fields, CONDITIONS))
+            question = msgspec.structs.replace(question, request=request)
 
         async def run() -> None:
             try:

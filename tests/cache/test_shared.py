@@ -105,6 +105,31 @@ async def test_only_if_cached() -> None:
     assert (await room.fetch(asked, origin))[3].status is CacheStatus.HIT
 
 
+@pytest.mark.parametrize("own", [(b"Range", b"bytes=0-1"), (b"If-None-Match", b'"a"')])
+async def test_what_is_asked_in_the_background_is_asked_for_all(own: tuple[bytes, bytes]) -> None:
+    said = (b"Cache-Control", b"max-age=60, stale-while-revalidate=30")
+    room, origin = Room(), Origin(whole(200, said, body=b"0123"), whole(200, said, body=b"4567"))
+    await room.fetch(ask(), origin)
+    room.clock.now += 61
+    assert (await room.fetch(ask(own), origin))[3].status is CacheStatus.STALE
+    await asyncio.gather(*room.cache._refreshes.values())
+    assert origin.asked[-1] == (CAPABILITY,)
+    *_, body, outcome = await room.fetch(ask(), origin)
+    assert (body, outcome.status) == (b"4567", CacheStatus.HIT)
+
+
+async def test_a_stale_piece_is_asked_for_as_a_piece() -> None:
+    said = (b"Cache-Control", b"max-age=60, stale-while-revalidate=30")
+    room, piece = Room(), (b"Range", b"bytes=0-1")
+    origin = Origin(*[whole(206, said, (b"Content-Range", b"bytes 0-1/9"), body=octets) for octets in (b"01", b"ab")])
+    await room.fetch(ask(piece), origin)
+    room.clock.now += 61
+    assert (await room.fetch(ask(piece), origin))[2] == b"01"
+    await asyncio.gather(*room.cache._refreshes.values())
+    assert origin.asked[-1] == (piece, CAPABILITY)
+    assert (await room.fetch(ask(piece), origin))[2] == b"ab"
+
+
 async def test_stale_while_revalidate_asks_once_beside_the_answer() -> None:
     room = Room()
     said = (b"Cache-Control", b"max-age=60, stale-while-revalidate=30")
