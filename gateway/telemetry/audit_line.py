@@ -74,6 +74,7 @@ class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     upstream_credential: str = ""
     limit: str = ""
     limit_remaining: float | msgspec.UnsetType = msgspec.UNSET
+    limit_wait_ms: float | msgspec.UnsetType = msgspec.UNSET
     upstream_status: int | msgspec.UnsetType = msgspec.UNSET
     upstream_ms: float | msgspec.UnsetType = msgspec.UNSET
     upstream_connect_ms: float | msgspec.UnsetType = msgspec.UNSET
@@ -117,6 +118,7 @@ def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
         x.permit_use,
         x.limit_id,
         rounded(x.limit_remaining) if x.limit_id else unset,
+        rounded(x.limit_waited_s * 1000) if x.limit_waited_s else unset,
         x.upstream_status if asked else unset,
         rounded(x.upstream_s * 1000) if asked else unset,
         rounded(x.upstream_connect_s * 1000) if asked else unset,
@@ -223,7 +225,7 @@ class LineRenderer:
         for x, took_s in finished:
             at = x.started_at + ahead_s
             kin = x.kin
-            if kin is None:
+            if kin is None or x.limit_waited_s:  # hardly anybody waits
                 lines.append(encode(line_of(x, at, took_s)))
                 continue
             told = kin.told

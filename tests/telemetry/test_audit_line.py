@@ -46,6 +46,7 @@ def test_every_fact_has_its_place() -> None:
         sudo="root",
         limit_id="caller",
         limit_remaining=12.34567,
+        limit_waited_s=1.5,
         limit_shadow="tighter",
         cache_status="hit",
         cache_reason="fresh",
@@ -86,6 +87,7 @@ def test_every_fact_has_its_place() -> None:
         "upstream_credential": "sa",
         "limit": "caller",
         "limit_remaining": 12.346,
+        "limit_wait_ms": 1500.0,
         "limit_shadow": "tighter",
         "cache_status": "hit",
         "cache_reason": "fresh",
@@ -150,6 +152,7 @@ WORDS = st.one_of(
 NUMBERS = st.one_of(
     st.floats(0, 1e6), st.floats(0, 1e20), st.floats(-1e8, 0), st.sampled_from([0.0, 0.0005, 1.5, 0.12, 1e12, 1e15])
 )
+WAITED = st.sampled_from([0.0, 0.0, 0.0, 0.25])
 FACTS = st.fixed_dictionaries(
     {
         **{
@@ -172,6 +175,7 @@ ASKED = st.lists(
                 "bytes_out": st.sampled_from([0, 7, 123_456]),
                 "limit_id": st.sampled_from(["", "caller", "team"]),
                 "limit_remaining": NUMBERS,
+                "limit_waited_s": WAITED,
             }
         ),
         st.floats(0, 4e9),
@@ -219,6 +223,7 @@ FORWARDED = st.lists(
                 "bytes_out": st.sampled_from([0, 7, 123_456]),
                 "limit_id": st.sampled_from(["", "caller", "team"]),
                 "limit_remaining": NUMBERS,
+                "limit_waited_s": WAITED,
                 "upstream_s": TIMES,
                 "upstream_connect_s": TIMES,
                 "upstream_first_byte_s": TIMES,
