@@ -119,7 +119,7 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
         )
     yield Reading(
         "gitlab_gateway_log_dropped",
-        "Lines of the operator's log that were dropped because nobody read it.",
+        "Lines of the operator's log that were dropped because nobody read it, or a disk was full.",
         operator_log.dropped(),
         total=True,
     )

@@ -1,4 +1,5 @@
-"""The operator's log where a reader may stop reading: a pipe, a socket, a terminal. A thread waits, nobody else does.
+"""The operator's log where a reader may stop reading, or a disk be full: at a pipe, a socket, a terminal, a file. A thread
+waits, nobody else does.
 
     emit ─► queue ─► thread ─► descriptor
 
@@ -28,6 +29,8 @@ STALL_S = 0.5
 """At the exit: a reader who takes nothing for so long is not waited for."""
 EXIT_S = 2.0
 """As that, if it takes one line after the other."""
+_UNREAD = "nobody read it"
+_LINE_END = 0x0A
 
 
 def handler_for(stream: TextIO) -> logging.Handler:
@@ -37,7 +40,7 @@ def handler_for(stream: TextIO) -> logging.Handler:
         mode = os.fstat(descriptor).st_mode
     except (OSError, ValueError):  # in memory
         return logging.StreamHandler(stream)
-    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor):
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode) or os.isatty(descriptor):
         return PatientHandler(descriptor)
     return logging.StreamHandler(stream)
 
@@ -80,6 +83,10 @@ class PatientHandler(logging.Handler):
         """Of the present second: when it began, and for how long lines were waited for."""
         self._takes = True
         """The descriptor's answer, last time."""
+        self._why = _UNREAD
+        """Why lines were dropped last."""
+        self._torn = False
+        """The last that was taken is no whole line."""
         self._closing = False
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="log", daemon=True).start()
@@ -91,7 +98,8 @@ class PatientHandler(logging.Handler):
             self.handleError(record)
             return
         with self._changed:
-            self._full = self._full or bool(self._queue and self._queued + len(line) > self._most_bytes)
+            if not self._full and self._queue and self._queued + len(line) > self._most_bytes:
+                self._full, self._why = True, _UNREAD
             if self._full or self._closing:
                 self._lose()
                 return
@@ -157,19 +165,22 @@ class PatientHandler(logging.Handler):
                 self._changed.notify_all()
 
     def _notice(self, count: int) -> bytes:
-        words = "%d lines of this log were dropped: nobody read it"
-        return self._line(logging.LogRecord("gateway.log", logging.WARNING, __file__, 0, words, (count,), None))
+        words = "%d lines of this log were dropped: %s"
+        return self._line(logging.LogRecord("gateway.log", logging.WARNING, __file__, 0, words, (count, self._why), None))
 
     def _write(self, octets: bytes) -> bool:
         """Whether all were taken; however long that takes."""
-        left = memoryview(octets)
+        left = memoryview(b"\n" + octets if self._torn else octets)
         while left:
             try:
-                left = left[os.write(self._descriptor, left) :]
+                taken = os.write(self._descriptor, left)
+                self._torn = left[taken - 1] != _LINE_END if taken else self._torn
+                left = left[taken:]
             except BlockingIOError:  # another who holds it has asked for that
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()
-            except OSError:
+            except OSError as error:
+                self._why = error.strerror or _UNREAD
                 return False
         return True

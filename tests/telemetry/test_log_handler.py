@@ -164,14 +164,37 @@ def test_who_says_something_after_the_end_is_counted(log: Log) -> None:
     assert log.handler.dropped == 1
 
 
+def test_a_file_that_takes_no_more_is_told_of_when_it_does_and_no_line_is_glued_to_another(tmp_path: Path) -> None:
+    script = """
+import logging, resource, sys
+from gateway.telemetry.log_handler import handler_for
+file = open(sys.argv[1], "a")
+handler = handler_for(file)
+def say(*words):
+    for one in words:
+        handler.handle(logging.makeLogRecord({"name": "x", "msg": one}))
+    handler.flush()
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+say("first", "second", "third")
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+say("fourth", "fifth")
+print(handler.dropped)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "log")], capture_output=True, text=True, check=True)
+    told = "2 lines of this log were dropped: File too large"
+    assert (tmp_path / "log").read_text().splitlines() == ["first", "seco", told, "fourth", "fifth"]
+    assert done.stdout == "2\n"
+
+
 def test_only_where_somebody_reads_is_waited_for(tmp_path: Path) -> None:
     one, other = socket.socketpair()
     primary, terminal = os.openpty()
     reading, writing = os.pipe()
     with one, other, open(tmp_path / "log", "w") as file, open(os.devnull, "w") as nothing:
-        for stream in (file, nothing, io.StringIO()):
+        for stream in (nothing, io.StringIO()):
             assert type(handler_for(stream)) is logging.StreamHandler
-        for descriptor in (one.fileno(), terminal, writing):
+        for descriptor in (one.fileno(), terminal, writing, file.fileno()):
             with open(descriptor, "w", closefd=False) as stream:
                 handler = handler_for(stream)
             assert isinstance(handler, PatientHandler)
