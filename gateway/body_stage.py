@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from .core.access import Permit, Principal
-from .core.body import BodyScanner
+from .core.body import MAX_UNREAD_BYTES, BodyScanner
 from .core.body_credentials import MAX_CUT_BYTES, admit_body, body_claim, scanner_for
 from .core.catalogue import Operation, Surface
 from .core.credentials import Claim, Kind, second_token
@@ -58,9 +58,12 @@ class WatchedBody:
         "_claim",
         "_done",
         "_held",
+        "_looks",
         "_may_sudo",
         "_places",
         "_scanner",
+        "_suspect",
+        "_tail",
         "_token_counts",
         "content_length",
     )
@@ -83,6 +86,9 @@ class WatchedBody:
         self._places = places
         self._token_counts = token_counts
         self._held = b""
+        self._tail = b""
+        self._suspect = False
+        self._looks = not brokered and places is None and claim.kind is not Kind.OPAQUE
         self._done = False
         self.content_length = body.content_length
 
@@ -100,14 +106,25 @@ class WatchedBody:
                     may_sudo=self._may_sudo or None,
                     places=self._places,
                     token_counts=self._token_counts,
+                    suspect=self._suspect,
                 )
                 break
             self._scanner.feed(chunk)
+            if self._looks and not self._suspect:
+                self._look_at_unread(chunk)
             held, self._held = self._held, chunk
             if held:
                 return held
         held, self._held = self._held, b""
         return held
+
+    def _look_at_unread(self, chunk: bytes) -> None:
+        """What no scanner reads any more GitLab may: it must not name another credential, or another method. (Of a brokered
+        caller, and where only some places may be named, all of it is refused.)"""
+        blind = self._scanner.blind
+        octets = self._tail + chunk if blind or len(chunk) < MAX_UNREAD_BYTES else chunk
+        self._suspect = blind and self._scanner.may_name(octets)
+        self._tail = octets[-MAX_UNREAD_BYTES:]
 
 
 class BodyStage:

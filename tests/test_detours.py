@@ -13,7 +13,7 @@ from gateway.core.messages import Field, ResponseHead, first
 from gateway.core.rule_match import PARAMETERS
 from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
-from tests.fakes.world import Down, World, world
+from tests.fakes.world import OWN, Down, World, world
 
 CONFIGURATION = """\
 version: 1
@@ -375,3 +375,40 @@ async def test_no_cookie_hides_whose_token_is_in_a_body(
             assert (status(down), made.seen.exchanges[-1].code) == (400, code)
         assert gitlab.asked == []
         assert status(await made.ask("POST", "/-/profile", COOKIE, FORM, caller=None, body=(b"_method=patch",))) == 200
+
+
+def quoted(*heads: str) -> bytes:
+    return b"".join(b"--b\r\n%b\r\n\r\ndelete\r\n" % head.encode() for head in heads) + b"--b--\r\n"
+
+
+DISPOSITION = "Content-Disposition: form-data; name="
+FORM_TYPE, JSON_TYPE, PARTS_TYPE = FORM[1], JSON[1], b"multipart/form-data; boundary=b"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (FORM_TYPE + b"; charset=utf-16", b"_method=delete"),
+        (FORM_TYPE, b"a" * 5000 + b"&_%6dethod=delete"),
+        (PARTS_TYPE + b"; boundary=b", quoted(f'{DISPOSITION}"_method"')),
+        (PARTS_TYPE, quoted("X: y\r\n  folded\r\n" + f'{DISPOSITION}"a"', f'{DISPOSITION}"_m\\ethod"')),
+        (JSON_TYPE + b"; charset=utf-16", json.dumps({"private_token": TOKEN}).encode()),
+        (JSON_TYPE, b'{/**/"private\\u005ftoken":"%b"}' % TOKEN.encode()),
+        (JSON_TYPE, b'{/**/"access_token":"%b"}' % TOKEN.encode()),
+    ],
+)
+@pytest.mark.parametrize("cut", [1, 7, 4096])
+async def test_what_is_hard_to_read_hides_no_method_and_no_second_token(
+    tmp_path: Path, gitlab: GitLab, content_type: bytes, body: bytes, cut: int
+) -> None:
+    """GitLab heeds no charset, and its readers are more lenient than ours."""
+    pieces = tuple(body[at : at + cut] for at in range(0, len(body), cut))
+    async with world(tmp_path, OF_PEOPLE.replace(", bind: {cidr: [10.0.0.0/8]}", ""), gitlab) as made:
+        for caller, fields in ((OWN, ()), (None, (COOKIE,))):
+            field = (b"Content-Type", content_type)
+            down = await made.ask("POST", "/api/v4/projects/7", field, *fields, caller=caller, body=pieces)
+            assert status(down) == 400
+            assert made.seen.exchanges[-1].code in {"method_override", "ambiguous_credential", "body_undecidable"}
+        assert gitlab.asked == []
+        harmless = b'{/**/"title":"x"}'
+        assert status(await made.ask("POST", "/api/v4/projects/7", JSON, caller=OWN, body=(harmless,))) == 200

@@ -81,6 +81,19 @@ class BodyScanner(Protocol):
         """``body``, whole, less ``finding``; every other octet stays."""
         ...
 
+    @property
+    def blind(self) -> bool:
+        """It reads no further."""
+        ...
+
+    def may_name(self, octets: bytes) -> bool:
+        """Whether what ``octets`` name, however another reader takes them, may be a credential or a method."""
+        ...
+
+
+MAX_UNREAD_BYTES = 20480
+"""At most so much has been fed, and not been read, when a scanner turns blind: a head, a name, a value."""
+
 
 class Doubt(Exception):  # noqa: N818 — ends a scan, is never an error of the program
     """Raised inside a scanner when it can't be sure."""
@@ -93,6 +106,8 @@ class Doubt(Exception):  # noqa: N818 — ends a scan, is never an error of the 
 class Hopeless:
     """For bodies whose form alone makes them undecidable."""
 
+    blind = True
+
     def __init__(self, reason: Undecidable) -> None:
         self._reason = reason
 
@@ -104,6 +119,15 @@ class Hopeless:
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
         raise AssertionError("nothing was found here")
+
+    def may_name(self, octets: bytes) -> bool:
+        """Parts may be found by another boundary; what is of no type at all is read by nobody."""
+        return self._reason is Undecidable.BOUNDARY and named_plainly(octets.replace(b"\\", b""))
+
+
+def named_plainly(octets: bytes) -> bool:
+    """A credential's name, or the method's, stands in ``octets``."""
+    return b"_token" in octets or b"_method" in octets
 
 
 _MEDIA_TYPE = re.compile(r"[;,]")

@@ -56,9 +56,9 @@ def scanner_for(
     if not media:
         scanner = _Untyped(form=method == "POST")
     elif "json" in media or media == _FORM:
-        if not is_utf_8(content_type or b""):
-            return Hopeless(Undecidable.CHARSET)
         scanner = FormScanner() if media == _FORM else JsonScanner()
+        if not is_utf_8(content_type or b""):
+            return _Encoded(scanner, Undecidable.CHARSET)
     elif media.startswith("multipart/"):
         boundary = boundary_of(content_type or b"")
         if boundary is None:
@@ -74,15 +74,22 @@ def scanner_for(
 
 
 class _Encoded:
-    """Rails inflates no body but on a few routes: the coded octets are what it parses elsewhere. Both must be feared."""
+    """Rails inflates no body but on a few routes: the coded octets are what it parses elsewhere. Both must be feared. Nor
+    does it heed a charset, which others may."""
 
-    def __init__(self, scanner: BodyScanner) -> None:
+    def __init__(self, scanner: BodyScanner, reason: Undecidable = Undecidable.ENCODED) -> None:
         self._scanner = scanner
+        self._reason = reason
         self.feed = scanner.feed
         self.cut = scanner.cut
+        self.may_name = scanner.may_name
+
+    @property
+    def blind(self) -> bool:
+        return self._scanner.blind
 
     def finish(self) -> Verdict:
-        return Verdict(self._scanner.finish().findings, Undecidable.ENCODED)
+        return Verdict(self._scanner.finish().findings, self._reason)
 
 
 class _Gzipped:
@@ -97,6 +104,11 @@ class _Gzipped:
         self._inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
         self._left = _MAX_INFLATED_BYTES + 1
         self._whole = True
+
+    blind = False  # what can't be read is refused by GitLab, too
+
+    def may_name(self, octets: bytes) -> bool:
+        raise AssertionError("it is not blind")
 
     def feed(self, chunk: bytes) -> None:
         self._raw.feed(chunk)
@@ -129,6 +141,13 @@ class _Untyped:
         self._json = JsonScanner()
         self._form = FormScanner() if form else None
         self._first = b""
+
+    @property
+    def blind(self) -> bool:
+        return self._json.blind or (self._form is not None and self._form.blind)
+
+    def may_name(self, octets: bytes) -> bool:
+        return self._json.may_name(octets) or (self._form is not None and self._form.blind and self._form.may_name(octets))
 
     def feed(self, chunk: bytes) -> None:
         if not self._first:
@@ -187,6 +206,7 @@ def admit_body(
     may_sudo: str | None = None,
     places: frozenset[Spelling] | None = None,
     token_counts: bool = False,
+    suspect: bool = False,
 ) -> None:
     """Whether the body may go up whole, asked before its last chunk does.
 
@@ -197,6 +217,7 @@ def admit_body(
         may_sudo: The user this brokered caller may act as.
         places: The projects and groups that may be named, by ``rule_match.spellings``; None: any.
         token_counts: A ``token`` in it is a credential too many (``second_token``).
+        suspect: What could not be read may name a credential or a method.
 
     Raises:
         Rejection: PROJECT_UNKNOWN (404) for a place that is none of ``places``;
@@ -224,7 +245,7 @@ def admit_body(
         for finding in findings:
             if finding.name in PLACE_PARAMETERS and finding.value != "" and not _names_one_of(places, finding):
                 raise Rejection(Code.PROJECT_UNKNOWN, 404, "404 Project Not Found", detail="named in the body")
-    if (brokered or places is not None) and verdict.undecidable is not None:
+    if (brokered or places is not None or suspect) and verdict.undecidable is not None:
         raise _undecidable(verdict.undecidable)
 
 

@@ -49,6 +49,13 @@ class FormScanner:
                 self._doubt = doubt.reason
         return Verdict(tuple(self._findings), self._doubt)
 
+    @property
+    def blind(self) -> bool:
+        return self._doubt is not None
+
+    def may_name(self, octets: bytes) -> bool:
+        return _MAYBE.search(octets) is not None
+
     def cut(self, body: bytes, finding: Finding) -> bytes:
         """Less the pair, and the separator that follows it or, for the last, stands before it."""
         before, after = body[: finding.start], body[finding.end :]

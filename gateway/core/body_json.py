@@ -34,6 +34,7 @@ _DULL_MEMBERS = re.compile(
     rb'(?:"[^"]*+"|[0-9+\-.eEtrufalsn]++)\s*+,)*)'
 )
 _SPACE = re.compile(rb"[ \t\r\n]*+")
+_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 _NOT_ATOMS = bytes(set(range(256)) - set(b" \t\r\n\x0b\x0c0123456789+-.eEtrufalsn:,{}[]"))
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 _UNBALANCED = re.compile(rb"([}\]]*)([{\[]*)")
@@ -79,6 +80,13 @@ class JsonScanner:
         if doubt is None and (self._in_string or self._depth > 0 or (self._base > 0 and not self._closed)):
             doubt = Undecidable.INCOMPLETE
         return Verdict(tuple(self._findings), doubt)
+
+    @property
+    def blind(self) -> bool:
+        return self._doubt is not None
+
+    def may_name(self, octets: bytes) -> bool:
+        return b"_token" in octets or _ESCAPED_LETTER.search(octets) is not None
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
         """Less the member, and one comma beside it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Undecidable, Verdict
+from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Undecidable, Verdict, named_plainly
 from .query import top_level_name
 from .target import percent_decode
 
@@ -76,6 +76,13 @@ class MultipartScanner:
         if doubt is None and not self._done and (self._at or self._buffer):
             doubt = Undecidable.INCOMPLETE
         return Verdict(tuple(self._findings), doubt)
+
+    @property
+    def blind(self) -> bool:
+        return self._doubt is not None
+
+    def may_name(self, octets: bytes) -> bool:
+        return named_plainly(octets.replace(b"\\", b""))  # quoted, any letter may stand behind one
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
         """Less the part, with the delimiter before it."""

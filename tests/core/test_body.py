@@ -46,3 +46,13 @@ def test_hopeless_bodies_stay_so() -> None:
 def test_findings_hide_their_values() -> None:
     assert "secret" not in repr(Verdict((Finding("private_token", "secret", 0, 1, plain=True),)))
     assert Doubt(Undecidable.MALFORMED).reason is Undecidable.MALFORMED
+
+
+def test_what_can_not_be_read_at_all_may_name_something_where_parts_may_be_found() -> None:
+    parts, nothing = Hopeless(Undecidable.BOUNDARY), Hopeless(Undecidable.CONTENT_TYPE)
+    assert parts.blind
+    assert nothing.blind
+    for name in (b"_method", b"private_token", b"_m\\ethod", b"jo\\b_to\\ken"):
+        assert parts.may_name(b'name="' + name + b'"')
+        assert not nothing.may_name(name)
+    assert not parts.may_name(b'name="title"')

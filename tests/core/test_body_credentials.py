@@ -381,3 +381,43 @@ def test_a_confined_body_that_cannot_be_read_is_refused_to_everybody() -> None:
         screened(b"application/json", b'{"a":', brokered=False)
     assert refused.value.code is Code.BODY_UNDECIDABLE
     screened(b"application/json", b'{"a":', None, brokered=False)
+
+
+@pytest.mark.parametrize("content_type", [b"application/json", b"application/x-www-form-urlencoded"])
+def test_no_charset_hides_anything(content_type: bytes) -> None:
+    scanner = scanner_for(content_type + b"; charset=utf-16", None, "POST")
+    assert scanner is not None
+    scanner.feed(b'{"private_token":"x"}' if b"json" in content_type else b"private_token=x")
+    assert not scanner.blind
+    verdict = scanner.finish()
+    assert ([finding.name for finding in verdict.findings], verdict.undecidable) == (["private_token"], Undecidable.CHARSET)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_without_a_type_either_reader_may_be_blind(method: str) -> None:
+    scanner = scanner_for(None, None, method)
+    assert scanner is not None
+    assert not scanner.blind
+    scanner.feed(b"{/**/")
+    assert scanner.blind
+    assert scanner.may_name(b'"private_token":"x"}')
+    assert not scanner.may_name(b"_method=delete")
+    scanner.feed(b"a" * 5000)
+    assert scanner.may_name(b"&_method=delete") is (method == "POST")
+
+
+def test_what_is_inflated_is_never_blind() -> None:
+    scanner = scanner_for(b"application/json", b"gzip", "POST")
+    assert scanner is not None
+    assert not scanner.blind
+    with pytest.raises(AssertionError):
+        scanner.may_name(b"")
+
+
+def test_what_could_not_be_read_is_refused_where_it_may_name_something() -> None:
+    own, verdict = Claim(Kind.TOKEN, Secret("t")), Verdict((), Undecidable.MALFORMED)
+    admit_body(own, verdict, brokered=False)
+    with pytest.raises(Rejection) as refused:
+        admit_body(own, verdict, brokered=False, suspect=True)
+    assert refused.value.code is Code.BODY_UNDECIDABLE
+    admit_body(own, Verdict(), brokered=False, suspect=True)

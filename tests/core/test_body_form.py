@@ -115,3 +115,14 @@ def test_nothing_holds_nothing() -> None:
     assert _scan(b"")[0] == Verdict()
     assert _scan(b"a=1&b=2&", 3)[0] == Verdict()
     assert _scan(b"a=token&b=2&c")[0] == Verdict()
+
+
+def test_behind_a_name_that_is_too_long_it_reads_no_further_and_says_so() -> None:
+    scanner = FormScanner()
+    scanner.feed(b"title=x&" + b"a" * 4096)
+    assert not scanner.blind
+    scanner.feed(b"a")
+    assert scanner.blind
+    assert scanner.may_name(b"a&_method=delete")
+    assert scanner.may_name(b"a&_%6dethod=delete")
+    assert not scanner.may_name(b"a&title=x")

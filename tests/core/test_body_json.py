@@ -181,3 +181,14 @@ def test_large_bodies_are_read_in_pieces() -> None:
 def test_containers_that_keep_coming_back_up_are_bounded() -> None:
     member = b'"a":[' + b"[[1]]," * 10 + b"1],"
     assert _scan(b"{" + member * 10_000 + b'"z":1}')[0].undecidable is Undecidable.TOO_MANY
+
+
+def test_behind_what_is_no_json_it_reads_no_further_and_says_so() -> None:
+    scanner = JsonScanner()
+    scanner.feed(b'{"title":"x",')
+    assert not scanner.blind
+    scanner.feed(b"/**/")
+    assert scanner.blind
+    assert scanner.may_name(b'"private_token":"x"}')
+    assert scanner.may_name(b'"private\\u005ftoken":"x"}')
+    assert not scanner.may_name(b'"title":"\\u00e9 _method"}')

@@ -216,3 +216,14 @@ def test_blanks_take_no_longer_than_their_length(blanks: bytes, undecidable: Und
 @pytest.mark.parametrize("more", [b"", b"=x", b"*"])
 def test_blanks_of_a_boundary_take_no_longer_than_their_length(more: bytes) -> None:
     assert boundary_of(b"multipart/form-data; boundary" + b" " * (1 << 18) + more) is None
+
+
+def test_behind_what_readers_take_differently_it_reads_no_further_and_says_so() -> None:
+    scanner = MultipartScanner(B)
+    scanner.feed(_part(b"title"))
+    assert not scanner.blind
+    scanner.feed(_part(b"a", more=b"\r\n folded"))
+    assert scanner.blind
+    assert scanner.may_name(_part(b"_method"))
+    assert scanner.may_name(_part(b"private\\_token"))
+    assert not scanner.may_name(_part(b"title"))
