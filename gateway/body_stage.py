@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from .core.access import Permit, Principal
-from .core.body import MAX_UNREAD_BYTES, BodyScanner
+from .core.body import MAX_UNREAD_BYTES, BodyScanner, Verdict
 from .core.body_credentials import MAX_CUT_BYTES, admit_body, body_claim, scanner_for
 from .core.catalogue import Operation, Surface
 from .core.credentials import Claim, Kind, second_token
@@ -53,6 +53,7 @@ class WatchedBody:
     """A body looked through as it streams: its last chunk goes up only after the whole has been judged."""
 
     __slots__ = (
+        "_acting",
         "_body",
         "_brokered",
         "_claim",
@@ -77,7 +78,9 @@ class WatchedBody:
         may_sudo: str,
         places: frozenset[Spelling] | None,
         token_counts: bool = False,
+        acting: Callable[[str], object] | None = None,
     ) -> None:
+        self._acting = acting
         self._body = body
         self._scanner = scanner
         self._claim = claim
@@ -108,6 +111,8 @@ class WatchedBody:
                     token_counts=self._token_counts,
                     suspect=self._suspect,
                 )
+                if self._acting is not None:
+                    self._tell_sudo(verdict)
                 break
             self._scanner.feed(chunk)
             if self._looks and not self._suspect:
@@ -117,6 +122,12 @@ class WatchedBody:
                 return held
         held, self._held = self._held, b""
         return held
+
+    def _tell_sudo(self, verdict: Verdict) -> None:
+        assert self._acting is not None
+        for finding in verdict.findings:
+            if finding.name == "sudo" and finding.value:
+                self._acting(finding.value)
 
     def _look_at_unread(self, chunk: bytes) -> None:
         """What no scanner reads any more GitLab may: it must not name another credential, or another method. (Of a brokered
@@ -209,11 +220,13 @@ class BodyStage:
         body: RequestBody,
         operation: Operation,
         places: frozenset[Spelling] | None = None,
+        acting: Callable[[str], object] | None = None,
     ) -> RequestBody:
         """``body``, watched. Not on the browser's pages: Rails' own forms use ``_method``, and what is in them is GitLab's.
         Elsewhere a session's is, too: behind a cookie, which nobody here judges, a token in the body would be unseen.
 
-        ``places``: what the body may name, for a permit that is confined to some; None: anything.
+        ``places``: what the body may name, for a permit that is confined to some; None: anything. ``acting`` is told the
+        user that it asks to act as: GitLab reads ``sudo`` there, too.
         """
         # A package that is put is a file, whatever it says of itself: Workhorse keeps it, Rails reads no parameters there.
         file = head.method == "PUT" and operation.surface is Surface.PACKAGES
@@ -228,7 +241,7 @@ class BodyStage:
             return body
         brokered = principal.brokered
         token_counts = not file and second_token(claim.kind, operation, brokered=brokered)
-        return WatchedBody(body, scanner, claim, brokered, permit.sudo, places, token_counts)
+        return WatchedBody(body, scanner, claim, brokered, permit.sudo, places, token_counts, acting)
 
 
 class BlindBodies(BodyStage):
@@ -247,6 +260,7 @@ class BlindBodies(BodyStage):
         body: RequestBody,
         operation: Operation,
         places: frozenset[Spelling] | None = None,
+        acting: Callable[[str], object] | None = None,
     ) -> RequestBody:
         return body
 

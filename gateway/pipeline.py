@@ -319,6 +319,7 @@ class Gateway:
                 body,
                 operation,
                 places=spellings(operation, target, resolved) if permit.confined else None,
+                acting=partial(setattr, x, "sudo"),
             )
         if operation.access is not _READ or road.record.closed:
             await road.record.admit(x)

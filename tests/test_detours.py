@@ -412,3 +412,14 @@ async def test_what_is_hard_to_read_hides_no_method_and_no_second_token(
         assert gitlab.asked == []
         harmless = b'{/**/"title":"x"}'
         assert status(await made.ask("POST", "/api/v4/projects/7", JSON, caller=OWN, body=(harmless,))) == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [(FORM, b"title=x&sudo=root"), (JSON, b'{"sudo":"root"}'), (JSON, b'{"sudo":"root","a":{"sudo":"b"}}')],
+)
+async def test_the_audit_says_as_whom_a_body_asks_to_act(tmp_path: Path, gitlab: GitLab, field: Field, body: bytes) -> None:
+    async with world(tmp_path, OF_PEOPLE.replace(", bind: {cidr: [10.0.0.0/8]}", ""), gitlab) as made:
+        assert status(await made.ask("POST", "/api/v4/projects/7/issues", field, caller=OWN, body=(body,))) == 200
+        assert (made.seen.exchanges[-1].principal, made.seen.exchanges[-1].sudo) == ("user:7", "root")
+        assert gitlab.bodies == [body]
