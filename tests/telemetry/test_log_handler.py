@@ -26,7 +26,9 @@ class Log:
 
     def __init__(self, most_bytes: int = 10_000) -> None:
         self.reading, self.writing = os.pipe()
+        others = threading.enumerate()
         self.handler = PatientHandler(self.writing, most_bytes=most_bytes, moment_s=0.05, stall_s=0.1, exit_s=0.3)
+        (self._thread,) = (thread for thread in threading.enumerate() if thread.name == "log" and thread not in others)
 
     def say(self, *words: str) -> None:
         for one in words:
@@ -57,6 +59,7 @@ class Log:
         self.handler.close()
         with contextlib.suppress(OSError):
             os.close(self.reading)
+        self._thread.join(10)  # what it had left to write would go to the next pipe of this number
         os.close(self.writing)
 
 
