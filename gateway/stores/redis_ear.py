@@ -40,7 +40,6 @@ class RedisEar:
         self.heard_until = _NEVER
         """Everything published before this instant was heard. At worst, what came later was not."""
         self._address = address
-        self._names = Names(address.host, address.port)
         self._channel = channel
         self._clock = clock
         self._hear: Callable[[bytes], None]
@@ -87,10 +86,10 @@ class RedisEar:
             await asyncio.gather(keeper, return_exceptions=True)
 
     async def _keep(self) -> None:
-        pause = _PAUSE_S[0]
+        pause, names = _PAUSE_S[0], Names(self._address.host, self._address.port)
         while True:
             try:
-                wire = await connected(self._address, self.name, _DEAD_S, self._replied, self._names)
+                wire = await connected(self._address, self.name, _DEAD_S, self._replied, names)
             except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
                 self.trouble = refused.kind if isinstance(refused, RedisError) else type(refused).__name__
             else:

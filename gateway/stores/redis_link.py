@@ -124,7 +124,6 @@ class RedisLink:
         self.greet: Callable[[], None] = _nothing
         """Called on each new connection: what it asks for stands in the first write, before whatever waited for one."""
         self.address = address
-        self._names = Names(address.host, address.port)
         self._timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -364,10 +363,10 @@ class RedisLink:
 
     async def _keep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Hold one connection open until closed."""
-        pause = _BACKOFF_S[0]
+        pause, names = _BACKOFF_S[0], Names(self.address.host, self.address.port)
         while True:
             try:
-                wire = await connected(self.address, self.name, self._timeout_s, self._replied, self._names)
+                wire = await connected(self.address, self.name, self._timeout_s, self._replied, names)
             except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
                 self.trouble = refused.kind if isinstance(refused, RedisError) else type(refused).__name__
                 self._fail_all("down")
