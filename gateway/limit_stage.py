@@ -20,7 +20,7 @@ from .core.cost import Spent
 from .core.errors import Code, Rejection, Source, rate_limited
 from .core.fair_queue import FairQueue
 from .core.hottest import Hottest
-from .core.limits import BucketState, Decision, Scope, Take, affordable, owes, paired
+from .core.limits import BucketState, Decision, Scope, Take, affordable, after, owes, paired
 from .ports import Asked, BucketStore
 
 MOST_WAITING = 1000
@@ -34,14 +34,14 @@ _LOOK_EVERY_S = 0.05
 class Ticket:
     """A decision, and what must be put in order when the request is over."""
 
-    __slots__ = ("_lease", "_stage", "_undone", "decision", "takes", "waited_s")
+    __slots__ = ("_kept", "_lease", "_stage", "_undone", "decision", "takes", "waited_s")
 
     def __init__(
         self, stage: LimitStage, takes: Sequence[Take], lease: bytes, decision: Decision, waited_s: float = 0.0
     ) -> None:
         self._stage = stage
         self._lease = lease
-        self._undone = False
+        self._kept = self._undone = False
         self.takes = takes
         self.decision = decision
         self.waited_s = waited_s
@@ -52,20 +52,33 @@ class Ticket:
             self._settle(spent)
 
     def undo(self) -> None:
-        """As if nothing had been taken."""
-        self._undone = True
-        self._stage.undo(self.takes, self.decision, self._lease)
+        """As if nothing had been taken. Once is enough, as of the next two."""
+        if not self._undone:
+            self._undone = True
+            self._stage.undo(self.takes, self.decision, self._lease)
 
     def keep(self) -> None:
         """What was taken stays so, though it may have been undone; but for places, and what a project's own callers share:
         nobody knows yet that this one is among them."""
+        if self._kept:
+            return
+        self._kept = True
         tokens = _tokens(self.takes, self.decision)
         if self._undone:
-            self._stage.settle([take for take in tokens if take.limit.by is not Scope.PROJECT])
+            self._stage.settle(_own(tokens))
         else:
             theirs = [take for take in tokens if take.limit.by is Scope.PROJECT]
             self._stage.settle([Take(take.key, take.limit, -take.cost) for take in theirs])
             self.close(None)
+
+    def pay(self, takes: Sequence[Take], refused: Decision) -> Decision:
+        """What was undone for ``takes``, which were ``refused``, is kept: somebody worked for it. Not for the very same
+        ones, where others were quicker. Returns the refusal that there is then: waiting as long as told is enough."""
+        if self.takes == takes:
+            self._kept = True
+            return refused
+        self.keep()
+        return after(takes, refused, _own(_tokens(self.takes, self.decision)))
 
     def owes(self) -> bool:
         """There is something to put in order."""
@@ -339,6 +352,11 @@ def _tokens(takes: Sequence[Take], decision: Decision) -> list[Take]:
         for take, bucket in paired(takes, decision)
         if bucket.allowed and not take.limit.concurrent
     ]
+
+
+def _own(tokens: Sequence[Take]) -> list[Take]:
+    """Less what a project's callers share."""
+    return [take for take in tokens if take.limit.by is not Scope.PROJECT]
 
 
 def _refusing(takes: Sequence[Take], decision: Decision) -> str:

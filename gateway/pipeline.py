@@ -286,10 +286,10 @@ class Gateway:
             ticket = told.ticket = await road.limits.admit(takes, principal, told.lease, admitted.wait_s)
             decision = told.decision = ticket.decision
             x.limit_waited_s = ticket.waited_s
+            if ahead is not None and not decision.allowed:
+                decision = told.decision = ahead.pay(takes, decision)
             note(decision, x)
             if not decision.allowed:
-                if ahead is not None and ahead.takes == takes:
-                    told.ahead = None  # others were quicker, and when to come back is told as of now
                 if case.alike and not (decision.unavailable or admitted.wait_s):
                     self._learn(head, x, told, case)
                 raise limited(decision)
@@ -365,11 +365,11 @@ class Gateway:
         so far, as it is refused or its client leaves, has taken that: somebody worked for it."""
         if weight <= told.room:
             return
-        if told.ahead is not None:
-            told.ahead.undo()
-            told.ahead = None
-        principal, before, refusals = told.principal, Takes(), list[Decision]()
+        ahead, principal, before = told.ahead, told.principal, Takes()
+        refusals: list[tuple[Takes, Decision]] = []
         assert principal is not None
+        if ahead is not None:
+            ahead.undo()
         for kind in readings(operation):
             takes = self.road.dialect.takes_for(principal, kind, admitted.target, head.method, admitted.client)
             if not takes:
@@ -382,8 +382,9 @@ class Gateway:
             if ticket.decision.allowed:
                 told.ahead, told.room = ticket, weight
                 return
-            refusals.append(ticket.decision)
-        told.decision = min(refusals, key=lasts_s)
+            refusals.append((wanted, ticket.decision))
+        wanted, refused = min(refusals, key=lambda one: lasts_s(one[1]))
+        told.decision = refused if ahead is None else ahead.pay(wanted, refused)
         note(told.decision, x)
         raise limited(told.decision)
 

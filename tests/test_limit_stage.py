@@ -130,6 +130,39 @@ async def test_what_is_kept_stays_taken_but_for_places_and_a_projects_own(undone
     assert (await stage.admit([*takes(PLACE, "p"), *takes(theirs, "t")], principal(), "3")).decision.allowed
 
 
+async def test_waiting_as_long_as_told_is_enough_for_who_paid() -> None:
+    now = 1000.0
+    stage = LimitStage(MemoryBuckets(clock=lambda: now))
+    limit = Limit("slow", Scope.CALLER, 0.5, 5.0)
+    one, all_of_it = [Take("k", limit)], [Take("k", limit, 5.0)]
+    await stage.admit(one, principal(), "0")
+    for wait_s in (4.0, None):
+        ahead = await stage.admit(one, principal(), "1")
+        ahead.undo()
+        ticket = await stage.admit(all_of_it, principal(), "1")
+        if wait_s is None:
+            assert ticket.decision.allowed
+        else:
+            refusal = ahead.pay(all_of_it, ticket.decision).refusal
+            ahead.keep()
+            assert refusal is not None
+            assert (refusal.remaining, refusal.retry_after_s) == (3.0, wait_s)
+            now += wait_s
+
+
+async def test_who_is_refused_for_the_same_takes_has_paid_nothing() -> None:
+    stage = LimitStage(MemoryBuckets())
+    ahead = await stage.admit(takes(SLOW), principal(), "1")
+    ahead.undo()
+    ahead.undo()
+    await stage.admit(takes(SLOW), principal(), "2")
+    refused = (await stage.admit(takes(SLOW), principal(), "1")).decision
+    assert ahead.pay(takes(SLOW), refused) is refused
+    ahead.keep()
+    look = await stage.look(takes(SLOW))
+    assert look.states[0].remaining == pytest.approx(0.0, abs=0.1)
+
+
 async def test_a_client_that_goes_away_gives_up_its_place() -> None:
     stage = LimitStage(MemoryBuckets())
     first = await stage.admit(takes(PLACE), principal(), "1")

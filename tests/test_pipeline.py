@@ -487,12 +487,32 @@ async def test_a_batch_beyond_what_is_left_is_not_parsed_and_takes_nothing(tmp_p
     async with world(tmp_path, CONFIGURATION.replace("burst: 50", "burst: 5")) as made:
         assert (await made.ask("GET", PROJECT, caller="reader")).status == 200
         batch = b"[" + b",".join(document(f"many{number}") for number in range(5)) + b"]"
-        for padding in (b"", b" " * 20_000):
-            for _ in range(3):
-                down = await made.ask("POST", GRAPHQL, JSON, caller="reader", body=(batch + padding,))
-                assert down.status == 429
+        for _ in range(3):
+            down = await made.ask("POST", GRAPHQL, JSON, caller="reader", body=(batch,))
+            assert (down.status, down.field("Retry-After")) == (429, "1")
         assert (await made.ask("GET", PROJECT, caller="reader")).field("RateLimit-Remaining") == "3"
         assert b"many0" not in b"".join(graphql._memo)
+
+
+LONG_BATCH = b"[" + b",".join(document(f"few{number}") for number in range(5)) + b"]" + b" " * 20_000
+UPLOAD = ((b"Expect", b"100-continue"), (b"Content-Type", b"multipart/form-data; boundary=x"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [pytest.param((JSON,), LONG_BATCH, id="read to be counted"), pytest.param(UPLOAD, b"--x--", id="asked for, uncounted")],
+)
+async def test_who_turns_out_to_be_more_than_is_left_pays_for_the_work_and_is_told_so(
+    tmp_path: Path, fields: tuple[Field, ...], body: bytes
+) -> None:
+    """Else a long body could be read without end, or a client that waits as long as told would never be let in."""
+    slow = CONFIGURATION.replace("rate: 60/min, burst: 50", "rate: 1/hour, burst: 5")
+    async with world(tmp_path, slow) as made:
+        assert (await made.ask("GET", PROJECT, caller="reader")).status == 200
+        for hours in (2, 3, 4, 5, 1):  # at last there is no room to begin with
+            down = await made.ask("POST", GRAPHQL, *fields, caller="reader", body=(body,))
+            assert down.status == 429
+            assert round(int(down.field("Retry-After") or 0) / 3600) == hours
 
 
 async def test_what_was_taken_ahead_is_given_back_to_who_takes_for_himself(tmp_path: Path) -> None:

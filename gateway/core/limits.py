@@ -269,6 +269,20 @@ def paired(takes: Sequence[Take], decision: Decision) -> list[tuple[Take, Bucket
     return found
 
 
+def after(takes: Sequence[Take], refused: Decision, kept: Iterable[Take]) -> Decision:
+    """``refused``, of ``takes``, as it is once ``kept`` has been taken."""
+    gone = {take.key: take.cost for take in kept}
+    states = [
+        bucket if take.key not in gone or take.limit.shadow else _lower(take, bucket.remaining - gone[take.key])
+        for take, bucket in paired(takes, refused)
+    ]
+    return Decision(False, tuple(states), refused.now, refused.degraded, refused.unavailable)
+
+
+def _lower(take: Take, tokens: float) -> BucketState:
+    return state(take.limit, tokens >= affordable(take.limit, take.cost), tokens, take.cost)
+
+
 # Arithmetic
 
 Level = tuple[float, int]

@@ -18,6 +18,7 @@ from gateway.core.limits import (
     Take,
     Takes,
     affordable,
+    after,
     decide,
     heavier,
     owes,
@@ -283,6 +284,27 @@ def test_a_take_and_its_bucket_stand_together() -> None:
     for counted in (wanted, wanted[:2], wanted[1:], wanted[1:2], wanted[::2], []):
         decision, _ = decide(counted, [None] * len(counted), 0)
         assert paired(wanted, decision) == list(zip(counted, decision.states, strict=True))
+
+
+def test_a_refusal_after_something_was_taken_all_the_same() -> None:
+    mine, other = Limit("mine", Scope.CALLER, 0.5, 5.0), Limit("other", Scope.TEAM, 1.0, 5.0)
+    watched, place = (
+        Limit("watched", Scope.CALLER, 1.0, 5.0, shadow=True),
+        Limit("place", Scope.CALLER, 1.0, 5.0, concurrent=True),
+    )
+    takes = [Take(limit.id, limit, 4.0) for limit in (mine, other, watched, place)]
+    refused, _ = decide(takes, [(3.0, 0), (4.0, 0), (4.0, 0), (4.0, 0)], 0)
+    told = after(takes, refused, [Take("mine", mine), Take("other", other), Take("watched", watched)])
+    assert [(one.allowed, one.remaining, one.retry_after_s) for one in told.states] == [
+        (False, 2.0, 4.0),
+        (False, 3.0, 1.0),
+        (True, 4.0, 0.0),
+        (True, 4.0, 0.0),
+    ]
+    assert not told.allowed
+    assert told.refusal == told.states[0]
+    away = Decision(False, (), 1.0, degraded=True, unavailable=True)
+    assert after(takes, away, [Take("mine", mine)]) == away
 
 
 def test_what_is_owed_is_known_of_takes() -> None:
