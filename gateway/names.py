@@ -1,8 +1,8 @@
 """Names to addresses, asked of the system in threads that nobody has to wait for.
 
 The event loop's own look-ups can't be taken back: behind a resolver that does not answer they queue up, and the loop does
-not end before the last of them. Here whoever asks meanwhile shares one that is under way, and what is left at the end goes
-with the process.
+not end before the last of them. Here whoever asks meanwhile shares those that are under way, and what is left at the end
+goes with the process.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import cast
 
 Address = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]]
 
-_LATE_S = 2.0
-"""A resolver that took longer may have been asked when it was away: the next who asks does so anew."""
-_MOST = 4
+_LATE_S = 0.25
+"""After so long the question may be lost, or was asked when the resolver was away: it is asked once more, and again after
+twice as long each time. The first answer is everybody's."""
+_MOST = 6
 """Look-ups that one name has under way."""
 
 
@@ -30,7 +31,9 @@ class Names:
         self._host = host
         self._port = port
         self._late_s = late_s
-        self._newest: asyncio.Future[list[Address]] | None = None
+        self._told: asyncio.Future[list[Address]] | None = None
+        """For whoever waits."""
+        self._newest = 0
         self._asked_at = 0.0
         self._under_way = 0
 
@@ -39,26 +42,39 @@ class Names:
         literal = _literal(self._host, self._port)
         if literal is not None:  # needs no look-up
             return [literal]
-        return await asyncio.shield(self._asked())
+        while True:
+            told = self._asked()
+            late_at = self._asked_at + self._lasts_s()
+            await asyncio.wait((told,), timeout=max(late_at - told.get_loop().time(), self._late_s))
+            if told.done():
+                return told.result()
 
     def _asked(self) -> asyncio.Future[list[Address]]:
+        """Of the look-ups under way, with another where there is none that could still be answered soon."""
         loop = asyncio.get_running_loop()
-        newest = self._newest
-        if newest is not None and not newest.done():
-            late = loop.time() - self._asked_at > self._late_s
-            if not late or self._under_way >= _MOST:
-                return newest
-        told: asyncio.Future[list[Address]] = loop.create_future()
-        thread = threading.Thread(target=self._look_up, args=(loop, told), name=f"names {self._host}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            raise OSError(errno.EAGAIN, "no thread for a look-up") from error
-        self._newest, self._asked_at = told, loop.time()
-        self._under_way += 1
+        told = self._told
+        if told is None or told.done():
+            told = loop.create_future()
+            is_due = True
+        else:
+            is_due = loop.time() - self._asked_at >= self._lasts_s()
+        if is_due and self._under_way < _MOST:
+            number = self._newest + 1
+            thread = threading.Thread(target=self._look_up, args=(loop, number), name=f"names {self._host}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise OSError(errno.EAGAIN, "no thread for a look-up") from error
+            self._newest, self._asked_at = number, loop.time()
+            self._under_way += 1
+        self._told = told
         return told
 
-    def _look_up(self, loop: asyncio.AbstractEventLoop, told: asyncio.Future[list[Address]]) -> None:
+    def _lasts_s(self) -> float:
+        """How long the newest look-up is waited for."""
+        return self._late_s * (1 << max(0, self._under_way - 1))
+
+    def _look_up(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         found: list[Address] | OSError | UnicodeError
         try:
             # TCP only: never the form that holds bytes.
@@ -66,13 +82,16 @@ class Names:
         except (OSError, UnicodeError) as error:
             found = error
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(self._tell, told, found)
+            loop.call_soon_threadsafe(self._tell, number, found)
 
-    def _tell(self, told: asyncio.Future[list[Address]], found: list[Address] | OSError | UnicodeError) -> None:
+    def _tell(self, number: int, found: list[Address] | OSError | UnicodeError) -> None:
         self._under_way -= 1
+        told = self._told
+        if told is None or told.done():
+            return
         if isinstance(found, list):
             told.set_result(found)
-        else:
+        elif number == self._newest:  # an older one asked when all was different
             told.set_exception(found)
             told.exception()  # all who asked may have left
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import queue
 import socket
 import threading
 from collections.abc import Iterator
@@ -69,13 +70,86 @@ async def test_who_asks_meanwhile_is_told_the_same_and_who_asks_later_asks_anew(
     assert resolver.asked == 2
 
 
-async def test_one_that_takes_long_is_not_waited_for_by_who_asks_then_but_few_are_asked(resolver: Resolver) -> None:
-    names = Names("gitlab.internal", 80, late_s=-1.0)
+async def test_one_that_takes_long_is_not_waited_for_alone_but_few_are_asked(resolver: Resolver) -> None:
+    names = Names("gitlab.internal", 80, late_s=0.0)
     asking = [asyncio.ensure_future(names.addresses()) for _ in range(9)]
-    await asyncio.sleep(0)
+    while resolver.asked < 6:
+        await asyncio.sleep(0.001)
     resolver.go.set()
     assert await asyncio.gather(*asking) == [FOUND] * 9
-    assert resolver.asked == 4
+    assert resolver.asked == 6
+
+
+class Questions:
+    """A resolver that answers each look-up when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[queue.SimpleQueue[list[object] | Exception]] = []
+
+    def __call__(self, *_: object, **__: object) -> list[object]:
+        mine: queue.SimpleQueue[list[object] | Exception] = queue.SimpleQueue()
+        self.asked.append(mine)
+        answer = mine.get(timeout=10)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def until(self, count: int) -> None:
+        while len(self.asked) < count:
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> Questions:
+    found = Questions()
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    return found
+
+
+AWAY = socket.gaierror(socket.EAI_AGAIN, "later")
+
+
+async def test_a_question_that_is_lost_takes_nobody_along(questions: Questions) -> None:
+    """A datagram is lost now and then, and the system waits five seconds for its answer."""
+    names = Names("gitlab.internal", 80, late_s=0.0)
+    asking = [asyncio.ensure_future(names.addresses()) for _ in range(3)]
+    await questions.until(2)
+    questions.asked[1].put(list(FOUND))
+    assert await asyncio.gather(*asking) == [FOUND] * 3
+    for one in questions.asked:
+        one.put(AWAY)
+
+
+async def test_a_late_answer_is_told_to_who_waits_then(questions: Questions) -> None:
+    """Where the first of two resolvers is dead each look-up takes five seconds, longer than anybody waits."""
+    names = Names("gitlab.internal", 80, late_s=0.0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await names.addresses()
+    later = asyncio.ensure_future(names.addresses())
+    await questions.until(6)
+    questions.asked[1].put(AWAY)  # one that asked earlier knows no better
+    await asyncio.sleep(0.01)
+    assert not later.done()
+    questions.asked[0].put(list(FOUND))
+    assert await later == FOUND
+    for one in questions.asked:
+        one.put(AWAY)
+
+
+async def test_the_newest_answer_is_believed_that_there_is_none(questions: Questions) -> None:
+    names = Names("gitlab.internal", 80, late_s=0.0)
+    asking = asyncio.ensure_future(names.addresses())
+    await questions.until(6)
+    questions.asked[-1].put(AWAY)
+    with pytest.raises(socket.gaierror):
+        await asking
+    again = asyncio.ensure_future(names.addresses())
+    await questions.until(7)
+    questions.asked[-1].put(list(FOUND))
+    assert await again == FOUND
+    for one in questions.asked:
+        one.put(AWAY)
 
 
 @pytest.mark.parametrize(
