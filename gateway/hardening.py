@@ -26,6 +26,8 @@ def harden() -> None:
 
 def most_connections(upstream: int) -> int:
     """How many clients may be connected, for connections ``upstream`` and whatever the gateway needs to have descriptors
-    left: with none, requests of those who are connected fail, and probes do. Half of them at least."""
+    left: with none, requests of those who are connected fail, and probes do."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 0 if soft == resource.RLIM_INFINITY else max(soft // 2, soft - upstream - _OWN)
+    left = soft - _OWN
+    # No client has more than one upstream.
+    return 0 if soft == resource.RLIM_INFINITY else max(soft // 4, left // 2, left - upstream)

@@ -358,7 +358,7 @@ def _entry_settings(config: Config) -> EntrySettings:
 
 
 def _edge_settings(config: Config, peers: TrustedPeers) -> EdgeSettings:
-    limits = config.listen.limits
+    limits, upstream = config.listen.limits, config.upstream
     return EdgeSettings(
         target_bytes=limits.target_bytes,
         field_bytes=limits.field_bytes,
@@ -367,7 +367,7 @@ def _edge_settings(config: Config, peers: TrustedPeers) -> EdgeSettings:
         body_idle_s=limits.body_idle,
         body_rate=limits.body_rate,
         idle_s=limits.idle,
-        max_connections=limits.connections or most_connections(config.upstream.max_in_flight),
+        max_connections=limits.connections or most_connections(upstream.max_in_flight + 2 * upstream.max_tunnels),
         max_connections_per_peer=limits.connections_per_peer,
         uncounted_peer=peers.trusts,
     )
