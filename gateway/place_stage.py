@@ -34,8 +34,8 @@ async def resolve(
             # The one at hand is a pool's offer: the request itself goes up with that member, in its turn.
             credential = road.tokens.credential_now(asking, ASKING)
             credential = credential or await road.tokens.credential(asking, principal, ASKING)
-            ahead = functools.partial(_ahead, road, credential.id, principal, room)
-            resolved |= await road.places.resolve(left, credential, ahead)
+            turn = functools.partial(_turn, road, credential.id, principal)
+            resolved |= await road.places.resolve(left, credential, room, turn)
         except Rejection as refused:
             if refused.code in _LIMITED and refused.source is not Source.UPSTREAM:
                 raise
@@ -47,9 +47,7 @@ async def resolve(
     return resolved
 
 
-async def _ahead(road: Road, credential: str, principal: Principal, room: Callable[[], Awaitable[None]] | None) -> None:
-    """There is room in the caller's limits, and in GitLab's on this credential."""
-    if room is not None:
-        await room()
+async def _turn(road: Road, credential: str, principal: Principal) -> None:
+    """At GitLab's pace for this credential."""
     if not road.pacing.is_free(credential):
         await road.pacing.go(credential, principal, "", ASKING.name)

@@ -418,9 +418,10 @@ class Places(Protocol):
         questions: Sequence[Question],
         credential: UpstreamCredential,
         room: Callable[[], Awaitable[None]] | None = None,
+        turn: Callable[[], Awaitable[None]] | None = None,
     ) -> Resolved:
         """Those that GitLab answered; one the credential may not know of is left out. Remembered with bounds: ``room`` is
-        asked for, and may be refused, where GitLab must be asked.
+        asked for, and may be refused, where GitLab must be asked; ``turn`` is waited for by who asks it for all.
 
         Raises Rejection PLACE_UNAVAILABLE or ``UPSTREAM_*`` when GitLab does not answer: closed, never open.
         """

@@ -50,9 +50,11 @@ class Asked:
         questions: Sequence[Question],
         credential: UpstreamCredential,
         room: Callable[[], Awaitable[None]] | None = None,
+        turn: Callable[[], Awaitable[None]] | None = None,
     ) -> Resolved:
-        if room is not None:
-            await room()
+        for ahead in (room, turn):
+            if ahead is not None:
+                await ahead()
         answer: Any = self.answers[credential.id]
         if isinstance(answer, Rejection):
             raise answer

@@ -70,6 +70,7 @@ class Nowhere:
         questions: Sequence[Question],
         credential: UpstreamCredential,
         room: Callable[[], Awaitable[None]] | None = None,
+        turn: Callable[[], Awaitable[None]] | None = None,
     ) -> Resolved:
         raise AssertionError("a shared cache asks nothing")
 

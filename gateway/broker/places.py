@@ -109,18 +109,23 @@ class GitlabPlaces:
         questions: Sequence[Question],
         credential: UpstreamCredential,
         room: Callable[[], Awaitable[None]] | None = None,
+        turn: Callable[[], Awaitable[None]] | None = None,
     ) -> Resolved:
         found: dict[Question, Place] = {}
         if len(questions) > _MOST_QUESTIONS:
             return found
         for question in questions:
-            place = await self._place(question, credential, room)
+            place = await self._place(question, credential, room, turn)
             if place is not None:
                 found[question] = place
         return found
 
     async def _place(
-        self, question: Question, credential: UpstreamCredential, room: Callable[[], Awaitable[None]] | None
+        self,
+        question: Question,
+        credential: UpstreamCredential,
+        room: Callable[[], Awaitable[None]] | None,
+        turn: Callable[[], Awaitable[None]] | None,
     ) -> Place | None:
         key = b"%b/%b/%b" % (credential.partition, question.kind.value.encode(), question.spelt.encode())
         while True:
@@ -134,6 +139,8 @@ class GitlabPlaces:
             leads, flight = self._flights.join(key)
             if leads:
                 try:
+                    if turn is not None:
+                        await turn()
                     known = await self._look_up(question, credential)
                     if len(question.spelt) <= _MEMO_NAME:
                         self._remember(key, known)

@@ -187,6 +187,25 @@ async def test_room_is_asked_for_where_gitlab_must_be_and_nobody_else_waits_for_
     assert len(world.gitlab.asked) == 1
 
 
+async def test_one_question_takes_one_turn_whoever_waits_for_its_answer() -> None:
+    """A refused turn takes nobody along: the next who waited tries."""
+    world, turns, comes = World(), list[int](), asyncio.Event()
+
+    async def turn() -> None:
+        turns.append(len(turns))
+        await comes.wait()
+        if len(turns) == 1:
+            raise Rejection(Code.RATE_LIMITED, 429, "too slow")
+
+    askers = [asyncio.ensure_future(world.places.resolve((BY_ID,), READER, None, turn)) for _ in range(20)]
+    while not turns:
+        await asyncio.sleep(0)
+    comes.set()
+    results = await asyncio.gather(*askers, return_exceptions=True)
+    assert [isinstance(result, Rejection) for result in results] == [True] + [False] * 19
+    assert (turns, len(world.gitlab.asked)) == ([0, 1], 1)
+
+
 async def test_a_request_that_names_too_many_places_is_not_asked_about() -> None:
     world = World()
     many = tuple(Question(ReferenceKind.PROJECT, str(number)) for number in range(5))
