@@ -20,7 +20,7 @@ from .core.cost import Spent
 from .core.errors import Code, Rejection, Source, rate_limited
 from .core.fair_queue import FairQueue
 from .core.hottest import Hottest
-from .core.limits import BucketState, Decision, Scope, Take, affordable, after, owes, paired
+from .core.limits import BucketState, Decision, Take, affordable, after, owes, paired
 from .ports import Asked, BucketStore
 
 MOST_WAITING = 1000
@@ -58,17 +58,13 @@ class Ticket:
             self._stage.undo(self.takes, self.decision, self._lease)
 
     def keep(self) -> None:
-        """What was taken stays so, though it may have been undone; but for places, and what a project's own callers share:
-        nobody knows yet that this one is among them."""
+        """What was taken stays so, but for places, though it may have been undone."""
         if self._kept:
             return
         self._kept = True
-        tokens = _tokens(self.takes, self.decision)
         if self._undone:
-            self._stage.settle(_own(tokens))
+            self._stage.settle(_tokens(self.takes, self.decision))
         else:
-            theirs = [take for take in tokens if take.limit.by is Scope.PROJECT]
-            self._stage.settle([Take(take.key, take.limit, -take.cost) for take in theirs])
             self.close(None)
 
     def pay(self, takes: Sequence[Take], refused: Decision) -> Decision:
@@ -78,7 +74,7 @@ class Ticket:
             self._kept = True
             return refused
         self.keep()
-        return after(takes, refused, _own(_tokens(self.takes, self.decision)))
+        return after(takes, refused, _tokens(self.takes, self.decision))
 
     def owes(self) -> bool:
         """There is something to put in order."""
@@ -352,11 +348,6 @@ def _tokens(takes: Sequence[Take], decision: Decision) -> list[Take]:
         for take, bucket in paired(takes, decision)
         if bucket.allowed and not take.limit.concurrent
     ]
-
-
-def _own(tokens: Sequence[Take]) -> list[Take]:
-    """Less what a project's callers share."""
-    return [take for take in tokens if take.limit.by is not Scope.PROJECT]
 
 
 def _refusing(takes: Sequence[Take], decision: Decision) -> str:

@@ -33,7 +33,7 @@ from .core.exchange import Exchange
 from .core.graphql import is_graphql, readings
 from .core.handed_out import refuse_token
 from .core.headers import request_id
-from .core.limits import Decision, Take, Takes, heavier
+from .core.limits import Decision, Take, Takes, beforehand, heavier
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
 from .core.refusal import render
 from .core.rule_match import Place, Question, questions_of, spellings
@@ -372,12 +372,12 @@ class Gateway:
             ahead.undo()
         for kind in readings(operation):
             takes = self.road.dialect.takes_for(principal, kind, admitted.target, head.method, admitted.client)
-            if not takes:
+            wanted = beforehand(takes, weight)
+            if not wanted:
                 return
             if takes is before:
                 break
             before = takes
-            wanted = heavier(takes, weight) if weight > 1 else takes
             ticket = await self.road.limits.admit(wanted, principal, told.lease, admitted.wait_s)
             if ticket.decision.allowed:
                 told.ahead, told.room = ticket, weight

@@ -123,6 +123,16 @@ async def test_who_is_refused_takes_nothing_of_what_a_project_s_own_callers_shar
             assert status(await made.ask("GET", target, caller=caller)) == told
 
 
+async def test_who_may_not_know_of_a_project_is_not_told_how_busy_it_is(tmp_path: Path, gitlab: GitLab) -> None:
+    limits = "limits: [{id: few, by: caller, rate: 1/day, burst: 20}, {id: busy, by: project, rate: 1/day, burst: 2}]\n"
+    async with world(tmp_path, CONFIGURATION + limits, gitlab) as made:
+        for expected in (200, 200, 429):
+            assert status(await made.ask("GET", "/api/v4/projects/9/issues", caller="trial")) == expected
+        for number in (9, 10):
+            down = await made.ask("GET", f"/api/v4/projects/{number}/issues", caller="under")
+            assert (status(down), down.field("RateLimit-Name")) == (404, "")
+
+
 async def test_what_gitlab_was_asked_is_no_second_request(tmp_path: Path, gitlab: GitLab) -> None:
     limits = "limits: [{id: few, by: caller, rate: 1/day, burst: 2, advertise: true}]\n"
     async with world(tmp_path, CONFIGURATION + limits, gitlab) as made:

@@ -119,15 +119,14 @@ async def test_what_was_undone_was_never_taken() -> None:
 
 
 @pytest.mark.parametrize("undone", [False, True])
-async def test_what_is_kept_stays_taken_but_for_places_and_a_projects_own(undone: bool) -> None:
+async def test_what_is_kept_stays_taken_but_for_places(undone: bool) -> None:
     stage = LimitStage(MemoryBuckets())
-    theirs = Limit("theirs", Scope.PROJECT, 0.001, 1.0)
-    ticket = await stage.admit([*takes(SLOW), *takes(PLACE, "p"), *takes(theirs, "t")], principal(), "1")
+    ticket = await stage.admit([*takes(SLOW), *takes(PLACE, "p")], principal(), "1")
     if undone:
         ticket.undo()
     ticket.keep()
     assert not (await stage.admit(takes(SLOW), principal(), "2")).decision.allowed
-    assert (await stage.admit([*takes(PLACE, "p"), *takes(theirs, "t")], principal(), "3")).decision.allowed
+    assert (await stage.admit(takes(PLACE, "p"), principal(), "3")).decision.allowed
 
 
 async def test_waiting_as_long_as_told_is_enough_for_who_paid() -> None:

@@ -167,6 +167,15 @@ def heavier(takes: Takes, weight: int) -> Takes:
     )
 
 
+def beforehand(takes: Takes, weight: int) -> Takes:
+    """What so many requests in one take before it is known whether the caller may have them: nothing of what a project's
+    own callers share. Who is none of them must neither hold it nor learn how much is left."""
+    wanted = heavier(takes, weight) if weight > 1 else takes
+    if any(take.limit.by is Scope.PROJECT for take in wanted):
+        return Takes([take for take in wanted if take.limit.by is not Scope.PROJECT], takes.era)
+    return wanted
+
+
 def owes(takes: Sequence[Take]) -> bool:
     """Something must be put in order when the request is over: a place given back, a cost settled. Mostly nothing is."""
     if isinstance(takes, Takes):

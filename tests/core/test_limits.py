@@ -19,6 +19,7 @@ from gateway.core.limits import (
     Takes,
     affordable,
     after,
+    beforehand,
     decide,
     heavier,
     owes,
@@ -284,6 +285,15 @@ def test_a_take_and_its_bucket_stand_together() -> None:
     for counted in (wanted, wanted[:2], wanted[1:], wanted[1:2], wanted[::2], []):
         decision, _ = decide(counted, [None] * len(counted), 0)
         assert paired(wanted, decision) == list(zip(counted, decision.states, strict=True))
+
+
+def test_beforehand_nothing_is_taken_that_a_projects_callers_share() -> None:
+    mine, theirs = Take("m", Limit("mine", Scope.CALLER, 1.0, 5.0)), Take("t", Limit("theirs", Scope.PROJECT, 1.0, 5.0))
+    alone = Takes([mine])
+    assert beforehand(alone, 1) is alone
+    assert beforehand(Takes([mine, theirs]), 1) == (mine,)
+    assert beforehand(Takes([mine, theirs]), 3) == (Take("m", mine.limit, 3.0),)
+    assert beforehand(Takes([theirs]), 1) == ()
 
 
 def test_a_refusal_after_something_was_taken_all_the_same() -> None:
