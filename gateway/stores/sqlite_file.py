@@ -51,8 +51,6 @@ class SqliteFile:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sqlite-{path.stem}")
         self._connection: sqlite3.Connection | None = None
         self._opened = (0, 0)
-        self._left: list[sqlite3.Connection] = []
-        """To files that were replaced. Not closed: SQLite would take the -wal file away by its name, another's now."""
         self._closed = False
 
     async def run(self, ask: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
@@ -80,9 +78,10 @@ class SqliteFile:
     def _current(self) -> sqlite3.Connection:
         """The connection to the file that is there now."""
         if self._connection is not None and _identity(self._path) != self._opened:
-            # A backup was put in its place: who goes on with the file of before never hears of a revocation.
-            self._left.append(self._connection)
-            self._connection = None
+            # A backup was put in its place: who goes on with the file of before never hears of a revocation. SQLite sees
+            # that its file moved, and leaves the -wal file of that name alone, which is another's now.
+            connection, self._connection = self._connection, None
+            connection.close()
         if self._connection is None:
             self._connection = self._connect()
         return self._connection
