@@ -21,6 +21,8 @@ from gateway.core.byte_ranges import (
         (b"bytes=5-", ByteRange(5, None)),
         (b"bytes=-5", ByteRange(None, 5)),
         (b"BYTES = 1 - 2 ", ByteRange(1, 2)),
+        (b"bytes = 1 -\t ", ByteRange(1, None)),
+        (b"bytes =\t- 2 ", ByteRange(None, 2)),
         (b"bytes=0-1,3-4", None),
         (b"bytes=2-1", None),
         (b"bytes=-", None),
@@ -31,6 +33,14 @@ from gateway.core.byte_ranges import (
 )
 def test_ranges(value: bytes, expected: ByteRange | None) -> None:
     assert parse_range(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value", [b"bytes=0-%bx", b"bytes%bx", b"bytes=%bx", b"bytes=0%bx", b"bytes=-%bx", b"bytes=0-1%bx", b"bytes=-1%bx"]
+)
+def test_blanks_take_no_longer_than_their_length(value: bytes) -> None:
+    """Their square would be minutes."""
+    assert parse_range(value % (b" " * (1 << 18))) is None
 
 
 @pytest.mark.parametrize(
