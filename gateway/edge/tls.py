@@ -1,10 +1,11 @@
-"""TLS at the data port: one context that lives as long as the listener, and hands each handshake to the newest one."""
+"""TLS at the data port: one context that lives as long as the listener, and hands each connection to the newest one."""
 
 from __future__ import annotations
 
 import os
 import ssl
 from collections.abc import Callable
+from typing import Self
 
 _NOT_A_PAIR = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
@@ -15,10 +16,7 @@ class ListenerTls:
     def __init__(self, cert_file: str, key_file: str) -> None:
         self._cert_file = cert_file
         self._key_file = key_file
-        self.context = self._newest = self._load()
-        # Whether or not the client names a server. A context that took another pair would keep the one before beside it
-        # where their keys are of different kinds, and go on showing it to whoever prefers that kind.
-        self.context.sni_callback = self._hand_over
+        self.context = _Newest(self._load())
 
     def read(self) -> Callable[[], None]:
         """In any thread: look whether the pair can serve. What comes back has it serve handshakes to come; connections that
@@ -27,12 +25,9 @@ class ListenerTls:
         read = self._load()
 
         def put() -> None:
-            self._newest = read
+            self.context.newest = read
 
         return put
-
-    def _hand_over(self, handshake: ssl.SSLObject | ssl.SSLSocket, _name: str, _context: ssl.SSLContext) -> None:
-        handshake.context = self._newest
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -59,6 +54,32 @@ class ListenerTls:
 def _unreadable(*files: str) -> str:
     """Which of them it is: the library does not say."""
     return next((file for file in files if not os.access(file, os.R_OK)), " or ".join(files))
+
+
+class _Newest(ssl.SSLContext):
+    """What event loops make connections with; itself without a certificate.
+
+    A context that took another pair would keep the one before beside it where their keys are of different kinds, and go on
+    showing it to whoever prefers that kind. ``sni_callback`` would hand over, too, but decodes the name before: one that is
+    not ASCII is a traceback on standard error, for which nobody may have to wait.
+    """
+
+    newest: ssl.SSLContext
+
+    def __new__(cls, newest: ssl.SSLContext) -> Self:
+        context = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+        context.newest = newest
+        return context
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return self.newest.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 class _PassphraseWanted(Exception):  # noqa: N818 — a question, and nobody to answer it

@@ -37,7 +37,7 @@ def test_a_pair_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     one, other = authority.issue("one"), authority.issue("other")
     tls = ListenerTls(str(one.cert), str(one.key))
-    assert tls.context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert tls.context.newest.minimum_version is ssl.TLSVersion.TLSv1_2
     one.key.write_bytes(other.key.read_bytes())
     with pytest.raises(ssl.SSLError, match=f"{one.key} is not the key of the certificate {one.cert}"):
         tls.read()
@@ -62,6 +62,25 @@ def test_a_key_of_another_kind_leaves_nothing_of_the_pair_before(
     old.key.write_bytes(new.key.read_bytes())
     tls.read()()
     assert shown(tls, authority, server_name, version) == "new"
+
+
+@pytest.mark.parametrize("name", [b"l\xffcalhost", b"local\nost", b"\xe2\x80\xaeabcdef"])
+def test_whatever_name_a_client_asks_for_is_nothing_to_tell(
+    tmp_path: Path, name: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not even on standard error, whose reader may be slow: all others would wait for him."""
+    pair = Authority(tmp_path).issue("one")
+    tls = ListenerTls(str(pair.cert), str(pair.key))
+    answer, asked = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(answer, asked, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    up.write(asked.read().replace(b"localhost", name))
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.context.wrap_bio(up, down, server_side=True).do_handshake()
+    assert down.pending > 100, "its part of the handshake"
+    assert capfd.readouterr().err == ""
 
 
 def test_what_was_read_is_what_is_put_in_place(tmp_path: Path) -> None:
