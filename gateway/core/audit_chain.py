@@ -14,6 +14,7 @@ import hmac
 import re
 from binascii import hexlify
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import msgspec
 
@@ -61,6 +62,10 @@ class Chain:
         self._seq += 1
         return b'%b,"mac":"%b"}' % (body, hexlify(self._mac))
 
+    def close(self, line: bytes) -> bytes:
+        """``line`` as the last of the chain. It holds the MAC before it: it is proven where nothing else is left."""
+        return self.link(b'%b,"before":"%b"}' % (line[:-1], hexlify(self._mac)))
+
     @property
     def head(self) -> str:
         """The last line so far, as ``verify`` takes it: ``NAME:SEQ:MAC``."""
@@ -97,9 +102,9 @@ def verify(
         key: ``chain_key``.
         still_open: A gateway still writes, or was killed: a chain without its closing line is no flaw.
         partial: What was before the first line is gone: the first line seen of a chain may be any of it, its own content
-            not proven; that it is of a chain at all, the next one proves, or a run or a head that names it. A run may name
-            a line that is gone where it begins at the first line, or beside another that was there before it and goes on:
-            what wrote at the same time may have written the first lines after it had looked.
+            not proven; that it is of a chain at all, the next one proves, or a run or a head that names it, or a closing
+            line itself. A run may name a line that is gone where it begins at the first line, or beside another that was
+            there before it and goes on: what wrote at the same time may have written the first lines after it had looked.
         heads: ``Chain.head`` of old, from the operator's log: each must be in the file.
     """
     chains: dict[bytes, _Followed] = {}
@@ -124,7 +129,9 @@ def verify(
             chain.mac, chain.next_seq = mac, seq + 1
             chain.closed = _event(line) == CLOSED
             macs.add(mac)
-            if (name, found[3], found[4]) not in wanted:
+            before = _named(line, "before")
+            proven = before is not None and hmac.compare_digest(mac, hmac.digest(key, before + body, hashlib.sha256))
+            if not proven and (name, found[3], found[4]) not in wanted:
                 alone[name] = (number, mac)
             wanted.discard((name, found[3], found[4]))
             continue
@@ -138,7 +145,7 @@ def verify(
         event = _event(line)
         if (event == OPENED) is not (seq == 0):
             yield Flaw(number, "opens a chain where none begins, or begins one without opening it")
-        after = _after(line) if event == OPENED else None
+        after = _named(line, "after") if event == OPENED else None
         if after is not None:
             named.add(after)
         if after is not None and after not in macs and not (partial and number == 1):
@@ -169,6 +176,7 @@ def verify(
 class _Marked(msgspec.Struct):
     event: str = ""
     after: str = ""
+    before: str = ""
 
 
 _decode = msgspec.json.Decoder(_Marked).decode
@@ -181,9 +189,10 @@ def _event(line: bytes) -> str:
         return ""
 
 
-def _after(line: bytes) -> bytes | None:
+def _named(line: bytes, member: Literal["after", "before"]) -> bytes | None:
+    """The MAC of another line that this one holds."""
     try:
-        return bytes.fromhex(_decode(line).after) or None
+        return bytes.fromhex(getattr(_decode(line), member)) or None
     except (ValueError, RecursionError):
         return None
 

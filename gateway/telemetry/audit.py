@@ -158,12 +158,12 @@ class AuditLog:
         self._ready_bytes = 0
         return data
 
-    def _linked(self, lines: list[bytes]) -> bytes:
+    def _linked(self, lines: list[bytes], *, closing: bool = False) -> bytes:
         """The lines as the next of the record; empty where the writer has no room for them.
 
         Linked only then, so the chain misses none, and says of itself how many it had no room for.
         """
-        size = self._ready_bytes + sum(map(len, lines)) + _LINKED_BYTES * (len(lines) + 1)
+        size = self._ready_bytes + sum(map(len, lines)) + _LINKED_BYTES * (len(lines) + 1 + closing)
         if not self.writer.has_room(size):
             if not self._untold:
                 log.error("the audit has no room, in its sink or on disk: lines are being dropped")
@@ -174,7 +174,8 @@ class AuditLog:
             lines = [self._event(LOST, {"count": self._untold}), *lines]
             self._untold = 0
         if self._chain is not None:
-            lines = [self._chain.link(line) for line in lines]
+            link, last = self._chain.link, self._chain.close if closing else self._chain.link
+            lines = [*map(link, lines[:-1]), last(lines[-1])]
         return b"\n".join(lines) + b"\n"
 
     def _event(self, event: str, more: Mapping[str, object]) -> bytes:
@@ -182,7 +183,7 @@ class AuditLog:
         return encode({"schema": SCHEMA, "time": timestamp(self._wall()), "event": event, **more})
 
     def _mark(self, event: str, more: Mapping[str, object]) -> None:
-        data = self._linked([self._event(event, more)])
+        data = self._linked([self._event(event, more)], closing=event == CLOSED)
         if data:
             self.writer.offer(self._taken() + data)
 

@@ -16,8 +16,9 @@ KEY = chain_key(b"an audit key of some length")
 def run(name: str, facts: list[str], after: str = "", *, close: bool = True) -> list[bytes]:
     chain = Chain(KEY, name)
     events: list[dict[str, str]] = [{"event": OPENED, **({"after": after} if after else {})}]
-    events += [{"target": fact} for fact in facts] + ([{"event": CLOSED}] if close else [])
-    return [chain.link(json.dumps(event).encode()) for event in events]
+    events += [{"target": fact} for fact in facts]
+    lines = [chain.link(json.dumps(event).encode()) for event in events]
+    return [*lines, chain.close(json.dumps({"event": CLOSED}).encode())] if close else lines
 
 
 ONE = run("a" * 16, ["/api/v4/user", "/api/v4/projects/1", '"chain":"x","seq":0}'])
@@ -73,7 +74,7 @@ def forged(number: int, **more: object) -> bytes:
     return b'%b,"chain":"%016x","seq":7,"mac":"%064x"}' % (line[:-1].encode(), number, number)
 
 
-@pytest.mark.parametrize("event", [{}, {"event": CLOSED}])
+@pytest.mark.parametrize("event", [{}, {"event": CLOSED}, {"event": CLOSED, "before": "ab" * 32}])
 @pytest.mark.parametrize("at", range(len(WHOLE) + 1))
 def test_lines_of_chains_that_never_were_are_found_where_older_files_are_gone(event: dict[str, str], at: int) -> None:
     lines = [*WHOLE[:at], forged(0xF1, **event), forged(0xF2, **event), *WHOLE[at:]]
@@ -84,9 +85,21 @@ def test_lines_of_chains_that_never_were_are_found_where_older_files_are_gone(ev
 
 
 def test_the_last_line_of_a_chain_is_proven_by_what_names_it() -> None:
-    assert flaws(ONE[-1:] + TWO, partial=True) == []
-    assert flaws(TWO[-1:], partial=True) == [f"line 1: {ALONE}"]
-    assert flaws(TWO[-1:], partial=True, heads=[f"{'b' * 16}:2:{mac_of(TWO[-1])}"]) == []
+    killed = run("e" * 16, ["/x"], close=False)
+    assert flaws(killed[-1:] + run("f" * 16, ["/y"], mac_of(killed[-1])), partial=True, still_open=True) == []
+    assert flaws(killed[-1:], partial=True, still_open=True) == [f"line 1: {ALONE}"]
+    assert flaws(killed[-1:], partial=True, still_open=True, heads=[f"{'e' * 16}:1:{mac_of(killed[-1])}"]) == []
+
+
+def test_closing_lines_are_proven_by_themselves() -> None:
+    """Workers that wrote nothing more after a rotation each leave one, and the next run names the last of them alone."""
+    beside = run("e" * 16, ["/x"])
+    next_run = run("f" * 16, ["/y"], mac_of(ONE[-1]))
+    assert flaws([beside[-1], ONE[-1], *next_run], partial=True) == []
+    assert flaws([*next_run[:1], beside[-1], *next_run[1:]], partial=True) == []
+    changed = beside[-1].replace(b'"seq":2', b'"seq":3')
+    assert flaws([changed, ONE[-1], *next_run], partial=True) == [f"line 1: {ALONE}"]
+    assert flaws([beside[-1], *next_run, beside[-1]], partial=True) != []
 
 
 @given(st.binary(max_size=200), st.lists(st.binary(max_size=300), min_size=1, max_size=3))

@@ -283,3 +283,4 @@ async def test_a_chained_record_opens_closes_and_says_how_far_it_is(caplog: pyte
     assert [event.get("event") for event in sink.events] == ["chain_opened", None, None, "chain_closed"]
     assert sink.events[0]["after"] == "ab" * 32
     assert list(verify(sink.octets.splitlines(), key, partial=True, heads=[chain.head])) == []
+    assert list(verify(sink.octets.splitlines()[-1:], key, partial=True)) == [], "its closing line alone"
