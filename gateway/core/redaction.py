@@ -20,7 +20,7 @@ MASK = b"[redacted]"
 # besides (a CI variable's `value`, a feature flag client's `instance_id`, Slack's `webhook`). `code` is OAuth's.
 _SECRET_NAME = (
     rb"(?:[^=&;?]*?(?:token|secret|passw|passphrase|signature|credential|api_?key|assertion|variables|samlresponse)[^=&;?]*"
-    rb"|[^=&;?]*(?:key|value|webhook|verifier|pass|dsn)(?:\]|%5d)*"
+    rb"|[^=&;?]*(?:key|value|webhook|verifier|pass|dsn|account_json)(?:\]|%5d)*"
     rb"|(?:[^=&;?]*_)?(?:code|attempt)|instance_?id|sig)"
 )
 _NAMES = re.compile(rb"[?&;]([^=&;?]*)(?==)")
@@ -71,6 +71,11 @@ def redact(text: bytes) -> bytes:
     blanked = _blanked(text)
     if b"%" in blanked and _HIDING.search(blanked):
         # Encoding a letter, once or twice, is how a secret hides from a pattern: then the decoded text is shown, blanked.
+        # Names first: decoded with its name, a value would end at any ampersand, mark or blank that is in it.
+        named = _NAMES.sub(_plainly, blanked)
+        found = _blanked(named)
+        if found != named:
+            blanked = found
         plain = percent_decode(percent_decode(blanked))
         found = _blanked(plain)
         if found != plain:
@@ -94,6 +99,13 @@ def _blanked(text: bytes) -> bytes:
     return _TOKEN.sub(MASK, text)
 
 
+def _plainly(name: re.Match[bytes]) -> bytes:
+    """Decoded, as one name all the same."""
+    whole = name[0]
+    return whole if b"%" not in whole else whole[:1] + _PARTING.sub(b"_", percent_decode(percent_decode(name[1])))
+
+
+_PARTING = re.compile(rb"[?&;=#\s]")
 _NAMES_BYTES = 256
 
 

@@ -67,6 +67,13 @@ GLPAT = b"glpat-" + b"a1B2" * 5
         pytest.param(b"git (https://u:p@ss@h.test/x)", b"git (https://[redacted]@h.test/x)", id="userinfo-with-at"),
         pytest.param(b"/x?q=https://h.test/a@b", b"/x?q=https://h.test/a@b", id="no-userinfo"),
         pytest.param(b"/x?keyset=1&values=2&passes=3", b"/x?keyset=1&values=2&passes=3", id="like-secrets'-names"),
+        pytest.param(b"/x?%70assword=a%26b%20c%23d&y=1", b"/x?password=[redacted]&y=1", id="all-of-a-hidden-name's-value"),
+        pytest.param(b"/x?y=1;%74oken=a%26b&z=%26", b"/x?y=1;token=[redacted]&z=%26", id="hidden-name-behind-a-semicolon"),
+        pytest.param(b"/x?st%61te=a%26b", b"/x?state=[redacted]", id="hidden-state"),
+        pytest.param(b"/x?a%26%70asswd%3D=b%26c", b"/x?a_passwd_=[redacted]", id="hidden-name-with-an-ampersand"),
+        pytest.param(
+            b"/x?google_iap_service_account_json=%7B", b"/x?google_iap_service_account_json=[redacted]", id="json"
+        ),
         pytest.param(b"/p/a%2Db?code_search=1", b"/p/a%2Db?code_search=1", id="encoded-dash-without-token"),
     ],
 )
@@ -92,7 +99,7 @@ PIECES = [
 
 @pytest.mark.parametrize("end", [b"", b"=", b"@", b".aaaaaaaa"])
 @pytest.mark.parametrize(
-    "piece", [*PIECES, b"%3a%2f%2f", b"%3a%2f%2fa", b"@", b"%40", b"%67", b"%25", b"state=", b"/-/invites/"]
+    "piece", [*PIECES, b"&%41a=", b"%3a%2f%2f", b"%3a%2f%2fa", b"@", b"%40", b"%67", b"%25", b"state=", b"/-/invites/"]
 )
 def test_long_texts_take_no_longer_than_their_length(piece: bytes, end: bytes) -> None:
     """Their square would be minutes."""
