@@ -27,9 +27,11 @@ _NAMES = re.compile(rb"[?&;]([^=&;?]*)(?==)")
 _SECRET_NAMES = re.compile(rb"(?:^|&)" + _SECRET_NAME + rb"(?:$|&)", re.IGNORECASE)
 # Only a name that ends is read on: else each place in it would be tried as far as the text goes.
 _SECRET_PARAMETER = re.compile(rb"([?&;](?=[^=&;?]*=)" + _SECRET_NAME + rb"=)[^&#\s]*", re.IGNORECASE)
-# OAuth's `state`; GitLab's lists have states of their own.
+# OAuth's `state`; GitLab's lists, to-dos, members and commit statuses have states of their own.
 _STATE = re.compile(
-    rb"([?&;]state=)(?!(?:active|all|blocked|closed|locked|merged|opened)(?:[&;#\s]|$))[^&#\s]*", re.IGNORECASE
+    rb"([?&;]state=)(?!(?:active|all|awaiting|blocked|canceled|closed|done|failed|locked|merged|opened|pending|running|skipped"
+    rb"|success)(?:[&;#\s]|$))[^&#\s]*",
+    re.IGNORECASE,
 )
 # GitLab's prefixes (an instance may put its own in front), and the gateway's own keys.
 _TOKEN = re.compile(

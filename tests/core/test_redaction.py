@@ -66,6 +66,12 @@ GLPAT = b"glpat-" + b"a1B2" * 5
         ),
         pytest.param(b"git (https://u:p@ss@h.test/x)", b"git (https://[redacted]@h.test/x)", id="userinfo-with-at"),
         pytest.param(b"/x?q=https://h.test/a@b", b"/x?q=https://h.test/a@b", id="no-userinfo"),
+        pytest.param(
+            b"/api/v4/projects/1/statuses/9?state=success&ref=x",
+            b"/api/v4/projects/1/statuses/9?state=success&ref=x",
+            id="commit-status",
+        ),
+        pytest.param(b"/api/v4/todos?state=done", b"/api/v4/todos?state=done", id="to-dos"),
         pytest.param(b"/x?keyset=1&values=2&passes=3", b"/x?keyset=1&values=2&passes=3", id="like-secrets'-names"),
         pytest.param(b"/x?%70assword=a%26b%20c%23d&y=1", b"/x?password=[redacted]&y=1", id="all-of-a-hidden-name's-value"),
         pytest.param(b"/x?y=1;%74oken=a%26b&z=%26", b"/x?y=1;token=[redacted]&z=%26", id="hidden-name-behind-a-semicolon"),
