@@ -40,7 +40,7 @@ _TOKEN = re.compile(
 )
 # With the letters before it: where they end no dot stands, none of them begins one.
 _JWT = re.compile(
-    rb"(?<![0-9A-Za-z_-])(?=[0-9A-Za-z_-]+\.[0-9A-Za-z_.-]{8})[0-9A-Za-z_-]*?eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_.-]{8,}"
+    rb"(?<![0-9A-Za-z_-])(?=[0-9A-Za-z_-]+\.[0-9A-Za-z_.=-]{8})[0-9A-Za-z_-]*?eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_.=-]{8,}"
 )
 # GitLab's invitations have theirs in the path.
 _INVITATION = re.compile(rb"(/-/invites/)[0-9A-Za-z_-]{8,}")
@@ -70,22 +70,22 @@ def ends_at_mark(path: bytes) -> bool:
 
 def redact(text: bytes) -> bytes:
     """``text`` (a raw target, a header value, an error's words) with secrets blanked. Returns the same object if clean."""
-    blanked = _blanked(text)
-    if b"%" in blanked and _HIDING.search(blanked):
-        # Encoding a letter, once or twice, is how a secret hides from a pattern: then the decoded text is shown, blanked.
-        # Names first: decoded with its name, a value would end at any ampersand, mark or blank that is in it.
-        named = _NAMES.sub(_plainly, blanked)
-        found = _blanked(named)
-        if found != named:
-            blanked = found
-        plain = percent_decode(percent_decode(blanked))
-        found = _blanked(plain)
+    hiding = b"%" in text and _HIDING.search(text) is not None
+    if hiding:
+        # Decoded with its name, a value would end at any ampersand, mark or blank that is in it.
+        text = _NAMES.sub(_plainly, text)
+    text = _by_place(text)
+    if hiding:
+        # Encoding a letter, once or twice, is how a token hides, or part of it: then the decoded text is shown, blanked.
+        plain = percent_decode(percent_decode(text))
+        found = _by_form(_by_place(plain))
         if found != plain:
             return found
-    return blanked
+    return _by_form(text)
 
 
-def _blanked(text: bytes) -> bytes:
+def _by_place(text: bytes) -> bytes:
+    """Less what is a secret for where it stands."""
     if b"=" in text:
         names = b"&".join(_NAMES.findall(text))
         if _known_secret(names) if len(names) <= _NAMES_BYTES else _holds_secret(names):
@@ -96,15 +96,23 @@ def _blanked(text: bytes) -> bytes:
         text = _USERINFO.sub(rb"\1" + MASK, text)
     if b"/-/invites/" in text:
         text = _INVITATION.sub(rb"\1" + MASK, text)
+    return text
+
+
+def _by_form(text: bytes) -> bytes:
+    """Less what looks like a token."""
     if b"eyJ" in text:
         text = _JWT.sub(MASK, text)
     return _TOKEN.sub(MASK, text)
 
 
 def _plainly(name: re.Match[bytes]) -> bytes:
-    """Decoded, as one name all the same."""
+    """A secret's name that hid, decoded: as one name all the same."""
     whole = name[0]
-    return whole if b"%" not in whole else whole[:1] + _PARTING.sub(b"_", percent_decode(percent_decode(name[1])))
+    if b"%" not in whole:
+        return whole
+    plain = _PARTING.sub(b"_", percent_decode(percent_decode(name[1])))
+    return whole[:1] + plain if plain.lower() == b"state" or _holds_secret(plain) else whole
 
 
 _PARTING = re.compile(rb"[?&;=#\s]")

@@ -75,6 +75,12 @@ GLPAT = b"glpat-" + b"a1B2" * 5
         pytest.param(b"/x?keyset=1&values=2&passes=3", b"/x?keyset=1&values=2&passes=3", id="like-secrets'-names"),
         pytest.param(b"/x?%70assword=a%26b%20c%23d&y=1", b"/x?password=[redacted]&y=1", id="all-of-a-hidden-name's-value"),
         pytest.param(b"/x?y=1;%74oken=a%26b&z=%26", b"/x?y=1;token=[redacted]&z=%26", id="hidden-name-behind-a-semicolon"),
+        pytest.param(b"/x?q=glpat-abcdefgh1%41bcdefgh2", b"/x?q=[redacted]", id="token-that-hides-in-part"),
+        pytest.param(b"/x?q=eyJabcdefgh.abcdefgh%2Eabcdefgh", b"/x?q=[redacted]", id="jwt-that-hides-in-part"),
+        pytest.param(b"glpat-abcdefgheyJabcdefgh.abcdefgh=abcdefgh", b"[redacted]", id="jwt-within-a-token"),
+        pytest.param(
+            b"/a%2Eb?url=https://u:p%252Fq%40h&%67lpat-abcdefgh", b"/a.b?url=https://[redacted]@h&[redacted]", id="both"
+        ),
         pytest.param(b"/x?st%61te=a%26b", b"/x?state=[redacted]", id="hidden-state"),
         pytest.param(b"/x?a%26%70asswd%3D=b%26c", b"/x?a_passwd_=[redacted]", id="hidden-name-with-an-ampersand"),
         pytest.param(
