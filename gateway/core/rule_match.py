@@ -15,6 +15,7 @@ from functools import lru_cache
 import msgspec
 
 from .catalogue import SAFE_METHODS, Access, Operation, Reference, ReferenceKind, Surface
+from .globs import Globs
 from .query import query_parameters
 from .route_tree import RouteTree, expand, shape, split
 from .target import Target
@@ -241,8 +242,8 @@ class _ProjectTest:
         entries = [entry.lower().strip("/") for entry in projects.named]
         self.ids = frozenset(entry for entry in entries if entry.isdigit())
         self.paths = frozenset(entry for entry in entries if not entry.isdigit() and "*" not in entry)
-        globs = [_glob(entry) for entry in entries if "*" in entry]
-        self.globs = re.compile("|".join(globs)) if globs else None
+        globs = [entry for entry in entries if "*" in entry]
+        self.globs = Globs(globs) if globs else None
         groups = [group.lower().strip("/") for group in projects.under_group]
         self.group_ids = frozenset(group for group in groups if group.isdigit())
         self.groups = tuple(group for group in groups if not group.isdigit())
@@ -277,16 +278,11 @@ class _ProjectTest:
 
     def _fits(self, kind: ReferenceKind, number: str, path: str) -> bool:
         if kind is ReferenceKind.PROJECT:
-            if number in self.ids or path in self.paths or (self.globs and path and self.globs.fullmatch(path)):
+            if number in self.ids or path in self.paths or (self.globs and path and self.globs.match(path)):
                 return True
         elif number in self.group_ids or path in self.groups:
             return True
         return any(path.startswith(group + "/") for group in self.groups)
-
-
-def _glob(entry: str) -> str:
-    pieces = re.split(r"(\*\*|\*)", entry)
-    return "".join({"**": "[a-z0-9_./-]*", "*": "[a-z0-9_.-]*"}.get(piece, re.escape(piece)) for piece in pieces)
 
 
 # Operations ----------------------------------------------------------------------------------------------------------

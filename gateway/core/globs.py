@@ -1,0 +1,112 @@
+"""Paths with stars in them, matched in time that callers can't make explode.
+
+An expression tries each star at every place that the others leave: of ``team/*-*-*`` and dashes, the cube of their number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_STARS = re.compile(r"\*\*|\*")
+_PATH = re.compile(r"[a-z0-9_./-]*")
+
+
+class Globs:
+    """Of lower case: ``*`` is any run of a path's characters but ``/``, ``**`` any run."""
+
+    __slots__ = ("_plain", "_starry")
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        entries = tuple(entries)
+        # One star takes what is between two texts: an expression finds many such at once.
+        plain = [_expression(entry) for entry in entries if len(_STARS.findall(entry)) == 1]
+        self._plain = re.compile("|".join(plain)) if plain else None
+        self._starry = [_pieces(entry) for entry in entries if len(_STARS.findall(entry)) != 1]
+
+    def match(self, path: str) -> bool:
+        """One of them is all of ``path``."""
+        if self._plain is not None and self._plain.fullmatch(path) is not None:
+            return True
+        if not self._starry or _PATH.fullmatch(path) is None:
+            return False
+        return any(_is_all(runs, path) for runs in self._starry)
+
+
+_Run = list[str]
+"""Texts with a ``*`` between each two."""
+
+
+def _expression(entry: str) -> str:
+    before, after = _STARS.split(entry)
+    return re.escape(before) + ("[a-z0-9_./-]*" if "**" in entry else "[a-z0-9_.-]*") + re.escape(after)
+
+
+def _pieces(entry: str) -> list[_Run]:
+    """What stands between each two ``**``."""
+    return [run.split("*") for run in entry.split("**")]
+
+
+# The first place for each text is the best: whatever follows finds there what it finds at a later one. ``/`` is no
+# exception: those of a path are in a run's texts, and so tell where these stand.
+
+
+def _is_all(runs: list[_Run], path: str) -> bool:
+    first, last = runs[0], runs[-1]
+    if len(runs) == 1:
+        if len(first) == 1:
+            return path == first[0]
+        at, until = _leading(first[:-1], path), len(path) - len(first[-1])
+        return 0 <= at <= until and path.endswith(first[-1]) and "/" not in path[at:until]
+    at, until = _leading(first, path), _trailing(last, path)
+    for run in runs[1:-1]:
+        if not 0 <= at <= until:
+            return False
+        at = _within(run, path, at, until)
+    return 0 <= at <= until
+
+
+def _leading(run: _Run, path: str) -> int:
+    """Where the run ends that ``path`` begins with, as early as can be; -1: with none."""
+    return _from(run, path, 0, len(path)) if path.startswith(run[0]) else -1
+
+
+def _trailing(run: _Run, path: str) -> int:
+    """Where the run begins that ``path`` ends with, as late as can be; -1: with none."""
+    if not path.endswith(run[-1]):
+        return -1
+    at = len(path) - len(run[-1])
+    for text in reversed(run[:-1]):
+        found = path.rfind(text, 0, at)
+        if found < 0 or path.find("/", found + len(text), at) >= 0:
+            return -1
+        at = found
+    return at
+
+
+def _within(run: _Run, path: str, at: int, until: int) -> int:
+    """Where a run ends that begins at ``at`` or later, as early as can be; -1: there is none up to ``until``."""
+    while True:
+        at = path.find(run[0], at, until)
+        if at < 0:
+            return -1
+        end = _from(run, path, at, until)
+        if end != _LATER:
+            return end
+        at += 1
+
+
+_LATER = -2
+
+
+def _from(run: _Run, path: str, at: int, until: int) -> int:
+    """Where the run ends whose first text is at ``at``; -1: there is none from there on; ``_LATER``: a ``/`` is between."""
+    end = at + len(run[0])
+    for text in run[1:]:
+        found = path.find(text, end, until)
+        if found < 0:
+            return -1
+        if path.find("/", end, found) >= 0:
+            return _LATER
+        end = found + len(text)
+    return end
