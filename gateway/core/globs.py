@@ -1,4 +1,4 @@
-"""Paths with stars in them, matched in time that callers can't make explode.
+"""Paths and other texts with stars in them, matched in time that callers can't make explode.
 
 An expression tries each star at every place that the others leave: of ``team/*-*-*`` and dashes, the cube of their number.
 """
@@ -22,7 +22,7 @@ class Globs:
         # One star takes what is between two texts: an expression finds many such at once.
         plain = [_expression(entry) for entry in entries if len(_STARS.findall(entry)) == 1]
         self._plain = re.compile("|".join(plain)) if plain else None
-        self._starry = [_pieces(entry) for entry in entries if len(_STARS.findall(entry)) != 1]
+        self._starry = [Glob(entry) for entry in entries if len(_STARS.findall(entry)) != 1]
 
     def match(self, path: str) -> bool:
         """One of them is all of ``path``."""
@@ -30,7 +30,21 @@ class Globs:
             return True
         if not self._starry or _PATH.fullmatch(path) is None:
             return False
-        return any(_is_all(runs, path) for runs in self._starry)
+        return any(glob.match(path) for glob in self._starry)
+
+
+class Glob:
+    """One text: ``*`` is any run without ``/``, ``**`` any run."""
+
+    __slots__ = ("_runs",)
+
+    def __init__(self, text: str) -> None:
+        self._runs = [run.split("*") for run in text.split("**")]
+        """What stands between each two ``**``."""
+
+    def match(self, text: str) -> bool:
+        """It is all of ``text``."""
+        return _is_all(self._runs, text)
 
 
 _Run = list[str]
@@ -40,11 +54,6 @@ _Run = list[str]
 def _expression(entry: str) -> str:
     before, after = _STARS.split(entry)
     return re.escape(before) + ("[a-z0-9_./-]*" if "**" in entry else "[a-z0-9_.-]*") + re.escape(after)
-
-
-def _pieces(entry: str) -> list[_Run]:
-    """What stands between each two ``**``."""
-    return [run.split("*") for run in entry.split("**")]
 
 
 # The first place for each text is the best: whatever follows finds there what it finds at a later one. ``/`` is no

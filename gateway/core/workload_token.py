@@ -11,10 +11,11 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+
+from .globs import Glob
 
 MAX_LENGTH = 16_384
 """Characters; GitLab's own tokens have some two thousand."""
@@ -111,12 +112,11 @@ def _no_constant(name: str) -> Any:
 class Pattern:
     """A whole value: text, with ``*`` for a run without ``/`` and ``**`` for any run."""
 
-    __slots__ = ("_expression", "text")
+    __slots__ = ("_glob", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
-        parts = [".*" if part == "**" else "[^/]*" if part == "*" else re.escape(part) for part in _stars(text)]
-        self._expression = re.compile("".join(parts), re.DOTALL)
+        self._glob = Glob(text)
 
     def matches(self, value: object) -> bool:
         """A list matches where one of its members does; nothing else that is no plain word ever does."""
@@ -126,11 +126,7 @@ class Pattern:
             value = "true" if value else "false"  # GitLab sends the words, others the values
         elif isinstance(value, int):
             value = str(value)
-        return isinstance(value, str) and self._expression.fullmatch(value) is not None
-
-
-def _stars(text: str) -> Iterable[str]:
-    return (part for part in re.split(r"(\*\*|\*)", text) if part)
+        return isinstance(value, str) and self._glob.match(value)
 
 
 class Requirement(msgspec.Struct, frozen=True):

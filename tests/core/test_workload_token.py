@@ -176,6 +176,12 @@ def test_every_condition_must_hold(change: dict[str, Any], admitted: bool) -> No
     assert WANTED.admits({**CLAIMS, **change}, T) is admitted
 
 
+@pytest.mark.parametrize("pattern", ["ref:*-*-*-x", "ref:**-**-**-x", "**-*-**-x"])
+def test_a_long_claim_takes_no_square_for_each_star(pattern: str) -> None:
+    """Its cube would be hours; whoever may push chooses a branch's name."""
+    assert not Pattern(pattern).matches("ref:" + "-" * (1 << 14))
+
+
 def test_one_claim_that_fits_is_not_enough() -> None:
     wanted = Requirement(ISSUER, "gateway", (("job_project_id", Pattern("7")), ("ref_protected", Pattern("true"))))
     assert wanted.admits({**CLAIMS, "job_project_id": "7", "ref_protected": "true"}, T)
