@@ -15,20 +15,23 @@ _PATH = re.compile(r"[a-z0-9_./-]*")
 class Globs:
     """Of lower case: ``*`` is any run of a path's characters but ``/``, ``**`` any run."""
 
-    __slots__ = ("_plain", "_starry")
+    __slots__ = ("_begin", "_plain", "_starry")
 
     def __init__(self, entries: Iterable[str]) -> None:
         entries = tuple(entries)
         # One star takes what is between two texts: an expression finds many such at once.
         plain = [_expression(entry) for entry in entries if len(_STARS.findall(entry)) == 1]
         self._plain = re.compile("|".join(plain)) if plain else None
-        self._starry = [Glob(entry) for entry in entries if len(_STARS.findall(entry)) != 1]
+        others = [entry for entry in entries if len(_STARS.findall(entry)) != 1]
+        self._starry = [Glob(entry) for entry in others]
+        # Most paths are none of theirs, as is told at once of all.
+        self._begin = re.compile("|".join({re.escape(entry.partition("*")[0]) for entry in others}))
 
     def match(self, path: str) -> bool:
         """One of them is all of ``path``."""
         if self._plain is not None and self._plain.fullmatch(path) is not None:
             return True
-        if not self._starry or _PATH.fullmatch(path) is None:
+        if not self._starry or self._begin.match(path) is None or _PATH.fullmatch(path) is None:
             return False
         return any(glob.match(path) for glob in self._starry)
 
@@ -62,11 +65,13 @@ def _expression(entry: str) -> str:
 
 def _is_all(runs: list[_Run], path: str) -> bool:
     first, last = runs[0], runs[-1]
+    if not path.startswith(first[0]) or not path.endswith(last[-1]):
+        return False
     if len(runs) == 1:
         if len(first) == 1:
             return path == first[0]
         at, until = _leading(first[:-1], path), len(path) - len(first[-1])
-        return 0 <= at <= until and path.endswith(first[-1]) and "/" not in path[at:until]
+        return 0 <= at <= until and "/" not in path[at:until]
     at, until = _leading(first, path), _trailing(last, path)
     for run in runs[1:-1]:
         if not 0 <= at <= until:
@@ -76,14 +81,12 @@ def _is_all(runs: list[_Run], path: str) -> bool:
 
 
 def _leading(run: _Run, path: str) -> int:
-    """Where the run ends that ``path`` begins with, as early as can be; -1: with none."""
-    return _from(run, path, 0, len(path)) if path.startswith(run[0]) else -1
+    """Where the run ends whose first text ``path`` begins with, as early as can be; below 0: there is none."""
+    return _from(run, path, 0, len(path))
 
 
 def _trailing(run: _Run, path: str) -> int:
-    """Where the run begins that ``path`` ends with, as late as can be; -1: with none."""
-    if not path.endswith(run[-1]):
-        return -1
+    """Where the run begins whose last text ``path`` ends with, as late as can be; -1: there is none."""
     at = len(path) - len(run[-1])
     for text in reversed(run[:-1]):
         found = path.rfind(text, 0, at)
