@@ -75,7 +75,7 @@ async def serve(path: Path, series: int, url: str) -> None:
         def authorities() -> Callable[[], None]:
             return functools.partial(trusted.append, tls_context(None))
 
-        certificates = Certificates([], [authorities, pair.read])
+        certificates = Certificates([], {"authorities": authorities, "pair": pair.read})
         certificates.watch()
         loop.add_signal_handler(signal.SIGHUP, certificates.reload)
         loop.add_signal_handler(signal.SIGUSR1, refresh)
