@@ -285,7 +285,7 @@ class Gateway:
         elif takes := self._takes(case, head):
             ticket = told.ticket = await road.limits.admit(takes, principal, told.lease, admitted.wait_s)
             decision = told.decision = ticket.decision
-            x.limit_waited_s = ticket.waited_s
+            x.limit_waited_s += ticket.waited_s
             if ahead is not None and not decision.allowed:
                 decision = told.decision = ahead.pay(takes, decision)
             note(decision, x)
@@ -379,6 +379,7 @@ class Gateway:
                 break
             before = takes
             ticket = await self.road.limits.admit(wanted, principal, told.lease, admitted.wait_s)
+            x.limit_waited_s += ticket.waited_s
             if ticket.decision.allowed:
                 told.ahead, told.room = ticket, weight
                 return

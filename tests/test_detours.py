@@ -115,6 +115,15 @@ async def test_who_has_gitlab_asked_has_taken_for_it_though_it_is_refused(tmp_pa
     assert gitlab.questions == 2
 
 
+async def test_a_wait_before_gitlab_is_asked_about_a_place_is_written_down(tmp_path: Path, gitlab: GitLab) -> None:
+    limits = "limits: [{id: few, by: caller, rate: 20/s, burst: 1, absorb: 5s}]\n"
+    async with world(tmp_path, CONFIGURATION + limits, gitlab) as made:
+        for number in range(3):
+            target = f"/platform/w{number}.git/info/refs?service=git-upload-pack"
+            assert status(await made.ask("GET", target, caller="under")) == 200
+        assert made.seen.exchanges[-1].limit_waited_s > 0
+
+
 async def test_who_is_refused_takes_nothing_of_what_a_project_s_own_callers_share(tmp_path: Path, gitlab: GitLab) -> None:
     limits = "limits: [{id: each, by: project, rate: 1/day, burst: 1}, {id: few, by: caller, rate: 1/day, burst: 9}]\n"
     async with world(tmp_path, CONFIGURATION + limits, gitlab) as made:
