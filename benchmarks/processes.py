@@ -20,6 +20,7 @@ _WITH_BYTECODE = {name: value for name, value in os.environ.items() if name != "
 
 _NICENESS = -15
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
+_PR_SET_PDEATHSIG = 1
 
 
 class Program:
@@ -110,7 +111,11 @@ class Program:
 
 
 def settle(cpu: int | None) -> None:
-    """A process that begins, in a session of its own: on that core, and before others if whoever begins it is."""
+    """A process that begins, in a session of its own: on that core, and before others if whoever begins it is.
+
+    It ends with whoever begins it, however that ends: a session of its own is not reached by Ctrl-C.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
     # Where the kernel shares out by sessions first (sched_autogroup), niceness tells only within one.
