@@ -76,7 +76,8 @@ class AnswerStage:
             return _logged_in(reply, claim, coded=coded) if principal.brokered else reply
         if is_batch(admitted.operation):
             return await self._batch(reply, head, admitted, claim, principal, media, coded)
-        if self._addresses is None or coded or not is_json(media):
+        # A part stays as it is: with longer or shorter addresses it would be another part of another whole.
+        if self._addresses is None or coded or not is_json(media) or reply.head.status == 206:
             return reply
         length = promised_length(reply)
         if length is not None and length > self._max_bytes:

@@ -122,6 +122,7 @@ async def test_json_members_are_turned_and_a_strong_validator_weakened(etag: byt
         reply(b'{"web_url":"https://in/a"}', (b"Content-Type", b"text/plain")),
         reply(b'{"web_url":"https://in/a"}', JSON, (b"Content-Encoding", b"gzip")),
         reply(b'{"web_url":"https://in/a"}', JSON, (b"Content-Length", b"101")),
+        reply(b'{"web_url":"https://in/a"}', JSON, (b"Content-Range", b"bytes 0-25/80"), status=206),
     ],
 )
 async def test_other_answers_pass_as_they_are(found: Reply) -> None:

@@ -42,6 +42,14 @@ def shape(template: str) -> str:
     return _NAME.sub(lambda name: name[0][0], template.rstrip("/"))
 
 
+def _mixed(segment: str) -> str:
+    """An expression for a segment of texts and names. The first place for a text between two names is the best, so it is
+    not looked for again: of `',Version='` written over and over that would be a search from each.
+    """
+    first, *between, last = map(re.escape, _NAME.split(segment))
+    return first + "".join(f"(?>.+?{text})" for text in between) + ".+" + last
+
+
 class _Node(Generic[T]):
     __slots__ = ("leaves", "mixed", "one", "serial", "text", "wild")
 
@@ -88,7 +96,7 @@ class RouteTree(Generic[T]):
             return node.one
         if segment.startswith("*") and len(names) == 1:
             return node.wild.setdefault(segment[len(names[0]) :], _Node(next(self._serials)))
-        pattern = ".+".join(re.escape(text) for text in _NAME.split(segment))
+        pattern = _mixed(segment)
         if pattern not in node.mixed:
             node.mixed[pattern] = (re.compile(pattern, re.DOTALL), _Node(next(self._serials)))
         return node.mixed[pattern][1]

@@ -208,8 +208,15 @@ def spellings(operation: Operation, target: Target, resolved: Resolved) -> froze
 
 def spelling(parameter: str, value: str) -> Spelling | None:
     """What a parameter of ``PARAMETERS`` names by ``value``; None for what GitLab may read in ways of its own."""
+    name = parameter.encode()
+    spelt = _spelt_by(name, value)
+    return None if spelt is None else (PARAMETERS[name] is ReferenceKind.PROJECT, spelt)
+
+
+def _spelt_by(parameter: bytes, value: str) -> str | None:
+    """As :func:`spell`. What a ``…_path`` of digits names is a path to GitLab and never a number: undecidable."""
     spelt = spell(value)
-    return None if spelt is None else (PARAMETERS[parameter.encode()] is ReferenceKind.PROJECT, spelt)
+    return None if spelt is not None and spelt.isdigit() and parameter.endswith(b"_path") else spelt
 
 
 def asked_of(operation: Operation, target: Target) -> object:
@@ -227,9 +234,10 @@ _SUSPECT = re.compile(rb"project|group|namespace|fork|%", re.IGNORECASE)
 
 def _in_query(query: bytes) -> Iterable[Named]:
     for parameter in query_parameters(query):
-        kind = PARAMETERS.get(parameter.name.encode("utf-8", "surrogateescape"))
+        name = parameter.name.encode("utf-8", "surrogateescape")
+        kind = PARAMETERS.get(name)
         if kind is not None and parameter.value:
-            yield Named(kind, spell(parameter.value.decode("latin-1")))
+            yield Named(kind, _spelt_by(name, parameter.value.decode("latin-1")))
 
 
 # Projects ------------------------------------------------------------------------------------------------------------

@@ -95,6 +95,29 @@ def test_templates_share_a_mixed_segment() -> None:
     assert find(made, "/f/a.tgz/prov") == "GET /f/:name.tgz/prov"
 
 
+@pytest.mark.parametrize(
+    ("path", "fits"),
+    [
+        pytest.param("/v2/Packages(Id='a',Version='1')", True, id="one of each"),
+        pytest.param("/v2/Packages(Id='a',Version='',Version='1')", True, id="the text between stands twice"),
+        pytest.param("/v2/Packages(Id='a',Version='')", False, id="nothing for the second"),
+        pytest.param("/v2/Packages(Id='',Version='1')", False, id="nothing for the first"),
+        pytest.param("/v2/Packages(Id='',Version='',Version='1')", True, id="the text between stands for the first, too"),
+        pytest.param("/v2/Packages(Id='a',Version='1'", False, id="no end"),
+        pytest.param("/v2/Packages(Id='a\n',Version='\n')", True, id="line breaks"),
+    ],
+)
+def test_a_segment_of_two_names(path: str, fits: bool) -> None:
+    template = "/v2/Packages(Id='*name',Version='*v')"
+    assert find(tree(template), path) == (template if fits else None)
+
+
+def test_a_segment_of_two_names_is_read_once() -> None:
+    """With the text between them looked for again from each place this would take minutes."""
+    made = tree("/v2/Packages(Id='*name',Version='*v')")
+    assert find(made, "/v2/Packages(Id='a" + "',Version='" * 100_000 + "a") is None
+
+
 def test_the_first_of_two_equal_templates_stays() -> None:
     assert find(tree("/p/:id", "/p/:name"), "/p/7") == "/p/:id"
 

@@ -469,6 +469,9 @@ def test_how_a_body_may_spell_what_the_path_names_already() -> None:
         ("project", "Platform/API", (True, "platform/api")),
         ("namespace_id", "42", (False, "42")),
         ("group_path", "Platform", (False, "platform")),
+        ("namespace_path", "A/42", (False, "a/42")),
+        ("namespace_path", "42", None),  # a path to GitLab, whoever number 42 is
+        ("project_path", "42", None),
         ("group", "42\nx", None),
     ],
 )
@@ -477,7 +480,8 @@ def test_what_a_parameter_names(parameter: str, value: str, found: object) -> No
 
 
 def test_what_gitlab_could_say_of_a_requests_places() -> None:
-    operation, target = request("POST", "/api/v4/projects/a%2Fb/fork/007?namespace_id=A%2FB&project_id=%0A")
+    path = "/api/v4/projects/a%2Fb/fork/007?namespace_id=A%2FB&project_id=%0A&namespace_path=42"
+    operation, target = request("POST", path)
     assert questions_of(operation, target) == (
         Question(PROJECT, "a/b"),
         Question(PROJECT, "7"),
