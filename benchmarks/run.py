@@ -155,7 +155,7 @@ def main() -> None:
         keep("bench", result)
         put("bench", table(result))
     if not given.only:
-        for part in ("latency", "footprint", "connections", "workers --rounds 8"):
+        for part in ("latency", "footprint", "connections", "bodies", "workers --rounds 8"):
             # In a process of its own: it takes a core and goes before others.
             argv = [sys.executable, "-m", *f"benchmarks.{part}".split()]
             subprocess.run([*argv, "--write"] if given.write else argv, check=True)

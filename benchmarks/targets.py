@@ -32,6 +32,7 @@ _SMALL = (
 ISSUES = "/api/v4/projects/platform%2Fapi/issues?per_page=20&page="
 ISSUE = "/api/v4/projects/platform%2Fapi/issues/"
 _NONE: Mapping[str, str] = {}
+_PLAIN = "plain proxy"
 _ETAG = 'W/"0123456789abcdef0123456789abcdef"'
 
 
@@ -71,6 +72,13 @@ class Bench:
         self._start_redis()
         self._start_nginx()
 
+    def start_plain(self) -> list[Target]:
+        """The plain proxies that are here, but for nginx, before an origin that whoever asks for them has started."""
+        self._start_redis()
+        for begin in (self._start_haproxy, self._start_caddy, self._start_envoy, self._start_traefik):
+            begin()
+        return [target for target in self.targets if target.does == _PLAIN]
+
     def start(self, wanted: frozenset[str]) -> None:
         """Start everything; what is missing here is skipped with a word."""
         self.start_ground()
@@ -99,8 +107,8 @@ class Bench:
 
     def _start_nginx(self) -> None:
         program, port = self.nginx()
-        self._add("nginx", "plain proxy", program, port, Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True))
-        self._add("nginx 20 KB", "plain proxy", program, port, _big("bench"))
+        self._add("nginx", _PLAIN, program, port, Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True))
+        self._add("nginx 20 KB", _PLAIN, program, port, _big("bench"))
         self._add("nginx cache hit", "proxy_cache hit, nothing else", program, port, Shape("/cached" + ISSUES))
 
     def nginx(self, workers: int = 1, name: str = "nginx") -> tuple[Program, int]:
@@ -199,7 +207,7 @@ class Bench:
         port, limited = free_port(), free_port()
         program = self.run("haproxy", ["haproxy", "-f", self.file("haproxy.cfg", PORT=port, PORT2=limited)], limited)
         shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
-        self._add("HAProxy", "plain proxy", program, port, shape)
+        self._add("HAProxy", _PLAIN, program, port, shape)
         self._add("HAProxy limit", "stick-table limit, header swapped", program, limited, shape)
 
     def _start_varnish(self) -> None:
@@ -221,7 +229,7 @@ class Bench:
         home = {"HOME": str(self.directory), "GOMAXPROCS": "1"}
         program = self.run("caddy", argv, port, env=home)
         shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
-        self._add("Caddy", "plain proxy", program, port, shape)
+        self._add("Caddy", _PLAIN, program, port, shape)
 
     def _start_envoy(self) -> None:
         envoy = shutil.which("envoy") or _found("envoy/_bin/envoy")
@@ -233,7 +241,7 @@ class Bench:
         argv = [envoy, "-c", config, "--concurrency", "1", "-l", "error", "--disable-hot-restart"]
         program = self.run("envoy", argv, checked)
         shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
-        self._add("Envoy", "plain proxy", program, port, shape)
+        self._add("Envoy", _PLAIN, program, port, shape)
         self._add("Envoy limit", "local rate limit, header swapped", program, limited, shape)
         self._add("Envoy limit logged", "the same, JSON line", program, logged, shape)
         self._add("Envoy limit checked", "the same, key checked, limit told", program, checked, shape)
@@ -248,7 +256,7 @@ class Bench:
         argv = [traefik, f"--configFile={self.file('traefik.yaml', PORT=port, PORT2=limited, ROUTES=routes)}"]
         program = self.run("traefik", argv, limited, env={"GOMAXPROCS": "1"})
         shape = Shape(ISSUES, {"PRIVATE-TOKEN": "bench"}, distinct=True)
-        self._add("Traefik", "plain proxy", program, port, shape)
+        self._add("Traefik", _PLAIN, program, port, shape)
         self._add("Traefik Redis limit", "Redis rate limit, header swapped", program, limited, shape)
         port, logged, metrics = free_port(), free_port(), free_port()
         config = self.file("traefik_logged.yaml", PORT=port, PORT2=logged, PORT3=metrics, ROUTES=routes)
