@@ -28,8 +28,9 @@ _MAX_TOKENS = 5_000
 _OCTETS_OF_A_TOKEN = 20
 """At most: long strings and comments take their time, too."""
 _MAX_DEPTH = 100
-_MAX_OBJECTS = 20_000
-"""Braces in a body that is read. Each object is looked at for members that stand there twice."""
+_MAX_NESTS = 20_000
+"""Objects and lists in a body that is read: of its octets they cost most. Each object is looked at for members that stand
+there twice."""
 LIGHT_BYTES = 16 << 10
 """Bodies up to this are cheaper to read than limits are to ask."""
 MOST_TOGETHER = 100
@@ -116,10 +117,10 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes, *, room: int =
     coded = (first(head.fields, b"content-encoding") or b"identity").strip().lower() != b"identity"
     if content_type is None or media_type(content_type) != "application/json" or not is_utf_8(content_type) or coded:
         return UNCOUNTED
-    if body.count(b"{") > _MAX_OBJECTS:
-        return UNCOUNTED
     if len(body) > LIGHT_BYTES and not room:
         raise Unread
+    if _nests(body) > _MAX_NESTS and _nests(_outside_strings(body)) > _MAX_NESTS:
+        return UNCOUNTED
     try:
         # A member twice is one thing to us and may be another to GitLab: the one JSON reader that tells.
         asked = json.loads(body.decode("utf-8"), object_pairs_hook=_members)
@@ -135,6 +136,16 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes, *, room: int =
     except Unread:
         raise Unread(count) from None
     return Asked(Access.READ if reads else Access.WRITE, count)
+
+
+def _nests(octets: bytes) -> int:
+    """Objects and lists that begin there, or in strings what looks like it."""
+    return octets.count(b"{") + octets.count(b"[")
+
+
+def _outside_strings(body: bytes) -> bytes:
+    """JSON without its strings: one may hold a whole file of braces, which is committed."""
+    return b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -184,9 +184,18 @@ def test_never_fewer_tokens_are_counted_than_its_parser_reads(document: str) -> 
     assert len(graphql._TOKEN.findall(octets)) >= read
 
 
-def test_more_objects_than_anybody_sends_are_not_counted() -> None:
-    assert posted(b"[" + b"{}," * 20_000 + b"7]") == Asked(Access.WRITE, 20_001)
-    assert posted(b"[" + b"{}," * 20_001 + b"7]") == UNCOUNTED
+def test_more_objects_and_lists_than_anybody_sends_are_not_counted() -> None:
+    assert posted(b"[" + b"{}," * 19_999 + b"7]") == Asked(Access.WRITE, 20_000)
+    assert posted(b"[" + b"{}," * 20_000 + b"7]") == UNCOUNTED
+    assert posted(b'{"query": "{a}", "variables": [' + b"[]," * 19_998 + b"7]}") == Asked(Access.READ)
+    assert posted(b'{"query": "{a}", "variables": [' + b"[]," * 19_999 + b"7]}") == UNCOUNTED
+
+
+@pytest.mark.parametrize("text", [b"{", b"[", b'\\"{', b"\\\\[", b'\\\\\\"[', b"\\n{"])
+def test_what_a_string_holds_is_no_object(text: bytes) -> None:
+    """A file that is committed."""
+    octets = b'{"query": "mutation {a}", "variables": {"file": "' + text * 20_001 + b'", "more": ["\\\\", "{"]}}'
+    assert posted(octets) == Asked(Access.WRITE, 1)
 
 
 def test_what_was_not_read_lately_is_parsed_only_where_that_is_asked_for() -> None:
