@@ -410,15 +410,16 @@ def refused(head: RequestHead, surface: Surface, x: Exchange) -> Refused:
     """A bucket refused ``head``, which had come so far as ``x`` says."""
     facts = _kept(x)
     facts.status, facts.code = 429, Code.RATE_LIMITED.value
-    facts.limit_waited_s = 0.0
     fields = head.fields
     return Refused(facts, surface, joined(fields, b"accept") or b"", first(fields, b"origin") is not None)
 
 
 def _kept(x: Exchange) -> Exchange:
+    """Less what is that request's own: its id, its times, and what its buckets said."""
     facts = copy.copy(x)
     facts.request_id = ""
-    facts.upstream_s = 0.0
+    facts.upstream_s = facts.limit_waited_s = 0.0
+    facts.limit_id, facts.limit_remaining, facts.limit_near, facts.limit_shadow = "", -1.0, False, ""
     return facts
 
 

@@ -8,11 +8,13 @@ import re
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from gateway.core.messages import ResponseHead
+from gateway.limit_stage import Ticket
 from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
 from gateway.stores.cache_memory import MemoryCacheStore
@@ -191,6 +193,30 @@ async def test_an_operators_change_counts_at_once(at: Port) -> None:
     _, fields, _ = await at.ask()
     assert at.short
     assert b"RateLimit-Remaining" not in fields, "no bucket is left to tell of"
+    last = at.made.last
+    assert (last.limit_id, last.limit_remaining, last.limit_near) == ("", -1.0, False), "nor was one asked"
+
+
+async def test_what_a_limit_did_to_the_request_that_the_way_was_learnt_from_is_not_told_of_others(
+    at: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at.learn()
+    limits = at.made.made.limits
+    assert limits is not None
+    admit = limits.admit
+
+    async def in_turn(*given: Any) -> Ticket:
+        ticket = await admit(*given)
+        ticket.waited_s = 1.5
+        return ticket
+
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "admit", in_turn)
+        await at.ask(TARGET, "User-Agent: another")
+    assert (at.made.last.limit_waited_s, at.made.last.cache_status) == (1.5, "hit")
+    await at.ask(TARGET, "User-Agent: another")
+    assert at.short
+    assert at.made.last.limit_waited_s == 0.0
 
 
 async def test_who_asks_directives_gets_the_road(at: Port) -> None:
