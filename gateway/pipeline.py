@@ -21,7 +21,6 @@ from functools import partial
 
 from .asking import Asker, Asking
 from .bandwidth_stage import Flow
-from .cache import Again
 from .core.access import Principal
 from .core.cache_status import CacheReason, CacheStatus, Stored
 from .core.catalogue import Access, Operation, Surface
@@ -47,7 +46,7 @@ from .plans import Plan, Plans, admitted_for
 from .ports import DRAINED, Downstream
 from .reply import Reply
 from .road import Road
-from .short_lane import ShortLane, Way, note, refused, served
+from .short_lane import Served, ShortLane, Way, note, refused, served
 from .tunnel_stage import relay
 
 log = logging.getLogger("gateway.pipeline")
@@ -337,7 +336,7 @@ class Gateway:
                 reply = await narrowed(reply, shape, permit, head)
             elif outcome.again is not None and case.alike:
                 x.cache_stored = _STORED[outcome.stored]
-                self._learn(head, x, told, case, outcome.again)
+                self._learn(head, x, told, case, served(outcome.again, x, credential))
             flow = None
             if reply.chunks is not None:
                 flow = road.bandwidth.flow(principal, operation, target, head.method, admitted.client)
@@ -389,8 +388,8 @@ class Gateway:
         note(told.decision, x)
         raise limited(told.decision)
 
-    def _learn(self, head: RequestHead, x: Exchange, told: _Told, case: Case, again: Again | None = None) -> None:
-        """The next one with the same head need not come this way. ``again`` is None for one that a bucket refused."""
+    def _learn(self, head: RequestHead, x: Exchange, told: _Told, case: Case, found: Served | None = None) -> None:
+        """The next one with the same head need not come this way. ``found`` is None for one that a bucket refused."""
         memo, admitted = head.memo, case.admitted
         if memo is None or (told.ticket is not None and told.ticket.owes()):
             return
@@ -402,8 +401,8 @@ class Gateway:
             admitted = admitted_for(head, admitted)
             memo.append(admitted)
         way = Way(proof, case.principal, case.operation, admitted.target, head.method, admitted.client)
-        if again is not None:
-            way.served = served(again, x)
+        if found is not None:
+            way.served = found
         else:
             way.refused = refused(head, told.surface, x)
         self.lane.learn(head, way)

@@ -365,6 +365,13 @@ class Authenticator(Protocol):
     async def close(self) -> None: ...
 
 
+class Standing(msgspec.Struct, gc=False):
+    """Of a token of the broker's, with all credentials that were made of it."""
+
+    good: bool = True
+    """It is given out: GitLab does not refuse it, and no other has taken its place."""
+
+
 class UpstreamCredential(msgspec.Struct, frozen=True, gc=False):
     """What GitLab sees instead of the caller's credential."""
 
@@ -372,6 +379,7 @@ class UpstreamCredential(msgspec.Struct, frozen=True, gc=False):
     fields: tuple[Field, ...]
     partition: bytes
     """Keyed hash of the token actually used."""
+    standing: Standing = msgspec.field(default_factory=Standing)
 
     def __repr__(self) -> str:
         return f"UpstreamCredential({self.id})"

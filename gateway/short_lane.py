@@ -1,7 +1,7 @@
 """The short lane: a request whose very octets were answered from the cache, or refused by a bucket, before.
 
     proof ──── memory still knows the credential as the same principal       otherwise the road
-    cache ──── the stored answer is there, not purged, and fresh             otherwise the road
+    cache ──── the answer is there, and fresh; its credential, still good    otherwise the road
     buckets ── as the limits are now; at once, or with one round trip        refused: said as before, or by the road
     answer ─── the same octets as the road's, the same line in the audit
 
@@ -32,7 +32,7 @@ from .core.refusal import render
 from .core.status import status_line
 from .core.target import Target
 from .limit_stage import is_final
-from .ports import Asked
+from .ports import Asked, Standing, UpstreamCredential
 from .road import Road
 
 log = logging.getLogger("gateway.pipeline")
@@ -64,6 +64,8 @@ class Served(msgspec.Struct, gc=False):
 
     again: Again
     facts: Exchange
+    standing: Standing | None
+    """Of the credential that GitLab would have been asked with: who may not use it any more has no answer of its either."""
     rendered: Fields | None = None
     """The stored fields that ``lines`` were made of: each entry has its own. Never the entry itself: its body would live on
     here beyond the cache's bound, and beyond a purge."""
@@ -264,7 +266,7 @@ class ShortLane:
 
     def _found(self, way: Way) -> Found | None:
         served = way.served
-        if served is None or way.owing:
+        if served is None or way.owing or (served.standing is not None and not served.standing.good):
             return None
         at = self._wall()
         entry = served.again.still(at)
@@ -401,9 +403,9 @@ def drained_answer(
     return octets
 
 
-def served(again: Again, x: Exchange) -> Served:
+def served(again: Again, x: Exchange, credential: UpstreamCredential | None) -> Served:
     """The cache answered, as ``x`` says."""
-    return Served(again, _kept(x))
+    return Served(again, _kept(x), None if credential is None else credential.standing)
 
 
 def refused(head: RequestHead, surface: Surface, x: Exchange) -> Refused:

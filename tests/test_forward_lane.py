@@ -486,9 +486,9 @@ async def test_a_fault_before_anything_was_taken(
 
 
 async def test_a_refused_credential_is_for_the_road(at: Port) -> None:
-    held = at.made.made.tokens._single["sa"]  # type: ignore[attr-defined]
-    held.refused_until = float("inf")
-    held.reason = "is refused"
+    tokens = at.made.made.tokens
+    assert tokens is not None
+    tokens._settle(tokens._single["sa"], trusted=False, reason="is refused")
     status, _, _ = await at.ask(PAGES % 3, caller="reader")
     assert status == 502
     assert "upstream.send_soon" not in at.made.calls

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from gateway.core.messages import ResponseHead
+from gateway.core.secret import Secret
 from gateway.limit_stage import Ticket
 from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
@@ -22,7 +23,7 @@ from gateway.telemetry.audit_line import LineRenderer, encode, line_of
 from gateway.telemetry.metrics import Metrics
 from tests.edge.wire import SOON_S, Client
 from tests.fakes.port import CACHED, ETAG, ISSUES, TARGET, Port, issues, port
-from tests.fakes.world import CONFIGURATION, OWN
+from tests.fakes.world import CONFIGURATION, ENVIRONMENT, OWN
 
 VARYING = re.compile(rb"(?m)^(X-Gateway-Request-Id|Date|Age|Cache-Status|RateLimit[-A-Za-z]*): .*$")
 
@@ -98,6 +99,33 @@ async def test_a_revoked_key_has_no_short_way(at: Port) -> None:
     at.made.made.gateway.road.authenticator._keys._known.drop_where(lambda _: True)  # type: ignore[attr-defined]
     assert (await at.ask(caller="reader"))[0] == 200
     assert not at.short, "somebody must be asked first"
+
+
+async def test_nobody_has_answers_of_a_credential_that_gitlab_refuses(at: Port) -> None:
+    """Whoever found that out, and though they are fresh: the callers of each rule that uses it."""
+    for caller in ("reader", "other"):
+        await at.learn(caller=caller)
+    del at.made.up.users[ENVIRONMENT["SA"]]
+    at.made.up.answer = refusing
+    assert (await at.ask("/api/v4/version", caller="reader"))[0] == 502
+    for caller in ("reader", "other"):
+        status, fields, _ = await at.ask(caller=caller)
+        assert (status, fields[b"X-Gateway-Error"]) == (502, b"broker_credential_refused")
+
+
+async def refusing(request: UpstreamRequest, octets: bytes) -> Reply:
+    return Reply(ResponseHead(401, ()), whole=b"{}")
+
+
+async def test_nobody_has_answers_of_a_token_that_was_replaced(at: Port) -> None:
+    await at.learn(caller="reader")
+    tokens = at.made.made.tokens
+    assert tokens is not None
+    tokens.switch("sa", Secret("glpat-its-successor"), None)
+    before = len(at.made.up.requests)
+    await at.ask(caller="reader")
+    assert len(at.made.up.requests) == before + 1
+    await at.learn(caller="reader")
 
 
 async def test_what_was_purged_is_asked_for(at: Port) -> None:

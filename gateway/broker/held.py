@@ -13,7 +13,7 @@ from math import inf
 import msgspec
 
 from ..core.secret import Secret, keyed_hash
-from ..ports import UpstreamCredential
+from ..ports import Standing, UpstreamCredential
 from .carriers import ANY_NAME, Carrier, field
 
 _TOKEN = re.compile(r"[!-~]{1,8192}", re.ASCII)
@@ -48,6 +48,7 @@ class Held:
         "reason",
         "refused_until",
         "silence",
+        "standing",
         "trusted",
         "user_name",
         "vain",
@@ -74,6 +75,7 @@ class Held:
         self.silence = ""
         """Why, the last time."""
         self.lock = asyncio.Lock()
+        self.standing = Standing()
         self.replace(credential)
 
     def replace(self, credential: StaticCredential) -> None:
@@ -83,8 +85,10 @@ class Held:
             raise ValueError(f"credential `{credential.id}` holds what cannot be a token")
         partition = keyed_hash(self._key, (credential.view or credential.token).reveal())
         name = self.user_name or ANY_NAME  # a successor is the same user's
+        self.standing.good, self.standing = False, Standing(good=self.trusted or not self.checked)
         by_carrier = {
-            carrier: UpstreamCredential(credential.id, (field(carrier, token, name),), partition) for carrier in Carrier
+            carrier: UpstreamCredential(credential.id, (field(carrier, token, name),), partition, self.standing)
+            for carrier in Carrier
         }
         self.credential = credential
         self.by_carrier = by_carrier
@@ -95,7 +99,7 @@ class Held:
         given = self.by_carrier[Carrier.NAMED]
         fields = (field(Carrier.NAMED, self.credential.token.reveal(), name or ANY_NAME),)
         if given.fields != fields:
-            self.by_carrier[Carrier.NAMED] = UpstreamCredential(given.id, fields, given.partition)
+            self.by_carrier[Carrier.NAMED] = UpstreamCredential(given.id, fields, given.partition, given.standing)
 
 
 class HeldPool:

@@ -183,7 +183,7 @@ class StaticTokenSource:
             if pool is None:
                 return None
             held = pool.offer()
-        if (not held.trusted and held.checked) or (held.refused_until and self._monotonic() < held.refused_until):
+        if not held.standing.good:
             return None
         carrier = carrier_for(operation)
         if carrier is Carrier.NAMED and held.user_name is None:
@@ -292,6 +292,7 @@ class StaticTokenSource:
         was_refused = held.refused_until > 0.0
         held.checked, held.trusted, held.reason, held.doubt = True, trusted, reason, ""
         held.refused_until = 0.0 if trusted else now + _RETRY_S
+        held.standing.good = trusted
         if trusted is was_refused:
             self._alarm(held.credential.id, trusted)
 

@@ -467,6 +467,23 @@ async def test_a_switched_token_goes_up_from_the_next_request_on(world: World) -
     assert (world.source.token("sa-one"), world.source.expires_at("sa-one")) == (Secret("new"), 60.0)
 
 
+async def test_whoever_was_given_one_sees_whether_it_would_be_given_out_still(world: World) -> None:
+    before = await world.get()
+    kept = world.gitlab.scopes.pop("one")
+    assert before.standing.good
+    assert await world.refused("sa-one")
+    assert not before.standing.good
+    world.gitlab.scopes["one"] = kept
+    world.monotonic += 30
+    assert not before.standing.good, "GitLab has not been asked again"
+    await world.get()
+    assert before.standing.good
+    world.source.switch("sa-one", Secret("new"), None)
+    after = await world.get()
+    assert (before.standing.good, after.standing.good) == (False, True)
+    assert (await world.get("sa-two")).standing.good
+
+
 async def test_switching_makes_a_refused_one_good_again(world: World) -> None:
     del world.gitlab.scopes["one"]
     assert await world.refused("sa-one")
