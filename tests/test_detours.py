@@ -410,6 +410,7 @@ FORM_TYPE, JSON_TYPE, PARTS_TYPE = FORM[1], JSON[1], b"multipart/form-data; boun
         (FORM_TYPE + b"; charset=utf-16", b"_method=delete"),
         (FORM_TYPE, b"a" * 5000 + b"&_%6dethod=delete"),
         (PARTS_TYPE + b"; boundary=b", quoted(f'{DISPOSITION}"_method"')),
+        (PARTS_TYPE, quoted(f"{DISPOSITION}_method(x")),
         (PARTS_TYPE, quoted("X: y\r\n  folded\r\n" + f'{DISPOSITION}"a"', f'{DISPOSITION}"_m\\ethod"')),
         (JSON_TYPE + b"; charset=utf-16", json.dumps({"private_token": TOKEN}).encode()),
         (JSON_TYPE, b'{/**/"private\\u005ftoken":"%b"}' % TOKEN.encode()),

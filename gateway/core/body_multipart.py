@@ -27,7 +27,10 @@ _DISPOSITION = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _NAME = re.compile(rb"(?<![A-Za-z])name[ \t]*+(?:(\*)[ \t]*+)?=", re.IGNORECASE)
-_NAME_VALUE = re.compile(rb"(?<![A-Za-z])name=(?:\"([^\"\\]*)\"|([^\s\";,\\]+))", re.IGNORECASE)
+_PARAMETER = re.compile(rb";[ \t]*+([A-Za-z*]++)=(\"(?>(?:[^\"\\]|\\.)*)\"|[^\s\";,\\]++)", re.DOTALL)
+# Outside of quotes Rack ends a name at the first character that no token has: `sudo(x` is `sudo` to it. A bracket may stand
+# there, what is before it is the name to all. An empty name it takes from another field of the head.
+_NAME_VALUE = re.compile(rb"\"([^\"\\]+)\"|([^\s\"()<>,;:\\/\[\]?=]++(?:[\[\]][^\s\"();,\\]*+)?)")
 _FILENAME = re.compile(rb"filename\*?=", re.IGNORECASE)
 
 
@@ -168,10 +171,11 @@ class MultipartScanner:
         match = _DISPOSITION.fullmatch(line)
         if match is None:
             raise Doubt(Undecidable.MALFORMED)
-        names = _NAME.findall(match[1])
-        if names != [b""]:
+        # One that stands inside of another's quotes some take for it, too.
+        names = [text for key, text in _PARAMETER.findall(match[1]) if key.lower() == b"name"]
+        if _NAME.findall(match[1]) != [b""] or len(names) != 1:
             raise Doubt(Undecidable.MALFORMED)
-        value = _NAME_VALUE.search(match[1])
+        value = _NAME_VALUE.fullmatch(names[0])
         if value is None:
             raise Doubt(Undecidable.MALFORMED)
         raw: bytes = value[1] if value[1] is not None else value[2]

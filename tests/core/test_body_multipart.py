@@ -100,6 +100,12 @@ def test_odd_names_are_found_but_not_plain(name: bytes, more: bytes) -> None:
     assert [(f.name, f.value, f.plain) for f in verdict.findings] == [("sudo", None, False)]
 
 
+@pytest.mark.parametrize("name", [b"sudo", b"sudo[x]", b"sudo[", b"sudo]", b"s%75do"])
+def test_names_without_quotes_are_found(name: bytes) -> None:
+    head = b"Content-Disposition: form-data; name=%b; filename*=UTF-8''x\r\n\r\nroot\r\n" % name
+    assert [each.name for each in _scan(b"--" + B + b"\r\n" + head + END)[0].findings] == ["sudo"]
+
+
 HEADS = [
     b"Content-Type: text/plain",
     b"Content-Disposition: form-data",
@@ -120,6 +126,19 @@ HEADS = [
     b'Content-Disposition: form-data; name="a"\0',
     b'Content-Disposition: form-data; name="a" junk',
     b'Content-Disposition: form-data; name="unclosed',
+    # To Rack 2 a name without quotes ends where no token goes on, and the first seven of these are `sudo`.
+    b"Content-Disposition: form-data; name=sudo(x",
+    b"Content-Disposition: form-data; name=sudo)",
+    b"Content-Disposition: form-data; name=sudo<x>",
+    b"Content-Disposition: form-data; name=sudo:x",
+    b"Content-Disposition: form-data; name=sudo/x",
+    b"Content-Disposition: form-data; name=sudo?x",
+    b"Content-Disposition: form-data; name=sudo=x",
+    # It takes a name that it does not find from elsewhere.
+    b"Content-Disposition: form-data; name=(x\r\nContent-ID: sudo",
+    b"Content-Disposition: form-data; name=[sudo]\r\nContent-ID: sudo",
+    b'Content-Disposition: form-data; name=""\r\nContent-Type: sudo',
+    b'Content-Disposition: form-data; x="; name=title"\r\nContent-ID: sudo',
 ]
 
 
