@@ -134,7 +134,9 @@ class WatchedBody:
         caller, and where only some places may be named, all of it is refused.)"""
         blind = self._scanner.blind
         octets = self._tail + chunk if blind or len(chunk) < MAX_UNREAD_BYTES else chunk
-        self._suspect = blind and self._scanner.may_name(octets)
+        self._suspect = blind and (
+            self._scanner.may_name(octets) or (self._token_counts and b"token" in octets.replace(b"\\", b""))
+        )
         self._tail = octets[-MAX_UNREAD_BYTES:]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -415,6 +416,9 @@ FORM_TYPE, JSON_TYPE, PARTS_TYPE = FORM[1], JSON[1], b"multipart/form-data; boun
         (JSON_TYPE + b"; charset=utf-16", json.dumps({"private_token": TOKEN}).encode()),
         (JSON_TYPE, b'{/**/"private\\u005ftoken":"%b"}' % TOKEN.encode()),
         (JSON_TYPE, b'{/**/"access_token":"%b"}' % TOKEN.encode()),
+        (JSON_TYPE, b'{"private_t\\oken":"%b"}' % TOKEN.encode()),
+        (b"multipart/form-data", b"%5fmethod=delete"),
+        (b"multipart/mixed; boundary=", b"title=x&private%5ftoken=" + TOKEN.encode()),
     ],
 )
 @pytest.mark.parametrize("cut", [1, 7, 4096])
@@ -432,6 +436,28 @@ async def test_what_is_hard_to_read_hides_no_method_and_no_second_token(
         assert gitlab.asked == []
         harmless = b'{/**/"title":"x"}'
         assert status(await made.ask("POST", "/api/v4/projects/7", JSON, caller=OWN, body=(harmless,))) == 200
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "document"),
+    [
+        ((JSON,), b'{"a":1,/**/"private_token":"x"}'),
+        ((JSON,), b'{"private_token":"x"}'),
+        ((), b"private%5ftoken=x"),
+    ],
+)
+async def test_gzip_hides_no_second_token_where_gitlab_inflates_it(
+    tmp_path: Path, gitlab: GitLab, fields: tuple[Field, ...], document: bytes, damaged: bool
+) -> None:
+    """GitLab asks no checksum of it."""
+    octets = gzip.compress(document)
+    octets = octets[:-8] + bytes(4) + octets[-4:] if damaged else octets
+    target = "/api/v4/packages/npm/-/npm/v1/security/audits/quick"
+    async with world(tmp_path, OF_PEOPLE.replace(", bind: {cidr: [10.0.0.0/8]}", ""), gitlab) as made:
+        coding = (b"Content-Encoding", b"gzip")
+        assert status(await made.ask("POST", target, *fields, coding, caller=OWN, body=(octets,))) == 400
+        assert gitlab.asked == []
 
 
 @pytest.mark.parametrize(

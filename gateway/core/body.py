@@ -121,12 +121,19 @@ class Hopeless:
         raise AssertionError("nothing was found here")
 
     def may_name(self, octets: bytes) -> bool:
-        """Parts may be found by another boundary; what is of no type at all is read by nobody."""
-        return self._reason is Undecidable.BOUNDARY and named_plainly(octets.replace(b"\\", b""))
+        """Parts may be found by another boundary, and without any Rack reads a form, where letters may be encoded; what is
+        of no type at all is read by nobody."""
+        return self._reason is Undecidable.BOUNDARY and (
+            named_plainly(octets) or _ENCODED_LETTER.search(octets) is not None
+        )
+
+
+_ENCODED_LETTER = re.compile(rb"%[4-7]")
 
 
 def named_plainly(octets: bytes) -> bool:
-    """A credential's name, or the method's, stands in ``octets``."""
+    """A credential's name, or the method's, stands in ``octets``, whichever of its letters stand behind a backslash."""
+    octets = octets.replace(b"\\", b"")
     return b"_token" in octets or b"_method" in octets
 
 

@@ -86,7 +86,8 @@ class JsonScanner:
         return self._doubt is not None
 
     def may_name(self, octets: bytes) -> bool:
-        return b"_token" in octets or _ESCAPED_LETTER.search(octets) is not None
+        # Ruby's JSON takes a backslash before any letter for that letter.
+        return b"_token" in octets.replace(b"\\", b"") or _ESCAPED_LETTER.search(octets) is not None
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
         """Less the member, and one comma beside it."""

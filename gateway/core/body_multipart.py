@@ -85,7 +85,7 @@ class MultipartScanner:
         return self._doubt is not None
 
     def may_name(self, octets: bytes) -> bool:
-        return named_plainly(octets.replace(b"\\", b""))  # quoted, any letter may stand behind one
+        return named_plainly(octets)
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
         """Less the part, with the delimiter before it."""

@@ -52,7 +52,7 @@ def test_what_can_not_be_read_at_all_may_name_something_where_parts_may_be_found
     parts, nothing = Hopeless(Undecidable.BOUNDARY), Hopeless(Undecidable.CONTENT_TYPE)
     assert parts.blind
     assert nothing.blind
-    for name in (b"_method", b"private_token", b"_m\\ethod", b"jo\\b_to\\ken"):
+    for name in (b"_method", b"private_token", b"_m\\ethod", b"jo\\b_to\\ken", b"%5fmethod", b"private%5Ft%6Fken"):
         assert parts.may_name(b'name="' + name + b'"')
         assert not nothing.may_name(name)
     assert not parts.may_name(b'name="title"')

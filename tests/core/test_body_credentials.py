@@ -406,12 +406,35 @@ def test_without_a_type_either_reader_may_be_blind(method: str) -> None:
     assert scanner.may_name(b"&_method=delete") is (method == "POST")
 
 
-def test_what_is_inflated_is_never_blind() -> None:
+@pytest.mark.parametrize(
+    ("octets", "blind"),
+    [
+        pytest.param(gzip.compress(AUDIT), False, id="plain"),
+        pytest.param(gzip.compress(b"{/**/}"), True, id="a comment"),
+        pytest.param(gzip.compress(AUDIT)[:-8] + bytes(8), True, id="a checksum that GitLab does not ask"),
+        pytest.param(gzip.compress(AUDIT) + b"x", True, id="something behind it"),
+        pytest.param(gzip.compress(b"[" + b"1," * (1 << 17)), True, id="more than GitLab inflates"),
+    ],
+)
+def test_of_gzip_that_is_not_read_anything_may_be_named(octets: bytes, blind: bool) -> None:
     scanner = scanner_for(b"application/json", b"gzip", "POST")
     assert scanner is not None
     assert not scanner.blind
-    with pytest.raises(AssertionError):
-        scanner.may_name(b"")
+    scanner.feed(octets)
+    assert scanner.blind is blind
+    assert scanner.may_name(b"")
+
+
+def test_gzip_of_no_type_is_not_read() -> None:
+    put, scanner = scanner_for(None, b"gzip", "PUT"), scanner_for(None, b"gzip", "POST")
+    assert put is not None
+    assert not put.blind  # GitLab inflates of a POST alone
+    assert scanner is not None
+    assert scanner.blind
+    assert scanner.may_name(b"")
+    scanner.feed(b"private_token=x")
+    verdict = scanner.finish()
+    assert ([each.name for each in verdict.findings], verdict.undecidable) == (["private_token"], Undecidable.ENCODED)
 
 
 def test_what_could_not_be_read_is_refused_where_it_may_name_something() -> None:
