@@ -30,7 +30,7 @@ _DEEP = re.compile(
 _TOP_ATOMS = re.compile(rb"[\s0-9+\-.eEtrufalsn:]*+")
 # Whole members of the top-level object that are strings or scalars and whose names can't be watched ones.
 _DULL_MEMBERS = re.compile(
-    rb'(?>(?:\s*+"(?![^"]*(?:token|sudo|project|group|namespace|forked|\\))[^"]*+"\s*+:\s*+'
+    rb'(?>(?:\s*+"(?![^"]*(?:token|password|sudo|project|group|namespace|forked|\\))[^"]*+"\s*+:\s*+'
     rb'(?:"[^"]*+"|[0-9+\-.eEtrufalsn]++)\s*+,)*)'
 )
 _SPACE = re.compile(rb"[ \t\r\n]*+")

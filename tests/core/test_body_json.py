@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import body_json as module
+from gateway.core.body import WATCHED as EVERY
 from gateway.core.body import Undecidable, Verdict
 from gateway.core.body_json import JsonScanner
 
@@ -62,6 +63,12 @@ def test_agrees_with_a_parser_however_it_is_split(document: Any, options: Any, c
         left = scanner.cut(body, finding)
         assert json.loads(left) == {name: document[name] for name in document if name != finding.name}
         assert len(left) < len(body)
+
+
+@pytest.mark.parametrize("name", sorted(EVERY - {"_method"}))
+def test_each_watched_name_is_found_among_others(name: str) -> None:
+    body = json.dumps({"a": "x", name: "v", "z": "y"}).encode()
+    assert [finding.name for finding in _scan(body)[0].findings] == [name]
 
 
 @pytest.mark.parametrize(
