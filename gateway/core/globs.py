@@ -81,8 +81,8 @@ def _is_all(runs: list[_Run], path: str) -> bool:
 
 
 def _leading(run: _Run, path: str) -> int:
-    """Where the run ends whose first text ``path`` begins with, as early as can be; below 0: there is none."""
-    return _from(run, path, 0, len(path))
+    """Where the run ends whose first text ``path`` begins with, as early as can be; -1: there is none."""
+    return _from(run, path, 0, len(path))[0]
 
 
 def _trailing(run: _Run, path: str) -> int:
@@ -102,23 +102,25 @@ def _within(run: _Run, path: str, at: int, until: int) -> int:
         at = path.find(run[0], at, until)
         if at < 0:
             return -1
-        end = _from(run, path, at, until)
-        if end != _LATER:
+        end, later = _from(run, path, at, until)
+        if end >= 0 or later < 0:
             return end
-        at += 1
+        at = later
 
 
-_LATER = -2
-
-
-def _from(run: _Run, path: str, at: int, until: int) -> int:
-    """Where the run ends whose first text is at ``at``; -1: there is none from there on; ``_LATER``: a ``/`` is between."""
+def _from(run: _Run, path: str, at: int, until: int) -> tuple[int, int]:
+    """Where the run ends whose first text is at ``at``; or -1, and from where on another may begin, -1 if none may."""
     end = at + len(run[0])
-    for text in run[1:]:
-        found = path.find(text, end, until)
+    for number, text in enumerate(run[1:], 1):
+        wall = path.find("/", end, until)
+        found = path.find(text, end, until if wall < 0 else min(until, wall + len(text)))
         if found < 0:
-            return -1
-        if path.find("/", end, found) >= 0:
-            return _LATER
+            if wall < 0:
+                return -1, -1
+            # What comes before this text must reach beyond the wall, and has no other ``/`` than its texts'. To try each
+            # place before would take the square of their number.
+            for _ in range("".join(run[:number]).count("/")):
+                wall = path.rfind("/", at, wall)
+            return -1, wall + 1
         end = found + len(text)
-    return end
+    return end, -1

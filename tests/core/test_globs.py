@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.globs import Globs
+from gateway.core.globs import Glob, Globs
 
 
 def as_expression(entry: str, path: str) -> bool:
@@ -82,3 +83,42 @@ def test_stars_are_what_an_expression_makes_of_them(entry: str, fills: list[str]
 def test_a_long_path_takes_no_square_for_each_star(entry: str, piece: str, end: str) -> None:
     """Its cube would be hours."""
     Globs([entry]).match("team/" + piece * (1 << 14) + end)
+
+
+class Counted(str):
+    """How many characters were looked at."""
+
+    __slots__ = ("looked_at",)
+    looked_at: int
+
+    def find(self, sub: str, start: Any = 0, end: Any = None) -> int:
+        return self._counted(super().find(sub, start, end), start, end)
+
+    def rfind(self, sub: str, start: Any = 0, end: Any = None) -> int:
+        found = super().rfind(sub, start, end)
+        self._counted(-1, max(found, start), end)
+        return found
+
+    def _counted(self, found: int, start: int, end: int | None) -> int:
+        self.looked_at += (found if found >= 0 else len(self) if end is None else end) - start + 1
+        return found
+
+
+@pytest.mark.parametrize(
+    ("entry", "path"),
+    [
+        ("**a*bc**", "a" * 4000 + "/bc"),
+        ("**a*b*cd**", "ab" * 2000 + "/cd"),
+        ("**a*/b*cd**", "a" * 4000 + "/bx/cd"),
+        ("**a*/b*cd**", "a/b" * 1500 + "/cd"),
+        ("**-*/x**", "-" * 4000 + "/y/x"),
+        ("**/-*-/**", "/-" * 2000 + "/-/"),
+        ("**/-*zz**", "/-" * 2000),
+    ],
+)
+def test_a_star_between_two_double_ones_takes_no_square(entry: str, path: str) -> None:
+    """From each place for the first text the next one was looked for as far as the path goes."""
+    counted = Counted(path)
+    counted.looked_at = 0
+    assert not Glob(entry).match(counted)
+    assert counted.looked_at < 20 * len(path)
