@@ -28,6 +28,8 @@ _KEPT = re.compile(
     rb"(?:/(?!api/)[^/?%]+)*/api/v4/(?:projects/[^/?]+/)?packages/"
     rb"(?:conan|debian|generic|maven|ml_models|terraform/modules)/"
 )
+# No browser sends a form so, and Rack reads one all the same.
+_READING = frozenset({"GET", "HEAD"})
 # Where browsers send Rails' own forms.
 _PAGES = frozenset({Surface.WEB, Surface.WEB_TOKEN, Surface.OAUTH, Surface.WEBSOCKET})
 
@@ -91,7 +93,7 @@ class WatchedBody:
         self._held = b""
         self._tail = b""
         self._suspect = False
-        self._looks = not brokered and places is None and claim.kind is not Kind.OPAQUE
+        self._looks = not brokered and places is None and not claim.lies_in_body
         self._done = False
         self.content_length = body.content_length
 
@@ -236,7 +238,7 @@ class BodyStage:
             return body
         surface = operation.surface
         page = surface in _PAGES if claim.kind is Kind.SESSION else surface is Surface.WEB and not principal.brokered
-        if page and places is None:
+        if page and places is None and head.method not in _READING:
             return body
         scanner = _scanner(head)
         if scanner is None:

@@ -397,6 +397,48 @@ async def test_no_cookie_hides_whose_token_is_in_a_body(
         assert status(await made.ask("POST", "/-/profile", COOKIE, FORM, caller=None, body=(b"_method=patch",))) == 200
 
 
+ANYTHING: Field = (b"Authorization", b"made-up")
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "beside"),
+    [
+        ("PUT", "/api/v4/projects/7/packages/npm/a", ANYTHING),
+        ("POST", "/api/v4/projects/7/packages/pypi", ANYTHING),
+        ("GET", "/api/v4/projects/7/packages/npm/a", ANYTHING),
+        ("DELETE", "/api/v4/projects/7/packages/npm/-/package/a/dist-tags/b", (b"X-NuGet-ApiKey", b"made-up")),
+        ("POST", "/platform/api.git/info/lfs/objects/batch", ANYTHING),
+        ("GET", "/platform/api/-/raw/main/a", COOKIE),
+        ("GET", "/dashboard/projects.atom", COOKIE),
+        ("HEAD", "/dashboard/projects.atom?feed_token=made-up", (b"Accept", b"*/*")),
+    ],
+)
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (b"application/x-www-form-urlencoded", f"private_token={TOKEN}".encode()),
+        (b"application/json", json.dumps({"private_token": TOKEN}).encode()),
+        (b"application/json", b'{/**/"private_token":"x"}'),
+    ],
+)
+async def test_nothing_made_up_hides_whose_token_is_in_a_body(
+    tmp_path: Path, gitlab: GitLab, method: str, target: str, beside: Field, content_type: bytes, body: bytes
+) -> None:
+    """What GitLab alone can judge goes up; beside it no other credential does."""
+    async with world(tmp_path, OF_PEOPLE, gitlab) as made:
+        field = (b"Content-Type", content_type)
+        assert status(await made.ask(method, target, beside, field, caller=None, body=(body,))) == 400
+        assert made.seen.exchanges[-1].code in {"ambiguous_credential", "body_undecidable"}
+        assert gitlab.asked == []
+
+
+async def test_what_logs_in_with_a_form_goes_on(tmp_path: Path, gitlab: GitLab) -> None:
+    async with world(tmp_path, OF_PEOPLE, gitlab) as made:
+        for target in ("/oauth/userinfo", "/oauth/revoke"):
+            form = (f"access_token={TOKEN}&token={TOKEN}".encode(),)
+            assert status(await made.ask("POST", target, FORM, caller=None, body=form)) == 200
+
+
 def quoted(*heads: str) -> bytes:
     return b"".join(b"--b\r\n%b\r\n\r\ndelete\r\n" % head.encode() for head in heads) + b"--b--\r\n"
 

@@ -247,7 +247,7 @@ def admit_body(
     if any(finding.name == "_method" for finding in findings):
         raise bad_request(code=Code.METHOD_OVERRIDE)
     credentials = [finding for finding in findings if finding.name in _CREDENTIALS and finding.value != ""]
-    if credentials and (brokered or claim.kind is not Kind.OPAQUE):
+    if credentials and (brokered or not claim.lies_in_body):
         raise _second(claim, credentials)
     if token_counts and any(finding.name == "token" and finding.value != "" for finding in findings):
         raise two_credentials()

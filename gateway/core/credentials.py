@@ -82,6 +82,11 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
         """Its secret is not cut out of ``target``: GitLab alone can judge it, there."""
         return self.kind is Kind.OPAQUE and self.carrier is Carrier.QUERY
 
+    @property
+    def lies_in_body(self) -> bool:
+        """GitLab alone will find it, and judge it."""
+        return self.kind is Kind.OPAQUE and self.carrier is Carrier.BODY
+
 
 # Which field or parameter carries what
 

@@ -236,6 +236,10 @@ def test_bodies_that_may_go_up() -> None:
     admit_body(TOKEN, Verdict((_found("sudo"),)), brokered=True, may_sudo="v")
     admit_body(TOKEN, Verdict((_found("sudo", ""), _found("private_token", ""))), brokered=True)
     admit_body(OPAQUE, Verdict((_found("job_token"),)), brokered=False)
+    for carrier in set(Carrier) - {Carrier.BODY}:
+        with pytest.raises(Rejection) as refused:
+            admit_body(Claim(Kind.OPAQUE, Secret("s"), carrier), Verdict((_found("job_token"),)), brokered=False)
+        assert refused.value.code is Code.AMBIGUOUS_CREDENTIAL
     admit_body(TOKEN, Verdict((), Undecidable.ENCODED), brokered=False)
     with pytest.raises(Rejection) as refused:
         admit_body(TOKEN, Verdict((), Undecidable.ENCODED), brokered=True)

@@ -22,6 +22,7 @@ from gateway.core.credentials import (
 from gateway.core.errors import Code, Rejection
 from gateway.core.gateway_key import new_key
 from gateway.core.messages import Field
+from gateway.core.secret import Secret
 from gateway.core.target import parse_target
 from gateway.routes import read
 
@@ -353,3 +354,8 @@ def test_the_memory_of_names_is_bounded() -> None:
     for number in range(4200):
         _claim((b"X-%d" % number, b""), (b"L" * 65 + b"%d" % number, b""))
     assert len(module._slots) <= 4096
+
+
+def test_what_lies_in_a_body_has_nothing_in_the_head() -> None:
+    claims = {(kind, carrier): Claim(kind, Secret("s"), carrier) for kind in Kind for carrier in (None, *Carrier)}
+    assert [each for each, claim in claims.items() if claim.lies_in_body] == [(Kind.OPAQUE, Carrier.BODY)]
