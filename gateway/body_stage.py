@@ -132,8 +132,8 @@ class WatchedBody:
                 self._acting(finding.value)
 
     def _look_at_unread(self, chunk: bytes) -> None:
-        """What no scanner reads any more GitLab may: it must not name another credential, or another method. (Of a brokered
-        caller, and where only some places may be named, all of it is refused.)"""
+        """What no scanner reads any more GitLab may: it must not name another credential, another method, or another user
+        past the audit. (Of a brokered caller, and where only some places may be named, all of it is refused.)"""
         blind = self._scanner.blind
         octets = self._tail + chunk if blind or len(chunk) < MAX_UNREAD_BYTES else chunk
         self._suspect = blind and (

@@ -511,3 +511,21 @@ async def test_the_audit_says_as_whom_a_body_asks_to_act(tmp_path: Path, gitlab:
         assert status(await made.ask("POST", "/api/v4/projects/7/issues", field, caller=OWN, body=(body,))) == 200
         assert (made.seen.exchanges[-1].principal, made.seen.exchanges[-1].sudo) == ("user:7", "root")
         assert gitlab.bodies == [body]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (JSON_TYPE, b'{/**/"sudo":"root"}'),
+        (PARTS_TYPE, quoted("X: y\r\n  folded\r\n" + f'{DISPOSITION}"a"', f'{DISPOSITION}"sudo"')),
+        (b"multipart/form-data", b"title=x&sudo=root"),
+    ],
+)
+async def test_nobody_acts_as_another_past_the_audit(
+    tmp_path: Path, gitlab: GitLab, content_type: bytes, body: bytes
+) -> None:
+    async with world(tmp_path, OF_PEOPLE.replace(", bind: {cidr: [10.0.0.0/8]}", ""), gitlab) as made:
+        field = (b"Content-Type", content_type)
+        assert status(await made.ask("POST", "/api/v4/projects/7/issues", field, caller=OWN, body=(body,))) == 400
+        assert made.seen.exchanges[-1].code == "body_undecidable"
+        assert gitlab.asked == []

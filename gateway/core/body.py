@@ -87,7 +87,7 @@ class BodyScanner(Protocol):
         ...
 
     def may_name(self, octets: bytes) -> bool:
-        """Whether what ``octets`` name, however another reader takes them, may be a credential or a method."""
+        """Whether what ``octets`` name, however another reader takes them, may be a credential, a method or ``sudo``."""
         ...
 
 
@@ -131,10 +131,16 @@ class Hopeless:
 _ENCODED_LETTER = re.compile(rb"%[4-7]")
 
 
+# As a name: what is uploaded may well speak of it.
+_SUDO = re.compile(rb"(?:\A|[\"=&])sudo(?![0-9A-Za-z_-])|:[ \t]*+sudo[\r\n]")
+
+
 def named_plainly(octets: bytes) -> bool:
-    """A credential's name, or the method's, stands in ``octets``, whichever of its letters stand behind a backslash."""
+    """A credential's name, the method's or ``sudo`` stands in ``octets``, whichever letters stand behind a backslash."""
     octets = octets.replace(b"\\", b"")
-    return b"_token" in octets or b"_method" in octets
+    if b"_token" in octets or b"_method" in octets:
+        return True
+    return b"sudo" in octets and _SUDO.search(octets) is not None  # no expression is as fast as the first look
 
 
 _MEDIA_TYPE = re.compile(r"[;,]")

@@ -236,7 +236,7 @@ def admit_body(
         may_sudo: The user this brokered caller may act as.
         places: The projects and groups that may be named, by ``rule_match.spellings``; None: any.
         token_counts: A ``token`` in it is a credential too many (``second_token``).
-        suspect: What could not be read may name a credential or a method.
+        suspect: What could not be read may name a credential, a method or ``sudo``.
 
     Raises:
         Rejection: PROJECT_UNKNOWN (404) for a place that is none of ``places``;

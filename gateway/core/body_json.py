@@ -87,7 +87,8 @@ class JsonScanner:
 
     def may_name(self, octets: bytes) -> bool:
         # Ruby's JSON takes a backslash before any letter for that letter.
-        return b"_token" in octets.replace(b"\\", b"") or _ESCAPED_LETTER.search(octets) is not None
+        plain = octets.replace(b"\\", b"")
+        return b"_token" in plain or b'"sudo"' in plain or _ESCAPED_LETTER.search(octets) is not None
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
         """Less the member, and one comma beside it."""

@@ -199,4 +199,6 @@ def test_behind_what_is_no_json_it_reads_no_further_and_says_so() -> None:
     assert scanner.may_name(b'"private_token":"x"}')
     assert scanner.may_name(b'"private\\u005ftoken":"x"}')
     assert scanner.may_name(b'"private_t\\oken":"x"}')
+    assert scanner.may_name(b'"su\\do":"root"}')
+    assert not scanner.may_name(b'"title":"sudo make","a":"pseudo"}')
     assert not scanner.may_name(b'"title":"\\u00e9 _method"}')
