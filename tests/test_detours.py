@@ -432,6 +432,21 @@ async def test_nothing_made_up_hides_whose_token_is_in_a_body(
         assert gitlab.asked == []
 
 
+@pytest.mark.parametrize("beside", [(COOKIE,), ()])
+async def test_nothing_made_up_hides_a_jobs_token(tmp_path: Path, gitlab: GitLab, beside: tuple[Field, ...]) -> None:
+    """GitLab takes ``token`` for one where a job may come."""
+    anonymous = OF_PEOPLE.replace("identities: [", "identities: [{id: guests, anonymous: true}, ")
+    releases = "/api/v4/projects/7/releases"
+    async with world(tmp_path, anonymous, gitlab) as made:
+        for target, form in ((releases, b"token=glcbt-1"), (releases + "?token=glcbt-1", b"a=b")):
+            assert status(await made.ask("POST", target, FORM, *beside, caller=None, body=(form,))) == 400
+            assert made.seen.exchanges[-1].code == "ambiguous_credential"
+        assert gitlab.asked == []
+        assert status(await made.ask("POST", releases, FORM, *beside, caller=None, body=(b"name=token",))) == 200
+        hooks = "/api/v4/projects/7/hooks"
+        assert status(await made.ask("POST", hooks, FORM, *beside, caller=None, body=(b"token=secret",))) == 200
+
+
 async def test_what_logs_in_with_a_form_goes_on(tmp_path: Path, gitlab: GitLab) -> None:
     async with world(tmp_path, OF_PEOPLE, gitlab) as made:
         for target in ("/oauth/userinfo", "/oauth/revoke"):

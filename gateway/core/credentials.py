@@ -166,13 +166,16 @@ def second_token(kind: Kind, operation: Operation, *, brokered: bool) -> bool:
     It is a trigger's, a runner's, a job's, a module's or a user's for raw files, and GitLab may go by it alone: then what
     was judged here is not what it uses. Elsewhere it is a parameter like any other (a hook's secret). Callers whose
     credentials go up may say both, as clients do: python-gitlab triggers pipelines with its own token in the head, runners
-    send a job's token twice. Not beside a job's token, in whose stead GitLab takes it. Terraform fetches a module by the
-    address that it was handed, token and all, with what its ``.netrc`` has for that name.
+    send a job's token twice. Not beside a job's token, in whose stead GitLab takes it, nor for a job's where nothing is
+    beside it but a cookie, which nobody here judges. Terraform fetches a module by the address that it was handed, token
+    and all, with what its ``.netrc`` has for that name.
     """
     trigger = operation.name.endswith(_TRIGGER)
     if operation.name.endswith(_MODULE_FILE) or not (trigger or operation.job_token or operation.surface in _READS_TOKEN):
         return False
-    return brokered or (kind is Kind.JOB_TOKEN and not trigger)
+    if brokered or trigger:
+        return brokered
+    return kind is Kind.JOB_TOKEN or (operation.job_token and (kind is Kind.SESSION or kind is Kind.NONE))
 
 
 def without_carriers(fields: Fields) -> tuple[Fields, list[Field]]:

@@ -306,7 +306,10 @@ def test_where_a_token_is_a_second_credential(name: str, surface: Surface, job: 
     assert second_token(Kind.TOKEN, operation, brokered=True) is ("brokered" in counts)
     assert second_token(Kind.JOB_TOKEN, operation, brokered=True) is ("brokered" in counts)
     assert second_token(Kind.JOB_TOKEN, operation, brokered=False) is ("job" in counts)
-    for kind in set(Kind) - {Kind.JOB_TOKEN}:
+    assert not second_token(Kind.TOKEN, operation, brokered=False)
+    for kind in (Kind.SESSION, Kind.NONE):
+        assert second_token(kind, operation, brokered=False) is job
+    for kind in (Kind.BASIC, Kind.DEPLOY_TOKEN, Kind.OPAQUE):
         assert not second_token(kind, operation, brokered=False)
 
 
