@@ -32,6 +32,11 @@ _PARAMETER = re.compile(rb";[ \t]*+([A-Za-z*]++)=(\"(?>(?:[^\"\\]|\\.)*)\"|[^\s\
 # there, what is before it is the name to all. An empty name it takes from another field of the head.
 _NAME_VALUE = re.compile(rb"\"([^\"\\]+)\"|([^\s\"()<>,;:\\/\[\]?=]++(?:[\[\]][^\s\"();,\\]*+)?)")
 _FILENAME = re.compile(rb"filename\*?=", re.IGNORECASE)
+# What a part's head may hold beside. Rack 2 looks for the name as far as the next colon, on whichever line that is; where
+# it finds none, and where Rack 3 finds more of a disposition than it reads, `Content-ID` is the name.
+_FIELD = re.compile(rb"(?!content-id:)[A-Za-z0-9-]++:", re.IGNORECASE)
+_MAX_DISPOSITION_BYTES = 1536
+_MAX_PARAMETERS = 16
 
 
 def boundary_of(content_type: bytes) -> bytes | None:
@@ -169,14 +174,15 @@ class MultipartScanner:
             raise Doubt(Undecidable.MALFORMED)
         line = next((line for line in lines if line.lower().startswith(b"content-disposition")), b"")
         match = _DISPOSITION.fullmatch(line)
-        if match is None:
+        if match is None or len(line) > _MAX_DISPOSITION_BYTES or not all(_FIELD.match(other) for other in lines):
             raise Doubt(Undecidable.MALFORMED)
+        parameters = list(_PARAMETER.finditer(match[1]))
+        names = [parameter for parameter in parameters if parameter[1].lower() == b"name"]
         # One that stands inside of another's quotes some take for it, too.
-        names = [text for key, text in _PARAMETER.findall(match[1]) if key.lower() == b"name"]
-        if _NAME.findall(match[1]) != [b""] or len(names) != 1:
+        if _NAME.findall(match[1]) != [b""] or len(names) != 1 or len(parameters) > _MAX_PARAMETERS:
             raise Doubt(Undecidable.MALFORMED)
-        value = _NAME_VALUE.fullmatch(names[0])
-        if value is None:
+        value = _NAME_VALUE.fullmatch(names[0][2])
+        if value is None or b":" in match[1][: names[0].start()]:
             raise Doubt(Undecidable.MALFORMED)
         raw: bytes = value[1] if value[1] is not None else value[2]
         name = top_level_name(percent_decode(raw)).decode("utf-8", "surrogateescape")
