@@ -34,7 +34,7 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
     where = where or audit.sink
     tail = read_tail(where)
     if turns is not None:
-        tail = Tail(tail.line)  # what looks torn may be another's line, on its way; the turns see to it
+        tail = _whole(tail)  # what looks torn may be another's line, on its way; the turns see to it
     rotate = audit.rotate
     sink: Sink = open_sink(
         where,
@@ -53,12 +53,16 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
     if spool is not None and spool.waiting:
         log.warning("the audit's spool holds %d octets of a process before this one: they are written first", spool.waiting)
     return AuditLog(
-        AuditWriter(sink, spool, begun=tail.torn, torn=torn),
+        AuditWriter(sink, spool, begun=tail.torn, torn=torn, tail=lambda: _whole(read_tail(where))),
         chain=Chain(chain_key(audit_key()), secrets.token_hex(8)) if audit.chain else None,
         after=after,
         before_write=audit.durability is Durability.BEFORE_WRITE,
         blocks_reads=audit.on_failure is OnAudit.SPOOL_THEN_BLOCK_ALL,
     )
+
+
+def _whole(tail: Tail) -> Tail:
+    return Tail(tail.line, before=tail.before)
 
 
 def _directory(config: Config) -> Path | None:

@@ -15,18 +15,22 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
 import msgspec
 
-from .sinks import Sink
+from .sinks import Sink, Tail
 from .spool import Spool
 
 log = logging.getLogger("gateway.audit")
 
 RETRY_S = 1.0
 """How often a sink that failed is tried when there is nothing new to write."""
+
+LOOK_S = 5.0
+"""How often it is looked for lines that a process which has ended left on disk."""
 
 QUEUE_BYTES = 16 << 20
 """Lines that wait for the thread."""
@@ -53,8 +57,10 @@ class AuditWriter:
         spool: Where they wait while it fails; None: what it does not take is lost and counted.
         begun: What the sink holds of a line that another process cut short.
         torn: Octets to write before all others, to end it where its rest is lost.
+        tail: How the sink ends, when it is asked; its last whole line alone.
         queue_bytes: As ``QUEUE_BYTES``.
         retry_s: As ``RETRY_S``.
+        look_s: As ``LOOK_S``.
         patience_s: As ``PATIENCE_S``.
     """
 
@@ -65,8 +71,10 @@ class AuditWriter:
         *,
         begun: bytes = b"",
         torn: bytes = b"",
+        tail: Callable[[], Tail] = Tail,
         queue_bytes: int = QUEUE_BYTES,
         retry_s: float = RETRY_S,
+        look_s: float = LOOK_S,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._sink = sink
@@ -74,7 +82,10 @@ class AuditWriter:
         self._hand = b""
         self._torn = torn
         self._queue_bytes = queue_bytes
+        self._tail = tail
         self._retry_s = retry_s
+        self._look_s = look_s if spool is not None else None
+        self._look_at = 0.0
         self._patience_s = patience_s
         self._queue: deque[_Offered] = deque()
         self._queued = 0
@@ -168,12 +179,14 @@ class AuditWriter:
                 written = written and self._sync()
                 for tell in told:
                     tell(written)
+            if not over:
+                self._look()
 
     def _next(self) -> tuple[list[_Offered], bool]:
         """What was offered since, counted as queued until it is written, and whether it is the last."""
         with self._changed:
             if not self._closing and (self._stuck or not self._queue):
-                self._changed.wait(self._retry_s if self._owed() else None)
+                self._changed.wait(self._retry_s if self._owed() else self._look_s)
             if self._stuck and not self._closing:
                 return [], False  # what is new waits in the queue, behind what is in hand
             offered = list(self._queue)
@@ -191,6 +204,23 @@ class AuditWriter:
             self.failing = False
             log.warning("the audit sink takes lines again")
         return not self._hand and self.dropped == lost
+
+    def _look(self) -> None:
+        """Write what another left, once all of our own is written: behind a whole line, and while the sink takes lines."""
+        spool, now = self._spool, time.monotonic()
+        if spool is None or now < self._look_at or self.failing or self._owed() or self._begun:
+            return
+        self._look_at = now + (self._look_s or 0.0)
+        with contextlib.suppress(OSError):  # told where it is needed for lines of our own
+            spool.claim()
+        if not spool.waiting:
+            return
+        log.warning("the audit's spool holds %d octets of a process that has ended: they are written now", spool.waiting)
+        try:
+            spool.resume(self._tail())
+        except OSError as error:
+            log.error("the audit's spool fails: %s", error.strerror)
+        self._recover()
 
     def _owed(self) -> bool:
         """Something waits to be written before anything new is."""

@@ -321,11 +321,15 @@ def open_sink(where: str, *, rotate_bytes: int = 0, keep: int = 1, torn_in: str 
 class Tail:
     """The end of what a sink holds already: its last whole line, and what a process that died left of another."""
 
-    def __init__(self, line: bytes = b"", torn: bytes = b"", torn_in: str = "") -> None:
+    def __init__(
+        self, line: bytes = b"", torn: bytes = b"", torn_in: str = "", before: frozenset[bytes] = frozenset()
+    ) -> None:
         self.line = line
         self.torn = torn
         self.torn_in = torn_in
         """The file that holds it."""
+        self.before = before
+        """Some of the whole lines before the last: of others, where several write."""
 
     @property
     def mac(self) -> str:
@@ -358,4 +362,5 @@ def _tail_of(path: str) -> Tail:
             whole, _, torn = file.read().rpartition(b"\n")
     except FileNotFoundError:
         return Tail()
-    return Tail(whole.rpartition(b"\n")[2], torn, path if torn else "")
+    *before, line = whole.split(b"\n")
+    return Tail(line, torn, path if torn else "", frozenset(before))

@@ -1,7 +1,7 @@
 """Octets that the audit's sink did not take, kept on disk in their order until it does.
 
 One file a process, locked: `audit-0.spool`, or the next number where several gateways share a `state_dir`. What a process
-that died left there is taken up by the next that starts.
+that ended left there is taken up by another: one that starts, or that runs and has nothing of its own to write first.
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ class Spool:
         return self._end
 
     def claim(self) -> None:
-        """Take up what a process that died left behind."""
+        """Take up what a process that ended left behind, if anybody did. Nothing may wait here."""
         if self._directory is None:
             return
-        for number in range(_NUMBERS):
-            path = self._directory / _name(number)
+        there = set(os.listdir(self._directory))
+        for name in map(_name, range(_NUMBERS)):
+            path = self._directory / name
             with contextlib.suppress(FileNotFoundError):
-                if _holds_lines(path) and self._lock(path, os.O_RDWR | os.O_APPEND):
+                if name in there and _holds_lines(path) and self._lock(path, os.O_RDWR | os.O_APPEND):
                     return
 
     def append(self, octets: bytes, begun: bytes = b"") -> None:
@@ -96,22 +97,24 @@ class Spool:
         """An empty one is removed."""
         if self._path is None:
             return
-        if not self.waiting:
-            self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
-        self._path = None
+        path, self._path = self._path, None
+        try:
+            if not self.waiting:
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(self._descriptor)
 
-    # What a process that died left
+    # What a process that ended left
 
     def resume(self, tail: Tail) -> bytes:
         """Drop what the sink has already, by how it ends; what must be written before all the rest."""
         self._end_line()
-        at = self._read
+        at = there = self._read
         for line in self._lines():
             at += len(line)
-            if tail.line and line == tail.line + b"\n":
-                self.drop(at - self._read)
-                break
+            if (whole := line.removesuffix(b"\n")) and (whole == tail.line or whole in tail.before):
+                there = at
+        self.drop(there - self._read)
         if not tail.torn:
             return b""
         head = self.peek()
@@ -162,6 +165,8 @@ class Spool:
         if not held:
             os.close(descriptor)
             return False
+        with contextlib.suppress(OSError):
+            self.close()  # one of before, which is empty
         self._path, self._descriptor = path, descriptor
         self._read, self._end = 0, os.fstat(descriptor).st_size
         return True

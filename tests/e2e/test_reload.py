@@ -21,7 +21,7 @@ from gateway.demo.gitlab import DemoGitLab
 from gateway.demo.seed import TOKENS
 from tests.e2e.running import LoopThread
 from tests.e2e.test_lifecycle import LARGE, until
-from tests.e2e.test_workers import Workers, _refuses, _state, starting
+from tests.e2e.test_workers import Workers, _refuses, _state, both, starting
 from tests.e2e.wire import Peer, Reply, ask
 from tests.fakes.certificates import Authority
 from tests.fakes.gitlab import Answer, FakeGitLab
@@ -353,3 +353,25 @@ def test_many_reloads_leave_nothing_behind(start: Start, redis_url: str) -> None
         until(lambda: held() == before, SOON_S)
     assert gateway.count("applied") == _MANY
     assert gateway.stop() == 0
+
+
+def test_lines_that_replaced_workers_left_on_disk_are_written(start: Start, tmp_path: Path) -> None:
+    """The audit's pipe has no reader until they are gone."""
+    pipe = tmp_path / "audit"
+    os.mkfifo(pipe)
+    gateway = start(audit={"sink": f"file:{pipe}", "chain": True})
+    asked = both(gateway)
+    gateway.change(limits=limited(200_002))
+    gateway.reloaded()
+    gateway.settled()
+    found = b""
+    with open(pipe, "rb") as record:
+        while found.count(b'"GET /api/v4/version"') < asked:
+            found += record.readline()
+        until(lambda: gateway.numbers("gitlab_gateway_audit_spool_bytes") == [0], SOON_S)
+        assert gateway.stop() == 0
+        found += record.read()
+    (tmp_path / "record").write_bytes(found)
+    requests = [line for line in map(json.loads, found.splitlines()) if line.get("operation") == "GET /api/v4/version"]
+    assert len({line["request_id"] for line in requests}) == len(requests) == asked
+    assert "whole" in gateway.command("audit", "verify", str(tmp_path / "record")).stderr

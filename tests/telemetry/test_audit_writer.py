@@ -356,3 +356,74 @@ async def test_a_sink_that_hangs_ends_the_wait_and_the_process(
         writer.close()
     assert "does not return" in caplog.text
     sink.held.set()
+
+
+async def test_what_others_left_is_written_by_who_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Workers that were replaced, or more of them than there are now: nobody may start for long who would take it up."""
+    sink = Moody()
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), look_s=0.0)
+    writer.offer(line(0))
+    await until(lambda: sink.octets == line(0))
+    left = [Spool(tmp_path, 1 << 20) for _ in range(3)]
+    for number, one in enumerate(left, 1):
+        one.append(line(number))
+    for one in left:
+        one.close()
+    await until(lambda: len(sink.octets) == len(lines(0, 4)))
+    writer.offer(line(4))
+    writer.close()
+    assert sorted(sink.octets.splitlines(keepends=True)) == [line(number) for number in range(5)]
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.text.count("of a process that has ended") == 3
+
+
+async def test_what_others_left_is_not_touched_while_the_sink_fails(tmp_path: Path) -> None:
+    sink = Moody(nothing)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01, look_s=0.0)
+    writer.offer(line(0))
+    await until(lambda: writer.spooled_bytes > 0)
+    left = Spool(tmp_path, 1 << 20)
+    left.append(lines(1, 3))
+    left.close()
+    writer.offer(line(3))
+    await until(lambda: writer.spooled_bytes == len(line(0) + line(3)))
+    sink.mood = lambda size: size
+    await until(lambda: len(sink.octets) == len(lines(0, 4)))
+    writer.close()
+    assert sink.octets == line(0) + line(3) + lines(1, 3)
+
+
+async def test_of_what_others_left_no_line_is_written_that_the_sink_has(tmp_path: Path) -> None:
+    sink = Moody()
+    left = Spool(tmp_path, 1 << 20)
+    left.append(lines(1, 5))
+    left.close()
+    tail = Tail(line(9)[:-1], before=frozenset({line(1)[:-1], line(2)[:-1]}))
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), tail=lambda: tail, look_s=0.0)
+    await until(lambda: len(sink.octets) == len(lines(3, 5)))
+    writer.close()
+    assert sink.octets == lines(3, 5)
+
+
+async def test_where_it_cannot_be_looked_for_lines_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sink = Moody()
+    writer = AuditWriter(sink, Spool(tmp_path / "gone", 1 << 20), look_s=0.0)
+    for number in range(3):
+        writer.offer(line(number))
+        await until(lambda: len(sink.octets) == len(lines(0, number + 1)))  # noqa: B023
+    writer.close()
+    assert "the audit's spool fails" not in caplog.text
+
+
+async def test_a_tail_that_cannot_be_read_costs_no_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def unreadable() -> Tail:
+        raise PermissionError(13, "Permission denied")
+
+    sink = Moody()
+    left = Spool(tmp_path, 1 << 20)
+    left.append(lines(0, 2))
+    left.close()
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), tail=unreadable, look_s=0.0)
+    await until(lambda: len(sink.octets) == len(lines(0, 2)))
+    writer.close()
+    assert "the audit's spool fails: Permission denied" in caplog.text
