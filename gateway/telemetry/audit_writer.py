@@ -196,6 +196,7 @@ class AuditWriter:
     def _write(self, lines: bytes) -> bool:
         """Whether these are where they belong, or on disk in their order."""
         lost = self.dropped
+        self._see_to_spool()
         self._recover()
         self._keep(lines if self._owed() else lines[self._push(lines) :])
         with self._changed:
@@ -204,6 +205,20 @@ class AuditWriter:
             self.failing = False
             log.warning("the audit sink takes lines again")
         return not self._hand and self.dropped == lost
+
+    def _see_to_spool(self) -> None:
+        """An operator who needs the room may have cut it."""
+        if self._spool is None:
+            return
+        try:
+            gone = self._spool.cut()
+        except OSError as error:
+            log.error("the audit's spool fails: %s", error.strerror)
+            return
+        if gone:
+            log.error("somebody cut the audit's spool: %d octets that waited there are lost", gone)
+            if self._begun and not self._torn and not self._spool.waiting:
+                self._torn = b"\n"  # the rest of that line is among them
 
     def _look(self) -> None:
         """Write what another left, once all of our own is written: behind a whole line, and while the sink takes lines."""

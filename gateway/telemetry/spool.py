@@ -88,6 +88,18 @@ class Spool:
             os.ftruncate(self._descriptor, 0)
             self._read = self._end = 0
 
+    def cut(self) -> int:
+        """How many octets that waited are gone, because somebody made the file shorter; what is left ends a line."""
+        if self._path is None:
+            return 0
+        size = os.fstat(self._descriptor).st_size
+        if size >= self._end:
+            return 0
+        gone = self._end - max(size, self._read)
+        self._read, self._end = min(self._read, size), size
+        self._end_line()
+        return gone
+
     def sync(self) -> None:
         """What was appended outlives a power cut."""
         if self._path is not None:

@@ -427,3 +427,25 @@ async def test_a_tail_that_cannot_be_read_costs_no_line(tmp_path: Path, caplog: 
     await until(lambda: len(sink.octets) == len(lines(0, 2)))
     writer.close()
     assert "the audit's spool fails: Permission denied" in caplog.text
+
+
+@pytest.mark.parametrize("left", [0, 4, len(line(0)), len(line(0)) + 5])
+async def test_a_spool_that_somebody_cut_is_told_and_gone_on_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    """An operator whose disk is full."""
+    takes = [len(line(0)) // 2]
+    sink = Moody(lambda _: takes.pop() if takes else 0)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01)
+    writer.offer(lines(0, 3))
+    await until(lambda: writer.spooled_bytes > 0)
+    (kept,) = tmp_path.iterdir()
+    os.truncate(kept, left)
+    await until(lambda: "somebody cut the audit's spool" in caplog.text)
+    writer.offer(line(3))
+    sink.mood = lambda size: size
+    await until(lambda: sink.octets.endswith(line(3)))
+    assert not writer.spooled_bytes
+    writer.close()
+    whole = lines(0, 3)[: max(left, len(line(0)) // 2)]
+    assert sink.octets == whole + (b"" if whole.endswith(b"\n") else b"\n") + line(3)

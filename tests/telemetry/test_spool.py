@@ -202,6 +202,21 @@ def test_an_end_cut_short_swallows_no_line(tmp_path: Path, tail: Tail, first: by
     one.close()
 
 
+@pytest.mark.parametrize(
+    ("size", "gone", "rest"), [(0, 64, b""), (32, 64, b""), (40, 56, line(2)[:8] + b"\n"), (64, 32, line(2)), (96, 0, b"")]
+)
+def test_what_somebody_cut_is_not_waited_for(tmp_path: Path, size: int, gone: int, rest: bytes) -> None:
+    one = spool(tmp_path, line(1), line(2), line(3))
+    one.drop(len(line(1)))
+    os.truncate(tmp_path / "audit-0.spool", size)
+    assert one.cut() == gone
+    one.append(line(4))
+    assert one.peek() == (rest if gone else line(2) + line(3)) + line(4)
+    assert one.cut() == 0
+    one.close()
+    assert one.cut() == 0
+
+
 def test_the_rest_of_a_line_goes_to_its_beginning(tmp_path: Path) -> None:
     one = spool(tmp_path, line(1)[9:] + line(2))
     assert one.resume(Tail(line(0)[:-1], line(1)[:9])) == b""
