@@ -1,13 +1,15 @@
 """One sink for several processes: each writes in its turn, and whole lines.
 
 A turn is a lock on a file that all of them have open. It is kept across writes while a line is half written, however long
-that takes, and the system ends it with the process that had it; whoever comes next ends the line that was cut.
+that takes, and the system ends it with the process that had it; whoever comes next ends the line that was cut. That there
+is one is seen at the end of a file; of a pipe the file of the turns tells, whose one octet is 1 while somebody writes.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import time
@@ -45,17 +47,22 @@ class TurnSink:
         self._patience_s = self._waits_s = patience_s
         self._sleep = sleep
         self._mine = self._middle = False
+        if not os.fstat(turns).st_size:
+            os.ftruncate(turns, 1)
+        self._written_to = mmap.mmap(turns, 1)
 
     def write(self, lines: bytes) -> int:
         if not self._mine:
             self._take()
         taken = 0
+        self._written_to[0] = 1  # first: a process may be ended within
         try:
             taken = self._sink.write(lines)
         finally:
             # Nothing taken leaves the line as it was: whole, where the turn was new.
             self._middle = lines[taken - 1] != _LINE_END if taken else self._middle
             if not self._middle:
+                self._written_to[0] = 0
                 self._pass()
         return taken
 
@@ -85,21 +92,26 @@ class TurnSink:
         self._waits_s = self._patience_s
         self._mine, self._middle = True, False
         try:
-            if self._path and not _is_whole(self._path):
-                self._sink.write(b"\n")  # whoever was writing has died
+            if self._is_cut():
+                self._sink.write(b"\n")  # whoever was writing has died, or left
         except OSError:
             self._pass()
             raise
+
+    def _is_cut(self) -> bool:
+        whole = _is_whole(self._path) if self._path else None
+        return self._written_to[0] == 1 if whole is None else not whole
 
     def _pass(self) -> None:
         fcntl.lockf(self._turns, fcntl.LOCK_UN)
         self._mine = False
 
 
-def _is_whole(path: str) -> bool:
+def _is_whole(path: str) -> bool | None:
+    """Whether that file ends with a line's end; None: it is none that can be read."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            return True
+            return None
         with open(path, "rb", buffering=0) as file:
             return not file.seek(0, os.SEEK_END) or os.pread(file.fileno(), 1, file.tell() - 1) == b"\n"
     except OSError:

@@ -133,6 +133,50 @@ def test_a_line_whose_writer_died_is_ended(turns: int, tmp_path: Path) -> None:
     assert path.read_bytes() == b'whole\n{"schema":1,"ti\nnext\n'
 
 
+CUT = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from gateway.telemetry.sinks import StreamSink
+from gateway.telemetry.turns import TurnSink
+sink = TurnSink(StreamSink(1, stall_s=60), int(sys.argv[2]))
+sink.write(b"x" * (1 << 20) + b"\\n")  # more than a pipe takes: it waits for its reader
+"""
+
+
+def test_a_line_in_a_pipe_whose_writer_died_is_ended(turns: int) -> None:
+    """Another's line must not be read as the rest of it."""
+    read, write = os.pipe()
+    held = subprocess.Popen([sys.executable, "-c", CUT, str(ROOT), str(turns)], pass_fds=[turns], stdout=write)
+    got = os.read(read, 1000)
+    held.kill()
+    held.wait()
+    sink = TurnSink(StreamSink(write), turns)
+    os.set_blocking(read, False)
+    while got[-1:] == b"x":
+        try:
+            got += os.read(read, 1 << 20)
+        except BlockingIOError:
+            break
+    assert sink.write(b"next\n") == 5
+    assert sink.write(b"one\n") == 4
+    sink.close()
+    os.close(write)
+    got += os.read(read, 1000)
+    os.close(read)
+    assert got.lstrip(b"x") == b"\nnext\none\n"
+
+
+def test_who_leaves_in_the_middle_of_a_line_has_it_ended(turns: int) -> None:
+    first = TurnSink(Short(2), turns)
+    first.write(b"one\n")
+    first.close()
+    short = Short()
+    second = TurnSink(short, turns)
+    second.write(b"two\n")
+    second.close()
+    assert short.octets == b"\ntwo\n"
+
+
 def test_a_pipe_with_a_name_is_not_read(turns: int, tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
