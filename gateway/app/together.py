@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 
 from .. import __version__
-from ..edge.admin import Readiness
+from ..edge.admin import AdminRefused, Readiness
 from ..telemetry.figures import Figures, together
 from ..telemetry.metrics import Metrics, Reading
 from ..workers.line import Staff
@@ -61,8 +61,11 @@ class Together:
         siblings.tell(READINESS, readiness)
 
     async def metrics(self) -> bytes:
-        """The exposition of all."""
+        """The exposition of all. Raises AdminRefused where nobody can tell it."""
         told = await self._siblings.ask(FIGURES, patience_s=_SCRAPE_S)
+        if not told.staff.up:
+            # Of nobody's figures, totals are 0, and the next ones would be taken for an increase by all there ever was.
+            raise AdminRefused(503, "the supervisor does not answer")
         return await asyncio.to_thread(self._render, told.answers, told.staff)
 
     def _render(self, answers: Mapping[int, bytes], staff: Staff) -> bytes:

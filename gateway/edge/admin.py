@@ -92,7 +92,7 @@ class Admin:
 
     Args:
         settings: Keys and hosts.
-        metrics: Renders the exposition, off the event loop where that takes long.
+        metrics: Renders the exposition, off the event loop where that takes long. May raise AdminRefused.
         metrics_type: Its media type.
         readiness: Asks the parts.
         endpoints: What an admin key opens.
@@ -178,7 +178,10 @@ class Admin:
         return allowed
 
     async def _get_metrics(self, request: web.Request) -> web.StreamResponse:
-        body = memoryview(await self._metrics())
+        try:
+            body = memoryview(await self._metrics())
+        except AdminRefused as refused:
+            return _refuse(refused.status, str(refused))
         answer = web.StreamResponse(headers={"Content-Type": self._metrics_type, **_SAFE})
         answer.content_length = len(body)
         await answer.prepare(request)

@@ -11,7 +11,7 @@ import pytest
 from gateway.app.siblings import Siblings
 from gateway.app.together import Together, all_ready, worker_readings
 from gateway.core.exchange import Exchange
-from gateway.edge.admin import Readiness
+from gateway.edge.admin import AdminRefused, Readiness
 from gateway.telemetry.figures import Figures, Row
 from gateway.telemetry.metrics import Metrics, Reading
 from gateway.workers.line import Answers, Ask, Question, Reloads, Reply, Staff, at_supervisor, at_worker, open_line
@@ -167,6 +167,27 @@ async def test_a_scrape_asks_all_and_shows_their_sum() -> None:
     told = Together(siblings, metrics, list, lambda: GOING, "19.3")
     answering = asyncio.ensure_future(one_answers())
     assert await told.readiness() == Readiness(True, {**OK.checks, "workers": "ok"})
+    await answering
+    line.close()
+    supervisor.close()
+
+
+async def test_figures_of_nobody_are_none() -> None:
+    """They would be totals that have fallen to nothing."""
+    ours, theirs = socket.socketpair()
+    line, supervisor = await open_line(ours, at_worker), await open_line(theirs, at_supervisor)
+    siblings = Siblings(line, 0)
+    told = Together(siblings, Metrics("1", "19"), list, lambda: OK, "19.3")
+
+    async def nobody_answers() -> None:
+        asked = await supervisor.hear()
+        assert isinstance(asked, Ask)
+        siblings.hear(Answers(asked.id, {}, Staff((), (), False)))  # as `Siblings.ask` says it of a silent supervisor
+
+    answering = asyncio.ensure_future(nobody_answers())
+    with pytest.raises(AdminRefused, match="the supervisor does not answer") as refused:
+        await told.metrics()
+    assert refused.value.status == 503
     await answering
     line.close()
     supervisor.close()

@@ -29,10 +29,12 @@ def admin(
     *,
     keys: tuple[bytes, ...] = (HASH,),
     ready: Readiness = READY,
-    exposition: bytes = b"gitlab_gateway_up 1\n",
+    exposition: bytes | AdminRefused = b"gitlab_gateway_up 1\n",
     body_s: float = BODY_S,
 ) -> Admin:
     async def metrics() -> bytes:
+        if isinstance(exposition, AdminRefused):
+            raise exposition
         return exposition
 
     async def readiness() -> Readiness:
@@ -93,6 +95,12 @@ async def test_metrics(ask: Ask) -> None:
     status, text, response = await ask("/metrics")
     assert (status, text) == (200, "gitlab_gateway_up 1\n")
     assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+async def test_metrics_that_cannot_be_told(aiohttp_client: AiohttpClient) -> None:
+    client = await aiohttp_client(admin(exposition=AdminRefused(503, "nobody answers")).application())
+    response = await client.get("/metrics")
+    assert (response.status, await response.json()) == (503, {"message": "nobody answers"})
 
 
 async def test_a_large_exposition_leaves_turns_to_others(
