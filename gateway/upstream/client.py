@@ -27,6 +27,7 @@ from .origin import Dialer, parse_origin, tls_context
 from .parking import parked
 from .pool import Pool
 from .request import render_get, render_head
+from .streams import Body
 from .whole_body import collect, is_small
 
 log = logging.getLogger("gateway.upstream")
@@ -138,7 +139,7 @@ class LeanUpstream:
                     request.sent()
                 try:
                     if body is None:
-                        reply = await (parked(pool, waiter) if request.waits else waiter)
+                        reply = await (parked(pool, waiter, _when_over) if request.waits else waiter)
                     else:
                         reply = await _send_body(loop, connection, waiter, body, length, request.sent)
                     break
@@ -402,6 +403,12 @@ async def _send_body(
             # Settled before the answer goes down, so that nobody else finds the client's body being read.
             pump.cancel()
             await asyncio.wait([pump])
+
+
+def _when_over(reply: Reply, then: Callable[[], None]) -> None:
+    """Its connection gives its place back as soon as GitLab has said all, however slowly a client takes it."""
+    assert isinstance(reply.chunks, Body), "of a connection of ours"
+    reply.chunks.on_over(then)
 
 
 def _with_pump(reply: Reply, pump: asyncio.Task[bool]) -> Reply:

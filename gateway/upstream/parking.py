@@ -8,7 +8,7 @@ there are places would keep everybody else out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from ..reply import Reply
@@ -27,8 +27,13 @@ class Lot(Protocol):
         """It is in use again."""
 
 
-async def parked(lot: Lot, answer: Awaitable[Reply]) -> Reply:
-    """``answer`` of a request that holds a place, which is parked until the answer is over or nobody waits any more."""
+async def parked(
+    lot: Lot, answer: Awaitable[Reply], when_over: Callable[[Reply, Callable[[], None]], None] = Reply.on_release
+) -> Reply:
+    """``answer`` of a request that holds a place, which is parked until the answer is over or nobody waits any more.
+
+    ``when_over`` says when an answer that streams is: when its place is given back.
+    """
     parking = Parking(lot)
     try:
         reply = await answer
@@ -38,7 +43,7 @@ async def parked(lot: Lot, answer: Awaitable[Reply]) -> Reply:
     if reply.chunks is None:
         parking.end()
     else:
-        reply.on_release(parking.end)
+        when_over(reply, parking.end)
     return reply
 
 

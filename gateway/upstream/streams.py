@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from ..core.errors import Rejection
@@ -28,7 +29,7 @@ class Line(Protocol):
 class Stream:
     """Octets that arrived, waiting for their reader."""
 
-    __slots__ = ("_chunks", "_ended", "_error", "_line", "_paused", "_waiter", "buffered")
+    __slots__ = ("_chunks", "_ended", "_error", "_line", "_over", "_paused", "_waiter", "buffered")
 
     def __init__(self, line: Line) -> None:
         self._line: Line | None = line
@@ -37,7 +38,15 @@ class Stream:
         self._ended = False
         self._error: Rejection | None = None
         self._paused = False
+        self._over: Callable[[], None] | None = None
         self.buffered = 0
+
+    def on_over(self, then: Callable[[], None]) -> None:
+        """Call ``then`` when no more comes, whatever of it is read by then; at once where that is so."""
+        if self._ended or self._error is not None:
+            then()
+        else:
+            self._over = then
 
     async def read(self) -> bytes:
         """The next octets; ``b""`` at the end. What arrived before a failure is given first, then the Rejection."""
@@ -95,6 +104,9 @@ class Stream:
             line.close()
 
     def _wake(self) -> None:
+        if self._over is not None and (self._ended or self._error is not None):
+            over, self._over = self._over, None
+            over()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

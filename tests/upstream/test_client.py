@@ -475,6 +475,37 @@ async def test_who_watches_holds_no_place_while_nothing_comes(
     assert (await client.send(get(), None)).whole == b"ok"
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["all of it came", "it broke off"])
+async def test_a_watch_that_is_over_counts_no_longer_however_slowly_it_is_taken(
+    gitlab: Gitlab, upstream: Make, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is another's, or gone: there would be a place more than there are."""
+    monkeypatch.setattr("gateway.upstream.parking.PARKED_AFTER_S", 0.0)
+    more = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        await more.wait()
+        if whole:
+            await peer.send(b"1\r\nb\r\n0\r\n\r\n")
+            await peer.rest()
+
+    client = upstream(await gitlab.play(script), max_in_flight=1, max_waiting=0)
+    reply = await client.send(get(b"/watch", waits=True), None)
+    pool = client._pool
+    assert pool is not None
+    async with asyncio.timeout(5):
+        while not pool.parked:
+            await asyncio.sleep(0)
+        more.set()
+        while pool.in_flight:
+            await asyncio.sleep(0)
+    assert (client.in_flight, pool.parked) == (0, 0)
+    reply.release()
+    assert (client.in_flight, pool.parked) == (0, 0)
+
+
 async def test_waiting_ends(gitlab: Gitlab, upstream: Make) -> None:
     async def script(peer: Peer) -> None:
         await peer.rest()

@@ -144,3 +144,20 @@ async def test_a_tunnel_writes_until_its_line_is_gone() -> None:
         await tunnel.write(b"d")
     tunnel.write_eof()
     assert line.calls == ["a", "eof", "b", "c", "close"]
+
+
+@pytest.mark.parametrize("end", ["end", "fail", "close"])
+async def test_who_asks_is_told_once_when_no_more_comes(end: str) -> None:
+    told: list[str] = []
+    body = Body(Line())
+    body.on_over(lambda: told.append("over"))
+    body.push(b"a")
+    assert told == []
+    if end == "fail":
+        body.fail(rejection(Failure.RESET))
+    elif end == "end":
+        body.end()
+    body.close()
+    assert told == ["over"]
+    body.on_over(lambda: told.append("late"))
+    assert told == ["over", "late"]
