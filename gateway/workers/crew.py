@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import socket
@@ -247,8 +248,11 @@ class Crew:
                     start_new_session=True,
                 )
             worker.line = line = await open_line(ours, at_supervisor)
-        except BaseException:
+        except BaseException as error:
             ours.close()
+            if isinstance(error, RuntimeError):
+                # For the thread that would wait for it: a limit of processes has room for one, and none for both.
+                raise OSError(errno.EAGAIN, str(error)) from error
             raise
         of = len(self._workers)
         line.send(Begin(number, of, worker.seat, self.given, ground.key, ground.traffic, ground.admin, ground.turns))

@@ -59,7 +59,19 @@ def run(config: Config, given: Given, read_again: ReadAgain) -> int:
     """Serve until SIGTERM or SIGINT; blocking. Returns the exit code. OSError: a port can't be had."""
     operator_log.configure(config.logging.level.value)
     harden()
+    _wait_without_threads()
     return asyncio.run(Supervisor(config, given, worker_command(), read_again).run())
+
+
+def _wait_without_threads() -> None:
+    """For workers to end: by a descriptor each, as Python does from 3.12 on.
+
+    Where a limit of processes has room for a worker and none for its thread, there would be one that nobody waits for.
+    """
+    if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):  # a sandbox may not know of it
+            os.close(os.pidfd_open(os.getpid()))
+            asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
 
 
 class Supervisor:

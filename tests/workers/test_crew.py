@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,29 @@ async def test_while_one_serves_the_other_is_tried_for_ever(tmp_path: Path) -> N
     assert play.staff.up == (True, False)
     play.does("serve", "serve")
     await play.until(lambda: play.staff.up == (True, True))
+    assert await play.code(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), BlockingIOError(11, "Resource unavailable")])
+async def test_who_can_not_be_started_for_a_while_is_no_reason_to_give_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A limit of processes, which counts threads."""
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    real, tried = asyncio.create_subprocess_exec, []
+
+    async def limited(*argv: Any, **how: Any) -> asyncio.subprocess.Process:
+        tried.append(argv)
+        if len(tried) < 3:
+            raise error
+        return await real(*argv, **how)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", limited)
+    os.kill(int(play.told(1, "pid")), signal.SIGKILL)
+    await play.until(lambda: len(tried) == 3 and play.staff.up == (True, True))
+    assert "worker 1 can't be started" in caplog.text
+    assert "fault" not in caplog.text
     assert await play.code(signal.SIGTERM) == 0
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from gateway.config.given import Given
 from gateway.workers.line import Reloads
 from gateway.workers.supervisor import Supervisor, worker_command
-from tests.fakes.crew import TEXT, Play
+from tests.fakes.crew import ROOT, TEXT, Play
 
 
 async def test_all_serve_until_they_are_told_to_leave(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -79,6 +80,28 @@ def test_a_worker_imports_this_package_and_nothing_from_where_it_was_started(tmp
 
 def changed(workers: int = 2) -> str:
     return TEXT % workers + "limits_mode: shadow\n"
+
+
+WAITS = """
+import asyncio, sys, threading
+from gateway.workers.supervisor import _wait_without_threads
+
+async def main():
+    argv = sys.executable, "-c", "import sys; sys.stdin.read()"
+    started = await asyncio.create_subprocess_exec(*argv, stdin=asyncio.subprocess.PIPE)
+    print(threading.active_count())
+    started.stdin.close()
+    await started.wait()
+
+_wait_without_threads()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no descriptors of processes")
+def test_nobody_needs_a_thread_to_wait_for_a_worker() -> None:
+    ran = subprocess.run([sys.executable, "-c", WAITS], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == ("1\n", "")
 
 
 async def test_a_new_crew_takes_over_when_all_of_it_serves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
