@@ -71,7 +71,10 @@ async def _serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, departure.tell)
-    async with serving(config) as started:
+    async with contextlib.AsyncExitStack() as stack:
+        started = await begun(stack, departure, config)
+        if started is None:
+            return 0
         # Before anybody is told that it serves. One that came during the start has been kept (`__main__`).
         loop.add_signal_handler(signal.SIGHUP, _hang_up, started)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -88,6 +91,25 @@ async def _serve(config: Config) -> int:
 def _hang_up(started: Serving) -> None:
     log.info("the configuration is not read again: that takes `listen.workers`, or a restart; certificates are")
     started.certificates.reload()
+
+
+async def begun(
+    stack: contextlib.AsyncExitStack, departure: Departure, config: Config, post: Post | None = None
+) -> Serving | None:
+    """``serving``, to be left with ``stack``. None: told to go before it did; GitLab may be long about its credentials."""
+    starting = asyncio.ensure_future(stack.enter_async_context(serving(config, post)))
+    told = asyncio.ensure_future(departure.told.wait())
+    try:
+        await asyncio.wait((starting, told), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait((starting,))
+    if starting.cancelled():
+        log.info("told to go before it served")
+        return None
+    return starting.result()
 
 
 async def attend(started: Serving, departure: Departure) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ from ..telemetry import logging as operator_log
 from ..workers.line import Answers, Begin, Leave, Line, Question, Ready, Reload, Retire, ToWorker, at_worker, open_line
 from .certificates import Certificates
 from .post import Post
-from .serving import Departure, attend, serving
+from .serving import Departure, attend, begun
 from .siblings import Siblings
 
 log = logging.getLogger("gateway.app")
@@ -62,7 +63,10 @@ async def _main(end: socket.socket) -> int:
     room = _Room(line, departure, post.siblings)
     listening = loop.create_task(room.listen(), name="line")
     try:
-        async with serving(config, post) as started:
+        async with contextlib.AsyncExitStack() as stack:
+            started = await begun(stack, departure, config, post)
+            if started is None:
+                return 0
             room.certificates = started.certificates
             loop.add_signal_handler(signal.SIGHUP, started.certificates.reload)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # as the supervisor started us

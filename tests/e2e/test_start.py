@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,12 +31,12 @@ def start(demo: DemoGitLab, redis_url: str, tmp_path: Path) -> Iterator[Start]:
     stands ``before`` the command has it started as its one child."""
     with ExitStack() as started:
 
-        def begin(workers: int, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        def begin(workers: int, before: tuple[str, ...] = (), url: str = demo.url, **more: object) -> subprocess.Popen[str]:
             listen = {"address": "127.0.0.1:0", "admin": "127.0.0.1:0", "workers": workers}
             audit = {"sink": f"file:{tmp_path}/audit"}
-            config = {"version": 1, "state_dir": str(tmp_path / "state"), **shared_config(demo.url), "listen": listen}
+            config = {"version": 1, "state_dir": str(tmp_path / "state"), **shared_config(url), "listen": listen}
             file = tmp_path / "gateway.yaml"
-            file.write_text(json.dumps({**config, "audit": audit}))
+            file.write_text(json.dumps({**config, "audit": audit, **more}))
             process = subprocess.Popen(
                 [*before, sys.executable, "-m", "gateway", "serve", "--config", str(file)],
                 cwd=ROOT,
@@ -101,6 +102,33 @@ def test_an_end_that_is_asked_for_during_the_start_is_quiet(start: Start, worker
     _, said = process.communicate(timeout=20)
     assert process.returncode in {-number, 0}  # by the signal itself; a moment later drained
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_end_that_is_asked_for_waits_for_no_gitlab(
+    start: Start, workers: int, number: signal.Signals, tmp_path: Path
+) -> None:
+    """It is asked about credentials, and does not answer for as long as it is waited for."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(30)
+        process = start(
+            workers,
+            url=f"http://127.0.0.1:{mute.getsockname()[1]}",
+            audit={"sink": f"file:{tmp_path}/audit", "chain": True},
+        )
+        asking, _ = mute.accept()
+        with asking:
+            process.send_signal(number)
+            _, said = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "told to go before it served" in said
+    assert "serving http" not in said
+    assert "Traceback" not in said
+    assert [json.loads(line)["event"] for line in (tmp_path / "audit").read_text().splitlines()] == [
+        "chain_opened",
+        "chain_closed",
+    ]
 
 
 @pytest.mark.skipif(
