@@ -155,8 +155,8 @@ class FileSink:
         self._which = (found.st_dev, found.st_ino)
         self._is_pipe = stat.S_ISFIFO(found.st_mode)
         self._out = _Out(descriptor, self._stall_s)
-        with contextlib.suppress(OSError):  # a new name in the directory outlives a power cut, too
-            _sync_directory(path)
+        with contextlib.suppress(OSError):
+            sync_directory(path)
 
     def _follow(self, coming: int) -> None:
         if self._out is None:
@@ -296,7 +296,8 @@ class _Out:
             os.close(self._descriptor)
 
 
-def _sync_directory(path: str) -> None:
+def sync_directory(path: str) -> None:
+    """A new name there outlives a power cut. OSError."""
     directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..core.audit_chain import mac_of
-from .sinks import Tail
+from .sinks import Tail, sync_directory
 
 _NUMBERS = 128
 _PIECE = 1 << 20
@@ -163,6 +163,8 @@ class Spool:
             path = self._directory / _name(number)
             # One that a process left a moment ago is for the next that starts: here lines are in the middle of something.
             if not _holds_lines(path) and self._lock(path, os.O_RDWR | os.O_APPEND | os.O_CREAT):
+                with contextlib.suppress(OSError):
+                    sync_directory(str(path))  # what is synced there is lost without its name
                 return
         raise BlockingIOError(errno.EAGAIN, "every spool is another process's")
 

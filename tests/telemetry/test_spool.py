@@ -53,6 +53,21 @@ def test_nothing_is_made_before_it_is_needed_nor_left_behind(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_its_name_outlives_a_power_cut_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    one = spool(tmp_path, line(1), line(2))
+    one.sync()
+    assert synced == [tmp_path, tmp_path / "audit-0.spool"]
+    one.close()
+
+
 def test_much_of_it_comes_in_pieces(tmp_path: Path) -> None:
     one = spool(tmp_path, b"x" * (3 << 20))
     sizes = []
