@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from .core.access import Permit, Principal
-from .core.body import MAX_UNREAD_BYTES, BodyScanner, Verdict
-from .core.body_credentials import MAX_CUT_BYTES, admit_body, body_claim, scanner_for
+from .core.body import MAX_UNREAD_BYTES, BodyScanner, Verdict, media_type, names_method
+from .core.body_credentials import MAX_CUT_BYTES, admit_body, admit_page, body_claim, scanner_for
+from .core.body_multipart import MultipartScanner
 from .core.catalogue import Operation, Surface
 from .core.credentials import Claim, Kind, second_token
 from .core.entry import Admitted
@@ -52,93 +53,56 @@ class HeldBody:
 
 
 class WatchedBody:
-    """A body looked through as it streams: its last chunk goes up only after the whole has been judged."""
+    """A body looked through as it streams: its last chunk goes up only after the whole has been judged.
 
-    __slots__ = (
-        "_acting",
-        "_body",
-        "_brokered",
-        "_claim",
-        "_done",
-        "_held",
-        "_looks",
-        "_may_sudo",
-        "_places",
-        "_scanner",
-        "_suspect",
-        "_tail",
-        "_token_counts",
-        "content_length",
-    )
+    Args:
+        body: To be read.
+        scanner: Of its kind.
+        admit: Given the scanner's verdict, and whether what it could not read may name what must not be there; raises then.
+        may_name: Whether octets that no scanner reads may; None: that is not asked.
+    """
+
+    __slots__ = ("_admit", "_body", "_done", "_held", "_may_name", "_scanner", "_suspect", "_tail", "content_length")
 
     def __init__(
         self,
         body: RequestBody,
         scanner: BodyScanner,
-        claim: Claim,
-        brokered: bool,
-        may_sudo: str,
-        places: frozenset[Spelling] | None,
-        token_counts: bool = False,
-        acting: Callable[[str], object] | None = None,
+        admit: Callable[[Verdict, bool], None],
+        may_name: Callable[[bytes], bool] | None,
     ) -> None:
-        self._acting = acting
         self._body = body
         self._scanner = scanner
-        self._claim = claim
-        self._brokered = brokered
-        self._may_sudo = may_sudo
-        self._places = places
-        self._token_counts = token_counts
+        self._admit = admit
+        self._may_name = may_name
         self._held = b""
         self._tail = b""
         self._suspect = False
-        self._looks = not brokered and places is None and not claim.lies_in_body
         self._done = False
         self.content_length = body.content_length
 
     async def read(self) -> bytes:
-        """The next chunk. Raises what ``admit_body`` raises before the last octet is let go."""
+        """The next chunk. Raises what ``admit`` raises before the last octet is let go."""
         while not self._done:
             chunk = await self._body.read()
             if not chunk:
                 self._done = True
-                verdict = self._scanner.finish()
-                admit_body(
-                    self._claim,
-                    verdict,
-                    brokered=self._brokered,
-                    may_sudo=self._may_sudo or None,
-                    places=self._places,
-                    token_counts=self._token_counts,
-                    suspect=self._suspect,
-                )
-                if self._acting is not None:
-                    self._tell_sudo(verdict)
+                self._admit(self._scanner.finish(), self._suspect)
                 break
             self._scanner.feed(chunk)
-            if self._looks and not self._suspect:
-                self._look_at_unread(chunk)
+            if self._may_name is not None and not self._suspect:
+                self._look_at_unread(chunk, self._may_name)
             held, self._held = self._held, chunk
             if held:
                 return held
         held, self._held = self._held, b""
         return held
 
-    def _tell_sudo(self, verdict: Verdict) -> None:
-        assert self._acting is not None
-        for finding in verdict.findings:
-            if finding.name == "sudo" and finding.value:
-                self._acting(finding.value)
-
-    def _look_at_unread(self, chunk: bytes) -> None:
-        """What no scanner reads any more GitLab may: it must not name another credential, another method, or another user
-        past the audit. (Of a brokered caller, and where only some places may be named, all of it is refused.)"""
+    def _look_at_unread(self, chunk: bytes, may_name: Callable[[bytes], bool]) -> None:
+        """What no scanner reads any more GitLab may."""
         blind = self._scanner.blind
         octets = self._tail + chunk if blind or len(chunk) < MAX_UNREAD_BYTES else chunk
-        self._suspect = blind and (
-            self._scanner.may_name(octets) or (self._token_counts and b"token" in octets.replace(b"\\", b""))
-        )
+        self._suspect = blind and may_name(octets)
         self._tail = octets[-MAX_UNREAD_BYTES:]
 
 
@@ -226,8 +190,9 @@ class BodyStage:
         places: frozenset[Spelling] | None = None,
         acting: Callable[[str], object] | None = None,
     ) -> RequestBody:
-        """``body``, watched. Not on the browser's pages: Rails' own forms use ``_method``, and what is in them is GitLab's.
-        Elsewhere a session's is, too: behind a cookie, which nobody here judges, a token in the body would be unseen.
+        """``body``, watched. On the browser's pages for a ``_method`` that reads, and for nothing else: what is in Rails'
+        own forms is GitLab's. Elsewhere a session's is, too: behind a cookie, which nobody here judges, a token in the body
+        would be unseen.
 
         ``places``: what the body may name, for a permit that is confined to some; None: anything. ``acting`` is told the
         user that it asks to act as: GitLab reads ``sudo`` there, too.
@@ -239,13 +204,34 @@ class BodyStage:
         surface = operation.surface
         page = surface in _PAGES if claim.kind is Kind.SESSION else surface is Surface.WEB and not principal.brokered
         if page and places is None and head.method not in _READING:
-            return body
+            return _watched_page(head, body)
         scanner = _scanner(head)
         if scanner is None:
             return body
         brokered = principal.brokered
         token_counts = not file and second_token(claim.kind, operation, brokered=brokered)
-        return WatchedBody(body, scanner, claim, brokered, permit.sudo, places, token_counts, acting)
+
+        def admit(verdict: Verdict, suspect: bool) -> None:
+            admit_body(
+                claim,
+                verdict,
+                brokered=brokered,
+                may_sudo=permit.sudo or None,
+                places=places,
+                token_counts=token_counts,
+                suspect=suspect,
+            )
+            if acting is not None:
+                for finding in verdict.findings:
+                    if finding.name == "sudo" and finding.value:
+                        acting(finding.value)
+
+        def may_name(octets: bytes) -> bool:
+            return scanner.may_name(octets) or (token_counts and b"token" in octets.replace(b"\\", b""))
+
+        # Of a brokered caller, and where only some places may be named, all that can't be read is refused.
+        looks = not brokered and places is None and not claim.lies_in_body
+        return WatchedBody(body, scanner, admit, may_name if looks else None)
 
 
 class BlindBodies(BodyStage):
@@ -267,6 +253,18 @@ class BlindBodies(BodyStage):
         acting: Callable[[str], object] | None = None,
     ) -> RequestBody:
         return body
+
+
+def _watched_page(head: RequestHead, body: RequestBody) -> RequestBody:
+    """A form of a POST may say ``_method``, and JSON may not."""
+    if head.method != "POST" or "json" in media_type(first(head.fields, b"content-type") or b""):
+        return body
+    scanner = _scanner(head)
+    if scanner is None:
+        return body
+    # Forms have Rails' `authenticity_token`: of what stands in parts that can't be read, the method's name alone is feared.
+    parts = isinstance(scanner, MultipartScanner)
+    return WatchedBody(body, scanner, admit_page, names_method if parts else scanner.may_name)
 
 
 async def _asked(

@@ -447,6 +447,17 @@ async def test_nothing_made_up_hides_a_jobs_token(tmp_path: Path, gitlab: GitLab
         assert status(await made.ask("POST", hooks, FORM, *beside, caller=None, body=(b"token=secret",))) == 200
 
 
+@pytest.mark.parametrize(
+    "target", ["/platform/api/-/raw/main/a", "/dashboard/projects.atom", "/dashboard/projects.atom?_method="]
+)
+async def test_no_form_makes_a_read_of_a_page(tmp_path: Path, gitlab: GitLab, target: str) -> None:
+    """Rails reads `_method` in a form: then a page takes its token out of it, too."""
+    async with world(tmp_path, OF_PEOPLE, gitlab) as made:
+        for body in (f"_method=get&private_token={TOKEN}", f"private_token={TOKEN}&%5Fmethod=HEAD"):
+            assert status(await made.ask("POST", target, COOKIE, FORM, caller=None, body=(body.encode(),))) == 400
+            assert gitlab.asked == []
+
+
 async def test_what_logs_in_with_a_form_goes_on(tmp_path: Path, gitlab: GitLab) -> None:
     async with world(tmp_path, OF_PEOPLE, gitlab) as made:
         for target in ("/oauth/userinfo", "/oauth/revoke"):

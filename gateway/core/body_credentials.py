@@ -40,6 +40,8 @@ _CARRIERS = _CREDENTIALS | PASSWORDS | {"token"}
 _IDENTITY = frozenset({b"", b"identity"})
 _VISIBLE = re.compile(r"[!-~\x80-\U0010ffff]+")
 _FORM = "application/x-www-form-urlencoded"
+_WRITES = frozenset({"", "delete", "patch", "post", "put"})
+"""What Rails' own forms say as ``_method``."""
 
 
 def scanner_for(
@@ -265,6 +267,20 @@ def admit_body(
             if finding.name in PLACE_PARAMETERS and finding.value != "" and not _names_one_of(places, finding):
                 raise Rejection(Code.PROJECT_UNKNOWN, 404, "404 Project Not Found", detail="named in the body")
     if (brokered or places is not None or suspect) and verdict.undecidable is not None:
+        raise _undecidable(verdict.undecidable)
+
+
+def admit_page(verdict: Verdict, suspect: bool) -> None:
+    """Whether a form may go up to one of GitLab's pages. It holds what it will, but no ``_method`` that reads: then GitLab
+    takes a token out of it, as out of a query, and nobody has judged whose.
+
+    Raises:
+        Rejection: METHOD_OVERRIDE, BODY_UNDECIDABLE (400), the latter for what can't be read and is ``suspect``.
+    """
+    for finding in verdict.findings:
+        if finding.name == "_method" and (finding.value is None or finding.value.lower() not in _WRITES):
+            raise bad_request(code=Code.METHOD_OVERRIDE)
+    if suspect and verdict.undecidable is not None:
         raise _undecidable(verdict.undecidable)
 
 
