@@ -256,8 +256,8 @@ class AuditWriter:
             except OSError as error:
                 log.error("the audit's spool fails: %s", error.strerror)
                 return
-            if taken < len(octets) or self._queue or self._closing:
-                break
+            if not octets or taken < len(octets) or self._queue or self._closing:
+                break  # the first where somebody has just cut it
         if self._hand and not self.spooled_bytes:
             self._hand = self._hand[self._push(self._hand) :]
         self._keep(b"")
@@ -300,6 +300,7 @@ class AuditWriter:
             self._hand = octets[: octets.index(b"\n") + 1] if self._begun and not self._torn else b""
             self.dropped += octets.count(b"\n", len(self._hand))
         else:
+            self._see_to_spool()  # again: the sink may have taken long, and behind what is gone these would be taken for it
             try:
                 self._spool.append(octets, b"" if self._torn else self._begun)
                 self._stuck = False

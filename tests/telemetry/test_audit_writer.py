@@ -449,3 +449,37 @@ async def test_a_spool_that_somebody_cut_is_told_and_gone_on_with(
     writer.close()
     whole = lines(0, 3)[: max(left, len(line(0)) // 2)]
     assert sink.octets == whole + (b"" if whole.endswith(b"\n") else b"\n") + line(3)
+
+
+@pytest.mark.parametrize("left", [0, 100])
+async def test_a_spool_that_is_cut_while_it_is_written_on(tmp_path: Path, left: int) -> None:
+    """Neither is it looked for what is gone without a pause, nor do lines that come meanwhile go with it."""
+    sink = Moody(nothing)
+    spool = Spool(tmp_path, 1 << 24)
+    writer = AuditWriter(sink, spool)
+    offered = lines(0, 100_000)
+    writer.offer(offered)
+    await until(lambda: writer.failing and writer.spooled_bytes > 0)
+    (kept,) = tmp_path.iterdir()
+    peeked: list[int] = []
+    peek = spool.peek
+
+    def peeking() -> bytes:
+        octets = peek()
+        peeked.append(len(octets))
+        return octets
+
+    def cutting(size: int) -> int:
+        sink.mood = lambda size: size
+        os.truncate(kept, left)
+        return size
+
+    spool.peek = peeking  # type: ignore[method-assign]
+    sink.mood = cutting
+    writer.offer(line(100_000))
+    await until(lambda: not writer.spooled_bytes)
+    writer.offer(line(100_001))
+    await until(lambda: sink.octets.endswith(line(100_001)))
+    writer.close()
+    assert sink.octets == offered[: 1 << 20] + b"\n" + lines(100_000, 100_002)
+    assert peeked.count(0) == 1
