@@ -27,7 +27,7 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
     Args:
         config: Says how.
         audit_key: Asked for where lines are chained.
-        where: A sink instead of the configured one.
+        where: A sink instead of the configured one; what waits for that is left to wait.
         turns: Where several processes write to it: whose turn it is (``telemetry.turns``).
     """
     audit = config.audit
@@ -46,7 +46,7 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
         sink = TurnSink(sink, turns, path=where.removeprefix("file:") if where.startswith("file:") else "")
     spool, torn, after = None, b"\n" if tail.torn else b"", tail.mac
     if audit.on_failure is not OnAudit.DROP:
-        spool = Spool(_directory(config), audit.spool)
+        spool = Spool(_directory(config), audit.spool, inherits=where == audit.sink)
         with contextlib.suppress(OSError):
             spool.claim()
             torn, after = spool.resume(tail), spool.last_mac or after

@@ -29,10 +29,12 @@ class Spool:
     Args:
         directory: Of the gateway's state; None where it cannot be used: then nothing can be kept.
         max_bytes: Of the file, for the writer to keep to.
+        inherits: What others left is for the same sink: to be claimed.
     """
 
-    def __init__(self, directory: Path | None, max_bytes: int) -> None:
+    def __init__(self, directory: Path | None, max_bytes: int, *, inherits: bool = True) -> None:
         self._directory = directory
+        self._inherits = inherits
         self.max_bytes = max_bytes
         self._path: Path | None = None
         self._descriptor = -1
@@ -51,7 +53,7 @@ class Spool:
 
     def claim(self) -> None:
         """Take up what a process that ended left behind, if anybody did. Nothing may wait here."""
-        if self._directory is None:
+        if self._directory is None or not self._inherits:
             return
         there = set(os.listdir(self._directory))
         for name in map(_name, range(_NUMBERS)):

@@ -108,6 +108,21 @@ async def test_a_command_writes_where_it_may(tmp_path: Path) -> None:
     assert (tmp_path / "other").read_bytes().count(b"\n") == 1
 
 
+async def test_a_command_that_writes_elsewhere_leaves_what_waits_for_the_gateways_sink(tmp_path: Path) -> None:
+    """On an operator's terminal it would be lost to the record."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    spool = Spool(tmp_path / "state", 1 << 20)
+    spool.append(b'{"schema":1,"request_id":"r-0"}\n')
+    spool.close()
+    log = open_audit(written(tmp_path), lambda: KEY, where=f"file:{tmp_path}/other")
+    log.observe(Exchange("r-1", 0.0, "POST", ""))
+    log.close()
+    assert (tmp_path / "other").read_bytes().count(b"\n") == 1
+    await once(tmp_path)
+    assert [line.count(b"r-0") for line in (tmp_path / "audit").read_bytes().splitlines()] == [1, 0]
+    assert not [*(tmp_path / "state").glob("*.spool")]
+
+
 async def test_without_a_state_dir_there_is_no_spool(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("no directory")
     open_audit(written(tmp_path), lambda: KEY).close()
