@@ -35,12 +35,13 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
     tail = read_tail(where)
     if turns is not None:
         tail = _whole(tail)  # what looks torn may be another's line, on its way; the turns see to it
-    rotate = audit.rotate
+    rotate, durable = audit.rotate, audit.durability is Durability.BEFORE_WRITE
     sink: Sink = open_sink(
         where,
         rotate_bytes=rotate.size if rotate is not None else 0,
         keep=rotate.keep if rotate is not None else 1,
         torn_in=tail.torn_in,
+        durable=durable,
     )
     if turns is not None:
         sink = TurnSink(sink, turns, path=where.removeprefix("file:") if where.startswith("file:") else "")
@@ -49,14 +50,17 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
         spool = Spool(_directory(config), audit.spool, inherits=where == audit.sink)
         with contextlib.suppress(OSError):
             spool.claim()
+            if durable and spool.waiting:
+                with contextlib.suppress(OSError):  # a pipe that nobody reads yet
+                    sink.sync()  # what is there already leaves the spool at once
             torn, after = spool.resume(tail), spool.last_mac or after
     if spool is not None and spool.waiting:
         log.warning("the audit's spool holds %d octets of a process before this one: they are written first", spool.waiting)
     return AuditLog(
-        AuditWriter(sink, spool, begun=tail.torn, torn=torn, tail=lambda: _whole(read_tail(where))),
+        AuditWriter(sink, spool, begun=tail.torn, torn=torn, tail=lambda: _whole(read_tail(where)), durable=durable),
         chain=Chain(chain_key(audit_key()), secrets.token_hex(8)) if audit.chain else None,
         after=after,
-        before_write=audit.durability is Durability.BEFORE_WRITE,
+        before_write=durable,
         blocks_reads=audit.on_failure is OnAudit.SPOOL_THEN_BLOCK_ALL,
     )
 

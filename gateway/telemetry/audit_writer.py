@@ -58,6 +58,7 @@ class AuditWriter:
         begun: What the sink holds of a line that another process cut short.
         torn: Octets to write before all others, to end it where its rest is lost.
         tail: How the sink ends, when it is asked; its last whole line alone.
+        durable: What waits on disk was promised to outlive a power cut: it leaves there when the sink's does.
         queue_bytes: As ``QUEUE_BYTES``.
         retry_s: As ``RETRY_S``.
         look_s: As ``LOOK_S``.
@@ -72,6 +73,7 @@ class AuditWriter:
         begun: bytes = b"",
         torn: bytes = b"",
         tail: Callable[[], Tail] = Tail,
+        durable: bool = False,
         queue_bytes: int = QUEUE_BYTES,
         retry_s: float = RETRY_S,
         look_s: float = LOOK_S,
@@ -83,6 +85,7 @@ class AuditWriter:
         self._torn = torn
         self._queue_bytes = queue_bytes
         self._tail = tail
+        self._durable = durable
         self._retry_s = retry_s
         self._look_s = look_s if spool is not None else None
         self._look_at = 0.0
@@ -95,6 +98,8 @@ class AuditWriter:
         """The sink's last octets, where they end no line."""
         self._took = True
         """The sink's answer, last time it was asked."""
+        self._unsynced = False
+        """It took something since it was synced."""
         self._closing = False
         self._changed = threading.Condition()
         self.failing = False
@@ -231,6 +236,9 @@ class AuditWriter:
         if not spool.waiting:
             return
         log.warning("the audit's spool holds %d octets of a process that has ended: they are written now", spool.waiting)
+        if self._durable:
+            self._unsynced = True  # by another: what is there already leaves the spool at once
+            self._sync_sink()
         try:
             spool.resume(self._tail())
         except OSError as error:
@@ -252,6 +260,8 @@ class AuditWriter:
             try:
                 octets = spool.peek()
                 taken = self._push(octets)
+                if self._durable and taken == spool.waiting:
+                    self._sync_sink()
                 spool.drop(taken)
             except OSError as error:
                 log.error("the audit's spool fails: %s", error.strerror)
@@ -272,6 +282,7 @@ class AuditWriter:
             more, why = self._asked(octets[taken:])
             taken += more
         if taken:
+            self._unsynced = True
             end = octets.rfind(b"\n", 0, taken) + 1
             self._begun = octets[end:taken] if end else self._begun + octets[:taken]
         self._took = taken == len(octets)
@@ -310,15 +321,30 @@ class AuditWriter:
                 self._hand, self._stuck = octets, True
 
     def _sync(self) -> bool:
+        """Whether all that was offered outlives a power cut: some of it may be in the sink, and the rest in the spool."""
+        done = self._sync_sink()
         try:
             if self._spool is not None and self._spool.waiting:
                 self._spool.sync()
-            else:
-                self._sink.sync()
         except OSError as error:
-            log.error("the audit cannot be made durable: %s", error.strerror)
-            return False
+            return _not_durable(error)
+        return done
+
+    def _sync_sink(self) -> bool:
+        """Whether it has what it took."""
+        if not self._unsynced:
+            return True
+        self._unsynced = False  # once told that it may not: later lines are no worse for that
+        try:
+            self._sink.sync()
+        except OSError as error:
+            return _not_durable(error)
         return True
+
+
+def _not_durable(error: OSError) -> bool:
+    log.error("the audit cannot be made durable: %s", error.strerror)
+    return False
 
 
 def _why(error: Exception) -> str:

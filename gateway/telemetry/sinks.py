@@ -76,15 +76,24 @@ class FileSink:
         keep: How many rotated files stay.
         stall_s: For a pipe with a name.
         torn_in: A file that ends in the middle of a line, which is ended there: ``path``, or what it was before a rotation.
+        durable: ``sync`` is of all that was written, in files that were rotated since as well.
     """
 
     def __init__(
-        self, path: str, *, rotate_bytes: int = 0, keep: int = 1, stall_s: float = STALL_S, torn_in: str = ""
+        self,
+        path: str,
+        *,
+        rotate_bytes: int = 0,
+        keep: int = 1,
+        stall_s: float = STALL_S,
+        torn_in: str = "",
+        durable: bool = False,
     ) -> None:
         self._path = path
         self._rotate_bytes = rotate_bytes
         self._keep = keep
         self._stall_s = stall_s
+        self._durable = durable
         self._whole = not torn_in
         """What was written last ended a line, or its reader is gone."""
         self._rotates = True
@@ -176,6 +185,11 @@ class FileSink:
         before, out = self._descriptor, self._out
         self._open()
         if out is not None:
+            if self._durable:
+                try:
+                    out.sync()
+                except OSError as error:
+                    log.error("the audit cannot be made durable: %s", error.strerror)
             out.close()
             os.close(before)
 
@@ -305,7 +319,7 @@ def sync_directory(path: str) -> None:
         os.close(directory)
 
 
-def open_sink(where: str, *, rotate_bytes: int = 0, keep: int = 1, torn_in: str = "") -> Sink:
+def open_sink(where: str, *, rotate_bytes: int = 0, keep: int = 1, torn_in: str = "", durable: bool = False) -> Sink:
     """``stdout``, ``stderr``, ``off`` or ``file:/path``; the rest as in ``FileSink``.
 
     Raises OSError when the file can't be opened.
@@ -316,7 +330,8 @@ def open_sink(where: str, *, rotate_bytes: int = 0, keep: int = 1, torn_in: str 
         return StreamSink(2)
     if where == "off":
         return NullSink()
-    return FileSink(where.removeprefix("file:"), rotate_bytes=rotate_bytes, keep=keep, torn_in=torn_in)
+    path = where.removeprefix("file:")
+    return FileSink(path, rotate_bytes=rotate_bytes, keep=keep, torn_in=torn_in, durable=durable)
 
 
 class Tail:

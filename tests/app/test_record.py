@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,23 @@ async def test_a_command_writes_where_it_may(tmp_path: Path) -> None:
     log.close()
     assert not (tmp_path / "audit").exists()
     assert (tmp_path / "other").read_bytes().count(b"\n") == 1
+
+
+async def test_what_waits_leaves_the_spool_when_the_sink_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in the file as well, of a process that was killed before that was synced."""
+    line = b'{"schema":1,"request_id":"r-0"}\n'
+    (tmp_path / "audit").write_bytes(line)
+    (tmp_path / "state").mkdir(mode=0o700)
+    spool = Spool(tmp_path / "state", 1 << 20)
+    spool.append(line)
+    spool.close()
+    done: list[str] = []
+    truncate = os.ftruncate
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    monkeypatch.setattr(os, "ftruncate", lambda descriptor, size: (done.append("cut"), truncate(descriptor, size)))
+    await once(tmp_path, ", durability: before_write")
+    assert str(tmp_path / "audit") in done[: done.index("cut")]
+    assert (tmp_path / "audit").read_bytes().startswith(line)
 
 
 async def test_a_command_that_writes_elsewhere_leaves_what_waits_for_the_gateways_sink(tmp_path: Path) -> None:

@@ -322,6 +322,45 @@ async def test_the_spool_is_as_good(tmp_path: Path) -> None:
     writer.close()
 
 
+async def test_what_was_promised_leaves_the_spool_when_the_sinks_outlives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = Moody(nothing)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.01, look_s=0.0)
+    assert await writer.settle(line(0))
+    done: list[str] = []
+    truncate = os.ftruncate
+
+    def truncating(descriptor: int, size: int) -> None:
+        done.append(f"spool cut after {len(sink.octets)}")
+        truncate(descriptor, size)
+
+    monkeypatch.setattr(os, "ftruncate", truncating)
+    monkeypatch.setattr(sink, "sync", lambda: done.append(f"synced {len(sink.octets)}"))
+    sink.mood = lambda size: size
+    size = len(line(0))
+    await until(lambda: not writer.spooled_bytes)
+    assert done == [f"synced {size}", f"spool cut after {size}"]
+    left = Spool(tmp_path, 1 << 20)
+    left.append(line(1))
+    left.close()
+    await until(lambda: sink.octets == lines(0, 2) and not writer.spooled_bytes)
+    writer.close()
+    assert done[2:] == [f"synced {size}", f"synced {2 * size}", f"spool cut after {2 * size}"]
+
+
+async def test_of_lines_in_both_both_are_synced(tmp_path: Path) -> None:
+    """The first in the sink, the next in the spool, because it failed between them."""
+    takes = [len(line(0))]
+    sink = Moody(lambda _: takes.pop() if takes else 0)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True)
+    sink.sync_fails = True
+    assert not await writer.settle(lines(0, 2))
+    assert sink.octets == line(0)
+    assert await writer.settle(line(2)), "the sink has nothing of it"
+    writer.close()
+
+
 async def test_memory_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sink = Moody(nothing)
     writer = AuditWriter(sink, Spool(tmp_path / "nowhere", 1 << 20))

@@ -199,6 +199,29 @@ def test_files_move_up_as_far_as_there_are_any(tmp_path: Path) -> None:
     assert kept == [b"behind one that somebody took away\n", b"line 0\n", b"line 1\n", b"line 2\n", b"line 3\n"]
 
 
+@pytest.mark.parametrize("by", ["itself", "another"])
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_was_written_before_a_rotation_is_synced_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str, durable: bool
+) -> None:
+    """Where anybody is promised that it is."""
+    path = tmp_path / "audit"
+    sink = FileSink(str(path), rotate_bytes=6 if by == "itself" else 0, durable=durable)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    if by == "itself":
+        assert sink.write(b"one\ntwo\n") == 8
+    else:
+        sink.write(b"one\n")
+        path.rename(tmp_path / "audit.1")
+        sink.write(b"two\n")
+    sink.sync()
+    sink.close()
+    assert (tmp_path / "audit.1").read_bytes() == b"one\n"
+    assert ((tmp_path / "audit.1").stat().st_ino in synced) is durable
+    assert path.stat().st_ino in synced
+
+
 def test_a_file_that_is_renamed_while_it_is_to_be_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Just behind the look at it: no file grows past its size for that."""
     path = tmp_path / "audit"
