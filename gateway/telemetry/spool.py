@@ -94,6 +94,8 @@ class Spool:
         """How many octets that waited are gone, because somebody made the file shorter; what is left ends a line."""
         if self._path is None:
             return 0
+        if not _is_there(self._descriptor, self._path):
+            return self._renewed()
         size = os.fstat(self._descriptor).st_size
         if size >= self._end:
             return 0
@@ -101,6 +103,23 @@ class Spool:
         self._read, self._end = min(self._read, size), size
         self._end_line()
         return gone
+
+    def _renewed(self) -> int:
+        """Somebody removed it: no process to come would find it. As ``cut``, of what there is no room for a second time."""
+        before, path, read, end = self._descriptor, self._path, self._read, self._end
+        self._path = None
+        try:
+            self._create()
+        except OSError:
+            self._path, self._descriptor, self._read, self._end = path, before, read, end
+            return 0
+        with contextlib.suppress(OSError):
+            while read < end and (octets := os.pread(before, min(_PIECE, end - read), read)):
+                self.append(octets)
+                read += len(octets)
+        os.close(before)
+        self._end_line()
+        return end - read
 
     def sync(self) -> None:
         """What was appended outlives a power cut."""
@@ -113,7 +132,7 @@ class Spool:
             return
         path, self._path = self._path, None
         try:
-            if not self.waiting:
+            if not self.waiting and _is_there(self._descriptor, path):  # else it is another's
                 path.unlink(missing_ok=True)
         finally:
             os.close(self._descriptor)
@@ -174,9 +193,8 @@ class Spool:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its owner may have removed it between the two.
-            held = os.path.samestat(os.fstat(descriptor), os.stat(path))
-        except (BlockingIOError, FileNotFoundError):
+            held = _is_there(descriptor, path)  # its owner may have removed it between the two
+        except BlockingIOError:
             held = False
         if not held:
             os.close(descriptor)
@@ -185,6 +203,16 @@ class Spool:
             self.close()  # one of before, which is empty
         self._path, self._descriptor = path, descriptor
         self._read, self._end = 0, os.fstat(descriptor).st_size
+        return True
+
+
+def _is_there(descriptor: int, path: Path) -> bool:
+    """It has this name still, for all that can be told."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+    except OSError:
         return True
 
 

@@ -522,3 +522,15 @@ async def test_a_spool_that_is_cut_while_it_is_written_on(tmp_path: Path, left: 
     writer.close()
     assert sink.octets == offered[: 1 << 20] + b"\n" + lines(100_000, 100_002)
     assert peeked.count(0) == 1
+
+
+async def test_a_spool_that_somebody_removed_is_found_by_the_next_process_all_the_same(tmp_path: Path) -> None:
+    sink = Moody(nothing)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01)
+    assert await writer.settle(line(0))
+    (kept,) = tmp_path.iterdir()
+    kept.unlink()
+    assert await writer.settle(line(1))
+    assert kept.read_bytes() == lines(0, 2)
+    writer.close()
+    assert kept.read_bytes() == lines(0, 2)

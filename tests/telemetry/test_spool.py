@@ -250,3 +250,59 @@ def test_the_chain_continues_after_the_last_of_them(tmp_path: Path) -> None:
     assert one.last_mac == whole, "that of the last whole one"
     one.close()
     assert Spool(tmp_path, 1).last_mac == ""
+
+
+def test_one_that_was_removed_is_made_anew_with_what_waits(tmp_path: Path) -> None:
+    one = spool(tmp_path, line(0), line(1), line(2))
+    one.drop(len(line(0)))
+    (kept,) = tmp_path.iterdir()
+    kept.unlink()
+    assert one.cut() == 0
+    assert (kept.read_bytes(), one.peek()) == (line(1) + line(2), line(1) + line(2))
+    one.append(line(3))
+    assert one.cut() == 0
+    assert kept.read_bytes() == line(1) + line(2) + line(3)
+    one.close()
+
+
+def test_where_there_is_no_room_for_it_twice_the_rest_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is cut by that is ended."""
+    whole = b"".join(map(line, range(50_000)))
+    one = spool(tmp_path, whole)
+    (kept,) = tmp_path.iterdir()
+    kept.unlink()
+    room = [1 << 20, 0]
+    write = os.write
+
+    def full(descriptor: int, octets: bytes) -> int:
+        if len(octets) > 1 and not room.pop(0):
+            raise OSError(28, "No space left on device")
+        return write(descriptor, octets)
+
+    monkeypatch.setattr(os, "write", full)
+    assert one.cut() == len(whole) - (1 << 20)
+    assert kept.read_bytes() == whole[: 1 << 20] + b"\n"
+    one.close()
+
+
+def test_one_that_cannot_be_made_anew_is_gone_on_with(tmp_path: Path) -> None:
+    directory = tmp_path / "state"
+    directory.mkdir()
+    one = spool(directory, line(0))
+    (directory / "audit-0.spool").unlink()
+    directory.rmdir()
+    assert one.cut() == 0
+    one.append(line(1))
+    assert one.peek() == line(0) + line(1)
+    one.close()
+
+
+def test_nobody_removes_what_is_anothers(tmp_path: Path) -> None:
+    """Who has the name of one that was removed."""
+    one = spool(tmp_path, line(0))
+    (tmp_path / "audit-0.spool").unlink()
+    other = spool(tmp_path, line(1))
+    one.drop(len(line(0)))
+    one.close()
+    assert (tmp_path / "audit-0.spool").read_bytes() == line(1)
+    other.close()
