@@ -48,8 +48,11 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
     spool, torn, after = None, b"\n" if tail.torn else b"", tail.mac
     if audit.on_failure is not OnAudit.DROP:
         spool = Spool(_directory(config), audit.spool, inherits=where == audit.sink)
-        with contextlib.suppress(OSError):
+        try:
             spool.claim()
+        except OSError as error:
+            log.warning("what waits on disk for the audit's sink cannot be taken up: %s", error)
+        with contextlib.suppress(OSError):
             if durable and spool.waiting:
                 with contextlib.suppress(OSError):  # a pipe that nobody reads yet
                     sink.sync()  # what is there already leaves the spool at once

@@ -56,11 +56,18 @@ class Spool:
         if self._directory is None or not self._inherits:
             return
         there = set(os.listdir(self._directory))
+        refused = None
         for name in map(_name, range(_NUMBERS)):
             path = self._directory / name
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 if name in there and _holds_lines(path) and self._lock(path, os.O_RDWR | os.O_APPEND):
                     return
+            except FileNotFoundError:
+                continue
+            except OSError as error:  # another user's: those behind it are ours all the same
+                refused = refused or error
+        if refused is not None:
+            raise refused
 
     def append(self, octets: bytes, begun: bytes = b"") -> None:
         """All of them or none. ``begun``: what the sink has of the first line already; kept with the rest of it, so that a

@@ -141,6 +141,26 @@ async def test_a_command_that_writes_elsewhere_leaves_what_waits_for_the_gateway
     assert not [*(tmp_path / "state").glob("*.spool")]
 
 
+async def test_what_cannot_be_taken_up_is_told_and_keeps_nothing_else_from_the_sink(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a command that another user ran: here, what may not be opened either."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    spool = Spool(tmp_path / "state", 1 << 20)
+    spool.append(b'{"schema":1,"request_id":"r-0"}\n')
+    spool.close()
+    others, ours = (tmp_path / "state" / f"audit-{number}.spool" for number in range(2))
+    others.rename(ours)
+    (tmp_path / "elsewhere").write_text("x")
+    others.symlink_to(tmp_path / "elsewhere")
+    await once(tmp_path)
+    assert b"r-0" in (tmp_path / "audit").read_bytes()
+    assert not ours.exists()
+    assert "cannot be taken up" not in caplog.text, "that one was"
+    await once(tmp_path)
+    assert f"cannot be taken up: [Errno 40] Too many levels of symbolic links: '{others}'" in caplog.text
+
+
 async def test_without_a_state_dir_there_is_no_spool(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("no directory")
     open_audit(written(tmp_path), lambda: KEY).close()
