@@ -203,6 +203,9 @@ class Spool:
             held = _is_there(descriptor, path)  # its owner may have removed it between the two
         except BlockingIOError:
             held = False
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            raise
         if not held:
             os.close(descriptor)
             return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import resource
 import stat
@@ -306,3 +308,21 @@ def test_nobody_removes_what_is_anothers(tmp_path: Path) -> None:
     one.close()
     assert (tmp_path / "audit-0.spool").read_bytes() == line(1)
     other.close()
+
+
+def test_where_there_are_no_locks_no_descriptor_is_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried for every batch that the sink does not take."""
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    one = Spool(tmp_path, 1 << 20)
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        with pytest.raises(OSError, match="No locks"):
+            one.append(line(1))
+        (tmp_path / "audit-0.spool").write_bytes(line(0))
+        with pytest.raises(OSError, match="No locks"):
+            one.claim()
+    assert os.listdir("/proc/self/fd") == before
