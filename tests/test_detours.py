@@ -506,6 +506,30 @@ async def test_what_is_hard_to_read_hides_no_method_and_no_second_token(
         assert status(await made.ask("POST", "/api/v4/projects/7", JSON, caller=OWN, body=(harmless,))) == 200
 
 
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        b"multipart/form-data; boundary=b; boundary*0=g",
+        b"multipart/form-data; BOUNDARY*0*=utf-8''%67; boundary=b",
+        b"multipart/form-data; boundary\xc2\xa0=g; xboundary=b",
+    ],
+)
+@pytest.mark.parametrize("name", ["sudo", "private_token", "_method", "project_id"])
+async def test_an_upload_has_one_boundary_for_all(
+    made: World, gitlab: GitLab, tmp_path: Path, content_type: bytes, name: str
+) -> None:
+    """Workhorse writes uploads anew for GitLab, of the parts between *its* boundaries."""
+    file = f'{DISPOSITION}"file"; filename="a"\r\n\r\n--g\r\n{DISPOSITION}"{name}"\r\n\r\nx\r\n--g--'
+    asked = ("POST", "/api/v4/projects/platform%2Fapi/uploads", (b"Content-Type", content_type))
+    down = await made.ask(*asked, caller="bot", body=(quoted(file),))
+    assert (status(down), made.seen.exchanges[-1].code) == (400, "body_undecidable")
+    (own_dir := tmp_path / "own").mkdir()
+    async with world(own_dir, OF_PEOPLE.replace(", bind: {cidr: [10.0.0.0/8]}", ""), gitlab) as own:
+        down = await own.ask(*asked, caller=OWN, body=(quoted(file),))
+        assert status(down) == (200 if name == "project_id" else 400)
+    assert len(gitlab.asked) == (name == "project_id")
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize(
     ("fields", "document"),

@@ -15,12 +15,14 @@ from .target import percent_decode
 
 _MAX_HEAD_BYTES = 16384
 _MAX_PARTS = 4096  # Rack's own limit
-# Rack takes the last `boundary=` of the header, others the first: there must be one. Blanks and escapes in it are trouble.
-_BOUNDARY = re.compile(
-    rb"boundary=(?:\"([0-9A-Za-z'()+_,./:=? -]{1,70})\"|([0-9A-Za-z'()+_./:=?-]{1,70}))[ \t]*(?:;|\Z)", re.IGNORECASE
-)
+# Rack takes the last `boundary=` of the field, whatever is before it; Workhorse, which writes uploads anew, a parameter's:
+# rather one in pieces (`boundary*0=`), and with Unicode's blanks about it. So: plain ones only, and one with that word.
 # Blanks are taken whole here and below: shared out between two places, they would take their square in time.
-_BOUNDARY_NAME = re.compile(rb"boundary[ \t]*+(?:\*[ \t]*+)?=", re.IGNORECASE)
+_TYPE_PARAMETER = re.compile(
+    rb";[ \t]*+([!#$&+.0-9A-Z^_`a-z|~-]++)=(?:\"([ !#-\[\]-~]*+)\"|([!#-+.-:<-\[\]-~-]*+))",
+)
+_CONTENT_TYPE = re.compile(rb"[^;,\s]++((?:[ \t]*+" + _TYPE_PARAMETER.pattern + rb")*)[ \t]*+;?[ \t]*+")
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_./:=? -]{0,69}[0-9A-Za-z'()+_./:=?-]")
 _DISPOSITION = re.compile(
     rb"content-disposition:[ \t]*+form-data"
     rb"((?:[ \t]*+;[ \t]*+[A-Za-z*]++=(?:\"(?>(?:[^\"\\]|\\.)*)\"|[^\s\";,\\]++))*)[ \t]*+(?:;[ \t]*+)?",
@@ -41,13 +43,19 @@ _MAX_PARAMETERS = 16
 
 def boundary_of(content_type: bytes) -> bytes | None:
     """The boundary, or None when there is none or readers could take different ones."""
-    if len(_BOUNDARY_NAME.findall(content_type)) != 1:
+    written = _CONTENT_TYPE.fullmatch(content_type)
+    if written is None:
         return None
-    match = _BOUNDARY.search(content_type)
-    if match is None:
-        return None
-    boundary: bytes = match[1] or match[2]
-    return None if boundary.endswith(b" ") or b"," in boundary else boundary
+    found = b""
+    for name, quoted, plain in _TYPE_PARAMETER.findall(written[1]):
+        value: bytes = quoted or plain
+        if name.lower() == b"boundary":
+            if found or b"boundary=" in value.lower():
+                return None
+            found = value
+        elif b"boundary" in name.lower() or b"boundary" in value.lower():
+            return None
+    return found if _BOUNDARY.fullmatch(found) else None
 
 
 class MultipartScanner:

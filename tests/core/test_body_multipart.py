@@ -272,6 +272,27 @@ def test_bounds() -> None:
         (b'multipart/form-data; boundary="a\\"b"', None),
         (b"multipart/form-data; boundary=a b", None),
         (b"multipart/form-data; boundary=" + b"a" * 71, None),
+        (b"multipart/form-data;boundary=abc;", b"abc"),
+        (b"multipart/form-data; charset=UTF-8; boundary=Boundary_1-abc ; x", None),
+        (b"multipart/form-data; charset=UTF-8; boundary=Boundary_1-abc ;", b"Boundary_1-abc"),
+        (b'multipart/related; type="text/xml"; start="<a@b.c>"; boundary="=_a.b:c"', b"=_a.b:c"),
+        # Go puts one together of pieces, and takes that one.
+        (b"multipart/form-data; boundary*0=b; boundary=a", None),
+        (b"multipart/form-data; boundary=a; boundary*0*=utf-8''b", None),
+        (b"multipart/form-data; boundary=a; BOUNDARY*0=b; boundary*1=c", None),
+        (b"multipart/form-data; xboundary=a; boundary*0=b", None),
+        # To Go any blank of Unicode's may stand before the sign, and Rack takes what is in another's name, or its quotes.
+        (b"multipart/form-data; boundary\xc2\xa0=b; xboundary=a", None),
+        (b"multipart/form-data; boundary\xe2\x80\x83=b; xboundary=a", None),
+        (b"multipart/form-data; boundary=b; xboundary=a", None),
+        (b"multipart/form-data; xboundary=a", None),
+        (b'multipart/form-data; boundary=b; x="; boundary=a"', None),
+        (b'multipart/form-data; x="; boundary=a"', None),
+        (b'multipart/form-data; boundary="b boundary=a"', None),
+        (b"multipart/form-data; boundary=Boundary=a", None),
+        (b'multipart/form-data; boundary=b; x="a\\"; boundary=a"', None),
+        (b"multipart/form-data, boundary=a", None),
+        (b"multipart/form-data; boundary=a, multipart/form-data; x=y", None),
     ],
 )
 def test_boundary(content_type: bytes, boundary: bytes | None) -> None:
@@ -299,6 +320,7 @@ def test_blanks_take_no_longer_than_their_length(blanks: bytes, undecidable: Und
 @pytest.mark.parametrize("more", [b"", b"=x", b"*"])
 def test_blanks_of_a_boundary_take_no_longer_than_their_length(more: bytes) -> None:
     assert boundary_of(b"multipart/form-data; boundary" + b" " * (1 << 18) + more) is None
+    assert boundary_of(b"multipart/form-data" + b"; a=b" * (1 << 16) + b" " * (1 << 18) + more + b",") is None
 
 
 def test_behind_what_readers_take_differently_it_reads_no_further_and_says_so() -> None:
