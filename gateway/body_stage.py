@@ -15,7 +15,7 @@ from .core.body import MAX_UNREAD_BYTES, BodyScanner, Verdict, media_type, names
 from .core.body_credentials import MAX_CUT_BYTES, admit_body, admit_page, body_claim, scanner_for
 from .core.body_multipart import MultipartScanner
 from .core.catalogue import Operation, Surface
-from .core.credentials import Claim, Kind, second_token
+from .core.credentials import Claim, Kind, left_in_body, second_token
 from .core.entry import Admitted
 from .core.graphql import LIGHT_BYTES, MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, Asked, Unread, asked_in_body, asked_in_query
 from .core.messages import RequestHead, first
@@ -210,6 +210,7 @@ class BodyStage:
             return body
         brokered = principal.brokered
         token_counts = not file and second_token(claim.kind, operation, brokered=brokered)
+        left = left_in_body(claim, operation)
 
         def admit(verdict: Verdict, suspect: bool) -> None:
             admit_body(
@@ -219,6 +220,7 @@ class BodyStage:
                 may_sudo=permit.sudo or None,
                 places=places,
                 token_counts=token_counts,
+                left=left,
                 suspect=suspect,
             )
             if acting is not None:
@@ -230,7 +232,7 @@ class BodyStage:
             return scanner.may_name(octets) or (token_counts and b"token" in octets.replace(b"\\", b""))
 
         # Of a brokered caller, and where only some places may be named, all that can't be read is refused.
-        looks = not brokered and places is None and not claim.lies_in_body
+        looks = not brokered and places is None
         return WatchedBody(body, scanner, admit, may_name if looks else None)
 
 

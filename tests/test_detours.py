@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.body_credentials import MAX_CUT_BYTES
 from gateway.core.messages import Field, ResponseHead, first
 from gateway.core.rule_match import PARAMETERS
 from gateway.ports import UpstreamRequest
@@ -456,6 +457,39 @@ async def test_no_form_makes_a_read_of_a_page(tmp_path: Path, gitlab: GitLab, ta
         for body in (f"_method=get&private_token={TOKEN}", f"private_token={TOKEN}&%5Fmethod=HEAD"):
             assert status(await made.ask("POST", target, COOKIE, FORM, caller=None, body=(body.encode(),))) == 400
             assert gitlab.asked == []
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/api/v4/runners"),
+        ("POST", "/api/v4/runners"),
+        ("GET", "/api/v4/jobs/9/artifacts"),
+        ("POST", "/api/v4/projects/7/trigger/pipeline"),
+        ("POST", "/api/v4/projects/7/observability/v1/traces"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (b"application/x-www-form-urlencoded", f"token=x&private_token={TOKEN}"),
+        (b"application/x-www-form-urlencoded", f"a={'a' * MAX_CUT_BYTES}&access_token={TOKEN}"),
+        (b"application/json", f'{{/**/"private_token":"{TOKEN}"}}'),
+        (b"multipart/form-data", f"_method=get&private_token={TOKEN}"),
+        (b"multipart/form-data", "%5fmethod=get"),
+    ],
+)
+async def test_where_gitlab_finds_a_token_in_a_body_it_finds_no_users(
+    tmp_path: Path, gitlab: GitLab, method: str, target: str, content_type: bytes, body: str
+) -> None:
+    """A runner's, a job's or a trigger's is GitLab's to judge; with a user's it lists that user's runners."""
+    async with world(tmp_path, OF_PEOPLE, gitlab) as made:
+        field = (b"Content-Type", content_type)
+        assert status(await made.ask(method, target, field, caller=None, body=(body.encode(),))) == 400
+        assert made.seen.exchanges[-1].code in {"ambiguous_credential", "body_undecidable"}
+        assert gitlab.asked == []
+        own = (b"token=x&job_token=x",) if target.endswith("artifacts") else (b"token=x",)
+        assert status(await made.ask(method, target, FORM, caller=None, body=own)) == 200
 
 
 async def test_what_logs_in_with_a_form_goes_on(tmp_path: Path, gitlab: GitLab) -> None:

@@ -227,6 +227,7 @@ def admit_body(
     may_sudo: str | None = None,
     places: frozenset[Spelling] | None = None,
     token_counts: bool = False,
+    left: frozenset[str] = frozenset(),
     suspect: bool = False,
 ) -> None:
     """Whether the body may go up whole, asked before its last chunk does.
@@ -238,6 +239,7 @@ def admit_body(
         may_sudo: The user this brokered caller may act as.
         places: The projects and groups that may be named, by ``rule_match.spellings``; None: any.
         token_counts: A ``token`` in it is a credential too many (``second_token``).
+        left: The credential parameters that are none too many (``left_in_body``).
         suspect: What could not be read may name a credential, a method or ``sudo``.
 
     Raises:
@@ -249,7 +251,7 @@ def admit_body(
     if any(finding.name == "_method" for finding in findings):
         raise bad_request(code=Code.METHOD_OVERRIDE)
     credentials = [finding for finding in findings if finding.name in _CREDENTIALS and finding.value != ""]
-    if credentials and (brokered or not claim.lies_in_body):
+    if credentials and (brokered or any(finding.name not in left for finding in credentials)):
         raise _second(claim, credentials)
     if token_counts and any(finding.name == "token" and finding.value != "" for finding in findings):
         raise two_credentials()

@@ -125,6 +125,7 @@ TOKEN_PARAMETERS = {
 }
 """Parameter → its kind, and the field and scheme it is moved to."""
 CREDENTIAL_PARAMETERS = frozenset(TOKEN_PARAMETERS)
+_JOBS = frozenset({"job_token"})
 FEED_PARAMETERS = frozenset({"feed_token", "rss_token"})
 """GitLab reads them nowhere but in a parameter."""
 
@@ -176,6 +177,17 @@ def second_token(kind: Kind, operation: Operation, *, brokered: bool) -> bool:
     if brokered or trigger:
         return brokered
     return kind is Kind.JOB_TOKEN or (operation.job_token and (kind is Kind.SESSION or kind is Kind.NONE))
+
+
+def left_in_body(claim: Claim, operation: Operation) -> frozenset[str]:
+    """The credential parameters of a body that are GitLab's to judge, not one too many: beside nothing in the head, OAuth's
+    own, and a job's where it stands for one. What else lies in such a body (a runner's ``token``) is none of them: with a
+    user's, GitLab lists that user's runners."""
+    if not claim.lies_in_body:
+        return frozenset()
+    if operation.surface is Surface.OAUTH:
+        return CREDENTIAL_PARAMETERS
+    return _JOBS if operation.job_token else frozenset()
 
 
 def without_carriers(fields: Fields) -> tuple[Fields, list[Field]]:

@@ -235,10 +235,11 @@ def test_bodies_that_may_go_up() -> None:
     admit_body(TOKEN, Verdict((_found("sudo"),)), brokered=False)
     admit_body(TOKEN, Verdict((_found("sudo"),)), brokered=True, may_sudo="v")
     admit_body(TOKEN, Verdict((_found("sudo", ""), _found("private_token", ""))), brokered=True)
-    admit_body(OPAQUE, Verdict((_found("job_token"),)), brokered=False)
-    for carrier in set(Carrier) - {Carrier.BODY}:
+    admit_body(OPAQUE, Verdict((_found("job_token"),)), brokered=False, left=frozenset({"job_token"}))
+    for names, brokered in ((("job_token",), True), (("private_token",), False), (("job_token", "private_token"), False)):
+        verdict = Verdict(tuple(_found(name) for name in names))
         with pytest.raises(Rejection) as refused:
-            admit_body(Claim(Kind.OPAQUE, Secret("s"), carrier), Verdict((_found("job_token"),)), brokered=False)
+            admit_body(OPAQUE, verdict, brokered=brokered, left=frozenset({"job_token"}))
         assert refused.value.code is Code.AMBIGUOUS_CREDENTIAL
     admit_body(TOKEN, Verdict((), Undecidable.ENCODED), brokered=False)
     with pytest.raises(Rejection) as refused:
@@ -275,9 +276,9 @@ def test_a_token_counts_where_it_is_a_credential(content_type: bytes | None, bod
 def test_a_gateway_key_never_goes_up_in_a_body(name: str, value: str) -> None:
     finding = _found(name, value)
     with pytest.raises(Rejection) as refused:
-        admit_body(OPAQUE, Verdict((finding,)), brokered=False)
+        admit_body(OPAQUE, Verdict((finding,)), brokered=False, left=frozenset({name}))
     assert refused.value.code is Code.UNAUTHENTICATED
-    admit_body(OPAQUE, Verdict((_found("sudo", value), _found(name, None))), brokered=False)
+    admit_body(OPAQUE, Verdict((_found("sudo", value), _found(name, None))), brokered=False, left=frozenset({name}))
 
 
 @pytest.mark.parametrize(

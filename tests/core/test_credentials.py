@@ -11,10 +11,12 @@ from gateway.core import credentials as module
 from gateway.core.catalogue import Access, Catalogue, Operation, Surface
 from gateway.core.credentials import (
     CREDENTIAL_FIELDS,
+    CREDENTIAL_PARAMETERS,
     Carrier,
     Claim,
     Kind,
     injection,
+    left_in_body,
     read_claim,
     second_token,
     without_carriers,
@@ -362,3 +364,14 @@ def test_the_memory_of_names_is_bounded() -> None:
 def test_what_lies_in_a_body_has_nothing_in_the_head() -> None:
     claims = {(kind, carrier): Claim(kind, Secret("s"), carrier) for kind in Kind for carrier in (None, *Carrier)}
     assert [each for each, claim in claims.items() if claim.lies_in_body] == [(Kind.OPAQUE, Carrier.BODY)]
+
+
+def test_a_user_s_token_in_a_body_is_left_to_gitlab_for_oauth_alone() -> None:
+    in_body = Claim(Kind.OPAQUE, Secret(""), Carrier.BODY)
+    for surface in Surface:
+        for job_token in (False, True):
+            operation = Operation("GET x", Access.READ, surface, job_token=job_token)
+            left = left_in_body(in_body, operation)
+            assert left == (CREDENTIAL_PARAMETERS if surface is Surface.OAUTH else {"job_token"} if job_token else set())
+            for other in (Claim(Kind.OPAQUE, Secret("s"), Carrier.QUERY), Claim(Kind.SESSION, Secret("s"), Carrier.COOKIE)):
+                assert left_in_body(other, operation) == set()
