@@ -262,6 +262,8 @@ def admit_body(
             continue
         if brokered and (not finding.plain or finding.value is None or finding.value != may_sudo):
             raise forbidden("Must be admin to use sudo", Code.SUDO_FORBIDDEN)
+        if finding.value is None:  # GitLab takes `1.0` for user 1, and the audit is to name him
+            raise _undecidable(verdict.undecidable or Undecidable.MALFORMED)
         if claim.sudo is not None and finding.value != claim.sudo:
             raise bad_request("400 Bad Request - more than one sudo", Code.AMBIGUOUS_CREDENTIAL)
     if places is not None:

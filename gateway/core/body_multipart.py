@@ -37,6 +37,8 @@ _FILENAME = re.compile(rb"filename\*?=", re.IGNORECASE)
 # What a part's head may hold beside. Rack 2 looks for the name as far as the next colon, on whichever line that is; where
 # it finds none, and where Rack 3 finds more of a disposition than it reads, `Content-ID` is the name.
 _FIELD = re.compile(rb"(?!content-id:)[A-Za-z0-9-]++:", re.IGNORECASE)
+# Workhorse decodes it where it writes uploads anew, Rack does not.
+_CODED = re.compile(rb"content-transfer-encoding:[ \t]*+quoted-printable", re.IGNORECASE)
 _MAX_DISPOSITION_BYTES = 1536
 _MAX_PARAMETERS = 16
 
@@ -196,6 +198,8 @@ class MultipartScanner:
         name = top_level_name(percent_decode(raw)).decode("utf-8", "surrogateescape")
         self._name = name if name in WATCHED else None
         self._plain = raw == name.encode("utf-8", "surrogateescape") and _FILENAME.search(match[1]) is None
+        if self._name is not None and any(_CODED.match(other) for other in lines):
+            self._plain = False
         self._value = bytearray()
 
     def _take(self, count: int) -> None:

@@ -231,6 +231,14 @@ def test_bodies_that_may_not_go_up(claim: Claim, finding: Finding, brokered: boo
     assert refused.value.code is code
 
 
+def test_whom_it_asks_to_act_as_is_known() -> None:
+    for brokered in (False, True):
+        for may_sudo in (None, "v"):
+            with pytest.raises(Rejection) as refused:
+                admit_body(TOKEN, Verdict((_found("sudo", None),)), brokered=brokered, may_sudo=may_sudo)
+            assert refused.value.code is (Code.SUDO_FORBIDDEN if brokered else Code.BODY_UNDECIDABLE)
+
+
 def test_bodies_that_may_go_up() -> None:
     admit_body(TOKEN, Verdict((_found("sudo"),)), brokered=False)
     admit_body(TOKEN, Verdict((_found("sudo"),)), brokered=True, may_sudo="v")

@@ -96,11 +96,18 @@ def test_cutting_a_part_leaves_the_others() -> None:
         (b"[sudo]", b""),
         (b"sudo", b'; filename="x"'),
         (b"sudo", b"; filename*=UTF-8''x"),
+        (b"sudo", b"\r\nContent-Transfer-Encoding: Quoted-Printable"),
     ],
 )
 def test_odd_names_are_found_but_not_plain(name: bytes, more: bytes) -> None:
     verdict = _scan(_part(name, b"x", more) + END)[0]
     assert [(f.name, f.value, f.plain) for f in verdict.findings] == [("sudo", None, False)]
+
+
+@pytest.mark.parametrize("coding", [b"7bit", b"8bit", b"binary"])
+def test_a_coding_that_is_none_changes_nothing(coding: bytes) -> None:
+    verdict = _scan(_part(b"sudo", b"x", b"\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: " + coding) + END)[0]
+    assert [(f.name, f.value, f.plain) for f in verdict.findings] == [("sudo", "x", True)]
 
 
 @pytest.mark.parametrize("name", [b"sudo", b"sudo[x]", b"sudo[", b"sudo]", b"s%75do"])
