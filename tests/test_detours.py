@@ -617,3 +617,27 @@ async def test_nobody_acts_as_another_past_the_audit(
         assert status(await made.ask("POST", "/api/v4/projects/7/issues", field, caller=OWN, body=(body,))) == 400
         assert made.seen.exchanges[-1].code == "body_undecidable"
         assert gitlab.asked == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "query", "body"),
+    [
+        (((b"Content-Type", b"text/plain"),), "", f'{{"start_project":"{OTHER}"}}'.encode()),
+        (((b"Content-Type", b"application/octet-stream"),), "", f"start_project={OTHER}".encode()),
+        ((), "?Content-Type=multipart/form-data;boundary=b", quoted(f'{DISPOSITION}"start_project"')),
+        ((JSON,), "?a=b&Content%2DType=application/x-www-form-urlencoded", f'{{"a":"&start_project={OTHER}&"}}'.encode()),
+    ],
+)
+async def test_a_body_that_names_places_is_of_a_type_that_is_read(
+    made: World, gitlab: GitLab, fields: tuple[Field, ...], query: str, body: bytes
+) -> None:
+    """Workhorse keeps a commit as a file, and GitLab goes by a parameter for what that file is."""
+    target = f"/api/v4/projects/platform%2Fapi/repository/commits{query}"
+    for caller in ("bot", "under", "all"):
+        down = await made.ask("POST", target, *fields, caller=caller, body=(body,))
+        assert (status(down), made.seen.exchanges[-1].code) == (400, "body_undecidable")
+    assert gitlab.asked == []
+    elsewhere = "/api/v4/projects/platform%2Fapi/statuses/a?Content-Type=x"
+    assert status(await made.ask("POST", elsewhere, *fields, caller="bot", body=(b"{}",))) == 200
+    commit = ("POST", "/api/v4/projects/platform%2Fapi/repository/commits?content_type=x", FORM)
+    assert status(await made.ask(*commit, caller="bot", body=(b"branch=x&start_project=platform/api",))) == 200
