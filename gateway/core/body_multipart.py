@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Undecidable, Verdict, named_plainly
-from .query import top_level_name
+from .query import form_decode, top_level_name
 from .target import percent_decode
 
 _MAX_HEAD_BYTES = 16384
@@ -25,15 +25,19 @@ _CONTENT_TYPE = re.compile(rb"[^;,\s]++((?:[ \t]*+" + _TYPE_PARAMETER.pattern + 
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_./:=? -]{0,69}[0-9A-Za-z'()+_./:=?-]")
 _DISPOSITION = re.compile(
     rb"content-disposition:[ \t]*+form-data"
-    rb"((?:[ \t]*+;[ \t]*+[A-Za-z*]++=(?:\"(?>(?:[^\"\\]|\\.)*)\"|[^\s\";,\\]++))*)[ \t]*+(?:;[ \t]*+)?",
+    rb"((?:[ \t]*+;[ \t]*+[A-Za-z*-]++=(?:\"(?>(?:[^\"\\]|\\.)*)\"|[^\s\";,\\]++))*)[ \t]*+(?:;[ \t]*+)?",
     re.IGNORECASE | re.DOTALL,
 )
 _NAME = re.compile(rb"(?<![A-Za-z])name[ \t]*+(?:(\*)[ \t]*+)?=", re.IGNORECASE)
-_PARAMETER = re.compile(rb";[ \t]*+([A-Za-z*]++)=(\"(?>(?:[^\"\\]|\\.)*)\"|[^\s\";,\\]++)", re.DOTALL)
+_PARAMETER = re.compile(rb";[ \t]*+([A-Za-z*-]++)=(\"(?>(?:[^\"\\]|\\.)*)\"|[^\s\";,\\]++)", re.DOTALL)
 # Outside of quotes Rack ends a name at the first character that no token has: `sudo(x` is `sudo` to it. A bracket may stand
 # there, what is before it is the name to all. An empty name it takes from another field of the head.
 _NAME_VALUE = re.compile(rb"\"([^\"\\]+)\"|([^\s\"()<>,;:\\/\[\]?=]++(?:[\[\]][^\s\"();,\\]*+)?)")
 _FILENAME = re.compile(rb"filename\*?=", re.IGNORECASE)
+# Whose name stands behind a colon, Rack 2 calls by the name of its file: as Java's Jersey writes them, with a date before.
+_DATED_FILE = re.compile(
+    rb"[^;]++(?:;[ \t]*+[A-Za-z-]++=(?:\"[^\"\\]*+\"|[0-9A-Za-z._-]++)[ \t]*+)*",
+)
 # What a part's head may hold beside. Rack 2 looks for the name as far as the next colon, on whichever line that is; where
 # it finds none, and where Rack 3 finds more of a disposition than it reads, `Content-ID` is the name.
 _FIELD = re.compile(rb"(?!content-id:)[A-Za-z0-9-]++:", re.IGNORECASE)
@@ -192,7 +196,7 @@ class MultipartScanner:
         if _NAME.findall(match[1]) != [b""] or len(names) != 1 or len(parameters) > _MAX_PARAMETERS:
             raise Doubt(Undecidable.MALFORMED)
         value = _NAME_VALUE.fullmatch(names[0][2])
-        if value is None or b":" in match[1][: names[0].start()]:
+        if value is None or (b":" in match[1][: names[0].start()] and not _is_called_as_its_file(line, parameters)):
             raise Doubt(Undecidable.MALFORMED)
         raw: bytes = value[1] if value[1] is not None else value[2]
         name = top_level_name(percent_decode(raw)).decode("utf-8", "surrogateescape")
@@ -220,3 +224,14 @@ class MultipartScanner:
     def _drop(self, count: int) -> None:
         self._buffer = self._buffer[count:]
         self._at += count
+
+
+def _is_called_as_its_file(line: bytes, parameters: list[re.Match[bytes]]) -> bool:
+    """Rack 2, which does not find the name of such a part, is sure to take the file's, and that one is no watched one."""
+    if _DATED_FILE.fullmatch(line) is None:
+        return False
+    files = [parameter[2].strip(b'"') for parameter in parameters if parameter[1] == b"filename"]
+    if len(files) != 1 or not files[0]:
+        return False
+    read = {top_level_name(files[0]), top_level_name(form_decode(files[0]))}
+    return all(name.decode("utf-8", "surrogateescape") not in WATCHED for name in read)

@@ -152,6 +152,18 @@ HEADS = [
     b'Content-Disposition: form-data; x="a:b"; name="title"\r\nContent-ID: sudo',
     b'Content-ID: sudo\r\nContent-Disposition: form-data; filename="a:b"; name="title"',
     b'Content-Disposition: form-data; x="a:b"; name="title"\r\nContent-Type: sudo',
+    # Rack 2 calls it by its file then, where it finds one.
+    b'Content-Disposition: form-data; filename="sudo"; x="a:b"; name="title"',
+    b'Content-Disposition: form-data; filename="su%64o"; x="a:b"; name="title"',
+    b'Content-Disposition: form-data; filename="[sudo+"; x="a:b"; name="title"',
+    b'Content-Disposition: form-data; filename=""; x="a:b"; name="title"\r\nContent-Type: sudo',
+    b'Content-Disposition: form-data; Filename="a"; x="a:b"; name="title"\r\nContent-Type: sudo',
+    b'Content-Disposition: form-data; filename="a"; filename="b"; x="a:b"; name="title"\r\nContent-Type: sudo',
+    b'Content-Disposition: form-data;filename="a"; x*="a:b"; name="title"\r\nContent-Type: sudo',
+    b'Content-Disposition: form-data;filename="a"; x="a:b"; y=(; name="title"\r\nContent-Type: sudo',
+    b'Content-Disposition: form-data;filename="a"; x="a:b"; name="title";\r\nContent-Type: sudo',
+    b'Content-Disposition: form-data; filename*=UTF-8\'\'sudo; x="a:b"; name="title"',
+    b'Content-Disposition: form-data; name="title"; x-name="sudo"',
     # Rack 2 looks for it on other lines, too: as far as a colon.
     b'Content-Disposition: form-data; name="title"\r\nX; name=sudo: y',
     b'Content-Disposition: form-data; name="title";\r\nname=sudo: y',
@@ -179,6 +191,19 @@ _RACK_20 = re.compile(rb"Content-Disposition:.*;\s*name=(" + _VALUE + rb")", re.
 _RACK_22 = re.compile(rb"Content-Disposition:[^:]*;\s*name=(" + _VALUE + rb")", re.IGNORECASE)
 _RACK_3 = re.compile(rb"Content-Disposition:(.*)(?=\r\n(?:\S|$))", re.IGNORECASE)
 _RACK_3_PARAMETER = re.compile(rb'([^=]*)=(?:"((?:[^"\\]|\\.)*)"?[^;]*|([^;]*));?')
+# The file's, from a disposition that its second one takes for well formed.
+_RACK_22_FILE = re.compile(
+    rb"Content-Disposition:\s*"
+    + _TOKEN
+    + rb"\s*(?:;\s*[^ \t\v\n\r)(><@,;:\\\"/\[\]?='*%]+=(?:"
+    + _VALUE
+    + rb")\s*)*?;\s*filename=("
+    + _VALUE
+    + rb")\s*(?:;\s*[^ \t\v\n\r)(><@,;:\\\"/\[\]?='*%]+=(?:"
+    + _VALUE
+    + rb")\s*)*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 _ELSEWHERE = (
     re.compile(rb"Content-ID:\s*([^\r\n]*)", re.IGNORECASE),
     re.compile(rb"Content-Type: (.*)\r\n", re.IGNORECASE),
@@ -194,7 +219,10 @@ def _names_in(head: bytes) -> set[bytes]:
     disposition = _RACK_3.search(head)
     given = [] if disposition is None else _RACK_3_PARAMETER.findall(disposition[1].partition(b";")[2])
     found += [quoted or bare for key, quoted, bare in given[:16] if key.strip().lower() == b"name"][-1:] or [b""]
-    if b"" in found:
+    file = _RACK_22_FILE.search(head)
+    if b"" in found and file is not None:
+        found.append(file[1].strip(b'"'))
+    elif b"" in found:
         found += [match[1] for expression in _ELSEWHERE if (match := expression.search(head)) is not None][:1]
     return {top_level_name(name) for name in found}
 
@@ -202,7 +230,18 @@ def _names_in(head: bytes) -> set[bytes]:
 def test_no_name_is_another_to_gitlab() -> None:
     """All heads of up to four of these pieces that the gateway decides."""
     pieces = [
-        *(b'; name="title"', b"; name=sudo", b'; x="a:b"', b'; filename="f"', b"; name=[sudo]", b";", b" ", b'"', b": y"),
+        *(
+            b'; name="title"',
+            b"; name=sudo",
+            b'; x="a:b"',
+            b'; filename="f"',
+            b"; name=[sudo]",
+            b'; filename="sudo"',
+            b";",
+            b" ",
+            b'"',
+            b": y",
+        ),
         *(b"\r\nname=sudo", b"\r\nX: y", b"\r\nX; name=sudo", b"\r\nContent-ID: sudo", b"\r\nContent-Type: sudo"),
     ]
     decided = 0
@@ -239,6 +278,17 @@ def test_delimiters_that_parsers_read_differently_are_undecidable(body: bytes) -
 @pytest.mark.parametrize("body", [b"--", _part(b"a"), b"--" + B + b"\r\nContent-Disp", _part(b"a") + b"--" + B])
 def test_a_body_that_stops_is_undecidable(body: bytes) -> None:
     assert _scan(body)[0].undecidable is Undecidable.INCOMPLETE
+
+
+@pytest.mark.parametrize("name", ["a.txt", "project.zip", "a:b", "100%.txt"])
+def test_a_file_with_a_date_before_its_name_is_read(name: str) -> None:
+    """As Jersey writes it, and gitlab4j with it."""
+    dated = f'; filename="{name}"; modification-date="Sun, 22 Nov 2026 22:38:00 GMT"; size=5; name='
+    for called, findings in (("file", []), ("sudo", ["sudo"])):
+        head = f'Content-Type: text/plain\r\nContent-Disposition: form-data{dated}"{called}"'.encode()
+        verdict = _scan(b"--" + B + b"\r\n" + head + b"\r\n\r\nx\r\n" + END)[0]
+        assert verdict.undecidable is None
+        assert [(f.name, f.value, f.plain) for f in verdict.findings] == [(name, None, False) for name in findings]
 
 
 def test_what_is_harmless_passes() -> None:
