@@ -54,7 +54,8 @@ class HeldBody:
 
 
 class WatchedBody:
-    """A body looked through as it streams: its last chunk goes up only after the whole has been judged.
+    """A body looked through as it streams: its last chunk goes up only after the whole has been judged, and of parts none
+    after what is known of them forbids it.
 
     Args:
         body: To be read.
@@ -93,6 +94,10 @@ class WatchedBody:
             self._scanner.feed(chunk)
             if self._may_name is not None and not self._suspect:
                 self._look_at_unread(chunk, self._may_name)
+            # Workhorse reads parts as far as their last delimiter, and goes on to GitLab without what follows it.
+            sure = self._scanner.so_far()
+            if sure.findings or sure.undecidable is not None:
+                self._admit(sure, self._suspect)
             held, self._held = self._held, chunk
             if held:
                 return held

@@ -73,6 +73,10 @@ class BodyScanner(Protocol):
         """The next octets, split anywhere. Costs nothing more once the body is undecidable."""
         ...
 
+    def so_far(self) -> Verdict:
+        """What is sure before the last octet, of bodies that are acted upon before it: of parts, at the last delimiter."""
+        ...
+
     def finish(self) -> Verdict:
         """The verdict, after the last octet."""
         ...
@@ -113,6 +117,9 @@ class Hopeless:
 
     def feed(self, chunk: bytes) -> None:
         """Nothing to learn."""
+
+    def so_far(self) -> Verdict:
+        return Verdict((), self._reason)
 
     def finish(self) -> Verdict:
         return Verdict((), self._reason)

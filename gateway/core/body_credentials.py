@@ -92,6 +92,10 @@ class _Encoded:
     def blind(self) -> bool:
         return self._scanner.blind
 
+    def so_far(self) -> Verdict:
+        parts = isinstance(self._scanner, MultipartScanner)
+        return Verdict(self._scanner.so_far().findings, self._reason) if parts else Verdict()
+
     def finish(self) -> Verdict:
         return Verdict(self._scanner.finish().findings, self._reason)
 
@@ -145,6 +149,9 @@ class _Gzipped:
         self._whole = self._left > 0 and not self._inflater.unconsumed_tail and not self._inflater.unused_data
         self._inflated.feed(octets)
 
+    def so_far(self) -> Verdict:
+        return Verdict()
+
     def finish(self) -> Verdict:
         inflated = self._inflated.finish()
         findings = tuple(msgspec.structs.replace(each, plain=False) for each in inflated.findings)
@@ -176,6 +183,9 @@ class _Untyped:
         self._json.feed(chunk)
         if self._form is not None:
             self._form.feed(chunk)
+
+    def so_far(self) -> Verdict:
+        return Verdict()
 
     def finish(self) -> Verdict:
         as_json = self._json.finish()

@@ -93,6 +93,9 @@ class MultipartScanner:
             self._doubt = doubt.reason
             self._buffer = b""
 
+    def so_far(self) -> Verdict:
+        return Verdict(tuple(self._findings), self._doubt)
+
     def finish(self) -> Verdict:
         doubt = self._doubt
         if doubt is None and not self._done and (self._at or self._buffer):
@@ -131,6 +134,8 @@ class MultipartScanner:
         if end < 0 or end > _MAX_HEAD_BYTES:
             if len(self._buffer) > _MAX_HEAD_BYTES:
                 raise Doubt(Undecidable.TOO_MANY)
+            if b"\n" in self._buffer.replace(b"\r\n", b""):  # to Workhorse the head may have ended, and the body with it
+                raise Doubt(Undecidable.MALFORMED)
             return False
         self._read_head(self._buffer[:end])
         self._drop(end + 4)
