@@ -48,7 +48,7 @@ class Gateway:
 
     def __init__(self, url: str, *, leased: bool) -> None:
         self.link = RedisLink.from_url(url, timeout_s=1.0, name="bench")
-        ear = RedisEar(self.link.address, channel=GONE_CHANNEL, name="bench-ear", clock=time.monotonic)
+        ear = RedisEar(self.link.place, channel=GONE_CHANNEL, name="bench-ear", clock=time.monotonic)
         codec = Codec(b"k" * 32)
         leases = RedisLeases(self.link, codec, lambda: ear.listening)
         self.far = RedisCacheStore(self.link, codec)

@@ -69,6 +69,7 @@ from ..stores.credentials_redis import RedisCredentials
 from ..stores.credentials_sqlite import SqliteCredentials
 from ..stores.paces_redis import RedisPaces
 from ..stores.redis_link import RedisLink
+from ..stores.redis_place import Tag
 from ..telemetry.audit import AuditLog
 from ..telemetry.metrics import Metrics
 from ..upstream.admission import AdmissionSettings, AdmittingUpstream
@@ -127,9 +128,9 @@ class Assembly:
         self.alarms: dict[str, str] = {}
         """Broker credentials that GitLab refuses, and why the operator must act."""
 
-    def link(self, url: Secret, name: str, timeout_s: float) -> RedisLink:
+    def link(self, url: Secret, name: str, timeout_s: float, tag: Tag) -> RedisLink:
         """One more Redis connection, watched by readiness."""
-        link = RedisLink.from_url(url.reveal(), timeout_s=timeout_s, name=f"gitlab-gateway-{name}")
+        link = RedisLink.from_url(url.reveal(), timeout_s=timeout_s, name=f"gitlab-gateway-{name}", tag=tag)
         self.links.append(link)
         self.stack.push_async_callback(link.close)
         return link
@@ -269,7 +270,7 @@ async def _assemble(made: Assembly) -> None:
             made.exchange = made.key_room.exchange(authenticator)
         rules = Rules.compile(compiled.rules(config))
         limits = Limits.compile(compiled.limits(config), compiled.costs(config), room.names)
-        board = made.link(config.stores.shared.url, "changes", 0.25) if config.stores.shared.shared else None
+        board = made.link(config.stores.shared.url, "changes", 0.25, Tag.LIMITS) if config.stores.shared.shared else None
         pacing = PacingStage(
             made.limits,
             wall=time.time,
@@ -416,14 +417,14 @@ def _buckets(made: Assembly) -> BucketStore:
     if not config.stores.shared.shared:
         return MemoryBuckets()
     outage = {OnBuckets.LOCAL: OnOutage.LOCAL, OnBuckets.OPEN: OnOutage.OPEN, OnBuckets.CLOSED: OnOutage.CLOSED}
-    link = made.link(config.stores.shared.url, "buckets", 0.05)
+    link = made.link(config.stores.shared.url, "buckets", 0.05, Tag.LIMITS)
     return RedisBuckets(link, on_outage=outage[config.stores.on_error.buckets])
 
 
 def _cache(made: Assembly) -> CacheRoom:
     config = made.config
     shared = config.cache_is_shared and config.cache.mode is not CacheMode.OFF
-    link = made.link(config.stores.shared.url, "cache", 0.1) if shared else None
+    link = made.link(config.stores.shared.url, "cache", 0.1, Tag.CACHE) if shared else None
     return CacheRoom(config, link, lambda: made.keys.encryption)
 
 
@@ -431,7 +432,7 @@ def _credential_store(made: Assembly) -> SealedStore:
     stored = made.config.stores.credentials
     assert stored is not None, "the loader fills it in"
     if stored.shared:
-        return RedisCredentials(made.link(stored.url, "credentials", 2.0))
+        return RedisCredentials(made.link(stored.url, "credentials", 2.0, Tag.CREDENTIALS))
     open_state_dir(Path(made.config.state_dir))
     return SqliteCredentials(Path(stored.url.reveal().removeprefix("sqlite://")), wall=time.time)
 
@@ -468,7 +469,7 @@ def _authenticator(made: Assembly, settings: IdentitySettings, verifier: GitlabV
     fingerprint_key = keys.audit
     if settings.keys or settings.workloads:
         stored = config.stores.keys
-        link = made.link(stored.url, "keys", 0.25) if stored is not None and stored.shared else None
+        link = made.link(stored.url, "keys", 0.25, Tag.KEYS) if stored is not None and stored.shared else None
         made.key_room = KeyRoom(config, settings, lambda: keys.pepper, link)
         made.stack.push_async_callback(made.key_room.store.close)
         gateway_keys = made.key_room.gateway_keys(fingerprint_key)

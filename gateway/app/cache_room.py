@@ -90,7 +90,7 @@ class CacheRoom:
             codec = Codec(encryption_key())
             self.store = self.redis = RedisCacheStore(link, codec)
             if _reuses(settings):
-                ear = RedisEar(link.address, channel=GONE_CHANNEL, name=f"{link.name}-ear", clock=time.monotonic)
+                ear = RedisEar(link.place, channel=GONE_CHANNEL, name=f"{link.name}-ear", clock=time.monotonic)
                 self.leases = RedisLeases(link, codec, lambda: ear.heard_within(TRUST_S))
                 self.store = self.levels = TwoLevelCacheStore(
                     self.redis, ear, max_bytes=settings.near_bytes, clock=time.monotonic, leases=self.leases

@@ -17,6 +17,7 @@ from ..config import Config
 from ..identity.issuing import KeyIssuer
 from ..state_dir import StateRefused, open_state_dir
 from ..stores.redis_link import RedisLink
+from ..stores.redis_place import Tag
 from ..telemetry.audit import AuditLog
 from .assembly import Keyring
 from .key_office import Actor, KeyOffice
@@ -57,7 +58,7 @@ async def open_key_store(config: Config, use: Use = Use.BEGIN) -> AsyncIterator[
     async with contextlib.AsyncExitStack() as stack:
         link = None
         if stored is not None and stored.shared:
-            link = RedisLink.from_url(stored.url.reveal(), timeout_s=_TIMEOUT_S, name="keys")
+            link = RedisLink.from_url(stored.url.reveal(), timeout_s=_TIMEOUT_S, name="keys", tag=Tag.KEYS)
             stack.push_async_callback(link.close)
         else:
             open_state_dir(Path(config.state_dir), make=begin)

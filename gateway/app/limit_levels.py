@@ -18,6 +18,7 @@ from ..stores.bucket_peek import peek
 from ..stores.changes_redis import RedisChanges
 from ..stores.paces_redis import RedisPaces
 from ..stores.redis_link import RedisLink, RedisUnavailable
+from ..stores.redis_place import Tag
 from .explaining import Explained
 from .limit_wishes import Note, as_wished, noted
 
@@ -74,7 +75,7 @@ def levels(decision: Decision, takes: Sequence[Take], changes: Mapping[str, Note
 async def shared_levels(config: Config, asked: Explained, *, wall: Callable[[], float] = time.time) -> Levels:
     """From Redis, as the gateways that share it see them; nothing is changed by looking."""
     url = config.stores.shared.url.reveal()
-    link = RedisLink.from_url(url, timeout_s=_TIMEOUT_S, name="explain")
+    link = RedisLink.from_url(url, timeout_s=_TIMEOUT_S, name="explain", tag=Tag.LIMITS)
     try:
         notes = await RedisChanges(link).read()
         heard = await RedisPaces(link).read(asked.credentials)

@@ -131,7 +131,7 @@ def _stores(config: Config) -> Iterator[Finding]:
         yield _error(("stores", "credentials"), "is memory: a rotated token is nowhere else; use sqlite:///PATH or Redis")
     for name, store in ("shared", stores.shared), ("keys", stores.keys), ("credentials", stores.credentials):
         twice = name != "shared" and store is stores.shared
-        if store is not None and not twice and store.scheme == "redis" and store.password:
+        if store is not None and not twice and store.shared and not store.encrypted and store.password:
             yield _warning(("stores", name), "sends its password in clear text: rediss:// encrypts")
     rotated_on_redis = stores.credentials is not None and stores.credentials.shared
     on_redis = stores.shared.shared or rotated_on_redis or (stores.keys is not None and stores.keys.shared)

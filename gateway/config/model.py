@@ -232,7 +232,7 @@ class Stores(Section, frozen=True):
     """Where the gateway remembers."""
 
     shared: Store = parse_store_url("memory:")
-    """Buckets and cache: `memory:`, `redis://HOST:PORT/DB` or `rediss://…`."""
+    """Buckets and cache: `memory:`, `redis://HOST:PORT/DB`, `rediss://…`, `redis+sentinel://…`, `redis+cluster://…`."""
     keys: Store | None = None
     """Gateway keys: `sqlite:///PATH`, `redis://…`; absent: `shared` when that is Redis, else a file in `state_dir`."""
     credentials: Store | None = None

@@ -72,7 +72,7 @@ def _stores(config: Config) -> Iterator[Finding]:
     seen: set[str] = set()
     for name in ("shared", "keys", "credentials"):
         store: StoreUrl | None = getattr(config.stores, name)
-        if store is None or store.scheme != "rediss" or store.url.reveal() in seen:
+        if store is None or not store.encrypted or store.url.reveal() in seen:
             continue
         seen.add(store.url.reveal())
         try:

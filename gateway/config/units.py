@@ -98,16 +98,21 @@ class StoreUrl(msgspec.Struct, frozen=True):
     """Where a store is. The whole URL is secret: it may hold a password."""
 
     scheme: str
-    """``memory`` · ``redis`` · ``rediss`` · ``sqlite``."""
+    """``memory`` · ``redis`` · ``rediss`` · ``sqlite``, and what ``+sentinel`` or ``+cluster`` makes of the Redis ones."""
     url: Secret
     shown: str
-    """Without user and password: for people."""
+    """Without users and passwords: for people."""
     password: bool = False
 
     @property
     def shared(self) -> bool:
         """Several gateways may use it at once."""
-        return self.scheme in {"redis", "rediss"}
+        return self.scheme.startswith("redis")
+
+    @property
+    def encrypted(self) -> bool:
+        """On its way."""
+        return self.scheme.startswith("rediss")
 
     @property
     def path(self) -> str:
@@ -296,13 +301,25 @@ def parse_base_url(text: str) -> BaseUrl:
 
 
 _TLS_OPTION = r"(?:ssl_(?:ca_certs|certfile|keyfile)=/[A-Za-z0-9._~/@+-]+|ssl_check_hostname=(?:true|false))"
-_TLS_OPTIONS = re.compile(rf"\?{_TLS_OPTION}(?:&{_TLS_OPTION})*")
 _TLS_OPTION_NAMES = "ssl_ca_certs=/FILE, ssl_certfile=/FILE, ssl_keyfile=/FILE, ssl_check_hostname=false"
-_STORES = "memory:, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or sqlite:///PATH"
+_SENTINEL_OPTION = r"sentinel_(?:username|password)=[^&#\s]+"
+_STORES = (
+    "memory:, redis://HOST:PORT/DB, redis+sentinel://HOST:PORT/NAME, redis+cluster://HOST:PORT, one of these with rediss, "
+    "or sqlite:///PATH"
+)
+_REDIS_FORMS = {
+    "": ("a Redis address", "after host and port only a database number may follow, as in /0", r"(?:/[0-9]{0,4})?"),
+    "sentinel": (
+        "an address of Sentinels",
+        "write HOST:PORT,HOST:PORT/NAME and, if need be, /DB, where NAME is what they call the primary",
+        r"/[A-Za-z0-9._-]{1,64}(?:/[0-9]{0,4})?",
+    ),
+    "cluster": ("an address of a Redis Cluster", "write HOST:PORT,HOST:PORT; its one database is 0", r"(?:/0?)?"),
+}
 
 
 def parse_store_url(text: str) -> StoreUrl:
-    """``memory:``, ``redis://redis:6379/0``, ``rediss://…``, ``sqlite:///var/lib/…/keys.db``."""
+    """``memory:``, ``redis://redis:6379/0``, ``rediss://…``, ``redis+sentinel://…``, ``sqlite:///var/lib/…/keys.db``."""
     if text in {"memory:", "memory"}:
         return StoreUrl("memory", Secret("memory:"), "memory:")
     found = _URL.fullmatch(text)
@@ -313,22 +330,40 @@ def parse_store_url(text: str) -> StoreUrl:
         if authority or len(path) < 2 or rest:
             raise ValueError("is not a SQLite file: write sqlite:/// and an absolute path, three slashes in all")
         return StoreUrl(scheme, Secret(text), text)
-    if scheme in {"redis+sentinel", "redis+cluster"}:
-        raise ValueError(f"names {scheme}, which this version does not support yet: use redis:// or rediss://")
-    if scheme not in {"redis", "rediss"}:
+    transport, _, form = scheme.partition("+")
+    if transport not in {"redis", "rediss"} or form not in _REDIS_FORMS or scheme.endswith("+"):
         raise ValueError(f"has an unknown scheme: write {_STORES}")
-    if not re.fullmatch(r"(?:/[0-9]{0,4})?", path) or (rest and scheme == "redis"):
-        raise ValueError("is not a Redis address: after host and port only a database number may follow, as in /0")
-    if rest and not _TLS_OPTIONS.fullmatch(rest):
-        raise ValueError(f"is not a Redis address: after the database may follow ?{_TLS_OPTION_NAMES}, joined by &")
-    userinfo, _, place = authority.rpartition("@")
-    name, colon, port = place.rpartition(":")
-    if colon and not (place.startswith("[") and place.endswith("]")):
-        _parse_host(name, "a Redis address")
-        _parse_port(port, 1)
-    else:
-        _parse_host(place, "a Redis address")
-    return StoreUrl(scheme, Secret(text), f"{scheme}://{place}{path}{rest}", password=bool(userinfo))
+    what, how, paths = _REDIS_FORMS[form]
+    if not re.fullmatch(paths, path):
+        raise ValueError(f"is not {what}: {how}")
+    shown_rest, hidden = _shown_options(rest, transport, form, what)
+    userinfo, _, places = authority.rpartition("@")
+    for place in places.split(",") if form else [places]:
+        name, colon, port = place.rpartition(":")
+        if colon and not (place.startswith("[") and place.endswith("]")):
+            _parse_host(name, what)
+            _parse_port(port, 1)
+        else:
+            _parse_host(place, what)
+    return StoreUrl(scheme, Secret(text), f"{scheme}://{places}{path}{shown_rest}", password=bool(userinfo) or hidden)
+
+
+def _shown_options(rest: str, transport: str, form: str, what: str) -> tuple[str, bool]:
+    """The options that may be shown, and whether there are others. Raises ValueError for one that is none."""
+    if not rest:
+        return "", False
+    known = [_TLS_OPTION] if transport == "rediss" else []
+    if form == "sentinel":
+        known.append(_SENTINEL_OPTION)
+    options = rest[1:].split("&")
+    if rest[0] != "?" or not all(any(re.fullmatch(one, option) for one in known) for option in options):
+        if not known:
+            raise ValueError(f"is not {what}: {_REDIS_FORMS[form][1]}")
+        names = [_TLS_OPTION_NAMES] if transport == "rediss" else []
+        names += ["sentinel_username=NAME, sentinel_password=PASSWORD"] if form == "sentinel" else []
+        raise ValueError(f"is not {what}: after the database may follow ?{', '.join(names)}, joined by &")
+    shown = [option for option in options if not option.startswith("sentinel_")]
+    return ("?" + "&".join(shown) if shown else ""), len(shown) < len(options)
 
 
 # Words

@@ -10,9 +10,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from ..core.target import percent_decode
+
 
 class RedisAddress(msgspec.Struct, frozen=True):
-    """One server and one database. ``repr`` is short on purpose: this holds the password."""
+    """One server and one database. ``repr`` is short on purpose: this holds the password.
+
+    With ``guides`` the server is whichever those tell of, and ``host`` and ``port`` say nothing yet.
+    """
 
     host: str
     port: int
@@ -21,18 +26,45 @@ class RedisAddress(msgspec.Struct, frozen=True):
     username: str
     password: str
     tls: ssl.SSLContext | None
+    guides: tuple[RedisAddress, ...] = ()
+    """Sentinels, or nodes of a cluster."""
+    primary: str = ""
+    """What Sentinels call it; empty of a cluster."""
 
     def __repr__(self) -> str:
         return "RedisAddress(…)"
 
 
 def parse_address(url: str) -> RedisAddress:
-    """``redis://``, ``rediss://`` or ``unix://``, as :meth:`RedisLink.from_url` tells.
+    """``redis://``, ``rediss://``, ``unix://``, or a ``+sentinel`` or ``+cluster``, as :meth:`RedisLink.from_url` tells.
 
     Raises:
         ValueError: The URL is none of these. The message never holds the URL.
         OSError: A file that it names can't be read.
     """
+    found = _GUIDED.fullmatch(url)
+    if found is None:
+        return _server(url)
+    scheme, kind, userinfo, hosts, path, query = found.groups(default="")
+    if kind == "cluster":
+        server = _server(f"{scheme}://{userinfo}localhost/{path}{query}")
+        if server.db:
+            raise ValueError("a Redis URL with +cluster has no database but 0")
+        return msgspec.structs.replace(server, guides=_guides(hosts, server))
+    name, _, db = path.partition("/")
+    if not name:
+        raise ValueError("a Redis URL with +sentinel names the primary after the hosts")
+    theirs = dict(_SENTINEL_OPTION.findall(query))
+    query = _SENTINEL_OPTION.sub("", query).replace("?&", "?").removesuffix("?")
+    server = _server(f"{scheme}://{userinfo}localhost/{db}{query}")
+    # Who asks for none of their own is told no password of Redis's.
+    username, password = (_decoded(theirs.get(f"sentinel_{one}", "")) for one in ("username", "password"))
+    sentinel = msgspec.structs.replace(server, port=26379, db=0, username=username, password=password)
+    return msgspec.structs.replace(server, guides=_guides(hosts, sentinel), primary=name)
+
+
+def _server(url: str) -> RedisAddress:
+    """Of a URL of one server."""
     from redis.asyncio.connection import parse_url  # a tenth of the start-up, and the embedded default never asks for it
 
     if not url.startswith(("redis://", "rediss://", "unix://")):
@@ -61,6 +93,27 @@ def parse_address(url: str) -> RedisAddress:
     )
 
 
+def _decoded(text: str) -> str:
+    return percent_decode(text.encode()).decode("utf-8", "replace")
+
+
+def _guides(hosts: str, like: RedisAddress) -> tuple[RedisAddress, ...]:
+    places = [_place(host, like.port) for host in hosts.split(",")]
+    return tuple(msgspec.structs.replace(like, host=host, port=port) for host, port in places)
+
+
+def _place(text: str, port: int) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{text}")
+        if not parts.hostname or parts.path or parts.username is not None:
+            raise ValueError
+        return parts.hostname, parts.port or port
+    except ValueError:
+        raise ValueError("not a valid Redis URL: its hosts are HOST:PORT, joined by commas") from None
+
+
+_GUIDED = re.compile(r"(rediss?)\+(sentinel|cluster)://([^/?#]*@)?([^@/?#]*)(?:/([^?#]*))?(\?.*)?")
+_SENTINEL_OPTION = re.compile(r"(?:(?<=\?)|&)(sentinel_username|sentinel_password)=([^&]*)")
 _DATABASE = re.compile(r"/?[0-9]*")
 _OPTIONS = frozenset(
     {"host", "port", "path", "db", "username", "password", "connection_class"}

@@ -11,9 +11,8 @@ import random
 import select
 from collections.abc import Callable
 
-from ..names import Names
-from .redis_address import RedisAddress
-from .redis_wire import Garbled, RedisError, RedisUnavailable, RedisValue, Wire, connected, packed
+from .redis_place import RedisPlace, word_for
+from .redis_wire import Garbled, RedisError, RedisUnavailable, RedisValue, Wire, packed
 
 _ASK_S = 0.25
 _DEAD_S = 2.0
@@ -27,19 +26,19 @@ class RedisEar:
     """One subscription of one event loop.
 
     Args:
-        address: Where Redis is.
+        place: Where Redis is, as for whoever publishes: what is published elsewhere may come late.
         channel: Redis knows channels by name alone, whatever the database.
         name: Shown by ``CLIENT LIST``.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, address: RedisAddress, *, channel: str, name: str, clock: Callable[[], float]) -> None:
+    def __init__(self, place: RedisPlace, *, channel: str, name: str, clock: Callable[[], float]) -> None:
         self.name = name
         self.trouble = ""
         """What last went wrong, in a word."""
         self.heard_until = _NEVER
         """Everything published before this instant was heard. At worst, what came later was not."""
-        self._address = address
+        self._place = place
         self._channel = channel
         self._clock = clock
         self._hear: Callable[[bytes], None]
@@ -84,14 +83,15 @@ class RedisEar:
         if keeper is not None:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
+            self._place.close()
 
     async def _keep(self) -> None:
-        pause, names = _PAUSE_S[0], Names(self._address.host, self._address.port)
+        pause = _PAUSE_S[0]
         while True:
             try:
-                wire = await connected(self._address, self.name, _DEAD_S, self._replied, names)
+                wire = await self._place.connected(self.name, _DEAD_S, self._replied)
             except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
-                self.trouble = refused.kind if isinstance(refused, RedisError) else type(refused).__name__
+                self.trouble = word_for(refused)
             else:
                 try:
                     if await self._follow(wire):
@@ -114,6 +114,9 @@ class RedisEar:
                 await asyncio.wait_for(wire.lost.wait(), _ASK_S)
             except TimeoutError:
                 stood = stood or self.listening
+                if self._place.at != wire.at:
+                    self.trouble = "moved"
+                    return stood
                 if self._asked_at is None:
                     self._ask(wire, "PING")
                 elif self._clock() - self._asked_at > _DEAD_S:

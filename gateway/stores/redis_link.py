@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from ..names import Names
 from ..ports import Asked
-from .redis_address import RedisAddress, parse_address
+from .redis_address import parse_address
+from .redis_place import ELSEWHERE, RedisPlace, Tag, word_for
 from .redis_wire import (
     GRACE_S,
     Argument,
@@ -30,7 +30,6 @@ from .redis_wire import (
     RedisUnavailable,
     RedisValue,
     Wire,
-    connected,
     packed,
 )
 
@@ -50,6 +49,8 @@ _OUTAGES = frozenset(
     | {"ASK", "CROSSSLOT", "MOVED", "TRYAGAIN"}
 )
 """Errors that say how Redis is, not what it was asked: full, a replica, still loading, the wrong node of a cluster …"""
+STAYS_S = 5.0
+"""A server that takes no writes still answers: where nobody tells of another, its name is tried again only so often."""
 _REMEMBERED_S = 2.0
 """For so long after one of them the link counts as unwell: reads go on being answered by a Redis that takes no writes."""
 
@@ -115,7 +116,7 @@ class RedisLink:
     Construct with :meth:`from_url`; the first call connects. Every call is bounded by ``timeout_s``, connecting included.
     """
 
-    def __init__(self, address: RedisAddress, *, timeout_s: float, name: str) -> None:
+    def __init__(self, place: RedisPlace, *, timeout_s: float, name: str) -> None:
         self.name = name
         self.trouble = ""
         """What last went wrong, in a word: ``WRONGPASS``, ``ConnectionRefusedError``, ``timeout``, ``OOM`` …"""
@@ -123,7 +124,7 @@ class RedisLink:
         """Calls without an answer, or with one that says Redis is unwell."""
         self.greet: Callable[[], None] = _nothing
         """Called on each new connection: what it asks for stands in the first write, before whatever waited for one."""
-        self.address = address
+        self.place = place
         self._timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -132,6 +133,10 @@ class RedisLink:
         self._closed = False
         self._unanswered = 0
         self._refused_at = float("-inf")
+        self._elsewhere = False
+        """This connection's server says that another has taken its place."""
+        self._stays_until = 0.0
+        """Until then it is not left for that."""
         self._out: list[bytes] = []
         self._slots: deque[_Slot | _Call] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -139,8 +144,11 @@ class RedisLink:
         self._flushing = False
 
     @classmethod
-    def from_url(cls, url: str, *, timeout_s: float, name: str) -> RedisLink:
+    def from_url(cls, url: str, *, timeout_s: float, name: str, tag: Tag = Tag.LIMITS) -> RedisLink:
         """``redis://[user:password@]host[:port][/db]``, ``rediss://`` likewise, ``unix://[user:password@]/path[?db=n]``.
+        ``redis+sentinel://[user:password@]sentinel[:port][,…]/primary[/db][?sentinel_username=…&sentinel_password=…]`` and
+        ``redis+cluster://[user:password@]node[:port][,…]``, either with ``rediss``, ask where it is (``redis_place``, also
+        for ``tag``).
 
         TLS options are redis-py's query parameters ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``,
         ``ssl_check_hostname`` and ``ssl_cert_reqs``. ``name`` is shown by ``CLIENT LIST``.
@@ -149,7 +157,7 @@ class RedisLink:
             ValueError: The URL is not one of these. The message never holds the URL.
             OSError: A certificate that it names can't be read.
         """
-        return cls(parse_address(url), timeout_s=timeout_s, name=name)
+        return cls(RedisPlace(parse_address(url), tag), timeout_s=timeout_s, name=name)
 
     @property
     def connected(self) -> bool:
@@ -261,6 +269,7 @@ class RedisLink:
         if wire is not None:
             wire.abort()
         self._fail_all("closed")
+        self.place.close()
         if wire is not None:
             await wire.lost.wait()
 
@@ -283,11 +292,15 @@ class RedisLink:
         if isinstance(reply, RedisError) and reply.kind in _OUTAGES and self._loop is not None:
             self.failures += 1
             self.trouble, self._refused_at = reply.kind, self._loop.time()
+            self._elsewhere = self._elsewhere or (reply.kind in ELSEWHERE and self._loop.time() >= self._stays_until)
         if len(replies) == slot.want:
             slots.popleft()
             if slot.waited_for:
                 self._unanswered = 0
                 slot.answer()
+            if self._elsewhere:
+                self.place.doubt()
+                self._drop(self.trouble, down=False)
 
     def _expire(self) -> None:
         """Fail what is overdue. One timer serves every call: all have the same timeout."""
@@ -363,21 +376,21 @@ class RedisLink:
 
     async def _keep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Hold one connection open until closed."""
-        pause, names = _BACKOFF_S[0], Names(self.address.host, self.address.port)
+        pause = _BACKOFF_S[0]
         while True:
             try:
-                wire = await connected(self.address, self.name, self._timeout_s, self._replied, names)
+                wire = await self.place.connected(self.name, self._timeout_s, self._replied)
             except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
-                self.trouble = refused.kind if isinstance(refused, RedisError) else type(refused).__name__
+                self.trouble = word_for(refused)
                 self._fail_all("down")
             else:
-                self._wire, self._down, self._unanswered = wire, False, 0
+                self._wire, self._down, self._unanswered, self._elsewhere = wire, False, 0, False
                 since = loop.time()
+                self._stays_until = since if self.place.follows else since + STAYS_S
                 self._begin()
-                await wire.lost.wait()
+                await self.place.lost(wire)
                 if self._wire is wire:
-                    self._wire, self.trouble = None, "connection lost"
-                    self._fail_all("connection lost")
+                    self._drop("connection lost" if wire.lost.is_set() else "moved", down=False)
                 if loop.time() - since > _BACKOFF_S[1]:
                     pause = _BACKOFF_S[0]
                     continue

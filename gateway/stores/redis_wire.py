@@ -62,10 +62,12 @@ class Wire(asyncio.Protocol):
         self._owner = receive
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(protocolError=Garbled, replyError=RedisError)
-        self._greeting: asyncio.Future[None] | None = None
+        self._greeting: asyncio.Future[RedisValue] | None = None
         self._greetings = 0
         self.full = False
         self.lost = asyncio.Event()
+        self.at = ("", 0)
+        """Where it was found, by whoever looked for it."""
 
     def descriptor(self) -> int:
         """Of its socket; -1: it is gone."""
@@ -77,16 +79,16 @@ class Wire(asyncio.Protocol):
 
     def abort(self) -> None:
         if self._greeting is None:
-            self._receive = _nobody
+            self._receive = nobody
         if self._transport is not None:
             self._transport.abort()
 
-    async def greet(self, commands: Sequence[Command]) -> None:
-        """Raises RedisError, or RedisUnavailable when the connection ends first."""
+    async def greet(self, commands: Sequence[Command]) -> RedisValue:
+        """The last one's reply. Raises RedisError, or RedisUnavailable when the connection ends first."""
         self._greeting = asyncio.get_running_loop().create_future()
         self._greetings = len(commands)
         self.write(packed(commands))
-        await self._greeting
+        return await self._greeting
 
     def greeted(self) -> None:
         self._greeting = None
@@ -121,7 +123,7 @@ class Wire(asyncio.Protocol):
         if isinstance(reply, RedisError):
             greeting.set_exception(reply)
         elif self._greetings == 0:
-            greeting.set_result(None)
+            greeting.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -130,18 +132,40 @@ class Wire(asyncio.Protocol):
         self.lost.set()
 
 
-def _nobody(reply: RedisValue | RedisError) -> None:
+def nobody(reply: RedisValue | RedisError) -> None:
     """Waits for it any more."""
     del reply
 
 
-async def connected(at: RedisAddress, name: str, timeout_s: float, receive: Receive, names: Names | None = None) -> Wire:
-    """A greeted connection, shown as ``name`` by ``CLIENT LIST``. ``names`` are its host's, kept by who connects again.
+async def connected(
+    at: RedisAddress,
+    name: str,
+    timeout_s: float,
+    receive: Receive,
+    names: Names | None = None,
+    *,
+    last: Command = ("PING",),
+) -> tuple[Wire, RedisValue]:
+    """A greeted connection, shown as ``name`` by ``CLIENT LIST``, and what was replied to the ``last`` greeting. ``names``
+    are its host's, kept by who connects again.
 
-    Its last greeting must be answered within ``timeout_s``, which is its owner's for calls: a Redis too slow for them is
+    The last greeting must be answered within ``timeout_s``, which is its owner's for calls: a Redis too slow for them is
     no better than none, and must not be found out again by every caller. Raises OSError, RedisError, RedisUnavailable, or
     ValueError where no resolver takes the name.
     """
+    wire = await opened(at, name, receive, names)
+    try:
+        async with asyncio.timeout(max(timeout_s, GRACE_S * 5)):
+            reply = await wire.greet([last])
+    except BaseException:
+        wire.abort()
+        raise
+    wire.greeted()
+    return wire, reply
+
+
+async def opened(at: RedisAddress, name: str, receive: Receive, names: Names | None = None) -> Wire:
+    """As ``connected``, still to be greeted."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         if at.path:
@@ -157,12 +181,9 @@ async def connected(at: RedisAddress, name: str, timeout_s: float, receive: Rece
             greeting.append(("SELECT", at.db))
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await wire.greet(greeting)
-        async with asyncio.timeout(max(timeout_s, GRACE_S * 5)):
-            await wire.greet([("PING",)])
     except BaseException:
         wire.abort()
         raise
-    wire.greeted()
     return wire
 
 

@@ -39,7 +39,7 @@ class Gateway:
         self.clock = clock
         self.names = ProjectNames()
         link = RedisLink.from_url(url, timeout_s=2.0, name="together")
-        ear = RedisEar(link.address, channel=GONE_CHANNEL, name="together-ear", clock=time.monotonic)
+        ear = RedisEar(link.place, channel=GONE_CHANNEL, name="together-ear", clock=time.monotonic)
         codec = Codec(b"k" * 32)
         self.redis = RedisCacheStore(link, codec)
         self.leases = RedisLeases(link, codec, lambda: ear.listening, wait_s=20.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -65,3 +66,16 @@ def slot(name: bytes | str) -> int:
             crc = (crc << 1) ^ 0x1021 if crc & 0x8000 else crc << 1
         crc &= 0xFFFF
     return crc % 16384
+
+
+def move(name: str, owner: Any, other: Any) -> None:
+    """The slot of ``name``, with all that is in it, from one server to another of its cluster."""
+    with redis.Redis(port=owner.port) as first, redis.Redis(port=other.port) as second:
+        mine, theirs = (client.execute_command("CLUSTER", "MYID") for client in (first, second))
+        second.execute_command("CLUSTER", "SETSLOT", slot(name), "IMPORTING", mine)
+        first.execute_command("CLUSTER", "SETSLOT", slot(name), "MIGRATING", theirs)
+        for key in first.execute_command("CLUSTER", "GETKEYSINSLOT", slot(name), 1000):
+            first.execute_command("MIGRATE", "127.0.0.1", other.port, key, 0, 5000)
+        second.execute_command("CLUSTER", "SETSLOT", slot(name), "NODE", theirs)
+        with contextlib.suppress(redis.ResponseError):  # who has given its last slot away may be a replica by now
+            first.execute_command("CLUSTER", "SETSLOT", slot(name), "NODE", theirs)

@@ -31,7 +31,7 @@ async def link(cluster: Any) -> AsyncIterator[RedisLink]:
 
 
 async def levels(link: RedisLink) -> TwoLevelCacheStore:
-    ear = RedisEar(link.address, channel=GONE_CHANNEL, name="cluster-test-ear", clock=time.monotonic)
+    ear = RedisEar(link.place, channel=GONE_CHANNEL, name="cluster-test-ear", clock=time.monotonic)
     store = TwoLevelCacheStore(RedisCacheStore(link, CODEC), ear, max_bytes=1 << 20, clock=time.monotonic)
     store.start()
     async with asyncio.timeout(10):

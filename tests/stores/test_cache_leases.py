@@ -25,7 +25,7 @@ NAMES = "{ggw:cache}:lease:*"
 class Gateway:
     def __init__(self, url: str, wait_s: float = 20.0, heard: Callable[[], bool] | None = None) -> None:
         self.link = RedisLink.from_url(url, timeout_s=2.0 if heard is None else 0.2, name="leases-test")
-        self.ear = RedisEar(self.link.address, channel=GONE_CHANNEL, name="leases-test-ear", clock=time.monotonic)
+        self.ear = RedisEar(self.link.place, channel=GONE_CHANNEL, name="leases-test-ear", clock=time.monotonic)
         self.leases = RedisLeases(self.link, CODEC, heard or (lambda: self.ear.listening), wait_s=wait_s)
         far = RedisCacheStore(self.link, CODEC)
         self.store = TwoLevelCacheStore(far, self.ear, max_bytes=1 << 20, clock=time.monotonic, leases=self.leases)
@@ -161,7 +161,7 @@ async def test_an_end_that_nobody_waits_for_is_told_to_nobody(pair: Pair) -> Non
     here, _ = pair
     heard: list[bytes] = []
     standing = asyncio.Event()
-    ear = RedisEar(here.link.address, channel=GONE_CHANNEL, name="leases-test-listener", clock=time.monotonic)
+    ear = RedisEar(here.link.place, channel=GONE_CHANNEL, name="leases-test-listener", clock=time.monotonic)
     ear.listen(heard.append, standing.set)
     async with asyncio.timeout(10):
         await standing.wait()

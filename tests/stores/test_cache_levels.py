@@ -19,6 +19,7 @@ from gateway.stores.codec import Codec
 from gateway.stores.redis_address import parse_address
 from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink
+from gateway.stores.redis_place import RedisPlace
 from tests.fakes.line import Line
 
 from .cache_contract import ENTRY, HISTORIES, CacheContract, InCallbacks, follow, saying
@@ -33,7 +34,9 @@ class Gateway:
     def __init__(self, url: str, ear_url: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.link = RedisLink.from_url(url, timeout_s=2.0, name="levels-test")
         self.far = RedisCacheStore(self.link, Codec(KEY))
-        self.ear = RedisEar(parse_address(ear_url or url), channel=GONE_CHANNEL, name="levels-test-ear", clock=clock)
+        self.ear = RedisEar(
+            RedisPlace(parse_address(ear_url or url)), channel=GONE_CHANNEL, name="levels-test-ear", clock=clock
+        )
         self.store = TwoLevelCacheStore(self.far, self.ear, max_bytes=1 << 20, clock=clock)
 
     async def listening(self) -> Gateway:
@@ -220,7 +223,7 @@ async def test_a_message_that_came_is_heeded_before_it_is_read(pair: Pair) -> No
     """The event loop may come to a request before it comes to the message."""
     here, _ = pair
     assert await here.holds()
-    with redis.Redis(port=here.link.address.port) as client:
+    with redis.Redis(port=here.link.place.at[1]) as client:
         client.publish(GONE_CHANNEL, here.far.tag_names((b"u",))[0])  # nothing else runs meanwhile
     assert not here.store.near._purges
     assert not (await here.store.get(b"k", TAGS)).near

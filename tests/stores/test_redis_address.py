@@ -42,7 +42,7 @@ def test_tls_verifies_unless_told_otherwise() -> None:
     "url",
     [
         "http://:hunter2@redis",
-        "redis+cluster://:hunter2@redis",
+        "redis+queue://:hunter2@redis",
         "redis://:hunter2@redis:port/0",
         "redis://:hunter2@redis:6379/zero",
         "redis://:hunter2@redis?db=zero",
@@ -62,3 +62,53 @@ def test_errors_keep_the_password(url: str) -> None:
 
 def test_repr_keeps_the_password() -> None:
     assert "hunter2" not in repr(parse_address("redis://:hunter2@redis"))
+
+
+def test_sentinels() -> None:
+    at = parse_address("redis+sentinel://alice:p%40ss@s1,s2:5000,[::1]/gitlab.main/2")
+    assert (at.db, at.username, at.password, at.primary, at.tls) == (2, "alice", "p@ss", "gitlab.main", None)
+    assert [(guide.host, guide.port, guide.db) for guide in at.guides] == [
+        ("s1", 26379, 0),
+        ("s2", 5000, 0),
+        ("::1", 26379, 0),
+    ]
+    assert {(guide.username, guide.password) for guide in at.guides} == {("", "")}
+
+
+def test_sentinels_have_a_password_of_their_own_and_one_way_to_be_reached() -> None:
+    options = "sentinel_username=gw&ssl_check_hostname=false&sentinel_password=a+b%2Bc%2F"
+    at = parse_address(f"rediss+sentinel://:pass@s1/main?{options}")
+    (guide,) = at.guides
+    assert (at.username, at.password, guide.username, guide.password) == ("", "pass", "gw", "a+b+c/")
+    assert at.tls is not None
+    assert guide.tls is at.tls
+    assert not at.tls.check_hostname
+
+
+def test_nodes_of_a_cluster() -> None:
+    at = parse_address("redis+cluster://alice:pass@n1,n2:7000")
+    assert (at.db, at.primary) == (0, "")
+    assert [(guide.host, guide.port, guide.username, guide.password) for guide in at.guides] == [
+        ("n1", 6379, "alice", "pass"),
+        ("n2", 7000, "alice", "pass"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://:hunter2@s1",
+        "redis+sentinel://:hunter2@s1/",
+        "redis+sentinel://:hunter2@s1/main/zero",
+        "redis+sentinel://:hunter2@/main",
+        "redis+sentinel://:hunter2@s1,,s2/main",
+        "redis+sentinel://:hunter2@s1:port/main",
+        "redis+sentinel://s1/main?sentinel_secret=hunter2",
+        "redis+cluster://:hunter2@n1/1",
+        "redis+cluster://n1?sentinel_password=hunter2",
+    ],
+)
+def test_what_asks_nobody_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ValueError, match="Redis URL") as refused:
+        parse_address(url)
+    assert "hunter2" not in str(refused.value)

@@ -12,6 +12,7 @@ import redis
 from gateway.stores.redis_address import parse_address
 from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink
+from gateway.stores.redis_place import RedisPlace
 from tests.fakes.line import Line
 
 CHANNEL = "ear-test"
@@ -23,7 +24,9 @@ class Listener:
     def __init__(self, url: str) -> None:
         self.heard: asyncio.Queue[bytes] = asyncio.Queue()
         self.begun: asyncio.Queue[int] = asyncio.Queue()
-        self.ear = RedisEar(parse_address(url), channel=CHANNEL, name="ear-test", clock=asyncio.get_running_loop().time)
+        self.ear = RedisEar(
+            RedisPlace(parse_address(url)), channel=CHANNEL, name="ear-test", clock=asyncio.get_running_loop().time
+        )
         self.listen()
 
     def listen(self) -> None:

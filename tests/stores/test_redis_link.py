@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import uvloop
 
+from gateway.stores import redis_link
 from gateway.stores.redis_link import RedisError, RedisLink, RedisUnavailable
 from gateway.stores.redis_wire import packed
+from tests.fakes.line import Line
 
 StartRedis = Callable[..., Any]
 
@@ -441,4 +444,42 @@ async def test_failures_are_counted_and_named() -> None:
         with pytest.raises(RedisUnavailable):
             await link.execute("PING")
         assert (link.failures, link.trouble, link.healthy) == (failures, "ConnectionRefusedError", False)
+    await link.close()
+
+
+async def test_a_name_that_leads_to_another_server_since_is_asked_again_when_this_one_takes_no_writes(
+    start_redis: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_link, "STAYS_S", 0.0)
+    old, new = start_redis(), start_redis()
+    line = Line(old.port)
+    await line.open()
+    link = RedisLink.from_url(f"redis://127.0.0.1:{line.port}", timeout_s=2.0, name="link-test")
+    try:
+        await link.execute("SET", "x", "1")
+        line.to_port = new.port
+        with redis.Redis(port=old.port) as client:
+            client.replicaof("127.0.0.1", 1)
+        with pytest.raises(RedisError):
+            await link.execute("SET", "x", "2")
+        await link.execute("SET", "x", "3")
+        with redis.Redis(port=new.port) as client:
+            assert client.get("x") == b"3"
+    finally:
+        await link.close()
+        await line.cut()
+
+
+async def test_a_server_that_takes_no_writes_is_not_left_at_once(start_redis: Callable[..., Any]) -> None:
+    """What it can be asked it answers; a read-only Redis is no reason for an outage of reads."""
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=2.0, name="link-test")
+    await link.execute("SET", "x", "1")
+    with redis.Redis(port=server.port) as client:
+        client.replicaof("127.0.0.1", 1)
+    number = await link.execute("CLIENT", "ID")
+    for _ in range(3):
+        with pytest.raises(RedisError):
+            await link.execute("SET", "x", "2")
+    assert await link.execute("CLIENT", "ID") == number
     await link.close()

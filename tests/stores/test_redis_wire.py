@@ -22,7 +22,7 @@ async def test_replies_come_in_order_once_it_is_greeted(redis_url: str) -> None:
         if len(heard) == 3:
             both.set()
 
-    wire = await connected(parse_address(redis_url), "wire-test", 2.0, receive)
+    wire, _ = await connected(parse_address(redis_url), "wire-test", 2.0, receive)
     wire.write(packed([("CLIENT", "GETNAME"), ("NOSUCH",)]) + packed([("ECHO", b"\x00\xff")]))
     await asyncio.wait_for(both.wait(), 10)
     assert heard[0] == b"gitlab-gateway:wire-test"
@@ -46,7 +46,7 @@ async def test_an_address_where_nobody_answers_leaves_the_next_one(redis_url: st
             return [(*right[:4], ("127.0.0.99", right[4][1])), right]  # type: ignore[list-item]
 
     at = parse_address(redis_url)
-    wire = await connected(at, "wire-test", 2.0, lambda _: None, Two(at.host, at.port))
+    wire, _ = await connected(at, "wire-test", 2.0, lambda _: None, Two(at.host, at.port))
     wire.abort()
     await wire.lost.wait()
 
@@ -85,7 +85,7 @@ async def test_what_is_out_of_step_ends_the_connection(nonsense: bytes) -> None:
         raise Garbled
 
     url, server = await served(lie)
-    wire = await connected(parse_address(url), "wire-test", 2.0, refuse)
+    wire, _ = await connected(parse_address(url), "wire-test", 2.0, refuse)
     wire.write(packed([("ECHO", "x")]))
     await asyncio.wait_for(wire.lost.wait(), 10)
     server.close()
