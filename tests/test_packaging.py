@@ -193,6 +193,87 @@ def test_the_admin_port_is_not_published() -> None:
     assert [port.rpartition(":")[2] for port in compose()["services"]["gateway"]["ports"]] == ["8080"]
 
 
+# Kubernetes
+
+
+KUBERNETES = ROOT / "deploy/kubernetes"
+
+
+def kubernetes() -> dict[str, dict]:  # type: ignore[type-arg]
+    """What is applied, by kind."""
+    objects = list(yaml.safe_load_all((KUBERNETES / "gateways.yaml").read_text()))
+    by_kind = {one["kind"]: one for one in objects}
+    assert len(by_kind) == len(objects)
+    return by_kind
+
+
+def validated(file: Path, version: str) -> subprocess.CompletedProcess[str]:
+    return run(BIN / "kubernetes-validate", "--strict", "-k", version, file)
+
+
+@pytest.mark.parametrize("version", ["1.27", "1.37"])
+def test_the_objects_follow_the_schemas_of_kubernetes(version: str) -> None:
+    done = validated(KUBERNETES / "gateways.yaml", version)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_their_schemas_catch_a_mistake(tmp_path: Path) -> None:
+    wrong = tmp_path / "gateways.yaml"
+    wrong.write_text(
+        (KUBERNETES / "gateways.yaml").read_text().replace("readOnlyRootFilesystem:", "readOnlyRootFileSystem:")
+    )
+    assert validated(wrong, "1.37").returncode != 0
+
+
+def test_what_kustomize_puts_together_is_there() -> None:
+    kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    pod = kubernetes()["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert [(KUBERNETES / name).is_file() for name in kustomization["resources"]] == [True]
+    ((made,), (image,)) = (kustomization["configMapGenerator"], kustomization["images"])
+    assert made["name"] == pod["volumes"][0]["configMap"]["name"]
+    assert [f"{container['volumeMounts'][0]['mountPath']}/{name}" for name in made["files"]] == [container["args"][-1]]
+    assert (container["image"], image["newTag"]) == (image["name"], gateway.__version__)
+
+
+def test_each_gateway_of_the_cluster_is_confined() -> None:
+    pod = kubernetes()["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"},
+    }  # fmt: skip
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    assert "memory" in container["resources"]["limits"]
+
+
+def test_the_configuration_of_the_cluster_is_in_order_and_fits_its_objects() -> None:
+    objects = kubernetes()
+    pod = objects["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {entry["name"]: entry["name"].lower() * 8 for entry in container["env"]}
+    environment["REDIS_URL"] = "redis+sentinel://:pass@s1,s2,s3/main"
+    checked = run(
+        BIN / "gitlab-gateway", "check", "--show", "json", "--config", KUBERNETES / "gateway.yaml",
+        env={"PATH": os.environ["PATH"], **environment},
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stderr
+    config = json.loads(checked.stdout)
+    listen, ports = config["listen"], {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert (listen["address"], listen["admin"]) == (f"0.0.0.0:{ports['http']}", f"0.0.0.0:{ports['admin']}")
+    assert [port["targetPort"] for port in objects["Service"]["spec"]["ports"]] == ["http"]
+    seconds = [int(listen["drain"][name].removesuffix("s")) for name in ("notice", "deadline")]
+    assert pod["terminationGracePeriodSeconds"] >= sum(seconds) + 10
+    # A directory for all is refused as `state_dir`: the gateway's own is within it.
+    assert str(Path(config["state_dir"]).parent) in [mount["mountPath"] for mount in container["volumeMounts"]]
+    probes = [container[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")]
+    assert [(probe["path"], probe["port"]) for probe in probes] == [
+        ("/readyz", "admin"), ("/readyz", "admin"), ("/livez", "admin"),
+    ]  # fmt: skip
+
+
 # systemd
 
 
