@@ -546,6 +546,10 @@ async def test_what_is_hard_to_read_hides_no_method_and_no_second_token(
         b"multipart/form-data; boundary=b; boundary*0=g",
         b"multipart/form-data; BOUNDARY*0*=utf-8''%67; boundary=b",
         b"multipart/form-data; boundary\xc2\xa0=g; xboundary=b",
+        # Its type, too: with Unicode's blanks before it, and in letters that are lower-cased to these.
+        b"\xc2\xa0multipart/form-data; boundary=g",
+        "\u2003MULT\u0130PART/mixed; boundary=g".encode(),
+        "mult\u0130part/form-data\u00a0; boundary=g".encode(),
     ],
 )
 @pytest.mark.parametrize("name", ["sudo", "private_token", "_method", "project_id"])

@@ -54,6 +54,9 @@ def scanner_for(
     """
     coding = (content_encoding or b"").strip().lower()
     media = media_type(content_type) if content_type is not None else ""
+    # To Workhorse Unicode's blanks may stand about a type, and its dotted capital I is an i: parts, which it writes anew.
+    if not media.isascii():
+        return Hopeless(Undecidable.BOUNDARY)
     scanner: BodyScanner
     if not media:
         scanner = _Untyped(form=method == "POST")

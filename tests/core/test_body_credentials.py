@@ -65,6 +65,20 @@ def test_what_rails_reads_is_read(content_type: bytes | None, body: bytes) -> No
 
 
 @pytest.mark.parametrize(
+    "content_type",
+    [
+        b"\xc2\xa0multipart/form-data; boundary=b",
+        b"\xe2\x80\x83multipart/mixed;boundary=b",
+        b"mult\xc4\xb0part/form-data; boundary=b",
+        b"\xc2\xa0text/plain",
+    ],
+)
+def test_what_workhorse_may_take_for_parts_is_undecidable(content_type: bytes) -> None:
+    """Go trims Unicode's blanks, and lower-cases a dotted capital I to an i."""
+    assert _read(content_type, PART) == Verdict((), Undecidable.BOUNDARY)
+
+
+@pytest.mark.parametrize(
     "content_type", [b"text/plain", b"application/octet-stream", b"application/x-git-upload-pack-request"]
 )
 def test_what_rails_does_not_read_is_left_alone(content_type: bytes) -> None:
