@@ -606,7 +606,10 @@ async def test_the_audit_says_as_whom_a_body_asks_to_act(tmp_path: Path, gitlab:
     [
         (JSON_TYPE, b'{/**/"sudo":"root"}'),
         (PARTS_TYPE, quoted("X: y\r\n  folded\r\n" + f'{DISPOSITION}"a"', f'{DISPOSITION}"sudo"')),
+        (PARTS_TYPE, quoted("X: y\r\n  folded\r\n" + f'{DISPOSITION}"a"', f'{DISPOSITION}"[sudo]"')),
+        (PARTS_TYPE, quoted("Content-ID:\r\n [sudo]")),
         (b"multipart/form-data", b"title=x&sudo=root"),
+        (b"multipart/form-data", b"title=x& [sudo]=root"),
         (JSON_TYPE, b'{"sudo":1.0}'),
         (JSON_TYPE, b'{"sudo":["root"]}'),
         (PARTS_TYPE, quoted(f'{DISPOSITION}"sudo"\r\nContent-Transfer-Encoding: quoted-printable')),

@@ -138,8 +138,12 @@ class Hopeless:
 _ENCODED_LETTER = re.compile(rb"%[4-7]")
 
 
-# As a name: what is uploaded may well speak of it.
-_SUDO = re.compile(rb"(?:\A|[\"=&])sudo(?![0-9A-Za-z_-])|:[ \t]*+sudo[\r\n]")
+# As a name: what is uploaded may well speak of it. Rack 2 passes over brackets before one, and takes one from the next
+# line of a part's head; forms may have blanks behind `&`, and Rack 3 and Workhorse pass over those behind `name=`.
+_SUDO = re.compile(
+    rb"(?:\A|[\"=&])[\[\]]*+sudo(?![0-9A-Za-z_-])|& ++[\[\]]*+sudo[\[\]=&]|=[ \t]++sudo[ \t]*+[;\r\n]"
+    rb"|:\s*+[\[\]]*+sudo[\[\]]*+[\r\n]"
+)
 
 
 def named_plainly(octets: bytes) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.body import Doubt, Finding, Hopeless, Undecidable, Verdict, is_utf_8, media_type
+from gateway.core.body import Doubt, Finding, Hopeless, Undecidable, Verdict, is_utf_8, media_type, named_plainly
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,36 @@ def test_what_can_not_be_read_at_all_may_name_something_where_parts_may_be_found
         assert parts.may_name(named)
     assert parts.may_name(b"Content-ID: sudo\r\n")
     assert not parts.may_name(b'name="title"\r\n\r\nsudo apt-get install x; a pseudo-user')
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b'; name="sudo"\r\n',
+        b"; name=sudo\r\n",
+        b'; name="[sudo]"\r\n',
+        b'; name="]sudo"\r\n',
+        b'; name="s\\udo[]"\r\n',
+        b"; name= sudo; filename=x\r\n",
+        b"; name=\tsudo\r\n",
+        b"Content-ID: sudo\r\n",
+        b"Content-ID:\r\n sudo\r\n",
+        b"Content-ID: [sudo]\r\n",
+        b"Content-Type: [sudo\r\n",
+        b"sudo=root",
+        b"a=b&sudo=root",
+        b"a=b&[sudo]=root",
+        b"a=b&  sudo=root",
+        b"[sudo]=root",
+    ],
+)
+def test_whom_to_act_as_is_named(octets: bytes) -> None:
+    """However Rack or Workhorse finds it."""
+    assert named_plainly(octets)
+
+
+@pytest.mark.parametrize(
+    "octets", [b"apt && sudo apt", b"we sudo", b"user: sudo x\r\n", b'"sudoers"', b"PREFIX = sudo make", b"[sudo] password"]
+)
+def test_what_speaks_of_it_names_nobody(octets: bytes) -> None:
+    assert not named_plainly(b"x" + octets)
