@@ -61,10 +61,22 @@ class WatchedBody:
         body: To be read.
         scanner: Of its kind.
         admit: Given the scanner's verdict, and whether what it could not read may name what must not be there; raises then.
+            Of parts it is given what is new first, and the whole at the end.
         may_name: Whether octets that no scanner reads may; None: that is not asked.
     """
 
-    __slots__ = ("_admit", "_body", "_done", "_held", "_may_name", "_scanner", "_suspect", "_tail", "content_length")
+    __slots__ = (
+        "_admit",
+        "_body",
+        "_done",
+        "_held",
+        "_judged",
+        "_may_name",
+        "_scanner",
+        "_suspect",
+        "_tail",
+        "content_length",
+    )
 
     def __init__(
         self,
@@ -80,6 +92,7 @@ class WatchedBody:
         self._held = b""
         self._tail = b""
         self._suspect = False
+        self._judged: tuple[int, Undecidable | None, bool] = (0, None, False)
         self._done = False
         self.content_length = body.content_length
 
@@ -95,9 +108,12 @@ class WatchedBody:
             if self._may_name is not None and not self._suspect:
                 self._look_at_unread(chunk, self._may_name)
             # Workhorse reads parts as far as their last delimiter, and goes on to GitLab without what follows it.
+            # Each finding is asked about once: there may be thousands of them, and no end of chunks behind them.
             sure = self._scanner.so_far()
-            if sure.findings or sure.undecidable is not None:
-                self._admit(sure, self._suspect)
+            judged = (len(sure.findings), sure.undecidable, self._suspect)
+            if judged != self._judged:
+                self._admit(Verdict(sure.findings[self._judged[0] :], sure.undecidable), self._suspect)
+                self._judged = judged
             held, self._held = self._held, chunk
             if held:
                 return held

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from gateway.body_stage import BlindBodies, BodyStage, HeldBody, WatchedBody
 from gateway.core.access import Permit, Principal, PrincipalKind
+from gateway.core.body import Verdict
 from gateway.core.body_credentials import MAX_CUT_BYTES
+from gateway.core.body_multipart import MultipartScanner
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.credentials import Carrier, Claim, Kind
 from gateway.core.entry import Admitted
@@ -470,3 +472,17 @@ async def test_parts_are_judged_before_their_last_delimiter_goes_up(
         with pytest.raises(Rejection):
             await passing(body, passed)
         assert len(b"".join(passed)) < len(parts) - 3
+
+
+async def test_what_was_found_in_parts_is_judged_once_on_the_way_and_once_at_the_end() -> None:
+    """However many chunks a file behind them comes in."""
+    asked: list[tuple[str, ...]] = []
+
+    def admit(verdict: Verdict, suspect: bool) -> None:
+        assert not suspect
+        asked.append(tuple(finding.value or "" for finding in verdict.findings))
+
+    file = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n'
+    pieces = (part(b"project_id", b"1"), part(b"project_id", b"2"), file, *[b"y"] * 50, b"\r\n--x--\r\n")
+    await whole(WatchedBody(Pieces(*pieces), MultipartScanner(b"x"), admit, lambda octets: False))
+    assert asked == [("1",), ("2",), ("1", "2")]
