@@ -95,6 +95,11 @@ class BodyScanner(Protocol):
         ...
 
 
+MAX_FOUND_BYTES = 1 << 20
+"""Of one body's findings; a body may be as long as it likes."""
+
+_FINDING_BYTES = 256  # so 4,096 of them, and Rack takes no more parameters
+
 MAX_UNREAD_BYTES = 20480
 """At most so much has been fed, and not been read, when a scanner turns blind: a head, a name, a value."""
 
@@ -105,6 +110,27 @@ class Doubt(Exception):  # noqa: N818 — ends a scan, is never an error of the 
     def __init__(self, reason: Undecidable) -> None:
         super().__init__(reason.value)
         self.reason = reason
+
+
+class Findings:
+    """What one scanner has found, as much as fits."""
+
+    __slots__ = ("_found", "_left")
+
+    def __init__(self) -> None:
+        self._found: list[Finding] = []
+        self._left = MAX_FOUND_BYTES
+
+    def add(self, finding: Finding) -> None:
+        """Raises :class:`Doubt` with the one that is too many: that one is kept, too."""
+        self._found.append(finding)
+        self._left -= _FINDING_BYTES + len(finding.value or "")
+        if self._left < 0:
+            raise Doubt(Undecidable.TOO_MANY)
+
+    def all(self) -> tuple[Finding, ...]:
+        """In their order."""
+        return tuple(self._found)
 
 
 class Hopeless:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Undecidable, Verdict
+from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Findings, Undecidable, Verdict
 from .query import form_decode, top_level_name
 
 _MAX_NAME_BYTES = 4096
@@ -20,7 +20,7 @@ class FormScanner:
     """One urlencoded body."""
 
     def __init__(self) -> None:
-        self._findings: list[Finding] = []
+        self._findings = Findings()
         self._doubt: Undecidable | None = None
         self._rest = b""  # an unfinished pair, or as much of it as matters
         self._at = 0  # where it begins in the body
@@ -50,7 +50,7 @@ class FormScanner:
                 self._pair(rest.removesuffix(b"\0"), self._at, b"")
             except Doubt as doubt:
                 self._doubt = doubt.reason
-        return Verdict(tuple(self._findings), self._doubt)
+        return Verdict(self._findings.all(), self._doubt)
 
     @property
     def blind(self) -> bool:
@@ -95,8 +95,8 @@ class FormScanner:
             if watched is None:
                 self._skipping, self._rest = True, b""
             elif len(value) > MAX_VALUE_BYTES:
-                self._findings.append(Finding(watched, None, self._at, self._at, plain=False))
                 self._skipping, self._rest = True, b""
+                self._findings.add(Finding(watched, None, self._at, self._at, plain=False))
 
     def _pairs(self, data: bytes, base: int, final: bytes) -> None:
         """Every pair of ``data``; ``final`` is the separator after it."""
@@ -123,7 +123,7 @@ class FormScanner:
             form_decode(raw_name) == name.encode() and before != b";" and after != b";" and len(decoded) <= MAX_VALUE_BYTES
         )
         value = decoded.decode("utf-8", "surrogateescape") if len(decoded) <= MAX_VALUE_BYTES else None
-        self._findings.append(Finding(name, value, at, at + len(piece), plain))
+        self._findings.add(Finding(name, value, at, at + len(piece), plain))
 
 
 def _watched(raw_name: bytes) -> str | None:

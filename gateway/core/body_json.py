@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Undecidable, Verdict
+from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Findings, Undecidable, Verdict
 
 # `_method` counts in forms alone (rack: MethodOverride reads request.POST).
 _NAMES = WATCHED - {"_method"}
@@ -44,7 +44,7 @@ class JsonScanner:
     """One JSON document."""
 
     def __init__(self) -> None:
-        self._findings: list[Finding] = []
+        self._findings = Findings()
         self._doubt: Undecidable | None = None
         self._base = 0  # of the current chunk in the body
         self._depth = 0
@@ -82,7 +82,7 @@ class JsonScanner:
         doubt = self._doubt
         if doubt is None and (self._in_string or self._depth > 0 or (self._base > 0 and not self._closed)):
             doubt = Undecidable.INCOMPLETE
-        return Verdict(tuple(self._findings), doubt)
+        return Verdict(self._findings.all(), doubt)
 
     @property
     def blind(self) -> bool:
@@ -296,7 +296,7 @@ class JsonScanner:
             elif text.isdigit():
                 value, plain = text.decode("ascii"), True
             self._value_end = end - (len(written) - len(written.rstrip()))
-        self._findings.append(Finding(name, value, self._start, self._value_end, plain))
+        self._findings.add(Finding(name, value, self._start, self._value_end, plain))
 
     def _check_depth(self) -> None:
         if self._depth > _MAX_DEPTH:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Undecidable, Verdict, named_plainly
+from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Findings, Undecidable, Verdict, named_plainly
 from .query import form_decode, top_level_name
 from .target import percent_decode
 
@@ -69,7 +69,7 @@ class MultipartScanner:
 
     def __init__(self, boundary: bytes) -> None:
         self._delimiter = b"--" + boundary
-        self._findings: list[Finding] = []
+        self._findings = Findings()
         self._doubt: Undecidable | None = None
         self._buffer = b""
         self._at = 0  # of the buffer in the body
@@ -94,13 +94,13 @@ class MultipartScanner:
             self._buffer = b""
 
     def so_far(self) -> Verdict:
-        return Verdict(tuple(self._findings), self._doubt)
+        return Verdict(self._findings.all(), self._doubt)
 
     def finish(self) -> Verdict:
         doubt = self._doubt
         if doubt is None and not self._done and (self._at or self._buffer):
             doubt = Undecidable.INCOMPLETE
-        return Verdict(tuple(self._findings), doubt)
+        return Verdict(self._findings.all(), doubt)
 
     @property
     def blind(self) -> bool:
@@ -224,7 +224,7 @@ class MultipartScanner:
             return
         short = len(self._value) <= MAX_VALUE_BYTES
         value = self._value.decode("utf-8", "surrogateescape") if short and self._plain else None
-        self._findings.append(Finding(self._name, value, self._part_at, end, self._plain and short))
+        self._findings.add(Finding(self._name, value, self._part_at, end, self._plain and short))
 
     def _drop(self, count: int) -> None:
         self._buffer = self._buffer[count:]

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.body import Doubt, Finding, Hopeless, Undecidable, Verdict, is_utf_8, media_type, named_plainly
+from gateway.core.body import (
+    MAX_FOUND_BYTES,
+    Doubt,
+    Finding,
+    Findings,
+    Hopeless,
+    Undecidable,
+    Verdict,
+    is_utf_8,
+    media_type,
+    named_plainly,
+)
 
 
 @pytest.mark.parametrize(
@@ -92,3 +103,23 @@ def test_whom_to_act_as_is_named(octets: bytes) -> None:
 )
 def test_what_speaks_of_it_names_nobody(octets: bytes) -> None:
     assert not named_plainly(b"x" + octets)
+
+
+@pytest.mark.parametrize("value", [None, "x" * 10_000])
+def test_findings_are_bounded(value: str | None) -> None:
+    found = Findings()
+    for number in range(60):
+        found.add(Finding("project", value, number, number, plain=True))
+    assert len(found.all()) == 60
+
+    def all_of_them() -> None:
+        for number in range(60, 10_000):
+            found.add(Finding("project", value, number, number, plain=True))
+
+    with pytest.raises(Doubt) as doubt:
+        all_of_them()
+    assert doubt.value.reason is Undecidable.TOO_MANY
+    kept = found.all()
+    assert [finding.start for finding in kept] == list(range(len(kept)))
+    assert len(kept) <= 4097
+    assert sum(len(finding.value or "") for finding in kept) <= MAX_FOUND_BYTES + 10_000

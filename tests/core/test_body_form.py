@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.body import Undecidable, Verdict
+from gateway.core.body import MAX_FOUND_BYTES, Undecidable, Verdict
 from gateway.core.body_form import FormScanner
 
 WATCHED = {"private_token", "access_token", "job_token", "token", "sudo", "_method"}
@@ -104,6 +104,10 @@ def test_bounds() -> None:
     assert scanner.finish() == Verdict((), Undecidable.MALFORMED)
     assert _scan(b"token&" * 70_000)[0].undecidable is Undecidable.TOO_MANY
     assert _scan(b"token&" * 65_536 + b"token")[0].undecidable is Undecidable.TOO_MANY
+    for value, cuts in ((b"x" * 16_000, ()), (b"x" * 16_000, range(0, 10_000_000, 9_000)), (b"", range(0, 100_000, 900))):
+        many = _scan((b"project[a]=" + value + b"&") * (6_000_000 // (1000 + len(value))) + b"sudo=x", *cuts)[0]
+        assert many.undecidable is Undecidable.TOO_MANY
+        assert sum(256 + len(finding.value or "") for finding in many.findings) <= MAX_FOUND_BYTES + 20_000
     long = b"a=" + b"x" * 100000 + b"&sudo=" + b"y" * 20000 + b"&private_token=z"
     for verdict in (_scan(long)[0], _scan(long, *range(0, len(long), 1000))[0], _scan(long[:-16])[0]):
         assert verdict.findings[0].value is None

@@ -167,6 +167,8 @@ def test_bounds() -> None:
     assert _scan(deep, 10, 100)[0].undecidable is Undecidable.TOO_DEEP
     members = b"{" + b",".join(b'"sud\\u006f%d":1' % number for number in range(module._MAX_MEMBERS + 10)) + b"}"
     assert _scan(members)[0].undecidable is Undecidable.TOO_MANY
+    many = _scan(b"{" + b'"project":"%b",' % (b"x" * 16_000) * 100 + b'"a":1}')[0]
+    assert (many.undecidable, len(many.findings)) == (Undecidable.TOO_MANY, 65)
     steps = b'{"a":[' + b"[[{}],1]," * 250_000 + b"1]}"
     assert _scan(steps[: len(steps)])[0].undecidable is None
     long = b'{"private_token":"' + b"x" * 20000 + b'","' + b"n" * 200 + b'":"y","sudo":"z"}'

@@ -306,6 +306,8 @@ def test_what_is_harmless_passes() -> None:
 def test_bounds() -> None:
     assert _scan(_part(b"a", b"x", b"\r\nX: " + b"y" * 20000) + END)[0].undecidable is Undecidable.TOO_MANY
     assert _scan((_part(b"a") * 4097) + END)[0].undecidable is Undecidable.TOO_MANY
+    many = _scan(_part(b"project", b"x" * 16_000) * 100 + END)[0]
+    assert (many.undecidable, len(many.findings)) == (Undecidable.TOO_MANY, 65)
     long = _part(b"sudo", b"x" * 40000) + END
     for verdict in (_scan(long)[0], _scan(long, *range(0, len(long), 1000))[0]):
         assert [(f.value, f.plain) for f in verdict.findings] == [(None, False)]
