@@ -236,8 +236,10 @@ class BodyStage:
         brokered = principal.brokered
         token_counts = not file and second_token(claim.kind, operation, brokered=brokered)
         left = left_in_body(claim, operation)
+        sudo = claim.sudo
 
         def admit(verdict: Verdict, suspect: bool) -> None:
+            nonlocal sudo
             admit_body(
                 claim,
                 verdict,
@@ -246,12 +248,14 @@ class BodyStage:
                 places=places,
                 token_counts=token_counts,
                 left=left,
+                sudo=sudo,
                 suspect=suspect,
             )
-            if acting is not None:
-                for finding in verdict.findings:
-                    if finding.name == "sudo" and finding.value:
-                        acting(finding.value)
+            for finding in verdict.findings:
+                if finding.name == "sudo":
+                    sudo = finding.value
+                    if sudo and acting is not None:
+                        acting(sudo)
 
         def may_name(octets: bytes) -> bool:
             return scanner.may_name(octets) or (token_counts and b"token" in octets.replace(b"\\", b""))

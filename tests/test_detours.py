@@ -614,6 +614,9 @@ async def test_the_audit_says_as_whom_a_body_asks_to_act(tmp_path: Path, gitlab:
         (JSON_TYPE, b'{"sudo":["root"]}'),
         (PARTS_TYPE, quoted(f'{DISPOSITION}"sudo"\r\nContent-Transfer-Encoding: quoted-printable')),
         (PARTS_TYPE, quoted(f'{DISPOSITION}"sudo[]"')),
+        (FORM[1], b"sudo=root&+sudo=other"),
+        (FORM[1], b"sudo=root&[sudo]=other"),
+        (FORM[1], b"title=x;sudo=other"),
     ],
 )
 async def test_nobody_acts_as_another_past_the_audit(
@@ -624,6 +627,25 @@ async def test_nobody_acts_as_another_past_the_audit(
         assert status(await made.ask("POST", "/api/v4/projects/7/issues", field, caller=OWN, body=(body,))) == 400
         assert made.seen.exchanges[-1].code == "body_undecidable"
         assert gitlab.asked == []
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        (FORM, b"sudo=root&sudo=other"),
+        (JSON, b'{"sudo":"other","sudo":null}'),
+        (PARTS, quoted(*[f'{DISPOSITION}"sudo"'] * 2).replace(b"delete", b"other", 1)),
+    ],
+)
+async def test_a_body_asks_to_act_as_one(tmp_path: Path, gitlab: GitLab, field: Field, body: bytes) -> None:
+    async with world(tmp_path, OF_PEOPLE.replace(", bind: {cidr: [10.0.0.0/8]}", ""), gitlab) as made:
+        down = await made.ask("POST", "/api/v4/projects/7/issues?sudo=root", JSON, caller=OWN, body=(b'{"sudo":null}',))
+        assert status(down) == 400, "GitLab takes it back"
+        pieces = [body[at : at + 40] for at in range(0, len(body), 40)]
+        for cut in ((body,), (*pieces, b"x" * (field is PARTS))):
+            assert status(await made.ask("POST", "/api/v4/projects/7/issues", field, caller=OWN, body=cut)) == 400
+            assert made.seen.exchanges[-1].code == "ambiguous_credential"
+            assert gitlab.asked == []
 
 
 @pytest.mark.parametrize(

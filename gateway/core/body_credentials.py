@@ -241,6 +241,7 @@ def admit_body(
     places: frozenset[Spelling] | None = None,
     token_counts: bool = False,
     left: frozenset[str] = frozenset(),
+    sudo: str | None = None,
     suspect: bool = False,
 ) -> None:
     """Whether the body may go up whole, asked before its last chunk does.
@@ -253,6 +254,7 @@ def admit_body(
         places: The projects and groups that may be named, by ``rule_match.spellings``; None: any.
         token_counts: A ``token`` in it is a credential too many (``second_token``).
         left: The credential parameters that are none too many (``left_in_body``).
+        sudo: The user that the head, or what came before of the body, asks to act as.
         suspect: What could not be read may name a credential, a method or ``sudo``.
 
     Raises:
@@ -271,14 +273,18 @@ def admit_body(
     if any(finding.name in _CARRIERS and holds_gateway_key(finding.value or "") for finding in findings):
         raise unauthenticated()
     for finding in findings:
-        if finding.name != "sudo" or finding.value == "":
+        if finding.name != "sudo":
             continue
-        if brokered and (not finding.plain or finding.value is None or finding.value != may_sudo):
-            raise forbidden("Must be admin to use sudo", Code.SUDO_FORBIDDEN)
-        if finding.value is None:  # GitLab takes `1.0` for user 1, and the audit is to name him
-            raise _undecidable(verdict.undecidable or Undecidable.MALFORMED)
-        if claim.sudo is not None and finding.value != claim.sudo:
+        if finding.value != "":
+            if brokered and (not finding.plain or finding.value is None or finding.value != may_sudo):
+                raise forbidden("Must be admin to use sudo", Code.SUDO_FORBIDDEN)
+            # GitLab takes `1.0` for user 1, and ` sudo` for another parameter; the audit is to name whom it acts as.
+            if finding.value is None or not finding.plain:
+                raise _undecidable(verdict.undecidable or Undecidable.MALFORMED)
+        # A `null` takes back what stands before it, and in the query.
+        if sudo is not None and finding.value != sudo:
             raise bad_request("400 Bad Request - more than one sudo", Code.AMBIGUOUS_CREDENTIAL)
+        sudo = finding.value
     if places is not None:
         for finding in findings:
             if finding.name in PLACE_PARAMETERS and finding.value != "" and not _names_one_of(places, finding):

@@ -236,7 +236,6 @@ def test_body_credentials_that_are_refused(claim: Claim, verdict: Verdict, code:
         (OPAQUE, _found("private_token"), True, Code.AMBIGUOUS_CREDENTIAL),
         (TOKEN, _found("sudo"), True, Code.SUDO_FORBIDDEN),
         (TOKEN, _found("sudo", None, plain=False), True, Code.SUDO_FORBIDDEN),
-        (Claim(Kind.TOKEN, Secret("t"), sudo="root"), _found("sudo"), False, Code.AMBIGUOUS_CREDENTIAL),
     ],
 )
 def test_bodies_that_may_not_go_up(claim: Claim, finding: Finding, brokered: bool, code: Code) -> None:
@@ -253,7 +252,28 @@ def test_whom_it_asks_to_act_as_is_known() -> None:
             assert refused.value.code is (Code.SUDO_FORBIDDEN if brokered else Code.BODY_UNDECIDABLE)
 
 
+@pytest.mark.parametrize(
+    ("findings", "before", "code"),
+    [
+        ((_found("sudo"),), "root", Code.AMBIGUOUS_CREDENTIAL),
+        ((_found("sudo"), _found("sudo", "w")), None, Code.AMBIGUOUS_CREDENTIAL),
+        ((_found("sudo"), _found("sudo", "")), None, Code.AMBIGUOUS_CREDENTIAL),
+        ((_found("sudo", ""), _found("sudo")), None, Code.AMBIGUOUS_CREDENTIAL),
+        ((_found("sudo", ""),), "v", Code.AMBIGUOUS_CREDENTIAL),
+        ((_found("sudo", plain=False),), None, Code.BODY_UNDECIDABLE),
+        ((_found("sudo"), _found("sudo", plain=False)), "v", Code.BODY_UNDECIDABLE),
+    ],
+)
+def test_it_asks_to_act_as_one(findings: tuple[Finding, ...], before: str | None, code: Code) -> None:
+    """The audit is to name whom GitLab goes by, and readers differ in which one that is."""
+    with pytest.raises(Rejection) as refused:
+        admit_body(TOKEN, Verdict(findings), brokered=False, sudo=before)
+    assert refused.value.code is code
+
+
 def test_bodies_that_may_go_up() -> None:
+    admit_body(TOKEN, Verdict((_found("sudo"), _found("sudo"))), brokered=False, sudo="v")
+    admit_body(TOKEN, Verdict((_found("sudo", ""), _found("sudo", ""))), brokered=False)
     admit_body(TOKEN, Verdict((_found("sudo"),)), brokered=False)
     admit_body(TOKEN, Verdict((_found("sudo"),)), brokered=True, may_sudo="v")
     admit_body(TOKEN, Verdict((_found("sudo", ""), _found("private_token", ""))), brokered=True)
