@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 
 from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Findings, Undecidable, Verdict
-from .query import form_decode, top_level_name
+from .query import BLANKS, form_decode, top_level_name
 
 _MAX_NAME_BYTES = 4096
+_LONGEST = max(map(len, WATCHED))
 _MAX_PAIRS = 65_536  # looked at one by one; Rack refuses beyond 4,096
 _MAYBE = re.compile(rb"token|password|sudo|_method|project|group|namespace|forked|%[4-7]")
 _SEPARATOR = re.compile(rb"[&;]")
@@ -88,12 +89,12 @@ class FormScanner:
             self._at = base + last + 1
         self._rest = data
         name, equals, value = data.partition(b"=")
-        if len(name) > _MAX_NAME_BYTES:
-            raise Doubt(Undecidable.MALFORMED)
-        if equals:
+        if equals or len(name) > _MAX_NAME_BYTES:
             watched = _watched(name)
             if watched is None:
                 self._skipping, self._rest = True, b""
+            elif not equals:
+                raise Doubt(Undecidable.MALFORMED)
             elif len(value) > MAX_VALUE_BYTES:
                 self._skipping, self._rest = True, b""
                 self._findings.add(Finding(watched, None, self._at, self._at, plain=False))
@@ -128,8 +129,25 @@ class FormScanner:
 
 def _watched(raw_name: bytes) -> str | None:
     if len(raw_name) > _MAX_NAME_BYTES:
-        raise Doubt(Undecidable.MALFORMED)
+        return _watched_by_its_beginning(raw_name[:_MAX_NAME_BYTES])
     if not _MAYBE.search(raw_name):
         return None
     name = top_level_name(form_decode(raw_name)).decode("utf-8", "surrogateescape")
     return name if name in WATCHED else None
+
+
+def _watched_by_its_beginning(raw_name: bytes) -> str | None:
+    """Of a long name. A text in which `;` or `&` stand as they are is a pair with such a one."""
+    decoded = form_decode(raw_name)
+    name = top_level_name(decoded)
+    if len(name) > _LONGEST:
+        return None
+    behind = decoded.partition(name)[2] if name else b""
+    if not behind:
+        raise Doubt(Undecidable.MALFORMED)
+    text = name.decode("utf-8", "surrogateescape")
+    if text not in WATCHED:
+        return None
+    if not behind.strip(BLANKS):  # what stands behind these may make it another
+        raise Doubt(Undecidable.MALFORMED)
+    return text

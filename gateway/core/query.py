@@ -16,7 +16,8 @@ from .target import percent_decode
 
 _SEPARATORS = re.compile(rb"[&;]")
 _BRACKET = re.compile(rb"[\[\]]")
-_BLANKS = b" \t\r\n\0\x0b\x0c"
+BLANKS = b" \t\r\n\0\x0b\x0c"
+"""About a name they are ignored."""
 
 
 class Parameter(msgspec.Struct, frozen=True, gc=False):
@@ -40,8 +41,8 @@ def form_decode(octets: bytes) -> bytes:
 
 def top_level_name(decoded: bytes) -> bytes:
     """The parameter that Rack files ``decoded`` under: brackets nest, leading ones are skipped (Rack 2), blanks ignored."""
-    name = decoded.strip(_BLANKS).lstrip(b"[]")
-    return _BRACKET.split(name, maxsplit=1)[0].strip(_BLANKS)
+    name = decoded.strip(BLANKS).lstrip(b"[]")
+    return _BRACKET.split(name, maxsplit=1)[0].strip(BLANKS)
 
 
 def query_parameters(query: bytes) -> Iterator[Parameter]:

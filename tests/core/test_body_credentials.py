@@ -449,7 +449,7 @@ def test_without_a_type_either_reader_may_be_blind(method: str) -> None:
     assert scanner.blind
     assert scanner.may_name(b'"private_token":"x"}')
     assert not scanner.may_name(b"_method=delete")
-    scanner.feed(b"a" * 5000)
+    scanner.feed(b"&" + b" " * 5000)
     assert scanner.may_name(b"&_method=delete") is (method == "POST")
 
 
