@@ -40,6 +40,8 @@ class Spool:
         self._descriptor = -1
         self._read = 0
         self._end = 0
+        self._unended = False
+        """It ends within a line that somebody cut."""
 
     @property
     def waiting(self) -> int:
@@ -74,17 +76,22 @@ class Spool:
         process to come can tell by the sink's end how far that is."""
         if self._path is None:
             self._create()
-        if self.waiting:
-            begun = b""
-        end, left = self._end, memoryview(begun + octets)
+        before = (b"\n" if self._unended else b"") + (b"" if self.waiting else begun)
+        if not self.waiting:
+            self._read += len(before)
+        end, left = self._end, memoryview(before + octets)
         try:
+            if os.fstat(self._descriptor).st_size > end:
+                os.ftruncate(self._descriptor, end)  # a part of what was to be kept before: it could not be taken back
             while left:
                 left = left[os.write(self._descriptor, left) :]
         except OSError:
-            os.ftruncate(self._descriptor, end)
+            self._read = min(self._read, end)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, end)
             raise
-        self._read += len(begun)
-        self._end = end + len(begun) + len(octets)
+        self._unended = False
+        self._end = end + len(before) + len(octets)
 
     def peek(self) -> bytes:
         """The next of them, at most 1 MiB."""
@@ -96,6 +103,7 @@ class Spool:
         if not self.waiting and self._end:
             os.ftruncate(self._descriptor, 0)
             self._read = self._end = 0
+            self._unended = False
 
     def cut(self) -> int:
         """How many octets that waited are gone, because somebody made the file shorter; what is left ends a line."""
@@ -109,6 +117,7 @@ class Spool:
         gone = self._end - max(size, self._read)
         self._read, self._end = min(self._read, size), size
         self._end_line()
+        self.drop(0)
         return gone
 
     def _renewed(self) -> int:
@@ -166,9 +175,11 @@ class Spool:
 
     def _end_line(self) -> None:
         """One that a process was killed in, or a power cut, must not swallow the next."""
-        if self.waiting and os.pread(self._descriptor, 1, self._end - 1) != b"\n":
-            with contextlib.suppress(OSError):
-                self.append(b"\n")
+        if self._end and os.pread(self._descriptor, 1, self._end - 1) != b"\n":
+            self._unended = True
+            if self.waiting:
+                with contextlib.suppress(OSError):  # else with the next
+                    self.append(b"")
 
     @property
     def last_mac(self) -> str:
@@ -213,6 +224,7 @@ class Spool:
             self.close()  # one of before, which is empty
         self._path, self._descriptor = path, descriptor
         self._read, self._end = 0, os.fstat(descriptor).st_size
+        self._unended = False
         return True
 
 

@@ -234,6 +234,75 @@ def test_what_somebody_cut_is_not_waited_for(tmp_path: Path, size: int, gone: in
     assert one.cut() == 0
 
 
+def next_process(directory: Path, tail: Tail) -> bytes:
+    """What it writes, beside a sink that ends like that."""
+    one = Spool(directory, 1 << 20)
+    one.claim()
+    octets = one.resume(tail) + one.peek()
+    one.close()
+    return octets
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_behind_a_cut_in_what_the_sink_has_lines_begin_anew(tmp_path: Path, size: int) -> None:
+    """The next process reads from the file's beginning."""
+    one = spool(tmp_path, line(1), line(2))
+    one.drop(len(line(1)))
+    os.truncate(tmp_path / "audit-0.spool", size)
+    assert (one.cut(), one.used) == (len(line(2)), 0)
+    one.append(line(3))
+    one.close()
+    assert next_process(tmp_path, Tail(line(1)[:-1])) == line(3)
+
+
+def test_a_line_that_was_cut_is_ended_as_soon_as_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = spool(tmp_path, line(1), line(2))
+    os.truncate(tmp_path / "audit-0.spool", 40)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as there:
+        there.setattr(os, "write", full)
+        assert one.cut() == 24
+        with pytest.raises(OSError, match="No space"):
+            one.append(line(3))
+    one.append(line(3))
+    one.append(line(4))
+    assert one.peek() == line(1) + line(2)[:8] + b"\n" + line(3) + line(4)
+    one.close()
+    assert next_process(tmp_path, Tail()) == line(1) + line(2)[:8] + b"\n" + line(3) + line(4)
+
+
+@pytest.mark.parametrize("waits", [line(1), b""])
+def test_what_could_not_be_kept_nor_taken_back_is_not_gone_on_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bytes
+) -> None:
+    one = spool(tmp_path, waits)
+    write = os.write
+    took = []
+
+    def some(descriptor: int, octets: bytes) -> int:
+        if took:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        took.append(write(descriptor, octets[:7]))
+        return 7
+
+    def none(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as there:
+        there.setattr(os, "write", some)
+        there.setattr(os, "ftruncate", none)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                one.append(line(2)[4:], line(2)[:4])
+    one.append(line(2)[4:], line(2)[:4])
+    assert one.peek() == (line(1) + line(2)[4:] if waits else line(2)[4:])
+    one.close()
+    assert next_process(tmp_path, Tail()) == (line(1) + line(2)[4:] if waits else line(2))
+
+
 def test_the_rest_of_a_line_goes_to_its_beginning(tmp_path: Path) -> None:
     one = spool(tmp_path, line(1)[9:] + line(2))
     assert one.resume(Tail(line(0)[:-1], line(1)[:9])) == b""
