@@ -129,13 +129,18 @@ class Spool:
         except OSError:
             self._path, self._descriptor, self._read, self._end = path, before, read, end
             return 0
+        # With what the sink has of the line that it is in: as in ``append``.
+        begin = at = _line_begins(before, read)
         with contextlib.suppress(OSError):
-            while read < end and (octets := os.pread(before, min(_PIECE, end - read), read)):
+            while at < end and (octets := os.pread(before, min(_PIECE, end - at), at)):
                 self.append(octets)
-                read += len(octets)
+                at += len(octets)
+            self.sync()  # as what was promised had been
         os.close(before)
+        self._read = min(read, at) - begin
         self._end_line()
-        return end - read
+        self.drop(0)
+        return end - max(read, at)
 
     def sync(self) -> None:
         """What was appended outlives a power cut."""
@@ -236,6 +241,17 @@ def _is_there(descriptor: int, path: Path) -> bool:
         return False
     except OSError:
         return True
+
+
+def _line_begins(descriptor: int, at: int) -> int:
+    """The line that goes on at that octet."""
+    while at > 0:
+        begin = max(0, at - _PIECE)
+        end = os.pread(descriptor, at - begin, begin).rfind(b"\n") + 1
+        if end:
+            return begin + end
+        at = begin
+    return 0
 
 
 def _holds_lines(path: Path) -> bool:

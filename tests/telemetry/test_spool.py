@@ -336,6 +336,52 @@ def test_one_that_was_removed_is_made_anew_with_what_waits(tmp_path: Path) -> No
     one.close()
 
 
+@pytest.mark.parametrize("before", [b"", line(0) * 40_000])
+def test_one_that_is_made_anew_holds_its_first_line_whole(tmp_path: Path, before: bytes) -> None:
+    """As every spool: what the sink has of it, a process to come can tell by the sink's end alone."""
+    one = spool(tmp_path, before + line(1) + line(2))
+    one.drop(len(before) + 7)
+    (kept,) = tmp_path.iterdir()
+    kept.unlink()
+    assert one.cut() == 0
+    assert (kept.read_bytes(), one.peek()) == (line(1) + line(2), line(1)[7:] + line(2))
+    one.drop(2)
+    one.close()
+    assert next_process(tmp_path, Tail(line(0)[:-1], line(1)[:9])) == line(1)[9:] + line(2)
+    assert next_process(tmp_path, Tail(line(1)[:-1], line(2)[:9])) == line(2)[9:]
+    assert next_process(tmp_path, Tail()) == line(1) + line(2), "to another reader of a pipe"
+
+
+def test_one_that_is_made_anew_outlives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = spool(tmp_path, line(1))
+    one.sync()
+    (kept,) = tmp_path.iterdir()
+    kept.unlink()
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    one.cut()
+    assert synced == [str(tmp_path), str(kept)]
+    one.close()
+
+
+def test_where_there_is_no_room_for_it_twice_not_even_for_a_line_it_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = spool(tmp_path, line(1), line(2))
+    one.drop(9)
+    (tmp_path / "audit-0.spool").unlink()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as there:
+        there.setattr(os, "write", full)
+        assert one.cut() == 2 * len(line(1)) - 9
+    one.append(line(3))
+    assert one.peek() == line(3)
+    one.close()
+
+
 def test_where_there_is_no_room_for_it_twice_the_rest_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that is cut by that is ended."""
     whole = b"".join(map(line, range(50_000)))
