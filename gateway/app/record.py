@@ -53,9 +53,6 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
         except OSError as error:
             log.warning("what waits on disk for the audit's sink cannot be taken up: %s", error)
         with contextlib.suppress(OSError):
-            if durable and spool.waiting:
-                with contextlib.suppress(OSError):  # a pipe that nobody reads yet
-                    sink.sync()  # what is there already leaves the spool at once
             torn, after = spool.resume(tail), spool.last_mac or after
     if spool is not None and spool.waiting:
         log.warning("the audit's spool holds %d octets of a process before this one: they are written first", spool.waiting)

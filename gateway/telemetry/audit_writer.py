@@ -99,7 +99,11 @@ class AuditWriter:
         self._took = True
         """The sink's answer, last time it was asked."""
         self._unsynced = False
-        """It took something since it was synced."""
+        """It took something since it was to be synced."""
+        self.unsure = False
+        """It could not be synced, last time."""
+        self._doubted = spool is not None and spool.used > 0
+        """So, or by another process, something may be in the sink that does not outlive a power cut but in the spool."""
         self._closing = False
         self._changed = threading.Condition()
         self.failing = False
@@ -228,7 +232,7 @@ class AuditWriter:
     def _look(self) -> None:
         """Write what another left, once all of our own is written: behind a whole line, and while the sink takes lines."""
         spool, now = self._spool, time.monotonic()
-        if spool is None or now < self._look_at or self.failing or self._owed() or self._begun:
+        if spool is None or now < self._look_at or self.failing or self._owed() or self._begun or spool.used:
             return
         self._look_at = now + (self._look_s or 0.0)
         with contextlib.suppress(OSError):  # told where it is needed for lines of our own
@@ -236,9 +240,7 @@ class AuditWriter:
         if not spool.waiting:
             return
         log.warning("the audit's spool holds %d octets of a process that has ended: they are written now", spool.waiting)
-        if self._durable:
-            self._unsynced = True  # by another: what is there already leaves the spool at once
-            self._sync_sink()
+        self._doubted = True
         try:
             spool.resume(self._tail())
         except OSError as error:
@@ -260,17 +262,26 @@ class AuditWriter:
             try:
                 octets = spool.peek()
                 taken = self._push(octets)
-                if self._durable and taken == spool.waiting:
-                    self._sync_sink()
                 spool.drop(taken)
             except OSError as error:
                 log.error("the audit's spool fails: %s", error.strerror)
                 return
             if not octets or taken < len(octets) or self._queue or self._closing:
                 break  # the first where somebody has just cut it
+        self._empty_spool()
         if self._hand and not self.spooled_bytes:
             self._hand = self._hand[self._push(self._hand) :]
         self._keep(b"")
+
+    def _empty_spool(self) -> None:
+        """When the sink has all of it, for good where that was promised; else it is tried again with the next round."""
+        spool = self._spool
+        if spool is None or spool.waiting or not spool.used:
+            return
+        self._unsynced = self._unsynced or self._doubted
+        if not self._durable or self._sync_sink():
+            with contextlib.suppress(OSError):
+                spool.empty()
 
     def _push(self, octets: bytes) -> int:
         """How many the sink took."""
@@ -338,7 +349,13 @@ class AuditWriter:
         try:
             self._sink.sync()
         except OSError as error:
-            return _not_durable(error)
+            if not self.unsure:
+                _not_durable(error)
+            self.unsure = self._doubted = True
+            return False
+        if self.unsure:
+            log.warning("the audit can be made durable again")
+        self.unsure = self._doubted = False
         return True
 
 

@@ -97,6 +97,8 @@ class FileSink:
         self._whole = not torn_in
         """What was written last ended a line, or its reader is gone."""
         self._rotates = True
+        self._left: list[tuple[_Out, int]] = []
+        """Files of before that could not be synced when they were left."""
         self._descriptor = -1
         self._which = (0, 0)
         self._out: _Out | None = None
@@ -135,12 +137,16 @@ class FileSink:
         return lines[begin:end]
 
     def sync(self) -> None:
+        while self._left:
+            self._left[0][0].sync()
+            _close(*self._left.pop(0))
         self._opened.sync()
 
     def close(self) -> None:
+        for left in self._left:
+            _close(*left)
         if self._out is not None:
-            self._out.close()
-            os.close(self._descriptor)
+            _close(self._out, self._descriptor)
 
     @property
     def _opened(self) -> _Out:
@@ -188,10 +194,10 @@ class FileSink:
             if self._durable:
                 try:
                     out.sync()
-                except OSError as error:
-                    log.error("the audit cannot be made durable: %s", error.strerror)
-            out.close()
-            os.close(before)
+                except OSError:  # told to whoever waits for it
+                    self._left.append((out, before))
+                    return
+            _close(out, before)
 
     def _rotate(self) -> None:
         try:
@@ -308,6 +314,11 @@ class _Out:
         """What was opened here; what was given stays open."""
         if self._descriptor != self._given:
             os.close(self._descriptor)
+
+
+def _close(out: _Out, descriptor: int) -> None:
+    out.close()
+    os.close(descriptor)
 
 
 def sync_directory(path: str) -> None:

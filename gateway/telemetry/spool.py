@@ -98,9 +98,12 @@ class Spool:
         return os.pread(self._descriptor, min(_PIECE, self.waiting), self._read) if self.waiting else b""
 
     def drop(self, count: int) -> None:
-        """Those are where they belong."""
+        """Those are where they belong; they stay on disk until ``empty``."""
         self._read += count
-        if not self.waiting and self._end:
+
+    def empty(self) -> None:
+        """Make room: nothing waits, and the sink has it all for good."""
+        if self._end:
             os.ftruncate(self._descriptor, 0)
             self._read = self._end = 0
             self._unended = False
@@ -117,7 +120,8 @@ class Spool:
         gone = self._end - max(size, self._read)
         self._read, self._end = min(self._read, size), size
         self._end_line()
-        self.drop(0)
+        if not self.waiting:
+            self.empty()
         return gone
 
     def _renewed(self) -> int:
@@ -139,7 +143,8 @@ class Spool:
         os.close(before)
         self._read = min(read, at) - begin
         self._end_line()
-        self.drop(0)
+        if not self.waiting:
+            self.empty()
         return end - max(read, at)
 
     def sync(self) -> None:
@@ -153,7 +158,7 @@ class Spool:
             return
         path, self._path = self._path, None
         try:
-            if not self.waiting and _is_there(self._descriptor, path):  # else it is another's
+            if not self._end and _is_there(self._descriptor, path):  # else it is another's
                 path.unlink(missing_ok=True)
         finally:
             os.close(self._descriptor)

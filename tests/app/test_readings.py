@@ -84,6 +84,10 @@ async def test_readiness(tmp_path: Path) -> None:
         made.audit.writer.failing = True
         assert readiness(made).ready
         assert readiness(made).checks["audit"] == "degraded: the sink fails, lines are spooled"
+        made.audit.writer.failing, made.audit.writer.unsure = False, True
+        refuses = "degraded: the sink can't be synced, what changes something is refused"
+        assert readiness(made).checks["audit"] == refuses
+        assert {one.name: one.value for one in readings(made)}["gitlab_gateway_audit_failing"] == 1
         made.server.draining = True
         assert not readiness(made).ready
         assert readiness(made).checks["traffic"] == "down: draining"

@@ -346,7 +346,61 @@ async def test_what_was_promised_leaves_the_spool_when_the_sinks_outlives_a_powe
     left.close()
     await until(lambda: sink.octets == lines(0, 2) and not writer.spooled_bytes)
     writer.close()
-    assert done[2:] == [f"synced {size}", f"synced {2 * size}", f"spool cut after {2 * size}"]
+    assert done[2:] == [f"synced {2 * size}", f"spool cut after {2 * size}"]
+
+
+async def test_what_was_promised_stays_in_the_spool_while_the_sink_cannot_be_synced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sink has it, and may lose it. Whoever asks is told."""
+    kept = tmp_path / "audit-0.spool"
+    sink = Moody(nothing)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.01, look_s=0.01)
+    assert await writer.settle(line(0))
+    sink.sync_fails = True
+    sink.mood = lambda size: size
+    await until(lambda: writer.unsure and not writer.failing)
+    assert not await writer.settle(line(1))
+    assert (sink.octets, kept.read_bytes(), writer.spooled_bytes) == (lines(0, 2), line(0), 0)
+    sink.sync_fails = False
+    await until(lambda: not kept.stat().st_size)
+    assert not writer.unsure
+    assert await writer.settle(line(2))
+    sink.sync_fails = True
+    sink.mood = nothing
+    assert await writer.settle(line(3)), "the sink has nothing of it"
+    sink.mood = lambda size: size
+    writer.close()
+    assert sink.octets == lines(0, 4)
+    assert kept.read_bytes() == line(3), "for the next process"
+    assert [record.message for record in caplog.records] == [
+        "the audit sink fails: No space left on device",
+        "the audit cannot be made durable: Input/output error",
+        "the audit sink takes lines again",
+        "the audit can be made durable again",
+        "the audit sink fails: No space left on device",
+        "the audit cannot be made durable: Input/output error",
+        "the audit sink takes lines again",
+    ]
+
+
+async def test_what_a_process_before_wrote_is_synced_before_it_leaves_the_spool(tmp_path: Path) -> None:
+    """It stands in both. Until the sink can be, what the spool alone holds is promised all the same."""
+    left = Spool(tmp_path, 1 << 20)
+    left.append(lines(0, 2))
+    left.close()
+    spool = Spool(tmp_path, 1 << 20)
+    spool.claim()
+    spool.resume(Tail(line(0)[:-1]))
+    sink = Moody(nothing)
+    sink.octets, sink.sync_fails = line(0), True
+    writer = AuditWriter(sink, spool, durable=True, retry_s=0.01)
+    assert await writer.settle(line(2))
+    assert not writer.unsure
+    sink.mood = lambda size: size
+    await until(lambda: writer.unsure)
+    assert (tmp_path / "audit-0.spool").read_bytes() == lines(0, 3)
+    writer.close()
 
 
 async def test_of_lines_in_both_both_are_synced(tmp_path: Path) -> None:

@@ -222,6 +222,32 @@ def test_what_was_written_before_a_rotation_is_synced_as_well(
     assert path.stat().st_ino in synced
 
 
+def test_a_file_that_could_not_be_synced_when_it_was_left_is_not_done_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit"
+    sink = FileSink(str(path), rotate_bytes=6, durable=True)
+    failing, left = [True], tmp_path / "audit.1"
+
+    def fsync(descriptor: int) -> None:
+        if failing[0] and left.exists() and os.fstat(descriptor).st_ino == left.stat().st_ino:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    before = os.listdir("/proc/self/fd")
+    assert sink.write(b"one\ntwo\n") == 8
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            sink.sync()
+    failing[0] = False
+    sink.sync()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    failing[0] = True
+    assert sink.write(b"three\n") == 6
+    sink.close()
+    assert len(os.listdir("/proc/self/fd")) < len(before)
+
+
 def test_a_file_that_is_renamed_while_it_is_to_be_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Just behind the look at it: no file grows past its size for that."""
     path = tmp_path / "audit"

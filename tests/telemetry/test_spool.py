@@ -28,6 +28,15 @@ def spool(directory: Path, *octets: bytes) -> Spool:
     return one
 
 
+def next_process(directory: Path, tail: Tail) -> bytes:
+    """What it writes, beside a sink that ends like that."""
+    one = Spool(directory, 1 << 20)
+    one.claim()
+    octets = one.resume(tail) + one.peek()
+    one.close()
+    return octets
+
+
 def test_first_in_first_out(tmp_path: Path) -> None:
     one = spool(tmp_path, b"ab", b"cd")
     assert (one.waiting, one.used, one.peek()) == (4, 4, b"abcd")
@@ -37,6 +46,8 @@ def test_first_in_first_out(tmp_path: Path) -> None:
     one.sync()
     assert one.peek() == b"de"
     one.drop(2)
+    assert (one.waiting, one.used, one.peek()) == (0, 5, b"")
+    one.empty()
     assert (one.waiting, one.used, one.peek()) == (0, 0, b"")
     one.close()
 
@@ -51,8 +62,19 @@ def test_nothing_is_made_before_it_is_needed_nor_left_behind(tmp_path: Path) -> 
     (file,) = tmp_path.iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     one.drop(1)
+    one.empty()
     one.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_sink_may_not_have_for_good_is_left_to_the_next_process(tmp_path: Path) -> None:
+    one = spool(tmp_path, line(1))
+    one.drop(len(line(1)))
+    one.append(line(2)[4:], line(2)[:4])
+    one.drop(len(line(2)) - 4)
+    one.close()
+    assert next_process(tmp_path, Tail()) == line(1) + line(2)
+    assert next_process(tmp_path, Tail(line(1)[:-1])) == line(2)
 
 
 def test_its_name_outlives_a_power_cut_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,15 +254,6 @@ def test_what_somebody_cut_is_not_waited_for(tmp_path: Path, size: int, gone: in
     assert one.cut() == 0
     one.close()
     assert one.cut() == 0
-
-
-def next_process(directory: Path, tail: Tail) -> bytes:
-    """What it writes, beside a sink that ends like that."""
-    one = Spool(directory, 1 << 20)
-    one.claim()
-    octets = one.resume(tail) + one.peek()
-    one.close()
-    return octets
 
 
 @pytest.mark.parametrize("size", [0, 10])
