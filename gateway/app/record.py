@@ -14,7 +14,7 @@ from ..core.audit_chain import Chain, chain_key
 from ..state_dir import StateRefused, open_state_dir
 from ..telemetry.audit import AuditLog
 from ..telemetry.audit_writer import AuditWriter
-from ..telemetry.sinks import Sink, Tail, open_sink, read_tail
+from ..telemetry.sinks import Sink, Tail, open_sink, path_of, read_tail
 from ..telemetry.spool import Spool
 from ..telemetry.turns import TurnSink
 
@@ -44,7 +44,7 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
         durable=durable,
     )
     if turns is not None:
-        sink = TurnSink(sink, turns, path=where.removeprefix("file:") if where.startswith("file:") else "")
+        sink = TurnSink(sink, turns, path=path_of(where))
     spool, torn, after = None, b"\n" if tail.torn else b"", tail.mac
     if audit.on_failure is not OnAudit.DROP:
         spool = Spool(_directory(config), audit.spool, inherits=where == audit.sink)

@@ -28,6 +28,7 @@ _LONGEST_LINE = 1 << 18
 _LINE_END = ord("\n")
 _NOT_FOR_THESE = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EROFS})
 """What fsync says of pipes, sockets and terminals: there is nothing to wait for."""
+_STREAMS = {"stdout": 1, "stderr": 2}
 
 
 class Sink(Protocol):
@@ -330,15 +331,20 @@ def sync_directory(path: str) -> None:
         os.close(directory)
 
 
+def path_of(where: str) -> str:
+    """By which name a sink's end can be read, where it is a file; empty where it is none."""
+    if where in _STREAMS:  # `>> file`, or systemd's `StandardOutput=append:`
+        return f"/proc/self/fd/{_STREAMS[where]}"
+    return where.removeprefix("file:") if where.startswith("file:") else ""
+
+
 def open_sink(where: str, *, rotate_bytes: int = 0, keep: int = 1, torn_in: str = "", durable: bool = False) -> Sink:
     """``stdout``, ``stderr``, ``off`` or ``file:/path``; the rest as in ``FileSink``.
 
     Raises OSError when the file can't be opened.
     """
-    if where == "stdout":
-        return StreamSink(1)  # not sys.stdout: whoever took its place must not get the record
-    if where == "stderr":
-        return StreamSink(2)
+    if where in _STREAMS:
+        return StreamSink(_STREAMS[where])  # not sys.stdout: whoever took its place must not get the record
     if where == "off":
         return NullSink()
     path = where.removeprefix("file:")
@@ -365,10 +371,16 @@ class Tail:
 
 
 def read_tail(where: str) -> Tail:
-    """Of a file sink, where need be of the file it was before its last rotation; empty for every other sink."""
+    """Of a file sink, where need be of the file before its last rotation; of a stream that is a file and may be read.
+
+    Empty for every other sink.
+    """
+    path = path_of(where)
+    if where in _STREAMS:
+        with contextlib.suppress(OSError):
+            return _tail_of(path)
     if not where.startswith("file:"):
         return Tail()
-    path = where.removeprefix("file:")
     tail = _tail_of(path)
     if tail.line:
         return tail

@@ -114,5 +114,7 @@ def _is_whole(path: str) -> bool | None:
             return None
         with open(path, "rb", buffering=0) as file:
             return not file.seek(0, os.SEEK_END) or os.pread(file.fileno(), 1, file.tell() - 1) == b"\n"
-    except OSError:
+    except FileNotFoundError:
         return True
+    except OSError:
+        return None

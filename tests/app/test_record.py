@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,11 @@ from gateway.core.exchange import Exchange
 from gateway.telemetry.spool import Spool
 
 KEY = b"k" * 32
+TEXT = "version: 1\nupstream: {url: 'http://127.0.0.1:9'}\n"
 
 
 def written(tmp_path: Path, more: str = "") -> Config:
-    text = (
-        f"version: 1\nupstream: {{url: 'http://127.0.0.1:9'}}\nstate_dir: {tmp_path}/state\n"
-        f"audit: {{sink: 'file:{tmp_path}/audit'{more}}}\n"
-    )
+    text = f"{TEXT}state_dir: {tmp_path}/state\naudit: {{sink: 'file:{tmp_path}/audit'{more}}}\n"
     config = load(text, {}, str).config
     assert config is not None
     return config
@@ -56,6 +56,44 @@ async def test_a_line_cut_short_spoils_no_other(tmp_path: Path, more: str) -> No
     await once(tmp_path, more)
     assert (tmp_path / "audit").read_bytes().splitlines()[0] == b'{"schema":1,"req'
     assert b"r-1" in (tmp_path / "audit").read_bytes().splitlines()[1]
+
+
+@contextlib.contextmanager
+def appended_to(path: Path, number: int) -> Iterator[None]:
+    """By that stream."""
+    kept = os.dup(number)
+    try:
+        with open(path, "ab") as file:
+            os.dup2(file.fileno(), number)
+        yield
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
+
+
+@pytest.mark.parametrize(("where", "number"), [("stdout", 1), ("stderr", 2)])
+@pytest.mark.parametrize("turns", [False, True])
+async def test_a_line_cut_short_in_a_stream_that_is_a_file_spoils_no_other(
+    tmp_path: Path, where: str, number: int, turns: bool
+) -> None:
+    """And what waits goes on where it ends: nothing is there twice."""
+    file = tmp_path / "audit"
+    whole = [b'{"schema":1,"request_id":"r-%d"}\n' % number for number in range(-3, 0)]
+    (tmp_path / "state").mkdir(mode=0o700)
+    spool = Spool(tmp_path / "state", 1 << 20)
+    spool.append(b"".join(whole))
+    spool.close()
+    file.write_bytes(whole[0] + whole[1][:9])
+    config = load(f"{TEXT}state_dir: {tmp_path}/state\naudit: {{sink: {where}}}\n", {}, str).config
+    assert config is not None
+    with open(tmp_path / "turns", "w+b") as theirs, appended_to(file, number):
+        log = open_audit(config, lambda: KEY, turns=theirs.fileno() if turns else None)
+        log.observe(Exchange("r-1", 0.0, "GET", "192.0.2.1"))
+        log.close()
+    first, *rest = file.read_bytes().splitlines(keepends=True)
+    assert first == whole[0]
+    assert rest[:-1] == ([whole[1][:9] + b"\n"] if turns else []) + whole[1:]
+    assert b"r-1" in rest[-1]
 
 
 async def test_a_line_cut_short_in_the_spool_spoils_no_other(tmp_path: Path) -> None:

@@ -143,6 +143,17 @@ sink.write(b"x" * (1 << 20) + b"\\n")  # more than a pipe takes: it waits for it
 """
 
 
+def test_of_a_file_that_cannot_be_read_the_turns_tell_whose_writer_died(turns: int, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for path, written in ((f"{tmp_path}/file/none", b"\none\n"), (f"{tmp_path}/none", b"one\n")):
+        sink = Short()
+        one = TurnSink(sink, turns, path=path)
+        os.pwrite(turns, b"\1", 0)
+        one.write(b"one\n")
+        one.close()
+        assert sink.octets == written
+
+
 def test_a_line_in_a_pipe_whose_writer_died_is_ended(turns: int) -> None:
     """Another's line must not be read as the rest of it."""
     read, write = os.pipe()
