@@ -19,6 +19,8 @@ from .sinks import Tail, sync_directory
 
 _NUMBERS = 128
 _PIECE = 1 << 20
+_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR})
+"""What opening says of a name that somebody else made: another is as good."""
 _BEGINNING = b'{"schema":'
 """Of every line: what begins otherwise is the rest of one."""
 
@@ -208,13 +210,21 @@ class Spool:
     def _create(self) -> None:
         if self._directory is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "state_dir")
+        refused = None
         for number in range(_NUMBERS):
             path = self._directory / _name(number)
-            # One that a process left a moment ago is for the next that starts: here lines are in the middle of something.
-            if not _holds_lines(path) and self._lock(path, os.O_RDWR | os.O_APPEND | os.O_CREAT):
-                with contextlib.suppress(OSError):
-                    sync_directory(str(path))  # what is synced there is lost without its name
-                return
+            try:
+                # One that a process left a moment ago is for the next that starts: lines are in the middle of something.
+                if not _holds_lines(path) and self._lock(path, os.O_RDWR | os.O_APPEND | os.O_CREAT):
+                    with contextlib.suppress(OSError):
+                        sync_directory(str(path))  # what is synced there is lost without its name
+                    return
+            except OSError as error:  # as in ``claim``
+                if error.errno not in _NOT_OURS or not os.path.lexists(path):
+                    raise
+                refused = refused or error
+        if refused is not None:
+            raise refused
         raise BlockingIOError(errno.EAGAIN, "every spool is another process's")
 
     def _lock(self, path: Path, flags: int) -> bool:

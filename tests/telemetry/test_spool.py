@@ -142,10 +142,36 @@ def test_without_a_directory_nothing_is_kept() -> None:
 
 
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    """Nor does it keep anything from being kept: the next name is as good."""
     (tmp_path / "audit-0.spool").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "audit-1.spool").symlink_to("audit-1.spool")
+    one = spool(tmp_path, b"x\n")
+    assert (tmp_path / "audit-2.spool").read_bytes() == b"x\n"
+    (tmp_path / "audit-2.spool").unlink()
+    assert one.cut() == 0
+    assert (tmp_path / "audit-2.spool").read_bytes() == b"x\n"
+    one.close()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_where_no_name_is_ours_it_is_told_why(tmp_path: Path) -> None:
+    for number in range(128):
+        (tmp_path / f"audit-{number}.spool").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
         spool(tmp_path, b"x")
-    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_directory_that_may_not_be_written_to_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refused(path: Path, *_: object) -> int:
+        asked.append(path)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(PermissionError):
+        spool(tmp_path, b"x")
+    assert len(asked) == 1
 
 
 @pytest.fixture
