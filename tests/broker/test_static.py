@@ -484,6 +484,24 @@ async def test_whoever_was_given_one_sees_whether_it_would_be_given_out_still(wo
     assert (await world.get("sa-two")).standing.good
 
 
+async def test_one_that_is_switched_unasked_stands_as_the_one_before(world: World) -> None:
+    def given() -> bool:
+        return world.source.credential_now(Permit("rule", "sa-one"), REST) is not None
+
+    def switch(token: str) -> None:
+        world.source.switch("sa-one", Secret(token), None, checked=False)
+
+    switch("new")
+    assert given(), "GitLab has not refused any"
+    world.gitlab.scopes["new"] = world.gitlab.scopes["one"]
+    await world.source.verify_at_start()
+    switch("newer")
+    assert given(), "GitLab took the one before"
+    assert await world.refused("sa-one")
+    switch("newest")
+    assert not given(), "GitLab refused the one before"
+
+
 async def test_switching_makes_a_refused_one_good_again(world: World) -> None:
     del world.gitlab.scopes["one"]
     assert await world.refused("sa-one")
