@@ -133,12 +133,12 @@ class Spool:
         try:
             self._create()
         except OSError:
-            self._path, self._descriptor, self._read, self._end = path, before, read, end
+            self._path = path
             return 0
         # With what the sink has of the line that it is in: as in ``append``.
         begin = at = _line_begins(before, read)
         with contextlib.suppress(OSError):
-            while at < end and (octets := os.pread(before, min(_PIECE, end - at), at)):
+            while octets := os.pread(before, min(_PIECE, end - at), at):
                 self.append(octets)
                 at += len(octets)
             self.sync()  # as what was promised had been

@@ -92,6 +92,16 @@ def test_its_name_outlives_a_power_cut_as_well(tmp_path: Path, monkeypatch: pyte
     one.close()
 
 
+def test_where_no_directory_can_be_synced_it_is_kept_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    one = spool(tmp_path, line(1))
+    assert one.peek() == line(1)
+    one.close()
+
+
 def test_much_of_it_comes_in_pieces(tmp_path: Path) -> None:
     one = spool(tmp_path, b"x" * (3 << 20))
     sizes = []
@@ -113,6 +123,31 @@ def test_what_a_process_left_is_taken_up(tmp_path: Path) -> None:
     second.close()
 
 
+def test_an_empty_one_hides_none_behind_it(tmp_path: Path) -> None:
+    """A process that was killed leaves one."""
+    (tmp_path / "audit-0.spool").touch()
+    (tmp_path / "audit-1.spool").write_bytes(line(1))
+    one = Spool(tmp_path, 1 << 20)
+    one.claim()
+    assert one.peek() == line(1)
+    one.close()
+
+
+def test_one_that_another_removes_a_moment_before_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "audit-0.spool").write_bytes(line(0))
+    (tmp_path / "audit-1.spool").write_bytes(line(1))
+    really = os.open
+
+    def late(path: Path, flags: int, mode: int = 0o777) -> int:
+        path.unlink()
+        return really(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", late)
+    one = Spool(tmp_path, 1 << 20)
+    one.claim()
+    assert one.waiting == 0
+
+
 def test_each_process_has_its_own(tmp_path: Path) -> None:
     first, second = spool(tmp_path, b"first"), spool(tmp_path, b"second")
     third = Spool(tmp_path, 10)
@@ -123,6 +158,28 @@ def test_each_process_has_its_own(tmp_path: Path) -> None:
     assert third.peek() == b"first"
     for one in (second, third):
         one.close()
+
+
+def test_looking_at_anothers_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    other, one = spool(tmp_path, line(1)), Spool(tmp_path, 10)
+    before = os.listdir("/proc/self/fd")
+    one.claim()
+    assert os.listdir("/proc/self/fd") == before
+    other.close()
+
+
+def test_one_that_cannot_be_removed_is_left_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = spool(tmp_path, line(1))
+    spool(tmp_path, line(2)).close()
+    one.drop(len(line(1)))
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    one.claim()
+    assert one.peek() == line(2)
+    one.close()
 
 
 def test_there_is_an_end_to_them(tmp_path: Path) -> None:
@@ -367,7 +424,9 @@ def test_one_that_was_removed_is_made_anew_with_what_waits(tmp_path: Path) -> No
     one.drop(len(line(0)))
     (kept,) = tmp_path.iterdir()
     kept.unlink()
+    before = len(os.listdir("/proc/self/fd"))
     assert one.cut() == 0
+    assert len(os.listdir("/proc/self/fd")) == before
     assert (kept.read_bytes(), one.peek()) == (line(1) + line(2), line(1) + line(2))
     one.append(line(3))
     assert one.cut() == 0
@@ -451,6 +510,17 @@ def test_one_that_cannot_be_made_anew_is_gone_on_with(tmp_path: Path) -> None:
     one.append(line(1))
     assert one.peek() == line(0) + line(1)
     one.close()
+
+
+def test_one_of_which_nothing_can_be_told_is_gone_on_with(tmp_path: Path) -> None:
+    directory = tmp_path / "state"
+    directory.mkdir()
+    one = spool(directory, line(0))
+    directory.rename(tmp_path / "elsewhere")
+    directory.touch()
+    assert one.cut() == 0
+    one.append(line(1))
+    assert one.peek() == line(0) + line(1)
 
 
 def test_nobody_removes_what_is_anothers(tmp_path: Path) -> None:
