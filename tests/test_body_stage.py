@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.body_stage import BlindBodies, BodyStage, HeldBody, WatchedBody
 from gateway.core.access import Permit, Principal, PrincipalKind
-from gateway.core.body import Verdict
+from gateway.core.body import MAX_UNREAD_BYTES, Hopeless, Undecidable, Verdict
 from gateway.core.body_credentials import MAX_CUT_BYTES
 from gateway.core.body_multipart import MultipartScanner
 from gateway.core.catalogue import Access, Operation, Surface
@@ -152,10 +152,19 @@ def part(name: bytes, content: bytes) -> bytes:
     return b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (name, content)
 
 
-def on_a_page(body: bytes, field: Field, claim: Claim, *, cut: int = 4096, method: str = "POST") -> RequestBody:
+def on_a_page(
+    body: bytes,
+    field: Field,
+    claim: Claim,
+    *,
+    cut: int = 4096,
+    method: str = "POST",
+    surface: Surface = Surface.WEB,
+    principal: Principal = OWN,
+) -> RequestBody:
     pieces = Pieces(*(body[at : at + cut] for at in range(0, len(body), cut)))
     asked = msgspec.structs.replace(head(field), method=method)
-    return BodyStage().guard(claim, OWN, Permit("r"), asked, pieces, WEB)
+    return BodyStage().guard(claim, principal, Permit("r"), asked, pieces, msgspec.structs.replace(WEB, surface=surface))
 
 
 @pytest.mark.parametrize("claim", [SESSION, NONE], ids=["a browser's", "another's"])
@@ -196,6 +205,32 @@ async def test_a_form_does_not_make_a_read_of_a_page(field: Field, body: bytes, 
             await whole(on_a_page(body, field, claim, cut=cut))
         assert refused.value.code is code
     assert await whole(on_a_page(body, field, claim, method="PUT")) == body, "only a POST is made another method"
+
+
+@pytest.mark.parametrize("surface", [Surface.WEB, Surface.WEB_TOKEN, Surface.OAUTH, Surface.WEBSOCKET])
+async def test_behind_a_cookie_each_kind_of_page_has_forms(surface: Surface) -> None:
+    body = b"_method=delete&private_token=x"
+    assert await whole(on_a_page(body, FORM, SESSION, surface=surface)) == body
+
+
+@pytest.mark.parametrize(
+    ("principal", "surface"),
+    [(KEY, Surface.WEB), (OWN, Surface.WEB_TOKEN), (OWN, Surface.OAUTH), (OWN, Surface.WEBSOCKET)],
+)
+async def test_without_a_cookie_no_other_page_has_forms_of_its_own(principal: Principal, surface: Surface) -> None:
+    for body, code in ((b"_method=delete", Code.METHOD_OVERRIDE), (b"private_token=x", Code.AMBIGUOUS_CREDENTIAL)):
+        with pytest.raises(Rejection) as refused:
+            await whole(on_a_page(body, FORM, NONE, surface=surface, principal=principal))
+        assert refused.value.code is code
+
+
+@pytest.mark.parametrize("claim", [SESSION, NONE], ids=["a browser's", "another's"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_what_reads_a_page_has_no_credential_in_a_form(method: str, claim: Claim) -> None:
+    """Rack reads one with any method; a feed's page takes a token out of it."""
+    with pytest.raises(Rejection) as refused:
+        await whole(on_a_page(b"private_token=x", FORM, claim, method=method))
+    assert refused.value.code is Code.AMBIGUOUS_CREDENTIAL
 
 
 def test_what_rails_does_not_read_is_not_watched() -> None:
@@ -257,12 +292,43 @@ def watch(
     return BodyStage().guard(NONE, KEY if brokered else OWN, permit, head(FORM), Pieces(*pieces, length=9), REST, places)
 
 
-def test_a_browsers_form_is_watched_where_rules_speak_of_projects() -> None:
-    body = Pieces(b"a=b")
-    session = Claim(Kind.SESSION, Secret("s"))
-    assert isinstance(
-        BodyStage().guard(session, OWN, Permit("r"), head(FORM), body, REST, places=frozenset({(True, "1")})), WatchedBody
-    )
+async def test_a_browsers_form_is_watched_where_rules_speak_of_projects() -> None:
+    body = Pieces(b"target_project_id=9")
+    watched = BodyStage().guard(SESSION, OWN, Permit("r"), head(FORM), body, WEB, places=frozenset({(True, "1")}))
+    with pytest.raises(Rejection) as refused:
+        await whole(watched)
+    assert refused.value.code is Code.PROJECT_UNKNOWN
+
+
+COMMIT = Operation("POST /api/v4/projects/:id/repository/commits", Access.WRITE, Surface.REST, names_in_body=True)
+RETYPED = TARGET.raw + b"?Content-Type=text/plain"
+OCTETS = (b"Content-Type", b"application/octet-stream")
+
+
+@pytest.mark.parametrize(
+    ("field", "target", "operation", "confined", "passes"),
+    [
+        pytest.param(OCTETS, TARGET.raw, COMMIT, True, False, id="of a type that is not read"),
+        pytest.param(FORM, RETYPED, COMMIT, True, False, id="of a type that the query tells"),
+        pytest.param(FORM, TARGET.raw + b"?content_type=x", COMMIT, True, True, id="read"),
+        pytest.param(OCTETS, TARGET.raw, REST, True, True, id="where none is named"),
+        pytest.param(FORM, RETYPED, REST, True, True, id="where none is named, and retyped"),
+        pytest.param(OCTETS, TARGET.raw, COMMIT, False, True, id="where any may be named"),
+        pytest.param(FORM, RETYPED, COMMIT, False, True, id="where any may be named, and retyped"),
+    ],
+)
+async def test_where_a_body_names_places_it_is_read(
+    field: Field, target: bytes, operation: Operation, confined: bool, passes: bool
+) -> None:
+    """Workhorse keeps a commit as a file, and GitLab goes by a parameter for what that file is."""
+    asked, places = msgspec.structs.replace(head(field), target=target), frozenset({(True, "1")}) if confined else None
+    watched = BodyStage().guard(NONE, KEY, Permit("r"), asked, Pieces(b"a=b"), operation, places)
+    if passes:
+        assert await whole(watched) == b"a=b"
+        return
+    with pytest.raises(Rejection) as refused:
+        await whole(watched)
+    assert refused.value.code is Code.BODY_UNDECIDABLE
 
 
 async def test_a_body_that_names_another_project_never_passes_whole() -> None:
@@ -319,10 +385,79 @@ async def test_where_a_token_counts_none_hides_in_what_can_not_be_read(cut: int)
         assert refused.value.code is Code.BODY_UNDECIDABLE
 
 
+@pytest.mark.parametrize("cut", range(6, 17))
+async def test_what_could_not_be_read_is_not_forgotten_for_what_comes_behind(cut: int) -> None:
+    body = b'{/**/"_token":"x",' + b" " * 30_000
+    pieces = Pieces(body[:cut], body[cut:], *[b" " * 30_000] * 2, b"}")
+    watched = BodyStage().guard(NONE, OWN, Permit("r"), head(JSON), pieces, REST)
+    with pytest.raises(Rejection) as refused:
+        await whole(watched)
+    assert refused.value.code is Code.BODY_UNDECIDABLE
+
+
+async def test_what_was_read_is_not_suspected() -> None:
+    pieces = b'{"title":"_token"', b" " * 30_000, b",/**/}"
+    watched = BodyStage().guard(NONE, OWN, Permit("r"), head(JSON), Pieces(*pieces), REST)
+    assert await whole(watched) == b"".join(pieces)
+
+
+async def test_of_what_can_not_be_read_a_little_is_kept() -> None:
+    looked_at: list[int] = []
+
+    def may_name(octets: bytes) -> bool:
+        looked_at.append(len(octets))
+        return False
+
+    scanner = Hopeless(Undecidable.BOUNDARY)
+    body = WatchedBody(Pieces(*[b"x" * 30_000] * 5), scanner, lambda verdict, suspect: None, may_name)
+    assert len(await whole(body)) == 150_000
+    assert max(looked_at) == 30_000 + MAX_UNREAD_BYTES
+
+
 async def test_after_its_end_a_watched_body_stays_at_its_end() -> None:
-    watched = watch(b"a=b", b"&c=d")
-    assert await whole(watched) == b"a=b&c=d"
-    assert await watched.read() == b""
+    body = Pieces(b"a=b", b"", b"&sudo=root")
+    watched = BodyStage().guard(NONE, KEY, Permit("r"), head(FORM), body, REST)
+    assert await whole(watched) == b"a=b"
+    assert body.pieces, "it was not asked again"
+
+
+RELEASES = Operation("POST /api/v4/projects/:id/releases", Access.WRITE, Surface.REST, job_token=True)
+REVOKE = Operation("POST /oauth/revoke", Access.WRITE, Surface.OAUTH)
+IN_BODY = Claim(Kind.OPAQUE, Secret("x"), carrier=Carrier.BODY)
+
+
+@pytest.mark.parametrize(
+    ("claim", "principal", "operation", "method", "body", "passes"),
+    [
+        pytest.param(NONE, KEY, RELEASES, "POST", b"token=x", False, id="a token where it counts"),
+        pytest.param(NONE, KEY, REST, "POST", b"token=x", True, id="a token where it does not"),
+        pytest.param(NONE, KEY, msgspec.structs.replace(PUT, job_token=True), "PUT", b"token=x", True, id="in a file"),
+        pytest.param(NONE, KEY, msgspec.structs.replace(PUT, job_token=True), "POST", b"token=x", False, id="in no file"),
+        pytest.param(IN_BODY, OWN, REVOKE, "POST", b"access_token=x", True, id="OAuth's own"),
+        pytest.param(NONE, OWN, REVOKE, "POST", b"access_token=x", False, id="one more than in the head"),
+        pytest.param(IN_BODY, OWN, RELEASES, "POST", b"job_token=x", True, id="a job's, where it is one's"),
+        pytest.param(IN_BODY, OWN, REST, "POST", b"job_token=x", False, id="a job's elsewhere"),
+    ],
+)
+async def test_which_tokens_are_too_many(
+    claim: Claim, principal: Principal, operation: Operation, method: str, body: bytes, passes: bool
+) -> None:
+    asked = msgspec.structs.replace(head(FORM), method=method)
+    watched = BodyStage().guard(claim, principal, Permit("r"), asked, Pieces(body), operation)
+    if passes:
+        assert await whole(watched) == body
+        return
+    with pytest.raises(Rejection) as refused:
+        await whole(watched)
+    assert refused.value.code is Code.AMBIGUOUS_CREDENTIAL
+
+
+async def test_who_is_acted_as_is_told_before_the_body_is_up() -> None:
+    told: list[str] = []
+    body = Pieces(b"sudo=&token=x&sudo=root&sudo=root")
+    watched = BodyStage().guard(NONE, OWN, Permit("r"), head(FORM), body, REST, acting=told.append)
+    await whole(watched)
+    assert set(told) == {"root"}
 
 
 async def test_the_granted_user_passes() -> None:
