@@ -173,11 +173,14 @@ def on_a_page(
     [
         (FORM, b"_method=delete&authenticity_token=_method&private_token=x&sudo=root"),
         (FORM, b"_method=PATCH"),
+        (FORM, b"_method=post"),
+        (FORM, b"_method=Put"),
         (FORM, b"_method="),
         (PARTS, part(b"_method", b"put") + part(b"user[private_token]", b"x") + b"--x--\r\n"),
         (PARTS, part(b"file", b'"_method=get"') + b"--x--\r\n"),
         (PARTS, part(b"a\\b", b"authenticity_token sudo") + b"--x--\r\n"),
         (JSON, b'{"_method":"get","private_token":"x"}'),
+        (JSON, b'{"\\u005fmethod":"get"/**/}'),
     ],
 )
 async def test_a_browsers_form_is_gitlabs_to_judge(field: Field, body: bytes, claim: Claim) -> None:
@@ -194,6 +197,7 @@ async def test_a_browsers_form_is_gitlabs_to_judge(field: Field, body: bytes, cl
         (FORM, b"_method=delete&_method=GET", Code.METHOD_OVERRIDE),
         (FORM, b"_method[]=get", Code.METHOD_OVERRIDE),
         (PARTS, part(b"_method", b"get") + b"--x--\r\n", Code.METHOD_OVERRIDE),
+        (PARTS, part(b'_method"; filename="get', b"get") + b"--x--\r\n", Code.METHOD_OVERRIDE),
         (PARTS, part(b"a\\b", b"c") + part(b"_me\\thod", b"get") + b"--x--\r\n", Code.BODY_UNDECIDABLE),
         (NO_PARTS, b"%5fmethod=get&private_token=x", Code.BODY_UNDECIDABLE),
     ],
@@ -413,6 +417,15 @@ async def test_of_what_can_not_be_read_a_little_is_kept() -> None:
     body = WatchedBody(Pieces(*[b"x" * 30_000] * 5), scanner, lambda verdict, suspect: None, may_name)
     assert len(await whole(body)) == 150_000
     assert max(looked_at) == 30_000 + MAX_UNREAD_BYTES
+
+
+async def test_without_a_type_a_body_is_watched_as_any_other() -> None:
+    for principal, body in ((OWN, b"a=b&sudo=root"), (KEY, b"a=b")):
+        watched = BodyStage().guard(NONE, principal, Permit("r"), head(), Pieces(body[:2], body[2:]), REST)
+        assert await whole(watched) == body
+    with pytest.raises(Rejection) as refused:
+        await whole(BodyStage().guard(NONE, KEY, Permit("r"), head(), Pieces(b"a=b", b"&sudo=root"), REST))
+    assert refused.value.code is Code.SUDO_FORBIDDEN
 
 
 async def test_after_its_end_a_watched_body_stays_at_its_end() -> None:

@@ -271,6 +271,12 @@ def test_it_asks_to_act_as_one(findings: tuple[Finding, ...], before: str | None
     assert refused.value.code is code
 
 
+def test_whom_it_may_act_as_is_spelt_plainly() -> None:
+    with pytest.raises(Rejection) as refused:
+        admit_body(TOKEN, Verdict((_found("sudo", plain=False),)), brokered=True, may_sudo="v")
+    assert refused.value.code is Code.SUDO_FORBIDDEN
+
+
 def test_bodies_that_may_go_up() -> None:
     admit_body(TOKEN, Verdict((_found("sudo"), _found("sudo"))), brokered=False, sudo="v")
     admit_body(TOKEN, Verdict((_found("sudo", ""), _found("sudo", ""))), brokered=False)
