@@ -75,7 +75,7 @@ async def test_what_is_offered_is_written_in_order() -> None:
 
 async def test_what_the_sink_does_not_take_waits_and_follows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sink = Moody(nothing)
-    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01, look_s=3600.0)
     for number in range(10):
         writer.offer(line(number))
     await until(lambda: writer.spooled_bytes == len(lines(0, 10)))
@@ -237,14 +237,17 @@ async def test_a_spool_that_is_full_blocks_until_it_is_not(tmp_path: Path) -> No
 async def test_a_disk_that_fails_as_well_blocks_at_once_and_loses_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sink = Moody(nothing)
+    tries: list[int] = []
+    sink = Moody(lambda size: nothing(tries.append(size) or size))
     writer = AuditWriter(sink, Spool(tmp_path / "nowhere", 1 << 20), retry_s=0.01)
     writer.offer(line(0))
     await until(lambda: writer.blocked)
-    writer.offer(line(1))
+    settling = asyncio.ensure_future(writer.settle(line(1)))
+    await until(lambda: len(tries) > 9)
     assert writer.has_room(1000)
     (tmp_path / "nowhere").mkdir()
-    await until(lambda: writer.spooled_bytes == len(lines(0, 2)))
+    assert await settling, "what is new waits for what is in hand"
+    assert writer.spooled_bytes == len(lines(0, 2))
     assert not writer.blocked
     sink.mood = lambda size: size
     writer.close()
@@ -542,6 +545,36 @@ async def test_a_spool_that_somebody_cut_is_told_and_gone_on_with(
     writer.close()
     whole = lines(0, 3)[: max(left, len(line(0)) // 2)]
     assert sink.octets == whole + (b"" if whole.endswith(b"\n") else b"\n") + line(3)
+
+
+async def test_behind_a_whole_line_a_spool_that_is_cut_leaves_nothing_to_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    takes = [len(line(0))]
+    sink = Moody(lambda _: takes.pop() if takes else 0)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01)
+    writer.offer(lines(0, 3))
+    await until(lambda: writer.spooled_bytes > 0)
+    (kept,) = tmp_path.iterdir()
+    os.truncate(kept, 0)
+    await until(lambda: "somebody cut the audit's spool" in caplog.text)
+    sink.mood = lambda size: size
+    writer.offer(line(3))
+    writer.close()
+    assert sink.octets == line(0) + line(3)
+
+
+async def test_what_others_left_is_not_looked_for_with_every_line(tmp_path: Path) -> None:
+    writer = AuditWriter(Moody(), Spool(tmp_path, 1 << 20), look_s=3600.0)
+    for number in range(2):  # behind the first it is looked
+        assert await writer.settle(line(number))
+    left = Spool(tmp_path, 1 << 20)
+    left.append(line(9))
+    left.close()
+    for number in range(2, 5):
+        assert await writer.settle(line(number))
+    writer.close()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [line(9)]
 
 
 @pytest.mark.parametrize("left", [0, 100])
