@@ -188,6 +188,32 @@ def test_who_leaves_in_the_middle_of_a_line_has_it_ended(turns: int) -> None:
     assert short.octets == b"\ntwo\n"
 
 
+def test_where_a_line_can_not_be_ended_the_next_turn_ends_it(turns: int) -> None:
+    first = TurnSink(Short(2), turns)
+    first.write(b"one\n")
+    first.close()
+    short = Short(OSError("full"))
+    second = TurnSink(short, turns)
+    with pytest.raises(OSError, match="full"):
+        second.write(b"two\n")
+    assert free(turns)
+    second.write(b"two\n")
+    assert short.octets == b"\ntwo\n"
+
+
+def test_of_a_pipe_with_a_name_the_turns_tell_as_well(turns: int, tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    both = os.open(path, os.O_RDWR)
+    first = TurnSink(Short(2), turns, path=str(path))
+    first.write(b"one\n")
+    first.close()
+    short = Short()
+    TurnSink(short, turns, path=str(path)).write(b"two\n")
+    assert short.octets == b"\ntwo\n"
+    os.close(both)
+
+
 def test_a_pipe_with_a_name_is_not_read(turns: int, tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
