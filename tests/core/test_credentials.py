@@ -361,9 +361,10 @@ def test_the_memory_of_names_is_bounded() -> None:
     assert len(module._slots) <= 4096
 
 
-def test_what_lies_in_a_body_has_nothing_in_the_head() -> None:
+def test_gitlab_alone_judges_what_is_opaque_and_stays_where_it_is() -> None:
     claims = {(kind, carrier): Claim(kind, Secret("s"), carrier) for kind in Kind for carrier in (None, *Carrier)}
     assert [each for each, claim in claims.items() if claim.lies_in_body] == [(Kind.OPAQUE, Carrier.BODY)]
+    assert [each for each, claim in claims.items() if claim.stays] == [(Kind.OPAQUE, Carrier.QUERY)]
 
 
 def test_a_user_s_token_in_a_body_is_left_to_gitlab_for_oauth_alone() -> None:
