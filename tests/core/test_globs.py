@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -47,6 +48,10 @@ def as_expression(entry: str, path: str) -> bool:
         ("**a*b", "b", False),
         ("*ab*ab", "ab", False),
         ("**b**/c*b**b", "ab/cb", False),
+        ("**a*b**", "a/ab", True),
+        ("**-*/x**", "-/-/x", True),
+        ("**a/*b**", "a/a/b", True),
+        ("**a/*b/*c**", "a/b/a/b/c", True),
         ("***", "a", True),
         ("a", "a", True),
         ("a", "b", False),
@@ -73,6 +78,15 @@ def test_stars_are_what_an_expression_makes_of_them(entry: str, fills: list[str]
     path = "".join(fills.pop() if "*" in piece else piece for piece in pieces)
     for one in (path, path + more, path.replace("a", more, 1)):
         assert Globs([entry]).match(one) is as_expression(entry, one)
+
+
+def test_between_two_double_ones_each_place_is_tried() -> None:
+    paths = ["".join(path) for length in range(6) for path in itertools.product("ab/", repeat=length)]
+    for middle in itertools.product("ab/*", repeat=3):
+        entry = f"**{''.join(middle)}**"
+        expression = re.compile(entry.replace("**", "#").replace("*", "[^/]*").replace("#", ".*"))
+        glob = Glob(entry)
+        assert [path for path in paths if glob.match(path)] == list(filter(expression.fullmatch, paths)), entry
 
 
 @pytest.mark.parametrize(
