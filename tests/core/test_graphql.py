@@ -189,6 +189,8 @@ def test_more_objects_and_lists_than_anybody_sends_are_not_counted() -> None:
     assert posted(b"[" + b"{}," * 20_000 + b"7]") == UNCOUNTED
     assert posted(b'{"query": "{a}", "variables": [' + b"[]," * 19_998 + b"7]}") == Asked(Access.READ)
     assert posted(b'{"query": "{a}", "variables": [' + b"[]," * 19_999 + b"7]}") == UNCOUNTED
+    for text in (b'"\\\\"', b'"\\""', b'"\\\\\\""'):
+        assert posted(b'{"query": "{a}", "a": ' + text + b', "variables": [' + b"[]," * 19_999 + b"7]}") == UNCOUNTED, text
 
 
 @pytest.mark.parametrize("text", [b"{", b"[", b'\\"{', b"\\\\[", b'\\\\\\"[', b"\\n{"])

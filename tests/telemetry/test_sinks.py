@@ -206,7 +206,7 @@ def test_what_was_written_before_a_rotation_is_synced_as_well(
 ) -> None:
     """Where anybody is promised that it is."""
     path = tmp_path / "audit"
-    sink = FileSink(str(path), rotate_bytes=6 if by == "itself" else 0, durable=durable)
+    sink = open_sink(f"file:{path}", rotate_bytes=6 if by == "itself" else 0, durable=durable)
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
     if by == "itself":
@@ -246,6 +246,13 @@ def test_a_file_that_could_not_be_synced_when_it_was_left_is_not_done_with(
     assert sink.write(b"three\n") == 6
     sink.close()
     assert len(os.listdir("/proc/self/fd")) < len(before)
+
+
+def test_a_new_files_name_outlives_a_power_cut_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    open_sink(f"file:{tmp_path}/audit").close()
+    assert synced == [tmp_path.stat().st_ino]
 
 
 def test_a_file_that_is_renamed_while_it_is_to_be_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
