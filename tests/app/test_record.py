@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,6 +132,40 @@ async def test_what_a_full_disk_took_in_parts_is_gone_on_with(tmp_path: Path, mo
     record = b"".join(files).splitlines(keepends=True)
     assert record[: len(lines)] == lines
     assert list(verify([one[:-1] for one in record], chain_key(KEY))) == []
+
+
+async def test_its_file_is_rotated_as_configured(tmp_path: Path) -> None:
+    log = open_audit(written(tmp_path, ", rotate: {size: 64KiB, keep: 2}"), lambda: KEY)
+    for number in range(1500):
+        log.observe(Exchange(f"r-{number}", 0.0, "GET", "192.0.2.1"))
+    log.close()
+    assert sorted(path.name for path in tmp_path.glob("audit*")) == ["audit", "audit.1", "audit.2"]
+    assert all(path.stat().st_size <= 1 << 16 for path in tmp_path.glob("audit*"))
+
+
+async def test_where_several_write_a_line_cut_short_is_ended_in_somebodys_turn(tmp_path: Path) -> None:
+    (tmp_path / "audit").write_bytes(b'{"schema":1,"req')
+    with tempfile.TemporaryFile() as turns:
+        log = open_audit(written(tmp_path), lambda: KEY, turns=turns.fileno())
+        log.observe(Exchange("r-1", 0.0, "GET", "192.0.2.1"))
+        log.close()
+    cut, whole = (tmp_path / "audit").read_bytes().splitlines()
+    assert (cut, b"r-1" in whole) == (b'{"schema":1,"req', True)
+
+
+async def test_what_others_leave_later_is_not_written_where_the_file_has_it(tmp_path: Path) -> None:
+    log = open_audit(written(tmp_path), lambda: KEY)
+    line = b'{"schema":1,"request_id":"r-0"}\n'
+    (tmp_path / "audit").write_bytes(line)
+    spool = Spool(tmp_path / "state", 1 << 20)
+    spool.append(line)
+    spool.close()
+    log.observe(Exchange("r-1", 0.0, "GET", "192.0.2.1"))
+    async with asyncio.timeout(10):
+        while (tmp_path / "state" / "audit-0.spool").stat().st_size:
+            await asyncio.sleep(0)
+    log.close()
+    assert [b"r-0" in one for one in (tmp_path / "audit").read_bytes().splitlines()] == [True, False]
 
 
 async def test_the_key_is_asked_for_where_there_is_a_chain_alone(tmp_path: Path) -> None:

@@ -386,6 +386,27 @@ def test_blanks_take_no_longer_than_their_length(blanks: bytes, undecidable: Und
         assert scanner.finish().undecidable is undecidable
 
 
+@pytest.mark.parametrize("more", [b"; x=a,b", b"; x=a\\b", b'; x=a"b', b"; x=a b", b"; x =a", b"; x=", b"; x"])
+def test_a_parameter_is_a_token_or_in_quotes(more: bytes) -> None:
+    scanner = MultipartScanner(B)
+    scanner.feed(_part(b"a", more=more) + END)
+    assert scanner.finish().undecidable is Undecidable.MALFORMED
+
+
+@pytest.mark.parametrize("other", [b"NAME=x", b"name =x", b"name* =x", b"name*=x"])
+def test_no_other_name_stands_in_quotes(other: bytes) -> None:
+    scanner = MultipartScanner(B)
+    scanner.feed(_part(b"a", more=b'; filename="; %b"' % other) + END)
+    assert scanner.finish().undecidable is Undecidable.MALFORMED
+
+
+@pytest.mark.parametrize("more", [b'; FILENAME="f"', b"; FileName*=f"])
+def test_a_file_is_one_however_that_is_spelt(more: bytes) -> None:
+    scanner = MultipartScanner(B)
+    scanner.feed(_part(b"sudo", more=more) + END)
+    assert [(finding.value, finding.plain) for finding in scanner.finish().findings] == [(None, False)]
+
+
 @pytest.mark.parametrize("more", [b"", b"=x", b"*"])
 def test_blanks_of_a_boundary_take_no_longer_than_their_length(more: bytes) -> None:
     assert boundary_of(b"multipart/form-data; boundary" + b" " * (1 << 18) + more) is None
