@@ -63,12 +63,24 @@ def test_what_can_not_be_read_at_all_may_name_something_where_parts_may_be_found
     parts, nothing = Hopeless(Undecidable.BOUNDARY), Hopeless(Undecidable.CONTENT_TYPE)
     assert parts.blind
     assert nothing.blind
-    for name in (b"_method", b"private_token", b"_m\\ethod", b"jo\\b_to\\ken", b"%5fmethod", b"private%5Ft%6Fken"):
+    for name in (
+        b"_method",
+        b"private_token",
+        b"_m\\ethod",
+        b"jo\\b_to\\ken",
+        b"%5fmethod",
+        b"private%5Ft%6Fken",
+        b"job_%74oken",
+    ):
         assert parts.may_name(b'name="' + name + b'"')
         assert not nothing.may_name(name)
     for named in (b'name="sudo"', b"name=sudo\r\n", b"name=sudo(x", b'name="su\\do"', b"sudo=root", b"a=b&sudo=root"):
         assert parts.may_name(named)
+    assert parts.may_name(b"%73udo=root")
     assert parts.may_name(b"Content-ID: sudo\r\n")
+    assert parts.may_name(b"Content-ID: sudo\n")
+    for another in (b'"sudoers"', b"=sudo2", b"&sudo_user", b'"sudo-rs"'):
+        assert not parts.may_name(another)
     assert not parts.may_name(b'name="title"\r\n\r\nsudo apt-get install x; a pseudo-user')
 
 
