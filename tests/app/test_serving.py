@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gateway.app.serving import serving
+from gateway.app.serving import Departure, begun, serving
 from gateway.core.breaker import BreakerState
 from tests.fakes.gitlab import FakeGitLab, response, stall
 from tests.fakes.world import configured
@@ -50,6 +51,20 @@ async def test_ready_means_that_requests_are_served(tmp_path: Path) -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientConnectorError):
             await session.get(f"http://{started.place}/")
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_who_is_told_to_go_before_it_serves_leaves_nothing_behind(tmp_path: Path, told: bool) -> None:
+    departure, before = Departure(), asyncio.all_tasks()
+    if told:
+        departure.tell()
+    async with contextlib.AsyncExitStack() as stack:
+        started = await begun(stack, departure, configured(TEXT.format(url="http://127.0.0.1:9"), tmp_path))
+        assert (started is None) is told
+        await asyncio.sleep(0)
+        waiting = [task for task in asyncio.all_tasks() - before if "Event.wait" in repr(task)]
+        assert not waiting, "nobody waits to be told any more"
+    assert asyncio.all_tasks() == before
 
 
 async def test_a_port_that_is_taken_closes_what_was_opened(tmp_path: Path) -> None:
