@@ -114,7 +114,7 @@ class RedisEar:
                 await asyncio.wait_for(wire.lost.wait(), _ASK_S)
             except TimeoutError:
                 stood = stood or self.listening
-                if self._place.at != wire.at:
+                if self._place.left(wire):
                     self.trouble = "moved"
                     return stood
                 if self._asked_at is None:

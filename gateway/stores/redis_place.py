@@ -67,6 +67,9 @@ class RedisPlace:
     def __init__(self, address: RedisAddress, tag: Tag = Tag.LIMITS) -> None:
         self.at = (address.host, address.port)
         """Where it was last found. Who is connected elsewhere had better come back."""
+        self.turn = 0
+        """Goes up when a server is left that takes no writes any more, and again when another was found. One address may
+        lead to many servers: who was connected before, to listen only, would hear nothing against the old one."""
         self._address = address
         self._names = Names(address.host, address.port)
         self._slot = binascii.crc_hqx(tag.encode(), 0) % _SLOTS  # CRC-16/XMODEM, as the cluster's specification asks
@@ -84,10 +87,11 @@ class RedisPlace:
     async def connected(self, name: str, timeout_s: float, receive: Receive) -> Wire:
         """As ``redis_wire.connected``. RedisUnavailable also where nobody knows the primary, or it says that it is none."""
         if not self.follows:
+            turn = self.turn
             wire, _ = await connected(self._address, name, timeout_s, receive, self._names)
-            wire.at = self.at
+            wire.at, wire.turn = self.at, turn
             return wire
-        self._name = name
+        self._name, turn = name, self.turn
         try:
             found = await self._told()
             if found != self.at:
@@ -100,8 +104,12 @@ class RedisPlace:
         except BaseException:
             self.doubt()
             raise
-        wire.at = found
+        wire.at, wire.turn = found, turn
         return wire
+
+    def left(self, wire: Wire) -> bool:
+        """The others that share this place are elsewhere since, or were told to go."""
+        return wire.at != self.at or wire.turn != self.turn
 
     def doubt(self) -> None:
         """What was told led nowhere: whoever told it may be the one that knows no better, and is asked last."""

@@ -68,6 +68,8 @@ class Wire(asyncio.Protocol):
         self.lost = asyncio.Event()
         self.at = ("", 0)
         """Where it was found, by whoever looked for it."""
+        self.turn = 0
+        """As ``RedisPlace.turn`` was then."""
 
     def descriptor(self) -> int:
         """Of its socket; -1: it is gone."""

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from gateway.core.limits import Take
-from gateway.stores import redis_place
+from gateway.stores import redis_link, redis_place
 from gateway.stores.bucket_redis import RedisBuckets
 from gateway.stores.keys_redis import RedisKeys
 from gateway.stores.redis_address import parse_address
@@ -21,6 +21,7 @@ from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink, RedisUnavailable
 from gateway.stores.redis_place import RedisPlace, Tag
 from gateway.stores.redis_wire import RedisError, RedisValue
+from tests.fakes.line import Line
 from tests.fakes.redis_cluster import move, slot, start_divided_cluster
 from tests.fakes.redis_sentinel import NAME, Sentinel, start_pair, until
 
@@ -359,3 +360,28 @@ async def test_nothing_is_left_of_a_conversation_with_a_sentinel(
     await link.close()
     await ear.close()
     until(lambda: not [client for client in sentinel.clients() if client["name"].startswith("gitlab-gateway")])
+
+
+async def test_an_ear_leaves_a_server_that_its_link_has_left_though_the_address_is_the_same(
+    start_redis: Callable[..., Any], linked: Callable[..., RedisLink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a name or a balancer: what is published at the next server is not heard at one that was demoted."""
+    monkeypatch.setattr(redis_link, "STAYS_S", 0.0)
+    old, new = start_redis(), start_redis()
+    line = Line(old.port)
+    await line.open()
+    link = linked(f"redis://127.0.0.1:{line.port}")
+    await put(link, b"before", old)
+    stands: asyncio.Queue[int] = asyncio.Queue()
+    ear = RedisEar(link.place, channel="c", name="place-test-ear", clock=asyncio.get_running_loop().time)
+    ear.listen(lambda _: None, lambda: stands.put_nowait(1))
+    await asyncio.wait_for(stands.get(), 10)
+    assert pubsub_clients(old) == 1
+    line.to_port = new.port
+    with redis.Redis(port=old.port) as client:
+        client.replicaof("127.0.0.1", 1)
+    await put(link, b"after", new)
+    await asyncio.to_thread(until, lambda: (pubsub_clients(old), pubsub_clients(new)) == (0, 1))
+    await ear.close()
+    await link.close()
+    await line.cut()
