@@ -20,7 +20,7 @@ import msgspec
 
 from ..ports import Asked
 from .redis_address import parse_address
-from .redis_place import ELSEWHERE, RedisPlace, Tag, word_for
+from .redis_place import ELSEWHERE, PERHAPS_ELSEWHERE, RedisPlace, Tag, word_for
 from .redis_wire import (
     GRACE_S,
     Argument,
@@ -292,6 +292,8 @@ class RedisLink:
         if isinstance(reply, RedisError) and reply.kind in _OUTAGES and self._loop is not None:
             self.failures += 1
             self.trouble, self._refused_at = reply.kind, self._loop.time()
+            if reply.kind in PERHAPS_ELSEWHERE:
+                self.place.suspect()
             self._elsewhere = self._elsewhere or (reply.kind in ELSEWHERE and self._loop.time() >= self._stays_until)
         if len(replies) == slot.want:
             slots.popleft()

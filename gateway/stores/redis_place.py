@@ -37,6 +37,8 @@ from .redis_wire import (
 
 ELSEWHERE = frozenset({"MASTERDOWN", "MOVED", "READONLY"})
 """Errors of a server that is no primary any more, or whose slot went to another."""
+PERHAPS_ELSEWHERE = frozenset({"CLUSTERDOWN", "NOREPLICAS"})
+"""Errors of a primary that may be cut off from the others: they may have made another, which it will not hear of."""
 
 
 class Tag(StrEnum):
@@ -75,6 +77,7 @@ class RedisPlace:
         self._slot = binascii.crc_hqx(tag.encode(), 0) % _SLOTS  # CRC-16/XMODEM, as the cluster's specification asks
         self._name = ""
         self._asking = asyncio.Lock()
+        self._doubtful = False
         self._talk: Wire | None = None
         """With the first guide, a question at a time."""
         self._guides = deque((guide, Names(guide.host, guide.port)) for guide in address.guides)
@@ -116,15 +119,26 @@ class RedisPlace:
         self.close()
         self._guides.rotate(-1)
 
+    def suspect(self) -> None:
+        """The server may be cut off, and whoever told of it with it: let the next one be asked, too."""
+        self._doubtful = True
+
     async def lost(self, wire: Wire) -> None:
         """Wait until that connection is, or Sentinels tell of another primary: the one before it goes on as one for ten
-        seconds where it was not away, and loses what is written to it meanwhile. (A cluster's refuses at once.)"""
+        seconds where it was not away, and loses what is written to it meanwhile. (A cluster's refuses at once: it is
+        asked while the server is suspect.)"""
+        self._doubtful = False
         while True:
             try:
-                async with asyncio.timeout(_LOOK_S if self._address.primary else None):
+                async with asyncio.timeout(_LOOK_S if self.follows else None):
                     await wire.lost.wait()
                 return
             except TimeoutError:
+                if self._doubtful:
+                    self._doubtful = False
+                    self.doubt()
+                elif not self._address.primary:
+                    continue
                 with contextlib.suppress(RedisUnavailable):
                     if await self._told() != wire.at:
                         return
@@ -184,20 +198,20 @@ class RedisPlace:
                         owner = places[0]
         if owner is None:
             raise RedisUnavailable(f"nobody owns slot {self._slot}")
-        self._remember(told)
+        self._remember(guide, told)
         return owner
 
-    def _remember(self, told: Iterable[tuple[str, int]]) -> None:
-        """All that the URL names may go in time, while the cluster lives on."""
-        asked, *_ = self._guides
+    def _remember(self, asked: RedisAddress, told: Iterable[tuple[str, int]]) -> None:
+        """All that the URL names may go in time, while the cluster lives on. Who was asked stays the first, and is there
+        once: after a doubt it is to be the last."""
+        first = (asked.host, asked.port)
         known = {(guide.host, guide.port): (guide, names) for guide, names in self._guides}
         wanted = {(guide.host, guide.port) for guide in self._address.guides} | set(islice(told, _MOST_GUIDES))
         places = [place for place in known if place in wanted] + [place for place in wanted if place not in known]
-        self._guides = deque([asked])
-        for place in places:
-            if known.get(place) is not asked:
-                guide = msgspec.structs.replace(self._address.guides[0], host=place[0], port=place[1])
-                self._guides.append(known.get(place) or (guide, Names(*place)))
+        self._guides = deque(
+            known.get(place) or (msgspec.structs.replace(asked, host=place[0], port=place[1]), Names(*place))
+            for place in [first, *(place for place in places if place != first)]
+        )
 
 
 def word_for(error: Exception) -> str:

@@ -22,7 +22,7 @@ from gateway.stores.redis_link import RedisLink, RedisUnavailable
 from gateway.stores.redis_place import RedisPlace, Tag
 from gateway.stores.redis_wire import RedisError, RedisValue
 from tests.fakes.line import Line
-from tests.fakes.redis_cluster import move, slot, start_divided_cluster
+from tests.fakes.redis_cluster import move, slot, start_cluster, start_divided_cluster
 from tests.fakes.redis_sentinel import NAME, Sentinel, start_pair, until
 
 from .bucket_contract import NARROW
@@ -162,6 +162,18 @@ class TestSentinels:
             client.replicaof("127.0.0.1", new.port)
         await put(link, b"after", new)
 
+    async def test_a_primary_that_is_cut_off_with_the_one_who_tells_of_it_is_left(
+        self, start_redis: Callable[..., Any], watch: Callable[..., Sentinel], linked: Callable[..., RedisLink]
+    ) -> None:
+        """Which `min-replicas-to-write` is for: NOREPLICAS, while others have made another primary."""
+        old, new = start_redis(), start_redis()
+        beside, majority = watch(old), watch(new)
+        link = linked(f"redis+sentinel://{beside.place},{majority.place}/{NAME}")
+        await put(link, b"before", old)
+        with redis.Redis(port=old.port) as client:
+            client.config_set("min-replicas-to-write", 1)
+        await put(link, b"after", new)
+
     async def test_a_replica_is_not_taken_for_the_primary(
         self, start_redis: Callable[..., Any], watch: Callable[..., Sentinel], linked: Callable[..., RedisLink]
     ) -> None:
@@ -274,6 +286,33 @@ class TestCluster:
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         await put(link, b"after", owner)
 
+    async def test_an_owner_that_is_cut_off_from_the_cluster_is_left_for_the_one_that_took_its_place(
+        self, start_redis: Callable[..., Any], linked: Callable[..., RedisLink]
+    ) -> None:
+        """It answers CLUSTERDOWN, and does not know whose its slots are now; whoever is connected need not stay."""
+        old, new = start_cluster(start_redis), start_cluster(start_redis)
+        link = linked(f"redis+cluster://127.0.0.1:{old.port},127.0.0.1:{new.port}")
+        await put(link, b"before", old)
+        with redis.Redis(port=old.port) as client:
+            client.execute_command("CLUSTER", "DELSLOTS", 0)
+        await put(link, b"after", new)
+
+    async def test_an_owner_stays_where_all_that_is_told_is_that_the_cluster_is_down(
+        self, start_redis: Callable[..., Any], linked: Callable[..., RedisLink], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(redis_place, "_LOOK_S", 0.01)
+        server = start_cluster(start_redis)
+        link = linked(f"redis+cluster://127.0.0.1:{server.port}")
+        await put(link, b"before", server)
+        number = await link.execute("CLIENT", "ID")
+        with redis.Redis(port=server.port) as client:
+            client.execute_command("CLUSTER", "DELSLOTS", 0)
+            asked = client.info("stats")["total_connections_received"]
+            while client.info("stats")["total_connections_received"] < asked + 10:
+                with pytest.raises(RedisError):
+                    await link.execute("GET", "{gw}:x")
+        assert await link.execute("CLIENT", "ID") == number
+
     async def test_nobody_who_owns_the_slot_is_told(
         self, start_redis: Callable[..., Any], linked: Callable[..., RedisLink]
     ) -> None:
@@ -312,6 +351,17 @@ async def test_who_owns_a_slot(nodes: RedisValue, found: tuple[str, int] | None)
     else:
         with pytest.raises(RedisUnavailable):
             place._owner(shards, guide)
+
+
+def test_who_was_asked_is_the_last_after_a_doubt() -> None:
+    """And there once: a node that is cut off would be asked again at once."""
+    place = RedisPlace(parse_address("redis+cluster://n1,n2"))
+    shards: RedisValue = [[0, 16383, [b"n1", 6379, b"id"], [b"n3", 6379, b"id"]]]
+    place._owner(shards, place._guides[0][0])
+    place.doubt()
+    hosts = [guide.host for guide, _ in place._guides]
+    assert sorted(hosts) == ["n1", "n2", "n3"]
+    assert hosts[-1] == "n1"
 
 
 async def test_an_ear_goes_where_its_link_has_gone(
