@@ -54,6 +54,8 @@ class Tag(StrEnum):
 _SLOTS = 16384
 _LOOK_S = 0.5
 """How often Sentinels are asked while all is well."""
+_TELLERS = 3
+"""Who is asked in turn where what one told led nowhere: a Sentinel that is cut off tells of a primary that is none."""
 _MOST_GUIDES = 32
 """Nodes of a cluster that are remembered beside those of the URL."""
 
@@ -95,19 +97,36 @@ class RedisPlace:
             wire.at, wire.turn = self.at, turn
             return wire
         self._name, turn = name, self.turn
-        try:
-            found = await self._told()
-            if found != self.at:
-                self.at, self._names = found, Names(*found)
-            at = msgspec.structs.replace(self._address, host=found[0], port=found[1])
-            wire, hello = await connected(at, name, timeout_s, receive, self._names, last=("HELLO", "2"))
-            if _role(hello) != b"master":
-                wire.abort()
-                raise RedisUnavailable("not the primary")
-        except BaseException:
+        trouble: Exception | None = None
+        tried: set[tuple[str, int]] = set()
+        for _ in range(min(len(self._guides), _TELLERS)):
+            try:
+                found = await self._told()
+                if found not in tried:
+                    tried.add(found)
+                    wire = await self._primary_at(found, name, timeout_s, receive)
+                    wire.at, wire.turn = found, turn
+                    return wire
+            except (OSError, ValueError, RedisError, RedisUnavailable) as refused:
+                trouble = trouble or refused
+            except BaseException:
+                self.doubt()
+                raise
+            if not tried:  # nobody tells of any
+                break
             self.doubt()
-            raise
-        wire.at, wire.turn = found, turn
+        assert trouble is not None, "a place is tried once"
+        raise trouble
+
+    async def _primary_at(self, found: tuple[str, int], name: str, timeout_s: float, receive: Receive) -> Wire:
+        """A connection to the server there, which says itself that it is one."""
+        if found != self.at:
+            self.at, self._names = found, Names(*found)
+        at = msgspec.structs.replace(self._address, host=found[0], port=found[1])
+        wire, hello = await connected(at, name, timeout_s, receive, self._names, last=("HELLO", "2"))
+        if _role(hello) != b"master":
+            wire.abort()
+            raise RedisUnavailable("not the primary")
         return wire
 
     def left(self, wire: Wire) -> bool:
@@ -151,7 +170,7 @@ class RedisPlace:
 
     async def _told(self) -> tuple[str, int]:
         """By the first guide that knows: it is the first to be asked next time."""
-        trouble: Exception = RedisUnavailable("nobody to ask")
+        trouble: Exception | None = None
         async with self._asking:
             for _ in range(len(self._guides)):
                 guide, names = self._guides[0]
@@ -162,7 +181,10 @@ class RedisPlace:
                         reply = await self._talk.greet([self._question])
                     return self._primary(reply) if self._address.primary else self._owner(reply, guide)
                 except (OSError, ValueError, RedisError, RedisUnavailable) as refused:
-                    trouble = refused
+                    if trouble is None or isinstance(
+                        trouble, OSError
+                    ):  # what one said weighs more than that another is away
+                        trouble = refused
                     self.doubt()
                 except asyncio.CancelledError:
                     self.close()  # the reply is still to come: it must not be taken for that to another question
@@ -171,6 +193,7 @@ class RedisPlace:
                     if not self._address.primary:
                         self.close()
         who = "Sentinel" if self._address.primary else "cluster"
+        assert trouble is not None, "there is one at least"
         raise RedisUnavailable(f"{who}: {word_for(trouble)}") from trouble
 
     @property
@@ -234,9 +257,12 @@ def _node(node: RedisValue, guide: RedisAddress) -> tuple[str, int] | None:
 
 def _place(host: bytes, port: bytes) -> tuple[str, int]:
     try:
-        return host.decode("ascii"), int(port)
+        name, number = host.decode("ascii"), int(port)
     except ValueError:
-        raise RedisUnavailable("an address that is none") from None
+        name, number = "", 0
+    if not name or not 0 < number < 65536:  # no socket takes them, and what is raised for it depends on the event loop
+        raise RedisUnavailable("an address that is none")
+    return name, number
 
 
 def _role(hello: RedisValue) -> RedisValue:

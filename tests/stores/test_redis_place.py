@@ -186,6 +186,40 @@ class TestSentinels:
                 await link.execute("GET", "x")
             assert link.trouble == "not the primary"
 
+    async def test_one_that_tells_of_a_primary_that_is_none_leaves_the_next(
+        self, start_redis: Callable[..., Any], linked: Callable[..., RedisLink]
+    ) -> None:
+        """One call must do: a command such as `keys revoke` makes no second one."""
+        _, replica = start_pair(start_redis)
+        good = start_redis()
+        gone, demoted, knowing = Told(1), Told(replica.port), Told(good.port)
+        async with gone, demoted, knowing:
+            sentinels = ",".join(f"127.0.0.1:{one.port}" for one in (gone, demoted, knowing))
+            link = linked(f"redis+sentinel://{sentinels}/{NAME}")
+            await link.execute("SET", "x", "1")
+        with redis.Redis(port=good.port) as client:
+            assert client.get("x") == b"1"
+
+    async def test_what_one_says_weighs_more_than_that_another_is_away(
+        self, start_redis: Callable[..., Any], watch: Callable[..., Sentinel], linked: Callable[..., RedisLink]
+    ) -> None:
+        sentinel = watch(start_redis())
+        for sentinels in (f"{NOWHERE},{sentinel.place}", f"{sentinel.place},{NOWHERE}"):
+            link = linked(f"redis+sentinel://{sentinels}/other")
+            with pytest.raises(RedisUnavailable):
+                await link.execute("PING")
+            assert link.trouble == "Sentinel: no primary other"
+
+    @pytest.mark.parametrize("port", [0, -1, 65536, 10**30])
+    async def test_a_port_that_is_none_is_told(self, linked: Callable[..., RedisLink], port: int) -> None:
+        """asyncio raises OverflowError for some, which would end the link for good."""
+        told = Told(port)
+        async with told:
+            link = linked(f"redis+sentinel://127.0.0.1:{told.port}/{NAME}")
+            with pytest.raises(RedisUnavailable):
+                await link.execute("PING")
+            assert link.trouble == "Sentinel: an address that is none"
+
     async def test_a_name_that_nobody_watches_is_told(
         self, start_redis: Callable[..., Any], watch: Callable[..., Sentinel], linked: Callable[..., RedisLink]
     ) -> None:
