@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -326,6 +327,7 @@ def parse_store_url(text: str) -> StoreUrl:
     if found is None:
         raise ValueError(f"is not a store: write {_STORES}")
     scheme, authority, path, rest = found[1].lower(), found[2], found[3], found[4]
+    text = scheme + text[len(scheme) :]
     if scheme == "sqlite":
         if authority or len(path) < 2 or rest:
             raise ValueError("is not a SQLite file: write sqlite:/// and an absolute path, three slashes in all")
@@ -338,6 +340,7 @@ def parse_store_url(text: str) -> StoreUrl:
         raise ValueError(f"is not {what}: {how}")
     shown_rest, hidden = _shown_options(rest, transport, form, what)
     userinfo, _, places = authority.rpartition("@")
+    _readable(userinfo, rest)
     for place in places.split(",") if form else [places]:
         name, colon, port = place.rpartition(":")
         if colon and not (place.startswith("[") and place.endswith("]")):
@@ -346,6 +349,17 @@ def parse_store_url(text: str) -> StoreUrl:
         else:
             _parse_host(place, what)
     return StoreUrl(scheme, Secret(text), f"{scheme}://{places}{path}{shown_rest}", password=bool(userinfo) or hidden)
+
+
+def _readable(userinfo: str, options: str) -> None:
+    """Raises ValueError for what the parser of URLs refuses in a user or password, or leaves out without a word."""
+    try:
+        (userinfo + options).encode()
+        urlsplit(f"redis://{userinfo}@redis")
+        if any(mark in userinfo for mark in "\t\r\n"):
+            raise ValueError
+    except ValueError:
+        raise ValueError("holds a user or password that cannot stand in a URL as it is: percent-encode it") from None
 
 
 def _shown_options(rest: str, transport: str, form: str, what: str) -> tuple[str, bool]:

@@ -71,7 +71,9 @@ def _server(url: str) -> RedisAddress:
         raise ValueError("a Redis URL starts with redis://, rediss:// or unix://")
     try:
         # redis-py's parser also decodes the password; its class arguments are dropped, its options kept.
-        options: Mapping[str, Any] = dict(parse_url(url))
+        # A plus sign is one: of a form's blank nobody would think in the name of a file.
+        server, mark, query = url.partition("?")
+        options: Mapping[str, Any] = dict(parse_url(server + mark + query.replace("+", "%2B")))
         # It also passes over a database that is no number, and would leave our keys in database 0.
         if not url.startswith("unix:") and not _DATABASE.fullmatch(urlsplit(url).path):
             raise ValueError

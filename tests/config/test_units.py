@@ -317,3 +317,32 @@ def test_bandwidths(text: str, octets: int) -> None:
 def test_what_is_no_bandwidth(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no bandwidth|is not a size"):
         units.parse_byte_rate(text)
+
+
+@pytest.mark.parametrize(
+    "form", ["redis://{}@r/0", "rediss://{}@r", "redis+sentinel://{}@s1,s2/main", "redis+cluster://{}@n1"]
+)
+@pytest.mark.parametrize("word", [":a[b", ":a]b", ":a\tb", ":a\nb", ":\u2100", ":\udcff", "[:a"])
+def test_what_no_url_can_hold_is_told_before_the_start(form: str, word: str) -> None:
+    with pytest.raises(ValueError, match="percent-encode") as refused:
+        units.parse_store_url(form.format(word))
+    assert word not in str(refused.value)
+
+
+def test_a_sentinels_password_is_text() -> None:
+    with pytest.raises(ValueError, match="percent-encode"):
+        units.parse_store_url("redis+sentinel://s1/main?sentinel_password=\udcff")
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("REDIS://:P@r/0", "redis://:P@r/0"),
+        ("Redis+Sentinel://s1/Main", "redis+sentinel://s1/Main"),
+        ("SQLite:///keys.db", "sqlite:///keys.db"),
+    ],
+)
+def test_a_stores_scheme_is_as_who_connects_writes_it(text: str, url: str) -> None:
+    store = units.parse_store_url(text)
+    assert store.url.reveal() == url
+    assert store.shown == url.replace(":P@", "")

@@ -6,6 +6,7 @@ import ssl
 
 import pytest
 
+from gateway.config.units import parse_store_url
 from gateway.stores.redis_address import parse_address
 
 
@@ -112,3 +113,28 @@ def test_what_asks_nobody_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(ValueError, match="Redis URL") as refused:
         parse_address(url)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "userinfo", ["", "u:p@", ":p%40%2F@", "u:p,q@", "u:p@q@", ":a+b@", ":%zz@", ":é@", ":a b@", "u@", "@"]
+)
+@pytest.mark.parametrize("hosts", ["s1", "s1:5000,s2", "[::1],[::1]:6000", "S_1.x.,127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://{}/main",
+        "rediss+sentinel://{}/ma.in/3?sentinel_password=a?b&ssl_check_hostname=false&sentinel_username=%C3%A9",
+        "redis+cluster://{}",
+        "rediss+cluster://{}/0?ssl_check_hostname=true",
+    ],
+)
+def test_what_the_configuration_takes_is_an_address(userinfo: str, hosts: str, url: str) -> None:
+    store = parse_store_url(url.format(userinfo + hosts))
+    at = parse_address(store.url.reveal())
+    assert len(at.guides) == hosts.count(",") + 1
+    assert store.encrypted == (at.tls is not None)
+
+
+def test_a_plus_sign_in_the_name_of_a_file_is_one() -> None:
+    with pytest.raises(OSError, match=r"names /gone/a\+b.pem"):
+        parse_address("rediss://redis/0?ssl_ca_certs=/gone/a+b.pem")
