@@ -211,16 +211,16 @@ class RedisPlace:
 
     def _owner(self, reply: RedisValue, guide: RedisAddress) -> tuple[str, int]:
         """``[[first slot, last slot, [host, port, …], replicas …], …]``."""
-        owner, told = None, []
+        owner, told, whose = None, [], "nobody owns slot"
         for shard in reply if isinstance(reply, list) else ():
             match shard:
                 case [int() as first, int() as last, *nodes]:
                     places = [_node(node, guide) for node in nodes]
                     told += [place for place in places if place is not None]
                     if first <= self._slot <= last and places:
-                        owner = places[0]
+                        owner, whose = places[0], "no address of who owns slot"
         if owner is None:
-            raise RedisUnavailable(f"nobody owns slot {self._slot}")
+            raise RedisUnavailable(f"{whose} {self._slot}")
         self._remember(guide, told)
         return owner
 

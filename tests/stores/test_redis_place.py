@@ -356,6 +356,18 @@ class TestCluster:
             await link.execute("PING")
         assert link.trouble == "cluster: nobody owns slot 7373"
 
+    async def test_an_owner_without_a_name_is_told_as_one(
+        self, start_redis: Callable[..., Any], linked: Callable[..., RedisLink]
+    ) -> None:
+        """Nodes that are to be called by their host names, and were given none."""
+        node = start_cluster(start_redis)
+        with redis.Redis(port=node.port) as client:
+            client.config_set("cluster-preferred-endpoint-type", "hostname")
+        link = linked(f"redis+cluster://127.0.0.1:{node.port}")
+        with pytest.raises(RedisUnavailable):
+            await link.execute("PING")
+        assert link.trouble == "cluster: no address of who owns slot 7373"
+
     async def test_a_server_that_is_no_cluster_is_told(self, redis_url: str, linked: Callable[..., RedisLink]) -> None:
         link = linked(redis_url.replace("redis://", "redis+cluster://").removesuffix("/0"))
         with pytest.raises(RedisUnavailable):
