@@ -35,6 +35,11 @@ def start_divided_cluster(start: Callable[..., Any], name: str) -> tuple[Any, An
     return owner, other
 
 
+def start_node(start: Callable[..., Any]) -> Any:
+    """A node that owns nothing, and knows no other."""
+    return _start(start)[0]
+
+
 def _start(start: Callable[..., Any]) -> tuple[Any, int]:
     """A node that owns nothing yet, and the port of its bus."""
     with socket.socket() as bus:

@@ -22,7 +22,7 @@ from gateway.stores.redis_link import RedisLink, RedisUnavailable
 from gateway.stores.redis_place import RedisPlace, Tag
 from gateway.stores.redis_wire import RedisError, RedisValue
 from tests.fakes.line import Line
-from tests.fakes.redis_cluster import move, slot, start_cluster, start_divided_cluster
+from tests.fakes.redis_cluster import move, slot, start_cluster, start_divided_cluster, start_node
 from tests.fakes.redis_sentinel import NAME, Sentinel, start_pair, until
 
 from .bucket_contract import NARROW
@@ -350,7 +350,7 @@ class TestCluster:
     async def test_nobody_who_owns_the_slot_is_told(
         self, start_redis: Callable[..., Any], linked: Callable[..., RedisLink]
     ) -> None:
-        node = start_redis("--cluster-enabled", "yes")
+        node = start_node(start_redis)
         link = linked(f"redis+cluster://127.0.0.1:{node.port}")
         with pytest.raises(RedisUnavailable):
             await link.execute("PING")
