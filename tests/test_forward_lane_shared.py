@@ -21,6 +21,7 @@ from gateway.core.errors import Code
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_redis import RedisCacheStore
 from gateway.stores.redis_address import parse_address
+from gateway.stores.redis_place import RedisPlace
 from tests.conftest import RedisServer
 from tests.edge.wire import SOON_S, Client
 from tests.fakes.line import Line
@@ -160,7 +161,7 @@ async def _ready(at: Shared, first: int) -> None:
     """No clock ends a wait, and no sign of life that comes just now keeps a request off the lane."""
     gateway, levels = at.made.gateway, at.room.levels
     assert at.link._keeper is None, "not connected yet"
-    at.link.address = parse_address(f"redis://127.0.0.1:{at.line.port}/0")
+    at.link.place = RedisPlace(parse_address(f"redis://127.0.0.1:{at.line.port}/0"))
     for link in (at.link, at.made.road.limits._buckets._link):  # type: ignore[attr-defined]
         link._timeout_s = 2 * SOON_S
     gateway._wall = gateway.forward_lane.wall = lambda: NOW + at.ahead_s

@@ -181,10 +181,8 @@ class RedisPlace:
                         reply = await self._talk.greet([self._question])
                     return self._primary(reply) if self._address.primary else self._owner(reply, guide)
                 except (OSError, ValueError, RedisError, RedisUnavailable) as refused:
-                    if trouble is None or isinstance(
-                        trouble, OSError
-                    ):  # what one said weighs more than that another is away
-                        trouble = refused
+                    # What one said weighs more than that another is away.
+                    trouble = refused if trouble is None or isinstance(trouble, OSError) else trouble
                     self.doubt()
                 except asyncio.CancelledError:
                     self.close()  # the reply is still to come: it must not be taken for that to another question

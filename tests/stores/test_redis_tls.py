@@ -18,6 +18,7 @@ from gateway.stores.bucket_redis import RedisBuckets
 from gateway.stores.redis_address import parse_address
 from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink, RedisUnavailable
+from gateway.stores.redis_place import RedisPlace
 from tests.fakes.certificates import Authority
 
 TIMEOUT_S = 5.0
@@ -99,8 +100,8 @@ async def test_buckets_and_the_ear_come_by_tls(place: Place) -> None:
     await store.close()
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     stands = asyncio.Event()
-    address = parse_address(place.trusting())
-    ear = RedisEar(address, channel="c", name="ear", clock=asyncio.get_running_loop().time)
+    found = RedisPlace(parse_address(place.trusting()))
+    ear = RedisEar(found, channel="c", name="ear", clock=asyncio.get_running_loop().time)
     ear.listen(heard.put_nowait, stands.set)
     await asyncio.wait_for(stands.wait(), 10)
     async with linked(place.trusting()) as link:
