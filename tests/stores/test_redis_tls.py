@@ -20,24 +20,34 @@ from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink, RedisUnavailable
 from gateway.stores.redis_place import RedisPlace
 from tests.fakes.certificates import Authority
+from tests.fakes.redis_sentinel import NAME, Sentinel, until
 
 TIMEOUT_S = 5.0
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 class Place:
     """A Redis that speaks TLS at ``port``, on two loopback addresses; its certificate names the first."""
 
-    def __init__(self, start_redis: Callable[..., Any], directory: Path, clients: str = "no") -> None:
+    def __init__(self, start_redis: Callable[..., Any], directory: Path, clients: str = "no", *more: str) -> None:
         self.authority = Authority(directory)
         pair = self.authority.issue("redis")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.plain = start_redis(
             *("--bind", "127.0.0.1 127.0.0.2", "--tls-port", str(self.port), "--tls-auth-clients", clients),
             *("--tls-cert-file", str(pair.cert), "--tls-key-file", str(pair.key)),
             *("--tls-ca-cert-file", str(self.authority.file)),
+            *more,
         )
+
+    def plain_get(self, name: str) -> object:
+        with redis.Redis(port=self.plain.port) as client:
+            return client.get(name)
 
     def url(self, *options: str, host: str = "127.0.0.1", credential: str = "") -> str:
         return f"rediss://{credential}{host}:{self.port}/0?{'&'.join(options)}"
@@ -147,3 +157,35 @@ async def test_clients_that_must_show_a_certificate(start_redis: Callable[..., A
 async def test_one_side_alone_speaking_tls_is_an_outage_and_no_more(place: Place) -> None:
     assert await refused(place.url().replace(str(place.port), str(place.plain.port))) != ""
     assert await refused(f"redis://127.0.0.1:{place.port}/0") != ""
+
+
+async def test_sentinels_and_the_primary_they_tell_of_are_asked_by_tls(place: Place, tmp_path: Path) -> None:
+    """The port that they tell is the one that speaks it; the Sentinel's own is another."""
+    pair = place.authority.issue("sentinel")
+    port = free_port()
+    tls = (f"tls-port {port}", "tls-replication yes", "tls-auth-clients no", f"tls-ca-cert-file {place.authority.file}")
+    lines = (*tls, f"tls-cert-file {pair.cert}", f"tls-key-file {pair.key}")
+    sentinel = Sentinel(tmp_path / "sentinel", place.port, *lines)
+    try:
+        until(lambda: sentinel.ask("PING") in {True, b"PONG"})
+        options = f"ssl_ca_certs={place.authority.file}"
+        async with linked(f"rediss+sentinel://127.0.0.1:{port}/{NAME}?{options}") as link:
+            await link.execute("SET", "k", "v")
+            assert place.plain_get("k") == b"v"
+            assert link.place.at == ("127.0.0.1", place.port)
+        assert await refused(f"rediss+sentinel://127.0.0.1:{port}/{NAME}") == "Sentinel: SSLCertVerificationError"
+    finally:
+        sentinel.close()
+
+
+async def test_nodes_of_a_cluster_tell_where_they_speak_tls(start_redis: Callable[..., Any], tmp_path: Path) -> None:
+    place = Place(
+        start_redis, tmp_path, "no", "--cluster-enabled", "yes", "--tls-cluster", "yes", "--cluster-port", str(free_port())
+    )
+    with redis.Redis(port=place.plain.port) as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        client.execute_command("CONFIG", "SET", "cluster-announce-ip", "127.0.0.1")
+        until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+    async with linked(f"rediss+cluster://127.0.0.1:{place.port}?ssl_ca_certs={place.authority.file}") as link:
+        assert await link.execute("SET", "{gw}:k", "v") == b"OK"
+        assert link.place.at == ("127.0.0.1", place.port)
