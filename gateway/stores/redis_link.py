@@ -387,7 +387,8 @@ class RedisLink:
                 self.trouble = word_for(refused)
                 self._fail_all("down")
             else:
-                self.place.turn += self._elsewhere
+                if self._elsewhere:
+                    self.place.turn += 1
                 self._wire, self._down, self._unanswered, self._elsewhere = wire, False, 0, False
                 since = loop.time()
                 self._stays_until = since if self.place.follows else since + STAYS_S

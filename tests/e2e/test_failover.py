@@ -42,16 +42,21 @@ def watched(demo: DemoGitLab, start_redis: Callable[..., Any], tmp_path: Path) -
         sentinel.close()
 
 
+def key_ids(gateway: GatewayProcess) -> set[str]:
+    return {line.split()[0] for line in gateway.command("keys", "list").stdout.splitlines()}
+
+
 def test_a_failover_that_an_operator_asks_for(watched: SimpleNamespace) -> None:
     """The old primary goes on as one for ten seconds: a key revoked meanwhile would live on for whoever stayed there."""
     gateway, sentinel = watched.gateway, watched.sentinel
-    key, other = gateway.new_key("bot"), gateway.new_key("bot")
+    key, first = gateway.new_key("bot"), key_ids(gateway)
+    other = gateway.new_key("bot")
+    (ending,) = key_ids(gateway) - first
     with Load(gateway, "/api/v4/version", "/api/v4/projects", token=key) as load:
         load.more(40)
         until(lambda: sentinel.ask("SENTINEL", "FAILOVER", NAME) in {True, b"OK"}, "a failover")
         until(lambda: sentinel.primary() == watched.replica.port, "another primary")
-        listed = gateway.command("keys", "list").stdout.splitlines()
-        gateway.command("keys", "revoke", listed[-1].split()[0])
+        gateway.command("keys", "revoke", ending)
         until(lambda: ask(gateway.port, "/api/v4/version", token=other).status == 401, "the key has ended")
         load.more(40)
         until(lambda: set(checks(gateway).values()) == {"ok"}, "all stores are well")
@@ -59,7 +64,7 @@ def test_a_failover_that_an_operator_asks_for(watched: SimpleNamespace) -> None:
     assert load.statuses == {200: len(load.answers)}
     assert load.broken == 0
     with redis.Redis(port=watched.replica.port, db=1) as client:
-        names = {client_["name"] for client_ in client.client_list()}
+        names = {connected["name"] for connected in client.client_list()}
         assert {f"gitlab-gateway:gitlab-gateway-{store}" for store in ("buckets", "cache", "keys", "changes")} <= names
 
 
