@@ -15,6 +15,7 @@ from .target import percent_decode
 
 _MAX_HEAD_BYTES = 16384
 _MAX_PARTS = 4096  # Rack's own limit
+_PIECE_BYTES = 16384  # each part that ends moves what is left of one
 # Rack takes the last `boundary=` of the field, whatever is before it; Workhorse, which writes uploads anew, a parameter's:
 # rather one in pieces (`boundary*0=`), and with Unicode's blanks about it. So: plain ones only, and one with that word.
 # Blanks are taken whole here and below: shared out between two places, they would take their square in time.
@@ -83,15 +84,16 @@ class MultipartScanner:
         self._value = bytearray()
 
     def feed(self, chunk: bytes) -> None:
-        if self._doubt is not None:
-            return
-        self._buffer += chunk
-        try:
-            while self._step():
-                pass
-        except Doubt as doubt:
-            self._doubt = doubt.reason
-            self._buffer = b""
+        for start in range(0, len(chunk), _PIECE_BYTES):
+            if self._doubt is not None:
+                return
+            self._buffer += chunk[start : start + _PIECE_BYTES]
+            try:
+                while self._step():
+                    pass
+            except Doubt as doubt:
+                self._doubt = doubt.reason
+                self._buffer = b""
 
     def so_far(self) -> Verdict:
         return Verdict(self._findings.all(), self._doubt)

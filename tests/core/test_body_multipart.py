@@ -386,6 +386,12 @@ def test_blanks_take_no_longer_than_their_length(blanks: bytes, undecidable: Und
         assert scanner.finish().undecidable is undecidable
 
 
+def test_parts_take_no_longer_for_what_stands_behind_them() -> None:
+    """All of it moved for each of so many parts would be minutes."""
+    body = _part(b"a") * 4095 + _part(b"f", b"y" * (1 << 26)) + END
+    assert _scan(body)[0] == Verdict()
+
+
 @pytest.mark.parametrize("more", [b"; x=a,b", b"; x=a\\b", b'; x=a"b', b"; x=a b", b"; x =a", b"; x=", b"; x"])
 def test_a_parameter_is_a_token_or_in_quotes(more: bytes) -> None:
     scanner = MultipartScanner(B)
