@@ -198,7 +198,8 @@ class MultipartScanner:
         if match is None or len(line) > _MAX_DISPOSITION_BYTES or not all(_FIELD.match(other) for other in lines):
             raise Doubt(Undecidable.MALFORMED)
         parameters = list(_PARAMETER.finditer(match[1]))
-        names = [parameter for parameter in parameters if parameter[1].lower() == b"name"]
+        # To Rack 3 `NAME` is another parameter; it calls a part without a name by its type, as Rack 2 does.
+        names = [parameter for parameter in parameters if parameter[1] == b"name"]
         # One that stands inside of another's quotes some take for it, too.
         if _NAME.findall(match[1]) != [b""] or len(names) != 1 or len(parameters) > _MAX_PARAMETERS:
             raise Doubt(Undecidable.MALFORMED)

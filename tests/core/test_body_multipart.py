@@ -174,6 +174,8 @@ HEADS = [
     b'Content-Disposition: form-data; name="title"; filename="%b"\r\nContent-Type: project_ids' % (b"x" * 1500),
     b"Content-Disposition: form-data%b; name=title" % (b"; a=b" * 16),
     b'Content-Disposition: form-data; name="title"\r\nContent-ID: sudo',
+    # Nor does it take capitals for a name.
+    b'Content-Disposition: form-data; NAME="title"\r\nContent-Type: project_ids',
 ]
 
 
@@ -218,7 +220,7 @@ def _names_in(head: bytes) -> set[bytes]:
         found.append(b"" if match is None else match[1].strip(b'"'))
     disposition = _RACK_3.search(head)
     given = [] if disposition is None else _RACK_3_PARAMETER.findall(disposition[1].partition(b";")[2])
-    found += [quoted or bare for key, quoted, bare in given[:16] if key.strip().lower() == b"name"][-1:] or [b""]
+    found += [quoted or bare for key, quoted, bare in given[:16] if key.strip() == b"name"][-1:] or [b""]
     file = _RACK_22_FILE.search(head)
     if b"" in found and file is not None:
         found.append(file[1].strip(b'"'))
@@ -232,6 +234,7 @@ def test_no_name_is_another_to_gitlab() -> None:
     pieces = [
         *(
             b'; name="title"',
+            b'; Name="title"',
             b"; name=sudo",
             b'; x="a:b"',
             b'; filename="f"',
