@@ -515,6 +515,7 @@ FORM_TYPE, JSON_TYPE, PARTS_TYPE = FORM[1], JSON[1], b"multipart/form-data; boun
         (PARTS_TYPE + b"; boundary=b", quoted(f'{DISPOSITION}"_method"')),
         (PARTS_TYPE, quoted(f"{DISPOSITION}_method(x")),
         (PARTS_TYPE, quoted("X: y\r\n  folded\r\n" + f'{DISPOSITION}"a"', f'{DISPOSITION}"_m\\ethod"')),
+        (PARTS_TYPE, quoted(f'{DISPOSITION}"_me\x1b(Bthod"\r\nContent-Type: text/plain; charset=ISO-2022-JP')),
         (JSON_TYPE + b"; charset=utf-16", json.dumps({"private_token": TOKEN}).encode()),
         (JSON_TYPE, b'{/**/"private\\u005ftoken":"%b"}' % TOKEN.encode()),
         (JSON_TYPE, b'{/**/"access_token":"%b"}' % TOKEN.encode()),

@@ -172,17 +172,26 @@ _SUDO = re.compile(
 )
 
 
+# Rack 3.2 takes the escapes of this charset out of a part's name and content: `su\x1b(Bdo` is `sudo`.
+_RECODED = re.compile(rb"charset[\s\0]*+=[\s\0]*+\"?iso-?2022-jp", re.IGNORECASE)
+
+
+def is_recoded(octets: bytes) -> bool:
+    """A part may be named otherwise than its octets say, as ``octets`` of its head do."""
+    return b"2022" in octets and _RECODED.search(octets) is not None
+
+
 def named_plainly(octets: bytes) -> bool:
     """A credential's name, the method's or ``sudo`` stands in ``octets``, whichever letters stand behind a backslash."""
     octets = octets.replace(b"\\", b"")
-    if b"_token" in octets or b"_method" in octets:
+    if b"_token" in octets or b"_method" in octets or is_recoded(octets):
         return True
     return b"sudo" in octets and _SUDO.search(octets) is not None  # no expression is as fast as the first look
 
 
 def names_method(octets: bytes) -> bool:
     """``_method`` stands in ``octets``, whichever letters stand behind a backslash."""
-    return b"_method" in octets.replace(b"\\", b"")
+    return b"_method" in octets.replace(b"\\", b"") or is_recoded(octets)
 
 
 _MEDIA_TYPE = re.compile(r"[;,]")

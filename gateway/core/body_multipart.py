@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Findings, Undecidable, Verdict, named_plainly
+from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Findings, Undecidable, Verdict, is_recoded, named_plainly
 from .query import form_decode, top_level_name
 from .target import percent_decode
 
@@ -203,6 +203,8 @@ class MultipartScanner:
         # One that stands inside of another's quotes some take for it, too.
         if _NAME.findall(match[1]) != [b""] or len(names) != 1 or len(parameters) > _MAX_PARAMETERS:
             raise Doubt(Undecidable.MALFORMED)
+        if is_recoded(head) and not any(parameter[1] in {b"filename", b"filename*"} for parameter in parameters):
+            raise Doubt(Undecidable.CHARSET)
         value = _NAME_VALUE.fullmatch(names[0][2])
         if value is None or (b":" in match[1][: names[0].start()] and not _is_called_as_its_file(line, parameters)):
             raise Doubt(Undecidable.MALFORMED)

@@ -103,6 +103,8 @@ def test_what_can_not_be_read_at_all_may_name_something_where_parts_may_be_found
         b"a=b&[sudo]=root",
         b"a=b&  sudo=root",
         b"[sudo]=root",
+        b"Content-Type: text/plain; charset=ISO-2022-JP\r\n",
+        b'Content-Type: text/plain;charset = "iso2022-jp"',
     ],
 )
 def test_whom_to_act_as_is_named(octets: bytes) -> None:
@@ -111,7 +113,16 @@ def test_whom_to_act_as_is_named(octets: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "octets", [b"apt && sudo apt", b"we sudo", b"user: sudo x\r\n", b'"sudoers"', b"PREFIX = sudo make", b"[sudo] password"]
+    "octets",
+    [
+        b"apt && sudo apt",
+        b"we sudo",
+        b"user: sudo x\r\n",
+        b'"sudoers"',
+        b"PREFIX = sudo make",
+        b"[sudo] password",
+        b"in ISO-2022-JP",
+    ],
 )
 def test_what_speaks_of_it_names_nobody(octets: bytes) -> None:
     assert not named_plainly(b"x" + octets)

@@ -186,6 +186,23 @@ def test_heads_that_parsers_read_differently_are_undecidable(head: bytes) -> Non
     assert _scan(body, *range(len(body)))[0].undecidable is Undecidable.MALFORMED
 
 
+@pytest.mark.parametrize("charset", [b"ISO-2022-JP", b'"iso2022-jp"; x=y'])
+@pytest.mark.parametrize("name", [b"su\x1b(Bdo", b"sudo"])
+def test_a_part_that_rack_writes_in_another_charset_is_undecidable(name: bytes, charset: bytes) -> None:
+    """Its third one takes the escapes out of the name, and out of the user."""
+    body = _part(name, b"ro\x1b(Bot", b"\r\nContent-Type: text/plain; charset=" + charset) + END
+    verdict, scanner = _scan(body)
+    assert verdict == Verdict((), Undecidable.CHARSET)
+    assert scanner.may_name(body)
+
+
+def test_a_file_may_be_in_any_charset() -> None:
+    """Rack leaves it as it is, and its name."""
+    japanese = b'; filename="iso-2022-jp.txt"\r\nContent-Type: text/plain; charset=ISO-2022-JP'
+    assert _scan(_part(b"a", more=japanese) + END)[0] == Verdict()
+    assert _scan(_part(b"a", more=japanese.upper()) + END)[0].undecidable is Undecidable.CHARSET, "no file to Rack 3"
+
+
 # Where Racks 2.0, 2.2 and 3 take a part's name from: Rack::Multipart's own expressions, and its third one's loop.
 _TOKEN = rb'[^\s()<>,;:\\"/\[\]?=]+'
 _VALUE = rb'"(?:\\"|[^"])*"|' + _TOKEN
