@@ -609,6 +609,8 @@ async def test_the_audit_says_as_whom_a_body_asks_to_act(tmp_path: Path, gitlab:
         (PARTS_TYPE, quoted("X: y\r\n  folded\r\n" + f'{DISPOSITION}"a"', f'{DISPOSITION}"sudo"')),
         (PARTS_TYPE, quoted("X: y\r\n  folded\r\n" + f'{DISPOSITION}"a"', f'{DISPOSITION}"[sudo]"')),
         (PARTS_TYPE, quoted("Content-ID:\r\n [sudo]")),
+        (PARTS_TYPE, quoted("Content-ID: sudo ")),
+        (PARTS_TYPE, quoted(f"{DISPOSITION}\r\n sudo")),
         (b"multipart/form-data", b"title=x&sudo=root"),
         (b"multipart/form-data", b"title=x& [sudo]=root"),
         (JSON_TYPE, b'{"sudo":1.0}'),

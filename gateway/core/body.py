@@ -165,10 +165,11 @@ _ENCODED_LETTER = re.compile(rb"%[4-7]")
 
 
 # As a name: what is uploaded may well speak of it. Rack 2 passes over brackets before one, and takes one from the next
-# line of a part's head; forms may have blanks behind `&`, and Rack 3 and Workhorse pass over those behind `name=`.
+# line of a part's head; forms may have blanks behind `&`. Rack 3 passes over those behind `name=`, be it a folded line, and
+# Workhorse over those at the end of one.
 _SUDO = re.compile(
-    rb"(?:\A|[\"=&])[\[\]]*+sudo(?![0-9A-Za-z_-])|& ++[\[\]]*+sudo[\[\]=&]|=[ \t]++sudo[ \t]*+[;\r\n]"
-    rb"|:\s*+[\[\]]*+sudo[\[\]]*+[\r\n]"
+    rb"(?:\A|[\"=&])[\[\]]*+sudo(?![0-9A-Za-z_-])|& ++[\[\]]*+sudo[\[\]=&]|=[\s\0]++sudo[ \t\x0b\f\0]*+[;\r\n]"
+    rb"|:\s*+[\[\]]*+sudo[\[\]]*+[ \t]*+[\r\n]"
 )
 
 
