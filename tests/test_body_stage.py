@@ -400,6 +400,28 @@ async def test_what_could_not_be_read_is_not_forgotten_for_what_comes_behind(cut
     assert refused.value.code is Code.BODY_UNDECIDABLE
 
 
+PUT_TOGETHER = b"--b\r\nContent-Disposition: form-data; name*0=x\r\n"
+
+
+@pytest.mark.parametrize("cut", [700, 4096, 16_384, 100_000])
+@pytest.mark.parametrize(
+    ("boundary", "body"),
+    [
+        (b"", b"title=x&" + b" " * 40_000 + b"sudo=root"),
+        (b"; boundary=b", b"--b\r\nContent-ID:" + b" " * 40_000 + b"sudo\r\n\r\nroot\r\n--b--\r\n"),
+        (b"; boundary=b", b"--b\r\nContent-ID: sudo" + b"]" * 40_000 + b"\r\n\r\nroot\r\n--b--\r\n"),
+        (b"; boundary=b", PUT_TOGETHER + b"Content-ID: sudo" + b" " * 40_000 + b"\r\n\r\nroot\r\n--b--\r\n"),
+    ],
+)
+async def test_no_run_of_blanks_or_brackets_is_too_long_for_a_name(boundary: bytes, body: bytes, cut: int) -> None:
+    """To Rack, or to Workhorse before it, each of these is a user to act as."""
+    pieces = Pieces(*(body[at : at + cut] for at in range(0, len(body), cut)))
+    parts = (b"Content-Type", b"multipart/form-data" + boundary)
+    with pytest.raises(Rejection) as refused:
+        await whole(BodyStage().guard(NONE, OWN, Permit("r"), head(parts), pieces, REST))
+    assert refused.value.code is Code.BODY_UNDECIDABLE
+
+
 async def test_what_was_read_is_not_suspected() -> None:
     pieces = b'{"title":"_token"', b" " * 30_000, b",/**/}"
     watched = BodyStage().guard(NONE, OWN, Permit("r"), head(JSON), Pieces(*pieces), REST)
