@@ -11,7 +11,16 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from .core.access import Permit, Principal
-from .core.body import MAX_UNREAD_BYTES, BodyScanner, Hopeless, Undecidable, Verdict, media_type, names_method
+from .core.body import (
+    MAX_NAMING_BYTES,
+    MAX_UNREAD_BYTES,
+    BodyScanner,
+    Hopeless,
+    Undecidable,
+    Verdict,
+    media_type,
+    names_method,
+)
 from .core.body_credentials import MAX_CUT_BYTES, admit_body, admit_page, body_claim, scanner_for
 from .core.body_multipart import MultipartScanner
 from .core.catalogue import Operation, Surface
@@ -67,6 +76,7 @@ class WatchedBody:
 
     __slots__ = (
         "_admit",
+        "_blind",
         "_body",
         "_done",
         "_held",
@@ -91,6 +101,7 @@ class WatchedBody:
         self._may_name = may_name
         self._held = b""
         self._tail = b""
+        self._blind = 0
         self._suspect = False
         self._judged: tuple[int, Undecidable | None, bool] = (0, None, False)
         self._done = False
@@ -124,8 +135,11 @@ class WatchedBody:
         """What no scanner reads any more GitLab may."""
         blind = self._scanner.blind
         octets = self._tail + chunk if blind or len(chunk) < MAX_UNREAD_BYTES else chunk
-        self._suspect = blind and may_name(octets)
         self._tail = octets[-MAX_UNREAD_BYTES:]
+        if blind:
+            # What was looked at is not looked at again, but for a name that goes on in this chunk.
+            self._suspect = may_name(octets if blind > self._blind else octets[-len(chunk) - MAX_NAMING_BYTES :])
+            self._blind = blind
 
 
 class BodyStage:

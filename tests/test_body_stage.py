@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gateway.body_stage import BlindBodies, BodyStage, HeldBody, WatchedBody
 from gateway.core.access import Permit, Principal, PrincipalKind
-from gateway.core.body import MAX_UNREAD_BYTES, Hopeless, Undecidable, Verdict
-from gateway.core.body_credentials import MAX_CUT_BYTES
+from gateway.core.body import MAX_NAMING_BYTES, Hopeless, Undecidable, Verdict
+from gateway.core.body_credentials import MAX_CUT_BYTES, scanner_for
 from gateway.core.body_multipart import MultipartScanner
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.credentials import Carrier, Claim, Kind
@@ -436,9 +436,24 @@ async def test_of_what_can_not_be_read_a_little_is_kept() -> None:
         return False
 
     scanner = Hopeless(Undecidable.BOUNDARY)
-    body = WatchedBody(Pieces(*[b"x" * 30_000] * 5), scanner, lambda verdict, suspect: None, may_name)
-    assert len(await whole(body)) == 150_000
-    assert max(looked_at) == 30_000 + MAX_UNREAD_BYTES
+    body = WatchedBody(Pieces(*[b"x" * 30_000] * 5, *[b"y"] * 50), scanner, lambda verdict, suspect: None, may_name)
+    assert len(await whole(body)) == 150_050
+    assert looked_at == [30_000, *[30_000 + MAX_NAMING_BYTES] * 4, *[1 + MAX_NAMING_BYTES] * 50]
+
+
+async def test_what_one_reading_has_left_is_looked_at_when_the_other_ends() -> None:
+    """Without a type: as JSON it is nothing from the first octet on, as a form from the last pieces."""
+    looked_at: list[int] = []
+
+    def may_name(octets: bytes) -> bool:
+        looked_at.append(len(octets))
+        return False
+
+    scanner = scanner_for(None, None, "POST")
+    assert scanner is not None
+    pieces = b"x&sudo" + b" " * 4000, b" " * 50, b" " * 50, b"=root"
+    await whole(WatchedBody(Pieces(*pieces), scanner, lambda verdict, suspect: None, may_name))
+    assert looked_at == [4006, 50 + MAX_NAMING_BYTES, 4106, 5 + MAX_NAMING_BYTES]
 
 
 async def test_without_a_type_a_body_is_watched_as_any_other() -> None:

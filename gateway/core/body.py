@@ -86,8 +86,8 @@ class BodyScanner(Protocol):
         ...
 
     @property
-    def blind(self) -> bool:
-        """It reads no further."""
+    def blind(self) -> int:
+        """How many of its readings, one in most cases, read no further."""
         ...
 
     def may_name(self, octets: bytes) -> bool:
@@ -102,6 +102,9 @@ _FINDING_BYTES = 256  # so 4,096 of them, and Rack takes no more parameters
 
 MAX_UNREAD_BYTES = 20480
 """At most so much has been fed, and not been read, when a scanner turns blind: a head, a name, a value."""
+
+MAX_NAMING_BYTES = 1024
+"""So many octets name what ``may_name`` asks for, whatever stands about a name."""
 
 
 class Doubt(Exception):  # noqa: N818 — ends a scan, is never an error of the program
@@ -173,8 +176,8 @@ _SUDO = re.compile(
 )
 
 
-# Rack 3.2 takes the escapes of this charset out of a part's name and content: `su\x1b(Bdo` is `sudo`.
-_RECODED = re.compile(rb"charset[\s\0]*+=[\s\0]*+\"?iso-?2022-jp", re.IGNORECASE)
+# Rack 3.2 takes the escapes of this charset out of a part's name and content: `su\x1b(Bdo` is `sudo`. Blanks as above.
+_RECODED = re.compile(rb"(?:(?:charset[\s\0]*+|[\s\0])=[\s\0]*+|[\s\0]{2})\"?iso-?2022-jp", re.IGNORECASE)
 
 
 def is_recoded(octets: bytes) -> bool:

@@ -92,7 +92,7 @@ class _Encoded:
         self.may_name = scanner.may_name
 
     @property
-    def blind(self) -> bool:
+    def blind(self) -> int:
         return self._scanner.blind
 
     def so_far(self) -> Verdict:
@@ -174,8 +174,8 @@ class _Untyped:
         self._first = b""
 
     @property
-    def blind(self) -> bool:
-        return self._json.blind or (self._form is not None and self._form.blind)
+    def blind(self) -> int:
+        return self._json.blind + (self._form is not None and self._form.blind)
 
     def may_name(self, octets: bytes) -> bool:
         return self._json.may_name(octets) or (self._form is not None and self._form.blind and self._form.may_name(octets))

@@ -114,6 +114,8 @@ def test_what_can_not_be_read_at_all_may_name_something_where_parts_may_be_found
         b"ID: sudo]" + b"\t" * 256,
         b"Content-Type: text/plain; charset=ISO-2022-JP\r\n",
         b'Content-Type: text/plain;charset = "iso2022-jp"',
+        b"\0=ISO-2022-JP",
+        b' \t"ISO-2022-JP"',
     ],
 )
 def test_whom_to_act_as_is_named(octets: bytes) -> None:
