@@ -26,6 +26,7 @@ class FormScanner:
         self._rest = b""  # an unfinished pair, or as much of it as matters
         self._at = 0  # where it begins in the body
         self._separator = b""
+        self._name: str | None = None  # a watched one, whose value goes on
         self._skipping = False  # its value is no concern of ours
         self._read = 0
         self._looked_at = 0
@@ -87,10 +88,11 @@ class FormScanner:
             self._separator = data[last : last + 1]
             data = data[last + 1 :]
             self._at = base + last + 1
+            self._name = None
         self._rest = data
         name, equals, value = data.partition(b"=")
         if equals or len(name) > _MAX_NAME_BYTES:
-            watched = _watched(name)
+            watched, self._name = self._name or _watched(name), None
             if watched is None:
                 self._skipping, self._rest = True, b""
             elif not equals:
@@ -98,6 +100,8 @@ class FormScanner:
             elif len(value) > MAX_VALUE_BYTES:
                 self._skipping, self._rest = True, b""
                 self._findings.add(Finding(watched, None, self._at, self._at, plain=False))
+            else:
+                self._name = watched
 
     def _pairs(self, data: bytes, base: int, final: bytes) -> None:
         """Every pair of ``data``; ``final`` is the separator after it."""

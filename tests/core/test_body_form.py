@@ -128,6 +128,17 @@ def test_a_long_name_that_may_be_a_watched_one_is_undecidable(name: bytes, cuts:
         assert _scan(body, *cuts)[0] == Verdict((), Undecidable.MALFORMED)
 
 
+def test_a_name_is_read_once_however_its_value_comes() -> None:
+    """For each octet of each value it would be minutes."""
+    scanner = FormScanner()
+    for _ in range(50):
+        scanner.feed(b"sudo[" + b"%73" * 1300 + b"]=")
+        for _ in range(16_000):
+            scanner.feed(b"x")
+        scanner.feed(b"&")
+    assert [(f.name, f.value, f.plain) for f in scanner.finish().findings] == [("sudo", "x" * 16_000, False)] * 50
+
+
 def test_a_long_name_with_a_watched_beginning_is_found() -> None:
     assert [(f.name, f.plain) for f in _scan(b"sudo[" + b"a" * 5000 + b"]=x&b=c")[0].findings] == [("sudo", False)]
     assert _scan(b"sudo[" + b"a" * 5000, 4990)[0].undecidable is Undecidable.MALFORMED
