@@ -115,8 +115,8 @@ class MultipartScanner:
         """Less the part, with the delimiter before it."""
         left = body[: finding.start] + body[finding.end :]
         end = self._delimiter + b"--"
-        # Rack takes a body without parts only as the bare end delimiter.
-        return end if left.startswith(end) else left
+        # Rack takes a body without parts only as that line, with nothing before and behind it.
+        return end + b"\r\n" if left.removeprefix(b"\r\n").startswith(end) else left
 
     # States: each consumes what it can, and says whether the next may go on at once
 
