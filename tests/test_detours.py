@@ -651,6 +651,17 @@ async def test_a_body_asks_to_act_as_one(tmp_path: Path, gitlab: GitLab, field: 
             assert gitlab.asked == []
 
 
+@pytest.mark.parametrize("name", ["namespace", "namespace_path"])
+async def test_no_fork_goes_to_a_namespace_called_false(made: World, gitlab: GitLab, name: str) -> None:
+    """Whoever owns one: Grape makes a text of what JSON has for none."""
+    fork = ("POST", "/api/v4/projects/platform%2Fapi/fork", JSON)
+    for value in ("false", " false\t", "true"):
+        down = await made.ask(*fork, caller="bot", body=(f'{{"{name}":{value},"name":"x"}}'.encode(),))
+        assert (status(down), made.seen.exchanges[-1].code) == (404, "project_unknown")
+    assert gitlab.asked == []
+    assert status(await made.ask(*fork, caller="bot", body=(f'{{"{name}":null}}'.encode(),))) == 200
+
+
 @pytest.mark.parametrize(
     ("fields", "query", "body"),
     [

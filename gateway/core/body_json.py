@@ -291,8 +291,8 @@ class JsonScanner:
         if scalar is not None:
             written = bytes(scalar).partition(b":")[2]
             text = written.strip()
-            if text in {b"null", b"false"}:
-                value, plain = "", True  # blank to Rails: no parameter at all
+            if text == b"null":
+                value, plain = "", True  # no parameter at all; of `false` Grape makes a text, where one is asked for
             elif text.isdigit():
                 value, plain = text.decode("ascii"), True
             self._value_end = end - (len(written) - len(written.rstrip()))
