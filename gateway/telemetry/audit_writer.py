@@ -253,10 +253,8 @@ class AuditWriter:
 
     def _recover(self) -> None:
         """As much of what is owed as the sink takes, and in time to look at what is new."""
-        if self._torn:
-            self._torn = self._torn[self._push(self._torn) :]
-            if self._torn:
-                return
+        if not self._end_line():
+            return
         spool = self._spool
         while spool is not None and spool.waiting:
             try:
@@ -266,12 +264,19 @@ class AuditWriter:
             except OSError as error:
                 log.error("the audit's spool fails: %s", error.strerror)
                 return
+            if self._begun and not spool.waiting:
+                self._torn = b"\n"  # somebody cut it within a line, and it found no room to end that
             if not octets or taken < len(octets) or self._queue or self._closing:
                 break  # the first where somebody has just cut it
         self._empty_spool()
-        if self._hand and not self.spooled_bytes:
+        if self._end_line() and self._hand and not self.spooled_bytes:
             self._hand = self._hand[self._push(self._hand) :]
         self._keep(b"")
+
+    def _end_line(self) -> bool:
+        """Whether none is left in the sink whose rest is lost."""
+        self._torn = self._torn[self._push(self._torn) :]
+        return not self._torn
 
     def _empty_spool(self) -> None:
         """When the sink has all of it, for good where that was promised; else it is tried again with the next round."""

@@ -123,7 +123,8 @@ class Spool:
         self._read, self._end = min(self._read, size), size
         self._end_line()
         if not self.waiting:
-            self.empty()
+            with contextlib.suppress(OSError):  # else with what the sink has by then
+                self.empty()
         return gone
 
     def _renewed(self) -> int:
@@ -146,7 +147,8 @@ class Spool:
         self._read = min(read, at) - begin
         self._end_line()
         if not self.waiting:
-            self.empty()
+            with contextlib.suppress(OSError):  # else with what the sink has by then
+                self.empty()
         return end - max(read, at)
 
     def sync(self) -> None:

@@ -564,6 +564,57 @@ async def test_behind_a_whole_line_a_spool_that_is_cut_leaves_nothing_to_end(
     assert sink.octets == line(0) + line(3)
 
 
+@pytest.mark.parametrize("stops", [False, True])
+async def test_behind_a_cut_line_that_found_no_room_to_be_ended_lines_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """The spool's disk is full, the sink takes it all, or nothing behind it for a while."""
+    left = Spool(tmp_path, 1 << 20)
+    left.append(line(0) + line(1)[:9])
+    left.close()
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    spool = Spool(tmp_path, 1 << 20)
+    spool.claim()
+    assert spool.resume(Tail()) == b""
+    sink = Moody(lambda size: 0 if stops and sink.octets else size)
+    writer = AuditWriter(sink, spool, retry_s=0.01)
+    if stops:
+        await until(lambda: writer.failing)
+        writer.offer(line(2))
+        await until(lambda: writer.blocked)
+        sink.mood = lambda size: size
+    writer.offer(line(3))
+    writer.close()
+    assert sink.octets == line(0) + line(1)[:9] + b"\n" + (line(2) if stops else b"") + line(3)
+
+
+async def test_a_spool_that_somebody_cut_and_cannot_be_emptied_is_told_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the line that the sink has a part of is ended."""
+    takes = [7]
+    sink = Moody(lambda _: takes.pop() if takes else 0)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01)
+    writer.offer(line(0))
+    await until(lambda: writer.spooled_bytes > 0)
+
+    def fails(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "ftruncate", fails)
+    (kept,) = tmp_path.iterdir()
+    os.truncate(kept, 4)
+    await until(lambda: "somebody cut the audit's spool" in caplog.text)
+    sink.mood = lambda size: size
+    writer.offer(line(1))
+    writer.close()
+    assert sink.octets == line(0)[:7] + b"\n" + line(1)
+
+
 async def test_what_others_left_is_not_looked_for_with_every_line(tmp_path: Path) -> None:
     writer = AuditWriter(Moody(), Spool(tmp_path, 1 << 20), look_s=3600.0)
     for number in range(2):  # behind the first it is looked
