@@ -26,8 +26,9 @@ STALL_S = 1.0
 
 _LONGEST_LINE = 1 << 18
 _LINE_END = ord("\n")
-_NOT_FOR_THESE = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EROFS})
-"""What fsync says of pipes, sockets and terminals: there is nothing to wait for."""
+_NOT_FOR_THESE = frozenset({errno.EINVAL, errno.ENOTSUP})
+"""What fsync says of pipes, sockets and terminals: there is nothing to wait for. Not EROFS: so says ext4 of a file whose
+disk failed, and that took lines a moment ago."""
 _STREAMS = {"stdout": 1, "stderr": 2}
 
 

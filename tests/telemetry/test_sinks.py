@@ -199,6 +199,20 @@ def test_files_move_up_as_far_as_there_are_any(tmp_path: Path) -> None:
     assert kept == [b"behind one that somebody took away\n", b"line 0\n", b"line 1\n", b"line 2\n", b"line 3\n"]
 
 
+def test_a_disk_that_became_read_only_has_not_kept_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ext4 does on its first error (``errors=remount-ro``)."""
+
+    def fsync(_: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    sink = FileSink(str(tmp_path / "audit"), durable=True)
+    sink.write(b"line\n")
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Read-only"):
+        sink.sync()
+    sink.close()
+
+
 @pytest.mark.parametrize("by", ["itself", "another"])
 @pytest.mark.parametrize("durable", [True, False])
 def test_what_was_written_before_a_rotation_is_synced_as_well(
