@@ -101,6 +101,8 @@ class FileSink:
         self._rotates = True
         self._left: list[tuple[_Out, int]] = []
         """Files of before that could not be synced when they were left."""
+        self._untold: OSError | None = None
+        """Why the last of them could not: the system says so once, and that was not to whoever waits for its lines."""
         self._descriptor = -1
         self._which = (0, 0)
         self._out: _Out | None = None
@@ -139,6 +141,9 @@ class FileSink:
         return lines[begin:end]
 
     def sync(self) -> None:
+        untold, self._untold = self._untold, None
+        if untold is not None:
+            raise untold
         while self._left:
             self._left[0][0].sync()
             _close(*self._left.pop(0))
@@ -196,8 +201,9 @@ class FileSink:
             if self._durable:
                 try:
                     out.sync()
-                except OSError:  # told to whoever waits for it
+                except OSError as error:
                     self._left.append((out, before))
+                    self._untold = error
                     return
             _close(out, before)
 

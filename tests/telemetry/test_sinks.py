@@ -262,6 +262,29 @@ def test_a_file_that_could_not_be_synced_when_it_was_left_is_not_done_with(
     assert len(os.listdir("/proc/self/fd")) < len(before)
 
 
+def test_a_file_that_could_not_be_synced_when_it_was_left_is_told_to_who_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux says once that it lost something: asked again, all is well."""
+    fails = [OSError(errno.EIO, os.strerror(errno.EIO))]
+    sink = FileSink(str(tmp_path / "audit"), rotate_bytes=6, durable=True)
+    sink.write(b"one\n")
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode) and fails:
+            raise fails.pop()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    before = os.listdir("/proc/self/fd")
+    assert sink.write(b"two\n") == 4
+    assert not fails
+    with pytest.raises(OSError, match="Input/output"):
+        sink.sync()
+    sink.sync()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    sink.close()
+
+
 def test_a_new_files_name_outlives_a_power_cut_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
