@@ -195,7 +195,7 @@ class AuditWriter:
         """What was offered since, counted as queued until it is written, and whether it is the last."""
         with self._changed:
             if not self._closing and (self._stuck or not self._queue):
-                self._changed.wait(self._retry_s if self._owed() else self._look_s)
+                self._changed.wait(self._retry_s if self._owed() or self.unsure else self._look_s)
             if self._stuck and not self._closing:
                 return [], False  # what is new waits in the queue, behind what is in hand
             offered = list(self._queue)
@@ -279,12 +279,15 @@ class AuditWriter:
         return not self._torn
 
     def _empty_spool(self) -> None:
-        """When the sink has all of it, for good where that was promised; else it is tried again with the next round."""
+        """When the sink has all of it, for good where that was promised; else it is tried again with the next round.
+
+        So it is where nothing is kept: whoever asks how the sink is doing must not have to wait for a change to find out.
+        """
         spool = self._spool
-        if spool is None or spool.waiting or not spool.used:
+        if self.spooled_bytes or not (self.unsure or (spool is not None and spool.used)):
             return
         self._unsynced = self._unsynced or self._doubted
-        if not self._durable or self._sync_sink():
+        if (not self._durable or self._sync_sink()) and spool is not None:
             with contextlib.suppress(OSError):
                 spool.empty()
 

@@ -387,6 +387,20 @@ async def test_what_was_promised_stays_in_the_spool_while_the_sink_cannot_be_syn
     ]
 
 
+@pytest.mark.parametrize("spools", [False, True])
+async def test_that_the_sink_can_be_synced_again_is_found_without_a_change(tmp_path: Path, spools: bool) -> None:
+    sink = Moody()
+    sink.sync_fails = True
+    spool = Spool(tmp_path, 1 << 20) if spools else None
+    writer = AuditWriter(sink, spool, durable=True, retry_s=0.01, look_s=3600.0)
+    assert not await writer.settle(line(0))
+    assert writer.unsure
+    sink.sync_fails = False
+    await until(lambda: not writer.unsure)
+    writer.close()
+    assert sink.octets == line(0)
+
+
 async def test_what_a_process_before_wrote_is_synced_before_it_leaves_the_spool(tmp_path: Path) -> None:
     """It stands in both. Until the sink can be, what the spool alone holds is promised all the same."""
     left = Spool(tmp_path, 1 << 20)
