@@ -130,9 +130,9 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
             "gitlab_gateway_audit_dropped", "Audit lines lost because the sink failed.", made.audit.dropped, total=True
         )
         writer = made.audit.writer
-        failing = float(writer.failing or writer.unsure)
+        failing = float(writer.failing or writer.unsure or writer.hangs)
         yield Reading(
-            "gitlab_gateway_audit_failing", "1 while the audit's sink takes nothing, or can't be synced.", failing
+            "gitlab_gateway_audit_failing", "1 while the audit's sink takes nothing, hangs or can't be synced.", failing
         )
         yield Reading("gitlab_gateway_audit_blocked", "1 while requests are refused for want of it.", float(writer.blocked))
         yield Reading("gitlab_gateway_audit_spool_bytes", "Audit lines waiting on disk.", writer.spooled_bytes)
@@ -207,6 +207,8 @@ def readiness(made: Assembly, certificates: Certificates | None = None) -> Readi
 def _audit_state(writer: AuditWriter) -> str:
     if writer.blocked:
         return "degraded: there is no room for lines, requests are refused"
+    if writer.hangs:
+        return "degraded: the sink does not return, lines wait in memory"
     if not writer.failing:
         return "degraded: the sink can't be synced, what changes something is refused" if writer.unsure else "ok"
     return "degraded: the sink fails, lines are spooled" if writer.spools else "degraded: lines are being lost"

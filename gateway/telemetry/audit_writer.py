@@ -104,6 +104,8 @@ class AuditWriter:
         """It could not be synced, last time."""
         self._doubted = spool is not None and spool.used > 0
         """So, or by another process, something may be in the sink that does not outlive a power cut but in the spool."""
+        self._since: float | None = None
+        """When it began what it is at."""
         self._closing = False
         self._changed = threading.Condition()
         self.failing = False
@@ -125,6 +127,12 @@ class AuditWriter:
     def blocked(self) -> bool:
         """There is nowhere left to put lines: what changes something must not go up."""
         return self._spool is not None and (self._stuck or not self.has_room(ROOM_BYTES))
+
+    @property
+    def hangs(self) -> bool:
+        """Longer than anybody waits: the sink, or the spool's disk, does not return (a network's, whose server is away)."""
+        since = self._since
+        return since is not None and time.monotonic() - since > self._patience_s
 
     # The event loop's side
 
@@ -182,6 +190,7 @@ class AuditWriter:
         over = False
         while not over:
             offered, over = self._next()
+            self._since = time.monotonic()
             written = self._write(b"".join([one.lines for one in offered]))
             told = [one.durable for one in offered if one.durable is not None]
             if told:
@@ -190,6 +199,7 @@ class AuditWriter:
                     tell(written)
             if not over:
                 self._look()
+            self._since = None
 
     def _next(self) -> tuple[list[_Offered], bool]:
         """What was offered since, counted as queued until it is written, and whether it is the last."""
@@ -295,6 +305,7 @@ class AuditWriter:
         """How many the sink took."""
         if not octets:
             return 0
+        self._since = time.monotonic()  # a long spool is on its way
         taken, why = self._asked(octets)
         if 0 < taken < len(octets) and not self.failing:
             # What stopped it on the way is not said before the next try. A reader who stalls is not waited for twice.

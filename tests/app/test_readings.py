@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from gateway.app.assembly import Assembly, assemble
 from gateway.app.certificates import Certificates
 from gateway.app.readings import readiness, readings
+from gateway.telemetry.audit_writer import AuditWriter
+from tests.fakes.sink import Lines
 from tests.fakes.world import SECRETS, configured
 
 TEXT = """\
@@ -88,9 +91,46 @@ async def test_readiness(tmp_path: Path) -> None:
         refuses = "degraded: the sink can't be synced, what changes something is refused"
         assert readiness(made).checks["audit"] == refuses
         assert {one.name: one.value for one in readings(made)}["gitlab_gateway_audit_failing"] == 1
+        made.audit.writer.unsure = False
+        assert told(made)["gitlab_gateway_audit_failing"] == 0
         made.server.draining = True
         assert not readiness(made).ready
         assert readiness(made).checks["traffic"] == "down: draining"
+
+
+class Held(Lines):
+    """On a disk that does not return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def write(self, lines: bytes) -> int:
+        assert self.go.wait(10)
+        return super().write(lines)
+
+
+async def test_an_audit_that_hangs_is_told(tmp_path: Path) -> None:
+    made = await assemble(configured(TEXT, tmp_path))
+    async with made.stack:
+        assert made.audit is not None
+        sink, before = Held(), made.audit.writer
+        made.audit.writer = AuditWriter(sink, patience_s=0.01)
+        try:
+            made.audit.writer.offer(b"line\n")
+            async with asyncio.timeout(10):
+                while readiness(made).checks["audit"] == "ok":
+                    await asyncio.sleep(0.001)
+            assert readiness(made).checks["audit"] == "degraded: the sink does not return, lines wait in memory"
+            assert told(made)["gitlab_gateway_audit_failing"] == 1
+            sink.go.set()
+            async with asyncio.timeout(10):
+                while readiness(made).checks["audit"] != "ok":
+                    await asyncio.sleep(0.001)
+        finally:
+            sink.go.set()
+            made.audit.writer.close()
+            made.audit.writer = before
 
 
 async def test_a_shared_store_is_watched(tmp_path: Path, redis_url: str) -> None:
