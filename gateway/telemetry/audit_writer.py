@@ -215,6 +215,7 @@ class AuditWriter:
     def _write(self, lines: bytes) -> bool:
         """Whether these are where they belong, or on disk in their order."""
         lost = self.dropped
+        self._see_to_sink()
         self._see_to_spool()
         self._recover()
         self._keep(lines if self._owed() else lines[self._push(lines) :])
@@ -224,6 +225,18 @@ class AuditWriter:
             self.failing = False
             log.warning("the audit sink takes lines again")
         return not self._hand and self.dropped == lost
+
+    def _see_to_sink(self) -> None:
+        """An operator who needs the room may have emptied it, or a rotation: a line that it had a part of begins anew."""
+        if not self._begun or not self._sink.emptied():
+            return
+        if self._torn:
+            self._torn = b""
+        elif self._spool is not None and self._spool.waiting:
+            self._spool.take_back(len(self._begun))
+        else:
+            self._hand = self._begun + self._hand
+        self._begun = b""
 
     def _see_to_spool(self) -> None:
         """An operator who needs the room may have cut it."""

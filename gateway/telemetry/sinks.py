@@ -43,6 +43,10 @@ class Sink(Protocol):
         """What was taken outlives a power cut, where the sink can tell. OSError."""
         ...
 
+    def emptied(self) -> bool:
+        """Whether somebody cut what was taken to nothing, or removed it: asked within a line, which begins anew."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -57,6 +61,9 @@ class StreamSink:
 
     def sync(self) -> None:
         self._out.sync()
+
+    def emptied(self) -> bool:
+        return self._out.emptied()
 
     def close(self) -> None:
         self._out.close()
@@ -148,6 +155,13 @@ class FileSink:
             self._left[0][0].sync()
             _close(*self._left.pop(0))
         self._opened.sync()
+
+    def emptied(self) -> bool:
+        if self._out is None or not self._out.regular:
+            return False
+        gone = self._out.emptied() or not os.fstat(self._descriptor).st_nlink
+        self._whole = self._whole or gone
+        return gone
 
     def close(self) -> None:
         for left in self._left:
@@ -246,6 +260,9 @@ class NullSink:
     def sync(self) -> None:
         return
 
+    def emptied(self) -> bool:
+        return False
+
     def close(self) -> None:
         return
 
@@ -317,6 +334,9 @@ class _Out:
         except OSError as error:
             if error.errno not in _NOT_FOR_THESE:
                 raise
+
+    def emptied(self) -> bool:
+        return self.regular and not os.fstat(self._descriptor).st_size
 
     def close(self) -> None:
         """What was opened here; what was given stays open."""

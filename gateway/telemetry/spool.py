@@ -103,6 +103,10 @@ class Spool:
         """Those are where they belong; they stay on disk until ``empty``."""
         self._read += count
 
+    def take_back(self, count: int) -> None:
+        """The last of those are not there any more: they wait again."""
+        self._read = max(0, self._read - count)
+
     def empty(self) -> None:
         """Make room: nothing waits, and the sink has it all for good."""
         if self._end:

@@ -69,6 +69,9 @@ class TurnSink:
     def sync(self) -> None:
         self._sink.sync()
 
+    def emptied(self) -> bool:
+        return self._sink.emptied()
+
     def close(self) -> None:
         """The descriptor is the process's: another may still be to come that needs it."""
         self._sink.close()

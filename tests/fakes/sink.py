@@ -16,5 +16,8 @@ class Lines:
     def sync(self) -> None:
         return
 
+    def emptied(self) -> bool:
+        return False
+
     def close(self) -> None:
         return

@@ -45,6 +45,9 @@ class Lines:
     def sync(self) -> None:
         self.synced += 1
 
+    def emptied(self) -> bool:
+        return False
+
     def close(self) -> None:
         self.closed = True
 

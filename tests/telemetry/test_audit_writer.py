@@ -24,7 +24,7 @@ class Moody:
     def __init__(self, mood: Callable[[int], int] = lambda size: size) -> None:
         self.octets = b""
         self.mood = mood
-        self.sync_fails = False
+        self.sync_fails = self.is_empty = False
         self.held = threading.Event()
         self.held.set()
         self.closed = False
@@ -35,11 +35,18 @@ class Moody:
         if taken <= 0:
             raise OSError(28, "No space left on device")
         self.octets += lines[:taken]
+        self.is_empty = False
         return taken
 
     def sync(self) -> None:
         if self.sync_fails:
             raise OSError(5, "Input/output error")
+
+    def empty(self) -> None:
+        self.octets, self.is_empty = b"", True
+
+    def emptied(self) -> bool:
+        return self.is_empty
 
     def close(self) -> None:
         self.closed = True
@@ -299,6 +306,53 @@ async def test_a_line_cut_short_is_ended_before_another_begins() -> None:
     writer.offer(line(5))
     writer.close()
     assert sink.octets == lines(0, 2) + line(5)
+
+
+# Somebody makes room
+
+
+@pytest.mark.parametrize("spools", [True, False])
+async def test_a_line_that_the_sink_had_a_part_of_when_it_was_emptied_begins_anew(tmp_path: Path, spools: bool) -> None:
+    """`truncate -s 0`, or logrotate's `copytruncate`: who reads on finds whole lines."""
+    takes = [len(line(0)) + 7, 3]
+    sink = Moody(lambda _: takes.pop(0) if takes else 0)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20) if spools else None, retry_s=0.01)
+    writer.offer(lines(0, 3))
+    await until(lambda: writer.failing and writer._queued == 0)
+    sink.empty()
+    writer.offer(line(3))
+    await until(lambda: writer._queued == 0)
+    takes.append(9)
+    writer.offer(line(4))
+    await until(lambda: not takes)
+    assert sink.octets == line(1)[:9]
+    sink.mood = lambda size: size
+    writer.close()
+    assert sink.octets == (lines(1, 5) if spools else line(4)), "or none of it"
+    assert writer.dropped == (0 if spools else 3)
+
+
+async def test_it_begins_anew_out_of_memory_as_well(tmp_path: Path) -> None:
+    """Where the spool's disk fails, too."""
+    takes = [len(line(0)) + 7, 3]
+    sink = Moody(lambda _: takes.pop(0) if takes else 0)
+    writer = AuditWriter(sink, Spool(tmp_path / "nowhere", 1 << 20), retry_s=0.01)
+    writer.offer(lines(0, 3))
+    await until(lambda: writer.blocked)
+    sink.empty()
+    sink.mood = lambda size: size
+    await until(lambda: not writer.blocked)
+    writer.close()
+    assert sink.octets == lines(1, 3)
+
+
+async def test_a_cut_line_is_not_ended_in_a_sink_that_was_emptied() -> None:
+    sink = Moody()
+    sink.empty()
+    writer = AuditWriter(sink, begun=b'{"sch', torn=b"\n")
+    writer.offer(line(0))
+    writer.close()
+    assert sink.octets == line(0)
 
 
 # On disk before something happens

@@ -150,6 +150,36 @@ def test_a_file_cut_to_nothing_is_written_on(tmp_path: Path) -> None:
     assert path.read_bytes() == b"two\n"
 
 
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_file_emptied_or_removed_within_a_line_holds_whole_lines_from_then_on(tmp_path: Path, removed: bool) -> None:
+    path = tmp_path / "audit"
+    sink = FileSink(str(path))
+    sink.write(b"one\nhal")
+    assert not sink.emptied()
+    if removed:
+        path.unlink()
+    else:
+        os.truncate(path, 0)
+    assert sink.emptied()
+    sink.write(b"half\n")
+    assert path.read_bytes() == b"half\n"
+    sink.close()
+
+
+def test_only_files_are_emptied(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    unread = FileSink(str(pipe))
+    assert not unread.emptied()
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    read = FileSink(str(pipe))
+    pipe.unlink()
+    assert not read.emptied()
+    for sink in (unread, read):
+        sink.close()
+    os.close(reader)
+
+
 def test_a_line_is_never_spread_over_two_files(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     sink = FileSink(str(path), rotate_bytes=4, keep=3)

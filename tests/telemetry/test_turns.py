@@ -68,6 +68,9 @@ class Short:
     def sync(self) -> None:
         self.synced = True
 
+    def emptied(self) -> bool:
+        return False
+
     def close(self) -> None:
         self.closed = True
 
@@ -239,6 +242,20 @@ def test_it_is_as_durable_as_its_sink(turns: int) -> None:
     short = Short()
     TurnSink(short, turns).sync()
     assert short.synced
+
+
+def test_a_line_begun_in_a_file_that_was_emptied_begins_anew_in_the_same_turn(turns: int, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    one = TurnSink(FileSink(str(tmp_path / "file")), turns, path=f"{tmp_path}/file")
+    assert one.write(b"hal") == 3
+    assert not one.emptied()
+    os.truncate(tmp_path / "file", 0)
+    assert one.emptied()
+    assert not free(turns)
+    assert one.write(b"half\n") == 5
+    assert free(turns)
+    assert (tmp_path / "file").read_bytes() == b"half\n"
+    one.close()
 
 
 WRITES = """
