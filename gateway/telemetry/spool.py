@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from .sinks import Tail, sync_directory
 
 _NUMBERS = 128
 _PIECE = 1 << 20
-_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR})
+_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 """What opening says of a name that somebody else made: another is as good."""
 _BEGINNING = b'{"schema":'
 """Of every line: what begins otherwise is the rest of one."""
@@ -236,11 +237,13 @@ class Spool:
     def _lock(self, path: Path, flags: int) -> bool:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe takes lines, and gives none back
+                raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), str(path))
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = _is_there(descriptor, path)  # its owner may have removed it between the two
         except BlockingIOError:
             held = False
-        except OSError:  # a file system without locks
+        except OSError:  # a file system without locks, or no file
             os.close(descriptor)
             raise
         if not held:

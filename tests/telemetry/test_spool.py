@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import resource
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,6 +210,19 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "audit-2.spool").read_bytes() == b"x\n"
     one.close()
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_what_is_no_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    os.mkfifo("audit-0.spool")
+    before = os.listdir("/proc/self/fd")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind("audit-1.spool")
+        (tmp_path / "audit-2.spool").mkdir()
+        one = spool(tmp_path, line(1))
+        assert one.peek() == (tmp_path / "audit-3.spool").read_bytes() == line(1)
+    assert len(os.listdir("/proc/self/fd")) == len(before) + 1
+    one.close()
 
 
 def test_where_no_name_is_ours_it_is_told_why(tmp_path: Path) -> None:
