@@ -54,6 +54,8 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
             log.warning("what waits on disk for the audit's sink cannot be taken up: %s", error)
         with contextlib.suppress(OSError):
             torn, after = spool.resume(tail), spool.last_mac or after
+    elif where == audit.sink and (held := _held(config)):
+        log.warning("the audit's spools hold %d octets: with `on_failure: drop` they stay where they are", held)
     if spool is not None and spool.waiting:
         log.warning("the audit's spool holds %d octets of a process before this one: they are written first", spool.waiting)
     return AuditLog(
@@ -67,6 +69,14 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
 
 def _whole(tail: Tail) -> Tail:
     return Tail(tail.line, before=tail.before)
+
+
+def _held(config: Config) -> int:
+    """Octets that wait on disk, of others."""
+    try:
+        return sum(path.lstat().st_size for path in Path(config.state_dir).glob("audit-*.spool"))
+    except OSError:  # of a process that took them up just now
+        return 0
 
 
 def _directory(config: Config) -> Path | None:

@@ -235,6 +235,22 @@ async def test_what_cannot_be_taken_up_is_told_and_keeps_nothing_else_from_the_s
     assert f"cannot be taken up: [Errno 40] Too many levels of symbolic links: '{others}'" in caplog.text
 
 
+@pytest.mark.parametrize("where", ["", "stderr"])
+async def test_what_waits_and_is_not_taken_up_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str) -> None:
+    """To the gateway's operator, not to who runs a command whose line goes elsewhere."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    drops = written(tmp_path, ", on_failure: drop")
+    open_audit(drops, lambda: KEY, where=where).close()
+    assert not caplog.records
+    spool = Spool(tmp_path / "state", 1 << 20)
+    spool.append(b'{"schema":1,"request_id":"r-0"}\n')
+    spool.close()
+    open_audit(drops, lambda: KEY, where=where).close()
+    assert ("spools hold 32 octets: with `on_failure: drop` they stay" in caplog.text) is (not where)
+    await once(tmp_path)
+    assert b"r-0" in (tmp_path / "audit").read_bytes()
+
+
 async def test_without_a_state_dir_there_is_no_spool(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("no directory")
     open_audit(written(tmp_path), lambda: KEY).close()
