@@ -209,6 +209,9 @@ def _audit_state(writer: AuditWriter) -> str:
         return "degraded: there is no room for lines, requests are refused"
     if writer.hangs:
         return "degraded: the sink does not return, lines wait in memory"
+    if not writer.failing and writer.unsure:
+        follows = "what changes something is refused" if writer.durable else "what it took from the spool stays there"
+        return f"degraded: the sink can't be synced, {follows}"
     if not writer.failing:
-        return "degraded: the sink can't be synced, what changes something is refused" if writer.unsure else "ok"
+        return "ok"
     return "degraded: the sink fails, lines are spooled" if writer.spools else "degraded: lines are being lost"

@@ -85,7 +85,7 @@ class AuditWriter:
         self._torn = torn
         self._queue_bytes = queue_bytes
         self._tail = tail
-        self._durable = durable
+        self.durable = durable
         self._retry_s = retry_s
         self._look_s = look_s if spool is not None else None
         self._look_at = 0.0
@@ -103,7 +103,8 @@ class AuditWriter:
         self.unsure = False
         """It could not be synced, last time."""
         self._doubted = spool is not None and spool.used > 0
-        """So, or by another process, something may be in the sink that does not outlive a power cut but in the spool."""
+        """So, or by another process, which may have promised it, something may be in the sink that does not outlive a power
+        cut but in the spool."""
         self._since: float | None = None
         """When it began what it is at."""
         self._closing = False
@@ -310,7 +311,7 @@ class AuditWriter:
         if self.spooled_bytes or not (self.unsure or (spool is not None and spool.used)):
             return
         self._unsynced = self._unsynced or self._doubted
-        if (not self._durable or self._sync_sink()) and spool is not None:
+        if (not (self.durable or self._doubted) or self._sync_sink()) and spool is not None:
             with contextlib.suppress(OSError):
                 spool.empty()
 

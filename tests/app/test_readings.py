@@ -88,8 +88,12 @@ async def test_readiness(tmp_path: Path) -> None:
         assert readiness(made).ready
         assert readiness(made).checks["audit"] == "degraded: the sink fails, lines are spooled"
         made.audit.writer.failing, made.audit.writer.unsure = False, True
-        refuses = "degraded: the sink can't be synced, what changes something is refused"
-        assert readiness(made).checks["audit"] == refuses
+        for durable, follows in (
+            (False, "what it took from the spool stays there"),
+            (True, "what changes something is refused"),
+        ):
+            made.audit.writer.durable = durable
+            assert readiness(made).checks["audit"] == f"degraded: the sink can't be synced, {follows}"
         assert {one.name: one.value for one in readings(made)}["gitlab_gateway_audit_failing"] == 1
         made.audit.writer.unsure = False
         assert told(made)["gitlab_gateway_audit_failing"] == 0

@@ -474,6 +474,38 @@ async def test_what_a_process_before_wrote_is_synced_before_it_leaves_the_spool(
     writer.close()
 
 
+async def test_what_another_promised_is_synced_where_nothing_is_promised_any_more(tmp_path: Path) -> None:
+    """`durability: batched`, after a gateway with `before_write`: at the start, and what is taken up later."""
+    kept = tmp_path / "audit-0.spool"
+    left = Spool(tmp_path, 1 << 20)
+    left.append(line(0))
+    left.close()
+    spool = Spool(tmp_path, 1 << 20)
+    spool.claim()
+    sink = Moody()
+    sink.sync_fails = True
+    writer = AuditWriter(sink, spool, retry_s=0.01, look_s=0.01)
+    for number in range(2):
+        await until(lambda: writer.unsure and not writer.spooled_bytes)
+        assert kept.read_bytes() == line(number)
+        sink.sync_fails = False
+        await until(lambda path=kept: not writer.unsure and not path.stat().st_size)  # type: ignore[misc]
+        sink.sync_fails = True
+        if number == 0:
+            other = Spool(tmp_path, 1 << 20)
+            other.append(line(1))
+            other.close()
+            kept = tmp_path / "audit-1.spool"
+    sink.mood = nothing
+    writer.offer(line(2))
+    await until(lambda: writer.spooled_bytes > 0)
+    sink.mood = lambda size: size
+    await until(lambda: not kept.stat().st_size)
+    assert not writer.unsure, "of its own lines nothing was promised"
+    writer.close()
+    assert sink.octets == lines(0, 3)
+
+
 async def test_of_lines_in_both_both_are_synced(tmp_path: Path) -> None:
     """The first in the sink, the next in the spool, because it failed between them."""
     takes = [len(line(0))]
