@@ -175,8 +175,10 @@ class JsonScanner:
             self._floor = 2
         elif octet == 0x5B:  # [
             self._depth = 1
+        elif octet == 0x22:
+            self._in_string = True  # a lone string, as npm tags a version: no parameters
         else:
-            # A lone scalar holds no parameters, but what follows it would have to be judged: nobody sends one.
+            # No more does another lone scalar hold any, but where it ends would have to be judged: nobody sends one.
             raise Doubt(Undecidable.MALFORMED)
         return at + 1
 
@@ -260,6 +262,9 @@ class JsonScanner:
 
     def _end_string(self, end: int) -> None:
         text, self._text = self._text, None
+        if self._depth == 0:
+            self._closed = True
+            return
         if self._depth >= self._floor:
             return
         if self._at_name:

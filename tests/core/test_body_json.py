@@ -128,7 +128,10 @@ def test_escaped_and_repeated_names_are_all_found() -> None:
         b'{"a":1} {"sudo":1}',
         b"{} x",
         b"1",
-        b'"x"',
+        b'"x" {"sudo":1}',
+        b'"x""sudo"',
+        b'"x" // {"sudo":1}',
+        '"x"'.encode("utf-16-le"),
         b'{"a":"b" "sudo":"c"}',
         b'{[1]:2,"sudo":"c"}',
         b'{"a":[1] [2]}',
@@ -148,7 +151,7 @@ def test_what_some_parser_might_read_differently_is_undecidable(body: bytes) -> 
     assert _bytewise(body).undecidable is not None
 
 
-@pytest.mark.parametrize("body", [b"{", b'{"a', b'{"a":"\\', b'{"a":1', b"[", b" ", b'{"a":{}'])
+@pytest.mark.parametrize("body", [b"{", b'{"a', b'{"a":"\\', b'{"a":1', b"[", b" ", b'{"a":{}', b'"x', b'"x\\"'])
 def test_a_body_that_stops_is_undecidable(body: bytes) -> None:
     assert _scan(body)[0].undecidable is Undecidable.INCOMPLETE
 
@@ -157,6 +160,12 @@ def test_nothing_holds_nothing() -> None:
     assert _scan(b"")[0] == Verdict()
     assert _scan(b"{}", 1)[0] == Verdict()
     assert _scan(b' [ {"sudo":1} , "private_token" ] \r\n')[0] == Verdict()
+
+
+@pytest.mark.parametrize("body", [b'"1.0.0-rc.1+b"', b' "sudo" \r\n', rb'"{\"sudo\":1} \\ \u0022"', '"é"'.encode()])
+def test_a_lone_string_holds_nothing(body: bytes) -> None:
+    """As npm sends a version to be tagged."""
+    assert _scan(body)[0] == _bytewise(body) == Verdict()
 
 
 def test_bounds() -> None:

@@ -381,6 +381,21 @@ def test_npm_audits_with_a_key(packages: GatewayProcess, packages_key: str, reco
     assert (reply.status, recorder.requests[-1].body) == (200, octets)
 
 
+def test_npm_tags_a_version_with_a_key(packages: GatewayProcess, packages_key: str, recorder: FakeGitLab) -> None:
+    """The version is a JSON string, alone."""
+    recorder.script(response(204))
+    reply = ask(
+        packages.port,
+        "/api/v4/projects/1/packages/npm/-/package/@acme%2flib/dist-tags/next",
+        f"authorization: Bearer {packages_key}",
+        "content-type: application/json",
+        "npm-command: dist-tag",
+        method="PUT",
+        body=b'"1.0.0"',
+    )
+    assert (reply.status, recorder.requests[-1].body) == (204, b'"1.0.0"')
+
+
 def test_a_key_goes_up_as_each_format_reads_a_token(
     packages: GatewayProcess, packages_key: str, recorder: FakeGitLab
 ) -> None:
