@@ -11,6 +11,7 @@ import re
 
 import msgspec
 
+from .query import query_parameters
 from .route_tree import RouteTree, Span, expand, split
 from .target import Target, percent_decode
 
@@ -231,6 +232,8 @@ class Catalogue:
         found = self._memo.get(key)
         if found is None:
             found = self._find(method, target.segments)
+            if found.name == _TOKENS:
+                return _as_pull(found) if asks_to_pull(target.query or b"") else found
             if len(self._memo) >= _MEMO_BOUND:
                 self._memo.clear()
             if len(target.path) <= _MEMO_PATH_BYTES:
@@ -337,6 +340,26 @@ def _as_push(operation: Operation) -> Operation:
     if operation.name.endswith("/info/refs"):
         return msgspec.structs.replace(operation, access=Access.WRITE)
     return operation
+
+
+# The container registry's clients say in the query what their token is to open.
+_TOKENS = "GET /jwt/auth"
+_PULLED = rb"repository:[A-Za-z0-9._/-]+:pull"
+_PULLS = re.compile(_PULLED + rb"(?: " + _PULLED + rb")*")
+
+
+def asks_to_pull(query: bytes) -> bool:
+    """Whether the token opens images of the container registry to be pulled, or, when a client logs in, nothing at all."""
+    asked = [parameter for parameter in query_parameters(query) if parameter.name in {"service", "scope"}]
+    return (
+        all(parameter.plain for parameter in asked)
+        and [parameter.value for parameter in asked if parameter.name == "service"] == [b"container_registry"]
+        and all(_PULLS.fullmatch(parameter.value) for parameter in asked if parameter.name == "scope")
+    )
+
+
+def _as_pull(operation: Operation) -> Operation:
+    return msgspec.structs.replace(operation, access=Access.READ)
 
 
 # Go asks any path of a project, or below one, where its repository is (`?go-get=1`; `Gitlab::Middleware::Go`).

@@ -94,6 +94,40 @@ def test_classes_and_surfaces(method: str, target: str, access: Access, surface:
     assert (operation.access, operation.surface) == (access, surface)
 
 
+APP = "scope=repository%3Agroup%2Fproject%2Fapp%3Apull"
+
+
+@pytest.mark.parametrize(
+    ("query", "access"),
+    [
+        pytest.param(f"account=me&{APP}&service=container_registry", Access.READ, id="skopeo-pulls"),
+        pytest.param(f"{APP}&service=container_registry", Access.READ, id="containerd-pulls"),
+        pytest.param("scope=repository:a/b:pull&scope=repository:c:pull&service=container_registry", Access.READ, id="two"),
+        pytest.param("scope=repository:a/b:pull+repository:a/c:pull&service=container_registry", Access.READ, id="in-one"),
+        pytest.param("account=me&client_id=docker&offline_token=true&service=container_registry", Access.READ, id="log-in"),
+        pytest.param(f"account=me&{APP}%2Cpush&service=container_registry", Access.WRITE, id="skopeo-pushes"),
+        pytest.param(f"{APP}&{APP}%2Cpush&service=container_registry", Access.WRITE, id="containerd-pushes"),
+        pytest.param("account=me&scope=repository%3Aa%2Fb%3A%2A&service=container_registry", Access.WRITE, id="deletes"),
+        pytest.param("scope=repository:a/b:pull+repository:c:push&service=container_registry", Access.WRITE, id="push"),
+        pytest.param("scope=repository:a:pull%0Arepository:b:push&service=container_registry", Access.WRITE, id="line-end"),
+        pytest.param("scope=registry:catalog:*&service=container_registry", Access.WRITE, id="catalogue"),
+        pytest.param("scope[]=repository:a/b:push&service=container_registry", Access.WRITE, id="brackets"),
+        pytest.param("scope=repository:a:pull;scope=x:push&service=container_registry", Access.WRITE, id="semicolon"),
+        pytest.param("sc%6Fpe=repository:a/b:push&service=container_registry", Access.WRITE, id="escaped"),
+        pytest.param("service=dependency_proxy", Access.WRITE, id="dependency-proxy"),
+        pytest.param("service=container_registry&service=dependency_proxy", Access.WRITE, id="two-services"),
+        pytest.param("", Access.WRITE, id="nothing"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_token_of_the_registry_that_only_pulls_is_a_read(method: str, query: str, access: Access) -> None:
+    for _ in range(2):  # no answer is remembered by the path alone
+        assert match(method, f"/jwt/auth?{query}").access is access
+    assert match(method, f"/jwt/auth?{query}").name == "GET /jwt/auth"
+    assert match("GET", "/jwt/auth").access is Access.WRITE
+    assert match("POST", f"/jwt/auth?{query}").access is Access.WRITE
+
+
 @pytest.mark.parametrize(
     ("method", "target", "name", "access", "project"),
     [

@@ -289,6 +289,31 @@ def test_no_token_with_an_upstream_credential_in_it_is_asked_for(passage: Passag
     assert (reply.status, sent.target.decode()) == (200, f"/jwt/auth{query}")
 
 
+def test_who_may_only_read_pulls_images_and_pushes_none(
+    recording: FakeGitLab, recorder: FakeGitLab, tmp_path: Path
+) -> None:
+    """As skopeo, docker and containerd ask for their tokens; a refusal is in the registry's words, for them to show."""
+    config = {
+        "upstream": {"url": recording.url},
+        "identities": [{"id": "reader", "key": "issued"}],
+        "credentials": [{"id": "sa", "token": "${env:SA}"}],
+        "rules": [{"id": "reader", "for": ["reader"], "use": "sa", "allow": [{"access": "read"}]}],
+    }
+    gateway = GatewayProcess(config, tmp_path / "gateway", {"SA": BROKER_TOKEN})
+    try:
+        key = f"Authorization: Basic {basic('me', gateway.new_key('reader'))}"
+        image, service = "scope=repository%3Agroup%2Fproject%2Fapp%3Apull", "service=container_registry"
+        for query in (f"account=me&{image}&{service}", f"account=me&client_id=docker&offline_token=true&{service}"):
+            recorder.script(response(200, b'{"token":"t"}', JSON))
+            assert ask(gateway.port, f"/jwt/auth?{query}", key).status == 200
+            assert recorder.requests[-1].values("Authorization") == [f"Basic {basic('oauth2', BROKER_TOKEN)}".encode()]
+        for query in (f"account=me&{image}%2Cpush&{service}", f"{image}&{image}%2Cpush&{service}"):
+            reply = ask(gateway.port, f"/jwt/auth?{query}", key)
+            assert (reply.status, json.loads(reply.body)["errors"][0]["code"]) == (403, "DENIED")
+    finally:
+        gateway.stop()
+
+
 @pytest.mark.parametrize("path", ["projects/42/packages/conan/v1", "projects/42/packages/conan/v2", "packages/conan/v1"])
 def test_conan_logs_in_and_goes_on_with_the_callers_own_key(passage: Passage, recorded_keys: Any, path: str) -> None:
     target = f"/api/v4/{path}/users/authenticate"
