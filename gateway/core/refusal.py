@@ -33,6 +33,7 @@ _CHALLENGED_PACKAGES = re.compile(
     r"[A-Z]+ /api/v4/(?:(?:projects|groups?)/:\w+/(?:-/)?)?(?:dependency_proxy/)?packages/"
     r"(?:cargo|composer|conan|debian|helm|maven|nuget|pypi|rpm|terraform)(?:/.*)?"
 )
+_NPM = "/packages/npm/"  # it shows `error` to a person, and nothing else of a body
 _PACKAGES_CHALLENGE: Field = (b"WWW-Authenticate", b'Basic realm="GitLab Packages Registry"')
 
 _GIT_DENIED = (
@@ -75,7 +76,7 @@ def render(
     Args:
         rejection: What was refused, and why.
         surface: Which of GitLab's surfaces the request was for: decides the shape.
-        route: The operation's name: on package routes it tells whether GitLab asks for Basic.
+        route: The operation's name: on package routes it tells whose they are, and whether GitLab asks for Basic.
         accept: The request's Accept, joined; empty for none.
         request_id: The decision's id: the problem's ``instance``.
         violated: Ids of the limits that refused (RFC 9457 member of the RateLimit draft).
@@ -83,7 +84,7 @@ def render(
         cross_origin: The request carried Origin: let a browser's script read the refusal.
         challenge: Ask for Basic where GitLab does (off where anonymous access is configured).
     """
-    media, body = _body(rejection, surface, accept, request_id, violated)
+    media, body = _body(rejection, surface, route, accept, request_id, violated)
     fields: list[Field] = [
         (b"Content-Type", media),
         (b"Cache-Control", b"no-store"),
@@ -111,7 +112,7 @@ def _challenge(surface: Surface, route: str) -> Fields:
 
 
 def _body(
-    rejection: Rejection, surface: Surface, accept: bytes, request_id: str, violated: tuple[str, ...]
+    rejection: Rejection, surface: Surface, route: str, accept: bytes, request_id: str, violated: tuple[str, ...]
 ) -> tuple[bytes, bytes]:
     accepted = accept.lower()
     if _PROBLEM in accepted:
@@ -145,6 +146,8 @@ def _body(
         case _:
             if rejection.oauth_error:
                 return _JSON, _encoder.encode({"error": rejection.oauth_error, "error_description": message})
+            if surface is Surface.PACKAGES and _NPM in route:
+                return _JSON, _encoder.encode({"message": message, "error": message})
             # GitLab's unknown route says `error`; a blocked one must read the same, save the marker header.
             key = "error" if rejection.code is Code.BLOCKED_ROUTE else "message"
             return _JSON, _encoder.encode({key: message})

@@ -69,6 +69,15 @@ def test_other_package_routes_are_as_quiet_as_gitlabs(route: str) -> None:
     assert first(head.fields, b"www-authenticate") is None
 
 
+def test_npm_is_told_in_the_member_that_it_shows() -> None:
+    """``HttpErrorGeneral`` of npm-registry-fetch adds ``body.error`` to the status, and yarn says it alone."""
+    route = "PUT /api/v4/projects/:id/packages/npm/:package_name"
+    _, body = render(forbidden("Not allowed"), surface=Surface.PACKAGES, route=route)
+    assert json.loads(body) == {"message": "403 Forbidden - Not allowed", "error": "403 Forbidden - Not allowed"}
+    _, body = render(forbidden(), surface=Surface.PACKAGES, route="PUT /api/v4/projects/:id/packages/nuget")
+    assert json.loads(body) == {"message": "403 Forbidden"}
+
+
 def test_no_challenge_where_anonymous_access_is_configured() -> None:
     head, _ = render(unauthenticated(), surface=Surface.GIT, challenge=False)
     assert first(head.fields, b"www-authenticate") is None
