@@ -80,9 +80,9 @@ soak: setup ## mixed traffic with random faults, on loopback: ARGS="SECONDS", 60
 	@$(BIN)/python -m tests.soak $(ARGS)
 
 .PHONY: clients
-clients: setup ## glab, ruby-gitlab, semantic-release and Renovate against the demo GitLab; Debian only
+clients: setup ## glab, ruby-gitlab, semantic-release, Renovate, and clients of registries (skopeo, containerd, npm …); Debian only
 	@.ci/clients
-	@$(BIN)/python -m pytest tests/e2e/check_clients.py tests/e2e/check_bots.py $(ARGS)
+	@$(BIN)/python -m pytest tests/e2e/check_clients.py tests/e2e/check_bots.py tests/e2e/check_registries.py $(ARGS)
 
 .PHONY: lock
 lock: ## pin newest versions again (needs uv on PATH, or UV=/path/to/uv)
