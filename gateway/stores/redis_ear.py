@@ -111,7 +111,8 @@ class RedisEar:
         stood = False
         while True:
             try:
-                await asyncio.wait_for(wire.lost.wait(), _ASK_S)
+                async with asyncio.timeout(_ASK_S):  # Python 3.11's `wait_for` can forget that it was cancelled
+                    await wire.lost.wait()
             except TimeoutError:
                 stood = stood or self.listening
                 if self._place.left(wire):

@@ -13,6 +13,7 @@ from gateway.stores.redis_address import parse_address
 from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink
 from gateway.stores.redis_place import RedisPlace
+from gateway.stores.redis_wire import Receive, Wire
 from tests.fakes.line import Line
 
 CHANNEL = "ear-test"
@@ -79,6 +80,27 @@ async def test_it_knows_until_when_it_has_heard_everything(listener: Listener) -
     assert listener.ear.heard_until == float("-inf")
     listener.listen()
     assert listener.ear._keeper is None, "closed for good"
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_it_closes_though_its_connection_ends_at_the_same_moment(redis_url: str, turns: int) -> None:
+    """A Redis that is told to go together with its gateway."""
+    kept: list[Wire] = []
+
+    class Place(RedisPlace):
+        async def connected(self, name: str, timeout_s: float, receive: Receive) -> Wire:
+            kept.append(await super().connected(name, timeout_s, receive))
+            return kept[-1]
+
+    stands = asyncio.Event()
+    ear = RedisEar(Place(parse_address(redis_url)), channel=CHANNEL, name="ear-test", clock=asyncio.get_running_loop().time)
+    ear.listen(lambda _: None, stands.set)
+    await asyncio.wait_for(stands.wait(), 10)
+    kept[0].abort()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await ear.close()
 
 
 async def test_it_knows_that_something_waits_to_be_read(listener: Listener, redis_server: Any) -> None:
