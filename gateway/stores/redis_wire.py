@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, cast
 
@@ -23,6 +24,8 @@ CONNECT_TIMEOUT_S = 1.0
 GRACE_S = 0.002
 """uvloop runs timers before it reads sockets: after a stall of our own the reply may lie there unread. Look once more."""
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
+_WITHIN = re.compile(r"ERR Error running script \(call to f_[0-9a-f]{40}\): @user_script:[0-9]+: @user_script: [0-9]+: -")
+"""What Redis 6 puts before the error of a command in a script."""
 
 
 class RedisUnavailable(Exception):  # noqa: N818 — a state of the world the caller acts on
@@ -41,7 +44,8 @@ class RedisError(Exception):
     """
 
     def __init__(self, text: str = "ERR") -> None:
-        self.kind = text.partition(" ")[0][:32]
+        within = _WITHIN.match(text)
+        self.kind = text[within.end() if within else 0 :].partition(" ")[0][:32]
         self.detail = text[:200]
         super().__init__(self.kind)
 

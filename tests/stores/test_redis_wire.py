@@ -89,3 +89,18 @@ async def test_what_is_out_of_step_ends_the_connection(nonsense: bytes) -> None:
     wire.write(packed([("ECHO", "x")]))
     await asyncio.wait_for(wire.lost.wait(), 10)
     server.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("READONLY You can't write against a read only replica. script: 84b3, on @user_script:1.", "READONLY"),
+        (f"ERR Error running script (call to f_{'8b' * 20}): @user_script:97: @user_script: 97: -OOM command not …", "OOM"),
+        (f"ERR Error running script (call to f_{'8b' * 20}): @user_script:1: Script killed by user …", "ERR"),
+        ("ERR unknown command 'x: -OOM y'", "ERR"),
+        ("", ""),
+    ],
+    ids=["Redis 7", "Redis 6", "no command's", "an argument", "nothing"],
+)
+def test_an_error_of_a_command_in_a_script_is_of_its_kind(text: str, kind: str) -> None:
+    assert RedisError(text).kind == kind
