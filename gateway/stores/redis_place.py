@@ -75,6 +75,7 @@ class RedisPlace:
         """Goes up when a server is left that takes no writes any more, and again when another was found. One address may
         lead to many servers: who was connected before, to listen only, would hear nothing against the old one."""
         self._address = address
+        self._named = self.at
         self._names = Names(address.host, address.port)
         self._slot = binascii.crc_hqx(tag.encode(), 0) % _SLOTS  # CRC-16/XMODEM, as the cluster's specification asks
         self._name = ""
@@ -120,13 +121,14 @@ class RedisPlace:
 
     async def _primary_at(self, found: tuple[str, int], name: str, timeout_s: float, receive: Receive) -> Wire:
         """A connection to the server there, which says itself that it is one."""
-        if found != self.at:
-            self.at, self._names = found, Names(*found)
+        if found != self._named:
+            self._named, self._names = found, Names(*found)
         at = msgspec.structs.replace(self._address, host=found[0], port=found[1])
         wire, hello = await connected(at, name, timeout_s, receive, self._names, last=("HELLO", "2"))
         if _role(hello) != b"master":
             wire.abort()
             raise RedisUnavailable("not the primary")
+        self.at = found
         return wire
 
     def left(self, wire: Wire) -> bool:
@@ -143,9 +145,10 @@ class RedisPlace:
         self._doubtful = True
 
     async def lost(self, wire: Wire) -> None:
-        """Wait until that connection is, or Sentinels tell of another primary: the one before it goes on as one for ten
-        seconds where it was not away, and loses what is written to it meanwhile. (A cluster's refuses at once: it is
-        asked while the server is suspect.)"""
+        """Wait until that connection is, or an ear was led elsewhere since: there it hears nothing of what is told here.
+        Or until Sentinels tell of another primary: the one before it goes on as one for ten seconds where it was not away,
+        and loses what is written to it meanwhile. (A cluster's refuses at once: it is asked while the server is
+        suspect.)"""
         self._doubtful = False
         while True:
             try:
@@ -153,6 +156,8 @@ class RedisPlace:
                     await wire.lost.wait()
                 return
             except TimeoutError:
+                if wire.at != self.at:
+                    return
                 if self._doubtful:
                     self._doubtful = False
                     self.doubt()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,8 +14,9 @@ from gateway.stores.redis_address import parse_address
 from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink
 from gateway.stores.redis_place import RedisPlace
-from gateway.stores.redis_wire import Receive, Wire
+from gateway.stores.redis_wire import Receive, RedisUnavailable, Wire
 from tests.fakes.line import Line
+from tests.fakes.redis_cluster import start_cluster
 
 CHANNEL = "ear-test"
 
@@ -158,4 +160,28 @@ async def test_who_may_not_listen_hears_nothing_and_says_why(start_redis: Callab
     assert listener.begun.empty()
     assert listener.ear.heard_until == float("-inf")
     await listener.ear.close()
+    await link.close()
+
+
+async def test_a_link_goes_where_its_ear_was_led(start_redis: Callable[..., Any]) -> None:
+    """Nodes that are cut off from each other tell of different owners; none hears what is published at another."""
+    old, new = start_cluster(start_redis), start_cluster(start_redis)
+    url = f"redis+cluster://127.0.0.1:{new.port},127.0.0.1:{old.port}"
+    link = RedisLink.from_url(url, timeout_s=2.0, name="ear-test-mouth")
+    await link.execute("PING")
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    stands: asyncio.Queue[int] = asyncio.Queue()
+    ear = RedisEar(link.place, channel=CHANNEL, name="ear-test", clock=asyncio.get_running_loop().time)
+    ear.listen(heard.put_nowait, lambda: stands.put_nowait(1))
+    await asyncio.wait_for(stands.get(), 10)
+    link.place.doubt()  # who was asked first did not answer in time, say
+    with redis.Redis(port=new.port) as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    await asyncio.wait_for(stands.get(), 10)
+    async with asyncio.timeout(10):
+        while heard.empty():
+            with contextlib.suppress(RedisUnavailable):
+                await link.execute("PUBLISH", CHANNEL, b"x")
+            await asyncio.sleep(0.02)
+    await ear.close()
     await link.close()
