@@ -248,14 +248,15 @@ def word_for(error: Exception) -> str:
 
 
 def _node(node: RedisValue, guide: RedisAddress) -> tuple[str, int] | None:
-    """A node of a shard; one without a name of its own is where the guide was reached."""
-    match node:
-        case [bytes() as host, int() as port, *_] if host not in {b"", b"?"}:
-            return _place(host, b"%d" % port)
-        case [None | b"", int() as port, *_]:
-            return _place(guide.host.encode(), b"%d" % port)
-        case _:
-            return None
+    """A node of a shard; one without a name of its own is where the guide was reached. None: nobody can be there, as at
+    port 0, which a node that speaks nothing but TLS has for whoever does not."""
+    with contextlib.suppress(RedisUnavailable):
+        match node:
+            case [bytes() as host, int() as port, *_] if host not in {b"", b"?"}:
+                return _place(host, b"%d" % port)
+            case [None | b"", int() as port, *_]:
+                return _place(guide.host.encode(), b"%d" % port)
+    return None
 
 
 def _place(host: bytes, port: bytes) -> tuple[str, int]:

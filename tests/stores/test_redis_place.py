@@ -382,15 +382,17 @@ class TestCluster:
         ([[b"", 6380, b"id"]], ("n1", 6380)),
         ([[None, 6380, b"id"]], ("n1", 6380)),
         ([[b"?", 6380, b"id"]], None),
+        ([[b"10.0.0.1", 0, b"id"]], None),
+        ([[b"10.0.0.1", 6379, b"id"], [b"10.0.0.2", 0, b"id"]], ("10.0.0.1", 6379)),
         ([], None),
     ],
-    ids=["a name", "no name", "nil", "unknown", "nobody"],
+    ids=["a name", "no name", "nil", "unknown", "no port", "a replica without one", "nobody"],
 )
 async def test_who_owns_a_slot(nodes: RedisValue, found: tuple[str, int] | None) -> None:
     """Redis Cluster specification, CLUSTER SLOTS: an empty or nil endpoint is whoever was asked, `?` is one unknown."""
     place = RedisPlace(parse_address("redis+cluster://n1"))
     assert isinstance(nodes, list)
-    shards: RedisValue = [[0, 100, [b"n9", 1]], [101, 16383, *nodes]]
+    shards: RedisValue = [[0, 100, [b"n9", 0]], [101, 16383, *nodes]]
     guide = parse_address("redis://n1")
     if found is not None:
         assert place._owner(shards, guide) == found
