@@ -180,7 +180,7 @@ async def opened(at: RedisAddress, name: str, receive: Receive, names: Names | N
             wire = await _reached(at, receive, await (names or Names(at.host, at.port)).addresses())
     try:
         greeting: list[Command] = []
-        if at.password:
+        if at.username or at.password:
             greeting.append(("AUTH", at.username, at.password) if at.username else ("AUTH", at.password))
         greeting.append(("CLIENT", "SETNAME", f"gitlab-gateway:{name}"))
         if at.db:

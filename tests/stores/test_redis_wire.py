@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from gateway.names import Address, Names
 from gateway.stores.redis_address import parse_address
+from gateway.stores.redis_link import RedisLink
 from gateway.stores.redis_wire import Garbled, RedisError, RedisUnavailable, RedisValue, connected, packed
 
 
@@ -55,6 +57,13 @@ async def test_a_refused_greeting_is_raised_and_the_connection_let_go(redis_url:
     address = parse_address(redis_url.replace("redis://", "redis://:wrong@"))
     with pytest.raises(RedisError):
         await connected(address, "wire-test", 2.0, lambda _: None)
+
+
+async def test_a_user_without_a_password_is_not_taken_for_the_default_one(start_redis: Callable[..., Any]) -> None:
+    server = start_redis("--user", "bare", "on", "nopass", "~*", "&*", "+@all")
+    link = RedisLink.from_url(server.url.replace("redis://", "redis://bare@"), timeout_s=2.0, name="wire-test")
+    assert await link.execute("ACL", "WHOAMI") == b"bare"
+    await link.close()
 
 
 async def test_a_server_that_hangs_up_while_it_is_greeted_is_unavailable() -> None:
