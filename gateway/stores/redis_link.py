@@ -46,9 +46,9 @@ _BACKOFF_S = (0.05, 1.0)
 """First and longest pause between attempts to connect; the longest keeps recovery under two seconds."""
 _OUTAGES = frozenset(
     {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOPERM", "NOREPLICAS", "OOM", "READONLY"}
-    | {"ASK", "CROSSSLOT", "MOVED", "TRYAGAIN"}
+    | {"ASK", "CROSSSLOT", "MOVED", "TRYAGAIN", "unknown command"}
 )
-"""Errors that say how Redis is, not what it was asked: full, a replica, still loading, the wrong node of a cluster …"""
+"""Errors that say how Redis is, not what it was asked: full, a replica, still loading, no node of ours, no Redis …"""
 STAYS_S = 5.0
 """A server that takes no writes still answers: where nobody tells of another, its name is tried again only so often."""
 _REMEMBERED_S = 2.0

@@ -24,8 +24,13 @@ CONNECT_TIMEOUT_S = 1.0
 GRACE_S = 0.002
 """uvloop runs timers before it reads sockets: after a stall of our own the reply may lie there unread. Look once more."""
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
-_WITHIN = re.compile(r"ERR Error running script \(call to f_[0-9a-f]{40}\): @user_script:[0-9]+: @user_script: [0-9]+: -")
+_SCRIPT = r"ERR Error running script \(call to f_[0-9a-f]{40}\): @user_script:[0-9]+: @user_script: [0-9]+: "
 """What Redis 6 puts before the error of a command in a script."""
+_KINDS = (
+    (re.compile(_SCRIPT + r"-([A-Z]+) "), ""),
+    (re.compile(rf"(?:{_SCRIPT}|ERR )The user executing the script can't "), "NOPERM"),
+    (re.compile(r"ERR unknown (?:sub)?command"), "unknown command"),
+)
 
 
 class RedisUnavailable(Exception):  # noqa: N818 — a state of the world the caller acts on
@@ -39,15 +44,22 @@ class RedisUnavailable(Exception):  # noqa: N818 — a state of the world the ca
 
 class RedisError(Exception):
     """Redis answered with an error. ``kind`` is its first word: ``NOSCRIPT``, ``READONLY``, ``OOM``, ``WRONGTYPE`` …
+    Or what it should be: ``unknown command``, of a server that is none of ours.
 
     The text is kept off ``str()``: Redis quotes arguments in some of its messages.
     """
 
     def __init__(self, text: str = "ERR") -> None:
-        within = _WITHIN.match(text)
-        self.kind = text[within.end() if within else 0 :].partition(" ")[0][:32]
+        self.kind = _kind(text)
         self.detail = text[:200]
         super().__init__(self.kind)
+
+
+def _kind(text: str) -> str:
+    for form, kind in _KINDS:
+        if found := form.match(text):
+            return kind or found[1]
+    return text.partition(" ")[0][:32]
 
 
 class Garbled(Exception):  # noqa: N818 — never leaves the connection

@@ -51,6 +51,15 @@ async def test_values_of_every_kind(link: RedisLink) -> None:
     assert link.healthy
 
 
+async def test_a_server_without_a_command_that_is_needed_is_unwell(start_redis: Callable[..., Any]) -> None:
+    """A Sentinel, say, or a Redis where it is renamed."""
+    link = RedisLink.from_url(start_redis("--rename-command", "EVALSHA", "").url, timeout_s=2.0, name="link-test")
+    with pytest.raises(RedisError):
+        await link.execute("EVALSHA", "0" * 40, "0")
+    assert (link.healthy, link.trouble) == (False, "unknown command")
+    await link.close()
+
+
 async def test_an_error_is_raised_or_a_value_in_place(link: RedisLink) -> None:
     with pytest.raises(RedisError) as refused:
         await link.execute("INCR")
