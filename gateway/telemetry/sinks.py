@@ -157,9 +157,7 @@ class FileSink:
         self._opened.sync()
 
     def emptied(self) -> bool:
-        if self._out is None or not self._out.regular:
-            return False
-        gone = self._out.emptied() or not os.fstat(self._descriptor).st_nlink
+        gone = self._out is not None and self._out.emptied(removed=True)
         self._whole = self._whole or gone
         return gone
 
@@ -335,8 +333,15 @@ class _Out:
             if error.errno not in _NOT_FOR_THESE:
                 raise
 
-    def emptied(self) -> bool:
-        return self.regular and not os.fstat(self._descriptor).st_size
+    def emptied(self, *, removed: bool = False) -> bool:
+        """``removed``: or has no name any more. A network's file system says ESTALE of such a file."""
+        if not self.regular:
+            return False
+        try:
+            found = os.fstat(self._descriptor)
+        except OSError as error:
+            return removed and error.errno == errno.ESTALE
+        return not found.st_size or (removed and not found.st_nlink)
 
     def close(self) -> None:
         """What was opened here; what was given stays open."""

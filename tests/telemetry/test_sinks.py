@@ -166,6 +166,23 @@ def test_a_file_emptied_or_removed_within_a_line_holds_whole_lines_from_then_on(
     sink.close()
 
 
+@pytest.mark.parametrize(("error", "gone"), [(errno.ESTALE, True), (errno.EIO, False)])
+def test_a_network_that_does_not_tell_of_a_file_fails_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, gone: bool
+) -> None:
+    """It is asked by the audit's thread, which must live; a stale handle is that of a file removed elsewhere."""
+    sink = FileSink(str(tmp_path / "audit"))
+    sink.write(b"hal")
+
+    def fstat(_: int) -> os.stat_result:
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", fstat)
+        assert sink.emptied() is gone
+    sink.close()
+
+
 def test_only_files_are_emptied(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
