@@ -12,6 +12,7 @@ import uvloop
 from ..config import Config, load
 from ..demo.seed import TOKENS
 from ..hardening import harden
+from ..process_signals import Hear, run_process
 from ..telemetry import logging as operator_log
 from .serving import serving
 
@@ -49,17 +50,16 @@ Metrics and health: http://{admin}/metrics, /readyz. Audit: {state_dir}/audit.js
 
 def demo(listen: str, admin: str) -> int:
     """Serve until SIGTERM or SIGINT; blocking. ``listen`` and ``admin`` are ``HOST:PORT``."""
-    operator_log.configure("warning")
     harden()
     with tempfile.TemporaryDirectory(prefix="gitlab-gateway-demo-") as state_dir:
-        return uvloop.run(_demo(listen, admin, state_dir))
+        return run_process(lambda hear: _demo(listen, admin, state_dir, hear), uvloop.new_event_loop)
 
 
-async def _demo(listen: str, admin: str, state_dir: str) -> int:
+async def _demo(listen: str, admin: str, state_dir: str, hear: Hear) -> int:
+    operator_log.configure("warning")
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        hear(number, stop.set)
     from ..demo.gitlab import build_demo_gitlab
 
     gitlab = build_demo_gitlab()

@@ -10,6 +10,7 @@ import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
 
 import uvloop
 
@@ -19,6 +20,7 @@ from ..edge.admin import Admin, AdminServer, AdminSettings, Readiness
 from ..edge.parsing import require_c_parser
 from ..edge.tls import ListenerTls
 from ..hardening import harden
+from ..process_signals import Hear, run_process
 from ..telemetry import logging as operator_log
 from ..telemetry.metrics import CONTENT_TYPE, Reading
 from .admin_api import admin_endpoints
@@ -41,11 +43,10 @@ _GONE_S = 1.0
 
 def run(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; blocking. Returns the exit code."""
-    operator_log.configure(config.logging.level.value)
     require_c_parser()
     harden()
     try:
-        return uvloop.run(_serve(config))
+        return run_process(lambda hear: _serve(config, hear), uvloop.new_event_loop)
     except CredentialsRefused as refused:
         for problem in refused.problems:
             log.error("%s", problem)
@@ -66,18 +67,16 @@ class Departure:
         (self.at_once if self.told.is_set() else self.told).set()
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, hear: Hear) -> int:
+    operator_log.configure(config.logging.level.value)
     departure = Departure()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, departure.tell)
+        hear(number, departure.tell)
     async with contextlib.AsyncExitStack() as stack:
         started = await begun(stack, departure, config)
         if started is None:
             return 0
-        # Before anybody is told that it serves. One that came during the start has been kept (`__main__`).
-        loop.add_signal_handler(signal.SIGHUP, _hang_up, started)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        hear(signal.SIGHUP, partial(_hang_up, started))
         log.info(
             "serving %s on %s, admin on %s",
             config.upstream.url,

@@ -16,6 +16,7 @@ from ..broker.static import CredentialsRefused
 from ..edge.parsing import require_c_parser
 from ..hardening import harden
 from ..ports import StoreUnavailable
+from ..process_signals import Hear, run_process
 from ..state_dir import StateRefused
 from ..telemetry import logging as operator_log
 from ..workers.line import Answers, Begin, Leave, Line, Question, Ready, Reload, Retire, ToWorker, at_worker, open_line
@@ -35,10 +36,10 @@ def main() -> int:
     # Whatever reads standard input must not read the line.
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    return uvloop.run(_main(end))
+    return run_process(lambda hear: _main(end, hear), uvloop.new_event_loop)
 
 
-async def _main(end: socket.socket) -> int:
+async def _main(end: socket.socket, hear: Hear) -> int:
     line = await open_line(end, at_worker)
     begin = await line.hear()
     if not isinstance(begin, Begin):
@@ -47,10 +48,9 @@ async def _main(end: socket.socket) -> int:
     assert config is not None, "the supervisor has read the same"
     operator_log.configure(config.logging.level.value, worker=begin.number)
     departure = Departure()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         # Told by whoever stops all processes of the unit at once; only the supervisor says to hurry.
-        loop.add_signal_handler(number, departure.told.set)
+        hear(number, departure.told.set)
     post = Post(
         number=begin.number,
         of=begin.of,
@@ -61,15 +61,14 @@ async def _main(end: socket.socket) -> int:
         siblings=Siblings(line, begin.seat),
     )
     room = _Room(line, departure, post.siblings)
-    listening = loop.create_task(room.listen(), name="line")
+    listening = asyncio.get_running_loop().create_task(room.listen(), name="line")
     try:
         async with contextlib.AsyncExitStack() as stack:
             started = await begun(stack, departure, config, post)
             if started is None:
                 return 0
             room.certificates = started.certificates
-            loop.add_signal_handler(signal.SIGHUP, started.certificates.reload)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # as the supervisor started us
+            hear(signal.SIGHUP, started.certificates.reload)
             log.info("worker %d of %d serves", begin.number, begin.of)
             line.send(Ready())
             await attend(started, departure)

@@ -239,7 +239,7 @@ class Crew:
         worker, ground = self._workers[number], self._ground
         ours, theirs = socket.socketpair()
         try:
-            with theirs, _hangup_blocked():
+            with theirs:
                 worker.process = process = await asyncio.create_subprocess_exec(
                     *ground.command,
                     stdin=theirs.fileno(),
@@ -358,16 +358,6 @@ class Crew:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextlib.contextmanager
-def _hangup_blocked() -> Iterator[None]:
-    """For whoever is started meanwhile: a SIGHUP to all processes must not end one that can't hear it yet."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def next_pause(before_s: float, lived_s: float, pauses_s: tuple[float, float] = PAUSES_S) -> float:

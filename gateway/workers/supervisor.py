@@ -28,6 +28,7 @@ from ..config.load import Loaded
 from ..config.problems import Severity
 from ..config.standing import same_files, standing
 from ..hardening import harden
+from ..process_signals import Hear, run_process
 from ..telemetry import logging as operator_log
 from .crew import ALIVE_S, PAUSES_S, Crew, Ground
 from .line import Reloads, Staff
@@ -57,10 +58,14 @@ def worker_command() -> list[str]:
 
 def run(config: Config, given: Given, read_again: ReadAgain) -> int:
     """Serve until SIGTERM or SIGINT; blocking. Returns the exit code. OSError: a port can't be had."""
-    operator_log.configure(config.logging.level.value)
     harden()
     _wait_without_threads()
-    return asyncio.run(Supervisor(config, given, worker_command(), read_again).run())
+    return run_process(lambda hear: _supervise(config, given, read_again, hear))
+
+
+async def _supervise(config: Config, given: Given, read_again: ReadAgain, hear: Hear) -> int:
+    operator_log.configure(config.logging.level.value)
+    return await Supervisor(config, given, worker_command(), read_again).run(hear)
 
 
 def _wait_without_threads() -> None:
@@ -121,7 +126,7 @@ class Supervisor:
         self._coming: Crew | None = None
         self._retired: dict[Crew, asyncio.Task[None]] = {}
 
-    async def run(self) -> int:
+    async def run(self, hear: Hear) -> int:
         """Until all have left; the exit code."""
         with contextlib.ExitStack() as open_files:
             turns = open_files.enter_context(_empty_file()).fileno()
@@ -133,11 +138,9 @@ class Supervisor:
                 self._command, self._key, traffic, admin, turns, self._board, self._pauses_s, self._alive_s
             )
             self._crew = self._made(self._config, self._given)
-            loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._leave)
-            loop.add_signal_handler(signal.SIGHUP, self._reload)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came before has been kept (`__main__`)
+                hear(number, self._leave)
+            hear(signal.SIGHUP, self._reload)
             reloading: asyncio.Task[None] | None = None
             try:
                 if await self._crew.start():
@@ -148,7 +151,7 @@ class Supervisor:
                         place_of(self._admin[0]),
                         len(self._crew.seats),
                     )
-                    reloading = loop.create_task(self._reload_when_wanted(), name="reload")
+                    reloading = asyncio.get_running_loop().create_task(self._reload_when_wanted(), name="reload")
                 await self._leaving.wait()
                 if reloading is not None:
                     reloading.cancel()

@@ -86,7 +86,6 @@ def test_a_hangup_during_the_start_is_heeded_behind_it(start: Start, workers: in
     lines = Lines(process.stderr)
     lines.find(lambda line: heeded in line or None)
     assert "serving http" in "".join(lines.all)
-    until(lambda: not keeps_hangups(process.pid), "they are let through")  # a thread's creation blocks all for a moment
     process.send_signal(signal.SIGHUP)
     lines.find(lambda line: heeded in line or None, start=len(lines.all))
     process.terminate()
@@ -144,3 +143,17 @@ def test_the_first_process_of_a_container_ends_too(start: Start, workers: int, n
     _, said = process.communicate(timeout=20)
     assert process.returncode in {128 + number, 0}, said  # a moment later drained
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_told_again_and_again_it_ends_as_told_twice(start: Start, workers: int, number: signal.Signals) -> None:
+    """The last signals find a process whose loop is gone."""
+    process = start(workers)
+    lines = Lines(process.stderr)
+    lines.find(lambda line: "serving http" in line or None)
+    while process.poll() is None:
+        process.send_signal(number)
+    lines.join()
+    assert process.returncode == 0
+    assert "Traceback" not in "".join(lines.all)

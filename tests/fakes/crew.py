@@ -96,7 +96,8 @@ class Play:
         self.supervisor = Supervisor(
             self.config, given, command, self.read, pauses_s=pauses_s, close_s=close_s, alive_s=alive_s, start_s=start_s
         )
-        self.running = asyncio.ensure_future(self.supervisor.run())
+        self.hear = asyncio.get_running_loop().add_signal_handler
+        self.running = asyncio.ensure_future(self.supervisor.run(self.hear))
 
     def read(self) -> tuple[Given, Loaded]:
         """As ``serve`` would again."""

@@ -64,7 +64,7 @@ async def test_a_port_that_is_taken_ends_the_start(tmp_path: Path) -> None:
         place = msgspec.structs.replace(play.config.listen.address, port=taken.getsockname()[1])
         config = msgspec.structs.replace(play.config, listen=msgspec.structs.replace(play.config.listen, admin=place))
         with pytest.raises(OSError, match="already in use"):
-            await Supervisor(config, Given(""), [], play.read).run()
+            await Supervisor(config, Given(""), [], play.read).run(play.hear)
 
 
 def test_a_worker_imports_this_package_and_nothing_from_where_it_was_started(tmp_path: Path) -> None:

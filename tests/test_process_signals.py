@@ -1,0 +1,83 @@
+"""What signals do to a process, from before its loop to behind it: in one of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+TOLD = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+CODE = """
+    import asyncio, atexit, os, signal, sys, time, uvloop
+    from gateway.process_signals import run_process
+    def me():
+        os.kill(os.getpid(), int(sys.argv[1]))
+    {before}
+    async def main(hear):
+        told = asyncio.Queue()
+        {main}
+        return 7
+    atexit.register(print, "ended")
+    raise SystemExit(run_process(main, {loop}))
+    """
+LOOPS = ["None", "uvloop.new_event_loop"]
+
+
+def run(number: signal.Signals, main: str, before: str = "", loop: str = "None") -> tuple[int, str, str]:
+    code = textwrap.dedent(CODE).format(before=before, main=main.replace("\n", "\n    "), loop=loop)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(int(number))], capture_output=True, text=True, timeout=30, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("number", TOLD)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_told_again_when_it_has_gone_it_ends_as_it_was_told_once(number: signal.Signals, loop: str) -> None:
+    """Behind the loop, where other threads (those of uvloop for names) are still there."""
+    main = "hear(int(sys.argv[1]), lambda: told.put_nowait(1)); me(); await told.get()\n"
+    main += "await asyncio.get_running_loop().getaddrinfo('localhost', 1)"
+    assert run(number, main, "atexit.register(me); atexit.register(time.sleep, 0.1)", loop) == (7, "ended\n", "")
+
+
+@pytest.mark.parametrize("number", TOLD)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_comes_before_it_is_heard_is_kept(number: signal.Signals, loop: str) -> None:
+    main = "me(); await asyncio.sleep(0.1)\n"
+    main += "hear(int(sys.argv[1]), lambda: told.put_nowait(1)); await told.get()"
+    assert run(number, main, "", loop) == (7, "ended\n", "")
+
+
+@pytest.mark.parametrize("number", TOLD)
+def test_what_was_ignored_is_heard(number: signal.Signals) -> None:
+    """A shell has what it starts in the background ignore interrupts."""
+    main = "hear(int(sys.argv[1]), lambda: told.put_nowait(1)); me(); await told.get()"
+    assert run(number, main, "signal.signal(int(sys.argv[1]), signal.SIG_IGN)") == (7, "ended\n", "")
+
+
+def test_each_is_told_and_another_call_takes_the_place_of_the_one_before() -> None:
+    main = """hear(15, lambda: told.put_nowait("first"))
+me(); print(await told.get()); me(); print(await told.get())
+hear(15, lambda: told.put_nowait("second"))
+me(); print(await told.get())"""
+    assert run(signal.SIGTERM, main) == (7, "first\nfirst\nsecond\nended\n", "")
+
+
+def test_one_that_fails_ends_as_it_fails() -> None:
+    assert run(signal.SIGTERM, "raise SystemExit(3)", "atexit.register(me)") == (3, "ended\n", "")
+
+
+@pytest.mark.parametrize("number", TOLD)
+def test_a_thread_that_was_there_before_ends_nobody(number: signal.Signals) -> None:
+    """As somebody's tracer starts one; the system may tell it as well as any other."""
+    before = """import threading
+held = threading.Event()
+def alone():
+    held.wait()
+    signal.pthread_kill(threading.get_ident(), int(sys.argv[1]))
+threading.Thread(target=alone, daemon=True).start()"""
+    main = "hear(int(sys.argv[1]), lambda: told.put_nowait(1)); held.set(); await told.get()"
+    assert run(number, main, before, "uvloop.new_event_loop") == (7, "ended\n", "")
