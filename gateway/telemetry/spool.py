@@ -142,13 +142,15 @@ class Spool:
             self._path = path
             return 0
         # With what the sink has of the line that it is in: as in ``append``.
-        begin = at = _line_begins(before, read)
-        with contextlib.suppress(OSError):
+        begin = at = read
+        with contextlib.suppress(OSError):  # no room, or its disk is gone, too
+            begin = at = _line_begins(before, read)
             while octets := os.pread(before, min(_PIECE, end - at), at):
                 self.append(octets)
                 at += len(octets)
             self.sync()  # as what was promised had been
-        os.close(before)
+        with contextlib.suppress(OSError):
+            os.close(before)
         self._read = min(read, at) - begin
         self._end_line()
         if not self.waiting:
@@ -194,11 +196,15 @@ class Spool:
 
     def _end_line(self) -> None:
         """One that a process was killed in, or a power cut, must not swallow the next."""
-        if self._end and os.pread(self._descriptor, 1, self._end - 1) != b"\n":
-            self._unended = True
-            if self.waiting:
-                with contextlib.suppress(OSError):  # else with the next
-                    self.append(b"")
+        if not self._end:
+            return
+        with contextlib.suppress(OSError):  # what cannot be read is taken for cut
+            if os.pread(self._descriptor, 1, self._end - 1) == b"\n":
+                return
+        self._unended = True
+        if self.waiting:
+            with contextlib.suppress(OSError):  # else with the next
+                self.append(b"")
 
     @property
     def last_mac(self) -> str:
@@ -258,13 +264,11 @@ class Spool:
 
 
 def _is_there(descriptor: int, path: Path) -> bool:
-    """It has this name still, for all that can be told."""
+    """It has this name still, for all that can be told. A network's file system says ESTALE of a file removed elsewhere."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno not in {errno.ENOENT, errno.ESTALE}
 
 
 def _line_begins(descriptor: int, at: int) -> int:

@@ -8,7 +8,7 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -511,6 +511,58 @@ def test_where_there_is_no_room_for_it_twice_the_rest_is_gone(tmp_path: Path, mo
     monkeypatch.setattr(os, "write", full)
     assert one.cut() == len(whole) - (1 << 20)
     assert kept.read_bytes() == whole[: 1 << 20] + b"\n"
+    one.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "calls", "removed"),
+    [
+        pytest.param(errno.EIO, ("pread", "close"), True, id="its disk is gone as well"),
+        pytest.param(errno.ESTALE, ("fstat", "pread", "close"), False, id="at a network's server"),
+    ],
+)
+def test_one_that_was_removed_and_cannot_be_read_is_told_and_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, calls: tuple[str, ...], removed: bool
+) -> None:
+    one = spool(tmp_path, line(0), line(1))
+    one.drop(9)
+    if removed:
+        (tmp_path / "audit-0.spool").unlink()
+    lost = one._descriptor
+
+    def failing(real: Callable[..., object]) -> Callable[..., object]:
+        def call(descriptor: int, *more: object) -> object:
+            if descriptor == lost:
+                raise OSError(number, os.strerror(number))
+            return real(descriptor, *more)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in calls:
+            patch.setattr(os, name, failing(getattr(os, name)))
+        assert one.cut() == len(line(0) + line(1)) - 9
+        assert (one.waiting, one.cut()) == (0, 0)
+        one.append(line(2))
+        assert one.peek() == line(2)
+    os.close(lost)
+    one.close()
+
+
+def test_one_that_was_cut_and_cannot_be_read_is_taken_to_end_within_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = spool(tmp_path, line(0), line(1))
+    os.truncate(tmp_path / "audit-0.spool", 9)
+
+    def fails(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", fails)
+        assert one.cut() == len(line(0) + line(1)) - 9
+    one.append(line(2))
+    assert one.peek() == line(0)[:9] + b"\n" + line(2)
     one.close()
 
 
