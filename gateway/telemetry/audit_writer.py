@@ -35,6 +35,9 @@ LOOK_S = 5.0
 QUEUE_BYTES = 16 << 20
 """Lines that wait for the thread."""
 
+AGAIN_S = 60.0
+"""What the sink could not be synced of is not written again more often: a disk that is never sure would be full of it."""
+
 ROOM_BYTES = 1 << 16
 """Less room than this is none: the lines of requests in progress are still to come."""
 
@@ -62,6 +65,7 @@ class AuditWriter:
         queue_bytes: As ``QUEUE_BYTES``.
         retry_s: As ``RETRY_S``.
         look_s: As ``LOOK_S``.
+        again_s: As ``AGAIN_S``.
         patience_s: As ``PATIENCE_S``.
     """
 
@@ -77,6 +81,7 @@ class AuditWriter:
         queue_bytes: int = QUEUE_BYTES,
         retry_s: float = RETRY_S,
         look_s: float = LOOK_S,
+        again_s: float = AGAIN_S,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._sink = sink
@@ -89,6 +94,8 @@ class AuditWriter:
         self._retry_s = retry_s
         self._look_s = look_s if spool is not None else None
         self._look_at = 0.0
+        self._again_s = again_s
+        self._again_at = 0.0
         self._patience_s = patience_s
         self._queue: deque[_Offered] = deque()
         self._queued = 0
@@ -310,10 +317,18 @@ class AuditWriter:
         spool = self._spool
         if self.spooled_bytes or not (self.unsure or (spool is not None and spool.used)):
             return
+        # The rest of what is begun is in hand.
+        not_yet = spool is not None and spool.doubted and (self._begun or time.monotonic() < self._again_at)
+        if not_yet and not self.unsure:
+            return
         self._unsynced = self._unsynced or self._doubted
-        if (not (self.durable or self._doubted) or self._sync_sink()) and spool is not None:
-            with contextlib.suppress(OSError):
-                spool.empty()
+        if ((self.durable or self._doubted) and not self._sync_sink()) or spool is None or not_yet:
+            return
+        with contextlib.suppress(OSError):
+            spool.empty()
+        if spool.waiting:
+            self._again_at = time.monotonic() + self._again_s
+            log.warning("what the audit sink took while it could not be synced is written again: %d octets", spool.waiting)
 
     def _push(self, octets: bytes) -> int:
         """How many the sink took."""
@@ -385,10 +400,13 @@ class AuditWriter:
             if not self.unsure:
                 _not_durable(error)
             self.unsure = self._doubted = True
+            if self._spool is not None:
+                self._spool.doubt()  # Linux drops what it could not write, and says that all is well when asked again
             return False
         if self.unsure:
             log.warning("the audit can be made durable again")
-        self.unsure = self._doubted = False
+        self.unsure = False
+        self._doubted = self._spool is not None and self._spool.doubted
         return True
 
 

@@ -85,7 +85,7 @@ class FileSink:
         keep: How many rotated files stay.
         stall_s: For a pipe with a name.
         torn_in: A file that ends in the middle of a line, which is ended there: ``path``, or what it was before a rotation.
-        durable: ``sync`` is of all that was written, in files that were rotated since as well.
+        durable: A file is synced when it is left, and where that fails the next ``sync`` does.
     """
 
     def __init__(
@@ -106,10 +106,9 @@ class FileSink:
         self._whole = not torn_in
         """What was written last ended a line, or its reader is gone."""
         self._rotates = True
-        self._left: list[tuple[_Out, int]] = []
-        """Files of before that could not be synced when they were left."""
         self._untold: OSError | None = None
-        """Why the last of them could not: the system says so once, and that was not to whoever waits for its lines."""
+        """Why a file of before could not be synced when it was left. It is not asked again: the system says so once, or, of
+        one that is gone (with its disk, or at a network's server), nothing else for ever."""
         self._descriptor = -1
         self._which = (0, 0)
         self._out: _Out | None = None
@@ -151,9 +150,6 @@ class FileSink:
         untold, self._untold = self._untold, None
         if untold is not None:
             raise untold
-        while self._left:
-            self._left[0][0].sync()
-            _close(*self._left.pop(0))
         self._opened.sync()
 
     def emptied(self) -> bool:
@@ -162,8 +158,6 @@ class FileSink:
         return gone
 
     def close(self) -> None:
-        for left in self._left:
-            _close(*left)
         if self._out is not None:
             _close(self._out, self._descriptor)
 
@@ -214,9 +208,7 @@ class FileSink:
                 try:
                     out.sync()
                 except OSError as error:
-                    self._left.append((out, before))
                     self._untold = error
-                    return
             _close(out, before)
 
     def _rotate(self) -> None:

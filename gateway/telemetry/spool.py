@@ -45,6 +45,8 @@ class Spool:
         self._end = 0
         self._unended = False
         """It ends within a line that somebody cut."""
+        self.doubted = False
+        """The sink may not have what it took of it: all of it is written once more before room is made."""
 
     @property
     def waiting(self) -> int:
@@ -108,12 +110,22 @@ class Spool:
         """The last of those are not there any more: they wait again."""
         self._read = max(0, self._read - count)
 
+    def doubt(self) -> None:
+        """As ``doubted``, if it took any."""
+        self.doubted = self.doubted or self.used > self.waiting
+
     def empty(self) -> None:
-        """Make room: nothing waits, and the sink has it all for good."""
+        """Make room: nothing waits, and the sink has it all for good. Or all of it waits again, where that was in doubt."""
+        if self.doubted:
+            self._read, self.doubted = 0, False
+        else:
+            self._clear()
+
+    def _clear(self) -> None:
         if self._end:
             os.ftruncate(self._descriptor, 0)
             self._read = self._end = 0
-            self._unended = False
+        self._unended = self.doubted = False
 
     def cut(self) -> int:
         """How many octets that waited are gone, because somebody made the file shorter; what is left ends a line."""
@@ -129,7 +141,7 @@ class Spool:
         self._end_line()
         if not self.waiting:
             with contextlib.suppress(OSError):  # else with what the sink has by then
-                self.empty()
+                self._clear()
         return gone
 
     def _renewed(self) -> int:
@@ -155,7 +167,7 @@ class Spool:
         self._end_line()
         if not self.waiting:
             with contextlib.suppress(OSError):  # else with what the sink has by then
-                self.empty()
+                self._clear()
         return end - max(read, at)
 
     def sync(self) -> None:
@@ -259,7 +271,7 @@ class Spool:
             self.close()  # one of before, which is empty
         self._path, self._descriptor = path, descriptor
         self._read, self._end = 0, os.fstat(descriptor).st_size
-        self._unended = False
+        self._unended = self.doubted = False
         return True
 
 

@@ -409,7 +409,7 @@ async def test_what_was_promised_leaves_the_spool_when_the_sinks_outlives_a_powe
 async def test_what_was_promised_stays_in_the_spool_while_the_sink_cannot_be_synced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The sink has it, and may lose it. Whoever asks is told."""
+    """The sink has it, and may lose it: it is written again. Whoever asks is told."""
     kept = tmp_path / "audit-0.spool"
     sink = Moody(nothing)
     writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.01, look_s=0.01)
@@ -428,17 +428,91 @@ async def test_what_was_promised_stays_in_the_spool_while_the_sink_cannot_be_syn
     assert await writer.settle(line(3)), "the sink has nothing of it"
     sink.mood = lambda size: size
     writer.close()
-    assert sink.octets == lines(0, 4)
+    assert sink.octets == lines(0, 2) + line(0) + lines(2, 4)
     assert kept.read_bytes() == line(3), "for the next process"
     assert [record.message for record in caplog.records] == [
         "the audit sink fails: No space left on device",
         "the audit cannot be made durable: Input/output error",
         "the audit sink takes lines again",
         "the audit can be made durable again",
+        f"what the audit sink took while it could not be synced is written again: {len(line(0))} octets",
         "the audit sink fails: No space left on device",
         "the audit cannot be made durable: Input/output error",
         "the audit sink takes lines again",
     ]
+
+
+async def test_what_could_not_be_synced_is_written_again_until_it_can(tmp_path: Path) -> None:
+    """Linux says once that it could not write, and then that all is well: it has dropped what it could not."""
+    kept = tmp_path / "audit-0.spool"
+    sink = Moody(nothing)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.001, look_s=0.001, again_s=0.0)
+    assert await writer.settle(line(0))
+    dropped, synced = [0], [0]
+
+    def sync() -> None:
+        new = len(sink.octets) > synced[0]
+        synced[0] = len(sink.octets)
+        if new and dropped[0] < 3:
+            dropped[0] += 1
+            raise OSError(5, "Input/output error")
+
+    sink.sync = sync  # type: ignore[method-assign]
+    sink.mood = lambda size: size
+    await until(lambda: not kept.stat().st_size)
+    assert not writer.unsure
+    writer.close()
+    assert sink.octets == line(0) * 4
+
+
+async def test_what_could_not_be_synced_is_not_written_again_at_once_each_time(tmp_path: Path) -> None:
+    """A disk that takes all, and is sure of nothing, must not be filled with it. Changes go on."""
+    sink = Moody(nothing)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.001, look_s=0.001, again_s=3600.0)
+    assert await writer.settle(line(0))
+    synced: list[int] = []
+
+    def sync() -> None:
+        synced.append(len(sink.octets))
+        if synced.count(synced[-1]) == 1:
+            raise OSError(5, "Input/output error")
+
+    sink.sync = sync  # type: ignore[method-assign]
+    sink.mood = lambda size: size
+    await until(lambda: len(sink.octets) > len(line(0)) and not writer.unsure)
+    sink.sync = lambda: None  # type: ignore[method-assign]
+    assert await writer.settle(line(1))
+    asked = len(synced)
+    writer.close()
+    assert len(synced) == asked
+    assert sink.octets == line(0) * 2 + line(1)
+    assert (tmp_path / "audit-0.spool").read_bytes() == line(0)
+
+
+async def test_what_is_written_again_does_not_begin_within_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sink has a part of one, and the spool's disk no room for its rest."""
+    takes = [5]
+    sink = Moody(lambda _: takes.pop() if takes else 0)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.001)
+    assert await writer.settle(line(0))
+    spooled = writer._spool
+    assert spooled is not None
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spooled, "append", full)
+    takes += [7, len(line(0)) - 5]  # the last first
+    sink.sync_fails = True
+    waiting = asyncio.ensure_future(writer.settle(line(1)))
+    await until(lambda: writer.unsure and writer.blocked)
+    sink.sync_fails = False
+    await until(lambda: not writer.unsure)
+    sink.mood = lambda size: size
+    assert not await waiting
+    await until(lambda: not (tmp_path / "audit-0.spool").stat().st_size)
+    writer.close()
+    assert sink.octets == lines(0, 2) + line(0)
 
 
 @pytest.mark.parametrize("spools", [False, True])
@@ -484,7 +558,7 @@ async def test_what_another_promised_is_synced_where_nothing_is_promised_any_mor
     spool.claim()
     sink = Moody()
     sink.sync_fails = True
-    writer = AuditWriter(sink, spool, retry_s=0.01, look_s=0.01)
+    writer = AuditWriter(sink, spool, retry_s=0.01, look_s=0.01, again_s=0.0)
     for number in range(2):
         await until(lambda: writer.unsure and not writer.spooled_bytes)
         assert kept.read_bytes() == line(number)
@@ -503,7 +577,7 @@ async def test_what_another_promised_is_synced_where_nothing_is_promised_any_mor
     await until(lambda: not kept.stat().st_size)
     assert not writer.unsure, "of its own lines nothing was promised"
     writer.close()
-    assert sink.octets == lines(0, 3)
+    assert sink.octets == line(0) * 2 + line(1) * 2 + line(2)
 
 
 async def test_of_lines_in_both_both_are_synced(tmp_path: Path) -> None:

@@ -78,6 +78,28 @@ def test_what_the_sink_may_not_have_for_good_is_left_to_the_next_process(tmp_pat
     assert next_process(tmp_path, Tail(line(1)[:-1])) == line(2)
 
 
+def test_what_the_sink_may_have_lost_waits_once_more_before_there_is_room(tmp_path: Path) -> None:
+    one = spool(tmp_path, line(1))
+    one.doubt()
+    assert not one.doubted, "it has nothing of it"
+    one.drop(len(line(1)))
+    one.doubt()
+    one.append(line(2))
+    one.drop(len(line(2)))
+    one.empty()
+    assert one.peek() == line(1) + line(2)
+    one.drop(one.waiting)
+    one.empty()
+    assert (one.used, one.doubted) == (0, False)
+    one.append(line(3))
+    one.drop(len(line(3)))
+    one.doubt()
+    os.truncate(tmp_path / "audit-0.spool", 0)
+    one.cut()
+    assert (one.used, one.doubted) == (0, False)
+    one.close()
+
+
 def test_its_name_outlives_a_power_cut_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     real = os.fsync
