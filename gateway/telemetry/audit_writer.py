@@ -187,7 +187,10 @@ class AuditWriter:
             return
         if self._hand:
             log.error("%d audit lines found no room and are lost with the process", self._hand.count(b"\n"))
-        self._sink.close()
+        try:
+            self._sink.close()
+        except OSError as error:  # a network's file system says only now what its server did not take
+            log.error("the audit sink fails: %s", error.strerror)
         if self._spool is not None:
             with contextlib.suppress(OSError):
                 self._spool.close()

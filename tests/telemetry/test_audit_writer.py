@@ -628,6 +628,25 @@ async def test_a_sink_that_hangs_ends_the_wait_and_the_process(
     sink.held.set()
 
 
+async def test_a_sink_that_fails_when_it_is_closed_is_told_and_fails_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a network's file system does, whose server is full. The process ends as it would."""
+    sink = Moody(nothing)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01)
+    writer.offer(line(0))
+    await until(lambda: writer.spooled_bytes > 0)
+    sink.mood = lambda size: size
+
+    def close() -> None:
+        raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr(sink, "close", close)
+    writer.close()
+    assert "the audit sink fails: Disk quota exceeded" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_what_others_left_is_written_by_who_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Workers that were replaced, or more of them than there are now: nobody may start for long who would take it up."""
     sink = Moody()
