@@ -329,6 +329,8 @@ class AuditWriter:
             return
         with contextlib.suppress(OSError):
             spool.empty()
+            if self.durable:
+                spool.sync()  # a power cut would bring it back, and lines twice that are rotated away by now
         if spool.waiting:
             self._again_at = time.monotonic() + self._again_s
             log.warning("what the audit sink took while it could not be synced is written again: %d octets", spool.waiting)

@@ -406,6 +406,23 @@ async def test_what_was_promised_leaves_the_spool_when_the_sinks_outlives_a_powe
     assert done[2:] == [f"synced {2 * size}", f"spool cut after {2 * size}"]
 
 
+@pytest.mark.parametrize("durable", [False, True])
+async def test_what_left_the_spool_does_not_come_back_with_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    """Where the sink has it for good; else it may well."""
+    kept = tmp_path / "audit-0.spool"
+    sink = Moody(nothing)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=durable, retry_s=0.01)
+    assert await writer.settle(line(0))
+    on_disk = [kept.stat().st_size]
+    monkeypatch.setattr(os, "fsync", lambda descriptor: on_disk.append(os.fstat(descriptor).st_size))
+    sink.mood = lambda size: size
+    await until(lambda: not kept.stat().st_size)
+    writer.close()
+    assert on_disk[-1] == (0 if durable else len(line(0)))
+
+
 async def test_what_was_promised_stays_in_the_spool_while_the_sink_cannot_be_synced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
