@@ -41,7 +41,7 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
         rotate_bytes=rotate.size if rotate is not None else 0,
         keep=rotate.keep if rotate is not None else 1,
         torn_in=tail.torn_in,
-        durable=durable,
+        durable=durable or _held(config) > 0,  # what waits may have been promised
     )
     if turns is not None:
         sink = TurnSink(sink, turns, path=path_of(where))

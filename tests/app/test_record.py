@@ -200,6 +200,24 @@ async def test_what_waits_leaves_the_spool_when_the_sink_is_synced(tmp_path: Pat
     assert (tmp_path / "audit").read_bytes().startswith(line)
 
 
+async def test_what_waits_is_synced_in_files_that_are_rotated_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another gateway may have promised it, though this one promises nothing."""
+    line = b'{"schema":1,"x":"%b"}\n' % (b"x" * 700)
+    (tmp_path / "state").mkdir(mode=0o700)
+    left = Spool(tmp_path / "state", 1 << 20)
+    left.append(line * 4)
+    left.close()
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    log = open_audit(written(tmp_path, ", rotate: {size: 1KiB, keep: 9}"), lambda: KEY)
+    log.close()
+    files = [tmp_path / name for name in ("audit.3", "audit.2", "audit.1", "audit")]
+    assert [file.read_bytes() for file in files] == [line] * 4
+    assert {file.stat().st_ino for file in files} <= set(synced)
+
+
 async def test_a_command_that_writes_elsewhere_leaves_what_waits_for_the_gateways_sink(tmp_path: Path) -> None:
     """On an operator's terminal it would be lost to the record."""
     (tmp_path / "state").mkdir(mode=0o700)
