@@ -20,6 +20,8 @@ from .sinks import Tail, sync_directory
 
 _NUMBERS = 128
 _PIECE = 1 << 20
+_MODE, _DOUBTED = 0o600, 0o600 | stat.S_ISVTX
+"""Of its file; in doubt with a bit that means nothing of one (Linux), for the next process to go by."""
 _NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 """What opening says of a name that somebody else made: another is as good."""
 _BEGINNING = b'{"schema":'
@@ -112,20 +114,29 @@ class Spool:
 
     def doubt(self) -> None:
         """As ``doubted``, if it took any."""
-        self.doubted = self.doubted or self.used > self.waiting
+        if not self.doubted and self.used > self.waiting:
+            self._mark(True)
 
     def empty(self) -> None:
         """Make room: nothing waits, and the sink has it all for good. Or all of it waits again, where that was in doubt."""
         if self.doubted:
-            self._read, self.doubted = 0, False
+            self._mark(False)
+            self._read = 0
         else:
             self._clear()
+
+    def _mark(self, doubted: bool) -> None:
+        self.doubted = doubted
+        with contextlib.suppress(OSError):
+            os.fchmod(self._descriptor, _DOUBTED if doubted else _MODE)
 
     def _clear(self) -> None:
         if self._end:
             os.ftruncate(self._descriptor, 0)
             self._read = self._end = 0
-        self._unended = self.doubted = False
+        self._unended = False
+        if self.doubted:
+            self._mark(False)
 
     def cut(self) -> int:
         """How many octets that waited are gone, because somebody made the file shorter; what is left ends a line."""
@@ -253,7 +264,7 @@ class Spool:
         raise BlockingIOError(errno.EAGAIN, "every spool is another process's")
 
     def _lock(self, path: Path, flags: int) -> bool:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe takes lines, and gives none back
                 raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), str(path))
@@ -270,8 +281,9 @@ class Spool:
         with contextlib.suppress(OSError):
             self.close()  # one of before, which is empty
         self._path, self._descriptor = path, descriptor
-        self._read, self._end = 0, os.fstat(descriptor).st_size
-        self._unended = self.doubted = False
+        found = os.fstat(descriptor)
+        self._read, self._end = 0, found.st_size
+        self._unended, self.doubted = False, bool(found.st_mode & stat.S_ISVTX)
         return True
 
 

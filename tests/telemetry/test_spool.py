@@ -100,6 +100,27 @@ def test_what_the_sink_may_have_lost_waits_once_more_before_there_is_room(tmp_pa
     one.close()
 
 
+def test_that_the_sink_may_have_lost_some_of_it_is_known_to_the_next_process(tmp_path: Path) -> None:
+    """Who finds it in the sink's file reads what the system may have no more than in memory."""
+    one = spool(tmp_path, line(1), line(2))
+    one.drop(one.waiting)
+    one.doubt()
+    one.close()
+    two = Spool(tmp_path, 1 << 20)
+    two.claim()
+    two.resume(Tail(line(2)[:-1]))
+    assert (two.waiting, two.doubted) == (0, True)
+    two.empty()
+    assert two.peek() == line(1) + line(2)
+    two.close()
+    three = Spool(tmp_path, 1 << 20)
+    three.claim()
+    three.resume(Tail(line(2)[:-1]))
+    assert (three.waiting, three.doubted) == (0, False)
+    assert stat.S_IMODE((tmp_path / "audit-0.spool").stat().st_mode) == 0o600
+    three.close()
+
+
 def test_its_name_outlives_a_power_cut_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     real = os.fsync
