@@ -28,6 +28,7 @@ _OUTER = bytes(octet ^ 0x5C for octet in range(256))
 
 OPENED, CLOSED = "chain_opened", "chain_closed"
 _NAMES_MISSING = "names a line before it that is missing"
+_REPEATS = "has the MAC of a line before it: it was written again after a failure of the disk, or copied"
 _ALONE = "is all that is left of its chain, and nothing proves it"
 
 
@@ -134,6 +135,10 @@ def verify(
             if not proven and (name, found[3], found[4]) not in wanted:
                 alone[name] = (number, mac)
             wanted.discard((name, found[3], found[4]))
+            continue
+        if mac in macs:
+            # What comes behind it goes on from the line before it.
+            yield Flaw(number, _REPEATS)
             continue
         alone.pop(name, None)
         if seq != chain.next_seq:

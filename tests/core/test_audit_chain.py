@@ -81,7 +81,7 @@ def test_lines_of_chains_that_never_were_are_found_where_older_files_are_gone(ev
     assert [f"line {at + 1}: {ALONE}", f"line {at + 2}: {ALONE}"] == flaws(lines, partial=True, still_open=True)
     assert flaws([forged(0xF1, **event)], partial=True, still_open=True) == [f"line 1: {ALONE}"]
     again = flaws([*lines, forged(0xF1, **event)], partial=True, still_open=True)
-    assert f"line {len(lines) + 1}: was changed, or does not follow the line before it" in again
+    assert f"line {len(lines) + 1}: has the MAC of a line before it" in "\n".join(again)
 
 
 def test_the_last_line_of_a_chain_is_proven_by_what_names_it() -> None:
@@ -132,6 +132,18 @@ def test_every_removal_is_found(at: int) -> None:
 def test_every_repetition_is_found(at: int) -> None:
     for to in range(len(WHOLE) + 1):
         assert flaws([*WHOLE[:to], WHOLE[at], *WHOLE[to:]])
+
+
+def test_lines_that_were_written_again_are_told_as_such() -> None:
+    """As by a gateway whose disk could not be synced; what comes behind them is as if they were not there."""
+    again = "has the MAC of a line before it: it was written again after a failure of the disk, or copied"
+    assert flaws([*ONE[:3], *ONE[1:3], *ONE[3:], *TWO]) == [f"line {number}: {again}" for number in (4, 5)]
+    changed = ONE[1].replace(b"user", b"root")
+    assert flaws([*ONE[:3], changed, *ONE[3:], *TWO]) == [f"line 4: {again}"]
+    assert flaws([*ONE[:3], *ONE[1:2], *ONE[4:], *TWO])[:2] == [
+        f"line 4: {again}",
+        "line 5: is number 4 of its chain where 3 belongs",
+    ]
 
 
 @given(st.integers(0, len(WHOLE) - 1), st.integers(0, 10_000), st.integers(1, 255))
