@@ -415,7 +415,25 @@ PUT_TOGETHER = b"--b\r\nContent-Disposition: form-data; name*0=x\r\n"
 )
 async def test_no_run_of_blanks_or_brackets_is_too_long_for_a_name(boundary: bytes, body: bytes, cut: int) -> None:
     """To Rack, or to Workhorse before it, each of these is a user to act as."""
-    pieces = Pieces(*(body[at : at + cut] for at in range(0, len(body), cut)))
+    await refused_in_pieces(boundary, *(body[at : at + cut] for at in range(0, len(body), cut)))
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param((b"name= sudo" + b" " * 1100, b" " * 300), id="behind"),
+        pytest.param((b"name= sudo" + b"\x0b\0" * 550, b"\0" * 300), id="others"),
+        pytest.param((b"name=" + b" " * 1300, b"sudo\0"), id="before"),
+    ],
+)
+async def test_nor_is_what_rack_3_takes_off_a_name(pieces: tuple[bytes, ...]) -> None:
+    first, last = pieces
+    body = (PUT_TOGETHER + b"\r\nx\r\n--b\r\nContent-Disposition: form-data; " + first, last + b"\r\n\r\nroot\r\n--b--\r\n")
+    await refused_in_pieces(b"; boundary=b", *body)
+
+
+async def refused_in_pieces(boundary: bytes, *body: bytes) -> None:
+    pieces = Pieces(*body)
     parts = (b"Content-Type", b"multipart/form-data" + boundary)
     with pytest.raises(Rejection) as refused:
         await whole(BodyStage().guard(NONE, OWN, Permit("r"), head(parts), pieces, REST))

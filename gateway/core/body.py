@@ -171,8 +171,9 @@ _ENCODED_LETTER = re.compile(rb"%[4-7]")
 # line of a part's head; forms may have blanks behind `&`. Rack 3 passes over those behind `name=`, be it a folded line, and
 # Workhorse over those at the end of one. What stands behind 256 of either may be in another chunk than what is before them.
 _SUDO = re.compile(
-    rb"(?:\A|[\"=&])[\[\]]*+sudo(?![0-9A-Za-z_-])|& ++[\[\]]*+sudo[\[\]=&]|=[\s\0]++sudo[ \t\x0b\f\0]*+[;\r\n]"
-    rb"|:\s*+[\[\]]*+sudo(?:[\[\]]{256}|[\[\]]*+(?:[ \t]{256}|[ \t]*+[\r\n]))|sudo(?<=[\s\0\[\]]{256}sudo)[\s\[\]=&]"
+    rb"(?:\A|[\"=&])[\[\]]*+sudo(?![0-9A-Za-z_-])|& ++[\[\]]*+sudo[\[\]=&]"
+    rb"|=[\s\0]++sudo(?:[ \t\x0b\f\0]{256}|[ \t\x0b\f\0]*+[;\r\n])"
+    rb"|:\s*+[\[\]]*+sudo(?:[\[\]]{256}|[\[\]]*+(?:[ \t]{256}|[ \t]*+[\r\n]))|sudo(?<=[\s\0\[\]]{256}sudo)[\s\0\[\]=&]"
 )
 
 
