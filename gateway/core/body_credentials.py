@@ -10,7 +10,7 @@ import zlib
 
 import msgspec
 
-from .body import PASSWORDS, PLACE_PARAMETERS, BodyScanner, Finding, Hopeless, Undecidable, Verdict, is_utf_8, media_type
+from .body import PASSWORDS, PLACE_PARAMETERS, BodyScanner, Finding, Hopeless, Undecidable, Verdict, keeps_ascii, media_type
 from .body_form import FormScanner
 from .body_json import JsonScanner
 from .body_multipart import MultipartScanner, boundary_of
@@ -62,7 +62,7 @@ def scanner_for(
         scanner = _Untyped(form=method == "POST")
     elif "json" in media or media == _FORM:
         scanner = FormScanner() if media == _FORM else JsonScanner()
-        if not is_utf_8(content_type or b""):
+        if not keeps_ascii(content_type or b""):
             return _Encoded(scanner, Undecidable.CHARSET)
     elif media.startswith("multipart/"):
         boundary = boundary_of(content_type or b"")

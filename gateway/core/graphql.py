@@ -12,7 +12,7 @@ import re
 
 import msgspec
 
-from .body import is_utf_8, media_type
+from .body import keeps_ascii, media_type
 from .body_credentials import scanner_for
 from .catalogue import Access, Operation
 from .messages import RequestHead, first
@@ -115,7 +115,7 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes, *, room: int =
     if not body or scanner_for(content_type, None, head.method) is None:
         return UNKNOWN  # of a type that GitLab reads no parameters from
     coded = (first(head.fields, b"content-encoding") or b"identity").strip().lower() != b"identity"
-    if content_type is None or media_type(content_type) != "application/json" or not is_utf_8(content_type) or coded:
+    if content_type is None or media_type(content_type) != "application/json" or not keeps_ascii(content_type) or coded:
         return UNCOUNTED
     if len(body) > LIGHT_BYTES and not room:
         raise Unread

@@ -394,6 +394,7 @@ def screened(content_type: bytes, body: bytes, places: frozenset[Spelling] | Non
         pytest.param(b"application/json", b'{"target_project_id":""}', id="empty"),
         pytest.param(b"application/json", b'{"namespace_id":7,"group":"7"}', id="its-own-group"),
         pytest.param(b"application/x-www-form-urlencoded", b"title=x&start_project=platform%2Fapi", id="form"),
+        pytest.param(b"application/x-www-form-urlencoded; charset=ISO-8859-1", b"title=%E4", id="form-of-java"),
     ],
 )
 def test_a_confined_body_may_name_its_own_place(content_type: bytes, body: bytes) -> None:
