@@ -29,7 +29,7 @@ _DISPOSITION = re.compile(
     rb"((?:[ \t]*+;[ \t]*+[A-Za-z*-]++=(?:\"(?>(?:[^\"\\]|\\.)*)\"|[^\s\";,\\]++))*)[ \t]*+(?:;[ \t]*+)?",
     re.IGNORECASE | re.DOTALL,
 )
-_NAME = re.compile(rb"(?<![A-Za-z])name[ \t]*+(?:(\*)[ \t]*+)?=", re.IGNORECASE)
+_NAME = re.compile(rb";\s*+name[ \t]*+(?:(\*)[ \t]*+)?=", re.IGNORECASE)
 _PARAMETER = re.compile(rb";[ \t]*+([A-Za-z*-]++)=(\"(?>(?:[^\"\\]|\\.)*)\"|[^\s\";,\\]++)", re.DOTALL)
 # Outside of quotes Rack ends a name at the first character that no token has: `sudo(x` is `sudo` to it. A bracket may stand
 # there, what is before it is the name to all. An empty name it takes from another field of the head.
@@ -200,7 +200,7 @@ class MultipartScanner:
         parameters = list(_PARAMETER.finditer(match[1]))
         # To Rack 3 `NAME` is another parameter; it calls a part without a name by its type, as Rack 2 does.
         names = [parameter for parameter in parameters if parameter[1] == b"name"]
-        # One that stands inside of another's quotes some take for it, too.
+        # One that stands behind a `;` inside of another's quotes Rack 2 takes for it.
         if _NAME.findall(match[1]) != [b""] or len(names) != 1 or len(parameters) > _MAX_PARAMETERS:
             raise Doubt(Undecidable.MALFORMED)
         if is_recoded(head) and not any(parameter[1] in {b"filename", b"filename*"} for parameter in parameters):
