@@ -206,7 +206,7 @@ class MultipartScanner:
         if is_recoded(head) and not any(parameter[1] in {b"filename", b"filename*"} for parameter in parameters):
             raise Doubt(Undecidable.CHARSET)
         value = _NAME_VALUE.fullmatch(names[0][2])
-        if value is None or (b":" in match[1][: names[0].start()] and not _is_called_as_its_file(line, parameters)):
+        if value is None or (b":" in match[1][: names[0].start()] and not _is_called_as_its_file(lines, line, parameters)):
             raise Doubt(Undecidable.MALFORMED)
         raw: bytes = value[1] if value[1] is not None else value[2]
         name = top_level_name(percent_decode(raw)).decode("utf-8", "surrogateescape")
@@ -236,9 +236,12 @@ class MultipartScanner:
         self._at += count
 
 
-def _is_called_as_its_file(line: bytes, parameters: list[re.Match[bytes]]) -> bool:
+def _is_called_as_its_file(lines: list[bytes], line: bytes, parameters: list[re.Match[bytes]]) -> bool:
     """Rack 2, which does not find the name of such a part, is sure to take the file's, and that one is no watched one."""
     if _DATED_FILE.fullmatch(line) is None:
+        return False
+    # It looks for `Content-ID:` anywhere, and takes the last `filename` of any field.
+    if any(b"content-id:" in each.lower() or (each is not line and b"filename" in each.lower()) for each in lines):
         return False
     files = [parameter[2].strip(b'"') for parameter in parameters if parameter[1] == b"filename"]
     if len(files) != 1 or not files[0]:

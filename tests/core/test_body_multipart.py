@@ -163,6 +163,9 @@ HEADS = [
     b'Content-Disposition: form-data;filename="a"; x="a:b"; y=(; name="title"\r\nContent-Type: sudo',
     b'Content-Disposition: form-data;filename="a"; x="a:b"; name="title";\r\nContent-Type: sudo',
     b'Content-Disposition: form-data; filename*=UTF-8\'\'sudo; x="a:b"; name="title"',
+    b'Content-Disposition: form-data; filename="a"; x="a:b"; name="title"\r\nX-Content-ID: sudo',
+    b'Content-Disposition: form-data; x="a:b"; name="title"; filename="Content-ID: sudo["',
+    b'Content-Disposition: form-data; filename="a"; x="a:b"; name="title"\r\nContent-Type: a/b; filename=sudo',
     # Rack 2 looks for it on other lines, too: as far as a colon.
     b'Content-Disposition: form-data; name="title"\r\nX; name=sudo: y',
     b'Content-Disposition: form-data; name="title";\r\nname=sudo: y',
