@@ -64,9 +64,9 @@ class FormScanner:
     def cut(self, body: bytes, finding: Finding) -> bytes:
         """Less the pair, and the separator that follows it or, for the last, stands before it."""
         before, after = body[: finding.start], body[finding.end :]
-        if after:
+        if before and after:
             return before + after[1:]
-        return before[:-1]
+        return before[:-1] or after[1:].lstrip(b" ")  # behind `&` blanks are no part of a name, at the beginning they are
 
     def _scan(self, chunk: bytes, base: int) -> None:
         if self._skipping:

@@ -82,6 +82,8 @@ def test_spellings_that_readers_take_differently_are_not_plain(body: bytes) -> N
     [
         (b"sudo=x", b""),
         (b"sudo=x&a=1", b"a=1"),
+        (b"sudo=x&  a=1& b=2", b"a=1& b=2"),
+        (b"c=3&sudo=x& a=1", b"c=3& a=1"),
         (b"a=1&sudo=x", b"a=1"),
         (b"a=1&sudo=x&b", b"a=1&b"),
         (b"a=1&&sudo=x&&b", b"a=1&&&b"),
