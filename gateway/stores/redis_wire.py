@@ -28,8 +28,12 @@ _SCRIPT = r"ERR Error running script \(call to f_[0-9a-f]{40}\): @user_script:[0
 """What Redis 6 puts before the error of a command in a script."""
 _KINDS = (
     (re.compile(_SCRIPT + r"-([A-Z]+) "), ""),
-    (re.compile(rf"(?:{_SCRIPT}|ERR )The user executing the script can't "), "NOPERM"),
-    (re.compile(r"ERR unknown (?:sub)?command"), "unknown command"),
+    # The latter since 7.2, and in Valkey.
+    (re.compile(rf"(?:{_SCRIPT}|ERR )(?:The user executing the script can't |ACL failure in script: )"), "NOPERM"),
+    (
+        re.compile(rf"ERR unknown (?:sub)?command|(?:{_SCRIPT}|ERR )Unknown (?:Redis )?command called from "),
+        "unknown command",
+    ),
 )
 
 

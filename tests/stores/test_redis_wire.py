@@ -113,6 +113,15 @@ async def test_what_is_out_of_step_ends_the_connection(nonsense: bytes) -> None:
             "The user executing the script can't access at least one of the keys mentioned in the command arguments",
             "NOPERM",
         ),
+        ("ERR ACL failure in script: User u has no permissions to run the 'set' command script: 84b3, on …", "NOPERM"),
+        ("ERR ACL failure in script: No permissions to access a channel script: 84b3, on @user_script:1.", "NOPERM"),
+        (
+            f"ERR Error running script (call to f_{'8b' * 20}): @user_script:1: @user_script: 1: "
+            "Unknown Redis command called from Lua script",
+            "unknown command",
+        ),
+        ("ERR Unknown Redis command called from script script: 84b3, on @user_script:1.", "unknown command"),
+        ("ERR Unknown command called from script script: 84b3, on @user_script:1.", "unknown command"),
         ("ERR unknown command 'x: -OOM y', with args beginning with: ", "unknown command"),
         ("ERR unknown subcommand 'x'. Try SENTINEL HELP.", "unknown command"),
         ("ERR value: ERR unknown command", "ERR"),
