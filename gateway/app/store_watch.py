@@ -7,11 +7,13 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-from ..stores.redis_link import RedisError, RedisLink, RedisUnavailable
+from ..stores.redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
+from ..stores.redis_wire import packed
 
 log = logging.getLogger("gateway.stores")
 
 _LOOK_S = 1.0
+_PING = packed([("PING",)])
 
 
 class StoreWatch:
@@ -20,6 +22,7 @@ class StoreWatch:
     def __init__(self, links: Sequence[RedisLink]) -> None:
         self._links = tuple(links)
         self._was = dict.fromkeys(self._links, True)
+        self._failures = dict.fromkeys(self._links, 0)
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -45,12 +48,27 @@ class StoreWatch:
                     "store %s does not answer (%s): its failure policy decides", link.name, link.trouble or "no reply"
                 )
 
+    def ask(self) -> None:
+        """One that left a call unanswered, and that nobody has asked since: nobody may for hours."""
+        for link in self._links:
+            quiet = link.failures == self._failures[link]
+            self._failures[link] = link.failures
+            if quiet and link.connected and not link.healthy:
+                with contextlib.suppress(RedisUnavailable):
+                    link.ask(_PING, 1, _heard)
+
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
             self.look()
+            self.ask()
 
     async def close(self) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
+
+
+def _heard(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+    """The link has drawn its conclusions."""
+    del replies

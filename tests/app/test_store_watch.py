@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -49,6 +50,47 @@ async def test_its_going_and_coming_are_told_once_each(
     await until(link, healthy=True)
     watch.look()
     assert "store buckets answers again" in caplog.text
+    await watch.close()
+    await link.close()
+
+
+async def test_one_that_was_late_once_is_asked_where_nobody_else_does(
+    start_redis: Callable[..., object], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=0.5, name="keys")  # type: ignore[attr-defined]
+    watch = StoreWatch([link])
+    await watch.start()
+    caplog.set_level(logging.WARNING, "gateway.stores")
+    server.process.send_signal(signal.SIGSTOP)  # type: ignore[attr-defined]
+    with pytest.raises(RedisUnavailable):
+        await link.execute("PING")
+    server.process.send_signal(signal.SIGCONT)  # type: ignore[attr-defined]
+    async with asyncio.timeout(20):
+        while "store keys answers again" not in caplog.text:
+            await asyncio.sleep(0.01)
+    assert link.healthy
+    await watch.close()
+    await link.close()
+
+
+async def test_one_that_others_ask_is_left_to_them(start_redis: Callable[..., object]) -> None:
+    """It may well answer that, and nothing that is of use."""
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=0.5, name="buckets")  # type: ignore[attr-defined]
+    watch = StoreWatch([link])
+    await link.execute("PING")
+    server.process.send_signal(signal.SIGSTOP)  # type: ignore[attr-defined]
+    with pytest.raises(RedisUnavailable):
+        await link.execute("PING")
+    server.process.send_signal(signal.SIGCONT)  # type: ignore[attr-defined]
+    watch.ask()
+    await asyncio.sleep(0.2)
+    assert not link.healthy
+    watch.ask()
+    async with asyncio.timeout(20):
+        while not link.healthy:
+            await asyncio.sleep(0.01)
     await watch.close()
     await link.close()
 
