@@ -28,6 +28,10 @@ _SCRIPT = r"ERR Error running script \(call to f_[0-9a-f]{40}\): @user_script:[0
 """What Redis 6 puts before the error of a command in a script."""
 _KINDS = (
     (re.compile(_SCRIPT + r"-([A-Z]+) "), ""),
+    (re.compile(r"ERR max number of clients reached"), "too many clients"),
+    (re.compile(r"ERR (?:AUTH <password> called without|Client sent AUTH, but no password)"), "no password is set there"),
+    (re.compile(r"ERR (?:DB index is out of range|invalid DB index|SELECT is not allowed)"), "no such database"),
+    (re.compile(r"ERR This instance has cluster support disabled"), "no node of one"),
     # The latter since 7.2, and in Valkey.
     (re.compile(rf"(?:{_SCRIPT}|ERR )(?:The user executing the script can't |ACL failure in script: )"), "NOPERM"),
     (
@@ -84,6 +88,8 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader(protocolError=Garbled, replyError=RedisError)
         self._greeting: asyncio.Future[RedisValue] | None = None
         self._greetings = 0
+        self._unasked: RedisError | None = None
+        """Of a server that refuses whoever connects."""
         self.full = False
         self.lost = asyncio.Event()
         self.at = ("", 0)
@@ -107,6 +113,8 @@ class Wire(asyncio.Protocol):
 
     async def greet(self, commands: Sequence[Command]) -> RedisValue:
         """The last one's reply. Raises RedisError, or RedisUnavailable when the connection ends first."""
+        if self._transport is None:
+            raise self._refused()
         self._greeting = asyncio.get_running_loop().create_future()
         self._greetings = len(commands)
         self.write(packed(commands))
@@ -141,6 +149,7 @@ class Wire(asyncio.Protocol):
         greeting = self._greeting
         self._greetings -= 1
         if greeting is None or greeting.done():
+            self._unasked = reply if isinstance(reply, RedisError) else None
             return
         if isinstance(reply, RedisError):
             greeting.set_exception(reply)
@@ -150,8 +159,11 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         if self._greeting is not None and not self._greeting.done():
-            self._greeting.set_exception(RedisUnavailable("connection lost"))
+            self._greeting.set_exception(self._refused())
         self.lost.set()
+
+    def _refused(self) -> RedisError | RedisUnavailable:
+        return self._unasked or RedisUnavailable("connection lost")
 
 
 def nobody(reply: RedisValue | RedisError) -> None:

@@ -372,7 +372,7 @@ class TestCluster:
         link = linked(redis_url.replace("redis://", "redis+cluster://").removesuffix("/0"))
         with pytest.raises(RedisUnavailable):
             await link.execute("PING")
-        assert link.trouble == "cluster: ERR"
+        assert link.trouble == "cluster: no node of one"
 
 
 @pytest.mark.parametrize(

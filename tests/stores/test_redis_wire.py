@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import redis
 
 from gateway.names import Address, Names
 from gateway.stores.redis_address import parse_address
 from gateway.stores.redis_link import RedisLink
-from gateway.stores.redis_wire import Garbled, RedisError, RedisUnavailable, RedisValue, connected, packed
+from gateway.stores.redis_wire import Garbled, RedisError, RedisUnavailable, RedisValue, Wire, connected, packed
 
 
 async def test_replies_come_in_order_once_it_is_greeted(redis_url: str) -> None:
@@ -77,6 +78,18 @@ async def test_a_server_that_hangs_up_while_it_is_greeted_is_unavailable() -> No
     server.close()
 
 
+async def test_a_server_that_refuses_whoever_connects_is_heard(start_redis: Callable[..., Any]) -> None:
+    """It says so before it is asked, and hangs up: with uvloop that is there first."""
+    at = parse_address(start_redis().url)
+    with redis.Redis(port=at.port) as client:
+        client.config_set("maxclients", 1)  # itself
+        _, wire = await asyncio.get_running_loop().create_connection(lambda: Wire(lambda _: None), at.host, at.port)
+        await asyncio.wait_for(wire.lost.wait(), 10)
+    with pytest.raises(RedisError) as refused:
+        await wire.greet([("PING",)])
+    assert refused.value.kind == "too many clients"
+
+
 @pytest.mark.parametrize("nonsense", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+refused by the owner\r\n"])
 async def test_what_is_out_of_step_ends_the_connection(nonsense: bytes) -> None:
     async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -125,6 +138,10 @@ async def test_what_is_out_of_step_ends_the_connection(nonsense: bytes) -> None:
         ("ERR unknown command 'x: -OOM y', with args beginning with: ", "unknown command"),
         ("ERR unknown subcommand 'x'. Try SENTINEL HELP.", "unknown command"),
         ("ERR value: ERR unknown command", "ERR"),
+        ("ERR AUTH <password> called without any password configured for the default user. …", "no password is set there"),
+        ("ERR DB index is out of range", "no such database"),
+        ("ERR SELECT is not allowed in cluster mode", "no such database"),
+        ("ERR This instance has cluster support disabled", "no node of one"),
         ("", ""),
     ],
 )
