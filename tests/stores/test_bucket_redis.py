@@ -552,3 +552,13 @@ async def test_closing_decides_for_who_still_waits(redis_url: str) -> None:
         assert time.monotonic() - started < TIMEOUT_S + SLACK_S, "no longer than for any call"
         assert (await waiting).degraded
         assert (await store.take(takes())).degraded
+
+
+@pytest.mark.parametrize("forbidden", ["-get", "-zremrangebyscore"])
+async def test_what_an_acl_hides_is_not_taken_for_full(start_redis: StartRedis, forbidden: str) -> None:
+    server = start_redis("--user", "bare", "on", "nopass", "~*", "&*", "+@all", forbidden)
+    async with gateway(server.url.replace("redis://", "redis://bare@"), on_outage=OnOutage.CLOSED) as store:
+        for limit in (HUNDRED, PLACES):
+            decision = await store.take(takes(limit=limit), b"lease")
+            assert decision.unavailable is (limit.concurrent is (forbidden != "-get"))
+        assert store._link.trouble == "NOPERM"

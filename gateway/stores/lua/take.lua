@@ -23,10 +23,18 @@ local read = {}     -- wishes by their packed form: one limit's are alike
 local tokens, at, enough, wishes = {}, {}, {}, {}
 local reply = { pack('<d', now) }
 
+-- What the command says, or false where something else lies there. Any other refusal ends the script: an ACL without that
+-- command would otherwise make every bucket a full one.
+local function told(...)
+  local answer = redis.pcall(...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  return not string.find(answer.err, 'WRONGTYPE', 1, true) and redis.call(...)
+end
+
 local function load(key)
   local level = stored[key]
   if level == nil then
-    local value = redis.pcall('GET', key)
+    local value = told('GET', key)
     level = false
     if type(value) == 'string' and #value == 16 then
       local t, a = struct.unpack('<dd', value)
@@ -82,8 +90,7 @@ local function settle(i, key, per_us, burst, change)
 end
 
 local function free(key, burst)
-  local ended = redis.pcall('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now))
-  if type(ended) == 'table' and ended.err then
+  if not told('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now)) then
     redis.call('DEL', key)
     return burst
   end
