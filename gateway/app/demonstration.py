@@ -49,16 +49,20 @@ Metrics and health: http://{admin}/metrics, /readyz. Audit: {state_dir}/audit.js
 
 
 def demo(listen: str, admin: str) -> int:
-    """Serve until SIGTERM or SIGINT; blocking. ``listen`` and ``admin`` are ``HOST:PORT``."""
+    """Serve until SIGTERM or SIGINT, or until its terminal is gone, but for ``nohup``; blocking. ``listen`` and ``admin``:
+    ``HOST:PORT``."""
+    ends = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ends.append(signal.SIGHUP)
     harden()
     with tempfile.TemporaryDirectory(prefix="gitlab-gateway-demo-") as state_dir:
-        return run_process(lambda hear: _demo(listen, admin, state_dir, hear), uvloop.new_event_loop)
+        return run_process(lambda hear: _demo(listen, admin, state_dir, hear, ends), uvloop.new_event_loop)
 
 
-async def _demo(listen: str, admin: str, state_dir: str, hear: Hear) -> int:
+async def _demo(listen: str, admin: str, state_dir: str, hear: Hear, ends: list[signal.Signals]) -> int:
     operator_log.configure("warning")
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ends:
         hear(number, stop.set)
     from ..demo.gitlab import build_demo_gitlab
 

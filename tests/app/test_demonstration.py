@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 
-@pytest.fixture(scope="module")
-def words() -> Iterator[str]:
-    """What the demo prints, while it runs."""
+@contextmanager
+def started(*before: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A demo and what it prints; whoever leaves has told it to go."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway", "demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
+        [*before, sys.executable, "-m", "gateway", "demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -27,11 +28,20 @@ def words() -> Iterator[str]:
         if "seq 30" in line:
             break
     try:
-        yield text
+        yield process, text
+        assert process.wait(60) == 0
     finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        process.kill()
+        process.wait()
         process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def words() -> Iterator[str]:
+    """What the demo prints, while it runs."""
+    with started() as (process, text):
+        yield text
+        process.terminate()
 
 
 def run(command: str) -> str:
@@ -70,3 +80,15 @@ def test_a_burst_earns_a_429(words: str) -> None:
     assert len(codes) == 30
     assert set(codes) == {"200", "429"}
     assert codes[0] == "200"
+
+
+def test_it_ends_with_its_terminal() -> None:
+    with started() as (process, _):
+        process.send_signal(signal.SIGHUP)
+
+
+def test_it_outlives_its_terminal_where_it_was_told_to() -> None:
+    with started("nohup") as (process, text):
+        process.send_signal(signal.SIGHUP)
+        test_metrics_and_health(text)
+        process.terminate()
