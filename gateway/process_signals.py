@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 
 Hear = Callable[[int, Callable[[], None]], None]
 """Which call a signal means from now on, as ``AbstractEventLoop.add_signal_handler``."""
@@ -25,7 +26,7 @@ def run_process(
     end is told to nobody.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
+    with asyncio.Runner(loop_factory=loop_factory) as runner, _woken(runner.get_loop()):
         told = _Told(runner.get_loop())
         for number in TOLD:
             # For a thread of somebody else's that was there before. And a shell has its background ignore some of them,
@@ -33,6 +34,22 @@ def run_process(
             signal.signal(number, lambda number, _: told.tell(number))
         threading.Thread(target=_listen, args=(told,), name="signals", daemon=True).start()
         return runner.run(main(told.hear))
+
+
+@contextlib.contextmanager
+def _woken(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Whatever thread a signal came to: asyncio's own loop would sleep on unless it hears that signal itself."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for one in (ours, theirs):
+            one.setblocking(False)
+        loop.add_reader(ours, ours.recv, 4096)
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            loop.remove_reader(ours)
 
 
 class _Told:
