@@ -8,6 +8,7 @@ import errno
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -28,7 +29,7 @@ class Resolver:
 
     def __call__(self, *_: object, **__: object) -> list[object]:
         self.asked += 1
-        assert self.go.wait(10)
+        assert self.go.wait(30)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -42,7 +43,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
     found.go.set()
     for thread in threading.enumerate():
         if thread.name.startswith("names "):
-            thread.join(10)
+            thread.join(30)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +85,17 @@ class Questions:
     """A resolver that answers each look-up when it is told to."""
 
     def __init__(self) -> None:
-        self.asked: list[queue.SimpleQueue[list[object] | Exception]] = []
+        self._asked: dict[int, queue.SimpleQueue[list[object] | Exception]] = {}
+
+    @property
+    def asked(self) -> list[queue.SimpleQueue[list[object] | Exception]]:
+        """In the order in which their threads were started, which need not be that in which they begin."""
+        return [self._asked[number] for number in sorted(self._asked)]
 
     def __call__(self, *_: object, **__: object) -> list[object]:
         mine: queue.SimpleQueue[list[object] | Exception] = queue.SimpleQueue()
-        self.asked.append(mine)
-        answer = mine.get(timeout=10)
+        self._asked[threading.get_native_id()] = mine
+        answer = mine.get(timeout=30)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -100,10 +106,15 @@ class Questions:
 
 
 @pytest.fixture
-def questions(monkeypatch: pytest.MonkeyPatch) -> Questions:
+def questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Questions]:
     found = Questions()
     monkeypatch.setattr(socket, "getaddrinfo", found)
-    return found
+    yield found
+    # A look-up that begins only now would ask the system.
+    while begun := [thread for thread in threading.enumerate() if thread.name.startswith("names ")]:
+        for one in found.asked:
+            one.put(AWAY)
+        begun[0].join(0.01)
 
 
 AWAY = socket.gaierror(socket.EAI_AGAIN, "later")
@@ -116,8 +127,6 @@ async def test_a_question_that_is_lost_takes_nobody_along(questions: Questions) 
     await questions.until(2)
     questions.asked[1].put(list(FOUND))
     assert await asyncio.gather(*asking) == [FOUND] * 3
-    for one in questions.asked:
-        one.put(AWAY)
 
 
 async def test_a_late_answer_is_told_to_who_waits_then(questions: Questions) -> None:
@@ -133,8 +142,6 @@ async def test_a_late_answer_is_told_to_who_waits_then(questions: Questions) -> 
     assert not later.done()
     questions.asked[0].put(list(FOUND))
     assert await later == FOUND
-    for one in questions.asked:
-        one.put(AWAY)
 
 
 async def test_the_newest_answer_is_believed_that_there_is_none(questions: Questions) -> None:
@@ -148,8 +155,6 @@ async def test_the_newest_answer_is_believed_that_there_is_none(questions: Quest
     await questions.until(7)
     questions.asked[-1].put(list(FOUND))
     assert await again == FOUND
-    for one in questions.asked:
-        one.put(AWAY)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +189,10 @@ def test_the_loop_ends_without_it(resolver: Resolver) -> None:
                 await Names("gitlab.internal", 80).addresses()
 
     uvloop.run(ask())
-    assert (resolver.asked, resolver.go.is_set()) == (1, False)
+    assert not resolver.go.is_set()
+    while not resolver.asked:
+        time.sleep(0.001)
+    assert resolver.asked == 1
 
 
 async def test_no_thread_is_a_shortage_of_our_own(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
