@@ -15,7 +15,7 @@ from typing import Self
 from tests.e2e.running import GatewayProcess
 from tests.e2e.wire import Peer, ask
 
-WAIT_S = 15.0
+WAIT_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class LoopThread:
 
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join(30)
         self.loop.close()
 
 
@@ -82,7 +82,7 @@ class Lines:
                     raise AssertionError("no such line:\n" + "".join(self.all[-20:]))
 
     def join(self) -> None:
-        self._thread.join(10)
+        self._thread.join(30)
 
 
 class GatewayProcess:
@@ -144,7 +144,7 @@ class GatewayProcess:
         def wanted(line: str) -> dict[str, Any] | None:
             return dict(json.loads(line)) if f'"{request_id}"' in line else None
 
-        return self.audit.find(wanted, 5.0)
+        return self.audit.find(wanted)
 
     def metrics(self) -> str:
         return ask(self.admin_port, "/metrics").body.decode()

@@ -48,7 +48,7 @@ def verified(gateway: GatewayProcess, *arguments: str) -> subprocess.CompletedPr
 
 def kill(gateway: GatewayProcess) -> None:
     gateway.process.kill()
-    gateway.process.wait(10)
+    gateway.process.wait(60)
 
 
 # Killed

@@ -70,7 +70,7 @@ def test_slow_clients_hold_up_nobody(demo: DemoGitLab, tmp_path: Path, drip: str
                     one.sendall(b"y")
                 during = _pace(peer)
         assert each < KIB_EACH
-        assert during < before * 3 + 0.01
+        assert during < before * 3 + 0.05
         quiet(gateway)
     finally:
         assert gateway.stop() == 0

@@ -70,7 +70,7 @@ def test_a_log_that_nobody_reads_stops_nothing(demo: DemoGitLab, redis_url: str,
         assert b"gitlab_gateway_log_dropped_total 0.0" in ask(admin, "/metrics").body
         fill(writing)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

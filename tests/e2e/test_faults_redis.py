@@ -25,7 +25,7 @@ from tests.e2e.wire import ask
 from tests.fakes.certificates import Authority
 from tests.fakes.line import Line
 
-STALL_S = 3.0
+STALL_S = 6.0
 """No answer takes longer: 50 ms for buckets, twice 100 ms for the cache, and what a busy machine adds."""
 STORES = ("gitlab-gateway-buckets", "gitlab-gateway-cache")
 

@@ -16,7 +16,8 @@ from tests.e2e.running import GatewayProcess, LoopThread
 from tests.e2e.wire import Peer, ask, stranger
 from tests.fakes.gitlab import Answer, FakeGitLab, Then
 
-REVOKED_WITHIN_S = 2.0
+REVOKED_WITHIN_S = 10.0
+"""A second of memory, and what a busy machine adds."""
 LARGE = b"x" * 1_000_000
 """More than is gathered before it is sent on: small answers with a length go down whole."""
 
@@ -87,12 +88,12 @@ def test_sigterm_lets_a_slow_download_end(upstreams: LoopThread, tmp_path_factor
             assert (status, peer.read_exactly(len(LARGE))) == (200, LARGE)
             gateway.process.terminate()
             gateway.log.find(lambda line: "draining" in line or None)
-            until(lambda: _refuses(gateway.port), 5.0)
+            until(lambda: _refuses(gateway.port), 20.0)
             assert gateway.process.poll() is None
             upstreams.call(rest.set)
             assert peer.read_exactly(5) == b"-last"
             assert peer.more() == b""  # a kept connection ends with its last answer
-        assert gateway.process.wait(10) == 0
+        assert gateway.process.wait(20) == 0
         gateway.audit.join()
         (line,) = gateway.audit.all
         assert (json.loads(line)["status"], json.loads(line).get("aborted")) == (200, None)
@@ -124,11 +125,11 @@ def test_sigterm_turns_readiness_off_while_it_drains(
             peer.read_head()
             gateway.process.terminate()
             gateway.log.find(lambda line: "draining" in line or None)
-            until(lambda: ask(gateway.admin_port, "/readyz").status == 503, 5.0)
+            until(lambda: ask(gateway.admin_port, "/readyz").status == 503, 20.0)
             assert ask(gateway.admin_port, "/livez").status == 200
             upstreams.call(rest.set)
             assert peer.read_exactly(len(LARGE) + 1) == LARGE + b"2"
-        assert gateway.process.wait(10) == 0
+        assert gateway.process.wait(20) == 0
     finally:
         gateway.stop()
         upstreams.run(gitlab.__aexit__(None, None, None))

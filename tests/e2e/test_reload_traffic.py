@@ -306,7 +306,9 @@ async def test_a_websocket_goes_on_at_the_worker_that_has_it(start: Start, upstr
     upstreams.run(cable.start())
     try:
         people = {"identities": [{"id": "people", "gitlab_token": True}], "credentials": [], "rules": []}
-        gateway = await asyncio.to_thread(lambda: start(cable.url, listen=QUICK, **people))
+        # Longer than ``BODY`` takes there and back, however busy the machine is.
+        listen = {**LISTEN, "limits": {"idle": "10s", "request_head": "10s"}}
+        gateway = await asyncio.to_thread(lambda: start(cable.url, listen=listen, **people))
         async with connect(at(gateway), additional_headers=token(OWN), max_size=8 * MIB) as client:
             await client.send("before")
             assert await client.recv() == "before"

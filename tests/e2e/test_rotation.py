@@ -160,7 +160,7 @@ class Site:
         assert self.gitlab.reached.wait(20), "".join(process.log.all)
         assert self.ask(process).status == 200
         process.process.kill()
-        process.process.wait(10)
+        process.process.wait(60)
         upstreams.call(lambda: self.gitlab.let_go(drop=drop))
         self.store.forget_the_dead()
 

@@ -89,7 +89,7 @@ def test_a_hangup_during_the_start_is_heeded_behind_it(start: Start, workers: in
     process.send_signal(signal.SIGHUP)
     lines.find(lambda line: heeded in line or None, start=len(lines.all))
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     lines.join()
 
 
@@ -98,7 +98,7 @@ def test_a_hangup_during_the_start_is_heeded_behind_it(start: Start, workers: in
 def test_an_end_that_is_asked_for_during_the_start_is_quiet(start: Start, workers: int, number: signal.Signals) -> None:
     process = start(workers)
     process.send_signal(number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode in {-number, 0}  # by the signal itself; a moment later drained
     assert "Traceback" not in said
 
@@ -119,7 +119,7 @@ def test_an_end_that_is_asked_for_waits_for_no_gitlab(
         asking, _ = mute.accept()
         with asking:
             process.send_signal(number)
-            _, said = process.communicate(timeout=20)
+            _, said = process.communicate(timeout=40)
     assert process.returncode == 0
     assert "told to go before it served" in said
     assert "serving http" not in said
@@ -140,7 +140,7 @@ def test_the_first_process_of_a_container_ends_too(start: Start, workers: int, n
     """The system gives it no signal that it has no handler for."""
     process = start(workers, FIRST)
     os.kill(child_of(process.pid), number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode in {128 + number, 0}, said  # a moment later drained
     assert "Traceback" not in said
 

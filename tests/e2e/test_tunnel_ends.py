@@ -237,7 +237,7 @@ def test_draining_ends_what_nobody_reads(world: World, how: Callable[[Peer], Non
     how(peer)
     began = time.monotonic()
     assert gateway.stop() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert gateway.audited(number)["aborted"] == "gateway"
 
 
@@ -250,10 +250,10 @@ def test_draining_opens_no_more(world: World, upstreams: LoopThread) -> None:
     while not world.gitlab.asked:
         time.sleep(0.01)
     gateway.process.terminate()
-    gateway.log.find(lambda line: True if "drain" in line else None, 5.0)
+    gateway.log.find(lambda line: True if "drain" in line else None)
     upstreams.call(world.gitlab.switches.set)
     reply = peer.read_reply()
     assert (reply.status, reply.value("X-Gateway-Error")) == (503, "draining")
     began = time.monotonic()
     assert gateway.stop() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20

@@ -394,7 +394,7 @@ def test_draining_closes_tunnels_at_once(cable: Cable, tmp_path: Any) -> None:
 
 
 def test_a_silent_tunnel_ends_and_too_many_are_refused(cable: Cable, tmp_path: Any) -> None:
-    more = {"max_tunnels": 1, "timeouts": {"tunnel_idle": "1s"}}
+    more = {"max_tunnels": 1, "timeouts": {"tunnel_idle": "4s"}}
     gateway = GatewayProcess(config(cable.url, **more), tmp_path / "gateway", {"BROKER": BROKER})
     try:
         with Peer(gateway.port) as peer, Peer(gateway.port) as second:

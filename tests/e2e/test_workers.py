@@ -102,7 +102,7 @@ def test_requests_figures_and_record_are_those_of_one(start: Start, where: str, 
     assert sum(gateway.numbers("gitlab_gateway_worker_requests_total")) == asked
     assert sum(gateway.numbers("gitlab_gateway_http_request_duration_seconds_count")) == asked
     # Rendered in batches, twenty a second.
-    until(lambda: gateway.numbers("gitlab_gateway_audit_events_total") == [asked], 5.0)
+    until(lambda: gateway.numbers("gitlab_gateway_audit_events_total") == [asked], 20.0)
     assert gateway.numbers("gitlab_gateway_build_info") == [1]
     assert gateway.numbers("gitlab_gateway_worker_up") == [1, 1]
     assert gateway.checks()["workers"] == "ok"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 30.0
 
 _strangers = itertools.count(1)
 
