@@ -20,7 +20,7 @@ from gateway.reply import Reply
 from gateway.telemetry.audit_line import LineRenderer
 from tests.conftest import RedisServer
 from tests.edge.wire import SOON_S, Client
-from tests.fakes.port import CACHED, ETAG, ISSUES, Port, issues, port
+from tests.fakes.port import CACHED, ETAG, ISSUES, Port, issues, keep_the_time, port
 from tests.fakes.world import CONFIGURATION, ENVIRONMENT, OWN, Answer
 from tests.test_short_lane_asking import Far, far
 
@@ -41,6 +41,7 @@ VARYING_FACTS = {
 @pytest.fixture
 async def at(tmp_path: Path) -> AsyncIterator[Port]:
     async with port(tmp_path) as one:
+        keep_the_time(one.made)
         await learn(one)
         yield one
 

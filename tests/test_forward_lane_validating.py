@@ -15,7 +15,7 @@ from gateway.forward_lane import Forwarding
 from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
 from tests.edge.wire import Client
-from tests.fakes.port import ETAG, ISSUES, Port, issues, port
+from tests.fakes.port import ETAG, ISSUES, Port, issues, keep_the_time, port
 from tests.fakes.world import CONFIGURATION, OWN, Answer
 from tests.test_forward_lane import PAGES, VARYING, Held, facts, learn, quiet, until
 
@@ -27,6 +27,7 @@ STALE = "cache: {ttl: 0s, stale_if_error: 60s}\n"
 @pytest.fixture
 async def at(tmp_path: Path) -> AsyncIterator[Port]:
     async with port(tmp_path, CONFIGURATION + STALE) as one:
+        keep_the_time(one.made)
         await learn(one)
         yield one
 

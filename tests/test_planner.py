@@ -12,7 +12,7 @@ from gateway.core.secret import Secret
 from gateway.likeness import Likeness
 from gateway.planner import Planner
 from tests.edge.wire import Client
-from tests.fakes.port import CACHED, Port, port
+from tests.fakes.port import CACHED, Port, keep_the_time, port
 from tests.fakes.world import CONFIGURATION, ENVIRONMENT, MALLORY, OWN
 from tests.test_forward_lane import VARYING, facts, quiet, until
 from tests.test_likeness import GitLab
@@ -105,6 +105,7 @@ async def test_it_says_what_the_road_says(
         if not with_planner:
             monkeypatch.setattr(Planner, "plan", lambda *_: None)
         async with port(tmp_path / str(with_planner), WIDE) as at:
+            keep_the_time(at.made)
             said.append([])
             for _ in range(2):
                 await at.ask(SECOND, *lines, caller=caller)
@@ -139,6 +140,7 @@ async def test_each_by_its_own_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if not with_planner:
             monkeypatch.setattr(Planner, "plan", lambda *_: None)
         async with port(tmp_path / str(with_planner), text) as at:
+            keep_the_time(at.made)
             said.append([])
             for _ in range(2):
                 await at.ask(SECOND, caller="reader")

@@ -86,6 +86,12 @@ def keep_keys_fresh(made: World) -> None:
     keys._monotonic = lambda: at
 
 
+def keep_the_time(made: World) -> None:
+    """An answer's age is told in whole seconds: what is compared with another must not be a moment older."""
+    gateway, at = made.gateway, made.gateway._wall()
+    gateway._wall = gateway.lane._wall = gateway.forward_lane.wall = lambda: at
+
+
 @asynccontextmanager
 async def port(directory: Path, text: str = CONFIGURATION + CACHED, answer: Answer | None = None) -> AsyncIterator[Port]:
     def early(rejection: Rejection, _peer: str) -> tuple[ResponseHead, bytes]:
