@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -46,7 +47,7 @@ def words() -> Iterator[str]:
 
 def run(command: str) -> str:
     assert shutil.which("curl"), "curl is part of what the tests need"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=100, check=True)
     return done.stdout
 
 
@@ -76,8 +77,10 @@ def test_metrics_and_health(words: str) -> None:
 
 
 def test_a_burst_earns_a_429(words: str) -> None:
-    codes = run(commands(words)[3]).split()
-    assert len(codes) == 30
+    # Several at once: one alone is below the limit where the machine starts only few of curl a second.
+    with ThreadPoolExecutor() as shells:
+        codes = "".join(shells.map(run, [commands(words)[3]] * 4)).split()
+    assert len(codes) == 4 * 30
     assert set(codes) == {"200", "429"}
     assert codes[0] == "200"
 
