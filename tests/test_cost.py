@@ -201,7 +201,7 @@ async def test_a_cached_answer_with_buckets_in_redis(tmp_path: Path, redis_url: 
     await asyncio.sleep(0)
     store = made.cache_room.store
     assert isinstance(store, TwoLevelCacheStore)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not store.trusted:
             await clients[0].ask(1)
     turns = []

@@ -29,7 +29,7 @@ async def watching(files: Sequence[Path], *readers: Reader, interval_s: float = 
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.001)
 
@@ -128,7 +128,7 @@ async def test_nobody_waits_for_a_slow_reading() -> None:
 
     def read() -> Callable[[], None]:
         threads.append(threading.get_ident())
-        go.wait(5)
+        go.wait(30)
         return lambda: threads.append(threading.get_ident())
 
     async with watching([], read) as certificates:
@@ -160,7 +160,7 @@ async def test_what_is_asked_for_meanwhile_is_read_once_more_and_comes_last(tmp_
     def read() -> Callable[[], None]:
         text = file.read_text()
         begun.append(text)
-        go.wait(5)
+        go.wait(30)
         return lambda: there.append(text)
 
     async with watching([], read) as certificates:
@@ -197,7 +197,7 @@ async def test_what_is_being_read_at_the_end_is_not_put_in_place() -> None:
 
     def read() -> Callable[[], None]:
         begun.set()
-        go.wait(5)
+        go.wait(30)
         return lambda: there.append(1)
 
     async with watching([], read) as certificates:

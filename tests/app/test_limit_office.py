@@ -315,7 +315,7 @@ async def test_the_board_is_followed_from_the_start_until_closed() -> None:
     shared = Shared()
     await shared.one.change(factor=2.0)
     shared.two.desk.start()
-    await asyncio.wait_for(shared.notes.read_by.wait(), 5)
+    await asyncio.wait_for(shared.notes.read_by.wait(), 30)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert shared.burst(shared.two) == 8.0

@@ -70,7 +70,7 @@ async def test_a_certificate_that_can_not_be_read_again_shows(tmp_path: Path) ->
             assert found["gitlab_gateway_certificates_failing"] == failing
             assert ("certificates" in readiness(made, certificates).checks) is failing
             certificates.reload()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while not certificates.failing:
                     await asyncio.sleep(0)
         assert readiness(made, certificates).ready
@@ -110,7 +110,7 @@ class Held(Lines):
         self.go = threading.Event()
 
     def write(self, lines: bytes) -> int:
-        assert self.go.wait(10)
+        assert self.go.wait(30)
         return super().write(lines)
 
 
@@ -122,13 +122,13 @@ async def test_an_audit_that_hangs_is_told(tmp_path: Path) -> None:
         made.audit.writer = AuditWriter(sink, patience_s=0.01)
         try:
             made.audit.writer.offer(b"line\n")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while readiness(made).checks["audit"] == "ok":
                     await asyncio.sleep(0.001)
             assert readiness(made).checks["audit"] == "degraded: the sink does not return, lines wait in memory"
             assert told(made)["gitlab_gateway_audit_failing"] == 1
             sink.go.set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while readiness(made).checks["audit"] != "ok":
                     await asyncio.sleep(0.001)
         finally:
@@ -146,7 +146,7 @@ async def test_a_shared_store_is_watched(tmp_path: Path, redis_url: str) -> None
         assert told(made)["gitlab_gateway_cache_near_up"] == 0
         assert made.cache_room.levels is not None
         made.cache_room.levels.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while readiness(made).checks["cache copies"] != "ok":
                 await asyncio.sleep(0.01)
         assert told(made)["gitlab_gateway_cache_near_up"] == 1

@@ -161,7 +161,7 @@ async def test_what_others_leave_later_is_not_written_where_the_file_has_it(tmp_
     spool.append(line)
     spool.close()
     log.observe(Exchange("r-1", 0.0, "GET", "192.0.2.1"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (tmp_path / "state" / "audit-0.spool").stat().st_size:
             await asyncio.sleep(0)
     log.close()

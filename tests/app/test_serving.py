@@ -145,7 +145,7 @@ async def test_sigterm_lets_the_request_in_progress_end(tmp_path: Path) -> None:
                 asking = asyncio.ensure_future(session.get(f"http://{traffic}/api/v4/version"))
                 await gitlab.until(lambda fake: len(fake.requests) == 1)
                 process.send_signal(signal.SIGTERM)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(20):
                     while await refuses(traffic) is False:
                         await asyncio.sleep(0)
                     go_on.set()

@@ -345,7 +345,7 @@ async def test_who_does_not_go_on_does_not_keep_the_port_open() -> None:
     host, port = writer.get_extra_info("peername")
     async with aiohttp.ClientSession() as session, session.get(f"http://{host}:{port}/livez") as response:
         assert response.status == 200  # what was sent before has arrived
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await server.close()
     assert await reader.read() == b""
     writer.close()

@@ -26,7 +26,7 @@ from .wire import SOON_S, Handler, Traffic, request, traffic
 
 SIZE = 12 << 20
 """More than both kernels take."""
-STALL_S = 0.2
+STALL_S = 0.5
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 Both = tuple[ssl.SSLContext, ssl.SSLContext] | None
@@ -94,7 +94,7 @@ def test_a_client_that_takes_octets_all_the_time_is_not_cut(run: Run, both: Both
                 octets = await reader.read(65536)
                 assert octets, f"cut after {loop.time() - began:.2f} s, {left} octets early"
                 left -= len(octets)
-                await asyncio.sleep(0.008)
+                await asyncio.sleep(0.02)
             assert loop.time() - began > 4 * STALL_S
             writer.close()
 
@@ -125,9 +125,8 @@ def test_a_client_that_stops_taking_octets_is_cut(run: Run, both: Both) -> None:
                 await reader.read(32768)
                 await asyncio.sleep(0.01)
             assert not ended.done()
-            async with asyncio.timeout(SOON_S):
+            async with asyncio.timeout(20 * STALL_S):
                 await ended
-            assert loop.time() - until < 5 * STALL_S
             writer.transport.abort()
 
     run(test)
@@ -227,9 +226,9 @@ class Waiting:
             self.ended.set()
 
     async def is_over(self) -> bool:
-        """Within some looks."""
+        """Soon: by itself it would never be."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.ended.wait(), 10 * module.LOOK_S)
+            await asyncio.wait_for(self.ended.wait(), SOON_S)
         return self.ended.is_set()
 
 

@@ -362,8 +362,8 @@ async def test_drain_cuts_what_does_not_end() -> None:
         await begun.wait()
         loop = asyncio.get_running_loop()
         before = loop.time()
-        await port.server.shutdown(0.1)
-        assert 0.1 <= loop.time() - before < 0.19
+        await port.server.shutdown(2.0)
+        assert 2.0 <= loop.time() - before < 3.9
         await gone(port.server)
         assert cancelled.is_set()
 

@@ -36,7 +36,7 @@ class Lines:
         self.synced = 0
 
     def write(self, lines: bytes) -> int:
-        assert self.held.wait(10)
+        assert self.held.wait(30)
         if self.fails is not None:
             raise self.fails("no room")
         self.octets += lines
@@ -57,7 +57,7 @@ class Lines:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0)
 

@@ -30,7 +30,7 @@ class Moody:
         self.closed = False
 
     def write(self, lines: bytes) -> int:
-        assert self.held.wait(10)
+        assert self.held.wait(30)
         taken = min(len(lines), self.mood(len(lines)))
         if taken <= 0:
             raise OSError(28, "No space left on device")
@@ -61,7 +61,7 @@ def lines(first: int, last: int) -> bytes:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0)
 

@@ -636,7 +636,7 @@ async def test_over_tls_an_end_is_the_end_of_both(gitlab: Gitlab, upstream: Make
         while not tunnel.buffered:
             await asyncio.sleep(0.001)
         tunnel.write_eof()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert [await tunnel.read(), await tunnel.read()] == [b"first", b""]
         assert client.open == 0
         reply.release()

@@ -7,8 +7,8 @@ import asyncio
 from gateway.upstream.deadline import Deadline
 
 
-async def waited(*settings: float | None) -> float | None:
-    """Seconds until it expired after these settings (None: cleared), or None when it did not within 0.2."""
+async def waited(*settings: float | None, within_s: float = 10.0) -> float | None:
+    """Seconds until it expired after these settings (None: cleared), or None when it did not within ``within_s``."""
     loop = asyncio.get_running_loop()
     expired: asyncio.Future[float] = loop.create_future()
     deadline = Deadline(loop, lambda: expired.set_result(loop.time()))
@@ -19,7 +19,7 @@ async def waited(*settings: float | None) -> float | None:
         else:
             deadline.set(in_s)
     try:
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(within_s):
             return await expired - started
     except TimeoutError:
         return None
@@ -28,14 +28,14 @@ async def waited(*settings: float | None) -> float | None:
 
 
 async def test_it_expires_at_its_last_setting() -> None:
-    for settings, least in (((0.03,), 0.03), ((0.01, 0.05), 0.05), ((5.0, 0.03), 0.03), ((0.01, None, 0.04), 0.04)):
+    for settings, least in (((0.03,), 0.03), ((0.01, 0.05), 0.05), ((60.0, 0.03), 0.03), ((0.01, None, 0.04), 0.04)):
         took = await waited(*settings)
         assert took is not None
-        assert least - 0.002 <= took < 0.2
+        assert took >= least - 0.002
 
 
 async def test_cleared_it_does_not() -> None:
-    assert await waited(0.01, None) is None
+    assert await waited(0.01, None, within_s=0.2) is None
 
 
 async def test_cancelled_it_lets_go() -> None:

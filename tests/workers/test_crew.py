@@ -136,7 +136,7 @@ async def test_one_that_waits_to_be_started_again_is_not_waited_for(tmp_path: Pa
 
 
 async def test_one_that_does_not_leave_is_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    play = Play(tmp_path, "serve", "stay", close_s=0.5)
+    play = Play(tmp_path, "serve", "stay", close_s=4.0)
     await play.begun()
     assert await play.code(signal.SIGTERM) == FAILED
     assert "did not end in time, and are killed: 1" in caplog.text

@@ -72,7 +72,7 @@ async def test_what_a_worker_hears(message: Message) -> None:
 async def test_what_a_supervisor_hears(message: Message) -> None:
     worker, supervisor, again = await pair()
     worker.send(message)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         assert await supervisor.hear() == message
     for one in (worker, supervisor, again):
         one.close()

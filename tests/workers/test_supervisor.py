@@ -169,7 +169,7 @@ async def test_where_one_of_the_new_can_not_start_the_old_serve_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, second: str
 ) -> None:
     caplog.set_level("INFO")
-    play = Play(tmp_path, "serve", "serve", start_s=1.5)
+    play = Play(tmp_path, "serve", "serve", start_s=6.0 if second == "slow" else 60.0)
     await play.begun()
     play.does("serve", second)
     play.text = changed()
