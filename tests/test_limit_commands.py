@@ -143,7 +143,7 @@ async def test_explain_reads_what_gateways_share(
         "GET",
         "/api/v4/user",
     ]
-    buckets = RedisBuckets(RedisLink.from_url(redis_url, timeout_s=20.0, name="test"))
+    buckets = RedisBuckets(RedisLink.from_url(redis_url, timeout_s=60.0, name="test"))
     takes = [
         Take("{gw}:b:caller:user:7", Limit("caller", Scope.CALLER, 1 / 3600, 20.0), 15.0),
         Take("{gw}:b:places:user:7", Limit("places", Scope.CALLER, 4.0, 4.0, concurrent=True)),

@@ -105,7 +105,7 @@ async def test_one_operations_limit_is_not_the_credentials() -> None:
 @asynccontextmanager
 async def gateways(url: str, *credentials: str) -> AsyncIterator[tuple[PacingStage, PacingStage]]:
     """Two on one Redis, whose clocks are a thousand seconds apart."""
-    links = [RedisLink.from_url(url, timeout_s=20.0, name=f"test-{number}") for number in range(2)]
+    links = [RedisLink.from_url(url, timeout_s=60.0, name=f"test-{number}") for number in range(2)]
     began = time.monotonic()
 
     def wall(ahead: float) -> float:

@@ -229,7 +229,7 @@ async def test_a_refusal_by_redis_is_the_roads_at_first_and_then_short(
 ) -> None:
     """Another gateway emptied the bucket. Nothing is taken, and it is told once."""
     async with far(tmp_path, redis_server.port, FEW) as at:
-        other = RedisBuckets(RedisLink.from_url(redis_url, timeout_s=20.0, name="other"))
+        other = RedisBuckets(RedisLink.from_url(redis_url, timeout_s=60.0, name="other"))
         limit = Limit("caller", Scope.CALLER, 1 / 86_400, 20.0)
         taken = await other.take([Take(f"{{gw}}:b:caller:{at.made.last.principal}", limit, float(at.remaining))])
         assert taken.allowed

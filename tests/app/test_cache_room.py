@@ -71,7 +71,7 @@ def test_hooks_are_received_where_they_are_configured(tmp_path: Path) -> None:
     ],
 )
 def test_copies_stand_in_front_of_redis_where_anything_is_reused(tmp_path: Path, cache: str, copies: bool) -> None:
-    link = RedisLink.from_url("redis://127.0.0.1:1", timeout_s=20.0, name="room")
+    link = RedisLink.from_url("redis://127.0.0.1:1", timeout_s=60.0, name="room")
     made = CacheRoom(configured(TEXT + cache, tmp_path), link, lambda: b"k" * 32)
     assert (made.levels is not None) is copies
     assert made.levels is None or made.store is made.levels
@@ -101,7 +101,7 @@ async def test_a_clock_that_goes_back_leaves_nothing_younger_than_it_is(tmp_path
 
 
 async def test_copies_of_redis_are_forgotten_as_well(tmp_path: Path) -> None:
-    link = RedisLink.from_url("redis://127.0.0.1:1", timeout_s=20.0, name="room")
+    link = RedisLink.from_url("redis://127.0.0.1:1", timeout_s=60.0, name="room")
     made = CacheRoom(configured(TEXT + "cache: {ttl: 60s}\n", tmp_path), link, lambda: b"k" * 32)
     assert made.levels is not None
     made.start()

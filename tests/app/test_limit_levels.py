@@ -36,7 +36,7 @@ def take(limit: Limit = CALLER, cost: float = 1.0) -> Take:
 
 @pytest.fixture
 async def link(redis_url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink.from_url(redis_url, timeout_s=20.0, name="test")
+    link = RedisLink.from_url(redis_url, timeout_s=60.0, name="test")
     yield link
     await link.close()
 
@@ -49,7 +49,7 @@ async def test_what_gateways_have_taken_and_operators_changed_is_seen(
     redis_url: str, link: RedisLink, tmp_path: Path
 ) -> None:
     config = sharing(redis_url, tmp_path)
-    buckets = RedisBuckets(RedisLink.from_url(redis_url, timeout_s=20.0, name="buckets"))
+    buckets = RedisBuckets(RedisLink.from_url(redis_url, timeout_s=60.0, name="buckets"))
     await buckets.take([take(cost=20.0), take(PLACES)], b"one")
     note = Note(Wish("caller", "reader", factor=2.0), NOW + 60)
     await RedisChanges(link).put(take().key, msgspec.json.encode(note))

@@ -23,7 +23,7 @@ async def until(link: RedisLink, *, healthy: bool) -> None:
 
 
 async def test_a_store_that_is_there_is_connected_before_anybody_asks(redis_url: str) -> None:
-    link = RedisLink.from_url(redis_url, timeout_s=20.0, name="cache")
+    link = RedisLink.from_url(redis_url, timeout_s=60.0, name="cache")
     watch = StoreWatch([link])
     assert not link.healthy
     await watch.start()
@@ -36,7 +36,7 @@ async def test_its_going_and_coming_are_told_once_each(
     start_redis: Callable[..., object], caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="buckets")  # type: ignore[attr-defined]
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="buckets")  # type: ignore[attr-defined]
     watch = StoreWatch([link])
     await watch.start()
     caplog.set_level(logging.WARNING, "gateway.stores")

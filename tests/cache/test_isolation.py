@@ -157,7 +157,7 @@ async def links(redis_url: str) -> AsyncIterator[Callable[[], RedisLink]]:
     made: list[RedisLink] = []
 
     def make() -> RedisLink:
-        made.append(RedisLink.from_url(redis_url, timeout_s=20.0, name="isolation"))
+        made.append(RedisLink.from_url(redis_url, timeout_s=60.0, name="isolation"))
         return made[-1]
 
     yield make

@@ -38,7 +38,7 @@ class Gateway:
     def __init__(self, url: str, clock: Clock, ttl_s: float = 60.0) -> None:
         self.clock = clock
         self.names = ProjectNames()
-        link = RedisLink.from_url(url, timeout_s=20.0, name="together")
+        link = RedisLink.from_url(url, timeout_s=60.0, name="together")
         ear = RedisEar(link.place, channel=GONE_CHANNEL, name="together-ear", clock=time.monotonic)
         codec = Codec(b"k" * 32)
         self.redis = RedisCacheStore(link, codec)

@@ -118,12 +118,12 @@ async def follow(store: CacheStore, history: list[tuple[str, int, int]]) -> None
     for number, (what, key, tag) in enumerate(history):
         name, tags, body = b"%d" % key, tags_of[key], b"%d" % number
         if what == "put":
-            await store.put(name, (saying(body),), 60.0, tags, (await store.get(name, tags, anew=True)).stamp)
+            await store.put(name, (saying(body),), 3600.0, tags, (await store.get(name, tags, anew=True)).stamp)
             expected[key] = body
         elif what == "late":
             stamp = (await store.get(name, tags, anew=True)).stamp
             await purge(tag)
-            stored = await store.put(name, (saying(body),), 60.0, tags, stamp)
+            stored = await store.put(name, (saying(body),), 3600.0, tags, stamp)
             if b"%d" % tag not in tags:
                 assert stored
                 expected[key] = body

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.stores.redis_link import RedisLink
 
-LONG_S = 20.0
+LONG_S = 60.0
 """For what is answered, however busy the machine is."""
 
 

@@ -20,7 +20,7 @@ TAKES = [Take("{gw}:t", TOKENS, 0.0), Take("{gw}:p", PLACES, 0.0)]
 
 @pytest.fixture
 async def link(redis_url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink.from_url(redis_url, timeout_s=20.0, name="test")
+    link = RedisLink.from_url(redis_url, timeout_s=60.0, name="test")
     yield link
     await link.close()
 
@@ -64,7 +64,7 @@ async def test_it_sees_what_the_script_would(link: RedisLink, held: tuple[str | 
 
 async def test_a_redis_that_refuses_is_not_taken_for_full_buckets(link: RedisLink, redis_url: str) -> None:
     await link.execute("ACL", "SETUSER", "blind", "on", "nopass", "~none", "+@all")
-    host = RedisLink.from_url(redis_url.replace("redis://", "redis://blind:x@"), timeout_s=20.0, name="blind")
+    host = RedisLink.from_url(redis_url.replace("redis://", "redis://blind:x@"), timeout_s=60.0, name="blind")
     try:
         with pytest.raises(RedisUnavailable, match="NOPERM"):
             await peek(host, TAKES)

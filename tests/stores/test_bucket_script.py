@@ -22,7 +22,7 @@ from .bucket_model import BUCKETS, LIMITS, T0, TAKE, Model, done, driven, said, 
 
 @pytest.fixture
 async def link(redis_url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink.from_url(redis_url, timeout_s=20.0, name="test")
+    link = RedisLink.from_url(redis_url, timeout_s=60.0, name="test")
     yield link
     await link.close()
 

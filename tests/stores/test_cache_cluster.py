@@ -25,7 +25,7 @@ CODEC = Codec(b"k" * 32)
 
 @pytest.fixture
 async def link(cluster: Any) -> AsyncIterator[RedisLink]:
-    link = RedisLink.from_url(f"redis://127.0.0.1:{cluster.port}", timeout_s=20.0, name="cluster-test")
+    link = RedisLink.from_url(f"redis://127.0.0.1:{cluster.port}", timeout_s=60.0, name="cluster-test")
     yield link
     await link.close()
 
@@ -57,7 +57,7 @@ class TestTwoLevelsOnACluster(CacheContract):
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(HISTORIES)
 async def test_any_history_ends_as_a_plain_dict_would(cluster: Any, history: list[tuple[str, int, int]]) -> None:
-    link = RedisLink.from_url(f"redis://127.0.0.1:{cluster.port}", timeout_s=20.0, name="cluster-history")
+    link = RedisLink.from_url(f"redis://127.0.0.1:{cluster.port}", timeout_s=60.0, name="cluster-history")
     store = await levels(link)
     await follow(store, history)
     await store.close()

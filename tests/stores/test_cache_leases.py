@@ -24,7 +24,7 @@ NAMES = "{ggw:cache}:lease:*"
 
 class Gateway:
     def __init__(self, url: str, wait_s: float = 20.0, heard: Callable[[], bool] | None = None) -> None:
-        self.link = RedisLink.from_url(url, timeout_s=20.0 if heard is None else 0.2, name="leases-test")
+        self.link = RedisLink.from_url(url, timeout_s=60.0 if heard is None else 0.2, name="leases-test")
         self.ear = RedisEar(self.link.place, channel=GONE_CHANNEL, name="leases-test-ear", clock=time.monotonic)
         self.leases = RedisLeases(self.link, CODEC, heard or (lambda: self.ear.listening), wait_s=wait_s)
         far = RedisCacheStore(self.link, CODEC)

@@ -32,7 +32,7 @@ class Gateway:
     """One gateway's store, with its wires at hand."""
 
     def __init__(self, url: str, ear_url: str = "", clock: Callable[[], float] = time.monotonic) -> None:
-        self.link = RedisLink.from_url(url, timeout_s=20.0, name="levels-test")
+        self.link = RedisLink.from_url(url, timeout_s=60.0, name="levels-test")
         self.far = RedisCacheStore(self.link, Codec(KEY))
         self.ear = RedisEar(
             RedisPlace(parse_address(ear_url or url)), channel=GONE_CHANNEL, name="levels-test-ear", clock=clock
@@ -363,7 +363,7 @@ async def test_strange_messages_harm_nothing(pair: Pair) -> None:
 
 async def test_who_may_not_publish_may_still_purge(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
-    admin = RedisLink.from_url(server.url, timeout_s=20.0, name="levels-admin")
+    admin = RedisLink.from_url(server.url, timeout_s=60.0, name="levels-admin")
     await admin.execute("ACL", "SETUSER", "mute", "on", ">secret", "~*", "resetchannels", "+@all")
     mute = Gateway(server.url.replace("redis://", "redis://mute:secret@"))
     await mute.store.put(b"k", (ENTRY,), 60.0, TAGS, (await mute.store.get(b"k", TAGS)).stamp)

@@ -25,7 +25,7 @@ KEY = b"k" * 32
 
 @pytest.fixture
 async def link(redis_url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink.from_url(redis_url, timeout_s=20.0, name="cache-test")
+    link = RedisLink.from_url(redis_url, timeout_s=60.0, name="cache-test")
     yield link
     await link.close()
 
@@ -45,7 +45,7 @@ class TestRedisCacheStoreInCallbacks(CacheContract):
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(HISTORIES)
 async def test_any_history_ends_as_a_plain_dict_would(redis_url: str, history: list[tuple[str, int, int]]) -> None:
-    store = RedisCacheStore(RedisLink.from_url(redis_url, timeout_s=20.0, name="history"), Codec(KEY))
+    store = RedisCacheStore(RedisLink.from_url(redis_url, timeout_s=60.0, name="history"), Codec(KEY))
     await follow(store, history)
     await follow(InCallbacks(store), history)
     await store.close()
@@ -164,7 +164,7 @@ async def test_what_is_too_large_is_not_on_its_way_and_takes_what_was_there_alon
 
 async def test_a_redis_that_refuses_or_is_away_is_an_outage_not_a_fault(start_redis: Callable[..., Any]) -> None:
     server = start_redis("--maxmemory", "1")
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="test")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="test")
     store = RedisCacheStore(link, Codec(KEY))
     await link.execute("PING")
     assert store.place(b"k", ENTRY, 60.0, (), 1), "as far as is known"
@@ -240,7 +240,7 @@ async def test_everything_has_a_ttl_and_tells_nothing(link: RedisLink) -> None:
 
 async def test_a_purge_reaches_every_gateway(link: RedisLink, redis_url: str) -> None:
     here = RedisCacheStore(link, Codec(KEY))
-    there = RedisCacheStore(RedisLink.from_url(redis_url, timeout_s=20.0, name="other"), Codec(KEY))
+    there = RedisCacheStore(RedisLink.from_url(redis_url, timeout_s=60.0, name="other"), Codec(KEY))
     await stored(here)
     assert (await there.get(b"k", (b"t",))).entries == (ENTRY,)
     await there.purge((b"t",))
@@ -327,8 +327,8 @@ async def test_what_was_owed_during_an_outage_is_paid_when_redis_is_back_though_
 
 async def test_what_is_refused_is_sent_again_until_it_is_taken_and_no_longer(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
-    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=20.0, name="refused"), Codec(KEY))
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="admin")
+    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=60.0, name="refused"), Codec(KEY))
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="admin")
     await stored(store)
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "1")
     tags = tuple(b"%d" % number for number in range(cache_redis._OWED_BATCH + 1))
@@ -346,7 +346,7 @@ async def test_what_is_refused_is_sent_again_until_it_is_taken_and_no_longer(sta
 
 async def test_closing_ends_what_is_sent_again(start_redis: Callable[..., Any]) -> None:
     server = start_redis("--maxmemory", "1")
-    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=20.0, name="full"), Codec(KEY))
+    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=60.0, name="full"), Codec(KEY))
     assert not await store.purge((b"t",))
     assert store._payment is not None
     await store.close()
@@ -373,7 +373,7 @@ async def test_a_replica_that_takes_no_writes_serves_nothing(
     start_redis: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="replica")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="replica")
     store = RedisCacheStore(link, Codec(KEY))
     await stored(store)
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "1")
@@ -394,9 +394,9 @@ async def test_a_gateway_that_only_reads_notices_that_redis_takes_no_writes(
 ) -> None:
     """Before the first answer of a Redis that it has not read from for a while."""
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="admin")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="admin")
     here, there = (
-        RedisCacheStore(RedisLink.from_url(server.url, timeout_s=20.0, name=name), Codec(KEY)) for name in ("here", "there")
+        RedisCacheStore(RedisLink.from_url(server.url, timeout_s=60.0, name=name), Codec(KEY)) for name in ("here", "there")
     )
     await stored(here)
     reading = InCallbacks(there) if asked == "look" else there
@@ -420,9 +420,9 @@ async def test_a_gateway_that_only_reads_notices_that_redis_takes_no_writes(
 
 async def test_a_new_connection_is_asked_anew_whether_it_takes_writes(start_redis: Callable[..., Any]) -> None:
     server = start_redis("--appendonly", "yes")
-    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=20.0, name="test"), Codec(KEY))
+    store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=60.0, name="test"), Codec(KEY))
     await stored(store)
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="admin")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="admin")
     await link.execute("CONFIG", "SET", "maxmemory", "1")
     await link.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     while store._link.connected:
@@ -439,7 +439,7 @@ async def test_more_owed_than_can_be_remembered_means_nothing_old_is_believed(
 ) -> None:
     monkeypatch.setattr(redis_link, "_REMEMBERED_S", 0.0)
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="owing")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="owing")
     store = RedisCacheStore(link, Codec(KEY))
     await stored(store)
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "1")

@@ -14,7 +14,7 @@ from gateway.stores.redis_link import RedisLink
 
 async def test_every_gateway_reads_what_one_wrote(start_redis: Any) -> None:
     server = start_redis()
-    links = [RedisLink.from_url(server.url, timeout_s=20.0, name=f"test-{number}") for number in range(2)]
+    links = [RedisLink.from_url(server.url, timeout_s=60.0, name=f"test-{number}") for number in range(2)]
     one, two = (RedisChanges(link) for link in links)
     try:
         assert await one.read() == {}
@@ -34,7 +34,7 @@ async def test_every_gateway_reads_what_one_wrote(start_redis: Any) -> None:
 
 async def test_an_outage_and_a_key_of_another_kind_are_said(start_redis: Any) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="test")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="test")
     notes = RedisChanges(link)
     try:
         with redis.Redis(port=server.port) as client:

@@ -14,7 +14,7 @@ from .sealed_contract import SealedContract, records, sealed
 
 @pytest.fixture
 async def link(redis_url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink.from_url(redis_url, timeout_s=20.0, name="credentials-test")
+    link = RedisLink.from_url(redis_url, timeout_s=60.0, name="credentials-test")
     yield link
     await link.close()
 
@@ -39,7 +39,7 @@ async def test_a_redis_that_would_forget_says_so(link: RedisLink) -> None:
 
 async def test_one_that_may_not_be_asked_is_believed(link: RedisLink, redis_url: str) -> None:
     await link.execute("ACL", "SETUSER", "gw", "on", ">pass", "~*", "+@all", "-info")
-    there = RedisLink.from_url(redis_url.replace("redis://", "redis://gw:pass@"), timeout_s=20.0, name="acl")
+    there = RedisLink.from_url(redis_url.replace("redis://", "redis://gw:pass@"), timeout_s=60.0, name="acl")
     assert await RedisCredentials(there).forgets() == ""
     await there.close()
     await link.execute("ACL", "DELUSER", "gw")
@@ -83,7 +83,7 @@ async def test_what_no_gateway_wrote_is_listed_and_never_written_over(link: Redi
 
 async def test_a_wrong_type_and_an_outage_are_said(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="credentials-test")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="credentials-test")
     store = RedisCredentials(link)
     await link.execute("SET", "ggw:{credentials}:records", "x")
     with pytest.raises(StoreUnavailable):

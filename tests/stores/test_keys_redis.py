@@ -16,7 +16,7 @@ from .patience import LONG_S, waits
 
 @pytest.fixture
 async def link(redis_url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink.from_url(redis_url, timeout_s=20.0, name="keys-test")
+    link = RedisLink.from_url(redis_url, timeout_s=60.0, name="keys-test")
     yield link
     await link.close()
 
@@ -61,7 +61,7 @@ async def test_a_wrong_type_is_an_outage_not_a_miss(link: RedisLink) -> None:
 
 
 async def test_a_revocation_shows_to_another_gateway_at_once(link: RedisLink, redis_url: str) -> None:
-    there = RedisLink.from_url(redis_url, timeout_s=20.0, name="other")
+    there = RedisLink.from_url(redis_url, timeout_s=60.0, name="other")
     await RedisKeys(link).put(record())
     await RedisKeys(there).revoke("key_1", T)
     found = await RedisKeys(link).find(record().digest)
@@ -72,7 +72,7 @@ async def test_a_revocation_shows_to_another_gateway_at_once(link: RedisLink, re
 
 async def test_an_outage_is_said_to_be_one(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="keys-test")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="keys-test")
     store = RedisKeys(link)
     await store.put(record())
     server.stop()
@@ -84,7 +84,7 @@ async def test_an_outage_is_said_to_be_one(start_redis: Callable[..., Any]) -> N
 
 async def test_a_refusal_says_why_and_that_nothing_was_done(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="keys-test")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="keys-test")
     store = RedisKeys(link)
     await store.put(record())
     await link.execute("CONFIG", "SET", "maxmemory", "1")
@@ -94,7 +94,7 @@ async def test_a_refusal_says_why_and_that_nothing_was_done(start_redis: Callabl
     assert [one.id for one in await store.list()] == ["key_1"]
     await link.execute("CONFIG", "SET", "requirepass", "another")
     await link.close()
-    turned_away = RedisLink.from_url(server.url, timeout_s=20.0, name="keys-test")
+    turned_away = RedisLink.from_url(server.url, timeout_s=60.0, name="keys-test")
     with pytest.raises(NotDone, match=r"did not answer \(NOAUTH\)"):
         await RedisKeys(turned_away).put(record(2))
     await turned_away.close()
@@ -103,7 +103,7 @@ async def test_a_refusal_says_why_and_that_nothing_was_done(start_redis: Callabl
 async def test_what_was_asked_and_not_answered_may_have_been_done(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
     link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="keys-test")
-    store, other = RedisKeys(link), RedisLink.from_url(server.url, timeout_s=20.0, name="other")
+    store, other = RedisKeys(link), RedisLink.from_url(server.url, timeout_s=60.0, name="other")
     await store.list()
     waits(link, 0.2)
     await other.execute("CLIENT", "PAUSE", "60000")

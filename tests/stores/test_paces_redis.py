@@ -18,7 +18,7 @@ from gateway.stores.redis_link import RedisLink
 
 @pytest.fixture
 async def paces(redis_url: str) -> AsyncIterator[RedisPaces]:
-    link = RedisLink.from_url(redis_url, timeout_s=20.0, name="test")
+    link = RedisLink.from_url(redis_url, timeout_s=60.0, name="test")
     yield RedisPaces(link)
     await link.close()
 

@@ -27,7 +27,7 @@ LIMITS = slot("{gw}")
 
 
 def linked(port: int, database: str = "") -> RedisLink:
-    return RedisLink.from_url(f"redis://127.0.0.1:{port}{database}", timeout_s=20.0, name="cluster-test")
+    return RedisLink.from_url(f"redis://127.0.0.1:{port}{database}", timeout_s=60.0, name="cluster-test")
 
 
 @pytest.fixture

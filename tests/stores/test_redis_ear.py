@@ -49,7 +49,7 @@ class Listener:
 
 @pytest.fixture
 async def link(redis_url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink.from_url(redis_url, timeout_s=20.0, name="ear-test-mouth")
+    link = RedisLink.from_url(redis_url, timeout_s=60.0, name="ear-test-mouth")
     yield link
     await link.close()
 
@@ -128,7 +128,7 @@ async def test_a_redis_that_went_and_came_is_listened_to_anew(start_redis: Calla
     server.start()
     await listener.stands()
     assert not listener.ear.trouble
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="ear-test-mouth")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="ear-test-mouth")
     await link.execute("PUBLISH", CHANNEL, b"again")
     assert await listener.hears() == b"again"
     await link.close()
@@ -151,7 +151,7 @@ async def test_a_line_that_died_without_a_word_is_noticed_and_left(redis_server:
 
 async def test_who_may_not_listen_hears_nothing_and_says_why(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=20.0, name="ear-test-admin")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="ear-test-admin")
     await link.execute("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "resetchannels", "+@all")
     listener = Listener(server.url.replace("redis://", "redis://deaf:secret@"))
     async with asyncio.timeout(30):
@@ -167,7 +167,7 @@ async def test_a_link_goes_where_its_ear_was_led(start_redis: Callable[..., Any]
     """Nodes that are cut off from each other tell of different owners; none hears what is published at another."""
     old, new = start_cluster(start_redis), start_cluster(start_redis)
     url = f"redis+cluster://127.0.0.1:{new.port},127.0.0.1:{old.port}"
-    link = RedisLink.from_url(url, timeout_s=20.0, name="ear-test-mouth")
+    link = RedisLink.from_url(url, timeout_s=60.0, name="ear-test-mouth")
     await link.execute("PING")
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     stands: asyncio.Queue[int] = asyncio.Queue()

@@ -53,7 +53,7 @@ async def linked() -> AsyncIterator[Callable[..., RedisLink]]:
     links: list[RedisLink] = []
 
     def make(url: str, tag: Tag = Tag.LIMITS) -> RedisLink:
-        links.append(RedisLink.from_url(url, timeout_s=20.0, name="place-test", tag=tag))
+        links.append(RedisLink.from_url(url, timeout_s=60.0, name="place-test", tag=tag))
         return links[-1]
 
     yield make
@@ -449,7 +449,7 @@ async def test_nothing_is_left_of_a_conversation_with_a_sentinel(
     start_redis: Callable[..., Any], watch: Callable[..., Sentinel]
 ) -> None:
     sentinel = watch(start_redis())
-    link = RedisLink.from_url(f"redis+sentinel://{sentinel.place}/{NAME}", timeout_s=20.0, name="place-test")
+    link = RedisLink.from_url(f"redis+sentinel://{sentinel.place}/{NAME}", timeout_s=60.0, name="place-test")
     await link.execute("PING")
     ear = RedisEar(link.place, channel="c", name="place-test-ear", clock=asyncio.get_running_loop().time)
     stands = asyncio.Event()

@@ -62,7 +62,7 @@ async def test_a_refused_greeting_is_raised_and_the_connection_let_go(redis_url:
 
 async def test_a_user_without_a_password_is_not_taken_for_the_default_one(start_redis: Callable[..., Any]) -> None:
     server = start_redis("--user", "bare", "on", "nopass", "~*", "&*", "+@all")
-    link = RedisLink.from_url(server.url.replace("redis://", "redis://bare@"), timeout_s=20.0, name="wire-test")
+    link = RedisLink.from_url(server.url.replace("redis://", "redis://bare@"), timeout_s=60.0, name="wire-test")
     assert await link.execute("ACL", "WHOAMI") == b"bare"
     await link.close()
 
