@@ -14,6 +14,11 @@ from contextlib import contextmanager
 import pytest
 
 
+def heed_hangups() -> None:
+    """The tests themselves may run under ``nohup``, and children inherit what is ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @contextmanager
 def started(*before: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A demo and what it prints; whoever leaves has told it to go."""
@@ -21,6 +26,7 @@ def started(*before: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         [*before, sys.executable, "-m", "gateway", "demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_hangups,
     )
     assert process.stdout is not None
     text = ""
