@@ -23,6 +23,7 @@ from gateway.stores.redis_place import RedisPlace
 from tests.fakes.line import Line
 
 from .cache_contract import ENTRY, HISTORIES, CacheContract, InCallbacks, follow, saying
+from .patience import comes_unread
 
 KEY = b"k" * 32
 TAGS = (b"t", b"u")
@@ -222,7 +223,8 @@ async def test_a_message_that_came_is_heeded_before_it_is_read(pair: Pair) -> No
     here, _ = pair
     assert await here.holds()
     with redis.Redis(port=here.link.place.at[1]) as client:
-        client.publish(GONE_CHANNEL, here.far.tag_names((b"u",))[0])  # nothing else runs meanwhile
+        client.publish(GONE_CHANNEL, here.far.tag_names((b"u",))[0])
+    comes_unread(here.ear)
     assert not here.store.near._purges
     assert not (await here.store.get(b"k", TAGS)).near
     await until(lambda: bool(here.store.near._purges))
