@@ -115,28 +115,27 @@ class Spool:
     def doubt(self) -> None:
         """As ``doubted``, if it took any."""
         if not self.doubted and self.used > self.waiting:
-            self._mark(True)
+            self.doubted = True
+            self._mark(_DOUBTED)
 
     def empty(self) -> None:
         """Make room: nothing waits, and the sink has it all for good. Or all of it waits again, where that was in doubt."""
         if self.doubted:
-            self._mark(False)
-            self._read = 0
+            # The file says so until it is empty: who is killed while it is written again leaves that to the next.
+            self._read, self.doubted = 0, False
         else:
             self._clear()
 
-    def _mark(self, doubted: bool) -> None:
-        self.doubted = doubted
+    def _mark(self, mode: int) -> None:
         with contextlib.suppress(OSError):
-            os.fchmod(self._descriptor, _DOUBTED if doubted else _MODE)
+            os.fchmod(self._descriptor, mode)
 
     def _clear(self) -> None:
-        if self._end:
+        if self._end or self.doubted:
             os.ftruncate(self._descriptor, 0)
             self._read = self._end = 0
-        self._unended = False
-        if self.doubted:
-            self._mark(False)
+            self._mark(_MODE)
+        self._unended = self.doubted = False
 
     def cut(self) -> int:
         """How many octets that waited are gone, because somebody made the file shorter; what is left ends a line."""

@@ -207,7 +207,7 @@ class Crew:
                 code = FAILED
             worker.process = None
             if self._leaving.is_set():
-                # By end, or by whoever signals all processes: before it could hear that, or when it had done all there was.
+                # By end, before it could hear that; the gateway's own keep signals until they do (`process_signals`).
                 self.code = self.code or (0 if code == -signal.SIGTERM else min(abs(code), FAILED))
                 return
             worker.failures = 0 if worker.served else worker.failures + 1
