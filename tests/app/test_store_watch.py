@@ -12,6 +12,7 @@ import pytest
 
 from gateway.app.store_watch import StoreWatch
 from gateway.stores.redis_link import RedisLink, RedisUnavailable
+from tests.stores.patience import LONG_S, waits
 
 
 async def until(link: RedisLink, *, healthy: bool) -> None:
@@ -77,13 +78,15 @@ async def test_one_that_was_late_once_is_asked_where_nobody_else_does(
 async def test_one_that_others_ask_is_left_to_them(start_redis: Callable[..., object]) -> None:
     """It may well answer that, and nothing that is of use."""
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=0.5, name="buckets")  # type: ignore[attr-defined]
+    link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="buckets")  # type: ignore[attr-defined]
     watch = StoreWatch([link])
     await link.execute("PING")
+    waits(link, 0.1)
     server.process.send_signal(signal.SIGSTOP)  # type: ignore[attr-defined]
     with pytest.raises(RedisUnavailable):
         await link.execute("PING")
     server.process.send_signal(signal.SIGCONT)  # type: ignore[attr-defined]
+    waits(link, LONG_S)
     watch.ask()
     await asyncio.sleep(0.2)
     assert not link.healthy

@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def store(path: Path) -> AsyncIterator[SqliteKeys]:
-    store = SqliteKeys(path, timeout_s=0.2)
+    store = SqliteKeys(path)
     await store.open()
     yield store
     await store.close()

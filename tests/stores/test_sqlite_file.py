@@ -9,11 +9,13 @@ import pytest
 from gateway.ports import NotDone, StoreUnavailable
 from gateway.stores.sqlite_file import SqliteFile
 
+from .patience import LONG_S
+
 SCHEMA = ("CREATE TABLE t (x INTEGER) STRICT", "INSERT INTO t VALUES (7)")
 
 
-def made(path: Path) -> SqliteFile:
-    return SqliteFile(path, SCHEMA, 3, timeout_s=0.2)
+def made(path: Path, timeout_s: float = LONG_S) -> SqliteFile:
+    return SqliteFile(path, SCHEMA, 3, timeout_s=timeout_s)
 
 
 def everything(connection: sqlite3.Connection) -> list[int]:
@@ -130,7 +132,7 @@ async def test_garbage_a_missing_directory_and_a_link_are_outages(tmp_path: Path
 
 
 async def test_a_write_lock_held_elsewhere_is_waited_for_and_then_an_outage(tmp_path: Path) -> None:
-    file = made(tmp_path / "x.db")
+    file = made(tmp_path / "x.db", timeout_s=2.0)
     await file.run(everything)
     writer = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")

@@ -73,7 +73,7 @@ async def test_an_address_of_no_use_is_no_answer(url: str) -> None:
 
 async def test_the_number_of_origins_is_bounded_and_the_one_asked_longest_ago_goes(gitlab: Gitlab) -> None:
     url = await gitlab.play(always(OK))
-    documents = HttpDocuments(timeout_s=0.5)
+    documents = HttpDocuments()
     for port in range(1, 130):
         with pytest.raises(NotAnswering):
             await documents.get(f"http://127.0.0.1:{port}/")
