@@ -33,6 +33,7 @@ _SURFACES = {
 _PACKAGES = (
     ("/packages/npm/", Carrier.BEARER),
     ("/packages/cargo/", Carrier.BEARER),
+    ("/packages/ml_models/", Carrier.BEARER),
     ("PUT /api/v4/projects/:id/packages/terraform/", Carrier.PRIVATE_TOKEN),
     ("/projects/:id/packages/terraform/", Carrier.NAMED),
     ("/packages/terraform/", Carrier.BEARER),

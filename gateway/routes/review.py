@@ -394,11 +394,13 @@ PERMISSIONS = {
 ADDED = (
     ("GET", "/.well-known/terraform.json", "oauth"),
     ("GET", "/*project?go-get=1", "git"),
+    ("GET", "/api/v4/projects/:id/ml/mlflow/api/2.0/mlflow-artifacts/artifacts/:model_version/*file_path", "mlflow"),
     ("POST", "/jwt/auth", "registry"),
 )
 """What clients ask and no description has, by method, template and surface: where Terraform finds modules
-(``Terraform::ServicesController``, open to anybody), and where Go finds a module's repository (``Gitlab::Middleware::Go``,
-which takes Basic credentials as Git over HTTP does, and no others). And what GitLab answers with 404: by it containerd and
+(``Terraform::ServicesController``, open to anybody), where Go finds a module's repository (``Gitlab::Middleware::Go``,
+which takes Basic credentials as Git over HTTP does, and no others), and a model's files, as MLflow fetches them
+(``lib/api/ml/mlflow_artifacts/artifacts.rb``). And what GitLab answers with 404: by it containerd and
 BuildKit ask for the registry's token first, their password in the body, and an unknown page's body is not looked into.
 """
 

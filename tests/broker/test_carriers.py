@@ -26,6 +26,7 @@ def on(surface: Surface, name: str = "GET /somewhere") -> Operation:
         (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/generic/:package_name/*v"), Carrier.PRIVATE_TOKEN),
         (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/maven/*path/:file_name"), Carrier.PRIVATE_TOKEN),
         (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/npm/*package_name"), Carrier.BEARER),
+        (on(Surface.PACKAGES, "PUT /api/v4/projects/:id/packages/ml_models/:model_version_id/files/x"), Carrier.BEARER),
         (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/pypi/simple"), Carrier.BASIC),
         (on(Surface.PACKAGES, "POST /api/v4/projects/:id/packages/pypi"), Carrier.BASIC),
         (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/nuget/index"), Carrier.NAMED),

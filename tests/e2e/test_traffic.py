@@ -424,7 +424,8 @@ def test_npm_tags_a_version_with_a_key(packages: GatewayProcess, packages_key: s
 def test_a_key_goes_up_as_each_format_reads_a_token(
     packages: GatewayProcess, packages_key: str, recorder: FakeGitLab
 ) -> None:
-    """NuGet's and others' routes take a token with the name of its own user alone, RubyGems' without a scheme."""
+    """NuGet's and others' routes take a token with the name of its own user alone, RubyGems' without a scheme, a model's
+    files as Bearer."""
     key, root = packages_key, "/api/v4/projects/1/packages"
     named = f"Basic {basic('sa-bot', BROKER_TOKEN)}"
 
@@ -450,6 +451,9 @@ def test_a_key_goes_up_as_each_format_reads_a_token(
     assert told.values("Authorization") == [BROKER_TOKEN.encode()]
     told = sent("/terraform/modules/vpc/aws/1.0.0/file", f"PRIVATE-TOKEN: {key}", method="PUT")
     assert (told.values("PRIVATE-TOKEN"), told.values("Authorization")) == ([BROKER_TOKEN.encode()], [])
+    for method in ("PUT", "GET"):  # MLflow's client
+        told = sent("/ml_models/1/files/MLmodel", f"Authorization: Bearer {key}", method=method)
+        assert (told.values("PRIVATE-TOKEN"), told.values("Authorization")) == ([], [f"Bearer {BROKER_TOKEN}".encode()])
 
 
 @pytest.mark.parametrize(
