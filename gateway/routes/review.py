@@ -383,11 +383,13 @@ which shows titles of what it refers to; deleting and banning users, which takes
 PERMISSIONS = {
     "GET /api/v4/events": ("read_event",),
     "GET /api/v4/projects": ("read_project",),
+    "GET /api/v4/projects/:id/packages/go/*module_name/@latest": ("read_go_module",),
+    "GET /api/v4/projects/:id/packages/go/sumdb/:name/supported": ("read_go_module",),
     "POST /api/v4/groups/:id/(-/)epics": ("create_epic",),
     "POST /api/v4/groups/:id/(-/)epics/:epic_iid/issues/:epic_issue_id": ("create_epic_issue",),
     "POST /api/v4/projects": ("create_project",),
 }
-"""Permissions that the specification gives wrongly: an allow for reading must not let anyone write."""
+"""Permissions that the specification gives wrongly (an allow for reading must not let anyone write), or of rows added."""
 
 # Rows --------------------------------------------------------------------------------------------------------------
 
@@ -395,13 +397,16 @@ ADDED = (
     ("GET", "/.well-known/terraform.json", "oauth"),
     ("GET", "/*project?go-get=1", "git"),
     ("GET", "/api/v4/projects/:id/ml/mlflow/api/2.0/mlflow-artifacts/artifacts/:model_version/*file_path", "mlflow"),
+    ("GET", "/api/v4/projects/:id/packages/go/*module_name/@latest", "packages"),
+    ("GET", "/api/v4/projects/:id/packages/go/sumdb/:name/supported", "packages"),
     ("POST", "/jwt/auth", "registry"),
 )
 """What clients ask and no description has, by method, template and surface: where Terraform finds modules
 (``Terraform::ServicesController``, open to anybody), where Go finds a module's repository (``Gitlab::Middleware::Go``,
 which takes Basic credentials as Git over HTTP does, and no others), and a model's files, as MLflow fetches them
-(``lib/api/ml/mlflow_artifacts/artifacts.rb``). And what GitLab answers with 404: by it containerd and
-BuildKit ask for the registry's token first, their password in the body, and an unknown page's body is not looked into.
+(``lib/api/ml/mlflow_artifacts/artifacts.rb``). And what GitLab answers with 404. Go goes on to its next proxy after that,
+and gives up after a 403: it asks each whether it knows a public module's checksum. And containerd and BuildKit ask for the
+registry's token first so, their password in the body, and an unknown page's body is not looked into.
 """
 
 DROPPED = frozenset({"/api/v4/*path", "/api/v4/projects/:id/(ref/:ref/)trigger/pipeline"})

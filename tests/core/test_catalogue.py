@@ -46,6 +46,16 @@ def named(method: str, target: str) -> list[tuple[str, str]]:
             "/api/v4/projects/1/ml/mlflow/api/2.0/mlflow-artifacts/artifacts/7/data/model.pkl",
             "GET /api/v4/projects/:id/ml/mlflow/api/2.0/mlflow-artifacts/artifacts/:model_version/*file_path",
         ),
+        (
+            "GET",
+            "/api/v4/projects/1/packages/go/sumdb/sum.golang.org/supported",
+            "GET /api/v4/projects/:id/packages/go/sumdb/:name/supported",
+        ),
+        (
+            "GET",
+            "/api/v4/projects/1/packages/go/example.com/a/b/@latest",
+            "GET /api/v4/projects/:id/packages/go/*module_name/@latest",
+        ),
         ("GET", "/api/v4/projects/a/b", OTHER),
         ("GET", "/api/v4/no_such_thing", OTHER),
         ("PUT", "/api/v4/version", OTHER),
@@ -329,7 +339,7 @@ def test_flags_reach_the_operation() -> None:
 def test_operations_lists_each_once_by_template() -> None:
     operations = CATALOGUE.operations()
     names = [operation.name for operation in operations]
-    assert len(names) == len(set(names)) == 2111
+    assert len(names) == len(set(names)) == 2113
     assert names == sorted(names, key=lambda name: (name.split(" ")[1], name.split(" ")[0]))
     assert CATALOGUE.gitlab == "19.3"
 

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.catalogue import Access, Catalogue
 from gateway.core.narrowing import LISTS, SEARCHES
-from gateway.core.rule_match import names_place
+from gateway.core.rule_match import keeps_to_place, names_place
 from gateway.routes import read, review
 
 CATALOGUE = Catalogue.decode(read())
@@ -51,6 +51,14 @@ def names(**wanted: bool) -> set[str]:
 )
 def test_classes(name: str, access: Access) -> None:
     assert OPERATIONS[name].access is access
+
+
+@pytest.mark.parametrize("asked", ["*module_name/@latest", "sumdb/:name/supported"])
+def test_who_reads_a_projects_go_modules_may_ask_what_gitlab_has_not(asked: str) -> None:
+    """GitLab's 404 sends Go on to its next proxy; a 403 ends it."""
+    there, here = (OPERATIONS[f"GET /api/v4/projects/:id/packages/go/{path}"] for path in ("*module_name/@v/list", asked))
+    assert (here.access, here.surface, here.permissions) == (there.access, there.surface, there.permissions)
+    assert keeps_to_place(here, screened=True)
 
 
 def test_only_reviewed_posts_read_and_nothing_else_that_is_not_a_get() -> None:
