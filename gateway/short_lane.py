@@ -412,8 +412,7 @@ def refused(head: RequestHead, surface: Surface, x: Exchange) -> Refused:
     """A bucket refused ``head``, which had come so far as ``x`` says."""
     facts = _kept(x)
     facts.status, facts.code = 429, Code.RATE_LIMITED.value
-    fields = head.fields
-    return Refused(facts, surface, joined(fields, b"accept") or b"", first(fields, b"origin") is not None)
+    return Refused(facts, surface, joined(head.fields, b"accept") or b"", first(head.fields, b"origin") is not None)
 
 
 def _kept(x: Exchange) -> Exchange:
@@ -454,6 +453,7 @@ def _text(method: str, refused: Refused, limit_id: str) -> tuple[bytes, bytes, b
     head, body = render(
         rate_limited(),
         surface=refused.surface,
+        route=refused.facts.operation,
         accept=refused.accept,
         request_id=_ID,
         violated=(limit_id,),

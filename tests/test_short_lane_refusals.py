@@ -80,6 +80,16 @@ async def test_a_refusal_is_octet_for_octet_what_the_road_says(tmp_path: Path, m
             )
 
 
+async def test_a_refusal_has_the_form_of_its_format(tmp_path: Path) -> None:
+    async with port(tmp_path, FEW + CACHED) as at:
+        for _ in range(5):
+            assert (await at.ask())[0] == 200
+        road, *lane = await refused(at, at.request("/api/v4/projects/1/packages/npm/@acme%2flib"))
+        assert b'"error":"This endpoint has been requested too many times.' in road
+        assert at.short, "the first stage was passed by"
+        assert [TOLD.sub(rb"\1", one) for one in lane] == [TOLD.sub(rb"\1", road)] * (OFTEN - 1)
+
+
 async def test_with_redis_what_is_certain_is_said_at_once(tmp_path: Path, redis_url: str) -> None:
     text = FEW + CACHED + SECRETS + f'stores: {{shared: "{redis_url}"}}\n'
     async with port(tmp_path, text) as at:

@@ -34,6 +34,8 @@ _CHALLENGED_PACKAGES = re.compile(
     r"(?:cargo|composer|conan|debian|helm|maven|nuget|pypi|rpm|terraform)(?:/.*)?"
 )
 _NPM = "/packages/npm/"  # it shows `error` to a person, and nothing else of a body
+# OCI's codes, and docker's own: one that is told "denied" does not try again, and can't read what is no JSON.
+_REGISTRY_CODES = {401: "UNAUTHORIZED", 403: "DENIED", 404: "NAME_UNKNOWN", 429: "TOOMANYREQUESTS", 503: "UNAVAILABLE"}
 _PACKAGES_CHALLENGE: Field = (b"WWW-Authenticate", b'Basic realm="GitLab Packages Registry"')
 
 _GIT_DENIED = (
@@ -117,12 +119,15 @@ def _body(
     accepted = accept.lower()
     if _PROBLEM in accepted:
         return _PROBLEM, _problem(rejection, request_id, violated)
-    if rejection.code in _RATE_LIMIT_CODES:
-        # Rack::Attack's own answer is text; JSON only for those who ask for it by name.
-        if _JSON in accepted:
-            return _JSON, _encoder.encode({"message": {"error": _RATE_LIMIT_JSON}})
-        return _TEXT, b"Retry later\n"
     message = rejection.message
+    npm = surface is Surface.PACKAGES and (_NPM in route or route == OTHER)
+    if rejection.code in _RATE_LIMIT_CODES:
+        if not npm and surface is not Surface.REGISTRY:
+            # Rack::Attack's own answer is text; JSON only for those who ask for it by name.
+            if _JSON in accepted:
+                return _JSON, _encoder.encode({"message": {"error": _RATE_LIMIT_JSON}})
+            return _TEXT, b"Retry later\n"
+        message = _RATE_LIMIT_JSON
     match surface:
         case Surface.GIT:
             text = _GIT_DENIED if rejection.code is Code.UNAUTHENTICATED else message + "\n"
@@ -130,7 +135,7 @@ def _body(
         case Surface.LFS:
             return _LFS, _encoder.encode({"message": message})
         case Surface.REGISTRY:
-            code = "UNAUTHORIZED" if rejection.status == 401 else "DENIED"
+            code = _REGISTRY_CODES.get(rejection.status, "UNKNOWN")
             return _JSON, _encoder.encode({"errors": [{"code": code, "message": message}]})
         case Surface.GRAPHQL:
             text = "Invalid token" if rejection.code is Code.UNAUTHENTICATED else message
@@ -146,7 +151,7 @@ def _body(
         case _:
             if rejection.oauth_error:
                 return _JSON, _encoder.encode({"error": rejection.oauth_error, "error_description": message})
-            if surface is Surface.PACKAGES and _NPM in route:
+            if npm:
                 return _JSON, _encoder.encode({"message": message, "error": message})
             # GitLab's unknown route says `error`; a blocked one must read the same, save the marker header.
             key = "error" if rejection.code is Code.BLOCKED_ROUTE else "message"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.core.catalogue import Surface
-from gateway.core.errors import Code, Rejection, forbidden, unauthenticated
+from gateway.core.errors import Code, Rejection, drained, forbidden, unauthenticated
 from gateway.core.messages import first
 from gateway.core.refusal import render
 
@@ -48,7 +48,7 @@ def test_git_lfs_and_registry_are_challenged(surface: Surface) -> None:
 def test_package_clients_that_keep_their_password_until_asked_are_asked(route: str) -> None:
     head, body = render(unauthenticated(), surface=Surface.PACKAGES, route=route)
     assert first(head.fields, b"www-authenticate") == b'Basic realm="GitLab Packages Registry"'
-    assert body == b'{"message":"401 Unauthorized"}'
+    assert json.loads(body)["message"] == "401 Unauthorized"
     quiet, _ = render(unauthenticated(), surface=Surface.PACKAGES, route=route, challenge=False)
     assert first(quiet.fields, b"www-authenticate") is None
 
@@ -76,6 +76,36 @@ def test_npm_is_told_in_the_member_that_it_shows() -> None:
     assert json.loads(body) == {"message": "403 Forbidden - Not allowed", "error": "403 Forbidden - Not allowed"}
     _, body = render(forbidden(), surface=Surface.PACKAGES, route="PUT /api/v4/projects/:id/packages/nuget")
     assert json.loads(body) == {"message": "403 Forbidden"}
+
+
+@pytest.mark.parametrize("accept", [b"*/*", b"application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*"])
+@pytest.mark.parametrize("route", ["GET /api/v4/groups/:id/-/packages/npm/*package_name", "other"])
+def test_npm_is_told_of_a_429_in_that_member_too(accept: bytes, route: str) -> None:
+    head, body = render(LIMITED, surface=Surface.PACKAGES, route=route, accept=accept)
+    words = "This endpoint has been requested too many times. Try again later."
+    assert json.loads(body) == {"message": words, "error": words}
+    assert first(head.fields, b"content-type") == b"application/json"
+    assert render(LIMITED, surface=Surface.PACKAGES, route="PUT /api/v4/projects/:id/packages/nuget")[1] == b"Retry later\n"
+
+
+@pytest.mark.parametrize(
+    ("rejection", "code"),
+    [
+        (unauthenticated(), "UNAUTHORIZED"),
+        (forbidden(), "DENIED"),
+        (Rejection(Code.PROJECT_UNKNOWN, 404, "404 Project Not Found"), "NAME_UNKNOWN"),
+        (LIMITED, "TOOMANYREQUESTS"),
+        (Rejection(Code.TOO_MANY_FAILED_LOGINS, 429, "429 Too Many Requests"), "TOOMANYREQUESTS"),
+        (drained(unsure=False), "UNAVAILABLE"),
+        (Rejection(Code.UPSTREAM_RESET, 502, "502 Bad Gateway"), "UNKNOWN"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.code.value,
+)
+def test_docker_is_told_by_the_code_whether_to_try_again(rejection: Rejection, code: str) -> None:
+    """``retryOnError`` of moby's distribution, which reads a 4xx as JSON or not at all."""
+    head, body = render(rejection, surface=Surface.REGISTRY)
+    assert first(head.fields, b"content-type") == b"application/json"
+    assert [error["code"] for error in json.loads(body)["errors"]] == [code]
 
 
 def test_no_challenge_where_anonymous_access_is_configured() -> None:
