@@ -315,8 +315,10 @@ def unknown(method: str, segments: tuple[str, ...]) -> Operation:
 
 
 def _surface(segments: tuple[str, ...]) -> Surface:
+    if segments[:2] == ("api", "v4"):
+        return _below_api(segments[2:])
     if segments[:1] == ("api",):
-        return Surface.PACKAGES if segments[1:4] == _VIRTUAL_PACKAGES else Surface.REST
+        return Surface.REST
     if segments[:1] == ("v2",):
         return Surface.REGISTRY  # no group can be called so
     for at, segment in enumerate(segments[:-1]):
@@ -326,13 +328,27 @@ def _surface(segments: tuple[str, ...]) -> Surface:
     return Surface.WEB
 
 
-# Their Maven artifacts are in none of GitLab's descriptions; its container images neither (`/v2/virtual_registries`).
-_VIRTUAL_PACKAGES = ("v4", "virtual_registries", "packages")
+def _below_api(segments: tuple[str, ...]) -> Surface:
+    """What lies below a registry's address is that registry's: clients ask there for more than GitLab has, or describes, as
+    the artifacts of virtual registries (and their container images, `/v2/virtual_registries`)."""
+    if segments[:1] in _OWNERS:
+        segments = segments[2:]
+        if segments[:2] == ("ml", "mlflow"):
+            return Surface.MLFLOW
+        if segments[:1] == ("-",):
+            segments = segments[1:]
+    if segments[:1] in _REGISTRIES:
+        segments = segments[1:]
+    return Surface.PACKAGES if segments[:1] == ("packages",) and len(segments) > 1 else Surface.REST
+
+
+_OWNERS = (("projects",), ("groups",), ("group",))
+_REGISTRIES = (("virtual_registries",), ("dependency_proxy",))
 
 _UNKNOWN = {
     (access, surface): Operation(OTHER, access, surface, known=False)
     for access in Access
-    for surface in (Surface.REST, Surface.GIT, Surface.LFS, Surface.WEB, Surface.PACKAGES, Surface.REGISTRY)
+    for surface in (Surface.REST, Surface.GIT, Surface.LFS, Surface.WEB, Surface.PACKAGES, Surface.REGISTRY, Surface.MLFLOW)
 }
 
 

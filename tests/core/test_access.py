@@ -110,6 +110,14 @@ def test_a_deny_narrows_those_who_bring_their_own() -> None:
     assert ask(rules, "GET", "/api/v4/projects", who=PERSON, sudo="eve") == Permit("own-token", sudo="eve")
 
 
+def test_a_deny_by_surface_catches_what_the_catalogue_does_not_know_of_it() -> None:
+    """GitLab adds routes to its registries with every release."""
+    rules = Rules.compile([Rule("no-packages", ("people",), deny=(Clause(surfaces=(Surface.PACKAGES,)),))])
+    assert ask(rules, "PUT", "/api/v4/projects/1/packages/npm/x", who=PERSON) == NOT_ALLOWED
+    assert ask(rules, "PUT", "/api/v4/projects/1/packages/cargo/api/v1/crates/new", who=PERSON) == NOT_ALLOWED
+    assert ask(rules, "PUT", "/api/v4/projects/1/nothing", who=PERSON) == Permit("own-token")
+
+
 @pytest.mark.parametrize("who", [BOT, PERSON, ANYONE, RUNNER])
 @pytest.mark.parametrize("rules", [Rules.compile([]), Rules.compile([rule(WRITE)])])
 def test_blocked_routes_are_nobodys(who: Principal, rules: Rules) -> None:
