@@ -25,7 +25,7 @@ _ENCODED = frozenset({b"accept-encoding"})
 _IDENTITY: Field = (b"Accept-Encoding", b"identity")
 _MENDED = frozenset({b"content-length", b"content-md5", b"digest", b"content-digest", b"repr-digest"})
 _OWN = frozenset({Carrier.BASIC, Carrier.BEARER, Carrier.AUTHORIZATION})
-_JSON_SURFACES = frozenset({Surface.REST, Surface.PACKAGES})
+_JSON_SURFACES = frozenset({Surface.REST, Surface.PACKAGES, Surface.MLFLOW})
 # All package routes may answer with files; from these clients take the addresses of what they fetch next.
 _INDEXES = re.compile(r"GET .*/packages/(?:npm/\*package_name|nuget/(?:index|query|metadata/.*))")
 

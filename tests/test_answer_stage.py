@@ -177,3 +177,11 @@ async def test_an_index_leads_back_to_its_packages() -> None:
         ADDRESSES, reply(b'[{"@id":"https://in/n","packageContent":"https://in/c"}]', JSON), nuget, OWN, "GET"
     )
     assert found.whole == b'[{"@id":"https://out/n","packageContent":"https://out/c"}]'
+
+
+async def test_a_run_leads_back_to_its_files() -> None:
+    """MLflow's client stores them there, with the caller's own credential."""
+    run = Operation("GET /api/v4/projects/:id/ml/mlflow/api/2.0/mlflow/runs/get", Access.READ, Surface.MLFLOW)
+    assert ADDRESSES.reads(run)
+    found = await mend(ADDRESSES, reply(b'{"run":{"info":{"artifact_uri":"https://in/files/"}}}', JSON), run, OWN, "GET")
+    assert found.whole == b'{"run":{"info":{"artifact_uri":"https://out/files/"}}}'

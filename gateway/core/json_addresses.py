@@ -12,6 +12,7 @@ import re
 NAMED = frozenset(
     {
         "@id",
+        "artifact_uri",
         "avatar_url",
         "browser_download_url",
         "container_registry_url",
@@ -27,8 +28,8 @@ NAMED = frozenset(
         "web_url",
     }
 )
-"""Members rewritten wherever they stand (``@id`` and ``packageContent`` are NuGet's, ``tarball`` npm's). ``url`` alone is
-not one: a hook's or a mirror's is a person's."""
+"""Members rewritten wherever they stand (``@id`` and ``packageContent`` are NuGet's, ``tarball`` npm's, ``artifact_uri``
+MLflow's). ``url`` alone is not one: a hook's or a mirror's is a person's."""
 
 LINKS = frozenset({"_links", "links"})
 """Members whose own members are all addresses."""
