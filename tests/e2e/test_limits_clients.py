@@ -6,11 +6,13 @@ Those that read the headers slow down by them; those that never retry are absorb
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import gitlab as python_gitlab
@@ -146,3 +148,29 @@ def test_a_caller_may_ask_to_be_absorbed(limited: GatewayProcess) -> None:
         assert ask(limited.port, "/api/v4/version", "Prefer: wait=30", token=key).status == 200
 
     driven(work)
+
+
+def test_npm_says_why_it_was_refused(demo: DemoGitLab, tmp_path: Path) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not to be had here")
+    limits = [{"id": "caller", "by": "caller", "rate": "1/hour", "burst": 1}]
+    process = GatewayProcess(demo_config(demo.url, limits=limits), tmp_path / "gateway", DEMO_SECRETS)
+    try:
+        assert ask(process.port, "/api/v4/version", token=TOKENS.bob).status == 200
+        address = f"{process.url}/api/v4/projects/1/packages/npm/"
+        secret = f"{address.removeprefix('http:')}:_authToken={TOKENS.bob}"
+        (tmp_path / ".npmrc").write_text(f"@acme:registry={address}\n{secret}\nfetch-retries=0\nupdate-notifier=false\n")
+        done = subprocess.run(
+            [npm, "view", "@acme/lib"],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "429 Too Many Requests" in done.stderr
+        assert "requested too many times. Try again later." in done.stderr
+    finally:
+        process.stop()
