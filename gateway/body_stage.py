@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from .core.access import Permit, Principal
+from .core.asked import LIGHT_BYTES, MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, Asked, Unread
 from .core.body import (
     MAX_NAMING_BYTES,
     MAX_UNREAD_BYTES,
@@ -26,7 +27,8 @@ from .core.body_multipart import MultipartScanner
 from .core.catalogue import Operation, Surface
 from .core.credentials import Claim, Kind, left_in_body, second_token
 from .core.entry import Admitted
-from .core.graphql import LIGHT_BYTES, MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, Asked, Unread, asked_in_body, asked_in_query
+from .core.graphql import asked_in_body, asked_in_query
+from .core.lfs_batch import asked_in_batch, is_batch
 from .core.messages import RequestHead, first
 from .core.query import query_parameters
 from .core.rule_match import Spelling
@@ -181,22 +183,25 @@ class BodyStage:
         *,
         browser: bool = False,
     ) -> tuple[Operation, RequestBody | None, int]:
-        """A GraphQL request as what its document does: the operation's class, the body, and how many it asks for.
+        """A request as what its body says that it does, a GraphQL document or an LFS batch: the operation's class, the
+        body, and how many it asks for.
 
         Read here by authenticated callers alone, up to 1 MiB; what is longer is a write, and streams on. ``room`` for so
         many requests is asked for, and may be refused, before a document is parsed. ``browser``: what can't be counted is
         one, as the uploads of GitLab's own pages are.
         """
+        batch = is_batch(operation)
+        unread = UNKNOWN if batch else UNCOUNTED
         if body is None:
             asked = UNKNOWN
-            if head.method in {"GET", "HEAD"}:
+            if not batch and head.method in {"GET", "HEAD"}:
                 try:
                     asked = asked_in_query(target, parse=False)
                 except Unread:
                     await room(1)
                     asked = asked_in_query(target)
         elif head.method != "POST" or (body.content_length or 0) > MAX_BODY_BYTES:
-            asked = UNCOUNTED
+            asked = unread
         else:
             held, found = bytearray(), 0
             while len(held) <= MAX_BODY_BYTES and (chunk := await body.read()):
@@ -205,11 +210,11 @@ class BodyStage:
                     await room(1)
                     found = 1
             if len(held) > MAX_BODY_BYTES:
-                asked = UNCOUNTED
+                asked = unread
                 body = HeldBody(bytes(held), body, body.content_length)
             else:
                 document = bytes(held)
-                asked = await _asked(head, target, document, room, found)
+                asked = await _asked(asked_in_batch if batch else asked_in_body, head, target, document, room, found)
                 body = HeldBody(document, None, len(document))
         if asked.access is not operation.access:
             operation = msgspec.structs.replace(operation, access=asked.access)
@@ -317,12 +322,17 @@ def _is_retyped(target: bytes) -> bool:
 
 
 async def _asked(
-    head: RequestHead, target: Target, document: bytes, room: Callable[[int], Awaitable[None]], found: int
+    asked_in: Callable[..., Asked],
+    head: RequestHead,
+    target: Target,
+    document: bytes,
+    room: Callable[[int], Awaitable[None]],
+    found: int,
 ) -> Asked:
     """Only a long body that is read tells how many requests it is: then room is asked for twice. ``found``: for so many."""
     while True:
         try:
-            return asked_in_body(head, target, document, room=found)
+            return asked_in(head, target, document, room=found)
         except Unread as unread:
             await room(unread.operations)
             found = unread.operations

@@ -22,6 +22,7 @@ from functools import partial
 from .asking import Asker, Asking
 from .bandwidth_stage import Flow
 from .core.access import Principal
+from .core.asked import is_told_by_body, readings
 from .core.cache_status import CacheReason, CacheStatus, Stored
 from .core.catalogue import Access, Operation, Surface
 from .core.credentials import Kind
@@ -29,7 +30,6 @@ from .core.cross_origin import asker, is_preflight
 from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source, drained
 from .core.exchange import Exchange
-from .core.graphql import is_graphql, readings
 from .core.handed_out import refuse_token
 from .core.headers import request_id
 from .core.limits import Decision, Take, Takes, beforehand, heavier
@@ -234,7 +234,7 @@ class Gateway:
         x.team, x.credential_fingerprint = principal.team, principal.fingerprint
 
         weight = 1
-        if is_graphql(operation):
+        if is_told_by_body(operation):
             room = partial(self._limit_first, operation, head, admitted, x, told)
             if body is not None and first(head.fields, b"expect") is not None:
                 await room(1)

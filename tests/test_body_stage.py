@@ -548,8 +548,9 @@ async def test_a_plain_cache_reads_no_body() -> None:
     assert stage.guard(NONE, KEY, Permit("r"), head(FORM), body, REST) is body
 
 
-# GraphQL: what the document does
+# GraphQL and LFS: what the body does
 
+LFS = (b"Content-Type", b"application/vnd.git-lfs+json")
 GRAPHQL = Operation("POST /api/graphql", Access.WRITE, Surface.GRAPHQL)
 
 
@@ -583,6 +584,20 @@ async def test_a_long_document_is_a_write_and_streams_on() -> None:
     assert len(await whole(body)) == 1_400_020
     operation, body, weight = await look(b'{"query":"{ a }"}', length=2_000_000)
     assert (operation, weight) == (GRAPHQL, 100)
+
+
+async def test_an_lfs_batch_is_what_it_asks_for_and_one_request() -> None:
+    lfs, typed = Operation("POST /*repository_path.git/info/lfs/objects/batch", Access.WRITE, Surface.LFS), head(LFS)
+    target = parse_target(b"/g/p.git/info/lfs/objects/batch")
+    for pieces, access in (
+        ((b'{"operation":"down', b'load"}'), Access.READ),
+        ((b'{"operation":"upload"}',), Access.WRITE),
+        ((b'{"operation":"download"', b" " * (1 << 20), b"}"), Access.WRITE),
+        ((), Access.WRITE),
+    ):
+        found, body, weight = await BodyStage().look(lfs, typed, target, Pieces(*pieces) if pieces else None, room)
+        assert (found.access, weight) == (access, 1)
+        assert body is None or await whole(body) == b"".join(pieces)
 
 
 async def test_an_upload_counts_as_the_largest_batch_but_for_a_browser() -> None:

@@ -15,9 +15,9 @@ import msgspec
 from ..config import Config
 from ..config import compile as compiled
 from ..core.access import Permit, Principal, PrincipalKind, Rules
+from ..core.asked import is_told_by_body
 from ..core.catalogue import SAFE_METHODS, Access, Catalogue, Operation
 from ..core.errors import Code, Rejection
-from ..core.graphql import is_graphql
 from ..core.handed_out import refuse_token
 from ..core.narrowing import shape_of
 from ..core.redaction import MASK
@@ -193,8 +193,8 @@ class Replay:
     def _decided(
         self, past: _Line, principal: Principal, target: Target, operation: Operation
     ) -> tuple[Permit | None, Decision] | Unclear:
-        if is_graphql(operation):
-            # A query reads, all else writes, and only the document says which it was.
+        if is_told_by_body(operation):
+            # A query reads, all else writes, and only the body says which it was.
             made = {
                 self._judge(past, principal, target, msgspec.structs.replace(operation, access=access)) for access in Access
             }

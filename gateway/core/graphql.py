@@ -7,20 +7,15 @@ query string, too, and several requests as ``_json``: a request that mixes those
 
 from __future__ import annotations
 
-import json
 import re
 
-import msgspec
-
-from .body import keeps_ascii, media_type
+from .asked import LIGHT_BYTES, MOST_TOGETHER, UNCOUNTED, UNKNOWN, Asked, Unread, is_plain_json, parse_json
 from .body_credentials import scanner_for
-from .catalogue import Access, Operation
+from .catalogue import Access
 from .messages import RequestHead, first
 from .query import query_parameters
 from .target import Target
 
-MAX_BODY_BYTES = 1 << 20
-"""Larger bodies are not looked at."""
 _MAX_DOCUMENT_BYTES = 10_000
 """GitLab's own limit (``GitlabSchema``, in characters)."""
 _MAX_TOKENS = 5_000
@@ -28,17 +23,11 @@ _MAX_TOKENS = 5_000
 _OCTETS_OF_A_TOKEN = 20
 """At most: long strings and comments take their time, too."""
 _MAX_DEPTH = 100
-_MAX_NESTS = 20_000
-"""Objects and lists in a body that is read: of its octets they cost most. Each object is looked at for members that stand
-there twice."""
-LIGHT_BYTES = 16 << 10
-"""Bodies up to this are cheaper to read than limits are to ask."""
-MOST_TOGETHER = 100
-"""Requests in a batch that is read; what can't be counted counts as so many."""
 
 _BATCHES = frozenset({"_json", "operations", "map"})
 """Parameters that hold several requests, or what makes several of one."""
 _PARAMETERS = _BATCHES | {"query", "operationName", "variables", "extensions"}
+_TYPES = frozenset({"application/json"})
 _MEMO_BOUND = 512
 _OPEN, _CLOSE = b"{[(", b"}])"
 _TOKEN = re.compile(rb'"(?:[^"\\\n]|\\.)*"?|\w+|\.\.\.|[^\s\w,]')
@@ -48,40 +37,6 @@ the parser's last."""
 _Kinds = tuple[tuple[str, bool], ...]
 """Of each operation in a document: its name and whether it is a query; empty: undecidable."""
 _memo: dict[bytes, _Kinds] = {}
-
-
-class Asked(msgspec.Struct, frozen=True, gc=False):
-    """What a request asks for."""
-
-    access: Access = Access.WRITE
-    operations: int = 1
-    """A batch's; each is work of its own."""
-
-
-class Unread(Exception):  # noqa: N818 — no fault
-    """It takes parsing, which costs as much as hundreds of other requests: who pays for it is to be asked first."""
-
-    def __init__(self, operations: int = 1) -> None:
-        super().__init__(operations)
-        self.operations = operations
-        """How many requests it counts as, as far as is known."""
-
-
-UNKNOWN = Asked()
-UNCOUNTED = Asked(operations=MOST_TOGETHER)
-_PATHS = ("/api/graphql", "/api/glql")
-
-
-def is_graphql(operation: Operation) -> bool:
-    """Its document decides what it does. (GLQL's own controller is GraphQL's with another limit.)"""
-    return operation.name.endswith(_PATHS)
-
-
-def readings(operation: Operation) -> tuple[Operation, ...]:
-    """What it may turn out to be: only its document tells whether a GraphQL request reads or writes."""
-    if not is_graphql(operation) or operation.access is Access.READ:
-        return (operation,)
-    return (msgspec.structs.replace(operation, access=Access.READ), operation)
 
 
 def asked_in_query(target: Target, *, parse: bool = True) -> Asked:
@@ -114,17 +69,13 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes, *, room: int =
     content_type = first(head.fields, b"content-type")
     if not body or scanner_for(content_type, None, head.method) is None:
         return UNKNOWN  # of a type that GitLab reads no parameters from
-    coded = (first(head.fields, b"content-encoding") or b"identity").strip().lower() != b"identity"
-    if content_type is None or media_type(content_type) != "application/json" or not keeps_ascii(content_type) or coded:
+    if not is_plain_json(head, _TYPES):
         return UNCOUNTED
     if len(body) > LIGHT_BYTES and not room:
         raise Unread
-    if _nests(body) > _MAX_NESTS and _nests(_outside_strings(body)) > _MAX_NESTS:
-        return UNCOUNTED
     try:
-        # A member twice is one thing to us and may be another to GitLab: the one JSON reader that tells.
-        asked = json.loads(body.decode("utf-8"), object_pairs_hook=_members)
-    except (ValueError, RecursionError):
+        asked = parse_json(body)
+    except ValueError:
         return UNCOUNTED
     if isinstance(asked, dict) and "_json" in asked:
         return UNCOUNTED
@@ -136,23 +87,6 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes, *, room: int =
     except Unread:
         raise Unread(count) from None
     return Asked(Access.READ if reads else Access.WRITE, count)
-
-
-def _nests(octets: bytes) -> int:
-    """Objects and lists that begin there, or in strings what looks like it."""
-    return octets.count(b"{") + octets.count(b"[")
-
-
-def _outside_strings(body: bytes) -> bytes:
-    """JSON without its strings: one may hold a whole file of braces, which is committed."""
-    return b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
-
-
-def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a member twice")
-    return found
 
 
 def _tokens_in(requests: list[object]) -> int:

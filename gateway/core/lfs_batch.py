@@ -1,4 +1,5 @@
-"""The answer to an LFS batch request: where its objects are, and with which credential one gets there.
+"""An LFS batch: whether it asks for what GitLab stores, or to store; and its answer, which says where the objects are and
+with which credential one gets there.
 
 GitLab writes the addresses by its ``external_url`` and, as ``Authorization``, a token minted for whoever asked or the very
 field it was asked with (its lfs_api_controller.rb). For a brokered caller that is the gateway's credential, which nobody
@@ -12,20 +13,42 @@ from typing import Any
 
 import msgspec
 
-from .catalogue import Operation
+from .asked import LIGHT_BYTES, UNKNOWN, Asked, Unread, is_plain_json, parse_json
+from .catalogue import Access, Operation
 from .credentials import CREDENTIAL_FIELDS
 from .errors import Code, Rejection, Source
+from .messages import RequestHead
+from .target import Target
 
 MEDIA_TYPE = "application/vnd.git-lfs+json"
 MAX_BYTES = 4 << 20
 """git-lfs asks for a hundred objects at a time; an answer about one is some 500 octets."""
 
 _BATCH = "/info/lfs/objects/batch"
+_TYPES = frozenset({MEDIA_TYPE, "application/json"})
+_DOWNLOAD = Asked(Access.READ)
 
 
 def is_batch(operation: Operation) -> bool:
     """Its answer hands out credentials and addresses."""
     return operation.name.endswith(_BATCH)
+
+
+def asked_in_batch(head: RequestHead, target: Target, body: bytes, *, room: int = 1) -> Asked:
+    """Whether it asks for objects alone: ``"operation": "download"``, as git-lfs writes it. To Rails a parameter of the
+    query goes before the body's, so a batch with a query is none.
+
+    Raises Unread, without ``room``, for a long body.
+    """
+    if target.query or not is_plain_json(head, _TYPES):
+        return UNKNOWN
+    if len(body) > LIGHT_BYTES and not room:
+        raise Unread
+    try:
+        asked = parse_json(body)
+    except ValueError:
+        return UNKNOWN
+    return _DOWNLOAD if isinstance(asked, dict) and asked.get("operation") == "download" else UNKNOWN
 
 
 def rewrite_batch(body: bytes, turn: Callable[[str], str | None], own: str | None, *, brokered: bool) -> bytes:

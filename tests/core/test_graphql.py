@@ -12,18 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import graphql
-from gateway.core.catalogue import Access, Catalogue, Operation, Surface
-from gateway.core.graphql import (
-    MOST_TOGETHER,
-    UNCOUNTED,
-    UNKNOWN,
-    Asked,
-    Unread,
-    asked_in_body,
-    asked_in_query,
-    is_graphql,
-    readings,
-)
+from gateway.core.asked import MOST_TOGETHER, UNCOUNTED, UNKNOWN, Asked, Unread
+from gateway.core.catalogue import Access, Catalogue
+from gateway.core.graphql import asked_in_body, asked_in_query
 from gateway.core.messages import RequestHead
 from gateway.core.target import parse_target
 from gateway.routes import read
@@ -223,13 +214,6 @@ def test_what_was_not_read_lately_is_parsed_only_where_that_is_asked_for() -> No
     assert got(b"?x=1", parse=False) == UNKNOWN
 
 
-def test_only_its_document_tells_what_it_may_turn_out_to_be() -> None:
-    undecided = Operation("POST /api/graphql", Access.WRITE, Surface.GRAPHQL)
-    assert [one.access for one in readings(undecided)] == [Access.READ, Access.WRITE]
-    decided, other = readings(undecided)[0], Operation("POST /api/v4/projects", Access.WRITE, Surface.REST)
-    assert (readings(decided), readings(other)) == ((decided,), (other,))
-
-
 def test_a_get() -> None:
     assert got(b"?query=%7Ba%7D") == READ
     assert got(b"?query=query+A%7Ba%7Dquery+B%7Bb%7D&operationName=A&variables=%7B%7D") == READ
@@ -267,12 +251,6 @@ def test_many_documents_leave_the_memory_bounded() -> None:
     assert 0 < kept <= graphql._MEMO_BOUND
     assert posted({"query": "{ a }" + " " * 10_000}).access is Access.WRITE
     assert len(graphql._memo) == kept
-
-
-def test_both_endpoints_and_no_other() -> None:
-    assert is_graphql(Operation("POST /api/graphql", Access.WRITE, Surface.GRAPHQL))
-    assert is_graphql(Operation("POST /api/glql", Access.WRITE, Surface.GRAPHQL))
-    assert not is_graphql(Operation("POST /api/v4/glql", Access.READ, Surface.REST))
 
 
 def test_the_catalogue_knows_neither_endpoint_as_a_read() -> None:

@@ -1,4 +1,4 @@
-"""LFS batch answers: no credential of the gateway's, no address beside the gateway."""
+"""LFS batches: which of them read; and their answers: no credential of the gateway's, no address beside the gateway."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from gateway.core.asked import Unread
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.errors import Code, Rejection
-from gateway.core.lfs_batch import is_batch, rewrite_batch
+from gateway.core.lfs_batch import asked_in_batch, is_batch, rewrite_batch
+from gateway.core.messages import RequestHead
+from gateway.core.target import parse_target
 
 INSIDE = "https://gitlab.internal/"
 OUTSIDE = "https://public/"
@@ -112,3 +115,57 @@ def test_only_the_batch_is_a_batch() -> None:
 
     assert is_batch(named("/info/lfs/objects/batch"))
     assert not is_batch(named("/info/lfs/locks"))
+
+
+# As git-lfs 3.3 sends it.
+LFS = b"application/vnd.git-lfs+json; charset=utf-8"
+FETCHES = b'{"operation":"download","objects":[{"oid":"a","size":7}],"ref":{"name":"refs/heads/main"},"hash_algo":"sha256"}'
+
+
+def asked(body: bytes, of: bytes = LFS, query: bytes = b"", room: int = 1, coding: bytes = b"identity") -> Access:
+    target = b"/g/p.git/info/lfs/objects/batch" + query
+    head = RequestHead("POST", target, ((b"Content-Type", of), (b"Content-Encoding", coding)))
+    found = asked_in_batch(head, parse_target(target), body, room=room)
+    assert found.operations == 1
+    return found.access
+
+
+@pytest.mark.parametrize("of", [LFS, b"application/vnd.git-lfs+json", b"application/json"])
+@pytest.mark.parametrize("body", [FETCHES, b' {"objects": [], "oper\\u0061tion": "download"}'])
+def test_one_that_asks_for_objects_reads(of: bytes, body: bytes) -> None:
+    assert asked(body, of) is Access.READ
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        FETCHES.replace(b"download", b"upload"),
+        FETCHES.replace(b"download", b"Download"),
+        FETCHES.replace(b'"download"', b'["download"]'),
+        b'{"operation":"download","operation":"upload","objects":[]}',
+        b'{"operation":"upload","operation":"download","objects":[]}',
+        b'{"objects":[],"x":{"operation":"download"}}',
+        b"[" + FETCHES + b"]",
+        b'"download"',
+        FETCHES[:-1],
+        b"\xef\xbb\xbf" + FETCHES,
+        b"/**/" + FETCHES,
+        b"",
+    ],
+)
+def test_any_other_writes(body: bytes) -> None:
+    assert asked(body) is Access.WRITE
+
+
+def test_so_does_what_rails_may_take_for_something_else() -> None:
+    assert asked(FETCHES, query=b"?operation=upload") is Access.WRITE
+    assert asked(FETCHES, b"application/x-www-form-urlencoded") is Access.WRITE
+    assert asked(FETCHES, LFS + b"; charset=utf-16") is Access.WRITE
+    assert asked(FETCHES, coding=b"gzip") is Access.WRITE
+
+
+def test_a_long_one_is_read_where_there_is_room() -> None:
+    long = FETCHES[:-1] + b" " * 20_000 + b"}"
+    with pytest.raises(Unread):
+        asked(long, room=0)
+    assert asked(FETCHES, room=0) is asked(long) is Access.READ

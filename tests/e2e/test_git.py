@@ -20,7 +20,6 @@ from tests.fakes.git_gitlab import GitGitLab, peak_rss_bytes
 OUTSIDE = "https://gitlab.example.com"
 OWN = "glpat-of-a-person-000000"
 BROKER = "glpat-of-the-broker-0000"
-BATCH = "POST /*repository_path.git/info/lfs/objects/batch"
 
 
 def run(*command: str, directory: Path, code: int = 0, **environment: str) -> str:
@@ -64,12 +63,11 @@ def gitlab(upstreams: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> I
 def config(gitlab: GitGitLab, **more: Any) -> dict[str, Any]:
     return {
         "upstream": {"url": gitlab.url, "external_url": OUTSIDE},
-        "identities": [{"id": name, "key": "issued"} for name in ("bot", "reader", "fetcher")],
+        "identities": [{"id": name, "key": "issued"} for name in ("bot", "reader")],
         "credentials": [{"id": "broker", "token": "${env:BROKER}"}],
         "rules": [
             {"id": "bot", "for": ["bot"], "use": "broker", "allow": [{"access": "write"}]},
             {"id": "reader", "for": ["reader"], "use": "broker", "allow": [{"access": "read"}]},
-            {"id": "fetcher", "for": ["fetcher"], "use": "broker", "allow": [{"access": "read"}, {"routes": [BATCH]}]},
         ],
         **more,
     }
@@ -288,21 +286,21 @@ def test_lfs_moves_objects_both_ways(
     assert (down / "big.bin").read_bytes() == data
 
 
-def test_who_may_read_and_ask_for_batches_fetches_objects_and_stores_none(
+def test_who_may_read_fetches_objects_and_stores_none(
     gateway: GatewayProcess, gitlab: GitGitLab, lfs: Path, tmp_path: Path
 ) -> None:
-    fetcher = address(gateway, gateway.new_key("fetcher"))
+    reader = address(gateway, gateway.new_key("reader"))
     commit(lfs, "read.bin", b"of LFS\n")
     run("git", "push", "origin", "HEAD:refs/heads/read", directory=lfs)
     down = tmp_path / "down"
-    run("git", "clone", "--quiet", "--branch=read", fetcher, str(down), directory=tmp_path, GIT_LFS_SKIP_SMUDGE="1")
+    run("git", "clone", "--quiet", "--branch=read", reader, str(down), directory=tmp_path, GIT_LFS_SKIP_SMUDGE="1")
     run("git", "lfs", "install", "--local", directory=down)
     run("git", "lfs", "pull", directory=down)
     assert (down / "read.bin").read_bytes() == b"of LFS\n"
 
     gitlab.requests.clear()
     commit(lfs, "written.bin", b"none of LFS\n")
-    refused = run("git", "lfs", "push", fetcher, "HEAD", directory=lfs, code=2)
+    refused = run("git", "lfs", "push", reader, "HEAD", directory=lfs, code=2)
     assert "403" in refused or "forbidden" in refused.lower()
     assert not any(request.method == "PUT" for request in gitlab.requests)
 
