@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 import threading
@@ -23,10 +24,10 @@ def run_process(
     A loop gives back the signals that it hears when it closes, and the system's answer to them is to end the process:
     who had drained, and left with 0, would be one that a second signal killed. Here all threads block them for good, but
     one that waits for them and does nothing else; what comes before ``main`` hears it is kept, and what comes behind its
-    end is told to nobody.
+    end is told to nobody. OSError: no further thread can be had, here or later.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)
-    with asyncio.Runner(loop_factory=loop_factory) as runner, _woken(runner.get_loop()):
+    with _limit_told(), asyncio.Runner(loop_factory=loop_factory) as runner, _woken(runner.get_loop()):
         told = _Told(runner.get_loop())
         for number in TOLD:
             # For a thread of somebody else's that was there before. And a shell has its background ignore some of them,
@@ -34,6 +35,17 @@ def run_process(
             signal.signal(number, lambda number, _: told.tell(number))
         threading.Thread(target=_listen, args=(told,), name="signals", daemon=True).start()
         return runner.run(main(told.hear))
+
+
+@contextlib.contextmanager
+def _limit_told() -> Iterator[None]:
+    """In words: of a thread that can't be started Python says neither why, nor in a class of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != "can't start new thread":
+            raise
+        raise OSError(errno.EAGAIN, "no thread can be started: a limit of processes is reached") from error
 
 
 @contextlib.contextmanager

@@ -84,3 +84,25 @@ def alone():
 threading.Thread(target=alone, daemon=True).start()"""
     main = "hear(int(sys.argv[1]), lambda: told.put_nowait(1)); held.set(); await told.get()"
     assert run(number, main, before, loop) == (7, "ended\n", "")
+
+
+@pytest.mark.parametrize("main", ["", "await asyncio.to_thread(print)"], ids=["here", "later"])
+def test_where_no_thread_can_be_started_the_limit_is_told(main: str) -> None:
+    """As a container's `--pids-limit`, a unit's `TasksMax=` or a user's `ulimit -u` does it."""
+    before = f"""import threading
+start, left = threading.Thread.start, [None] * {len(main) > 0}
+def limited(self):
+    if not left:
+        raise RuntimeError("can't start new thread")
+    left.pop()
+    start(self)
+threading.Thread.start = limited"""
+    code, out, error = run(signal.SIGTERM, main, before)
+    assert (code, out) == (1, "ended\n")
+    assert error.endswith("no thread can be started: a limit of processes is reached\n")
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    code, _, error = run(signal.SIGTERM, "raise RuntimeError('else')")
+    assert code == 1
+    assert error.endswith("RuntimeError: else\n")

@@ -36,7 +36,11 @@ def main() -> int:
     # Whatever reads standard input must not read the line.
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    return run_process(lambda hear: _main(end, hear), uvloop.new_event_loop)
+    try:
+        return run_process(lambda hear: _main(end, hear), uvloop.new_event_loop)
+    except OSError as error:
+        log.error("failed: %s", error.strerror or error)
+        return 1
 
 
 async def _main(end: socket.socket, hear: Hear) -> int:

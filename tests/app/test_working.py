@@ -184,3 +184,22 @@ async def test_a_supervisor_that_says_nothing_has_no_worker(tmp_path: Path) -> N
     ours.close()
     async with asyncio.timeout(30):
         assert await process.wait() == 1
+
+
+async def test_where_no_thread_can_be_started_the_limit_is_told(tmp_path: Path) -> None:
+    """The first is that for signals, before there is a log."""
+    limited = """
+import threading
+def start(_):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = start
+"""
+    python, *flags, option, run, package = worker_command()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = await asyncio.create_subprocess_exec(
+            python, *flags, option, limited + run, package, stdin=theirs, stderr=PIPE, env={"HOME": str(tmp_path)}
+        )
+        async with asyncio.timeout(30):
+            _, log = await process.communicate()
+    assert (process.returncode, log) == (1, b"failed: no thread can be started: a limit of processes is reached\n")
