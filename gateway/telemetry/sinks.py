@@ -178,11 +178,15 @@ class FileSink:
                 self._is_pipe = True
                 raise _UnreadError from None
             raise
+        try:
+            found = os.fstat(descriptor)
+            self._out = _Out(descriptor, self._stall_s)
+        except OSError:
+            os.close(descriptor)
+            raise
         self._descriptor = descriptor
-        found = os.fstat(descriptor)
         self._which = (found.st_dev, found.st_ino)
         self._is_pipe = stat.S_ISFIFO(found.st_mode)
-        self._out = _Out(descriptor, self._stall_s)
         with contextlib.suppress(OSError):
             sync_directory(path)
 

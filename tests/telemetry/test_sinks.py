@@ -308,6 +308,32 @@ def test_a_file_that_could_not_be_synced_when_it_was_left_is_told_to_who_waits(
     sink.close()
 
 
+@pytest.mark.parametrize("when", [1, 2])
+def test_a_file_that_opens_and_says_no_more_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int) -> None:
+    """As on a network's file system, whose server goes between the two; the next try begins anew."""
+    path = tmp_path / "audit"
+    sink = FileSink(str(path))
+    sink.write(b"one\n")
+    path.rename(tmp_path / "audit.1")
+    before = os.listdir("/proc/self/fd")
+    asked, real = [0], os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        asked[0] += 1
+        if asked[0] == when:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    with pytest.raises(OSError, match="Stale"):
+        sink.write(b"two\n")
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert sink.write(b"two\n") == 4
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    sink.close()
+    assert (path.read_bytes(), (tmp_path / "audit.1").read_bytes()) == (b"two\n", b"one\n")
+
+
 def test_a_new_files_name_outlives_a_power_cut_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
