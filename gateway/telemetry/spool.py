@@ -117,6 +117,8 @@ class Spool:
         if not self.doubted and self.used > self.waiting:
             self.doubted = True
             self._mark(_DOUBTED)
+            with contextlib.suppress(OSError):
+                self.sync()  # behind a power cut the sink may have a later line, and not one before it
 
     def empty(self) -> None:
         """Make room: nothing waits, and the sink has it all for good. Or all of it waits again, where that was in doubt."""
@@ -203,9 +205,11 @@ class Spool:
         self._end_line()
         at = there = self._read
         for line in self._lines():
-            at += len(line)
             if (whole := line.removesuffix(b"\n")) and (whole == tail.line or whole in tail.before):
-                there = at
+                if there not in {self._read, at}:
+                    break  # a disk that failed has this one, and not the one before it
+                there = at + len(line)
+            at += len(line)
         self.drop(there - self._read)
         if not tail.torn:
             return b""
@@ -283,6 +287,8 @@ class Spool:
         found = os.fstat(descriptor)
         self._read, self._end = 0, found.st_size
         self._unended, self.doubted = False, bool(found.st_mode & stat.S_ISVTX)
+        if self.doubted and not self._end:
+            self._clear()  # its owner was killed between the two steps of that
         return True
 
 

@@ -125,6 +125,35 @@ def test_that_the_sink_may_have_lost_some_of_it_is_known_to_the_next_process(tmp
     three.close()
 
 
+def test_that_the_sink_may_have_lost_some_of_it_outlives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = spool(tmp_path, line(1))
+    one.drop(one.waiting)
+    on_disk = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: on_disk.append(stat.S_IMODE(os.fstat(descriptor).st_mode)))
+    one.doubt()
+    assert on_disk == [0o1600]
+    one.close()
+
+
+def test_a_line_that_the_sink_lost_from_the_middle_is_written_again(tmp_path: Path) -> None:
+    """A disk that fails need not lose what was written last: with a page of the file, a line before that is gone."""
+    spool(tmp_path, *map(line, range(5))).close()
+    assert next_process(tmp_path, Tail(line(3)[:-1], before=frozenset({line(1)[:-1]}))) == line(2) + line(3) + line(4)
+    assert next_process(tmp_path, Tail(line(3)[:-1], before=frozenset({line(2)[:-1]}))) == line(4)
+
+
+def test_one_whose_owner_was_killed_while_it_made_room_is_in_no_doubt(tmp_path: Path) -> None:
+    kept = tmp_path / "audit-0.spool"
+    kept.touch(0o600)
+    kept.chmod(0o1600)
+    one = spool(tmp_path, line(1))
+    assert not one.doubted
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    one.close()
+
+
 def test_its_name_outlives_a_power_cut_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     real = os.fsync
