@@ -27,8 +27,8 @@ STALL_S = 1.0
 _LONGEST_LINE = 1 << 18
 _LINE_END = ord("\n")
 _NOT_FOR_THESE = frozenset({errno.EINVAL, errno.ENOTSUP})
-"""What fsync says of pipes, sockets and terminals: there is nothing to wait for. Not EROFS: so says ext4 of a file whose
-disk failed, and that took lines a moment ago."""
+"""What fsync says of pipes, sockets and terminals, and of directories on some file systems: there is nothing to wait for.
+Not EROFS: so says ext4 of a file whose disk failed, and that took lines a moment ago."""
 _STREAMS = {"stdout": 1, "stderr": 2}
 
 
@@ -110,6 +110,8 @@ class FileSink:
         """Why a file of before could not be synced when it was left. It is not asked again: the system says so once, or, of
         one that is gone (with its disk, or at a network's server), nothing else for ever."""
         self._descriptor = -1
+        self._named = False
+        """What is synced in it is not lost for want of its name."""
         self._which = (0, 0)
         self._out: _Out | None = None
         self._is_pipe = False
@@ -151,6 +153,7 @@ class FileSink:
         if untold is not None:
             raise untold
         self._opened.sync()
+        self._name()
 
     def emptied(self) -> bool:
         gone = self._out is not None and self._out.emptied(removed=True)
@@ -187,8 +190,14 @@ class FileSink:
         self._descriptor = descriptor
         self._which = (found.st_dev, found.st_ino)
         self._is_pipe = stat.S_ISFIFO(found.st_mode)
+        self._named = not self._out.regular
         with contextlib.suppress(OSError):
-            sync_directory(path)
+            self._name()
+
+    def _name(self) -> None:
+        if not self._named:
+            sync_directory(self._path)
+            self._named = True
 
     def _follow(self, coming: int) -> None:
         if self._out is None:
@@ -323,11 +332,7 @@ class _Out:
         return ready
 
     def sync(self) -> None:
-        try:
-            os.fsync(self._descriptor)
-        except OSError as error:
-            if error.errno not in _NOT_FOR_THESE:
-                raise
+        _sync(self._descriptor)
 
     def emptied(self, *, removed: bool = False) -> bool:
         """``removed``: or has no name any more. A network's file system says ESTALE of such a file."""
@@ -351,12 +356,23 @@ def _close(out: _Out, descriptor: int) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """A new name there outlives a power cut. OSError."""
-    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """A new name there outlives a power cut, where that can be told. OSError."""
     try:
-        os.fsync(directory)
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # it may be passed through, and not read
+        return
+    try:
+        _sync(directory)
     finally:
         os.close(directory)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_THESE:
+            raise
 
 
 def path_of(where: str) -> str:

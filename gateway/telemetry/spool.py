@@ -43,6 +43,8 @@ class Spool:
         self.max_bytes = max_bytes
         self._path: Path | None = None
         self._descriptor = -1
+        self._named = False
+        """What is synced in it is not lost for want of its name."""
         self._read = 0
         self._end = 0
         self._unended = False
@@ -184,8 +186,12 @@ class Spool:
 
     def sync(self) -> None:
         """What was appended outlives a power cut."""
-        if self._path is not None:
-            os.fsync(self._descriptor)
+        if self._path is None:
+            return
+        os.fsync(self._descriptor)
+        if not self._named:
+            sync_directory(str(self._path))
+            self._named = True
 
     def close(self) -> None:
         """An empty one is removed."""
@@ -255,8 +261,6 @@ class Spool:
             try:
                 # One that a process left a moment ago is for the next that starts: lines are in the middle of something.
                 if not _holds_lines(path) and self._lock(path, os.O_RDWR | os.O_APPEND | os.O_CREAT):
-                    with contextlib.suppress(OSError):
-                        sync_directory(str(path))  # what is synced there is lost without its name
                     return
             except OSError as error:  # as in ``claim``
                 if error.errno not in _NOT_OURS or not os.path.lexists(path):
@@ -283,7 +287,7 @@ class Spool:
             return False
         with contextlib.suppress(OSError):
             self.close()  # one of before, which is empty
-        self._path, self._descriptor = path, descriptor
+        self._path, self._descriptor, self._named = path, descriptor, False
         found = os.fstat(descriptor)
         self._read, self._end = 0, found.st_size
         self._unended, self.doubted = False, bool(found.st_mode & stat.S_ISVTX)

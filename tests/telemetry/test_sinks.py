@@ -341,6 +341,59 @@ def test_a_new_files_name_outlives_a_power_cut_as_well(tmp_path: Path, monkeypat
     assert synced == [tmp_path.stat().st_ino]
 
 
+@pytest.mark.parametrize("begins", ["at the start", "rotated"])
+def test_who_waits_is_told_while_a_new_files_name_may_not_outlive_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: str
+) -> None:
+    """Asked again each time: a file without its name is lost, however often it was synced."""
+    real, fails = os.fsync, [True] * 2
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) and fails:
+            fails.pop()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    if begins == "rotated":
+        sink = FileSink(str(tmp_path / "audit"), rotate_bytes=6, durable=True)
+        sink.write(b"one\n")
+        sink.sync()
+        monkeypatch.setattr(os, "fsync", fsync)
+    else:
+        monkeypatch.setattr(os, "fsync", fsync)
+        sink = FileSink(str(tmp_path / "audit"), rotate_bytes=6, durable=True)
+    sink.write(b"two\n")
+    with pytest.raises(OSError, match="Input/output"):
+        sink.sync()
+    sink.sync()
+    sink.close()
+
+
+@pytest.mark.parametrize("says", [errno.EINVAL, errno.EACCES])
+def test_a_directory_that_cannot_be_synced_keeps_nothing_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: int
+) -> None:
+    """Its file system knows of no such thing, or it may be passed through, and not read."""
+    fsync, opens = os.fsync, os.open
+
+    def sync(descriptor: int) -> None:
+        if says == errno.EINVAL and stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(says, os.strerror(says))
+        fsync(descriptor)
+
+    def begin(path: str, flags: int, mode: int = 0o777) -> int:
+        if says == errno.EACCES and flags & os.O_DIRECTORY:
+            raise OSError(says, os.strerror(says))
+        return opens(path, flags, mode)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "open", begin)
+    sink = FileSink(str(tmp_path / "audit"), durable=True)
+    sink.write(b"one\n")
+    sink.sync()
+    sink.close()
+
+
 def test_a_file_that_is_renamed_while_it_is_to_be_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Just behind the look at it: no file grows past its size for that."""
     path = tmp_path / "audit"
