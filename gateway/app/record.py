@@ -36,18 +36,20 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
     if turns is not None:
         tail = _whole(tail)  # what looks torn may be another's line, on its way; the turns see to it
     rotate, durable = audit.rotate, audit.durability is Durability.BEFORE_WRITE
+    spool = None
+    if audit.on_failure is not OnAudit.DROP:
+        spool = Spool(_directory(config), audit.spool, inherits=where == audit.sink)
     sink: Sink = open_sink(
         where,
         rotate_bytes=rotate.size if rotate is not None else 0,
         keep=rotate.keep if rotate is not None else 1,
         torn_in=tail.torn_in,
-        durable=durable or _held(config) > 0,  # what waits may have been promised
+        durable=lambda: durable or (spool is not None and spool.used > 0),  # by another, which may have promised it
     )
     if turns is not None:
         sink = TurnSink(sink, turns, path=path_of(where))
-    spool, torn, after = None, b"\n" if tail.torn else b"", tail.mac
-    if audit.on_failure is not OnAudit.DROP:
-        spool = Spool(_directory(config), audit.spool, inherits=where == audit.sink)
+    torn, after = b"\n" if tail.torn else b"", tail.mac
+    if spool is not None:
         try:
             spool.claim()
         except OSError as error:

@@ -15,6 +15,7 @@ import select
 import stat
 import sys
 import termios
+from collections.abc import Callable
 from typing import Protocol
 
 from ..core.audit_chain import mac_of
@@ -85,7 +86,7 @@ class FileSink:
         keep: How many rotated files stay.
         stall_s: For a pipe with a name.
         torn_in: A file that ends in the middle of a line, which is ended there: ``path``, or what it was before a rotation.
-        durable: A file is synced when it is left, and where that fails the next ``sync`` does.
+        durable: Whether a file is synced when it is left; where that fails the next ``sync`` does.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class FileSink:
         keep: int = 1,
         stall_s: float = STALL_S,
         torn_in: str = "",
-        durable: bool = False,
+        durable: Callable[[], bool] = bool,
     ) -> None:
         self._path = path
         self._rotate_bytes = rotate_bytes
@@ -217,7 +218,7 @@ class FileSink:
         before, out = self._descriptor, self._out
         self._open()
         if out is not None:
-            if self._durable:
+            if self._durable():
                 try:
                     out.sync()
                 except OSError as error:
@@ -382,7 +383,9 @@ def path_of(where: str) -> str:
     return where.removeprefix("file:") if where.startswith("file:") else ""
 
 
-def open_sink(where: str, *, rotate_bytes: int = 0, keep: int = 1, torn_in: str = "", durable: bool = False) -> Sink:
+def open_sink(
+    where: str, *, rotate_bytes: int = 0, keep: int = 1, torn_in: str = "", durable: Callable[[], bool] = bool
+) -> Sink:
     """``stdout``, ``stderr``, ``off`` or ``file:/path``; the rest as in ``FileSink``.
 
     Raises OSError when the file can't be opened.

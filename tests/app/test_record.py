@@ -200,18 +200,25 @@ async def test_what_waits_leaves_the_spool_when_the_sink_is_synced(tmp_path: Pat
     assert (tmp_path / "audit").read_bytes().startswith(line)
 
 
+@pytest.mark.parametrize("left_before", [True, False])
 async def test_what_waits_is_synced_in_files_that_are_rotated_as_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_before: bool
 ) -> None:
     """Another gateway may have promised it, though this one promises nothing."""
     line = b'{"schema":1,"x":"%b"}\n' % (b"x" * 700)
     (tmp_path / "state").mkdir(mode=0o700)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    config = written(tmp_path, ", rotate: {size: 1KiB, keep: 9}")
+    log = None if left_before else open_audit(config, lambda: KEY)
     left = Spool(tmp_path / "state", 1 << 20)
     left.append(line * 4)
     left.close()
-    synced: list[int] = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
-    log = open_audit(written(tmp_path, ", rotate: {size: 1KiB, keep: 9}"), lambda: KEY)
+    log = log or open_audit(config, lambda: KEY)
+    log.writer.offer(b"")
+    async with asyncio.timeout(30):
+        while (tmp_path / "state" / "audit-0.spool").stat().st_size:
+            await asyncio.sleep(0)
     log.close()
     files = [tmp_path / name for name in ("audit.3", "audit.2", "audit.1", "audit")]
     assert [file.read_bytes() for file in files] == [line] * 4

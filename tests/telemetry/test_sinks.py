@@ -252,7 +252,7 @@ def test_a_disk_that_became_read_only_has_not_kept_what_it_took(tmp_path: Path, 
     def fsync(_: int) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    sink = FileSink(str(tmp_path / "audit"), durable=True)
+    sink = FileSink(str(tmp_path / "audit"), durable=lambda: True)
     sink.write(b"line\n")
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="Read-only"):
@@ -267,7 +267,7 @@ def test_what_was_written_before_a_rotation_is_synced_as_well(
 ) -> None:
     """Where anybody is promised that it is."""
     path = tmp_path / "audit"
-    sink = open_sink(f"file:{path}", rotate_bytes=6 if by == "itself" else 0, durable=durable)
+    sink = open_sink(f"file:{path}", rotate_bytes=6 if by == "itself" else 0, durable=lambda: durable)
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
     if by == "itself":
@@ -289,7 +289,7 @@ def test_a_file_that_could_not_be_synced_when_it_was_left_is_told_to_who_waits(
 ) -> None:
     """Linux says once that it lost something: asked again, all is well. Of a file that is gone it says nothing else."""
     fails = [OSError(errno.EIO, os.strerror(errno.EIO))] * often
-    sink = FileSink(str(tmp_path / "audit"), rotate_bytes=6, durable=True)
+    sink = FileSink(str(tmp_path / "audit"), rotate_bytes=6, durable=lambda: True)
     sink.write(b"one\n")
     left = (tmp_path / "audit").stat().st_ino
 
@@ -355,13 +355,13 @@ def test_who_waits_is_told_while_a_new_files_name_may_not_outlive_one(
         real(descriptor)
 
     if begins == "rotated":
-        sink = FileSink(str(tmp_path / "audit"), rotate_bytes=6, durable=True)
+        sink = FileSink(str(tmp_path / "audit"), rotate_bytes=6, durable=lambda: True)
         sink.write(b"one\n")
         sink.sync()
         monkeypatch.setattr(os, "fsync", fsync)
     else:
         monkeypatch.setattr(os, "fsync", fsync)
-        sink = FileSink(str(tmp_path / "audit"), rotate_bytes=6, durable=True)
+        sink = FileSink(str(tmp_path / "audit"), rotate_bytes=6, durable=lambda: True)
     sink.write(b"two\n")
     with pytest.raises(OSError, match="Input/output"):
         sink.sync()
@@ -388,7 +388,7 @@ def test_a_directory_that_cannot_be_synced_keeps_nothing_back(
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "open", begin)
-    sink = FileSink(str(tmp_path / "audit"), durable=True)
+    sink = FileSink(str(tmp_path / "audit"), durable=lambda: True)
     sink.write(b"one\n")
     sink.sync()
     sink.close()
