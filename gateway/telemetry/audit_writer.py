@@ -105,6 +105,8 @@ class AuditWriter:
         """The sink's last octets, where they end no line."""
         self._took = True
         """The sink's answer, last time it was asked."""
+        self._spool_told = False
+        """That the spool fails; once until nothing waits there."""
         self._unsynced = False
         """It took something since it was to be synced."""
         self.unsure = False
@@ -256,12 +258,19 @@ class AuditWriter:
         try:
             gone = self._spool.cut()
         except OSError as error:
-            log.error("the audit's spool fails: %s", error.strerror)
+            self._spool_fails(error)
             return
+        if not self._spool.waiting:
+            self._spool_told = False
         if gone:
             log.error("somebody cut the audit's spool: %d octets that waited there are lost", gone)
             if self._begun and not self._torn and not self._spool.waiting:
                 self._torn = b"\n"  # the rest of that line is among them
+
+    def _spool_fails(self, error: OSError) -> None:
+        if not self._spool_told:
+            log.error("the audit's spool fails: %s", error.strerror)
+        self._spool_told = True
 
     def _look(self) -> None:
         """Write what another left, once all of our own is written: behind a whole line, and while the sink takes lines."""
@@ -296,7 +305,8 @@ class AuditWriter:
                 taken = self._push(octets)
                 spool.drop(taken)
             except OSError as error:
-                log.error("the audit's spool fails: %s", error.strerror)
+                self._spool_fails(error)
+                self.failing = True  # the sink, for all that comes behind those: there must be room for that
                 return
             if self._begun and not spool.waiting:
                 self._torn = b"\n"  # somebody cut it within a line, and it found no room to end that

@@ -735,6 +735,43 @@ async def test_a_tail_that_cannot_be_read_costs_no_line(tmp_path: Path, caplog: 
     assert "the audit's spool fails: Permission denied" in caplog.text
 
 
+async def test_a_spool_that_cannot_be_read_is_a_failure_until_somebody_takes_it_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes behind it waits as well, and fills it; the sink is well all the time."""
+    left = Spool(tmp_path, 1 << 20)
+    left.append(line(0))
+    left.close()
+    spool = Spool(tmp_path, 2 * ROOM_BYTES)
+    spool.claim()
+    tries: list[int] = []
+
+    def pread(descriptor: int, size: int, at: int) -> bytes:
+        tries.append(descriptor)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", pread)
+    sink = Moody()
+    writer = AuditWriter(sink, spool, retry_s=0.001)
+    await until(lambda: writer.failing)
+    writer.offer(line(1))
+    await until(lambda: writer.spooled_bytes == len(lines(0, 2)) and len(tries) > 9)
+    assert writer.has_room(ROOM_BYTES)
+    assert not writer.has_room(2 * ROOM_BYTES)
+    assert sink.octets == b""
+    (tmp_path / "audit-0.spool").rename(tmp_path / "kept")
+    await until(lambda: not writer.failing)
+    writer.offer(line(2))
+    await until(lambda: sink.octets == line(2))
+    writer.close()
+    assert (tmp_path / "kept").read_bytes() == lines(0, 2)
+    assert [record.message for record in caplog.records] == [
+        "the audit's spool fails: Input/output error",
+        f"somebody cut the audit's spool: {len(lines(0, 2))} octets that waited there are lost",
+        "the audit sink takes lines again",
+    ]
+
+
 @pytest.mark.parametrize("left", [0, 4, len(line(0)), len(line(0)) + 5])
 async def test_a_spool_that_somebody_cut_is_told_and_gone_on_with(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
