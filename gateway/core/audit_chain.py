@@ -29,6 +29,7 @@ _OUTER = bytes(octet ^ 0x5C for octet in range(256))
 OPENED, CLOSED = "chain_opened", "chain_closed"
 _NAMES_MISSING = "names a line before it that is missing"
 _REPEATS = "has the MAC of a line before it: it was written again after a failure of the disk, or copied"
+_BORROWS = "has the MAC of a line before it, and says something else: it was made up"
 _ALONE = "is all that is left of its chain, and nothing proves it"
 
 
@@ -109,7 +110,8 @@ def verify(
         heads: ``Chain.head`` of old, from the operator's log: each must be in the file.
     """
     chains: dict[bytes, _Followed] = {}
-    macs: set[bytes] = set()
+    macs: dict[bytes, bytes | None] = {}
+    """Of each line, and the one before it as far as that is known."""
     named: set[bytes] = set()
     alone: dict[bytes, tuple[int, bytes]] = {}
     """Of each chain whose beginning is gone, the line and the MAC of what is left, while that is one line."""
@@ -129,8 +131,7 @@ def verify(
         if partial and not begun and seq:
             chain.mac, chain.next_seq = mac, seq + 1
             chain.closed = _event(line) == CLOSED
-            macs.add(mac)
-            before = _named(line, "before")
+            macs[mac] = before = _named(line, "before")
             proven = before is not None and hmac.compare_digest(mac, hmac.digest(key, before + body, hashlib.sha256))
             if not proven and (name, found[3], found[4]) not in wanted:
                 alone[name] = (number, mac)
@@ -138,7 +139,9 @@ def verify(
             continue
         if mac in macs:
             # What comes behind it goes on from the line before it.
-            yield Flaw(number, _REPEATS)
+            follows = macs[mac]
+            same = follows is None or hmac.compare_digest(mac, hmac.digest(key, follows + body, hashlib.sha256))
+            yield Flaw(number, _REPEATS if same else _BORROWS)
             continue
         alone.pop(name, None)
         if seq != chain.next_seq:
@@ -159,8 +162,8 @@ def verify(
             else:
                 yield Flaw(number, _NAMES_MISSING)
         chain.closed = event == CLOSED
+        macs[mac] = chain.mac
         chain.mac, chain.next_seq = mac, seq + 1
-        macs.add(mac)
         wanted.discard((name, found[3], found[4]))
     for number in unnamed:
         yield Flaw(number, _NAMES_MISSING)

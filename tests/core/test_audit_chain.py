@@ -139,7 +139,10 @@ def test_lines_that_were_written_again_are_told_as_such() -> None:
     again = "has the MAC of a line before it: it was written again after a failure of the disk, or copied"
     assert flaws([*ONE[:3], *ONE[1:3], *ONE[3:], *TWO]) == [f"line {number}: {again}" for number in (4, 5)]
     changed = ONE[1].replace(b"user", b"root")
-    assert flaws([*ONE[:3], changed, *ONE[3:], *TWO]) == [f"line 4: {again}"]
+    made_up = "has the MAC of a line before it, and says something else: it was made up"
+    assert flaws([*ONE[:3], changed, *ONE[3:], *TWO]) == [f"line 4: {made_up}"]
+    assert flaws([*ONE[1:3], ONE[2], *ONE[3:], *TWO], partial=True) == [f"line 3: {again}"]
+    assert flaws([ONE[1], *ONE[1:], *TWO], partial=True) == [f"line 2: {again}"], "what was before it is not known"
     assert flaws([*ONE[:3], *ONE[1:2], *ONE[4:], *TWO])[:2] == [
         f"line 4: {again}",
         "line 5: is number 4 of its chain where 3 belongs",
