@@ -336,6 +336,20 @@ def test_alerts_ask_for_metrics_labels_and_codes_that_exist(alert: dict[str, Any
     assert "rate(" not in alert["expr"]
 
 
+def test_each_gauge_that_is_an_alarm_has_its_alert_and_its_row_of_what_to_do() -> None:
+    """1 while something is wrong: as ``figures`` has it, an alarm is on where it is on at any worker."""
+    alarms = {
+        name
+        for name, kind, _, meaning in ((words(row[0])[0], *row[1:]) for row in rows_of(OPERATIONS, "metric", "type"))
+        if kind == "gauge" and re.match(r"1 while (?!it serves|that Redis|Redis tells)|1 for the state", meaning)
+    }
+    assert len(alarms) > 5
+    alerts = " ".join(alert["expr"] for alert in ALERTS)
+    shown = " ".join(row[2] for row in rows_of(OPERATIONS, "what", "what happens"))
+    assert {name for name in alarms if name not in alerts} == {"gitlab_gateway_hooks_silent"}  # so is a quiet night
+    assert not {name for name in alarms if name.removeprefix("gitlab_gateway_") not in shown}
+
+
 def test_the_alert_about_the_breaker_holds_until_it_is_closed() -> None:
     """A GitLab that hangs has it half open for most of the time."""
     (expression,) = (alert["expr"] for alert in ALERTS if "upstream_breaker" in alert["expr"])

@@ -1,7 +1,7 @@
 """``replay``: what a configuration would have decided about requests of the past, from their audit lines alone.
 
 Judged anew are the rules, for callers as they were recognised then. A line does not tell what was in a body, what
-GitLab calls a project otherwise, or what a workload's token said; where that could matter, ``UNCLEAR`` is the answer.
+GitLab calls a project otherwise, or what a workload's token said; where that could matter, ``Unclear`` is the answer.
 """
 
 from __future__ import annotations
