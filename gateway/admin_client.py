@@ -12,6 +12,7 @@ from .config.units import parse_host_port
 
 KEY = "GATEWAY_ADMIN_KEY"
 TIMEOUT_S = 10.0
+_ADMIN = "127.0.0.1:9901"
 
 
 class KeyUnusable(Exception):  # noqa: N818 — what the operator gave, not a fault
@@ -25,6 +26,12 @@ def address(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
     return text
+
+
+def admin_option(parser: argparse.ArgumentParser) -> None:
+    """Which gateway a command asks."""
+    words = f"the running gateway's; absent: {_ADMIN}. The key is read from {KEY}"
+    parser.add_argument("--admin", metavar="HOST:PORT", type=address, default=_ADMIN, help=words)
 
 
 def given_key() -> str:

@@ -343,8 +343,9 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "schema", _schema, "print the JSON Schema of the configuration")
 
     demo = _command(commands, "demo", _demo, "run the gateway in front of a small GitLab of its own")
-    demo.add_argument("--listen", metavar="HOST:PORT", type=address, default="127.0.0.1:8080")
-    demo.add_argument("--admin", metavar="HOST:PORT", type=address, default="127.0.0.1:9901")
+    for option, place, text in (("--listen", "127.0.0.1:8080", "data"), ("--admin", "127.0.0.1:9901", "admin")):
+        words = f"the {text} port; absent: {place}"
+        demo.add_argument(option, metavar="HOST:PORT", type=address, default=place, help=words)
 
     _command(commands, "version", _version, "print the version")
     return parser

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .admin_client import KEY, address, ask, refusal
+from .admin_client import admin_option, ask, refusal
 
 OK, FAILED, REFUSED = 0, 1, 2
 _PATIENCE_S = 120.0
@@ -30,9 +30,7 @@ def add(commands: Any, add_command: Add) -> None:
     rotate = add_command(below, "rotate", _rotate, "replace one now, whatever its end")
     rotate.add_argument("credential", metavar="ID", help="as `list` shows it; a member of a pool is POOL/1, POOL/2 …")
     for parser in (listing, rotate):
-        parser.add_argument(
-            "--admin", metavar="HOST:PORT", type=address, default="127.0.0.1:9901", help=f"the key is read from {KEY}"
-        )
+        admin_option(parser)
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -46,7 +46,9 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
     rotate = command("rotate", _rotate, "issue a key in place of another, which ends after the overlap")
     rotate.add_argument("identity", metavar="IDENTITY")
     rotate.add_argument("--key", metavar="KEY_ID", help="the one to replace; absent: the only live one")
-    rotate.add_argument("--overlap", metavar="1d", type=_span, default=_OVERLAP_S, help="how long both live; 0s: no time")
+    rotate.add_argument(
+        "--overlap", metavar="1d", type=_span, default=_OVERLAP_S, help="how long both live; 0s: no time; absent: 1d"
+    )
     for parser in (new, taken, rotate):
         words = "absent: as long as the one before" if parser is rotate else "absent: never"
         parser.add_argument("--expires", metavar="90d", type=_lasting, help=words)
@@ -56,7 +58,7 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
     revoke = command("revoke", _revoke, "end a key at once")
     revoke.add_argument("key", metavar="KEY_ID", help="as `keys list` shows it")
     admin = add_command(below, "admin", _admin, "make a key for the admin port and the lines that admit it")
-    admin.add_argument("id", metavar="ID", nargs="?", default="ops", type=_identifier)
+    admin.add_argument("id", metavar="ID", nargs="?", default="ops", type=_identifier, help="whose it is; absent: ops")
     return [new, taken, rotate, listing, revoke]
 
 

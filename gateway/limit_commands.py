@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from .admin_client import KEY, KeyUnusable, address, ask, given_key, refusal
+from .admin_client import KEY, KeyUnusable, admin_option, ask, given_key, refusal
 from .config import Config
 from .config.units import HostPort, parse_duration
 
@@ -30,21 +30,21 @@ def add(commands: Any, add_command: Add) -> None:
     limits = commands.add_parser("limits", help="who asks most, and one bucket changed for a time", allow_abbrev=False)
     below = limits.add_subparsers(metavar="COMMAND", required=True)
     top = add_command(below, "top", _top, "the hottest callers now, and the state of their buckets")
-    top.add_argument("--count", metavar="N", type=int, default=20)
+    top.add_argument("--count", metavar="N", type=int, default=20, help="how many; absent: 20")
     top.add_argument("--json", action="store_true")
     change = add_command(below, "set", _set, "raise, lower or pause one bucket for a time")
     how = change.add_mutually_exclusive_group(required=True)
     how.add_argument("--factor", metavar="X", type=float, help="times the configured rate and burst: 2 raises, 0.5 lowers")
     how.add_argument("--pause", action="store_true", help="the limit does not apply")
-    change.add_argument("--for", dest="lasting", metavar="1h", type=_seconds, default=3600.0)
+    change.add_argument(
+        "--for", dest="lasting", metavar="1h", type=_seconds, default=3600.0, help="a week at most; absent: 1h"
+    )
     reset = add_command(below, "reset", _reset, "fill one bucket, and take back what was set")
     for parser in (change, reset):
         parser.add_argument("limit", metavar="LIMIT")
         parser.add_argument("subject", metavar="SUBJECT", help="as `top` names it: a caller, a team, a project; `all`")
     for parser in (top, change, reset):
-        parser.add_argument(
-            "--admin", metavar="HOST:PORT", type=address, default="127.0.0.1:9901", help=f"the key is read from {KEY}"
-        )
+        admin_option(parser)
 
 
 def look(config: Config, identity: str, method: str, target: str, caller: str) -> app.Look:

@@ -426,6 +426,24 @@ def test_every_command_is_named() -> None:
     assert sorted(words(paragraph[1])) == sorted(commands(cli._parser()))
 
 
+def test_help_says_what_holds_where_an_option_is_left_out() -> None:
+    def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+        yield parser
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for below in action.choices.values():
+                    yield from parsers(below)
+
+    chosen = [
+        (parser.prog, action.dest, action.help)
+        for parser in parsers(cli._parser())
+        for action in parser._actions
+        if action.default not in (None, False, "", [], argparse.SUPPRESS)
+    ]
+    assert len(chosen) > 8
+    assert not [each for each in chosen if "absent: " not in (each[2] or "")]
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_the_commands_shown_are_understood(name: str) -> None:
     shown = [
