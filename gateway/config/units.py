@@ -22,7 +22,10 @@ _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"([0-9]{1,18})(B|KiB|MiB|GiB)?")
 _BYTES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_DECIMAL_SIZE = re.compile(r"([0-9]+)\s*([kKmMgG])(?:[bB]|ib)?")
+_DECIMAL_SIZE = re.compile(r"([0-9]+)\s*([kKmMgG])i?[bB]?")
+_SPELT_DURATION = re.compile(
+    r"([0-9]+)\s*(?:(ms)|(s)(?:ecs?|econds?)?|(m)(?:ins?|inutes?)?|(h)(?:rs?|ours?)?|(d)(?:ays?)?)?"
+)
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)/(s|sec|second|m|min|minute|h|hour|d|day)")
 _BYTE_RATE = re.compile(r"(.+)/(?:s|sec|second)")
 _PERIODS = {
@@ -145,7 +148,8 @@ def parse_duration(text: str) -> float:
         return 0.0
     found = _DURATION.fullmatch(text)
     if found is None:
-        hint = f"; did you mean `{text}s`?" if text.isascii() and text.isdecimal() else ""
+        near = _SPELT_DURATION.fullmatch(text)
+        hint = f"; did you mean `{near[1]}{''.join(filter(None, near.groups()[1:])) or 's'}`?" if near else ""
         raise ValueError(f"is not a duration: write a number and ms, s, m, h or d, for example 30s{hint}")
     return float(found[1]) * _SECONDS[found[2]]
 

@@ -23,6 +23,28 @@ def test_what_is_no_duration(text: str) -> None:
         units.parse_duration(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("30", "30s"),
+        ("30 s", "30s"),
+        ("30sec", "30s"),
+        ("5min", "5m"),
+        ("2 hours", "2h"),
+        ("1day", "1d"),
+        ("50 ms", "50ms"),
+    ],
+)
+def test_spelt_durations_get_a_hint(text: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean `{hint}`"):
+        units.parse_duration(text)
+
+
+def test_what_may_be_no_unit_at_all_gets_no_hint() -> None:
+    with pytest.raises(ValueError, match=r"for example 30s$"):
+        units.parse_duration("1month")
+
+
 @given(st.integers(0, 10**9))
 def test_durations_are_shown_as_they_are_read(milliseconds: int) -> None:
     seconds = milliseconds / 1000
@@ -36,7 +58,9 @@ def test_sizes(text: str, octets: int) -> None:
     assert units.parse_size(text) == octets
 
 
-@pytest.mark.parametrize(("text", "hint"), [("16KB", "16KiB"), ("16k", "16KiB"), ("2M", "2MiB"), ("1 GB", "1GiB")])
+@pytest.mark.parametrize(
+    ("text", "hint"), [("16KB", "16KiB"), ("16k", "16KiB"), ("2M", "2MiB"), ("1 GB", "1GiB"), ("2Mi", "2MiB")]
+)
 def test_decimal_sizes_get_a_hint(text: str, hint: str) -> None:
     with pytest.raises(ValueError, match=f"did you mean `{hint}`"):
         units.parse_size(text)
