@@ -359,7 +359,7 @@ def _close(out: _Out, descriptor: int) -> None:
 def sync_directory(path: str) -> None:
     """A new name there outlives a power cut, where that can be told. OSError."""
     try:
-        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:  # it may be passed through, and not read
         return
     try:
