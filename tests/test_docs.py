@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shlex
+import time
 import tomllib
 from collections.abc import Iterator
 from functools import partial
@@ -298,7 +299,7 @@ async def test_every_metric_has_its_row_with_its_type_and_labels(tmp_path: Path)
     for stores in ("", 'stores: {shared: "redis://127.0.0.1:9/0"}'):
         made = await assemble(configured(FULL.format(place=tmp_path, stores=stores)))
         async with made.stack:
-            certificates = Certificates([], {})
+            certificates = Certificates([], {}, time.time)
             made.metrics.export(partial(readings, made, certificates))
             made.metrics.export(partial(worker_readings, {0: Figures()}, STAFF))
             made.metrics.observe(full_exchange(), 1.0)

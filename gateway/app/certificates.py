@@ -14,6 +14,7 @@ import os
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -35,16 +36,25 @@ class Certificates:
     Args:
         files: Looked at for changes.
         readers: By the setting that names their files, for the log.
+        expires_at: When the certificate that is served ends, in Unix seconds, ``inf``: not known; None: none is served.
     """
 
-    def __init__(self, files: Sequence[str], readers: Mapping[str, Reader]) -> None:
+    def __init__(
+        self, files: Sequence[str], readers: Mapping[str, Reader], expires_at: Callable[[], float] | None = None
+    ) -> None:
         self._files = tuple(files)
         self._readers = dict(readers)
+        self._expires_at = expires_at
         self._seen = self._look()
         self._wanted = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "certificates", _step_back)
         self._task: asyncio.Task[None] | None = None
         self.failing = False
+
+    @property
+    def left_s(self) -> float | None:
+        """Until the certificate that is served ends; less than 0 once it has, ``inf``: not known, None: none is served."""
+        return self._expires_at() - time.time() if self._expires_at is not None else None
 
     def reload(self) -> None:
         """Soon, whether anything changed or not; once more if they are being read at the moment."""

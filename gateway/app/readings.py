@@ -103,6 +103,9 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
             "1 while a changed certificate can't be used, and the one before serves.",
             float(certificates.failing),
         )
+        if (left_s := certificates.left_s) is not None:
+            text = "Until the certificate that is served ends."
+            yield Reading("gitlab_gateway_certificate_expires_seconds", text, left_s)
     for link in made.links:
         yield Reading(
             "gitlab_gateway_store_up",

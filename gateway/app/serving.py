@@ -191,7 +191,7 @@ def _certificates(made: Assembly) -> tuple[ListenerTls | None, Certificates]:
     }
     if tls is not None:
         readers["listen.tls"] = tls.read
-    return tls, Certificates(files, readers)
+    return tls, Certificates(files, readers, (lambda: tls.expires_at) if tls is not None else None)
 
 
 class _Alone:

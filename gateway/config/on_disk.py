@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from collections.abc import Iterator
 
 from .given import Given
@@ -14,6 +15,9 @@ from .model import Config
 from .problems import Path, Problem, Severity
 from .tree import parse_tree
 from .units import StoreUrl
+
+_DAY_S = 86_400.0
+_SOON_S = 7 * _DAY_S
 
 Finding = tuple[Path, str, Severity]
 
@@ -61,9 +65,13 @@ def _certificate(config: Config) -> Iterator[Finding]:
         from ..edge.tls import ListenerTls
 
         try:
-            ListenerTls(tls.cert_file, tls.key_file)
+            left_s = ListenerTls(tls.cert_file, tls.key_file).expires_at - time.time()
         except OSError as error:
             yield ("listen", "tls", "key_file"), error.strerror or str(error), Severity.ERROR
+        else:
+            if left_s < _SOON_S:
+                how = f"ends in {left_s / _DAY_S:.1f} days" if left_s > 0 else "has ended: clients refuse it"
+                yield ("listen", "tls", "cert_file"), f"names {tls.cert_file}, which {how}", Severity.WARNING
 
 
 def _stores(config: Config) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 from collections.abc import Callable
@@ -17,15 +18,17 @@ class ListenerTls:
         self._cert_file = cert_file
         self._key_file = key_file
         self.context = _Newest(self._load())
+        self.expires_at = certificate_end(cert_file)
+        """Of the certificate that is shown to new connections, in Unix seconds; ``inf``: not known."""
 
     def read(self) -> Callable[[], None]:
         """In any thread: look whether the pair can serve. What comes back has it serve handshakes to come; connections that
         are open keep what they have. On an error nothing changes.
         """
-        read = self._load()
+        read, expires_at = self._load(), certificate_end(self._cert_file)
 
         def put() -> None:
-            self.context.newest = read
+            self.context.newest, self.expires_at = read, expires_at
 
         return put
 
@@ -49,6 +52,17 @@ class ListenerTls:
         except OSError as error:
             raise OSError(error.errno, error.strerror, _unreadable(self._cert_file, self._key_file)) from error
         return context
+
+
+def certificate_end(file: str) -> float:
+    """When the first certificate there, the one that is shown, ends, in Unix seconds; ``inf``: it can't be told."""
+    from cryptography import x509  # some megabytes, which gateways without TLS need not have
+
+    try:
+        with open(file, "rb") as pem:
+            return x509.load_pem_x509_certificates(pem.read())[0].not_valid_after_utc.timestamp()
+    except (OSError, ValueError, OverflowError):
+        return math.inf
 
 
 def _unreadable(*files: str) -> str:

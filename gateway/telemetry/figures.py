@@ -74,6 +74,7 @@ _MOST = frozenset(
 _LEAST = frozenset(
     {
         "gitlab_gateway_cache_near_up",
+        "gitlab_gateway_certificate_expires_seconds",
         "gitlab_gateway_credential_expires_seconds",
         "gitlab_gateway_store_up",
     }

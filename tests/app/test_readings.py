@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +77,21 @@ async def test_a_certificate_that_can_not_be_read_again_shows(tmp_path: Path) ->
                     await asyncio.sleep(0)
         assert readiness(made, certificates).ready
     await certificates.close()
+
+
+async def test_how_long_the_certificate_lasts_that_is_served(tmp_path: Path) -> None:
+    made = await assemble(configured(TEXT, tmp_path))
+    now = time.time()
+    async with made.stack:
+        for certificates, left in (
+            (Certificates([], {}), None),
+            (Certificates([], {}, lambda: now + 7_000_000), 7_000_000),
+            (Certificates([], {}, lambda: now - 7_000_000), -7_000_000),
+            (Certificates([], {}, lambda: math.inf), math.inf),
+        ):
+            found = [one for one in readings(made, certificates) if one.name.endswith("_certificate_expires_seconds")]
+            assert [one.value for one in found] == ([] if left is None else [pytest.approx(left, rel=0.01)])
+            await certificates.close()
 
 
 async def test_readiness(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ def test_a_certificate_and_its_key_are_tried(tmp_path: Path) -> None:
     one.cert.write_text("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
     (problem,) = found(tls.format(one.cert, one.key))
     assert str(one.cert) in problem
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (datetime.timedelta(days=8), None),
+        (datetime.timedelta(days=3, minutes=5), "ends in 3.0 days"),
+        (datetime.timedelta(minutes=-5), "has ended: clients refuse it"),
+    ],
+)
+def test_a_certificate_that_ends_is_a_warning(tmp_path: Path, left: datetime.timedelta, said: str | None) -> None:
+    one = Authority(tmp_path).issue("one", until=datetime.datetime.now(datetime.UTC) + left)
+    problems = found(f"listen:\n  tls:\n    cert_file: {one.cert}\n    key_file: {one.key}\n")
+    assert problems == ([f"F:5: warning: listen.tls.cert_file: names {one.cert}, which {said}"] if said else [])
 
 
 def test_authorities_are_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import signal
 import socket
@@ -97,10 +98,15 @@ def reloaded(gateway: GatewayProcess, line: str) -> None:
     gateway.log.find(lambda found: True if line in found else None, start=seen)
 
 
+def left_s(gateway: GatewayProcess) -> float:
+    return float(gateway.metrics().partition("\ngitlab_gateway_certificate_expires_seconds ")[2].split()[0])
+
+
 def test_certificates_are_exchanged_while_connections_live(
     authority: Authority, upstream: Upstream, clients: ExitStack, tmp_path: Path
 ) -> None:
-    old, new = authority.issue("old"), authority.issue("new")
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)
+    old, new = authority.issue("old", until=soon), authority.issue("new")
     ca = tmp_path / "ca.pem"
     ca.write_bytes(authority.file.read_bytes())
     gateway = GatewayProcess(
@@ -118,6 +124,7 @@ def test_certificates_are_exchanged_while_connections_live(
     try:
         before = Client(gateway.port, authority, clients)
         assert (before.name, before.get()) == ("old", 200)
+        assert 2 * 86_400 < left_s(gateway) < 3 * 86_400
 
         replace(old.key, new.key.read_bytes())
         reloaded(gateway, "the one before stays")
@@ -128,6 +135,7 @@ def test_certificates_are_exchanged_while_connections_live(
         after = Client(gateway.port, authority, clients)
         assert (after.name, after.get()) == ("new", 200)
         assert before.get() == 200
+        assert left_s(gateway) > 3 * 86_400
 
         # Another authority: connections to come no longer believe the upstream.
         replace(ca, Authority(tmp_path, "stranger").file.read_bytes())

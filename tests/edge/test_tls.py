@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import math
 import ssl
 from pathlib import Path
 
 import pytest
 
-from gateway.edge.tls import ListenerTls
+from gateway.edge.tls import ListenerTls, certificate_end
 from tests.fakes.certificates import Authority
 
 
@@ -120,3 +122,24 @@ def test_what_cannot_serve_is_refused(tmp_path: Path) -> None:
         assert refused.value.filename == str(tmp_path / "missing")
     with pytest.raises(ssl.SSLError, match=f"{locked.key} is encrypted"):
         ListenerTls(str(locked.cert), str(locked.key))
+
+
+def test_when_the_certificate_that_is_shown_ends_is_known(tmp_path: Path) -> None:
+    """Not that of its authority, which stands behind it in the file."""
+    authority = Authority(tmp_path)
+    ends = [datetime.datetime(year, 2, 3, 4, 5, 6, tzinfo=datetime.UTC) for year in (2030, 2031)]
+    one, other = (authority.issue(f"until {end.year}", until=end) for end in ends)
+    one.cert.write_bytes(one.cert.read_bytes() + authority.file.read_bytes())
+    tls = ListenerTls(str(one.cert), str(one.key))
+    assert tls.expires_at == ends[0].timestamp()
+    for there, new in ((one.key, other.key), (one.cert, other.cert)):
+        there.write_bytes(new.read_bytes())
+    put = tls.read()
+    assert tls.expires_at == ends[0].timestamp(), "until it is put in place"
+    put()
+    assert tls.expires_at == ends[1].timestamp()
+
+
+def test_an_end_that_cannot_be_told_is_none(tmp_path: Path) -> None:
+    (tmp_path / "x.pem").write_bytes(b"no certificate")
+    assert certificate_end(str(tmp_path / "x.pem")) == certificate_end(str(tmp_path / "none.pem")) == math.inf

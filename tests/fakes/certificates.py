@@ -34,20 +34,27 @@ class Authority:
         self._directory = directory
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._builder(self._name, self._key).add_extension(x509.BasicConstraints(True, None), True)
+        certificate = self._builder(self._name, self._key, _UNTIL).add_extension(x509.BasicConstraints(True, None), True)
         certificate = certificate.add_extension(_CA_USAGE, True).add_extension(
             x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), False
         )
         self.file = directory / f"{name}.pem"
         self.file.write_bytes(certificate.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, passphrase: bytes | None = None, *, with_rsa: bool = False) -> Pair:
+    def issue(
+        self,
+        name: str,
+        passphrase: bytes | None = None,
+        *,
+        with_rsa: bool = False,
+        until: datetime.datetime | None = None,
+    ) -> Pair:
         """A certificate called ``name``, for the loopback address and ``localhost``."""
         key: _PrivateKey = rsa.generate_private_key(65537, 2048) if with_rsa else ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
         certificate = (
-            self._builder(subject, key)
+            self._builder(subject, key, until or _UNTIL)
             .add_extension(x509.SubjectAlternativeName(names), False)
             .add_extension(x509.BasicConstraints(False, None), True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False)
@@ -61,7 +68,7 @@ class Authority:
         pair.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
         return pair
 
-    def _builder(self, subject: x509.Name, key: _PrivateKey) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: _PrivateKey, until: datetime.datetime) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -69,7 +76,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(_FROM)
-            .not_valid_after(_UNTIL)
+            .not_valid_after(until)
         )
 
 

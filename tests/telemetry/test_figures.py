@@ -41,6 +41,7 @@ def test_histograms_are_added() -> None:
         pytest.param("upstream_breaker", (1, 1), {"state": "open"}, 1, id="and no more than that"),
         pytest.param("store_up", (1, 0), {"store": "keys"}, 0, id="up is up everywhere"),
         pytest.param("credential_expires_seconds", (math.inf, 5), {"credential": "a"}, 5, id="the one that knows an end"),
+        pytest.param("certificate_expires_seconds", (7, 5), {}, 5, id="the first that ends"),
         pytest.param("hooks_silence_seconds", (-1, 7), {}, 7, id="the one that knows a hook"),
     ],
 )
