@@ -13,7 +13,9 @@ from .query import BLANKS, form_decode, top_level_name
 _MAX_NAME_BYTES = 4096
 _LONGEST = max(map(len, WATCHED))
 _MAX_PAIRS = 65_536  # looked at one by one; Rack refuses beyond 4,096
-_MAYBE = re.compile(rb"token|password|sudo|_method|project|group|namespace|forked|%[4-7]")
+_MAX_SUSPECTS = 4_096  # of these, decoded, which takes ten times as long
+# Watched names hold small letters and `_` alone: an escape of anything else hides none.
+_MAYBE = re.compile(rb"token|password|sudo|_method|project|group|namespace|forked|%(?:5[Ff]|6[1-9A-Fa-f]|7[0-9Aa])")
 _SEPARATOR = re.compile(rb"[&;]")
 
 
@@ -30,6 +32,7 @@ class FormScanner:
         self._skipping = False  # its value is no concern of ours
         self._read = 0
         self._looked_at = 0
+        self._suspects = 0
 
     def feed(self, chunk: bytes) -> None:
         start = self._read
@@ -120,6 +123,11 @@ class FormScanner:
         if self._looked_at > _MAX_PAIRS:
             raise Doubt(Undecidable.TOO_MANY)
         raw_name, _, raw_value = piece.partition(b"=")
+        if not _MAYBE.search(raw_name):
+            return
+        self._suspects += 1
+        if self._suspects > _MAX_SUSPECTS:
+            raise Doubt(Undecidable.TOO_MANY)
         name = _watched(raw_name)
         if name is None:
             return
@@ -134,8 +142,6 @@ class FormScanner:
 def _watched(raw_name: bytes) -> str | None:
     if len(raw_name) > _MAX_NAME_BYTES:
         return _watched_by_its_beginning(raw_name[:_MAX_NAME_BYTES])
-    if not _MAYBE.search(raw_name):
-        return None
     name = top_level_name(form_decode(raw_name)).decode("utf-8", "surrogateescape")
     return name if name in WATCHED else None
 
