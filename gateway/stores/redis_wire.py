@@ -28,7 +28,7 @@ _SCRIPT = r"ERR Error running script \(call to f_[0-9a-f]{40}\): @user_script:[0
 """What Redis 6 puts before the error of a command in a script."""
 _KINDS = (
     (re.compile(_SCRIPT + r"-([A-Z]+) "), ""),
-    (re.compile(r"ERR max number of clients reached"), "too many clients"),
+    (re.compile(r"ERR max number of clients (?:\+ cluster connections )?reached"), "too many clients"),
     (re.compile(r"ERR (?:AUTH <password> called without|Client sent AUTH, but no password)"), "no password is set there"),
     (re.compile(r"ERR (?:DB index is out of range|invalid DB index|SELECT is not allowed)"), "no such database"),
     (re.compile(r"ERR This instance has cluster support disabled"), "no node of one"),

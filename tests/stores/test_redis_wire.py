@@ -78,9 +78,12 @@ async def test_a_server_that_hangs_up_while_it_is_greeted_is_unavailable() -> No
     server.close()
 
 
-async def test_a_server_that_refuses_whoever_connects_is_heard(start_redis: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("options", [(), ("--cluster-enabled", "yes")], ids=["alone", "a node"])
+async def test_a_server_that_refuses_whoever_connects_is_heard(
+    start_redis: Callable[..., Any], options: tuple[str, ...]
+) -> None:
     """It says so before it is asked, and hangs up: with uvloop that is there first."""
-    at = parse_address(start_redis().url)
+    at = parse_address(start_redis(*options).url)
     with redis.Redis(port=at.port) as client:
         client.config_set("maxclients", 1)  # itself
         _, wire = await asyncio.get_running_loop().create_connection(lambda: Wire(lambda _: None), at.host, at.port)
