@@ -38,8 +38,8 @@ from .ports import RequestBody
 # The routes of Workhorse's body uploader (`workhorse/internal/upstream/routes.go`), as it finds them: nothing decoded.
 # Behind the relative URL root alone: `api/v4/packages/conan` may as well stand in another route's last parameter.
 _KEPT = re.compile(
-    rb"(?:/(?!api/)[^/?%]+)*/api/v4/(?:projects/[^/?]+/)?packages/"
-    rb"(?:conan|debian|generic|maven|ml_models|terraform/modules)/"
+    rb"(?:/(?!api/)[^/?%]+)*/api/v4/"
+    rb"(?:packages/conan|projects/[^/?]+/packages/(?:conan|debian|generic|maven|ml_models|terraform/modules))/"
 )
 # No browser sends a form so, and Rack reads one all the same.
 _READING = frozenset({"GET", "HEAD"})

@@ -279,6 +279,8 @@ def test_a_package_file_is_not_looked_into(target: bytes, fields: tuple[Field, .
         b"/api/v4/projects/1/packages/npm/-/package/p/dist-tags/latest",
         b"/api/v4/projects/1/packages/npm/-/package/api/v4/packages/conan/dist-tags/latest",
         b"/gitlab/api/v4/projects/1/packages/npm/-/package/api/v4/packages/conan/dist-tags/latest",
+        b"/api/v4/packages/generic/p/1.0/f.bin",  # no route of GitLab's today, and Workhorse keeps Conan's alone there
+        b"/gitlab/api/v4/packages/terraform/modules/m/s/1.0/file",
     ],
 )
 def test_a_put_that_workhorse_hands_on_is_watched(target: bytes) -> None:
