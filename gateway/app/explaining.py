@@ -13,6 +13,7 @@ from ..config.model import Identity
 from ..config.units import Rate, show_rate
 from ..config.vocabulary import CacheMode
 from ..core.access import Explanation, Principal, PrincipalKind, Rules, Verdict
+from ..core.asked import is_told_by_body
 from ..core.cache_tags import ANONYMOUS, answer_tags
 from ..core.caching import SAFE_METHODS
 from ..core.catalogue import Access, Catalogue, Operation
@@ -178,6 +179,8 @@ def _operation(operation: Operation) -> str:
         words += f", permissions {', '.join(operation.permissions)}"
     if not operation.known:
         words += " (not in the catalogue: counts as write for brokered callers)"
+    if is_told_by_body(operation):
+        words += " (what it asks for decides: only queries and downloads read; taken for a write here)"
     return words
 
 

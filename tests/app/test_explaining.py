@@ -46,6 +46,8 @@ def config(tmp_path: Path) -> Config:
         ("people", "GET", "/a/../b", ["target      refused: 400 bad_target"]),
         ("people", "TRACE", "/", ["method      refused: 405"]),
         ("people", "GET", "/no/such/route", ["not in the catalogue"]),
+        ("reader", "POST", "/a/b.git/info/lfs/objects/batch", ["what it asks for decides", "taken for a write here"]),
+        ("reader", "POST", "/api/graphql", ["what it asks for decides", "taken for a write here"]),
         ("people", "GET", "/api/v4/user?private_token=a&job_token=b", ["claim       refused: 400 ambiguous_credential"]),
     ],
 )
