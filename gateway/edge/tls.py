@@ -61,7 +61,7 @@ def certificate_end(file: str) -> float:
     try:
         with open(file, "rb") as pem:
             return x509.load_pem_x509_certificates(pem.read())[0].not_valid_after_utc.timestamp()
-    except (OSError, ValueError, OverflowError):
+    except (OSError, ValueError, OverflowError, x509.InvalidVersion):
         return math.inf
 
 

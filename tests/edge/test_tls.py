@@ -141,5 +141,11 @@ def test_when_the_certificate_that_is_shown_ends_is_known(tmp_path: Path) -> Non
 
 
 def test_an_end_that_cannot_be_told_is_none(tmp_path: Path) -> None:
+    odd = tmp_path / "odd.pem"
+    octets = ssl.PEM_cert_to_DER_cert(Authority(tmp_path).file.read_text())
+    odd.write_text(
+        ssl.DER_cert_to_PEM_cert(octets.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07", 1))
+    )  # version 8
     (tmp_path / "x.pem").write_bytes(b"no certificate")
-    assert certificate_end(str(tmp_path / "x.pem")) == certificate_end(str(tmp_path / "none.pem")) == math.inf
+    for file in (odd, tmp_path / "x.pem", tmp_path / "none.pem"):
+        assert certificate_end(str(file)) == math.inf
