@@ -14,6 +14,7 @@ from gateway.names import Address, Names
 from gateway.stores.redis_address import parse_address
 from gateway.stores.redis_link import RedisLink
 from gateway.stores.redis_wire import Garbled, RedisError, RedisUnavailable, RedisValue, Wire, connected, packed
+from tests.fakes.redis_cluster import start_node
 
 
 async def test_replies_come_in_order_once_it_is_greeted(redis_url: str) -> None:
@@ -78,12 +79,11 @@ async def test_a_server_that_hangs_up_while_it_is_greeted_is_unavailable() -> No
     server.close()
 
 
-@pytest.mark.parametrize("options", [(), ("--cluster-enabled", "yes")], ids=["alone", "a node"])
-async def test_a_server_that_refuses_whoever_connects_is_heard(
-    start_redis: Callable[..., Any], options: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("is_node", [False, True], ids=["alone", "a node"])
+async def test_a_server_that_refuses_whoever_connects_is_heard(start_redis: Callable[..., Any], is_node: bool) -> None:
     """It says so before it is asked, and hangs up: with uvloop that is there first."""
-    at = parse_address(start_redis(*options).url)
+    server = start_node(start_redis) if is_node else start_redis()
+    at = parse_address(server.url)
     with redis.Redis(port=at.port) as client:
         client.config_set("maxclients", 1)  # itself
         _, wire = await asyncio.get_running_loop().create_connection(lambda: Wire(lambda _: None), at.host, at.port)
