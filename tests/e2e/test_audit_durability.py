@@ -68,6 +68,8 @@ def test_a_killed_gateway_loses_the_last_moment_alone(demo: DemoGitLab, tmp_path
     killed = time.monotonic()
     pauses = [later - earlier for earlier, later in itertools.pairwise([*(at for at, _ in answered), killed])]
     file = tmp_path / "log" / "audit"
+    if torn := file.read_bytes().rpartition(b"\n")[2]:
+        os.truncate(file, file.stat().st_size - len(torn))  # Linux ends a killed process's write between two pages
     there = [event["request_id"] for event in events(file) if "request_id" in event]
     assert there == [request_id for _, request_id in answered][: len(there)], "a beginning of it, without a hole"
     lost = [at for at, _ in answered[len(there) :]]
