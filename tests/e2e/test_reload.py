@@ -342,7 +342,7 @@ def test_many_reloads_leave_nothing_behind(start: Start, redis_url: str) -> None
 
         gateway.reloaded("unchanged")  # so that threads, and what they hold, are there
         before = held()
-        with Clients(gateway.port, -1.0, *[0.01] * 2, *[0.1] * 4, 0.8) as clients:
+        with Clients(gateway.port, -1.0, *[0.01] * 2, *[0.1] * 4, 0.3) as clients:
             for number in range(1, _MANY + 1):
                 gateway.change(limits=limited(200_000 + number))
                 gateway.reloaded()
