@@ -67,10 +67,6 @@ class Program:
                     continue
         return total / 1e9
 
-    def children(self) -> int:
-        """How many it has at the moment, less their own."""
-        return len(list(_children(self.pid)))
-
     def pin(self, *cores: Collection[int]) -> None:
         """Its children to these, one after the other; itself, and those there is no more for, to the last."""
         for number, child in enumerate(_children(self.pid)):

@@ -15,6 +15,8 @@ in the same way.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import http.client
 import os
 import statistics
 import tempfile
@@ -140,7 +142,7 @@ def _nginx(bench: Bench, number: int, workers: int) -> _Asked:
 
 
 def _gateway(bench: Bench, number: int, workers: int) -> _Asked:
-    """Once all its workers have been made: they come one after the other."""
+    """Once all its workers serve: they come one after the other."""
     name, port, admin = f"workers{number}", free_port(), free_port()
     store = f"redis://127.0.0.1:{bench.redis}/{8 + number}"
     config = bench.file(
@@ -150,11 +152,20 @@ def _gateway(bench: Bench, number: int, workers: int) -> _Asked:
     argv = [bench.python.path, "-m", "gateway", "serve", "--config", config, "--workers", str(workers)]
     program = bench.run(name, argv, port, env=given)
     give_up_at = time.monotonic() + _PATIENCE_S
-    while workers > 1 and program.children() < workers:
+    while not _is_ready(admin):
         if time.monotonic() > give_up_at:
-            raise RuntimeError(f"{program.children()} of {workers} workers were made")
+            raise RuntimeError(f"{workers} workers do not all serve")
         time.sleep(0.05)
     return _Asked(program, port, key, workers, alone=workers == 1)
+
+
+def _is_ready(admin: int) -> bool:
+    """All workers serve."""
+    asked = http.client.HTTPConnection("127.0.0.1", admin, timeout=_PATIENCE_S)
+    with contextlib.closing(asked), contextlib.suppress(OSError):
+        asked.request("GET", "/readyz")
+        return asked.getresponse().status == 200
+    return False
 
 
 def _taken(bench: Bench, sides: Sequence[_Side], distinct: bool, rounds: int, seconds: float) -> tuple[list[float], ...]:

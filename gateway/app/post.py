@@ -10,6 +10,7 @@ import msgspec
 from ..config import Config
 
 if TYPE_CHECKING:
+    from ..workers.connection_counts import Place
     from .siblings import Siblings
 
 
@@ -24,6 +25,8 @@ class Post(msgspec.Struct, frozen=True):
     admin: tuple[socket.socket, ...]
     turns: int
     """Whose turn it is to write the audit (``telemetry.turns``)."""
+    place: Place
+    """What it says of its connections, and sees of the others'."""
     siblings: Siblings
 
     def __repr__(self) -> str:

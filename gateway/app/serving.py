@@ -16,8 +16,10 @@ import uvloop
 
 from ..broker.static import CredentialsRefused
 from ..config import Config
+from ..edge.acceptor import Acceptor
 from ..edge.admin import Admin, AdminServer, AdminSettings, Readiness
 from ..edge.parsing import require_c_parser
+from ..edge.server import Connection
 from ..edge.tls import ListenerTls
 from ..hardening import harden
 from ..process_signals import Hear, run_process
@@ -217,18 +219,22 @@ def _together(made: Assembly, certificates: Certificates, post: Post) -> Togethe
     return Together(post.siblings, made.metrics, read, lambda: readiness(made, certificates), made.catalogue.gitlab)
 
 
-async def _listen(made: Assembly, context: ssl.SSLContext | None, post: Post | None) -> list[asyncio.Server]:
+async def _listen(
+    made: Assembly, context: ssl.SSLContext | None, post: Post | None
+) -> tuple[asyncio.Server | Acceptor[Connection], tuple[str, int]]:
+    """Who accepts, and where."""
     if post is not None:
+        made.server.visitors.tell = post.place.tell
         times = made.server.settings.of_tls(context)
-        accept = asyncio.get_running_loop().create_server
-        return [await accept(made.server, sock=bound, ssl=context, backlog=_BACKLOG, **times) for bound in post.traffic]
-    address = made.config.listen.address
-    return [await made.server.listen(address.host or None, address.port, ssl_context=context)]
-
-
-def _close(servers: list[asyncio.Server]) -> None:
-    while servers:
-        servers.pop().close()
+        acceptor = Acceptor(
+            post.traffic, made.server, post.place, missed=made.server.visitors.miss, context=context, times=times
+        )
+        address = post.traffic[0].getsockname()[:2]
+        acceptor.start(_BACKLOG)
+        return acceptor, address
+    place = made.config.listen.address
+    server = await made.server.listen(place.host or None, place.port, ssl_context=context)
+    return server, server.sockets[0].getsockname()[:2]
 
 
 @contextlib.asynccontextmanager
@@ -265,23 +271,22 @@ async def serving(config: Config, post: Post | None = None) -> AsyncIterator[Ser
         made.stack.push_async_callback(admin_server.close)
         certificates.watch()
         made.stack.push_async_callback(certificates.close)
-        traffic = await _listen(made, tls.context if tls is not None else None, post)
+        traffic, address = await _listen(made, tls.context if tls is not None else None, post)
         try:
             # Last: whoever reads 200 on /readyz may send requests at once.
             admin = config.listen.admin
             admin_address = await admin_server.listen(
                 admin.host or None, admin.port, post.admin if post is not None else ()
             )
-            address = traffic[0].sockets[0].getsockname()[:2]
 
             async def stop_accepting() -> None:
-                _close(traffic)
+                traffic.close()
                 await admin_server.stop_accepting()
 
             yield Serving(made, address, admin_address, certificates, stop_accepting)
         finally:
             made.server.draining = True
-            _close(traffic)
+            traffic.close()
             made.server.pre_shutdown()
             made.server.stop_tunnels()
             await made.server.shutdown(config.listen.drain.deadline)

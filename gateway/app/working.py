@@ -19,6 +19,7 @@ from ..ports import StoreUnavailable
 from ..process_signals import Hear, run_process
 from ..state_dir import StateRefused
 from ..telemetry import logging as operator_log
+from ..workers.connection_counts import ConnectionCounts
 from ..workers.line import Answers, Begin, Leave, Line, Question, Ready, Reload, Retire, ToWorker, at_worker, open_line
 from .certificates import Certificates
 from .post import Post
@@ -62,6 +63,7 @@ async def _main(end: socket.socket, hear: Hear) -> int:
         traffic=tuple(socket.socket(fileno=one) for one in begin.traffic),
         admin=tuple(socket.socket(fileno=one) for one in begin.admin),
         turns=begin.turns,
+        place=ConnectionCounts(begin.counts).place(begin.seat, begin.crew),
         siblings=Siblings(line, begin.seat),
     )
     room = _Room(line, departure, post.siblings)

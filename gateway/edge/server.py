@@ -454,7 +454,7 @@ class TrafficServer(web.Server):
         self.tunnel_bytes_out = 0
         self._protocol_options = settings.of_aiohttp()
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self) -> Connection:
         connection = Connection(self, self.settings, loop=self._loop, **self._protocol_options)
         connection.ticket = self.visitors.accept()
         return connection

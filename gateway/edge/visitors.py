@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from .presence import Taken, cut, taken, unsent_bytes
@@ -51,6 +51,8 @@ class Visitors:
         self._parting_timer: asyncio.TimerHandle | None = None
         self.open = 0
         self.refused = 0
+        self.tell: Callable[[int], None] | None = None
+        """How many there are, whenever that changes: to who shares them out among several processes."""
 
     @property
     def deserted(self) -> bool:
@@ -63,7 +65,13 @@ class Visitors:
         self._forget_failed()
         ticket = next(self._tickets)
         self._coming[ticket] = self._loop.time()
+        self._tell()
         return ticket
+
+    def miss(self, visitor: Visitor) -> None:
+        """Hands were never shaken."""
+        self._coming.pop(visitor.ticket, None)
+        self._tell()
 
     def admit(self, visitor: Visitor) -> bool:
         """Count a connection in; False when it is one too many."""
@@ -90,6 +98,11 @@ class Visitors:
             self._per_peer[visitor.peer] = count
         else:
             self._per_peer.pop(visitor.peer, None)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.tell is not None:
+            self.tell(self.open + len(self._coming))
 
     def see_off(self, visitor: Visitor, transport: asyncio.Transport) -> None:
         """Close once all is sent. Cut off is who takes nothing for ``write_stall_s``, or has it all and never leaves."""

@@ -20,6 +20,7 @@ import msgspec
 
 from ..config import Config
 from ..config.given import Given
+from .connection_counts import ConnectionCounts
 from .line import (
     Answers,
     Ask,
@@ -66,6 +67,7 @@ class Ground(msgspec.Struct, frozen=True):
     traffic: tuple[int, ...]
     admin: tuple[int, ...]
     turns: int
+    counts: ConnectionCounts
     board: Switchboard
     pauses_s: tuple[float, float] = PAUSES_S
     alive_s: float = ALIVE_S
@@ -243,7 +245,7 @@ class Crew:
                 worker.process = process = await asyncio.create_subprocess_exec(
                     *ground.command,
                     stdin=theirs.fileno(),
-                    pass_fds=(*ground.traffic, *ground.admin, ground.turns),
+                    pass_fds=(*ground.traffic, *ground.admin, ground.turns, ground.counts.file),
                     # Signals of a terminal are for the supervisor: it tells them.
                     start_new_session=True,
                 )
@@ -255,13 +257,15 @@ class Crew:
                 raise OSError(errno.EAGAIN, str(error)) from error
             raise
         of = len(self._workers)
-        line.send(Begin(number, of, worker.seat, self.given, ground.key, ground.traffic, ground.admin, ground.turns))
+        files = (ground.traffic, ground.admin, ground.turns, ground.counts.file)
+        line.send(Begin(number, of, worker.seat, self.given, ground.key, *files))
         try:
             while (message := await line.hear()) is not None:
                 self._hear(worker, line, message)
         finally:
             worker.up, worker.line = False, None
             self._board.leave(worker.seat)
+            ground.counts.leave(worker.seat)
             line.close()
         try:
             async with asyncio.timeout(_UNREAPED_S):

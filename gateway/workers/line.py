@@ -42,6 +42,13 @@ class Begin(Message, frozen=True):
     admin: tuple[int, ...]
     turns: int
     """An empty file whose lock says whose turn it is to write the audit."""
+    counts: int
+    """A file that says how many connections each worker has (``connection_counts``)."""
+
+    @property
+    def crew(self) -> range:
+        """The seats of all with this configuration: they are taken in one go."""
+        return range(self.seat - self.number, self.seat - self.number + self.of)
 
     def __repr__(self) -> str:
         return f"Begin({self.number} of {self.of})"  # never the key, nor what was given

@@ -30,6 +30,7 @@ from ..config.standing import same_files, standing
 from ..hardening import harden
 from ..process_signals import Hear, run_process
 from ..telemetry import logging as operator_log
+from .connection_counts import ConnectionCounts
 from .crew import ALIVE_S, PAUSES_S, Crew, Ground
 from .line import Reloads, Staff
 from .listeners import bind, place_of
@@ -129,13 +130,14 @@ class Supervisor:
     async def run(self, hear: Hear) -> int:
         """Until all have left; the exit code."""
         with contextlib.ExitStack() as open_files:
-            turns = open_files.enter_context(_empty_file()).fileno()
+            turns = open_files.enter_context(_empty_file("audit-turns")).fileno()
+            counts = ConnectionCounts(open_files.enter_context(_empty_file("connection-counts")).fileno())
             self._traffic = bind(self._config.listen.address)
             open_files.callback(self._stop_listening)
             self._admin = bind(self._config.listen.admin)
             traffic, admin = (tuple(one.fileno() for one in sockets) for sockets in (self._traffic, self._admin))
             self._ground = Ground(
-                self._command, self._key, traffic, admin, turns, self._board, self._pauses_s, self._alive_s
+                self._command, self._key, traffic, admin, turns, counts, self._board, self._pauses_s, self._alive_s
             )
             self._crew = self._made(self._config, self._given)
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -303,8 +305,8 @@ class Supervisor:
         await asyncio.gather(self._crew.end(drain.notice + drain.deadline + self._close_s), *ending)
 
 
-def _empty_file() -> BinaryIO:
-    """Without a name. In memory where the system can: there may be no place to write to."""
+def _empty_file(what: str) -> BinaryIO:
+    """Without a name. In memory where the system can (``what`` it calls it): there may be no place to write to."""
     if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("audit-turns"), "r+b", buffering=0)
+        return open(os.memfd_create(what), "r+b", buffering=0)
     return tempfile.TemporaryFile()

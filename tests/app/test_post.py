@@ -11,7 +11,7 @@ from gateway.config import Config, load
 
 
 def post(number: int, of: int) -> Post:
-    return Post(number, of, b"the key of this run", (), (), 0, cast("Any", None))
+    return Post(number, of, b"the key of this run", (), (), 0, cast("Any", None), cast("Any", None))
 
 
 def configured(max_in_flight: int, max_tunnels: int, connections: int) -> Config:

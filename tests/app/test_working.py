@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.config.given import Given
 from gateway.telemetry.figures import Figures
+from gateway.workers.connection_counts import ConnectionCounts, Place
 from gateway.workers.line import (
     Begin,
     Farewell,
@@ -47,11 +48,13 @@ audit: {{sink: "{sink}"}}
 
 
 class Started:
-    """The worker's process, its line, and the port that it accepts at."""
+    """The worker's process, its line, the port that it accepts at, and the place of the other one, who is nobody."""
 
-    def __init__(self, process: asyncio.subprocess.Process, line: Line[ToSupervisor], port: int) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, line: Line[ToSupervisor], port: int, sibling: Place) -> None:
         self.process = process
         self.line = line
+        self.sibling = sibling
+        self.port = port
         self.url = f"http://127.0.0.1:{port}/api/v4/version"
 
     async def ended(self) -> int:
@@ -75,10 +78,15 @@ async def worker(tmp_path: Path, redis: str, url: str = "http://127.0.0.1:9", si
     given = Given(TEXT.format(url=url, redis=redis, place=tmp_path, sink=sink or f"file:{tmp_path}/audit"))
     given.load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef")
     ours, theirs = socket.socketpair()
-    with tempfile.TemporaryFile() as turns, socket.socket() as traffic, socket.socket() as admin:
+    with (
+        tempfile.TemporaryFile() as turns,
+        tempfile.TemporaryFile() as counts,
+        socket.socket() as traffic,
+        socket.socket() as admin,
+    ):
         for one in (traffic, admin):
             one.bind(("127.0.0.1", 0))
-        fds = (traffic.fileno(), admin.fileno(), turns.fileno())
+        fds = (traffic.fileno(), admin.fileno(), turns.fileno(), counts.fileno())
         process = await asyncio.create_subprocess_exec(
             *worker_command(),
             stdin=theirs,
@@ -88,8 +96,10 @@ async def worker(tmp_path: Path, redis: str, url: str = "http://127.0.0.1:9", si
         )
         theirs.close()
         line = await open_line(ours, at_supervisor)
-        line.send(Begin(1, 2, 5, given, b"k" * 32, fds[:1], fds[1:2], fds[2]))
-        started = Started(process, line, traffic.getsockname()[1])
+        begin = Begin(1, 2, 5, given, b"k" * 32, fds[:1], fds[1:2], *fds[2:])
+        line.send(begin)
+        sibling = ConnectionCounts(begin.counts).place(4, begin.crew)
+        started = Started(process, line, traffic.getsockname()[1], sibling)
     try:
         yield started
     finally:
@@ -118,6 +128,48 @@ async def test_it_serves_answers_and_leaves(tmp_path: Path, redis_url: str) -> N
         started.line.send(Leave())
         assert await started.ended() == 0
         assert '"worker": 1' in await started.log()
+
+
+async def test_it_tells_the_others_of_its_connections(tmp_path: Path, redis_url: str) -> None:
+    def has(count: int) -> bool:
+        """Who has two more is ahead of it, who has one more is not."""
+        started.sibling.tell(count + 2)
+        over = started.sibling.ahead
+        started.sibling.tell(count + 1)
+        return over and not started.sibling.ahead
+
+    async def comes_to_have(count: int) -> None:
+        async with asyncio.timeout(30):
+            while not has(count):
+                await asyncio.sleep(0.005)
+
+    async with worker(tmp_path, redis_url) as started:
+        started.sibling.tell(1000)
+        assert not started.sibling.ahead  # it does not accept yet
+        assert await started.line.hear() == Ready()
+        assert has(0)
+        writers = []
+        for count in range(1, 4):
+            writers.append((await asyncio.open_connection("127.0.0.1", started.port))[1])
+            await comes_to_have(count)
+            assert started.sibling.accepted_by_others == count
+        # What it leaves to one that has fewer and hangs, it takes.
+        started.sibling.join()
+        started.sibling.tell(0)
+        writers.append((await asyncio.open_connection("127.0.0.1", started.port))[1])
+        async with asyncio.timeout(30):
+            while started.sibling.accepted_by_others < 4:
+                await asyncio.sleep(0.005)
+        for writer in writers:
+            writer.close()
+        await comes_to_have(0)
+        started.line.send(Retire())
+        await started.logged(b"replaced: draining")
+        started.sibling.tell(1000)
+        async with asyncio.timeout(30):
+            while started.sibling.ahead:
+                await asyncio.sleep(0.005)
+        assert await started.ended() == 0
 
 
 async def test_one_that_is_replaced_stays_while_a_client_does(tmp_path: Path, redis_url: str) -> None:

@@ -24,13 +24,14 @@ root, directory = map(pathlib.Path, sys.argv[1:])
 sys.path.insert(0, str(root))
 import msgspec
 from gateway.telemetry.figures import Figures
+from gateway.workers.connection_counts import ConnectionCounts
 from gateway.workers.line import *
 
 async def main():
     line = await open_line(socket.socket(fileno=os.dup(0)), at_worker)
     begin = await line.hear()
     assert begin.given.load(os.environ).config.listen.workers == begin.of
-    for one in (*begin.traffic, *begin.admin, begin.turns):
+    for one in (*begin.traffic, *begin.admin, begin.turns, begin.counts):
         os.fstat(one)
     (directory / f"{begin.number}.seats").open("a").write(f"{begin.seat} ")
     (directory / f"{begin.number}.starts").open("a").write("x")
@@ -40,6 +41,9 @@ async def main():
     if does == "slow":
         await asyncio.sleep(3600)
     (directory / f"{begin.number}.pid").write_text(str(os.getpid()))
+    place = ConnectionCounts(begin.counts).place(begin.seat, begin.crew)
+    place.join()
+    place.tell(10 * begin.number)
     line.send(Ready())
     while (message := await line.hear()) is not None:
         if not isinstance(message, Question):

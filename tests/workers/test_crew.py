@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -41,6 +41,28 @@ async def test_one_that_ends_is_started_again(tmp_path: Path, caplog: pytest.Log
     assert play.staff.restarts == (0, 1)
     assert "worker 1 ended (killed by SIGKILL): started again" in caplog.text
     assert await play.code(signal.SIGTERM) == 0
+
+
+async def test_what_a_killed_one_said_of_its_connections_is_forgotten(tmp_path: Path) -> None:
+    """Else the others would leave to it what it can't accept."""
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    first, second = play.staff.seats
+    here = play.supervisor._ground.counts.place(-1, range(first, second + 1))
+    here.tell(9)
+    assert here.ahead  # the first one has none, the second one has ten
+    play.does("fail", "serve")
+    os.kill(int(play.told(0, "pid")), signal.SIGKILL)
+    await play.until(lambda: not play.staff.up[0])
+    assert not here.ahead
+    here.tell(20)
+    assert here.ahead
+    play.does("serve", "serve")
+    await play.until(lambda: play.staff.up == (True, True))
+    here.tell(9)
+    assert here.ahead
+    assert await play.code(signal.SIGTERM) == 0
+    assert not here.ahead
 
 
 async def test_while_one_serves_the_other_is_tried_for_ever(tmp_path: Path) -> None:
@@ -115,7 +137,7 @@ async def test_the_wait_for_an_answer_is_part_of_the_time_between_questions(monk
 
     config = Given(TEXT % 1).load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef").config
     assert config is not None
-    ground = Ground((), b"", (), (), 0, Board(), alive_s=7.0)
+    ground = Ground((), b"", (), (), 0, cast("Any", None), Board(), alive_s=7.0)
     staff = Staff((), (), True, (), Reloads())
     crew = Crew(config, Given(""), ground, itertools.count(), staff=lambda: staff, failed=lambda _: None)
     monkeypatch.setattr(asyncio, "sleep", counted)

@@ -32,7 +32,7 @@ from gateway.workers.line import (
 )
 
 BEGIN = Begin(
-    1, 2, 4, Given("version: 1", "f", ((("listen", "workers"), "2"),), files={"/p": "secret"}), b"key", (3,), (4,), 5
+    1, 2, 4, Given("version: 1", "f", ((("listen", "workers"), "2"),), files={"/p": "secret"}), b"key", (3,), (4,), 5, 6
 )
 
 
@@ -120,3 +120,7 @@ async def test_what_is_no_message_ends_them(octets: bytes) -> None:
 
 def test_no_secret_is_shown() -> None:
     assert repr(BEGIN) == "Begin(1 of 2)"
+
+
+def test_a_crew_sits_together() -> None:
+    assert BEGIN.crew == range(3, 5)

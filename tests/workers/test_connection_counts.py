@@ -1,0 +1,118 @@
+"""Who has how many connections is seen by all, whichever process says it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.config.worker_checks import MOST_WORKERS
+from gateway.workers.connection_counts import _PLACES, ConnectionCounts, Place
+
+
+@pytest.fixture
+def file() -> Iterator[int]:
+    with tempfile.TemporaryFile() as empty:
+        yield empty.fileno()
+
+
+def crew(file: int, first: int = 0, of: int = 2) -> list[Place]:
+    """Each with a mapping of its own."""
+    seats = range(first, first + of)
+    places = [ConnectionCounts(file).place(seat, seats) for seat in seats]
+    for place in places:
+        place.join()
+    return places
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "ahead"),
+    [
+        (0, 0, False),
+        (1, 0, False),
+        (2, 0, True),
+        (3, 2, False),
+        (9, 7, False),
+        (9, 6, True),
+        (64, 57, False),
+        (66, 57, True),
+    ],
+)
+def test_ahead_is_who_has_more_by_two_and_an_eighth(file: int, own: int, other: int, ahead: bool) -> None:
+    one, two = crew(file)
+    one.tell(own)
+    two.tell(other)
+    assert one.ahead is ahead
+    assert not two.ahead
+
+
+def test_any_other_one_counts_and_one_alone_is_never_ahead(file: int) -> None:
+    one, two, three = crew(file, of=3)
+    for place, count in ((one, 5), (two, 9), (three, 1)):
+        place.tell(count)
+    assert [place.ahead for place in (one, two, three)] == [True, True, False]
+    (alone,) = crew(file, first=7, of=1)
+    alone.tell(1000)
+    assert not alone.ahead
+
+
+def test_who_does_not_accept_is_waited_for_by_nobody(file: int) -> None:
+    counts = ConnectionCounts(file)
+    one, two = (counts.place(seat, range(2)) for seat in range(2))
+    one.join()
+    one.tell(5)
+    assert not one.ahead  # the other one has not begun
+    two.join()
+    assert one.ahead
+    two.leave()
+    two.tell(1)  # of a connection that is still there
+    assert not one.ahead
+    two.join()
+    assert one.ahead
+    counts.leave(1)  # it was killed, and its supervisor says so
+    assert not one.ahead
+
+
+def test_others_that_accept_are_seen_to(file: int) -> None:
+    one, two = crew(file)
+    before = one.accepted_by_others
+    one.accepted()
+    assert one.accepted_by_others == before
+    two.accepted()
+    assert one.accepted_by_others == before + 1
+    two.leave()
+    (again, *_) = crew(file, first=1, of=1)  # another process in that seat
+    again.accepted()
+    assert one.accepted_by_others == before + 2
+
+
+def test_crews_one_after_the_other_take_nobodys_place(file: int) -> None:
+    old = crew(file, first=_PLACES - 2, of=MOST_WORKERS)
+    new = crew(file, first=_PLACES - 2 + MOST_WORKERS, of=MOST_WORKERS)
+    for place in old:
+        place.tell(100)
+    assert not any(place.ahead for place in (*old, *new))
+    new[0].tell(9)
+    assert new[0].ahead
+    assert not any(place.ahead for place in (*old, *new[1:]))
+    assert 4 * MOST_WORKERS <= _PLACES
+
+
+def test_another_process_sees_what_this_one_says(file: int) -> None:
+    one, two = crew(file)
+    one.tell(4)
+    two.tell(4)
+    code = (
+        "import sys; from gateway.workers.connection_counts import ConnectionCounts;"
+        " place = ConnectionCounts(int(sys.argv[1])).place(1, range(2)); place.join(); place.accepted(); place.tell(41)"
+    )
+    before = one.accepted_by_others
+    subprocess.run([sys.executable, "-c", code, str(file)], pass_fds=[file], check=True, timeout=60)
+    assert one.accepted_by_others == before + 1
+    assert not one.ahead
+    assert two._numbers[two._own] == 42
+    assert os.fstat(file).st_size == 16 * _PLACES
