@@ -64,10 +64,12 @@ def test_who_does_not_accept_is_waited_for_by_nobody(file: int) -> None:
     counts = ConnectionCounts(file)
     one, two = (counts.place(seat, range(2)) for seat in range(2))
     one.join()
-    one.tell(5)
+    one.tell(2)
+    two.tell(0)
     assert not one.ahead  # the other one has not begun
     two.join()
-    assert one.ahead
+    assert one.ahead  # and has none
+    one.tell(5)
     two.leave()
     two.tell(1)  # of a connection that is still there
     assert not one.ahead
