@@ -192,6 +192,15 @@ def test_the_moment_begins_anew_where_others_accept_and_ends_where_they_have_as_
         assert not door.made
         door.others.ahead = False
         assert await speaking == b"hello"
+        door.others.ahead = True
+        door.now += _MOMENT_S
+        speaking = asyncio.ensure_future(said(door.address))
+        await turns()
+        door.now += _MOMENT_S * 0.9
+        await turns()
+        assert len(door.made) == 1
+        door.now += _MOMENT_S * 0.2
+        assert await speaking == b"hello"
         await door.close()
 
     run(test)
