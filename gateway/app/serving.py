@@ -225,6 +225,7 @@ async def _listen(
     """Who accepts, and where."""
     if post is not None:
         made.server.visitors.tell = post.place.tell
+        post.place.room = made.server.settings.max_connections
         times = made.server.settings.of_tls(context)
         acceptor = Acceptor(
             post.traffic, made.server, post.place, missed=made.server.visitors.miss, context=context, times=times

@@ -49,6 +49,8 @@ class Place:
         self._others = others
         self._open = False
         self._count = 0
+        self.room = 0
+        """For so many connections; 0: for any number."""
 
     def join(self) -> None:
         """Connections are accepted here from now on."""
@@ -72,8 +74,11 @@ class Place:
 
     @property
     def ahead(self) -> bool:
-        """Another one that accepts has fewer, by two at least and by an eighth: less than that comes and goes."""
+        """Another one that accepts has fewer, by two at least and by an eighth: less than that comes and goes. Or by one,
+        where there is no room here: it would be closed at once."""
         numbers, own = self._numbers, self._count
+        if 0 < self.room <= own:
+            return any(0 < numbers[other] <= own for other in self._others)
         return any(0 < numbers[other] < own - numbers[other] // _FEW for other in self._others)
 
     @property

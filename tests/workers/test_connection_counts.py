@@ -50,6 +50,22 @@ def test_ahead_is_who_has_more_by_two_and_an_eighth(file: int, own: int, other: 
     assert not two.ahead
 
 
+def test_who_has_no_room_leaves_all_that_comes_to_who_has(file: int) -> None:
+    one, two = crew(file)
+    for place in (one, two):
+        place.room = 20
+    one.tell(19)
+    two.tell(18)
+    assert not one.ahead
+    one.tell(20)
+    assert one.ahead
+    two.tell(19)
+    assert one.ahead
+    two.tell(20)
+    assert not one.ahead  # somebody has to tell the client
+    assert not two.ahead
+
+
 def test_any_other_one_counts_and_one_alone_is_never_ahead(file: int) -> None:
     one, two, three = crew(file, of=3)
     for place, count in ((one, 5), (two, 9), (three, 1)):
