@@ -88,12 +88,12 @@ class CacheRoom:
             return
         if link is not None:
             codec = Codec(encryption_key())
-            self.store = self.redis = RedisCacheStore(link, codec)
+            self.store = self.redis = far = RedisCacheStore(link, codec)
             if _reuses(settings):
                 ear = RedisEar(link.place, channel=GONE_CHANNEL, name=f"{link.name}-ear", clock=time.monotonic)
-                self.leases = RedisLeases(link, codec, lambda: ear.heard_within(TRUST_S))
+                self.leases = RedisLeases(link, codec, lambda: far.tells and ear.heard_within(TRUST_S))
                 self.store = self.levels = TwoLevelCacheStore(
-                    self.redis, ear, max_bytes=settings.near_bytes, clock=time.monotonic, leases=self.leases
+                    far, ear, max_bytes=settings.near_bytes, clock=time.monotonic, leases=self.leases
                 )
         else:
             self.store = self.memory = MemoryCacheStore(settings.max_bytes, time.monotonic)

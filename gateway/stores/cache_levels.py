@@ -55,18 +55,21 @@ class TwoLevelCacheStore:
         self._reading: dict[bytes, object] = {}
         self.near = MemoryCacheStore(max_bytes, clock)
         self.hits = 0
+        far.silenced = self._anew
 
     @property
     def trusted(self) -> bool:
         """Everything that was purged up to a moment ago has been heard, and nothing waits to be. Where Redis refuses to
-        be told of purges, nothing is heard of them."""
-        ear = self._ear
-        return ear.heard_within(TRUST_S) and not ear.behind and not self._far.refuses
+        be told of purges, or to tell of them, nothing is heard of them."""
+        ear, far = self._ear, self._far
+        return ear.heard_within(TRUST_S) and not ear.behind and not far.refuses and far.tells
 
     @property
     def trouble(self) -> str | None:
-        """Why no copy is used; None while Redis is listened to."""
-        return None if self._ear.listening else self._ear.trouble or "not listening yet"
+        """Why no copy is used; None while Redis is listened to, and tells."""
+        if not self._ear.listening:
+            return self._ear.trouble or "not listening yet"
+        return None if self._far.tells else "PUBLISH is refused"
 
     def start(self) -> None:
         """Begin to listen; copies are made from when Redis confirms it. Needs a running loop."""

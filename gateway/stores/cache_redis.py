@@ -35,6 +35,7 @@ log = logging.getLogger("gateway.stores")
 _LUA = Path(__file__).parent / "lua"
 _PURGE = (_LUA / "cache_purge.lua").read_text("utf-8")
 _DROP = (_LUA / "cache_drop.lua").read_text("utf-8")
+_PROBING = (_LUA / "cache_probe.lua").read_text("utf-8")
 GONE_CHANNEL = "ggw:cache:gone"
 """Where the scripts publish the names of what they purged or dropped."""
 PURGED_PREFIX = b"{ggw:cache}:purged:"
@@ -45,8 +46,8 @@ _OWED_BATCH = 256
 _PAY_EVERY_S = 0.5
 """What Redis refused, or did not confirm in time, is sent again so often."""
 _PROBE_EVERY_S = 0.75
-_PROBE = packed([("SET", _VALUE_PREFIX, b"", "XX")])
-"""A write that Redis refuses as any other, and that changes nothing: no value has that name."""
+_PROBE = packed([("EVAL", _PROBING, 1, PURGED_PREFIX)])
+"""Refused as a purge would be, by an ACL, too, and changes nothing: no tag has that name."""
 _MOST_DIGITS = 20
 _APART_S = 1.0
 """Clocks closer than this are taken for one: most are, and an entry need not be copied then."""
@@ -94,6 +95,10 @@ class RedisCacheStore:
         self._lost_count = False
         self._believed_from = 0
         self.outages = 0
+        self.tells = True
+        """What is purged is published, as far as is known: an ACL may allow the one and not the other."""
+        self.silenced: Callable[[], None] = _nothing
+        """Called when it turns out not to be."""
         link.greet = self._greet
 
     @property
@@ -107,7 +112,14 @@ class RedisCacheStore:
         if now - self._probed_at >= _PROBE_EVERY_S and not self._closed:
             self._probed_at = now
             with contextlib.suppress(RedisUnavailable):  # whoever reads finds that out
-                self._link.ask(_PROBE, 1, self._placed)
+                self._link.ask(_PROBE, 1, self._probed)
+
+    def _probed(self, replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+        self._placed(replies)
+        if isinstance(replies, list) and isinstance(replies[0], int):
+            self.tells = bool(replies[0])
+            if not self.tells:
+                self.silenced()
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         del anew  # nothing else is ever read
@@ -328,6 +340,10 @@ class RedisCacheStore:
                 del self._owed[name]
         self.outages += failed
         return not failed
+
+
+def _nothing() -> None:
+    """Nobody has copies."""
 
 
 def _shifted(entries: tuple[Entry, ...], by_s: float) -> tuple[Entry, ...]:

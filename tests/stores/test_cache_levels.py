@@ -376,6 +376,27 @@ async def test_who_may_not_publish_may_still_purge(start_redis: Callable[..., An
     await admin.close()
 
 
+async def test_who_may_listen_and_nobody_publish_has_no_copies(start_redis: Callable[..., Any]) -> None:
+    """An ACL that names commands: what runs in scripts alone is easily left out. Redis says nothing of it."""
+    server = start_redis("--user", "gw", "on", "nopass", "~*", "&*", "+@all")
+    url = server.url.replace("redis://", "redis://gw@")
+    here, there = await Gateway(url).listening(), await Gateway(url).listening()
+    assert await there.holds()
+    with redis.Redis(port=server.port) as admin:
+        admin.execute_command("ACL", "SETUSER", "gw", "-publish")
+        assert await here.store.purge(TAGS), "whoever asks Redis sees it"
+        await until(lambda: there.store.trouble == "PUBLISH is refused")
+        assert not there.store.trusted
+        assert (await there.store.get(b"k", TAGS)).entries == ()
+        assert there.link.healthy
+        admin.execute_command("ACL", "SETUSER", "gw", "+publish")
+    await until(lambda: there.store.trusted)
+    assert there.store.trouble is None
+    assert (await there.store.get(b"k", TAGS)).entries == (), "what was purged meanwhile is unknown"
+    for gateway in (here, there):
+        await gateway.store.close()
+
+
 async def test_no_reader_anywhere_sees_what_was_purged_before_it_asked(pair: Pair) -> None:
     """Readers at both gateways fill and read while a writer changes things: whoever asks after a purge was answered gets
     nothing older. (Entries and lookups overlap in every way that the event loop and Redis find.)"""

@@ -418,6 +418,20 @@ async def test_a_gateway_that_only_reads_notices_that_redis_takes_no_writes(
         await store.close()
 
 
+@pytest.mark.parametrize("forbidden", ["-eval", "-set", "-unlink", "%R~{ggw:cache}:purged:*"])
+async def test_a_gateway_that_only_reads_notices_what_an_acl_forbids_to_purge(
+    start_redis: Callable[..., Any], forbidden: str
+) -> None:
+    keys = ("~{ggw:cache}:value:*", forbidden) if "~" in forbidden else ("~*",)
+    server = start_redis("--user", "gw", "on", "nopass", *keys, "&*", "+@all", *({forbidden} - {*keys}))
+    store = RedisCacheStore(
+        RedisLink.from_url(server.url.replace("redis://", "redis://gw@"), timeout_s=60.0, name="forbidden"), Codec(KEY)
+    )
+    assert not (await store.get(b"k", (b"t",))).available
+    assert store._link.trouble == "NOPERM"
+    await store.close()
+
+
 async def test_a_new_connection_is_asked_anew_whether_it_takes_writes(start_redis: Callable[..., Any]) -> None:
     server = start_redis("--appendonly", "yes")
     store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=60.0, name="test"), Codec(KEY))
