@@ -569,10 +569,12 @@ async def test_closing_decides_for_who_still_waits(start_redis: StartRedis) -> N
         assert (await store.take(takes())).degraded
 
 
+@pytest.mark.parametrize("user", ["bare", "WRONGTYPE"])
 @pytest.mark.parametrize("forbidden", ["-get", "-zremrangebyscore"])
-async def test_what_an_acl_hides_is_not_taken_for_full(start_redis: StartRedis, forbidden: str) -> None:
-    server = start_redis("--user", "bare", "on", "nopass", "~*", "&*", "+@all", forbidden)
-    async with gateway(server.url.replace("redis://", "redis://bare@"), on_outage=OnOutage.CLOSED) as store:
+async def test_what_an_acl_hides_is_not_taken_for_full(start_redis: StartRedis, forbidden: str, user: str) -> None:
+    """Since 7.2 the refusal holds the user's name."""
+    server = start_redis("--user", user, "on", "nopass", "~*", "&*", "+@all", forbidden)
+    async with gateway(server.url.replace("redis://", f"redis://{user}@"), on_outage=OnOutage.CLOSED) as store:
         for limit in (HUNDRED, PLACES):
             decision = await store.take(takes(limit=limit), b"lease")
             assert decision.unavailable is (limit.concurrent is (forbidden != "-get"))

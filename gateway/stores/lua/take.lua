@@ -28,7 +28,7 @@ local reply = { pack('<d', now) }
 local function told(...)
   local answer = redis.pcall(...)
   if type(answer) ~= 'table' or not answer.err then return answer end
-  return not string.find(answer.err, 'WRONGTYPE', 1, true) and redis.call(...)
+  return not string.find(answer.err, '^WRONGTYPE') and redis.call(...)
 end
 
 local function load(key)
