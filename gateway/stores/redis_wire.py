@@ -24,10 +24,11 @@ CONNECT_TIMEOUT_S = 1.0
 GRACE_S = 0.002
 """uvloop runs timers before it reads sockets: after a stall of our own the reply may lie there unread. Look once more."""
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
-_SCRIPT = r"ERR Error running script \(call to f_[0-9a-f]{40}\): @user_script:[0-9]+: @user_script: [0-9]+: "
+_SCRIPT = r"ERR Error running script \(call to f_[0-9a-f]{40}\): @user_script:[0-9]+: (?:@user_script: [0-9]+: )?"
 """What Redis 6 puts before the error of a command in a script."""
 _KINDS = (
-    (re.compile(_SCRIPT + r"-([A-Z]+) "), ""),
+    (re.compile(rf"(?:{_SCRIPT})?ERR value is not an integer"), "no number is there"),
+    (re.compile(_SCRIPT + r"-?([A-Z]+) "), ""),
     (re.compile(r"ERR max number of clients (?:\+ cluster connections )?reached"), "too many clients"),
     (re.compile(r"ERR (?:AUTH <password> called without|Client sent AUTH, but no password)"), "no password is set there"),
     (re.compile(r"ERR (?:DB index is out of range|invalid DB index|SELECT is not allowed)"), "no such database"),

@@ -64,6 +64,26 @@ async def test_a_lease_ends_by_itself(link: RedisLink) -> None:
     assert await store.lead("two", 30.0) == 2
 
 
+async def test_a_fence_that_is_no_number_is_told_each_time_and_nobody_leads(link: RedisLink) -> None:
+    store = RedisCredentials(link)
+    await link.execute("SET", "ggw:{credentials}:fence", "x")
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="refuses: no number is there"):
+            await store.lead("one", 30.0)
+    await link.execute("DEL", "ggw:{credentials}:fence")
+    assert await store.lead("two", 30.0) == 1
+
+
+@pytest.mark.parametrize("lost", [("DEL", "ggw:{credentials}:fence"), ("SET", "ggw:{credentials}:fence", "0")])
+async def test_who_leads_goes_on_where_the_fence_is_lost(link: RedisLink, lost: tuple[str, ...]) -> None:
+    store = RedisCredentials(link)
+    await store.lead("one", 30.0)
+    await link.execute(*lost)
+    fence = await store.lead("one", 30.0)
+    assert fence == 1
+    assert await store.put(sealed(), 0, fence)
+
+
 async def test_readers_that_fell_silent_are_forgotten(link: RedisLink) -> None:
     store = RedisCredentials(link)
     page = await store.read("one")

@@ -121,6 +121,12 @@ async def test_what_is_out_of_step_ends_the_connection(nonsense: bytes) -> None:
     [
         ("READONLY You can't write against a read only replica. script: 84b3, on @user_script:1.", "READONLY"),
         (f"ERR Error running script (call to f_{'8b' * 20}): @user_script:97: @user_script: 97: -OOM command not …", "OOM"),
+        (f"ERR Error running script (call to f_{'8b' * 20}): @user_script:1: WRONGTYPE Operation against …", "WRONGTYPE"),
+        (
+            f"ERR Error running script (call to f_{'8b' * 20}): @user_script:14: ERR value is not an integer …",
+            "no number is there",
+        ),
+        ("ERR value is not an integer or out of range script: 84b3, on @user_script:10.", "no number is there"),
         (f"ERR Error running script (call to f_{'8b' * 20}): @user_script:1: Script killed by user …", "ERR"),
         ("ERR The user executing the script can't run this command or subcommand script: 84b3, on …", "NOPERM"),
         (f"ERR Error running script (call to f_{'8b' * 20}): @user_script:1: @user_script: 1: The user executing …", "ERR"),

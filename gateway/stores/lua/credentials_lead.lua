@@ -3,12 +3,13 @@
 -- ARGV: holder, lease in milliseconds.
 -- Returns the fence, or 0 where another leads.
 local holder = redis.call('GET', KEYS[1])
-if holder == ARGV[1] then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  return tonumber(redis.call('GET', KEYS[2]) or 0)
-end
-if holder then
+if holder and holder ~= ARGV[1] then
   return 0
 end
+local fence = holder and tonumber(redis.call('GET', KEYS[2]))
+if not fence or fence < 1 then
+  -- Raises where no number lies there, each time: with the lease taken before, it would look as if another led.
+  fence = redis.call('INCR', KEYS[2])
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return redis.call('INCR', KEYS[2])
+return fence
