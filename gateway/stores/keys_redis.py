@@ -8,6 +8,7 @@ Redis must not evict these keys, and must persist them: ``maxmemory-policy noevi
 
 from __future__ import annotations
 
+import contextlib
 from importlib import resources
 
 import msgspec
@@ -138,7 +139,7 @@ class RedisKeys:
         if record is None:
             return None
         used = await self._execute("HGET", _USED, key_id)
-        return record if used is None else msgspec.structs.replace(record, last_used_at=float(_octets(used)))
+        return record if used is None else _used(record, _octets(used))
 
     async def _read(self, key_id: str) -> tuple[bytes, KeyRecord | None]:
         """The record as it lies there, and what it says."""
@@ -146,20 +147,19 @@ class RedisKeys:
         text = await self._execute("HGET", _RECORDS, _octets(digest)) if digest is not None else None
         if text is None:
             return b"", None
-        record = _record(bytes.fromhex(_octets(digest).decode("ascii")), _octets(text))
+        record = _named(_octets(digest), _octets(text))
         if record is None:
-            raise NotDone(f"key {key_id} was written by another gateway version")
+            raise NotDone(f"key {key_id} was written by another gateway version, or by something else")
         return _octets(text), record
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
         lines, used = await self._whole(_RECORDS), await self._whole(_USED)
         records = []
         for digest, text in lines.items():
-            record = _record(bytes.fromhex(digest.decode("ascii")), text)
-            if record is None or (identity is not None and record.identity != identity):
-                continue
-            at = used.get(record.id.encode("utf-8"))
-            records.append(record if at is None else msgspec.structs.replace(record, last_used_at=float(at)))
+            record = _named(digest, text)
+            if record is not None and (identity is None or record.identity == identity):
+                at = used.get(record.id.encode("utf-8"))
+                records.append(record if at is None else _used(record, at))
         return sorted(records, key=lambda record: (record.created_at, record.id))
 
     async def _whole(self, name: str) -> dict[bytes, bytes]:
@@ -217,6 +217,22 @@ def _stored(record: KeyRecord) -> _Stored:
         origin=record.origin,
         replaced_by=record.replaced_by,
     )
+
+
+def _named(name: bytes, text: bytes) -> KeyRecord | None:
+    """By the digest in hex; None also where that is none."""
+    try:
+        digest = bytes.fromhex(name.decode("ascii"))
+    except ValueError:
+        return None
+    return _record(digest, text)
+
+
+def _used(record: KeyRecord, at: bytes) -> KeyRecord:
+    """With its last use; what is no instant tells nothing."""
+    with contextlib.suppress(ValueError):
+        return msgspec.structs.replace(record, last_used_at=float(at))
+    return record
 
 
 def _record(digest: bytes, text: bytes) -> KeyRecord | None:

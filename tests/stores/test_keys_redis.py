@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.core.key_record import KEEP_EXCHANGED_S, KeyOrigin
 from gateway.ports import NotDone, StoreUnavailable
 from gateway.stores.keys_redis import RedisKeys
 from gateway.stores.redis_link import RedisLink
@@ -112,3 +113,38 @@ async def test_what_was_asked_and_not_answered_may_have_been_done(start_redis: C
     assert not isinstance(silence.value, NotDone)
     await link.close()
     await other.close()
+
+
+@pytest.mark.parametrize("text", ["", "{", "5", "null", '{"expires_at":"soon","revoked_at":null}', "\xff"], ids=repr)
+async def test_what_is_no_record_is_in_nobodys_way(link: RedisLink, text: str) -> None:
+    """Neither of a bot that gets a further key nor of the exchange, which forgets it when it is due."""
+    store = RedisKeys(link)
+    over = record(2, origin=KeyOrigin.EXCHANGED, expires_at=T - KEEP_EXCHANGED_S)
+    for one in (record(1), over):
+        await store.put(one)
+        await link.execute("HSET", "ggw:{keys}:records", one.digest.hex(), text)
+    await store.put(record(3))
+    await store.put(record(4, origin=KeyOrigin.EXCHANGED, expires_at=T + 60))
+    assert await store.list() == [record(3), record(4, origin=KeyOrigin.EXCHANGED, expires_at=T + 60)]
+    assert await link.execute("HEXISTS", "ggw:{keys}:records", record(1).digest.hex()) == 1
+    assert await link.execute("HEXISTS", "ggw:{keys}:records", over.digest.hex()) == 0
+
+
+@pytest.mark.parametrize("name", [b"zz", b"\xff", b"abc"])
+async def test_a_record_under_no_digest_is_not_listed(link: RedisLink, name: bytes) -> None:
+    store = RedisKeys(link)
+    await store.put(record())
+    text = await link.execute("HGET", "ggw:{keys}:records", record().digest.hex())
+    assert isinstance(text, bytes)
+    await link.execute("HSET", "ggw:{keys}:records", name, text)
+    assert await store.list() == [record()]
+
+
+async def test_a_last_use_that_is_no_instant_tells_nothing_and_makes_room(link: RedisLink) -> None:
+    store = RedisKeys(link)
+    await store.put(record())
+    await link.execute("HSET", "ggw:{keys}:used", "key_1", "yesterday")
+    assert await store.list() == [record()]
+    assert await store.get("key_1") == record()
+    await store.touch("key_1", T)
+    assert await store.get("key_1") == record(last_used_at=T)

@@ -14,16 +14,22 @@ if older ~= '' and redis.call('HGET', KEYS[1], older) ~= before then
   return 'changed'
 end
 
+local function instant(at)
+  return type(at) == 'number' and at or nil
+end
+
 local live, forgettable = 0, {}
 for _, theirs in ipairs(redis.call('SMEMBERS', KEYS[4])) do
   local text = theirs == older and after or redis.call('HGET', KEYS[1], theirs)
-  if text then
-    local other = cjson.decode(text)
-    if not other.revoked_at and (not other.expires_at or other.expires_at > now) then
+  local readable, other = pcall(cjson.decode, text)
+  -- What is no record admits nobody, and is left as it is: one more key may be made beside it.
+  if readable and type(other) == 'table' then
+    local revoked_at, expires_at = instant(other.revoked_at), instant(other.expires_at)
+    if not revoked_at and (not expires_at or expires_at > now) then
       live = live + 1
     end
-    local ended = math.min(other.revoked_at or math.huge, other.expires_at or math.huge)
-    if ended <= forget_before then
+    local ended = math.min(revoked_at or math.huge, expires_at or math.huge)
+    if ended <= forget_before and type(other.id) == 'string' then
       forgettable[#forgettable + 1] = { theirs, other.id }
     end
   end

@@ -8,10 +8,10 @@ if redis.call('HEXISTS', KEYS[1], digest) == 1 or redis.call('HEXISTS', KEYS[2],
   return 'taken'
 end
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', ARGV[5], 'LIMIT', 0, 100)) do
-  local text = redis.call('HGET', KEYS[1], dead)
-  if text then
-    local other = cjson.decode(text)
-    redis.call('HDEL', KEYS[1], dead)
+  -- Its id is forgotten with it, as far as it can be read.
+  local readable, other = pcall(cjson.decode, redis.call('HGET', KEYS[1], dead))
+  redis.call('HDEL', KEYS[1], dead)
+  if readable and type(other) == 'table' and type(other.id) == 'string' then
     redis.call('HDEL', KEYS[2], other.id)
     redis.call('HDEL', KEYS[3], other.id)
   end
