@@ -145,12 +145,18 @@ class RedisKeys:
         """The record as it lies there, and what it says."""
         digest = await self._execute("HGET", _IDS, key_id)
         text = await self._execute("HGET", _RECORDS, _octets(digest)) if digest is not None else None
-        if text is None:
-            return b"", None
-        record = _named(_octets(digest), _octets(text))
-        if record is None:
-            raise NotDone(f"key {key_id} was written by another gateway version, or by something else")
-        return _octets(text), record
+        if text is not None:
+            record = _named(_octets(digest), _octets(text))
+            if record is None:
+                raise NotDone(f"key {key_id} was written by another gateway version, or by something else")
+            if record.id == key_id:
+                return _octets(text), record
+        # Its id leads nowhere, as where the ids alone were lost: it admits its bearer all the same, and must be found.
+        for name, there in (await self._whole(_RECORDS)).items():
+            record = _named(name, there)
+            if record is not None and record.id == key_id:
+                return there, record
+        return b"", None
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
         lines, used = await self._whole(_RECORDS), await self._whole(_USED)

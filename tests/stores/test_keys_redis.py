@@ -148,3 +148,18 @@ async def test_a_last_use_that_is_no_instant_tells_nothing_and_makes_room(link: 
     assert await store.get("key_1") == record()
     await store.touch("key_1", T)
     assert await store.get("key_1") == record(last_used_at=T)
+
+
+@pytest.mark.parametrize("digest", ["", "zz", record(2).digest.hex()], ids=["lost", "none", "of another"])
+async def test_a_key_whose_id_leads_nowhere_can_be_revoked(link: RedisLink, digest: str) -> None:
+    store = RedisKeys(link)
+    for number in (1, 2):
+        await store.put(record(number))
+    await link.execute("HSET", "ggw:{keys}:ids", "key_1", digest)
+    if not digest:
+        await link.execute("DEL", "ggw:{keys}:ids")
+    assert await store.get("key_1") == record(1)
+    assert await store.revoke("key_1", T)
+    assert await store.find(record(1).digest) == record(1, revoked_at=T)
+    assert await store.find(record(2).digest) == record(2)
+    assert not await store.revoke("key_3", T)
