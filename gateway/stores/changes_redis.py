@@ -27,8 +27,14 @@ class RedisChanges:
         return {name.decode("utf-8", "replace"): note for name, note in zip(flat[::2], flat[1::2], strict=False)}
 
     async def put(self, name: str, note: bytes) -> None:
-        """Instead of what stood there."""
-        await self._execute([("HSET", _KEY, name, note), ("PEXPIRE", _KEY, str(_KEPT_MS))])
+        """Instead of what stood there; where something else than notes does, instead of all of it."""
+        noting: list[Command] = [("HSET", _KEY, name, note), ("PEXPIRE", _KEY, str(_KEPT_MS))]
+        try:
+            await self._execute(noting)
+        except StoreUnavailable as refused:
+            if not isinstance(refused.__cause__, RedisError) or refused.__cause__.kind != "WRONGTYPE":
+                raise
+            await self._execute([("DEL", _KEY), *noting])
 
     async def drop(self, names: Iterable[str]) -> None:
         """Those that are there."""

@@ -200,6 +200,16 @@ async def test_gateways_count_each_other(redis_url: str) -> None:
         assert other.gateways == 2
 
 
+async def test_gateways_count_each_other_though_something_else_lay_there(redis_url: str) -> None:
+    """Each would take the whole of a limit in an outage."""
+    async with gateway(redis_url) as one, gateway(redis_url) as other, admin(redis_url) as redis:
+        await redis.execute("SET", "{gw}:gateways", "x")
+        await one.take(takes())
+        await other.take(takes())
+        await other.take(takes())
+        assert other.gateways == 2
+
+
 async def test_a_gateway_that_closes_counts_no_more(redis_url: str) -> None:
     async with gateway(redis_url) as stays, admin(redis_url) as redis:
         for _ in range(2):

@@ -4,7 +4,12 @@
 -- ARGV[1]  this gateway's name
 -- ARGV[2]  seconds after which a silent gateway no longer counts
 local now = tonumber(redis.call('TIME')[1])
-redis.call('ZADD', KEYS[1], now, ARGV[1])
+local seen = redis.pcall('ZADD', KEYS[1], now, ARGV[1])
+if type(seen) == 'table' then
+  -- Where something else lies there nobody is counted, and each gateway would take the whole of each limit in an outage.
+  if string.find(seen.err, '^WRONGTYPE') then redis.call('DEL', KEYS[1]) end
+  redis.call('ZADD', KEYS[1], now, ARGV[1])
+end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return redis.call('ZCARD', KEYS[1])
