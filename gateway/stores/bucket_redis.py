@@ -200,6 +200,7 @@ class RedisBuckets:
         try:
             found = decisions(batch, answer)
         except ValueError:
+            self._link.complain(answer)
             self._failed(batch)
             return
         if self._failures:
@@ -358,9 +359,13 @@ class RedisBuckets:
             await asyncio.sleep(_PROBE_EVERY_S)
             arguments = self._wishes.arguments([Work((_PROBE,))])
             try:
-                answer = await self._link.execute("EVAL", self._take.text, *arguments)
+                (answer,) = await self._link.execute_many([("EVAL", self._take.text, *arguments)])
+            except RedisUnavailable:
+                continue
+            try:
                 decisions([Work((_PROBE,))], answer)
-            except (RedisUnavailable, RedisError, ValueError):
+            except ValueError:
+                self._link.complain(answer)
                 continue
             self._succeeded()
         self._prober = None

@@ -116,10 +116,14 @@ class RedisCacheStore:
 
     def _probed(self, replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
         self._placed(replies)
-        if isinstance(replies, list) and isinstance(replies[0], int):
-            self.tells = bool(replies[0])
-            if not self.tells:
-                self.silenced()
+        if isinstance(replies, RedisUnavailable):
+            return
+        if not isinstance(replies[0], int):
+            self._link.complain(replies[0])
+            return
+        self.tells = bool(replies[0])
+        if not self.tells:
+            self.silenced()
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         del anew  # nothing else is ever read

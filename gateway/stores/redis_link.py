@@ -290,8 +290,7 @@ class RedisLink:
         replies = slot.replies
         replies.append(reply)
         if isinstance(reply, RedisError) and reply.kind in _OUTAGES and self._loop is not None:
-            self.failures += 1
-            self.trouble, self._refused_at = reply.kind, self._loop.time()
+            self._unwell(reply.kind, self._loop)
             if reply.kind in PERHAPS_ELSEWHERE:
                 self.place.suspect()
             self._elsewhere = self._elsewhere or (reply.kind in ELSEWHERE and self._loop.time() >= self._stays_until)
@@ -304,6 +303,17 @@ class RedisLink:
                 self.place.turn += 1
                 self.place.doubt()
                 self._drop(self.trouble, down=False)
+
+    def complain(self, answer: object) -> None:
+        """It was of no use to who asked for what any Redis can do, as of a proxy that takes no scripts: so Redis is unwell,
+        if it has not said so itself."""
+        known = isinstance(answer, RedisUnavailable) or (isinstance(answer, RedisError) and answer.kind in _OUTAGES)
+        if not known and self._loop is not None:
+            self._unwell(answer.kind if isinstance(answer, RedisError) else "nonsense", self._loop)
+
+    def _unwell(self, kind: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.failures += 1
+        self.trouble, self._refused_at = kind, loop.time()
 
     def _expire(self) -> None:
         """Fail what is overdue. One timer serves every call: all have the same timeout."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.app.store_watch import StoreWatch
 from gateway.core.limits import Decision, Limit, OnOutage, Scope, Take
 from gateway.stores.bucket_redis import RedisBuckets
 from gateway.stores.redis_link import RedisLink
@@ -589,3 +590,21 @@ async def test_what_an_acl_hides_is_not_taken_for_full(start_redis: StartRedis, 
             decision = await store.take(takes(limit=limit), b"lease")
             assert decision.unavailable is (limit.concurrent is (forbidden != "-get"))
         assert store._link.trouble == "NOPERM"
+
+
+async def test_a_redis_that_takes_no_scripts_is_unwell(scriptless: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy in front, say: it answers whatever else is asked, so nothing else tells that limits go by their policy."""
+    async with gateway(scriptless, on_outage=OnOutage.CLOSED) as store:
+        watch = StoreWatch([store._link])
+        await watch.start()
+        assert store._link.healthy
+        while not store.degraded:
+            assert (await store.take(takes())).unavailable
+        failures = store._link.failures
+        assert (store._link.healthy, store._link.trouble) == (False, "ERR")
+        async with asyncio.timeout(30):
+            while store._link.failures == failures:  # the probe's
+                await asyncio.sleep(0.01)
+        watch.look()
+        assert "does not answer (ERR)" in caplog.text
+        await watch.close()

@@ -432,6 +432,13 @@ async def test_a_gateway_that_only_reads_notices_what_an_acl_forbids_to_purge(
     await store.close()
 
 
+async def test_a_redis_that_takes_no_scripts_takes_no_purges(scriptless: str) -> None:
+    store = RedisCacheStore(RedisLink.from_url(scriptless, timeout_s=60.0, name="scriptless"), Codec(KEY))
+    assert not (await store.get(b"k", (b"t",))).available
+    assert store.refuses
+    await store.close()
+
+
 async def test_a_new_connection_is_asked_anew_whether_it_takes_writes(start_redis: Callable[..., Any]) -> None:
     server = start_redis("--appendonly", "yes")
     store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=60.0, name="test"), Codec(KEY))
