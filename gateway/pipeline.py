@@ -66,18 +66,19 @@ _STATUSES = {status: status.value for status in CacheStatus}
 _REASONS = {reason: reason.value for reason in CacheReason}
 _STORED = {stored: stored.value for stored in Stored}
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_UNSEEN = Operation("", Access.WRITE, Surface.REST)
 _CUT_BY = {Source.DOWNSTREAM: "client", Source.UPSTREAM: "upstream", Source.INTERNAL: "gateway"}
 
 
 class _Told:
     """What is known so far of the caller, for whoever must refuse: filled as the stages pass."""
 
-    __slots__ = ("ahead", "begun", "decision", "errand", "lease", "principal", "room", "surface", "ticket")
+    __slots__ = ("ahead", "begun", "decision", "errand", "lease", "operation", "principal", "room", "ticket")
 
     def __init__(self, lease: str) -> None:
         self.lease = lease
         """Names the request among those in progress, whatever id it goes by: a trusted proxy's may not be unique."""
-        self.surface = Surface.REST
+        self.operation = _UNSEEN
         self.principal: Principal | None = None
         self.decision: Decision | None = None
         self.ticket: Ticket | None = None
@@ -138,7 +139,7 @@ class Gateway:
                     case = await self._judge(down, x, told)
                 else:
                     case = plan.case(head)
-                    told.principal, told.surface = case.principal, case.operation.surface
+                    told.principal, told.operation = case.principal, case.operation
                 if begun is not None:
                     told.decision, told.begun = begun.decision, begun
                     if begun.rejection is not None and not begun.conditions:
@@ -212,7 +213,7 @@ class Gateway:
 
         target = road.entry.target(head)
         operation = road.entry.operation(head, target)
-        x.operation, told.surface = operation.name, operation.surface
+        x.operation, told.operation = operation.name, operation
         admitted = road.entry.admit(head, target, operation)
         x.peer, x.target = admitted.client, admitted.claim.target
         named = admitted.trusted_peer and first(head.fields, b"x-request-id") is not None
@@ -404,7 +405,7 @@ class Gateway:
         if found is not None:
             way.served = found
         else:
-            way.refused = refused(head, told.surface, x)
+            way.refused = refused(head, case.operation, x)
         self.lane.learn(head, way)
 
     async def _tunnel(self, down: Downstream, x: Exchange, told: _Told, errand: Errand, case: Case) -> None:
@@ -483,8 +484,8 @@ class Gateway:
         refusing = decision.refusal if decision is not None and rejection.code is Code.RATE_LIMITED else None
         head, body = render(
             rejection,
-            surface=told.surface,
-            route=x.operation,
+            surface=told.operation.surface,
+            route=told.operation.route,
             accept=joined(fields, b"accept") or b"",
             request_id=x.request_id,
             violated=(refusing.limit.id,) if refusing is not None else (),

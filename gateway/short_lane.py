@@ -22,7 +22,7 @@ from .asking import Asker, Asking
 from .cache import Again
 from .core.access import Principal
 from .core.cache_entry import Entry
-from .core.catalogue import Operation, Surface
+from .core.catalogue import Operation
 from .core.errors import Code, drained, rate_limited
 from .core.exchange import Exchange, Kin
 from .core.http_date import date_line
@@ -82,7 +82,7 @@ class Refused(msgspec.Struct, gc=False):
     """How the buckets' refusals of one head are told."""
 
     facts: Exchange
-    surface: Surface
+    operation: Operation
     accept: bytes
     cross_origin: bool
     texts: dict[str, tuple[bytes, bytes, bytes, Kin]] = {}
@@ -408,11 +408,11 @@ def served(again: Again, x: Exchange, credential: UpstreamCredential | None) -> 
     return Served(again, _kept(x), None if credential is None else credential.standing)
 
 
-def refused(head: RequestHead, surface: Surface, x: Exchange) -> Refused:
+def refused(head: RequestHead, operation: Operation, x: Exchange) -> Refused:
     """A bucket refused ``head``, which had come so far as ``x`` says."""
     facts = _kept(x)
     facts.status, facts.code = 429, Code.RATE_LIMITED.value
-    return Refused(facts, surface, joined(head.fields, b"accept") or b"", first(head.fields, b"origin") is not None)
+    return Refused(facts, operation, joined(head.fields, b"accept") or b"", first(head.fields, b"origin") is not None)
 
 
 def _kept(x: Exchange) -> Exchange:
@@ -452,8 +452,8 @@ def _text(method: str, refused: Refused, limit_id: str) -> tuple[bytes, bytes, b
     """For ``Refused.texts``."""
     head, body = render(
         rate_limited(),
-        surface=refused.surface,
-        route=refused.facts.operation,
+        surface=refused.operation.surface,
+        route=refused.operation.route,
         accept=refused.accept,
         request_id=_ID,
         violated=(limit_id,),

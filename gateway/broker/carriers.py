@@ -62,7 +62,7 @@ def carrier_for(operation: Operation) -> Carrier:
     if operation.surface is _REST:
         return _PRIVATE_TOKEN
     if operation.surface is Surface.PACKAGES:
-        return next((carrier for part, carrier in _PACKAGES if part in operation.name), Carrier.PRIVATE_TOKEN)
+        return next((carrier for part, carrier in _PACKAGES if part in operation.route), Carrier.PRIVATE_TOKEN)
     return _SURFACES.get(operation.surface, Carrier.PRIVATE_TOKEN)
 
 

@@ -131,6 +131,13 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     """It names no project or group, and neither shows nor changes anything of one: the version, an account."""
     job_token: bool = False
     deploy_token: bool = False
+    registry: str = ""
+    """Of an unknown route at a package registry: that registry's address, as the name of a row there would begin."""
+
+    @property
+    def route(self) -> str:
+        """What tells package formats apart: the name, or where that is ``other`` the registry's address."""
+        return self.registry or self.name
 
 
 OTHER = "other"
@@ -311,7 +318,10 @@ class Catalogue:
 def unknown(method: str, segments: tuple[str, ...]) -> Operation:
     """The stand-in for a route the catalogue lacks: GitLab adds routes with every release and answers for them itself."""
     access = Access.READ if method in SAFE_METHODS else Access.WRITE
-    return _UNKNOWN[access, _surface(segments)]
+    operation = _UNKNOWN[access, _surface(segments)]
+    if operation.surface is Surface.PACKAGES:
+        return msgspec.structs.replace(operation, registry=_registry(method, segments))
+    return operation
 
 
 def _surface(segments: tuple[str, ...]) -> Surface:
@@ -342,6 +352,17 @@ def _below_api(segments: tuple[str, ...]) -> Surface:
     return Surface.PACKAGES if segments[:1] == ("packages",) and len(segments) > 1 else Surface.REST
 
 
+def _registry(method: str, segments: tuple[str, ...]) -> str:
+    """``PUT /api/v4/projects/:id/packages/npm/*`` for what lies below it; "" for a format that is not known."""
+    template = (*segments[:3], ":id", *segments[4:]) if segments[2:3] in _OWNERS else segments
+    end = template.index("packages") + 2
+    return f"{method} /{'/'.join(template[:end])}/*" if template[end - 1] in _FORMATS else ""
+
+
+_FORMATS = frozenset(
+    {"cargo", "composer", "conan", "debian", "generic", "go", "helm", "maven", "ml_models", "npm", "nuget", "pypi", "rpm"}
+    | {"rubygems", "terraform"}
+)
 _OWNERS = (("projects",), ("groups",), ("group",))
 _REGISTRIES = (("virtual_registries",), ("dependency_proxy",))
 

@@ -28,9 +28,10 @@ _SCIM = b"application/scim+json"
 _CHALLENGED = frozenset({Surface.GIT, Surface.LFS, Surface.REGISTRY})
 _CHALLENGE: Field = (b"WWW-Authenticate", b'Basic realm="GitLab"')
 # `BasicAuthHelpers` in GitLab's `lib/api`: Maven, Gradle and NuGet keep the password they were given until they are asked.
-# GitLab asks on these formats alone: npm takes a challenge for one that it can't meet.
+# GitLab asks on these formats alone: npm takes a challenge for one that it can't meet. In a virtual registry it asks where
+# packages are fetched, which no row describes.
 _CHALLENGED_PACKAGES = re.compile(
-    r"[A-Z]+ /api/v4/(?:(?:projects|groups?)/:\w+/(?:-/)?)?(?:dependency_proxy/)?packages/"
+    r"[A-Z]+ /api/v4/(?:(?:projects|groups?)/:\w+/(?:-/)?)?(?:dependency_proxy/|virtual_registries/(?=.*/\*\Z))?packages/"
     r"(?:cargo|composer|conan|debian|helm|maven|nuget|pypi|rpm|terraform)(?:/.*)?"
 )
 _NPM = "/packages/npm/"  # it shows `error` to a person, and nothing else of a body
@@ -78,7 +79,7 @@ def render(
     Args:
         rejection: What was refused, and why.
         surface: Which of GitLab's surfaces the request was for: decides the shape.
-        route: The operation's name: on package routes it tells whose they are, and whether GitLab asks for Basic.
+        route: The operation's: on package routes it tells whose they are, and whether GitLab asks for Basic.
         accept: The request's Accept, joined; empty for none.
         request_id: The decision's id: the problem's ``instance``.
         violated: Ids of the limits that refused (RFC 9457 member of the RateLimit draft).

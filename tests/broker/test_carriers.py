@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from gateway.broker.carriers import Carrier, carrier_for, field
-from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.catalogue import OTHER, Access, Operation, Surface
 
 
 def on(surface: Surface, name: str = "GET /somewhere") -> Operation:
@@ -43,6 +43,21 @@ def on(surface: Surface, name: str = "GET /somewhere") -> Operation:
 )
 def test_each_surface_reads_its_own_field(operation: Operation, carrier: Carrier) -> None:
     assert carrier_for(operation) is carrier
+
+
+@pytest.mark.parametrize(
+    ("registry", "carrier"),
+    [
+        ("PUT /api/v4/projects/:id/packages/cargo/*", Carrier.BEARER),
+        ("GET /api/v4/virtual_registries/packages/npm/*", Carrier.BEARER),
+        ("GET /api/v4/virtual_registries/packages/maven/*", Carrier.PRIVATE_TOKEN),
+        ("DELETE /api/v4/projects/:id/packages/pypi/*", Carrier.BASIC),
+        ("GET /api/v4/packages/conan/*", Carrier.BASIC),
+        ("", Carrier.PRIVATE_TOKEN),
+    ],
+)
+def test_a_registry_reads_its_formats_field_on_routes_that_no_row_describes_too(registry: str, carrier: Carrier) -> None:
+    assert carrier_for(Operation(OTHER, Access.WRITE, Surface.PACKAGES, known=False, registry=registry)) is carrier
 
 
 def test_the_fields() -> None:

@@ -73,6 +73,28 @@ def test_names(method: str, target: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "target", "registry"),
+    [
+        (
+            "PUT",
+            "/api/v4/projects/a%2Fb/packages/npm/-/user/org.couchdb.user:me",
+            "PUT /api/v4/projects/:id/packages/npm/*",
+        ),
+        ("POST", "/api/v4/packages/npm/-/v1/login", "POST /api/v4/packages/npm/*"),
+        ("PUT", "/api/v4/projects/packages/packages/cargo/nothing", "PUT /api/v4/projects/:id/packages/cargo/*"),
+        ("GET", "/api/v4/groups/1/-/packages/pypi/nothing", "GET /api/v4/groups/:id/-/packages/pypi/*"),
+        ("GET", "/api/v4/virtual_registries/packages/npm/1/x", "GET /api/v4/virtual_registries/packages/npm/*"),
+        ("GET", "/api/v4/groups/1/-/packages/nothing/x", ""),
+        ("GET", "/api/v4/nothing/packages/npm/x", ""),
+    ],
+)
+def test_an_unknown_route_at_a_registry_is_told_by_the_registrys_address(method: str, target: str, registry: str) -> None:
+    operation = match(method, target)
+    assert (operation.name, operation.registry) == (OTHER, registry)
+    assert operation.route == (registry or OTHER)
+
+
+@pytest.mark.parametrize(
     ("method", "target", "access", "surface"),
     [
         ("GET", "/api/v4/nothing", Access.READ, Surface.REST),

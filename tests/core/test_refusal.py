@@ -42,6 +42,8 @@ def test_git_lfs_and_registry_are_challenged(surface: Surface) -> None:
         "GET /api/v4/group/:id/-/packages/composer/packages",
         "GET /api/v4/projects/:id/packages/pypi/simple",
         "GET /api/v4/projects/:id/packages/debian/dists/*distribution/InRelease",
+        "GET /api/v4/projects/:id/packages/conan/*",
+        "GET /api/v4/virtual_registries/packages/maven/*",
         "other",
     ],
 )
@@ -57,6 +59,8 @@ def test_package_clients_that_keep_their_password_until_asked_are_asked(route: s
     "route",
     [
         "GET /api/v4/projects/:id/packages/npm/*package_name",
+        "PUT /api/v4/projects/:id/packages/npm/*",
+        "GET /api/v4/virtual_registries/packages/npm/*",
         "GET /api/v4/projects/:id/packages/generic/:package_name/*package_version/(*path/):file_name",
         "GET /api/v4/projects/:id/packages/rubygems/gems/:file_name",
         "GET /api/v4/projects/:id/packages/:package_id",

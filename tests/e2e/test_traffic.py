@@ -367,6 +367,27 @@ def test_a_client_that_waits_for_a_challenge_gets_its_package(
     assert recorder.requests[-1].values("PRIVATE-TOKEN") == [BROKER_TOKEN.encode()]
 
 
+def test_npm_logs_in_without_a_challenge_that_it_takes_for_a_wrong_password(packages: GatewayProcess) -> None:
+    """``Incorrect or missing password … recover your password at https://www.npmjs.com/forgot``, it says of one."""
+    target = "/api/v4/projects/1/packages/npm/-/user/org.couchdb.user:me"
+    reply = ask(packages.port, target, "Content-Type: application/json", method="PUT", body=b"{}")
+    assert (reply.status, reply.value("WWW-Authenticate")) == (401, None)
+    assert json.loads(reply.body)["error"] == "401 Unauthorized"
+
+
+def test_a_crate_is_published_where_no_row_says_so(
+    packages: GatewayProcess, packages_key: str, recorder: FakeGitLab
+) -> None:
+    """Cargo's registry reads Bearer alone."""
+    recorder.script(response(200, b"{}", JSON))
+    target = "/api/v4/projects/1/packages/cargo/api/v1/crates/new"
+    fields = (f"Authorization: Bearer {packages_key}", "Content-Type: application/octet-stream")
+    reply = ask(packages.port, target, *fields, method="PUT", body=b"crate")
+    assert reply.status == 200
+    assert recorder.requests[-1].values("Authorization") == [b"Bearer " + BROKER_TOKEN.encode()]
+    assert recorder.requests[-1].values("PRIVATE-TOKEN") == []
+
+
 def test_an_image_of_a_virtual_registry_is_pulled_with_the_registrys_token(
     packages: GatewayProcess, recorder: FakeGitLab
 ) -> None:
