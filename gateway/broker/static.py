@@ -140,10 +140,6 @@ class StaticTokenSource:
         for pool in self._shared.values():
             pool.remaining = remaining
 
-    def is_healthy(self, credential_id: str) -> bool:
-        """GitLab did not refuse it when last asked."""
-        return self._held[credential_id].refused_until == 0.0
-
     def expires_at(self, credential_id: str) -> float | None:
         """In Unix seconds, as GitLab said when it was asked; None: never, or not known yet."""
         return self._held[credential_id].expires_at
