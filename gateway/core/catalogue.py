@@ -209,6 +209,7 @@ class Catalogue:
         """The GitLab version the rows describe."""
         self._tree: RouteTree[_Leaf] = RouteTree()
         self._operations: dict[str, Operation] = {}
+        self._in_order: tuple[Operation, ...] = ()
         self._memo: dict[tuple[str, bytes], Operation] = {}
         self._by_query: dict[bytes, Operation] = {}
         """Rows for any project's path with one certain query."""
@@ -228,7 +229,10 @@ class Catalogue:
 
     def operations(self) -> tuple[Operation, ...]:
         """Every operation once, by template and method."""
-        return tuple(sorted(self._operations.values(), key=lambda operation: tuple(reversed(operation.name.split(" ", 1)))))
+        if not self._in_order:
+            rows = self._operations.values()
+            self._in_order = tuple(sorted(rows, key=lambda operation: tuple(reversed(operation.name.split(" ", 1)))))
+        return self._in_order
 
     def match(self, method: str, target: Target) -> Operation:
         """What ``method`` on ``target`` is; an unknown route is the operation ``other``, never an error.

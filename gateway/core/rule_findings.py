@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, partial
+from operator import itemgetter
 
 import msgspec
 
 from .catalogue import Catalogue, Operation
 from .narrowing import is_list
 from .route_tree import split
-from .rule_match import Clause, Lists, Matcher, Rule, names_place, parse_route, reaches_beyond, shapes_of
+from .rule_match import Clause, Lists, Matcher, Projects, Rule, names_place, parse_route, reaches_beyond, shapes_of
 from .target import Target
 
 _NOWHERE = Target(b"/", b"/", None, ())
@@ -62,6 +64,9 @@ class _Review:
         self._operations = [operation for operation in catalogue.operations() if not operation.blocked]
         self._permissions = sorted({name for operation in self._operations for name in operation.permissions})
         self._selected: dict[tuple[bytes, bool], frozenset[str]] = {}
+        self._picked: dict[tuple[bytes, bool], tuple[Operation, ...]] = {}
+        self._idle = cache(partial(idle_route, catalogue=catalogue, hint="name projects in `projects`"))
+        self._near = cache(partial(near, names=self._permissions))
         self._far = frozenset(one.name for one in self._operations if reaches_beyond(one) and not is_list(one))
         """What any deny by project that is about them refuses."""
 
@@ -70,10 +75,15 @@ class _Review:
         for number, rule in numbered:
             for deny, position, clause in _clauses(rule):
                 yield from (Finding(number, deny, position, message) for message in self._clause(clause, deny))
-        identities = dict.fromkeys(identity for rule in rules for identity in rule.identities)
+        by_identity: dict[str, list[tuple[int, Rule]]] = {}
+        for number, rule in numbered:
+            for identity in dict.fromkeys(rule.identities):
+                by_identity.setdefault(identity, [])
+                if not rule.shadow:
+                    by_identity[identity].append((number, rule))
         told: set[Finding] = set()
-        for identity in identities:
-            for finding in self._together([one for one in numbered if identity in one[1].identities and not one[1].shadow]):
+        for together in by_identity.values():
+            for finding in self._together(together):
                 if finding not in told:
                     told.add(finding)
                     yield finding
@@ -83,9 +93,9 @@ class _Review:
     def _clause(self, clause: Clause, deny: bool) -> Iterator[str]:
         for permission in clause.permissions or ():
             if permission not in self._permissions:
-                yield f"permission `{permission}` is on no operation of the catalogue{near(permission, self._permissions)}"
+                yield f"permission `{permission}` is on no operation of the catalogue{self._near(permission)}"
         for route in clause.routes or ():
-            found = idle_route(route, self._catalogue, "name projects in `projects`")
+            found = self._idle(route)
             if found:
                 yield found
         if clause.lists is Lists.FILTER:
@@ -119,23 +129,17 @@ class _Review:
         clauses = [(number, rule, *clause) for number, rule in rules for clause in _clauses(rule)]
         allows = [(number, rule, position, clause) for number, rule, deny, position, clause in clauses if not deny]
         denies = [(rule, clause) for _, rule, deny, _, clause in clauses if deny]
-        for index, (number, rule, position, clause) in enumerate(allows):
+        before = _Before()
+        for number, rule, position, clause in allows:
             mine = self._select(clause, deny=False)
             for other, refusal in denies:
                 if mine and refusal.projects is None and mine <= self._select(refusal, deny=True):
                     yield Finding(number, False, position, f"never holds: rule `{other.id}` denies all of it")
                     break
-            for _, other, _, earlier in allows[:index]:
-                theirs = self._select(earlier, deny=False)
-                covered = earlier.projects is None or earlier.projects == clause.projects
-                if mine and covered and mine <= theirs:
-                    message = f"never decides: rule `{other.id}` before it allows all of it"
-                elif rule.use != other.use and mine & theirs:
-                    message = f"overlaps rule `{other.id}`, whose credential `{other.use}` is used where both hold"
-                else:
-                    continue
-                yield Finding(number, False, position, message)
-                break
+            hidden = before.hides(mine, rule, clause)
+            if hidden:
+                yield Finding(number, False, position, hidden)
+            before.add(mine, rule, clause)
         for number, _, position, clause in allows:
             lost = self._lost(self._select(clause, deny=False), denies) if clause.projects is None else ""
             if lost:
@@ -152,15 +156,55 @@ class _Review:
         return ""
 
     def _select(self, clause: Clause, *, deny: bool) -> frozenset[str]:
-        bare = msgspec.structs.replace(clause, projects=None)
-        key = (msgspec.json.encode(bare), deny)
+        key = _key(clause, deny)
         if key not in self._selected:
-            self._selected[key] = frozenset(operation.name for operation in self._chosen(bare, deny))
+            self._selected[key] = frozenset(operation.name for operation in self._chosen(clause, deny))
         return self._selected[key]
 
     def _chosen(self, clause: Clause, deny: bool) -> Iterable[Operation]:
-        probe = Matcher(clause)
-        return (operation for operation in self._operations if not _refused(probe, operation, deny=deny))
+        key = _key(clause, deny)
+        if key not in self._picked:
+            probe = Matcher(clause)
+            self._picked[key] = tuple(one for one in self._operations if not _refused(probe, one, deny=deny))
+        return self._picked[key]
+
+
+class _Before:
+    """The allows of one identity that stand before another: the first of each kind, for thousands may select the same."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._by_projects: dict[Projects | None, dict[frozenset[str], tuple[int, Rule]]] = {}
+        self._by_use: dict[str, dict[frozenset[str], tuple[int, Rule]]] = {}
+
+    def add(self, selected: frozenset[str], rule: Rule, clause: Clause) -> None:
+        place = (self._count, rule)
+        self._by_projects.setdefault(clause.projects, {}).setdefault(selected, place)
+        self._by_use.setdefault(rule.use, {}).setdefault(selected, place)
+        self._count += 1
+
+    def hides(self, mine: frozenset[str], rule: Rule, clause: Clause) -> str:
+        """What the first of them does to an allow that selects ``mine``; empty: nothing."""
+        covering = [
+            place
+            for projects in {None, clause.projects}
+            for theirs, place in self._by_projects.get(projects, {}).items()
+            if mine and mine <= theirs
+        ]
+        others = [places for use, places in self._by_use.items() if use != rule.use]
+        overlapping = [place for places in others for theirs, place in places.items() if mine & theirs]
+        first = min(covering + overlapping, key=itemgetter(0), default=None)
+        if first is None:
+            return ""
+        other = first[1]
+        if first in covering:
+            return f"never decides: rule `{other.id}` before it allows all of it"
+        return f"overlaps rule `{other.id}`, whose credential `{other.use}` is used where both hold"
+
+
+def _key(clause: Clause, deny: bool) -> tuple[bytes, bool]:
+    """Of all that select the same operations, wherever these may be used."""
+    return msgspec.json.encode(msgspec.structs.replace(clause, projects=None, lists=Lists.REFUSE)), deny
 
 
 def _clauses(rule: Rule) -> Iterator[tuple[bool, int, Clause]]:

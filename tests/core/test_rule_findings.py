@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import msgspec
 import pytest
 
@@ -173,3 +175,36 @@ def test_an_allow_with_projects_beside_a_deny_with_them() -> None:
     allow = Rule("a", ("bot",), "cred", (Clause(access=Access.READ, projects=OURS),))
     deny = Rule("d", ("bot",), deny=(Clause(projects=Projects(("1",))),))
     assert together(allow, deny) == []
+
+
+@pytest.mark.parametrize("identities", [("bot",), None], ids=["one identity", "one each"])
+def test_many_rules_that_select_the_same_are_looked_at_once(identities: tuple[str, ...] | None) -> None:
+    """A rule for each project takes the same time each, however many there are."""
+
+    def calls(count: int) -> int:
+        rules = [
+            Rule(
+                f"r{number}",
+                identities or (f"bot-{number}",),
+                "cred",
+                (Clause(routes=("GET /api/v4/version",), projects=Projects((f"group/project-{number}",))),),
+            )
+            for number in range(count)
+        ]
+        seen = 0
+
+        def note(_frame: object, event: str, _of: object) -> None:
+            nonlocal seen
+            seen += event == "call"
+
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            found = findings(rules, CATALOGUE)
+        finally:
+            sys.setprofile(before)
+        assert len(found) == count
+        return seen
+
+    few = calls(100)
+    assert calls(200) - few < 100 * 50
