@@ -126,6 +126,26 @@ def test_one_too_many_is_refused_and_counted_out_again() -> None:
     assert (here.open, here.refused) == (3, 2)
 
 
+def test_a_peer_has_the_places_back_that_it_leaves_and_is_forgotten_with_the_last() -> None:
+    here = visitors(Clock(), max_connections_per_peer=2)
+    first, second, third = Visitor(), Visitor(), Visitor()
+    assert [here.admit(one) for one in (first, second, third)] == [True, True, False]
+    here.leave(third)
+    assert not here.admit(third)
+    here.leave(third)
+    assert here.admit(Visitor("192.0.2.2")), "each has his own"
+    here.leave(first)
+    assert [here.admit(one) for one in (first, third)] == [True, False]
+    for one in (first, second, third):
+        here.leave(one)
+    assert here._per_peer == {"192.0.2.2": 1}
+
+
+def test_a_load_balancer_has_as_many_places_as_there_are() -> None:
+    here = visitors(Clock(), max_connections_per_peer=1, uncounted_peer=lambda peer: peer == "lb")
+    assert [here.admit(Visitor("lb")) for _ in range(3)] == [True, True, True]
+
+
 @pytest.mark.parametrize(
     ("holds", "looks", "cut"),
     [((0,), 0, False), ((9, 0), 1, False), ((9, 8, 1, 0), 3, False), ((9, 9), 1, True), ((9, 4, 4), 2, True)],
@@ -142,6 +162,19 @@ def test_whoever_takes_nothing_is_cut_off(holds: tuple[int, ...], looks: int, cu
         wire.next()
         clock.fire()
     assert (wire.aborted, [in_s for in_s, _, _ in clock.calls]) == (cut, [] if cut else [_GOODBYE_S])
+
+
+def test_who_has_left_is_looked_at_no_more() -> None:
+    """What is known of his transport then means nothing."""
+    clock, wire, one = Clock(), Wire(9, 4), Visitor()
+    here = visitors(clock)
+    one.ticket = here.accept()
+    here.admit(one)
+    here.see_off(one, wire)  # type: ignore[arg-type]
+    here.leave(one)
+    wire.next()
+    clock.fire()
+    assert (wire.aborted, clock.calls, len(here._parting)) == (False, [], 0)
 
 
 def test_who_has_it_all_and_never_leaves_is_cut_off() -> None:
@@ -164,6 +197,49 @@ def test_who_has_it_all_and_never_leaves_is_cut_off() -> None:
     clock.fire()
     assert [wire.aborted for wire in wires] == [False, True, True]
     assert (clock.calls, len(here._parting)) == ([], 0)
+    late, last = Wire(0), Visitor()
+    last.ticket = here.accept()
+    here.see_off(last, late)  # type: ignore[arg-type]
+    clock.now += _GOODBYE_S
+    clock.fire()
+    assert late.aborted
+
+
+def test_a_handshake_that_failed_hides_none_that_goes_on() -> None:
+    clock = Clock()
+    here = visitors(clock, request_head_s=15.0)
+    here.accept()
+    clock.now += 10.0
+    here.accept()
+    clock.now += 5.1
+    assert not here.deserted
+    assert len(here._coming) == 1
+    clock.now += 10.0
+    assert here.deserted
+
+
+@pytest.mark.parametrize("owed", [True, False])
+async def test_whoever_is_owed_octets_is_waited_for_and_all_others_a_moment(
+    owed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer out of the cache is handed to the transport, and nobody waits for it: no request is in progress then."""
+    loop, one, other = asyncio.get_running_loop(), Visitor(), Visitor()
+    monkeypatch.setattr(module, "_LOOK_S", 0.0)
+    monkeypatch.setattr(module, "_LAST_WORD_S", 0.0 if owed else 3600.0)
+    here, ends_at = Visitors(loop, EdgeSettings()), loop.time() + (3600.0 if owed else 0.0)
+    going = asyncio.ensure_future(here.gone([one], [one, other], ends_at))
+    for left in (one, other):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert going.done() == (owed and one.left)
+        left.left = True
+    await asyncio.wait_for(going, SOON_S)
+
+
+async def test_a_drain_ends_in_its_time_though_nobody_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, one = asyncio.get_running_loop(), Visitor()
+    monkeypatch.setattr(module, "_LAST_WORD_S", 0.0)
+    await asyncio.wait_for(Visitors(loop, EdgeSettings()).gone([one], [one], loop.time()), SOON_S)
 
 
 # Over real sockets
