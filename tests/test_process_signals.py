@@ -44,6 +44,16 @@ def test_told_again_when_it_has_gone_it_ends_as_it_was_told_once(number: signal.
 
 
 @pytest.mark.parametrize("number", TOLD)
+def test_told_at_the_very_end_it_ends_as_it_was_told_once(number: signal.Signals) -> None:
+    """When Python has given the signals back already, and takes its modules down."""
+    before = """class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=int(sys.argv[1])):
+        kill(pid, number)
+last = Last()"""
+    assert run(number, "pass", before) == (7, "ended\n", "")
+
+
+@pytest.mark.parametrize("number", TOLD)
 @pytest.mark.parametrize("loop", LOOPS)
 def test_what_comes_before_it_is_heard_is_kept(number: signal.Signals, loop: str) -> None:
     main = "me(); await asyncio.sleep(0.1)\n"
@@ -64,6 +74,23 @@ me(); print(await told.get()); me(); print(await told.get())
 hear(15, lambda: told.put_nowait("second"))
 me(); print(await told.get())"""
     assert run(signal.SIGTERM, main) == (7, "first\nfirst\nsecond\nended\n", "")
+
+
+def test_what_was_kept_is_told_once() -> None:
+    """Not again to the call that takes the first one's place."""
+    main = """from gateway.process_signals import _Told
+kept = _Told(asyncio.get_running_loop())
+kept._tell(15)
+kept.hear(15, lambda: print("first"))
+kept.hear(15, lambda: print("second"))
+await asyncio.sleep(0)"""
+    assert run(signal.SIGTERM, main) == (7, "first\nended\n", "")
+
+
+def test_behind_its_end_no_signal_is_written_to_what_woke_the_loop() -> None:
+    """Its descriptor is closed, and may be somebody else's by then."""
+    before = "atexit.register(lambda: print(signal.set_wakeup_fd(-1)))"
+    assert run(signal.SIGTERM, "pass", before) == (7, "ended\n-1\n", "")
 
 
 def test_one_that_fails_ends_as_it_fails() -> None:
