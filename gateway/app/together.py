@@ -131,7 +131,7 @@ def all_ready(each: Mapping[int, Readiness], staff: Staff) -> Readiness:
         count = said.count(worst)
         checks[part] = worst if count == len(said) else f"{worst} ({count} of {len(said)} workers)"
     up, of = sum(staff.up), len(staff.up)
-    silent = [seat for seat, is_up in zip(staff.seats, staff.up, strict=True) if is_up and seat not in each]
+    silent = [seat for seat in staff.seats if seat not in each]
     if not staff.up:
         checks["workers"] = "down: the supervisor does not answer"
     elif not staff.begun:

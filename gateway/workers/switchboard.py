@@ -9,6 +9,7 @@ others had. So what a worker said last is kept when it ends, and added from then
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection
 
 import msgspec
@@ -93,11 +94,9 @@ class Switchboard:
         try:
             for send in lines.values():
                 send(question)
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     await asked.settled.wait()
-            except TimeoutError:
-                asked.waiting.clear()
         finally:
             del self._asked[question.id]
         return self._kept() if what == FIGURES else asked.answers

@@ -81,6 +81,29 @@ async def test_answers_go_to_whoever_asked(office: Office) -> None:
     office.siblings.hear(Answers(1, {}, STAFF))  # once more: of no effect
 
 
+async def test_an_answer_that_comes_twice_or_too_late_harms_nobody(office: Office) -> None:
+    """It may come when the patience is over, and whoever asked has not heard of that yet."""
+    asking = asyncio.ensure_future(office.siblings.ask("a", patience_s=60.0))
+    asked = await office.supervisor.hear()
+    assert isinstance(asked, Ask)
+    for answer in (b"first", b"second"):
+        office.siblings.hear(Answers(asked.id, {0: answer}, STAFF))
+    assert (await asking).answers == {0: b"first"}
+
+
+async def test_nothing_of_a_question_stays_when_it_is_over(office: Office) -> None:
+    """A worker is asked and asks for as long as it lives."""
+    given_up = asyncio.ensure_future(office.siblings.ask("a", patience_s=60.0))
+    assert isinstance(await office.supervisor.hear(), Ask)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    await office.siblings.ask("b", patience_s=0.0)
+    office.siblings.answer(Question(1, ALIVE, b""))
+    await asyncio.gather(*office.siblings._answering)
+    await asyncio.sleep(0)
+    assert (office.siblings._asked, office.siblings._answering) == ({}, set())
+
+
 async def test_who_parts_says_what_it_counted_after_everything_else(
     office: Office, caplog: pytest.LogCaptureFixture
 ) -> None:

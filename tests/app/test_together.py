@@ -115,6 +115,13 @@ GOING = Readiness(False, {"traffic": "down: draining", "upstream": "ok"})
             {**OK.checks, "workers": "ok", "configuration": "degraded: the last reload failed, the one before serves"},
             id="a bad configuration",
         ),
+        pytest.param(
+            {0: OK, 1: Readiness(True, {"traffic": "ok", "credential sa": "degraded: unchecked"})},
+            BOTH,
+            True,
+            {"traffic": "ok", "upstream": "ok", "credential sa": "degraded: unchecked", "workers": "ok"},
+            id="a part that one alone has",
+        ),
         pytest.param({}, BOTH, False, {"workers": "degraded: 2 of 2 do not answer"}, id="all hang"),
         pytest.param(
             {}, Staff((), (), False), False, {"workers": "down: the supervisor does not answer"}, id="no supervisor"
@@ -159,6 +166,9 @@ async def test_a_scrape_asks_all_and_shows_their_sum() -> None:
     assert "gitlab_gateway_connects_total 4.0" in text
     assert 'catalogue="19.3"' in text
     assert 'gitlab_gateway_worker_up{worker="1"} 1.0' in text
+    for total in ('worker_restarts_total{worker="1"}', 'config_reloads_total{result="applied"}'):
+        assert f"gitlab_gateway_{total} 0.0" in text
+    assert 'gitlab_gateway_worker_requests_total{worker="1"} 1.0' in text
     answering = asyncio.ensure_future(both_answer())
     assert (await told.readiness()).checks == {**OK.checks, "workers": "ok"}
     await answering
@@ -189,5 +199,35 @@ async def test_figures_of_nobody_are_none() -> None:
         await told.metrics()
     assert refused.value.status == 503
     await answering
+    line.close()
+    supervisor.close()
+
+
+@pytest.mark.parametrize(
+    ("staff", "checks"),
+    [
+        pytest.param(BOTH, {"traffic": "down: draining (1 of 2 workers)", "upstream": "ok", "workers": "ok"}, id="slow"),
+        pytest.param(
+            Staff((), (), False),
+            {
+                "traffic": "down: draining (1 of 2 workers)",
+                "upstream": "ok",
+                "workers": "down: the supervisor does not answer",
+            },
+            id="no supervisor",
+        ),
+    ],
+)
+async def test_a_worker_knows_of_itself_without_the_line(staff: Staff, checks: dict[str, str]) -> None:
+    ours, theirs = socket.socketpair()
+    line, supervisor = await open_line(ours, at_worker), await open_line(theirs, at_supervisor)
+    siblings = Siblings(line, 1)
+    told = Together(siblings, Metrics("1", "19"), list, lambda: GOING, "19.3")
+    asking = asyncio.ensure_future(told.readiness())
+    asked = await supervisor.hear()
+    assert isinstance(asked, Ask)
+    assert asked.patience_s < 1.0, "as a probe has"
+    siblings.hear(Answers(asked.id, {0: msgspec.msgpack.encode(OK)}, staff))
+    assert (await asking).checks == checks
     line.close()
     supervisor.close()

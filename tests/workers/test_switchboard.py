@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import pytest
 
 from gateway.telemetry.figures import Figures, Number, Row
 from gateway.workers.line import Message, Question, Reply
@@ -130,9 +131,11 @@ async def test_the_last_word_of_one_is_what_is_kept() -> None:
     Worker(board, 1, counted(5))
     await board.ask(FIGURES, b"", 60.0)
     board.last(1, counted(8))
+    board.last(1, b"")  # says nothing
     board.last(7, counted(100))  # it has not joined, or has left
     board.leave(1)
-    assert gone(await board.ask(FIGURES, b"", 60.0)).requests == 8
+    answers = await board.ask(FIGURES, b"", 60.0)
+    assert (set(answers), gone(answers).requests) == ({0, GONE}, 8)
 
 
 async def test_one_that_has_answered_and_ends_while_others_are_asked_counts_once() -> None:
@@ -146,6 +149,47 @@ async def test_one_that_has_answered_and_ends_while_others_are_asked_counts_once
     board.reply(1, Reply(silent.asked[0].id, counted(4)))
     answers = await asking
     assert (set(answers), gone(answers).requests) == ({1, GONE}, 3)
+
+
+async def test_one_that_ends_before_its_answer_is_heard_counts_once() -> None:
+    """What it had counted is among what those that are gone had; its answer would come on top, and never leave."""
+    board = Switchboard()
+    leaving = Worker(board, 0, counted(3))
+    await board.ask(FIGURES, b"", 60.0)
+    leaving.answer = None
+    silent = Worker(board, 1, None)
+    asking = asyncio.ensure_future(board.ask(FIGURES, b"", 60.0))
+    while not silent.asked:
+        await asyncio.sleep(0)
+    board.leave(0)
+    board.reply(0, Reply(leaving.asked[-1].id, counted(4)))
+    board.reply(1, Reply(silent.asked[0].id, counted(5)))
+    answers = await asking
+    assert (set(answers), gone(answers).requests) == ({1, GONE}, 3)
+
+
+async def test_one_whose_figures_can_not_be_told_has_those_of_before() -> None:
+    board = Switchboard()
+    worker = Worker(board, 0, counted(3))
+    await board.ask(FIGURES, b"", 60.0)
+    worker.answer = b""
+    assert await board.ask(FIGURES, b"", 60.0) == {0: counted(3)}
+    Worker(board, 1, counted(1))
+    board.leave(0)
+    assert gone(await board.ask(FIGURES, b"", 60.0)).requests == 3
+
+
+@pytest.mark.parametrize("ends", ["answered", "late", "cancelled"])
+async def test_nothing_of_a_question_stays_when_it_is_over(ends: str) -> None:
+    board = Switchboard()
+    worker = Worker(board, 0, b"0" if ends == "answered" else None)
+    asking = asyncio.ensure_future(board.ask("who", b"", 0.0 if ends == "late" else 60.0))
+    while not worker.asked:
+        await asyncio.sleep(0)
+    if ends == "cancelled":
+        asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert not board._asked
 
 
 async def test_some_alone_may_be_asked() -> None:
