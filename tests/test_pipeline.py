@@ -8,11 +8,14 @@ import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.core import graphql
 from gateway.core.errors import Code, Rejection, Source
+from gateway.core.exchange import Exchange
 from gateway.core.messages import Field, ResponseHead, first, values
+from gateway.pipeline import Gateway
 from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
 from tests.fakes.world import (
@@ -158,6 +161,97 @@ async def test_an_unknown_route_counts_as_write_for_the_brokered(made: World) ->
     assert (await made.ask("GET", "/api/v4/no_such_thing", caller="reader")).status == 200
 
 
+PREFLIGHT = ((b"Origin", b"https://app.example"), (b"Access-Control-Request-Method", b"GET"))
+
+
+async def test_a_preflight_needs_no_credential_and_gets_none(made: World) -> None:
+    assert (await made.ask("OPTIONS", PROJECT, *PREFLIGHT, caller=None)).status == 200
+    assert (made.last.principal_kind, made.last.credential_kind, made.last.permit_use) == ("passthrough", "none", "")
+    assert token_of(made.up.requests[0]) == ""
+
+
+@pytest.mark.parametrize(("caller", "code"), [("nobody", "forbidden"), (MALLORY, "unauthenticated")])
+async def test_one_that_brings_a_credential_is_judged_by_it(made: World, caller: str, code: str) -> None:
+    assert (await made.ask("OPTIONS", PROJECT, *PREFLIGHT, caller=caller)).code == code
+    assert made.up.requests == []
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_who_asks_and_by_which_id_is_believed_of_a_trusted_peer_alone(tmp_path: Path, trusted: bool) -> None:
+    proxies = "listen: {trusted_proxies: [192.0.2.7/32]}\n" if trusted else ""
+    told = ((b"X-Request-Id", b"the-proxys-own"), (b"X-Forwarded-For", b"198.51.100.9"))
+    async with world(tmp_path, CONFIGURATION + proxies) as made:
+        down = await made.ask("GET", PROJECT, *told)
+        assert (made.last.request_id == "the-proxys-own", made.last.peer == "198.51.100.9") == (trusted, trusted)
+        assert made.last.peer in {"192.0.2.7", "198.51.100.9"}
+        assert down.field("X-Gateway-Request-Id") == made.last.request_id
+        assert first(made.up.requests[0].fields, b"x-request-id") == made.last.request_id.encode()
+
+
+class Written:
+    """The audit: what was to be written down before it goes up."""
+
+    def __init__(self, *, closed: bool) -> None:
+        self.closed = closed
+        self.asked: list[str] = []
+
+    async def admit(self, x: Exchange) -> None:
+        self.asked.append(x.operation)
+        raise Rejection(Code.AUDIT_UNAVAILABLE, 503, "503 Service Unavailable", source=Source.INTERNAL)
+
+
+@pytest.mark.parametrize(
+    ("method", "closed", "asked"), [("GET", False, False), ("GET", True, True), ("PUT", False, True), ("PUT", True, True)]
+)
+async def test_what_is_not_a_read_is_written_down_before_it_goes_up(
+    made: World, method: str, closed: bool, asked: bool
+) -> None:
+    made.gateway.road = msgspec.structs.replace(made.road, record=(record := Written(closed=closed)))
+    down = await made.ask(method, PROJECT)
+    assert (down.status, bool(record.asked)) == ((503, True) if asked else (200, False))
+    assert len(made.up.requests) == (not asked)
+
+
+@pytest.mark.parametrize(("caller", "limit", "left"), [(OWN, b"10", "3"), (OWN, b"100", "49"), ("reader", b"10", "49")])
+async def test_the_stricter_limit_is_told_and_of_a_shared_credential_only_ours(
+    made: World, caller: str, limit: bytes, left: str
+) -> None:
+    theirs = ((b"RateLimit-Limit", limit), (b"RateLimit-Remaining", b"3"), (b"RateLimit-Reset", b"4102444800"))
+    made.up.answer = answering(200, JSON, *theirs, body=b"{}")
+    down = await made.ask("GET", PROJECT, caller=caller)
+    assert down.answer is not None
+    assert [value.decode() for value in values(down.answer.fields, b"ratelimit-remaining")] == [left]
+
+
+@pytest.mark.parametrize(("status", "left", "wait"), [(429, "0", "7"), (503, "49", "7")])
+async def test_gitlabs_limit_on_a_shared_credential_is_told_as_the_callers_own_wait(
+    made: World, status: int, left: str, wait: str
+) -> None:
+    code = Code.RATE_LIMITED if status == 429 else Code.UPSTREAM_REFUSED
+
+    async def busy(request: UpstreamRequest, octets: bytes) -> Reply:
+        raise Rejection(code, status, "Later", source=Source.UPSTREAM, headers=((b"Retry-After", b"7"),))
+
+    made.up.answer = busy
+    down = await made.ask("GET", PROJECT, caller="reader")
+    assert down.answer is not None
+    assert (down.status, down.field("RateLimit-Remaining"), down.field("RateLimit-Limit")) == (status, left, "60")
+    assert [value.decode() for value in values(down.answer.fields, b"retry-after")] == [wait]
+    assert made.last.limit_id == ("upstream" if status == 429 else "caller")
+
+
+PROBLEM = (b"Accept", b"application/problem+json")
+
+
+async def test_a_refusal_names_the_limit_where_it_is_for_one(tmp_path: Path) -> None:
+    async with world(tmp_path, CONFIGURATION.replace("burst: 50", "burst: 1")) as made:
+        forbidden = await made.ask("DELETE", PROJECT, PROBLEM, caller="reader")
+        assert (forbidden.status, b"violated" in forbidden.written) == (403, False)
+        assert (await made.ask("GET", PROJECT, PROBLEM, caller="reader")).status == 200
+        limited = await made.ask("GET", PROJECT, PROBLEM, caller="reader")
+        assert b'"violated-policies":["caller"]' in limited.written
+
+
 # What becomes of an answer
 
 
@@ -170,6 +264,7 @@ async def test_one_event_tells_a_success(made: World) -> None:
     assert (x.method, x.operation, x.peer, x.user_agent) == ("GET", "GET /api/v4/projects/:id", "192.0.2.7", b"curl")
     assert x.upstream_status == 200
     assert x.bytes_out > 0
+    assert (x.credential_kind, x.target) == ("token", PROJECT.encode())
     assert x.credential_fingerprint.startswith("tok:")
 
 
@@ -251,6 +346,34 @@ async def test_a_fault_of_ours_is_a_500_whose_trace_is_the_operators_alone(
     assert (made.last.status, made.last.code) == (500, "internal_error")
 
 
+async def test_a_fault_of_the_plans_is_not_the_clients(
+    made: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(made.gateway.plans, "find", lambda _: 1 / 0)
+    down = made.down("GET", PROJECT).repeated()
+    await made.gateway.handle(down)
+    assert (down.status, down.code) == (200, "")
+    assert "fault in the plans" in caplog.text
+
+
+async def test_how_long_one_took_is_told_by_the_clock_it_began_by(made: World) -> None:
+    took: list[float] = []
+
+    class Observer:
+        def observe(self, exchange: Exchange, duration_s: float) -> None:
+            took.append(duration_s)
+
+    road = msgspec.structs.replace(made.road, observers=(Observer(), Observer()))
+    gateway = Gateway(road, monotonic=iter(range(1000, 2000)).__next__)
+    await gateway.handle(made.down("TRACE", PROJECT))
+    assert took == [1, 1]
+
+
+def test_all_that_is_under_way_is_in_flight(made: World) -> None:
+    made.gateway.walking, made.gateway.lane.asking, made.gateway.forward_lane.walking = 1, 2, 4
+    assert made.gateway.in_flight == 7
+
+
 async def test_a_fault_after_the_first_octet_cuts(made: World, caplog: pytest.LogCaptureFixture) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield b"a"
@@ -276,6 +399,20 @@ async def test_a_dead_credential_of_ours_is_never_the_callers_401(made: World) -
     down = await made.ask("GET", PROJECT, caller="reader")
     assert (down.status, down.code) == (502, "broker_credential_refused")
     assert "sa" in made.made.alarms
+
+
+@pytest.mark.parametrize(
+    ("caller", "service", "status"),
+    [
+        ("reader", b"dependency_proxy", 403),
+        ("reader", b"container_registry", 200),
+        (OWN, b"dependency_proxy", 200),
+    ],
+)
+async def test_a_token_made_of_ours_is_handed_to_nobody(made: World, caller: str, service: bytes, status: int) -> None:
+    """GitLab's dependency proxy gives a JWT that holds the token it was asked with."""
+    down = await made.ask("GET", f"/jwt/auth?service={service.decode()}", caller=caller)
+    assert (down.status, len(made.up.requests)) == (status, status == 200)
 
 
 async def test_a_401_about_the_route_is_passed_on(made: World) -> None:
