@@ -13,10 +13,19 @@ from typing import Any, cast
 import pytest
 
 from gateway.config.given import Given
-from gateway.workers.crew import FAILED, Crew, Ground, next_pause
+from gateway.workers.crew import FAILED, Crew, Ground, _how, next_pause
 from gateway.workers.line import Reloads, Staff
 from gateway.workers.switchboard import Switchboard
 from tests.fakes.crew import TEXT, Play
+
+
+def unstarted(board: Switchboard) -> Crew:
+    """Of one worker that is asked every 7 s."""
+    config = Given(TEXT % 1).load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef").config
+    assert config is not None
+    ground = Ground((), b"", (), (), 0, cast("Any", None), board, alive_s=7.0)
+    staff = Staff((), (), True, (), Reloads())
+    return Crew(config, Given(""), ground, itertools.count(), staff=lambda: staff, failed=lambda _: None)
 
 
 async def test_what_the_first_can_not_the_others_do_not_try(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -110,6 +119,24 @@ async def test_when_none_can_be_started_any_more_it_gives_up(tmp_path: Path, cap
     assert "giving up" in caplog.text
 
 
+async def test_a_fault_in_keeping_one_ends_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else there would be a worker less that nobody starts again."""
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    monkeypatch.setattr(play.supervisor._crew, "_judge", lambda *_: 1 / 0)
+    os.kill(int(play.told(1, "pid")), signal.SIGKILL)
+    assert await play.code() == FAILED
+    assert "fault while keeping worker 1" in caplog.text
+    assert play.told(0, "heard") == "Leave(at_once=True) "
+
+
+def test_nobody_is_up_before_the_start() -> None:
+    crew = unstarted(Switchboard())
+    assert (crew.up, crew.restarts, crew.begun, crew.code) == ((False,), (0,), False, 0)
+
+
 async def test_one_that_hangs_is_killed_and_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     play = Play(tmp_path, "serve", "mute", alive_s=0.5)
     await play.begun()
@@ -135,11 +162,7 @@ async def test_the_wait_for_an_answer_is_part_of_the_time_between_questions(monk
         waited.append(time_s)
         await sleep(3600)
 
-    config = Given(TEXT % 1).load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef").config
-    assert config is not None
-    ground = Ground((), b"", (), (), 0, cast("Any", None), Board(), alive_s=7.0)
-    staff = Staff((), (), True, (), Reloads())
-    crew = Crew(config, Given(""), ground, itertools.count(), staff=lambda: staff, failed=lambda _: None)
+    crew = unstarted(Board())
     monkeypatch.setattr(asyncio, "sleep", counted)
     watching = asyncio.ensure_future(crew._watch())
     for _ in range(5):
@@ -179,3 +202,11 @@ async def test_one_that_is_about_to_end_by_itself_is_not_ended(tmp_path: Path) -
 )
 def test_pauses_grow_with_failures_and_begin_anew_after_a_life(before_s: float, lived_s: float, wanted_s: float) -> None:
     assert next_pause(before_s, lived_s) == wanted_s
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [(0, "exit code 0"), (3, "exit code 3"), (-9, "killed by SIGKILL"), (-200, "killed by signal 200")],
+)
+def test_how_one_ended_is_told_in_words(code: int, told: str) -> None:
+    assert _how(code) == told

@@ -9,13 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.config.given import Given
 from gateway.workers.line import Reloads
-from gateway.workers.supervisor import Supervisor, worker_command
+from gateway.workers.supervisor import Supervisor, _empty_file, worker_command
 from tests.fakes.crew import ROOT, TEXT, Play
 
 
@@ -29,13 +31,19 @@ async def test_all_serve_until_they_are_told_to_leave(tmp_path: Path, caplog: py
     assert [play.told(number, "heard") for number in range(3)] == ["Leave(at_once=False) "] * 3
 
 
-async def test_a_second_signal_makes_them_hurry_and_one_more_changes_nothing(tmp_path: Path) -> None:
+async def test_a_second_signal_makes_them_hurry_and_one_more_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     play = Play(tmp_path, "stay", "stay")
     await play.begun()
     os.kill(os.getpid(), signal.SIGINT)
     await play.until(lambda: play.told(1, "heard") != "" != play.told(0, "heard"))
+    assert await play.supervisor._board.ask("behind whatever they were told", b"", 60.0) == {0: b"0", 1: b"1"}
+    assert play.told(0, "heard") == "Leave(at_once=False) ", "they have the whole notice until then"
     assert await play.code(signal.SIGTERM, signal.SIGTERM) == 0
     assert play.told(0, "heard") == "Leave(at_once=False) Leave(at_once=True) "
+    assert caplog.text.count("draining") == 1
 
 
 async def test_certificates_are_read_again_by_all(tmp_path: Path) -> None:
@@ -55,9 +63,45 @@ async def test_told_to_leave_before_all_have_started(tmp_path: Path) -> None:
     assert play.told(0, "heard") == "Leave(at_once=False) "
 
 
-async def test_a_port_that_is_taken_ends_the_start(tmp_path: Path) -> None:
-    import msgspec
+async def test_where_it_is_cancelled_it_keeps_no_workers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    play = Play(tmp_path, "serve", "serve")
+    await play.begun()
+    processes = [worker.process for worker in play.supervisor._crew._workers if worker.process is not None]
+    play.running.cancel()
+    await asyncio.gather(play.running, return_exceptions=True)
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith(("worker", "watch"))]
+    assert [await process.wait() for process in processes] == [7, 7], "they hear that the line has ended"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
+
+async def test_who_is_replaced_may_take_as_long_as_its_clients_may(tmp_path: Path) -> None:
+    """Idle ones, and then those of requests in progress."""
+    play = Play(tmp_path, "serve", close_s=1.0)
+    await play.begun()
+    drain = msgspec.structs.replace(play.config.listen.drain, deadline=20.0)
+    limits = msgspec.structs.replace(play.config.listen.limits, idle=300.0)
+    listen = msgspec.structs.replace(play.config.listen, limits=limits, drain=drain)
+    crew = play.supervisor._made(msgspec.structs.replace(play.config, listen=listen), play.supervisor._given)
+    assert play.supervisor._retires_within_s(crew) == 321.0
+    assert await play.code(signal.SIGTERM) == 0
+
+
+def test_an_empty_file_needs_no_place_to_write_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", pytest.fail)
+    with _empty_file() as file:
+        assert os.fstat(file.fileno()).st_size == 0
+
+
+@pytest.mark.parametrize(("how", "passed_on"), [((), "-P"), (("-I",), "-I")], ids=["as usual", "isolated"])
+def test_a_worker_is_as_isolated_as_who_starts_it(how: tuple[str, ...], passed_on: str) -> None:
+    """One that heeds no environment has none of its workers heed it; else they find what it found."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+    code += "from gateway.workers.supervisor import worker_command; print(worker_command()[1])"
+    ran = subprocess.run([sys.executable, *how, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"{passed_on}\n"
+
+
+async def test_a_port_that_is_taken_ends_the_start(tmp_path: Path) -> None:
     play = Play(tmp_path, "serve")
     play.running.cancel()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -146,7 +190,7 @@ async def test_what_is_wrong_with_a_file_is_told_and_changes_nothing(
     await play.begun()
     good, play.text = play.text, text
     assert await play.reloaded() == Reloads(failed=1, failing=True)
-    assert told in caplog.text
+    assert told in "".join(record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
     assert "the one before serves on" in caplog.text
     play.text = good
     assert await play.reloaded() == Reloads(failed=1, unchanged=1)
@@ -224,10 +268,16 @@ async def test_a_reload_waits_while_too_many_are_not_gone_yet(tmp_path: Path, ca
     for number, size in enumerate((3, 4), start=1):
         play.text = TEXT % 2 + f"cache: {{max_entry: {size}MiB}}\n"
         assert (await play.reloaded()).applied == number
+    assert "waits until" not in caplog.text
     play.text = TEXT % 2
     os.kill(os.getpid(), signal.SIGHUP)
     await play.until(lambda: "waits until the workers of one before have left" in caplog.text)
     assert play.staff.seats == (4, 5)
+    assert await play.supervisor._board.ask("meanwhile", b"", 60.0, (0, 5)) == {0: b"0", 5: b"1"}
+    assert play.supervisor._coming is None
+    next(iter(play.supervisor._retired)).leave(at_once=True)
+    await play.until(lambda: play.staff.reloads.applied == 3)
+    assert play.staff.seats == (6, 7)
     assert await play.code(signal.SIGTERM, signal.SIGTERM) == 0
 
 
