@@ -240,6 +240,31 @@ async def test_gitlabs_limit_on_a_shared_credential_is_told_as_the_callers_own_w
     assert made.last.limit_id == ("upstream" if status == 429 else "caller")
 
 
+async def test_who_has_guessed_too_often_is_told_to_wait_and_asked_about_no_more(made: World) -> None:
+    """A 429 of nobody: no limit of anybody's is told."""
+    guess = "glpat-guess-{:020}".format
+    for number in range(100):
+        down = await made.ask("GET", PROJECT, caller=guess(number))
+        if down.status != 401:
+            break
+    assert (down.status, down.code) == (429, "too_many_failed_logins")
+    assert (made.last.principal, made.last.limit_id) == ("", "")
+    assert int(down.field("Retry-After")) > 0
+    assert made.up.requests == []
+
+
+async def test_gitlabs_limit_is_told_where_there_are_none_of_ours(tmp_path: Path) -> None:
+    async def busy(request: UpstreamRequest, octets: bytes) -> Reply:
+        headers = ((b"Retry-After", b"7"),)
+        raise Rejection(Code.RATE_LIMITED, 429, "Later", source=Source.UPSTREAM, headers=headers)
+
+    async with world(tmp_path, CONFIGURATION.partition("limits:")[0]) as made:
+        made.up.answer = busy
+        down = await made.ask("GET", PROJECT, PROBLEM, caller="reader")
+        assert (down.status, down.field("Retry-After"), made.last.limit_id) == (429, "7", "upstream")
+        assert b"violated" not in down.written
+
+
 PROBLEM = (b"Accept", b"application/problem+json")
 
 
