@@ -253,6 +253,20 @@ async def test_who_has_guessed_too_often_is_told_to_wait_and_asked_about_no_more
     assert made.up.requests == []
 
 
+async def test_what_is_settled_later_is_settled_of_those_that_come_by_a_plan_too(tmp_path: Path) -> None:
+    settling = "  - {id: caller, by: caller, rate: 1/hour, burst: 50, settle: {mebibyte: 10}}\n"
+    async with world(tmp_path, CONFIGURATION.partition("  - {id: caller, by")[0] + settling) as made:
+        made.up.answer = answering(200, JSON, body=bytes(1 << 20))
+        down, left = made.down("GET", f"{PROJECT}/issues").repeated(), list[str]()
+        for _ in range(5):
+            made.calls.clear()
+            down = down.repeated()
+            await made.gateway.handle(down)
+            left.append(down.field("RateLimit-Remaining"))
+        assert "entry.target" not in made.calls
+        assert left == ["49", "38", "27", "16", "5"]
+
+
 async def test_gitlabs_limit_is_told_where_there_are_none_of_ours(tmp_path: Path) -> None:
     async def busy(request: UpstreamRequest, octets: bytes) -> Reply:
         headers = ((b"Retry-After", b"7"),)
