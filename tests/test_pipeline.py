@@ -267,6 +267,22 @@ async def test_what_is_settled_later_is_settled_of_those_that_come_by_a_plan_too
         assert left == ["49", "38", "27", "16", "5"]
 
 
+async def test_what_is_taken_is_asked_anew_when_limits_have_changed(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    down = made.down("GET", f"{PROJECT}/issues").repeated()
+    for _ in range(3):
+        made.calls.clear()
+        down = down.repeated()
+        await made.gateway.handle(down)
+    assert "dialect.takes_for" not in made.calls
+    plan = made.gateway.plans.find(down.head)
+    assert plan is not None
+    takes = plan.case(down.head).kept.takes
+    assert takes is not None
+    monkeypatch.setattr(takes.era, "over", True)
+    await made.gateway.handle(down.repeated())
+    assert "dialect.takes_for" in made.calls
+
+
 async def test_gitlabs_limit_is_told_where_there_are_none_of_ours(tmp_path: Path) -> None:
     async def busy(request: UpstreamRequest, octets: bytes) -> Reply:
         headers = ((b"Retry-After", b"7"),)
