@@ -88,7 +88,7 @@ async def test_who_is_replaced_may_take_as_long_as_its_clients_may(tmp_path: Pat
 
 def test_an_empty_file_needs_no_place_to_write_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", pytest.fail)
-    with _empty_file() as file:
+    with _empty_file("turns") as file:
         assert os.fstat(file.fileno()).st_size == 0
 
 
