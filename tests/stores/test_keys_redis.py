@@ -8,6 +8,7 @@ import pytest
 
 from gateway.core.key_record import KEEP_EXCHANGED_S, KeyOrigin
 from gateway.ports import NotDone, StoreUnavailable
+from gateway.stores import redis_wire
 from gateway.stores.keys_redis import RedisKeys
 from gateway.stores.redis_link import RedisLink
 
@@ -83,7 +84,10 @@ async def test_an_outage_is_said_to_be_one(start_redis: Callable[..., Any]) -> N
     await link.close()
 
 
-async def test_a_refusal_says_why_and_that_nothing_was_done(start_redis: Callable[..., Any]) -> None:
+async def test_a_refusal_says_why_and_that_nothing_was_done(
+    start_redis: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_wire, "CONNECT_TIMEOUT_S", 60.0)  # on a busy machine to be turned away takes its time
     server = start_redis()
     link = RedisLink.from_url(server.url, timeout_s=60.0, name="keys-test")
     store = RedisKeys(link)
