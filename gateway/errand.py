@@ -177,7 +177,11 @@ class Errand:
         return UpstreamRequest(
             head.method,
             self._case.target,
-            (*conditions, (b"X-Request-Id", self._x.request_id.encode("ascii"))),
+            (
+                *conditions,
+                *self._road.passing.correlated(head, self._admitted),
+                (b"X-Request-Id", self._x.request_id.encode("ascii")),
+            ),
             body.content_length if body is not None else head.content_length,
             _PATIENT_S if self._admitted.operation.surface in _PATIENT else None,
             bool(self._admitted.websocket),

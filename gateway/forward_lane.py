@@ -35,12 +35,13 @@ from .core.response_headers import LEAKED
 from .core.status import status_line
 from .errand import Upward, ascii_of, upward_of
 from .likeness import Likeness
+from .limit_stage import note
 from .planner import Planner
 from .plans import Plan, Plans
 from .ports import Asked, UpstreamCredential
 from .reply import Reply
 from .road import Road
-from .short_lane import drained_answer, note
+from .short_lane import drained_answer
 
 log = logging.getLogger("gateway.pipeline")
 
@@ -282,6 +283,8 @@ class Forwarding(msgspec.Struct, eq=False):
             x.permit_use = upward.credential.id
         self.conditions = leading.conditions
         own = (*leading.conditions, (b"X-Request-Id", x.request_id.encode("ascii")))
+        if self.head.correlation:
+            own = (*lane.road.passing.correlated(self.head, self.plan.made_of.admitted), *own)
         sent = lane.road.upstream.send_soon(self.head.target, own, upward.repeated, self.answered)
         if sent is None:
             self._abandon()

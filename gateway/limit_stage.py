@@ -18,6 +18,7 @@ import msgspec
 from .core.access import Principal, Priority
 from .core.cost import Spent
 from .core.errors import Code, Rejection, Source, rate_limited
+from .core.exchange import Exchange
 from .core.fair_queue import FairQueue
 from .core.hottest import Hottest
 from .core.limits import BucketState, Decision, Take, affordable, after, owes, paired
@@ -26,6 +27,8 @@ from .ports import Asked, BucketStore
 MOST_WAITING = 1000
 """In all rooms together: a waiting request costs memory and a connection, nothing else."""
 _PER_CALLER = 100
+_NEAR = 0.1
+"""Of a bucket: a caller that has less left is about to be refused."""
 _SOONEST_S = 0.001
 _LOOK_EVERY_S = 0.05
 """For a place at the soonest: when it comes free is a guess, and those of this gateway are told of at once."""
@@ -339,6 +342,23 @@ def lasts_s(decision: Decision) -> float:
     """Of a refusal: how long it lasts."""
     refusal = decision.refusal
     return refusal.retry_after_s if refusal is not None else 0.0
+
+
+def note(decision: Decision, x: Exchange) -> None:
+    """What the buckets said, for the audit and the metrics."""
+    limit = decision.limit
+    if limit is not None:
+        remaining = decision.remaining
+        x.limit_id = limit.id
+        x.limit_remaining = remaining
+        x.limit_near = remaining < _NEAR * limit.burst
+        x.limit_shadow = ""
+        return
+    state = decision.refusal or decision.tightest
+    if state is not None:
+        x.limit_id, x.limit_remaining = state.limit.id, state.remaining
+        x.limit_near = decision.allowed and state.remaining < _NEAR * state.limit.burst
+    x.limit_shadow = decision.shadowed
 
 
 def _tokens(takes: Sequence[Take], decision: Decision) -> list[Take]:

@@ -25,13 +25,13 @@ from .core.access import Principal
 from .core.asked import is_told_by_body, readings
 from .core.cache_status import CacheReason, CacheStatus, Stored
 from .core.catalogue import Access, Operation, Surface
+from .core.correlation import mark
 from .core.credentials import Kind
 from .core.cross_origin import asker, is_preflight
 from .core.entry import Admitted
 from .core.errors import Code, Rejection, Source, drained
 from .core.exchange import Exchange
 from .core.handed_out import refuse_token
-from .core.headers import request_id
 from .core.limits import Decision, Take, Takes, beforehand, heavier
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined
 from .core.refusal import render
@@ -39,14 +39,14 @@ from .core.rule_match import Place, Question, questions_of, spellings
 from .core.upgrade import SWITCH
 from .errand import Case, Errand, seen_from
 from .forward_lane import Forwarding, ForwardLane
-from .limit_stage import Ticket, lasts_s, limited
+from .limit_stage import Ticket, lasts_s, limited, note
 from .narrow_stage import narrowable, narrowed
 from .place_stage import resolve
 from .plans import Plan, Plans, admitted_for
 from .ports import DRAINED, Downstream
 from .reply import Reply
 from .road import Road
-from .short_lane import Served, ShortLane, Way, note, refused, served
+from .short_lane import Served, ShortLane, Way, refused, served
 from .tunnel_stage import relay
 
 log = logging.getLogger("gateway.pipeline")
@@ -120,18 +120,18 @@ class Gateway:
 
     async def handle(self, down: Downstream) -> None:
         """Walk one request down the road and answer it, whatever happens."""
-        head, begun = down.head, down.begun
+        head, begun, minted = down.head, down.begun, self.mint_id()
         if begun is None:
             plan = self._plan(head) if down.plain else None
             if plan is None:
-                x = Exchange(self.mint_id(), self.monotonic(), head.method, head.peer)
+                x = Exchange(minted, self.monotonic(), head.method, head.peer)
             else:
-                x = plan.facts_of(head, self.mint_id(), self.monotonic())
+                x = plan.facts_of(head, minted, self.monotonic())
         else:
             assert isinstance(begun, Forwarding), "who begins anything"
             begun.taken_on()
             plan, x = begun.plan, begun.x
-        told = _Told(x.request_id)
+        told = _Told(minted)
         self.walking += 1
         try:
             try:
@@ -216,9 +216,7 @@ class Gateway:
         x.operation, told.operation = operation.name, operation
         admitted = road.entry.admit(head, target, operation)
         x.peer, x.target = admitted.client, admitted.claim.target
-        named = admitted.trusted_peer and first(head.fields, b"x-request-id") is not None
-        if named:
-            x.request_id = request_id(first(head.fields, b"x-request-id"), x.request_id, trusted=True)
+        named = mark(x, head, trusted=admitted.trusted_peer)
         x.user_agent = admitted.user_agent
 
         claim, body = admitted.claim, down.body
@@ -401,7 +399,8 @@ class Gateway:
             # It came by a plan: what the entry would have left there.
             admitted = admitted_for(head, admitted)
             memo.append(admitted)
-        way = Way(proof, case.principal, case.operation, admitted.target, head.method, admitted.client)
+        trusted = admitted.trusted_peer
+        way = Way(proof, case.principal, case.operation, admitted.target, head.method, admitted.client, trusted)
         if found is not None:
             way.served = found
         else:

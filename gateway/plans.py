@@ -16,6 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from .core.catalogue import Surface
+from .core.correlation import mark
 from .core.credentials import Kind
 from .core.entry import Admitted
 from .core.exchange import Exchange
@@ -64,6 +65,8 @@ class Plan(msgspec.Struct, gc=False):
         # As copy.copy, which looks for this first.
         x: Exchange = self.facts.__copy__()  # type: ignore[attr-defined]
         x.request_id, x.started_at, x.target = request_id, started_at, head.target
+        if head.correlation:
+            mark(x, head, trusted=self.made_of.admitted.trusted_peer)
         return x
 
 

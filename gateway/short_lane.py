@@ -23,6 +23,7 @@ from .cache import Again
 from .core.access import Principal
 from .core.cache_entry import Entry
 from .core.catalogue import Operation
+from .core.correlation import mark
 from .core.errors import Code, drained, rate_limited
 from .core.exchange import Exchange, Kin
 from .core.http_date import date_line
@@ -31,14 +32,12 @@ from .core.messages import Fields, RequestHead, first, joined
 from .core.refusal import render
 from .core.status import status_line
 from .core.target import Target
-from .limit_stage import is_final
+from .limit_stage import is_final, note
 from .ports import Asked, Standing, UpstreamCredential
 from .road import Road
 
 log = logging.getLogger("gateway.pipeline")
 
-_NEAR = 0.1
-"""Of a bucket: a caller that has less left is about to be refused."""
 _PLACE = 1
 """Of a way in its head's memo, behind what the entry left there."""
 _NAMED = b"X-Gateway-Request-Id: "
@@ -101,6 +100,7 @@ class Way(msgspec.Struct, gc=False):
     target: Target
     method: str
     client: str
+    trusted_peer: bool
     served: Served | None = None
     refused: Refused | None = None
     takes: Takes | None = None
@@ -111,6 +111,7 @@ class Way(msgspec.Struct, gc=False):
 class Found(msgspec.Struct, gc=False):
     """An answer at hand for a caller who is still who it was; no bucket has been asked yet."""
 
+    head: RequestHead
     way: Way
     takes: Takes
     served: Served
@@ -176,20 +177,22 @@ class ShortLane:
         if refused is not None and likely:
             decision = self._road.limits.refuse_now(takes, way.principal) if takes else None
             if decision is not None:
-                return self._refusal(way, refused, decision)
+                return self._refusal(head, way, refused, decision)
             refused.latest = False
-        found = self._found(way)
+        found = self._found(head, way)
         if found is None:
-            return None if refused is None or likely else self._refuse(way, refused)
+            return None if refused is None or likely else self._refuse(head, way, refused)
         decision = None
         if takes:
             decision = self._road.limits.admit_now(takes, way.principal, refusing=refused is not None)
             if decision is None:
-                asking = _Asking(self, head, found, asker)
+                asking = _Asking(self, found, asker)
                 asking.asked = self._ask(found, asking.decided)
                 return asking
             if not decision.allowed:
-                return self._refusal(way, refused, decision) if refused is not None and is_final(decision) else None
+                if refused is None or not is_final(decision):
+                    return None
+                return self._refusal(head, way, refused, decision)
         return self._answer(found, decision)
 
     def _ask(self, found: Found, then: Callable[[Decision], None]) -> Asked:
@@ -205,7 +208,7 @@ class ShortLane:
         if decision.allowed:
             return self._answer(found, decision)
         assert refused is not None, "what is no use is not heard"
-        return self._refusal(way, refused, decision, found.x.started_at)
+        return self._refusal(found.head, way, refused, decision, found.x.started_at)
 
     def ended(self, x: Exchange) -> None:
         """Of one that left before it was answered."""
@@ -213,10 +216,10 @@ class ShortLane:
         x.cache_status = x.cache_reason = x.cache_stored = ""
         self._observe(x)
 
-    def drained(self, head: RequestHead, found: Found) -> bytes:
+    def drained(self, found: Found) -> bytes:
         """The refusal of a gateway that can't wait any longer."""
         way = found.way
-        return drained_answer(self._road, head, way.operation, way.principal, found.x, self._wall())
+        return drained_answer(self._road, found.head, way.operation, way.principal, found.x, self._wall())
 
     def _answer(self, found: Found, decision: Decision | None) -> bytes:
         way, served, x = found.way, found.served, found.x
@@ -264,7 +267,7 @@ class ShortLane:
             way.takes, way.owing = takes, takes.owing
         return way
 
-    def _found(self, way: Way) -> Found | None:
+    def _found(self, head: RequestHead, way: Way) -> Found | None:
         served = way.served
         if served is None or way.owing or (served.standing is not None and not served.standing.good):
             return None
@@ -275,27 +278,31 @@ class ShortLane:
         if entry.fields is not served.rendered and not _prepare(served, entry):
             return None
         assert way.takes is not None, "as of this moment"
-        return Found(way, way.takes, served, entry, self._facts(served.facts), at)
+        return Found(head, way, way.takes, served, entry, self._facts(head, way, served.facts), at)
 
-    def _facts(self, facts: Exchange) -> Exchange:
+    def _facts(self, head: RequestHead, way: Way, facts: Exchange) -> Exchange:
         # As copy.copy, which looks for this first.
         x: Exchange = facts.__copy__()  # type: ignore[attr-defined]
         x.request_id = self._mint_id()
         x.started_at = self._monotonic()
+        if head.correlation:
+            mark(x, head, trusted=way.trusted_peer)
         return x
 
     # Refusals
 
-    def _refuse(self, way: Way, refused: Refused) -> bytes | None:
+    def _refuse(self, head: RequestHead, way: Way, refused: Refused) -> bytes | None:
         """Where a bucket refuses for certain."""
         if not way.takes:
             return None
         decision = self._road.limits.refuse_now(way.takes, way.principal)
-        return self._refusal(way, refused, decision) if decision is not None else None
+        return self._refusal(head, way, refused, decision) if decision is not None else None
 
-    def _refusal(self, way: Way, refused: Refused, decision: Decision, started_at: float | None = None) -> bytes:
+    def _refusal(
+        self, head: RequestHead, way: Way, refused: Refused, decision: Decision, started_at: float | None = None
+    ) -> bytes:
         refused.latest = True
-        x = self._facts(refused.facts)
+        x = self._facts(head, way, refused.facts)
         if started_at is not None:
             x.started_at = started_at
         refusal = decision.refusal
@@ -328,7 +335,6 @@ class _Asking(msgspec.Struct, eq=False):
     """See ``asking.Asking``."""
 
     _lane: ShortLane
-    _head: RequestHead
     _found: Found
     _asker: Asker
     asked: Asked = None  # type: ignore[assignment]  # set by who makes it
@@ -344,7 +350,7 @@ class _Asking(msgspec.Struct, eq=False):
         if self._found.x.aborted:
             return b""
         self.asked.cancel()
-        octets = self._lane.drained(self._head, self._found)
+        octets = self._lane.drained(self._found)
         self._lane.ended(self._found.x)
         return octets
 
@@ -367,7 +373,7 @@ class _Asking(msgspec.Struct, eq=False):
         except Exception:
             # As in ``pipeline.Gateway.at_once``: the road has its own way to say so.
             log.exception("fault in the short lane")
-            lane.unlearn(self._head)
+            lane.unlearn(self._found.head)
             octets = None
         self._asker.told(octets)
 
@@ -422,23 +428,6 @@ def _kept(x: Exchange) -> Exchange:
     facts.upstream_s = facts.limit_waited_s = 0.0
     facts.limit_id, facts.limit_remaining, facts.limit_near, facts.limit_shadow = "", -1.0, False, ""
     return facts
-
-
-def note(decision: Decision, x: Exchange) -> None:
-    """What the buckets said, for the audit and the metrics."""
-    limit = decision.limit
-    if limit is not None:
-        remaining = decision.remaining
-        x.limit_id = limit.id
-        x.limit_remaining = remaining
-        x.limit_near = remaining < _NEAR * limit.burst
-        x.limit_shadow = ""
-        return
-    state = decision.refusal or decision.tightest
-    if state is not None:
-        x.limit_id, x.limit_remaining = state.limit.id, state.remaining
-        x.limit_near = decision.allowed and state.remaining < _NEAR * state.limit.burst
-    x.limit_shadow = decision.shadowed
 
 
 def _ending(method: str, body: bytes, close: bytes = b"") -> bytes:

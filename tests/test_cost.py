@@ -33,10 +33,12 @@ from .upstream.test_gathering import Asked
 
 CEILINGS = {
     "hit": 64,
+    "marked hit": 99,
     "not modified": 60,
     "refused": 60,
     "Redis hit": 89,
     "miss": 152,
+    "marked miss": 200,
     "new path": 375,
     "answer": 21,
     "in chunks": 32,
@@ -213,6 +215,20 @@ async def test_a_cached_answer_with_buckets_in_redis(tmp_path: Path, redis_url: 
     for client in clients:
         client.connection.connection_lost(None)
     await made.stack.aclose()
+
+
+@pytest.mark.parametrize(
+    ("what", "pages"), [("marked hit", [1] * (10 + ROUNDS)), ("marked miss", range(1000, 1010 + ROUNDS))]
+)
+async def test_requests_that_a_proxy_marks(client: Client, what: str, pages: Sequence[int]) -> None:
+    """Each with an id of its own, as behind every load balancer: they take the lanes as any others do."""
+    ids = [b"X-Request-Id: %032x\r\ntraceparent: 00-%032x-%016x-01\r\n" % (at, at, at) for at in range(1, 1 + len(pages))]
+    for page, field in zip(pages[:10], ids[:10], strict=True):
+        assert (await client.ask(page, field)).split(b" ", 2)[1] == b"200"
+    with counted() as calls:
+        for page, field in zip(pages[10:], ids[10:], strict=True):
+            await client.ask(page, field)
+    assert sum(calls) / len(pages[10:]) <= CEILINGS[what]
 
 
 async def test_a_304_from_the_cache(client: Client) -> None:

@@ -371,6 +371,7 @@ def _edge_settings(config: Config, peers: TrustedPeers) -> EdgeSettings:
         max_connections=limits.connections or most_connections(upstream.max_in_flight + 2 * upstream.max_tunnels),
         max_connections_per_peer=limits.connections_per_peer,
         uncounted_peer=peers.trusts,
+        sets_correlation_aside=config.cache.mode is not CacheMode.SHARED,  # any field may be named in ``Vary`` there
     )
 
 

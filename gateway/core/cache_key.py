@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import msgspec
 
+from .correlation import NAMES
 from .messages import Fields, joined, lower
 
 # Forwarded, and yet nothing GitLab's answer depends on: tracing, who we are, what the client holds. Every field outside
@@ -26,13 +27,10 @@ INERT = frozenset(
         b"priority",
         b"referer",
         b"te",
-        b"traceparent",
-        b"tracestate",
         b"user-agent",
         b"via",
-        b"x-correlation-id",
-        b"x-request-id",
     }
+    | NAMES
 )
 
 _CODINGS = (b"br", b"deflate", b"gzip", b"zstd")

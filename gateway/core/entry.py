@@ -125,7 +125,7 @@ class GitLabEntry:
         """As ``_judge_message``; of fields that were sound before, only what may differ is looked at."""
         fields, carriers = without_carriers(head.fields)
         secrets = b"".join([value for _, value in carriers])
-        if len(secrets) > _REPEATED_BYTES or len(head.fields) > self._settings.max_fields:
+        if len(secrets) > _REPEATED_BYTES or len(head.fields) + len(head.correlation) > self._settings.max_fields:
             _judge_message(head, self._settings)
             return
         sound = self._known.get(fields)
@@ -233,7 +233,7 @@ def _said(fields: Fields) -> _Said:
 def _judge_message(head: RequestHead, settings: EntrySettings) -> None:
     judge_framing(head.fields, http_10=head.http_10)
     judge_fields(
-        head.fields,
+        (*head.fields, *head.correlation),
         max_count=settings.max_fields,
         max_field_bytes=settings.field_bytes,
         max_bytes=settings.header_bytes,

@@ -30,6 +30,8 @@ class Exchange(msgspec.Struct, gc=False):
     """The raw path and query less credentials; empty until parsed (an unparsed target may hold anything)."""
     operation: str = "other"
     user_agent: bytes = b""
+    trace_id: str = ""
+    """Of W3C Trace Context, in hex."""
     credential_kind: str = ""
     credential_fingerprint: str = ""
     principal: str = ""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from .credentials import CREDENTIAL_FIELDS
 from .errors import Code, Rejection, bad_request
-from .messages import Field, Fields, lower
+from .messages import Field, Fields, lower, values
 
 # RFC 9110 §7.6.1, and what old agents sent in their stead. `Proxy-*` is a prefix below.
 HOP_BY_HOP = frozenset(
@@ -179,10 +179,17 @@ class RequestHeaderRules:
             if not nominated.isdisjoint(_NEVER_NOMINATED):
                 raise bad_request(close=True)
             kept = [field for field in kept if lower(field[0]) not in nominated]
-        if traced and not _is_sound_trace(traced):
+        if traced and not _is_sound_trace(values(traced, b"traceparent")):
             kept = [field for field in kept if judgements[field[0]] != Judgement.TRACE]
         kept.append(_OWN_VIA[http_10])
         return kept
+
+    def correlated(self, fields: Fields) -> Fields:
+        """Those of a request's correlation fields that are forwarded."""
+        judgements = self._judgements
+        traced = _is_sound_trace(values(fields, b"traceparent"))
+        passing = {int(Judgement.KEEP), int(Judgement.TRACE)} if traced else {int(Judgement.KEEP)}
+        return tuple([field for field in fields if judgements[field[0]] in passing])
 
 
 def _check_loop(value: bytes) -> None:
@@ -196,14 +203,19 @@ def _nominated(value: bytes) -> set[bytes]:
     return {name.strip(b" \t").lower() for name in value.split(b",")}
 
 
-def _is_sound_trace(traced: list[Field]) -> bool:
+def _is_sound_trace(parents: list[bytes]) -> bool:
     """W3C Trace Context §3.2: one valid ``traceparent``, or it is dropped and ``tracestate`` with it."""
-    parents = [value for name, value in traced if len(name) == len(b"traceparent")]
     if len(parents) != 1:
         return False
     match = _TRACEPARENT.fullmatch(parents[0])
     # Version 00 has exactly four parts; later ones may append more.
     return match is not None and (match[1] is None or not parents[0].startswith(b"00"))
+
+
+def trace_id(fields: Iterable[Field]) -> str:
+    """The trace that a request is part of (W3C Trace Context §3.2.2.3), 32 hex digits; empty where none is named."""
+    parents = values(fields, b"traceparent")
+    return parents[0][3:35].decode("ascii") if parents and _is_sound_trace(parents) else ""
 
 
 # Fields written by us

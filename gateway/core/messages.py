@@ -35,6 +35,8 @@ class RequestHead(msgspec.Struct, frozen=True, gc=False):
     """The peer's address without port; ``unix:`` for a Unix socket."""
     memo: list[object] | None = None
     """Where a pure stage may leave what it made of this very head: a connection that repeats a request repeats the head."""
+    correlation: Fields = ()
+    """What marks this one request, left out of ``fields`` where the edge could set it aside (``core.correlation``)."""
 
     def __repr__(self) -> str:
         return f"RequestHead({self.method})"  # never its fields or target: they may hold a credential

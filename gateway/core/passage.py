@@ -74,10 +74,15 @@ class Passage:
             self._repeated[key] = fields
         return fields
 
+    def correlated(self, head: RequestHead, admitted: Admitted) -> Fields:
+        """What marks this one request to whoever traces it, as far as GitLab may have it: what ``end_to_end`` left out."""
+        rules = self._up_trusted if admitted.trusted_peer else self._up
+        return rules.correlated(head.correlation) if head.correlation else ()
+
     def upward(
         self, fields: Fields, head: RequestHead, admitted: Admitted, credential: Fields, caller: str = ""
     ) -> tuple[Fields, Fields]:
-        """Everything that goes up but for the conditions and the ``X-Request-Id`` of each request alone: what stands before
+        """Everything that goes up but for the conditions and the correlation of each request alone: what stands before
         these and what stands behind them. ``fields`` and what the gateway writes, the ``caller``'s name where GitLab is
         told."""
         if self._attribution is not None:

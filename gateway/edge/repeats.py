@@ -2,6 +2,7 @@
 
     the whole head known   → the head that was made of it, with whatever the stages left in its memo
     its fields known       → a new head: the request line is read here, where it is as plain as they come
+    either, but for correlation fields → the same, with those of this request beside
     anything else          → aiohttp's parser
 
 Only what that parser once took as one whole request without a body, without a word behind it, is remembered; so nothing
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import re
 
+from ..core.correlation import Rest, rest_of, set_aside
 from ..core.lately import Lately
 from ..core.messages import Fields, RequestHead
 
@@ -27,12 +29,19 @@ _METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
 
 
 class Repeats:
-    """Of one data port."""
+    """Of one data port.
 
-    def __init__(self, *, target_bytes: int) -> None:
-        self._heads: Lately[bytes, RequestHead] = Lately(MOST_HEADS)
-        self._blocks: Lately[bytes, Fields] = Lately(MOST_BLOCKS)
+    Args:
+        target_bytes: The longest request line that is read here.
+        sets_aside: Correlation fields are (``core.correlation``).
+    """
+
+    def __init__(self, *, target_bytes: int, sets_aside: bool = True) -> None:
+        # By octets; by the pieces that are left of them where correlation fields are set aside.
+        self._heads: Lately[bytes | Rest, RequestHead] = Lately(MOST_HEADS)
+        self._blocks: Lately[bytes | Rest, Fields] = Lately(MOST_BLOCKS)
         self._longest_line = target_bytes
+        self._sets_aside = sets_aside
 
     def __len__(self) -> int:
         return len(self._heads) + len(self._blocks)
@@ -46,14 +55,34 @@ class Repeats:
         if line is None:
             return None
         begin = line.end()
-        fields = self._blocks.get(octets[begin:])
-        if fields is None or begin > self._longest_line:
+        if begin > self._longest_line:
             return None
+        fields = self._blocks.get(octets[begin:])
+        if fields is None:
+            return self._alike(octets, line, peer, tls=tls) if self._sets_aside else None
         method, target = line.groups()
         head = RequestHead(_METHODS[method], target, fields, tls=tls, peer=peer, memo=[])
         if len(octets) <= LONGEST:
             self._heads.put(octets, head)
         return head
+
+    def _alike(self, octets: bytes, line: re.Match[bytes], peer: str, *, tls: bool) -> RequestHead | None:
+        """As ``head``, where other requests differed in their correlation fields alone."""
+        rest, correlation = set_aside(octets[line.end() - 2 :])
+        if not correlation or len(octets) > LONGEST:
+            return None
+        whole = (line[0], *rest)
+        known = self._heads.get(whole)
+        if known is None or known.peer != peer or known.tls is not tls:
+            fields = self._blocks.get(rest)
+            if fields is None:
+                return None
+            method, target = line.groups()
+            known = RequestHead(_METHODS[method], target, fields, tls=tls, peer=peer, memo=[])
+            self._heads.put(whole, known)
+        return RequestHead(
+            known.method, known.target, known.fields, tls=tls, peer=peer, memo=known.memo, correlation=correlation
+        )
 
     def keep(self, octets: bytes, head: RequestHead) -> RequestHead:
         """``octets`` were ``head`` and nothing else, by the parser's word; it has a memo (no body, HTTP/1.1).
@@ -64,9 +93,14 @@ class Repeats:
         known = self.head(octets, head.peer, tls=head.tls)
         if known is not None:
             return known
-        self._heads.put(octets, head)
         # The parser lets empty lines go before a request: its first line is not always what is found first.
         line = b"%b %b HTTP/1.1\r\n" % (head.method.encode("ascii"), head.target)
         if octets.startswith(line):
+            rest, correlation = set_aside(octets[len(line) - 2 :]) if self._sets_aside else ((), ())
+            fields = rest_of(head.fields, correlation) if correlation else None
+            if fields is not None:
+                self._blocks.put(rest, fields)
+                return self.head(octets, head.peer, tls=head.tls) or head
             self._blocks.put(octets[len(line) :], head.fields)
+        self._heads.put(octets, head)
         return head

@@ -443,7 +443,7 @@ class TrafficServer(web.Server):
         self.settings = settings
         self.render_early = render_early
         self.at_once = at_once
-        self.repeats = Repeats(target_bytes=settings.target_bytes)
+        self.repeats = Repeats(target_bytes=settings.target_bytes, sets_aside=settings.sets_correlation_aside)
         self.outbox = Outbox(self._loop)
         """Answers of requests that needed no task."""
         self.draining = False

@@ -45,6 +45,8 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     """0: no limit."""
     uncounted_peer: Callable[[str], bool] = _no_peer
     """Whether a peer stands for many: a load balancer is not held to the limit of one client."""
+    sets_correlation_aside: bool = True
+    """No answer depends on the fields that mark a single request (``core.correlation``)."""
 
     def of_aiohttp(self) -> dict[str, Any]:
         """As its protocol takes them."""

@@ -81,6 +81,7 @@ class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     upstream_first_byte_ms: float | msgspec.UnsetType = msgspec.UNSET
     upstream_request_id: str = ""
     user_agent: str = ""
+    trace_id: str = ""
 
 
 def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
@@ -125,6 +126,7 @@ def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
         rounded(x.upstream_first_byte_s * 1000) if asked else unset,
         x.upstream_request_id,
         _text(x.user_agent) if x.user_agent else "",
+        x.trace_id,
     )
 
 
@@ -170,6 +172,7 @@ class _Told:
 
     def __init__(self, line: bytes) -> None:
         """Cut out of one of them. No string in it can look like a member: its quotes are escaped."""
+        line = _untraced(line)
         before = line.index(b'"duration_ms":') + len(b'"duration_ms":')
         octets = line.index(b',"bytes_in":')
         limit = line.find(b',"limit":')
@@ -190,6 +193,7 @@ class _ToldForwarded:
 
     def __init__(self, line: bytes, asked_for: bytes) -> None:
         """As ``_Told``. ``asked_for``: the target, whose path is nearly always that of the others, too."""
+        line = _untraced(line)
         target = line.index(b'"target":') + len(b'"target":')
         operation = line.index(b',"operation":')
         duration = line.index(b'"duration_ms":') + len(b'"duration_ms":')
@@ -257,7 +261,7 @@ class LineRenderer:
                         _thousandths(took_s * 1000),
                         told.octets,
                         self._limited,
-                        told.end,
+                        _traced(told.end, x.trace_id) if x.trace_id else told.end,
                     )
                 )
             )
@@ -300,9 +304,19 @@ class LineRenderer:
                 first_byte // 1000,
                 _DECIMALS[first_byte % 1000],
                 b',"upstream_request_id":' + encode(named) if named else b"",
-                told.end,
+                _traced(told.end, x.trace_id) if x.trace_id else told.end,
             )
         )
+
+
+def _untraced(line: bytes) -> bytes:
+    """``line`` without its last member, the trace, which is of one request alone."""
+    trace = line.find(b',"trace_id":')
+    return line if trace < 0 else line[:trace] + b"}"
+
+
+def _traced(end: bytes, trace_id: str) -> bytes:
+    return b'%b,"trace_id":"%b"}' % (end[:-1], trace_id.encode("ascii"))
 
 
 def _limited(x: Exchange) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.correlation import NAMES
 from gateway.core.messages import RequestHead, ResponseHead
 from gateway.core.refusal import render
 from gateway.edge.downstream import AiohttpDownstream
@@ -115,6 +116,74 @@ def test_what_is_known_stays_when_the_parser_says_it_again() -> None:
     assert stranger.fields is FIELDS
 
 
+def marked(number: int, target: str = "/api/v4/projects/1", *lines: str) -> bytes:
+    return octets(target, "GET", f"X-Request-Id: {number:032x}", *lines)
+
+
+def marked_head(number: int, *fields: tuple[bytes, bytes], peer: str = "192.0.2.1") -> RequestHead:
+    """As the parser has it."""
+    own = (b"X-Request-Id", b"%032x" % number)
+    return RequestHead("GET", b"/api/v4/projects/1", (*FIELDS, own, *fields), peer=peer, memo=[])
+
+
+def test_a_request_that_differs_in_its_id_alone_shares_the_memo() -> None:
+    repeats = Repeats(target_bytes=1000)
+    assert repeats.head(marked(1), "192.0.2.1", tls=False) is None
+    first = repeats.keep(marked(1), marked_head(1))
+    assert first.fields == FIELDS
+    assert first.correlation == ((b"X-Request-Id", b"%032x" % 1),)
+    second = repeats.head(marked(2), "192.0.2.1", tls=False)
+    assert second is not None
+    assert second.memo is first.memo
+    assert second.fields is first.fields
+    assert second.correlation == ((b"X-Request-Id", b"%032x" % 2),)
+    elsewhere = repeats.head(marked(3, "/other"), "192.0.2.1", tls=False)
+    assert elsewhere is not None
+    assert elsewhere.fields is first.fields
+    assert elsewhere.memo is not first.memo
+    stranger = repeats.head(marked(4), "192.0.2.2", tls=False)
+    assert stranger is not None
+    assert stranger.memo is not first.memo
+    assert repeats.keep(marked(5), marked_head(5)).memo == []
+    assert repeats.head(octets(), "192.0.2.1", tls=False) is None, "without an id it is another request"
+
+
+def test_ids_fill_no_memory() -> None:
+    repeats = Repeats(target_bytes=1000)
+    for number in range(100):
+        repeats.keep(marked(number), marked_head(number))
+    assert len(repeats) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("x-request-id: 7", (b"x-request-id", b"7")),
+        ("Connection: X-Request-Id", (b"Connection", b"X-Request-Id")),
+        ("X-Unique-Id: caf\u00e9", (b"X-Unique-Id", b"caf\xc3\xa9")),
+    ],
+)
+def test_what_cannot_be_set_aside_is_remembered_whole(line: str, field: tuple[bytes, bytes]) -> None:
+    repeats = Repeats(target_bytes=1000)
+    first = marked_head(1, field)
+    assert repeats.keep(marked(1, "/api/v4/projects/1", line), first) is first
+    assert repeats.head(marked(1, "/api/v4/projects/1", line), "192.0.2.1", tls=False) is first
+    assert repeats.head(marked(2, "/api/v4/projects/1", line), "192.0.2.1", tls=False) is None
+
+
+def test_nothing_is_set_aside_where_any_field_may_choose_the_answer() -> None:
+    repeats = Repeats(target_bytes=1000, sets_aside=False)
+    first = marked_head(1)
+    assert repeats.keep(marked(1), first) is first
+    assert repeats.head(marked(2), "192.0.2.1", tls=False) is None
+
+
+def test_no_long_head_is_known_by_the_rest_of_it() -> None:
+    repeats = Repeats(target_bytes=100_000)
+    repeats.keep(marked(1), marked_head(1))
+    assert repeats.head(marked(2, "/" + "a" * LONGEST), "192.0.2.1", tls=False) is None
+
+
 def test_memory_is_bounded_and_what_is_asked_for_stays() -> None:
     repeats = Repeats(target_bytes=1000)
     polled = head()
@@ -201,7 +270,12 @@ def new_server(seen: list[object]) -> TrafficServer:
         if down.body is not None:
             while chunk := await down.body.read():
                 body += chunk
-        seen.append((down.head.method, down.head.target, down.head.fields, body))
+        head = down.head
+        fields, correlation = head.fields, head.correlation
+        if found := tuple([field for field in fields if field[0].lower() in NAMES]):
+            assert not correlation, "all or none"
+            fields, correlation = tuple([field for field in fields if field not in found]), found
+        seen.append((head.method, head.target, fields, body, correlation))
         await down.respond(ResponseHead(200, ()), b"")
 
     return TrafficServer(handle, lambda rejection, _: (seen.append(rejection.code), render(rejection))[1], EdgeSettings())
@@ -228,6 +302,13 @@ PIECES = st.lists(
             b"GET /half HTTP/1.1\r\nHost: a\r\nX: ",
             b"\r\n",
             octets("/expecting", "GET", "Expect: 100-continue"),
+            marked(1),
+            marked(2),
+            marked(3, "/other?page=2", "traceparent: 00-1-2-03"),
+            marked(4, "/other?page=2", "traceparent: 00-5-6-07"),
+            marked(5, "/other?page=2", "traceparent: x", "Traceparent: y"),
+            marked(6)[:-4] + b"\r\n folded\r\n\r\n",
+            marked(7)[:-4] + b"\x00\r\n\r\n",
         ]
     ),
     min_size=1,
@@ -246,6 +327,8 @@ async def test_no_cut_changes_what_a_stream_means(pieces: list[bytes], cuts: lis
     learnt = new_server(seen)
     await understood(learnt, seen, [KNOWN])
     await understood(learnt, seen, [octets("/other?page=2")])
+    await understood(learnt, seen, [marked(0)])
+    await understood(learnt, seen, [marked(0, "/other?page=2", "traceparent: 00-0-0-00")])
     at = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
     for parts in (pieces, [stream[begin:end] for begin, end in itertools.pairwise(at)]):
         assert await understood(learnt, seen, parts) == await understood(forgetful, seen, parts)

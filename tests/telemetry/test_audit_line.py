@@ -153,12 +153,13 @@ NUMBERS = st.one_of(
     st.floats(0, 1e6), st.floats(0, 1e20), st.floats(-1e8, 0), st.sampled_from([0.0, 0.0005, 1.5, 0.12, 1e12, 1e15])
 )
 WAITED = st.sampled_from([0.0, 0.0, 0.0, 0.25])
+TRACES = st.sampled_from(["", "0af7651916cd43dd8448eb211c80319c", "4bf92f3577b34da6a3ce929d0e0e4736"])
 FACTS = st.fixed_dictionaries(
     {
         **{
             name: WORDS
             for name, kind in Exchange.__annotations__.items()
-            if kind == "str" and name not in {"request_id", "code", "limit_id", "upstream_request_id"}
+            if kind == "str" and name not in {"request_id", "code", "limit_id", "upstream_request_id", "trace_id"}
         },
         "target": st.one_of(WORDS.map(str.encode), st.just(f"/a?private_token={TOKEN}".encode())),
         "user_agent": st.one_of(WORDS.map(str.encode), st.binary(max_size=8)),
@@ -171,6 +172,7 @@ ASKED = st.lists(
         st.fixed_dictionaries(
             {
                 "request_id": WORDS,
+                "trace_id": TRACES,
                 "bytes_in": st.integers(0, 9),
                 "bytes_out": st.sampled_from([0, 7, 123_456]),
                 "limit_id": st.sampled_from(["", "caller", "team"]),
@@ -218,6 +220,7 @@ FORWARDED = st.lists(
         st.fixed_dictionaries(
             {
                 "request_id": WORDS,
+                "trace_id": TRACES,
                 "target": TARGETS,
                 "bytes_in": st.integers(0, 9),
                 "bytes_out": st.sampled_from([0, 7, 123_456]),
