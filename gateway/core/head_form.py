@@ -1,7 +1,8 @@
-"""What one answer's head says as all of its kind do, and where they differ.
+"""The form of an answer's head: the lines that it shares with all answers of its kind, and the fields in which they differ.
 
-GitLab's answers to the pages of a list are the same lines but for a handful: ``ETag``, ``Link``, ids, times, numbers.
-Whoever made something of one of them can say where those values came to stand in it, and need only put in another's.
+The heads of GitLab's answers to the pages of a list are equal line by line, but for a handful of fields: ``ETag``,
+``Link``, ids, times, numbers. Code that has derived something from one such head can record where those values ended up in
+the result; for the next head it only has to put that head's values in the same places.
 """
 
 from __future__ import annotations
@@ -13,30 +14,31 @@ from .answer_shape import Shape, picking, shape_of
 from .messages import Fields, ResponseHead
 
 Values = tuple[bytes, ...]
-"""Of the fields that differ, in their order."""
+"""The values of the fields that differ, in wire order."""
 
-# As the reader of heads has it: no space at either end, and not a control octet but the tabulator. One run, whose end is
-# looked back at: word by word, a date takes five times as long. There is but one way to read it, so none is tried twice.
+# As in the parser of heads: no white space at either end, and no control octet except the tab. The value is matched as one
+# run, with a look back at its end: matched word by word, a date takes five times as long. There is only one way to match
+# it, so nothing is tried twice.
 _VALUE = rb"([!-~\x80-\xff][\t -~\x80-\xff]*+(?<![\t ])|)"
 _LENGTH = rb"(0|[1-9][0-9]{0,17})"
 _LENGTH_NAME = b"content-length"
 _OFTEN = 256
-"""A head that was read so often is worth a pattern of its own, which takes a millisecond or two to compile."""
+"""A form read this many times is worth a pattern of its own, which takes a millisecond or two to compile."""
 _LONGEST_PATTERN = 1024
-"""Octets of what stays the same: they are compiled one by one."""
+"""The most octets of constant lines for which that pattern is compiled: they are compiled one by one."""
 
 
 class HeadForm:
-    """Of heads of status 200 that tell their length and leave their connection open.
+    """The form of heads with status 200 that state their length and leave their connection open, learnt from one of them.
 
     Args:
-        lines: Of one of them, its status line first, each as it came.
-        fields: That were read of it.
-        reason: That was read of it.
-        own: Names of fields, in lower case, whose values are an answer's own; the length's is.
+        lines: The lines of that head as they came, its status line first.
+        fields: The fields parsed from it.
+        reason: The reason phrase parsed from it.
+        own: Names of the fields, in lower case, whose values are each answer's own; ``Content-Length`` always is.
 
     Raises:
-        ValueError: A line of these is not spelt ``Name: value``, or the length stands there more or less than once.
+        ValueError: The line of such a field is not spelt ``Name: value``, or ``Content-Length`` is not there exactly once.
     """
 
     __slots__ = (
@@ -63,13 +65,13 @@ class HeadForm:
         names = self.shape.names
         places = [at for at, name in enumerate(names) if name in own]
         self.names = tuple([names[at] for at in places])
-        """Of the fields that differ, in lower case."""
+        """The names of the fields that differ, in lower case."""
         if self.names.count(_LENGTH_NAME) != 1:
             raise ValueError("one length is told")
         self.length = self.names.index(_LENGTH_NAME)
-        """Where among the values it stands: digits, without a zero before them."""
+        """The index of ``Content-Length`` among the values. Its value is digits, without leading zeros."""
         self.place = {name: number for number, name in reversed(list(enumerate(self.names)))}
-        """Of the first value of each name."""
+        """Name → the index of its first value among the values."""
         patterns = []
         for at in places:
             name, value = fields[at]
@@ -82,30 +84,30 @@ class HeadForm:
         self._own_lines: Callable[[Sequence[bytes]], tuple[bytes, ...]]
         self._own_lines = picking([at + 1 for at in places])  # type: ignore[assignment]  # any sequence will do, as above
         self._common = self._pick(lines)
-        # Of the values that differ none is kept, here and in the next.
+        # Values that differ are kept neither here nor in `fields`.
         self._lines = tuple([b"" if at - 1 in places else line for at, line in enumerate(lines)])
         self.fields = tuple([(name, b"") if at in places else (name, value) for at, (name, value) in enumerate(fields)])
-        """With their values; those that differ without."""
+        """All fields; the values of those that differ are empty."""
         self._places = places
         self._met = 0
         self._opening: Callable[[bytes], re.Match[bytes] | None] | None = None
 
     def read(self, lines: Sequence[bytes]) -> Values | None:
-        """The values of another head, if it is of this form."""
+        """The values of another head; None if it is not of this form."""
         if self._pick(lines) != self._common:
             return None
         found = self._own(b"\r\n".join(self._own_lines(lines)))
         return None if found is None else found.groups()
 
     def met(self, instead: bytes) -> None:
-        """It was read once more. ``instead``: a line, always the same, that may stand in place of the length."""
+        """Count one more head of this form. ``instead``: a line, always the same, that may stand in place of the length."""
         self._met += 1
         if self._met == _OFTEN and sum(map(len, self._common)) <= _LONGEST_PATTERN:
             self._opening = re.compile(self._pattern(instead)).match
 
     def starts(self, data: bytes) -> tuple[Values, bytes] | None:
-        """Of a head of this form at the start of ``data``: its values, and what comes behind its blank line. The length is
-        empty where the other line stands in its place. None, too, while the form has been met too seldom."""
+        """If ``data`` starts with a head of this form: its values, and the data after its blank line. The length is empty
+        where the other line stands in its place. None if it doesn't, or while the form has been met too seldom."""
         opening = self._opening
         found = opening(data) if opening is not None else None
         return None if found is None else (found.groups(b""), data[found.end() :])
@@ -125,14 +127,15 @@ class HeadForm:
         return rb"\r\n".join([*patterns, b"", b""])
 
     def telling(self, values: Values, length: int) -> Values:
-        """``values``, of a head that told no length, with this one."""
+        """``values`` of a head without a length, with this length put in."""
         at = self.length
         return (*values[:at], b"%d" % length, *values[at + 1 :])
 
     def apart(self, other: HeadForm) -> list[bytes] | None:
-        """Of a form of the same shape: the names of fields that stay the same in either, and are not the same.
+        """The names of the fields that are constant in each of two forms of one shape, but differ between the two.
 
-        None: lines that say the same are spelt otherwise, so neither form can take the place of the other.
+        None if the status lines differ, or if a field is the same in both and only its line is spelt differently: then
+        neither form can take the place of the other.
         """
         own = {*self._places, *other._places}
         both = [at for at in range(len(self.fields)) if at not in own and self._lines[at + 1] != other._lines[at + 1]]
@@ -141,7 +144,7 @@ class HeadForm:
         return [self.shape.names[at] for at in both]
 
     def head(self, values: Sequence[bytes]) -> ResponseHead:
-        """The head with these values."""
+        """The head of this form with these values."""
         fields = list(self.fields)
         for at, value in zip(self._places, values, strict=True):
             fields[at] = (fields[at][0], value)
@@ -149,24 +152,26 @@ class HeadForm:
 
 
 class Blanks:
-    """A head with a blank for each value that differs: handed through whatever is made of heads, it shows where they go."""
+    """A head with a blank for each differing value: passed through code that transforms heads, it shows where each goes."""
 
     def __init__(self, form: HeadForm) -> None:
         self.form = form
-        # No value holds a NUL: a blank is like nothing that stays.
+        # No value contains a NUL, so a blank can't be mistaken for a constant value.
         self._marks = [b"\0%d" % number for number in range(len(form.names))]
         self.head = form.head(self._marks)
 
     def filling(self, fields: Fields) -> Callable[[Sequence[bytes]], Fields]:
-        """``fields``, made of ``head``, of another, whose values ``within`` picked: put in their places.
+        """A function that puts another head's values, as picked by ``within``, into the blanks of ``fields``.
+
+        ``fields`` were made from ``self.head``.
 
         Raises:
-            ValueError: They no longer stand there whole.
+            ValueError: A blank is no longer there as a whole value.
         """
         self.within(fields)
         blank = [at for at, (_, value) in enumerate(fields) if b"\0" in value]
         names = [fields[at][0] for at in blank]
-        # Out of all of ``fields`` and, behind them, the new ones.
+        # Picks from ``fields`` followed by the new ones.
         arranged = picking([len(fields) + blank.index(at) if at in blank else at for at in range(len(fields))])
 
         def filled(picked: Sequence[bytes]) -> Fields:
@@ -175,11 +180,11 @@ class Blanks:
         return filled
 
     def within(self, fields: Fields) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
-        """Picks the values that stand in ``fields``, made of ``head``. Raises as ``filling``."""
+        """A function that picks the values found in ``fields``, made from ``self.head``. Raises as ``filling`` does."""
         return picking([self._number(value) for _, value in fields if b"\0" in value])  # type: ignore[return-value]
 
     def template(self, fields: Fields) -> tuple[bytes, Callable[[Sequence[bytes]], tuple[bytes, ...]]]:
-        """``fields`` as lines for ``%``, and what picks the values for it. Raises as ``filling``."""
+        """``fields`` as lines for ``%``, and a function that picks the values for it. Raises as ``filling`` does."""
         lines, numbers = [], []
         for name, value in fields:
             text = b"%b: %b\r\n" % (name, value)

@@ -1,7 +1,7 @@
-"""Which request fields go up, and which the gateway writes itself.
+"""Which request fields are forwarded to GitLab, and which the gateway writes itself.
 
-What the client sent is filtered first and ours is added after, so that a client naming our fields in ``Connection`` removes
-nothing. Every name is judged once and remembered. Responses: ``response_headers``.
+The client's fields are filtered first and ours are added afterwards, so that a client that names our fields in
+``Connection`` removes none of them. Every name is judged once and remembered. For responses, see ``response_headers``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from .credentials import CREDENTIAL_FIELDS
 from .errors import Code, Rejection, bad_request
 from .messages import Field, Fields, lower, values
 
-# RFC 9110 §7.6.1, and what old agents sent in their stead. `Proxy-*` is a prefix below.
+# RFC 9110 §7.6.1, and what old agents sent instead. `Proxy-*` is matched as a prefix, in `judge`.
 HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"}
 )
-# Written by whoever frames the upstream request; `Expect` was met or refused at our own door.
+# Written anew for the upstream request; `Expect` has already been met or refused at our own edge.
 _REWRITTEN = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
-# Believed by GitLab, Workhorse, Rack or a proxy between, hence never a client's to say.
+# GitLab, Workhorse, Rack or a proxy in between believes these, so no client may send them.
 _SPOOFABLE = frozenset(
     {
         b"forwarded",
@@ -53,7 +53,7 @@ _SPOOFABLE = frozenset(
     }
 )
 _SPOOFABLE_PREFIXES = (b"x-forwarded-", b"x-accel-", b"x-gateway-", b"x-ssl-", b"ssl-client-", b"gitlab-workhorse")
-# A body is looked through by what these say. Nominated in `Connection` they would vanish on the way up, and Rails would
+# Bodies are inspected according to these. If `Connection` could name them, they would vanish on the way up, and Rails would
 # read another body than the one that was judged.
 _NEVER_NOMINATED = frozenset({b"content-type", b"content-encoding"})
 
@@ -67,7 +67,7 @@ _PLAIN_CONNECTION = frozenset({b"keep-alive", b"close", b""})
 
 
 class Judgement(enum.IntEnum):
-    """What becomes of a field of some name."""
+    """What becomes of a field with a given name."""
 
     DROP = 0
     KEEP = 1
@@ -77,7 +77,7 @@ class Judgement(enum.IntEnum):
 
 
 class _Judgements(dict[bytes, int]):
-    """Name as spelt → judgement, made on first sight and remembered up to a bound."""
+    """Name as spelt → judgement, made when the name is first seen and remembered up to a bound."""
 
     __slots__ = ("_judge",)
 
@@ -99,10 +99,10 @@ class RequestHeaderRules:
 
     Args:
         bypass: GitLab's configured throttle-bypass header, if any: no client may send it.
-        attribution: The field that names the caller, if any: no client may, either.
-        trusted: For peers that are our own proxies: their ``baggage`` passes.
-        shared: A plain shared cache (no credential stage): credentials and what GitLab alone believes are end-to-end
-            fields like any other.
+        attribution: The field that names the caller, if any: no client may send it either.
+        trusted: These rules are for peers that are our own proxies: their ``baggage`` passes.
+        shared: The gateway is a plain shared cache (no credential stage): credentials, and fields that only GitLab
+            believes, are end-to-end fields like any other.
     """
 
     __slots__ = ("_drop", "_judgements", "_trusted", "shared")
@@ -125,7 +125,7 @@ class RequestHeaderRules:
         self._judgements = _Judgements(self)
 
     def judge(self, name: bytes) -> Judgement:
-        """What becomes of fields called ``name``."""
+        """What becomes of fields named ``name``."""
         key = name.lower()
         if key == b"connection":
             return Judgement.CONNECTION
@@ -134,9 +134,9 @@ class RequestHeaderRules:
         if key in self._drop or key.startswith(b"proxy-"):
             return Judgement.DROP
         if self.shared:
-            # What we write ourselves is ours in every mode.
+            # Fields that we write ourselves are ours in every mode.
             return Judgement.DROP if key.startswith(b"x-forwarded-") or key == b"forwarded" else Judgement.KEEP
-        # Rack folds `_` into `-`: a twin of any field would be read as that field, past every check and every cache key.
+        # Rack folds `_` into `-`: such a twin of any field would be read as that field, past every check and cache key.
         # GitLab's own NGINX drops such names, so no client of GitLab can need them.
         if b"_" in key or key.startswith(_SPOOFABLE_PREFIXES):
             return Judgement.DROP
@@ -147,7 +147,7 @@ class RequestHeaderRules:
         return Judgement.KEEP
 
     def forwardable(self, fields: Fields, *, http_10: bool = False) -> list[Field]:
-        """The end-to-end fields of a request in wire order, less all that is ours to write, with our ``Via`` last.
+        """The end-to-end fields of a request in wire order, without those that are ours to write, with our ``Via`` last.
 
         The caller adds Host, forwarded fields, the request id and the credential.
 
@@ -222,7 +222,7 @@ def trace_id(fields: Iterable[Field]) -> str:
 
 
 def request_id(received: bytes | None, minted: str, *, trusted: bool) -> str:
-    """The request's id: a trusted peer's if well formed, else ``minted``."""
+    """The request's id: the one received if the peer is trusted and it is well formed, else ``minted``."""
     if trusted and received is not None:
         text = received.decode("latin-1")
         if _REQUEST_ID.fullmatch(text):
@@ -240,15 +240,15 @@ _FORWARDED_HOST = re.compile(rb"[0-9A-Za-z.:\[\]_-]{1,261}")
 def forwarded_fields(peer: str, host: bytes, *, tls: bool, trusted: bool = False, received: Iterable[Field] = ()) -> Fields:
     """``X-Forwarded-For``, ``-Proto``, ``-Host`` and ``-Port``.
 
-    From a stranger they say what we saw. A trusted proxy's ``X-Forwarded-For`` is continued with its address, and its other
-    three believed if well formed. ``Forwarded`` is not written: GitLab reads none.
+    For any other peer they say what we saw. For a trusted proxy, its ``X-Forwarded-For`` is continued with its own address,
+    and its other three fields are believed if well formed. ``Forwarded`` is not written: GitLab doesn't read it.
 
     Args:
-        peer: The connection's peer, without port; ``unix:`` has no address and adds none.
+        peer: The address of the connection's peer, without the port; ``unix:…`` is no address, and adds none.
         host: The host the request is for.
         tls: The client's connection to us was TLS.
         trusted: ``peer`` is one of our own proxies.
-        received: The request's fields; read only if trusted.
+        received: The request's fields; read only if the peer is trusted.
     """
     key = (peer, tls, host)
     if not trusted:
@@ -300,7 +300,7 @@ def _write_forwarded(peer: str, host: bytes, *, tls: bool, chain: bytes = b"", p
 
 
 def is_free(name: bytes) -> bool:
-    """A field of this name means nothing to HTTP, GitLab or the gateway: an operator may use it."""
+    """Whether a field of this name means nothing to HTTP, GitLab or the gateway, so that an operator may use it."""
     key = name.lower()
     taken = HOP_BY_HOP | _REWRITTEN | _SPOOFABLE | CREDENTIAL_FIELDS
     spoofable = key.startswith(_SPOOFABLE_PREFIXES) and not key.startswith(b"x-gateway-")

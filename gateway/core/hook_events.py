@@ -1,7 +1,8 @@
-"""GitLab's webhooks and system hooks, read for one question: which stored answers may be old now?
+"""GitLab's webhooks and system hooks, read for one question: which stored answers may be stale now?
 
-What an event is about comes from its body, both names of the project with it. An event that is not in the table below takes
-the whole project; one that names neither project, group nor user takes everything.
+The body of an event says what it is about, and gives both names of its project. An event that is not in the table below
+invalidates everything of its project; one without a project invalidates everything, unless it is about a user or a user's
+key.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import msgspec
 from .cache_tags import ALL, PUSHED, part_tags, project_tags
 from .project_names import ProjectNames
 
-# Events that leave the repository's files and all merge requests but the one they are about as they were, with the lists
-# across projects in which they show.
+# Events that change neither the repository's files nor any merge request but the one they are about, each with the lists
+# across projects in which it shows.
 _PARTIAL = {
     "issue": ("issues", "todos", "events", "issues_statistics", "user_counts"),
     "work_item": ("issues", "todos", "events", "issues_statistics", "epics"),
@@ -25,7 +26,7 @@ _PARTIAL = {
     "emoji": ("issues", "merge_requests"),
     "feature_flag": (),
 }
-# Tags show their releases, and merge requests their milestones: the whole project, and beside it these.
+# Tags show their releases, and merge requests their milestones: these events take the whole project, and these lists too.
 _WHOLE = {"release": (b"releases",), "milestone": (b"milestones",)}
 
 
@@ -38,7 +39,7 @@ class _Attributes(msgspec.Struct):
     iid: int | None = None
     source_project_id: int | None = None
     source: _Place | str | None = None
-    """Of a merge request the project; of a pipeline a word for what began it."""
+    """For a merge request, its source project; for a pipeline, a word for what triggered it."""
 
 
 class _Request(msgspec.Struct):
@@ -62,7 +63,7 @@ class _Event(msgspec.Struct):
 
 
 class HookEvent(msgspec.Struct, frozen=True):
-    """What an event says to the cache."""
+    """What an event means to the cache."""
 
     name: str
     """GitLab's ``object_kind`` or ``event_name``; empty where it has none."""
@@ -73,7 +74,7 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 def read_event(body: bytes, names: ProjectNames) -> HookEvent:
-    """The event of a hook's body; what can't be read is about everything. Learns the names it brings."""
+    """Read the event in a hook's body, and learn the project names in it. A body that can't be read is about everything."""
     try:
         event = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -83,7 +84,7 @@ def read_event(body: bytes, names: ProjectNames) -> HookEvent:
     found: list[bytes] = []
     if spelt:
         found += _of_project(name, event, spelt, names)
-    # A group's change of name or parent changes the paths of all that it holds, and its members what they may see.
+    # A group's new name or parent changes the paths of everything in the group; a change of members, what they may see.
     if event.group_id is not None and not spelt:
         return HookEvent(name, (ALL,))
     if event.user_id is not None and name.startswith(("user_", "key_")):
@@ -111,7 +112,7 @@ def _of_project(name: str, event: _Event, spelt: tuple[bytes, ...], names: Proje
         # A push, or a pipeline of a branch: merge requests show its head.
         return [*project_tags(spelt, names), *(b"kind:" + kind for kind in (*PUSHED, *_WHOLE.get(name, ())))]
     everyone = tuple(dict.fromkeys(other for one in spelt for other in (one, *names.others(one))))
-    if len({other.isdigit() for other in everyone}) == 1:  # who asked by the other kind of name can't be told
+    if len({other.isdigit() for other in everyone}) == 1:  # answers stored by the other kind of name are unknown
         return [*project_tags(spelt, names), *(b"kind:" + kind.encode() for kind in lists)]
     found = [*part_tags(b"rest", everyone)]
     if request is not None:
@@ -124,7 +125,7 @@ def _of_project(name: str, event: _Event, spelt: tuple[bytes, ...], names: Proje
         found += part_tags(b"rest", (source, *names.others(source)))
     target = event.merge_request.target_project_id if event.merge_request is not None else None
     if target is not None and b"%d" % target not in everyone:
-        # A fork's pipeline runs in the fork, and its merge request is another project's.
+        # A fork's pipeline runs in the fork, but its merge request belongs to another project.
         known = (b"%d" % target, *names.others(b"%d" % target))
         if len(known) == 1:
             found += project_tags(known, names)

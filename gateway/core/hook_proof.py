@@ -1,8 +1,8 @@
-"""Is this hook GitLab's? Its secret token, compared in constant time, or its signature over body, id and time.
+"""Is this hook GitLab's? Its secret token, compared in constant time, or its signature over id, time and body, tells.
 
-A secret that begins with ``whsec_`` is a signing token (GitLab 19, by the Standard Webhooks scheme): base64 behind the
-prefix; ``webhook-signature`` holds ``v1,BASE64(HMAC-SHA256(id.timestamp.body))``, several apart by blanks. Any other secret
-is what GitLab sends as ``X-Gitlab-Token``.
+A secret that begins with ``whsec_`` is a signing token (GitLab 19, by the Standard Webhooks scheme): base64 follows the
+prefix, and ``webhook-signature`` holds ``v1,BASE64(HMAC-SHA256(id.timestamp.body))``, several of them separated by spaces.
+Any other secret is what GitLab sends as ``X-Gitlab-Token``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from .messages import Fields, first
 from .secret import Secret
 
 TOLERANCE_S = 300.0
-"""A signature's time may be off by so much."""
+"""How far the time in a signature may be off, in either direction."""
 _PREFIX = "whsec_"
 _MOST_SIGNATURES = 8
 _LEAST = 16
-"""Characters of a plain secret: nobody who tries is held up, as GitLab must never be."""
+"""The fewest characters of a plain secret. Guessing is not slowed down, since GitLab must never be held up."""
 
 
 class HookProof:
-    """Compiled for one secret. Raises ValueError for a signing token that is not base64, and for what can be guessed."""
+    """The check for one secret. Raises ValueError for a signing token that is not base64, and for a guessable secret."""
 
     def __init__(self, secret: Secret) -> None:
         text = secret.reveal()
@@ -43,20 +43,20 @@ class HookProof:
 
     @property
     def needs_body(self) -> bool:
-        """The body must be read before anything is known."""
+        """Whether the body must be read before ``holds`` can tell anything."""
         return self._key is not None
 
     def holds(self, fields: Fields, body: bytes, now: float) -> bool:
-        """Did GitLab send this?
+        """Whether GitLab sent this request.
 
         Args:
-            fields: The request's.
-            body: Whole; of no account for a token.
+            fields: The request's fields.
+            body: The whole body; not looked at where the secret is a plain token.
             now: Unix seconds.
         """
         if self._key is None:
             given = first(fields, b"x-gitlab-token") or b""
-            # Hashes have one length: how much of the token fits can't be timed.
+            # All hashes have the same length, so timing doesn't reveal how much of the token matches.
             return hmac.compare_digest(hashlib.sha256(given).digest(), self._token)
         number, stamp = first(fields, b"webhook-id") or b"", first(fields, b"webhook-timestamp") or b""
         if not (stamp.isdigit() and len(stamp) <= 12 and abs(now - int(stamp)) <= TOLERANCE_S and number):
@@ -68,7 +68,7 @@ class HookProof:
 
 
 class Deliveries:
-    """Deliveries seen before, by id and content; bounded, the oldest forgotten first."""
+    """The deliveries seen before, by id and content. Bounded; the oldest is forgotten first."""
 
     def __init__(self, most: int = 8192) -> None:
         self._most = most
@@ -76,8 +76,8 @@ class Deliveries:
 
     @staticmethod
     def name(fields: Fields, body: bytes) -> bytes | None:
-        """What tells one delivery from all others. Not ``X-Gitlab-Event-UUID`` alone: hooks that hooks set off share it.
-        None without any id: what is alike then, such as a branch that is forced to and fro, may well be two."""
+        """What tells one delivery from all others. Not ``X-Gitlab-Event-UUID`` alone: hooks triggered by hooks share it.
+        None without any id: equal bodies, as of a branch forced back and forth, may then well be two deliveries."""
         ids = b"\n".join(first(fields, name) or b"" for name in (b"webhook-id", b"idempotency-key", b"x-gitlab-event-uuid"))
         return hashlib.sha256(ids + b"\n\n" + body).digest() if ids.strip() else None
 

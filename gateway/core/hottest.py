@@ -1,7 +1,8 @@
-"""Who asks most at the moment: a bounded count of frequent names.
+"""Who sends most requests at the moment: a bounded count of frequent names.
 
-Space-Saving (Metwally, Agrawal, El Abbadi 2005) over two windows: a name that asks more often than one in ``size`` is in
-the list for certain, and its count is too high by at most the least count there. ``now`` is in seconds of any clock.
+Space-Saving (Metwally, Agrawal, El Abbadi 2005) over two windows: a name that makes up more than one request in ``size``
+is certain to be in the list, and its count is too high by at most the lowest count there. ``now`` is in seconds of any
+clock.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import msgspec
 
 
 class Hot(msgspec.Struct, frozen=True):
-    """One name's part."""
+    """One name and its requests."""
 
     name: str
     asked: int
@@ -23,7 +24,7 @@ class _Counts(msgspec.Struct, gc=False):
 
 
 class Hottest:
-    """Counts of the present window and the one before it."""
+    """Counts of the current window and the one before it."""
 
     def __init__(self, *, size: int = 128, window_s: float = 30.0) -> None:
         self._size = size
@@ -34,7 +35,7 @@ class Hottest:
         self._before: dict[str, _Counts] = {}
 
     def note(self, name: str, refused: bool, now: float) -> None:
-        """One request of ``name``."""
+        """Count one request of ``name``."""
         if now >= self._until:
             self._turn(now)
         counts = self._now.get(name)
@@ -49,7 +50,7 @@ class Hottest:
             counts.refused += 1
 
     def top(self, count: int, now: float) -> list[Hot]:
-        """The most frequent of the last one to two windows, most frequent first."""
+        """The ``count`` most frequent names of the last one to two windows, most frequent first."""
         if now >= self._until:
             self._turn(now)
         sums = {name: _Counts(counts.asked, counts.refused) for name, counts in self._before.items()}
@@ -61,7 +62,7 @@ class Hottest:
         return [Hot(name, counts.asked, counts.refused) for name, counts in ranked[:count]]
 
     def _turn(self, now: float) -> None:
-        # After a silence of a whole window nothing of before is "now" any more.
+        # After a whole window without requests, none of the earlier counts is current any more.
         self._before = self._now if now - self._since < 2 * self._window_s else {}
         self._now = {}
         self._since, self._until = now, now + self._window_s

@@ -1,7 +1,7 @@
 """HTTP dates (RFC 9110 §5.6.7), read strictly and written in the one current form.
 
-Strictly, because for a cache an unreadable ``Expires`` means *already expired* (RFC 9111 §5.3): guessing would keep
-answers that their origin wanted gone.
+They are read strictly because for a cache an unreadable ``Expires`` means *already expired* (RFC 9111 §5.3): guessing would
+keep answers that their origin wanted gone.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _format_second(second: int) -> bytes:
 
 
 def format_date(at: float) -> bytes:
-    """IMF-fixdate of Unix seconds; one string is made per second, not per answer."""
+    """Unix seconds as an IMF-fixdate; one string is made per second, not per answer."""
     return _format_second(int(at))
 
 
@@ -74,7 +74,7 @@ _line = b""
 
 
 def date_line(at: float) -> bytes:
-    """``Date`` as a header line, formatted once a second."""
+    """The ``Date`` header line, formatted once per second."""
     global _second, _line  # noqa: PLW0603 — a one-entry memo
     second = int(at)
     if second != _second:
@@ -84,7 +84,7 @@ def date_line(at: float) -> bytes:
 
 
 def _civil(days: int) -> tuple[int, int, int]:
-    """Year, month, day of a day number since 1970-01-01 (proleptic Gregorian calendar, years from March)."""
+    """Year, month and day of a number of days since 1970-01-01 (proleptic Gregorian calendar, years counted from March)."""
     era, of_era = divmod(days + 719_468, 146_097)
     year_of_era = (of_era - of_era // 1460 + of_era // 36_524 - of_era // 146_096) // 365
     of_year = of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)

@@ -1,8 +1,8 @@
-"""GitLab's addresses of itself in JSON answers, turned to lead back through the gateway: opt-in, by member name.
+"""GitLab's addresses of itself in JSON answers, rewritten to lead back through the gateway: opt-in, by member name.
 
-Only the string itself is touched, octet for octet in place: numbers keep their digits and members their order. Members are
-those that GitLab's entities fill with ``expose_url`` (its related_resources_helpers.rb); text that people wrote is never
-looked at.
+Only the strings themselves are touched, in place: numbers keep their digits and members their order. The members are those
+that GitLab's entities fill with ``expose_url`` (its related_resources_helpers.rb); text that people wrote is never looked
+at.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ NAMED = frozenset(
         "web_url",
     }
 )
-"""Members rewritten wherever they stand (``@id`` and ``packageContent`` are NuGet's, ``tarball`` npm's, ``artifact_uri``
-MLflow's). ``url`` alone is not one: a hook's or a mirror's is a person's."""
+"""The members that are rewritten wherever they stand (``@id`` and ``packageContent`` are NuGet's, ``tarball`` is npm's,
+``artifact_uri`` MLflow's). ``url`` is not one of them: that of a hook or a mirror was written by a person."""
 
 LINKS = frozenset({"_links", "links"})
-"""Members whose own members are all addresses."""
+"""The members whose own members are all addresses."""
 
 
 class JsonAddresses:
-    """For one pair of names, compiled once.
+    """The rewriting of addresses from ``origins`` to ``public``, compiled once.
 
-    ``origins`` are what GitLab calls itself, ``public`` what clients call the gateway; neither ends with a slash.
+    ``origins`` are what GitLab calls itself, ``public`` is what clients call the gateway; none of them ends with a slash.
     """
 
     def __init__(self, origins: tuple[bytes, ...], public: bytes) -> None:
         there = b"|".join(re.escape(origin) for origin in sorted(origins, key=len, reverse=True))
         names = b"|".join(re.escape(name.encode()) for name in sorted(NAMED))
         links = b"|".join(re.escape(name.encode()) for name in sorted(LINKS))
-        # A quote that no backslash precedes and that stands before `name":` begins a member's name: within a string it
-        # would end that string, and no valid JSON goes on with letters there.
+        # A quote that follows no backslash and precedes `name":` begins a member's name: inside a string it would end that
+        # string, and valid JSON never continues with letters there.
         self._member = re.compile(rb'(?<!\\)("(?:' + names + rb')"[ \t\r\n]*:[ \t\r\n]*")(?:' + there + rb')(?=[/?#"])')
-        # `_links` hold no objects: the first brace behind that no string holds is theirs.
+        # `_links` contain no objects, so the next closing brace outside a string is theirs.
         string = rb'"(?>(?:[^"\\]++|\\.)*)"'
         self._links = re.compile(
             rb'(?<!\\)"(?:' + links + rb')"[ \t\r\n]*:[ \t\r\n]*\{(?>(?:[^{}"]++|' + string + rb")*)\}", re.DOTALL
@@ -57,7 +57,7 @@ class JsonAddresses:
         self._public = public
 
     def turned(self, body: bytes) -> bytes:
-        """``body`` with the named addresses turned; the same object when there was none."""
+        """``body`` with these addresses rewritten; the same object if there are none."""
         turned = self._member.sub(self._turn, body)
         return self._links.sub(lambda links: self._linked.sub(self._turn, links[0]), turned)
 
@@ -66,5 +66,5 @@ class JsonAddresses:
 
 
 def is_json(content_type: bytes | None) -> bool:
-    """``application/json``, with whatever parameters."""
+    """Whether the content type is ``application/json``, with whatever parameters."""
     return content_type is not None and content_type.partition(b";")[0].strip().lower() == b"application/json"

@@ -1,4 +1,5 @@
-"""One gateway key as a store holds it: whose, until when, from where, and how it ends. The key itself is nowhere."""
+"""A gateway key as a store holds it: whose it is, when and from where it is valid, and how it ends. The key itself is
+stored nowhere."""
 
 from __future__ import annotations
 
@@ -11,21 +12,21 @@ LIVE_KEYS = 2
 """How many live keys an identity may have: the one in use and the one that replaces it. Exchanged ones are not counted."""
 
 KEEP_DEAD_S = 30 * 86_400.0
-"""How long a revoked or expired key stays listed."""
+"""How long a revoked or expired key stays listed, in seconds."""
 
 KEEP_EXCHANGED_S = 3600.0
-"""The same of an exchanged one: there are many, and each says little."""
+"""The same for an exchanged key: there are many of them, and each says little."""
 
 MOST_EXCHANGED = 100_000
-"""How many exchanged credentials one store holds, the lately dead included."""
+"""How many exchanged credentials one store holds, those that died recently included."""
 
 FIRST_INSTANT = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 LAST_INSTANT = datetime.datetime.max.replace(microsecond=0, tzinfo=datetime.UTC)
-"""What RFC 3339 can tell: the years 1 to 9999, in UTC."""
+"""The bounds of what RFC 3339 can express: the years 1 to 9999, in UTC."""
 
 
 def is_tellable(at: float) -> bool:
-    """Whether these Unix seconds are an instant that RFC 3339 can tell; what is not finite is none."""
+    """Whether these Unix seconds are an instant that RFC 3339 can express; a number that is not finite isn't."""
     try:
         datetime.datetime.fromtimestamp(at, datetime.UTC)
     except (ValueError, OverflowError, OSError):
@@ -34,7 +35,7 @@ def is_tellable(at: float) -> bool:
 
 
 def told(at: float, timespec: str = "seconds") -> str:
-    """These Unix seconds as RFC 3339 tells them; beyond what it can tell, its first or last instant."""
+    """These Unix seconds in RFC 3339 format; beyond what that can express, its first or last instant."""
     if is_tellable(at):
         instant = datetime.datetime.fromtimestamp(at, datetime.UTC)
     else:
@@ -49,14 +50,14 @@ class KeyOrigin(enum.StrEnum):
     IMPORTED = "imported"
     """Made elsewhere; only its hash ever came here."""
     EXCHANGED = "exchanged"
-    """Given for a workload's token, for a short while."""
+    """Given in exchange for a workload's token, for a short time."""
 
 
 class KeyRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One key. Instants are Unix seconds."""
 
     id: str
-    """Public id, shown in lists and audit."""
+    """The public id, shown in lists and in the audit log."""
     identity: str
     digest: bytes
     """``gateway_key.digest``."""
@@ -64,42 +65,42 @@ class KeyRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     not_before: float | None = None
     expires_at: float | None = None
     revoked_at: float | None = None
-    """Revoked as soon as it is set, whatever it says: another host's clock must not delay it."""
+    """The key is revoked as soon as this is set, whatever its value: another host's clock must not delay a revocation."""
     last_used_at: float | None = None
     """Coarse: to the minute or so."""
     note: str = ""
     cidr: tuple[str, ...] = ()
-    """Networks it may be used from, beside what its identity says; empty: that alone."""
+    """The networks it may be used from, on top of its identity's own restriction; empty: only that one applies."""
     origin: KeyOrigin = KeyOrigin.ISSUED
     replaced_by: str = ""
-    """The key that a rotation made for it."""
+    """The id of the key that a rotation put in its place; empty: none."""
 
     @property
     def counted(self) -> bool:
-        """It is one of ``LIVE_KEYS`` while it lives."""
+        """Whether it counts towards ``LIVE_KEYS`` while it lives."""
         return self.origin is not KeyOrigin.EXCHANGED
 
     @property
     def is_unbounded(self) -> bool:
-        """Usable at whatever time."""
+        """Whether it is usable at any time."""
         return self.revoked_at is None and self.expires_at is None and self.not_before is None
 
     def is_live(self, now: float) -> bool:
-        """Neither revoked nor expired; its time may be yet to come."""
+        """Whether it is neither revoked nor expired; its time may be yet to come."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
     def is_usable(self, now: float) -> bool:
-        """Live, and its time has come."""
+        """Whether it is live and its time has come."""
         return self.is_live(now) and (self.not_before is None or now >= self.not_before)
 
     def is_forgettable(self, now: float) -> bool:
-        """Dead for so long that listing it serves nobody."""
+        """Whether it has been dead for so long that listing it serves nobody."""
         ends = [instant for instant in (self.revoked_at, self.expires_at) if instant is not None]
         return bool(ends) and min(ends) <= now - (KEEP_DEAD_S if self.counted else KEEP_EXCHANGED_S)
 
     def replaced(self, by: str, until: float, now: float) -> KeyRecord:
-        """As a rotation leaves it: it ends at ``until``, or when it would have ended anyway; revoked if that is no later
-        than ``now``."""
+        """The record as a rotation leaves it: the key ends at ``until``, or earlier if it would have done so anyway. It is
+        revoked if ``until`` is not later than ``now``."""
         if until <= now:
             return msgspec.structs.replace(self, replaced_by=by, revoked_at=now)
         expires_at = until if self.expires_at is None else min(until, self.expires_at)
@@ -110,7 +111,7 @@ class KeyRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Replacing(msgspec.Struct, frozen=True):
-    """What a rotation does to the key before."""
+    """What a rotation does to the key that it replaces."""
 
     id: str
     until: float

@@ -1,4 +1,4 @@
-"""A bounded memory of what was asked for lately."""
+"""A bounded memory of recently used entries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ V = TypeVar("V")
 
 
 class _Young(dict[K, V]):
-    """The present generation, and the one before it. What is in this one is found without a call in Python."""
+    """The current generation, and the one before it. What is in the current one is found without a Python call."""
 
     __slots__ = ("half", "old")
 
@@ -31,15 +31,15 @@ class _Young(dict[K, V]):
             self.put(key, found)
         return found
 
-    # What is remembered may be a request's octets, its credential among them.
+    # Entries may hold a request's octets, its credential among them.
     __repr__ = object.__repr__
 
 
 class Lately(Generic[K, V]):
-    """Two generations: what nobody asked for during one is forgotten with the next.
+    """A cache of two generations: an entry that is not used during one generation is forgotten with the next.
 
     Args:
-        most: Kept, at most.
+        most: How many entries are kept at most.
     """
 
     def __init__(self, most: int) -> None:

@@ -1,9 +1,9 @@
-"""An LFS batch: whether it asks for what GitLab stores, or to store; and its answer, which says where the objects are and
-with which credential one gets there.
+"""LFS batches: whether a request asks to download objects or to store them, and the answer, which says where the objects
+are and with which credential to get them.
 
-GitLab writes the addresses by its ``external_url`` and, as ``Authorization``, a token minted for whoever asked or the very
-field it was asked with (its lfs_api_controller.rb). For a brokered caller that is the gateway's credential, which nobody
-may see.
+GitLab derives the addresses from its ``external_url``. As ``Authorization`` it puts in a token minted for the caller, or
+the very field that came with the request (its lfs_api_controller.rb). For a brokered caller that is the gateway's
+credential, which nobody may see.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .target import Target
 
 MEDIA_TYPE = "application/vnd.git-lfs+json"
 MAX_BYTES = 4 << 20
-"""git-lfs asks for a hundred objects at a time; an answer about one is some 500 octets."""
+"""The longest answer that is read. git-lfs asks for a hundred objects at a time; the answer takes some 500 octets each."""
 
 _BATCH = "/info/lfs/objects/batch"
 _TYPES = frozenset({MEDIA_TYPE, "application/json"})
@@ -30,15 +30,15 @@ _DOWNLOAD = Asked(Access.READ)
 
 
 def is_batch(operation: Operation) -> bool:
-    """Its answer hands out credentials and addresses."""
+    """Whether this is an LFS batch, whose answer hands out credentials and addresses."""
     return operation.name.endswith(_BATCH)
 
 
 def asked_in_batch(head: RequestHead, target: Target, body: bytes, *, room: int = 1) -> Asked:
-    """Whether it asks for objects alone: ``"operation": "download"``, as git-lfs writes it. To Rails a parameter of the
-    query goes before the body's, so a batch with a query is none.
+    """Whether a batch only asks for objects: ``"operation": "download"``, as git-lfs writes it. In Rails a parameter in the
+    query wins over one in the body, so a batch with a query does not count as a download.
 
-    Raises Unread, without ``room``, for a long body.
+    Raises Unread for a long body if there is no ``room``.
     """
     if target.query or not is_plain_json(head, _TYPES):
         return UNKNOWN
@@ -52,16 +52,17 @@ def asked_in_batch(head: RequestHead, target: Target, body: bytes, *, room: int 
 
 
 def rewrite_batch(body: bytes, turn: Callable[[str], str | None], own: str | None, *, brokered: bool) -> bytes:
-    """The answer as its caller may have it.
+    """The answer as its caller may see it.
 
     Args:
         body: The whole answer.
-        turn: An address as clients reach it through the gateway; None when it does not lead to GitLab.
-        own: The caller's own ``Authorization``, to go on with. Without one, git-lfs looks for a credential by itself.
-        brokered: Credentials in the answer are the gateway's, and none of them stays.
+        turn: Gives the address by which clients reach an address through the gateway; None if it doesn't lead to GitLab.
+        own: The caller's own ``Authorization``, to continue with. Without one, git-lfs finds a credential by itself.
+        brokered: Credentials in the answer are the gateway's, and are all removed.
 
     Raises:
-        Rejection: UPSTREAM_PROTOCOL (502) when it cannot be understood: what may hold a credential never passes unread.
+        Rejection: UPSTREAM_PROTOCOL (502) if it can't be understood: an answer that may hold a credential never passes
+            unread.
     """
     try:
         answer = msgspec.json.decode(body)
@@ -81,7 +82,7 @@ def rewrite_batch(body: bytes, turn: Callable[[str], str | None], own: str | Non
 
 
 def _turn(action: dict[str, Any], turn: Callable[[str], str | None], own: str | None, *, brokered: bool) -> bool:
-    """False: the credential is gone, and the client must find one."""
+    """Rewrite one action. False: its credential has been removed, and the client must find one."""
     href = action.get("href")
     turned = turn(href) if isinstance(href, str) else None
     if turned is not None:
@@ -93,7 +94,7 @@ def _turn(action: dict[str, Any], turn: Callable[[str], str | None], own: str | 
     for name in held:
         del fields[name]
     if held and turned is not None and own is not None:
-        # Back to us, so with what it came with. Nobody else gets to see that either.
+        # The address leads back to us, so the caller's own credential is right for it. Nobody else gets to see that either.
         fields["Authorization"] = own
         return True
     return not held
@@ -118,7 +119,7 @@ def _members(holder: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def unreadable(why: str) -> Rejection:
-    """The 502 for an answer that must be understood and is not."""
+    """The 502 for an answer that must be understood but can't be."""
     return Rejection(
         Code.UPSTREAM_PROTOCOL,
         502,

@@ -1,10 +1,10 @@
 """How a caller learns of its limits: GitLab's header set, and the IETF fields beside it.
 
-GitLab's set keeps the names of early IETF drafts with its own meanings: ``RateLimit-Limit`` is requests per minute,
-``RateLimit-Reset`` a Unix time. The present draft (draft-ietf-httpapi-ratelimit-headers) speaks in two other
-fields, ``RateLimit-Policy`` and ``RateLimit``, which no GitLab client reads. The names differ, so both are sent.
+GitLab's set keeps the names of early IETF drafts, with its own meanings: ``RateLimit-Limit`` is requests per minute,
+``RateLimit-Reset`` a Unix time. The current draft (draft-ietf-httpapi-ratelimit-headers) uses two other fields,
+``RateLimit-Policy`` and ``RateLimit``, which no GitLab client reads. The names differ, so both are sent.
 
-``RateLimit-Limit`` never changes for a caller, whatever bucket is tight at the moment: client-go reads it once and paces
+``RateLimit-Limit`` never changes for a caller, whichever bucket is tight at the moment: client-go reads it once and paces
 itself by it. The other numbers are those of the tightest bucket.
 """
 
@@ -21,7 +21,8 @@ from .limits import BucketState, Decision, Limit
 from .messages import Field, Fields, lower
 
 NOMINAL_PER_MINUTE = 6000
-"""What is told where no limit applies: client-go takes a missing header for trouble, and paces itself at two thirds."""
+"""The number sent where no limit applies: client-go takes a missing header for a fault, and paces itself at two thirds of
+the one that it gets."""
 
 _LIMIT = b"RateLimit-Limit"
 _NAME = b"RateLimit-Name"
@@ -41,7 +42,7 @@ _MEMO_BOUND = 4096
 
 
 class _Spellings(dict[bytes, bool]):
-    """Name as spelt → one of the limits' fields; remembered up to a bound."""
+    """Name as spelt → whether it is one of ``LIMIT_FIELDS``; remembered up to a bound."""
 
     def __missing__(self, name: bytes) -> bool:
         found = name.lower() in LIMIT_FIELDS
@@ -55,15 +56,16 @@ class _Spellings(dict[bytes, bool]):
 _is_limit = _Spellings()
 
 _LARGEST = 999_999_999_999_999
-"""RFC 9651 §3.3.1."""
+"""The largest integer of a structured field (RFC 9651 §3.3.1)."""
 _FURTHEST_S = 366 * 86400
 
 
 class LimitHeaders:
-    """The dialects, compiled for one set of limits.
+    """The header fields of both dialects, compiled for one set of limits.
 
     Args:
-        key: Keys the hash of the caller's id in the IETF partition key, so that it says nothing outside.
+        limits: The limits that callers are told about.
+        key: Keys the hash of the caller's id in the IETF partition key, so that the hash means nothing to anyone else.
     """
 
     def __init__(self, limits: Limits, *, key: bytes) -> None:
@@ -77,11 +79,11 @@ class LimitHeaders:
         self._told: dict[str, _Told] = {}
 
     def nominal(self) -> Fields:
-        """For answers without a decision of their own: the probe of Go clients, refusals before the limiter."""
+        """The fields for answers without a decision of their own: the probe of Go clients, refusals before the limiter."""
         return self._nominal
 
     def fields_for(self, decision: Decision, caller: str) -> Fields:
-        """The fields of one answer: with ``Retry-After`` and ``RateLimit-ResetTime`` when the decision is a refusal.
+        """The fields of one answer, with ``Retry-After`` and ``RateLimit-ResetTime`` if the decision is a refusal.
 
         ``caller`` is the principal's id. A decision without buckets (no limits, or an outage) gets the nominal set.
         """
@@ -110,7 +112,7 @@ class LimitHeaders:
         )
 
     def lines_for(self, decision: Decision, caller: str) -> bytes:
-        """``fields_for`` as header lines: one formatting instead of seven, and none where nothing changed."""
+        """``fields_for`` as header lines: formatted in one step instead of seven, and in none if nothing has changed."""
         takes = decision.takes
         if takes is None:
             refusal = None if decision.allowed else decision.refusal
@@ -120,13 +122,13 @@ class LimitHeaders:
         told = takes.told
         if not isinstance(told, _Told) or told.by is not self or told.caller != caller:
             told = takes.told = self._told_to(caller, decision.states)
-        # Callers within their rate find their buckets full, and leave the same each time.
+        # Callers within their rate find their buckets full, and leave the same number of tokens each time.
         if decision.lefts == told.lefts and ceil(decision.now + told.full_in_s) == told.reset:
             return told.lines
         return self._lines_anew(told, decision)
 
     def _lines_anew(self, told: _Told, decision: Decision) -> bytes:
-        """Plain takes left something else than the last time, or a second has passed."""
+        """The lines where plain takes have left other levels than last time, or a second has passed."""
         lefts, tight, least = decision.lefts, decision.limit, decision.remaining
         assert tight is not None, "one of them is"
         remaining = int(least)
@@ -140,7 +142,7 @@ class LimitHeaders:
             until = ceil((limit.burst - left) / limit.rate)
             if until > _FURTHEST_S:  # noqa: PLR1730 — as above
                 until = _FURTHEST_S
-            numbers += (left, until)  # told in whole tokens: the template cuts off what is behind the point
+            numbers += (left, until)  # sent in whole tokens: the template drops the fraction
         template = told.templates.get(tight.id) or self._template(told, tight.id)
         told.lefts = lefts
         told.full_in_s = full_in_s
@@ -149,7 +151,7 @@ class LimitHeaders:
         return lines
 
     def _lines_of(self, decision: Decision, caller: str) -> bytes:
-        """``lines_for`` where the takes were no plain ones."""
+        """``lines_for`` where the takes were not plain ones."""
         states = decision.states
         tightest: BucketState | None = None
         for found in states:
@@ -181,7 +183,7 @@ class LimitHeaders:
     def _refused(self, decision: Decision, refusal: BucketState, caller: str) -> Fields:
         told = self._told_to(caller, decision.states)
         wait_s = whole_wait_s(refusal.retry_after_s)
-        # Counted from the end of the current second: a client that waits to Reset by its own truncated clock is not early.
+        # Counted from the end of the current second: a client that waits for Reset by its own truncated clock is not early.
         reset = ceil(decision.now) + wait_s
         return (
             told.quota,
@@ -196,7 +198,7 @@ class LimitHeaders:
         )
 
     def _refused_lines(self, decision: Decision, refusal: BucketState, caller: str) -> bytes:
-        """Who asks again and again hears the same until a second has passed."""
+        """``lines_for`` of a refusal. A caller that asks again and again gets the same lines until a second has passed."""
         states = decision.found
         asked = decision.asked
         told = asked.told if asked is not None else None
@@ -240,7 +242,7 @@ class LimitHeaders:
 
 
 class _Told:
-    """What stays the same from answer to answer of one caller, ready as octets."""
+    """The parts that stay the same from answer to answer for one caller, ready as octets."""
 
     __slots__ = (
         "_names",
@@ -276,15 +278,15 @@ class _Told:
         self._names = [b'"%s";r=' % limit.id.encode() for limit in limits]
         self.templates: dict[str, bytes] = {}
         self.refused: tuple[list[object], bytes] = ([], b"")
-        """What the last refusal was made of, and its lines."""
-        # The last answer of plain takes: what each bucket held, and what was told of that.
+        """The numbers that the last refusal was made of, and its lines."""
+        # The last answer to plain takes: what was left in each bucket, and what was sent about that.
         self.lefts: Sequence[float] = ()
         self.full_in_s = 0.0
         self.reset = 0
         self.lines = b""
 
     def covers(self, states: tuple[BucketState, ...]) -> bool:
-        """They are of these very limits."""
+        """Whether ``states`` are of exactly these limits."""
         limits = self.limits
         if len(limits) != len(states):
             return False
@@ -294,7 +296,7 @@ class _Told:
         return True
 
     def template(self, name: Field) -> bytes:
-        """The lines of an answer, with places for the numbers."""
+        """The lines of an answer, with placeholders for the numbers."""
         before = (self.quota, name, (_OBSERVED, b"\0"), (_REMAINING, b"\0"), (_RESET, b"\0"), self.policy)
         items = [
             b"%s\0%s%s" % (named, b"" if limit.concurrent else b";t=\0", self._partition)
@@ -306,7 +308,7 @@ class _Told:
 
     @staticmethod
     def numbers(found: BucketState) -> tuple[int, ...]:
-        """Of one bucket of an admitted request, for ``template``."""
+        """The numbers of one bucket of an admitted request, for ``template``."""
         left = max(0, int(found.remaining)) if found.allowed else 0
         if found.limit.concurrent:
             return (left,)
@@ -314,7 +316,7 @@ class _Told:
         return (left, min(_FURTHEST_S, until))
 
     def standing(self, states: tuple[BucketState, ...], wait_s: int) -> Field:
-        """The ``RateLimit`` field (draft-ietf-httpapi-ratelimit-headers-11 §4). ``wait_s``: what ``Retry-After`` tells."""
+        """The ``RateLimit`` field (draft-ietf-httpapi-ratelimit-headers-11 §4). ``wait_s`` is sent as ``Retry-After``."""
         items = []
         for name, found in zip(self._names, states, strict=True):
             if found.limit.shadow:
@@ -322,9 +324,9 @@ class _Told:
             if found.allowed:
                 left, until = max(0, int(found.remaining)), ceil(found.full_in_s)
             else:
-                # Retry-After must not be earlier than `t`: the longest wait is the one that it tells.
+                # Retry-After must not be earlier than `t`, so it is sent with the longest wait of all.
                 left, until = 0, min(wait_s, whole_wait_s(found.retry_after_s))
-            if found.limit.concurrent:  # has no window (§4.2): a place comes free when a request ends
+            if found.limit.concurrent:  # there is no window (§4.2): a place becomes free when a request ends
                 items.append(b"%s%d%s" % (name, left, self._partition))
                 continue
             items.append(b"%s%d;t=%d%s" % (name, left, min(_FURTHEST_S, until), self._partition))
@@ -344,9 +346,10 @@ def _policy(limit: Limit) -> bytes:
 
 
 def whole_wait_s(seconds: float) -> int:
-    """``Retry-After``: whole seconds, never too few, never none (python-gitlab takes only an integer).
+    """The value of ``Retry-After``: whole seconds, never too few, never 0 (python-gitlab accepts only an integer).
 
-    A microsecond over a whole second is rounding, not waiting: the answer's own way to the caller takes longer.
+    A microsecond over a whole second is a rounding error, no reason to wait longer: the answer takes more time than that to
+    reach the caller.
     """
     return max(1, min(_FURTHEST_S, ceil(seconds - 1e-6)))
 
@@ -355,9 +358,9 @@ def whole_wait_s(seconds: float) -> int:
 
 
 def own(ours: Fields, upstream: Fields, *, status: int, now: float) -> Fields:
-    """For brokered callers: GitLab's set describes the shared credential and is replaced by ours, as a unit.
+    """The fields for brokered callers: GitLab's set describes the shared credential and is replaced by ours, as a unit.
 
-    GitLab's ``Retry-After`` stays, and on a 429 our set is bent to it: client-go waits for ``RateLimit-Reset`` alone.
+    GitLab's ``Retry-After`` stays, and on a 429 our set is adapted to it: client-go waits for ``RateLimit-Reset`` alone.
     """
     kept = tuple([field for field in upstream if not _is_limit[field[0]]])
     if status == 429:
@@ -366,11 +369,11 @@ def own(ours: Fields, upstream: Fields, *, status: int, now: float) -> Fields:
 
 
 def stricter(ours: Fields, upstream: Fields, *, status: int, now: float) -> Fields:
-    """For callers with their own token: the upstream's fields with exactly one set, the stricter of GitLab's and ours.
+    """The fields for callers with their own token: the upstream's, with exactly one set, the stricter of GitLab's and ours.
 
-    Stricter is the lower ``RateLimit-Limit``, so that the choice holds from answer to answer; of equal ones the lower
-    ``RateLimit-Remaining``. GitLab's own refusal is always told in GitLab's numbers where it sent any (its application
-    limits send ``Retry-After`` alone). A set that is broken or sent twice loses.
+    Stricter means the lower ``RateLimit-Limit``, so that the choice stays the same from answer to answer; if those are
+    equal, the lower ``RateLimit-Remaining``. GitLab's own refusals always carry GitLab's numbers if it sent any (its
+    application limits send ``Retry-After`` alone). A set that is malformed or sent twice loses.
     """
     theirs = _numbers(upstream)
     if theirs is not None and (status == 429 or _is_stricter(theirs, _numbers(ours))):
@@ -384,7 +387,8 @@ def _is_stricter(theirs: tuple[int, int], ours: tuple[int, int] | None) -> bool:
 
 
 def _numbers(fields: Fields) -> tuple[int, int] | None:
-    """Limit and remaining of a whole, well-formed set; None otherwise. Ours without ``Remaining`` is the nominal one."""
+    """Limit and remaining of a complete, well-formed set; None otherwise. Our nominal set is not complete: it has no
+    ``Remaining``."""
     found: dict[bytes, bytes] = {}
     for name, value in fields:
         key = lower(name)
@@ -403,7 +407,7 @@ def _number(value: bytes | None) -> int | None:
 
 
 def _bent(ours: Fields, upstream: Fields, now: float) -> Fields:
-    """Our set as a refusal that ends when GitLab's ``Retry-After`` does."""
+    """Our set, changed to a refusal that ends when GitLab's ``Retry-After`` does."""
     wait_s = next((_number(value.strip()) for name, value in upstream if lower(name) == b"retry-after"), None)
     if wait_s is None:
         return ours

@@ -17,21 +17,21 @@ from .rule_match import Clause, Matcher, spelt_in_path
 from .target import Target
 
 KEY_BYTES = 200
-"""No bucket's key is longer."""
+"""No bucket's key is longer than this."""
 _PREFIX = "{gw}:b:"
-# One hash tag for all buckets: every bucket of a request must live in one slot of a Redis Cluster to be taken in one step,
+# One hash tag for all buckets: a request's buckets must all be in one slot of a Redis Cluster to be taken from in one step,
 # and the organisation's bucket is part of every request. Other data of the gateway is free to live elsewhere.
 _LIMIT_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PLAIN_SUBJECT = re.compile(r"(?!#)[\x21-\x7e]{1,100}")
 _MEMO_BOUND = 4096
 _MEMO_NAME = 512
-"""Characters of a project's name that is remembered: a longer one is asked anew each time."""
+"""The most characters of a project's name in the memo: the takes for a longer one are worked out anew each time."""
 _OVER = Era(over=True)
 _PLACES = (ReferenceKind.PROJECT,)
 
 
 class _Tariff:
-    """The limits that one class of requests falls under, each with its cost."""
+    """The limits that apply to one class of requests, each with its cost."""
 
     __slots__ = ("by_project", "charges")
 
@@ -56,7 +56,7 @@ class _Matched:
 
 
 class Limits:
-    """The configured limits, compiled. ``takes_for`` costs two dictionary look-ups for a caller seen lately."""
+    """The configured limits, compiled. ``takes_for`` costs two dictionary look-ups for a recently seen caller."""
 
     def __init__(self, limits: tuple[Limit, ...], weights: Weights, names: ProjectNames) -> None:
         self.limits = limits
@@ -67,8 +67,8 @@ class Limits:
         enforced = [limit for limit in limits if not limit.shadow and not limit.concurrent]
         ranked = sorted(enforced, key=_rank)
         self.rank = {limit.id: place for place, limit in enumerate(ranked)}
-        """Whose rate is told as a caller's quota, best first: the one that says so, those by caller, the rest in order; a
-        limit on some requests only stands behind those on all."""
+        """Limit id → its rank in the choice of the rate that is sent as a caller's quota, best first: the limit that
+        advertises, then those by caller, then the rest in order; limits on some requests rank behind those on all."""
         self.advertised: Limit | None = ranked[0] if ranked else None
         self._tariffs: dict[tuple[str, str, str, str], _Tariff] = {}
         self._memo: dict[tuple[str, str, str, str, str, _Tariff], Takes] = {}
@@ -81,9 +81,9 @@ class Limits:
     def compile(
         cls, limits: Iterable[Limit], weights: Mapping[str, float] | None = None, names: ProjectNames | None = None
     ) -> Limits:
-        """``names``, which others fill, tell which path is which project.
+        """Compile the limits. ``names``, which others fill, tell which path is which project.
 
-        Raises ValueError for a limit that no bucket can hold, and for a route that is none.
+        Raises ValueError for a limit that no bucket can hold, and for a route that doesn't exist.
         """
         compiled = tuple(limits)
         seen = set[str]()
@@ -99,7 +99,7 @@ class Limits:
         return cls(compiled, Weights(weights or {}), ProjectNames() if names is None else names)
 
     def takes_for(self, principal: Principal, operation: Operation, target: Target, method: str, peer: str) -> Takes:
-        """The takes of one request, in the order configured; empty when no limit applies."""
+        """The takes of one request, in the configured order; empty if no limit applies."""
         tariff = self._everything if self._alike else self._tariff(operation, target, method)
         unnamed = principal.kind is PrincipalKind.ANONYMOUS or principal.kind is PrincipalKind.PASSTHROUGH
         project = self._project(operation, target) if tariff.by_project else ""
@@ -107,7 +107,7 @@ class Limits:
         takes = self._memo.get(seen)
         if takes is None:
             found = _takes(tariff, principal, address_subject(peer) if unnamed else "", project)
-            # Which project a path names may be learnt at any moment, so those are asked for each time.
+            # Which project a path names may be learnt at any moment, so those takes are looked up anew for each request.
             takes = Takes(self._as_changed(found) if self._changed else found, _OVER if tariff.by_project else self._era)
             if len(self._memo) >= _MEMO_BOUND:
                 self._memo.clear()
@@ -116,12 +116,12 @@ class Limits:
         return takes
 
     def change(self, key: str, limit: Limit | None) -> None:
-        """For one bucket, until ``restore``: ``limit`` instead of the configured one; None: no limit at all."""
+        """Apply ``limit`` to one bucket instead of the configured one, until ``restore``; None: no limit at all."""
         self._changed[key] = limit
         self._begin_anew()
 
     def restore(self, key: str) -> None:
-        """Back to what is configured."""
+        """Apply the configured limit to a bucket again."""
         self._changed.pop(key, None)
         self._begin_anew()
 
@@ -131,8 +131,8 @@ class Limits:
         self._era = Era()
 
     def _project(self, operation: Operation, target: Target) -> str:
-        """The project of the path by its number, or as spelt there until an answer told the number: nobody asks GitLab for
-        a limit's sake. What no project can be called has one bucket together."""
+        """The project of the path by its number, or as it is spelt there until an answer has told the number: GitLab is not
+        asked only for a limit. All spellings that can't be a project's share one bucket."""
         for reference in operation.references:
             if reference.kind in _PLACES:
                 spelt = spelt_in_path(reference, target.segments) or "?"
@@ -158,7 +158,7 @@ class Limits:
                     ]
                 )
             )
-            # What the catalogue does not know matches by its path: few kinds of outcome, however many paths.
+            # Operations that the catalogue doesn't know match by their path: few different tariffs, however many paths.
             tariff = self._shared.setdefault(tariff.charges, tariff)
             if operation.known:
                 if len(self._tariffs) >= _MEMO_BOUND:
@@ -168,14 +168,14 @@ class Limits:
 
 
 def key_of(limit_id: str, subject: str) -> str:
-    """The bucket of ``subject`` under a limit: short, printable, one for each subject."""
+    """The key of ``subject``'s bucket under a limit: short, printable, and different for each subject."""
     if not _PLAIN_SUBJECT.fullmatch(subject):
         subject = "#" + hashlib.blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"{_PREFIX}{limit_id}:{subject}"
 
 
 def bucket_of(key: str) -> tuple[str, str]:
-    """Id of the limit and subject (or its hash) of a bucket's key; empty ones for what is none."""
+    """The limit's id and the subject (or its hash) in a bucket's key; two empty strings if it is not such a key."""
     if not key.startswith(_PREFIX) or len(key) > KEY_BYTES:
         return "", ""
     limit_id, _, subject = key[len(_PREFIX) :].partition(":")

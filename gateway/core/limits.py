@@ -1,8 +1,9 @@
-"""Token buckets: the arithmetic. Which buckets a request takes from is ``core.limit_plan``'s to say.
+"""Token buckets: the arithmetic. ``core.limit_plan`` says which buckets a request takes from.
 
 A bucket is two numbers: its level in tokens (a double) and the instant of that level in whole microseconds. The Lua script
-does the same operations on the same doubles in the same order, so both agree to the last bit; whoever changes one changes
-both. An absent bucket is a full one. A refused request takes nothing from any bucket, not even from those that had enough.
+does the same operations on the same doubles in the same order, so both agree to the last bit; whoever changes one must
+change both. An absent bucket is a full one. A refused request takes nothing from any bucket, not even from those that had
+enough.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from .catalogue import Access, Surface
 from .cost import Settlement
 
 MOST_BURST = 1e8
-"""Tokens: what a double still counts in millionths. The script knows it, too."""
+"""The largest burst, in tokens: a double still resolves millionths of a token there. The script has the same number."""
 MOST_RATE = 1e9
-"""Tokens a second."""
+"""The highest rate, in tokens per second."""
 
 
 class Scope(enum.StrEnum):
@@ -28,27 +29,27 @@ class Scope(enum.StrEnum):
 
     CALLER = "caller"
     IDENTITY = "identity"
-    """Everybody who came in by one configured identity, together."""
+    """All callers of one configured identity together."""
     TEAM = "team"
     ADDRESS = "address"
     """Callers whom the gateway can't name: anonymous ones, and credentials that only GitLab can check."""
     ORGANISATION = "organisation"
     """One bucket for all."""
     PROJECT = "project"
-    """Everybody's requests for one project, by its number where that is known; requests that name none take nothing."""
+    """All callers' requests for one project, by its number if that is known; requests that name no project take nothing."""
 
 
 class OnOutage(enum.StrEnum):
     """What a bucket store does while it can't reach its buckets."""
 
     LOCAL = "local"
-    """Each gateway enforces its share by itself."""
+    """Each gateway enforces its own share."""
     OPEN = "open"
     CLOSED = "closed"
 
 
 class Match(msgspec.Struct, frozen=True, gc=False):
-    """Which requests a limit is about: conditions that must all hold; one left out (None) holds."""
+    """Which requests a limit applies to: conditions that must all hold; one that is left out (None) holds."""
 
     access: Access | None = None
     """Exactly this class: a limit on writes leaves reads alone."""
@@ -67,27 +68,27 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
     id: str
     by: Scope
     rate: float
-    """Tokens per second that flow back."""
+    """Tokens that flow back per second."""
     burst: float
     """Capacity in tokens."""
     period_s: float = 60.0
-    """The period the operator wrote the rate in (``600/min`` → 60): the window told to IETF clients."""
+    """The period in which the operator wrote the rate (``600/min`` → 60): the window sent in the IETF fields."""
     advertise: bool = False
     """This limit's numbers are the ones sent as ``RateLimit-*``."""
     shadow: bool = False
-    """Counted and measured, never refused."""
+    """Requests are counted and measured, never refused."""
     match: Match = EVERY
     concurrent: bool = False
-    """``burst`` is how many requests may be in progress at one time: leases are held instead of tokens taken. ``rate`` is
-    then no more than the guess of how soon a place comes free."""
+    """``burst`` is how many requests may be in progress at one time: leases are held, no tokens are taken. ``rate`` is then
+    only a guess of how soon a place becomes free."""
     on_outage: OnOutage | None = None
-    """None: as the store is told."""
+    """None: what is configured for the whole store."""
     weighted: bool = False
     """A request costs its operation's weight (``core.cost``), not one."""
     settlement: Settlement | None = None
-    """What the answer changes about the cost; None: nothing."""
+    """How the answer changes the cost; None: not at all."""
     absorb_s: float = 0.0
-    """A request that would be admitted within so many seconds waits instead of being refused."""
+    """A request that would be admitted within this many seconds waits instead of being refused."""
 
     @property
     def per_us(self) -> float:
@@ -101,7 +102,7 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
 
 
 class Take(msgspec.Struct, frozen=True, gc=False):
-    """``cost`` tokens wanted from one bucket. The keys of one request differ."""
+    """``cost`` tokens wanted from one bucket. The takes of one request all have different keys."""
 
     key: str
     limit: Limit
@@ -109,7 +110,7 @@ class Take(msgspec.Struct, frozen=True, gc=False):
 
 
 class Era:
-    """How long what was found of a caller's limits holds."""
+    """The time for which the takes that were worked out for a caller hold."""
 
     __slots__ = ("over",)
 
@@ -121,21 +122,21 @@ _ALWAYS = Era()
 
 
 class Takes(tuple[Take, ...]):
-    """The takes of all requests alike of one caller: what is the same for each of them is found once."""
+    """The takes of a caller's requests of one kind: what is the same for all these requests is worked out once."""
 
     plain: tuple[tuple[str, Limit, float, float, float], ...]
-    """Key, limit, burst, tokens per microsecond and cost of each take; empty where one is of a shadow or concurrent limit,
-    or wants what no bucket holds: those go the long way, through ``decide``."""
+    """Key, limit, burst, tokens per microsecond and cost of each take. Empty if one of them is of a shadow or concurrent
+    limit, or wants more than its bucket can hold: such takes go the long way, through ``decide``."""
     keys: tuple[str, ...]
-    """Of the plain ones."""
+    """The keys of the plain takes."""
     limits: tuple[Limit, ...]
     owing: bool
     era: Era
-    """Once it is over, the same request may take otherwise."""
+    """Once it is over, the takes of the same request may be different."""
     told: object
-    """Whoever tells these callers of their limits keeps here what stays the same."""
+    """A place for ``LimitHeaders`` to keep what stays the same in the fields it writes for these takes."""
     packed: tuple[bytes, bytes] | None
-    """Keys and wishes as a store writes them that asks afar."""
+    """Keys and wanted tokens in the encoding of a store that asks over the network."""
 
     def __init__(self, takes: Iterable[Take] = (), era: Era = _ALWAYS) -> None:
         del takes  # they are in place by now
@@ -151,7 +152,7 @@ class Takes(tuple[Take, ...]):
         self.packed = None
 
     def __new__(cls, takes: Iterable[Take] = (), era: Era = _ALWAYS) -> Self:
-        """As a tuple's, which knows of no era."""
+        """As a tuple's ``__new__``, which takes no era."""
         return super().__new__(cls, takes)
 
 
@@ -161,15 +162,15 @@ def _plain(take: Take) -> tuple[str, Limit, float, float, float]:
 
 
 def heavier(takes: Takes, weight: int) -> Takes:
-    """What so many requests in one would take; a place among those in progress stays one."""
+    """The takes of ``weight`` requests sent as one; it still holds only one place among those in progress."""
     return Takes(
         [take if take.limit.concurrent else Take(take.key, take.limit, take.cost * weight) for take in takes], takes.era
     )
 
 
 def beforehand(takes: Takes, weight: int) -> Takes:
-    """What so many requests in one take before it is known whether the caller may have them: nothing of what a project's
-    own callers share. Who is none of them must neither hold it nor learn how much is left."""
+    """The takes of ``weight`` requests sent as one, before it is known whether the caller may make them: nothing is taken
+    from a bucket that a project's callers share. A caller without access must neither use it up nor learn what is left."""
     wanted = heavier(takes, weight) if weight > 1 else takes
     if any(take.limit.by is Scope.PROJECT for take in wanted):
         return Takes([take for take in wanted if take.limit.by is not Scope.PROJECT], takes.era)
@@ -177,7 +178,7 @@ def beforehand(takes: Takes, weight: int) -> Takes:
 
 
 def owes(takes: Sequence[Take]) -> bool:
-    """Something must be put in order when the request is over: a place given back, a cost settled. Mostly nothing is."""
+    """Whether something is left to do when the request is over: give back a place, settle a cost. Mostly there isn't."""
     if isinstance(takes, Takes):
         return takes.owing
     for take in takes:  # noqa: SIM110 — half of what `any` with a generator costs
@@ -191,17 +192,17 @@ class BucketState(msgspec.Struct, frozen=True, gc=False):
 
     limit: Limit
     allowed: bool
-    """It had enough. Whether the request was allowed is the decision's to say."""
+    """Whether this bucket had enough. The decision says whether the request was allowed."""
     remaining: float
     """Tokens left after the decision."""
     retry_after_s: float
-    """Until ``cost`` would be available; 0 when allowed."""
+    """Seconds until the cost would be available; 0 if allowed."""
     full_in_s: float
-    """Until the bucket is full again."""
+    """Seconds until the bucket is full again."""
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """All buckets of a request, taken together or not at all."""
+    """The outcome for all buckets of a request, which are taken from together or not at all."""
 
     allowed: bool
     found: tuple[BucketState, ...]
@@ -213,27 +214,27 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     unavailable: bool = False
     """Refused because the store is away and fails closed: no limit was exceeded, so this is a 503 and not a 429."""
     takes: Takes | None = None
-    """Of plain takes that were all admitted, which most are; then ``lefts``, ``limit`` and ``remaining`` say the rest."""
+    """The takes, if they are plain and were admitted, as most are; ``lefts``, ``limit`` and ``remaining`` say the rest."""
     lefts: Sequence[float] = ()
-    """Tokens left in each bucket."""
+    """With ``takes``: the tokens left in each bucket."""
     limit: Limit | None = None
-    """That of the tightest bucket."""
+    """With ``takes``: the limit of the tightest bucket."""
     remaining: float = 0.0
-    """What is left there."""
+    """With ``takes``: the tokens left in the tightest bucket."""
     asked: Takes | None = None
-    """Of plain takes that were refused; then ``short`` is the ``refusal``."""
+    """The takes, if they are plain and were refused; ``short`` is then the ``refusal``."""
     short: BucketState | None = None
 
     @property
     def states(self) -> tuple[BucketState, ...]:
-        """Each bucket, in the order of the takes. Computed where few ask."""
+        """Each bucket, in the order of the takes. For plain takes they are computed when asked for, which is rare."""
         if self.takes is None:
             return self.found
         return tuple([state(take.limit, True, left, 0.0) for take, left in zip(self.takes, self.lefts, strict=True)])
 
     @property
     def refusal(self) -> BucketState | None:
-        """The refusing bucket one has to wait for longest; None when allowed."""
+        """The refusing bucket with the longest wait; None if the request was allowed."""
         if self.allowed or self.short is not None:
             return self.short
         longest: BucketState | None = None
@@ -246,7 +247,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def tightest(self) -> BucketState | None:
-        """Of the enforced buckets the one with the least left."""
+        """The enforced bucket with the least left."""
         if self.limit is not None:
             return state(self.limit, True, self.remaining, 0.0)
         tightest: BucketState | None = None
@@ -257,7 +258,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def shadowed(self) -> str:
-        """Id of the first shadow limit that would have refused; empty when none."""
+        """The id of the first shadow limit that would have refused; empty if there is none."""
         if self.takes is not None:
             return ""
         for found in self.found:
@@ -267,7 +268,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 def paired(takes: Sequence[Take], decision: Decision) -> list[tuple[Take, BucketState]]:
-    """Each take with its bucket, less those that nobody counted: of a store that is away and fails open for them."""
+    """Each take with its bucket, without those that were not counted because the store is away and fails open for them."""
     states = iter(decision.states)
     found: list[tuple[Take, BucketState]] = []
     bucket = next(states, None)
@@ -279,7 +280,7 @@ def paired(takes: Sequence[Take], decision: Decision) -> list[tuple[Take, Bucket
 
 
 def after(takes: Sequence[Take], refused: Decision, kept: Iterable[Take]) -> Decision:
-    """``refused``, of ``takes``, as it is once ``kept`` has been taken."""
+    """The refusal ``refused`` of ``takes``, as it reads once ``kept`` has been taken."""
     gone = {take.key: take.cost for take in kept}
     states = [
         bucket if take.key not in gone or take.limit.shadow else _lower(take, bucket.remaining - gone[take.key])
@@ -295,17 +296,17 @@ def _lower(take: Take, tokens: float) -> BucketState:
 # Arithmetic
 
 Level = tuple[float, int]
-"""Tokens, and the microsecond of the Unix epoch at which there were so many."""
+"""A number of tokens, and the instant, in microseconds of the Unix epoch, at which there were that many."""
 
 Held = tuple[float, int, Limit]
-"""A level, and the limit that it was taken under."""
+"""A level, and the limit under which it was stored."""
 
 GRAIN = 1e-6
-"""The least growth that is written down, in tokens: far above the spacing of doubles at the largest burst."""
+"""The least growth that is written down, in tokens: well above the spacing of doubles at the largest burst."""
 
 
 def refill(limit: Limit, level: Level | None, now_us: int) -> Level:
-    """The level at ``now_us``. A clock that went back gives nothing and is believed from then on: nothing freezes."""
+    """The level at ``now_us``. A clock that went back adds nothing and is believed from then on, so no bucket freezes."""
     burst = limit.burst
     if level is None:
         return (burst, now_us)
@@ -321,19 +322,19 @@ def refill(limit: Limit, level: Level | None, now_us: int) -> Level:
         return (burst, now_us)
     if gain >= GRAIN:
         return (tokens + gain, now_us)
-    # So little would be lost, or rounded up, in the double's last bits: the instant stays until it is worth adding.
+    # So small a gain would be lost, or rounded up, in the last bits of the double: the instant stays until there is more.
     return (tokens, at_us)
 
 
 def affordable(limit: Limit, cost: float) -> float:
-    """A cost beyond the burst asks for the whole bucket: it could never be met otherwise. None is below nothing."""
+    """The cost that is charged. One above the burst takes the whole bucket, or it could never be met; none is below 0."""
     if cost > limit.burst:
         return limit.burst
     return max(0.0, cost)
 
 
 def state(limit: Limit, allowed: bool, tokens: float, cost: float) -> BucketState:
-    """What a bucket with ``tokens`` left means for its caller."""
+    """The state of a bucket with ``tokens`` left."""
     missing = 0.0 if allowed else (affordable(limit, cost) - tokens) / limit.rate
     return BucketState(limit, allowed, tokens, missing, (limit.burst - tokens) / limit.rate)
 
@@ -342,8 +343,8 @@ def decide(takes: Sequence[Take], levels: Sequence[Level | None], now_us: int) -
     """Take from all buckets or from none.
 
     Returns:
-        The decision, and for each bucket the level to store, None where what is stored stays.
-        Shadow buckets that are short neither refuse nor are taken from.
+        The decision, and for each bucket the level to store; None where the stored one stays.
+        Shadow buckets with too little neither refuse nor are taken from.
     """
     # Plain loops: this runs for every request, and comprehensions over two buckets cost more than the arithmetic.
     filled: list[tuple[Level, float]] = []
@@ -371,16 +372,16 @@ def decide(takes: Sequence[Take], levels: Sequence[Level | None], now_us: int) -
             if allowed:
                 stored.append((left, at_us))
                 continue
-        # Nothing is taken. Only a clock that went back is noted, or the bucket would wait for it to catch up.
+        # Nothing is taken. Only a clock that went back is recorded, or the bucket would wait for it to catch up.
         stored.append((tokens, now_us) if before is not None and now_us < before[1] else None)
     return Decision(allowed, tuple(states), now_us / 1_000_000), stored
 
 
 def settled(limit: Limit, level: Level | None, change: float, now_us: int) -> Level | None:
-    """The level to store after ``change`` more tokens turned out to be owed (less than 0: too many were taken).
+    """The level to store after ``change`` more tokens turned out to be owed (below 0: too many were taken).
 
-    A bucket never holds more than its burst, and never owes more than that either. None: nothing is stored, because an
-    absent bucket is full already.
+    A bucket never holds more than its burst, and never owes more than that. None: nothing is stored, because an absent
+    bucket is already full.
     """
     if level is None and change <= 0:
         return None
@@ -389,4 +390,4 @@ def settled(limit: Limit, level: Level | None, change: float, now_us: int) -> Le
 
 
 LEASE_S = 60.0
-"""How long a place among a caller's concurrent requests stays taken when its gateway dies; the script knows it too."""
+"""How long a place among a caller's concurrent requests stays taken if its gateway dies; the script has the same number."""
