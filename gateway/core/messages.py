@@ -1,7 +1,7 @@
 """Request and response heads as the wire carried them.
 
 Fields stay a list of ``(name, value)`` byte pairs in wire order, with the sender's spelling: what is forwarded is what
-was received. Lookups are case-insensitive. Parsing of values lives with whoever needs them, not here.
+was received. Lookups are case-insensitive. Values are parsed in the modules that need them, not here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Fields = tuple[Field, ...]
 
 
 class RequestHead(msgspec.Struct, frozen=True, gc=False):
-    """One request's head, framing already judged by the edge (RFC 9112 §6)."""
+    """A request's head; the edge has already judged its framing (RFC 9112 §6)."""
 
     method: str
     target: bytes
@@ -30,26 +30,26 @@ class RequestHead(msgspec.Struct, frozen=True, gc=False):
     """Octets of the body; ``None`` with ``has_body`` means chunked."""
     http_10: bool = False
     tls: bool = False
-    """The client's own connection was TLS (``X-Forwarded-Proto`` is made from this or from a trusted peer)."""
+    """The client's own connection was TLS (``X-Forwarded-Proto`` is made from this, or taken from a trusted peer)."""
     peer: str = ""
     """The peer's address without port; ``unix:`` for a Unix socket."""
     memo: list[object] | None = None
-    """Where a pure stage may leave what it made of this very head: a connection that repeats a request repeats the head."""
+    """Where a pure stage may keep what it derived from this head: a connection that repeats a request reuses the head."""
     correlation: Fields = ()
-    """What marks this one request, left out of ``fields`` where the edge could set it aside (``core.correlation``)."""
+    """What marks this single request, left out of ``fields`` where the edge could set it aside (``core.correlation``)."""
 
     def __repr__(self) -> str:
         return f"RequestHead({self.method})"  # never its fields or target: they may hold a credential
 
 
 class ResponseHead(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """One final response's head. Interim (1xx) responses never become one, save 101."""
+    """A final response's head. Interim (1xx) responses never become one, except 101."""
 
     status: int
     fields: Fields
     reason: bytes = b""
     shape: Shape | None = None
-    """Of ``fields``, where whoever made this knew it (``answer_shape.shaped``)."""
+    """The shape of ``fields``, if it was known when the head was made (``answer_shape.shaped``)."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ResponseHead):
@@ -60,8 +60,8 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False, eq=False):
         return hash((self.status, self.fields, self.reason))
 
 
-# Every name that came by lately, lower-cased once: header names repeat, `bytes.lower()` on each does not pay. Emptied when
-# it is full, as all such memories are: whoever sends names of his own making must not keep the real ones out for good.
+# Name as spelt → in lower case, for recently seen names: they repeat, so `bytes.lower()` on each does not pay. Emptied when
+# full, as all such memos are: a client that sends made-up names must not keep the real ones out for good.
 _LOWER: dict[bytes, bytes] = {}
 _LOWER_BOUND = 4096
 
@@ -99,5 +99,5 @@ def joined(fields: Iterable[Field], name: bytes) -> bytes | None:
 
 
 def without(fields: Iterable[Field], names: frozenset[bytes]) -> Fields:
-    """``fields`` less every line whose lower-cased name is in ``names``."""
+    """``fields`` without the lines whose lower-cased name is in ``names``."""
     return tuple((key, value) for key, value in fields if lower(key) not in names)

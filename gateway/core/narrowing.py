@@ -1,9 +1,9 @@
-"""Lists that a shared credential sees more of than the caller may: which items of an answer stay.
+"""Lists of which a shared credential sees more than the caller may: which items of an answer stay.
 
-Only operations of a reviewed table: it names the members of an item that say whose it is. What cannot be told apart is left
-out. An item that goes leaves nothing behind: no total, no last page, no validator of GitLab's. One that stays is not
-touched, unless it holds another project that goes (what it was forked from): that member is left out, as GitLab does for
-who may not see it. What the pages tell all the same: that there are more of them.
+This covers only the operations of a reviewed table, which names the members of an item that say whose it is. An item that
+can't be attributed is left out. A removed item leaves no trace: no total, no last page, no validator of GitLab's. An item
+that stays is not touched, unless it contains another project that must go (the one it was forked from): that member is left
+out, as GitLab does for users who may not see it. What the pages still reveal is that there are more of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Issuable(msgspec.Struct):
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What the items of a list are."""
+    """What kind of items a list has."""
 
     item: type[msgspec.Struct]
     kind: ReferenceKind
@@ -63,11 +63,11 @@ LISTS: dict[str, Shape] = {
     "GET /api/v4/projects/:id/issues/:issue_iid/related_merge_requests": _ISSUABLES,
     "GET /api/v4/projects/:id/merge_requests/:merge_request_iid/closes_issues": _ISSUABLES,
 }
-"""Operation → its items. Reviewed one by one against GitLab 19.3: each item says its project's or group's number and path,
-at its top level, whatever the parameters."""
+"""Operation → its items. Reviewed one by one against GitLab 19.3: each item states the number and path of its project or
+group at its top level, whatever the parameters."""
 
 SEARCHES = frozenset({"GET /api/v4/search"})
-"""Lists whose items are what ``scope`` says."""
+"""Lists whose kind of items depends on ``scope``."""
 SCOPES: dict[bytes, Shape] = {b"projects": _PROJECTS, b"issues": _ISSUABLES, b"merge_requests": _ISSUABLES}
 
 _FULL = re.compile(r"([A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)+)[#!][0-9]+")
@@ -89,17 +89,18 @@ _GONE = frozenset(
 CONDITIONS = frozenset(
     {b"if-none-match", b"if-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range", b"accept-encoding"}
 )
-"""Of the caller's request: they are about the narrowed answer, or would make one that cannot be narrowed."""
+"""Request fields that are not passed on: the caller means the narrowed answer by them, or they would bring an answer that
+can't be narrowed."""
 
 
 class Narrowing(msgspec.Struct, frozen=True, gc=False):
-    """Whose items stay: those of an allow, less those of every deny."""
+    """Whose items stay: those of any allow, except those of any deny."""
 
     allow: tuple[Matcher, ...]
     deny: tuple[Matcher, ...] = ()
 
     def keeps(self, thing: Named, place: Place) -> bool:
-        """For sure: what cannot be decided goes."""
+        """Whether an item of ``thing`` certainly stays: one that can't be decided goes."""
         assert thing.spelt is not None
         resolved = {Question(thing.kind, thing.spelt): place}
         if any(clause.fits(thing, resolved) is not Fit.NO for clause in self.deny):
@@ -108,12 +109,12 @@ class Narrowing(msgspec.Struct, frozen=True, gc=False):
 
 
 def is_list(operation: Operation) -> bool:
-    """In the table."""
+    """Whether the operation is in the table."""
     return operation.name in LISTS or operation.name in SEARCHES
 
 
 def shape_of(operation: Operation, target: Target) -> Shape | None:
-    """Of the answer's items; None: nobody reviewed what comes."""
+    """The kind of the answer's items; None: that answer has not been reviewed."""
     if operation.name not in SEARCHES:
         return LISTS.get(operation.name)
     scopes = [parameter for parameter in query_parameters(target.query or b"") if parameter.name == "scope"]
@@ -121,7 +122,7 @@ def shape_of(operation: Operation, target: Target) -> Shape | None:
 
 
 def narrow(body: bytes, shape: Shape, narrowing: Narrowing) -> bytes | None:
-    """The list less what the caller may not see; None: it is no list."""
+    """The list without what the caller may not see; None if ``body`` is not a list."""
     try:
         kept = [_alone(item, shape, narrowing) for item in _items(body) if _stays(item, shape, narrowing)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -132,11 +133,11 @@ def narrow(body: bytes, shape: Shape, narrowing: Narrowing) -> bytes | None:
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _SAYS = "path_with_namespace"
-"""The member that each project has, in whatever it stands."""
+"""The member that every project has, wherever in an answer the project stands."""
 
 
 def _alone(raw: msgspec.Raw, shape: Shape, narrowing: Narrowing) -> bytes:
-    """An item that stays, less the members that hold a project which does not."""
+    """An item that stays, without the members that contain a project that doesn't."""
     octets = bytes(raw)
     if octets.count(_SAYS.encode()) <= (shape is _PROJECTS) and b"\\u00" not in octets:
         return octets
@@ -146,8 +147,8 @@ def _alone(raw: msgspec.Raw, shape: Shape, narrowing: Narrowing) -> bytes:
 
 
 def _may_stay(value: msgspec.Raw, narrowing: Narrowing) -> bool:
-    """It is no project and holds none, or it is one that stays. Lists of projects, or deeper ones, GitLab's items do not
-    have."""
+    """Whether a member's value contains no project, or is itself a project that stays. GitLab's items hold no lists of
+    projects and no more deeply nested ones, so such values never stay."""
     if bytes(value)[:1] not in {b"{", b"["}:
         return True
     top = msgspec.json.decode(value)
@@ -185,7 +186,7 @@ def _stays(raw: msgspec.Raw, shape: Shape, narrowing: Narrowing) -> bool:
 
 
 def narrowed_fields(fields: Fields) -> Fields:
-    """Of the answer: without what tells of the items that went, or of octets that are no more."""
+    """The answer's fields, without those that tell of removed items, or of octets that are no longer there."""
     kept: list[Field] = []
     for name, value in fields:
         lowered = name.lower()
@@ -201,5 +202,5 @@ def narrowed_fields(fields: Fields) -> Fields:
 
 
 def _links(value: bytes) -> Sequence[bytes]:
-    """Each ``<address>; parameters`` of a Link field; a comma within an address separates nothing."""
+    """Each ``<address>; parameters`` of a Link field; a comma within an address does not separate."""
     return [link.strip(b" \t") for link in re.split(rb",\s*(?=<)", value)]

@@ -1,10 +1,11 @@
-"""A pace for one upstream credential, learned from GitLab's own rate-limit fields, before GitLab starts refusing.
+"""A pace for one upstream credential, learnt from GitLab's own rate-limit fields, before GitLab starts refusing.
 
-Many callers share a brokered credential, and GitLab limits it as one user. While more than half of its window is left
-nothing is slowed. Below that the rest is spread over the time until the window ends, less a reserve, so that it lasts for
-everybody; when GitLab's throttle refuses, nobody asks before it said one may. GitLab's limits on single endpoints, and its
-503, send ``Retry-After`` without ``RateLimit-*``: they hold for the operation alone, or one caller who overdoes exports
-would take the credential from everybody. ``RateLimit-Reset`` is in Unix seconds, ``Retry-After`` in seconds.
+Many callers share a brokered credential, and GitLab limits it as one user. While more than half of what its window allows
+is left, nothing is slowed. Below that the rest, less a reserve, is spread over the time until the window ends, so that it
+lasts for everybody. When GitLab's throttle refuses, no request is sent before the time that it named. GitLab's limits on
+single endpoints, and its 503, send ``Retry-After`` without ``RateLimit-*``: they hold for the operation alone, or one
+caller who overdoes exports would take the credential from everybody. ``RateLimit-Reset`` is in Unix seconds,
+``Retry-After`` in seconds.
 """
 
 from __future__ import annotations
@@ -18,37 +19,37 @@ from .limits import Limit, Scope
 from .messages import ResponseHead
 
 SLOW_BELOW = 0.5
-"""Of the window: what is left when pacing begins."""
+"""The share of the window's requests that is left when pacing begins."""
 SPEND = 0.9
-"""Of what is left: the rest is for those who use the credential beside this gateway."""
+"""The share of what is left that is spent: the rest is for those who use the credential without the gateway."""
 LONGEST_S = 3600.0
 PATIENCE_S = 5.0
-"""How long a request waits for the pace before its caller is told to come back."""
+"""How long a request waits for its turn before its caller is told to come back."""
 
 _WORTH_TELLING_S = 0.5
-"""A wait that grew by less is no news."""
+"""Shorter differences are no news: a wait that has grown by less, or a window's end that has moved by less."""
 _FASTEST = 1e6
 _OPERATIONS = 256
 _REFUSED = frozenset({429, 503})
 TELLING = frozenset({b"ratelimit-observed", b"ratelimit-remaining", b"ratelimit-reset", b"retry-after"})
-"""Fields of an answer that may say something of the limit."""
+"""The fields of an answer that may say something about the limit."""
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
-    """What one gateway heard of a credential, for the others: times are relative, since clocks differ."""
+    """What one gateway has learnt about a credential, for the others. Times are relative, since clocks differ."""
 
     blocked_s: float = 0.0
-    """How much longer GitLab does not want to be asked."""
+    """For how much longer GitLab does not want to be asked."""
     rate: float = 0.0
-    """Requests per second that are left for everybody; 0: there is plenty."""
+    """Requests per second that are left for all callers together; 0: there are plenty."""
     window_s: float = 0.0
-    """How much longer that rate holds."""
+    """For how much longer that rate holds."""
     age_s: float = math.inf
-    """How long ago the rate was heard; infinite: nothing is known of it."""
+    """How long ago the rate was learnt; infinite: nothing is known about it."""
 
 
 class Pace:
-    """One credential's."""
+    """The pace of one credential."""
 
     __slots__ = ("_blocked_until", "_learnt_at", "_limit", "_operations", "_remaining", "_reset", "_until", "holds_until")
 
@@ -60,33 +61,33 @@ class Pace:
         self._remaining = 0.0
         self._reset = 0.0
         self._operations: dict[str, float] = {}
-        """Until when GitLab does not want to be asked for a single one."""
+        """Operation → the instant until which GitLab does not want to be asked for it."""
         self.holds_until = 0.0
-        """Until when, at the latest, somebody may have to wait."""
+        """The instant until which, at the latest, a request may have to wait."""
 
     def blocked_s(self, now: float, operation: str = "") -> float:
-        """How long GitLab does not want to be asked; 0 when it may be. ``now`` in Unix seconds."""
+        """For how long GitLab does not want to be asked; 0 if it may be asked now. ``now`` is in Unix seconds."""
         until = self._blocked_until
         if self._operations:
             until = max(until, self._operations.get(operation, 0.0))
         return max(0.0, until - now)
 
     def limit(self, now: float) -> Limit | None:
-        """The bucket to take from before asking; None while there is plenty."""
+        """The limit of the bucket to take from before asking GitLab; None while there are plenty of requests left."""
         return self._limit if now < self._until else None
 
     def remaining(self, now: float) -> float:
-        """How many requests GitLab said are left in its window: infinity where it has not said, -1 while it refuses."""
+        """How many requests are left in GitLab's window, as it said: infinity if it hasn't, -1 while it refuses."""
         if now < self._blocked_until:
             return -1.0
         return self._remaining if now < self._reset else math.inf
 
     def learn(self, head: ResponseHead, now: float, operation: str = "") -> bool:
-        """An answer of GitLab's to that operation; without a name, what it refuses it refuses to all. Fields that are
-        missing, broken or sent twice say nothing.
+        """Learn from GitLab's answer to ``operation``; if that is empty, a refusal counts for all operations. Fields that
+        are missing, malformed or sent twice say nothing.
 
         Returns:
-            Whether the other gateways should hear of it.
+            Whether the other gateways should be told.
         """
         numbers = _numbers(head)
         if not numbers:
@@ -107,7 +108,7 @@ class Pace:
         return self._blocked_until >= blocked_until + _WORTH_TELLING_S or self.limit(now) is not limit
 
     def hear(self, told: Told, now: float) -> None:
-        """What another gateway heard. A wait counts as heard here; of rates the one heard last."""
+        """Learn what another gateway has learnt. A wait counts as if learnt here; of several rates the latest counts."""
         self._block(told.blocked_s, now)
         learnt_at = now - max(0.0, told.age_s)
         if not learnt_at > self._learnt_at:
@@ -115,14 +116,14 @@ class Pace:
         self._learnt_at = learnt_at
         if 0 < told.rate < _FASTEST and told.window_s > 0:
             until = now + min(LONGEST_S, told.window_s)
-            # The same window, told with a little jitter, keeps its bucket.
+            # The same window, reported with a little jitter, keeps its bucket.
             self._remaining, self._reset = told.rate * told.window_s / SPEND, until
             self._slow(told.rate, self._until if abs(until - self._until) < _WORTH_TELLING_S else until)
         else:
             self._limit = None
 
     def told(self, now: float) -> Told:
-        """For the others."""
+        """What the other gateways should be told."""
         limit = self.limit(now)
         age_s = max(0.0, now - self._learnt_at)
         if limit is None:
@@ -130,7 +131,7 @@ class Pace:
         return Told(self.blocked_s(now), limit.rate, self._until - now, age_s)
 
     def _refused(self, status: int, numbers: dict[bytes, float], now: float, operation: str) -> None:
-        # A limit of one endpoint may come with the throttle's fields, too: with something left.
+        # A refusal by one endpoint's limit may carry the throttle's fields, too, but then something is left.
         throttle = status == 429 and b"ratelimit-reset" in numbers and not numbers.get(b"ratelimit-remaining")
         wait_s = numbers.get(b"retry-after")
         if wait_s is None and throttle:
@@ -147,13 +148,13 @@ class Pace:
         self.holds_until = max(self.holds_until, until)
 
     def _block(self, wait_s: float, now: float) -> None:
-        # Never shortened: an older answer may come later.
+        # Never shortened: an older answer may arrive later.
         self._blocked_until = max(self._blocked_until, now + min(LONGEST_S, max(0.0, wait_s)))
         self.holds_until = max(self.holds_until, self._blocked_until)
 
     def _slow(self, rate: float, until: float) -> None:
         if self._limit is None or until != self._until or not 0.8 < rate / self._limit.rate < 1.25:
-            # Small changes are not worth a new bucket's arithmetic.
+            # Small changes of the rate are not worth a new limit.
             self._limit = Limit("upstream", Scope.ORGANISATION, rate, 1.0, absorb_s=PATIENCE_S)
         self._until = until
         self.holds_until = max(self.holds_until, until)

@@ -1,6 +1,7 @@
 """What passes through: the fields that go up with a request and come down with its answer, for one configuration.
 
-Strip first, add after: what a client names in ``Connection`` can't remove what the gateway writes (RFC 9110 §7.6.1).
+Fields are stripped first and added afterwards, so what a client names in ``Connection`` can't remove what the gateway
+writes (RFC 9110 §7.6.1).
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from .messages import Field, Fields, RequestHead, ResponseHead, first
 from .response_headers import ResponseHeaderRules
 
 RETRY_AFTER: Field = (b"Retry-After", b"10")
-"""With a 503 that brings none (a maintenance page, a load balancer in front of GitLab): clients left to themselves try
-again within a tenth of a second."""
+"""Added to a 503 that has none (a maintenance page, a load balancer in front of GitLab): clients left to themselves retry
+within a tenth of a second."""
 _PUBLIC_BOUND = 64
 _REPEATED_BOUND = 1024
 
 
 class Passage:
-    """Compiled header rules, both ways.
+    """Compiled header rules for both directions.
 
     Args:
-        upstream_host: The Host GitLab sees; empty: the client's (shared mode).
-        external_urls: What GitLab calls itself: these origins lead back through the gateway.
+        upstream_host: The Host that GitLab sees; empty: the client's (shared mode).
+        external_urls: What GitLab calls itself: addresses at these origins are made to lead back through the gateway.
         public_url: What clients call the gateway; empty: whatever Host they used.
         prefix: GitLab's relative-URL root, which clients use at the gateway as well.
         bypass: GitLab's throttle-bypass header: ours to send, with every request.
-        attribution: The field that tells GitLab who asks, and whether the User-Agent does, too.
-        shared: A plain shared cache.
+        attribution: The field that tells GitLab who asks, and whether the User-Agent tells it, too.
+        shared: The gateway is a plain shared cache.
     """
 
     def __init__(
@@ -55,12 +56,12 @@ class Passage:
         self._public_url = public_url
         self._prefix = prefix
         self.leaks = 0
-        """Answers that held Workhorse's instructions: the gateway is pointed past Workhorse, at Puma."""
+        """How many answers held instructions to Workhorse: the gateway is pointed at Puma, past Workhorse."""
         self._down: dict[tuple[bytes, bool], ResponseHeaderRules] = {}
         self._repeated: dict[tuple[Fields, bool], Fields] = {}
 
     def end_to_end(self, head: RequestHead, admitted: Admitted) -> Fields:
-        """The request's own fields that concern GitLab, credentials left out: what a cache may look at."""
+        """The request's own fields that concern GitLab, without credentials: what a cache may look at."""
         rules = self._up_trusted if admitted.trusted_peer else self._up
         repeated = admitted.repeated
         if not repeated:
@@ -82,9 +83,9 @@ class Passage:
     def upward(
         self, fields: Fields, head: RequestHead, admitted: Admitted, credential: Fields, caller: str = ""
     ) -> tuple[Fields, Fields]:
-        """Everything that goes up but for the conditions and the correlation of each request alone: what stands before
-        these and what stands behind them. ``fields`` and what the gateway writes, the ``caller``'s name where GitLab is
-        told."""
+        """All fields that go up except those of the single request, its conditions and correlation: the fields before
+        these and the fields after them. They are ``fields`` and what the gateway writes, with the ``caller``'s name if
+        GitLab is told it."""
         if self._attribution is not None:
             fields = self._attribution.applied(fields, caller)
         host = self._host or (b"Host", admitted.host)
@@ -94,7 +95,7 @@ class Passage:
         return (host, *fields, *forwarded), (*self._bypass, *credential)
 
     def downward(self, reply: ResponseHead, head: RequestHead, admitted: Admitted) -> ResponseHead:
-        """GitLab's answer as the client may have it. Raises Rejection UPSTREAM_PROTOCOL."""
+        """The head of GitLab's answer as the client may see it. Raises Rejection UPSTREAM_PROTOCOL."""
         rules = self._rules(admitted, head)
         if reply.status not in {503, 101}:
             passed = rules.passed(reply)
@@ -108,11 +109,12 @@ class Passage:
         return ResponseHead(reply.status, tuple(forwarded.fields), reply.reason)
 
     def looked_at(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes, bytes], bytes]:
-        """How the value of a field that may lead to GitLab passes: (its name in lower case, the value)."""
+        """A function that gives the value that passes for a field that may lead to GitLab: (name in lower case, value)."""
         return self._rules(admitted, head).looked_at
 
     def turn(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes], bytes | None]:
-        """Addresses of GitLab as this request's caller reaches them (``ResponseHeaderRules.turned``)."""
+        """A function that turns GitLab's addresses into those that this request's caller reaches them by
+        (``ResponseHeaderRules.turned``)."""
         return self._rules(admitted, head).turned
 
     def _rules(self, admitted: Admitted, head: RequestHead) -> ResponseHeaderRules:

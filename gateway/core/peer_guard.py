@@ -1,7 +1,8 @@
 """Failed logins, limited per peer before anything is looked up.
 
-Each failure takes a token from the peer's bucket; a peer without one has to wait. One float a peer (the instant at which
-its bucket is full again), a bounded number of peers, and addresses that one host can choose freely count as one.
+Each failure takes a token from the peer's bucket; a peer without a token has to wait. The guard keeps one float per peer
+(the instant at which its bucket is full again) for a bounded number of peers, and counts addresses that one host can choose
+freely as one peer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ _UNPARSED_LENGTH = 64
 
 
 class PeerGuard:
-    """``failures`` at once, and again over ``window_s``. ``now`` is monotonic seconds, ``peer`` a :func:`subject`."""
+    """Allows ``failures`` at once, and as many more per ``window_s``. ``now`` is in monotonic seconds, ``peer`` is a
+    :func:`subject`."""
 
     __slots__ = ("_failures", "_full_at", "_interval_s", "_peers", "_window_s")
 
@@ -30,23 +32,23 @@ class PeerGuard:
         return len(self._full_at)
 
     def wait_s(self, peer: str, now: float) -> float:
-        """Seconds until ``peer`` may fail again; 0.0 when it may now."""
+        """Seconds until ``peer`` may fail again; 0.0 if it may now."""
         full_at = self._full_at.get(peer)
         if full_at is None:
             return 0.0
         if full_at <= now:
             del self._full_at[peer]
             return 0.0
-        # A hair of tolerance: the caller told to wait this long must not come back one rounding error too early.
+        # A little tolerance: a caller that was told to wait this long must not come back one rounding error too early.
         wait_s = (full_at - now) - (self._window_s - self._interval_s)
         return wait_s if wait_s > 1e-6 else 0.0
 
     def note_failure(self, peer: str, now: float) -> None:
-        """One failed login. Attempts that were under way when the bucket ran dry do not lengthen the wait."""
+        """Count one failed login. Attempts that were under way when the bucket ran dry do not lengthen the wait."""
         full_at = max(self._full_at.pop(peer, now), now) + self._interval_s
         self._full_at[peer] = min(full_at, now + self._window_s)
         if len(self._full_at) > self._peers:
-            # Longest without a failure, as every failure re-inserts: the likeliest to be full again.
+            # The first one is longest without a failure, since every failure re-inserts: the likeliest to be full again.
             del self._full_at[next(iter(self._full_at))]
 
 
@@ -54,9 +56,10 @@ _SUBJECTS: dict[str, str] = {}
 
 
 def subject(address: str) -> str:
-    """Whom an address stands for: itself, or its /64 where IPv6 hands every host 2**64 of them.
+    """The peer that an address counts as: the address itself, or its /64 for IPv6, where every host has 2**64 of them.
 
-    IPv4 in IPv6 clothes counts as IPv4. What is no address (a Unix socket) is itself, cut to 64 characters. Memoised.
+    An IPv4-mapped IPv6 address counts as IPv4. A string that is no address (a Unix socket) counts as itself, cut to 64
+    characters. Memoised.
     """
     known = _SUBJECTS.get(address)
     if known is not None:

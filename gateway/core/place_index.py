@@ -1,4 +1,4 @@
-"""Of many rules, those that can matter to a request for certain places: most of them speak of other places by name."""
+"""Which of many rules can matter to a request about certain places: most of them name other places."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _T = TypeVar("_T")
 
 
 class PlaceIndex(Generic[_T]):
-    """Things, each with the only places that it is about; None: it may be about any.
+    """An index of things, each with the only places that it is about; None: it may be about any place.
 
-    The places are compared as they are spelt: whoever asks must know that another spelling means another place.
+    Places are compared as spelt: the caller must make sure that different spellings mean different places.
     """
 
     def __init__(self, things: Sequence[tuple[_T, Collection[str] | None]]) -> None:
@@ -24,7 +24,7 @@ class PlaceIndex(Generic[_T]):
         self._elsewhere = tuple(self.all[at] for at in self._anywhere)
 
     def about(self, places: Iterable[str]) -> tuple[_T, ...]:
-        """Those that may be about any of ``places``, in the order given."""
+        """The things that may be about any of ``places``, in their original order."""
         named = [at for place in places for at in self._by_place.get(place, ())]
         if not named:
             return self._elsewhere

@@ -1,7 +1,7 @@
-"""Takes without shadow or concurrent limits, of no more than a bucket holds: decided in one loop, as most requests are.
+"""Plain takes, which want no more than a bucket holds and have no shadow or concurrent limits: decided in one loop.
 
-``core.limits.decide`` says what is right; here the same operations on the same doubles are written out, and nothing is made
-that few ask for. A property holds one against the other.
+Most requests are of this kind. ``core.limits.decide`` defines what is right; the same operations on the same doubles are
+written out here, without making anything that is rarely asked for. A property test compares the two.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from .limits import GRAIN, BucketState, Decision, Held, Takes, refill
 
 
 def admitted(takes: Takes, lefts: Sequence[float], now: float) -> Decision:
-    """Plain takes that were all allowed; ``lefts``: what each bucket then held."""
+    """The decision on plain takes that were all allowed; ``lefts``: what each bucket then held."""
     least = min(lefts)
     return Decision(True, (), now, False, False, takes, lefts, takes.limits[lefts.index(least)], least)
 
 
 def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
-    """As ``decide`` for plain takes, of which there is at least one, where every bucket has enough: that much is taken from
-    ``held``. None: one has not, and nothing was taken.
+    """As ``decide`` for one or more plain takes, if every bucket has enough: the tokens are then taken from ``held``. None:
+    a bucket has too little, and nothing was taken.
     """
     lefts: list[float] = []
     stored: dict[str, Held] = {}
@@ -35,7 +35,7 @@ def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
             else:
                 if gain >= GRAIN and tokens >= -burst:
                     tokens, at_us = tokens + gain, now_us
-                else:  # next to nothing, or a clock that went back, a limit that was lowered
+                else:  # next to no gain, a clock that went back, or a limit that was lowered
                     tokens, at_us = refill(limit, (tokens, at_us), now_us)
                 if tokens < cost:
                     return None
@@ -49,8 +49,8 @@ def admit(takes: Takes, held: dict[str, Held], now_us: int) -> Decision | None:
 
 
 def refuse(takes: Takes, held: Mapping[str, Held], now_us: int) -> Decision | None:
-    """As ``decide`` for plain takes, where a bucket is short; None: all have enough, or a clock went back, which is to be
-    written down."""
+    """As ``decide`` for plain takes, if a bucket has too little. None: all have enough, or a clock went back, which must be
+    recorded."""
     states: list[BucketState] = []
     longest: BucketState | None = None
     for key, limit, burst, per_us, cost in takes.plain:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from .messages import Fields, lower
 
 LONGEST_S = 60.0
-"""More is not waited: clients and load balancers give up before."""
+"""The longest wait: clients and load balancers give up before a longer one is over."""
 _PREFER = b"prefer"
 
 
 def wait_of(fields: Fields) -> float:
-    """Seconds; 0 without the preference. The first of several holds, and what is none is ignored (§2)."""
+    """The preferred wait in seconds; 0 without one. The first of several counts, and a malformed one is ignored (§2)."""
     for name, value in fields:
         if len(name) == 6 and lower(name) == _PREFER:
             for preference in value.split(b","):

@@ -1,8 +1,8 @@
-"""Decisions for GitLab's answers: many private caches, one per partition, pure.
+"""Caching decisions for GitLab's answers, which are kept in many private caches, one per partition. No I/O.
 
-GitLab says ``max-age=0, private, must-revalidate`` of nearly everything: such an answer may be kept by its caller's own
-cache and must be asked about before each reuse. That is the default here; a route's ``ttl`` is the operator's leave to ask
-less often, and ``access_ttl`` the bound on every leave.
+GitLab sends nearly everything with ``max-age=0, private, must-revalidate``: such an answer may be kept by its caller's own
+cache and must be revalidated before each reuse. That is the default here. With a ``ttl`` the operator permits the gateway
+to ask less often, and ``access_ttl`` bounds every such permission.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .conditional import is_etag
 from .errors import Code
 from .messages import Fields, ResponseHead, first, lower
 
-# Made fresh for each answer, never replayed.
+# Made anew for each answer, never replayed.
 PER_ANSWER = frozenset(
     {
         b"date",
@@ -42,38 +42,38 @@ PER_ANSWER = frozenset(
     }
 )
 _CODINGS = frozenset({b"gzip", b"x-gzip", b"br", b"deflate", b"zstd", b"identity"})
-# Statuses that say the caller may not, or can no longer, have what is stored.
+# Statuses that say that the caller may not, or no longer, have the stored answer.
 _TAKES_ENTRY = frozenset({401, 403, 404, 410})
 _FAILURES = frozenset({429, 500, 502, 503, 504})
 
 
 class PrivatePolicy(msgspec.Struct, frozen=True):
-    """What the operator allows. Durations in seconds."""
+    """What the operator permits. Durations are in seconds."""
 
     ttl_s: float = 0.0
     access_ttl_s: float = 60.0
     stale_if_error_s: float = 0.0
     max_entry_bytes: int = 2 << 20
     keep_s: float = 86_400.0
-    """For how long a body is kept to be validated."""
+    """How long a body is kept in order to be revalidated."""
     route_ttl_s: Mapping[str, float] = msgspec.field(default_factory=dict)
-    """By operation name."""
+    """Operation name → the ``ttl_s`` of that operation."""
     immutable: bool = True
-    """Answers that a full commit SHA names are reused for ``access_ttl_s`` whatever their lifetime, and kept for longer."""
+    """Answers that a full commit SHA names are reused for ``access_ttl_s``, whatever the ``ttl``, and kept for longer."""
     hold_s: float = 0.0
-    """After a purge, for how long what it took is not stored again."""
+    """How long after a purge the purged answers are not stored again."""
     prefix: str = ""
     """GitLab's relative URL root, as ``/gitlab``."""
 
     def reuse_s(self, operation: str) -> float:
-        """For how long answers of an operation (by name) may be reused without asking upstream."""
+        """How long answers of the operation with this name may be reused without asking upstream."""
         return min(self.route_ttl_s.get(operation, self.ttl_s), self.access_ttl_s)
 
 
 def refuses_request(
     operation: Operation, refused_field: bytes, *, partition: bytes, has_body: bool, session: bool
 ) -> CacheReason | None:
-    """Why this GET must go up untouched by the cache; None: it may be looked up and stored."""
+    """Why this GET must bypass the cache; None: it may be looked up and stored."""
     if not partition:
         return CacheReason.NO_PARTITION
     if session:
@@ -102,29 +102,29 @@ REFUSED_FIELDS = {
     b"if-range": CacheReason.CONDITIONAL,
     b"cookie": CacheReason.SESSION,
 }
-"""Request fields with which a GET is GitLab's alone to answer."""
+"""Request fields with which only GitLab may answer a GET."""
 
 
 _NOT_RAILS = frozenset({b"gitlab-workhorse-send-data", b"content-range", b"content-disposition"})
-"""What says that somebody else than Rails makes the body."""
+"""Fields that show that something other than Rails makes the body."""
 SAYING = frozenset({b"cache-control", b"content-encoding", b"content-type", b"vary"})
-"""What answers say that decides about storing them, beside what fields there are."""
+"""The fields whose values decide whether an answer is stored, besides the presence of others."""
 _VERDICTS_BOUND = 64
 _STORED = Stored.STORED
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """May an answer to an eligible GET be kept for its partition?"""
+    """Whether an answer to an eligible GET may be stored for its partition."""
 
     stored: Stored
-    """``STORED`` is yes."""
+    """``STORED`` if it may; any other value says why not."""
     said: ResponseDirectives
     varies: tuple[bytes, ...]
-    """What ``Vary`` names."""
+    """The fields that ``Vary`` names."""
 
 
 def storable(head: ResponseHead, reuse_s: float) -> Verdict:
-    """By an answer's head; ``reuse_s`` is for how long it would be reused without asking."""
+    """The verdict on an answer with this head. ``reuse_s``: how long it would be reused without asking."""
     fields, shape = head.fields, head.shape or shaped(head)
     verdicts: _Verdicts | None = shape.memo.get(_Verdicts)
     if verdicts is None:
@@ -135,7 +135,7 @@ def storable(head: ResponseHead, reuse_s: float) -> Verdict:
     if verdict.stored is not _STORED:
         return verdict
     modified = shape.first(fields, b"last-modified")
-    if modified is not None and modified.strip() == b"0":  # GitLab's way to say that the ETag is not of this body
+    if modified is not None and modified.strip() == b"0":  # GitLab's way of saying that the ETag is not of this body
         return Verdict(Stored.DELEGATED, verdict.said, verdict.varies)
     if reuse_s <= 0 and not is_etag((shape.first(fields, b"etag") or b"").strip()):
         return Verdict(Stored.UNVALIDATABLE, verdict.said, verdict.varies)
@@ -143,7 +143,7 @@ def storable(head: ResponseHead, reuse_s: float) -> Verdict:
 
 
 class _Verdicts:
-    """Of the answers of one shape, by the few fields that say the same in all of them."""
+    """The verdicts on answers of one shape, by the values of ``SAYING``, which are the same in nearly all of them."""
 
     __slots__ = ("_known", "_pick", "_shape")
 
@@ -188,9 +188,9 @@ def _is_json(media_type: bytes) -> bool:
 
 
 def must_ask(entry: Entry, asked: RequestDirectives | None, reuse_s: float, now: float) -> CacheReason | None:
-    """Why GitLab has to be asked about a stored answer first; None: it may be served as it is.
+    """Why GitLab has to be asked first about a stored answer; None: it may be served as it is.
 
-    Age counts from the last time GitLab vouched for body and access together: one and the same request does both.
+    Its age counts from the last time that GitLab vouched for both the body and the caller's access, which one request does.
     """
     age = max(0.0, now - entry.received_at)
     if age >= reuse_s:
@@ -204,7 +204,7 @@ def must_ask(entry: Entry, asked: RequestDirectives | None, reuse_s: float, now:
 
 
 def may_stand_in(entry: Entry, asked: RequestDirectives | None, policy: PrivatePolicy, now: float) -> bool:
-    """May the last answer that GitLab vouched for be served while GitLab fails?"""
+    """Whether the last answer that GitLab vouched for may be served while GitLab fails."""
     if asked is not None and asked.no_cache:
         return False
     return now - entry.received_at < policy.stale_if_error_s
@@ -223,9 +223,9 @@ _NEVER_SENT = frozenset(
 
 
 def may_have_written(answer: int | Code | None) -> bool:
-    """Whether a write may have been carried out: by GitLab's status, or why there is none (None: nobody knows).
+    """Whether a write may have been carried out, judged by GitLab's status, or by why there is none (None: unknown).
 
-    While GitLab is away or in maintenance, what is stored must not be lost to writes that never reached it.
+    While GitLab is away or in maintenance, stored answers must not be purged by writes that never reached it.
     """
     if isinstance(answer, int):
         return not 400 <= answer < 500 and answer != 503
@@ -233,21 +233,21 @@ def may_have_written(answer: int | Code | None) -> bool:
 
 
 def is_failure(status: int) -> bool:
-    """GitLab could not answer now: says nothing about the stored answer."""
+    """Whether GitLab was unable to answer just now, which says nothing about the stored answer."""
     return status in _FAILURES
 
 
 def takes_entry(status: int) -> bool:
-    """The stored answer is no longer this caller's to have."""
+    """Whether the status says that this caller may no longer have the stored answer."""
     return status in _TAKES_ENTRY
 
 
 def of_this_answer(fields: Fields) -> Fields:
-    """What a 304 carries that belongs to this one answer: passed on to the client, never stored."""
+    """The fields of a 304 that belong to this one answer: passed on to the client, never stored."""
     return tuple(field for field in fields if lower(field[0]) in PER_ANSWER)
 
 
 def validator_matches(entry: Entry, head: ResponseHead) -> bool:
-    """Is this 304 about what we hold? GitLab may name another ETag, or none."""
+    """Whether this 304 is about the stored entry. GitLab may send another ETag, or none."""
     etag = first(head.fields, b"etag")
     return etag is None or etag.strip().removeprefix(b"W/") == entry.etag.removeprefix(b"W/")

@@ -1,8 +1,8 @@
-"""Query and form parameters, read as Rack reads them, cut out without touching another octet.
+"""Query and form parameters, read as Rack reads them, and cut out without touching any other octet.
 
-Rack decodes names once (``+`` is a space), takes what stands before the first bracket as the top-level name, and, in its
-version 2, splits queries on ``;`` as well as ``&``. Where versions differ every reading counts: :attr:`Parameter.plain`
-tells the spelling on which all agree.
+Rack decodes names once (``+`` is a space), takes what precedes the first bracket as the top-level name, and, in version 2,
+splits queries on ``;`` as well as ``&``. Where versions differ, every reading counts: :attr:`Parameter.plain` marks the
+spelling on which all agree.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from .target import percent_decode
 _SEPARATORS = re.compile(rb"[&;]")
 _BRACKET = re.compile(rb"[\[\]]")
 BLANKS = b" \t\r\n\0\x0b\x0c"
-"""About a name they are ignored."""
+"""Octets that are ignored around a name."""
 
 
 class Parameter(msgspec.Struct, frozen=True, gc=False):
     """One ``name=value`` of a query."""
 
     name: str
-    """Top-level name: ``private_token`` for ``private%5Ftoken``, ``private_token[]`` and ``[private_token]``."""
+    """The top-level name: ``private_token`` for ``private%5Ftoken``, ``private_token[]`` and ``[private_token]``."""
     value: bytes
-    """Decoded once."""
+    """The value, decoded once."""
     start: int
     """Where its raw octets begin in the query."""
     end: int
     plain: bool
-    """Written without brackets, blanks or ``;``: every reader finds this very name and value."""
+    """Written without brackets, blanks or ``;``, so that every parser finds exactly this name and value."""
 
 
 def form_decode(octets: bytes) -> bytes:
-    """``octets`` of a name or value in a query or form, decoded once."""
+    """The octets of a name or value in a query or form, decoded once."""
     return percent_decode(octets.replace(b"+", b" "))
 
 
 def top_level_name(decoded: bytes) -> bytes:
-    """The parameter that Rack files ``decoded`` under: brackets nest, leading ones are skipped (Rack 2), blanks ignored."""
+    """The parameter that Rack files ``decoded`` under. Brackets nest, leading ones are skipped (Rack 2), blanks ignored."""
     name = decoded.strip(BLANKS).lstrip(b"[]")
     return _BRACKET.split(name, maxsplit=1)[0].strip(BLANKS)
 
@@ -75,9 +75,9 @@ def _parameter(piece: bytes, start: int, *, plain: bool) -> Parameter:
 
 
 def cut_parameters(raw: bytes, names: frozenset[str]) -> bytes:
-    """``raw``, a target or URL, less the parameters of those top-level names; every other octet stays, in its order.
+    """``raw``, a target or URL, without the parameters with these top-level names; every other octet stays, in order.
 
-    The ``?`` goes with the last parameter; a fragment (in a ``Link``) stays.
+    If no parameter is left, the ``?`` goes too; a fragment (in a ``Link``) stays.
     """
     head, mark, query = raw.partition(b"?")
     if not mark:

@@ -1,8 +1,8 @@
 """The last line of defence for logs and audit: token-shaped strings and secret-bearing parameters are blanked.
 
-Credentials that the gateway itself reads are cut from the target long before. What this catches is what GitLab's other
-surfaces carry in addresses (feed, trigger, runner, static-object tokens, OAuth codes) and what a caller pastes where it
-does not belong.
+Credentials that the gateway itself reads are cut from the target long before. This catches what GitLab's other surfaces
+carry in addresses (feed, trigger, runner and static-object tokens, OAuth codes), and what callers paste where it does not
+belong.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from .target import percent_decode
 
 MASK = b"[redacted]"
 
-# Each pattern takes time in proportion to the text: callers without a credential choose it, up to `target_bytes`.
+# Each pattern takes time proportional to the text's length: callers without a credential choose it, up to `target_bytes`.
 
-# Names whose values are secrets wherever they stand in a query: those of GitLab's own logs, and where its API takes one
-# besides (a CI variable's `value`, a feature flag client's `instance_id`, Slack's `webhook`). `code` is OAuth's.
+# Names whose values are secrets anywhere in a query: those that GitLab keeps out of its own logs, and others that
+# are secret in its API (a CI variable's `value`, a feature flag client's `instance_id`, Slack's `webhook`). `code` is
+# OAuth's.
 _SECRET_NAME = (
     rb"(?:[^=&;?]*?(?:token|secret|passw|passphrase|signature|credential|api_?key|assertion|variables|samlresponse)[^=&;?]*"
     rb"|[^=&;?]*(?:key|value|webhook|verifier|pass|dsn|account_json)(?:\]|%5d)*"
@@ -25,7 +26,7 @@ _SECRET_NAME = (
 )
 _NAMES = re.compile(rb"[?&;]([^=&;?]*)(?==)")
 _SECRET_NAMES = re.compile(rb"(?:^|&)" + _SECRET_NAME + rb"(?:$|&)", re.IGNORECASE)
-# Only a name that ends is read on: else each place in it would be tried as far as the text goes.
+# A name is matched only if a `=` ends it: otherwise each position in it would be tried to the end of the text.
 _SECRET_PARAMETER = re.compile(rb"([?&;](?=[^=&;?]*=)" + _SECRET_NAME + rb"=)[^&#\s]*", re.IGNORECASE)
 # OAuth's `state`; GitLab's lists, to-dos, members and commit statuses have states of their own.
 _STATE = re.compile(
@@ -38,16 +39,16 @@ _TOKEN = re.compile(
     rb"(?:gl(?:pat|dt|cbt|ptt|ft|imt|agent|rtr?|oas|soat|ffct|wt|rct)-[0-9A-Za-z_.=-]{8,}|GR1348941[0-9A-Za-z_-]{8,}"
     rb"|ggw_[0-9A-Za-z]{8,}|whsec_[0-9A-Za-z+/=]{8,})"
 )
-# With the letters before it: where they end no dot stands, none of them begins one.
+# Matched with the characters that precede it: if no dot follows the run, a JWT begins nowhere in it.
 _JWT = re.compile(
     rb"(?<![0-9A-Za-z_-])(?=[0-9A-Za-z_-]+\.[0-9A-Za-z_.=-]{8})[0-9A-Za-z_-]*?eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_.=-]{8,}"
 )
-# GitLab's invitations have theirs in the path.
+# GitLab's invitations carry their token in the path.
 _INVITATION = re.compile(rb"(/-/invites/)[0-9A-Za-z_-]{8,}")
-# What stands before the host of an address, as in `import_url=https://user:password@…`.
+# What precedes the host in an address, as in `import_url=https://user:password@…`.
 _USERINFO = re.compile(rb"((?::|%3a)(?:/|%2f){2})(?:[^/?#&\s%]|%(?!2f|3f|23))+(?=@|%40)", re.IGNORECASE)
 
-# An encoded letter, digit, dash, underscore or dot: nothing that needs encoding, so it may hide something.
+# An encoded letter, digit, dash, underscore or dot: none of them needs encoding, so it may hide something.
 _HIDING = re.compile(rb"%(?:25)*(?:2[de]|3[0-9]|[46][1-9a-f]|[57][0-9a]|5f)", re.IGNORECASE)
 
 
@@ -55,28 +56,29 @@ is_page_query = re.compile(
     rb"(?:(?:(?:page|per_page|id_after|id_before)=[0-9]{1,18}|(?:order_by|sort)=[a-z_]{1,11}"
     rb"|state=(?:active|all|blocked|closed|locked|merged|opened))(?:&(?!$)|$))+"
 ).fullmatch
-"""What a list is asked for by its pages: no value that could hide anything."""
+"""Matches the query of a request for a page of a list: no value in it could hide anything."""
 
 
 def is_page(path: bytes, query: bytes) -> bool:
-    """Whether of ``path``, a question mark and ``query`` only ``path`` need be given to ``redact``."""
+    """Whether it is enough to give ``path`` to ``redact``, instead of ``path``, a question mark and ``query``."""
     return is_page_query(query) is not None and ends_at_mark(path)
 
 
 def ends_at_mark(path: bytes) -> bool:
-    """Whether a question mark ends all that is in ``path``: a parameter, which may be a secret, would go on behind it."""
+    """Whether a question mark ends everything in ``path``: a parameter there, which may be a secret, would continue after
+    the mark."""
     return b"&" not in path and b";" not in path
 
 
 def redact(text: bytes) -> bytes:
-    """``text`` (a raw target, a header value, an error's words) with secrets blanked. Returns the same object if clean."""
+    """``text`` (a raw target, a header value, an error's words) with secrets blanked; the same object if it is clean."""
     hiding = b"%" in text and _HIDING.search(text) is not None
     if hiding:
-        # Decoded with its name, a value would end at any ampersand, mark or blank that is in it.
+        # Only names are decoded here: a decoded value would end at any ampersand, hash or blank in it.
         text = _NAMES.sub(_plainly, text)
     text = _by_place(text)
     if hiding:
-        # Encoding a letter, once or twice, is how a token hides, or part of it: then the decoded text is shown, blanked.
+        # A token, or part of one, may hide by encoding letters once or twice: then the decoded text is returned, blanked.
         plain = percent_decode(percent_decode(text))
         found = _by_form(_by_place(plain))
         if found != plain:
@@ -85,7 +87,7 @@ def redact(text: bytes) -> bytes:
 
 
 def _by_place(text: bytes) -> bytes:
-    """Less what is a secret for where it stands."""
+    """``text`` without what is a secret because of where it stands."""
     if b"=" in text:
         names = b"&".join(_NAMES.findall(text))
         if _known_secret(names) if len(names) <= _NAMES_BYTES else _holds_secret(names):
@@ -100,14 +102,14 @@ def _by_place(text: bytes) -> bytes:
 
 
 def _by_form(text: bytes) -> bytes:
-    """Less what looks like a token."""
+    """``text`` without what looks like a token."""
     if b"eyJ" in text:
         text = _JWT.sub(MASK, text)
     return _TOKEN.sub(MASK, text)
 
 
 def _plainly(name: re.Match[bytes]) -> bytes:
-    """A secret's name that hid, decoded: as one name all the same."""
+    """Decode the name of a secret that hides by encoding, so that it stays one name; leave any other name as it is."""
     whole = name[0]
     if b"%" not in whole:
         return whole
@@ -120,8 +122,8 @@ _NAMES_BYTES = 256
 
 
 def _holds_secret(names: bytes) -> bool:
-    """One of ``names``, an ampersand between them, is a secret's."""
+    """Whether one of ``names``, separated by ampersands, is that of a secret."""
     return _SECRET_NAMES.search(names) is not None
 
 
-_known_secret = lru_cache(1024)(_holds_secret)  # looking through them costs thrice what finding them does
+_known_secret = lru_cache(1024)(_holds_secret)  # matching them costs three times as much as finding them

@@ -1,7 +1,7 @@
-"""A :class:`Rejection` as the bytes its caller expects: GitLab's own shape for the surface asked, RFC 9457 when asked for.
+"""A :class:`Rejection` as the bytes that its caller expects: GitLab's own shape for the surface, or RFC 9457 on request.
 
-Sources: the bodies of GitLab 19.3 for REST, Git, LFS, registry, GraphQL and SCIM; RFC 9457 for problem
-details; RFC 9209 for ``Proxy-Status``.
+Sources: the bodies of GitLab 19.3 for REST, Git, LFS, registry, GraphQL and SCIM; RFC 9457 for problem details; RFC 9209
+for ``Proxy-Status``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .errors import Code, Rejection
 from .messages import Field, Fields, ResponseHead
 
 MARKER = b"X-Gateway-Error"
-"""The one header that tells the gateway's answers from GitLab's; its value is the code."""
+"""The header that distinguishes the gateway's answers from GitLab's; its value is the code."""
 
 # semantic-release compares an error's media type with exactly this: no charset parameter.
 _JSON = b"application/json"
@@ -24,18 +24,18 @@ _PROBLEM = b"application/problem+json"
 _LFS = b"application/vnd.git-lfs+json"
 _SCIM = b"application/scim+json"
 
-# Where GitLab itself asks for Basic: git (and git-lfs, docker) send nothing before they are asked.
+# The surfaces where GitLab itself asks for Basic: git (and git-lfs, docker) send no credential before they are asked.
 _CHALLENGED = frozenset({Surface.GIT, Surface.LFS, Surface.REGISTRY})
 _CHALLENGE: Field = (b"WWW-Authenticate", b'Basic realm="GitLab"')
-# `BasicAuthHelpers` in GitLab's `lib/api`: Maven, Gradle and NuGet keep the password they were given until they are asked.
-# GitLab asks on these formats alone: npm takes a challenge for one that it can't meet. In a virtual registry it asks where
-# packages are fetched, which no row describes.
+# `BasicAuthHelpers` in GitLab's `lib/api`: Maven, Gradle and NuGet hold their password back until they are asked for it.
+# GitLab asks for these formats alone: npm takes a challenge for one that it can't meet. In a virtual registry GitLab asks
+# where packages are fetched, which no row of the catalogue describes.
 _CHALLENGED_PACKAGES = re.compile(
     r"[A-Z]+ /api/v4/(?:(?:projects|groups?)/:\w+/(?:-/)?)?(?:dependency_proxy/|virtual_registries/(?=.*/\*\Z))?packages/"
     r"(?:cargo|composer|conan|debian|helm|maven|nuget|pypi|rpm|terraform)(?:/.*)?"
 )
-_NPM = "/packages/npm/"  # it shows `error` to a person, and nothing else of a body
-# OCI's codes, and docker's own: one that is told "denied" does not try again, and can't read what is no JSON.
+_NPM = "/packages/npm/"  # npm shows its user the `error` of a body, and nothing else
+# OCI's codes, and docker's own: docker does not try again when told "denied", and can't read anything but JSON.
 _REGISTRY_CODES = {401: "UNAUTHORIZED", 403: "DENIED", 404: "NAME_UNKNOWN", 429: "TOOMANYREQUESTS", 503: "UNAVAILABLE"}
 _PACKAGES_CHALLENGE: Field = (b"WWW-Authenticate", b'Basic realm="GitLab Packages Registry"')
 
@@ -54,7 +54,8 @@ _PROBLEM_TYPES = {
 _RATE_LIMIT_CODES = frozenset({Code.RATE_LIMITED, Code.TOO_MANY_FAILED_LOGINS})
 _RATE_LIMIT_JSON = "This endpoint has been requested too many times. Try again later."
 
-# Of what GitLab exposes (config/application.rb), and the limits, which it leaves out: a browser's client backs off by them.
+# Some of what GitLab exposes (config/application.rb), and the limits, which it leaves out: clients in a browser back off by
+# them.
 _EXPOSED = b"Link, X-Total, X-Total-Pages, X-Per-Page, X-Page, X-Next-Page, X-Prev-Page, X-Request-Id, ETag, " + (
     b"RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Gateway-Error"
 )
@@ -78,11 +79,11 @@ def render(
 
     Args:
         rejection: What was refused, and why.
-        surface: Which of GitLab's surfaces the request was for: decides the shape.
-        route: The operation's: on package routes it tells whose they are, and whether GitLab asks for Basic.
-        accept: The request's Accept, joined; empty for none.
+        surface: The surface of GitLab that the request was for: decides the shape.
+        route: The operation's name: on package routes it tells the package format, and whether GitLab asks for Basic.
+        accept: The request's Accept, its lines joined; empty for none.
         request_id: The decision's id: the problem's ``instance``.
-        violated: Ids of the limits that refused (RFC 9457 member of the RateLimit draft).
+        violated: Ids of the limits that refused (a member of the RFC 9457 problem, from the RateLimit draft).
         extra: Rate-limit fields and the like, sent as given.
         cross_origin: The request carried Origin: let a browser's script read the refusal.
         challenge: Ask for Basic where GitLab does (off where anonymous access is configured).
@@ -124,7 +125,7 @@ def _body(
     npm = surface is Surface.PACKAGES and (_NPM in route or route == OTHER)
     if rejection.code in _RATE_LIMIT_CODES:
         if not npm and surface is not Surface.REGISTRY:
-            # Rack::Attack's own answer is text; JSON only for those who ask for it by name.
+            # Rack::Attack's own answer is text; JSON is only for those who ask for it by name.
             if _JSON in accepted:
                 return _JSON, _encoder.encode({"message": {"error": _RATE_LIMIT_JSON}})
             return _TEXT, b"Retry later\n"
@@ -154,7 +155,7 @@ def _body(
                 return _JSON, _encoder.encode({"error": rejection.oauth_error, "error_description": message})
             if npm:
                 return _JSON, _encoder.encode({"message": message, "error": message})
-            # GitLab's unknown route says `error`; a blocked one must read the same, save the marker header.
+            # GitLab says `error` for an unknown route; a blocked one must read the same, except for the marker header.
             key = "error" if rejection.code is Code.BLOCKED_ROUTE else "message"
             return _JSON, _encoder.encode({key: message})
 

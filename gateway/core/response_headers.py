@@ -1,7 +1,7 @@
-"""Which response fields come down, and how GitLab's addresses of itself lead back through the gateway.
+"""Which response fields come down, and how GitLab's addresses of itself are made to lead back through the gateway.
 
-Only whole-origin matches are rewritten, only in the fields of ``LOOKED_AT``, of a challenge its realm; a presigned storage
-address, a relative one and every body stay as they are.
+Only whole origins are rewritten, and only in the fields of ``LOOKED_AT`` (in a challenge, only in its realm). Presigned
+storage addresses, relative ones and bodies stay as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .headers import HOP_BY_HOP, PSEUDONYM
 from .messages import Field, Fields, ResponseHead, lower
 from .query import cut_parameters
 
-# Instructions from Rails to Workhorse or a file server. They appear only when the gateway is pointed at Puma by mistake.
+# Instructions from Rails to Workhorse or a file server. They appear only if the gateway is pointed at Puma by mistake.
 LEAKED = frozenset({b"gitlab-workhorse-send-data", b"x-sendfile", b"x-accel-redirect"})
 _DROPPED = HOP_BY_HOP | LEAKED | {b"server", b"proxy-connection", b"proxy-authenticate"}
 
@@ -29,30 +29,30 @@ _NAMES_BOUND = 2048
 _PASSING_BOUND = 256
 _NOMINATES_NOTHING = frozenset({b"close", b"keep-alive"})
 LOOKED_AT = frozenset({b"link", b"links", b"location", b"content-location", b"www-authenticate"})
-"""Fields, in lower case, whose values may lead to GitLab."""
+"""The fields, in lower case, whose values may lead to GitLab."""
 _LINK_TARGET = re.compile(rb"<([^<>]*)>")
 _ORIGIN = re.compile(r"(https?)://([^/?#@]+)(/[^?#]*)?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 class Forwarded(msgspec.Struct, frozen=True, gc=False):
-    """What goes down."""
+    """The fields that go down."""
 
     fields: list[Field]
     leaked: tuple[bytes, ...] = ()
-    """Lower-cased names of Workhorse instructions that were dropped: raise an alarm."""
+    """The names, in lower case, of dropped instructions to Workhorse: a reason for an alarm."""
 
 
 class _Passing(msgspec.Struct, frozen=True):
-    """What passes of the answers of one shape."""
+    """What passes of answers of one shape."""
 
     pick: Pick
     looks: tuple[int, ...]
-    """Places among those picked whose values are looked at."""
+    """The places, among the picked fields, of those whose values are looked at."""
     connection: int
-    """Where ``Connection`` stands; -1: nowhere."""
+    """The place of ``Connection``; -1: there is none."""
     shape: Shape
-    """Of what goes down."""
+    """The shape of what goes down."""
 
 
 _UNKNOWN: Any = object()
@@ -63,8 +63,8 @@ class ResponseHeaderRules:
 
     Args:
         external_urls: What GitLab believes it is called, and any other address that leads to it.
-        public_url: What clients call the gateway; equal or empty: nothing is rewritten.
-        shared: A plain shared cache: ``Server`` passes and nothing is rewritten.
+        public_url: What clients call the gateway; if it is the same, or empty, nothing is rewritten.
+        shared: The gateway is a plain shared cache: ``Server`` passes and nothing is rewritten.
     """
 
     __slots__ = (
@@ -100,12 +100,12 @@ class ResponseHeaderRules:
         self._realm = re.compile(rb'(realm=")(?:' + b"|".join(map(re.escape, self._origins)) + rb')(?=[/?#"])')
 
     def forwardable(self, fields: Fields) -> Forwarded:
-        """The end-to-end fields of a response in wire order, our ``Via`` last.
+        """The end-to-end fields of a response in wire order, with our ``Via`` last.
 
-        ``Content-Length`` stays: a HEAD's and a 304's speak of another body.
+        ``Content-Length`` stays: in answers to HEAD and in a 304 it describes a body that is not sent.
 
         Raises:
-            Rejection: UPSTREAM_PROTOCOL (502) for a name or value that no HTTP message may hold.
+            Rejection: UPSTREAM_PROTOCOL (502) for a name or value that no HTTP message may contain.
         """
         kept: list[Field] = []
         leaked: tuple[bytes, ...] = ()
@@ -135,9 +135,9 @@ class ResponseHeaderRules:
         return Forwarded(kept, leaked)
 
     def passed(self, head: ResponseHead) -> ResponseHead | None:
-        """``forwardable`` of an answer whose reader let no control octet through, where its names nearly say it all.
+        """As ``forwardable``, for an answer whose parser let no control octet through, if its shape nearly decides it all.
 
-        None: they do not (Workhorse's instructions, a ``Connection`` that names fields): that is for ``forwardable``.
+        None if it doesn't (instructions to Workhorse, a ``Connection`` that names fields): use ``forwardable`` then.
         """
         fields, shape = head.fields, head.shape or shaped(head)
         passing = self._passing.get(shape, _UNKNOWN)
@@ -170,11 +170,11 @@ class ResponseHeaderRules:
         return _Passing(pick, looks, shape.place.get(b"connection", -1), stays)
 
     def looked_at(self, name: bytes, value: bytes) -> bytes:
-        """The value, as it passes, of a field of ``LOOKED_AT``."""
+        """The value that passes for a field of ``LOOKED_AT``."""
         return value if self._shared else self._rewritten(name, value)
 
     def turned(self, address: bytes) -> bytes | None:
-        """``address`` as it leads to GitLab through the gateway; None for one that leads elsewhere."""
+        """The address that leads through the gateway to where ``address`` leads; None if that is not GitLab."""
         if address.startswith(self._public) and address[len(self._public) :][:1] in {b"", b"/", b"?", b"#"}:
             return address
         turned = self._anywhere(address, self._origins)
@@ -206,7 +206,7 @@ class ResponseHeaderRules:
         return self._anywhere(value, self._origins)
 
     def _link(self, address: bytes) -> bytes:
-        # GitLab builds it from every parameter it was given, a credential's included.
+        # GitLab builds it from every parameter that it was sent, credentials included.
         if b"token" in address or b"%" in address:
             address = cut_parameters(address, CREDENTIAL_PARAMETERS)
         return self._anywhere(address, self._link_origins)
@@ -219,10 +219,10 @@ class ResponseHeaderRules:
 
 
 def _link_origins(external_url: str) -> tuple[bytes, ...]:
-    """Every spelling ``Link`` may give the external address.
+    """Every spelling of the external address that may occur in ``Link``.
 
-    GitLab takes host and port from its ``external_url`` but the scheme from the request (``X-Forwarded-Proto``), so that
-    either scheme occurs, with the port spelt out where it is not that scheme's own; other versions leave it away.
+    GitLab takes host and port from its ``external_url`` but the scheme from the request (``X-Forwarded-Proto``), so either
+    scheme occurs, with the port spelt out where it is not that scheme's own; other versions leave the port out.
     """
     match = _ORIGIN.fullmatch(external_url.rstrip("/"))
     if match is None:
