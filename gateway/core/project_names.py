@@ -1,8 +1,8 @@
-"""Which number is which path: learnt from answers and events that pass, so that a write by either purges the other.
+"""Which number is which path: learnt from passing answers and events, so that a write by either name purges the other.
 
-For invalidation and for limits by project. Nothing here ever decides who may see what, so a pair that is missing costs
-freshness for at most ``access_ttl`` or a second bucket, and one that is wrong costs a request. Only answers that GitLab
-composes itself are believed: what a user wrote into a file, a package or an avatar tells nothing.
+Used for invalidation and for limits by project. Nothing here ever decides who may see what, so a missing pair costs at most
+``access_ttl`` of freshness, or a second bucket, and a wrong pair costs a request. Only answers that GitLab composes itself
+are believed: what a user wrote into a file, a package or an avatar tells nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .target import percent_decode
 MAX_BODY_BYTES = 256 * 1024
 """Longer answers are not read for names."""
 _PATHS_OF_ONE = 4
-"""A renamed project keeps its old names for a while: answers may still be stored under them."""
-# Collections below a project whose things are that project's own (related ones elsewhere may be anybody's).
+"""Paths remembered per project. A renamed one keeps its old paths for a while: answers may still be stored under them."""
+# Collections below a project whose items are that project's own (related items elsewhere may belong to any project).
 _OWN = frozenset({b"issues", b"merge_requests", b"pipelines"})
 
 
 _COMPOSED = frozenset({b"projects", b"groups", b"users"})
-# Of those, what is a user's octets.
+# Answers below these that consist of a user's octets.
 _UPLOADED = frozenset({b"avatar"})
 
 
@@ -37,15 +37,15 @@ _decode = msgspec.json.Decoder(list[_Thing] | _Thing).decode
 
 
 def spelling(segment: bytes) -> bytes:
-    """A project's number or path as every spelling of it comes out: decoded once, without case."""
+    """A project's number or path, normalised from any of its spellings: decoded once, in lower case, without ``.json``."""
     return percent_decode(segment).removesuffix(b".json").lower()
 
 
 class ProjectNames:
-    """A bounded memory of pairs; forgets everything when it is full.
+    """A bounded memory of pairs of number and path; it forgets everything when it is full.
 
     Args:
-        most: Projects remembered.
+        most: How many projects are remembered.
     """
 
     def __init__(self, most: int = 20_000) -> None:
@@ -53,13 +53,13 @@ class ProjectNames:
         self._number: dict[bytes, bytes] = {}
         self._paths: dict[bytes, tuple[bytes, ...]] = {}
         self.version = 0
-        """Another one whenever something is known that was not, or no longer."""
+        """Changes whenever a pair is learnt or forgotten."""
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def learn(self, number: bytes, path: bytes) -> None:
-        """``number`` is called ``path`` now."""
+        """Learn that the project ``number`` is at ``path`` now."""
         path = path.lower()
         if self._number.get(path) == number:
             return
@@ -72,11 +72,11 @@ class ProjectNames:
         self._paths[number] = (path, *(other for other in known if other != path))[:_PATHS_OF_ONE]
 
     def number_of(self, spelt: bytes) -> bytes | None:
-        """The number, where ``spelt`` is one or is known."""
+        """The project's number, if ``spelt`` is one or is a known path."""
         return spelt if spelt.isdigit() else self._number.get(spelt)
 
     def others(self, spelt: bytes) -> tuple[bytes, ...]:
-        """What else the project is called; empty where that is not known."""
+        """The project's other names; empty if none is known."""
         if spelt.isdigit():
             return self._paths.get(spelt, ())
         number = self._number.get(spelt)
@@ -86,7 +86,7 @@ class ProjectNames:
 
 
 def is_telling(below: tuple[bytes, ...]) -> bool:
-    """Whether an answer of GitLab's at this place may name projects that can be believed; arguments as for ``names_in``."""
+    """Whether an answer of GitLab's at this place may name projects, and can be believed; ``below`` as for ``names_in``."""
     return _own(below) or _composed(below)
 
 
@@ -101,14 +101,14 @@ def _composed(below: tuple[bytes, ...]) -> bool:
 def names_in(
     below: tuple[bytes, ...], body: bytes, prefix: str = "", *, written: bool = False
 ) -> Iterator[tuple[bytes, bytes]]:
-    """(number, path) of the projects that a JSON answer of GitLab's names.
+    """(number, path) of each project that a JSON answer of GitLab's names.
 
     Args:
-        below: The segments behind ``/api/v4``, the project's spelling decoded.
-        body: Not compressed.
-        prefix: GitLab's relative URL root, as ``/gitlab``.
-        written: It answers a write. What that made may be another project's than the one asked for: a merge request that is
-            made in a fork is its target's.
+        below: The segments after ``/api/v4``, the project's spelling decoded.
+        body: The answer's body, not compressed.
+        prefix: GitLab's relative URL root, such as ``/gitlab``.
+        written: It is the answer to a write. What a write makes may belong to another project than the path's: a merge
+            request made in a fork is its target's.
     """
     if len(body) > MAX_BODY_BYTES or body[:1] not in {b"{", b"["}:
         return
@@ -147,8 +147,8 @@ _decode_written = msgspec.json.Decoder(_Written).decode
 
 
 def projects_written(body: bytes) -> tuple[bytes, ...]:
-    """The numbers of the projects whose things a write changed, as its answer tells: both of a fork's merge request, the
-    one that an issue was moved to, the other end of a link. ``body`` is not compressed."""
+    """The numbers of the projects in which a write changed something, according to its answer: both projects of a fork's
+    merge request, the one that an issue was moved to, the other end of a link. ``body`` is not compressed."""
     if len(body) > MAX_BODY_BYTES or body[:1] != b"{":
         return ()
     try:

@@ -1,8 +1,8 @@
-"""Route templates compiled to a tree on path segments.
+"""Route templates compiled to a tree of path segments.
 
 ``:name`` is one segment, ``*name`` one or more, ``(x)`` an optional group; a segment may mix text and names
-(``:file_name.tgz``, ``*repository_path.git``). At each segment text beats mixed, mixed beats ``:name``, ``:name`` beats
-``*name``, with backtracking. The cost of a look-up follows the path's length, never the number of templates.
+(``:file_name.tgz``, ``*repository_path.git``). At each segment text beats mixed, mixed beats ``:name``, and ``:name`` beats
+``*name``, with backtracking. The cost of a look-up depends on the path's length, never on the number of templates.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 MAX_SEGMENTS = 64
-"""Longer paths match nothing; GitLab itself answers 414 above 50 slashes (``Gitlab::Middleware::PathDepthCheck``)."""
+"""Paths with more segments match nothing; GitLab itself answers 414 above 50 slashes
+(``Gitlab::Middleware::PathDepthCheck``)."""
 
 Span = tuple[int, int]
-"""Segments ``[start, end)`` that one ``*name`` took."""
+"""The segments ``[start, end)`` that one ``*name`` matched."""
 
 _NAME = re.compile(r"[:*][A-Za-z_][A-Za-z0-9_]*")
 # What may stand in an optional group: slashes, words and names. `Packages()` and `Packages(Id='…')` are plain text.
@@ -25,7 +26,7 @@ _OPTIONAL = re.compile(r"\((/|\*[a-z_]+|(?:[:*]?[A-Za-z0-9_-]+/)+)\)")
 
 
 def expand(template: str) -> list[str]:
-    """Every template that remains when each optional group is taken or left out; the longest first."""
+    """Every template that results from taking or leaving out each optional group; the longest first."""
     parts = _OPTIONAL.split(template)
     choices = [(part, "") if index % 2 else (part,) for index, part in enumerate(parts)]
     found = dict.fromkeys("".join(choice) for choice in itertools.product(*choices))
@@ -33,18 +34,18 @@ def expand(template: str) -> list[str]:
 
 
 def split(template: str) -> tuple[str, ...]:
-    """The template's segments; a trailing slash counts for nothing, as in GitLab."""
+    """The template's segments; a trailing slash is ignored, as in GitLab."""
     return tuple(template.strip("/").split("/")) if template.strip("/") else ()
 
 
 def shape(template: str) -> str:
-    """The template with its names taken out: two templates of one shape match the same paths."""
+    """The template with its names taken out: two templates of the same shape match the same paths."""
     return _NAME.sub(lambda name: name[0][0], template.rstrip("/"))
 
 
 def _mixed(segment: str) -> str:
-    """An expression for a segment of texts and names. The first place for a text between two names is the best, so it is
-    not looked for again: of `',Version='` written over and over that would be a search from each.
+    """A regular expression for a segment that mixes texts and names. For a text between two names its first occurrence is
+    the best choice, so no other is tried: in a segment of many `',Version='` that would be a search from each of them.
     """
     first, *between, last = map(re.escape, _NAME.split(segment))
     return first + "".join(f"(?>.+?{text})" for text in between) + ".+" + last
@@ -59,7 +60,7 @@ class _Node(Generic[T]):
         self.mixed: dict[str, tuple[re.Pattern[str], _Node[T]]] = {}
         self.one: _Node[T] | None = None
         self.wild: dict[str, _Node[T]] = {}
-        """By the text that must end the last of the segments taken: ``""`` or ``.git``."""
+        """The text with which the last of the matched segments must end, ``""`` or ``.git`` → the child."""
         self.leaves: dict[str, T] = {}
 
     def leaf(self, method: str) -> T | None:
@@ -74,14 +75,14 @@ class _Node(Generic[T]):
 
 
 class RouteTree(Generic[T]):
-    """Templates and what they stand for. Filled once, then only read."""
+    """Templates and their values. Filled once, then only read."""
 
     def __init__(self) -> None:
         self._serials = itertools.count()
         self._root: _Node[T] = _Node(next(self._serials))
 
     def add(self, method: str, segments: tuple[str, ...], value: T) -> None:
-        """``method`` may be ``ANY``. The first value given for one method and shape stays."""
+        """Add a template. ``method`` may be ``ANY``. The first value added for a method and shape stays."""
         node = self._root
         for segment in segments:
             node = self._child(node, segment)
@@ -102,15 +103,15 @@ class RouteTree(Generic[T]):
         return node.mixed[pattern][1]
 
     def find(self, method: str, segments: tuple[str, ...]) -> tuple[T, tuple[Span, ...]] | None:
-        """What ``segments`` match for ``method``, and what each ``*name`` took, left to right.
+        """The value that ``segments`` match for ``method``, and what each ``*name`` matched, from left to right.
 
-        HEAD falls back to GET's template. A last segment's ``.json`` (or other extension) is Grape's format where the
-        text before it is known there and the whole is not; elsewhere it belongs to the name.
+        HEAD falls back to GET's template. An extension of the last segment, such as ``.json``, is Grape's format if the
+        text before it is known at that place and the whole segment is not; otherwise it belongs to the name.
         """
         if len(segments) > MAX_SEGMENTS:
             return None
         spans: list[Span] = []
-        # Dead ends, so that several `*name` can't make a hostile path exponential: each is entered once.
+        # Dead ends are remembered and entered only once, so that with several `*name` a hostile path isn't exponential.
         dead: set[tuple[int, int]] = set()
         found = self._walk(self._root, 0, segments, method, spans, dead)
         return None if found is None else (found, tuple(reversed(spans)))

@@ -1,4 +1,4 @@
-"""What an operator should look at in rules that are valid: clauses without effect, rules that get in each other's way."""
+"""What an operator should look at in valid rules: clauses without effect, and rules that get in each other's way."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class Finding(msgspec.Struct, frozen=True):
     """One thing to look at, and the clause it is about."""
 
     rule: int
-    """Which of the rules, from 0."""
+    """The index of the rule."""
     deny: bool
     clause: int
-    """Which of the rule's allows or denies, from 0."""
+    """The index of the clause among the rule's allows or denies."""
     message: str
 
 
 def findings(rules: Sequence[Rule], catalogue: Catalogue) -> list[Finding]:
-    """Each thing to look at, in the order of the rules."""
+    """All things to look at, in the order of the rules."""
     return list(_Review(catalogue).look(rules))
 
 
 def near(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
-    """The end of a message about ``name``: which of ``names`` may be meant; empty where none is like it."""
+    """The end of a message about ``name``, suggesting which of ``names`` may be meant; empty if none resembles it."""
     found = difflib.get_close_matches(name, list(names), 1, likeness)
     return f"; did you mean `{found[0]}`?" if found else ""
 
 
 def idle_route(route: str, catalogue: Catalogue, hint: str) -> str:
-    """Why a route, of a rule or a limit, holds for no operation of the catalogue; empty where it does for one. ``hint``:
-    where the projects belong that it names."""
+    """Why a route, of a rule or a limit, holds for no operation of the catalogue; empty if it holds for one. ``hint``:
+    where to put the projects that the route names."""
     method, template = parse_route(route)
     probe = Matcher(Clause(routes=(route,)))
     if any(not one.blocked and not _refused(probe, one, deny=False) for one in catalogue.operations()):
@@ -68,7 +68,7 @@ class _Review:
         self._idle = cache(partial(idle_route, catalogue=catalogue, hint="name projects in `projects`"))
         self._near = cache(partial(near, names=self._permissions))
         self._far = frozenset(one.name for one in self._operations if reaches_beyond(one) and not is_list(one))
-        """What any deny by project that is about them refuses."""
+        """Names of the operations that a deny by project always refuses, if its other conditions hold for them."""
 
     def look(self, rules: Sequence[Rule]) -> Iterator[Finding]:
         numbered = list(enumerate(rules))
@@ -146,7 +146,7 @@ class _Review:
                 yield Finding(number, False, position, lost)
 
     def _lost(self, mine: frozenset[str], denies: Sequence[tuple[Rule, Clause]]) -> str:
-        """What an allow without projects loses to the first deny by project that takes anything from it; empty: nothing."""
+        """What an allow without projects loses to the first deny by project that takes any of it away; empty: nothing."""
         for other, refusal in denies:
             lost = mine & self._far & self._select(refusal, deny=True) if refusal.projects is not None else frozenset()
             if lost:
@@ -170,7 +170,7 @@ class _Review:
 
 
 class _Before:
-    """The allows of one identity that stand before another: the first of each kind, for thousands may select the same."""
+    """The allows of an identity that precede another: only the first of each kind, since thousands may select the same."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -184,7 +184,7 @@ class _Before:
         self._count += 1
 
     def hides(self, mine: frozenset[str], rule: Rule, clause: Clause) -> str:
-        """What the first of them does to an allow that selects ``mine``; empty: nothing."""
+        """What the first of them that matters does to an allow that selects ``mine``; empty: nothing."""
         covering = [
             place
             for projects in {None, clause.projects}
@@ -203,7 +203,7 @@ class _Before:
 
 
 def _key(clause: Clause, deny: bool) -> tuple[bytes, bool]:
-    """Of all that select the same operations, wherever these may be used."""
+    """A key shared by all clauses that select the same operations, in whichever projects."""
     return msgspec.json.encode(msgspec.structs.replace(clause, projects=None, lists=Lists.REFUSE)), deny
 
 

@@ -1,7 +1,7 @@
-"""One clause of a rule against one request: the conditions an operator writes, compiled.
+"""Matching one clause of a rule against one request: the conditions that an operator writes, compiled.
 
 Conditions on *what is asked* (class, method, route, permission, surface) are decided by the operation. Conditions on *which
-project* are three-valued: a number against a path can't be judged without asking GitLab, and what can't be judged is
+project* have three outcomes: a number can't be compared with a path without asking GitLab, and what can't be decided is
 allowed by no ``allow`` and caught by every ``deny``.
 """
 
@@ -22,7 +22,7 @@ from .target import Target
 
 
 class Projects(msgspec.Struct, frozen=True):
-    """Which projects; one entry that fits is enough."""
+    """Which projects a clause is about; one entry that fits is enough."""
 
     named: tuple[str, ...] = ()
     """Numbers, full paths, or paths with ``*`` (within one segment) and ``**`` (across)."""
@@ -31,25 +31,25 @@ class Projects(msgspec.Struct, frozen=True):
 
 
 class Lists(enum.StrEnum):
-    """What becomes of lists that show more than a clause's projects."""
+    """What happens to lists that show more than a clause's projects."""
 
     REFUSE = "refuse"
     FILTER = "filter"
 
 
 class Clause(msgspec.Struct, frozen=True):
-    """Conditions that must all hold. One left out (None) holds."""
+    """Conditions that must all hold. One that is left out (None) holds."""
 
     access: Access | None = None
     """``write`` includes read."""
     methods: tuple[str, ...] | None = None
     routes: tuple[str, ...] | None = None
-    """``/template`` or ``METHOD /template``, whole; a last ``**`` stands for any remainder."""
+    """``/template`` or ``METHOD /template``, matched as a whole; a final ``**`` stands for any remainder."""
     permissions: tuple[str, ...] | None = None
     surfaces: tuple[Surface, ...] | None = None
     projects: Projects | None = None
     lists: Lists = Lists.REFUSE
-    """Of an allow with projects: ``filter`` lets through the lists that ``narrowing`` knows, less what is elsewhere."""
+    """For an allow with projects: ``filter`` lets through the lists that ``narrowing`` knows, without items of others."""
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What only GitLab can answer: what else is this project or group called?"""
+    """A question that only GitLab can answer: what is the other name of this project or group?"""
 
     kind: ReferenceKind
     spelt: str
@@ -80,7 +80,7 @@ class Place(msgspec.Struct, frozen=True):
     path: str
     """The full path, in any case."""
     group_ids: tuple[str, ...] = ()
-    """The groups around it, for rules that name a group by number."""
+    """The numbers of the groups around it, for rules that name a group by number."""
 
 
 Resolved = Mapping[Question, Place]
@@ -95,17 +95,17 @@ class Fit(enum.Enum):
 
 
 class Named(msgspec.Struct, frozen=True):
-    """Something a request names, read from its path or its query."""
+    """Something that a request names, read from its path or its query."""
 
     kind: ReferenceKind
     spelt: str | None
-    """As a :class:`Question` spells it; None when it is neither a number nor a path GitLab could know."""
+    """The name as a :class:`Question` spells it; None if it is neither a number nor a path that GitLab could know."""
     follows: bool = False
-    """GitLab takes a former path here without a word, as Git and LFS do: where it is now, GitLab alone can tell."""
+    """GitLab silently accepts a former path here, as for Git and LFS: only GitLab can tell where the project is now."""
 
     @property
     def question(self) -> Question | None:
-        """What GitLab could say about it."""
+        """The question to GitLab about it; None if there is nothing to ask."""
         return None if self.spelt is None else Question(self.kind, self.spelt)
 
 
@@ -141,14 +141,14 @@ PARAMETERS: Mapping[bytes, ReferenceKind] = {
     b"namespace_id": ReferenceKind.NAMESPACE,
     b"namespace_path": ReferenceKind.NAMESPACE,
 }
-"""Parameters by which an operation reaches another project or group than its path's."""
+"""The parameters by which an operation reaches a project or group other than its path's."""
 
 
 def spell(value: str) -> str | None:
-    """``value`` as a :class:`Question` spells it; None for what GitLab may read in ways of its own.
+    """``value`` as a :class:`Question` spells it; None if GitLab may read it in its own way.
 
-    GitLab takes any line of digits for an id and casts it: ``0042`` and, by a multi-line anchor, ``42%0Ax`` are 42. The
-    first is spelt out here, the second is no path and stays undecidable.
+    GitLab takes any line of digits for an id and casts it: ``0042`` is 42, and so is ``42%0Ax``, by a multi-line anchor.
+    The first is normalised here; the second is no path and stays undecidable.
     """
     if value.isascii() and value.isdigit():
         return value.lstrip("0") or "0"
@@ -156,20 +156,20 @@ def spell(value: str) -> str | None:
 
 
 def spelt_in_path(reference: Reference, segments: tuple[str, ...]) -> str | None:
-    """As :func:`spell`. Where a reference spans segments GitLab looks for a path alone: ``/42.git`` is not of project 42,
-    and what a group called 42 has is undecidable."""
+    """As :func:`spell`, for a reference in the path. If the reference spans segments, GitLab looks up paths only:
+    ``/42.git`` is not project 42, and what belongs to a group named 42 is undecidable."""
     spelt = spell(reference.value(segments))
     return None if reference.end and spelt is not None and spelt.isdigit() else spelt
 
 
 def _in_path(reference: Reference, spelt: str | None, follows: bool) -> Named:
-    # No project stands outside of a namespace: ``/platform.wiki.git`` is of a group.
+    # No project is outside a namespace: ``/platform.wiki.git`` is a group's.
     alone = reference.end and spelt is not None and "/" not in spelt
     return Named(ReferenceKind.GROUP if alone else reference.kind, spelt, follows)
 
 
 def named(operation: Operation, target: Target) -> tuple[Named, ...]:
-    """Every project and group the request names, in its path first, then in its query."""
+    """Every project and group that the request names, first those in its path, then those in its query."""
     segments = target.segments
     follows = operation.surface in _FOLLOWING
     found = [
@@ -183,17 +183,17 @@ def named(operation: Operation, target: Target) -> tuple[Named, ...]:
 
 
 def questions_of(operation: Operation, target: Target) -> tuple[Question, ...]:
-    """What GitLab could say about each place that the request names: by which other name its body may mean the same."""
+    """The questions to GitLab about the places that the request names, because its body may use their other names."""
     asked = dict.fromkeys(thing.question for thing in named(operation, target))
     return tuple(question for question in asked if question is not None)
 
 
 Spelling = tuple[bool, str]
-"""Whether it is a project, and how it is spelt: 42 may be a project's number and a namespace's, which are two things."""
+"""Whether it is a project, and how it is spelt: 42 may be a project's number or a namespace's, two different things."""
 
 
 def spellings(operation: Operation, target: Target, resolved: Resolved) -> frozenset[Spelling]:
-    """How a body may spell the places that the request's path and query name already."""
+    """How a body may spell the places that the request's path and query already name."""
     allowed: set[Spelling] = set()
     for thing in named(operation, target):
         if thing.spelt is None:
@@ -207,20 +207,20 @@ def spellings(operation: Operation, target: Target, resolved: Resolved) -> froze
 
 
 def spelling(parameter: str, value: str) -> Spelling | None:
-    """What a parameter of ``PARAMETERS`` names by ``value``; None for what GitLab may read in ways of its own."""
+    """What a parameter of ``PARAMETERS`` names by ``value``; None if GitLab may read it in its own way."""
     name = parameter.encode()
     spelt = _spelt_by(name, value)
     return None if spelt is None else (PARAMETERS[name] is ReferenceKind.PROJECT, spelt)
 
 
 def _spelt_by(parameter: bytes, value: str) -> str | None:
-    """As :func:`spell`. What a ``…_path`` of digits names is a path to GitLab and never a number: undecidable."""
+    """As :func:`spell`, but digits in a ``…_path`` are a path to GitLab, never a number: undecidable."""
     spelt = spell(value)
     return None if spelt is not None and spelt.isdigit() and parameter.endswith(b"_path") else spelt
 
 
 def asked_of(operation: Operation, target: Target) -> object:
-    """What :func:`named` will be made from: equal for requests that name the same, and much cheaper."""
+    """What :func:`named` derives its result from: equal for requests that name the same things, and much cheaper to get."""
     references, segments = operation.references, target.segments
     query = tuple(_in_query(target.query)) if target.query and _SUSPECT.search(target.query) else ()
     if len(references) == 1 and not query:
@@ -228,7 +228,7 @@ def asked_of(operation: Operation, target: Target) -> object:
     return (query, *(reference.value(segments) for reference in references))
 
 
-# Most queries hold neither a name of the table nor an escape that could hide one in a name.
+# Most queries contain neither a name of the table nor an escape that could hide one.
 _SUSPECT = re.compile(rb"project|group|namespace|fork|%", re.IGNORECASE)
 
 
@@ -269,12 +269,12 @@ class _ProjectTest:
         if place is not None:
             fits = self._fits(thing.kind, place.id, place.path.lower()) or not self.group_ids.isdisjoint(place.group_ids)
             return Fit.YES if fits else Fit.NO
-        # A number may be any path; a path may be any of the numbers, or lie in any of the numbered groups.
+        # A number may stand for any path; a path for any of the numbers, or for a place in any of the numbered groups.
         unsure = (self.by_path or bool(self.group_ids)) if numeric else self.by_id
         return Fit.UNSURE if unsure else Fit.NO
 
     def touch(self, thing: Named, resolved: Resolved) -> Fit:
-        """As :meth:`fit`, and a group touches whatever of the projects lies in it: its lists show them."""
+        """As :meth:`fit`, but a group also touches those of the projects that lie in it: its lists show them."""
         found = self.fit(thing, resolved)
         if found is not Fit.NO or thing.kind is ReferenceKind.PROJECT or thing.spelt is None:
             return found
@@ -299,7 +299,7 @@ _METHOD_AND_ROUTE = re.compile(r"(?:(?P<method>[A-Z]+) +)?(?P<template>/.*)")
 
 
 class _RouteTest:
-    """Compiled ``routes``: by shape for what the catalogue knows, by segments for what it does not."""
+    """Compiled ``routes``: compared by shape if the catalogue knows the operation, by segments if it doesn't."""
 
     def __init__(self, routes: Iterable[str]) -> None:
         self._shapes: set[tuple[str, str]] = set()
@@ -313,7 +313,7 @@ class _RouteTest:
                 template += "*rest"
             else:
                 self._shapes |= {(method, shape(path)) for path in expand(template)}
-            if "?" not in template:  # what stands for one query is known
+            if "?" not in template:  # a row for one particular query is known
                 for path in expand(template):
                     self._tree.add(method, split(path), True)
 
@@ -329,13 +329,13 @@ class _RouteTest:
 
 @lru_cache(maxsize=4096)
 def shapes_of(name: str) -> tuple[str, tuple[str, ...]]:
-    """An operation's method, and the shape of each expansion of its template."""
+    """An operation's method, and the shapes of all expansions of its template."""
     method, template = name.split(" ", 1)
     return method, tuple(shape(path) for path in expand(template))
 
 
 def parse_route(route: str) -> tuple[str, str]:
-    """``METHOD /template`` or ``/template`` as method (or ``ANY``) and template. Raises ValueError."""
+    """Split ``METHOD /template`` or ``/template`` into method (or ``ANY``) and template. Raises ValueError."""
     found = _METHOD_AND_ROUTE.fullmatch(route.strip())
     if found is None:
         raise ValueError(f"`{route}` is no route: write `/template` or `METHOD /template`")
@@ -355,12 +355,12 @@ class Matcher:
 
     @property
     def by_project(self) -> bool:
-        """It names projects."""
+        """Whether the clause names projects."""
         return self._projects is not None
 
     @property
     def paths(self) -> frozenset[str] | None:
-        """The only places that it is about, where it names them by whole paths alone; None: it may be about others."""
+        """The only places that the clause is about, if it names all of them by full paths; None: it may be about others."""
         test = self._projects
         if test is None or test.globs or test.groups or test.by_id or self.narrows:
             return None
@@ -368,19 +368,19 @@ class Matcher:
 
     @property
     def narrows(self) -> bool:
-        """Lists that show more than its projects are let through without the rest."""
+        """Whether lists that show more than its projects are let through without the rest."""
         return self._projects is not None and self.clause.lists is Lists.FILTER
 
     @property
     def hides_place(self) -> bool:
-        """It is about where, not what: as a deny it answers as if the place did not exist."""
+        """Whether the clause is about where, not what: as a deny it answers as if the place did not exist."""
         clause = self.clause
         return clause.projects is not None and not (
             clause.methods or clause.routes or clause.permissions or clause.surfaces
         )
 
     def refuses(self, operation: Operation, access: Access, target: Target, method: str, *, deny: bool) -> str:
-        """Which condition on the operation does not hold; empty when all do."""
+        """The name of the condition on the operation that does not hold; empty if all hold."""
         if self.clause.access is Access.READ and access is not Access.READ:
             return "access"
         if self._methods is not None and method not in self._methods and not (method == "HEAD" and "GET" in self._methods):
@@ -389,7 +389,7 @@ class Matcher:
             return "surfaces"
         if self._permissions is not None:
             wanted = self._permissions
-            # An operation may need several: an allow must name them all, a deny any one.
+            # An operation may need several permissions: an allow must name all of them, a deny any one.
             held = not wanted.isdisjoint(operation.permissions) if deny else wanted.issuperset(operation.permissions)
             if not operation.permissions or not held:
                 return "permissions"
@@ -398,7 +398,7 @@ class Matcher:
         return ""
 
     def may_reach(self, operation: Operation, things: tuple[Named, ...], resolved: Resolved, screened: bool) -> Fit:
-        """For an allow: whether all that the request can reach is among the clause's projects."""
+        """For an allow: whether everything that the request can reach is among the clause's projects."""
         if self._projects is None:
             return Fit.YES
         if not keeps_to_place(operation, screened):
@@ -414,19 +414,19 @@ class Matcher:
         return Fit.NO if Fit.NO in fits else Fit.UNSURE if Fit.UNSURE in fits else Fit.YES
 
     def fits(self, thing: Named, resolved: Resolved) -> Fit:
-        """Whether ``thing``, its number and path ``resolved``, is among the clause's projects."""
+        """Whether ``thing``, whose number and path are ``resolved``, is among the clause's projects."""
         if self._projects is None:
             return Fit.YES
         found = self._projects.fit(thing, resolved)
-        # A list's items do not say the numbers of the groups around them.
+        # The items of a list do not state the numbers of the groups around them.
         return Fit.UNSURE if found is Fit.NO and self._projects.group_ids else found
 
     def may_touch(
         self, operation: Operation, target: Target, things: tuple[Named, ...], resolved: Resolved, screened: bool
     ) -> Fit:
-        """For a deny: whether anything the request names may be among the clause's projects.
+        """For a deny: whether anything that the request names may be among the clause's projects.
 
-        What it may reach beyond that is for :func:`reaches_beyond`.
+        :func:`reaches_beyond` says whether it may reach more than that.
         """
         if self._projects is None:
             return Fit.YES
@@ -438,13 +438,13 @@ class Matcher:
 
 
 def keeps_to_place(operation: Operation, screened: bool) -> bool:
-    """Whether the operation reaches only what its path and query name, and they name something at all."""
+    """Whether the operation reaches only what its path and query name, and its path names something at all."""
     decidable = operation.known and not operation.wide and (screened or not operation.names_in_body)
     return decidable and names_place(operation)
 
 
 def reaches_beyond(operation: Operation) -> bool:
-    """Whether the operation may show or change what no part of it names: GraphQL, a search, an issue by its own number."""
+    """Whether the operation may show or change what the request doesn't name: GraphQL, a search, an issue by its number."""
     return operation.wide or not (operation.placeless or names_place(operation))
 
 
@@ -454,8 +454,8 @@ def names_place(operation: Operation) -> bool:
 
 
 def _taken_for(operation: Operation, target: Target) -> Iterable[Named]:
-    """What else GitLab may take a reference for, so that a deny looks at it, too: the last one less its ``.json``, which
-    Grape may take for a format; each beginning of one that may be below a project."""
+    """What else GitLab may take a reference for, so that a deny looks at it, too: a reference at the end of the path
+    without its ``.json``, which Grape may take for a format, and each leading part of one that may be below a project."""
     segments = target.segments
     for reference in operation.references:
         if reference.below:
@@ -468,7 +468,8 @@ def _taken_for(operation: Operation, target: Target) -> Iterable[Named]:
 
 
 def access_of(operation: Operation, method: str, *, brokered: bool) -> Access:
-    """The class a caller is judged by: what the catalogue does not know is a write for whoever has no own token."""
+    """The class by which a request is judged: an operation that the catalogue doesn't know is a write for brokered callers;
+    for others its method decides."""
     if operation.known:
         return operation.access
     if brokered or method not in SAFE_METHODS:

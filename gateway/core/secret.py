@@ -7,7 +7,7 @@ import hmac
 
 
 class Secret:
-    """A credential's value. ``repr``, ``str``, ``format`` and pickling never show it; ``reveal()`` is the one way out."""
+    """A credential's value. ``repr``, ``str``, ``format`` and pickling never show it; ``reveal()`` is the only way out."""
 
     __slots__ = ("_keyed", "_value")
 
@@ -16,11 +16,11 @@ class Secret:
         self._keyed: tuple[bytes, bytes] | None = None
 
     def reveal(self) -> str:
-        """The value itself: for the wire and for hashing, nothing else."""
+        """The value itself, for the wire and for hashing only."""
         return self._value
 
     def keyed(self, key: bytes) -> bytes:
-        """``keyed_hash`` of the value; the last one is kept, because a repeated request presents the same object."""
+        """The ``keyed_hash`` of the value; the last one is kept, because a repeated request presents the same object."""
         kept = self._keyed
         if kept is None or kept[0] is not key:
             kept = self._keyed = (key, keyed_hash(key, self._value))
@@ -58,5 +58,5 @@ def keyed_hash(key: bytes, value: str | bytes, size: int = 32) -> bytes:
 
 
 def fingerprint(key: bytes, secret: Secret) -> str:
-    """What logs and audit show of a credential: ``tok:`` and 12 hex digits of its keyed hash."""
+    """What logs and the audit show of a credential: ``tok:`` and 12 hex digits of its keyed hash."""
     return "tok:" + keyed_hash(key, secret.reveal(), 6).hex()

@@ -1,6 +1,6 @@
-"""Structured Fields (RFC 9651): the dictionaries that targeted cache control is written in, and the few values written out.
+"""Structured Fields (RFC 9651): reading the dictionaries of targeted cache control, and writing the few values we send.
 
-A parse error is a ``ValueError`` and means that the whole field is to be ignored (RFC 9651 §4.2).
+A parse error is a ``ValueError`` and means that the whole field must be ignored (RFC 9651 §4.2).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Reader:
 
 
 def parse_dictionary(value: bytes) -> dict[str, Member]:
-    """A Dictionary (§3.2); the last of repeated keys wins, in the place of the last."""
+    """Parse a Dictionary (§3.2); of repeated keys the last one counts, and keeps its own place."""
     reader = _Reader(value.decode("ascii", "strict").strip(" "))
     members: dict[str, Member] = {}
     while not reader.ended():
@@ -120,11 +120,11 @@ def _bare(reader: _Reader) -> Bare:
 
 
 def serialise_string(text: str) -> str:
-    """A String (§4.1.6); what it can't hold is dropped: our strings are for people who debug."""
+    """``text`` as a String (§4.1.6). Characters that it can't hold are dropped: our strings are for people who debug."""
     kept = "".join(character for character in text if " " <= character <= "~")
     return '"' + kept.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def serialise_name(text: str) -> str:
-    """``text`` as a Token where it is one, else as a String: how a cache or proxy writes its own name."""
+    """``text`` as a Token if it is one, else as a String: how a cache or proxy writes its own name."""
     return text if _TOKEN.fullmatch(text) else serialise_string(text)

@@ -1,7 +1,7 @@
 """The request target: carried as the raw octets received, parsed *beside* them, never re-encoded.
 
-Percent-decoding happens here and nowhere else in the package, and its results serve policy and labels only. What GitLab,
-Workhorse and this gateway could read differently is refused (400); what is merely unusual is data and passes.
+Percent-decoding happens here and nowhere else in the package, and its results serve only policy and labels. A target that
+GitLab, Workhorse and this gateway could read differently is refused (400); one that is merely unusual passes.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from .errors import Code, Rejection
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
-    """A request target judged unambiguous."""
+    """A request target that has been judged unambiguous."""
 
     raw: bytes
-    """Origin form, byte for byte as received (of an absolute-form target: what follows the authority)."""
+    """The origin form, byte for byte as received (for an absolute-form target: what follows the authority)."""
     path: bytes
     """``raw`` up to the first ``?``."""
     query: bytes | None
     """What follows the first ``?``; ``b""`` for a bare trailing ``?``, None without one."""
     segments: tuple[str, ...]
-    """Path split on literal ``/`` first, each segment then decoded once (UTF-8, surrogateescape); the configured
-    relative-URL prefix is cut off; no trailing empty segment."""
+    """The path, split on literal ``/`` first, each segment then decoded once (UTF-8, surrogateescape). The configured
+    relative-URL prefix is cut off, and there is no trailing empty segment."""
     authority: bytes | None = None
     """The authority of an absolute-form target, for the edge's Host rules; None for origin form."""
 
 
 MAX_TARGET_BYTES = 16384
 
-# Changes anything but visible ASCII, and the two visible octets that no target may hold: a fragment is never sent (RFC 9112
-# §3.2.1) and a backslash is a slash to some readers.
+# Changes every octet except visible ASCII, and also the two visible octets that no target may contain: a fragment is never
+# sent (RFC 9112 §3.2.1), and some parsers take a backslash for a slash.
 _ALLOWED = bytes(octet if 0x20 < octet < 0x7F and octet not in b"#\\" else octet ^ 1 for octet in range(256))
-# No percent, and no segment that starts with a dot or is empty: nothing in such a path can decode into anything else.
+# No percent sign, and no segment that is empty or starts with a dot: nothing in such a path can decode into anything else.
 _PLAIN = re.compile(rb"(?>(?:/[^/.%][^/%]*+)*)/?")
 _BAD_TRIPLET = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)", re.DOTALL)
 _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?")
-# Decoding is repeated this often, for the check alone: what a proxy, Workhorse and Rails could undo between them.
+# How often decoding is repeated, only for the check: as often as a proxy, Workhorse and Rails together could decode.
 _ROUNDS = 3
 
 _PARSED: dict[bytes, tuple[str, ...]] = {}
@@ -53,11 +53,11 @@ def parse_target(raw: bytes, *, max_bytes: int = MAX_TARGET_BYTES, prefix: bytes
 
     Args:
         raw: The target as received: origin form, or absolute form (RFC 9112 §3.2.2).
-        max_bytes: The longest target taken.
-        prefix: GitLab's relative URL root, ``/gitlab``; empty when it lives at ``/``.
+        max_bytes: The longest target that is accepted.
+        prefix: GitLab's relative URL root, such as ``/gitlab``; empty if it is ``/``.
 
     Raises:
-        Rejection: TARGET_TOO_LONG (414); BAD_TARGET: 400, or 404 outside the prefix. Neither repeats the target.
+        Rejection: TARGET_TOO_LONG (414); BAD_TARGET: 400, or 404 outside the prefix. Neither quotes the target.
     """
     if len(raw) > max_bytes:
         raise Rejection(
@@ -82,12 +82,12 @@ def parse_target(raw: bytes, *, max_bytes: int = MAX_TARGET_BYTES, prefix: bytes
 
 
 def _origin_form(raw: bytes) -> tuple[bytes, bytes]:
-    """Authority and origin form of an absolute-form target. The scheme is read by nobody: it proves nothing."""
+    """Authority and origin form of an absolute-form target. The scheme is ignored: it proves nothing."""
     match = _ABSOLUTE.fullmatch(raw)
     if match is None:
         raise _refused("form")
     authority, rest = match[1], match[2]
-    # RFC 9110 §4.2.4: userinfo is an error in a target; "@" is no member of the class.
+    # RFC 9110 §4.2.4: userinfo in a target is an error; `_AUTHORITY` has no "@".
     if _AUTHORITY.fullmatch(authority) is None:
         raise _refused("authority")
     if not rest.startswith(b"/"):
@@ -106,8 +106,8 @@ def _parse_path(path: bytes) -> tuple[str, ...]:
 
 
 def _decode_segment(segment: bytes) -> str:
-    """``segment`` decoded once, after decoding it further for the check alone."""
-    if segment.isalnum():  # as most are: there is nothing to look for
+    """``segment`` decoded once, after decoding it further only for the check."""
+    if segment.isalnum():  # as most are: there is nothing to check
         return segment.decode("ascii")
     if not segment:
         raise _refused("empty segment")
@@ -126,10 +126,10 @@ def _decode_segment(segment: bytes) -> str:
 
 
 def _check_dots(segment: bytes) -> None:
-    """Refuse what is, or decodes into, a dot segment; ``;`` ends a segment for readers that know path parameters.
+    """Refuse a dot segment; ``;`` ends a segment for parsers that know path parameters.
 
-    A ``..`` between *decoded* slashes or backslashes is refused as well: GitLab's own traversal check does (and Workhorse
-    before it picks its route on a cleaned path). A single dot there is harmless and passes.
+    A ``..`` between *decoded* slashes or backslashes is refused as well: GitLab's own traversal check does so (and
+    Workhorse, in front of it, chooses its route by a cleaned path). A single dot there is harmless and passes.
     """
     if b"." not in segment:
         return
@@ -146,17 +146,17 @@ def _remember(path: bytes, segments: tuple[str, ...]) -> None:
     if len(path) > _PARSED_PATH_BYTES:
         return
     if len(_PARSED) >= _PARSED_BOUND:
-        # The older half goes: dicts keep insertion order, and a full sweep would make every caller miss at once.
+        # The older half goes, as dicts keep insertion order: emptying it all would make every caller miss at once.
         for stale in list(_PARSED)[: _PARSED_BOUND // 2]:
             del _PARSED[stale]
     _PARSED[path] = segments
 
 
 def percent_decode(octets: bytes) -> bytes:
-    """``octets`` with each valid ``%xx`` undone once; invalid ones stay as they are."""
+    """``octets`` with each valid ``%xx`` decoded once; invalid ones stay as they are."""
     if b"%" not in octets:
         return octets
-    # A slash, the one that nearly all escapes are of: where no other percent sign is left, that was all there was to undo.
+    # Nearly all escapes are slashes: if no percent sign is left once those are decoded, there was nothing else to decode.
     slashed = octets.replace(b"%2F", b"/")
     return slashed if b"%" not in slashed else unquote_to_bytes(octets)
 

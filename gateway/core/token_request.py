@@ -1,6 +1,6 @@
-"""A token exchange as it is asked for (RFC 8693 §2.1): read strictly, answered in the words of RFC 6749 §5.2.
+"""Requests for a token exchange (RFC 8693 §2.1): read strictly, refused with the error codes of RFC 6749 §5.2.
 
-What the standard has and this endpoint has not is refused rather than ignored, where ignoring it would give more than was
+What the standard offers and this endpoint doesn't is refused, not ignored, where ignoring it would grant more than was
 asked for: another audience, a narrower scope, acting for somebody else.
 """
 
@@ -26,7 +26,7 @@ _NOT_HERE = ("actor_token", "actor_token_type", "client_secret", "client_asserti
 
 
 class TokenRefused(Exception):  # noqa: N818 — an answer
-    """RFC 6749 §5.2: ``error`` is one of its codes. The words quote nothing that was sent."""
+    """The request is refused. ``error`` is a code of RFC 6749 §5.2; the words quote nothing that was sent."""
 
     def __init__(self, error: str, words: str) -> None:
         super().__init__(words)
@@ -34,15 +34,15 @@ class TokenRefused(Exception):  # noqa: N818 — an answer
 
 
 class TokenRequest(msgspec.Struct, frozen=True):
-    """What is asked for."""
+    """What the caller asks for."""
 
     subject: Secret
     lifetime_s: float | None = None
-    """None: as long as may be."""
+    """The lifetime asked for; None: as long as possible."""
 
 
 class Granted(msgspec.Struct, frozen=True):
-    """What was given, and to whom."""
+    """What was granted, and to whom."""
 
     key: Secret
     key_id: str
@@ -51,7 +51,7 @@ class Granted(msgspec.Struct, frozen=True):
 
 
 def read_token_request(media_type: str, body: bytes) -> TokenRequest:
-    """Raises TokenRefused."""
+    """Read a request's body. Raises TokenRefused."""
     if media_type.partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         raise _invalid("the body is application/x-www-form-urlencoded")
     given = _parameters(body)
@@ -75,12 +75,12 @@ def read_token_request(media_type: str, body: bytes) -> TokenRequest:
 
 
 def not_accepted() -> TokenRefused:
-    """The one answer to every subject token that is not good: unknown, expired, for somebody else, not matching."""
+    """The same answer for every subject token that is not accepted: unknown, expired, for somebody else, not matching."""
     return _invalid("the subject token is not accepted")
 
 
 def _parameters(body: bytes) -> dict[str, str]:
-    """§3.2 of RFC 6749: none stands twice."""
+    """The parameters of the form. None may occur twice (RFC 6749 §3.2)."""
     try:
         pairs = urllib.parse.parse_qsl(
             body.decode("ascii"),

@@ -1,7 +1,8 @@
-"""Requests to leave HTTP: which are let through to become a tunnel, which are refused, which are ignored.
+"""Requests to switch protocols: which are let through and become a tunnel, which are refused, which are ignored.
 
-Only WebSockets (RFC 6455), only on the routes where GitLab answers with one, only as a sound handshake.
-Any other ``Upgrade`` (h2c, TLS) is an offer that a server may ignore (RFC 9110 §7.8): it is, and GitLab never sees it.
+Only WebSockets (RFC 6455) are let through, only on the routes where GitLab offers them, and only with a sound handshake;
+other attempts at a WebSocket, and SPDY, are refused. Any other ``Upgrade`` (h2c, TLS) is an offer that a server may ignore
+(RFC 9110 §7.8): it is ignored, and GitLab never sees it.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ _VERSION = b"13"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 
 SWITCH: Fields = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
-"""What asks for a switch, and what agrees to one; written by us, both ways."""
+"""The fields that ask for a switch and that agree to one; we write them ourselves in both directions."""
 
 _NEVER_WITH_101 = frozenset({b"content-length", b"transfer-encoding", b"upgrade", b"connection"})
 
 
 def websocket_key(head: RequestHead, operation: Operation) -> bytes:
-    """The ``Sec-WebSocket-Key`` of a handshake to let through; empty when the request is not one.
+    """The ``Sec-WebSocket-Key`` of a handshake to let through; empty if the request is not one.
 
     Raises:
-        Rejection: UPGRADE_REFUSED: 400 for a tunnel where there is none, or a handshake that isn't sound; 426 for another
-            version of the protocol. NOT_IMPLEMENTED (501) for gRPC.
+        Rejection: UPGRADE_REFUSED: 400 for a route without tunnels or a handshake that isn't sound; 426 for another version
+            of the protocol. NOT_IMPLEMENTED (501) for gRPC.
     """
     fields = head.fields
     media = first(fields, b"content-type")
@@ -63,9 +64,9 @@ def websocket_key(head: RequestHead, operation: Operation) -> bytes:
 
 
 def switched(reply: ResponseHead, key: bytes) -> ResponseHead:
-    """GitLab's 101, less what asks for the switch (``SWITCH`` says that again on its way down).
+    """GitLab's 101 without the fields that agree to the switch (``SWITCH`` is added on its way down).
 
-    Raises Rejection UPSTREAM_PROTOCOL (502) when it does not answer to ``key``.
+    Raises Rejection UPSTREAM_PROTOCOL (502) if it is not the answer to ``key``.
     """
     expected = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
     fields = reply.fields

@@ -1,7 +1,7 @@
-"""Workload tokens (JWTs, RFC 7519): read strictly, judged by a configured identity. Signatures are ``identity``'s.
+"""Workload tokens (JWTs, RFC 7519): read strictly, judged by a configured identity. ``identity`` verifies signatures.
 
-``peek`` believes nothing; what it returns says whose token this claims to be and which key would have signed it. A token
-that names a member twice, at any depth, is malformed: two readers would believe different ones.
+``peek`` believes nothing; its result says whose token this claims to be and which key would have signed it. A token that
+contains a member twice, at any depth, is malformed: two parsers would believe different ones.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import msgspec
 from .globs import Glob
 
 MAX_LENGTH = 16_384
-"""Characters; GitLab's own tokens have some two thousand."""
+"""The most characters of a token; GitLab's own have some two thousand."""
 _MAX_HEADER = 4096
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _LONGEST_KEY_ID = 512
-# Not behind a letter: GitLab's own job tokens are `glcbt-` and a JWT.
+# Not directly after a letter, digit, `_` or `-`: GitLab's own job tokens are `glcbt-` and a JWT.
 _HELD = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", re.ASCII)
 
 
 class Peeked(msgspec.Struct, frozen=True, gc=False):
-    """What a token says of itself, unverified."""
+    """What a token says about itself, unverified."""
 
     issuers: tuple[str, ...]
     """Every ``iss`` in it; a sound token has one."""
@@ -35,24 +35,25 @@ class Peeked(msgspec.Struct, frozen=True, gc=False):
     key_id: str | None = None
     claims: dict[str, Any] = {}
     sound: bool = False
-    """It reads one way only, and asks for nothing (``crit``) that isn't understood here."""
+    """It can be read in one way only, and requires no extension (``crit``) that isn't understood here."""
 
     def __repr__(self) -> str:
         return f"Peeked({self.algorithm})"
 
 
 def looks_like_one(text: str) -> bool:
-    """``eyJ`` is ``{"`` in base64: every JWT starts so, and no GitLab token with a prefix does."""
+    """Whether ``text`` looks like a JWT. ``eyJ`` is ``{"`` in base64: every JWT starts with it, and no GitLab token with a
+    prefix does."""
     return text.startswith("eyJ")
 
 
 def held_in(text: str) -> list[str]:
-    """What looks like one within ``text``: in quotes, behind a scheme, with something behind it perhaps."""
+    """What looks like a JWT within ``text``: in quotes, after a scheme, perhaps with something after it."""
     return _HELD.findall(text) if "eyJ" in text else []
 
 
 def peek(text: str) -> Peeked | None:
-    """None: no JWT at all. Never raises."""
+    """Read a token without verifying it; None if it is no JWT at all. Never raises."""
     parts = text.split(".", 3)
     if len(text) > MAX_LENGTH or len(parts) != 3:
         return None
@@ -76,7 +77,7 @@ def peek(text: str) -> Peeked | None:
 
 
 class _Read:
-    """One JSON segment: its value, every ``iss`` in it, and whether a member stands twice."""
+    """One JSON segment: its value, every ``iss`` in it, and whether a member occurs twice."""
 
     def __init__(self) -> None:
         self.value: Any = None
@@ -110,7 +111,7 @@ def _no_constant(name: str) -> Any:
 
 
 class Pattern:
-    """A whole value: text, with ``*`` for a run without ``/`` and ``**`` for any run."""
+    """A pattern for a whole value: text, with ``*`` for a run without ``/`` and ``**`` for any run."""
 
     __slots__ = ("_glob", "text")
 
@@ -119,18 +120,18 @@ class Pattern:
         self._glob = Glob(text)
 
     def matches(self, value: object) -> bool:
-        """A list matches where one of its members does; nothing else that is no plain word ever does."""
+        """Whether ``value``, a string, an integer or a boolean, or a list with one of these, matches. Nothing else does."""
         if isinstance(value, list):
             return any(self.matches(item) for item in value if not isinstance(item, list))
         if isinstance(value, bool):
-            value = "true" if value else "false"  # GitLab sends the words, others the values
+            value = "true" if value else "false"  # GitLab sends the words, others send JSON's values
         elif isinstance(value, int):
             value = str(value)
         return isinstance(value, str) and self._glob.match(value)
 
 
 class Requirement(msgspec.Struct, frozen=True):
-    """What one identity asks of a token whose signature held."""
+    """What an identity requires of a token whose signature is valid."""
 
     issuer: str
     audience: str
@@ -138,7 +139,7 @@ class Requirement(msgspec.Struct, frozen=True):
     skew_s: float = 30.0
 
     def admits(self, claims: dict[str, Any], now: float) -> bool:
-        """``now`` is Unix seconds. A token that never expires is none."""
+        """Whether the claims meet the requirement. ``now`` is in Unix seconds. A token without an expiry is refused."""
         return (
             claims.get("iss") == self.issuer
             and _is_for(claims.get("aud"), self.audience)
@@ -147,7 +148,7 @@ class Requirement(msgspec.Struct, frozen=True):
         )
 
     def is_current(self, claims: dict[str, Any], now: float) -> bool:
-        """Issued, begun and not over, give or take the skew."""
+        """Whether the token has been issued, has become valid and has not expired, give or take the skew."""
         expires_at = _instant(claims.get("exp"))
         if expires_at is None or now >= expires_at + self.skew_s:
             return False
@@ -170,7 +171,7 @@ def _is_for(audience: object, wanted: str) -> bool:
 
 
 def _instant(value: object) -> float | None:
-    """A NumericDate (§2): a finite number, and no boolean."""
+    """A NumericDate (§2): a finite number, not a boolean. None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
