@@ -132,7 +132,7 @@ class HeadForm:
         return (*values[:at], b"%d" % length, *values[at + 1 :])
 
     def apart(self, other: HeadForm) -> list[bytes] | None:
-        """The names of the fields that are constant in each of two forms of one shape, but differ between the two.
+        """The names of the fields that are constant in this form and in ``other``, of the same shape, but not equal.
 
         None if the status lines differ, or if a field is the same in both and only its line is spelt differently: then
         neither form can take the place of the other.

@@ -1,4 +1,4 @@
-"""Is this hook GitLab's? Its secret token, compared in constant time, or its signature over id, time and body, tells.
+"""Is this hook GitLab's? Judged by its secret token, in constant time, or by its signature over id, time and body.
 
 A secret that begins with ``whsec_`` is a signing token (GitLab 19, by the Standard Webhooks scheme): base64 follows the
 prefix, and ``webhook-signature`` holds ``v1,BASE64(HMAC-SHA256(id.timestamp.body))``, several of them separated by spaces.
@@ -77,7 +77,7 @@ class Deliveries:
     @staticmethod
     def name(fields: Fields, body: bytes) -> bytes | None:
         """What tells one delivery from all others. Not ``X-Gitlab-Event-UUID`` alone: hooks triggered by hooks share it.
-        None without any id: equal bodies, as of a branch forced back and forth, may then well be two deliveries."""
+        None without any id: equal bodies, such as those of a branch forced back and forth, may then well be two."""
         ids = b"\n".join(first(fields, name) or b"" for name in (b"webhook-id", b"idempotency-key", b"x-gitlab-event-uuid"))
         return hashlib.sha256(ids + b"\n\n" + body).digest() if ids.strip() else None
 

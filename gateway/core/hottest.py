@@ -1,4 +1,4 @@
-"""Who sends most requests at the moment: a bounded count of frequent names.
+"""Who sends the most requests at the moment: a bounded count of frequent names.
 
 Space-Saving (Metwally, Agrawal, El Abbadi 2005) over two windows: a name that makes up more than one request in ``size``
 is certain to be in the list, and its count is too high by at most the lowest count there. ``now`` is in seconds of any

@@ -1,8 +1,8 @@
 """Answers that can never change, because a full commit SHA names what they show.
 
 GitLab refuses branches named like a SHA, and Git takes forty (or sixty-four) hex digits for an object before any tag of
-that name. Only answers made of Git objects alone count: a commit's own answer shows its pipeline, and a raw file is not
-JSON.
+that name. Only answers made of Git objects alone count: the answer about a commit itself shows its pipeline, and a raw file
+is not JSON.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def rewrite_batch(body: bytes, turn: Callable[[str], str | None], own: str | Non
 
     Args:
         body: The whole answer.
-        turn: Gives the address by which clients reach an address through the gateway; None if it doesn't lead to GitLab.
+        turn: Turns an address into the one that clients use through the gateway; None if it doesn't lead to GitLab.
         own: The caller's own ``Authorization``, to continue with. Without one, git-lfs finds a credential by itself.
         brokered: Credentials in the answer are the gateway's, and are all removed.
 

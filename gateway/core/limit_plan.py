@@ -83,7 +83,7 @@ class Limits:
     ) -> Limits:
         """Compile the limits. ``names``, which others fill, tell which path is which project.
 
-        Raises ValueError for a limit that no bucket can hold, and for a route that doesn't exist.
+        Raises ValueError for a limit that no bucket can hold, and for a malformed route.
         """
         compiled = tuple(limits)
         seen = set[str]()

@@ -178,7 +178,7 @@ def beforehand(takes: Takes, weight: int) -> Takes:
 
 
 def owes(takes: Sequence[Take]) -> bool:
-    """Whether something is left to do when the request is over: give back a place, settle a cost. Mostly there isn't."""
+    """Whether something is left to do when the request is over: give back a place, settle a cost. Mostly nothing is."""
     if isinstance(takes, Takes):
         return takes.owing
     for take in takes:  # noqa: SIM110 — half of what `any` with a generator costs
@@ -280,7 +280,7 @@ def paired(takes: Sequence[Take], decision: Decision) -> list[tuple[Take, Bucket
 
 
 def after(takes: Sequence[Take], refused: Decision, kept: Iterable[Take]) -> Decision:
-    """The refusal ``refused`` of ``takes``, as it reads once ``kept`` has been taken."""
+    """The refusal ``refused`` of ``takes``, as it stands once ``kept`` has been taken."""
     gone = {take.key: take.cost for take in kept}
     states = [
         bucket if take.key not in gone or take.limit.shadow else _lower(take, bucket.remaining - gone[take.key])

@@ -109,11 +109,11 @@ class Passage:
         return ResponseHead(reply.status, tuple(forwarded.fields), reply.reason)
 
     def looked_at(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes, bytes], bytes]:
-        """A function that gives the value that passes for a field that may lead to GitLab: (name in lower case, value)."""
+        """A function of the name (in lower case) and value of a field that may lead to GitLab: the value to pass on."""
         return self._rules(admitted, head).looked_at
 
     def turn(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes], bytes | None]:
-        """A function that turns GitLab's addresses into those that this request's caller reaches them by
+        """A function that turns an address of GitLab's into the one by which this request's caller reaches it
         (``ResponseHeaderRules.turned``)."""
         return self._rules(admitted, head).turned
 

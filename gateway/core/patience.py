@@ -21,6 +21,6 @@ class Patience:
         """How long to wait for its next octets; 0 or less: no longer."""
 
     def note(self, waited_s: float, octets: int) -> None:
-        """Count octets that came after a wait. Time in which no octets were wanted must not be held against the client."""
+        """Count octets that came after a wait, without the time in which none were wanted: that is not the client's."""
         if self._rate:
             self.left_s = min(self._most_s, self.left_s - waited_s + octets / self._rate)

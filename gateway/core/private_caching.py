@@ -190,7 +190,7 @@ def _is_json(media_type: bytes) -> bool:
 def must_ask(entry: Entry, asked: RequestDirectives | None, reuse_s: float, now: float) -> CacheReason | None:
     """Why GitLab has to be asked first about a stored answer; None: it may be served as it is.
 
-    Its age counts from the last time that GitLab vouched for both the body and the caller's access, which one request does.
+    Its age counts from the last time that GitLab vouched for both the body and the caller's access: one request does both.
     """
     age = max(0.0, now - entry.received_at)
     if age >= reuse_s:

@@ -28,8 +28,8 @@ _SCIM = b"application/scim+json"
 _CHALLENGED = frozenset({Surface.GIT, Surface.LFS, Surface.REGISTRY})
 _CHALLENGE: Field = (b"WWW-Authenticate", b'Basic realm="GitLab"')
 # `BasicAuthHelpers` in GitLab's `lib/api`: Maven, Gradle and NuGet hold their password back until they are asked for it.
-# GitLab asks for these formats alone: npm takes a challenge for one that it can't meet. In a virtual registry GitLab asks
-# where packages are fetched, which no row of the catalogue describes.
+# GitLab challenges on these formats alone: npm takes a challenge for one that it can't meet. In a virtual registry it does
+# so where packages are fetched, which no row of the catalogue describes.
 _CHALLENGED_PACKAGES = re.compile(
     r"[A-Z]+ /api/v4/(?:(?:projects|groups?)/:\w+/(?:-/)?)?(?:dependency_proxy/|virtual_registries/(?=.*/\*\Z))?packages/"
     r"(?:cargo|composer|conan|debian|helm|maven|nuget|pypi|rpm|terraform)(?:/.*)?"

@@ -135,9 +135,10 @@ class ResponseHeaderRules:
         return Forwarded(kept, leaked)
 
     def passed(self, head: ResponseHead) -> ResponseHead | None:
-        """As ``forwardable``, for an answer whose parser let no control octet through, if its shape nearly decides it all.
+        """As ``forwardable``, for an answer whose parser let no control octet through: decided once per shape.
 
-        None if it doesn't (instructions to Workhorse, a ``Connection`` that names fields): use ``forwardable`` then.
+        None if the shape doesn't decide it (instructions to Workhorse, a ``Connection`` that names fields): then use
+        ``forwardable``.
         """
         fields, shape = head.fields, head.shape or shaped(head)
         passing = self._passing.get(shape, _UNKNOWN)
@@ -170,7 +171,7 @@ class ResponseHeaderRules:
         return _Passing(pick, looks, shape.place.get(b"connection", -1), stays)
 
     def looked_at(self, name: bytes, value: bytes) -> bytes:
-        """The value that passes for a field of ``LOOKED_AT``."""
+        """The value to pass on for a field of ``LOOKED_AT``."""
         return value if self._shared else self._rewritten(name, value)
 
     def turned(self, address: bytes) -> bytes | None:

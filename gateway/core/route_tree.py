@@ -111,7 +111,7 @@ class RouteTree(Generic[T]):
         if len(segments) > MAX_SEGMENTS:
             return None
         spans: list[Span] = []
-        # Dead ends are remembered and entered only once, so that with several `*name` a hostile path isn't exponential.
+        # Dead ends are entered only once: otherwise several `*name` would make a hostile path take exponential time.
         dead: set[tuple[int, int]] = set()
         found = self._walk(self._root, 0, segments, method, spans, dead)
         return None if found is None else (found, tuple(reversed(spans)))

@@ -49,7 +49,7 @@ class Clause(msgspec.Struct, frozen=True):
     surfaces: tuple[Surface, ...] | None = None
     projects: Projects | None = None
     lists: Lists = Lists.REFUSE
-    """For an allow with projects: ``filter`` lets through the lists that ``narrowing`` knows, without items of others."""
+    """For an allow with projects: ``filter`` passes the lists that ``narrowing`` knows, without other projects' items."""
 
 
 class Rule(msgspec.Struct, frozen=True):

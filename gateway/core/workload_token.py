@@ -120,7 +120,7 @@ class Pattern:
         self._glob = Glob(text)
 
     def matches(self, value: object) -> bool:
-        """Whether ``value``, a string, an integer or a boolean, or a list with one of these, matches. Nothing else does."""
+        """Whether ``value`` matches: a string, integer or boolean, or a list with a member that does. Nothing else does."""
         if isinstance(value, list):
             return any(self.matches(item) for item in value if not isinstance(item, list))
         if isinstance(value, bool):
