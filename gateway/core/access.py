@@ -30,7 +30,7 @@ from .target import Target
 
 
 class PrincipalKind(enum.StrEnum):
-    """How the caller was recognised."""
+    """How the caller was authenticated."""
 
     KEY = "key"
     OIDC = "oidc"
@@ -40,7 +40,7 @@ class PrincipalKind(enum.StrEnum):
 
 
 class Priority(enum.StrEnum):
-    """Who goes first when there is not enough for everybody."""
+    """Which requests go first when there is not enough capacity for all."""
 
     CRITICAL = "critical"
     INTERACTIVE = "interactive"
@@ -48,25 +48,25 @@ class Priority(enum.StrEnum):
 
 
 class Principal(msgspec.Struct, frozen=True, gc=False):
-    """A person or a bot, believed. Limits `by: caller` and the audit use ``id``."""
+    """An authenticated person or bot. Limits `by: caller` and the audit use ``id``."""
 
     id: str
-    """The gateway identity, ``user:42`` for an own token, ``anonymous:ADDR`` or ``passthrough:ADDR``."""
+    """The gateway identity, ``user:42`` for a caller's own GitLab token, ``anonymous:ADDR`` or ``passthrough:ADDR``."""
     kind: PrincipalKind
     identity: str
-    """The configured identity it came in by, ``passthrough`` where none is needed."""
+    """The configured identity that the caller authenticated as; ``passthrough`` where none is needed."""
     fingerprint: str = ""
-    """Of the presented credential, ``tok:…``; empty without one."""
+    """Fingerprint of the presented credential, ``tok:…``; empty without one."""
     team: str = ""
     token_hash: bytes = b""
-    """Keyed hash of an own token: its cache partition."""
+    """Keyed hash of the caller's own token, which is its cache partition."""
     priority: Priority = Priority.INTERACTIVE
     cidr: tuple[str, ...] = ()
-    """Networks that this very credential is bound to, beside its identity."""
+    """Networks that this credential is bound to, in addition to those of its identity."""
 
     @property
     def brokered(self) -> bool:
-        """GitLab sees one of the gateway's credentials, not the caller's."""
+        """Whether GitLab sees one of the gateway's credentials instead of the caller's."""
         return self.kind in _BROKERED
 
 
@@ -74,27 +74,27 @@ _BROKERED = (PrincipalKind.KEY, PrincipalKind.OIDC)
 
 
 class Permit(msgspec.Struct, frozen=True, gc=False):
-    """Leave to forward one request. Nothing is forwarded, looked up or stored without one."""
+    """Permission to forward one request. Nothing is forwarded, looked up or stored without one."""
 
     rule: str
     """The rule's id; ``own-token``, ``passthrough`` or ``anonymous`` where none is needed."""
     use: str = ""
-    """Id of the upstream credential; empty: the caller's own (or none) goes up."""
+    """Id of the upstream credential; if empty, the caller's own (or none) goes up."""
     sudo: str = ""
     """The GitLab user to act as upstream."""
     digest: bytes = b""
     """Hash of what this permit may see: part of a brokered cache partition."""
     narrowing: Narrowing | None = None
-    """Of a list that shows more than the caller may see: what stays of it."""
+    """Which items of a list stay, where GitLab's list shows more than the caller may see."""
     confined: bool = False
-    """Some rule of the caller's speaks of projects: the body must not name another than the path's
-    (``rule_match.PARAMETERS``)."""
+    """A rule of the caller's names projects, so the body must not name a project or group that the path and the query don't
+    (the parameters in ``rule_match.PARAMETERS``)."""
     shadow: str = ""
-    """The rule in shadow that would have decided otherwise."""
+    """The shadow rule that would have decided otherwise."""
 
 
 OWN_TOKEN, PASSTHROUGH, ANONYMOUS = "own-token", "passthrough", "anonymous"
-"""What stands for a rule's id where none is needed."""
+"""Stand-ins for a rule's id where no rule is needed."""
 
 _UNRULED = {
     PrincipalKind.GITLAB_TOKEN: Permit(OWN_TOKEN),
@@ -104,7 +104,7 @@ _UNRULED = {
 
 
 class Verdict(enum.StrEnum):
-    """What the rules say to a request."""
+    """What the rules decide about a request."""
 
     ALLOWED = "allowed"
     NOT_ALLOWED = "not_allowed"
@@ -112,7 +112,7 @@ class Verdict(enum.StrEnum):
     DENIED = "denied"
     """A deny holds."""
     UNKNOWN_PLACE = "unknown_place"
-    """The operation would be allowed, the project or group is none of the caller's: told as one that is not there."""
+    """The operation would be allowed, but not on this project or group: answered as if the place did not exist."""
     BLOCKED = "blocked"
     NO_SUDO = "no_sudo"
 
@@ -125,16 +125,16 @@ _EVERYTHING = Matcher(Clause())
 
 
 class Considered(msgspec.Struct, frozen=True):
-    """One clause, and why it held or not."""
+    """One clause, and why it did or did not hold."""
 
     rule: str
     deny: bool
     position: int
     holds: bool
     why: str
-    """The condition that did not hold; ``unresolved`` where GitLab would have to be asked; ``beyond`` of a deny by project
-    where the request may reach more than it names, ``filters`` where what it hides is left out of a list; empty when all
-    held."""
+    """The condition that did not hold; ``unresolved`` where GitLab would have to be asked; for a deny by project ``beyond``
+    where the request may reach more than it names, and ``filters`` where what the deny hides is left out of a list; empty
+    when all conditions held."""
     shadow: bool = False
 
 
@@ -146,7 +146,7 @@ class Explanation(msgspec.Struct, frozen=True):
     rule: str = ""
     """The rule that decided; empty when none did."""
     questions: tuple[Question, ...] = ()
-    """Asked of GitLab, their answers could change the decision."""
+    """Questions to GitLab whose answers could change the decision."""
 
 
 class _Compiled:
@@ -162,7 +162,7 @@ class _Compiled:
 
     @property
     def paths(self) -> list[str] | None:
-        """The only places that it is about; None: it may be about others, or is to be heard in any case."""
+        """The only places that the rule is about; None if it may be about others, or must be considered in any case."""
         paths = [clause.paths for clause in self.allow]
         if self.rule.shadow or self.deny or None in paths:
             return None
@@ -175,7 +175,7 @@ class _RuleSet:
     __slots__ = ("by_project", "credentials", "denies_by_project", "index", "narrows", "rules")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        # Ids, order and callers of the rules do not matter to what may be seen; all else does.
+        # What may be seen depends on everything in the rules except their ids, their order and their callers.
         content = sorted(
             msgspec.json.encode((rule.use, rule.allow, rule.deny, sorted(rule.sudo))) for rule in rules if not rule.shadow
         )
@@ -191,18 +191,18 @@ class _RuleSet:
 class _Outcome(msgspec.Struct, frozen=True):
     verdict: Verdict
     grants: tuple[tuple[_Compiled, bool, Narrowing | None], ...] = ()
-    """The enforced rules that allow, in the order configured, whether each does so for certain projects only, and what of a
-    list."""
+    """The enforced rules that allow, in the order configured; for each, whether it does so for certain projects only, and
+    which items of a list it shows."""
     rule: str = ""
     shadow: str = ""
     considered: tuple[Considered, ...] = ()
     questions: tuple[Question, ...] = ()
     narrowing: Narrowing | None = None
-    """Of a list, for a caller who needs no grant."""
+    """Which items of a list stay, for a caller who needs no grant."""
 
 
 class Rules:
-    """Every rule, compiled. A decision looks only at the rules of its identity, and is remembered with a bound."""
+    """Every rule, compiled. A decision looks only at the rules of its identity; a bounded number is remembered."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = tuple(rules)
@@ -219,11 +219,11 @@ class Rules:
             if clause.projects is not None
             for group in clause.projects.under_group
         )
-        """Some rule names a group by number: the ids of the groups around a place matter."""
+        """Whether some rule names a group by number, so that the ids of the groups around a place matter."""
 
     @classmethod
     def compile(cls, rules: Iterable[Rule]) -> Rules:
-        """Raises ValueError for a route that is none, or an allow without a credential."""
+        """Compile ``rules``. Raises ValueError for a malformed route, or for an allow without a credential."""
         rules = tuple(rules)
         for rule in rules:
             if rule.allow and not rule.use:
@@ -241,11 +241,12 @@ class Rules:
         resolved: Resolved = _NOTHING,
         screened: bool = False,
     ) -> Permit:
-        """Leave to forward ``method`` (the effective one) on ``target``, or a Rejection.
+        """Permission to forward ``method`` (the effective one) on ``target``, or a Rejection.
 
-        ``sudo`` is the user the caller wants to act as. ``resolved`` are GitLab's answers to :meth:`questions`; what is not
-        answered is allowed by nothing. ``screened`` is the pipeline's promise to refuse a body that names another project
-        wherever the permit is ``confined``: without it a clause with projects allows no operation whose body could.
+        ``sudo`` is the user that the caller wants to act as. ``resolved`` holds GitLab's answers to :meth:`questions`; what
+        depends on an unanswered question is not allowed. ``screened`` is the pipeline's promise to refuse a body that names
+        another project wherever the permit is ``confined``: without it, a clause with projects allows no operation whose
+        body could name one.
         """
         if operation.blocked:
             raise Rejection(Code.BLOCKED_ROUTE, 404, "404 Not Found")
@@ -267,14 +268,14 @@ class Rules:
     def questions(
         self, principal: Principal, operation: Operation, target: Target, method: str, *, screened: bool = False
     ) -> tuple[Question, ...]:
-        """What GitLab must be asked before the decision is final; usually nothing."""
+        """The questions that GitLab must answer before the decision is final; usually none."""
         own = self._sets.get(principal.identity)
         if own is None or not own.by_project or operation.blocked:
             return ()
         return self._remembered(principal, own, operation, target, method, screened).questions
 
     def credentials_of(self, identity: str) -> tuple[str, ...]:
-        """The upstream credentials of an identity's rules: whose word counts on what its rules name."""
+        """The upstream credentials of an identity's rules, with which GitLab may be asked about the places they name."""
         own = self._sets.get(identity)
         return own.credentials if own is not None else ()
 
@@ -289,7 +290,7 @@ class Rules:
         resolved: Resolved = _NOTHING,
         screened: bool = False,
     ) -> Explanation:
-        """The same decision as :meth:`authorise`, with every clause looked at and why it held or not."""
+        """The same decision as :meth:`authorise`, with every clause considered and why it did or did not hold."""
         if operation.blocked:
             return Explanation(Verdict.BLOCKED, ())
         own = self._sets.get(principal.identity)
@@ -317,7 +318,7 @@ class Rules:
         screened: bool,
     ) -> _Outcome:
         brokered = principal.brokered
-        # An unknown route has no name of its own: its path stands for it.
+        # An unknown route has no name of its own, so its path is used instead.
         asked = operation.name if operation.known else target.segments
         of_what = asked_of(operation, target) if own.by_project else None
         key = (principal.identity, brokered, asked, operation.access is _READ, method, of_what, screened)
@@ -327,7 +328,7 @@ class Rules:
             if len(self._memo) >= _MEMO_BOUND:
                 self._memo.clear()
             if len(target.raw) <= _MEMO_TARGET_BYTES:
-                # What was considered is for `explain`; remembered thousands of times over it would only cost memory.
+                # The clauses considered are for `explain`; thousands of remembered copies would only cost memory.
                 self._memo[key] = outcome = msgspec.structs.replace(outcome, considered=())
         return outcome
 
@@ -341,10 +342,10 @@ def _judged_of_few(
     screened: bool,
     resolved: Resolved = _NOTHING,
 ) -> _Outcome:
-    """As :func:`_judge` of every rule, without a look at those that allow other places alone.
+    """The outcome of :func:`_judge` over every rule, without looking at rules that only allow other places.
 
-    A place by number may be any path, so then all are heard. So they are for a refusal, which says whether the operation
-    would have been allowed elsewhere.
+    A place given by number may have any path, so then every rule is considered. The same goes for a refusal, which says
+    whether the operation would have been allowed elsewhere.
     """
     things = named(operation, target)
     places = [thing.spelt for thing in things if thing.spelt is not None and not thing.spelt.isdigit()]
@@ -367,7 +368,7 @@ def _judge(
     screened: bool,
     rules: tuple[_Compiled, ...] | None = None,
 ) -> _Outcome:
-    """Every clause of the identity, or of these ``rules`` of its, denies first. Any deny that holds, or may hold, wins."""
+    """Judge every clause of the identity, or of these ``rules`` only; denies first. A deny that holds or may hold wins."""
     rules = own.rules if rules is None else rules
     access = access_of(operation, method, brokered=brokered)
     considered: list[Considered] = []
@@ -395,7 +396,7 @@ def _judge(
             if holds and rule.shadow:
                 forbids = forbids or rule.id
             elif holds and refusal is None:
-                # What no request names need not be hidden: the refusal is about the operation.
+                # A place that the request does not name need not be hidden: the refusal is about the operation.
                 verdict = Verdict.UNKNOWN_PLACE if touches and clause.hides_place else Verdict.DENIED
                 refusal = _Outcome(verdict, rule=rule.id)
     hidden = _place_denies(own, operation, access, target, method) if listed else ()
@@ -433,7 +434,8 @@ def _judge(
         refusal = _Outcome(Verdict.UNKNOWN_PLACE if elsewhere else Verdict.NOT_ALLOWED)
     narrowing = Narrowing((_EVERYTHING,), hidden) if hidden and not brokered else None
     outcome = refusal or _Outcome(Verdict.ALLOWED, tuple(grants), narrowing=narrowing)
-    # Of what may have moved GitLab is asked though its spelling allows it; that stands where the credential may not know.
+    # A place that may have moved is asked about although the path as spelt is allowed. That decision stands where GitLab
+    # does not tell the credential about the place.
     moves = outcome is not refusal and brokered and own.by_project
     asked = dict.fromkeys(thing.question for thing in things if unsure or (moves and thing.follows))
     open_questions = tuple(question for question in asked if question is not None and question not in resolved)
@@ -441,7 +443,7 @@ def _judge(
 
 
 def _place_denies(own: _RuleSet, operation: Operation, access: Access, target: Target, method: str) -> tuple[Matcher, ...]:
-    """The denies by project that are about this operation: what they hide is hidden in its answer, too."""
+    """The denies by project that apply to this operation: what they hide is hidden in its answer, too."""
     return tuple(
         clause
         for compiled in own.rules
@@ -452,7 +454,7 @@ def _place_denies(own: _RuleSet, operation: Operation, access: Access, target: T
 
 
 def _permit(outcome: _Outcome, own: _RuleSet, principal: Principal, sudo: str | None) -> Permit:
-    """The permit of the first rule that allows, and that lets the caller act as ``sudo``. Raises Rejection."""
+    """The permit of the first rule that allows the request and lets the caller act as ``sudo``. Raises Rejection."""
     if not principal.brokered:
         permit = _UNRULED[principal.kind]
         if own.denies_by_project:
@@ -461,7 +463,7 @@ def _permit(outcome: _Outcome, own: _RuleSet, principal: Principal, sudo: str | 
         user = sudo.strip().lower() if sudo else ""
         for compiled, confined, narrowing in outcome.grants:
             if not user or user in compiled.sudo:
-                # A deny by project, too, is only worth its name if the body can't reach what the path does not name.
+                # A deny by project, too, is only effective if the body can't reach what the path does not name.
                 permit = compiled.confined if confined or own.denies_by_project else compiled.free
                 if narrowing is not None:
                     permit = msgspec.structs.replace(permit, narrowing=narrowing)

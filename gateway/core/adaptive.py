@@ -1,13 +1,13 @@
-"""How many requests GitLab can do with at one time, learned from how long its answers take.
+"""How many requests GitLab can handle at one time, learned from how long its answers take.
 
-The algorithm is Gradient2 of Netflix's concurrency-limits library (after TCP Vegas: Brakmo, O'Malley, Peterson 1994): a
-short-term latency against a long-term average. While they agree the limit grows by a small queue; when answers take longer
-than ``tolerance`` times the average it shrinks by the ratio, smoothed. A request that GitLab dropped shrinks it by a tenth
-at once (multiplicative decrease, the library's AIMD ratio). Latencies are averaged over a window, because GitLab's
-operations differ more from each other than from themselves an hour ago. A GitLab that stays slow becomes the new average
-within ``memory`` windows: the limit protects it from a change, ``most`` from what it never could.
+The algorithm is Gradient2 of Netflix's concurrency-limits library (after TCP Vegas: Brakmo, O'Malley, Peterson 1994): it
+compares a short-term latency with a long-term average. While they agree, the limit grows by a small queue; when answers
+take longer than ``tolerance`` times the average, it shrinks by the ratio, smoothed. A request that GitLab dropped shrinks
+it by a tenth at once (multiplicative decrease, the library's AIMD ratio). Latencies are averaged over a window, because
+GitLab's operations differ more from each other than from themselves an hour ago. If GitLab stays slow, that becomes the new
+average within ``memory`` windows: the learned limit protects GitLab from a change, ``most`` from what it could never bear.
 
-No clock here: ``now`` is an argument, in seconds of one that never goes back.
+No clock here: ``now`` is an argument, in seconds of a clock that never goes back.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _DRIFT = 0.95
 _STEEPEST = 0.5
 
 SHARES = {Priority.CRITICAL: 1.0, Priority.INTERACTIVE: 0.9, Priority.BACKGROUND: 0.7}
-"""Of the limit, the part that a class may fill: a tenth is kept for the critical, and background work stops first."""
+"""The share of the limit that each class may fill: a tenth is kept for critical requests; background work stops first."""
 
 
 class AdaptiveSettings(msgspec.Struct, frozen=True):
-    """Defaults are the library's, but for the start: at the most, since a gateway is put before a GitLab that works."""
+    """The library's defaults, except that the limit starts at ``most``: a gateway is put in front of a GitLab that works."""
 
     most: int = 200
     least: int = 10
@@ -36,9 +36,9 @@ class AdaptiveSettings(msgspec.Struct, frozen=True):
     queue: float = 4.0
     window_s: float = 1.0
     samples: int = 10
-    """A window goes on until it has so many."""
+    """A window lasts until it has at least this many latencies."""
     memory: int = 600
-    """Windows in the long-term average."""
+    """How many windows the long-term average spans."""
 
 
 class AdaptiveLimit:
@@ -47,7 +47,7 @@ class AdaptiveLimit:
     def __init__(self, settings: AdaptiveSettings) -> None:
         self._settings = settings
         self.rooms: dict[Priority, int] = {}
-        """How many requests at one time there is room for, by the class of one more."""
+        """For each class, the number of requests in flight below which one more of that class is admitted."""
         self._settle(float(settings.most))
         self._long_s = 0.0
         self._windows = 0
@@ -59,15 +59,15 @@ class AdaptiveLimit:
 
     @property
     def limit(self) -> int:
-        """Requests at one time."""
+        """How many requests may be in flight at one time."""
         return int(self._estimate)
 
     def has_room(self, priority: Priority, in_flight: int) -> bool:
-        """Whether one more of this class may go up beside ``in_flight``."""
+        """Whether one more request of this class may go up in addition to ``in_flight`` others."""
         return in_flight < self.rooms[priority]
 
     def observe(self, latency_s: float, in_flight: int, now: float) -> None:
-        """GitLab answered after ``latency_s``; ``in_flight`` were there when the request was sent."""
+        """Record that GitLab answered after ``latency_s``; ``in_flight`` requests were there, this one included."""
         if not self._count:
             self._since = now
         self._sum_s += latency_s
@@ -80,7 +80,7 @@ class AdaptiveLimit:
             self._turn(short_s, busiest)
 
     def dropped(self, now: float) -> None:
-        """GitLab did not answer in time, or broke off. Counted once a window: they come in crowds."""
+        """Record that GitLab did not answer in time, or broke off. Counted once per window: these failures come in crowds."""
         if now - self._dropped_at >= self._settings.window_s:
             self._dropped_at = now
             self._settle(max(float(self._settings.least), self._estimate * _DROP))
@@ -88,12 +88,12 @@ class AdaptiveLimit:
     def _turn(self, short_s: float, busiest: int) -> None:
         settings = self._settings
         self._windows = min(settings.memory, self._windows + 1)
-        # The plain mean first, then an exponential one.
+        # A plain mean at first, then an exponential one.
         self._long_s += (short_s - self._long_s) / self._windows
         if self._long_s > 2 * short_s:
-            self._long_s *= _DRIFT  # GitLab recovered: its bad hour is forgotten faster
+            self._long_s *= _DRIFT  # GitLab has recovered: forget its bad hour faster
         if busiest < self._estimate / 2:
-            return  # nobody tried the limit
+            return  # the load never came near the limit
         gradient = 1.0
         if short_s > 0:
             gradient = max(_STEEPEST, min(1.0, settings.tolerance * self._long_s / short_s))

@@ -1,7 +1,7 @@
-"""Which fields an answer has, in which order: GitLab's answers come in a few shapes, and each is looked at once.
+"""Which fields an answer has, and in which order: GitLab's answers come in few shapes, and each is looked at only once.
 
-Whoever must know where the ``ETag`` stands, or which fields pass, works it out for the first answer of a shape and leaves
-it in the shape's memo; for every later one it is a place in a tuple.
+Code that must know where the ``ETag`` stands, or which fields pass, works it out for the first answer of a shape and leaves
+the result in the shape's memo; for every later answer it is an index into a tuple.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .messages import Field, Fields, ResponseHead, lower
 
 _SHAPES_BOUND = 512
 _REMEMBERED_BYTES = 2048
-"""Of all names together; what has more is no shape of GitLab's."""
+"""The longest shape remembered, in octets of all names together; no answer of GitLab's has more."""
 
 _name = itemgetter(0)
 
@@ -23,21 +23,21 @@ Pick = Callable[[Fields], Fields]
 
 
 class Shape:
-    """The names of one answer's fields.
+    """The names of an answer's fields.
 
-    ``memo`` is for whoever has something to remember of all answers of this shape, under a key of its own; what depends
-    on a configuration is kept under the object that holds it.
+    ``memo`` holds what other code remembers about all answers of this shape, each under a key of its own; what depends on a
+    configuration is kept under the object that holds the configuration.
     """
 
     __slots__ = ("_spelt", "memo", "names", "place", "repeated")
 
     def __init__(self, spelt: Sequence[bytes]) -> None:
         self.names = tuple([lower(name) for name in spelt])
-        """In lower case, in wire order."""
+        """The names in lower case, in wire order."""
         self.place: dict[bytes, int] = {}
-        """Of the first line of each name."""
+        """Index of each name's first line."""
         self.repeated = False
-        """Some name stands there twice."""
+        """Whether some name occurs more than once."""
         for place, name in enumerate(self.names):
             self.repeated = self.repeated or name in self.place
             self.place.setdefault(name, place)
@@ -45,12 +45,12 @@ class Shape:
         self._spelt = tuple(spelt)
 
     def first(self, fields: Fields, name: bytes) -> bytes | None:
-        """As ``messages.first``, of fields of this shape."""
+        """The same as ``messages.first``, for fields of this shape."""
         place = self.place.get(name)
         return None if place is None else fields[place][1]
 
     def joined(self, fields: Fields, name: bytes) -> bytes | None:
-        """As ``messages.joined``, of fields of this shape."""
+        """The same as ``messages.joined``, for fields of this shape."""
         place = self.place.get(name)
         if place is None:
             return None
@@ -59,25 +59,25 @@ class Shape:
         return b", ".join([field[1] for field, other in zip(fields, self.names, strict=True) if other == name])
 
     def has_any(self, names: frozenset[bytes]) -> bool:
-        """Whether one of ``names`` is there."""
+        """Whether any of ``names`` occurs."""
         known: bool | None = self.memo.get(names)
         if known is None:
             known = self.memo[names] = not names.isdisjoint(self.names)
         return known
 
     def plus(self, *spelt: bytes) -> Shape:
-        """Of an answer with fields of these names behind its own."""
+        """The shape of an answer with fields of these names after its own."""
         found: Shape | None = self.memo.get(spelt)
         if found is None:
             found = self.memo[spelt] = _known(self._spelt + spelt)
         return found
 
     def picked(self, places: Sequence[int]) -> Shape:
-        """Of an answer with only the fields at ``places``."""
+        """The shape of an answer with only the fields at ``places``."""
         return _known(tuple([self._spelt[place] for place in places]))
 
     def without(self, names: frozenset[bytes]) -> Pick:
-        """All fields but those of ``names``."""
+        """A pick of all fields except those called ``names``."""
         key = (b"without", names)
         pick: Pick | None = self.memo.get(key)
         if pick is None:
@@ -89,7 +89,7 @@ _SHAPES: dict[tuple[bytes, ...], Shape] = {}
 
 
 def shape_of(fields: Sequence[Field]) -> Shape:
-    """The one object of all answers with these names, as they are spelt, in this order."""
+    """The one shape of all answers with these names, spelt like this, in this order."""
     return _known(tuple(map(_name, fields)))
 
 
@@ -111,7 +111,7 @@ def _known(spelt: tuple[bytes, ...]) -> Shape:
 
 
 def picking(places: Sequence[int]) -> Pick:
-    """The fields at ``places``, taken in one step."""
+    """A pick of the fields at ``places``, taken in one step."""
     if not places:
         return lambda _fields: ()
     if len(places) == 1:

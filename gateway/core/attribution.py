@@ -1,4 +1,4 @@
-"""Who asks, for GitLab's own logs: the caller's name in a field of its own and behind the User-Agent."""
+"""Tell GitLab's own logs who asks: the caller's name goes into a field of its own and after the User-Agent."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ _NAMES_BOUND = 4096
 
 
 class Attribution:
-    """Compiled for one configuration; the caller's own field of that name has been removed before (``core.headers``).
+    """Names the caller in a request, compiled for one configuration.
+
+    A field of that name from the caller itself has been removed before (``core.headers``).
 
     Args:
-        header: The field's name; empty: none.
-        user_agent: Write it behind the caller's User-Agent, too.
+        header: The field's name; empty for none.
+        user_agent: Whether to append the name to the caller's User-Agent as well.
     """
 
     def __init__(self, header: bytes, *, user_agent: bool = False) -> None:
@@ -26,7 +28,7 @@ class Attribution:
         self._names: dict[str, bytes] = {}
 
     def applied(self, fields: Fields, caller: str) -> Fields:
-        """``fields`` of a request of ``caller``'s, as it goes up."""
+        """``fields`` of a request by ``caller``, as it goes up."""
         name = self._names.get(caller)
         if name is None:
             if len(self._names) >= _NAMES_BOUND:
@@ -38,7 +40,7 @@ class Attribution:
 
 
 def plain_name(caller: str) -> bytes:
-    """A principal's id as a field value and a comment may hold it: others' logs are not to be written in."""
+    """A principal's id, made safe for a field value and a comment: nobody may inject text into another system's logs."""
     return _UNPLAIN.sub("_", caller)[:_LONGEST].encode("ascii")
 
 

@@ -1,10 +1,10 @@
-"""The audit's chain: each line carries a MAC over itself and the MAC before it: none can be removed, changed or moved.
+"""The audit's chain: each line carries a MAC over itself and the previous MAC, so none can be removed, changed or moved.
 
     {…,"chain":"<16 hex: one run of one gateway>","seq":<0, 1, 2 …>,"mac":"<64 hex: HMAC-SHA-256>"}
 
-Lines of several gateways may stand mixed in one file: each chain is followed by its own name. What a chain cannot show of
-itself is that its end is missing; so it is closed by a line of its own, names its predecessor when it starts, and tells the
-operator's log how far it is.
+Lines of several gateways may be mixed in one file: each chain is followed by its own name. A chain alone cannot show that
+its end is missing. Therefore it ends with a closing line, names its predecessor when it starts, and reports to the
+operator's log how far it has come.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DOMAIN = b"gitlab-gateway audit chain 1"
 _TAIL = re.compile(rb'(?s)(.*,"chain":"([0-9a-f]{16})","seq":([0-9]{1,18})),"mac":"([0-9a-f]{64})"\}')
 _START = bytes(32)
 _BLOCK_BYTES = 64
-"""Of SHA-256."""
+"""The block size of SHA-256."""
 _INNER = bytes(octet ^ 0x36 for octet in range(256))
 _OUTER = bytes(octet ^ 0x5C for octet in range(256))
 
@@ -34,18 +34,18 @@ _ALONE = "is all that is left of its chain, and nothing proves it"
 
 
 def chain_key(audit_key: bytes) -> bytes:
-    """Of ``secrets.audit_key``, for this purpose alone: fingerprints are keyed otherwise."""
+    """The key of the chain, derived from ``secrets.audit_key`` for this purpose alone: fingerprints are keyed otherwise."""
     return hmac.digest(audit_key, _DOMAIN, hashlib.sha256)
 
 
 class Chain:
-    """One run of one gateway. ``name`` is 16 hex digits that no other run has."""
+    """The chain of one run of one gateway. ``name`` is 16 hex digits that no other run has."""
 
     __slots__ = ("_inner", "_mac", "_name", "_outer", "_seq", "name")
 
     def __init__(self, key: bytes, name: str) -> None:
-        # HMAC by its definition (RFC 2104 §2), of two hashes that have taken their pads in: `hmac`'s own objects, even
-        # copied, cost half as much again as hashing the line does. `verify` asks `hmac`.
+        # HMAC by its definition (RFC 2104 §2), from two hashes that have already taken in their pads: `hmac`'s own objects,
+        # even copied, cost half as much again as hashing the line does. `verify` uses `hmac`.
         padded = (key if len(key) <= _BLOCK_BYTES else hashlib.sha256(key).digest()).ljust(_BLOCK_BYTES, b"\0")
         self._inner = hashlib.sha256(padded.translate(_INNER))
         self._outer = hashlib.sha256(padded.translate(_OUTER))
@@ -55,7 +55,7 @@ class Chain:
         self._name = name.encode("ascii")
 
     def link(self, line: bytes) -> bytes:
-        """``line``, a JSON object with a member or more, as the next of the chain."""
+        """``line``, a JSON object with at least one member, as the next line of the chain."""
         body = b'%b,"chain":"%b","seq":%d' % (line[:-1], self._name, self._seq)
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(self._mac + body)
@@ -65,7 +65,7 @@ class Chain:
         return b'%b,"mac":"%b"}' % (body, hexlify(self._mac))
 
     def close(self, line: bytes) -> bytes:
-        """``line`` as the last of the chain. It holds the MAC before it: it is proven where nothing else is left."""
+        """``line`` as the last of the chain. It holds the previous MAC, so it can be proven where nothing else is left."""
         return self.link(b'%b,"before":"%b"}' % (line[:-1], hexlify(self._mac)))
 
     @property
@@ -97,26 +97,27 @@ class _Followed:
 def verify(
     lines: Iterable[bytes], key: bytes, *, still_open: bool = False, partial: bool = False, heads: Iterable[str] = ()
 ) -> Iterator[Flaw]:
-    """Every flaw of a file, its lines without their ends.
+    """Every flaw of a file.
 
     Args:
-        lines: In the order of the file.
+        lines: The file's lines in order, without their line ends.
         key: ``chain_key``.
-        still_open: A gateway still writes, or was killed: a chain without its closing line is no flaw.
-        partial: What was before the first line is gone: the first line seen of a chain may be any of it, its own content
-            not proven; that it is of a chain at all, the next one proves, or a run or a head that names it, or a closing
-            line itself. A run may name a line that is gone where it begins at the first line, or beside another that was
-            there before it and goes on: what wrote at the same time may have written the first lines after it had looked.
-        heads: ``Chain.head`` of old, from the operator's log: each must be in the file.
+        still_open: A gateway is still writing, or was killed: a chain without its closing line is no flaw.
+        partial: What was before the file's first line is gone. The first line seen of a chain may then be any line of it,
+            and its content is not proven. That it belongs to a chain at all is proven by the next line, by a run or a head
+            that names it, or, if it is a closing line, by itself. A run may name a missing line if it begins at the first
+            line of the file, or if another chain that was there before it goes on after it: the writer of that chain may
+            have written the file's first lines after the run had looked up the line it names.
+        heads: Earlier values of ``Chain.head``, from the operator's log: each must be in the file.
     """
     chains: dict[bytes, _Followed] = {}
     macs: dict[bytes, bytes | None] = {}
-    """Of each line, and the one before it as far as that is known."""
+    """The MAC of each line, and the previous line's as far as that is known."""
     named: set[bytes] = set()
     alone: dict[bytes, tuple[int, bytes]] = {}
-    """Of each chain whose beginning is gone, the line and the MAC of what is left, while that is one line."""
+    """For each chain whose beginning is gone and of which only one line is left: that line's number and MAC."""
     unnamed: list[int] = []
-    """Lines that name one which is missing, and so far nothing excuses; in the order of the file."""
+    """Lines that name a missing line, not excused so far; in the order of the file."""
     wanted = {tuple(head.encode("ascii", "replace").split(b":")) for head in heads}
     for number, line in enumerate(lines, 1):
         found = _TAIL.fullmatch(line)
@@ -138,7 +139,7 @@ def verify(
             wanted.discard((name, found[3], found[4]))
             continue
         if mac in macs:
-            # What comes behind it goes on from the line before it.
+            # The line after it continues from the line before it.
             follows = macs[mac]
             same = follows is None or hmac.compare_digest(mac, hmac.digest(key, follows + body, hashlib.sha256))
             yield Flaw(number, _REPEATS if same else _BORROWS)
@@ -198,7 +199,7 @@ def _event(line: bytes) -> str:
 
 
 def _named(line: bytes, member: Literal["after", "before"]) -> bytes | None:
-    """The MAC of another line that this one holds."""
+    """The MAC of another line that ``line`` holds."""
     try:
         return bytes.fromhex(getattr(_decode(line), member)) or None
     except (ValueError, RecursionError):
@@ -206,6 +207,6 @@ def _named(line: bytes, member: Literal["after", "before"]) -> bytes | None:
 
 
 def mac_of(line: bytes) -> str:
-    """The MAC that a line carries; empty where it carries none."""
+    """The MAC that ``line`` carries; empty if it carries none."""
     found = _TAIL.fullmatch(line)
     return found[4].decode("ascii") if found is not None else ""

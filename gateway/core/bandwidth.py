@@ -1,7 +1,7 @@
-"""How many octets a second may flow to those who share a limit: a token bucket that lends.
+"""How many octets per second may flow to the callers who share a limit: a token bucket that lends.
 
-Octets are charged before they go, and go when the debt for them is paid off. So whoever streams through one pipe takes
-turns piece by piece, and what flows in any time ``t`` is at most ``burst + rate * t``.
+Octets are charged before they go, and go when the debt for them is paid off. So the streams that share a pipe take turns
+piece by piece, and in any time ``t`` at most ``burst + rate * t`` octets flow.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from .limits import Limit
 
 LEAST = 16 * 1024
-"""Octets a second. Below that, clients and load balancers take a download for dead."""
+"""The lowest rate, in octets per second. Below it, clients and load balancers take a download for dead."""
 MOST = 1_000_000_000
 _BURST_S = 0.25
 _LEAST_BURST = 64 * 1024
@@ -17,12 +17,12 @@ _MOST_PIPES = 4096
 
 
 def burst_of(rate: float) -> float:
-    """Octets that flow at once after a pause: a quarter of a second's, and at least one piece's."""
+    """How many octets flow at once after a pause: a quarter of a second's worth, and at least one piece."""
     return max(float(_LEAST_BURST), rate * _BURST_S)
 
 
 class Pipe:
-    """One bucket. Instants are of one monotonic clock, in seconds; amounts are octets."""
+    """One bucket. All instants come from one monotonic clock, in seconds; amounts are octets."""
 
     __slots__ = ("_at", "_burst", "_left", "_rate")
 
@@ -33,13 +33,13 @@ class Pipe:
         self._at = now
 
     def charge(self, octets: int, now: float) -> float:
-        """Seconds until so many octets may go. They stay charged, even if whoever wanted them leaves."""
+        """Charge ``octets``, and say in how many seconds they may go. They stay charged even if the client leaves."""
         self._refill(now)
         self._left -= octets
         return max(0.0, -self._left / self._rate)
 
     def idle(self, now: float) -> bool:
-        """It is full: one made anew would do the same."""
+        """Whether the bucket is full: a new one would behave the same."""
         self._refill(now)
         return self._left >= self._burst
 
@@ -53,7 +53,8 @@ class Pipes:
     """A pipe for each bucket's key; bounded.
 
     Args:
-        most: Pipes remembered. Beyond that idle ones go, then the one made first: whoever streams through it keeps it.
+        most: How many pipes are remembered. Beyond that the idle ones are dropped, then the oldest; a stream that uses a
+            dropped pipe keeps it.
     """
 
     def __init__(self, most: int = _MOST_PIPES) -> None:
@@ -64,7 +65,7 @@ class Pipes:
         return len(self._pipes)
 
     def pipe(self, key: str, limit: Limit, now: float) -> Pipe:
-        """The one of ``key``."""
+        """The pipe of ``key``."""
         pipe = self._pipes.get(key)
         if pipe is None:
             if len(self._pipes) >= self._most:
