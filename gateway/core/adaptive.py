@@ -27,7 +27,7 @@ SHARES = {Priority.CRITICAL: 1.0, Priority.INTERACTIVE: 0.9, Priority.BACKGROUND
 
 
 class AdaptiveSettings(msgspec.Struct, frozen=True):
-    """The library's defaults, except that the limit starts at ``most``: a gateway is put in front of a GitLab that works."""
+    """The library's defaults, but the limit starts at ``most``, since a gateway is put in front of a GitLab that works."""
 
     most: int = 200
     least: int = 10
@@ -80,7 +80,7 @@ class AdaptiveLimit:
             self._turn(short_s, busiest)
 
     def dropped(self, now: float) -> None:
-        """Record that GitLab did not answer in time, or broke off. Counted once per window: these failures come in crowds."""
+        """Record that GitLab did not answer in time, or broke off. Counted once per window, as failures come in crowds."""
         if now - self._dropped_at >= self._settings.window_s:
             self._dropped_at = now
             self._settle(max(float(self._settings.least), self._estimate * _DROP))

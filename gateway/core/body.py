@@ -1,8 +1,8 @@
-"""What Rails would find in a request body, found while it streams by.
+"""What Rails would find in a request body, found while the body streams by.
 
 A scanner reads the body as it passes, in bounded memory, and knows at the end which of the watched top-level parameters
-were in it. Where two parsers could disagree, or the form is beyond this one, the verdict is *undecidable* and says why:
-never a guess. The grammars live in ``body_json``, ``body_form`` and ``body_multipart``; who may send what, in
+were in it. Where two parsers could disagree, or the form is too much for this one, the verdict is *undecidable* and says
+why; it is never a guess. The grammars live in ``body_json``, ``body_form`` and ``body_multipart``; who may send what, in
 ``body_credentials``.
 """
 
@@ -18,13 +18,14 @@ from .credentials import CREDENTIAL_PARAMETERS, FEED_PARAMETERS
 from .rule_match import PARAMETERS
 
 PLACE_PARAMETERS = frozenset(name.decode("ascii") for name in PARAMETERS)
-"""Those by which an operation reaches another project or group than its path's."""
+"""Parameters through which an operation reaches a project or group other than the one in its path."""
 
 PASSWORDS = frozenset({"password", "refresh_token"})
-"""By which OAuth's clients log in: containerd and BuildKit try so at the registry's token service, before Basic."""
+"""Parameters with which OAuth clients log in: containerd and BuildKit try that at the registry's token service first, then
+Basic."""
 
 WATCHED = CREDENTIAL_PARAMETERS | FEED_PARAMETERS | PLACE_PARAMETERS | PASSWORDS | {"sudo", "token", "_method"}
-"""The parameters that change who asks, what is asked, or of which project."""
+"""The parameters that change who asks, what is asked, or which project it is about."""
 
 MAX_VALUE_BYTES = 16384
 """No credential is longer; a longer value is reported without its text."""
@@ -48,19 +49,19 @@ class Finding(msgspec.Struct, frozen=True, gc=False):
 
     name: str
     value: str | None
-    """Decoded; None when it is no string or number, or too long."""
+    """Decoded; None when it is neither a string nor a number, or is too long."""
     start: int
-    """Where what must be cut begins in the whole body: a member, a pair, a part."""
+    """Where the piece to be cut (a member, a pair or a part) begins in the whole body."""
     end: int
     plain: bool
-    """Spelt so that every parser finds this very name and value here."""
+    """Whether it is spelt so that every parser finds exactly this name and value here."""
 
     def __repr__(self) -> str:
         return f"Finding({self.name})"
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """The whole body's."""
+    """The verdict on a whole body."""
 
     findings: tuple[Finding, ...] = ()
     undecidable: Undecidable | None = None
@@ -74,7 +75,7 @@ class BodyScanner(Protocol):
         ...
 
     def so_far(self) -> Verdict:
-        """What is sure before the last octet, of bodies that are acted upon before it: of parts, at the last delimiter."""
+        """What is sure before the last octet, for bodies that are acted upon sooner: multipart, at the last delimiter."""
         ...
 
     def finish(self) -> Verdict:
@@ -82,29 +83,29 @@ class BodyScanner(Protocol):
         ...
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
-        """``body``, whole, less ``finding``; every other octet stays."""
+        """The whole ``body`` less ``finding``; every other octet stays."""
         ...
 
     @property
     def blind(self) -> int:
-        """How many of its readings, one in most cases, read no further."""
+        """How many of its readings have stopped; most scanners have only one."""
         ...
 
     def may_name(self, octets: bytes) -> bool:
-        """Whether what ``octets`` name, however another reader takes them, may be a credential, a method or ``sudo``."""
+        """Whether ``octets``, however another reader takes them, may name a credential, a method or ``sudo``."""
         ...
 
 
 MAX_FOUND_BYTES = 1 << 20
-"""Of one body's findings; a body may be as long as it likes."""
+"""The memory for one body's findings; the body itself may be of any length."""
 
-_FINDING_BYTES = 256  # so 4,096 of them, and Rack takes no more parameters
+_FINDING_BYTES = 256  # so at most 4,096 findings, and Rack takes no more parameters
 
 MAX_UNREAD_BYTES = 20480
-"""At most so much has been fed, and not been read, when a scanner turns blind: a head, a name, a value."""
+"""The most that has been fed but not read when a scanner turns blind: a head, a name, a value."""
 
 MAX_NAMING_BYTES = 1024
-"""So many octets name what ``may_name`` asks for, whatever stands about a name."""
+"""Any name that ``may_name`` looks for fits into this many octets, with whatever stands around it."""
 
 
 class Doubt(Exception):  # noqa: N818 — ends a scan, is never an error of the program
@@ -125,14 +126,14 @@ class Findings:
         self._left = MAX_FOUND_BYTES
 
     def add(self, finding: Finding) -> None:
-        """Raises :class:`Doubt` with the one that is too many: that one is kept, too."""
+        """Keep ``finding``. Raises :class:`Doubt` at the first that is too many, which is still kept."""
         self._found.append(finding)
         self._left -= _FINDING_BYTES + len(finding.value or "")
         if self._left < 0:
             raise Doubt(Undecidable.TOO_MANY)
 
     def all(self) -> tuple[Finding, ...]:
-        """In their order."""
+        """Every finding, in the order found."""
         return tuple(self._found)
 
 
@@ -157,8 +158,8 @@ class Hopeless:
         raise AssertionError("nothing was found here")
 
     def may_name(self, octets: bytes) -> bool:
-        """Parts may be found by another boundary, and without any Rack reads a form, where letters may be encoded; what is
-        of no type at all is read by nobody."""
+        """Another reader may find parts by another boundary, and without any boundary Rack reads a form, where letters may
+        be encoded. A body of no type at all is read by nobody."""
         return self._reason is Undecidable.BOUNDARY and (
             named_plainly(octets) or _ENCODED_LETTER.search(octets) is not None
         )
@@ -167,9 +168,10 @@ class Hopeless:
 _ENCODED_LETTER = re.compile(rb"%[4-7]")
 
 
-# As a name: what is uploaded may well speak of it. Rack 2 passes over brackets before one, and takes one from the next
-# line of a part's head; forms may have blanks behind `&`. Rack 3 passes over those behind `name=`, be it a folded line, and
-# Workhorse over those at the end of one. What stands behind 256 of either may be in another chunk than what is before them.
+# `sudo` as a name only: uploaded content may well mention it. Rack 2 skips brackets before a name, and takes a name from
+# the next line of a part's head; forms may have blanks after `&`. Rack 3 skips blanks after `name=`, even across a folded
+# line, and Workhorse skips them at the end of a name. After 256 blanks or brackets, the rest may be in another chunk than
+# what precedes them.
 _SUDO = re.compile(
     rb"(?:\A|[\"=&])[\[\]]*+sudo(?![0-9A-Za-z_-])|& ++[\[\]]*+sudo[\[\]=&]"
     rb"|=[\s\0]++sudo(?:[ \t\x0b\f\0]{256}|[ \t\x0b\f\0]*+[;\r\n])"
@@ -177,39 +179,40 @@ _SUDO = re.compile(
 )
 
 
-# Rack 3.2 takes the escapes of this charset out of a part's name and content: `su\x1b(Bdo` is `sudo`. Blanks as above.
+# Rack 3.2 removes this charset's escapes from a part's name and content: `su\x1b(Bdo` is `sudo`. Blanks as above.
 _RECODED = re.compile(rb"(?:(?:charset[\s\0]*+|[\s\0])=[\s\0]*+|[\s\0]{2})\"?iso-?2022-jp", re.IGNORECASE)
 
 
 def is_recoded(octets: bytes) -> bool:
-    """A part may be named otherwise than its octets say, as ``octets`` of its head do."""
+    """Whether ``octets`` of a part's head declare ISO-2022-JP, so that its name may be another than its octets spell."""
     return b"2022" in octets and _RECODED.search(octets) is not None
 
 
 def named_plainly(octets: bytes) -> bool:
-    """A credential's name, the method's or ``sudo`` stands in ``octets``, whichever letters stand behind a backslash."""
+    """Whether ``octets`` hold a credential's name, the method's or ``sudo``, whichever letters follow a backslash."""
     octets = octets.replace(b"\\", b"")
     if b"_token" in octets or b"_method" in octets or is_recoded(octets):
         return True
-    return b"sudo" in octets and _SUDO.search(octets) is not None  # no expression is as fast as the first look
+    return b"sudo" in octets and _SUDO.search(octets) is not None  # no expression is as fast as the substring test
 
 
 def names_method(octets: bytes) -> bool:
-    """``_method`` stands in ``octets``, whichever letters stand behind a backslash."""
+    """Whether ``octets`` hold ``_method``, whichever letters follow a backslash."""
     return b"_method" in octets.replace(b"\\", b"") or is_recoded(octets)
 
 
 _MEDIA_TYPE = re.compile(r"[;,]")
 _CHARSET = re.compile(r"charset\s*=\s*\"?([^\s\";,]*)", re.IGNORECASE)
-# GitLab heeds none. Who does finds the same names and places in these; Apache's HttpClient says the last of every form.
+# GitLab ignores the charset. A reader that heeds it finds the same names and places in each of these; Apache's HttpClient
+# declares the last one for every form.
 _ASCII_ALIKE = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1"})
 
 
 def media_type(content_type: bytes) -> str:
-    """As Rack reads it: up to the first ``;`` or ``,``, lower-cased."""
+    """The media type as Rack reads it: up to the first ``;`` or ``,``, lower-cased."""
     return _MEDIA_TYPE.split(content_type.decode("latin-1"), maxsplit=1)[0].strip().lower()
 
 
 def keeps_ascii(content_type: bytes) -> bool:
-    """No ``charset`` in it makes anything else of ASCII's letters."""
+    """Whether no ``charset`` in ``content_type`` gives ASCII letters another meaning."""
     return all(name.lower() in _ASCII_ALIKE for name in _CHARSET.findall(content_type.decode("latin-1")))

@@ -30,10 +30,10 @@ from .rule_match import Spelling, spelling
 from .secret import Secret
 
 MAX_CUT_BYTES = 65536
-"""A body credential is accepted only in a body that fits: it is cut out before anything goes up."""
+"""A body credential is accepted only in a body up to this size: it is cut out before anything goes up."""
 
 _MAX_INFLATED_BYTES = 200 * 1024
-"""As GitLab. A kilobyte of gzip may hold a thousand, each of whose octets is looked at."""
+"""GitLab's own limit. One kilobyte of gzip may inflate to a thousand, and every octet of them is looked at."""
 
 _CREDENTIALS = CREDENTIAL_PARAMETERS | FEED_PARAMETERS
 _CARRIERS = _CREDENTIALS | PASSWORDS | {"token"}
@@ -41,7 +41,7 @@ _IDENTITY = frozenset({b"", b"identity"})
 _VISIBLE = re.compile(r"[!-~\x80-\U0010ffff]+")
 _FORM = "application/x-www-form-urlencoded"
 _WRITES = frozenset({"", "delete", "patch", "post", "put"})
-"""What Rails' own forms say as ``_method``."""
+"""The values of ``_method`` in Rails' own forms."""
 
 
 def scanner_for(
@@ -49,12 +49,13 @@ def scanner_for(
 ) -> BodyScanner | None:
     """The scanner for a body as Rack, Rails and Grape would read it; None when they read no parameters from it.
 
-    Any method may carry a form (Rack asks for the type alone); without a type a POST is a form to Rack and JSON to Grape,
-    another method JSON alone. ``inflates``: JSON in gzip is read, which costs far more than its sender pays.
+    Any method may carry a form: Rack looks at the type alone. Without a type, a POST is a form to Rack and JSON to Grape;
+    any other method is only JSON. ``inflates``: JSON in gzip is read, which costs far more than its sender pays.
     """
     coding = (content_encoding or b"").strip().lower()
     media = media_type(content_type) if content_type is not None else ""
-    # To Workhorse Unicode's blanks may stand about a type, and its dotted capital I is an i: parts, which it writes anew.
+    # Workhorse allows Unicode blanks around a type and takes the dotted capital I for an i, so it may see a multipart body
+    # here, which it rewrites.
     if not media.isascii():
         return Hopeless(Undecidable.BOUNDARY)
     scanner: BodyScanner
@@ -81,8 +82,8 @@ def scanner_for(
 
 
 class _Encoded:
-    """Rails inflates no body but on a few routes: the coded octets are what it parses elsewhere. Both must be feared. Nor
-    does it heed a charset, which others may."""
+    """A body with a content coding or a charset. Rails inflates bodies on a few routes only and parses the coded octets on
+    all others: both must be feared. Rails ignores a charset, which other readers may heed."""
 
     def __init__(self, scanner: BodyScanner, reason: Undecidable = Undecidable.ENCODED) -> None:
         self._scanner = scanner
@@ -104,7 +105,7 @@ class _Encoded:
 
 
 class _Unread(_Encoded):
-    """In gzip, of no type: GitLab inflates it where npm audits, and reads a form."""
+    """A gzipped body without a type: on npm's audit routes GitLab inflates it and reads a form."""
 
     blind = True
 
@@ -119,9 +120,10 @@ def _anything(octets: bytes) -> bool:
 
 
 class _Gzipped:
-    """JSON in gzip: what is inflated is all that anybody can parse, for no JSON begins as gzip does.
+    """JSON in gzip: only the inflated octets can be parsed by anybody, because no JSON begins as gzip does.
 
-    GitLab inflates it where npm audits (``lib/gitlab/middleware/compressed_json.rb``: one member, as much at most).
+    GitLab inflates it on npm's audit routes (``lib/gitlab/middleware/compressed_json.rb``): one gzip member, with the same
+    limit.
     """
 
     def __init__(self, raw: BodyScanner) -> None:
@@ -131,11 +133,11 @@ class _Gzipped:
         self._left = _MAX_INFLATED_BYTES + 1
         self._whole = True
 
-    may_name = staticmethod(_anything)  # the octets tell nothing
+    may_name = staticmethod(_anything)  # compressed octets tell nothing
 
     @property
     def blind(self) -> bool:
-        """GitLab asks no checksum before it parses, nor does it mind a comment."""
+        """Whether reading has stopped. GitLab may read on: it parses before any checksum is checked, and accepts comments."""
         return not self._whole or self._inflated.blind
 
     def feed(self, chunk: bytes) -> None:
@@ -148,7 +150,7 @@ class _Gzipped:
             self._whole = False
             return
         self._left -= len(octets)
-        # 0 would be no bound; what lies behind the first member another reader may take for content, too.
+        # A bound of 0 would mean none. What follows the first member may be content to another reader.
         self._whole = self._left > 0 and not self._inflater.unconsumed_tail and not self._inflater.unused_data
         self._inflated.feed(octets)
 
@@ -166,7 +168,7 @@ class _Gzipped:
 
 
 class _Untyped:
-    """Without a content type: what either reading finds, and never plainly."""
+    """A body without a content type: what either reading finds, and none of it plain."""
 
     def __init__(self, *, form: bool) -> None:
         self._json = JsonScanner()
@@ -205,7 +207,7 @@ class _Untyped:
 
 
 def body_claim(claim: Claim, verdict: Verdict) -> tuple[Claim, Finding] | None:
-    """The one credential of a body that is at hand, for a head that carries none; None when there is none either.
+    """The one credential in a body that has been read, for a head that carries none; None if the body has none either.
 
     Raises:
         Rejection: AMBIGUOUS_CREDENTIAL, BODY_CREDENTIAL or BODY_UNDECIDABLE (400); UNAUTHENTICATED (401).
@@ -244,23 +246,23 @@ def admit_body(
     sudo: str | None = None,
     suspect: bool = False,
 ) -> None:
-    """Whether the body may go up whole, asked before its last chunk does.
+    """Check that the whole body may go up, before its last chunk does.
 
     Args:
         claim: What the head (or ``body_claim``) presented.
-        verdict: The body's.
-        brokered: GitLab will see one of the gateway's credentials: nothing may be left to chance.
-        may_sudo: The user this brokered caller may act as.
-        places: The projects and groups that may be named, by ``rule_match.spellings``; None: any.
-        token_counts: A ``token`` in it is a credential too many (``second_token``).
-        left: The credential parameters that are none too many (``left_in_body``).
-        sudo: The user that the head, or what came before of the body, asks to act as.
-        suspect: What could not be read may name a credential, a method or ``sudo``.
+        verdict: The verdict on the body.
+        brokered: Whether GitLab will see one of the gateway's credentials: then nothing may be left to chance.
+        may_sudo: The user that this brokered caller may act as.
+        places: The projects and groups that may be named, by ``rule_match.spellings``; None for any.
+        token_counts: Whether a ``token`` in the body is one credential too many (``second_token``).
+        left: The credential parameters that may stay in the body (``left_in_body``).
+        sudo: The user that the head, or an earlier part of the body, asks to act as.
+        suspect: Whether what could not be read may name a credential, a method or ``sudo``.
 
     Raises:
         Rejection: PROJECT_UNKNOWN (404) for a place that is none of ``places``;
-            METHOD_OVERRIDE, AMBIGUOUS_CREDENTIAL, BODY_UNDECIDABLE (400); UNAUTHENTICATED (401) for a gateway key in it;
-            SUDO_FORBIDDEN (403).
+            METHOD_OVERRIDE, AMBIGUOUS_CREDENTIAL, BODY_UNDECIDABLE (400); UNAUTHENTICATED (401) for a gateway key in the
+            body; SUDO_FORBIDDEN (403).
     """
     findings = verdict.findings
     if any(finding.name == "_method" for finding in findings):
@@ -278,10 +280,10 @@ def admit_body(
         if finding.value != "":
             if brokered and (not finding.plain or finding.value is None or finding.value != may_sudo):
                 raise forbidden("Must be admin to use sudo", Code.SUDO_FORBIDDEN)
-            # GitLab takes `1.0` for user 1, and ` sudo` for another parameter; the audit is to name whom it acts as.
+            # GitLab takes `1.0` for user 1, and ` sudo` for another parameter; the audit must name the user it acts as.
             if finding.value is None or not finding.plain:
                 raise _undecidable(verdict.undecidable or Undecidable.MALFORMED)
-        # A `null` takes back what stands before it, and in the query.
+        # A `null` cancels an earlier `sudo`, even one in the query.
         if sudo is not None and finding.value != sudo:
             raise bad_request("400 Bad Request - more than one sudo", Code.AMBIGUOUS_CREDENTIAL)
         sudo = finding.value
@@ -294,11 +296,13 @@ def admit_body(
 
 
 def admit_page(verdict: Verdict, suspect: bool) -> None:
-    """Whether a form may go up to one of GitLab's pages. It holds what it will, but no ``_method`` that reads: then GitLab
-    takes a token out of it, as out of a query, and nobody has judged whose.
+    """Check that a form may go up to one of GitLab's pages.
+
+    Anything may be in it except a ``_method`` that makes it a read: GitLab would then take a token out of it, as out of a
+    query, and nobody has judged whose token that is.
 
     Raises:
-        Rejection: METHOD_OVERRIDE, BODY_UNDECIDABLE (400), the latter for what can't be read and is ``suspect``.
+        Rejection: METHOD_OVERRIDE, BODY_UNDECIDABLE (400), the latter for a body that can't be read and is ``suspect``.
     """
     for finding in verdict.findings:
         if finding.name == "_method" and (finding.value is None or finding.value.lower() not in _WRITES):

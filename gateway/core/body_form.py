@@ -1,4 +1,4 @@
-"""Urlencoded bodies, read as Rack reads them: names decoded once, brackets nest.
+"""Urlencoded bodies, read as Rack reads them: names are decoded once, brackets nest.
 
 Rack splits a form on ``&`` alone, other readers on ``;`` too: what only the latter find is reported as not plain.
 """
@@ -12,9 +12,9 @@ from .query import BLANKS, form_decode, top_level_name
 
 _MAX_NAME_BYTES = 4096
 _LONGEST = max(map(len, WATCHED))
-_MAX_PAIRS = 65_536  # looked at one by one; Rack refuses beyond 4,096
-_MAX_SUSPECTS = 4_096  # of these, decoded, which takes ten times as long
-# Watched names hold small letters and `_` alone: an escape of anything else hides none.
+_MAX_PAIRS = 65_536  # pairs looked at one by one; Rack refuses more than 4,096
+_MAX_SUSPECTS = 4_096  # pairs that are also decoded, which takes ten times as long
+# Watched names hold only lower-case letters and `_`, so an escape of anything else hides none.
 _MAYBE = re.compile(rb"token|password|sudo|_method|project|group|namespace|forked|%(?:5[Ff]|6[1-9A-Fa-f]|7[0-9Aa])")
 _SEPARATOR = re.compile(rb"[&;]")
 
@@ -26,10 +26,10 @@ class FormScanner:
         self._findings = Findings()
         self._doubt: Undecidable | None = None
         self._rest = b""  # an unfinished pair, or as much of it as matters
-        self._at = 0  # where it begins in the body
+        self._at = 0  # where that pair begins in the body
         self._separator = b""
-        self._name: str | None = None  # a watched one, whose value goes on
-        self._skipping = False  # its value is no concern of ours
+        self._name: str | None = None  # the watched name of a pair whose value goes on
+        self._skipping = False  # the rest of the pair does not matter
         self._read = 0
         self._looked_at = 0
         self._suspects = 0
@@ -50,7 +50,7 @@ class FormScanner:
     def finish(self) -> Verdict:
         if self._doubt is None and not self._skipping and self._rest:
             rest, self._rest = self._rest, b""
-            # An old Safari ends its forms with NUL; Rack cuts it.
+            # An old Safari ends its forms with NUL, which Rack cuts off.
             try:
                 self._pair(rest.removesuffix(b"\0"), self._at, b"")
             except Doubt as doubt:
@@ -65,11 +65,11 @@ class FormScanner:
         return _MAYBE.search(octets) is not None
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
-        """Less the pair, and the separator that follows it or, for the last, stands before it."""
+        """The ``body`` less the pair and the separator after it, or before it if the pair is the last."""
         before, after = body[: finding.start], body[finding.end :]
         if before and after:
             return before + after[1:]
-        return before[:-1] or after[1:].lstrip(b" ")  # behind `&` blanks are no part of a name, at the beginning they are
+        return before[:-1] or after[1:].lstrip(b" ")  # blanks are no part of a name after `&`, but are at the beginning
 
     def _scan(self, chunk: bytes, base: int) -> None:
         if self._skipping:
@@ -147,7 +147,7 @@ def _watched(raw_name: bytes) -> str | None:
 
 
 def _watched_by_its_beginning(raw_name: bytes) -> str | None:
-    """Of a long name. A text in which `;` or `&` stand as they are is a pair with such a one."""
+    """The watched name that a long raw name begins with. (Text with a bare ``;`` or ``&`` in it looks like a long name.)"""
     decoded = form_decode(raw_name)
     name = top_level_name(decoded)
     if len(name) > _LONGEST:
@@ -158,6 +158,6 @@ def _watched_by_its_beginning(raw_name: bytes) -> str | None:
     text = name.decode("utf-8", "surrogateescape")
     if text not in WATCHED:
         return None
-    if not behind.strip(BLANKS):  # what stands behind these may make it another
+    if not behind.strip(BLANKS):  # what follows the blanks may make it another name
         raise Doubt(Undecidable.MALFORMED)
     return text

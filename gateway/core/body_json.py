@@ -1,8 +1,8 @@
 """JSON bodies: the member names of the top-level object, nothing else.
 
 Strings are skipped and nesting is counted at the speed of the regex engine; Python runs once per top-level member and per
-container inside a container. What is no strict JSON outside of strings (comments, ``NaN``, a byte order mark, UTF-16) is
-undecidable: some parser might accept it and read on differently.
+container inside a container. Anything outside strings that is not strict JSON (comments, ``NaN``, a byte order mark,
+UTF-16) is undecidable: some parser might accept it and read on differently.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 
 from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Findings, Undecidable, Verdict
 
-# `_method` counts in forms alone (rack: MethodOverride reads request.POST).
+# `_method` counts only in forms (rack: MethodOverride reads request.POST).
 _NAMES = WATCHED - {"_method"}
 _LONGEST_NAME = 6 * max(len(name) for name in _NAMES)  # every letter as \\uXXXX
 _MAX_DEPTH = 100  # GitLab refuses beyond 32
@@ -21,9 +21,9 @@ _MAX_STEPS = 200_000  # GitLab refuses beyond 100,000 elements
 _MAX_SCALAR = 64
 _PIECE_BYTES = 65536
 
-# Scanned text has its escaped quotes and backslashes masked (`_masked`): every quote left in it is a string's end.
+# In scanned text, escaped quotes and backslashes are masked (`_masked`): every quote that is left begins or ends a string.
 _ATOMS = rb"[\s0-9+\-.eEtrufalsn:,]++"
-# All that needs no thought below the top level: atoms, whole strings, containers of these.
+# Everything below the top level that needs no closer look: atoms, whole strings, containers of these.
 _DEEP = re.compile(
     rb"(?>(?:" + _ATOMS + rb'|"[^"]*+"|[{\[](?>(?:' + _ATOMS + rb'|"[^"]*+")*)[}\]])*)',
 )
@@ -46,7 +46,7 @@ class JsonScanner:
     def __init__(self) -> None:
         self._findings = Findings()
         self._doubt: Undecidable | None = None
-        self._base = 0  # of the current chunk in the body
+        self._base = 0  # where the current chunk begins in the body
         self._depth = 0
         self._floor = 1  # the depth from which nothing matters: 2 inside a top-level object
         self._closed = False
@@ -55,11 +55,11 @@ class JsonScanner:
         # Inside a string:
         self._in_string = False
         self._escaped = False  # the last octet of the previous chunk was an unpaired backslash
-        self._text: bytearray | None = None  # of a string whose content matters
+        self._text: bytearray | None = None  # the content so far, if it matters
         # The member at hand:
         self._at_name = False  # the next string is a name
         self._values = 0
-        self._name: str | None = None  # watched
+        self._name: str | None = None  # its name, if that is a watched one
         self._start = 0
         self._value: str | None = None
         self._scalar: bytearray | None = None
@@ -89,12 +89,12 @@ class JsonScanner:
         return self._doubt is not None
 
     def may_name(self, octets: bytes) -> bool:
-        # Ruby's JSON takes a backslash before any letter for that letter.
+        # Ruby's JSON takes a backslash and any letter for that letter.
         plain = octets.replace(b"\\", b"")
         return b"_token" in plain or b'"sudo"' in plain or _ESCAPED_LETTER.search(octets) is not None
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
-        """Less the member, and one comma beside it."""
+        """The ``body`` less the member and one comma next to it."""
         before = body[: finding.start]
         after = body[finding.end :]
         trimmed = after.lstrip(b" \t\r\n")
@@ -108,7 +108,7 @@ class JsonScanner:
     def _scan(self, chunk: bytes) -> None:
         masked = self._masked(chunk)
         at, end = 0, len(chunk)
-        deep = True  # asked once a chunk: the answer costs a pass over the rest of it
+        deep = True  # checked once per chunk, because that costs a pass over the rest of it
         while at < end:
             if self._in_string:
                 at = self._string(chunk, masked, at)
@@ -123,7 +123,7 @@ class JsonScanner:
                 at = self._outside(masked, at)
 
     def _masked(self, chunk: bytes) -> bytes:
-        """``chunk`` with what backslashes escape overwritten, octet for octet, where that matters."""
+        """``chunk`` with its escaped quotes and backslashes overwritten, octet for octet."""
         if self._escaped:
             chunk = b"_" + chunk[1:]
             self._escaped = False
@@ -133,9 +133,9 @@ class JsonScanner:
         return chunk
 
     def _stays_deep(self, masked: bytes, at: int) -> bool:
-        """Whether the rest of the chunk never comes back up to the top level's members; if so, it has been counted.
+        """Whether the rest of the chunk never returns to the members of the top level; if so, its nesting has been counted.
 
-        Every other piece between quotes is structure. Emptied containers cancel out until closers, then openers remain.
+        Every other piece between quotes is structure. Empty containers are removed until only closers, then openers remain.
         """
         pieces = masked[at:].split(b'"')
         structure = b"".join(pieces[::2])
@@ -176,9 +176,9 @@ class JsonScanner:
         elif octet == 0x5B:  # [
             self._depth = 1
         elif octet == 0x22:
-            self._in_string = True  # a lone string, as npm tags a version: no parameters
+            self._in_string = True  # a lone string, with which npm tags a version: no parameters
         else:
-            # No more does another lone scalar hold any, but where it ends would have to be judged: nobody sends one.
+            # Another lone scalar holds no parameters either, but its end would have to be judged, and nobody sends one.
             raise Doubt(Undecidable.MALFORMED)
         return at + 1
 
@@ -191,7 +191,7 @@ class JsonScanner:
             return at
         self._step()
         octet = chunk[at]
-        if octet == 0x22:  # a string that this chunk does not end
+        if octet == 0x22:  # a string that does not end in this chunk
             self._in_string = True
         elif octet in b"{[":
             self._depth += 1
@@ -279,7 +279,7 @@ class JsonScanner:
             self._scalar = None
 
     def _one_value(self) -> None:
-        """A string or container begins: where no name stands, or a second one, some lenient parser might go on reading."""
+        """A string or container begins. In place of a name, or as a second value, some lenient parser might read on."""
         self._values += 1
         if self._at_name or self._values > 1:
             raise Doubt(Undecidable.MALFORMED)
@@ -297,7 +297,7 @@ class JsonScanner:
             written = bytes(scalar).partition(b":")[2]
             text = written.strip()
             if text == b"null":
-                value, plain = "", True  # no parameter at all; of `false` Grape makes a text, where one is asked for
+                value, plain = "", True  # no parameter at all; Grape makes a string of `false` where it wants a string
             elif text.isdigit():
                 value, plain = text.decode("ascii"), True
             self._value_end = end - (len(written) - len(written.rstrip()))
@@ -314,7 +314,7 @@ class JsonScanner:
 
 
 def _unescape(text: bytes) -> str | None:
-    """A string's value; None when its escapes or octets are invalid."""
+    """The value of a string. Raises :class:`Doubt` for a string with escapes that is not valid JSON."""
     if b"\\" not in text:
         return text.decode("utf-8", "surrogateescape")
     try:

@@ -1,8 +1,8 @@
 """Multipart bodies: the names of the parts.
 
-Parsers disagree famously about boundaries, folded headers and quoted names. Only what all read alike is decided: delimiters
-on lines of their own, one plain ``Content-Disposition`` a part, one ``name`` in it. Anything else is undecidable.
-Contents are passed over by searching for the next delimiter.
+Parsers famously disagree about boundaries, folded headers and quoted names. Only what all read alike is decided: delimiters
+on lines of their own, one plain ``Content-Disposition`` per part, one ``name`` in it. Anything else is undecidable.
+Contents are skipped by searching for the next delimiter.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from .target import percent_decode
 
 _MAX_HEAD_BYTES = 16384
 _MAX_PARTS = 4096  # Rack's own limit
-_PIECE_BYTES = 16384  # each part that ends moves what is left of one
-# Rack takes the last `boundary=` of the field, whatever is before it; Workhorse, which writes uploads anew, a parameter's:
-# rather one in pieces (`boundary*0=`), and with Unicode's blanks about it. So: plain ones only, and one with that word.
-# Blanks are taken whole here and below: shared out between two places, they would take their square in time.
+_PIECE_BYTES = 16384  # at the end of each part, the rest of a piece is copied
+# Rack takes the last `boundary=` of the field, whatever precedes it. Workhorse, which rewrites uploads, takes a parameter:
+# by preference one in pieces (`boundary*0=`), and even with Unicode blanks around it. So only plain parameters are accepted,
+# and only one with that word. Blanks are matched possessively here and below: shared between two places, they would take
+# quadratic time.
 _TYPE_PARAMETER = re.compile(
     rb";[ \t]*+([!#$&+.0-9A-Z^_`a-z|~-]++)=(?:\"([ !#-\[\]-~]*+)\"|([!#-+.-:<-\[\]-~-]*+))",
 )
@@ -31,25 +32,25 @@ _DISPOSITION = re.compile(
 )
 _NAME = re.compile(rb";\s*+name[ \t]*+(?:(\*)[ \t]*+)?=", re.IGNORECASE)
 _PARAMETER = re.compile(rb";[ \t]*+([A-Za-z*-]++)=(\"(?>(?:[^\"\\]|\\.)*)\"|[^\s\";,\\]++)", re.DOTALL)
-# Outside of quotes Rack ends a name at the first character that no token has: `sudo(x` is `sudo` to it. A bracket may stand
-# there, what is before it is the name to all. An empty name it takes from another field of the head.
+# Outside quotes Rack ends a name at the first character that no token may hold: `sudo(x` is `sudo` to it. A bracket may be
+# there: what precedes it is the name to every reader. Where a name is empty, Rack takes one from another field of the head.
 _NAME_VALUE = re.compile(rb"\"([^\"\\]+)\"|([^\s\"()<>,;:\\/\[\]?=]++(?:[\[\]][^\s\"();,\\]*+)?)")
 _FILENAME = re.compile(rb"filename\*?=", re.IGNORECASE)
-# Whose name stands behind a colon, Rack 2 calls by the name of its file: as Java's Jersey writes them, with a date before.
+# Rack 2 calls a part whose name follows a colon by its file name. Java's Jersey writes such parts: a date precedes the name.
 _DATED_FILE = re.compile(
     rb"[^;]++(?:;[ \t]*+[A-Za-z-]++=(?:\"[^\"\\]*+\"|[0-9A-Za-z._-]++)[ \t]*+)*",
 )
-# What a part's head may hold beside. Rack 2 looks for the name as far as the next colon, on whichever line that is; where
-# it finds none, and where Rack 3 finds more of a disposition than it reads, `Content-ID` is the name.
+# The other fields that a part's head may hold. Rack 2 looks for the name up to the next colon, on whichever line that is.
+# Where it finds none, and where a disposition is longer than Rack 3 reads, `Content-ID` is the name.
 _FIELD = re.compile(rb"(?!content-id:)[A-Za-z0-9-]++:", re.IGNORECASE)
-# Workhorse decodes it where it writes uploads anew, Rack does not.
+# Workhorse decodes it where it rewrites uploads; Rack does not.
 _CODED = re.compile(rb"content-transfer-encoding:[ \t]*+quoted-printable", re.IGNORECASE)
 _MAX_DISPOSITION_BYTES = 1536
 _MAX_PARAMETERS = 16
 
 
 def boundary_of(content_type: bytes) -> bytes | None:
-    """The boundary, or None when there is none or readers could take different ones."""
+    """The boundary; None if there is none, or if readers could take different ones."""
     written = _CONTENT_TYPE.fullmatch(content_type)
     if written is None:
         return None
@@ -73,7 +74,7 @@ class MultipartScanner:
         self._findings = Findings()
         self._doubt: Undecidable | None = None
         self._buffer = b""
-        self._at = 0  # of the buffer in the body
+        self._at = 0  # where the buffer begins in the body
         self._step = self._preamble
         self._done = False
         self._parts = 0
@@ -112,13 +113,13 @@ class MultipartScanner:
         return named_plainly(octets)
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
-        """Less the part, with the delimiter before it."""
+        """The ``body`` less the part and the delimiter before it."""
         left = body[: finding.start] + body[finding.end :]
         end = self._delimiter + b"--"
-        # Rack takes a body without parts only as that line, with nothing before and behind it.
+        # Rack accepts a body without parts only as that line, with nothing before and after it.
         return end + b"\r\n" if left.removeprefix(b"\r\n").startswith(end) else left
 
-    # States: each consumes what it can, and says whether the next may go on at once
+    # States: each consumes what it can, and returns whether the next may go on at once
 
     def _preamble(self) -> bool:
         buffer = self._buffer
@@ -136,7 +137,7 @@ class MultipartScanner:
         if end < 0 or end > _MAX_HEAD_BYTES:
             if len(self._buffer) > _MAX_HEAD_BYTES:
                 raise Doubt(Undecidable.TOO_MANY)
-            if b"\n" in self._buffer.replace(b"\r\n", b""):  # to Workhorse the head may have ended, and the body with it
+            if b"\n" in self._buffer.replace(b"\r\n", b""):  # Workhorse may see the end of the head here, and of the body
                 raise Doubt(Undecidable.MALFORMED)
             return False
         self._read_head(self._buffer[:end])
@@ -166,7 +167,7 @@ class MultipartScanner:
         self._drop(max(0, len(self._buffer) - len(self._delimiter)))
         return False
 
-    # Their parts
+    # Steps that the states share
 
     def _delimited(self, found: int) -> bool:
         """At a delimiter: another part, or the end?"""
@@ -198,9 +199,9 @@ class MultipartScanner:
         if match is None or len(line) > _MAX_DISPOSITION_BYTES or not all(_FIELD.match(other) for other in lines):
             raise Doubt(Undecidable.MALFORMED)
         parameters = list(_PARAMETER.finditer(match[1]))
-        # To Rack 3 `NAME` is another parameter; it calls a part without a name by its type, as Rack 2 does.
+        # To Rack 3 `NAME` is another parameter. Like Rack 2, it calls a part without a name by its type.
         names = [parameter for parameter in parameters if parameter[1] == b"name"]
-        # One that stands behind a `;` inside of another's quotes Rack 2 takes for it.
+        # A `name=` after a `;` inside another parameter's quotes is the name to Rack 2.
         if _NAME.findall(match[1]) != [b""] or len(names) != 1 or len(parameters) > _MAX_PARAMETERS:
             raise Doubt(Undecidable.MALFORMED)
         if is_recoded(head) and not any(parameter[1] in {b"filename", b"filename*"} for parameter in parameters):
@@ -237,10 +238,10 @@ class MultipartScanner:
 
 
 def _is_called_as_its_file(lines: list[bytes], line: bytes, parameters: list[re.Match[bytes]]) -> bool:
-    """Rack 2, which does not find the name of such a part, is sure to take the file's, and that one is no watched one."""
+    """Whether Rack 2, which does not find the name of such a part, is sure to take its file's, and that is not watched."""
     if _DATED_FILE.fullmatch(line) is None:
         return False
-    # It looks for `Content-ID:` anywhere, and takes the last `filename` of any field.
+    # Rack 2 looks for `Content-ID:` anywhere, and takes the last `filename` of any field.
     if any(b"content-id:" in each.lower() or (each is not line and b"filename" in each.lower()) for each in lines):
         return False
     files = [parameter[2].strip(b'"') for parameter in parameters if parameter[1] == b"filename"]
