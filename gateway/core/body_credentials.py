@@ -137,7 +137,7 @@ class _Gzipped:
 
     @property
     def blind(self) -> bool:
-        """Whether reading has stopped. GitLab may read on: it parses before any checksum is checked, and accepts comments."""
+        """Whether reading has stopped. GitLab may read on: it parses without checking a checksum, and accepts comments."""
         return not self._whole or self._inflated.blind
 
     def feed(self, chunk: bytes) -> None:

@@ -17,8 +17,8 @@ _MAX_HEAD_BYTES = 16384
 _MAX_PARTS = 4096  # Rack's own limit
 _PIECE_BYTES = 16384  # at the end of each part, the rest of a piece is copied
 # Rack takes the last `boundary=` of the field, whatever precedes it. Workhorse, which rewrites uploads, takes a parameter:
-# by preference one in pieces (`boundary*0=`), and even with Unicode blanks around it. So only plain parameters are accepted,
-# and only one with that word. Blanks are matched possessively here and below: shared between two places, they would take
+# by preference one in pieces (`boundary*0=`), and even with Unicode blanks around it. So all parameters must be plain, and
+# only one may contain that word. Blanks are matched possessively here and below: shared between two places, they would take
 # quadratic time.
 _TYPE_PARAMETER = re.compile(
     rb";[ \t]*+([!#$&+.0-9A-Z^_`a-z|~-]++)=(?:\"([ !#-\[\]-~]*+)\"|([!#-+.-:<-\[\]-~-]*+))",
@@ -36,7 +36,7 @@ _PARAMETER = re.compile(rb";[ \t]*+([A-Za-z*-]++)=(\"(?>(?:[^\"\\]|\\.)*)\"|[^\s
 # there: what precedes it is the name to every reader. Where a name is empty, Rack takes one from another field of the head.
 _NAME_VALUE = re.compile(rb"\"([^\"\\]+)\"|([^\s\"()<>,;:\\/\[\]?=]++(?:[\[\]][^\s\"();,\\]*+)?)")
 _FILENAME = re.compile(rb"filename\*?=", re.IGNORECASE)
-# Rack 2 calls a part whose name follows a colon by its file name. Java's Jersey writes such parts: a date precedes the name.
+# Rack 2 calls a part whose name follows a colon by its file name. Java's Jersey writes such parts, with a date before it.
 _DATED_FILE = re.compile(
     rb"[^;]++(?:;[ \t]*+[A-Za-z-]++=(?:\"[^\"\\]*+\"|[0-9A-Za-z._-]++)[ \t]*+)*",
 )

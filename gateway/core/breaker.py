@@ -11,16 +11,16 @@ import math
 import msgspec
 
 REFUSED = -1
-"""What :meth:`Breaker.admit` says instead of a ticket."""
+"""What :meth:`Breaker.admit` returns instead of a ticket."""
 
 # The window slides in steps of a tenth: exact enough for an operator's "30s", constant in memory and in time.
 _SLOTS = 10
 _SURE = 0.99
-"""Of a slot: until there, how its end is rounded does not matter."""
+"""The share of a slot within which the rounding of its end does not matter."""
 
 
 class BreakerSettings(msgspec.Struct, frozen=True):
-    """``upstream.breaker``: opens when ``min_requests`` ended within the window and ``error_ratio`` of them failed."""
+    """``upstream.breaker``: opens once ``min_requests`` have ended within the window and ``error_ratio`` of them failed."""
 
     window_s: float = 30.0
     min_requests: int = 20
@@ -36,14 +36,14 @@ class BreakerState(enum.StrEnum):
     HALF_OPEN = "half_open"
 
 
-# Read for every request; an enum's class looks its members up anew each time.
+# Read for every request, and an enum class looks its members up anew each time.
 _CLOSED, _OPEN, _HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
 
 
 class Breaker:
     """Admits requests and learns from their outcomes.
 
-    Each state change starts a new epoch, and a ticket is the epoch it was given in: outcomes of requests that were
+    Each state change starts a new epoch, and a ticket is the epoch in which it was issued. Outcomes of requests that were
     admitted before the change arrive late and say nothing about the new state, so they are dropped.
     """
 
@@ -68,12 +68,12 @@ class Breaker:
         self._step_s = settings.window_s / _SLOTS
         self.state = _CLOSED
         self.epoch = 0
-        """The ticket of whom it admits while it is closed."""
+        """The current epoch: the ticket of every request admitted in it."""
         self._opened_at = 0.0
         self._probe_at: float | None = None
         self._slot = 0
         self._sure_until = -math.inf
-        """While it is closed: what ends before then belongs to the present slot."""
+        """While the breaker is closed: a request that ends before this instant belongs to the current slot."""
         self._clear()
 
     def admit(self, now: float) -> int:
@@ -81,10 +81,10 @@ class Breaker:
         if self.state is _CLOSED:
             return self.epoch
         if self.state is _OPEN:
-            if now - self._opened_at < self._settings.open_for_s:  # as `retry_after_s` has it, to the last bit
+            if now - self._opened_at < self._settings.open_for_s:  # computed as in `retry_after_s`, to the last bit
                 return REFUSED
             self._enter(_HALF_OPEN)
-        # A probe may be a long poll: one that outlives `open_for_s` does not keep the others out any longer.
+        # A probe may be a long poll: once it has lasted `open_for_s`, it no longer keeps other requests out.
         if self._probe_at is not None and now - self._probe_at < self._settings.open_for_s:
             return REFUSED
         self._probe_at = now
@@ -97,7 +97,7 @@ class Breaker:
         return self.retry_after_s(now) > 0.0
 
     def record(self, ticket: int, ok: bool, now: float) -> None:
-        """The outcome of an admitted request."""
+        """Record the outcome of an admitted request."""
         if ticket != self.epoch:
             return
         if ok and now < self._sure_until:  # nearly always
@@ -121,12 +121,12 @@ class Breaker:
             self._enter(_OPEN, now)
 
     def forget(self, ticket: int) -> None:
-        """The admitted request ended without saying anything about the upstream (its client left)."""
+        """Record that an admitted request ended without saying anything about the upstream (its client left)."""
         if ticket == self.epoch:
             self._probe_at = None
 
     def retry_after_s(self, now: float) -> float:
-        """Seconds until a request may be admitted again; 0 when it may now."""
+        """Seconds until a request may be admitted again; 0 if it may be now."""
         if self.state is _OPEN:
             since = self._opened_at
         elif self._probe_at is not None:
@@ -147,9 +147,9 @@ class Breaker:
     def _clear(self) -> None:
         self._slots = [[0, 0] for _ in range(_SLOTS)]
         self._counts = self._slots[self._slot % _SLOTS]
-        """Of the present slot."""
+        """The current slot's requests and failures."""
         self._succeeded = 0
-        """In the present slot, and neither in its counts nor in the total yet."""
+        """Successes in the current slot that are not yet in its counts, nor in the total."""
         self._total = 0
         self._failures = 0
 
@@ -159,7 +159,7 @@ class Breaker:
         self._succeeded = 0
         slot = int(now / self._step_s)
         passed = slot - self._slot
-        if passed > 0:  # otherwise it is the same, or a clock that stood still
+        if passed > 0:  # otherwise it is the same slot, or the clock stood still
             self._go_on(slot, passed)
         self._sure_until = (self._slot + _SURE) * self._step_s
 

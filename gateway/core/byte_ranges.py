@@ -1,4 +1,4 @@
-"""Byte ranges (RFC 9110 §14): one range of a stored answer, and joining pieces of one."""
+"""Byte ranges (RFC 9110 §14): one range of a stored answer, and what it takes to join pieces of one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-# Blanks are taken whole: shared out between two places, those behind the dash would take their square in time.
+# Blanks are matched possessively: shared between two places, those after the dash would take quadratic time.
 _RANGE = re.compile(
     rb"bytes[ \t]*+=[ \t]*+(?:(\d{1,18})[ \t]*+-(?:[ \t]*+(\d{1,18}))?|-[ \t]*+(\d{1,18}))[ \t]*+", re.IGNORECASE
 )
@@ -14,23 +14,23 @@ _CONTENT_RANGE = re.compile(rb"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IG
 
 
 class ContentRange(msgspec.Struct, frozen=True, gc=False):
-    """The position of a piece."""
+    """The position of a piece in the whole answer."""
 
     first: int
     last: int
     total: int
-    """Complete length; -1 where the sender did not know it."""
+    """The complete length; -1 if the sender did not know it."""
 
 
 class ByteRange(msgspec.Struct, frozen=True, gc=False):
     """What a client asks for, before the length is known."""
 
     first: int | None
-    """None: the last ``last`` octets."""
+    """The first octet; None for the last ``last`` octets."""
     last: int | None
 
     def within(self, total: int) -> ContentRange | None:
-        """The piece of an answer of ``total`` octets; None: not satisfiable (416)."""
+        """The piece of an answer of ``total`` octets; None if the range can't be satisfied (416)."""
         if self.first is None:
             assert self.last is not None, "a suffix range has a length"
             if self.last == 0 or total == 0:
@@ -53,7 +53,7 @@ def parse_range(value: bytes) -> ByteRange | None:
 
 
 def parse_content_range(value: bytes) -> ContentRange | None:
-    """A ``Content-Range``; None when it is not of bytes, or contradicts itself (§14.4)."""
+    """A ``Content-Range``; None if its unit is not bytes, or if it contradicts itself (§14.4)."""
     match = _CONTENT_RANGE.fullmatch(value)
     if match is None:
         return None
@@ -69,5 +69,5 @@ def content_range(piece: ContentRange) -> bytes:
 
 
 def unsatisfied(total: int) -> bytes:
-    """``Content-Range`` of a 416."""
+    """The ``Content-Range`` of a 416."""
     return b"bytes */%d" % total

@@ -1,7 +1,7 @@
 """Cache directives, parsed once when an answer is stored: ``Cache-Control`` (RFC 9111 §5.2) and its targeted forms.
 
-``CDN-Cache-Control`` (RFC 9213) and the older ``Surrogate-Control`` speak to a gateway like this one and, when they parse,
-replace ``Cache-Control`` and ``Expires`` altogether.
+``CDN-Cache-Control`` (RFC 9213) and the older ``Surrogate-Control`` are meant for a gateway like this one and, if they
+parse, replace ``Cache-Control`` and ``Expires`` altogether.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from .messages import Fields, joined
 from .structured_fields import parse_dictionary
 
 MAX_DELTA_S = 2_147_483_648.0
-"""What a longer delta-seconds counts as (RFC 9111 §1.2.2)."""
+"""What any longer delta-seconds counts as (RFC 9111 §1.2.2)."""
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-# What separates list members, however much of it: looked at anew from each comma, it would take its square in time. Else a
-# member: a directive, or, by the last branch, something broken up to the next comma.
+# Either all that separates two list members, in one match: if it were tried anew from each comma, it would take quadratic
+# time. Or a member: a directive or, by the last branch, anything broken up to the next comma.
 _MEMBER = re.compile(
     rb'[ \t,]++|(?P<name>%s)(?:=(?P<value>"(?:[^"\\]|\\.)*"|[^ \t,"]*))?[ \t]*(?=,|$)|(?P<broken>[^,]+)' % _TOKEN
 )
 _LEADING_TOKEN = re.compile(rb"[ \t]*(%s)" % _TOKEN)
 _ESCAPED = re.compile(rb"\\(.)")
-_BROKEN = b"\x00"  # no directive's value; reads as "unusable"
+_BROKEN = b"\x00"  # no directive can have this value; it means "unusable"
 
 
 def parse_directives(value: bytes) -> dict[bytes, bytes | None]:
-    """Directive names in lower case with their values, unquoted; the first of repeated ones (RFC 9111 §4.2.1).
+    """Directive names in lower case with their unquoted values; of repeated directives the first (RFC 9111 §4.2.1).
 
-    A broken member counts by its leading token, with a value that fits nothing: ``max-age= 60`` grants no freshness,
+    A broken member counts by its leading token, with a value that is never valid: ``max-age= 60`` grants no freshness,
     ``no-store;`` still forbids storing.
     """
     found: dict[bytes, bytes | None] = {}
@@ -50,7 +50,7 @@ def parse_directives(value: bytes) -> dict[bytes, bytes | None]:
 
 
 def delta_seconds(value: bytes | None) -> float:
-    """Seconds of a directive's value; 0 when it is no number, so that doubtful freshness is none (RFC 9111 §4.2.1)."""
+    """A directive's value in seconds; 0 if it is not a number, so that doubtful freshness is none (RFC 9111 §4.2.1)."""
     if value is None or not value.isdigit():
         return 0.0
     return MAX_DELTA_S if len(value.lstrip(b"0")) > 10 else min(float(value), MAX_DELTA_S)
@@ -62,7 +62,7 @@ class ResponseDirectives(msgspec.Struct, frozen=True, gc=False):
     no_store: bool = False
     no_cache: bool = False
     no_cache_fields: frozenset[bytes] = frozenset()
-    """``no-cache="a, b"``: only these fields may not be reused without validation."""
+    """The fields in ``no-cache="a, b"``: only these may not be reused without validation."""
     private: bool = False
     private_fields: frozenset[bytes] = frozenset()
     public: bool = False
@@ -70,16 +70,16 @@ class ResponseDirectives(msgspec.Struct, frozen=True, gc=False):
     """``must-revalidate``, ``proxy-revalidate``, or by way of ``s-maxage`` (§5.2.2.10)."""
     must_understand: bool = False
     max_age_s: float | None = None
-    """For a shared cache: ``s-maxage`` where given."""
+    """The lifetime for a shared cache: ``s-maxage`` where given, otherwise ``max-age``."""
     shared_max_age: bool = False
     stale_while_revalidate_s: float | None = None
     stale_if_error_s: float | None = None
     targeted: bool = False
-    """Said in a targeted field: ``Expires`` does not count (RFC 9213 §2.2)."""
+    """Whether they come from a targeted field, so that ``Expires`` does not count (RFC 9213 §2.2)."""
 
 
 class RequestDirectives(msgspec.Struct, frozen=True, gc=False):
-    """What a client asks of the caches on its way (§5.2.1)."""
+    """What a client asks of the caches on the way (§5.2.1)."""
 
     no_cache: bool = False
     no_store: bool = False
@@ -133,7 +133,7 @@ def parse_cache_control(value: bytes) -> ResponseDirectives:
 
 @lru_cache(maxsize=512)
 def parse_targeted(value: bytes, target: str | None = None) -> ResponseDirectives | None:
-    """A targeted field (RFC 9213 §2.1), or None where it is empty or broken and so counts as absent.
+    """A targeted field (RFC 9213 §2.1), or None if it is empty or broken and so counts as absent.
 
     Args:
         value: The field value, a Structured Field dictionary.
@@ -154,16 +154,16 @@ def parse_targeted(value: bytes, target: str | None = None) -> ResponseDirective
             found[name.encode()] = b"%d" % bare
         elif isinstance(bare, str) and name in {"no-cache", "private"}:
             found[name.encode()] = bare.encode()
-        # Any other type fits no directive that we know: that member is ignored, the rest stands.
+        # No directive known here has a value of another type: such a member is ignored, the others count.
     return _from_directives(found, targeted=True) if members else None
 
 
 def response_directives(fields: Fields, surrogate: str | None = None) -> ResponseDirectives:
-    """What counts for us of an answer's fields, by precedence (RFC 9213 §2.2).
+    """The directives of an answer that count here, by precedence (RFC 9213 §2.2).
 
     Args:
-        fields: The answer's.
-        surrogate: Our name as a surrogate; None: only ``Cache-Control`` counts (a private cache is no CDN).
+        fields: The answer's fields.
+        surrogate: The gateway's name as a surrogate; None if only ``Cache-Control`` counts (a private cache is no CDN).
     """
     if surrogate is not None:
         value = joined(fields, b"cdn-cache-control")
@@ -177,7 +177,7 @@ def response_directives(fields: Fields, surrogate: str | None = None) -> Respons
 
 
 def plain_directives(value: bytes | None) -> ResponseDirectives:
-    """What an answer's ``Cache-Control`` says, for whom nothing else counts; None: it has none."""
+    """The directives of an answer's ``Cache-Control``, where no other field counts; ``value`` is None if it has none."""
     return parse_cache_control(value) if value is not None else _SILENT_RESPONSE
 
 

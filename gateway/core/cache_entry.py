@@ -19,7 +19,7 @@ from .freshness import age_value, corrected_age, lifetime, year_of
 from .http_date import parse_date
 from .messages import Field, Fields, ResponseHead, first, joined, lower
 
-# Never stored (RFC 9111 §3.1, RFC 9110 §7.6.1), nor what `Connection` names beside them.
+# Never stored (RFC 9111 §3.1, RFC 9110 §7.6.1), just as whatever else `Connection` names.
 HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -34,60 +34,60 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-# A 304 describes the stored octets; it can't change what they are (§3.2).
+# A 304 describes the stored octets and can't change what they are (§3.2).
 _NOT_UPDATED = frozenset({b"content-encoding", b"content-length", b"content-md5", b"content-range", b"etag"})
 # A 304 has no content of its own to describe.
 _OF_CONTENT = frozenset({b"content-encoding", b"content-length", b"content-range", b"content-type"})
-# Ours is computed; a fresh one of these is made for each answer.
+# The gateway computes its own anew for each answer.
 _COMPUTED = frozenset({b"age"})
 
-_FIELD_COST = 100  # octets of one (name, value) tuple and its two bytes objects, measured with sys.getsizeof
+_FIELD_COST = 100  # octets for one (name, value) tuple and its two bytes objects, measured with sys.getsizeof
 _ENTRY_COST = 600  # the struct, its tuples, the store's slot and index
 
 
 class LateEntry(Protocol):
-    """An entry, or what becomes one when it is first asked for: most of what is stored never is."""
+    """An entry, or something that becomes one when it is first asked for: most of what is stored never is."""
 
     @property
     def size_bytes(self) -> int:
-        """What keeping it costs in memory, once it is made."""
+        """The memory that the entry takes once it is made."""
         ...
 
     def made(self) -> Entry: ...
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One representation. Instants are Unix seconds; -1 stands for *not given*, so that the codec stays simple."""
+    """One stored representation. Instants are Unix seconds; -1 means *not given*, which keeps the codec simple."""
 
     status: int
     reason: bytes
     fields: Fields
-    """As they will be sent, less ``Age``; ``Content-Length`` always present where content may follow."""
+    """The fields as they will be sent, without ``Age``; ``Content-Length`` is always present where content may follow."""
     body: bytes
     received_at: float
-    """When it came, or was last validated."""
+    """When the answer came, or was last validated."""
     initial_age_s: float
     lifetime_s: float
     etag: bytes = b""
     """Well formed, or empty."""
     modified_at: float = -1.0
     last_modified: bytes = b""
-    """As the origin wrote it: a validator goes back as it came."""
+    """As the origin wrote it, because a validator goes back as it came."""
     date_at: float = -1.0
     selecting: tuple[tuple[bytes, bytes], ...] = ()
-    """What ``Vary`` names: (lower-cased name, normalised value of the request that brought this answer)."""
+    """The fields that ``Vary`` names: (lower-cased name, normalised value in the request that brought this answer)."""
     language: bytes = b""
-    """``Content-Language`` in lower case where ``Vary`` names ``Accept-Language``."""
+    """``Content-Language`` in lower case, if ``Vary`` names ``Accept-Language``."""
     no_cache: bool = False
     must_revalidate: bool = False
     stale_while_revalidate_s: float = -1.0
     stale_if_error_s: float = -1.0
     first_octet: int = -1
-    """Of a partial answer (206): where ``body`` begins; -1: the answer is whole."""
+    """For a partial answer (206): where ``body`` begins; -1 if the answer is whole."""
     total: int = -1
-    """Of a partial answer: the complete length."""
+    """For a partial answer: the complete length."""
     asked_range: bytes = b""
-    """Of a partial answer: the ``Range`` that brought it."""
+    """For a partial answer: the ``Range`` that brought it."""
 
     @property
     def partial(self) -> bool:
@@ -102,11 +102,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return self
 
     def age_s(self, now: float) -> float:
-        """``current_age`` (RFC 9111 §4.2.3). A clock that stepped back makes nothing younger than it was."""
+        """``current_age`` (RFC 9111 §4.2.3). A clock that stepped back makes no answer younger than it was on arrival."""
         return self.initial_age_s + max(0.0, now - self.received_at)
 
     def holds(self, piece: ContentRange) -> bytes | None:
-        """The octets of ``piece`` where this entry has them all."""
+        """The octets of ``piece``; None unless this entry has them all."""
         start = max(0, self.first_octet)
         if start <= piece.first and piece.last < start + len(self.body):
             return self.body[piece.first - start : piece.last + 1 - start]
@@ -114,7 +114,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def nominated(fields: Fields) -> frozenset[bytes]:
-    """What ``Connection`` names, with the hop-by-hop fields that need no naming."""
+    """The fields that ``Connection`` names, and the hop-by-hop fields that need no naming."""
     value = joined(fields, b"connection")
     if value is None:
         return HOP_BY_HOP
@@ -122,7 +122,7 @@ def nominated(fields: Fields) -> frozenset[bytes]:
 
 
 def end_to_end(fields: Fields) -> Fields:
-    """``fields`` less what belongs to one connection."""
+    """``fields`` without those that belong to one connection."""
     dropped = nominated(fields)
     return tuple([field for field in fields if lower(field[0]) not in dropped])
 
@@ -138,12 +138,12 @@ def make_entry(
     selecting: tuple[tuple[bytes, bytes], ...] = (),
     asked_range: bytes = b"",
 ) -> Entry:
-    """An answer, made ready to be served again.
+    """Make an answer ready to be served again.
 
     Args:
-        head: As it came, hop-by-hop fields allowed.
-        body: Complete.
-        directives: That the head carries, already parsed.
+        head: The head as it came; hop-by-hop fields are allowed.
+        body: The complete body.
+        directives: The directives that the head carries, already parsed.
         requested_at: When the request went up.
         received_at: When the head came.
         dropped: Lower-cased names of fields that must not be replayed.
@@ -193,7 +193,7 @@ def make_entry(
 
 
 def _date(fields: Fields, shape: Shape, name: bytes, now: float) -> float | None:
-    """As ``freshness.date_of``."""
+    """The same as ``freshness.date_of``, with the shape known."""
     place = shape.place.get(name)
     if place is None or (shape.repeated and shape.names.count(name) > 1):
         return None
@@ -203,7 +203,7 @@ def _date(fields: Fields, shape: Shape, name: bytes, now: float) -> float | None
 def _sorted(
     head: ResponseHead, directives: ResponseDirectives, dropped: frozenset[bytes]
 ) -> tuple[Fields, Fields, Shape, bool]:
-    """What is kept; what may tell something of the entry itself, and its shape; whether the former say how long it is."""
+    """The fields to keep; the fields that may describe the entry, and their shape; whether a length is among the kept."""
     fields, shape = head.fields, head.shape or shaped(head)
     keep = kept_of(shape, directives, dropped)
     if keep is not None:
@@ -216,7 +216,7 @@ def _sorted(
 
 
 def kept_of(shape: Shape, directives: ResponseDirectives, dropped: frozenset[bytes]) -> Pick | None:
-    """What is kept of the answers of a shape; None where each names fields that are not."""
+    """The pick of fields kept from answers of ``shape``; None where each answer names fields that are not kept."""
     if b"connection" in shape.place or directives.no_cache_fields or directives.private_fields:
         return None
     key = (kept_of, dropped)
@@ -251,16 +251,16 @@ def freshen(
     """``entry`` after a 304, or a HEAD that described the same answer (RFC 9111 §4.3.4, §4.3.5).
 
     Args:
-        entry: What is stored.
-        head: The 304's, or the HEAD's.
+        entry: The stored answer.
+        head: The head of the 304, or of the HEAD's answer.
         requested_at: When the request went up.
         received_at: When the head came.
         dropped: As for ``make_entry``.
-        selecting: Where another variant's request was told that this entry is its answer, too.
+        selecting: The request's side of ``Vary``, if a request for another variant was told that this is its answer, too.
         surrogate: As for ``response_directives``.
     """
     merged = updated_fields(entry.fields, head.fields, dropped)
-    # Age and Date are the new message's, or nobody's: an old Date would make the validated answer look old at once.
+    # Age and Date come from the new message or not at all: an old Date would make the validated answer look old at once.
     timed = merged if first(head.fields, b"date") is not None else _less_date(merged)
     age = first(head.fields, b"age")
     described = ResponseHead(entry.status, (*timed, (b"Age", age)) if age is not None else timed, entry.reason)
@@ -281,20 +281,20 @@ def _less_date(fields: Fields) -> Fields:
 
 
 def may_answer_304(entry: Entry, if_none_match: bytes | None, if_modified_since: float | None) -> bool:
-    """Is what the client holds what we hold (RFC 9110 §13.2.2)? ``If-None-Match`` alone decides where it is present."""
+    """Whether the client holds what is stored (RFC 9110 §13.2.2). ``If-None-Match`` alone decides where it is present."""
     if entry.status != 200:
         return False
     if if_none_match is not None:
         return not none_match(if_none_match, entry.etag)
     if if_modified_since is None:
         return False
-    # RFC 9111 §4.3.2: without Last-Modified, its Date; without Date, when it came.
+    # RFC 9111 §4.3.2: without Last-Modified its Date counts, and without Date the time when it came.
     changed_at = entry.modified_at if entry.modified_at >= 0 else entry.date_at if entry.date_at >= 0 else None
     return (entry.received_at if changed_at is None else changed_at) <= if_modified_since
 
 
 def not_modified(fields: Fields) -> Fields:
-    """The fields of a 304 made from a stored answer: all but those that describe content. GitLab's own 304 keeps
+    """The fields of a 304 made from a stored answer: all except those that describe content. GitLab's own 304 keeps
     ``Link`` and ``X-Total`` (Rack::ConditionalGet), so cached and uncached answers agree."""
     return tuple(field for field in fields if lower(field[0]) not in _OF_CONTENT)
 

@@ -1,6 +1,6 @@
-"""What an answer is stored under, and when another request may have it.
+"""The key that an answer is stored under, and when another request may have the answer.
 
-key = partition + target + variance. The partition stands last and everything before it is free of line feeds (targets and
+key = partition + target + variance. The partition comes last, and everything before it is free of line feeds (targets and
 field values can't hold one), so no two different requests spell the same key.
 """
 
@@ -13,10 +13,10 @@ import msgspec
 from .correlation import NAMES
 from .messages import Fields, joined, lower
 
-# Forwarded, and yet nothing GitLab's answer depends on: tracing, who we are, what the client holds. Every field outside
-# this set is part of a private key, so a field nobody thought of can cost a hit but never mix two answers. What the gateway
-# says of the client's address is no part of it: GitLab can restrict by that (group allow-lists), which `access_ttl` bounds;
-# a brokered credential used by 200 bots would be 200 caches.
+# These fields are forwarded, and yet GitLab's answer does not depend on them: tracing, who sends, what the client holds.
+# Every field outside this set is part of a private key, so a field nobody thought of can cost a hit but never mix up two
+# answers. What the gateway says about the client's address is not part of the key. GitLab can restrict access by address
+# (group allow-lists), which `access_ttl` bounds; but a brokered credential used by 200 bots would otherwise be 200 caches.
 INERT = frozenset(
     {
         b"connection",
@@ -39,9 +39,9 @@ _NOT_RARE = frozenset({*_CODINGS, b"*", b"identity"})
 
 @lru_cache(maxsize=512)
 def coding_class(value: bytes) -> bytes:
-    """``Accept-Encoding`` less what is refused and its order: ``br, gzip`` and ``gzip;q=0.5, br`` are not two."""
+    """``Accept-Encoding`` without refused codings and without order: ``br, gzip`` and ``gzip;q=0.5, br`` are one class."""
     weighted = {name.removeprefix(b"x-"): quality for name, quality in _weighted(value)}
-    # RFC 9110 §12.5.3: `*` speaks of the codings that are not named.
+    # RFC 9110 §12.5.3: `*` stands for the codings that are not named.
     others = weighted.get(b"*", 0.0)
     accepted = [coding for coding in _CODINGS if weighted.get(coding, others) > 0]
     rare = sorted([name for name, quality in weighted.items() if quality > 0 and name not in _NOT_RARE])
@@ -49,7 +49,7 @@ def coding_class(value: bytes) -> bytes:
 
 
 def _weighted(value: bytes) -> list[tuple[bytes, float]]:
-    """Members of a list with their ``q``, lower-cased; what can't be read weighs 1."""
+    """The members of a list with their ``q``, lower-cased; a ``q`` that can't be read counts as 1."""
     found = []
     for member in value.split(b","):
         name, _, parameters = member.partition(b";")
@@ -67,15 +67,15 @@ def _weighted(value: bytes) -> list[tuple[bytes, float]]:
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
-    """What a cache needs of a request's fields, read in one pass."""
+    """What a cache needs to know of a request's fields, read in one pass."""
 
     variance: bytes
-    """All that can change the answer, one line each, in the order received: a client has one order, and a key of its own
-    for another order is only a miss. No line is empty."""
+    """Everything that can change the answer, one line per field, in the order received: each client keeps to one order, and
+    a separate key for another order only costs a miss. No line is empty."""
     cache_control: bytes | None
     if_none_match: bytes | None
     refused: bytes
-    """The lower-cased name of a field that keeps this request from the cache; empty: none does."""
+    """The lower-cased name of a field that keeps this request from the cache; empty if there is none."""
 
 
 _KEYED, _INERT, _CODING, _CACHE_CONTROL, _IF_NONE_MATCH, _REFUSED = range(6)
@@ -84,10 +84,10 @@ _READINGS_BOUND = 256
 
 
 class RequestReader(dict[bytes, int]):
-    """Reads requests for private caches; remembers the role of every field name it met, as it was spelt.
+    """Reads requests for private caches; remembers the role of every field name it has met, as spelt.
 
     Args:
-        refused: Lower-cased names that keep a request from the cache.
+        refused: Lower-cased names of fields that keep a request from the cache.
     """
 
     def __init__(self, *, refused: frozenset[bytes]) -> None:
@@ -99,7 +99,7 @@ class RequestReader(dict[bytes, int]):
             b"if-none-match": _IF_NONE_MATCH,
         }
         self.read = lru_cache(_READINGS_BOUND)(self._read)
-        """One pass over the request's fields; remembered, as clients repeat them."""
+        """Read a request's fields in one pass. Readings are remembered, because clients repeat their fields."""
 
     def __missing__(self, name: bytes) -> int:
         role = self._known.get(name.lower(), _KEYED)
@@ -136,20 +136,20 @@ def private_key(partition: bytes, target: bytes, sudo: str, variance: bytes, rea
 
     Args:
         partition: Who may see it; never empty.
-        target: The raw target, less credentials: no normalising, ``%2F`` and ``%2f`` are two keys.
+        target: The raw target, without credentials; it is not normalised, so ``%2F`` and ``%2f`` are two keys.
         sudo: The user acted as.
-        variance: Of ``RequestReader.read``.
-        reached_as: How the client addressed the gateway: an answer's links lead back there, and must not lead anybody
-            else to a host of one caller's choosing.
+        variance: As read by ``RequestReader.read``.
+        reached_as: How the client addressed the gateway: an answer's links lead back there, and must not lead other
+            callers to a host that one of them chose.
     """
     assert partition, "an empty partition would be everybody's"
-    # A user's name came by a parameter and may hold anything.
+    # The user's name may come from a parameter and hold anything.
     actor = sudo.encode("utf-8", "surrogatepass").replace(b"\\", b"\\\\").replace(b"\n", b"\\n") if sudo else b""
     return b"private\n%b\n%b\nsudo=%b\n%b\n\n%b" % (target, reached_as or b"-", actor, variance, partition)
 
 
 def shared_key(target: bytes, reached_as: bytes = b"") -> bytes:
-    """The primary key of a shared cache, the target URI (RFC 9111 §2); variants live under it."""
+    """The primary key in a shared cache, the target URI (RFC 9111 §2); variants are stored under it."""
     return b"shared\n%b\n%b" % (reached_as, target)
 
 
@@ -157,26 +157,28 @@ def shared_key(target: bytes, reached_as: bytes = b"") -> bytes:
 
 
 def vary_names(fields: Fields) -> tuple[bytes, ...] | None:
-    """What ``Vary`` names, lower-cased and sorted; None for ``*``, which no request matches."""
+    """The fields that ``Vary`` names, lower-cased and sorted; None for ``*``, which no request matches."""
     return vary_list(joined(fields, b"vary"))
 
 
 @lru_cache(maxsize=256)
 def vary_list(value: bytes | None) -> tuple[bytes, ...] | None:
-    """As ``vary_names``, of the field's value; None where it is missing."""
+    """The same as ``vary_names``, for the field's value, or None if it is missing.
+
+    Memoised: an origin sends the same in every answer, and it is read twice for each answer that is stored.
+    """
     if value is None:
         return ()
-    # An origin says the same in every answer; it is read twice for each that is stored.
     names = {name for part in value.split(b",") if (name := part.strip(b" \t").lower())}
     return None if b"*" in names else tuple(sorted(names))
 
 
 @lru_cache(maxsize=1024)
 def normalise(name: bytes, value: bytes | None) -> bytes:
-    """A selecting field's value where spelling does not matter; absent is not the same as empty.
+    """A selecting field's value without differences that do not matter; absent is not the same as empty.
 
-    Languages, codings and types lose case and, among equal weights, order; of any other field only the blanks around
-    commas go.
+    Languages, codings and charsets lose their case and, among equal weights, their order; any other field only loses the
+    blanks around its commas.
     """
     if value is None:
         return b"\x00"
@@ -194,12 +196,12 @@ def selecting(names: tuple[bytes, ...], fields: Fields) -> tuple[tuple[bytes, by
 
 
 def selects(stored: tuple[tuple[bytes, bytes], ...], language: bytes, fields: Fields) -> bool:
-    """Would this request have brought the stored answer?
+    """Whether this request would have brought the stored answer.
 
     Args:
-        stored: The selecting fields of the request that did.
-        language: The answer's ``Content-Language``: a client that prefers it before all others would get it again.
-        fields: The request's now.
+        stored: The selecting fields of the request that brought it.
+        language: The answer's ``Content-Language``: a client that prefers it to all others would get the same answer.
+        fields: The fields of the request at hand.
     """
     for name, value in stored:
         asked = joined(fields, name)
@@ -212,7 +214,7 @@ def selects(stored: tuple[tuple[bytes, bytes], ...], language: bytes, fields: Fi
 
 
 def _prefers(asked: bytes, language: bytes) -> bool:
-    """Is ``language`` the one most wanted?"""
+    """Whether ``language`` alone has the highest weight."""
     weighted = _weighted(asked)
     best = max((quality for _, quality in weighted), default=0.0)
     return best > 0 and [name for name, quality in weighted if quality == best] == [language]

@@ -1,4 +1,4 @@
-"""What the cache did with a request and why: closed sets, one string each for header, metric, audit and docs (RFC 9211)."""
+"""What the cache did with a request and why: closed sets, with one string for header, metric, audit and docs (RFC 9211)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class CacheStatus(enum.StrEnum):
     BYPASS = "bypass"
     """The cache had no part in this request."""
     MISS = "miss"
-    """Nothing to reuse; the origin answered."""
+    """There was nothing to reuse; the origin answered."""
     HIT = "hit"
-    """A stored answer, without asking."""
+    """A stored answer, without asking the origin."""
     REVALIDATED = "revalidated"
-    """A stored answer, after the origin said that it is still right."""
+    """A stored answer, after the origin confirmed that it is still right."""
     UPDATED = "updated"
-    """A stored answer was asked about, and the origin sent another."""
+    """The origin was asked about a stored answer, and sent another."""
     STALE = "stale"
-    """A stored answer past its time; ``reason`` says by which leave."""
+    """A stored answer past its lifetime; ``reason`` says what permits that."""
     COLLAPSED = "collapsed"
-    """What another request, in flight at the same time, brought."""
+    """The answer that another request, in flight at the same time, brought."""
 
 
 class CacheReason(enum.StrEnum):
@@ -38,7 +38,7 @@ class CacheReason(enum.StrEnum):
     BODY = "body"
     RANGE = "range"
     CONDITIONAL = "conditional"
-    """``If-Match`` and its kin are the origin's to judge."""
+    """``If-Match`` and its kin are for the origin to judge."""
     SESSION = "session"
     NO_PARTITION = "no-partition"
     SURFACE = "surface"
@@ -64,14 +64,14 @@ class Stored(enum.StrEnum):
     """What became of the origin's answer."""
 
     NOT_ASKED = "not-asked"
-    """Nothing came that could be stored."""
+    """No answer came that could be stored."""
     STORED = "stored"
     FRESHENED = "freshened"
     DROPPED = "dropped"
-    """It took the stored answer with it (401, 403, 404, 410)."""
+    """The answer removed the stored one (401, 403, 404, 410)."""
     METHOD = "method"
     REQUEST = "request"
-    """The request itself forbids it."""
+    """The request itself forbids storing."""
     STATUS = "status"
     NO_STORE = "no-store"
     PRIVATE = "private"
@@ -81,23 +81,23 @@ class Stored(enum.StrEnum):
     CONTENT_TYPE = "content-type"
     CONTENT_ENCODING = "content-encoding"
     DELEGATED = "delegated"
-    """Workhorse or object storage made the body: its validators are not GitLab's."""
+    """Workhorse or object storage made the body, so its validators are not GitLab's."""
     UNVALIDATABLE = "unvalidatable"
-    """Neither a lifetime nor a validator: it could never be reused."""
+    """It has neither a lifetime nor a validator, and could never be reused."""
     VARY_ANY = "vary-any"
     SECRET = "secret"  # noqa: S105 — why it was not stored
-    """It holds a ``runners_token``, or could not be read to see that it does not."""
+    """It holds a ``runners_token``, or could not be read to make sure that it doesn't."""
     HELD = "held"
-    """Something it shows has just changed, and GitLab's replicas may not know yet."""
+    """Something that it shows has just changed, and GitLab's replicas may not know yet."""
     TOO_LARGE = "too-large"
     INCOMPLETE = "incomplete"
     """It did not arrive whole."""
     INVALIDATED = "invalidated"
-    """A write passed while it was on its way."""
+    """A write passed through while it was on its way."""
     STORE_UNAVAILABLE = "store-unavailable"
 
 
-# fwd tokens of RFC 9211 §2.2; a reason that is not here is the gateway's own and says `bypass` with a detail.
+# The fwd tokens of RFC 9211 §2.2. A reason that is not here is the gateway's own: `bypass` with a detail.
 _FORWARDED = {
     CacheReason.METHOD: "method",
     CacheReason.URI_MISS: "uri-miss",
@@ -126,11 +126,11 @@ def cache_status_field(
     Args:
         name: What this cache calls itself.
         status: What it did.
-        reason: Why.
-        upstream_status: What the origin answered; 0 where it was not asked or did not answer.
-        stored: Its answer was stored, or freshened what was.
-        ttl_s: Freshness left; negative when past.
-        collapsed: Another request brought it.
+        reason: Why it did that.
+        upstream_status: The status of the origin's answer; 0 if it was not asked or did not answer.
+        stored: Whether the origin's answer was stored, or freshened the stored one.
+        ttl_s: The freshness left; negative once it is over.
+        collapsed: Whether another request brought the answer.
     """
     parts = [serialise_name(name)]
     if status in _SERVED:

@@ -1,12 +1,12 @@
-"""Tags tie stored answers to the things they show, so that a write or an event can take them all with it.
+"""Tags tie stored answers to the things they show, so that a write or an event can purge all of them.
 
     partition:…     one credential's           project:42 project:g/p   everything of a project, by each name it has
     all             everything                 mr:42!7   repo:42        one merge request; files, trees, branches, tags
-    kind:issues     lists that span projects   rest:42                  what is neither, lists of merge requests among it
+    kind:issues     lists that span projects   rest:42                  all the rest, lists of merge requests included
 
-An answer is dead as soon as one of its tags was purged after it was asked for. Purging too much costs a request; too
-little shows old things, which only a route's own ``ttl`` allows and ``access_ttl`` bounds. Tags are known before an answer
-is looked up: they depend on the request, and on the names learnt so far.
+An answer is dead as soon as one of its tags has been purged after the answer was requested. Purging too much costs a
+request; purging too little shows old things, which only a route's own ``ttl`` allows and ``access_ttl`` bounds. Tags are
+known before an answer is looked up: they depend on the request, and on the names learnt so far.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .project_names import ProjectNames, is_telling, spelling
 from .target import percent_decode
 
 ANONYMOUS = b"anonymous"
-"""The partition of all callers without a credential. A 401 tells each that one is asked for: none has died."""
+"""The partition of all callers without a credential. A 401 tells them that one is required, not that one has died."""
 ALL = b"all"
-"""On every answer: for events that nobody understands."""
+"""On every answer: purged by events that nobody understands."""
 UNNAMED = b"unnamed"
-"""On answers by a project's number whose path is not known: every write by a path takes them with it."""
+"""On answers requested by a project's number whose path is not known: every write by a path purges them."""
 UNNUMBERED = b"unnumbered"
-"""The same the other way round."""
+"""The reverse, on answers requested by a path whose number is not known: every write by a number purges them."""
 
 _OWNERS = {
     b"projects": b"project",
@@ -47,32 +47,32 @@ _SHOWN_IN = {
     b"milestones": (b"issues", b"merge_requests"),
     b"todos": (b"user_counts",),
 }
-"""Lists and counts across projects in which a thing shows beside those of its own kind."""
+"""Lists and counts across projects that show a thing, besides the lists of its own kind."""
 _ANYWHERE = frozenset({Surface.GRAPHQL, Surface.MCP})
-# GitLab answers a stranger's mutation with 200, too: whoever sends them would empty the partition of all strangers.
+# GitLab answers even an anonymous mutation with 200: whoever sent those would empty the partition of all anonymous callers.
 _NOBODYS = frozenset({b"", ANONYMOUS})
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Where a target stands among GitLab's things."""
+    """What a target is about, among the things that GitLab holds."""
 
     owner: bytes
     """``project``, ``group`` …; empty where nothing owns it."""
     spelt: bytes
     area: bytes
-    """Of a project: what the tag of its part begins with."""
+    """In a project: what the tag of the part begins with."""
     within: bytes
-    """Of a merge request: ``!7``."""
+    """In a merge request: ``!7``."""
     kinds: tuple[bytes, ...]
     """The kinds of thing on the path, in order."""
     segments: tuple[bytes, ...]
-    """Behind ``/api/v4``, the owner's spelling normal."""
+    """The segments after ``/api/v4``, with the owner's spelling normalised."""
     teaches: bool
-    """What is answered there may name projects."""
+    """Whether answers from there may name projects."""
 
 
 def partition_tag(partition: bytes) -> bytes:
-    """On every answer of one partition: a revoked credential takes all of them with it."""
+    """The tag on every answer of one partition: a revoked credential purges all of them."""
     return b"partition:" + partition
 
 
@@ -94,7 +94,7 @@ def answer_tags(partition: bytes, target: bytes, names: ProjectNames) -> tuple[b
 
 
 def write_tags(target: bytes, names: ProjectNames) -> tuple[bytes, ...]:
-    """What a write to ``target`` makes doubtful, in every partition."""
+    """The tags of what a write to ``target`` makes doubtful, in every partition."""
     place = place_of(target)
     shown = [other for kind in place.kinds for other in _SHOWN_IN.get(kind, ())]
     kinds = tuple(dict.fromkeys([b"kind:" + kind for kind in (*place.kinds, *shown)]))
@@ -104,17 +104,17 @@ def write_tags(target: bytes, names: ProjectNames) -> tuple[bytes, ...]:
 
 
 def reach_tags(operation: Operation, segments: tuple[str, ...], partition: bytes, names: ProjectNames) -> tuple[bytes, ...]:
-    """What a write makes doubtful beside ``write_tags``: the project that is pushed to, or that stands second in the path;
-    where the path says nothing of what is changed, all that its caller has: who wrote reads what it wrote.
+    """The tags of what a write makes doubtful besides ``write_tags``: the project that is pushed to, or a second one in the
+    path. Where the path doesn't say what is changed, everything the caller has: callers must read what they wrote.
 
     Args:
-        operation: The catalogue's.
+        operation: As found in the catalogue.
         segments: ``Target.segments``.
-        partition: The caller's. Of callers without a credential nothing is taken: GitLab lets none of them change anything.
-        names: Known now.
+        partition: The caller's. Nothing is purged for callers without a credential: GitLab lets them change nothing.
+        names: The names known by now.
     """
     if operation.surface is Surface.LFS:
-        return ()  # each clone asks for its objects by POST; nothing that is stored shows them, or their locks
+        return ()  # each clone asks for its objects by POST; no stored answer shows them or their locks
     found: list[bytes] = []
     for reference in operation.references:
         spelt = reference.value(segments).removesuffix(".json").lower().encode("utf-8", "surrogateescape")
@@ -130,27 +130,27 @@ def reach_tags(operation: Operation, segments: tuple[str, ...], partition: bytes
 
 
 def project_tags(spelt: tuple[bytes, ...], names: ProjectNames) -> tuple[bytes, ...]:
-    """Everything of a project, whatever it was asked for as."""
+    """The tags of everything of a project, by whichever name it was requested."""
     known = dict.fromkeys(name for one in spelt for name in (one, *names.others(one)))
     unlearnt = dict.fromkeys(UNNUMBERED if one.isdigit() else UNNAMED for one in spelt)
-    # Both given: whoever asked by either carries it.
+    # If a number and a path are given, an answer requested by either one carries that tag.
     return (*(b"project:" + name for name in known), *(unlearnt if len(unlearnt) == 1 else ()))
 
 
 def part_tags(area: bytes, spelt: tuple[bytes, ...], within: bytes = b"") -> tuple[bytes, ...]:
-    """One part of a project, by each of its names."""
+    """The tags of one part of a project, by each of the project's names."""
     return tuple(b"%b:%b%b" % (area, name, within) for name in spelt)
 
 
 def place_of(target: bytes) -> Place:
-    """Read off a raw target."""
+    """The place that a raw target is about."""
     return _place_of(target.partition(b"?")[0])  # pages of one list are one place
 
 
 @lru_cache(maxsize=4096)
 def _place_of(path: bytes) -> Place:
     spellings = path.split(b"/")
-    # As GitLab finds its routes: `merge%5Frequests` is one of them.
+    # Decoded, as GitLab does when it finds its routes: `merge%5Frequests` matches one.
     segments = [percent_decode(segment) for segment in spellings]
     above = segments.index(b"v4") + 1 if b"v4" in segments else 1
     segments = segments[above:]

@@ -1,4 +1,4 @@
-"""A shared cache's decisions (RFC 9111), pure: may this be stored, may that be reused, what does a change take with it.
+"""A shared cache's decisions (RFC 9111), pure: may this be stored, may that be reused, what does a change invalidate.
 
 ``gateway/cache/shared.py`` acts on them.
 """
@@ -20,14 +20,14 @@ from .freshness import HEURISTIC_STATUSES, date_of, has_explicit_lifetime
 from .messages import Fields, ResponseHead, first, joined, lower
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-# Fields that make a request conditional or partial. A cache that asks for itself replaces the client's by its own.
+# Fields that make a request conditional or partial. A cache that validates its own answer replaces the client's fields.
 CONDITIONS = frozenset({b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since", b"range"})
-# What must-understand may count on (RFC 9111 §5.2.2.3): statuses whose caching rules are implemented here.
+# The statuses whose caching rules are implemented here, which is what must-understand asks for (RFC 9111 §5.2.2.3).
 _UNDERSTOOD = frozenset(
     {200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 400, 403, 404, 405, 410, 414, 500, 501, 502, 503, 504}
 )
 _STALE_STATUSES = frozenset({500, 502, 503, 504})
-# About what one request asked beside its target: its conditions, its range.
+# Statuses about what a single request asked for besides its target: its conditions, its range.
 _OF_ONE_REQUEST = frozenset({304, 412, 416})
 
 
@@ -42,15 +42,15 @@ def conditions(fields: Fields) -> Fields:
 def storable(
     method: str, target: bytes, head: ResponseHead, said: ResponseDirectives, *, no_store: bool, authorized: bool
 ) -> Stored:
-    """May a shared cache keep this answer? ``STORED`` is yes, anything else why not.
+    """Whether a shared cache may keep an answer: ``STORED`` means yes, anything else says why not.
 
     Args:
-        method: Of the request.
-        target: Of the request.
-        head: The answer's.
-        said: Its directives.
-        no_store: The request's ``no-store``.
-        authorized: The request carried ``Authorization`` (§3.5).
+        method: The request's method.
+        target: The request's target.
+        head: The answer's head.
+        said: The answer's directives.
+        no_store: Whether the request said ``no-store``.
+        authorized: Whether the request carried ``Authorization`` (§3.5).
     """
     status, fields = head.status, head.fields
     understood = said.must_understand and status in _UNDERSTOOD
@@ -72,21 +72,21 @@ def storable(
     if status < 200 or status in _OF_ONE_REQUEST or (status not in HEURISTIC_STATUSES and not explicit and not said.public):
         return Stored.STATUS
     if status == 206 and parse_content_range(first(fields, b"content-range") or b"") is None:
-        return Stored.STATUS  # which piece is not known (several, other units): it would pass for the whole
+        return Stored.STATUS  # an unknown piece (several, other units), which would pass for the whole
     if explicit or is_etag((first(fields, b"etag") or b"").strip()) or first(fields, b"last-modified") is not None:
         return Stored.STORED
     return Stored.UNVALIDATABLE
 
 
 def may_update(entry: Entry, target: bytes, head: ResponseHead, name: str, *, no_store: bool, authorized: bool) -> Stored:
-    """May what a 304 or a HEAD's answer says of a stored answer be told to others? As for storing all of it: its fields may
-    be one client's own.
+    """Whether what a 304 or a HEAD's answer says about a stored answer may be told to other clients. The rules are those
+    for storing a whole answer, because its fields may be meant for one client.
 
     Args:
-        entry: The stored one.
-        target: Of the request.
-        head: What came.
-        name: Ours as a surrogate.
+        entry: The stored answer.
+        target: The request's target.
+        head: The head that came.
+        name: The gateway's name as a surrogate.
         no_store: As for ``storable``.
         authorized: As for ``storable``.
     """
@@ -94,28 +94,28 @@ def may_update(entry: Entry, target: bytes, head: ResponseHead, name: str, *, no
     directives = response_directives(said.fields, name)
     verdict = storable("GET", target, said, directives, no_store=no_store, authorized=authorized)
     if verdict is Stored.STORED and authorized and not _is_everybodys(response_directives(head.fields, name)):
-        return Stored.AUTHORIZATION  # that what is stored is everybody's does not speak for what one was told
+        return Stored.AUTHORIZATION  # the stored answer is everybody's, but what this client was told need not be
     return verdict
 
 
 def _is_everybodys(said: ResponseDirectives) -> bool:
-    """Though it was asked for with ``Authorization`` (§3.5)."""
+    """Whether an answer is everybody's although it was requested with ``Authorization`` (§3.5)."""
     return said.public or said.must_revalidate or said.shared_max_age
 
 
 def takes_stored(why: Stored) -> bool:
-    """Whether the reason not to update a stored answer is one not to keep it, either: not this one client's."""
+    """Whether the reason not to update a stored answer is also one not to keep it, and not just about one client."""
     return why is not Stored.REQUEST and why is not Stored.AUTHORIZATION
 
 
 def _describes_itself(head: ResponseHead, target: bytes, explicit: bool) -> bool:
-    """A POST's answer that stands for its own URL (RFC 9110 §9.3.3)."""
+    """Whether a POST's answer represents its own URL (RFC 9110 §9.3.3)."""
     location = first(head.fields, b"content-location")
     return head.status == 200 and explicit and location is not None and _same_origin(target, location, b"") == target
 
 
 def keep_s(entry: Entry, grace_s: float) -> float:
-    """For how long a store should hold an entry: while fresh, and then while it may validate or stand in."""
+    """How long a store should hold an entry: while it is fresh, and then while it may be validated or served stale."""
     past = 0.0 if entry.must_revalidate and not (entry.etag or entry.last_modified) else grace_s
     past = max(past, entry.stale_while_revalidate_s, entry.stale_if_error_s)
     return max(0.0, entry.lifetime_s - entry.initial_age_s) + past
@@ -125,7 +125,7 @@ def keep_s(entry: Entry, grace_s: float) -> float:
 
 
 class Use(enum.Enum):
-    """What to do with what is stored."""
+    """What to do with the stored answers."""
 
     REUSE = "reuse"
     REUSE_STALE = "reuse-stale"
@@ -134,13 +134,13 @@ class Use(enum.Enum):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """A decision about one request."""
+    """The decision about one request."""
 
     use: Use
     reason: CacheReason
     entry: Entry | None = None
     background: bool = False
-    """Served stale now; ask again beside it (RFC 5861 §3)."""
+    """Whether to serve the stale entry now and ask again in the background (RFC 5861 §3)."""
 
 
 def select(entries: tuple[Entry, ...], fields: Fields) -> tuple[Entry, ...]:
@@ -151,7 +151,7 @@ def select(entries: tuple[Entry, ...], fields: Fields) -> tuple[Entry, ...]:
 
 
 def judge(entries: tuple[Entry, ...], fields: Fields, asked: RequestDirectives, now: float, method: str = "GET") -> Verdict:
-    """May a stored answer be used for this GET or HEAD?"""
+    """Whether, and how, a stored answer may be used for this GET or HEAD."""
     if not entries:
         return Verdict(Use.MISS, CacheReason.URI_MISS)
     chosen = select(entries, fields)
@@ -194,13 +194,13 @@ def _covers(entry: Entry, wanted: bytes | None, fields: Fields) -> bool:
 
 
 def may_stand_in(entry: Entry, asked: RequestDirectives, now: float, default_s: float) -> bool:
-    """May this answer be served while the origin fails (RFC 9111 §4.2.4, RFC 5861 §4)?
+    """Whether a stored answer may be served while the origin fails (RFC 9111 §4.2.4, RFC 5861 §4).
 
     Args:
-        entry: The stored one.
+        entry: The stored answer.
         asked: The request's directives.
         now: Unix seconds.
-        default_s: The operator's leave where the origin and the client say nothing.
+        default_s: How long the operator allows it where the origin says nothing; a client may allow longer.
     """
     if entry.must_revalidate or entry.no_cache or asked.no_cache:
         return False
@@ -211,7 +211,7 @@ def may_stand_in(entry: Entry, asked: RequestDirectives, now: float, default_s: 
 
 
 def is_failure(status: int) -> bool:
-    """Statuses for which a stale answer is the better one (RFC 5861 §4)."""
+    """Whether a stale answer is better than one with this status (RFC 5861 §4)."""
     return status in _STALE_STATUSES
 
 
@@ -219,7 +219,7 @@ def is_failure(status: int) -> bool:
 
 
 def validators(entry: Entry, others: tuple[Entry, ...] = ()) -> Fields:
-    """The conditions to ask with: what is stored under this URL, this variant first."""
+    """The conditions to validate with: the validators stored under this URL, this variant's first."""
     etags = list(dict.fromkeys(candidate.etag for candidate in (entry, *others) if candidate.etag))
     found: list[tuple[bytes, bytes]] = [(b"If-None-Match", b", ".join(etags))] if etags else []
     if entry.last_modified:
@@ -228,16 +228,16 @@ def validators(entry: Entry, others: tuple[Entry, ...] = ()) -> Fields:
 
 
 def rest_of(entry: Entry) -> Fields:
-    """The conditions that fetch what a partial answer lacks: only with a strong validator may pieces be joined (§3.4)."""
+    """The conditions that fetch what a partial answer lacks. Pieces may only be joined with a strong validator (§3.4)."""
     if not (entry.partial and entry.first_octet == 0 and is_strong(entry.etag) and len(entry.body) < entry.total):
         return ()
     return ((b"Range", b"bytes=%d-" % len(entry.body)), (b"If-Range", entry.etag))
 
 
 def validated(candidates: tuple[Entry, ...], head: ResponseHead) -> Entry | None:
-    """Which stored answer a 304 speaks of (§4.3.4); None: of none that we hold.
+    """The stored answer that a 304 is about (§4.3.4); None if it is none of the candidates.
 
-    Asked about one answer alone, a 304 speaks of that one, whatever ``ETag`` it carries itself.
+    If only one answer was asked about, the 304 is about that one, whatever ``ETag`` it carries.
     """
     etag = (first(head.fields, b"etag") or b"").strip()
     if is_etag(etag) and len(candidates) > 1:
@@ -246,19 +246,19 @@ def validated(candidates: tuple[Entry, ...], head: ResponseHead) -> Entry | None
 
 
 def joinable(entry: Entry, head: ResponseHead, first_octet: int, total: int) -> bool:
-    """Does this 206 continue what is stored (RFC 9110 §15.3.7.3)?"""
+    """Whether a 206 continues what is stored (RFC 9110 §15.3.7.3)."""
     etag = (first(head.fields, b"etag") or b"").strip()
     return strong_equal(entry.etag, etag) and first_octet == len(entry.body) and total == entry.total
 
 
 def joined_head(entry: Entry, head: ResponseHead) -> ResponseHead:
-    """The head of the whole, made of two pieces: the newer fields win."""
+    """The head of the whole answer, made from two pieces: the newer fields win."""
     fields = replaced(updated_fields(entry.fields, head.fields), (b"Content-Length", b"%d" % entry.total))
     return ResponseHead(200, tuple(field for field in fields if lower(field[0]) != b"content-range"), b"OK")
 
 
 def describes(entry: Entry, head: ResponseHead) -> bool:
-    """Does this HEAD's answer still fit the stored GET's (§4.3.5)? Otherwise the stored one is out of date."""
+    """Whether a HEAD's answer still fits the stored answer to a GET (§4.3.5); if not, the stored one is out of date."""
     etag = first(head.fields, b"etag")
     modified = first(head.fields, b"last-modified")
     length = first(head.fields, b"content-length")
@@ -274,7 +274,7 @@ def describes(entry: Entry, head: ResponseHead) -> bool:
 
 
 def answer(entry: Entry, method: str, fields: Fields, now: float) -> tuple[ResponseHead, bytes]:
-    """Head and content for this client out of a stored answer; ``Age`` and ``Cache-Status`` are the caller's to add."""
+    """The head and content that a client gets from a stored answer; ``Age`` and ``Cache-Status`` are added elsewhere."""
     condition = joined(fields, b"if-none-match")
     since = date_of(fields, b"if-modified-since", now) if condition is None else None
     if (condition is not None or since is not None) and may_answer_304(entry, condition, since):
@@ -286,7 +286,7 @@ def answer(entry: Entry, method: str, fields: Fields, now: float) -> tuple[Respo
 
 
 def _if_range_holds(entry: Entry, fields: Fields) -> bool:
-    """``If-Range``: the piece only of the very same octets, else all of it (RFC 9110 §13.1.5)."""
+    """Whether ``If-Range`` allows a piece: only of the very same octets, else the whole is sent (RFC 9110 §13.1.5)."""
     value = first(fields, b"if-range")
     if value is None:
         return True
@@ -301,7 +301,7 @@ def _piece(entry: Entry, wanted: bytes) -> tuple[ResponseHead, bytes]:
     if entry.partial and wanted == entry.asked_range:
         return ResponseHead(206, entry.fields, entry.reason), entry.body
     asked = parse_range(wanted)
-    if asked is None:  # several ranges, other units: a server may send all of it
+    if asked is None:  # several ranges or other units: a server may send the whole
         return ResponseHead(entry.status, entry.fields, entry.reason), entry.body
     total = entry.total if entry.partial else len(entry.body)
     piece = asked.within(total)
@@ -318,7 +318,7 @@ def _piece(entry: Entry, wanted: bytes) -> tuple[ResponseHead, bytes]:
 
 
 def invalidated(method: str, target: bytes, head: ResponseHead, host: bytes) -> tuple[bytes, ...]:
-    """The targets whose stored answers an unsafe request's success has made doubtful."""
+    """The targets whose stored answers a successful unsafe request has made doubtful."""
     if method in SAFE_METHODS or not 200 <= head.status < 400:
         return ()
     found = [target]
@@ -331,7 +331,7 @@ def invalidated(method: str, target: bytes, head: ResponseHead, host: bytes) -> 
 
 
 def _same_origin(target: bytes, reference: bytes, host: bytes) -> bytes | None:
-    """A reference as a target of this origin; None where it leads elsewhere."""
+    """``reference`` as a target of this origin; None if it leads elsewhere."""
     try:
         base = "http://" + host.decode("ascii")
         resolved = urlsplit(urljoin(base + target.decode("latin-1"), reference.strip().decode("latin-1")))

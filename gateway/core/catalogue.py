@@ -1,7 +1,7 @@
 """GitLab's route catalogue: what a request *is*, by method and path segments, never by decoded path.
 
 The rows come from ``gateway/routes``; here they are compiled and looked up. What the gateway never forwards
-(``/api/v4/internal`` and its kin) is decided here too, on segments and before any template, so that no spelling slips by.
+(``/api/v4/internal`` and its kin) is decided here, too, on segments and before any template, so that no spelling slips by.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Access(enum.StrEnum):
 
 
 class Surface(enum.StrEnum):
-    """Which of GitLab's HTTP surfaces a route belongs to: decides error shapes and which credentials pass untouched."""
+    """Which of GitLab's HTTP surfaces a route belongs to. It decides error shapes and which credentials pass untouched."""
 
     REST = "rest"
     GRAPHQL = "graphql"
@@ -61,7 +61,7 @@ class ReferenceKind(enum.StrEnum):
 
 
 class Flag(enum.StrEnum):
-    """What a row of the data file may say beyond its class."""
+    """What a row of the data file may say besides its access class."""
 
     SECRET = "secret"  # noqa: S105 — a flag's name
     MAY_HOLD_SECRET = "may_hold_secret"  # noqa: S105
@@ -83,11 +83,11 @@ class Reference(msgspec.Struct, frozen=True, gc=False):
     kind: ReferenceKind
     param: str
     end: int = 0
-    """Where it ends (exclusive) when it spans segments, as in Git's paths; 0: the one segment at ``index``."""
+    """Where it ends (exclusive) if it spans segments, as in Git's paths; 0 if it is only the segment at ``index``."""
     repository: bool = False
-    """It names a Git repository: ``.git``, ``.wiki`` and a snippet's number are no part of the project's path."""
+    """Whether it names a Git repository: ``.git``, ``.wiki`` and a snippet's number are no part of the project's path."""
     below: bool = False
-    """It may name what lies below a project: GitLab takes a beginning of it, of two segments at least, that is one."""
+    """Whether it may lead below a project: GitLab then takes a beginning of at least two segments that is a project."""
 
     def value(self, segments: tuple[str, ...]) -> str:
         """The reference as spelt: an id or a path, decoded once."""
@@ -117,14 +117,14 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     secret_answer: bool = False
     """The answer carries secrets (CI variables, tokens, triggers, hooks, runners): never stored."""
     may_hold_secret: bool = False
-    """The answer holds a ``runners_token`` for those who may administer the thing: stored only without that member."""
+    """The answer holds a ``runners_token`` for those who may administer what it shows: stored only without that member."""
     side_effect: bool = False
     """A GET that changes something (merge_ref, downloads that are counted): never answered from the cache."""
     binary: bool = False
-    """May answer with non-JSON octets or a redirect; its ETag is not trusted (Workhorse's were the same for every body:
-    GitLab's issue 371991)."""
+    """May answer with octets that are not JSON, or a redirect; its ETag is not trusted (Workhorse's was the same for every
+    body: GitLab's issue 371991)."""
     wide: bool = False
-    """Its answer or its work may reach beyond the projects and groups its path names."""
+    """Its answer or its effects may reach beyond the projects and groups that its path names."""
     names_in_body: bool = False
     """Its body may name another project or group (``target_project_id``, ``namespace`` …)."""
     placeless: bool = False
@@ -132,11 +132,11 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     job_token: bool = False
     deploy_token: bool = False
     registry: str = ""
-    """Of an unknown route at a package registry: that registry's address, as the name of a row there would begin."""
+    """For an unknown route at a package registry: the registry's address, in the form that begins the names of its rows."""
 
     @property
     def route(self) -> str:
-        """What tells package formats apart: the name, or where that is ``other`` the registry's address."""
+        """What tells package formats apart: the name or, where that is ``other``, the registry's address."""
         return self.registry or self.name
 
 
@@ -150,10 +150,10 @@ FORMAT_VERSION = 1
 _MEMO_BOUND = 8192
 _MEMO_PATH_BYTES = 512
 
-# Git asks with exactly this query when it fetches; everything else may be the start of a push.
+# Git sends exactly this query when it fetches; anything else may be the start of a push.
 _FETCH = b"service=git-upload-pack"
 
-# Members looked up once: on the hot path an enum's attribute costs more than the comparison.
+# Looked up once: on the hot path, an enum's attribute costs more than the comparison.
 _GIT, _WEB, _READ = Surface.GIT, Surface.WEB, Access.READ
 
 
@@ -182,11 +182,11 @@ class _Leaf:
         self.operation = operation
         self.tokens = tokens
         first = next((at for at, token in enumerate(tokens) if token.startswith("*")), len(tokens))
-        # References at or behind a `*name` stand elsewhere in each path.
+        # References at or after a `*name` are at a different place in each path.
         self.moving = any(reference.index >= first for reference in operation.references)
 
     def place(self, spans: tuple[Span, ...]) -> Operation:
-        """The operation with its references where this path has them."""
+        """The operation, with its references at their places in this path."""
         starts: list[Span] = []
         at, wild = 0, iter(spans)
         for token in self.tokens:
@@ -212,13 +212,13 @@ class Catalogue:
         self._in_order: tuple[Operation, ...] = ()
         self._memo: dict[tuple[str, bytes], Operation] = {}
         self._by_query: dict[bytes, Operation] = {}
-        """Rows for any project's path with one certain query."""
+        """Rows that match any project's path, by the one query that they require."""
         for row in rows:
             self._add(row)
 
     @classmethod
     def decode(cls, data: bytes) -> Catalogue:
-        """Compile a data file of ``gateway.routes.build``. Raises ValueError when it is not one, or of another version."""
+        """Compile a data file of ``gateway.routes.build``. Raises ValueError if it is not one, or has another version."""
         try:
             file = msgspec.json.decode(data, type=_File)
         except msgspec.DecodeError as broken:
@@ -228,7 +228,7 @@ class Catalogue:
         return cls(file.operations, file.gitlab)
 
     def operations(self) -> tuple[Operation, ...]:
-        """Every operation once, by template and method."""
+        """Every operation once, ordered by template and method."""
         if not self._in_order:
             rows = self._operations.values()
             self._in_order = tuple(sorted(rows, key=lambda operation: tuple(reversed(operation.name.split(" ", 1)))))
@@ -256,7 +256,7 @@ class Catalogue:
         return found
 
     def find(self, method: str, segments: tuple[str, ...]) -> Operation | None:
-        """The row for ``segments``, or None; without memo, without judging what is blocked."""
+        """The row for ``segments``, or None; neither remembers nor judges what is blocked."""
         found = self._tree.find(method, segments)
         if found is None:
             return None
@@ -277,7 +277,7 @@ class Catalogue:
             references = tuple(Reference(0, kind, name, below=True) for name, kind in row.references.items())
             self._by_query[query.encode("ascii")] = self._operation(row, row.access, references)
             return
-        # A template for every method is a read or a write by the method of each request.
+        # With a template for every method, the method of each request decides between read and write.
         if row.method == "ANY":
             for method in ("GET", "OPTIONS"):
                 self._plant(row, method, row.access)
@@ -343,8 +343,9 @@ def _surface(segments: tuple[str, ...]) -> Surface:
 
 
 def _below_api(segments: tuple[str, ...]) -> Surface:
-    """What lies below a registry's address is that registry's: clients ask there for more than GitLab has, or describes, as
-    the artifacts of virtual registries (and their container images, `/v2/virtual_registries`)."""
+    """The surface of a path under ``/api/v4``. Everything below a registry's address belongs to that registry: clients ask
+    there for more than GitLab has or describes, such as the artifacts of virtual registries (and their container images,
+    `/v2/virtual_registries`)."""
     if segments[:1] in _OWNERS:
         segments = segments[2:]
         if segments[:2] == ("ml", "mlflow"):
@@ -357,7 +358,7 @@ def _below_api(segments: tuple[str, ...]) -> Surface:
 
 
 def _registry(method: str, segments: tuple[str, ...]) -> str:
-    """``PUT /api/v4/projects/:id/packages/npm/*`` for what lies below it; "" for a format that is not known."""
+    """``PUT /api/v4/projects/:id/packages/npm/*`` for any path below that; "" for an unknown format."""
     template = (*segments[:3], ":id", *segments[4:]) if segments[2:3] in _OWNERS else segments
     end = template.index("packages") + 2
     return f"{method} /{'/'.join(template[:end])}/*" if template[end - 1] in _FORMATS else ""
@@ -383,14 +384,14 @@ def _as_push(operation: Operation) -> Operation:
     return operation
 
 
-# The container registry's clients say in the query what their token is to open.
+# Clients of the container registry say in the query what they want their token to open.
 _TOKENS = "GET /jwt/auth"
 _PULLED = rb"repository:[A-Za-z0-9._/-]+:pull"
 _PULLS = re.compile(_PULLED + rb"(?: " + _PULLED + rb")*")
 
 
 def asks_to_pull(query: bytes) -> bool:
-    """Whether the token opens images of the container registry to be pulled, or, when a client logs in, nothing at all."""
+    """Whether the token allows only pulls of images from the container registry or, when a client logs in, nothing."""
     asked = [parameter for parameter in query_parameters(query) if parameter.name in {"service", "scope"}]
     return (
         all(parameter.plain for parameter in asked)
@@ -403,19 +404,19 @@ def _as_pull(operation: Operation) -> Operation:
     return msgspec.structs.replace(operation, access=Access.READ)
 
 
-# Go asks any path of a project, or below one, where its repository is (`?go-get=1`; `Gitlab::Middleware::Go`).
+# Go asks at any path of a project, or below one, where the repository is (`?go-get=1`; `Gitlab::Middleware::Go`).
 _TOP_LEVEL = re.compile(
     r"-|\.well-known|[0-9]{3}\.html|admin|api|apple-touch-icon\.png|assets|dashboard|deploy\.html|explore|favicon\.(?:ico|png)"
     r"|files|groups|health_check|help|import|jwt|login|oauth|profile|projects|public|robots\.txt|s|search"
     r"|sitemap(?:\.xml(?:\.gz)?)?|slash-command-logo\.png|snippets|unsubscribes|uploads|users|v2",
     re.IGNORECASE,
 )
-"""Words that no group can be called (``Gitlab::PathRegex``)."""
+"""Names that no group can have (``Gitlab::PathRegex``)."""
 _PROJECT_WORD = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*(?<!\.git)(?<!\.atom)")
 
 
 def may_be_project(segments: tuple[str, ...]) -> bool:
-    """Whether GitLab may take ``segments`` for a project's path, or for one below a project's."""
+    """Whether GitLab may take ``segments`` for a project's path, or for a path below one."""
     return (
         len(segments) >= 2
         and _TOP_LEVEL.fullmatch(segments[0]) is None
@@ -437,15 +438,15 @@ _SEPARATORS = re.compile(r"[/\\]+")
 
 
 def is_blocked(segments: tuple[str, ...]) -> bool:
-    """``/api/vN/internal``, ``/api/vN/geo``, health and metrics pages, however they are spelt.
+    """Whether it is ``/api/vN/internal``, ``/api/vN/geo``, a health or a metrics page, however it is spelt.
 
     Judged more broadly than GitLab routes: letter case, a format suffix, path parameters after ``;``, separators and
-    escapes that survived the one decoding are all seen through, in case something between here and Rails does too.
+    escapes that survived the one decoding are all seen through, in case something between here and Rails does so, too.
     """
     if segments[:2] == ("api", "v4") and len(segments) > 2:
         third = segments[2]
         if third.isidentifier() and third.isascii() and third.islower():
-            return third in _BLOCKED_API  # in such words there is nothing to see through
+            return third in _BLOCKED_API  # such a word leaves nothing to see through
     words = _plain(segments[:4])
     if len(words) >= 3 and words[0] == "api" and _VERSION.fullmatch(words[1]):
         return words[2] in _BLOCKED_API

@@ -1,4 +1,4 @@
-"""Whose request it is, by address: the peer, or whom a trusted proxy vouches for (``X-Forwarded-For``)."""
+"""The client's address: the peer's, or the one that a trusted proxy vouches for (``X-Forwarded-For``)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MEMO_BOUND = 8192
 
 
 class TrustedPeers:
-    """The proxies in front of us; nobody by default.
+    """The trusted proxies in front of the gateway; none by default.
 
     Args:
-        networks: CIDRs; ``unix:`` trusts Unix-socket peers.
+        networks: CIDRs; ``unix:`` trusts peers on Unix sockets.
     """
 
     __slots__ = ("_memo", "_networks", "_unix")
@@ -29,7 +29,7 @@ class TrustedPeers:
         self._memo: dict[str, bool] = {}
 
     def trusts(self, peer: str) -> bool:
-        """``peer`` (an address without port) is one of ours."""
+        """Whether ``peer`` (an address without port) is a trusted proxy."""
         if not self._networks and not self._unix:
             return False
         known = self._memo.get(peer)
@@ -49,7 +49,7 @@ class TrustedPeers:
     def client(self, peer: str, fields: Iterable[Field]) -> str:
         """The address of the client: ``peer``, or the last X-Forwarded-For entry that is not a trusted proxy.
 
-        Entries further left are the client's own words. An unreadable entry ends the walk: what vouched for it counts.
+        Entries further left are only the client's word. An unreadable entry ends the walk: the address before it counts.
         """
         if not self.trusts(peer):
             return peer

@@ -1,21 +1,21 @@
-"""A stored answer's content as it was before its content coding, within bounds: for looking into it, never for sending."""
+"""A stored answer's content without its content coding, within bounds: for looking into it, never for sending."""
 
 from __future__ import annotations
 
 import zlib
 
 MAX_PLAIN_BYTES = 16 << 20
-"""What decodes to more is not looked into."""
+"""An answer that decodes to more is not looked into."""
 
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
 def plain(body: bytes, coding: bytes | None) -> bytes | None:
-    """The content; None where it can't be had: another coding, broken, or larger than ``MAX_PLAIN_BYTES``.
+    """The decoded content; None if it can't be had: another coding, broken, or larger than ``MAX_PLAIN_BYTES``.
 
     Args:
-        body: As it came.
-        coding: The ``Content-Encoding``; None: there is none.
+        body: The body as it came.
+        coding: The ``Content-Encoding``; None if there is none.
     """
     coding = (coding or b"identity").strip().lower()
     if coding == b"identity":
@@ -27,5 +27,5 @@ def plain(body: bytes, coding: bytes | None) -> bytes | None:
         found = reader.decompress(body, MAX_PLAIN_BYTES)
     except zlib.error:
         return None
-    # A second member behind the first would be content, too.
+    # A second gzip member after the first would be content, too.
     return found if reader.eof and not reader.unused_data else None

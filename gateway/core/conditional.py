@@ -6,38 +6,38 @@ import re
 
 _ETAG = rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _IS_ETAG = re.compile(_ETAG)
-# What separates members is one match, however much of it: looked at anew from each comma, it would take its square in time.
+# All that separates two members is one match: if it were tried anew from each comma, it would take quadratic time.
 _MEMBER = re.compile(rb"[ \t,]++|(%s)[ \t]*(?=,|$)|[^,]+" % _ETAG)
 
 
 def is_etag(value: bytes) -> bool:
-    """Well formed (§8.8.3); anything else validates nothing."""
+    """Whether ``value`` is a well-formed entity tag (§8.8.3); anything else validates nothing."""
     return _IS_ETAG.fullmatch(value) is not None
 
 
 def is_strong(etag: bytes) -> bool:
-    """Good enough to join octets of two answers (§8.8.3.2)."""
+    """Whether ``etag`` is strong: good enough to join octets of two answers (§8.8.3.2)."""
     return etag[:1] == b'"'
 
 
 def weak_equal(one: bytes, other: bytes) -> bool:
-    """The same but for their weakness (§8.8.3.2)."""
+    """Whether two entity tags are the same, regardless of weakness (§8.8.3.2)."""
     return one.removeprefix(b"W/") == other.removeprefix(b"W/")
 
 
 def strong_equal(one: bytes, other: bytes) -> bool:
-    """The same, and both strong."""
+    """Whether two entity tags are the same, and both strong."""
     return one == other and is_strong(one)
 
 
 def none_match(condition: bytes, etag: bytes) -> bool:
-    """Does ``If-None-Match`` let the answer with ``etag`` be sent in full? (False: 304.)
+    """Whether ``If-None-Match`` lets the answer with ``etag`` be sent in full; if not, a 304 is due.
 
-    Malformed members count as never matching.
+    Malformed members never match.
 
     Args:
         condition: The field's value, lines joined.
-        etag: The stored answer's, ``b""`` when it has none.
+        etag: The stored answer's entity tag; ``b""`` if it has none.
     """
     if condition.strip(b" \t") == b"*":
         return False

@@ -1,10 +1,10 @@
-"""What a request costs a weighted limit: its operation's weight before the answer, what it really used after it.
+"""What a request costs a weighted limit: its operation's weight before the answer, and what it really used afterwards.
 
 Sources of the weights. GitLab publishes limits per operation (doc/administration/instance_limits.md, "Rate limits"; the
-settings pages of the single limits) and 2,000 requests a minute for the authenticated API of GitLab.com
-(doc/user/gitlab_com, "Rate limits"): an operation that may be used so many times less often weighs so many times more.
-GitHub counts a point for each GET, HEAD or OPTIONS and five for each POST, PATCH, PUT or DELETE ("Rate limits for the
-REST API", secondary limits); 304 answers to authorised conditional requests are free there.
+settings pages of the individual limits) and 2,000 requests per minute for the authenticated API of GitLab.com
+(doc/user/gitlab_com, "Rate limits"): an operation that may be used ten times less often weighs ten times more. GitHub
+counts one point for each GET, HEAD or OPTIONS and five for each POST, PATCH, PUT or DELETE ("Rate limits for the REST
+API", secondary limits); 304 answers to authorised conditional requests are free there.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .rule_match import shapes_of
 READ_WEIGHT = 1.0
 WRITE_WEIGHT = 5.0
 HEAVIEST = 50.0
-"""No default is above this: archives and exports (5 or 6 a minute at GitLab) would otherwise cost hundreds, which no
+"""The highest default weight: archives and exports (5 or 6 per minute at GitLab) would otherwise cost hundreds, which no
 ordinary burst holds."""
 
 _GENERAL = 2000.0
-"""Requests a minute, the general limit the others are compared with."""
+"""Requests per minute: the general limit that the others are compared with."""
 
 PUBLISHED_PER_MINUTE: Mapping[str, float] = {
     "GET /api/v4/projects": 200,
@@ -52,13 +52,13 @@ PUBLISHED_PER_MINUTE: Mapping[str, float] = {
     "POST /api/v4/groups/import": 6,
     "POST /api/v4/projects/:id/hooks/:hook_id/test/:trigger": 5,
 }
-"""Operation → how often a minute GitLab lets one user do it, where it says so."""
+"""Operation → how many times per minute GitLab lets one user do it, where GitLab says so."""
 
 
 class Weights:
-    """Operation and method → cost. What the operator says goes before what GitLab publishes, and that before the method.
+    """Operation and method → cost. The operator's weight wins over GitLab's published limit, and that over the method.
 
-    Raises ValueError for a route that is none.
+    Raises ValueError for a malformed route.
     """
 
     def __init__(self, configured: Mapping[str, float]) -> None:
@@ -88,29 +88,29 @@ class Spent(msgspec.Struct, frozen=True, gc=False):
     """What a request really used."""
 
     asked: bool
-    """GitLab was asked."""
+    """Whether GitLab was asked."""
     not_modified: bool = False
-    """GitLab said 304: to the caller, or to the gateway about what it had stored."""
+    """Whether GitLab answered 304: to the caller, or to the gateway about a stored answer."""
     runtime_s: float = 0.0
-    """GitLab's own ``X-Runtime``, or else the wait for its first octet."""
+    """GitLab's own ``X-Runtime`` or, without it, the wait for GitLab's first octet."""
     sent_bytes: int = 0
-    """Of the answer, to the caller."""
+    """Octets of the answer that were sent to the caller."""
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):
     """How the answer changes the cost."""
 
     cached: float = 1.0
-    """The share of the cost that remains where the cache answered and GitLab was not asked."""
+    """The share of the cost that remains if the cache answered and GitLab was not asked."""
     not_modified: float = 1.0
-    """The share that remains where GitLab only said 304."""
+    """The share of the cost that remains if GitLab only answered 304."""
     per_second: float = 0.0
-    """Tokens for each second GitLab worked."""
+    """Tokens for each second that GitLab worked."""
     per_mebibyte: float = 0.0
     """Tokens for each MiB of the answer."""
 
     def change(self, cost: float, spent: Spent) -> float:
-        """Tokens owed beyond ``cost``, which was taken before; less than 0: tokens to give back."""
+        """Tokens owed beyond ``cost``, which has been taken already; if negative, tokens to give back."""
         share = self.cached if not spent.asked else self.not_modified if spent.not_modified else 1.0
         used = cost * share + self.per_mebibyte * spent.sent_bytes / (1 << 20)
         if spent.asked and isfinite(spent.runtime_s):

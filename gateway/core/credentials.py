@@ -1,7 +1,7 @@
-"""Every credential carrier GitLab reads; one credential or a refusal.
+"""Every credential carrier that GitLab reads; the result is one credential or a refusal.
 
-GitLab prefers a parameter to a header and tries several kinds in turn (its auth_finders.rb). Here nothing is preferred:
-whoever presents two credentials is refused, so that what was checked is what GitLab uses. Bodies: ``body_credentials``.
+GitLab prefers a parameter to a header and tries several kinds in turn (its auth_finders.rb). Here nothing is preferred: a
+request with two credentials is refused, so that what was checked is what GitLab uses. Bodies: ``body_credentials``.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Kind(enum.StrEnum):
     BASIC = "basic"
     SESSION = "session"
     OPAQUE = "opaque"
-    """GitLab alone can judge it: an ``Authorization`` of another scheme, a runner, SCIM, feed or trigger token. The secret
-    is empty when it stands in a body that nobody has read yet (a runner's, a trigger's, an OAuth client's)."""
+    """Only GitLab can judge it: an ``Authorization`` of another scheme, a runner, SCIM, feed or trigger token. The secret
+    is empty if it is in a body that nobody has read yet (a runner's, a trigger's, an OAuth client's)."""
 
 
 class Carrier(enum.StrEnum):
-    """Where it stood."""
+    """Where the credential was found."""
 
     PRIVATE_TOKEN = "private-token"  # noqa: S105
     BEARER = "bearer"
@@ -46,45 +46,46 @@ class Carrier(enum.StrEnum):
     JOB_TOKEN = "job-token"  # noqa: S105
     DEPLOY_TOKEN = "deploy-token"  # noqa: S105
     SURFACE = "surface"
-    """A field that one surface alone reads: ``Runner-Token``, ``X-NuGet-ApiKey`` …"""
+    """A field that only one surface reads: ``Runner-Token``, ``X-NuGet-ApiKey`` …"""
     QUERY = "query"
     BODY = "body"
     COOKIE = "cookie"
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
-    """The one credential a request presents, not yet believed."""
+    """The one credential that a request presents, not yet verified."""
 
     kind: Kind
     secret: Secret
     carrier: Carrier | None = None
     parameter: str = ""
-    """For QUERY and BODY: which one (``private_token``, ``access_token``, ``bearer_token``, ``job_token`` …)."""
+    """For QUERY and BODY: the parameter's name (``private_token``, ``access_token``, ``bearer_token``, ``job_token`` …)."""
     username: str = ""
-    """For BASIC."""
+    """For BASIC: the user name."""
     sudo: str | None = None
     """The user named by ``Sudo`` or ``sudo``; a capability, not a credential."""
     target: bytes = b""
-    """The raw target less credential parameters: what is forwarded and keyed. A ``sudo`` parameter stays, because GitLab
-    repeats it in ``Link``; one that is not granted refuses the request, it is never just removed."""
+    """The raw target without credential parameters: what is forwarded, and what cache keys are made of. A ``sudo``
+    parameter stays, because GitLab repeats it in ``Link``; if not granted, it refuses the request, and is never just
+    removed."""
     passing: Fields = ()
-    """The fields that carry this credential when it is the one that goes up: as received, or moved from a parameter."""
+    """The fields with which this credential goes up, if it does: as received, or moved from a parameter."""
     sudo_fields: Fields = ()
-    """``Sudo`` as received, when it came as a field."""
+    """``Sudo`` as received, if it came as a field."""
     beside: tuple[Secret, ...] = ()
-    """What the query calls ``token``, where that is not this credential. ``second_token`` says what it is then."""
+    """The values of ``token`` in the query that are not this credential; ``second_token`` says what they are."""
 
     def __repr__(self) -> str:
         return f"Claim({self.kind.value}, {self.carrier and self.carrier.value})"
 
     @property
     def stays(self) -> bool:
-        """Its secret is not cut out of ``target``: GitLab alone can judge it, there."""
+        """Whether the secret stays in ``target``, where only GitLab can judge it."""
         return self.kind is Kind.OPAQUE and self.carrier is Carrier.QUERY
 
     @property
     def lies_in_body(self) -> bool:
-        """GitLab alone will find it, and judge it."""
+        """Whether the credential is in the body, where only GitLab will find and judge it."""
         return self.kind is Kind.OPAQUE and self.carrier is Carrier.BODY
 
 
@@ -105,7 +106,8 @@ _SLOTS = {
     b"unleash-instanceid": _SURFACE,
     b"dpop": _SURFACE,
 }
-# The only surfaces on which each of these is a credential; elsewhere it is dropped. DPoP proves an own token anywhere.
+# The only surfaces on which each of these is a credential; elsewhere it is dropped. DPoP proves a caller's own token on any
+# surface.
 _SURFACES = {
     b"runner-token": frozenset({Surface.RUNNER}),
     b"x-nuget-apikey": frozenset({Surface.PACKAGES}),
@@ -115,7 +117,8 @@ _SURFACES = {
 _TWINS = frozenset(name.replace(b"-", b"_") for name in _SLOTS if b"-" in name)
 
 CREDENTIAL_FIELDS = frozenset(_SLOTS) | _TWINS
-"""Lower-cased names that never go up but through ``Claim.passing``; ``-`` and ``_`` spellings, which Rack reads alike."""
+"""Lower-cased names of the fields that a caller's request brings up only by :func:`injection`; in ``-`` and ``_``
+spellings, which Rack reads alike."""
 
 TOKEN_PARAMETERS = {
     "private_token": (Kind.TOKEN, b"PRIVATE-TOKEN", b""),
@@ -127,10 +130,10 @@ TOKEN_PARAMETERS = {
 CREDENTIAL_PARAMETERS = frozenset(TOKEN_PARAMETERS)
 _JOBS = frozenset({"job_token"})
 FEED_PARAMETERS = frozenset({"feed_token", "rss_token"})
-"""GitLab reads them nowhere but in a parameter."""
+"""GitLab reads these only from a parameter."""
 
-# Surfaces whose Bearer is no user's token (SCIM's, an agent's, the registry's), and those where a request without any
-# credential in its head is still GitLab's to judge: it stands in the body, or in a parameter of their own.
+# Surfaces whose Bearer is not a user's token (SCIM's, an agent's, the registry's), and those where GitLab must judge even a
+# request without any credential in its head: the credential is in the body, or in a parameter of the surface's own.
 _OPAQUE_BEARER = frozenset({Surface.SCIM, Surface.KAS, Surface.REGISTRY, Surface.GEO, Surface.INTERNAL})
 _JUDGED_BY_GITLAB = frozenset({Surface.RUNNER, Surface.OAUTH, Surface.UNLEASH, Surface.OBSERVABILITY})
 _TOKEN_PARAMETER = frozenset({Surface.RUNNER, Surface.WEB_TOKEN, Surface.PACKAGES})
@@ -139,14 +142,14 @@ _TRIGGER = "/trigger/pipeline"
 _MODULE_FILE = "/terraform/modules/v1/:module_namespace/:module_name/:module_system/*module_version/file"
 _COOKIES_WITHOUT_LOGIN = frozenset({Surface.WEB, Surface.OAUTH, Surface.WEBSOCKET, Surface.WEB_TOKEN})
 
-# A query without any of these holds no parameter of ours, however it is encoded: %4x to %7x are the letters and "_".
+# A query without any of these holds no parameter that matters here, however encoded: %4x to %7x are the letters and "_".
 _SUSPECT = re.compile(rb"token|sudo|_method|%[4-7]")
 _VISIBLE = re.compile(rb"[!-~\x80-\xff]+")
 _LOGIN_COOKIES = (b"_gitlab_session", b"remember_user_token")
 
 
 class _Slots(dict[bytes, int]):
-    """Name as spelt → slot, 0 for none; remembered up to a bound."""
+    """Name as spelt → slot, 0 for none; a bounded number is remembered."""
 
     def __missing__(self, name: bytes) -> int:
         key = name.lower()
@@ -164,12 +167,12 @@ _slots = _Slots()
 def second_token(kind: Kind, operation: Operation, *, brokered: bool) -> bool:
     """Whether a parameter ``token`` beside a credential of ``kind`` is one too many.
 
-    It is a trigger's, a runner's, a job's, a module's or a user's for raw files, and GitLab may go by it alone: then what
-    was judged here is not what it uses. Elsewhere it is a parameter like any other (a hook's secret). Callers whose
-    credentials go up may say both, as clients do: python-gitlab triggers pipelines with its own token in the head, runners
-    send a job's token twice. Not beside a job's token, in whose stead GitLab takes it, nor for a job's where nothing is
-    beside it but a cookie, which nobody here judges. Terraform fetches a module by the address that it was handed, token
-    and all, with what its ``.netrc`` has for that name.
+    It is the token of a trigger, a runner, a job, a module, or of a user for raw files, and GitLab may go by it alone: then
+    what was judged here is not what GitLab uses. Elsewhere it is a parameter like any other (a hook's secret). Callers
+    whose own credentials go up may send both, as clients do: python-gitlab triggers pipelines with its own token in the
+    head, runners send a job's token twice. But they may not send it beside a job token, in whose place GitLab takes it, nor
+    as a job token with nothing beside it but a cookie, which nobody here judges. Terraform fetches a module by the address
+    that it was handed, including the token, with whatever its ``.netrc`` has for that host.
     """
     trigger = operation.name.endswith(_TRIGGER)
     if operation.name.endswith(_MODULE_FILE) or not (trigger or operation.job_token or operation.surface in _READS_TOKEN):
@@ -180,9 +183,9 @@ def second_token(kind: Kind, operation: Operation, *, brokered: bool) -> bool:
 
 
 def left_in_body(claim: Claim, operation: Operation) -> frozenset[str]:
-    """The credential parameters of a body that are GitLab's to judge, not one too many: beside nothing in the head, OAuth's
-    own, and a job's where it stands for one. What else lies in such a body (a runner's ``token``) is none of them: with a
-    user's, GitLab lists that user's runners."""
+    """The credential parameters that may stay in a body for GitLab to judge, if the head holds no credential: OAuth's own,
+    and ``job_token`` where the operation takes one. Other bodies that GitLab judges (with a runner's ``token``) may hold
+    none: given a user's as well, GitLab lists that user's runners."""
     if not claim.lies_in_body:
         return frozenset()
     if operation.surface is Surface.OAUTH:
@@ -191,7 +194,7 @@ def left_in_body(claim: Claim, operation: Operation) -> frozenset[str]:
 
 
 def without_carriers(fields: Fields) -> tuple[Fields, list[Field]]:
-    """``fields`` less those that may carry a credential, and these."""
+    """``fields`` without those that may carry a credential; and those."""
     carriers = [field for field in fields if _slots[field[0]]]
     if not carriers:
         return fields, carriers
@@ -199,7 +202,7 @@ def without_carriers(fields: Fields) -> tuple[Fields, list[Field]]:
 
 
 class _Found:
-    """What the head holds, gathered in one pass."""
+    """The credentials in a head, gathered in one pass."""
 
     __slots__ = ("authorization", "cookies", "dpop", "parameters", "session", "sudo_fields", "sudos", "surface", "tokens")
 
@@ -218,8 +221,8 @@ def read_claim(fields: Iterable[Field], method: str, target: Target, operation: 
     """The one credential in a request's head.
 
     Raises:
-        Rejection: AMBIGUOUS_CREDENTIAL (400) for two, or one spelt so that readers differ; UNAUTHENTICATED (401) for one
-            that cannot be any, and for a gateway key where it would go up with what GitLab is to judge; METHOD_OVERRIDE
+        Rejection: AMBIGUOUS_CREDENTIAL (400) for two, or for one spelt so that readers differ; UNAUTHENTICATED (401) for
+            one that cannot be valid, and for a gateway key that would go up beside what GitLab judges; METHOD_OVERRIDE
             (400) for ``_method`` in the query.
     """
     carriers = [field for field in fields if _slots[field[0]]]
@@ -245,7 +248,7 @@ def read_claim(fields: Iterable[Field], method: str, target: Target, operation: 
 def _gather(found: _Found, slot: int, field: Field, surface: Surface) -> None:
     name, value = field
     if slot == _TWIN:
-        # Rack would read it as the real field; no client of GitLab's can mean it, its NGINX drops such names.
+        # Rack would read it as the real field. No client of GitLab can mean that, since GitLab's NGINX drops such names.
         raise bad_request(code=Code.AMBIGUOUS_CREDENTIAL, close=True)
     if not value:
         return
@@ -282,7 +285,7 @@ def _gather_parameters(found: _Found, query: bytes) -> None:
                 raise two_credentials()
             found.parameters.append(parameter)
         elif name == "_method":
-            # Rack reads it from a form alone; whoever puts it here tries what a gateway overlooks.
+            # Rack reads it only from a form; a client that puts it here is trying what a gateway overlooks.
             raise bad_request(code=Code.METHOD_OVERRIDE)
 
 
@@ -314,7 +317,7 @@ def _judge(found: _Found, target: Target, operation: Operation, method: str) -> 
 
 
 def _leaks_key(found: _Found, claim: Claim) -> bool:
-    """A gateway key is where GitLab would see it. Beside one that is the credential, no field that carries any goes up."""
+    """Whether a gateway key is where GitLab would see it. If one is the credential itself, no credential field goes up."""
     if any(each.name == "token" and holds_gateway_key(_text(each.value)) for each in found.parameters):
         return True
     if is_gateway_key(claim.secret.reveal()):
@@ -324,7 +327,7 @@ def _leaks_key(found: _Found, claim: Claim) -> bool:
 
 
 def _one_parameter(found: _Found) -> Parameter | None:
-    """The credential in the query, if there is one and no other."""
+    """The credential in the query, if there is one. Raises Rejection if there is another beside it."""
     present = [parameter for parameter in found.parameters if parameter.name != "token" and parameter.value]
     if not present:
         return None
@@ -339,7 +342,7 @@ def _one_parameter(found: _Found) -> Parameter | None:
 
 def _from_parameter(parameter: Parameter, found: _Found, sudo: str | None, raw: bytes) -> Claim:
     if _VISIBLE.fullmatch(parameter.value) is None:
-        # No token holds a blank or a control octet, and as a field it would end the line.
+        # No token holds a blank or a control octet, which in a field could end the line.
         raise unauthenticated()
     kind, passing = Kind.OPAQUE, tuple[Field, ...]()
     if parameter.name in CREDENTIAL_PARAMETERS:
@@ -358,7 +361,7 @@ def _from_parameter(parameter: Parameter, found: _Found, sudo: str | None, raw: 
 
 
 def _one_field(found: _Found, surface: Surface) -> tuple[Kind, Carrier, str, str, Field]:
-    """What the field says that GitLab would read first; any other must carry the same secret."""
+    """The credential in the field that GitLab would read first; any other field must carry the same secret."""
     tokens = sorted(found.tokens, key=lambda token: token[0])
     slot, field = tokens[0]
     kind, carrier, secret, username = _read(slot, field, surface)
@@ -377,7 +380,7 @@ def _read(slot: int, field: Field, surface: Surface) -> tuple[Kind, Carrier, str
         return _authorization(field[1], surface)
     if slot == _DEPLOY:
         return Kind.DEPLOY_TOKEN, Carrier.DEPLOY_TOKEN, _text(field[1]), ""
-    # A runner speaks for its job on its own surface; who may is GitLab's to know.
+    # On the runners' surface a runner speaks for its job; only GitLab knows which runner may.
     kind = Kind.OPAQUE if surface is Surface.RUNNER else Kind.JOB_TOKEN
     return kind, Carrier.JOB_TOKEN, _text(field[1]), ""
 
@@ -397,14 +400,15 @@ def _authorization(value: bytes, surface: Surface) -> tuple[Kind, Carrier, str, 
             raise unauthenticated() from None
         username, password = map(_text, decoded.partition(b":")[::2])
         if holds_gateway_key(username) and not is_gateway_key(password):
-            raise unauthenticated()  # a key is the password, whoever the user
+            raise unauthenticated()  # a gateway key belongs in the password, whatever the user name
         return Kind.BASIC, Carrier.BASIC, password, username
     # Negotiate, GL-Geo, a RubyGems key as the whole value.
     return Kind.OPAQUE, Carrier.AUTHORIZATION, _text(value), ""
 
 
 def _without(found: _Found, raw: bytes, sudo: str | None, operation: Operation, method: str) -> Claim:
-    """No user's credential in the head: a surface's own, a session, one GitLab will find in the body, or none."""
+    """The claim of a head without a user's credential: a surface's own, a session, one GitLab will find in the body, or
+    none."""
     surface = operation.surface
     kind, carrier, parameter, secret, passing = Kind.NONE, None, "", b"", tuple[Field, ...]()
     token = next((each for each in found.parameters if each.name == "token" and each.value), None)
@@ -438,18 +442,18 @@ def _beside(found: _Found) -> tuple[Secret, ...]:
 
 
 def injection(claim: Claim) -> Fields:
-    """The fields with which a caller's own credential goes up, ``Sudo`` among them."""
+    """The fields with which a caller's own credential goes up, including ``Sudo``."""
     return claim.passing + claim.sudo_fields
 
 
 def moved_parameter(name: str, value: bytes) -> tuple[Kind, Fields]:
-    """The field that stands for a credential parameter upstream, and its kind. ``value`` is decoded and visible."""
+    """The kind of a credential parameter, and the field that carries it upstream. ``value`` is decoded and visible."""
     kind, field, scheme = TOKEN_PARAMETERS[name]
     return kind, ((field, scheme + value),)
 
 
 def both_bearer_and_access_token() -> Rejection:
-    """GitLab's own answer to Bearer beside ``access_token``, whatever the two say (rack-oauth2)."""
+    """GitLab's own answer to a Bearer token beside ``access_token``, whatever the two hold (rack-oauth2)."""
     return Rejection(
         Code.AMBIGUOUS_CREDENTIAL,
         400,
@@ -459,7 +463,7 @@ def both_bearer_and_access_token() -> Rejection:
 
 
 def two_credentials() -> Rejection:
-    """Whichever they are."""
+    """The refusal of a request with two credentials, whichever they are."""
     return bad_request("400 Bad Request - more than one credential", Code.AMBIGUOUS_CREDENTIAL)
 
 

@@ -1,4 +1,4 @@
-"""CORS preflights: a browser's question before it asks, which never carries a credential, so none is asked for."""
+"""CORS preflights: what a browser asks before the actual request. They never carry a credential, so none is required."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PLACES = frozenset({"api", "oauth", ".well-known"})
 
 
 def is_preflight(head: RequestHead, target: Target) -> bool:
-    """A preflight to a place where GitLab answers one."""
+    """Whether ``head`` is a preflight to a place where GitLab answers preflights."""
     return (
         head.method == "OPTIONS"
         and not head.has_body
@@ -24,5 +24,5 @@ def is_preflight(head: RequestHead, target: Target) -> bool:
 
 
 def asker(address: str) -> Principal:
-    """Whoever sends one: nobody, from an address."""
+    """The principal of a preflight: nobody, from an address."""
     return Principal(id=f"passthrough:{subject(address)}", kind=PrincipalKind.PASSTHROUGH, identity="passthrough")

@@ -1,4 +1,4 @@
-"""Limits as the pipeline sees them: which buckets a request takes from, and what its caller is told."""
+"""Limits as the pipeline sees them: which buckets a request takes from, and what the caller is told."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ class LimitDialect:
         return self._limits.takes_for(principal, operation, target, method, peer)
 
     def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
-        """Of an answer the gateway makes itself: the decision's numbers, or the nominal quota before there is one."""
+        """The limit fields of an answer that the gateway makes itself: the decision's numbers, or without a decision the
+        nominal quota."""
         if decision is None or principal is None:
             return self._headers.nominal()
         return self._headers.fields_for(decision, principal.id)
 
     def lines(self, decision: Decision | None, principal: Principal) -> bytes:
-        """As ``told``, ready for the wire."""
+        """The same as ``told``, ready for the wire."""
         if decision is None:
             return self._nominal_lines
         return self._headers.lines_for(decision, principal.id)
@@ -48,9 +49,10 @@ class LimitDialect:
         *,
         stored: bool = False,
     ) -> Fields:
-        """Brokered callers always see the gateway's numbers: GitLab's describe a credential shared with others.
+        """An answer's fields with the limit fields that the caller gets. Brokered callers always see the gateway's numbers:
+        GitLab's describe a credential shared with others.
 
-        ``stored``: GitLab was not asked, and no stored answer keeps its limits.
+        ``stored``: GitLab was not asked, and no stored answer keeps GitLab's limit fields.
         """
         ours = self.told(decision, principal)
         if stored:
@@ -59,8 +61,8 @@ class LimitDialect:
         return merge(ours, fields, status=status, now=now)
 
     def beside(self, decision: Decision | None, principal: Principal, head: ResponseHead) -> tuple[Fields, bytes] | None:
-        """As ``merged``: what stays of the answer's own fields, and the lines to add. None where GitLab's numbers have to
-        be weighed against ours."""
+        """The same as ``merged``, in two parts: the answer's own fields that stay, and the lines to add. None where
+        GitLab's numbers have to be weighed against the gateway's."""
         fields = head.fields
         if head.status == 429:
             return None
@@ -73,7 +75,7 @@ class LimitDialect:
 
 
 class NoDialect:
-    """No limits and no word of them: a plain shared cache."""
+    """No limits, and no mention of any: for a plain shared cache."""
 
     def takes_for(self, principal: Principal, operation: Operation, target: Target, method: str, peer: str) -> Takes:
         del principal, operation, target, method, peer

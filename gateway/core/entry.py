@@ -1,7 +1,7 @@
 """The first stages, all pure: a request head becomes a request that can be understood in one way only, or a refusal.
 
-Order matters: framing before anything is believed, the target before the route, the route before the credential (which
-surfaces read which carriers), and nothing here has asked anybody anything.
+Order matters: framing before anything is believed, the target before the route, the route before the credential (the
+surface decides which carriers are read). Nothing here asks another system anything.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .target import Target, parse_target
 from .upgrade import websocket_key
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""What GitLab serves (Workhorse refuses others); TRACE would send a caller its own injected credential back."""
+"""The methods that GitLab serves (Workhorse refuses others). TRACE would return the injected credential to the caller."""
 _ALLOW = ((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),)
 TUNNELS = frozenset({"CONNECT", "TRACE"})
-"""What even a plain shared cache refuses."""
+"""The methods that even a plain shared cache refuses."""
 
 _NO_CLAIM_SECRET = Secret("")
 _ORIGIN = Operation(name="origin", access=Access.READ, surface=Surface.WEB)
@@ -41,26 +41,26 @@ class EntrySettings(msgspec.Struct, frozen=True):
     prefix: bytes = b""
     """GitLab's relative-URL root."""
     hosts: frozenset[bytes] = frozenset()
-    """Names (lower case, no port) that are ours; empty: any valid Host."""
+    """The gateway's own names (lower case, no port); if empty, any valid Host is accepted."""
 
 
 class Admitted(msgspec.Struct, frozen=True, gc=False):
-    """A request that may be understood in one way only."""
+    """A request that can be understood in one way only."""
 
     target: Target
     operation: Operation
     claim: Claim
     host: bytes
-    """As received, port included; empty for HTTP/1.0 without one."""
+    """The host as received, including the port; empty for HTTP/1.0 without one."""
     client: str
     """The client's own address."""
     trusted_peer: bool
-    """The peer is one of our own proxies."""
+    """Whether the peer is a trusted proxy."""
     websocket: bytes = b""
     """The key of a WebSocket handshake; empty for any other request."""
     repeated: Fields = ()
-    """Its fields less every credential, as one and the same object each time that a client repeats them: what depends on
-    nothing else can be remembered by it. Empty when they are not remembered."""
+    """The request's fields without any credential: the very same object each time that a client repeats them, so results
+    that depend on nothing else can be remembered under it. Empty if the fields are not remembered."""
     user_agent: bytes = b""
     wait_s: float = 0.0
     """How long the client would rather wait than be refused (``core.prefer``)."""
@@ -71,7 +71,7 @@ _REPEATED_BYTES = 2048
 
 
 class _Said(msgspec.Struct, frozen=True, gc=False):
-    """What fields say beside the credential."""
+    """What the fields say, apart from the credential."""
 
     user_agent: bytes
     wait_s: float
@@ -79,7 +79,7 @@ class _Said(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Sound(msgspec.Struct, frozen=True, gc=False):
-    """Fields that were judged before, and the host they name."""
+    """Fields that have been judged before, and the host they name."""
 
     fields: Fields
     host: bytes
@@ -93,15 +93,15 @@ class GitLabEntry:
         self._settings = settings
         self._catalogue = catalogue
         self._peers = peers
-        # A client repeats its fields: judging them, and finding their host, is a fifth of a cached answer's cost. Keyed
-        # by the fields without the credential's, so that no secret is kept.
+        # A client repeats its fields, and judging them and finding their host is a fifth of a cached answer's cost. Keyed
+        # by the fields without those of the credential, so that no secret is kept.
         self._known: dict[Fields, _Sound] = {}
         self._remembers = settings.header_bytes >= 4 * _REPEATED_BYTES and settings.field_bytes >= 2 * _REPEATED_BYTES
         self._judged: tuple[RequestHead, _Sound, list[Field]] | None = None
-        """The head that ``target`` judged last, when it was a repeated one: ``admit`` follows without a pause."""
+        """The head that ``target`` judged last, if its fields are remembered: ``admit`` follows without a pause."""
 
     def target(self, head: RequestHead) -> Target:
-        """Stage one, by itself: refusals after it know which surface they answer for."""
+        """Stage one: the target. It stands alone so that refusals after it know which surface they answer for."""
         if head.memo:
             return self._admitted(head.memo).target
         settings = self._settings
@@ -122,7 +122,7 @@ class GitLabEntry:
         return parse_target(head.target, max_bytes=settings.target_bytes, prefix=settings.prefix)
 
     def _judge_repeated(self, head: RequestHead) -> None:
-        """As ``_judge_message``; of fields that were sound before, only what may differ is looked at."""
+        """The same as ``_judge_message``, but of fields that were sound before, only what may differ is looked at."""
         fields, carriers = without_carriers(head.fields)
         secrets = b"".join([value for _, value in carriers])
         if len(secrets) > _REPEATED_BYTES or len(head.fields) + len(head.correlation) > self._settings.max_fields:
@@ -142,26 +142,26 @@ class GitLabEntry:
         try:
             host = judge_host(fields)
         except Rejection:
-            return  # for ``admit`` to say, when its turn comes
+            return  # ``admit`` will refuse it when its turn comes
         if len(self._known) >= _REPEATED_BOUND:
             self._known.clear()
         self._known[fields] = _Sound(fields, host, _said(fields))
 
     def operation(self, head: RequestHead, target: Target) -> Operation:
-        """Stage two: what it is."""
+        """Stage two: which operation the request is."""
         if head.memo:
             return self._admitted(head.memo).operation
         return self._catalogue.match(head.method, target)
 
     @staticmethod
     def _admitted(memo: list[object]) -> Admitted:
-        """What was made of the same head before: these stages ask nobody, so it still holds."""
+        """The result for the same head from before: these stages ask nobody, so it still holds."""
         admitted = memo[0]
         assert isinstance(admitted, Admitted)
         return admitted
 
     def admit(self, head: RequestHead, target: Target, operation: Operation) -> Admitted:
-        """Stage three: for whom it is, from where, and with which claim."""
+        """Stage three: which host the request is for, where it comes from, and which credential it claims."""
         if head.memo:
             return self._admitted(head.memo)
         admitted = self._admit(head, target, operation)
@@ -225,7 +225,7 @@ class SharedEntry:
 
 
 def _said(fields: Fields) -> _Said:
-    # What `websocket_key` might find something to say about.
+    # Whether `websocket_key` may have something to judge.
     upgrades = first(fields, b"upgrade") is not None or first(fields, b"content-type") is not None
     return _Said(first(fields, b"user-agent") or b"", wait_of(fields), upgrades)
 

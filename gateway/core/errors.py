@@ -1,7 +1,7 @@
 """The gateway's refusals: one exception, a closed set of codes.
 
-A stage raises :class:`Rejection` where it knows; ``core/refusal.py`` alone turns it into bytes. The code is the one string
-used by the marker header (``X-Gateway-Error``), the metric label, the audit line and the docs.
+A stage raises :class:`Rejection` where it finds the reason; only ``core/refusal.py`` turns it into bytes. The code is the
+one string that the marker header (``X-Gateway-Error``), the metric label, the audit line and the docs all use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Source(enum.StrEnum):
 
 
 class Code(enum.StrEnum):
-    """Every reason for which the gateway itself answers instead of GitLab."""
+    """Every reason why the gateway answers instead of GitLab."""
 
     # downstream: the request
     BAD_REQUEST = "bad_request"
@@ -70,19 +70,19 @@ class Code(enum.StrEnum):
 
 
 class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejection" is the field's noun
-    """The gateway answers itself.
+    """The gateway's own answer instead of GitLab's.
 
     Args:
-        code: Why, from the closed set.
+        code: The reason, from the closed set.
         status: The HTTP status.
         message: What the caller reads, in GitLab's wording, e.g. ``401 Unauthorized``. Never holds a URL or a secret.
         headers: Extra response fields (``Retry-After``, ``Allow`` …).
-        source: Whose fault.
+        source: Whose fault it is.
         close: Close the client's connection after answering (framing can't be trusted, or a body was left unread).
         proxy_error: The RFC 9209 error token for ``Proxy-Status``, where one applies.
         detail: For the operator's log only; never sent, never holds a secret.
         rule: The rule that denied, for the audit; never sent.
-        shadow: The rule in shadow that would have decided otherwise, for the audit.
+        shadow: The shadow rule that would have decided otherwise, for the audit.
         oauth_error: Set where GitLab answers in OAuth's shape (``{"error": …, "error_description": …}``).
     """
 
@@ -119,18 +119,18 @@ class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejectio
 
 
 def bad_request(message: str = "400 Bad Request", code: Code = Code.BAD_REQUEST, *, close: bool = False) -> Rejection:
-    """A 400 of the downstream's making."""
+    """A 400: the fault is downstream."""
     return Rejection(code, 400, message, close=close, proxy_error="http_request_error")
 
 
 def rate_limited() -> Rejection:
-    """A bucket refuses; which one, and for how long, is told beside it."""
+    """The 429 for an empty bucket; which bucket it is, and for how long it refuses, is reported separately."""
     return Rejection(Code.RATE_LIMITED, 429, "429 Too Many Requests", proxy_error="http_request_denied")
 
 
 def drained(*, unsure: bool) -> Rejection:
-    """The gateway ends and can't wait for the answer. ``unsure``: GitLab may have done what it was asked, or do it yet, so
-    nobody is told to come back with the same."""
+    """The refusal when the gateway shuts down and can't wait for the answer. ``unsure``: GitLab may have done what it was
+    asked, or may still do it, so the client is not told to retry."""
     if unsure:
         return Rejection(
             Code.DRAINING,
@@ -152,7 +152,7 @@ def drained(*, unsure: bool) -> Rejection:
 
 
 def unauthenticated() -> Rejection:
-    """The one 401: unknown, revoked and expired credentials read alike."""
+    """The one and only 401: unknown, revoked and expired credentials look alike."""
     return Rejection(Code.UNAUTHENTICATED, 401, "401 Unauthorized")
 
 

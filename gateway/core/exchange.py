@@ -6,10 +6,11 @@ import msgspec
 
 
 class Kin:
-    """Requests that are alike in all that is told of them but id, instants, octets and the limit's numbers.
+    """Requests that are alike in all that is recorded of them, except for id, instants, octets and the limit's numbers.
 
-    Observers keep here what they made of the first of them. Whoever names an exchange's kin vouches for it, and so does it
-    last: those of one limit's refusals are no kin of another's, and those near a limit, or beyond a shadow one, have none.
+    Observers keep here what they made of the first such request. The code that sets an exchange's kin vouches for it, and
+    therefore does so last: requests refused by one limit are not kin of those refused by another, and requests near a
+    limit, or beyond a shadow limit, have no kin.
     """
 
     __slots__ = ("counted", "told")
@@ -20,14 +21,14 @@ class Kin:
 
 
 class Exchange(msgspec.Struct, gc=False):
-    """Write-only until the ``finally`` of ``Gateway.handle``. Instants are monotonic seconds, durations seconds."""
+    """Facts, write-only until the ``finally`` of ``Gateway.handle``. Instants are monotonic seconds, durations seconds."""
 
     request_id: str
     started_at: float
     method: str
     peer: str
     target: bytes = b""
-    """The raw path and query less credentials; empty until parsed (an unparsed target may hold anything)."""
+    """The raw path and query without credentials; empty until parsed (an unparsed target may hold anything)."""
     operation: str = "other"
     user_agent: bytes = b""
     trace_id: str = ""
@@ -45,7 +46,7 @@ class Exchange(msgspec.Struct, gc=False):
     permit_use: str = ""
     limit_id: str = ""
     limit_near: bool = False
-    """Admitted, with less than a tenth of the bucket left."""
+    """Whether it was admitted with less than a tenth of the bucket left."""
     limit_remaining: float = -1.0
     limit_shadow: str = ""
     limit_waited_s: float = 0.0
@@ -62,5 +63,5 @@ class Exchange(msgspec.Struct, gc=False):
     bytes_in: int = 0
     bytes_out: int = 0
     aborted: str = ""
-    """``client`` or ``upstream`` when the answer was cut after its first octet."""
+    """``client`` or ``upstream`` if the answer was cut off after its first octet."""
     kin: Kin | None = None

@@ -1,8 +1,8 @@
-"""Who waits, in which order: lines of callers, served in turn, higher classes more often. No clock, no I/O.
+"""Who waits, and in which order: lines of callers are served in turn, higher classes more often. No clock, no I/O.
 
-Each class of priority has a share of the turns (smooth weighted round robin, as NGINX's upstreams), within a class each
-caller has one turn after the other, and each caller's own requests keep their order. So nobody waits for ever: whoever is
-in the queue is served within a number of turns that does not depend on how many more requests come in.
+Each priority class has a share of the turns (smooth weighted round robin, as in NGINX's upstreams), within a class the
+callers take turns, and each caller's own requests keep their order. So nobody waits for ever: a queued request is served
+within a number of turns that does not depend on how many more requests come in.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .access import Priority
 T = TypeVar("T")
 
 SHARES = {Priority.CRITICAL: 16, Priority.INTERACTIVE: 4, Priority.BACKGROUND: 1}
-"""Of 21 turns, while every class waits."""
+"""Turns of each class out of 21, while every class has requests waiting."""
 _HIGHEST_FIRST = (Priority.CRITICAL, Priority.INTERACTIVE, Priority.BACKGROUND)
 
 
 class _Lane(Generic[T]):
-    """The callers of one class, in turn."""
+    """The callers of one class, in the order of their turns."""
 
     __slots__ = ("credit", "lines")
 
@@ -31,22 +31,22 @@ class _Lane(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """At most ``bound`` items, at most ``per_caller`` of one caller."""
+    """A queue of at most ``bound`` items, at most ``per_caller`` of them from one caller."""
 
     def __init__(self, *, bound: int, per_caller: int) -> None:
         self._bound = bound
         self._per_caller = per_caller
         self._lanes: dict[Priority, _Lane[T]] = {priority: _Lane() for priority in _HIGHEST_FIRST}
         self.waiting = 0
-        """As ``len``, without the call: every request asks."""
+        """The same as ``len``, without the call: every request reads it."""
         self._credits: dict[Priority, int] = {}
-        """As they were before the latest ``pop``."""
+        """The credits as they were before the latest ``pop``."""
 
     def __len__(self) -> int:
         return self.waiting
 
     def push(self, caller: str, priority: Priority, item: T) -> T | None:
-        """Stand in line. What comes back has no place: ``item`` itself, or the last of a lower class."""
+        """Queue ``item``. Returns the item that has no place, if any: ``item`` itself, or the last of a lower class."""
         lane = self._lanes[priority]
         line = lane.lines.get(caller)
         if line is not None and len(line) >= self._per_caller:
@@ -63,7 +63,7 @@ class FairQueue(Generic[T]):
         return shed
 
     def push_front(self, caller: str, priority: Priority, item: T) -> None:
-        """What ``pop`` gave last goes back to where it was: the turn did not count. Never refused: it had a place."""
+        """Put what ``pop`` gave last back where it was, as if it had had no turn. Never refused, because it had a place."""
         lane = self._lanes[priority]
         line = lane.lines.get(caller)
         if line is None:
@@ -75,7 +75,7 @@ class FairQueue(Generic[T]):
         self.waiting += 1
 
     def pop(self, among: Collection[Priority] = _HIGHEST_FIRST) -> T | None:
-        """The next one of the classes ``among``; None when nobody of them waits."""
+        """The next item of the classes ``among``; None if nothing of theirs waits."""
         waiting = [priority for priority in _HIGHEST_FIRST if priority in among and self._lanes[priority].lines]
         if not waiting:
             return None
@@ -97,7 +97,7 @@ class FairQueue(Generic[T]):
         return item
 
     def discard(self, caller: str, priority: Priority, item: T) -> bool:
-        """Leave the queue. False: was not in it."""
+        """Remove ``item`` from the queue. False if it was not in it."""
         lane = self._lanes[priority]
         line = lane.lines.get(caller)
         if line is None or item not in line:
@@ -112,7 +112,7 @@ class FairQueue(Generic[T]):
         return self._lanes[priority].credit
 
     def _shed_below(self, priority: Priority) -> T | None:
-        """The last request of the longest line of the lowest class below ``priority``."""
+        """Remove the last request of the longest line in the lowest waiting class below ``priority``."""
         for lower in reversed(_HIGHEST_FIRST[_HIGHEST_FIRST.index(priority) + 1 :]):
             lines = self._lanes[lower].lines
             if lines:

@@ -1,7 +1,8 @@
-"""Where a request's body ends, whom it is for, and whether its fields may travel: judged before anything believes them.
+"""Where a request's body ends, which host the request is for, and whether its fields may be forwarded: judged before
+anything relies on them.
 
-Pure functions on the version, the method and the fields as received. A server's parser refuses much of this already; what
-decides about request smuggling is not left to a parser's leniency (RFC 9112 §6.3, §11.2).
+Pure functions of the version and the fields as received. A server's parser refuses much of this already; but whether a
+request can be smuggled must not depend on a parser's leniency (RFC 9112 §6.3, §11.2).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Framing(msgspec.Struct, frozen=True, gc=False):
 
     has_body: bool
     content_length: int | None = None
-    """Octets; None with a body: chunked."""
+    """Octets of the body; None with a body means chunked."""
 
 
 NO_BODY = Framing(False)
@@ -28,21 +29,21 @@ _CHUNKED = Framing(True)
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # Changes each octet that no field value may hold (CTL other than HTAB, RFC 9110 §5.5), and no other; octets from 0x80 up
-# are obs-text and travel as they are. `translate` with it is five times a regex search, and as it would be told to delete.
+# are obs-text and pass as they are. `translate` with it is five times as fast as a regex search, or as deleting by it.
 VALUE_OCTETS = bytes(octet ^ 1 if octet in ({*range(0x20), 0x7F} - {0x09}) else octet for octet in range(256))
-# uri-host [":" port] (RFC 9110 §7.2) of names that resolve; atomic, so that a long one costs linear time.
+# uri-host [":" port] (RFC 9110 §7.2) for names that resolve; atomic, so that a long one costs linear time.
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_-]++(?>(?:\.[A-Za-z0-9_-]++)*)\.?)(?::([0-9]{0,5}))?")
 _HOST_BYTES = 261
-_MAX_DIGITS = 18  # of a Content-Length: below 2^63 whatever the digits say
+_MAX_DIGITS = 18  # of a Content-Length: below 2^63 whichever digits they are
 
-# Two lines of these could be read either way; the body's reading hangs on the last two.
+# If one of these came in two lines, either might be believed; how the body is read depends on the last two.
 _SINGLETONS = frozenset({b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-range"})
-# Their underscore spellings: a CGI-style server behind us would fold `_` into `-` (RFC 9110 §17.10).
+# Their underscore spellings: a CGI-style server behind the gateway would fold `_` into `-` (RFC 9110 §17.10).
 _FRAMING_TWINS = frozenset({b"content_length", b"transfer_encoding"})
 
 
 class _Names(dict[bytes, bool]):
-    """Name as spelt → whether a second line of it is a fault. Only sound names are remembered, up to a bound."""
+    """Name as spelt → whether a second line of it is a fault. Only valid names are remembered, up to a bound."""
 
     def __missing__(self, name: bytes) -> bool:
         if not is_token(name):
@@ -62,10 +63,11 @@ _names = _Names()
 
 
 def judge_framing(fields: Iterable[Field], *, http_10: bool = False) -> Framing:
-    """Find the body's length.
+    """Find how the body is delimited.
 
     Raises:
-        Rejection: 400 (BAD_REQUEST) or 501 (NOT_IMPLEMENTED), always closing: what follows on the connection is unknown.
+        Rejection: 400 (BAD_REQUEST), 413 (BODY_TOO_LARGE) or 501 (NOT_IMPLEMENTED), always closing: what follows on the
+            connection is unknown.
     """
     length: bytes | None = None
     coding: bytes | None = None
@@ -89,7 +91,7 @@ def judge_framing(fields: Iterable[Field], *, http_10: bool = False) -> Framing:
             raise Rejection(Code.BODY_TOO_LARGE, 413, "413 Request Entity Too Large", close=True)
         octets = int(stripped or b"0")
         return Framing(octets > 0, octets)
-    # RFC 9112 §6.1: chunked beside a length is an attack or a fault; in HTTP/1.0 the framing is faulty by definition.
+    # RFC 9112 §6.1: a coding beside a length is an attack or a fault; in HTTP/1.0 such framing is faulty by definition.
     if length is not None or http_10:
         raise _faulty("coding beside a length, or in HTTP/1.0")
     if coding.strip(b" \t").lower() == b"chunked":
@@ -102,10 +104,10 @@ def judge_framing(fields: Iterable[Field], *, http_10: bool = False) -> Framing:
 def judge_host(fields: Iterable[Field], authority: bytes | None = None, *, http_10: bool = False) -> bytes:
     """The host a request is for, as received: the target's authority wins over Host (RFC 9112 §3.2.2).
 
-    Returns ``b""`` for an HTTP/1.0 request without one. Which hosts are ours is the edge's business.
+    Returns ``b""`` for an HTTP/1.0 request without one. Which hosts the gateway answers for is decided elsewhere.
 
     Raises:
-        Rejection: 400 when Host is missing, repeated, or no ``uri-host [":" port]``.
+        Rejection: 400 if Host is missing, repeated, or not a ``uri-host [":" port]``.
     """
     found: bytes | None = None
     for name, value in fields:
@@ -130,7 +132,7 @@ def host_name(host: bytes) -> bytes:
 def judge_fields(
     fields: tuple[Field, ...], *, max_count: int = 200, max_field_bytes: int = 16384, max_bytes: int = 65536
 ) -> None:
-    """Refuse fields that must not travel: too many, too large, misnamed, with control octets, or doubled where it matters.
+    """Refuse fields that must not pass: too many, too large, misnamed, with control octets, or repeated where it matters.
 
     Raises:
         Rejection: HEADERS_TOO_LARGE (431) or BAD_REQUEST (400), closing.
@@ -140,7 +142,7 @@ def judge_fields(
     names = [name for name, _ in fields]
     values = b"\t".join([value for _, value in fields])
     total = len(values) + sum(map(len, names))
-    # Most heads are smaller as a whole than one field may be.
+    # Most heads as a whole are smaller than a single field may be.
     if total > max_field_bytes and (total > max_bytes or any(len(n) + len(v) > max_field_bytes for n, v in fields)):
         raise _too_large()
     singletons = [name for name in names if _names[name]]
@@ -151,12 +153,12 @@ def judge_fields(
 
 
 def has_control(value: bytes) -> bool:
-    """``value`` holds an octet that no field may (RFC 9110 §5.5)."""
+    """Whether ``value`` holds an octet that no field may hold (RFC 9110 §5.5)."""
     return value.translate(VALUE_OCTETS) != value
 
 
 def is_token(name: bytes) -> bool:
-    """RFC 9110 §5.6.2."""
+    """Whether ``name`` is a token (RFC 9110 §5.6.2)."""
     return _TOKEN.fullmatch(name) is not None
 
 

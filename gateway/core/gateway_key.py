@@ -1,9 +1,9 @@
 """Gateway keys: their text, their checksum, their keyed digest. Randomness and storage are the caller's.
 
-``ggw_`` + 43 base62 digits (256 bits) + 6 base62 digits of CRC-32 over all that stands before. The prefix lets secret
-scanners find a leaked key (``PATTERN``); the checksum tells a typo from a key without a lookup. It is no protection: anyone
-can compute it. Only HMAC-SHA-256(pepper, SHA-256(key)) is ever stored, and the pepper is not in the store. The plain hash
-within lets a key be imported by whoever knows its SHA-256 and not the key.
+``ggw_`` + 43 base62 digits (256 bits) + 6 base62 digits of CRC-32 over everything before. The prefix lets secret scanners
+find a leaked key (``PATTERN``); the checksum tells a typo from a key without a lookup. It is no protection: anyone can
+compute it. Only HMAC-SHA-256(pepper, SHA-256(key)) is ever stored, and the pepper is not in the store. The plain hash
+inside lets somebody import a key who knows only its SHA-256.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SHAPE = re.compile(PATTERN, re.ASCII)
 
 
 def new_key(random: bytes) -> Secret:
-    """The key made of ``random``: 32 octets from the system's generator. ValueError for any other length."""
+    """The key made from ``random``: 32 octets from the system's generator. ValueError for any other length."""
     if len(random) != RANDOM_BYTES:
         raise ValueError(f"a gateway key is made of {RANDOM_BYTES} random octets")
     stem = PREFIX + _base62(int.from_bytes(random, "big"), _BODY_DIGITS)
@@ -36,22 +36,22 @@ def new_key(random: bytes) -> Secret:
 
 
 def is_gateway_key(text: str) -> bool:
-    """Meant to be one of ours: GitLab is never asked about it, and never sees it."""
+    """Whether ``text`` is meant to be a gateway key: GitLab is never asked about one, and never sees one."""
     return text.startswith(PREFIX)
 
 
 def holds_gateway_key(text: str) -> bool:
-    """One of ours is in it, in quotes or behind a scheme perhaps: it is not believed there, and must not go up."""
+    """Whether ``text`` holds a gateway key, perhaps quoted or after a scheme: not accepted there, it must not go up."""
     return PREFIX in text and (text.startswith(PREFIX) or _SHAPE.search(text) is not None)
 
 
 def is_well_formed(text: str) -> bool:
-    """Shape and checksum are right. False for a typo, a truncated paste or a guess made without reading this page."""
+    """Whether shape and checksum are right. False for a typo, a truncated paste, or a guess made without reading this."""
     return _SHAPE.fullmatch(text) is not None and _checksum(text[:-_CHECKSUM_DIGITS]) == text[-_CHECKSUM_DIGITS:]
 
 
 def digest_of_hash(pepper: bytes, hashed: bytes) -> bytes:
-    """``digest`` of the key whose SHA-256 is ``hashed``: what an import knows of it."""
+    """The ``digest`` of the key whose SHA-256 is ``hashed``, which is all that an import knows of the key."""
     return hmac.digest(pepper, hashed, hashlib.sha256)
 
 
@@ -61,7 +61,7 @@ def digest(pepper: bytes, key: Secret) -> bytes:
 
 
 def same_digest(ours: bytes, theirs: bytes) -> bool:
-    """In constant time."""
+    """Compare two digests in constant time."""
     return hmac.compare_digest(ours, theirs)
 
 

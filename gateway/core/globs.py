@@ -1,6 +1,7 @@
-"""Paths and other texts with stars in them, matched in time that callers can't make explode.
+"""Paths and other texts with stars in them, matched in a time that callers can't make explode.
 
-An expression tries each star at every place that the others leave: of ``team/*-*-*`` and dashes, the cube of their number.
+A regular expression tries each star at every place that the others leave: for ``team/*-*-*`` and a row of dashes, that is
+the cube of their number.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ _PATH = re.compile(r"[a-z0-9_./-]*")
 
 
 class Globs:
-    """Of lower case: ``*`` is any run of a path's characters but ``/``, ``**`` any run."""
+    """Several patterns in lower case: ``*`` is any run of a path's characters except ``/``, ``**`` any run."""
 
     __slots__ = ("_begin", "_plain", "_starry")
 
     def __init__(self, entries: Iterable[str]) -> None:
         entries = tuple(entries)
-        # One star takes what is between two texts: an expression finds many such at once.
+        # A single star takes whatever is between two texts: one expression matches many such patterns at once.
         plain = [_expression(entry) for entry in entries if len(_STARS.findall(entry)) == 1]
         self._plain = re.compile("|".join(plain)) if plain else None
         others = [entry for entry in entries if len(_STARS.findall(entry)) != 1]
         self._starry = [Glob(entry) for entry in others]
-        # Most paths are none of theirs, as is told at once of all.
+        # Most paths match none of them, and their beginning tells that for all patterns at once.
         self._begin = re.compile("|".join({re.escape(entry.partition("*")[0]) for entry in others}))
 
     def match(self, path: str) -> bool:
-        """One of them is all of ``path``."""
+        """Whether one of the patterns matches the whole ``path``."""
         if self._plain is not None and self._plain.fullmatch(path) is not None:
             return True
         if not self._starry or self._begin.match(path) is None or _PATH.fullmatch(path) is None:
@@ -37,21 +38,21 @@ class Globs:
 
 
 class Glob:
-    """One text: ``*`` is any run without ``/``, ``**`` any run."""
+    """One pattern: ``*`` is any run without ``/``, ``**`` any run."""
 
     __slots__ = ("_runs",)
 
     def __init__(self, text: str) -> None:
         self._runs = [run.split("*") for run in text.split("**")]
-        """What stands between each two ``**``."""
+        """What the ``**`` separate, each split at its ``*``."""
 
     def match(self, text: str) -> bool:
-        """It is all of ``text``."""
+        """Whether the pattern matches the whole ``text``."""
         return _is_all(self._runs, text)
 
 
 _Run = list[str]
-"""Texts with a ``*`` between each two."""
+"""Texts with a ``*`` between each and the next."""
 
 
 def _expression(entry: str) -> str:
@@ -59,8 +60,8 @@ def _expression(entry: str) -> str:
     return re.escape(before) + ("[a-z0-9_./-]*" if "**" in entry else "[a-z0-9_.-]*") + re.escape(after)
 
 
-# The first place for each text is the best: whatever follows finds there what it finds at a later one. ``/`` is no
-# exception: those of a path are in a run's texts, and so tell where these stand.
+# The first place for each text is the best: whatever can follow it at a later place can follow it here, too. ``/`` is no
+# exception: within a run, each ``/`` of the path belongs to one of the texts, and so tells where these are.
 
 
 def _is_all(runs: list[_Run], path: str) -> bool:
@@ -81,12 +82,12 @@ def _is_all(runs: list[_Run], path: str) -> bool:
 
 
 def _leading(run: _Run, path: str) -> int:
-    """Where the run ends whose first text ``path`` begins with, as early as can be; -1: there is none."""
+    """Where ``run`` ends, as early as possible, if ``path`` begins with its first text; -1 if it does not match there."""
     return _from(run, path, 0, len(path))[0]
 
 
 def _trailing(run: _Run, path: str) -> int:
-    """Where the run begins whose last text ``path`` ends with, as late as can be; -1: there is none."""
+    """Where ``run`` begins, as late as possible, if ``path`` ends with its last text; -1 if it does not match there."""
     at = len(path) - len(run[-1])
     for text in reversed(run[:-1]):
         found = path.rfind(text, 0, at)
@@ -97,7 +98,7 @@ def _trailing(run: _Run, path: str) -> int:
 
 
 def _within(run: _Run, path: str, at: int, until: int) -> int:
-    """Where a run ends that begins at ``at`` or later, as early as can be; -1: there is none up to ``until``."""
+    """Where ``run`` ends, as early as possible, if it begins at ``at`` or later; -1 if it has no match before ``until``."""
     while True:
         at = path.find(run[0], at, until)
         if at < 0:
@@ -109,7 +110,7 @@ def _within(run: _Run, path: str, at: int, until: int) -> int:
 
 
 def _from(run: _Run, path: str, at: int, until: int) -> tuple[int, int]:
-    """Where the run ends whose first text is at ``at``; or -1, and from where on another may begin, -1 if none may."""
+    """Where ``run`` ends whose first text is at ``at``; or -1, and from where on it may begin instead, -1 for nowhere."""
     end = at + len(run[0])
     for number, text in enumerate(run[1:], 1):
         wall = path.find("/", end, until)
@@ -117,8 +118,8 @@ def _from(run: _Run, path: str, at: int, until: int) -> tuple[int, int]:
         if found < 0:
             if wall < 0:
                 return -1, -1
-            # What comes before this text must reach beyond the wall, and has no other ``/`` than its texts'. To try each
-            # place before would take the square of their number.
+            # The part of the run before this text must reach beyond the wall, and has no ``/`` except those in its texts.
+            # To try each place before would take quadratic time.
             for _ in range("".join(run[:number]).count("/")):
                 wall = path.rfind("/", at, wall)
             return -1, wall + 1

@@ -1,8 +1,8 @@
-"""What a GraphQL request does: whether its operations only query, and how many they are.
+"""What a GraphQL request does: whether its operations only query, and how many there are.
 
 Decided on the document itself, by the rules of the language (October 2021, §2.3, §6.1). Whatever could be read in two
-ways, or is too large to be read at all, is a write: only what surely queries is a read. GitLab takes parameters from the
-query string, too, and several requests as ``_json``: a request that mixes those is never a read.
+ways, or is too large to be read at all, is a write: only what surely queries is a read. GitLab also takes parameters from
+the query string, and several requests as ``_json``: a request that mixes these is never a read.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from .target import Target
 _MAX_DOCUMENT_BYTES = 10_000
 """GitLab's own limit (``GitlabSchema``, in characters)."""
 _MAX_TOKENS = 5_000
-"""Of a document, and of all in one request: parsing so many stops everybody else for some fifty milliseconds."""
+"""The most tokens in a document, and in all of a request: parsing these holds up everybody else for some 50 ms."""
 _OCTETS_OF_A_TOKEN = 20
-"""At most: long strings and comments take their time, too."""
+"""At most so many octets count as one token: long strings and comments take time, too."""
 _MAX_DEPTH = 100
 
 _BATCHES = frozenset({"_json", "operations", "map"})
-"""Parameters that hold several requests, or what makes several of one."""
+"""Parameters that hold several requests, or that make several out of one."""
 _PARAMETERS = _BATCHES | {"query", "operationName", "variables", "extensions"}
 _TYPES = frozenset({"application/json"})
 _MEMO_BOUND = 512
 _OPEN, _CLOSE = b"{[(", b"}])"
 _TOKEN = re.compile(rb'"(?:[^"\\\n]|\\.)*"?|\w+|\.\.\.|[^\s\w,]')
-"""At least what the language takes for one, in a document that ``_reads_alike``. A string that is not ended is a token, and
-the parser's last."""
+"""Finds at least every token of the language, in a document that ``_reads_alike``. An unterminated string is a token, and
+the last one that the parser reads."""
 
 _Kinds = tuple[tuple[str, bool], ...]
-"""Of each operation in a document: its name and whether it is a query; empty: undecidable."""
+"""For each operation in a document, its name and whether it is a query; empty if that is undecidable."""
 _memo: dict[bytes, _Kinds] = {}
 
 
 def asked_in_query(target: Target, *, parse: bool = True) -> Asked:
-    """Of a GET without a body. (GitLab refuses mutations there, after it has parsed them.)
+    """What a GET without a body asks for. (GitLab refuses mutations there, but only after it has parsed them.)
 
-    Raises Unread, without ``parse``, for a document that was not read lately.
+    Without ``parse``, raises Unread for a document that was not read lately.
     """
     found: dict[str, bytes] = {}
     told_once = True
@@ -59,16 +59,17 @@ def asked_in_query(target: Target, *, parse: bool = True) -> Asked:
 
 
 def asked_in_body(head: RequestHead, target: Target, body: bytes, *, room: int = MOST_TOGETHER) -> Asked:
-    """Of a POST. A multipart request carries an upload, and only mutations take those.
+    """What a POST asks for. A multipart request carries an upload, and only mutations take uploads.
 
-    Raises Unread for a long body, and for documents that were not read lately, of more requests than there is ``room`` for.
+    Raises Unread for a long body without any ``room``, and for documents that were not read lately in a body that holds
+    more requests than there is ``room`` for.
     """
     beside = {parameter.name.partition("[")[0] for parameter in query_parameters(target.query or b"")}
     if not beside.isdisjoint(_BATCHES):
         return UNCOUNTED
     content_type = first(head.fields, b"content-type")
     if not body or scanner_for(content_type, None, head.method) is None:
-        return UNKNOWN  # of a type that GitLab reads no parameters from
+        return UNKNOWN  # a type from which GitLab reads no parameters
     if not is_plain_json(head, _TYPES):
         return UNCOUNTED
     if len(body) > LIGHT_BYTES and not room:
@@ -90,7 +91,7 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes, *, room: int =
 
 
 def _tokens_in(requests: list[object]) -> int:
-    """Of all their documents, until they are too many."""
+    """How many tokens are in the documents of ``requests``; counting stops once there are too many."""
     tokens = 0
     for request in requests:
         document = request.get("query") if isinstance(request, dict) else None
@@ -124,7 +125,7 @@ def _access(document: bytes, name: str, *, parse: bool) -> Access:
 
 
 def _parse(document: bytes) -> _Kinds:
-    # Here, because it is a tenth of the start-up and ten megabytes: most gateways never see a GraphQL request.
+    # Imported here, as it costs a tenth of the start-up and ten megabytes: most gateways never see a GraphQL request.
     from graphql import GraphQLError, OperationDefinitionNode, OperationType, Source, parse
     from graphql.language import FragmentDefinitionNode
 
@@ -142,15 +143,15 @@ def _parse(document: bytes) -> _Kinds:
         elif not isinstance(definition, FragmentDefinitionNode):
             return ()
     names = [name for name, _ in kinds]
-    # Two of one name, or one without beside others, are invalid: GitLab refuses them, whichever it would have meant.
+    # Two operations of one name, or a nameless one beside others, are invalid: GitLab refuses them, whichever was meant.
     return tuple(kinds) if len(set(names)) == len(names) and ("" not in names or len(names) == 1) else ()
 
 
 def _reads_alike(document: bytes) -> bool:
-    """Strings and comments of ``document`` end at the same place for all who read it.
+    """Whether strings and comments of ``document`` end at the same place for every reader.
 
-    GitLab's reader ends a comment at a line feed alone, and a block string at another of many quotation marks than the
-    language does; and before it reads, strings are looked for in comments, too (``escape_single_quoted_newlines``).
+    GitLab's reader ends a comment only at a line feed, and among many quotation marks ends a block string at another one
+    than the language does. Before it reads, it looks for strings in comments, too (``escape_single_quoted_newlines``).
     """
     if b'"""' in document or b"\r" in document.replace(b"\r\n", b"\n"):
         return False
@@ -158,7 +159,7 @@ def _reads_alike(document: bytes) -> bool:
 
 
 def _depth(document: bytes) -> int:
-    """How deep brackets nest, those in strings counted too: never less than the truth."""
+    """How deep brackets nest, counting also those in strings: never less than the true depth."""
     depth = deepest = 0
     for octet in document:
         if octet in _OPEN:

@@ -1,10 +1,10 @@
-"""Answers of GitLab's that hold the token it was asked with: brokered callers must never get one of those.
+"""Answers in which GitLab returns the token that it was asked with: brokered callers must never get one of those.
 
-Conan's log-in          a JWT with the token in it, in clear, good for months (``Gitlab::ConanToken``)
-                        → the caller's own key instead, which it presents next
+Conan's log-in          a JWT with the token in it, in clear, valid for months (``Gitlab::ConanToken``)
+                        → replaced by the caller's own key, which it presents next
 the dependency proxy's  a JWT with the token in it (``Auth::DependencyProxyAuthenticationService``)
-                        → refused: what it opens is judged by GitLab alone
-the registry's          a JWT of what may be pulled or pushed for some minutes, and nothing else → passes
+                        → refused: only GitLab judges what it opens
+the registry's          a JWT that says what may be pulled or pushed for some minutes, and nothing else → passes
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _REGISTRY = b"container_registry"
 
 
 def is_log_in(operation: Operation) -> bool:
-    """Its answer is a token made of the one presented."""
+    """Whether the operation answers with a token made from the one presented."""
     return operation.name.endswith(_LOG_IN)
 
 
 def refuse_token(operation: Operation, target: Target, *, has_body: bool) -> None:
-    """Of a brokered caller's request. A body may name the service, too, and wins over the query.
+    """Check a brokered caller's request for a token. A body may name the service, too, and wins over the query.
 
     Raises:
         Rejection: FORBIDDEN (403) for a token of another service than the registry's.
