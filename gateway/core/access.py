@@ -170,7 +170,7 @@ class _Compiled:
 
 
 class _RuleSet:
-    """Every rule of one identity."""
+    """All rules of one identity."""
 
     __slots__ = ("by_project", "credentials", "denies_by_project", "index", "narrows", "rules")
 
@@ -202,7 +202,7 @@ class _Outcome(msgspec.Struct, frozen=True):
 
 
 class Rules:
-    """Every rule, compiled. A decision looks only at the rules of its identity; a bounded number is remembered."""
+    """Every rule, compiled. A decision looks only at the rules of its identity; decisions are remembered up to a bound."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = tuple(rules)
@@ -434,8 +434,8 @@ def _judge(
         refusal = _Outcome(Verdict.UNKNOWN_PLACE if elsewhere else Verdict.NOT_ALLOWED)
     narrowing = Narrowing((_EVERYTHING,), hidden) if hidden and not brokered else None
     outcome = refusal or _Outcome(Verdict.ALLOWED, tuple(grants), narrowing=narrowing)
-    # A place that may have moved is asked about although the path as spelt is allowed. That decision stands where GitLab
-    # does not tell the credential about the place.
+    # GitLab is asked about a place that may have moved, although its path as spelt is allowed. If the credential may not
+    # know the place, that decision stands.
     moves = outcome is not refusal and brokered and own.by_project
     asked = dict.fromkeys(thing.question for thing in things if unsure or (moves and thing.follows))
     open_questions = tuple(question for question in asked if question is not None and question not in resolved)

@@ -1,7 +1,7 @@
 """Which fields an answer has, and in which order: GitLab's answers come in few shapes, and each is looked at only once.
 
-Code that must know where the ``ETag`` stands, or which fields pass, works it out for the first answer of a shape and leaves
-the result in the shape's memo; for every later answer it is an index into a tuple.
+Code that must know where the ``ETag`` is, or which fields pass, works it out for the first answer of a shape and leaves the
+result in the shape's memo; for every later answer it is an index into a tuple.
 """
 
 from __future__ import annotations

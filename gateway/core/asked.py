@@ -88,7 +88,7 @@ def _nests(octets: bytes) -> int:
 
 
 def _outside_strings(body: bytes) -> bytes:
-    """JSON without its strings: a commit's may hold a whole file of braces."""
+    """JSON without its strings: a string may hold a whole file of braces that is being committed."""
     return b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
 
 

@@ -71,7 +71,7 @@ class BodyScanner(Protocol):
     """Reads one body."""
 
     def feed(self, chunk: bytes) -> None:
-        """The next octets, split anywhere. Costs nothing more once the body is undecidable."""
+        """Read the next octets, split anywhere. Costs nothing more once the body is undecidable."""
         ...
 
     def so_far(self) -> Verdict:
@@ -83,12 +83,12 @@ class BodyScanner(Protocol):
         ...
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
-        """The whole ``body`` less ``finding``; every other octet stays."""
+        """The whole ``body`` without ``finding``; every other octet stays."""
         ...
 
     @property
     def blind(self) -> int:
-        """How many of its readings have stopped; most scanners have only one."""
+        """How many of its readings have stopped early; most scanners have only one."""
         ...
 
     def may_name(self, octets: bytes) -> bool:
@@ -105,7 +105,7 @@ MAX_UNREAD_BYTES = 20480
 """The most that has been fed but not read when a scanner turns blind: a head, a name, a value."""
 
 MAX_NAMING_BYTES = 1024
-"""Any name that ``may_name`` looks for fits into this many octets, with whatever stands around it."""
+"""Any name that ``may_name`` looks for fits into this many octets, including whatever surrounds it."""
 
 
 class Doubt(Exception):  # noqa: N818 — ends a scan, is never an error of the program
@@ -168,10 +168,10 @@ class Hopeless:
 _ENCODED_LETTER = re.compile(rb"%[4-7]")
 
 
-# `sudo` as a name only: uploaded content may well mention it. Rack 2 skips brackets before a name, and takes a name from
-# the next line of a part's head; forms may have blanks after `&`. Rack 3 skips blanks after `name=`, even across a folded
-# line, and Workhorse skips them at the end of a name. After 256 blanks or brackets, the rest may be in another chunk than
-# what precedes them.
+# Finds `sudo` only as a name, since uploaded content may well mention it. Rack 2 skips brackets before a name, and takes a
+# name from the next line of a part's head; forms may have blanks after `&`. Rack 3 skips blanks after `name=`, even across
+# a folded line, and Workhorse skips them at the end of a name. What follows 256 blanks or brackets may be in another chunk
+# than what precedes them.
 _SUDO = re.compile(
     rb"(?:\A|[\"=&])[\[\]]*+sudo(?![0-9A-Za-z_-])|& ++[\[\]]*+sudo[\[\]=&]"
     rb"|=[\s\0]++sudo(?:[ \t\x0b\f\0]{256}|[ \t\x0b\f\0]*+[;\r\n])"

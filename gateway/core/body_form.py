@@ -65,11 +65,11 @@ class FormScanner:
         return _MAYBE.search(octets) is not None
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
-        """The ``body`` less the pair and the separator after it, or before it if the pair is the last."""
+        """The ``body`` without the pair and the separator after it, or before it if the pair is the last."""
         before, after = body[: finding.start], body[finding.end :]
         if before and after:
             return before + after[1:]
-        return before[:-1] or after[1:].lstrip(b" ")  # blanks are no part of a name after `&`, but are at the beginning
+        return before[:-1] or after[1:].lstrip(b" ")  # blanks belong to a name at the beginning, but not after `&`
 
     def _scan(self, chunk: bytes, base: int) -> None:
         if self._skipping:

@@ -89,12 +89,12 @@ class JsonScanner:
         return self._doubt is not None
 
     def may_name(self, octets: bytes) -> bool:
-        # Ruby's JSON takes a backslash and any letter for that letter.
+        # Ruby's JSON reads a backslash followed by any letter as that letter.
         plain = octets.replace(b"\\", b"")
         return b"_token" in plain or b'"sudo"' in plain or _ESCAPED_LETTER.search(octets) is not None
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
-        """The ``body`` less the member and one comma next to it."""
+        """The ``body`` without the member and one comma next to it."""
         before = body[: finding.start]
         after = body[finding.end :]
         trimmed = after.lstrip(b" \t\r\n")

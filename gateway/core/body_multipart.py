@@ -113,7 +113,7 @@ class MultipartScanner:
         return named_plainly(octets)
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
-        """The ``body`` less the part and the delimiter before it."""
+        """The ``body`` without the part and the delimiter before it."""
         left = body[: finding.start] + body[finding.end :]
         end = self._delimiter + b"--"
         # Rack accepts a body without parts only as that line, with nothing before and after it.

@@ -13,7 +13,7 @@ import msgspec
 from .correlation import NAMES
 from .messages import Fields, joined, lower
 
-# These fields are forwarded, and yet GitLab's answer does not depend on them: tracing, who sends, what the client holds.
+# These fields are forwarded, but GitLab's answer does not depend on them: tracing, what sends, what the client holds.
 # Every field outside this set is part of a private key, so a field nobody thought of can cost a hit but never mix up two
 # answers. What the gateway says about the client's address is not part of the key. GitLab can restrict access by address
 # (group allow-lists), which `access_ttl` bounds; but a brokered credential used by 200 bots would otherwise be 200 caches.

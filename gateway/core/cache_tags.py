@@ -130,10 +130,10 @@ def reach_tags(operation: Operation, segments: tuple[str, ...], partition: bytes
 
 
 def project_tags(spelt: tuple[bytes, ...], names: ProjectNames) -> tuple[bytes, ...]:
-    """The tags of everything of a project, by whichever name it was requested."""
+    """The tags of everything that belongs to a project, by whichever name it was requested."""
     known = dict.fromkeys(name for one in spelt for name in (one, *names.others(one)))
     unlearnt = dict.fromkeys(UNNUMBERED if one.isdigit() else UNNAMED for one in spelt)
-    # If a number and a path are given, an answer requested by either one carries that tag.
+    # If both a number and a path are given, an answer requested by either one carries that one's tag.
     return (*(b"project:" + name for name in known), *(unlearnt if len(unlearnt) == 1 else ()))
 
 

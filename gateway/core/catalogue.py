@@ -256,7 +256,7 @@ class Catalogue:
         return found
 
     def find(self, method: str, segments: tuple[str, ...]) -> Operation | None:
-        """The row for ``segments``, or None; neither remembers nor judges what is blocked."""
+        """The row for ``segments``, or None; uses no memo, and does not judge what is blocked."""
         found = self._tree.find(method, segments)
         if found is None:
             return None
@@ -429,7 +429,7 @@ def _at_project(operation: Operation, segments: tuple[str, ...]) -> Operation:
     return msgspec.structs.replace(operation, references=spans)
 
 
-# What no client of a gateway has business with -----------------------------------------------------------------------
+# What no client of a gateway has any business with -------------------------------------------------------------------
 
 _BLOCKED_API = frozenset({"internal", "geo", "container_registry_event"})
 _BLOCKED_INSTANCE = frozenset({"health", "health_check", "liveness", "readiness", "metrics", "chaos"})

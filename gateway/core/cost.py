@@ -2,9 +2,9 @@
 
 Sources of the weights. GitLab publishes limits per operation (doc/administration/instance_limits.md, "Rate limits"; the
 settings pages of the individual limits) and 2,000 requests per minute for the authenticated API of GitLab.com
-(doc/user/gitlab_com, "Rate limits"): an operation that may be used ten times less often weighs ten times more. GitHub
-counts one point for each GET, HEAD or OPTIONS and five for each POST, PATCH, PUT or DELETE ("Rate limits for the REST
-API", secondary limits); 304 answers to authorised conditional requests are free there.
+(doc/user/gitlab_com, "Rate limits"): an operation that may be used n times less often weighs n times more. GitHub counts
+one point for each GET, HEAD or OPTIONS and five for each POST, PATCH, PUT or DELETE ("Rate limits for the REST API",
+secondary limits); 304 answers to authorised conditional requests are free there.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ PUBLISHED_PER_MINUTE: Mapping[str, float] = {
 
 
 class Weights:
-    """Operation and method → cost. The operator's weight wins over GitLab's published limit, and that over the method.
+    """Operation and method → cost. The operator's weight wins over GitLab's published limit, which wins over the method.
 
     Raises ValueError for a malformed route.
     """
@@ -74,7 +74,7 @@ class Weights:
             self._table[method, shape] = weight
 
     def of(self, operation: Operation, method: str) -> float:
-        """What one request costs, before anything is known of its answer."""
+        """What one request costs before anything is known about its answer."""
         if operation.known:
             listed, shapes = shapes_of(operation.name)
             for shape in shapes:

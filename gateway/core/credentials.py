@@ -185,7 +185,7 @@ def second_token(kind: Kind, operation: Operation, *, brokered: bool) -> bool:
 def left_in_body(claim: Claim, operation: Operation) -> frozenset[str]:
     """The credential parameters that may stay in a body for GitLab to judge, if the head holds no credential: OAuth's own,
     and ``job_token`` where the operation takes one. Other bodies that GitLab judges (with a runner's ``token``) may hold
-    none: given a user's as well, GitLab lists that user's runners."""
+    none: given a user's token as well, GitLab lists that user's runners."""
     if not claim.lies_in_body:
         return frozenset()
     if operation.surface is Surface.OAUTH:
@@ -194,7 +194,7 @@ def left_in_body(claim: Claim, operation: Operation) -> frozenset[str]:
 
 
 def without_carriers(fields: Fields) -> tuple[Fields, list[Field]]:
-    """``fields`` without those that may carry a credential; and those."""
+    """``fields`` without those that may carry a credential, and the latter by themselves."""
     carriers = [field for field in fields if _slots[field[0]]]
     if not carriers:
         return fields, carriers

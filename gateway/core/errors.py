@@ -152,7 +152,7 @@ def drained(*, unsure: bool) -> Rejection:
 
 
 def unauthenticated() -> Rejection:
-    """The one and only 401: unknown, revoked and expired credentials look alike."""
+    """The only 401: unknown, revoked and expired credentials read alike."""
     return Rejection(Code.UNAUTHENTICATED, 401, "401 Unauthorized")
 
 

@@ -21,7 +21,7 @@ class Kin:
 
 
 class Exchange(msgspec.Struct, gc=False):
-    """Facts, write-only until the ``finally`` of ``Gateway.handle``. Instants are monotonic seconds, durations seconds."""
+    """Write-only until the ``finally`` of ``Gateway.handle``. Instants are monotonic seconds, durations are seconds."""
 
     request_id: str
     started_at: float

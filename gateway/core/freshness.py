@@ -9,7 +9,7 @@ from .http_date import parse_date
 from .messages import Fields, first, values
 
 HEURISTIC_SHARE = 0.1
-"""The share of the time since the last modification (§4.2.2 names this figure)."""
+"""The guessed lifetime, as a share of the time since the last modification (§4.2.2 names this figure)."""
 HEURISTIC_CAP_S = 86_400.0
 """No guessed lifetime is longer than a day."""
 

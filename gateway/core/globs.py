@@ -52,7 +52,7 @@ class Glob:
 
 
 _Run = list[str]
-"""Texts with a ``*`` between each and the next."""
+"""Texts with a ``*`` between neighbours."""
 
 
 def _expression(entry: str) -> str:
@@ -110,7 +110,7 @@ def _within(run: _Run, path: str, at: int, until: int) -> int:
 
 
 def _from(run: _Run, path: str, at: int, until: int) -> tuple[int, int]:
-    """Where ``run`` ends whose first text is at ``at``; or -1, and from where on it may begin instead, -1 for nowhere."""
+    """Where ``run`` ends if its first text is at ``at``; or -1, and from where on it may begin instead (-1: nowhere)."""
     end = at + len(run[0])
     for number, text in enumerate(run[1:], 1):
         wall = path.find("/", end, until)

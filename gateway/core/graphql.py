@@ -159,7 +159,7 @@ def _reads_alike(document: bytes) -> bool:
 
 
 def _depth(document: bytes) -> int:
-    """How deep brackets nest, counting also those in strings: never less than the true depth."""
+    """How deep brackets nest, including those in strings: never less than the true depth."""
     depth = deepest = 0
     for octet in document:
         if octet in _OPEN:
