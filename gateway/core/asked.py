@@ -40,7 +40,7 @@ class Unread(Exception):  # noqa: N818 — no fault
     def __init__(self, operations: int = 1) -> None:
         super().__init__(operations)
         self.operations = operations
-        """How many requests the body counts as, as far as is known."""
+        """How many requests the body counts as, so far as that is known."""
 
 
 UNKNOWN = Asked()

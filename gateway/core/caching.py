@@ -20,7 +20,7 @@ from .freshness import HEURISTIC_STATUSES, date_of, has_explicit_lifetime
 from .messages import Fields, ResponseHead, first, joined, lower
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-# Fields that make a request conditional or partial. A cache that validates its own answer replaces the client's fields.
+# Fields that make a request conditional or partial. A cache that asks on its own behalf replaces the client's by its own.
 CONDITIONS = frozenset({b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since", b"range"})
 # The statuses whose caching rules are implemented here, which is what must-understand asks for (RFC 9111 §5.2.2.3).
 _UNDERSTOOD = frozenset(

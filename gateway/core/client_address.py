@@ -49,7 +49,7 @@ class TrustedPeers:
     def client(self, peer: str, fields: Iterable[Field]) -> str:
         """The address of the client: ``peer``, or the last X-Forwarded-For entry that is not a trusted proxy.
 
-        Entries further left are only the client's word. An unreadable entry ends the walk: the address before it counts.
+        Entries further left are only the client's word. An unreadable entry ends the walk: what vouched for it counts.
         """
         if not self.trusts(peer):
             return peer

@@ -66,7 +66,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     """The user named by ``Sudo`` or ``sudo``; a capability, not a credential."""
     target: bytes = b""
     """The raw target without credential parameters: what is forwarded, and what cache keys are made of. A ``sudo``
-    parameter stays, because GitLab repeats it in ``Link``; if not granted, it refuses the request, and is never just
+    parameter stays, because GitLab repeats it in ``Link``; if it is not granted, the request is refused: it is never just
     removed."""
     passing: Fields = ()
     """The fields with which this credential goes up, if it does: as received, or moved from a parameter."""

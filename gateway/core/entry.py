@@ -101,7 +101,7 @@ class GitLabEntry:
         """The head that ``target`` judged last, if its fields are remembered: ``admit`` follows without a pause."""
 
     def target(self, head: RequestHead) -> Target:
-        """Stage one: which target. It is a stage of its own so that refusals after it know which surface they answer for."""
+        """Stage one: the target. A stage of its own, so that refusals after it know which surface they answer for."""
         if head.memo:
             return self._admitted(head.memo).target
         settings = self._settings
