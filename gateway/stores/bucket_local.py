@@ -14,9 +14,9 @@ _BOUND = 1024
 
 
 class LocalBuckets:
-    """Memory buckets of ``share`` times the rate and burst, which start from what was last known of the shared ones.
+    """Buckets in memory with ``share`` times each limit's rate and burst, started at the last known shared levels.
 
-    A bucket holds at least one token, or a small limit's share would admit nobody.
+    The burst is at least one token: a share of a small limit would otherwise admit nobody.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
@@ -26,7 +26,10 @@ class LocalBuckets:
         self._shares: dict[Limit, Limit] = {}
 
     def take(self, takes: Sequence[Take], known: Sequence[float | None], share: float, lease: bytes = b"") -> Decision:
-        """``known``: the most each shared bucket can hold now; None: nothing is known, it is taken for full."""
+        """Take from this gateway's ``share`` of the buckets.
+
+        ``known``: the most that each shared bucket can hold now; None: nothing is known, and it counts as full.
+        """
         if share != self._share:
             self._share = share
             self._shares.clear()
@@ -37,18 +40,18 @@ class LocalBuckets:
                 self._buckets.seed(take.key, limit, tokens * share)
             shared.append(Take(take.key, limit, take.cost))
         decision = self._buckets.take_now(shared, lease)
-        # Told in terms of the limit the caller knows.
+        # Reported in terms of the limit that the caller knows.
         states = [
             msgspec.structs.replace(found, limit=take.limit) for found, take in zip(decision.states, takes, strict=True)
         ]
         return Decision(decision.allowed, tuple(states), decision.now, degraded=True)
 
     def settle(self, changes: Sequence[Take]) -> None:
-        """As the store's; what was taken here is settled here."""
+        """As ``BucketStore.settle``: what was taken from the local buckets is settled in them."""
         self._buckets.settle([Take(change.key, self._share_of(change.limit), change.cost) for change in changes])
 
     def release(self, takes: Sequence[Take], lease: bytes) -> None:
-        """As the store's."""
+        """As ``BucketStore.release``."""
         self._buckets.release(takes, lease)
 
     def _share_of(self, limit: Limit) -> Limit:
@@ -64,5 +67,5 @@ class LocalBuckets:
         return known
 
     def clear(self) -> None:
-        """The shared buckets are back; what was taken meanwhile is not charged to them."""
+        """Forget the local buckets: the shared ones are back, and are not charged for what was taken meanwhile."""
         self._buckets = MemoryBuckets(clock=self._clock)

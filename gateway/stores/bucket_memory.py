@@ -1,4 +1,4 @@
-"""Token buckets in this process: the reference, the embedded default, and what stands in while Redis is away."""
+"""Token buckets in this process: the reference implementation, the embedded default, the stand-in while Redis is away."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ..core.plain_takes import admit, refuse
 
 _BOUND = 100_000
 _EVICTION_LOOK = 16
-"""How many buckets are looked at to make room for one."""
+"""How many buckets are examined to make room for one."""
 _LEASE_US = int(LEASE_S * 1_000_000)
 
 
 class MemoryBuckets:
-    """At most ``bound`` buckets of tokens, and as many of places as requests in progress need.
+    """A store of at most ``bound`` buckets of tokens, and of as many buckets of places as the requests in progress need.
 
-    A full bucket equals an absent one, so full ones are forgotten first and nothing is lost by it. Only when those whose
-    turn it is to be looked at are all still filling, the one nearest to full goes: the smallest gift that keeps memory
-    bounded.
+    A full bucket is equivalent to an absent one, so full buckets are evicted first and nothing is lost. Only when all the
+    buckets whose turn it is to be examined are still filling is the one nearest to full evicted: the smallest gift of
+    tokens that keeps memory bounded.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time, bound: int = _BOUND, leases_end: bool = False) -> None:
-        """``clock`` gives Unix seconds; it may jump. ``leases_end``: as where gateways may die and leave leases behind;
-        this process's own end with it."""
+        """``clock`` gives Unix seconds; it may jump. ``leases_end``: leases expire, as they must where gateways may die and
+        leave theirs behind; the leases of one process alone end with it."""
         self._clock = clock
         self._bound = bound
         self._leases_end = leases_end
         self._levels: dict[str, Held] = {}
         self._order: deque[str] = deque()
-        """The same keys, those looked at longest ago first; apart from the levels, so that no request pays for turns."""
+        """The same keys, least recently examined first; apart from the levels, so that no request pays for the order."""
         self._leases: dict[str, dict[bytes, int]] = {}
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class MemoryBuckets:
                     del self._leases[take.key]
 
     def renew(self, takes: Sequence[Take], lease: bytes) -> None:
-        """The places are still in use."""
+        """Extend the leases: the places are still in use."""
         now_us = int(self._clock() * 1_000_000)
         for take in takes:
             self._in_progress(take.key, now_us)
@@ -138,7 +138,7 @@ class MemoryBuckets:
         return levels
 
     def _in_progress(self, key: str, now_us: int) -> int:
-        """Leases that ended are forgotten, whatever the clock does next."""
+        """Count the leases of a bucket of places. Expired ones are dropped for good, whatever the clock does next."""
         leases = self._leases.get(key)
         if leases is None:
             return 0
@@ -153,7 +153,7 @@ class MemoryBuckets:
             self._bind(level[1])
 
     def _bind(self, now_us: int) -> None:
-        """New ones among the levels take their turn; as many of all go as are too many."""
+        """Queue new buckets for their turn to be examined, then evict as many buckets as there are too many."""
         held, order = self._levels, self._order
         order.extend(islice(reversed(held), len(held) - len(order)))
         while len(held) > self._bound:

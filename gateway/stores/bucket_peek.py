@@ -1,4 +1,4 @@
-"""What buckets in Redis hold at the moment. Reads alone: no script, nothing written, nothing kept alive."""
+"""What buckets in Redis hold at the moment. Only reads: no script, nothing written, no expiry extended."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from .redis_link import Command, RedisError, RedisLink, RedisUnavailable
 
 _LEVEL = struct.Struct("<dd")
 _FAR_US = 1e18
-"""Beyond any clock's instant; an infinite one would not become a whole number."""
+"""Later than any clock shows; an infinite instant could not be converted to a whole number."""
 
 
 async def peek(link: RedisLink, takes: Sequence[Take]) -> Decision:
-    """The buckets as they are, each as full as if nothing were wanted of it. By Redis's clock.
+    """Return the levels of the buckets by Redis's clock, with nothing taken from them.
 
-    Two round trips: leases are counted by that clock. What is no bucket counts as a full one, as it does to the script.
+    Two round trips, because leases are counted by that clock. A value that is not a bucket counts as a full one, as in the
+    script.
 
     Raises:
-        RedisUnavailable: Redis did not answer, or not as a Redis that can be asked.
+        RedisUnavailable: Redis did not answer, refused a command, or gave no clock.
     """
     (clock,) = await link.execute_many([("TIME",)])
     if (
@@ -29,7 +30,7 @@ async def peek(link: RedisLink, takes: Sequence[Take]) -> Decision:
         or not all(isinstance(part, bytes) and part.isdigit() for part in clock)
     ):
         raise RedisUnavailable("no clock")
-    now_us = int(clock[0]) * 1_000_000 + int(clock[1])  # type: ignore[arg-type]  # octets of digits, as seen above
+    now_us = int(clock[0]) * 1_000_000 + int(clock[1])  # type: ignore[arg-type]  # octets of digits, as checked above
     commands: list[Command] = [
         ("ZCOUNT", take.key, f"({now_us}", "+inf") if take.limit.concurrent else ("GET", take.key) for take in takes
     ]
@@ -50,6 +51,6 @@ def _level(held: object) -> Level | None:
     if not isinstance(held, bytes) or len(held) != _LEVEL.size:
         return None
     tokens, at_us = _LEVEL.unpack(held)
-    if not tokens >= -MOST_BURST or isnan(at_us):  # as the script: a NaN is no bucket
+    if not tokens >= -MOST_BURST or isnan(at_us):  # as in the script: a NaN makes it no bucket
         return None
     return (tokens, int(max(-_FAR_US, min(_FAR_US, at_us))))

@@ -1,7 +1,7 @@
 """Token buckets shared by every gateway: one script call for all takes of one turn of the event loop.
 
 No request waits longer than the link's timeout, and none waits at all while Redis is known to be away: the failure policy
-decides instead, and never raises. A refusal that is certain from what the last answers said costs Redis nothing.
+decides instead, and never raises. A refusal that is certain from the last answers costs Redis nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .bucket_script import Deed, Script, Wishes, Work, decisions
 from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
 
 _BATCH = 128
-"""Requests in one script call: about a millisecond of Redis, which serves nobody else meanwhile."""
+"""The most requests in one script call: it occupies Redis for about a millisecond, which serves nobody else meanwhile."""
 _FAILURES_TO_OPEN = 5
 _PROBE_EVERY_S = 0.5
 _KNOWN_BOUND = 32_768
@@ -30,18 +30,18 @@ _GATEWAYS = "{gw}:gateways"
 _COUNT_EVERY_S = 5.0
 _SILENT_AFTER_S = 15
 _TRUSTED_S = 1.0
-"""How long a refusal is certain without asking: another gateway may have given tokens back, or an operator."""
+"""How long a refusal stays certain without asking Redis: another gateway or an operator may have given tokens back."""
 _RENEW_EVERY_S = LEASE_S / 3
 _PROBE = Take("{gw}:probe", Limit("probe", Scope.ORGANISATION, 1.0, 1e6))
 
-# Read for every request; an enum's class looks its members up anew each time.
+# A global, since it is read for every request: an enum's class looks its members up anew each time.
 _TAKE = Deed.TAKE
 
 log = logging.getLogger("gateway.stores")
 
 
 class RedisBuckets:
-    """A bucket store on one link of its own. Of one event loop."""
+    """A bucket store with a Redis link of its own, for one event loop."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class RedisBuckets:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``clock`` (Unix seconds) serves the local fallback only: on a live Redis its clock is the only one."""
+        """``clock`` (Unix seconds) serves the local fallback only: while Redis answers, only Redis's clock counts."""
         self._link = link
         self._on_outage = on_outage
         self._clock = clock
@@ -61,11 +61,11 @@ class RedisBuckets:
         self._wishes = Wishes()
         self._name = secrets.token_hex(8)
         self._waiting: list[Work] = []
-        """For the end of the turn."""
+        """Work to be sent at the end of this turn of the event loop."""
         self._known: dict[str, tuple[float, float, float]] = {}
         self._known_before: dict[str, tuple[float, float, float]] = {}
         self._short: set[str] = set()
-        """Buckets that were last heard to be empty, or to refuse: of others no refusal is certain."""
+        """Buckets that refused or held less than one token when last heard of: of others no refusal is certain."""
         self._redis_ahead = clock() - monotonic()
         self._failures = 0
         self._prober: asyncio.Task[None] | None = None
@@ -74,19 +74,19 @@ class RedisBuckets:
         self._local = LocalBuckets(clock=clock)
         self._closed = False
         self._held: dict[bytes, Sequence[Take]] = {}
-        """Places of requests in progress, by lease: those that Redis gave, or may have given when it did not answer."""
+        """Places of requests in progress, by lease: those that Redis gave, or may have given without answering."""
         self._unreleased: dict[bytes, Sequence[Take]] = {}
-        """Places of requests that are over, of which Redis could not be told: at most those of an outage's beginning."""
+        """Places of finished requests that Redis could not be told to free: at most those held as an outage began."""
         self._renewal: asyncio.TimerHandle | None = None
 
     @property
     def degraded(self) -> bool:
-        """The last script calls failed; the failure policy decides until a probe succeeds."""
+        """Whether the last script calls failed, so that the failure policy decides until a probe succeeds."""
         return self._failures >= _FAILURES_TO_OPEN
 
     @property
     def gateways(self) -> int:
-        """How many gateways share these buckets, by last count."""
+        """How many gateways share these buckets, by the last count."""
         return self._gateways
 
     async def take(self, takes: Sequence[Take], lease: bytes = b"") -> Decision:
@@ -104,7 +104,7 @@ class RedisBuckets:
             return await decided
         except asyncio.CancelledError:
             if work.then is None and lease:
-                self.release(takes, lease)  # what was decided meanwhile reached nobody
+                self.release(takes, lease)  # it was decided meanwhile, and the decision reached nobody
             work.cancel()
             raise
 
@@ -136,14 +136,14 @@ class RedisBuckets:
             self._local.settle(changes)
         elif changes and not self._closed:
             for change in changes:
-                if change.cost < 0:  # a refusal that was certain before is not any more
+                if change.cost < 0:  # a refusal that was certain before no longer is
                     self._known.pop(change.key, None)
                     self._known_before.pop(change.key, None)
             self._enqueue(Work(changes, deed=Deed.SETTLE))
 
     def release(self, takes: Sequence[Take], lease: bytes) -> None:
         self._local.release(takes, lease)
-        places = self._held.pop(lease, None)  # of `takes` those that are places: the script would empty the others
+        places = self._held.pop(lease, None)  # only the places among `takes`: the script would empty the other buckets
         if places is None or self._closed:
             return
         if self._failures < _FAILURES_TO_OPEN:
@@ -152,7 +152,7 @@ class RedisBuckets:
             self._unreleased[lease] = places
 
     async def close(self) -> None:
-        """Also closes the link. Who still waits then is decided by the failure policy."""
+        """Close the store and its link. The failure policy decides for the requests that still wait."""
         self._closed = True
         if self._renewal is not None:
             self._renewal.cancel()
@@ -172,7 +172,7 @@ class RedisBuckets:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        # Who left takes nothing.
+        # A request that was given up takes nothing.
         waiting = [work for work in waiting if work.then is not None or work.deed is not _TAKE]
         for start in range(0, len(waiting), _BATCH):
             self._send(waiting[start : start + _BATCH], in_full=False)
@@ -194,7 +194,8 @@ class RedisBuckets:
     ) -> None:
         answer = replies if isinstance(replies, RedisUnavailable) else replies[0]
         if isinstance(answer, RedisError) and answer.kind == "NOSCRIPT":
-            # A restart, a flush or a failover forgot it. In full it runs and is known again; nothing was taken yet.
+            # Redis lost the script in a restart, a flush or a failover. Sent in full, it runs and is known again; nothing
+            # has been taken yet.
             self._send(batch, in_full=True)
             return
         try:
@@ -214,7 +215,7 @@ class RedisBuckets:
                 if decision.allowed:
                     self._holds(work)
                 if work.then is None:
-                    self.release(work.takes, work.lease)  # who left in the meantime is not in progress
+                    self.release(work.takes, work.lease)  # given up in the meantime: not in progress
             _tell(work, decision)
 
     # Places
@@ -227,7 +228,7 @@ class RedisBuckets:
                 self._renewal = asyncio.get_running_loop().call_later(_RENEW_EVERY_S, self._renew)
 
     def _renew(self) -> None:
-        """Say of every request in progress that it still is."""
+        """Renew the leases of all requests in progress."""
         self._renewal = None
         if not self._held or self._closed:
             return
@@ -237,7 +238,7 @@ class RedisBuckets:
         self._renewal = asyncio.get_running_loop().call_later(_RENEW_EVERY_S, self._renew)
 
     def _release_rest(self) -> None:
-        """What Redis could not be told while it was away. A lease may have been taken anew since."""
+        """Release what Redis could not be told of while it was away, except leases that were taken anew since."""
         unreleased, self._unreleased = self._unreleased, {}
         for lease, places in unreleased.items():
             if lease not in self._held and not self._closed:
@@ -251,7 +252,7 @@ class RedisBuckets:
         last: dict[str, float] = {}
         short: list[str] = []
         learnt: Takes | None = None
-        for at in range(len(found) - 1, -1, -1):  # the last to take from a bucket knows what is left in it
+        for at in range(len(found) - 1, -1, -1):  # the last decision about a bucket says what is left in it
             decision = found[at]
             takes = decision.takes
             if takes is not None:
@@ -280,10 +281,10 @@ class RedisBuckets:
             self._short.intersection_update(known)
 
     def _at_most(self, take: Take, now: float, within_s: float = float("inf")) -> float | None:
-        """The most that the bucket can hold by now: others may have taken since, few give. None when unknown, or when it
-        was heard longer ago than ``within_s``.
+        """The most that the bucket can hold by now: others may have taken from it since, and few give back. None when
+        nothing is known, or when it was asked for longer ago than ``within_s``.
 
-        Measured from when the question was *sent*: the answer was made later, so less has flowed back than this says.
+        The refill is reckoned from when the call was *sent*: Redis answered later, so less has flowed back than this says.
         """
         known = self._known.get(take.key) or self._known_before.get(take.key)
         if known is None or now - known[1] > within_s:
@@ -305,7 +306,7 @@ class RedisBuckets:
             return None
         states: list[BucketState] = []
         for take in takes:
-            # Told by when the answer was heard: who waits as long as that is not too early.
+            # Reckoned from when the answer was heard: a client that waits as long as this says is not too early.
             known = self._known.get(take.key) or self._known_before.get(take.key)
             burst = take.limit.burst
             tokens = burst if known is None else min(burst, known[0] + (now - known[2]) * take.limit.rate)
@@ -315,7 +316,7 @@ class RedisBuckets:
     # Without Redis
 
     def _succeeded(self) -> None:
-        """Redis takes writes again."""
+        """Note that Redis accepts writes again."""
         self._failures = 0
         self._local.clear()
         if self._unreleased:
@@ -339,7 +340,7 @@ class RedisBuckets:
                     _tell(work, decision)
 
     def _without_redis(self, takes: Sequence[Take], lease: bytes) -> Decision:
-        """Each limit as its own policy says, or the store's."""
+        """Decide by each limit's own failure policy, or by the store's where it has none."""
         counted: list[Take] = []
         for take in takes:
             policy = take.limit.on_outage or self._on_outage
@@ -354,7 +355,7 @@ class RedisBuckets:
         return self._local.take(counted, known, 1 / self._gateways, lease)
 
     async def _probe(self) -> None:
-        """Ask with a take that writes, until Redis takes it: a replica or a full Redis answers everything but that."""
+        """Try a take that writes until Redis accepts it: a replica or a full Redis answers everything but that."""
         while self._failures >= _FAILURES_TO_OPEN:
             await asyncio.sleep(_PROBE_EVERY_S)
             arguments = self._wishes.arguments([Work((_PROBE,))])
@@ -373,13 +374,13 @@ class RedisBuckets:
     # How many share the buckets
 
     async def _leave(self) -> None:
-        """Count no more: the shares of those that go on are larger from their next count."""
+        """Stop being counted: the other gateways' shares grow from their next count on."""
         if self._counted_at > float("-inf") and self._link.healthy:
-            with contextlib.suppress(RedisUnavailable, RedisError):  # forgotten when it has been silent for long enough
+            with contextlib.suppress(RedisUnavailable, RedisError):  # else forgotten after silence
                 await self._link.execute("ZREM", _GATEWAYS, self._name)
 
     def _recount(self) -> None:
-        """Count the gateways beside the traffic; the answer is for the next outage."""
+        """Count the gateways without delaying any request; the answer is for the next outage."""
         if self._closed:
             return
         try:
@@ -397,13 +398,14 @@ class RedisBuckets:
 
 
 def _wrote(work: Work, decision: Decision) -> bool:
-    """A replica, or a full Redis, answers refusals as ever: they write nothing. A full one also lets places go."""
+    """Whether the decision proves that Redis accepts writes. A replica or a full Redis still answers refusals, which write
+    nothing; a full one also still frees places."""
     return decision.allowed and work.deed is _TAKE
 
 
 def _tell(work: Work, decision: Decision) -> None:
-    """Who still waits for it, once. Whatever becomes of that: behind this call others wait for their decisions, and the
-    link for its replies."""
+    """Pass the decision on, once, to whoever still waits for it. A fault there goes no further: behind this call others
+    wait for their decisions, and the link for its replies."""
     then, work.then = work.then, None
     if then is None:
         return

@@ -27,14 +27,14 @@ class Deed(enum.IntEnum):
 
     TAKE = 0
     SETTLE = 8
-    """Each bucket by itself: ``cost`` more tokens are owed."""
+    """``cost`` more tokens are owed to each bucket, each by itself."""
     RELEASE = 16
     """The places held under ``lease`` are free again."""
     RENEW = 32
-    """They are still in use."""
+    """The places held under ``lease`` are still in use."""
 
 
-# Read for every request; an enum's class looks its members up anew each time.
+# A global, since it is read for every request: an enum's class looks its members up anew each time.
 _TAKE = Deed.TAKE
 
 
@@ -46,15 +46,15 @@ class Work(msgspec.Struct):
     """Names this request among those in progress; needed where a take is of a concurrent limit."""
     deed: Deed = Deed.TAKE
     then: Callable[[Decision], None] | None = None
-    """Who waits for the decision on a take; None: nobody does, or any more."""
+    """Called with the decision on a take; None: nobody waits for it, or does so no longer."""
 
     def cancel(self) -> None:
-        """Whoever waited has left."""
+        """Forget who waited for the decision: nobody does any more."""
         self.then = None
 
 
 class Script:
-    """A Lua script and the two ways to call it: by its hash, and in full where Redis has never seen it."""
+    """A Lua script and the two ways to call it: by its hash, and in full where Redis does not know it."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -64,19 +64,20 @@ class Script:
 
     @classmethod
     def named(cls, name: str) -> Script:
-        """One of the package's own."""
+        """Read one of the package's own scripts."""
         return cls(resources.files(__package__).joinpath("lua", name).read_text(encoding="utf-8"))
 
 
 class Wishes:
-    """The packed form of a take, remembered: limits and costs are few."""
+    """Packs takes for the script, and remembers the packed forms: limits and costs are few."""
 
     def __init__(self) -> None:
-        # By identity: hashing a struct costs more than all the rest. The limit is held, so that its identity stays its own.
+        # Keyed by the limit's identity: hashing a struct costs more than all the rest. The limit is kept alive, so that no
+        # other limit gets the same identity.
         self._packed: dict[tuple[int, float, bool], tuple[bytes, Limit]] = {}
 
     def arguments(self, batch: Sequence[Work]) -> list[Argument]:
-        """Number of keys, keys, wishes: what follows the script in ``EVALSHA``."""
+        """The number of keys, the keys and the wishes: what follows the script in ``EVALSHA``."""
         keys: list[Argument] = []
         wishes: list[Argument] = []
         for work in batch:
@@ -93,7 +94,7 @@ class Wishes:
         return [len(keys), *keys, *wishes]
 
     def command(self, script: bytes, batch: Sequence[Work]) -> bytes:
-        """The whole call, ready for the wire. ``script``: its ``by_hash`` or ``in_full``."""
+        """The whole call, ready for the wire. ``script`` is the script's ``by_hash`` or ``in_full``."""
         parts: list[tuple[bytes, bytes]] = []
         count = 0
         for work in batch:
@@ -114,7 +115,7 @@ class Wishes:
         packed = (_bulk(*arguments[:middle]), _bulk(*arguments[middle:]))
         takes = work.takes
         if type(takes) is Takes and work.deed is _TAKE and takes.plain:
-            takes.packed = packed  # the same whoever asks: no lease is named
+            takes.packed = packed  # the same for every request: no lease is named
         return packed
 
     def _wish(self, take: Take, last: bool) -> bytes:
@@ -131,10 +132,10 @@ class Wishes:
 
 
 def decisions(batch: Sequence[Work], answer: object) -> list[Decision]:
-    """The script's answer, request by request. What is no take is always allowed.
+    """Decode the script's answer into one decision per request. Work that is not a take is always allowed.
 
     Raises:
-        ValueError: It is not an answer to these requests.
+        ValueError: ``answer`` is not an answer to these requests.
     """
     count = 0
     for work in batch:
@@ -168,6 +169,6 @@ def _answer_of(count: int) -> struct.Struct:
 
 
 def _bulk(*arguments: Argument) -> bytes:
-    """Arguments of a command as RESP writes them."""
+    """A command's arguments as RESP writes them."""
     octets = [one if isinstance(one, bytes) else str(one).encode() for one in arguments]
     return b"".join([b"$%d\r\n%b\r\n" % (len(one), one) for one in octets])

@@ -1,7 +1,7 @@
-"""Who asks GitLab, among gateways on one Redis: one at a time for each question, and for a bounded time.
+"""Which of the gateways on one Redis asks GitLab: one at a time for each question, and for a bounded time.
 
-A lease is a shortcut, never a lock: a holder that fails frees it, one that dies or is slow loses it, and whoever cannot
-tell (Redis away, its messages not heard) goes up alone.
+A lease is a shortcut, never a lock: a holder that fails frees it, one that dies or is slow loses it, and a gateway that
+cannot tell (Redis is away, or its messages are not heard) asks GitLab by itself.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
 from .redis_wire import packed
 
 LEASE_S = 2.0
-"""For so long one gateway may ask for all. Nobody waits longer for another's answer."""
+"""How long one gateway may ask on behalf of all, and the longest that any waits for another's answer."""
 _LOOK_S = 0.25
-"""While one waits, it is looked so often whether messages still come."""
+"""How often a waiting gateway checks that messages still arrive."""
 LEASE_PREFIX = b"{ggw:cache}:lease:"
 _WAITED_FOR = b":waited-for"
-"""Behind a lease's name. A message goes to every gateway: an end that nobody waits for is not worth one."""
+"""Appended to a lease's name: the key that says somebody waits for its end. An end that nobody waits for is not worth a
+message, which goes to every gateway."""
 _END, _WAIT = Script.named("cache_lease_end.lua"), Script.named("cache_lease_wait.lua")
 
 
 class RedisLeases:
-    """One gateway's.
+    """One gateway's leases.
 
     Args:
-        link: The cache's.
+        link: The cache's link to Redis.
         codec: Hides what is asked for.
-        heard: Whether the messages of others come, as far as is known.
-        wait_s: Of another's lease, at most.
+        heard: Whether messages of other gateways arrive, as far as is known.
+        wait_s: The longest wait for another gateway's lease.
     """
 
     def __init__(self, link: RedisLink, codec: Codec, heard: Callable[[], bool], *, wait_s: float = LEASE_S) -> None:
@@ -53,21 +54,23 @@ class RedisLeases:
         self.followed = 0
 
     async def lead(self, question: bytes) -> Callable[[], None] | None:
-        """Ask for all gateways: what must be called when the answer is there for them, or there will be none.
+        """Ask GitLab on behalf of all gateways, if no other one does.
 
-        None: another one asked. It is done now, or has taken too long.
+        Returns:
+            What must be called once the answer is there for them, or it is clear that there will be none.
+            None: another gateway asked. It is done by now, or has taken too long.
         """
         if not self._heard():
             return _nothing
         name, token = self._named(question)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # Listened for before it is asked for: it may be over before we know that there is one.
+        # Registered before the lease is asked for: another's may be over before we know that there is one.
         self._waiting.setdefault(name, set()).add(over)
         try:
             try:
                 taken = await self._link.execute("SET", name, token, "NX", "PX", int(LEASE_S * 1000))
             except (RedisUnavailable, RedisError):
-                self._end(name, token)  # it may have been taken all the same: a late answer is none
+                self._end(name, token)  # the lease may have been taken all the same: a late reply counts as none
                 return _nothing
             except asyncio.CancelledError:
                 self._end(name, token)  # likewise
@@ -76,7 +79,7 @@ class RedisLeases:
                 self.led += 1
                 return functools.partial(self._end, name, token)
             self.followed += 1
-            with contextlib.suppress(RedisUnavailable, RedisError):  # it is as if it were over
+            with contextlib.suppress(RedisUnavailable, RedisError):  # treated as if it were over
                 if await self._link.execute("EVAL", _WAIT.text, 2, name, name + _WAITED_FOR):
                     await self._wait(over)
             return None
@@ -87,8 +90,8 @@ class RedisLeases:
                 self._waiting.pop(name, None)
 
     def lead_soon(self, question: bytes, then: Callable[[Callable[[], None] | None], None]) -> Asked | None:
-        """As ``lead``, without a coroutine, for who does not wait for another's: ``then`` is called once, later, with None
-        where another asks. None, and nothing was sent, where that cannot be said at once."""
+        """As ``lead``, without a coroutine and without waiting for another's lease: ``then`` is called once, later, with
+        None where another gateway asks. Returns None, with nothing sent, where messages are not heard or Redis is away."""
         if not self._heard():
             return None
         name, token = self._named(question)
@@ -96,7 +99,7 @@ class RedisLeases:
 
         def taken(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
             if isinstance(replies, RedisUnavailable) or isinstance(replies[0], RedisError):
-                ended()  # it may have been taken all the same: a late answer is none
+                ended()  # the lease may have been taken all the same: a late reply counts as none
                 then(_nothing)
             elif replies[0] is None:
                 then(None)
@@ -111,7 +114,7 @@ class RedisLeases:
             return None
 
     async def _wait(self, over: asyncio.Future[None]) -> None:
-        """Until it is over, for too long, or nobody would be told of it."""
+        """Wait until the lease is over, for ``wait_s`` at most, and only while messages are heard."""
         ends_at = asyncio.get_running_loop().time() + self._wait_s
         while not over.done() and self._heard():
             left = ends_at - asyncio.get_running_loop().time()
@@ -120,13 +123,13 @@ class RedisLeases:
             await asyncio.wait((over,), timeout=min(left, _LOOK_S))
 
     def ended(self, name: bytes) -> None:
-        """A lease is over, as Redis tells."""
+        """Wake those who wait for a lease: Redis says that it is over."""
         for over in self._waiting.pop(name, ()):
             if not over.done():
                 over.set_result(None)
 
     def _named(self, question: bytes) -> tuple[bytes, bytes]:
-        """A lease, and what only its holder knows."""
+        """The name of a lease, and a token that only its holder knows."""
         return LEASE_PREFIX + self._codec.name(question), b"%b%d" % (self._own, next(self._numbers))
 
     def _end(self, name: bytes, token: bytes, *, in_full: bool = False) -> None:
@@ -135,7 +138,7 @@ class RedisLeases:
                 self._end(name, token, in_full=True)
 
         script = ("EVAL", _END.text) if in_full else ("EVALSHA", _END.sha)
-        with contextlib.suppress(RedisUnavailable):  # it ends by itself
+        with contextlib.suppress(RedisUnavailable):  # the lease expires by itself
             self._link.ask(packed([(*script, 2, name, name + _WAITED_FOR, token)]), 1, told)
 
 
@@ -149,8 +152,8 @@ class _Taking(msgspec.Struct, eq=False):
 
     def cancel(self) -> None:
         self._asked.cancel()
-        self._ended()  # it may have been taken
+        self._ended()  # the lease may have been taken
 
 
 def _nothing() -> None:
-    """Nobody waits for this answer."""
+    """End no lease: no other gateway waits for this answer."""

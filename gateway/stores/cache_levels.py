@@ -1,11 +1,11 @@
-"""Two levels: copies in this process in front of the cache that all gateways share.
+"""Two levels of cache: copies in this process in front of the cache that all gateways share.
 
-A copy is made only of what was just read from Redis, and serves only where nothing has to be asked: whoever goes upstream
-looks in Redis first. Redis publishes what is purged or dropped, and what a gateway does itself counts here at once. A purge
-is over when its message is on its way to all, and a message that waits to be read is looked for before a copy is used: a
-client that wrote through one gateway may read through another the next moment. A read that was under way when the message
-came makes no copy. A gateway that cannot be sure to have heard everything up to a moment ago leaves its copies alone; when
-it listens anew, it begins with none.
+A copy is made only of what was just read from Redis, and serves only where GitLab need not be asked: before a request goes
+upstream, Redis itself is looked in. Redis publishes what is purged or dropped; what this gateway purges or drops takes
+effect on its copies at once. A purge is complete when its message is on its way to every gateway, and before a copy is
+used, unread messages are looked for: a client that wrote through one gateway may read through another the next moment. A
+read that was under way when such a message arrived makes no copy. A gateway that cannot be sure to have heard everything
+up to a moment ago leaves its copies unused; when it listens anew, it begins with none.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from .cache_redis import PURGED_PREFIX, RedisCacheStore
 from .redis_ear import RedisEar
 
 TRUST_S = 1.0
-"""A purge that goes unheard is served past for no longer."""
+"""The longest that copies are served after a purge that went unheard."""
 _LONGEST_S = 60.0
-"""A copy is read from Redis again at least this often, so that what an operator flushes there is gone here, too."""
+"""A copy is read from Redis again at least this often, so that what an operator flushes there disappears here, too."""
 
 
 class TwoLevelCacheStore:
-    """A CacheStore in front of another; as ``RedisCacheStore`` also without waits.
+    """A CacheStore in front of another; as ``RedisCacheStore``, it can also be asked without waiting.
 
     Args:
         far: The shared level; closed with this one.
-        ear: On ``GONE_CHANNEL``; closed with this one.
-        max_bytes: Of all copies, as ``MemoryCacheStore`` counts them.
-        clock: Monotonic seconds, the ear's.
-        leases: Told which are over: they share the channel.
+        ear: Listens on ``GONE_CHANNEL``; closed with this one.
+        max_bytes: Bound on all copies together, as ``MemoryCacheStore`` counts them.
+        clock: Monotonic seconds; also the ear's clock.
+        leases: Told which leases are over: those messages share the channel.
     """
 
     copies = True
@@ -59,20 +59,20 @@ class TwoLevelCacheStore:
 
     @property
     def trusted(self) -> bool:
-        """Everything that was purged up to a moment ago has been heard, and nothing waits to be. Where Redis refuses to
-        be told of purges, or to tell of them, nothing is heard of them."""
+        """Whether every purge up to a moment ago has been heard, and no message waits to be read. Where Redis refuses
+        purges, or refuses to publish them, nothing is heard of them."""
         ear, far = self._ear, self._far
         return ear.heard_within(TRUST_S) and not ear.behind and not far.refuses and far.tells
 
     @property
     def trouble(self) -> str | None:
-        """Why no copy is used; None while Redis is listened to, and tells."""
+        """Why no copy is used; None while this gateway listens to Redis, and Redis publishes."""
         if not self._ear.listening:
             return self._ear.trouble or "not listening yet"
         return None if self._far.tells else "PUBLISH is refused"
 
     def start(self) -> None:
-        """Begin to listen; copies are made from when Redis confirms it. Needs a running loop."""
+        """Begin to listen; copies are made once Redis has confirmed it. Needs a running loop."""
         self._ear.listen(self._gone, self._anew, self._far.probe)
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
@@ -80,12 +80,12 @@ class TwoLevelCacheStore:
         name, names = far.value_name(key), far.tag_names(tags)
         if not self.trusted:
             self.start()
-            if anew:  # what comes may be newer than the copy
+            if anew:  # what Redis answers may be newer than the copy
                 self._drop(name)
             return await far.read(key, name, names)
         copy = near.peek(name, names)
         if anew:
-            if not copy.entries:  # where every answer is asked for, a copy would be good for nothing
+            if not copy.entries:  # where Redis is asked every time, a copy would never be used
                 return await far.read(key, name, names)
         elif copy.entries:
             self.hits += 1
@@ -94,7 +94,7 @@ class TwoLevelCacheStore:
         try:
             lookup = await far.read(key, name, names)
             if lookup.entries and self._reading.get(name) is reading:
-                # Refused where one of the tags was purged since. Should the ear have begun anew, nobody reads it any more.
+                # Refused if one of the tags was purged since. If the ear began anew meanwhile, nobody reads this `near`.
                 await near.put(name, lookup.entries, _LONGEST_S, names, copy.stamp)
         finally:
             if self._reading.get(name) is reading:
@@ -102,7 +102,7 @@ class TwoLevelCacheStore:
         return lookup
 
     def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Asked | None:
-        """As ``get`` of what is not here, without a coroutine: no copy is made of it."""
+        """As ``get`` where there is no copy here, without a coroutine; no copy is made of what is read."""
         far = self._far
         if not self.trusted or self.near.find(far.value_name(key), far.tag_names(tags)) is not None:
             return None
@@ -117,7 +117,7 @@ class TwoLevelCacheStore:
         self._far.drop(key)
 
     def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Entry | None]:
-        """The first entry of the copy, as often as it is called; None: there is none that may be used."""
+        """A function that returns the copy's first entry, however often it is called; None: no copy may be used."""
         name, names = self._far.value_name(key), self._far.tag_names(tags)
 
         def look() -> Entry | None:
@@ -131,7 +131,7 @@ class TwoLevelCacheStore:
         return look
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
-        del tags  # whoever reads asks for them
+        del tags  # readers name them
         name = self._far.value_name(key)
         self._drop(name)
         return await self._far.write(key, name, entries, ttl_s, stamp)
@@ -151,7 +151,7 @@ class TwoLevelCacheStore:
         await self._ear.close()
         await self._far.close()
 
-    # What is heard
+    # Messages from Redis
 
     def _gone(self, name: bytes) -> None:
         if name.startswith(PURGED_PREFIX):
@@ -167,7 +167,7 @@ class TwoLevelCacheStore:
         self.near.drop(name)
 
     def forget(self) -> None:
-        """All copies, and those that are being made."""
+        """Drop all copies, and those that are being made."""
         self._anew()
 
     def _anew(self) -> None:

@@ -3,7 +3,7 @@
 S3-FIFO (Yang, Zhang, Qiu, Yue, Rashmi: "FIFO queues are all you need for cache eviction", SOSP 2023): new keys enter a
 small queue with a tenth of the space; only those asked for again before they reach its end move to the main queue, so a
 scan of things nobody asks for twice flushes nothing. A queue of ghosts (keys without values) lets a key that comes back
-soon enter the main queue at once. A hit only counts: nothing is moved.
+soon enter the main queue at once. A hit only counts; nothing is moved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..ports import Lookup
 
 SMALL_SHARE = 0.1
 """The small queue's share of the space, as in the paper."""
-_MOST_HITS = 3  # counted in two bits there
+_MOST_HITS = 3  # the paper counts in two bits
 _LARGEST_SHARE = 8  # nothing larger than an eighth of the space: one answer must not flush the rest
 _PURGES_KEPT = 65_536
 _FEWEST_GHOSTS = 64  # kept, however small the main queue is
@@ -35,10 +35,10 @@ class _Slot(msgspec.Struct, gc=False):
     expires_at: float
     size: int
     main: bool
-    """In the queue of those that were asked for again."""
+    """Whether it is in the main queue, that of keys that were asked for again."""
     hits: int = 0
     late: LateEntry | None = None
-    """What the only entry is made of; None: entries are there."""
+    """What the only entry is made from when it is first needed; None: ``entries`` holds them all."""
 
     __repr__ = object.__repr__
 
@@ -49,10 +49,10 @@ class _Slot(msgspec.Struct, gc=False):
 
 
 class MemoryCacheStore:
-    """A CacheStore of one process; everything happens between two awaits.
+    """A CacheStore of one process; no operation awaits, so each is atomic.
 
     Args:
-        max_bytes: All entries together, by the cost that ``Entry.size_bytes`` counts.
+        max_bytes: Bound on all entries together, by the cost that ``Entry.size_bytes`` counts.
         clock: Monotonic seconds.
     """
 
@@ -68,8 +68,8 @@ class MemoryCacheStore:
         self._small_bytes = 0
         self.used_bytes = 0
         self.evictions = 0
-        # A tag remembers its last purge, and what is older than the forgotten ones is purged, too. Instants are
-        # microseconds, pushed on by each purge, so that no two things that order matters for share one.
+        # Each tag's last purge is remembered; what is older than the latest forgotten purge counts as purged, too. Instants
+        # are microseconds, pushed on by each purge, so that no two events whose order matters share one.
         self._purges: OrderedDict[bytes, int] = OrderedDict()
         self._latest = 0
         self._forgotten = 0
@@ -78,15 +78,15 @@ class MemoryCacheStore:
         return len(self._slots)
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
-        del anew  # there is nothing behind it
+        del anew  # there is no other store behind this one
         return self.peek(key, tags)
 
     def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Entry | None]:
-        """``find``, as often as it is called."""
+        """``find`` as a function of no arguments, to be called any number of times."""
         return functools.partial(self.find, key, tags)
 
     def find(self, key: bytes, tags: tuple[bytes, ...]) -> Entry | None:
-        """The first entry that ``get`` would have, at once; None where there is none."""
+        """The first entry that ``get`` would return, at once; None where there is none."""
         slot = self._slots.get(key)
         if slot is None:
             return None
@@ -118,7 +118,7 @@ class MemoryCacheStore:
         return self._put(key, entries, None, sum([entry.size_bytes for entry in entries]), ttl_s, tags, stamp)
 
     def place(self, key: bytes, entry: LateEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
-        """As ``put`` of one, at once."""
+        """As ``put`` of one entry, at once."""
         return self._put(key, (), entry, entry.size_bytes, ttl_s, tags, stamp)
 
     def _put(
@@ -136,7 +136,7 @@ class MemoryCacheStore:
         size += len(key)
         old = self._slots.get(key)
         if size > self._largest_bytes:
-            if old is not None:  # what is there is no longer the latest
+            if old is not None:  # the stored answer is no longer the latest
                 self._remove(old)
             return False
         expires_at = self._clock() + ttl_s
@@ -183,7 +183,7 @@ class MemoryCacheStore:
             self._forgotten = max(self._forgotten, self._purges.popitem(last=False)[1])
 
     def forget(self) -> None:
-        """Everything, and what is on its way here."""
+        """Drop everything, answers that are still on their way here included."""
         self._latest = self._forgotten = max(int(self._clock() * 1_000_000), self._latest, self._forgotten) + 1
         for slot in list(self._slots.values()):
             self._remove(slot)
@@ -214,7 +214,7 @@ class MemoryCacheStore:
         self._count(slot, -slot.size)
 
     def _make_room(self) -> None:
-        """Drop keys until the others fit; what was asked for again gets another round instead."""
+        """Evict keys until the others fit; a key that was asked for again gets another round instead."""
         small, main, ghosts = self._small, self._main, self._ghosts
         while self.used_bytes > self._max_bytes:
             if small and (self._small_bytes > self._most_small_bytes or not main):

@@ -1,14 +1,15 @@
 """The cache shared by several gateways: one value per key, one number per purged tag, a TTL on both.
 
 A lookup is one round trip and one MGET: the value, and when each of its tags was last purged. A value carries the moment
-at which its request was about to go up; what was purged since is dead wherever it is read. So a purge costs one write,
-needs no list of members, reaches every gateway at once, and also beats answers that are still on their way.
+just before its request was sent upstream; if a tag was purged since, the value is dead wherever it is read. So a purge
+costs one write, needs no list of members, reaches every gateway at once, and also beats answers that are still on their
+way.
 
-When an answer came is said by Redis's clock there, and by a gateway's own once it is read: of two gateways whose clocks are
-minutes apart, one would take the other's answers for fresh for minutes more.
+The time at which an answer arrived is stored by Redis's clock, and converted to a gateway's own when it is read: otherwise,
+of two gateways whose clocks are minutes apart, one would take the other's answers for fresh for minutes too long.
 
-All names share one hash slot of a Redis Cluster, so that what is asked in one round trip lives on one node, under one
-clock. What is purged or dropped is published, too, for the copies that gateways keep in memory (``cache_levels``).
+All names share one hash slot of a Redis Cluster, so that whatever is asked for in one round trip lives on one node, under
+one clock. Purges and drops are also published, for the copies that gateways keep in memory (``cache_levels``).
 """
 
 from __future__ import annotations
@@ -42,33 +43,33 @@ PURGED_PREFIX = b"{ggw:cache}:purged:"
 _VALUE_PREFIX = b"{ggw:cache}:value:"
 _MOST_OWED = 4096
 _OWED_BATCH = 256
-"""Confirmed or not together: what is much is struck off bit by bit."""
+"""Commands that are sent, and confirmed or not, together: a long list is struck off bit by bit."""
 _PAY_EVERY_S = 0.5
-"""What Redis refused, or did not confirm in time, is sent again so often."""
+"""How often what Redis refused, or did not confirm in time, is sent again."""
 _PROBE_EVERY_S = 0.75
 _PROBE = packed([("EVAL", _PROBING, 1, PURGED_PREFIX)])
-"""Refused as a purge would be, by an ACL, too, and changes nothing: no tag has that name."""
+"""Refused where a purge would be, by an ACL, too, but changes nothing: no tag has that name."""
 _MOST_DIGITS = 20
 _APART_S = 1.0
-"""Clocks closer than this are taken for one: most are, and an entry need not be copied then."""
+"""Clocks closer than this are taken for one: most are, and then no entry need be copied."""
 _TAG_NAMES_KEPT = 16_384
 _TAG_SETS_KEPT = 4096
 _NAMES_KEPT = 1024
-"""Of values: a name is asked for several times while one request is under way."""
+"""How many names of values are kept: each is asked for several times while one request is under way."""
 _LONGEST_KEPT_BYTES = 1024
 _LONGEST_S = 7 * 86_400.0
-"""No value lives longer, and a purge is remembered for longer than that."""
+"""No value lives longer than this, and a purge is remembered for longer."""
 _REMEMBERED_MS = int((_LONGEST_S + 3600) * 1000)
 
 
 class RedisCacheStore:
-    """A CacheStore in Redis or Valkey, on a link of its own (large values would hold up the buckets').
+    """A CacheStore in Redis or Valkey, on a link of its own (large values would hold up the buckets' link).
 
     Args:
         link: Its timeout bounds every call.
         codec: Encrypts values and hides names.
         largest_bytes: Larger values are not sent.
-        wall: Unix seconds, by which entries say when they came.
+        wall: Unix seconds: the clock by which entries say when they arrived.
     """
 
     copies = False
@@ -79,9 +80,9 @@ class RedisCacheStore:
         self._link = link
         self._codec = codec
         self._largest_bytes = largest_bytes
-        # What Redis did not confirm goes first in the next round trip, before anything is read: at once on a new
-        # connection, now and then while it is refused. Should it become too much to remember, nothing that was stored
-        # before Redis answered again is believed.
+        # Commands that Redis did not confirm go first in the next round trip, before anything is read: at once on a new
+        # connection, now and then while Redis refuses them. Should they become too many to remember, nothing that was
+        # stored before Redis answered again is believed.
         self._owed: dict[bytes, Command] = {}
         self._payment: asyncio.TimerHandle | None = None
         self._closed = False
@@ -91,27 +92,27 @@ class RedisCacheStore:
         self._names: Lately[bytes, bytes] = Lately(_NAMES_KEPT)
         self._wall = wall
         self._ahead_s = 0.0
-        """Redis's clock of ours, by what it told."""
+        """How far Redis's clock is ahead of ours, by its answers."""
         self._lost_count = False
         self._believed_from = 0
         self.outages = 0
         self.tells = True
-        """What is purged is published, as far as is known: an ACL may allow the one and not the other."""
+        """Whether purges are published, as far as is known: an ACL may allow purging and not publishing."""
         self.silenced: Callable[[], None] = _nothing
-        """Called when it turns out not to be."""
+        """Called when purges turn out not to be published."""
         link.greet = self._greet
 
     @property
     def refuses(self) -> bool:
-        """Redis takes no writes, by what it last said: purges of others may be missing from what it answers."""
+        """Whether Redis refuses writes, by what it last said: purges of others may be missing from its answers."""
         return self._link.refuses
 
     def probe(self) -> None:
-        """Find out whether Redis takes writes, once in a while. Nothing else tells a gateway that only reads."""
+        """Find out, once in a while, whether Redis accepts writes. A gateway that only reads has no other way to know."""
         now = time.monotonic()
         if now - self._probed_at >= _PROBE_EVERY_S and not self._closed:
             self._probed_at = now
-            with contextlib.suppress(RedisUnavailable):  # whoever reads finds that out
+            with contextlib.suppress(RedisUnavailable):  # the next read finds that out
                 self._link.ask(_PROBE, 1, self._probed)
 
     def _probed(self, replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
@@ -126,7 +127,7 @@ class RedisCacheStore:
             self.silenced()
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
-        del anew  # nothing else is ever read
+        del anew  # Redis is always read
         return await self.read(key, self.value_name(key), self.tag_names(tags))
 
     async def read(self, key: bytes, name: bytes, tag_names: tuple[bytes, ...]) -> Lookup:
@@ -146,8 +147,8 @@ class RedisCacheStore:
         return self._lookup(key, asked_at, *replies[len(owed) :])
 
     def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Asked | None:
-        """As ``get``, without a coroutine: ``then`` is called once, later. None, and nothing was asked, where Redis is to
-        be told something first, or cannot be asked."""
+        """As ``get``, without a coroutine: ``then`` is called once, later. Returns None, with nothing asked, where Redis
+        must be told something first, or cannot be asked."""
         self.probe()
         if self._owed or self._link.refuses:
             return None
@@ -165,21 +166,22 @@ class RedisCacheStore:
             then(lookup)
 
         octets = packed([("TIME",), ("MGET", *self.tag_names(tags), self.value_name(key))])
-        with contextlib.suppress(RedisUnavailable):  # whoever waits for it finds that out
+        with contextlib.suppress(RedisUnavailable):  # a `get` instead finds that out
             return self._link.ask(octets, 2, looked)
         return None
 
     def _lookup(
         self, key: bytes, asked_at: float, clock: RedisValue | RedisError, values: RedisValue | RedisError
     ) -> Lookup:
-        """What Redis answered to TIME and MGET."""
+        """Interpret Redis's answers to TIME and MGET."""
         stamp = _microseconds(clock)
-        if stamp is None or not isinstance(values, list) or self._link.refuses:  # a probe went before
+        if stamp is None or not isinstance(values, list) or self._link.refuses:  # a probe was answered before
             self.outages += 1
             return Lookup(available=False)
         told_at = stamp / 1_000_000
-        # It was told some time between: what is believed stays, unless that can't be. Of a gateway that was stopped for a
-        # while (a machine that is moved), the way back alone would make stored answers younger by that while.
+        # Redis read its clock some time between question and answer: the difference believed so far stays, unless that
+        # rules it out. Were the answer alone reckoned with, stored answers would look younger by any time for which this
+        # gateway was stopped meanwhile (its machine was moved, say).
         self._ahead_s = max(min(self._ahead_s, told_at - asked_at), told_at - self._wall())
         if self._lost_count:
             self._lost_count, self._believed_from = False, stamp
@@ -194,7 +196,7 @@ class RedisCacheStore:
         return Lookup(_shifted(stored[1], -self._ahead_s), stamp, version)
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
-        del tags  # whoever reads asks for them
+        del tags  # readers name them
         return await self.write(key, self.value_name(key), entries, ttl_s, stamp)
 
     async def write(self, key: bytes, name: bytes, entries: tuple[Entry, ...], ttl_s: float, stamp: int) -> bool:
@@ -213,8 +215,8 @@ class RedisCacheStore:
         return True
 
     def place(self, key: bytes, entry: LateEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
-        """As ``put`` of one, without a wait: True says that it is on its way, to a Redis that took what it was told of
-        late. Whatever this gateway asks next comes behind it."""
+        """As ``put`` of one entry, without waiting. True: it is on its way, to a Redis that has answered well lately.
+        Whatever this gateway asks next comes behind it."""
         del tags
         if ttl_s <= 0 or not self._link.healthy:
             return False
@@ -223,7 +225,7 @@ class RedisCacheStore:
             self.drop(key)
             return False
         try:
-            # At once: who is told the answer may ask another gateway the next moment.
+            # Sent at once: the client that gets this answer may ask another gateway the next moment.
             self._link.call(packed([("SET", self.value_name(key), value, "PX", _milliseconds(ttl_s))]), self._placed)
         except RedisUnavailable:
             self.outages += 1
@@ -234,7 +236,7 @@ class RedisCacheStore:
         self.outages += isinstance(replies, RedisUnavailable) or isinstance(replies[0], RedisError)
 
     def drop(self, key: bytes) -> None:
-        """As ``delete``, without a wait."""
+        """As ``delete``, without waiting."""
         name = self.value_name(key)
         command: Command = ("EVAL", _DROP, 1, name)
         owed = {name: command}
@@ -252,7 +254,7 @@ class RedisCacheStore:
         return await self._insist({name: ("EVAL", _PURGE, 1, name, _REMEMBERED_MS, hold_us) for name in names})
 
     async def sent(self) -> None:
-        """What scripts published before this is on its way to all who listen: Redis writes to each of them before it
+        """Wait until what scripts published before is on its way to all listeners: Redis writes to each of them before it
         reads another command."""
         with contextlib.suppress(RedisUnavailable, RedisError):
             await self._link.execute("PING")
@@ -264,7 +266,7 @@ class RedisCacheStore:
         await self._link.close()
 
     def value_name(self, key: bytes) -> bytes:
-        """Where its value is, in Redis."""
+        """The name of the key's value in Redis."""
         name = self._names.get(key)
         if name is None:
             name = _VALUE_PREFIX + self._codec.name(key)
@@ -273,7 +275,7 @@ class RedisCacheStore:
         return name
 
     def tag_names(self, tags: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Where their last purges are, in Redis."""
+        """The names in Redis under which the tags' last purges are remembered."""
         names = self._tag_sets.get(tags)
         if names is None:
             names = tuple(map(self._tag_name, tags))
@@ -290,7 +292,7 @@ class RedisCacheStore:
         return name
 
     async def _insist(self, commands: dict[bytes, Command]) -> bool:
-        """Commands that must take effect before this gateway reads again, now or later."""
+        """Send commands that must take effect, now or later, before this gateway reads again."""
         self._owe(commands)
         try:
             replies = await self._link.execute_many(list(commands.values()))
@@ -307,17 +309,18 @@ class RedisCacheStore:
         self._pay_later()
 
     def _greet(self) -> None:
-        """Before anything is asked on a new connection."""
+        """Pay what is owed before anything is asked on a new connection, and let the next probe be due."""
         self._probed_at = float("-inf")
         self._pay()
 
     def _pay_later(self) -> None:
-        """Whoever waits for a confirmation may leave, and this gateway may read nothing for long: others do."""
+        """Schedule another payment: whoever waits for the confirmation may leave, and this gateway may read nothing for
+        long, but others do read."""
         if self._payment is None and self._owed and not self._closed:
             self._payment = asyncio.get_running_loop().call_later(_PAY_EVERY_S, self._pay)
 
     def _pay(self) -> None:
-        """Send what is owed, and again later until nothing is."""
+        """Send what is owed, and again later, until nothing is owed."""
         if self._payment is not None:
             self._payment.cancel()
             self._payment = None
@@ -335,23 +338,23 @@ class RedisCacheStore:
             self._settle(owed, replies)
 
     def _settle(self, owed: dict[bytes, Command], replies: list[RedisValue | RedisError]) -> bool:
-        """Strike off what Redis confirmed; False while anything is left owing (a read-only replica, say)."""
+        """Strike off what Redis confirmed; False if it refused any of it (as a read-only replica does)."""
         failed = False
         for (name, command), reply in zip(owed.items(), replies, strict=True):
             if isinstance(reply, RedisError):
                 failed = True
-            elif self._owed.get(name) is command:  # what came to be owed since is another
+            elif self._owed.get(name) is command:  # a command owed since then is another one
                 del self._owed[name]
         self.outages += failed
         return not failed
 
 
 def _nothing() -> None:
-    """Nobody has copies."""
+    """The default for ``silenced``: nobody has copies."""
 
 
 def _shifted(entries: tuple[Entry, ...], by_s: float) -> tuple[Entry, ...]:
-    """``entries`` as of another clock."""
+    """``entries`` with their times moved to another clock."""
     if -_APART_S < by_s < _APART_S:
         return entries
     return tuple([msgspec.structs.replace(entry, received_at=entry.received_at + by_s) for entry in entries])

@@ -1,4 +1,4 @@
-"""What operators changed for a time, told to every gateway: one small hash, read now and then."""
+"""Operators' temporary changes, shared by all gateways: one small hash, read now and then."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _KEPT_MS = 8 * 86_400_000
 
 
 class RedisChanges:
-    """Notes by name. Every method raises StoreUnavailable. The link stays its owner's."""
+    """Notes by name. Every method may raise StoreUnavailable. The link is its owner's to close."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
 
     async def read(self) -> dict[str, bytes]:
-        """All of them."""
+        """All notes, by name."""
         (answer,) = await self._execute([("HGETALL", _KEY)])
         if not isinstance(answer, list):
             raise StoreUnavailable("the notes of changes are of another kind")
@@ -27,7 +27,7 @@ class RedisChanges:
         return {name.decode("utf-8", "replace"): note for name, note in zip(flat[::2], flat[1::2], strict=False)}
 
     async def put(self, name: str, note: bytes) -> None:
-        """Instead of what stood there; where something else than notes does, instead of all of it."""
+        """Store a note in place of the one of that name; where the key holds anything but notes, in place of all of it."""
         noting: list[Command] = [("HSET", _KEY, name, note), ("PEXPIRE", _KEY, str(_KEPT_MS))]
         try:
             await self._execute(noting)
@@ -37,7 +37,7 @@ class RedisChanges:
             await self._execute([("DEL", _KEY), *noting])
 
     async def drop(self, names: Iterable[str]) -> None:
-        """Those that are there."""
+        """Remove the notes of these names, where there are any."""
         listed = list(names)
         if listed:
             await self._execute([("HDEL", _KEY, *listed)])

@@ -32,11 +32,11 @@ class _Content(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Codec:
-    """Entries to octets and back.
+    """Turns entries into octets and back.
 
     Args:
         key: At least 16 octets; encryption and key names are derived from it. Changing it empties the cache.
-        compress_from_bytes: Smaller values stay as they are.
+        compress_from_bytes: Smaller values are not compressed.
     """
 
     def __init__(self, key: bytes, *, compress_from_bytes: int = 1024) -> None:
@@ -52,7 +52,7 @@ class Codec:
         self._decoder = msgspec.msgpack.Decoder(_Content)
 
     def name(self, text: bytes) -> bytes:
-        """What a cache key or tag is called in the store: paths and partitions are nobody else's business."""
+        """The name of a cache key or tag in the store, hidden: paths and partitions are nobody else's business."""
         return keyed_hash(self._name_key, text, 20).hex().encode()
 
     def encode(self, key: bytes, stamp: int, entries: tuple[Entry, ...]) -> bytes:

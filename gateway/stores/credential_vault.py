@@ -1,9 +1,9 @@
-"""Upstream tokens that rotation made, encrypted wherever they lie, and the store behind them.
+"""Upstream tokens that rotation made, encrypted wherever they are stored, and the store behind them.
 
     format (1) · nonce (12) · AES-256-GCM( msgpack of the record )
 
 The record's id and version are the associated data: a value moved to another credential, or put back from an older version,
-does not decrypt. One that does not decrypt is told, never overwritten.
+does not decrypt. A value that does not decrypt is reported, never overwritten.
 """
 
 from __future__ import annotations
@@ -43,19 +43,20 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class SealedStore(Protocol):
-    """Where sealed records lie. Every method raises StoreUnavailable for an outage; calls may overlap and be cancelled."""
+    """Stores sealed records. Every method raises StoreUnavailable in an outage; calls may overlap and be cancelled."""
 
     async def read(self, reader: str) -> Page:
-        """All records; that ``reader`` has read them is noted for the others."""
+        """Read all records; the store notes for the others that ``reader`` has read them."""
         ...
 
     async def put(self, record: Sealed, expect: int, fence: int | None) -> bool:
-        """Durably, in place of version ``expect`` (0: of none). False, and nothing has changed: another version is there,
-        or ``fence`` is not the latest that ``lead`` gave. None leaves it to the version alone."""
+        """Store durably, in place of version ``expect`` (0: of no record). False, and nothing has changed: another version
+        is there, or ``fence`` is not the latest that ``lead`` gave. Without a fence (None) only the version counts."""
         ...
 
     async def lead(self, holder: str, lease_s: float) -> int | None:
-        """Become, or stay, the one who rotates: the fence, which is higher for every new leader. None: somebody else is."""
+        """Become, or stay, the one who rotates. Returns the fence, which is higher for every new leader; None where another
+        leads."""
         ...
 
     async def resign(self, holder: str) -> None:
@@ -63,7 +64,7 @@ class SealedStore(Protocol):
         ...
 
     async def forgets(self) -> str:
-        """Why what is put here would not survive a restart of the store; empty: it does, or nobody can tell."""
+        """Why the store may lose what is put here, in a restart or when it is full; empty: it keeps it, or can't tell."""
         ...
 
     async def close(self) -> None: ...

@@ -1,7 +1,7 @@
 """Sealed upstream tokens in Redis, shared by every gateway that reads it: a SealedStore.
 
-One slot holds the records, who reads them, who leads and how many have led. Redis' clock is the only clock. Redis must not
-evict these keys, and must persist them: ``maxmemory-policy noeviction`` and an append-only file.
+One slot holds the records, their readers, the leader, and the number of leaders so far. Redis's clock is the only clock.
+Redis must not evict these keys, and must persist them: ``maxmemory-policy noeviction`` and an append-only file.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _LEADER = "ggw:{credentials}:leader"
 _FENCE = "ggw:{credentials}:fence"
 
 _SILENT_MS = 600_000
-"""A gateway that has not read for so long is not listed any more."""
+"""A gateway that has not read for this long is no longer listed."""
 
 
 class RedisCredentials:
-    """The link is whoever's made it: closing the store leaves it open."""
+    """A SealedStore. The link belongs to whoever made it: closing the store leaves it open."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
@@ -59,7 +59,7 @@ class RedisCredentials:
         except RedisUnavailable as error:
             raise self._away(error) from error
         except RedisError:
-            return ""  # an ACL may keep that from us
+            return ""  # an ACL may forbid INFO
         said = dict(line.split(":", 1) for line in _text(answer).splitlines() if ":" in line)
         if said.get("aof_enabled") == "0":
             return "Redis keeps no append-only file: a rotated token would be gone with its next restart"
@@ -68,7 +68,7 @@ class RedisCredentials:
         return ""
 
     async def close(self) -> None:
-        """Nothing: the link is shared."""
+        """Does nothing: the link is shared."""
 
     async def _eval(self, script: str, keys: tuple[str, ...], *arguments: str | bytes) -> object:
         try:
@@ -83,7 +83,7 @@ class RedisCredentials:
 
 
 def _sealed(name: bytes, value: bytes) -> Sealed:
-    # What has no version is version 0, under which nothing was ever sealed: it is told as broken.
+    # A value without a version gets version 0, under which nothing was ever sealed: it is reported as broken.
     version, _, octets = value.partition(b":")
     return Sealed(name.decode("utf-8", "replace"), _whole(version), octets)
 

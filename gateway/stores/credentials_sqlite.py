@@ -1,6 +1,6 @@
 """Sealed upstream tokens in one SQLite file, for a gateway that stands alone: a SealedStore.
 
-Who reads is remembered by this process alone; who leads stands in the file, so that two processes on one file agree.
+Who reads is remembered by this process alone; who leads is written in the file, so that two processes on one file agree.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RESIGN = "UPDATE leader SET until = 0 WHERE holder = ?"
 
 
 class SqliteCredentials:
-    """``wall`` gives Unix seconds."""
+    """A SealedStore in the file at ``path``. ``wall`` gives Unix seconds."""
 
     def __init__(self, path: Path, *, wall: Callable[[], float], timeout_s: float = 2.0) -> None:
         self._file = SqliteFile(path, _SCHEMA, _VERSION, timeout_s=timeout_s)
@@ -77,8 +77,8 @@ def _put(connection: sqlite3.Connection, record: Sealed, expect: int, fence: int
 def _lead(connection: sqlite3.Connection, holder: str, now: float, until: float) -> int | None:
     connection.execute("BEGIN IMMEDIATE")
     with connection:
-        # A lease that ends far from now was taken by a clock that has been set back since.
+        # A lease that ends too far ahead does not count: the clock that it was taken by has been set back since.
         words = {"holder": holder, "now": now, "until": until}
-        # Fetched to its end: RETURNING runs its statement only as far as it is read.
+        # Fetched to the end: a statement with RETURNING runs only as far as its rows are read.
         rows = connection.execute(_KEEP, words).fetchall() or connection.execute(_LEAD, words).fetchall()
     return int(rows[0][0]) if rows else None

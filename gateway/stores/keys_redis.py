@@ -1,8 +1,8 @@
 """Gateway keys in Redis, shared by every gateway that reads it.
 
-All in one slot: digest → record, id → digest, id → last use; the digests of each identity's own keys as a set, those of
-exchanged ones by their ends. Last use stands apart so that noting it can never undo a revocation. Records are JSON with a
-version; one of a version this gateway does not know admits nobody.
+Everything is in one slot: digest → record, id → digest, id → last use; the digests of each identity's own keys as a set,
+those of exchanged credentials by their ends. The last use is kept apart, so that noting it can never undo a revocation.
+Records are JSON with a version; a record of a version that this gateway does not know admits nobody.
 Redis must not evict these keys, and must persist them: ``maxmemory-policy noeviction`` and an append-only file.
 """
 
@@ -28,11 +28,11 @@ _VERSION = 2
 _TRIES = 5
 _PIECE = 500
 _UNDOING = frozenset({"LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM", "READONLY"})
-"""Refusals of the first thing that a script would have written: nothing was."""
+"""Errors that refuse a script's first write already: nothing was written."""
 
 
 class _Stored(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"version": "v"}):
-    """A record as it lies there. Members the Lua scripts read: id, identity, expires_at, revoked_at."""
+    """A record as it is stored. The Lua scripts read its members id, expires_at and revoked_at."""
 
     version: int
     id: str
@@ -52,7 +52,7 @@ _decode = msgspec.json.Decoder(_Stored).decode
 
 
 class RedisKeys:
-    """A KeyStore and KeyRegister. The link is whoever's made it: closing the store leaves it open."""
+    """A KeyStore and KeyRegister. The link belongs to whoever made it: closing the store leaves it open."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
@@ -142,7 +142,7 @@ class RedisKeys:
         return record if used is None else _used(record, _octets(used))
 
     async def _read(self, key_id: str) -> tuple[bytes, KeyRecord | None]:
-        """The record as it lies there, and what it says."""
+        """A record's text as it is stored, and the record itself."""
         digest = await self._execute("HGET", _IDS, key_id)
         text = await self._execute("HGET", _RECORDS, _octets(digest)) if digest is not None else None
         if text is not None:
@@ -151,7 +151,7 @@ class RedisKeys:
                 raise NotDone(f"key {key_id} was written by another gateway version, or by something else")
             if record.id == key_id:
                 return _octets(text), record
-        # Its id leads nowhere, as where the ids alone were lost: it admits its bearer all the same, and must be found.
+        # The id leads nowhere, as where only the ids were lost: the key still admits its bearer, and must be found.
         for name, there in (await self._whole(_RECORDS)).items():
             record = _named(name, there)
             if record is not None and record.id == key_id:
@@ -169,7 +169,7 @@ class RedisKeys:
         return sorted(records, key=lambda record: (record.created_at, record.id))
 
     async def _whole(self, name: str) -> dict[bytes, bytes]:
-        """A hash, piece by piece: there may be many exchanged credentials, and others wait for this Redis."""
+        """Read a hash piece by piece: there may be many exchanged credentials, and others wait for this Redis."""
         found: dict[bytes, bytes] = {}
         cursor = b"0"
         while True:
@@ -196,7 +196,7 @@ class RedisKeys:
         raise NotDone(f"key {key_id} keeps changing")
 
     async def close(self) -> None:
-        """Nothing: the link is shared."""
+        """Does nothing: the link is shared."""
 
     async def _execute(self, *args: str | bytes) -> object:
         try:
@@ -226,7 +226,7 @@ def _stored(record: KeyRecord) -> _Stored:
 
 
 def _named(name: bytes, text: bytes) -> KeyRecord | None:
-    """By the digest in hex; None also where that is none."""
+    """A record, by its digest in hex; None also where that is not hex."""
     try:
         digest = bytes.fromhex(name.decode("ascii"))
     except ValueError:
@@ -235,7 +235,7 @@ def _named(name: bytes, text: bytes) -> KeyRecord | None:
 
 
 def _used(record: KeyRecord, at: bytes) -> KeyRecord:
-    """With its last use; what is no instant tells nothing."""
+    """``record`` with its last use; a value that is not an instant is ignored."""
     with contextlib.suppress(ValueError):
         return msgspec.structs.replace(record, last_used_at=float(at))
     return record

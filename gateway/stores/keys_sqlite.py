@@ -55,7 +55,7 @@ _TOUCH = "UPDATE keys SET last_used_at = max(coalesce(last_used_at, 0), ?) WHERE
 class SqliteKeys:
     """A KeyStore and KeyRegister in the file at ``path``, made with mode 0600 when missing, unless ``make`` says otherwise.
 
-    ``timeout_s`` bounds each call, waiting for another process's write included.
+    ``timeout_s`` bounds the wait for another process's write, and one and a half times as much bounds each call.
     """
 
     def __init__(self, path: Path, *, timeout_s: float = 2.0, make: bool = True) -> None:

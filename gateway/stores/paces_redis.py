@@ -1,4 +1,4 @@
-"""What gateways heard of GitLab's limits on shared credentials, told to each other: one small note a credential."""
+"""What the gateways heard of GitLab's limits on shared credentials, for each other: one small note per credential."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .redis_link import Command, RedisError, RedisLink, RedisUnavailable
 
 _NOTE = struct.Struct("<dddd")
 _MOST = 1000
-"""Credentials looked at in one round trip."""
+"""The most credentials looked up in one round trip."""
 
 
 class RedisPaces:
-    """Notes by credential. Every method raises StoreUnavailable. The link stays its owner's."""
+    """Notes by credential. Every method may raise StoreUnavailable. The link is its owner's to close."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._script = Script.named("pace.lua")
 
     async def read(self, credentials: Sequence[str]) -> dict[str, Told]:
-        """Those that something is known of."""
+        """The notes on those of the credentials of which something is known."""
         asked = credentials[:_MOST]
         if not asked:
             return {}
@@ -37,7 +37,7 @@ class RedisPaces:
         return {one: told for one, told in found.items() if told is not None}
 
     async def put(self, notes: Mapping[str, Told]) -> None:
-        """Beside what others heard: a longer wait stays, and so does a rate heard later."""
+        """Add to what others heard: a longer wait of theirs stays, and so does a rate that they heard later."""
         await self._execute(
             [
                 ("EVAL", self._script.text, 1, pace_key(one), *[repr(value) for value in _numbers(told)])
@@ -57,7 +57,7 @@ class RedisPaces:
 
 
 def pace_key(credential: str) -> str:
-    """Of at most 200 octets, in the buckets' slot."""
+    """The key of a credential's note: at most 200 octets, in the buckets' slot."""
     if len(credential) > 100 or not credential.isascii():
         credential = "#" + hashlib.blake2b(credential.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"{{gw}}:q:{credential}"
@@ -68,12 +68,12 @@ def _numbers(told: Told) -> tuple[float, float, float, float]:
 
 
 def _told(note: object, now_us: float) -> Told | None:
-    """None: there is none, or it is none."""
+    """Decode a note; None where there is none, or where the value is not one."""
     if not isinstance(note, bytes) or len(note) != _NOTE.size:
         return None
     blocked, rate, until, heard = _NOTE.unpack(note)
     blocked_s, window_s, age_s = (blocked - now_us) / 1e6, (until - now_us) / 1e6, (now_us - heard) / 1e6
-    if not (blocked_s <= LONGEST_S and window_s <= LONGEST_S and rate >= 0):  # a NaN is none of these
+    if not (blocked_s <= LONGEST_S and window_s <= LONGEST_S and rate >= 0):  # a NaN fails these, too
         return None
     return Told(max(0.0, blocked_s), rate, max(0.0, window_s), max(0.0, age_s) if heard > 0 else float("inf"))
 

@@ -16,7 +16,7 @@ from ..core.target import percent_decode
 class RedisAddress(msgspec.Struct, frozen=True):
     """One server and one database. ``repr`` is short on purpose: this holds the password.
 
-    With ``guides`` the server is whichever those tell of, and ``host`` and ``port`` say nothing yet.
+    With ``guides`` the server is the one that they name, and ``host`` and ``port`` mean nothing yet.
     """
 
     host: str
@@ -29,14 +29,14 @@ class RedisAddress(msgspec.Struct, frozen=True):
     guides: tuple[RedisAddress, ...] = ()
     """Sentinels, or nodes of a cluster."""
     primary: str = ""
-    """What Sentinels call it; empty of a cluster."""
+    """The Sentinels' name for the primary; empty for a cluster."""
 
     def __repr__(self) -> str:
         return "RedisAddress(…)"
 
 
 def parse_address(url: str) -> RedisAddress:
-    """``redis://``, ``rediss://``, ``unix://``, or a ``+sentinel`` or ``+cluster``, as :meth:`RedisLink.from_url` tells.
+    """Parse a ``redis://``, ``rediss://``, ``unix://``, ``+sentinel`` or ``+cluster`` URL; see :meth:`RedisLink.from_url`.
 
     Raises:
         ValueError: The URL is none of these. The message never holds the URL.
@@ -57,24 +57,24 @@ def parse_address(url: str) -> RedisAddress:
     theirs = dict(_SENTINEL_OPTION.findall(query))
     query = _SENTINEL_OPTION.sub("", query).replace("?&", "?").removesuffix("?")
     server = _server(f"{scheme}://{userinfo}localhost/{db}{query}")
-    # Who asks for none of their own is told no password of Redis's.
+    # Sentinels for which the URL has no password of their own are not sent that of Redis.
     username, password = (_decoded(theirs.get(f"sentinel_{one}", "")) for one in ("username", "password"))
     sentinel = msgspec.structs.replace(server, port=26379, db=0, username=username, password=password)
     return msgspec.structs.replace(server, guides=_guides(hosts, sentinel), primary=name)
 
 
 def _server(url: str) -> RedisAddress:
-    """Of a URL of one server."""
-    from redis.asyncio.connection import parse_url  # a tenth of the start-up, and the embedded default never asks for it
+    """Parse the URL of one server."""
+    from redis.asyncio.connection import parse_url  # a tenth of the start-up time, and the embedded default never needs it
 
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("a Redis URL starts with redis://, rediss:// or unix://")
     try:
         # redis-py's parser also decodes the password; its class arguments are dropped, its options kept.
-        # A plus sign is one: of a form's blank nobody would think in the name of a file.
+        # A plus sign stands for itself: in the name of a file nobody would take it for a form's blank.
         server, mark, query = url.partition("?")
         options: Mapping[str, Any] = dict(parse_url(server + mark + query.replace("+", "%2B")))
-        # It also passes over a database that is no number, and would leave our keys in database 0.
+        # The parser also ignores a database that is not a number, and would put our keys into database 0.
         if not url.startswith("unix:") and not _DATABASE.fullmatch(urlsplit(url).path):
             raise ValueError
         port = int(options.get("port", 6379))

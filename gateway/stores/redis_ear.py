@@ -1,7 +1,7 @@
-"""What Redis publishes on one channel, heard on a connection of its own that reconnects by itself.
+"""Listens to what Redis publishes on one channel, on a connection of its own that reconnects by itself.
 
-Hearing nothing proves nothing: a line can be dead without saying so. So the ear asks for a sign of life all the time, and
-tells until which instant it has heard everything.
+Silence proves nothing: a connection can be dead without a sign of it. So the ear keeps asking for a sign of life, and knows
+up to which instant it has heard everything.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from .redis_wire import Garbled, RedisError, RedisUnavailable, RedisValue, Wire,
 
 _ASK_S = 0.25
 _DEAD_S = 2.0
-"""A sign of life that takes longer ends the connection."""
+"""If a sign of life takes longer, the connection is given up."""
 _PAUSE_S = (0.05, 1.0)
 """First and longest pause between attempts to connect."""
 _NEVER = float("-inf")
 
 
 class RedisEar:
-    """One subscription of one event loop.
+    """One subscription, for one event loop.
 
     Args:
-        place: Where Redis is, as for whoever publishes: what is published elsewhere may come late.
-        channel: Redis knows channels by name alone, whatever the database.
+        place: Where Redis is, shared with whoever publishes: what is published on another server may come late.
+        channel: Redis tells channels apart by name alone, whatever the database.
         name: Shown by ``CLIENT LIST``.
         clock: Monotonic seconds.
     """
@@ -37,7 +37,7 @@ class RedisEar:
         self.trouble = ""
         """What last went wrong, in a word."""
         self.heard_until = _NEVER
-        """Everything published before this instant was heard. At worst, what came later was not."""
+        """Everything published before this instant has been heard; what was published later may not have been."""
         self._place = place
         self._channel = channel
         self._clock = clock
@@ -51,25 +51,25 @@ class RedisEar:
 
     @property
     def listening(self) -> bool:
-        """The subscription stands, as far as is known."""
+        """Whether the subscription stands, as far as is known."""
         return self.heard_until > _NEVER
 
     def heard_within(self, age_s: float) -> bool:
-        """Everything published until ``age_s`` ago was heard."""
+        """Whether everything published up to ``age_s`` seconds ago has been heard."""
         return self._clock() - self.heard_until < age_s
 
     @property
     def behind(self) -> bool:
-        """Something has come that was not read yet: the event loop may have come to a request first."""
+        """Whether something has arrived that is still unread: the event loop may have got to a request first."""
         return bool(self._unread.poll(0))
 
     def listen(
         self, hear: Callable[[bytes], None], anew: Callable[[], None], sign: Callable[[], None] = lambda: None
     ) -> None:
-        """Begin, once; more calls change nothing.
+        """Begin to listen; further calls change nothing.
 
         Args:
-            hear: Given each message.
+            hear: Called with each message.
             anew: Called when a subscription stands, before its first message: earlier ones may have been missed.
             sign: Called at each sign of life.
         """
@@ -104,7 +104,7 @@ class RedisEar:
             pause = min(pause * 2, _PAUSE_S[1])
 
     async def _follow(self, wire: Wire) -> bool:
-        """Subscribe, and ask for signs of life until there is none. True: the subscription stood."""
+        """Subscribe, and ask for signs of life until none comes or the connection ends. True: the subscription stood."""
         self._unread = select.poll()
         self._unread.register(wire.descriptor(), select.POLLIN)
         self._ask(wire, "SUBSCRIBE", self._channel)
@@ -148,7 +148,7 @@ class RedisEar:
                 raise Garbled
 
     def _alive(self) -> None:
-        """Redis answers in order: what it published before this question has been heard."""
+        """Note a sign of life. Redis answers in order, so what it published before the question has been heard."""
         if self._asked_at is not None:
             self.heard_until, self._asked_at = self._asked_at, None
             self._sign()

@@ -1,11 +1,11 @@
 """One pipelined connection to Redis: what every Redis store writes through.
 
-Commands of one turn of the event loop leave in one write; replies come back in order (RESP2, parsed by hiredis). A caller
-that is cancelled or times out leaves its place in the queue behind, so that nobody ever reads somebody else's reply. The
+The commands of one turn of the event loop leave in one write; replies come back in order (RESP2, parsed by hiredis). A
+caller that is cancelled or times out leaves its place in the queue behind, so that nobody ever reads another's reply. The
 link reconnects by itself. While Redis is known to be down, calls fail at once instead of waiting.
 
 Nothing is retried here: a command that was under way when the connection broke may or may not have run.
-A store that moves large values wants a link of its own: replies come in order, and small ones wait behind them.
+A store that moves large values needs a link of its own: replies come in order, and small ones wait behind large ones.
 """
 
 from __future__ import annotations
@@ -39,20 +39,21 @@ __all__ = ["Argument", "Command", "RedisError", "RedisLink", "RedisUnavailable",
 
 Hear = Callable[["list[RedisValue | RedisError] | RedisUnavailable"], None]
 _MAX_IN_FLIGHT = 4096
-"""Replies awaited at most; beyond that Redis is not keeping up, and more calls would only wait to time out."""
+"""The most calls under way; beyond that Redis is not keeping up, and more calls would only wait to time out."""
 _FAILURES_TO_DROP = 5
-"""Calls in a row without an answer after which the connection counts as dead (half-open TCP, a stopped process)."""
+"""After so many calls in a row without an answer the connection counts as dead (half-open TCP, a stopped process)."""
 _BACKOFF_S = (0.05, 1.0)
 """First and longest pause between attempts to connect; the longest keeps recovery under two seconds."""
 _OUTAGES = frozenset(
     {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOPERM", "NOREPLICAS", "OOM", "READONLY"}
     | {"ASK", "CROSSSLOT", "MOVED", "TRYAGAIN", "unknown command"}
 )
-"""Errors that say how Redis is, not what it was asked: full, a replica, still loading, no node of ours, no Redis …"""
+"""Errors about Redis, not about the command: it is full, a replica, still loading, not the slot's node, not a Redis …"""
 STAYS_S = 5.0
-"""A server that takes no writes still answers: where nobody tells of another, its name is tried again only so often."""
+"""How long a connection is kept though its server refuses writes, where no guide could name another: the server still
+answers, so its name is tried again only this often."""
 _REMEMBERED_S = 2.0
-"""For so long after one of them the link counts as unwell: reads go on being answered by a Redis that takes no writes."""
+"""How long the link counts as unwell after one of ``_OUTAGES``: a Redis that refuses writes goes on answering reads."""
 
 
 class _Slot:
@@ -78,7 +79,7 @@ class _Slot:
 
 
 class _Call(msgspec.Struct, eq=False):
-    """The same, whose replies go straight to ``then``."""
+    """As ``_Slot``, but the replies go straight to ``then``."""
 
     _then: Hear | None
     want: int
@@ -95,7 +96,7 @@ class _Call(msgspec.Struct, eq=False):
         self._tell(RedisUnavailable(reason))
 
     def cancel(self) -> None:
-        """Nobody is told any more."""
+        """Tell nobody of the replies any more."""
         self._then = None
         self.waited_for = False
 
@@ -106,7 +107,7 @@ class _Call(msgspec.Struct, eq=False):
         try:
             then(replies)
         except Exception:
-            # Behind this call others wait for their replies: the connection must not die of it.
+            # Behind this call others wait for their replies: the connection must survive its fault.
             log.exception("fault in what hears a reply of Redis")
 
 
@@ -121,9 +122,9 @@ class RedisLink:
         self.trouble = ""
         """What last went wrong, in a word: ``WRONGPASS``, ``ConnectionRefusedError``, ``timeout``, ``OOM`` …"""
         self.failures = 0
-        """Calls without an answer, or with one that says Redis is unwell."""
+        """How many calls got no answer, or one that says Redis is unwell."""
         self.greet: Callable[[], None] = _nothing
-        """Called on each new connection: what it asks for stands in the first write, before whatever waited for one."""
+        """Called on each new connection: what it sends comes first, ahead of the calls that waited for a connection."""
         self.place = place
         self._timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -136,7 +137,7 @@ class RedisLink:
         self._elsewhere = False
         """This connection's server says that another has taken its place."""
         self._stays_until = 0.0
-        """Until then it is not left for that."""
+        """Until then the connection is kept even so."""
         self._out: list[bytes] = []
         self._slots: deque[_Slot | _Call] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -145,10 +146,10 @@ class RedisLink:
 
     @classmethod
     def from_url(cls, url: str, *, timeout_s: float, name: str, tag: Tag = Tag.LIMITS) -> RedisLink:
-        """``redis://[user:password@]host[:port][/db]``, ``rediss://`` likewise, ``unix://[user:password@]/path[?db=n]``.
+        """Take ``redis://[user:password@]host[:port][/db]``, ``rediss://…`` or ``unix://[user:password@]/path[?db=n]``.
         ``redis+sentinel://[user:password@]sentinel[:port][,…]/primary[/db][?sentinel_username=…&sentinel_password=…]`` and
-        ``redis+cluster://[user:password@]node[:port][,…]``, either with ``rediss``, ask where it is (``redis_place``, also
-        for ``tag``).
+        ``redis+cluster://[user:password@]node[:port][,…]``, both also with ``rediss``, ask where the server is (see
+        ``redis_place``, also for ``tag``).
 
         TLS options are redis-py's query parameters ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``,
         ``ssl_check_hostname`` and ``ssl_cert_reqs``. ``name`` is shown by ``CLIENT LIST``.
@@ -161,23 +162,23 @@ class RedisLink:
 
     @property
     def connected(self) -> bool:
-        """Redis is not known to be away."""
+        """Whether there is a connection to Redis."""
         return self._wire is not None
 
     @property
     def healthy(self) -> bool:
-        """Connected, the last calls were answered, and Redis has not complained of late."""
+        """Whether there is a connection, the last calls were answered, and Redis has not complained lately."""
         return self._wire is not None and not self._unanswered and not self.refuses
 
     @property
     def refuses(self) -> bool:
-        """Redis complained of late: what it answers may lack what others were refused."""
+        """Whether Redis has complained lately: its answers may lack writes that it refused to others."""
         return self._loop is not None and self._loop.time() - self._refused_at <= _REMEMBERED_S
 
     # Calling
 
     async def execute(self, *args: Argument) -> RedisValue:
-        """One command, one reply.
+        """Send one command and return its reply.
 
         Raises:
             RedisUnavailable: No answer within the timeout.
@@ -189,7 +190,7 @@ class RedisLink:
         return reply
 
     async def execute_many(self, commands: Sequence[Command]) -> list[RedisValue | RedisError]:
-        """Several commands in one round trip; not a transaction. Errors come back as values, in place.
+        """Send several commands in one round trip, not as a transaction. Errors come back as values, in place.
 
         Raises:
             RedisUnavailable: Not all answers came within the timeout.
@@ -197,7 +198,7 @@ class RedisLink:
         return await self.post(commands)
 
     def post(self, commands: Sequence[Command]) -> asyncio.Future[list[RedisValue | RedisError]]:
-        """As :meth:`execute_many` without a coroutine: sent when the event loop comes round, answered in the future.
+        """As :meth:`execute_many`, without a coroutine: sent at the end of the event loop's turn, answered by the future.
 
         Raises:
             RedisUnavailable: At once, when Redis is known to be down or is far behind.
@@ -216,8 +217,8 @@ class RedisLink:
         return future
 
     def call(self, packed: bytes, then: Hear) -> None:
-        """One command, as ``redis_wire.packed`` writes it, sent without waiting for the turn's end. ``then`` is given its
-        reply, as a list, where that is read, or RedisUnavailable; what it raises is logged.
+        """Send one command, as ``redis_wire.packed`` writes it, without waiting for the turn's end. ``then`` is called with
+        the reply, in a list, as soon as it is read, or with RedisUnavailable; what ``then`` raises is logged.
 
         Raises:
             RedisUnavailable: As ``post``; ``then`` is not called.
@@ -231,7 +232,7 @@ class RedisLink:
             self._flush()
 
     def ask(self, packed: bytes, count: int, then: Hear) -> Asked:
-        """As ``call``, of ``count`` commands, sent when the event loop comes round. Its answer may be cancelled."""
+        """As ``call``, for ``count`` commands, sent at the end of the event loop's turn. The answer may be cancelled."""
         loop = self._open()
         call = _Call(then, count, loop.time() + self._timeout_s)
         self._enter(call)
@@ -259,7 +260,7 @@ class RedisLink:
             self._timer = self._loop.call_later(self._timeout_s, self._expire)
 
     async def close(self) -> None:
-        """Fails what is under way and lets go of the connection. Idempotent."""
+        """Fail the calls under way and let go of the connection. Idempotent."""
         self._closed = True
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
@@ -282,7 +283,7 @@ class RedisLink:
     # Replies and their absence
 
     def _replied(self, reply: RedisValue | RedisError) -> None:
-        """The connection's next reply, for the oldest slot."""
+        """Hand the connection's next reply to the oldest slot."""
         slots = self._slots
         if not slots:
             raise Garbled
@@ -305,8 +306,8 @@ class RedisLink:
                 self._drop(self.trouble, down=False)
 
     def complain(self, answer: object) -> None:
-        """It was of no use to who asked for what any Redis can do, as of a proxy that takes no scripts: so Redis is unwell,
-        if it has not said so itself."""
+        """Count Redis as unwell, unless the answer already made it so: the answer was useless, though any Redis can do what
+        was asked. A proxy may run no scripts, for instance."""
         known = isinstance(answer, RedisUnavailable) or (isinstance(answer, RedisError) and answer.kind in _OUTAGES)
         if not known and self._loop is not None:
             self._unwell(answer.kind if isinstance(answer, RedisError) else "nonsense", self._loop)
@@ -328,7 +329,7 @@ class RedisLink:
             return
         self._grace = False
         for slot in overdue:
-            if slot.waited_for:  # not left by what another was told
+            if slot.waited_for:  # not cancelled on hearing of another's timeout
                 slot.fail("timeout")
             self.failures += 1
             self.trouble = "timeout"
@@ -342,12 +343,12 @@ class RedisLink:
             self._look_at(max(waiting, now), loop)
 
     def _look_at(self, moment: float, loop: asyncio.AbstractEventLoop) -> None:
-        if self._timer is not None:  # who was told of a timeout has asked again, and is behind those that wait
+        if self._timer is not None:  # set by a new call, on hearing of a timeout; older calls are due before it
             self._timer.cancel()
         self._timer = loop.call_at(moment, self._expire)
 
     def _drop(self, reason: str, *, down: bool) -> None:
-        """Give the connection up; the keeper makes another. ``down``: callers stop waiting until it has."""
+        """Give the connection up; the keeper makes another. ``down``: calls fail at once until it has."""
         self.trouble = reason
         self._down = self._down or down
         wire, self._wire = self._wire, None
@@ -376,7 +377,7 @@ class RedisLink:
         return loop
 
     def _begin(self) -> None:
-        """The first write of a new connection."""
+        """Make the first write of a new connection."""
         slots, self._slots = self._slots, deque()
         out, self._out = self._out, []
         try:
@@ -409,11 +410,11 @@ class RedisLink:
                 if loop.time() - since > _BACKOFF_S[1]:
                     pause = _BACKOFF_S[0]
                     continue
-            # While this pauses, nobody else should. Jittered, so that a fleet does not come back in step.
+            # During this pause calls fail at once instead of waiting. Jittered, so that a fleet does not come back in step.
             self._down = True
             await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
             pause = min(pause * 2, _BACKOFF_S[1])
 
 
 def _nothing() -> None:
-    """Nothing is to be said first."""
+    """The default for ``greet``: nothing has to be sent first."""

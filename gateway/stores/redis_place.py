@@ -1,11 +1,11 @@
-"""Where the Redis of a URL is now: the server it names, the primary that Sentinels know, or who owns a cluster's slot.
+"""Where the Redis of a URL is now: the server it names, the primary that Sentinels know, or the owner of a cluster's slot.
 
     redis://           HOST                                                                 ─► that server
     redis+sentinel://  a Sentinel ── SENTINEL GET-MASTER-ADDR-BY-NAME ─► the primary ── HELLO ─► if it says so itself
     redis+cluster://   a node     ── CLUSTER SLOTS ────────────────────► the owner ──── HELLO ─► if it says so itself
 
-It is asked for at each connection, so a failover is followed by whoever connects again. All keys of one store are in one
-slot of a cluster (they share a hash tag), so one node at a time serves it; no redirection is followed in between.
+The place is asked for at each connection, so whoever connects again follows a failover. All keys of one store are in one
+slot of a cluster (they share a hash tag), so one node at a time serves the store; redirections are not followed.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from .redis_wire import (
 )
 
 ELSEWHERE = frozenset({"MASTERDOWN", "MOVED", "READONLY"})
-"""Errors of a server that is no primary any more, or whose slot went to another."""
+"""Errors of a server that is no longer the primary, or whose slot has moved to another."""
 PERHAPS_ELSEWHERE = frozenset({"CLUSTERDOWN", "NOREPLICAS"})
-"""Errors of a primary that may be cut off from the others: they may have made another, which it will not hear of."""
+"""Errors of a primary that may be cut off from the others: they may have promoted another, and it would not hear of it."""
 
 
 class Tag(StrEnum):
-    """What stands in braces in every key of one store: a cluster keeps them in one slot."""
+    """The hash tag, in braces in every key of one store: a cluster keeps those keys in one slot."""
 
     LIMITS = "gw"
-    """Buckets, paces, what operators changed."""
+    """Buckets, paces and operators' changes."""
     CACHE = "ggw:cache"
     KEYS = "keys"
     CREDENTIALS = "credentials"
@@ -55,25 +55,25 @@ _SLOTS = 16384
 _LOOK_S = 0.5
 """How often Sentinels are asked while all is well."""
 _TELLERS = 3
-"""Who is asked in turn where what one told led nowhere: a Sentinel that is cut off tells of a primary that is none."""
+"""The most guides asked in turn where an answer led nowhere: a Sentinel that is cut off may name a former primary."""
 _MOST_GUIDES = 32
-"""Nodes of a cluster that are remembered beside those of the URL."""
+"""The most nodes of a cluster that are remembered besides those of the URL."""
 
 
 class RedisPlace:
-    """Of one URL, and one event loop.
+    """The place of the Redis of one URL, for one event loop.
 
     Args:
-        address: As parsed.
-        tag: Of the keys that are kept there: which node of a cluster that is.
+        address: The parsed URL.
+        tag: The hash tag of the keys that are kept there; it decides which node of a cluster that is.
     """
 
     def __init__(self, address: RedisAddress, tag: Tag = Tag.LIMITS) -> None:
         self.at = (address.host, address.port)
-        """Where it was last found. Who is connected elsewhere had better come back."""
+        """Where the server was last found. Connections to anywhere else should be given up."""
         self.turn = 0
-        """Goes up when a server is left that takes no writes any more, and again when another was found. One address may
-        lead to many servers: who was connected before, to listen only, would hear nothing against the old one."""
+        """Counts up when a server that no longer accepts writes is left, and again when another has been found. One address
+        may lead to many servers: a connection that only listens would not learn that its server is the old one."""
         self._address = address
         self._named = self.at
         self._names = Names(address.host, address.port)
@@ -82,16 +82,17 @@ class RedisPlace:
         self._asking = asyncio.Lock()
         self._doubtful = False
         self._talk: Wire | None = None
-        """With the first guide, a question at a time."""
+        """The connection to the first guide, for one question at a time."""
         self._guides = deque((guide, Names(guide.host, guide.port)) for guide in address.guides)
 
     @property
     def follows(self) -> bool:
-        """The server may be another one next time."""
+        """Whether guides say where the server is, so that it may be another one next time."""
         return bool(self._guides)
 
     async def connected(self, name: str, timeout_s: float, receive: Receive) -> Wire:
-        """As ``redis_wire.connected``. RedisUnavailable also where nobody knows the primary, or it says that it is none."""
+        """As ``redis_wire.connected``. Raises RedisUnavailable also where no guide knows the primary, or where the server
+        says that it is not a primary."""
         if not self.follows:
             turn = self.turn
             wire, _ = await connected(self._address, name, timeout_s, receive, self._names)
@@ -113,14 +114,14 @@ class RedisPlace:
             except BaseException:
                 self.doubt()
                 raise
-            if not tried:  # nobody tells of any
+            if not tried:  # no guide names a server
                 break
             self.doubt()
         assert trouble is not None, "a place is tried once"
         raise trouble
 
     async def _primary_at(self, found: tuple[str, int], name: str, timeout_s: float, receive: Receive) -> Wire:
-        """A connection to the server there, which says itself that it is one."""
+        """Connect to the server found there, which must say itself that it is a primary."""
         if found != self._named:
             self._named, self._names = found, Names(*found)
         at = msgspec.structs.replace(self._address, host=found[0], port=found[1])
@@ -132,23 +133,26 @@ class RedisPlace:
         return wire
 
     def left(self, wire: Wire) -> bool:
-        """The others that share this place are elsewhere since, or were told to go."""
+        """Whether the others that share this place have connected elsewhere since, or were told to leave."""
         return wire.at != self.at or wire.turn != self.turn
 
     def doubt(self) -> None:
-        """What was told led nowhere: whoever told it may be the one that knows no better, and is asked last."""
+        """Ask the first guide last from now on: what it said led nowhere, and it may be the one that knows no better."""
         self.close()
         self._guides.rotate(-1)
 
     def suspect(self) -> None:
-        """The server may be cut off, and whoever told of it with it: let the next one be asked, too."""
+        """The server may be cut off, and the guide that named it as well: have the next guide asked, too."""
         self._doubtful = True
 
     async def lost(self, wire: Wire) -> None:
-        """Wait until that connection is, or an ear was led elsewhere since: there it hears nothing of what is told here.
-        Or until Sentinels tell of another primary: the one before it goes on as one for ten seconds where it was not away,
-        and loses what is written to it meanwhile. (A cluster's refuses at once: it is asked while the server is
-        suspect.)"""
+        """Wait until the connection is lost, or has to be left.
+
+        It has to be left once an ear was led elsewhere, where it hears nothing of what is published here, and once
+        Sentinels name another primary: the former one, unless it was down, goes on as a primary for ten seconds, and what
+        is written to it meanwhile is lost. (A cluster's former primary refuses at once: a cluster is asked only while the
+        server is suspect.)
+        """
         self._doubtful = False
         while True:
             try:
@@ -168,13 +172,13 @@ class RedisPlace:
                         return
 
     def close(self) -> None:
-        """The conversation with a guide, if there is one."""
+        """End the conversation with a guide, if there is one."""
         talk, self._talk = self._talk, None
         if talk is not None:
             talk.abort()
 
     async def _told(self) -> tuple[str, int]:
-        """By the first guide that knows: it is the first to be asked next time."""
+        """What the first guide that knows says; that guide is the first to be asked next time."""
         trouble: Exception | None = None
         async with self._asking:
             for _ in range(len(self._guides)):
@@ -186,11 +190,11 @@ class RedisPlace:
                         reply = await self._talk.greet([self._question])
                     return self._primary(reply) if self._address.primary else self._owner(reply, guide)
                 except (OSError, ValueError, RedisError, RedisUnavailable) as refused:
-                    # What one said weighs more than that another is away.
+                    # What one guide said matters more than that another is away.
                     trouble = refused if trouble is None or isinstance(trouble, OSError) else trouble
                     self.doubt()
                 except asyncio.CancelledError:
-                    self.close()  # the reply is still to come: it must not be taken for that to another question
+                    self.close()  # the reply is still to come: it must not be taken for the answer to another question
                     raise
                 finally:
                     if not self._address.primary:
@@ -205,7 +209,7 @@ class RedisPlace:
         return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", primary) if primary else ("CLUSTER", "SLOTS")
 
     def _primary(self, reply: RedisValue) -> tuple[str, int]:
-        """``[host, port]``, or nil where that name is not watched."""
+        """The place in a Sentinel's reply: ``[host, port]``, or nil where that name is not watched."""
         match reply:
             case [bytes() as host, bytes() as port]:
                 return _place(host, port)
@@ -213,7 +217,7 @@ class RedisPlace:
                 raise RedisUnavailable(f"no primary {self._address.primary}")
 
     def _owner(self, reply: RedisValue, guide: RedisAddress) -> tuple[str, int]:
-        """``[[first slot, last slot, [host, port, …], replicas …], …]``."""
+        """The owner in a cluster's reply: ``[[first slot, last slot, [host, port, …], replicas …], …]``."""
         owner, told, whose = None, [], "nobody owns slot"
         for shard in reply if isinstance(reply, list) else ():
             match shard:
@@ -228,8 +232,8 @@ class RedisPlace:
         return owner
 
     def _remember(self, asked: RedisAddress, told: Iterable[tuple[str, int]]) -> None:
-        """All that the URL names may go in time, while the cluster lives on. Who was asked stays the first, and is there
-        once: after a doubt it is to be the last."""
+        """Remember a cluster's nodes as guides: all those that the URL names may go in time, while the cluster lives on.
+        The guide that was asked stays the first and appears once, so that a doubt makes it the last."""
         first = (asked.host, asked.port)
         known = {(guide.host, guide.port): (guide, names) for guide, names in self._guides}
         wanted = {(guide.host, guide.port) for guide in self._address.guides} | set(islice(told, _MOST_GUIDES))
@@ -241,15 +245,15 @@ class RedisPlace:
 
 
 def word_for(error: Exception) -> str:
-    """Why there is no connection, for people: ``WRONGPASS``, ``ConnectionRefusedError``, ``not the primary`` …"""
+    """Why there is no connection, in words for people: ``WRONGPASS``, ``ConnectionRefusedError``, ``not the primary`` …"""
     if isinstance(error, RedisError):
         return error.kind
     return str(error.args[0]) if isinstance(error, RedisUnavailable) and error.args else type(error).__name__
 
 
 def _node(node: RedisValue, guide: RedisAddress) -> tuple[str, int] | None:
-    """A node of a shard; one without a name of its own is where the guide was reached. None: nobody can be there, as at
-    port 0, which a node that speaks nothing but TLS has for whoever does not."""
+    """Where a shard's node is; one without a name of its own is where the guide was reached. None: nowhere that can be
+    reached, as at port 0, which a node that speaks only TLS gives to a client that does not."""
     with contextlib.suppress(RedisUnavailable):
         match node:
             case [bytes() as host, int() as port, *_] if host not in {b"", b"?"}:
@@ -264,13 +268,13 @@ def _place(host: bytes, port: bytes) -> tuple[str, int]:
         name, number = host.decode("ascii"), int(port)
     except ValueError:
         name, number = "", 0
-    if not name or not 0 < number < 65536:  # no socket takes them, and what is raised for it depends on the event loop
+    if not name or not 0 < number < 65536:  # no socket takes these, and what it raises depends on the event loop
         raise RedisUnavailable("an address that is none")
     return name, number
 
 
 def _role(hello: RedisValue) -> RedisValue:
-    """Of a flat list of names and values."""
+    """The value of ``role`` in HELLO's reply, a flat list of names and values."""
     fields = hello if isinstance(hello, list) else []
     for name, value in zip(fields[::2], fields[1::2], strict=False):
         if name == b"role":

@@ -1,6 +1,6 @@
-"""One connection to Redis: greeted, written to, and its replies handed on in order (RESP2, parsed by hiredis).
+"""One connection to Redis: greets, writes, and hands on the replies in order (RESP2, parsed by hiredis).
 
-What asks and waits is ``redis_link``; what only listens is ``redis_ear``.
+``redis_link`` asks on it and waits for the replies; ``redis_ear`` only listens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Command = Sequence[Argument]
 
 CONNECT_TIMEOUT_S = 1.0
 GRACE_S = 0.002
-"""uvloop runs timers before it reads sockets: after a stall of our own the reply may lie there unread. Look once more."""
+"""How much longer to wait when a timeout is due: uvloop runs timers before it reads sockets, so after a stall of our own
+the reply may have arrived unread."""
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
 _SCRIPT = r"ERR Error running script \(call to f_[0-9a-f]{40}\): @user_script:[0-9]+: (?:@user_script: [0-9]+: )?"
 """What Redis 6 puts before the error of a command in a script."""
@@ -33,7 +34,7 @@ _KINDS = (
     (re.compile(r"ERR (?:AUTH <password> called without|Client sent AUTH, but no password)"), "no password is set there"),
     (re.compile(r"ERR (?:DB index is out of range|invalid DB index|SELECT is not allowed)"), "no such database"),
     (re.compile(r"ERR This instance has cluster support disabled"), "no node of one"),
-    # The latter since 7.2, and in Valkey.
+    # The latter form since Redis 7.2, and in Valkey.
     (re.compile(rf"(?:{_SCRIPT}|ERR )(?:The user executing the script can't |ACL failure in script: )"), "NOPERM"),
     (
         re.compile(rf"ERR unknown (?:sub)?command|(?:{_SCRIPT}|ERR )Unknown (?:Redis )?command called from "),
@@ -47,15 +48,15 @@ class RedisUnavailable(Exception):  # noqa: N818 — a state of the world the ca
 
     @property
     def sent(self) -> bool:
-        """It may have been."""
+        """Whether the command may have been sent."""
         return self.args not in {("down",), ("busy",)}
 
 
 class RedisError(Exception):
     """Redis answered with an error. ``kind`` is its first word: ``NOSCRIPT``, ``READONLY``, ``OOM``, ``WRONGTYPE`` …
-    Or what it should be: ``unknown command``, of a server that is none of ours.
+    Where that would say too little, it is a phrase: ``unknown command`` from a server that cannot serve us, for one.
 
-    The text is kept off ``str()``: Redis quotes arguments in some of its messages.
+    The text is kept out of ``str()``: Redis quotes arguments in some of its messages.
     """
 
     def __init__(self, text: str = "ERR") -> None:
@@ -80,7 +81,7 @@ Receive: TypeAlias = "Callable[[RedisValue | RedisError], None]"
 
 
 class Wire(asyncio.Protocol):
-    """One TCP, TLS or Unix connection. Until greeted its replies are its own, then its owner's."""
+    """One TCP, TLS or Unix connection. It handles the replies to its greeting itself; later ones go to its owner."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive: Receive = self._greets
@@ -90,16 +91,16 @@ class Wire(asyncio.Protocol):
         self._greeting: asyncio.Future[RedisValue] | None = None
         self._greetings = 0
         self._unasked: RedisError | None = None
-        """Of a server that refuses whoever connects."""
+        """The error of a server that refuses connections without being asked anything."""
         self.full = False
         self.lost = asyncio.Event()
         self.at = ("", 0)
-        """Where it was found, by whoever looked for it."""
+        """Where the server was found; set by whoever looked for it."""
         self.turn = 0
-        """As ``RedisPlace.turn`` was then."""
+        """What ``RedisPlace.turn`` was then."""
 
     def descriptor(self) -> int:
-        """Of its socket; -1: it is gone."""
+        """The file descriptor of the socket; -1: it is gone."""
         return self._transport.get_extra_info("socket").fileno() if self._transport is not None else -1
 
     def write(self, octets: bytes) -> None:
@@ -113,7 +114,8 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
 
     async def greet(self, commands: Sequence[Command]) -> RedisValue:
-        """The last one's reply. Raises RedisError, or RedisUnavailable when the connection ends first."""
+        """Send the commands and return the reply to the last. Raises RedisError, or RedisUnavailable when the connection
+        ends first."""
         if self._transport is None:
             raise self._refused()
         self._greeting = asyncio.get_running_loop().create_future()
@@ -126,7 +128,7 @@ class Wire(asyncio.Protocol):
         self._receive = self._owner
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not checked by its class: uvloop's transports are no subclass of asyncio's.
+        # Cast, not checked: uvloop's transports are not of a subclass of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_MAX_UNSENT_BYTES)
 
@@ -168,7 +170,7 @@ class Wire(asyncio.Protocol):
 
 
 def nobody(reply: RedisValue | RedisError) -> None:
-    """Waits for it any more."""
+    """Ignore a reply that nobody waits for any more."""
     del reply
 
 
@@ -181,12 +183,12 @@ async def connected(
     *,
     last: Command = ("PING",),
 ) -> tuple[Wire, RedisValue]:
-    """A greeted connection, shown as ``name`` by ``CLIENT LIST``, and what was replied to the ``last`` greeting. ``names``
-    are its host's, kept by who connects again.
+    """Open a connection and greet Redis; return it and the reply to the ``last`` greeting. ``CLIENT LIST`` shows it as
+    ``name``. ``names`` resolves the host; a caller that connects again keeps it.
 
-    The last greeting must be answered within ``timeout_s``, which is its owner's for calls: a Redis too slow for them is
-    no better than none, and must not be found out again by every caller. Raises OSError, RedisError, RedisUnavailable, or
-    ValueError where no resolver takes the name.
+    The last greeting must be answered within ``timeout_s``, the owner's timeout for calls: a Redis too slow for calls is no
+    better than none, and not every caller should have to find that out again. Raises OSError, RedisError, RedisUnavailable,
+    or ValueError where no resolver takes the name.
     """
     wire = await opened(at, name, receive, names)
     try:
@@ -200,7 +202,7 @@ async def connected(
 
 
 async def opened(at: RedisAddress, name: str, receive: Receive, names: Names | None = None) -> Wire:
-    """As ``connected``, still to be greeted."""
+    """As ``connected``, but without the last greeting."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         if at.path:
@@ -223,7 +225,7 @@ async def opened(at: RedisAddress, name: str, receive: Receive, names: Names | N
 
 
 async def _reached(at: RedisAddress, receive: Receive, addresses: Sequence[Address]) -> Wire:
-    """At the first address that answers: none but the last has more than its share of the time."""
+    """Connect to the first address that answers; none but the last may take more than its share of the time."""
     loop = asyncio.get_running_loop()
     server_name = at.host if at.tls is not None else None
 
@@ -240,6 +242,6 @@ async def _reached(at: RedisAddress, receive: Receive, addresses: Sequence[Addre
 
 
 def packed(commands: Sequence[Command]) -> bytes:
-    """As one write."""
+    """The commands as octets for one write."""
     # hiredis annotates the argument as a tuple of exactly one element; it takes any.
     return b"".join([hiredis.pack_command((*command,)) for command in commands])  # type: ignore[arg-type]

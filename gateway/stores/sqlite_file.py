@@ -26,18 +26,18 @@ _Answer = TypeVar("_Answer")
 _UNDOING = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY}
 )
-"""What SQLite says when it has not begun, or has gone back: nothing was written."""
+"""Errors after which SQLite has not begun, or has rolled back: nothing was written."""
 
 
 class SqliteFile:
-    """The file at ``path``; followed when another takes its place.
+    """The file at ``path``; when another file takes its place, that one is used.
 
     Args:
-        path: Where it is.
+        path: Where the file is.
         schema: Statements that make its tables.
-        version: Of the schema; a file of another is refused.
-        timeout_s: For each call, waiting for another process's write included.
-        make: With mode 0600 when it is missing at the first call; else every call fails until it is there.
+        version: Of the schema; a file of another version is refused.
+        timeout_s: The longest wait for another process's write; a whole call may take one and a half times as long.
+        make: Make a missing file at the first call, with mode 0600; otherwise every call fails until it is there.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class SqliteFile:
         self._closed = False
 
     async def run(self, ask: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        """What ``ask`` makes of the connection, on the file's own thread. Raises StoreUnavailable, NotDone."""
+        """Call ``ask`` with the connection, on the file's own thread, and return its result. Raises StoreUnavailable,
+        NotDone."""
         if self._closed:
             raise NotDone(f"{self._path} is closed")
 
@@ -71,15 +72,15 @@ class SqliteFile:
         except TimeoutError as error:
             raise StoreUnavailable(f"{self._path} did not answer in time") from error
         except sqlite3.Error as error:
-            # The low octet: the others say more of the same.
+            # Only the low octet: the others say more of the same error.
             kind = NotDone if getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNDOING else StoreUnavailable
             raise kind(f"{self._path}: {error}") from error
 
     def _current(self) -> sqlite3.Connection:
         """The connection to the file that is there now."""
         if self._connection is not None and _identity(self._path) != self._opened:
-            # A backup was put in its place: who goes on with the file of before never hears of a revocation. SQLite sees
-            # that its file moved, and leaves the -wal file of that name alone, which is another's now.
+            # A backup was put in its place: in the former file no revocation would ever be heard of. SQLite sees that its
+            # file moved, and leaves the -wal file of that name alone, which now belongs to the new one.
             connection, self._connection = self._connection, None
             connection.close()
         if self._connection is None:
@@ -107,7 +108,7 @@ class SqliteFile:
         with contextlib.suppress(FileExistsError):
             # SQLite gives its -wal and -shm files the mode of this one.
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-        self._opened = _identity(path)  # before it is opened: one that takes its place meanwhile is another
+        self._opened = _identity(path)  # before it is opened: a file that takes its place meanwhile is another one
         _keep_private(path)
         connection = sqlite3.connect(path, timeout=self._timeout_s, isolation_level=None)
         try:
@@ -129,8 +130,8 @@ class SqliteFile:
 
 
 def _keep_private(path: Path) -> None:
-    """What others could have changed is refused. What they could read, as a backup that was put back, is closed to them: it
-    holds hashes and sealed tokens, and the keys to them are elsewhere.
+    """Refuse files that others could have changed, and close those that others could read, such as a restored backup. These
+    hold only hashes and sealed tokens, the keys to which are elsewhere.
     """
     for one in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
         try:
@@ -145,11 +146,11 @@ def _keep_private(path: Path) -> None:
 
 
 def _words(error: Exception) -> str:
-    """Without the path, which is told once."""
+    """The error's text without the path, which the message already names."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Which file is there. Raises OSError: none."""
+    """Which file is there. Raises OSError where there is none."""
     found = path.stat()
     return found.st_dev, found.st_ino

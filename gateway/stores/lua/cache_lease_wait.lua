@@ -1,4 +1,4 @@
--- Somebody waits for the end of the lease KEYS[1]: KEYS[2] says so for as long as it can last. 0: it is over.
+-- Records in KEYS[2], for as long as the lease KEYS[1] can last, that somebody waits for its end. Returns 0 if it is over.
 local left_ms = redis.call('PTTL', KEYS[1])
 if left_ms < 1 then return 0 end
 redis.call('SET', KEYS[2], '', 'PX', left_ms)

@@ -8,7 +8,7 @@ end
 local there = redis.call('HGET', KEYS[1], ARGV[1])
 local version = '0'
 if there then
-  version = string.match(there, '^(%d+):')  -- nil for what no gateway wrote: it is never written over
+  version = string.match(there, '^(%d+):')  -- nil for a value that no gateway wrote: it is never overwritten
 end
 if version ~= ARGV[2] then
   return 0

@@ -1,6 +1,6 @@
--- Everything about rotated upstream tokens, and a note of who has read it.
+-- Reads everything about rotated upstream tokens, and notes who has read it.
 -- KEYS: records (id -> "version:octets"), readers (gateway -> milliseconds); in one hash slot.
--- ARGV: reader, forget readers silent for so many milliseconds.
+-- ARGV: reader, milliseconds of silence after which a reader is forgotten.
 -- Returns { now in milliseconds, records, readers }.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

@@ -1,4 +1,4 @@
--- Let another lead at once.
+-- Ends the holder's lead, so that another can lead at once.
 -- KEYS: leader. ARGV: holder.
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   redis.call('DEL', KEYS[1])

@@ -1,7 +1,7 @@
 -- Adds one gateway key, and ends the one it replaces: judged and written in one step.
 -- KEYS: records (digest -> JSON), ids (id -> digest), used (id -> instant), digests of the identity's keys; one hash slot.
--- ARGV: id, digest in hex, record, created_at, live keys allowed, forget keys dead since before; then, of the key to be
--- replaced, its digest, its record as read and as it is to be, or three empty ones.
+-- ARGV: id, digest in hex, record, created_at, live keys allowed, the instant up to which dead keys are forgotten; then the
+-- digest of the key to be replaced, its record as read and its record as it is to be, or three empty strings.
 -- Returns 'ok', 'taken', 'too_many', or 'changed' where the key to be replaced is not as it was read.
 local id, digest, record = ARGV[1], ARGV[2], ARGV[3]
 local now, allowed, forget_before = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -22,7 +22,7 @@ local live, forgettable = 0, {}
 for _, theirs in ipairs(redis.call('SMEMBERS', KEYS[4])) do
   local text = theirs == older and after or redis.call('HGET', KEYS[1], theirs)
   local readable, other = pcall(cjson.decode, text)
-  -- What is no record admits nobody, and is left as it is: one more key may be made beside it.
+  -- A value that is no record admits nobody and is left as it is: it does not count, so one more key may be made.
   if readable and type(other) == 'table' then
     local revoked_at, expires_at = instant(other.revoked_at), instant(other.expires_at)
     if not revoked_at and (not expires_at or expires_at > now) then

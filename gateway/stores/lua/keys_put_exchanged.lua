@@ -1,6 +1,6 @@
--- Adds one exchanged credential, and forgets some that are long over: a hundred at most, so that nobody waits for it.
--- KEYS: records (digest -> JSON), ids (id -> digest), used (id -> instant), ends (digest by its end); one hash slot.
--- ARGV: id, digest in hex, record, its end, forget those over before, how many there may be.
+-- Adds one exchanged credential, and forgets some that ended long ago: at most a hundred, so that nobody waits for it.
+-- KEYS: records (digest -> JSON), ids (id -> digest), used (id -> instant), ends (digests by their ends); one hash slot.
+-- ARGV: id, digest in hex, record, its end, the instant up to which ended ones are forgotten, how many there may be.
 -- Returns 'ok', 'taken' or 'too_many'.
 local id, digest, record = ARGV[1], ARGV[2], ARGV[3]
 

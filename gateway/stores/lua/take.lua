@@ -1,14 +1,14 @@
 -- Takes tokens and places for many requests in one step: for each request, from all its buckets or from none.
 --
--- KEYS[i]  one bucket; the buckets of a request stand together
+-- KEYS[i]  one bucket; the buckets of a request are adjacent
 -- ARGV[i]  its packed wish: tokens per microsecond, burst, cost (doubles), a byte of flags, then the lease's name
 -- Returns  the clock in microseconds (double), then for each bucket its tokens (double) and whether it had enough (byte)
 --
--- A bucket of tokens is 16 bytes: tokens, and the microsecond they were counted at. No bucket means a full one, and so does
--- a value that is not a bucket: it is overwritten. A bucket of places is a sorted set: leases by the microsecond at which
--- they end. The arithmetic mirrors gateway/core/limits.py operation by operation.
-local SHADOW, LAST, PLACES = 1, 2, 4           -- of a take, added up
-local SETTLE, RELEASE, RENEW = 8, 16, 32       -- alone
+-- A bucket of tokens is 16 bytes: tokens, and the microsecond they were counted at. A missing bucket counts as a full one,
+-- and so does a value that is not a bucket: it is overwritten. A bucket of places is a sorted set of leases, by the
+-- microsecond at which they end. The arithmetic mirrors gateway/core/limits.py operation by operation.
+local SHADOW, LAST, PLACES = 1, 2, 4           -- flags of a take, added up
+local SETTLE, RELEASE, RENEW = 8, 16, 32       -- each stands alone
 local GRAIN = 1e-6
 local MOST = 1e8          -- no bucket is larger, nor owes more
 local LEASE_MS = 60000
@@ -17,14 +17,14 @@ local KEYS, ARGV, pack = KEYS, ARGV, struct.pack
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
-local stored = {}   -- what Redis holds, as this call leaves it
-local changed = {}  -- the keys of what is to be written
-local read = {}     -- wishes by their packed form: one limit's are alike
+local stored = {}   -- levels by key, as this call has left them so far
+local changed = {}  -- the keys that must be written
+local read = {}     -- wishes by their packed form: those of one limit are alike
 local tokens, at, enough, wishes = {}, {}, {}, {}
 local reply = { pack('<d', now) }
 
--- What the command says, or false where something else lies there. Any other refusal ends the script: an ACL without that
--- command would otherwise make every bucket a full one.
+-- The command's answer, or false where the key holds a value of another type. Any other error ends the script: otherwise an
+-- ACL without that command would make every bucket a full one.
 local function told(...)
   local answer = redis.pcall(...)
   if type(answer) ~= 'table' or not answer.err then return answer end
@@ -70,7 +70,7 @@ local function refill(i, level, per_us, burst)
   end
 end
 
--- Written once, behind the last request: many of one call often take from one bucket.
+-- Only remembers the level. It is written once, after the last request: many of one call often take from one bucket.
 local function store(key, t, a, per_us, burst)
   local level = stored[key]
   if not level then
@@ -156,7 +156,7 @@ for i = 1, #KEYS do
 end
 for _, key in ipairs(changed) do
   local t, a, per_us, burst = unpack(stored[key])
-  -- Past the time to be full again an absent bucket says the same. The rest covers a clock that runs a little apart.
+  -- From when the bucket would be full again, an absent one means the same. The rest covers clocks that differ a little.
   local ttl = math.min(math.ceil((burst - t) / per_us / 1000) + 5000, 1e12)
   redis.call('SET', key, pack('<dd', t, a), 'PX', string.format('%.0f', ttl))
 end
