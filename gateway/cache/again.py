@@ -1,4 +1,4 @@
-"""A stored answer looked up once more for the very same request: only what may have changed since is asked."""
+"""Looks a stored answer up once more for the very same request, and checks only what may have changed since."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from ..core.project_names import ProjectNames
 from .hook_watch import HookWatch
 
 Looking = Callable[[bytes, tuple[bytes, ...]], Callable[[], Entry | None]]
-"""(key, tags) → the first entry of a store's ``get`` of them, to be called again and again; None: there is none, or memory
-alone can't tell."""
+"""(key, tags) → a function, to be called again and again, that returns the first entry that a store's ``get`` has for them;
+None: there is none, or memory alone can't tell."""
 
 _EARLY_S = 1e-4
-"""Before a second is full: an instant of today is a double of some 0.2 µs, so what is due then may come as much earlier."""
+"""How much earlier than a full second a change is expected: a double resolves today's instants to some 0.2 µs, so the
+change may come early by that much."""
 
 
 class Again:
     """One request's way to its answer, as ``PrivateCache`` found it.
 
     Args:
-        look: Into the store, by the key and the tags that the names known now make.
-        names: Known now.
+        look: Looks into the store, by the key, and by the tags that follow from the names known now.
+        names: The project names known now.
         spelt: The project of the target as spelt there; empty where it has none.
-        hooks: Those that must still come; None: none need to.
+        hooks: The hooks that must still come; None: none need to.
         reuse_s: How old the answer may be.
-        fields: The request's.
+        fields: The request's fields.
         condition: Its ``If-None-Match``.
-        member: The member of ``Cache-Status``, with a place for the seconds left.
+        member: The member of ``Cache-Status``, with a placeholder for the seconds left.
     """
 
     __slots__ = (
@@ -69,10 +70,10 @@ class Again:
         self._computed = b"Age: %d\r\nCache-Status: " + member + b"\r\n"
 
     def still(self, at: float) -> Entry | None:
-        """The answer where it may be served as it is at ``at`` (Unix seconds); None: that takes a ``fetch`` to say."""
+        """The answer, where it may be served unchanged at ``at`` (Unix seconds); None: only a ``fetch`` can tell."""
         names = self._names
         if names.version != self._version:
-            if names.others(self._spelt) != self._others:  # a write by another name must find it
+            if names.others(self._spelt) != self._others:  # a write under any of its names must purge it
                 return None
             self._version = names.version
         if self._hooks is not None and not self._hooks.heard_lately:
@@ -84,19 +85,19 @@ class Again:
         return entry
 
     def computed(self, entry: Entry, at: float) -> bytes:
-        """The lines that ``entry``, still the answer, has computed for each answer."""
+        """The lines that are computed for each answer: here for ``entry``, which is still the answer at ``at``."""
         age_s = at - entry.received_at
         age_s = max(age_s, 0.0)
         return self._computed % (age_s, self._reuse_s - age_s)
 
     def same_until(self, entry: Entry, at: float) -> float:
-        """From ``at`` on, up to which instant ``computed`` says the same; not behind ``at`` where that can't be said."""
+        """The instant until which ``computed`` stays the same from ``at`` on; not after ``at`` where that can't be told."""
         age_s = max(0.0, at - entry.received_at)
         older, less_left = int(age_s) + 1, self._reuse_s - int(self._reuse_s - age_s)
         return entry.received_at + min(older, less_left) - _EARLY_S
 
     def shown(self, entry: Entry) -> ResponseHead | None:
-        """The head to send for it, less what is computed; None: it is another request's (``Vary``)."""
+        """The head to send for ``entry``, without what is computed; None: it answers another request (``Vary``)."""
         if entry.selecting and not selects(entry.selecting, entry.language, self._fields):
             return None
         if self._condition is not None and may_answer_304(entry, self._condition, None):

@@ -26,34 +26,35 @@ from .mould import Cast, Mould, Told
 
 
 class Like(msgspec.Struct, gc=False):
-    """What a cache found out about one request, for those of its kind: only their targets' queries differ, and in nothing
-    that anybody reads."""
+    """What a cache found out about one request, for all of its kind: these differ only in their targets' queries, and in
+    nothing there that the gateway looks at."""
 
     kind: CacheRequest | None = None
-    """One of these requests, to find it out from; None: that takes a ``fetch``."""
+    """One of these requests, from which to find it out; None: only a ``fetch`` can."""
     version: int = -1
-    """Of the projects' names, when it was found out."""
+    """The version of the project names when it was found out."""
     refused: CacheReason | None = None
     asked: RequestDirectives | None = None
     if_none_match: bytes | None = None
     key: bytes = b""
-    """Behind the target."""
+    """The part of the cache key behind the target."""
     tags: tuple[bytes, ...] = ()
     reuse_s: float = 0.0
     keep_s: float = 0.0
     immutable: bool = False
     taught: bool = False
-    """An answer names no project that is not known by now."""
+    """Whether an answer can name no project that is not known by now."""
     fields: Fields = ()
-    """The request's."""
+    """The request's fields."""
     validates: bool = False
-    """Where something is stored that must be asked about, it may be asked about for all who wait. Where nothing is, an
-    answer may be stored and shared with them, but for ``given``."""
+    """Whether a stored answer that must be revalidated may be revalidated for all who wait. Where nothing is stored, the
+    answer may then be stored and shared with them, except under ``given``."""
     given: Fields = ()
-    """The client's own conditions: where nothing is stored they go up, and what they bring is for it alone. None where an
-    answer would be reused without asking: then the whole one is fetched for all."""
+    """The client's own conditions: where nothing is stored they are forwarded, and the answer is for this client alone.
+    Empty where an answer would be reused without asking: then the whole answer is fetched for all."""
     moulds: dict[tuple[Shape, Fields, float], Mould] = {}
-    """Of its answers, by what these say that decides, and ``reuse_s``: others of the same fields have the same."""
+    """Moulds of the answers, by shape, by the fields that decide about storing, and by ``reuse_s``: answers that agree in
+    these share one."""
 
 
 class Found(msgspec.Struct, gc=False):
@@ -61,33 +62,33 @@ class Found(msgspec.Struct, gc=False):
 
     lookup: Lookup
     version: int
-    """Of the ``Like``: its key and its tags were these."""
+    """The version of the ``Like`` whose key and tags the store was asked for."""
     over: bool = False
-    """The store was asked again since, for the same request: what GitLab said before that is no answer to what is known
-    now."""
+    """Whether the store has been asked again since, for the same request: what GitLab said before that is no answer to
+    what is known now."""
 
 
 class CacheRequest(msgspec.Struct, frozen=True, gc=False):
-    """What the pipeline knows when it comes to the cache."""
+    """What the pipeline knows of a request when it comes to the cache."""
 
     method: str
     target: bytes
-    """The raw target less credentials."""
+    """The raw target without credentials."""
     fields: Fields
-    """The request's, as forwarded upstream less credentials: conditional, range and cache directives included."""
+    """The request's fields as forwarded upstream, without credentials: conditions, range and cache directives included."""
     operation: Operation
     partition: bytes = b""
     """Who may see the answer; empty in shared mode."""
     has_body: bool = False
     sudo: str = ""
     session: bool = False
-    """It comes with a browser session."""
+    """Whether it comes with a browser session."""
     reached_as: bytes = b""
-    """How the client addressed the gateway (scheme, host): ``Link`` and ``Location`` of the answer are made of it."""
+    """How the client addressed the gateway (scheme, host): the answer's ``Link`` and ``Location`` are made from it."""
     like: Like | None = None
-    """One for all requests of a kind, where there are others."""
+    """Shared by all requests of a kind, where there are others."""
     found: Found | None = None
-    """Where the store was asked already."""
+    """What the store held, where it was asked already."""
 
     @property
     def has_authorization(self) -> bool:
@@ -106,11 +107,11 @@ class CacheOutcome:
         self.upstream_status = 0
         """What upstream answered to the request that the cache made; 0 where it was not asked or failed."""
         self.age_s = -1.0
-        """Of a stored answer; -1 for one that just came."""
+        """The age of a stored answer; -1 for one that has just arrived."""
         self.cache_status_field = b""
         """This cache's own member of ``Cache-Status``, already in the reply's head."""
         self.again: Again | None = None
-        """Where the same request may be answered in the same way."""
+        """How to answer the same request again without a ``fetch``, where that may be possible."""
 
 
 Forward = Callable[[Fields], Awaitable[Reply]]
@@ -119,38 +120,38 @@ called more than once, and after ``fetch`` returned (stale-while-revalidate)."""
 
 
 class Leading(Protocol):
-    """One request that asks upstream for all who ask the same."""
+    """One request that asks upstream on behalf of all identical ones."""
 
     @property
     def conditions(self) -> Fields:
-        """What it goes up with."""
+        """The conditions to forward it with."""
         ...
 
     def validated(self, head: ResponseHead) -> tuple[Reply, CacheOutcome] | None:
-        """A 304 is there, as it goes down: what is stored is kept on, shared with all who wait, and told. None, and nothing
-        was done, where that takes a ``fetch``."""
+        """Deal with a 304, given as it goes down: keep what is stored, share it with all who wait, and return the reply.
+        None, with nothing done, where that takes a ``fetch``."""
         ...
 
     def answered(self, head: ResponseHead, whole: bytes) -> Told | None:
-        """A 200 is there: stored where it may be, shared with all who wait. None, and nothing was done, where that takes a
-        ``fetch``."""
+        """Deal with a 200: store it where that is allowed, and share it with all who wait. None, with nothing done, where
+        that takes a ``fetch``."""
         ...
 
     def cast(self, blanks: Blanks, head: ResponseHead) -> Cast | None:
-        """What to make of answers of one form. ``head`` is made of ``blanks``, as it goes down. None: each has to be looked
-        at. Raises ValueError where the values that differ don't come out whole."""
+        """How to deal with answers of one form. ``head`` is made from ``blanks``, as it goes down. None: each answer has to
+        be examined. Raises ValueError where the values that differ can't be recovered whole."""
         ...
 
     def likewise(self, cast: Cast, values: Values, whole: bytes) -> Told | None:
-        """As ``answered``, of one of that form. None, and nothing was done, where it takes ``answered``."""
+        """As ``answered``, for an answer of that form. None, with nothing done, where it takes ``answered``."""
         ...
 
     def abandon(self) -> None:
-        """There is no answer: whoever waits asks next. Harmless afterwards."""
+        """Give up without an answer: one of those who wait asks next. Harmless after an answer."""
         ...
 
     def found(self) -> Found:
-        """For the ``fetch`` that goes on from here: an answer that is there already is not taken for a later one."""
+        """What a ``fetch`` needs to go on from here: an answer that is there already must not be taken for a later one."""
         ...
 
 
@@ -158,13 +159,13 @@ class Cache(Protocol):
     """A cache policy over a store."""
 
     def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
-        """Nothing is stored for ``target``, or something that must be asked about; nobody asks for it, and its answer can
-        be dealt with without a wait: it is to go up with ``Leading.conditions``, and a word is owed then. None for any
-        other: that is for ``fetch``.
+        """Lead a request, if nothing is stored for ``target``, or something that must be revalidated, and if nobody else
+        asks for it and its answer can be dealt with without waiting. It must then be forwarded with ``Leading.conditions``,
+        and the ``Leading`` told how that ended. None for any other request: that is for ``fetch``.
 
         Args:
-            target: The raw one, of a GET less credentials.
-            like: What ``fetch`` found out about one of its kind.
+            target: The raw target of a GET, without credentials.
+            like: What ``fetch`` found out about a request of its kind.
             now: Unix seconds.
         """
         ...
@@ -172,45 +173,47 @@ class Cache(Protocol):
     def lead_soon(
         self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | Found | None], None]
     ) -> Asked | None:
-        """As ``lead_now``, of a store that has to be asked: ``then`` is called once, later, with what ``lead_now`` would
-        have said, or with what there is for the ``fetch`` that it takes. None, and nobody is asked, where that takes one
-        anyway. What ``then`` raises is logged.
+        """As ``lead_now``, for a store that has to be asked: ``then`` is called once, later, with what ``lead_now`` would
+        return, or with what the store held, where a ``fetch`` is needed. Returns None, with nobody asked, where one is
+        needed anyway. What ``then`` raises is logged.
         """
         ...
 
     async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:
-        """The answer to send, complete: stored fields, ``Age``, ``Cache-Status``, the client's preconditions judged.
+        """Return the complete answer to send: stored fields, ``Age``, ``Cache-Status``, the client's preconditions judged.
 
-        Its body, when it streams, is copied into the store on the way and becomes visible only when it arrived whole.
-        ``release()`` on the reply is owed on every path. Raises what ``forward`` raises, and Rejection ONLY_IF_CACHED.
+        A body that streams is copied into the store on the way, and becomes visible there only once it has arrived whole.
+        The caller owes ``release()`` on the reply on every path. Raises what ``forward`` raises, and Rejection
+        ONLY_IF_CACHED.
 
         Args:
-            request: Permitted; nothing is looked up for one that is not.
-            forward: The way up.
+            request: A permitted request; nothing is looked up for any other.
+            forward: Asks upstream.
             now: Unix seconds.
         """
         ...
 
     async def drop_partition(self, partition: bytes) -> None:
-        """Forget everything of one credential."""
+        """Forget everything stored for one credential."""
         ...
 
     async def close(self) -> None: ...
 
 
 class Leases(Protocol):
-    """Which gateway asks, where several share a store."""
+    """Decides which gateway asks, where several share a store."""
 
     async def lead(self, question: bytes) -> Callable[[], None] | None:
-        """Ask for all: what must be called when the answer is stored, or will not be. Never fails.
+        """Ask on behalf of all gateways. Returns what must be called when the answer is stored, or will not be. Never
+        fails.
 
-        None: another gateway asked the same. It is done now, or has taken too long.
+        None: another gateway asked the same. It is done by now, or has taken too long.
         """
         ...
 
     def lead_soon(self, question: bytes, then: Callable[[Callable[[], None] | None], None]) -> Asked | None:
-        """As ``lead``, but that nobody waits for another gateway: ``then`` is called once, later, with None where one
-        asks. None, and nothing was sent, where that cannot be said."""
+        """As ``lead``, but without waiting for another gateway: ``then`` is called once, later, with None where one asks.
+        Returns None, with nothing sent, where that can't be told."""
         ...
 
 

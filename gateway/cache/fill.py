@@ -1,7 +1,8 @@
-"""Copying an answer into the store while it streams to its client: finish or void.
+"""Copies an answer into the store while it streams to its client: all of it or nothing.
 
-An entry exists only after the last octet came, and only if the length is the promised one. A client that leaves, an
-upstream that dies and an answer that turns out too large void it; the client's own stream is not disturbed by any of that.
+An entry exists only once the last octet has arrived, and only if the length is the promised one. A client that leaves, an
+upstream that dies and an answer that turns out too large void the copy; the client's own stream is not disturbed by any of
+that.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ Commit = Callable[[bytes], Awaitable[None]]
 Void = Callable[[Stored], None]
 
 READ_AHEAD_BYTES = 256 << 10
-"""Nearly every JSON page of GitLab's is smaller."""
+"""Nearly every JSON page of GitLab is smaller than this."""
 
 
 def promised_length(reply: Reply) -> int | None:
-    """Its ``Content-Length``, where it has a readable one."""
+    """The reply's ``Content-Length``, where it has a readable one."""
     head = reply.head
     value = (head.shape or shaped(head)).first(head.fields, b"content-length")
     return int(value) if value is not None and value.isdigit() and len(value) <= 18 else None
 
 
 async def read_ahead(reply: Reply, limit_bytes: int = READ_AHEAD_BYTES) -> Reply:
-    """``reply`` with its body whole where it is small, so that nobody has to wait for how fast its client reads.
+    """``reply``, with its body read whole where it is small, so that nobody has to wait for a client that reads slowly.
 
-    What is longer streams on after what was read. Raises what the stream raises, before anything went to the client.
+    A longer body streams on after what was read. Raises what the stream raises, before anything has gone to the client.
     """
     if reply.chunks is None:
         return reply
@@ -61,7 +62,7 @@ async def filled(reply: Reply, limit_bytes: int, commit: Commit, void: Void) -> 
         reply: From upstream; ownership passes to the reply returned.
         limit_bytes: Larger bodies stream past.
         commit: Given the whole body.
-        void: Told why there is none.
+        void: Told why nothing is stored.
     """
     length = promised_length(reply)
     if reply.whole is not None:
@@ -78,7 +79,7 @@ async def filled(reply: Reply, limit_bytes: int, commit: Commit, void: Void) -> 
     copy = _Copy(reply.chunks, length, limit_bytes, commit, void)
 
     def release() -> None:
-        # The iterator may never have been started: its own `finally` is nothing to count on.
+        # The iterator may never have been started: its own `finally` can't be counted on.
         copy.void(Stored.INCOMPLETE)
         reply.release()
 
@@ -86,7 +87,7 @@ async def filled(reply: Reply, limit_bytes: int, commit: Commit, void: Void) -> 
 
 
 class _Copy:
-    """A stream and what was kept of it so far."""
+    """A stream, and the state of its copy."""
 
     __slots__ = ("_chunks", "_commit", "_length", "_limit_bytes", "_settled", "_void")
 

@@ -9,7 +9,7 @@ from .contract import CacheOutcome, with_status
 
 
 class Labels:
-    """By one name.
+    """Writes the members of one cache.
 
     Args:
         name: What this cache calls itself.
@@ -19,7 +19,7 @@ class Labels:
         self.name = name
 
     def upstream_answer(self, reply: Reply, outcome: CacheOutcome, ttl_s: float | None = None) -> Reply:
-        """An answer that just came, with our member. ``ttl_s``: for how long it will be reused, if it is stored."""
+        """An answer that has just arrived, with our member. ``ttl_s``: how long it will be reused, if it is stored."""
         stored = outcome.stored is Stored.STORED
         outcome.cache_status_field = cache_status_field(
             self.name,
@@ -33,7 +33,7 @@ class Labels:
         return reply
 
     def miss(self, stored: Stored, reuse_s: float) -> bytes:
-        """The member for a 200 to what was not in the cache; as ``upstream_answer`` says it."""
+        """The member for a 200 to a request that missed the cache, as ``upstream_answer`` writes it."""
         return cache_status_field(
             self.name,
             CacheStatus.MISS,
@@ -44,7 +44,7 @@ class Labels:
         )
 
     def stored_answer(self, outcome: CacheOutcome, age_s: float, ttl_s: float) -> bytes:
-        """The member for an answer out of the store; both notes are made on ``outcome``."""
+        """The member for an answer from the store; it and ``age_s`` are also noted in ``outcome``."""
         outcome.age_s = age_s
         outcome.cache_status_field = cache_status_field(
             self.name,
@@ -58,7 +58,7 @@ class Labels:
         return outcome.cache_status_field
 
     def only_if_cached(self, reason: CacheReason) -> Rejection:
-        """To a client that wants a stored answer or none (RFC 9111 §5.2.1.7)."""
+        """The refusal for a client that wants a stored answer or none (RFC 9111 §5.2.1.7)."""
         member = cache_status_field(self.name, CacheStatus.MISS, reason)
         return Rejection(
             Code.ONLY_IF_CACHED, 504, "504 Gateway Timeout", headers=((b"Cache-Status", member),), source=Source.DOWNSTREAM

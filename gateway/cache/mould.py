@@ -1,6 +1,6 @@
-"""What the answers to one kind of request have in common: found out of the first; the others are picked from.
+"""What the answers to one kind of request have in common: found out from the first, and applied to the others.
 
-GitLab's answers to the pages of a list have the same fields, and those that decide about storing say the same in all.
+GitLab's answers for the pages of a list have the same fields, and those that decide about storing say the same in all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STORED = Stored.STORED
 
 
 class Told:
-    """What is said of one that went up and what became of its answer: to telemetry, and to the client."""
+    """What telemetry and the client are told of a request that was forwarded, and of what became of its answer."""
 
     __slots__ = ("field", "line", "reason", "status", "stored")
 
@@ -32,15 +32,15 @@ class Told:
 
 
 class Mould:
-    """Of answers with status 200 to what was not in the cache.
+    """The mould of answers with status 200 to requests that missed the cache.
 
     Args:
-        shape: Theirs; without ``Last-Modified``.
-        keep: The fields that are replayed.
-        selecting: What ``Vary`` names of the requests, with its values.
-        told: Of those that are stored; of all, where ``keep`` is None.
-        overtaken: Of those that a write overtook.
-        validated: GitLab is asked before each reuse, so that an ``Etag`` is needed.
+        shape: The answers' shape; without ``Last-Modified``.
+        keep: Picks the fields that are replayed; None: nothing is stored.
+        selecting: The request fields that ``Vary`` names, with their values.
+        told: What is told of answers that are stored; of all, where ``keep`` is None.
+        overtaken: What is told of answers that a write overtook.
+        validated: GitLab is asked before each reuse, so an ``Etag`` is needed.
     """
 
     __slots__ = ("_etag", "_length", "keep", "overtaken", "selecting", "told", "validated")
@@ -64,7 +64,7 @@ class Mould:
         self.overtaken = overtaken
 
     def entry(self, head: ResponseHead, body: bytes, received_at: float) -> Entry | None:
-        """What is stored of one; None: it has another length than it says, or no ``Etag`` though that is needed."""
+        """The entry of one answer; None: its length is not the one it states, or it has no ``Etag`` where one is needed."""
         fields = head.fields
         length = b"%d" % len(body)
         kept: Fields = self.keep(fields) if self.keep is not None else ()
@@ -79,7 +79,7 @@ class Mould:
                 etag = b""
         if self.validated and not etag:
             return None
-        # Of how long an answer may live a private cache does not ask GitLab.
+        # The zeros: a private cache does not ask GitLab how long an answer may live.
         return Entry(200, head.reason, kept, body, received_at, 0.0, 0.0, etag, selecting=self.selecting)
 
 
@@ -87,13 +87,13 @@ class Cast:
     """A mould for heads of one form.
 
     Args:
-        mould: Of these.
-        reuse_s: Of the requests (``Like.reuse_s``).
-        blanks: Of the form.
-        head: Made of theirs, as it goes down.
+        mould: The mould of these answers.
+        reuse_s: ``Like.reuse_s`` of the requests.
+        blanks: The form's blanks.
+        head: The head made from theirs, as it goes down.
 
     Raises:
-        ValueError: A value that differs does not come out whole.
+        ValueError: A value that differs can't be recovered whole.
     """
 
     __slots__ = ("_bare_bytes", "_etag", "_filled", "_kept", "_reason", "coding", "mould", "reuse_s")
@@ -111,15 +111,15 @@ class Cast:
         self._bare_bytes = Entry(200, b"", bare, b"", 0.0, 0.0, 0.0, selecting=mould.selecting).size_bytes
 
     def late(self, values: Values, body: bytes, received_at: float) -> LateEntry | None:
-        """As ``Mould.entry``, of a head that says the body's length."""
+        """As ``Mould.entry``, for a head that states the body's length."""
         etag = values[self._etag] if self._etag >= 0 else b""
         if self.mould.validated and not is_etag(etag):
             return None
-        kept = self._kept(values)  # no other: what is not counted must not be held
+        kept = self._kept(values)  # no other values: what is not counted must not be held
         return _Poured(self, kept, etag, body, received_at, self._bare_bytes + len(body) + len(b"".join(kept)))
 
     def entry(self, kept: Values, etag: bytes, body: bytes, received_at: float) -> Entry:
-        """Of an answer that ``late`` took. ``kept``: those of its values that are replayed; ``etag``: as it came."""
+        """The entry of an answer that ``late`` took. ``kept``: its values that are replayed; ``etag``: as received."""
         fields = self._filled(kept)
         if not is_etag(etag):
             etag = b""
@@ -127,7 +127,7 @@ class Cast:
 
 
 class _Poured(msgspec.Struct, gc=False):
-    """What one answer has of its own, until somebody asks for the entry."""
+    """What one answer has of its own, kept until somebody asks for the entry."""
 
     _cast: Cast
     _kept: Values
@@ -143,7 +143,7 @@ class _Poured(msgspec.Struct, gc=False):
 
 
 def saying(shape: Shape) -> Pick:
-    """The fields of an answer that decide about storing it."""
+    """Picks the fields of an answer that decide about storing it."""
     pick: Pick | None = shape.memo.get(saying)
     if pick is None:
         pick = shape.memo[saying] = picking([at for at, name in enumerate(shape.names) if name in SAYING])

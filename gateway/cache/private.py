@@ -1,4 +1,4 @@
-"""GitLab's answers, kept apart for each partition: one ``fetch``, its decisions made in ``core/private_caching.py``.
+"""GitLab's answers, kept apart by partition: one ``fetch``, whose decisions are made in ``core/private_caching.py``.
 
 refused? → bypass      changes something? → past, and purged      fresh? → hit      else ask (``private_asking``)
 """
@@ -36,7 +36,7 @@ from .private_validating import PrivateValidating
 from .tagging import Tagging
 
 _BEFORE_TARGET = len(b"private\n")
-# Read on every hit; an enum's class looks its members up anew each time.
+# Globals, since they are read on every hit: an enum's class looks its members up anew each time.
 _HIT, _FRESH = CacheStatus.HIT, CacheReason.FRESH
 
 
@@ -47,15 +47,15 @@ class PrivateCache:
         store: Shared by all partitions; keys keep them apart.
         policy: What the operator allows.
         name: What this cache calls itself in ``Cache-Status``.
-        wait_s: For how long a request waits for an identical one in flight before it goes up itself.
-        names: Of projects, known to others too.
-        looking: Into what of ``store`` is in memory.
-        hooks: Where lifetimes hang on GitLab's hooks: while none come, every reuse is revalidated.
-        leases: Where gateways share the store: one of them asks what all may reuse.
+        wait_s: How long a request waits for an identical one in flight before it goes up itself.
+        names: Names of projects, shared with others.
+        looking: Looks into that part of ``store`` which is in memory.
+        hooks: Where lifetimes depend on GitLab's hooks: while none come, every reuse is revalidated.
+        leases: Where gateways share the store: one of them asks for what all may reuse.
         at_hand: ``store``, where it is in this process and nowhere else; then there are no ``leases``.
         afar: ``store``, where it is elsewhere.
-        dressed: How answers are made ready on their way down: those of another way, in a store that outlives this process
-            or is shared with others, are none of ours.
+        dressed: How answers are made ready on their way down: an answer made ready in another way, in a store that outlives
+            this process or is shared with others, is not used.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class PrivateCache:
         else:
             if found is not None:
                 found.over = True
-            # Where every reuse is asked for, a copy in this process is good for nothing.
+            # Where every reuse is revalidated, a copy in this process is of no use.
             lookup = await self._store.get(key, tags, anew=reuse_s <= 0)
         at = now()
         entry, reason = usable(lookup, request.fields, asked, reuse_s, at)
@@ -163,7 +163,7 @@ class PrivateCache:
             leading = self._led(store, lookup, target, like, key, now)
             if leading is None and (not lookup.available or not store.copies):
                 return Found(lookup, version)
-            return leading  # of what is fresh in a store with copies, one is made by a ``fetch``
+            return leading  # of a fresh answer, in a store with copies, a ``fetch`` makes one
 
         looking = PrivateLooking(led, then, self._leases if like.reuse_s > 0 else None, key)
         asked = store.look(key, like.tags, looking.looked)
@@ -173,7 +173,7 @@ class PrivateCache:
         return looking
 
     def _leads(self, like: Like) -> bool:
-        """Requests of this kind may go up, and their answers be stored, without a ``fetch``."""
+        """Whether requests of this kind may go up, and their answers be stored, without a ``fetch``."""
         if like.version != self._names.version:
             if like.kind is None:
                 return False
@@ -205,7 +205,7 @@ class PrivateCache:
         return PrivateValidating(self._asking, store, like, key, lookup, flight, now, like.version, entry, reason, at)
 
     def _find_out(self, like: Like, request: CacheRequest) -> None:
-        """What the fields, the path and the caller of a request say."""
+        """Fill ``like`` with what a request's fields, path and caller say."""
         like.version = self._names.version
         reading = self._reader.read(request.fields)
         like.refused = refuses_request(
@@ -238,7 +238,7 @@ class PrivateCache:
         like.given = conditions(request.fields) if like.reuse_s <= 0 else ()
 
     def _hits(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:
-        """The short way out: nothing is asked, parsed or encoded."""
+        """The shortest way out: nothing is asked, parsed or encoded."""
         outcome = CacheOutcome(_HIT, _FRESH)
         outcome.age_s = age_s
         member = outcome.cache_status_field = self._hit % (reuse_s - age_s)
@@ -274,14 +274,15 @@ class PrivateCache:
         return self._labels.upstream_answer(reply, outcome), outcome
 
     async def _not_a_get(self, request: CacheRequest, forward: Forward) -> tuple[Reply, CacheOutcome]:
-        """HEAD always goes up: GitLab's carries what its GET does not. A write takes what it may have changed with it."""
+        """HEAD always goes up: GitLab answers it with fields that a GET's answer lacks. A write purges what it may have
+        changed."""
         writes = request.method not in SAFE_METHODS and request.operation.access is not Access.READ
         if not writes:
             return await self._past(request, forward, CacheReason.METHOD)
         try:
             reply, outcome = await self._past(request, forward, CacheReason.METHOD)
         except BaseException as failure:
-            # An answer that never came may have been a success.
+            # A write whose answer never came may have succeeded.
             if may_have_written(failure.code if isinstance(failure, Rejection) else None):
                 await self._purge(self._of_write(request))
             raise
@@ -300,8 +301,8 @@ class PrivateCache:
         await self._store.purge(tags, self._policy.hold_s)
 
     async def _written(self, request: CacheRequest, reply: Reply) -> Reply:
-        """What a write may have changed is purged before its answer goes down; as it comes: and again at its end, for a
-        push's begins before its branches are moved."""
+        """Purge what a write may have changed before its answer goes down, and again at the end of an answer that streams:
+        that to a push begins before its branches are moved."""
         tags = self._of_write(request)
         if reply.chunks is not None:
             await self._purge(tags)

@@ -1,4 +1,4 @@
-"""GitLab asked about what a partition holds, or does not: once for all who want to know, here and at other gateways.
+"""Asks GitLab about what a partition holds, or lacks: once for all who want to know, here and at other gateways.
 
 in flight? → wait, collapsed      leased by another gateway? → wait, collapsed      else ask, with the stored validator
                                   304 → freshened · 200 → stored · 401/403/404 → dropped
@@ -41,7 +41,7 @@ from .labels import Labels
 from .mould import Mould, Told, saying
 from .tagging import Tagging, hides_secret
 
-# Read for every answer; an enum's class looks its members up anew each time.
+# Globals, since they are read for every answer: an enum's class looks its members up anew each time.
 _MISS, _UPDATED, _STORED = CacheStatus.MISS, CacheStatus.UPDATED, Stored.STORED
 _REQUEST = CacheReason.REQUEST
 _MOULDS_BOUND = 16
@@ -58,7 +58,7 @@ class Landing(msgspec.Struct, frozen=True, gc=False):
 
 
 Joined = Flight[Landing]
-"""A question that somebody leads."""
+"""The flight of a question that somebody leads."""
 
 
 class _Taking(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ class Question(msgspec.Struct, frozen=True):
     asked: RequestDirectives | None
     if_none_match: bytes | None
     taught: bool = False
-    """The answer names no project that is not known."""
+    """Whether the answer can name no project that is not known."""
 
 
 class PrivateAsking:
@@ -97,9 +97,9 @@ class PrivateAsking:
         store: Where answers go.
         policy: What the operator allows.
         labels: What this cache says of itself.
-        wait_s: For how long a request waits for an identical one in flight before it goes up itself.
+        wait_s: How long a request waits for an identical one in flight before it goes up itself.
         tagging: Learns names from answers.
-        leases: Where gateways share the store: one of them asks what all may reuse.
+        leases: Where gateways share the store: one of them asks for what all may reuse.
     """
 
     def __init__(
@@ -124,11 +124,11 @@ class PrivateAsking:
     def ask(
         self, question: Question, lookup: Lookup, entry: Entry | None, reason: CacheReason
     ) -> Awaitable[tuple[Reply, CacheOutcome]]:
-        """Ask, unless somebody asks the very same thing already. To be awaited at once: a flight may be on it."""
+        """Ask, unless somebody asks the very same thing already. Must be awaited at once: a flight may depend on it."""
         given = self._given(question, entry)
         if reason is _REQUEST or (entry is None and given) or _asks_afresh(question.asked):
             return self._lead(question, lookup, entry, reason, given, None)
-        # The version is part of it: who asks after a write must not get what was asked before it.
+        # The version is part of the key: whoever asks after a write must not get what was asked for before it.
         leads, flight = self.flights.join(b"%d\n%b" % (lookup.version, question.key))
         if not leads:
             return self._follow(question, lookup, entry, reason, flight)
@@ -139,7 +139,7 @@ class PrivateAsking:
     async def _follow(
         self, question: Question, lookup: Lookup, entry: Entry | None, reason: CacheReason, flight: Flight[Landing]
     ) -> tuple[Reply, CacheOutcome]:
-        """Wait for whoever asks; for the next who does, should that one leave."""
+        """Wait for whoever leads, and for the next leader should that one leave; lead where nobody does."""
         request, now = question.request, question.now
         started = now()
         while True:
@@ -174,10 +174,10 @@ class PrivateAsking:
 
     @staticmethod
     def _given(question: Question, entry: Entry | None) -> Fields:
-        """The conditions to go up with."""
+        """The conditions to ask GitLab with."""
         if entry is not None:
             return validators(entry)
-        # The full answer, once, for all who come within a lifetime.
+        # No conditions where an answer is reused: the full one is fetched once, for all who come within its lifetime.
         return () if question.reuse_s > 0 else conditions(question.request.fields)
 
     async def _lead_all(
@@ -189,7 +189,7 @@ class PrivateAsking:
         flight: Flight[Landing],
         leases: Leases,
     ) -> tuple[Reply, CacheOutcome]:
-        """Lead for all gateways, or wait for the one that does. Once: nobody stands in line behind several."""
+        """Lead for all gateways, or wait for the one that does; only once, so that nobody waits for several in turn."""
         try:
             flight.ended = await leases.lead(b"%d\n%b" % (lookup.version, question.key))
             if flight.ended is None:
@@ -218,14 +218,14 @@ class PrivateAsking:
         own: Fields,
         flight: Flight[Landing] | None,
     ) -> tuple[Reply, CacheOutcome]:
-        """Go up. Whatever happens, the flight ends: landed, or abandoned to the next."""
+        """Ask GitLab. Whatever happens, the flight ends: landed, or abandoned to the next leader."""
         handed_on = False
         try:
             requested_at = question.now()
             try:
                 reply = await question.forward(own)
             except Rejection as failure:
-                if failure.code is Code.BROKER_CREDENTIAL_REFUSED:  # GitLab answered: nobody may stand in for that
+                if failure.code is Code.BROKER_CREDENTIAL_REFUSED:  # GitLab answered: nothing may stand in for that
                     raise
                 if failure.source is not Source.UPSTREAM or not self._may_stand_in(entry, question):
                     raise
@@ -235,7 +235,7 @@ class PrivateAsking:
                 if reply.head.status == 304 and entry is not None:
                     if validator_matches(entry, reply.head):
                         return await self._freshen(question, lookup, entry, reason, reply, requested_at, flight)
-                    reply.release()  # about something that we do not hold: ask for all of it
+                    reply.release()  # it is about something that we do not hold: ask for the whole answer
                     requested_at = question.now()
                     reply = await question.forward(())
                 if is_failure(reply.head.status) and self._may_stand_in(entry, question):
@@ -273,7 +273,7 @@ class PrivateAsking:
         requested_at: float,
         flight: Flight[Landing] | None,
     ) -> tuple[Reply, CacheOutcome]:
-        """304: GitLab vouches for body and access; headers that it sent again replace the stored ones."""
+        """Deal with a 304: GitLab vouches for body and access; fields that it sent again replace the stored ones."""
         head = reply.head
         reply.release()
         fresh = self.freshened(entry, head, requested_at, question.now())
@@ -312,7 +312,7 @@ class PrivateAsking:
         requested_at: float,
         flight: Flight[Landing] | None,
     ) -> tuple[Reply, CacheOutcome]:
-        """A full answer: to the client, and where it may be, into the store."""
+        """Pass a full answer on to the client, and into the store where that is allowed."""
         head, received_at = reply.head, question.now()
         outcome = CacheOutcome(_MISS if entry is None else _UPDATED, reason)
         outcome.upstream_status = head.status
@@ -336,9 +336,9 @@ class PrivateAsking:
         else:
             if ready.whole is None:
                 if flight is not None:
-                    flight.land(None)  # it ends when its client has read it: nobody should wait for that
+                    flight.land(None)  # it ends when its client has read it all: nobody should wait for that
                 if entry is not None:
-                    # Should the new one not arrive whole, the old one is wrong already.
+                    # Even should the new answer not arrive whole, the old one is wrong already.
                     await self._store.delete(question.key)
             ready = await filled(
                 ready,
@@ -346,11 +346,11 @@ class PrivateAsking:
                 functools.partial(self._commit, taking),
                 functools.partial(_void, taking),
             )
-        # The head says what is intended (RFC 9211 §2.5); it is stored when the last octet came.
+        # The head says what is intended (RFC 9211 §2.5); the answer is stored once its last octet has arrived.
         return self.labels.upstream_answer(ready, outcome, question.reuse_s), outcome
 
     async def _commit(self, taking: _Taking, body: bytes) -> None:
-        """It arrived whole."""
+        """Store an answer that has arrived whole."""
         question, lookup, head, outcome = taking.question, taking.lookup, taking.head, taking.outcome
         flight = taking.flight
         try:
@@ -385,7 +385,7 @@ class PrivateAsking:
         requested_at: float,
         received_at: float,
     ) -> Entry:
-        """What is stored of an answer to a request with ``fields``."""
+        """The entry to store for an answer to a request with ``fields``."""
         return make_entry(
             head,
             body,
@@ -402,12 +402,12 @@ class PrivateAsking:
         return selecting(names, fields) if names else ()
 
     def moulded(self, head: ResponseHead, like: Like) -> Mould | None:
-        """What the answers like ``head`` have in common, remembered in ``like``; None: each is to be looked at."""
+        """What the answers like ``head`` have in common, remembered in ``like``; None: each has to be examined."""
         shape = head.shape
         assert shape is not None, "who asks knows it"
         if b"last-modified" in shape.place or head.status != 200:
             return None
-        verdict = storable(head, _ANY_S)  # whether one has an ETag, where it needs one, is looked at for each
+        verdict = storable(head, _ANY_S)  # whether an answer has an ETag, where it needs one, is checked for each
         keep = None
         if verdict.stored is _STORED:
             keep = kept_of(shape, verdict.said, _DROPPED)
@@ -433,7 +433,7 @@ class PrivateAsking:
         stored: Stored = Stored.NOT_ASKED,
         of_answer: Fields = (),
     ) -> tuple[Reply, CacheOutcome]:
-        """A stored answer after asking, or after waiting for somebody who asked."""
+        """Reply with a stored answer after asking, or after waiting for somebody who asked."""
         outcome = CacheOutcome(status, reason)
         outcome.stored = stored
         outcome.upstream_status = upstream_status
@@ -442,19 +442,19 @@ class PrivateAsking:
     def served(
         self, entry: Entry, outcome: CacheOutcome, condition: bytes | None, reuse_s: float, at: float, of_answer: Fields
     ) -> Reply:
-        """``entry`` as it goes down at ``at`` (Unix seconds), with what GitLab's answer said of this one alone."""
+        """``entry`` as it goes down at ``at`` (Unix seconds), with the fields of GitLab's answer that are for it alone."""
         age = max(0.0, at - entry.received_at)
         member = self.labels.stored_answer(outcome, age, reuse_s - age)
         return as_reply(entry, condition, (*of_answer, (b"Age", b"%d" % age), (b"Cache-Status", member)))
 
 
 def _asks_afresh(asked: RequestDirectives | None) -> bool:
-    """What somebody asked for before is no answer to this, nor what stands in for one."""
+    """Whether the client wants a fresh answer: not one to an earlier request, nor one that stands in for it."""
     return asked is not None and (asked.no_cache or asked.max_age_s == 0)
 
 
 def _void(taking: _Taking, why: Stored) -> None:
-    """It did not arrive whole, or is too large."""
+    """Note that an answer did not arrive whole, or is too large."""
     taking.outcome.stored = why
     if taking.flight is not None:
         taking.flight.land(None)
@@ -463,7 +463,7 @@ def _void(taking: _Taking, why: Stored) -> None:
 def usable(
     lookup: Lookup, fields: Fields, asked: RequestDirectives | None, reuse_s: float, at: float
 ) -> tuple[Entry | None, CacheReason | None]:
-    """The stored answer, and why GitLab has to be asked all the same (None: it has not)."""
+    """The stored answer, and why GitLab has to be asked all the same (None: it need not be)."""
     if not lookup.entries:
         return None, CacheReason.URI_MISS
     entry = lookup.entries[0]

@@ -1,6 +1,6 @@
-"""A miss whose answer can be stored at once: what ``PrivateAsking`` does for one that nobody has to wait for.
+"""A miss whose answer can be stored at once: does what ``PrivateAsking`` does, where nothing has to be waited for.
 
-The flight is the same, and so are the entries: whoever asks the same meanwhile, on whichever way, waits for this answer.
+The flights are the same, and so are the entries: whoever asks the same meanwhile, by either way, waits for this answer.
 """
 
 from __future__ import annotations
@@ -21,49 +21,49 @@ from .private_asking import Joined, Landing, PrivateAsking
 
 
 class Placing(Protocol):
-    """A store that is told without a wait: ``ports.CacheStore``'s ``put`` and ``delete``."""
+    """A store that is written to without waiting: as ``put`` and ``delete`` of ``ports.CacheStore``."""
 
     def place(self, key: bytes, entry: LateEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool: ...
     def drop(self, key: bytes) -> None: ...
 
 
 class AtHand(Placing, Protocol):
-    """A store in this process, which is asked without a wait, too."""
+    """A store in this process, which is read without waiting, too."""
 
     def peek(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup: ...
 
 
 class Afar(Placing, Protocol):
-    """A store elsewhere, which answers by a call. What it is told is on its way: that it arrives is not waited for."""
+    """A store elsewhere, which answers through a callback. What is written is sent, and its arrival not waited for."""
 
     copies: bool
-    """``get`` makes copies of what it reads, for the next who asks."""
+    """Whether ``get`` makes copies of what it reads, for the next request."""
 
     def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Asked | None:
-        """As ``get``; ``then`` is called once, later. None, and nothing was asked, where only ``get`` will do: a copy is
-        here, or the store is not to be had."""
+        """As ``get``; ``then`` is called once, later. Returns None, with nothing asked, where only ``get`` will do: a copy
+        is here, or the store can't be asked."""
         ...
 
 
 class PrivateLeading(msgspec.Struct, eq=False):  # a struct is made in a third of the time
-    """See ``contract.Leading``."""
+    """Leads a miss; see ``contract.Leading``."""
 
     _asking: PrivateAsking
-    """Of the same cache."""
+    """That of the same cache."""
     _store: Placing
     """Where the answer goes."""
     _target: bytes
     _like: Like
     _key: bytes
-    """Of its answer."""
+    """The answer's key."""
     _lookup: Lookup
-    """That nothing is there."""
+    """The lookup that found nothing."""
     flight: Joined
-    """That it leads."""
+    """The flight that it leads."""
     _now: Callable[[], float]
     """Unix seconds."""
     _version: int
-    """Of ``_like``, when it was looked up."""
+    """The version of ``_like`` at the lookup."""
     conditions: Fields = ()
 
     __repr__ = object.__repr__

@@ -1,4 +1,4 @@
-"""A store elsewhere asked whether a request may lead, then the other gateways: in callbacks, for who has no coroutine."""
+"""Asks a store elsewhere, then the other gateways, whether a request may lead: by callbacks, without a coroutine."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ log = logging.getLogger("gateway.cache")
 
 
 class PrivateLooking(msgspec.Struct, eq=False):
-    """See ``contract.Cache.lead_soon``: ``ports.Asked`` of whoever called it."""
+    """What ``contract.Cache.lead_soon`` returns: the ``ports.Asked`` of whoever called it."""
 
     _led: Callable[[Lookup], Leading | Found | None]
-    """What may be made of what the store holds."""
+    """Says what is to be done, given what the store holds."""
     _then: Callable[[Leading | Found | None], None]
     _leases: Leases | None
     """Where one gateway asks for all."""
     _key: bytes
     asked: Asked | None = None
-    """Who is asked at the moment."""
+    """The question that is under way."""
     _leading: PrivateLeading | PrivateValidating | None = None
-    """That waits for its lease."""
+    """What waits for its lease."""
 
     __repr__ = object.__repr__
 
@@ -37,7 +37,7 @@ class PrivateLooking(msgspec.Struct, eq=False):
         self._abandon()
 
     def looked(self, lookup: Lookup) -> None:
-        """The store has answered."""
+        """Go on from the store's answer."""
         self.asked = None
         leading = None
         try:
@@ -51,13 +51,13 @@ class PrivateLooking(msgspec.Struct, eq=False):
                 self._abandon()
                 leading = None
         except Exception:
-            log.exception("fault in the cache")  # whoever asked has another way
+            log.exception("fault in the cache")  # the caller has another way: a `fetch`
             self._abandon()
             leading = None
         self._then(leading)
 
     def leased(self, ended: Callable[[], None] | None) -> None:
-        """The other gateways have been asked, too; None: one of them leads."""
+        """Go on from the other gateways' answer. ``ended`` is None where one of them leads."""
         self.asked = None
         leading, self._leading = self._leading, None
         assert leading is not None, "asked for it"

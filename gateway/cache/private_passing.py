@@ -1,7 +1,7 @@
-"""A client's own conditions where nothing is stored, and nothing would be reused without asking: they go up as they are,
-and a 304 is for this client alone, as ``PrivateAsking`` has it.
+"""A client's own conditions, where nothing is stored and nothing would be reused without asking: they go up unchanged, and
+a 304 is for this client alone, as in ``PrivateAsking``.
 
-Whatever else GitLab says is for a ``fetch``.
+Any other answer of GitLab is for a ``fetch``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class PrivatePassing(msgspec.Struct, eq=False):
     _labels: Labels
     _like: Like
     _lookup: Lookup
-    """That nothing is there."""
+    """The lookup that found nothing."""
     _version: int
-    """Of ``_like``, when it was looked up."""
+    """The version of ``_like`` at the lookup."""
 
     __repr__ = object.__repr__
 

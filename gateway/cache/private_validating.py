@@ -1,6 +1,6 @@
-"""A stored answer that GitLab is asked about: what ``PrivateAsking`` does on a 304, where nobody has to be waited for.
+"""A stored answer that is revalidated: does what ``PrivateAsking`` does on a 304, where nothing has to be waited for.
 
-Whatever else GitLab says is for a ``fetch``.
+Any other answer of GitLab is for a ``fetch``.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from .private_leading import Placing
 
 
 class PrivateValidating(msgspec.Struct, eq=False):
-    """See ``contract.Leading``."""
+    """Leads a revalidation; see ``contract.Leading``."""
 
     _asking: PrivateAsking
-    """Of the same cache."""
+    """That of the same cache."""
     _store: Placing
     """Where ``_entry`` is."""
     _like: Like
     _key: bytes
     _lookup: Lookup
-    """That found it."""
+    """The lookup that found it."""
     flight: Joined
-    """That it leads."""
+    """The flight that it leads."""
     _now: Callable[[], float]
     """Unix seconds."""
     _version: int
-    """Of ``_like``, when it was looked up."""
+    """The version of ``_like`` at the lookup."""
     _entry: Entry
     _reason: CacheReason
     """Why GitLab is asked."""

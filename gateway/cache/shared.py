@@ -1,4 +1,4 @@
-"""A plain shared cache in front of one origin: one ``fetch``, its decisions made in ``core/caching.py`` (RFC 9111).
+"""A plain shared cache in front of one origin: one ``fetch``, whose decisions are made in ``core/caching.py`` (RFC 9111).
 
 Variants of one target (``Vary``, ranges) live under one key, newest last.
 """
@@ -43,7 +43,7 @@ class SharedCache:
         store: Where answers are kept.
         policy: What the operator decides.
         name: What this cache calls itself in ``Cache-Status`` and as a surrogate.
-        wait_s: For how long a request waits for an identical one in flight.
+        wait_s: How long a request waits for an identical one in flight.
     """
 
     def __init__(self, store: CacheStore, policy: SharedPolicy, *, name: str = "gateway", wait_s: float = 10.0) -> None:
@@ -108,12 +108,12 @@ class SharedCache:
             settled, shared = await flight.wait(left) if left > 0 else (True, None)
             if settled and not shared:
                 return await self._asking.ask(question, verdict, None)
-            # It landed in the store, or its leader is gone: look again.
+            # The answer landed in the store, or the leader is gone: look again.
 
     @staticmethod
     def _may_share(request: CacheRequest, asked: RequestDirectives, verdict: Verdict) -> bool:
         if verdict.reason is CacheReason.REQUEST or asked.no_cache or asked.max_age_s == 0:
-            return False  # what somebody asked for before is no answer to this
+            return False  # an answer to an earlier request will not do
         return not request.has_authorization and not conditions(request.fields)
 
     # Reusing
@@ -130,12 +130,12 @@ class SharedCache:
         return self._asking.serve(entry, question, CacheOutcome(CacheStatus.HIT, verdict.reason))
 
     def _refresh(self, question: Question, entry: Entry) -> None:
-        """Ask again beside the answer (RFC 5861 §3); once at a time, kept so that it is not collected."""
+        """Revalidate in the background (RFC 5861 §3): one task per key at a time, kept so that it is not collected."""
         key = question.key
         if key in self._refreshes:
             return
         if not entry.partial:
-            # For all who come: a piece of it, or a 304 about what one of them holds, would be no answer to the others.
+            # Ask for all clients: a piece of the answer, or a 304 about what one of them holds, would not serve the others.
             request = question.request
             request = msgspec.structs.replace(request, fields=without(request.fields, CONDITIONS))
             question = msgspec.structs.replace(question, request=request)
@@ -147,11 +147,11 @@ class SharedCache:
                 try:
                     if reply.chunks is not None:
                         async for _chunk in reply.chunks:
-                            pass  # the copy on the way stores it
+                            pass  # the copy made on the way is stored
                 finally:
                     reply.release()
             except Rejection:
-                pass  # the next request past the window tells its client
+                pass  # the next request after the window tells its client
             finally:
                 del self._refreshes[key]
 
@@ -196,7 +196,7 @@ class SharedCache:
     async def _changes(
         self, request: CacheRequest, forward: Forward, now: Callable[[], float]
     ) -> tuple[Reply, CacheOutcome]:
-        """Other methods: forwarded; what an unsafe one made doubtful is purged; a POST may leave an answer for GET."""
+        """Forward another method. What an unsafe one made doubtful is purged; a POST may leave an answer for GET."""
         lookup = Lookup()
         key = shared_key(request.target, request.reached_as)
         requested_at = now()

@@ -1,4 +1,4 @@
-"""The origin asked by a plain shared cache, with what validates the stored answers; what comes is served and stored.
+"""Asks the origin for a plain shared cache, with the stored answers' validators; the answer is served and stored.
 
 Variants of one target (``Vary``, ranges) live under one key, newest last.
 """
@@ -51,10 +51,10 @@ class SharedPolicy(msgspec.Struct, frozen=True):
     """What the operator decides. Durations in seconds."""
 
     stale_if_error_s: float = 0.0
-    """Where neither origin nor client says anything (RFC 9111 §4.2.4)."""
+    """Applies where neither origin nor client says anything (RFC 9111 §4.2.4)."""
     max_entry_bytes: int = 2 << 20
     grace_s: float = 86_400.0
-    """For how long an expired answer is kept to be validated."""
+    """How long an expired answer is kept to be validated."""
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ class SharedAsking:
     Args:
         store: Where answers go.
         policy: What the operator decides.
-        labels: What this cache says of itself; by its name it is a surrogate, too.
+        labels: What this cache says of itself; its name also names it as a surrogate.
     """
 
     def __init__(self, store: CacheStore, policy: SharedPolicy, labels: Labels) -> None:
@@ -84,7 +84,7 @@ class SharedAsking:
         self._labels = labels
 
     async def ask(self, question: Question, verdict: Verdict, flight: Flight[bool] | None) -> tuple[Reply, CacheOutcome]:
-        """Go up, with what validates the stored answers where there are any."""
+        """Ask the origin, with the stored answers' validators where there are any."""
         handed_on = False
         try:
             entry, fields = verdict.entry, question.request.fields
@@ -93,10 +93,10 @@ class SharedAsking:
             if verdict.use is Use.VALIDATE and entry is not None and not entry.partial:
                 rivals = tuple(other for other in select(question.lookup.entries, fields) if not other.partial)
                 ours = validators(entry)
-                # Without a validator of ours a 304 would answer the client's, of which we hold nothing.
+                # Without a validator of ours, a 304 would be about the client's validator, of which we hold nothing.
                 given, rivals = (ours, rivals) if ours else (given, ())
             elif verdict.reason is CacheReason.VARY_MISS and not given:
-                # §4.1: the origin may know one of the other variants to be this request's, too.
+                # §4.1: the origin may know that one of the other variants also answers this request.
                 rivals = tuple(other for other in question.lookup.entries if other.etag and not other.partial)
                 given = validators(rivals[0], rivals[1:])[:1] if rivals else ()
             elif verdict.reason is CacheReason.PARTIAL and entry is not None and not given:
@@ -180,7 +180,7 @@ class SharedAsking:
         return self.serve(fresh, question, outcome)
 
     async def update(self, question: Question, known: Entry, head: ResponseHead, fresh: Entry) -> Stored:
-        """``fresh``, which is ``known`` after what ``head`` says of it, in its place: where others may have it."""
+        """Store ``fresh``, which is ``known`` as ``head`` updates it, in its place, where others may have it."""
         verdict = may_update(
             known,
             question.request.target,
@@ -198,7 +198,7 @@ class SharedAsking:
     async def _complete(
         self, question: Question, entry: Entry, reply: Reply, requested_at: float
     ) -> tuple[Reply, CacheOutcome] | None:
-        """Join a stored beginning and the rest that just came; None: they do not fit, and ``reply`` is what came."""
+        """Join a stored beginning and the rest that has just arrived; None: they do not fit, and ``reply`` stands."""
         head = reply.head
         piece = parse_content_range(first(head.fields, b"content-range") or b"")
         if head.status != 206 or piece is None or not joinable(entry, head, piece.first, piece.total):
@@ -227,7 +227,7 @@ class SharedAsking:
         requested_at: float,
         flight: Flight[bool] | None,
     ) -> tuple[Reply, CacheOutcome]:
-        """The origin's own answer: to the client, and where it may be, into the store."""
+        """Pass the origin's own answer on to the client, and into the store where that is allowed."""
         request, head = question.request, reply.head
         received_at = question.now()
         outcome = CacheOutcome(CacheStatus.MISS, verdict.reason)
@@ -266,10 +266,10 @@ class SharedAsking:
 
         ready = await read_ahead(reply)
         if ready.whole is None and flight is not None:
-            flight.land(False)  # it ends when its client has read it: nobody should wait for that
+            flight.land(False)  # it ends when its client has read it all: nobody should wait for that
         teed = await filled(ready, self._policy.max_entry_bytes, commit, void)
         if first(request.fields, b"if-none-match") is not None and teed.whole is not None and head.status == 200:
-            # Another answer than the stored one, and perhaps the client's own.
+            # A different answer from the stored one, and perhaps the one that the client holds.
             lookup = await self._store.get(question.key, question.tags, anew=True)
             chosen = select(lookup.entries, request.fields)
             if chosen and chosen[0].received_at == received_at:
@@ -321,5 +321,5 @@ class SharedAsking:
 
 
 def _is_reusable(entry: Entry, question: Question) -> bool:
-    """Whoever waited may have it as it is. Where each must ask about it, they go up together, not one behind the other."""
+    """Whether those who waited may have it as it is. Where each must ask about it, they ask at once, not one by one."""
     return judge((entry,), question.request.fields, _SILENT, question.now()).use is Use.REUSE

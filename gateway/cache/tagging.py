@@ -1,4 +1,4 @@
-"""What a private cache learns from the answers that it stores, and what it must not store of them."""
+"""What a private cache learns from answers, and which of them it must not store."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..core.project_names import MAX_BODY_BYTES, ProjectNames, names_in, project
 from ..core.target import parse_target
 from ..reply import Reply
 
-# The member's name, or an escape of one of its letters: GitLab escapes `<`, `>` and `&`, and none of these.
+# The member's name, or an escape of one of its characters: GitLab escapes `<`, `>` and `&`, but none of these.
 _SECRET_MEMBER = re.compile(rb"runners_token|\\u00(?:5f|6[5bef]|7[2-5])", re.IGNORECASE)
 
 
 class Tagging:
-    """Tags by the names known so far; one per gateway, shared by cache, hooks and the rules' places.
+    """Makes tags from the names known so far; one per gateway, shared by cache, hooks and the rules' places.
 
     Args:
-        names: Filled here.
+        names: Project names; more are added here.
         prefix: GitLab's relative URL root.
     """
 
@@ -33,14 +33,14 @@ class Tagging:
         return answer_tags(partition, target, self.names)
 
     def of_write(self, target: bytes, operation: Operation, partition: bytes) -> tuple[bytes, ...]:
-        """What a write makes doubtful, by what it says itself. ``partition``: its caller's."""
+        """Tags of what a write makes doubtful, by the request itself. ``partition``: its caller's."""
         segments = parse_target(target, max_bytes=len(target), prefix=self._prefix.encode()).segments
         reached = reach_tags(operation, segments, partition, self.names)
         return tuple(dict.fromkeys((*write_tags(target, self.names), *reached)))
 
     def of_written(self, target: bytes, reply: Reply) -> tuple[bytes, ...]:
-        """What a write makes doubtful, by its answer, which is here: a new name (a renamed project, a new one), and whose
-        the things are that it made or changed."""
+        """Tags of what a write makes doubtful, by its answer, which has been read: a new name (of a renamed or new
+        project), and the projects of the things that it made or changed."""
         if not reply.whole or reply.head.status >= 300:
             return ()
         coding = shaped(reply.head).first(reply.head.fields, b"content-encoding")
@@ -51,18 +51,18 @@ class Tagging:
         return tuple(dict.fromkeys((*write_tags(target, self.names), *told)))
 
     def is_taught(self, target: bytes) -> bool:
-        """Whether an answer to ``target`` has no name to tell that is not known."""
+        """Whether an answer to ``target`` can tell no name that is not known."""
         place = place_of(target)
         if place.owner == b"project" and len(place.segments) > 2 and self.names.others(place.spelt):
             return True
         return not place.teaches
 
     def learn(self, target: bytes, head: ResponseHead, body: bytes) -> None:
-        """Names of projects, where the answer brings some that are not known."""
+        """Learn names of projects, where the answer brings some that are not known."""
         self.learn_coded(target, shaped(head).first(head.fields, b"content-encoding"), body)
 
     def learn_coded(self, target: bytes, coding: bytes | None, body: bytes, *, written: bool = False) -> None:
-        """As ``learn``, of an answer with that ``Content-Encoding``. ``written``: it answers a write."""
+        """As ``learn``, from an answer whose ``Content-Encoding`` is ``coding``. ``written``: it answers a write."""
         if len(body) > MAX_BODY_BYTES or self.is_taught(target):
             return
         place = place_of(target)
@@ -73,6 +73,7 @@ class Tagging:
 
 
 def hides_secret(head: ResponseHead, body: bytes) -> bool:
-    """An answer that may hold a secret for those who administer the thing does, or can't be read: it is not stored."""
+    """Whether an answer, which may hold a secret for those who administer the thing, does so or can't be read: then it is
+    not stored."""
     content = plain(body, shaped(head).first(head.fields, b"content-encoding"))
     return content is None or _SECRET_MEMBER.search(content) is not None
