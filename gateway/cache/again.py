@@ -85,7 +85,7 @@ class Again:
         return entry
 
     def computed(self, entry: Entry, at: float) -> bytes:
-        """The lines that are computed for each answer: here for ``entry``, which is still the answer at ``at``."""
+        """The lines that are computed anew for each answer, for ``entry``, which is still the answer at ``at``."""
         age_s = at - entry.received_at
         age_s = max(age_s, 0.0)
         return self._computed % (age_s, self._reuse_s - age_s)

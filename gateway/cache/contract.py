@@ -48,7 +48,7 @@ class Like(msgspec.Struct, gc=False):
     """The request's fields."""
     validates: bool = False
     """Whether a stored answer that must be revalidated may be revalidated for all who wait. Where nothing is stored, the
-    answer may then be stored and shared with them, except under ``given``."""
+    answer may then be stored and shared with them, unless ``given`` holds conditions."""
     given: Fields = ()
     """The client's own conditions: where nothing is stored they are forwarded, and the answer is for this client alone.
     Empty where an answer would be reused without asking: then the whole answer is fetched for all."""
@@ -204,8 +204,8 @@ class Leases(Protocol):
     """Decides which gateway asks, where several share a store."""
 
     async def lead(self, question: bytes) -> Callable[[], None] | None:
-        """Ask on behalf of all gateways. Returns what must be called when the answer is stored, or will not be. Never
-        fails.
+        """Take the lease to ask on behalf of all gateways. Returns what must be called when the answer is stored, or will
+        not be. Never fails.
 
         None: another gateway asked the same. It is done by now, or has taken too long.
         """

@@ -9,7 +9,7 @@ from .contract import CacheOutcome, with_status
 
 
 class Labels:
-    """Writes the members of one cache.
+    """Writes one cache's members of ``Cache-Status``.
 
     Args:
         name: What this cache calls itself.

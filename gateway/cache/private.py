@@ -163,7 +163,7 @@ class PrivateCache:
             leading = self._led(store, lookup, target, like, key, now)
             if leading is None and (not lookup.available or not store.copies):
                 return Found(lookup, version)
-            return leading  # of a fresh answer, in a store with copies, a ``fetch`` makes one
+            return leading  # None for a fresh answer in a store with copies: a ``fetch`` makes one
 
         looking = PrivateLooking(led, then, self._leases if like.reuse_s > 0 else None, key)
         asked = store.look(key, like.tags, looking.looked)

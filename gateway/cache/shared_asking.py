@@ -321,5 +321,5 @@ class SharedAsking:
 
 
 def _is_reusable(entry: Entry, question: Question) -> bool:
-    """Whether those who waited may have it as it is. Where each must ask about it, they ask at once, not one by one."""
+    """Whether those who waited may have it as it is. Where each must ask about it, they ask together, not in turn."""
     return judge((entry,), question.request.fields, _SILENT, question.now()).use is Use.REUSE

@@ -20,14 +20,14 @@ _LEASE_US = int(LEASE_S * 1_000_000)
 class MemoryBuckets:
     """A store of at most ``bound`` buckets of tokens, and of as many buckets of places as the requests in progress need.
 
-    A full bucket is equivalent to an absent one, so full buckets are evicted first and nothing is lost. Only when all the
-    buckets whose turn it is to be examined are still filling is the one nearest to full evicted: the smallest gift of
-    tokens that keeps memory bounded.
+    A full bucket is equivalent to an absent one, so full buckets are evicted first and nothing is lost. Only if all buckets
+    whose turn it is to be examined are still filling, the one nearest to full is evicted: the smallest gift of tokens that
+    keeps memory bounded.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time, bound: int = _BOUND, leases_end: bool = False) -> None:
-        """``clock`` gives Unix seconds; it may jump. ``leases_end``: leases expire, as they must where gateways may die and
-        leave theirs behind; the leases of one process alone end with it."""
+        """``clock`` gives Unix seconds; it may jump. ``leases_end``: whether leases expire, as they must where gateways may
+        die and leave theirs behind; this process's own end with it."""
         self._clock = clock
         self._bound = bound
         self._leases_end = leases_end

@@ -22,7 +22,7 @@ from .bucket_script import Deed, Script, Wishes, Work, decisions
 from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
 
 _BATCH = 128
-"""The most requests in one script call: it occupies Redis for about a millisecond, which serves nobody else meanwhile."""
+"""The most requests in one script call: about a millisecond of Redis's time, in which it serves nobody else."""
 _FAILURES_TO_OPEN = 5
 _PROBE_EVERY_S = 0.5
 _KNOWN_BOUND = 32_768
@@ -376,7 +376,7 @@ class RedisBuckets:
     async def _leave(self) -> None:
         """Stop being counted: the other gateways' shares grow from their next count on."""
         if self._counted_at > float("-inf") and self._link.healthy:
-            with contextlib.suppress(RedisUnavailable, RedisError):  # else forgotten after silence
+            with contextlib.suppress(RedisUnavailable, RedisError):  # otherwise forgotten once it has been silent
                 await self._link.execute("ZREM", _GATEWAYS, self._name)
 
     def _recount(self) -> None:

@@ -46,7 +46,7 @@ class Work(msgspec.Struct):
     """Names this request among those in progress; needed where a take is of a concurrent limit."""
     deed: Deed = Deed.TAKE
     then: Callable[[Decision], None] | None = None
-    """Called with the decision on a take; None: nobody waits for it, or does so no longer."""
+    """Called with the decision on a take; None: nobody waits for it, or not any more."""
 
     def cancel(self) -> None:
         """Forget who waited for the decision: nobody does any more."""

@@ -54,7 +54,7 @@ class RedisLeases:
         self.followed = 0
 
     async def lead(self, question: bytes) -> Callable[[], None] | None:
-        """Ask GitLab on behalf of all gateways, if no other one does.
+        """Take the lease to ask GitLab on behalf of all gateways, or wait for the gateway that holds it.
 
         Returns:
             What must be called once the answer is there for them, or it is clear that there will be none.
@@ -156,4 +156,4 @@ class _Taking(msgspec.Struct, eq=False):
 
 
 def _nothing() -> None:
-    """End no lease: no other gateway waits for this answer."""
+    """Does nothing: there is no lease to end, and no other gateway waits for this answer."""

@@ -1,10 +1,10 @@
 """Two levels of cache: copies in this process in front of the cache that all gateways share.
 
-A copy is made only of what was just read from Redis, and serves only where GitLab need not be asked: before a request goes
-upstream, Redis itself is looked in. Redis publishes what is purged or dropped; what this gateway purges or drops takes
-effect on its copies at once. A purge is complete when its message is on its way to every gateway, and before a copy is
-used, unread messages are looked for: a client that wrote through one gateway may read through another the next moment. A
-read that was under way when such a message arrived makes no copy. A gateway that cannot be sure to have heard everything
+A copy is made only of what was just read from Redis, and serves only where GitLab need not be asked: before it goes
+upstream, a gateway looks in Redis itself. Redis publishes what is purged or dropped; what a gateway purges or drops itself
+takes effect on its copies at once. A purge is complete when its message is on its way to every gateway, and a gateway looks
+for unread messages before it uses a copy: a client that wrote through one gateway may read through another the next moment.
+A read that was under way when such a message arrived makes no copy. A gateway that cannot be sure to have heard everything
 up to a moment ago leaves its copies unused; when it listens anew, it begins with none.
 """
 

@@ -180,8 +180,8 @@ class RedisCacheStore:
             return Lookup(available=False)
         told_at = stamp / 1_000_000
         # Redis read its clock some time between question and answer: the difference believed so far stays, unless that
-        # rules it out. Were the answer alone reckoned with, stored answers would look younger by any time for which this
-        # gateway was stopped meanwhile (its machine was moved, say).
+        # rules it out. By the answer's arrival alone, stored answers would look younger by any time for which this gateway
+        # was stopped meanwhile (its machine was moved, say).
         self._ahead_s = max(min(self._ahead_s, told_at - asked_at), told_at - self._wall())
         if self._lost_count:
             self._lost_count, self._believed_from = False, stamp

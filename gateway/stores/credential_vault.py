@@ -55,8 +55,8 @@ class SealedStore(Protocol):
         ...
 
     async def lead(self, holder: str, lease_s: float) -> int | None:
-        """Become, or stay, the one who rotates. Returns the fence, which is higher for every new leader; None where another
-        leads."""
+        """Become, or stay, the gateway that rotates. Returns the fence, which is higher for every new leader; None where
+        another leads."""
         ...
 
     async def resign(self, holder: str) -> None:
@@ -64,7 +64,7 @@ class SealedStore(Protocol):
         ...
 
     async def forgets(self) -> str:
-        """Why the store may lose what is put here, in a restart or when it is full; empty: it keeps it, or can't tell."""
+        """Why the store may lose what is put here, in a restart or when it is full; empty: it won't, or nobody can tell."""
         ...
 
     async def close(self) -> None: ...

@@ -146,7 +146,7 @@ class RedisLink:
 
     @classmethod
     def from_url(cls, url: str, *, timeout_s: float, name: str, tag: Tag = Tag.LIMITS) -> RedisLink:
-        """Take ``redis://[user:password@]host[:port][/db]``, ``rediss://…`` or ``unix://[user:password@]/path[?db=n]``.
+        """Link to ``redis://[user:password@]host[:port][/db]``, ``rediss://…`` or ``unix://[user:password@]/path[?db=n]``.
         ``redis+sentinel://[user:password@]sentinel[:port][,…]/primary[/db][?sentinel_username=…&sentinel_password=…]`` and
         ``redis+cluster://[user:password@]node[:port][,…]``, both also with ``rediss``, ask where the server is (see
         ``redis_place``, also for ``tag``).

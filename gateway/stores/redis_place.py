@@ -61,7 +61,7 @@ _MOST_GUIDES = 32
 
 
 class RedisPlace:
-    """The place of the Redis of one URL, for one event loop.
+    """Where the Redis of one URL is, for one event loop.
 
     Args:
         address: The parsed URL.

@@ -1,7 +1,7 @@
 -- Records what a gateway heard of GitLab's limit on a credential, for the other gateways.
 --
--- KEYS[1]  the note, four doubles: not to be asked before, the rate, which holds until, and was heard at (instants in
---          microseconds of Redis's clock)
+-- KEYS[1]  the note, four doubles: when GitLab may be asked again, the rate, until when that holds, when it was heard;
+--          instants in microseconds of Redis's clock
 -- ARGV     times in seconds: how much longer GitLab does not want to be asked; the rate; how much longer the rate holds;
 --          how long ago it was heard, less than 0 where no rate is known
 -- A wait is never shortened: an older answer may arrive later. Of two rates the one heard last counts.
