@@ -1,4 +1,4 @@
-"""Asking the admin port of a running gateway, for commands. The admin key comes from the environment."""
+"""Requests of commands to the admin port of a running gateway. The admin key comes from the environment."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ADMIN = "127.0.0.1:9901"
 
 
 class KeyUnusable(Exception):  # noqa: N818 — what the operator gave, not a fault
-    """What the environment holds is no admin key; the message doesn't show it."""
+    """What the environment holds can't be an admin key; the message doesn't show it."""
 
 
 def address(text: str) -> str:
-    """HOST:PORT as an argument of a command."""
+    """Check HOST:PORT as the argument of a command."""
     try:
         parse_host_port(text)
     except ValueError as error:
@@ -29,13 +29,14 @@ def address(text: str) -> str:
 
 
 def admin_option(parser: argparse.ArgumentParser) -> None:
-    """Which gateway a command asks."""
+    """Add the option that says which gateway a command asks."""
     words = f"the running gateway's; absent: {_ADMIN}. The key is read from {KEY}"
     parser.add_argument("--admin", metavar="HOST:PORT", type=address, default=_ADMIN, help=words)
 
 
 def given_key() -> str:
-    """Without white space around it, which a file that it was read from may have. Empty: none. Raises KeyUnusable."""
+    """The admin key in the environment, without white space around it, which a file it was read from may have. Empty: there
+    is none. Raises KeyUnusable."""
     key = os.environ.get(KEY, "").strip()
     if not all("!" <= letter <= "~" for letter in key):
         raise KeyUnusable(f"{KEY} holds spaces, line ends or characters that no key has")
@@ -45,7 +46,7 @@ def given_key() -> str:
 def ask(
     admin: str, method: str, path: str, wish: dict[str, object] | None = None, *, timeout_s: float = TIMEOUT_S
 ) -> tuple[int, Any]:
-    """Status and JSON. Raises OSError when nobody answers, KeyUnusable."""
+    """Send a request; return the answer's status and JSON. Raises OSError when no admin port answers, and KeyUnusable."""
     place = parse_host_port(admin)
     connection = http.client.HTTPConnection(place.host or "127.0.0.1", place.port, timeout=timeout_s)
     fields = {"Authorization": f"Bearer {given_key()}", "Content-Type": "application/json"}
@@ -62,7 +63,7 @@ def ask(
 
 
 def refusal(status: int, answer: Any, *, needs: str = "an admin key in the configuration") -> str:
-    """What any status but 200 says, for people. ``needs``: without which there is no such endpoint."""
+    """What any status but 200 means, in words for people. ``needs``: what there is no such endpoint without."""
     if status == 404:
         return f"the admin port has no such thing: it needs {needs}"
     said = answer.get("message", "") if isinstance(answer, dict) else ""

@@ -1,4 +1,4 @@
-"""A request that is answered without a task of its own: the connection it came by, and whoever deals with it."""
+"""Requests answered without a task of their own: the interface between a connection and the lane that answers for it."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from .core.messages import RequestHead
 
 
 class Begun(Protocol):
-    """A request that has come some way without a task of its own, and needs one now."""
+    """A request that a lane has dealt with in part, and that now needs a task of its own."""
 
     head: RequestHead
 
     def leave(self) -> None:
-        """The client went away before anybody took it on."""
+        """The client went away before a task took the request on."""
         ...
 
 
 class Asker(Protocol):
-    """A connection whose request is being answered without a task."""
+    """The connection whose request is being answered without a task."""
 
     def is_gone(self) -> bool:
-        """Nobody is there to be told."""
+        """Whether the connection is lost or closing, so that nobody is left to tell."""
         ...
 
     def told(self, octets: bytes | None, begun: Begun | None = None) -> None:
-        """The whole answer as it goes over the wire; None: the request is to be handled as any other, or from where it was
-        ``begun``. Called once."""
+        """Take the whole answer, as it goes over the wire. None: the request is to be handled like any other, or from where
+        ``begun`` has got to. Called once."""
         ...
 
 
 class Asking(Protocol):
-    """That request, until its ``Asker`` is told."""
+    """A request that is being answered without a task, until its ``Asker`` is told."""
 
     def leave(self) -> None:
-        """The client went away. Nobody is told any more."""
+        """The client went away: ``Asker.told`` is not called any more."""
         ...
 
     def drained(self) -> bytes:
-        """The gateway can't wait any longer: the answer that says so. Nobody is told any more."""
+        """The gateway shuts down and can't wait any longer: return the answer that says so. ``Asker.told`` is not called
+        any more."""
         ...

@@ -7,12 +7,12 @@ import os
 import resource
 
 _OWN = 64
-"""Descriptors for the ports, Redis, files and whoever asks at the admin port."""
+"""Descriptors kept back for the ports, Redis, files and clients of the admin port."""
 
 
 def harden() -> None:
-    """No core dump may hold a token; as many connections as the system lets us have; and no socket in place of a standard
-    stream that somebody closed. Children inherit all three."""
+    """Allow no core dumps, which may hold tokens, and as many connections as the system grants; and open standard streams
+    that were closed, so that no socket takes their place. Children inherit all three."""
     while (lowest := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(lowest, True)
     os.close(lowest)
@@ -25,9 +25,9 @@ def harden() -> None:
 
 
 def most_connections(upstream: int) -> int:
-    """How many clients may be connected, for connections ``upstream`` and whatever the gateway needs to have descriptors
-    left: with none, requests of those who are connected fail, and probes do."""
+    """How many clients may be connected (0: any number), so that descriptors are left for ``upstream`` connections to
+    GitLab and for the gateway's own needs: without any left, the requests of connected clients fail, and so do probes."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     left = soft - _OWN
-    # No client has more than one upstream.
+    # No client has more than one connection upstream.
     return 0 if soft == resource.RLIM_INFINITY else max(soft // 4, left // 2, left - upstream)

@@ -1,6 +1,7 @@
-"""What the forward lane makes of all answers of one form to one kind of request: found out of the first of them.
+"""How the forward lane renders all answers of one form to one kind of request, worked out once from one of them.
 
-The stages are asked once, about a head with blanks in it; where the blanks come out, the values of each later one go in.
+The stages are given one head with blanks for the values that differ; where the blanks come out, the values of each later
+answer are filled in.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from .road import Road
 
 
 class Likeness:
-    """Of the answers to requests like ``case``'s.
+    """What the answers of one form to requests like ``case``'s have in common.
 
     Args:
-        road: Its stages.
-        leading: To the first such answer.
-        form: Its head's.
-        head: The request's.
-        case: What that came to.
-        decision: Of the buckets.
-        reuse_s: What the cache found out about them (``Like.reuse_s``).
+        road: The stages.
+        leading: Led to one of these answers.
+        form: The form of its head.
+        head: The head of its request.
+        case: What that request was judged to be.
+        decision: What the buckets decided on it.
+        reuse_s: How old these answers may be when the cache reuses them (``Like.reuse_s``).
     """
 
     __slots__ = ("_dated", "_looked_at", "_pick", "_template", "cast", "looks", "meta", "named", "reuse_s", "telling")
@@ -45,15 +46,15 @@ class Likeness:
     ) -> None:
         self.reuse_s = reuse_s
         self.cast: Cast | None = None
-        """None: each answer is to be looked at by itself."""
+        """None: each answer has to be looked at by itself."""
         shape = form.shape
         self.telling = shape.has_any(TELLING)
-        """They speak of GitLab's own limits."""
+        """Whether the answers may tell of GitLab's own limits."""
         self.meta = b"x-gitlab-meta" in shape.place
         self.looks: list[tuple[int, bytes]] = []
-        """Which of the values do not go down as they came, and their names."""
+        """Which of the values may change on their way down: their positions, and the names of their fields."""
         self.named = form.place.get(b"x-request-id", -1)
-        """Where among the values GitLab's own id of the request stands."""
+        """The position of GitLab's own request id among the values; -1: it has none."""
         blanks = Blanks(form)
         down = road.passing.downward(blanks.head, head, case.admitted)
         beside = road.dialect.beside(decision, case.principal, down)
@@ -70,7 +71,7 @@ class Likeness:
         self._template = b"HTTP/1.1 200 OK\r\n%b%%b%%bX-Gateway-Request-Id: %%b\r\n%%b\r\n%%b" % self._template
 
     def passed(self, values: Values) -> Values:
-        """The values as they go down."""
+        """``values`` as they go down to the client."""
         passed = list(values)
         for at, name in self.looks:
             passed[at] = self._looked_at(name, passed[at])
@@ -82,11 +83,11 @@ class Likeness:
         """An answer as it goes over the wire.
 
         Args:
-            values: As ``passed``.
-            told: What is said of it in ``Cache-Status``, as a line.
-            limits: Those about the limits.
-            request_id: The request's.
-            wall: Unix seconds, where the answer bears no date of its own.
+            values: What ``passed`` returned.
+            told: Its ``Cache-Status``, as a header line.
+            limits: The header lines about the limits.
+            request_id: The gateway's own id of the request.
+            wall: Gives Unix seconds, for an answer without a date of its own.
             whole: The body.
         """
         dated = b"" if self._dated else date_line(wall())

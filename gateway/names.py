@@ -1,8 +1,8 @@
-"""Names to addresses, asked of the system in threads that nobody has to wait for.
+"""Host names to addresses, looked up by the system in threads that nobody has to wait for.
 
-The event loop's own look-ups can't be taken back: behind a resolver that does not answer they queue up, and the loop does
-not end before the last of them. Here whoever asks meanwhile shares those that are under way, and what is left at the end
-goes with the process.
+The event loop's own look-ups can't be cancelled: behind a resolver that does not answer they queue up, and the loop does
+not end before the last of them. Here all callers share the look-ups under way, and those left at the end go with the
+process.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from typing import cast
 Address = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]]
 
 _LATE_S = 0.25
-"""After so long the question may be lost, or was asked when the resolver was away: it is asked once more, and again after
-twice as long each time. The first answer is everybody's."""
+"""After so long a query may be lost, or may have been sent while the resolver was away: another look-up is started, and
+further ones after twice as long each time. The first answer is everybody's."""
 _MOST = 6
-"""Look-ups that one name has under way."""
+"""How many look-ups of one name may be under way."""
 
 
 class Names:
-    """Of one name and port, asked for in one event loop. ``late_s`` as ``_LATE_S``."""
+    """The addresses of one name and port, for one event loop. ``late_s``: see ``_LATE_S``."""
 
     def __init__(self, host: str, port: int, *, late_s: float = _LATE_S) -> None:
         self._host = host
         self._port = port
         self._late_s = late_s
         self._told: asyncio.Future[list[Address]] | None = None
-        """For whoever waits."""
+        """The result that all who wait share."""
         self._newest = 0
         self._asked_at = 0.0
         self._under_way = 0
 
     async def addresses(self) -> list[Address]:
-        """As the system has them now, the best first. Raises OSError, or UnicodeError where IDNA can't express the name."""
+        """The addresses as the system has them now, the best first. Raises OSError, or UnicodeError where IDNA can't
+        express the name."""
         literal = _literal(self._host, self._port)
         if literal is not None:  # needs no look-up
             return [literal]
@@ -50,7 +51,7 @@ class Names:
                 return told.result()
 
     def _asked(self) -> asyncio.Future[list[Address]]:
-        """Of the look-ups under way, with another where there is none that could still be answered soon."""
+        """The result of the look-ups under way; starts another one where none of them is likely to be answered soon."""
         loop = asyncio.get_running_loop()
         told = self._told
         if told is None or told.done():
@@ -71,13 +72,13 @@ class Names:
         return told
 
     def _lasts_s(self) -> float:
-        """How long the newest look-up is waited for."""
+        """How long the newest look-up is waited for before another one is started."""
         return self._late_s * (1 << max(0, self._under_way - 1))
 
     def _look_up(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         found: list[Address] | OSError | UnicodeError
         try:
-            # TCP only: never the form that holds bytes.
+            # For TCP it never returns the form of address that holds bytes.
             found = cast("list[Address]", socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
             found = error
@@ -91,7 +92,7 @@ class Names:
             return
         if isinstance(found, list):
             told.set_result(found)
-        elif number == self._newest:  # an older one asked when all was different
+        elif number == self._newest:  # what an older look-up failed of may be over
             told.set_exception(found)
             told.exception()  # all who asked may have left
 

@@ -1,14 +1,14 @@
-"""What many connections are to be sent, written in one go at the end of the event loop's turn.
+"""Writes to many connections, done in one go at the end of the event loop's turn.
 
-A write wakes whoever sleeps at the other end: where that one is on the same machine, by an interrupt to its core, which
-costs as much as the write. Written one right behind the other, the first wakes it, and it is awake for the rest; a write
-between every two requests' own work would find it asleep again. So answers and requests wait for each other, no longer than
-``MOST`` of them take.
+A write wakes the process that sleeps at the other end: on the same machine, by an interrupt to its core, which costs as
+much as the write. If the writes follow directly on each other, the first wakes that process, and it is awake for the rest;
+if the work of a request lies between two writes, the second finds it asleep again. So answers and requests wait for each
+other, no longer than ``MOST`` of them take.
 
-Where there are few, none waits: there is nothing to share, and they would only come later. How many the last turn brought
-tells what to expect of this one.
+Where there are few, none waits: there is nothing to share, and they would only come later. How many writes the last turn
+brought tells what to expect of this one.
 
-The order of a connection's octets is its user's to keep: who writes past the outbox, or closes, calls ``flush`` first.
+The order of a connection's octets is its user's to keep: before writing past the outbox, or closing, call ``flush``.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import logging
 log = logging.getLogger("gateway.outbox")
 
 MOST = 32
-"""So many are written at once, whatever else the turn brings."""
+"""As soon as so many wait, they are written, whatever else the turn brings."""
 FEW = 2
-"""After a turn with no more than these, each is written as it comes."""
+"""After a turn with no more writes than these, each is written as it comes."""
 
 
 class Outbox:
-    """Of one event loop."""
+    """The outbox of one event loop."""
 
     __slots__ = ("_brought", "_loop", "_together", "_waiting")
 
@@ -33,7 +33,7 @@ class Outbox:
         self._loop = loop
         self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
         self._brought = 0
-        """By this turn, so far."""
+        """How many writes this turn has brought so far."""
         self._together = False
 
     def put(self, transport: asyncio.WriteTransport, octets: bytes) -> None:
@@ -50,14 +50,14 @@ class Outbox:
             transport.write(octets)
 
     def flush(self) -> None:
-        """Write what waits, now."""
+        """Write now what waits."""
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             for transport, octets in waiting:
                 if not transport.is_closing():
                     try:
                         transport.write(octets)
-                    except Exception:  # the others are others' answers
+                    except Exception:  # what waits behind it is for others
                         log.exception("a connection could not be written to")
                         transport.abort()
 

@@ -1,4 +1,4 @@
-"""What GitLab calls the places of a request otherwise, where the rules can't tell by their spelling."""
+"""Ask GitLab for the other names of a request's projects and groups, where the rules can't decide by their spelling."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from .core.errors import Code, Rejection, Source
 from .core.rule_match import Place, Question
 from .road import Road
 
-# On the REST surface, whatever the request is.
 _LIMITED = frozenset({Code.RATE_LIMITED, Code.LIMITER_UNAVAILABLE})
+# On the REST surface, whatever the surface of the request itself.
 ASKING = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
 
 
 async def resolve(
     road: Road, questions: Sequence[Question], principal: Principal, room: Callable[[], Awaitable[None]] | None = None
 ) -> dict[Question, Place]:
-    """What GitLab knows of ``questions``, asked with the credentials of this identity's own rules, each for what is left.
+    """What GitLab answers to ``questions``. The credentials of this identity's own rules are tried in turn, each with the
+    questions that are left.
 
     Raises:
-        Rejection: Of the first that failed, while a question is open; at once what ``room`` raises, before GitLab is asked.
-            GitLab's own limit on one credential leaves it to the others.
+        Rejection: That of the first credential that failed, if a question stays open. What ``room`` raises, before GitLab
+            is asked, is raised at once. GitLab's own limit on one credential leaves the question to the others.
     """
     resolved: dict[Question, Place] = {}
     failure: Rejection | None = None
@@ -31,7 +32,7 @@ async def resolve(
         asking = Permit("", use)
         left = [question for question in questions if question not in resolved]
         try:
-            # The one at hand is a pool's offer: the request itself goes up with that member, in its turn.
+            # Of a pool, the one at hand is only an offer: the request itself still goes up with that member, in its turn.
             credential = road.tokens.credential_now(asking, ASKING)
             credential = credential or await road.tokens.credential(asking, principal, ASKING)
             turn = functools.partial(_turn, road, credential.id, principal)
@@ -48,6 +49,6 @@ async def resolve(
 
 
 async def _turn(road: Road, credential: str, principal: Principal) -> None:
-    """At GitLab's pace for this credential."""
+    """Wait for the pace at which GitLab may be asked with this credential."""
     if not road.pacing.is_free(credential):
         await road.pacing.go(credential, principal, "", ASKING.name)

@@ -27,75 +27,75 @@ from .reply import ClientSide, Reply
 
 
 class RequestBody(Protocol):
-    """The client's body, pulled."""
+    """The body of the client's request, read piece by piece as it is wanted."""
 
     content_length: int | None
-    """Octets that ``read`` will give in all; None: not known beforehand (chunked)."""
+    """How many octets ``read`` will give in all; None where that is not known beforehand (chunked)."""
 
     async def read(self) -> bytes:
-        """The next octets, never decompressed or re-chunked to size; ``b""`` once, at the end.
+        """The next octets, neither decompressed nor re-chunked to a fixed size; ``b""`` once, at the end.
 
         Raises Rejection: REQUEST_TIMEOUT when the client stalls longer than ``body_idle`` or falls behind ``body_rate``,
         BAD_REQUEST on broken framing.
-        A client that vanished cancels the handler instead.
+        When the client disconnects, the handler is cancelled instead.
         """
         ...
 
 
 DRAINED = "drained"
-"""The message of the cancellation when the gateway's end, and not the client's, ends a request."""
+"""The cancellation's message where a request is ended because the gateway shuts down, not because its client left."""
 
 
 class Downstream(Protocol):
-    """One request and the way back to its client. Exactly one of ``respond`` or ``start`` … ``finish`` is used, once."""
+    """One request and the way back to its client. Exactly one of ``respond`` and ``start`` … ``finish`` is used, once."""
 
     head: RequestHead
     started: bool
-    """Some of the answer may have left."""
+    """Whether part of the answer may already have been sent."""
     sent_bytes: int
     received_bytes: int
-    """Of the body."""
+    """Octets of the request's body, without its framing."""
 
     @property
     def body(self) -> RequestBody | None: ...
 
     begun: Begun | None
-    """Where it goes on from; None: from its beginning."""
+    """What a lane has already done for the request, to go on from; None: it starts from the beginning."""
 
     @property
     def plain(self) -> bool:
-        """Its octets may come again, and would mean the same: HTTP/1.1, no body, nothing to close for."""
+        """Whether the same octets may come again and would mean the same: HTTP/1.1, no body, no reason to close."""
         ...
 
     async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False, lines: bytes = b"") -> None:
-        """The whole answer at once, with ``lines`` (``Name: value`` and CRLF each; none that frames) behind its fields.
+        """Send the whole answer at once, with ``lines`` (``Name: value`` and CRLF each; none that frames) after its fields.
 
         For HEAD, 204 and 304 ``whole`` is not sent and Content-Length stays as given.
-        ``close`` ends the connection behind it: what the client sent, or still sends, can't be trusted.
+        ``close`` ends the connection after the answer: what the client has sent, or still sends, can't be trusted.
         """
         ...
 
     async def start(self, head: ResponseHead, *, lines: bytes = b"") -> None:
-        """Begin a streamed answer, ``lines`` as above.
+        """Begin a streamed answer, with ``lines`` as for ``respond``.
 
         Framing is by the head's Content-Length, else chunked (HTTP/1.0: until close).
         """
         ...
 
     async def write(self, chunk: bytes) -> None:
-        """Some of the body, with back-pressure."""
+        """Send part of the body, with back-pressure."""
         ...
 
     async def finish(self) -> None:
-        """The body is complete."""
+        """End the answer: its body is complete."""
         ...
 
     async def switch(self, head: ResponseHead) -> ClientSide:
-        """Send a 101 instead of an answer, and take the connection over. Raises Rejection where it can't be."""
+        """Send a 101 instead of an answer and take over the connection. Raises Rejection where that is impossible."""
         ...
 
     def abort(self) -> None:
-        """Cut the connection so that the client can't take what it has for a whole answer."""
+        """Cut the connection so that the client can't mistake what it has received for a whole answer."""
         ...
 
 
@@ -103,84 +103,85 @@ class Answered(msgspec.Struct, gc=False):
     """How requests of one kind were answered last."""
 
     form: HeadForm | None = None
-    """Of the answer's head."""
+    """The form of the last answer's head, where it is known."""
 
 
 class Repeated(msgspec.Struct, gc=False):
-    """The fields that all requests of one kind have, before and behind those of each alone."""
+    """The fields that all requests of one kind share: those before and those after the fields of each single request."""
 
     before: Fields
     behind: Fields
     priority: Priority = Priority.INTERACTIVE
     rendered: tuple[bytes, bytes] | None = None
-    """An adapter's own: the two as it sends them, left here by the first such request."""
+    """For the adapter alone: ``before`` and ``behind`` as it sends them, left here by the first such request."""
     answered: Answered = msgspec.field(default_factory=Answered)
-    """An adapter's own, too: left there by answers."""
+    """For the adapter alone as well: what it has learnt from the answers."""
 
     def __repr__(self) -> str:
         return "Repeated()"  # a credential is among them
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
-    """What goes up: final fields, hop-by-hop and credentials already dealt with. Framing fields are the adapter's."""
+    """A request to GitLab. Hop-by-hop fields and credentials are dealt with already; the adapter adds framing fields."""
 
     method: str
     target: bytes
     own: Fields
-    """All fields, or those that ``repeated`` has not."""
+    """All fields of the request, or those that ``repeated`` does not hold."""
     content_length: int | None = None
-    """Of the body; None with a body means chunked."""
+    """Octets of the body; None with a body means chunked."""
     first_byte_timeout_s: float | None = None
-    """None: the configured one; long polls ask for more."""
+    """None: the configured timeout; long polls ask for a longer one."""
     upgrade: bool = False
     caller: str = ""
     """The principal's id: callers take turns where there is not enough for all."""
     priority: Priority = Priority.INTERACTIVE
     repeated: Repeated | None = None
-    """The fields that other requests have as well, around ``own``."""
+    """The fields that other requests have as well; they stand around ``own``."""
     waits: bool = False
-    """It may go on for long, before its answer or within it, and costs GitLab nothing meanwhile."""
+    """Whether it may last long, before its answer or within it, without costing GitLab anything meanwhile."""
     sent: Callable[[], None] | None = None
-    """Told when GitLab was sent the whole of it, each time; not where it was answered before."""
+    """Called each time that GitLab has been sent the whole request; not where GitLab answered before that."""
 
     def __repr__(self) -> str:
         return f"UpstreamRequest({self.method})"  # never its fields
 
     @property
     def fields(self) -> Fields:
-        """All of them."""
+        """All fields of the request, those of ``repeated`` included."""
         repeated = self.repeated
         return self.own if repeated is None else (*repeated.before, *self.own, *repeated.behind)
 
 
 class Asked(Protocol):
-    """A question to a store or to GitLab, until it is answered."""
+    """A question to a store or to GitLab that has not been answered yet."""
 
     def cancel(self) -> None:
-        """Nobody waits for it any more; what was not asked for yet is not taken."""
+        """Stop waiting for the answer. What has not been asked for yet is not taken."""
         ...
 
 
 Then = Callable[[Reply | Rejection | None], None]
-"""Is told how it went: GitLab's answer, why there is none, or None."""
+"""Called with the outcome: GitLab's answer, the reason why there is none, or None (see ``Upstream.send_soon``)."""
 
 
 class Door(Protocol):
-    """Counts who is in."""
+    """Counts the requests in progress at GitLab."""
 
     def passed(self, answer: Reply | Rejection | None) -> None:
-        """One has been answered, as ``Then``; None too for one that was cancelled."""
+        """A request is over, with ``answer`` as for ``Then``; a cancelled one has None, too."""
         ...
 
 
 class Upstream(Protocol):
-    """GitLab. Streams both ways with bounded memory, follows nothing, decodes nothing."""
+    """GitLab. Streams both ways in bounded memory, follows no redirects, decodes nothing."""
 
     async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
-        """One request up, its final head back.
+        """Send one request to GitLab; return when the final head of its answer has come.
 
         Retries only a body-less GET, HEAD or OPTIONS, once, when a reused connection closed before any octet of an answer.
-        An answer may come before the body is all sent; the rest of the body is then not read, the connection not reused.
+        An answer may come before the whole body is sent. If that answer is complete, the rest of the body is not read and
+        the connection not reused; if it streams, the body goes on being sent until the answer is released.
         Raises Rejection with an ``UPSTREAM_*`` code; cancellation closes the connection.
         """
         ...
@@ -188,11 +189,11 @@ class Upstream(Protocol):
     def send_soon(
         self, target: bytes, own: Fields, repeated: Repeated, then: Then, door: Door | None = None
     ) -> Asked | None:
-        """As ``send`` of a GET with the fields ``own`` between those of ``repeated``, without a coroutine: ``then`` is
+        """As ``send`` for a GET with the fields ``own`` between those of ``repeated``, but without a coroutine: ``then`` is
         called once, later, with what ``send`` would return or raise, or with None where the request may be sent once more.
-        None, and nothing was sent, where that takes longer: a turn must be waited for, or a connection made.
+        Returns None, with nothing sent, where that takes longer: a turn must be waited for, or a connection made.
 
-        ``door`` is told before ``then`` is. What ``then`` raises is logged.
+        ``door`` is told before ``then`` is called. What ``then`` raises is logged.
         """
         ...
 
@@ -203,60 +204,60 @@ class BucketStore(Protocol):
     """Buckets of tokens, and of places for requests in progress. The store's clock is the only clock."""
 
     async def take(self, takes: Sequence[Take], lease: bytes = b"") -> Decision:
-        """From every bucket or from none, atomically. ``lease`` names the request where a limit is concurrent: its places
-        are held until ``release``, or until the store has not heard of this gateway for ``core.limits.LEASE_S``.
+        """Take from every bucket or from none, atomically. ``lease`` names the request where a limit is concurrent: its
+        places are held until ``release``, or until the store has not heard from this gateway for ``core.limits.LEASE_S``.
 
-        Never raises for an outage: the failure policy's decision comes back with ``degraded``.
+        Never raises for an outage: it returns the failure policy's decision, marked ``degraded``.
         """
         ...
 
     def take_now(self, takes: Sequence[Take], lease: bytes = b"") -> Decision | None:
-        """As ``take``; None, and nothing taken, where that cannot be said at once."""
+        """As ``take``, but at once; None, with nothing taken, where that is impossible."""
         ...
 
     def take_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Asked:
-        """As ``take``, without a coroutine and without places: ``then`` is called with the decision, once, later. A fault
-        of it is logged and harms nobody else."""
+        """As ``take``, without a coroutine and without places: ``then`` is called with the decision, once, later. What
+        ``then`` raises is logged and affects nobody else."""
         ...
 
     def refused_now(self, takes: Sequence[Take]) -> Decision | None:
-        """What ``take`` would say, where it is a refusal for certain; None otherwise. Nothing is taken."""
+        """The refusal that ``take`` would return, where that is certain; None otherwise. Nothing is taken."""
         ...
 
     async def look(self, takes: Sequence[Take]) -> Decision:
-        """The buckets as they are, places among them; nothing is taken or written. No states: nothing is known at the
-        moment."""
+        """The present state of the buckets, places included; nothing is taken or written. A decision without states means
+        that nothing is known at the moment."""
         ...
 
     def settle(self, changes: Sequence[Take]) -> None:
-        """``cost`` more tokens turned out to be owed to each bucket (less than 0: are given back). Nobody waits for it, and
-        an outage loses it."""
+        """Take ``cost`` more tokens, which turned out to be owed, from each bucket (less than 0: give them back). Nobody
+        waits for this, and an outage loses it."""
         ...
 
     def release(self, takes: Sequence[Take], lease: bytes) -> None:
-        """The request is over: its places are free. Nobody waits for it."""
+        """Free the places of a request that is over. Nobody waits for this."""
         ...
 
     async def close(self) -> None: ...
 
 
 class Lookup(msgspec.Struct, frozen=True, gc=False):
-    """What a cache store knows of a key at one moment."""
+    """What a cache store knows about a key at one moment."""
 
     entries: tuple[Entry, ...] = ()
-    """The variants stored under it, none of them purged."""
+    """The variants stored under the key, none of them purged."""
     stamp: int = 0
-    """The moment, in microseconds of the store's own clock: a later ``put`` names it, so that a purge in between wins."""
+    """That moment, in microseconds of the store's own clock: a later ``put`` names it, so that a purge in between wins."""
     version: int = 0
-    """The latest purge of any of the tags, by the same clock: what was asked before it and after it is not the same
-    question. Ahead of ``stamp`` while the purge holds: an answer asked for now would not be seen again."""
+    """When any of the tags was last purged, by the same clock: requests from before and from after that do not share an
+    answer. Ahead of ``stamp`` while the purge holds: an answer asked for now would not be served again."""
     available: bool = True
     """False: the store did not answer in time."""
     near: bool = False
-    """A copy in this process: good for what needs no asking, and without ``stamp`` and ``version``. Whoever asks upstream
-    looks in the store itself first."""
+    """It comes from a copy in this process, without ``stamp`` and ``version``: good enough where GitLab need not be asked.
+    Before GitLab is asked, the store itself is looked up."""
 
-    # Somebody's answers are among what it holds.
+    # The entries are callers' private answers.
     __repr__ = object.__repr__
 
 
@@ -264,22 +265,24 @@ class CacheStore(Protocol):
     """Stored answers by key, purged by tag. An outage is never an exception: the cache is only ever a shortcut."""
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
-        """In one round trip. A miss, an unreadable value and a purged one have no entries; an outage is not available.
+        """Look up ``key``, in one round trip. A miss, an unreadable value and a purged one give no entries; after an outage
+        the result is not ``available``.
 
         ``tags`` are those that ``put`` was given for this key. ``anew``: a copy in this process will not do.
         """
         ...
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
-        """Whole or not at all, in place of what is there. False: not stored, or a tag was purged since ``stamp``."""
+        """Store ``entries``, whole or not at all, in place of what is there. False: not stored, or a tag was purged since
+        ``stamp``."""
         ...
 
     async def delete(self, key: bytes) -> None: ...
 
     async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
-        """Nothing stored under any of ``tags`` up to now is seen again, by anyone on this store, even if the caller is
-        cancelled while it waits. Nor is what is asked for within ``hold_s`` from now: GitLab's read replicas may still be
-        behind. False: the store could not be told yet; here it counts all the same."""
+        """Drop what is stored under any of ``tags``: nobody on this store sees it again, even if the caller is cancelled
+        while it waits. Nor does anybody see again what is asked for within ``hold_s`` from now: GitLab's read replicas may
+        still be behind. False: the store could not be told yet; in this process the purge counts all the same."""
         ...
 
     async def close(self) -> None: ...
@@ -289,11 +292,11 @@ class KeyStore(Protocol):
     """Issued keys, as the server reads them. An outage raises ``StoreUnavailable``; calls may overlap and be cancelled."""
 
     async def find(self, digest: bytes) -> KeyRecord | None:
-        """The record, dead or alive; a miss is None. By digest only: what a caller sent never steers the search."""
+        """The key's record, dead or alive; None on a miss. By digest only: what a caller sent never steers the search."""
         ...
 
     async def touch(self, key_id: str, at: float) -> None:
-        """Remember a use; never moves backwards, and an unknown id is nobody's loss."""
+        """Record a use of the key. The time never moves backwards, and an unknown id does no harm."""
         ...
 
     async def close(self) -> None: ...
@@ -303,23 +306,23 @@ class KeyRegister(Protocol):
     """The same keys, as commands and the admin API change them. An outage raises ``StoreUnavailable``."""
 
     async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
-        """Add a key, durably; with ``replacing``, and end another one for it. Judged and written in one step.
+        """Add a key, durably; with ``replacing``, also end the key that it replaces. Judged and written in one step.
 
         Raises KeyRefused when the id or digest is taken, ``replacing`` refuses, ``LIVE_KEYS`` of the identity are live at
-        ``created_at``, or ``MOST_EXCHANGED`` are stored. Forgets keys that are forgettable then.
+        ``created_at``, or ``MOST_EXCHANGED`` are stored. Deletes keys that may be forgotten by then.
         """
         ...
 
     async def get(self, key_id: str) -> KeyRecord | None:
-        """By its public id, with its last use."""
+        """The record with this public id, its last use included."""
         ...
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
-        """Oldest first."""
+        """All records, or those of one identity, oldest first."""
         ...
 
     async def revoke(self, key_id: str, at: float) -> bool:
-        """False when there is no such key. Revoking twice keeps the first instant."""
+        """End a key. False when there is no such key; revoking twice keeps the first instant."""
         ...
 
     async def close(self) -> None: ...
@@ -334,7 +337,7 @@ class StoreUnavailable(Exception):  # noqa: N818 — a state of the world the ca
 
 
 class NotDone(StoreUnavailable):
-    """It said no (it is full, a replica, closed to who asks), or was not reached: it did not do what was asked."""
+    """The store refused (it is full, a replica, or denies access) or was not reached: it did not do what was asked."""
 
 
 class Authenticator(Protocol):
@@ -348,28 +351,28 @@ class Authenticator(Protocol):
         ...
 
     def proof(self, claim: Claim, operation: Operation) -> Callable[[], object] | None:
-        """Who brings this credential, from memory alone, as often as it is called: the very principal that ``authenticate``
-        found as long as it would find it again without asking, anything else when it would not. None: there is no memory
-        of such claims. The peer's address is not judged."""
+        """A function that says from memory alone, each time it is called, who presents this credential: the very principal
+        that ``authenticate`` found, as long as it would find it again without asking anybody; anything else when it would
+        not. None: such claims are not remembered. The peer's address is not checked."""
         ...
 
     async def still_knows(self, claim: Claim) -> bool:
-        """Whether a claim that was authenticated as a brokered caller's would be found good now; as long as nobody can
-        tell, it is. Costs nobody a failed login."""
+        """Whether a claim once authenticated as a brokered caller's would still be accepted; while nobody can tell, it
+        counts as accepted. Never counts as a failed login."""
         ...
 
     def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
-        """GitLab answered 401 to the caller's own credential: it is asked anew before that credential is believed again."""
+        """GitLab answered 401 to the caller's own credential: GitLab is asked again before that credential is believed."""
         ...
 
     async def close(self) -> None: ...
 
 
 class Standing(msgspec.Struct, gc=False):
-    """Of a token of the broker's, with all credentials that were made of it."""
+    """The standing of one of the broker's tokens, shared by all credentials made from it."""
 
     good: bool = True
-    """It is given out: GitLab does not refuse it, and no other has taken its place."""
+    """Whether the token is given out: GitLab does not refuse it, and no other has taken its place."""
 
 
 class UpstreamCredential(msgspec.Struct, frozen=True, gc=False):
@@ -389,17 +392,17 @@ class TokenSource(Protocol):
     """The broker: permit → upstream credential."""
 
     unchecked: bool
-    """GitLab could not be asked about some credential yet."""
+    """Whether there is a credential that GitLab could not be asked about yet."""
 
     async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
-        """In the carrier that the operation's surface reads (Git takes Basic only).
+        """The credential for ``permit``, in the carrier that the operation's surface reads (Git takes Basic only).
 
-        Raises Rejection BROKER_CREDENTIAL_REFUSED (502/503) when there is none to give: closed, never open.
+        Raises Rejection BROKER_CREDENTIAL_REFUSED (502/503) when there is none to give: it fails closed, never open.
         """
         ...
 
     def credential_now(self, permit: Permit, operation: Operation) -> UpstreamCredential | None:
-        """As ``credential``, where it is at hand; None where that takes a while, or is refused."""
+        """As ``credential``, where one is at hand; None where it has to be waited for, or is refused."""
         ...
 
     def recognised(self) -> None:
@@ -407,10 +410,10 @@ class TokenSource(Protocol):
         ...
 
     async def refused(self, credential: UpstreamCredential) -> bool:
-        """GitLab answered 401 to this credential. True: it is dead; it is not given out for a while, and an alarm is up; or
+        """GitLab answered 401 to this credential. True: it is dead, is not given out for a while and raises an alarm; or
         another has taken its place since it was given out.
 
-        False: GitLab still knows it, so the 401 was about the route. A caller cannot take a credential from the others.
+        False: GitLab still knows it, so the 401 was about the route: no caller can take a credential away from the others.
         Raises Rejection BROKER_CREDENTIAL_REFUSED (503) where GitLab does not say which; it is given out meanwhile.
         """
         ...
@@ -419,7 +422,7 @@ class TokenSource(Protocol):
 
 
 class Places(Protocol):
-    """What GitLab calls a project or group otherwise: id ⇄ path, with the credential of the rule that asks."""
+    """The other name of a project or group, id ⇄ path: GitLab is asked with the credential of the rule that needs it."""
 
     async def resolve(
         self,
@@ -428,27 +431,28 @@ class Places(Protocol):
         room: Callable[[], Awaitable[None]] | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,
     ) -> Resolved:
-        """Those that GitLab answered; one the credential may not know of is left out. Remembered with bounds: ``room`` is
-        asked for, and may be refused, where GitLab must be asked; ``turn`` is waited for by who asks it for all.
+        """The questions that GitLab answered; a place that the credential may not know of is left out. Answers are
+        remembered, with bounds: only where GitLab must be asked is ``room`` awaited, which may refuse, and then ``turn``,
+        by the one caller that asks for all.
 
-        Raises Rejection PLACE_UNAVAILABLE or ``UPSTREAM_*`` when GitLab does not answer: closed, never open.
+        Raises Rejection PLACE_UNAVAILABLE or ``UPSTREAM_*`` when GitLab does not answer: it fails closed, never open.
         """
         ...
 
 
 class Presentation(enum.StrEnum):
-    """How a token is shown to GitLab, which decides what it may be."""
+    """How a token is presented to GitLab, which decides what kind of token it may be."""
 
     PRIVATE = "private"
     """``PRIVATE-TOKEN``: personal, project, group, impersonation and service-account tokens."""
     BEARER = "bearer"
-    """``Authorization: Bearer``: the same, and OAuth tokens."""
+    """``Authorization: Bearer``: the same kinds, and OAuth tokens."""
     JOB = "job"
     """``JOB-TOKEN``."""
 
 
 class Verified(msgspec.Struct, frozen=True, gc=False):
-    """What GitLab says of a good token."""
+    """What GitLab says about a valid token."""
 
     subject: str
     """``user:42``; ``job-project:7`` for a job token; ``application:UID`` for an OAuth token without a user."""
@@ -458,7 +462,7 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
 
 
 class NotAnswering(Exception):  # noqa: N818 — a state of the world the caller acts on
-    """GitLab said neither yes nor no. ``offered`` is False when it answered, but not as a GitLab that can be asked."""
+    """GitLab said neither yes nor no. ``offered`` is False when it did answer, but not as a GitLab that can be asked."""
 
     def __init__(self, reason: str, *, offered: bool = True) -> None:
         super().__init__(reason)
@@ -469,7 +473,8 @@ class TokenVerifier(Protocol):
     """Asks GitLab about a token."""
 
     async def verify(self, token: Secret, presentation: Presentation, *, may_be_job: bool = False) -> Verified | None:
-        """None: GitLab does not take it (unknown, revoked, expired, blocked: all one). Raises NotAnswering.
+        """What GitLab says about ``token``. None: GitLab does not accept it (unknown, revoked, expired or blocked, without
+        distinction). Raises NotAnswering.
 
         ``may_be_job``: a Bearer token may be a job token too.
         """
@@ -477,7 +482,7 @@ class TokenVerifier(Protocol):
 
 
 class Documents(Protocol):
-    """Public documents of others: an issuer's keys. Follows no redirect; a URL's host is dialled, never GitLab's."""
+    """Public documents of other servers: an issuer's keys. Follows no redirect; dials the URL's own host, never GitLab."""
 
     async def get(self, url: str) -> bytes:
         """The body of a 200, bounded in size and time. Raises NotAnswering for everything else."""

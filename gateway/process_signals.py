@@ -1,4 +1,4 @@
-"""What a process that serves is told by signals, from its start to its very end."""
+"""The signals of a process that serves, from its start to its very end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 
 Hear = Callable[[int, Callable[[], None]], None]
-"""Which call a signal means from now on, as ``AbstractEventLoop.add_signal_handler``."""
+"""Sets the call that a signal leads to from now on, as ``AbstractEventLoop.add_signal_handler`` does."""
 
 TOLD = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
@@ -19,19 +19,19 @@ TOLD = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 def run_process(
     main: Callable[[Hear], Coroutine[None, None, int]], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
 ) -> int:
-    """As ``asyncio.run``, for a process that ends then and has no threads yet; the exit code.
+    """As ``asyncio.run``, for a process that ends afterwards and has no threads yet. Returns the exit code.
 
-    A loop gives back the signals that it hears when it closes, and the system's answer to them is to end the process:
-    who had drained, and left with 0, would be one that a second signal killed. Here all threads block them for good, but
-    one that waits for them and does nothing else; what comes before ``main`` hears it is kept, and what comes behind its
-    end is told to nobody. OSError: no further thread can be had, here or later.
+    When an event loop closes, it gives up the signals that it handled, and their default action ends the process: one that
+    had drained, and would exit with 0, would be killed by a second signal. Here all threads block these signals for good,
+    but for one that waits for them and does nothing else; what comes before ``main`` listens is kept, and what comes after
+    its end is ignored. Raises OSError where no further thread can be started, here or later.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)
     with _limit_told(), asyncio.Runner(loop_factory=loop_factory) as runner, _woken(runner.get_loop()):
         told = _Told(runner.get_loop())
         for number in TOLD:
-            # For a thread of somebody else's that was there before. And a shell has its background ignore some of them,
-            # and the system may not keep what is ignored.
+            # For a thread of somebody else's that was there before. Besides, a shell has its background jobs ignore some of
+            # these signals, and what is ignored the system may drop instead of keeping it pending.
             signal.signal(number, lambda number, _: told.tell(number))
         threading.Thread(target=_listen, args=(told,), name="signals", daemon=True).start()
         return runner.run(main(told.hear))
@@ -39,7 +39,7 @@ def run_process(
 
 @contextlib.contextmanager
 def _limit_told() -> Iterator[None]:
-    """In words: of a thread that can't be started Python says neither why, nor in a class of its own."""
+    """Say in words that no thread can be started: Python gives neither a reason nor a class of exception of its own."""
     try:
         yield
     except RuntimeError as error:
@@ -50,7 +50,7 @@ def _limit_told() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _woken(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Whatever thread a signal came to: asyncio's own loop would sleep on unless it hears that signal itself."""
+    """Wake the loop, whichever thread takes a signal: asyncio's own loop sleeps on unless it handles that signal itself."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for one in (ours, theirs):
@@ -65,7 +65,7 @@ def _woken(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 class _Told:
-    """In the thread of its loop, but for ``tell``."""
+    """Leads signals to the calls set for them. For the thread of its loop alone, except ``tell``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -79,7 +79,7 @@ class _Told:
             self._loop.call_soon(call)
 
     def tell(self, number: int) -> None:
-        """In any thread."""
+        """Pass a signal on; from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._tell, number)
 

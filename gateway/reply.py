@@ -1,4 +1,4 @@
-"""An answer on its way down: whole, or as it comes."""
+"""An answer on its way down to the client: whole, or streamed as it comes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .core.messages import ResponseHead
 
 
 class Ending(enum.StrEnum):
-    """How a tunnel came to its end. All but the first are the ``aborted`` of its exchange."""
+    """How a tunnel ended. Each value but the first becomes the ``aborted`` of its exchange."""
 
     BOTH = ""
-    """Each side said that it was done, or one for both."""
+    """Each side ended its direction, or one side ended both."""
     CLIENT = "client"
     """Cut by the client."""
     UPSTREAM = "upstream"
     """Cut by GitLab."""
     GATEWAY = "gateway"
-    """Idle for too long, the client's credential has ended, or the gateway drains."""
+    """Cut by the gateway: it was idle for too long, the client's credential has ended, or the gateway drains."""
 
 
 class Tunnel(Protocol):
@@ -31,24 +31,24 @@ class Tunnel(Protocol):
 
     @property
     def half_closes(self) -> bool:
-        """Whether one direction may end before the other. TLS knows no such thing."""
+        """Whether one direction may end before the other. Over TLS none can."""
         ...
 
     async def read(self) -> bytes: ...
     async def write(self, chunk: bytes) -> None: ...
     def write_eof(self) -> None:
-        """A half-close. Where the side knows none, there is nothing more to come from it than has come."""
+        """Half-close this side. Where that is impossible, nothing more comes from it than has come already."""
         ...
 
     def close(self) -> None: ...
 
 
 class ClientSide(Tunnel, Protocol):
-    """The client's of the two."""
+    """The client's side of a tunnel."""
 
     @property
     def over(self) -> asyncio.Future[Ending]:
-        """Done when the tunnel is, whatever its octets say: the client's connection was lost, or the gateway drains."""
+        """Done when the tunnel is over, whatever its octets say: the client's connection is lost, or the gateway drains."""
         ...
 
 
@@ -57,8 +57,8 @@ class Reply(msgspec.Struct, eq=False):  # a struct is made in a third of the tim
 
     ``whole`` holds the body when it is complete in memory (small answers, cache hits); otherwise ``chunks`` yields it and
     raises Rejection when the upstream dies in mid-body. ``release()`` is synchronous and idempotent: it gives the upstream
-    connection back, or closes it if the body was not read to its end. ``head`` may be None where ``form`` and ``values``
-    say it: it is made when somebody asks for it.
+    connection back, or closes it if the body was not read to its end. ``_head`` may be None where ``form`` and ``values``
+    say the same: the head is then made when it is first asked for.
     """
 
     _head: ResponseHead | None
@@ -69,9 +69,9 @@ class Reply(msgspec.Struct, eq=False):  # a struct is made in a third of the tim
     first_byte_s: float = 0.0
     tunnel: Tunnel | None = None
     form: HeadForm | None = None
-    """Of its head as it came, where that is known."""
+    """The form of its head as it came, where that is known."""
     values: Values = ()
-    """What is its own in that form."""
+    """The values in that form that are this answer's own."""
 
     __repr__ = object.__repr__
 
@@ -89,7 +89,7 @@ class Reply(msgspec.Struct, eq=False):  # a struct is made in a third of the tim
 
     @property
     def status(self) -> int:
-        """The head's, which need not be made for it."""
+        """The status of the head, which need not be made for it."""
         return 200 if self.form is not None else self.head.status
 
     def on_release(self, then: Callable[[], None]) -> None:

@@ -1,8 +1,7 @@
 """One request in flight per key: others wait for what it brings, for a bounded time.
 
 The key is a full cache key (with its partition), never a URL. A leader that fails or is cancelled takes nobody with it: one
-of those who waited leads next. An entry leaves the table *before* its waiters wake, so nobody can join a flight that has
-landed.
+of its waiters leads next. An entry leaves the table *before* its waiters wake, so nobody can join a flight that has landed.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
     _table: dict[bytes, Flight[T]]
     _key: bytes
     waiters: list[asyncio.Future[tuple[bool, T | None]]] = []
-    """Who waits for it by now."""
+    """Those who wait for it at the moment."""
     landed: bool = False
     ended: Callable[[], None] | None = None
-    """Called once, when it has landed or was abandoned."""
+    """Called once, when the flight has landed or was abandoned."""
 
     __repr__ = object.__repr__
 
@@ -34,11 +33,11 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
         self.land(None, settled=False)
 
     def land(self, result: T | None, *, settled: bool = True) -> None:
-        """Everybody gets ``result``; None: there is none to share, each goes on alone. ``settled``: as ``wait`` has it."""
+        """Give ``result`` to all who wait; None: there is none to share, each goes on alone. ``settled``: see ``wait``."""
         if self.landed:
             return
         self.landed = True
-        del self._table[self._key]  # nobody else has taken it out
+        del self._table[self._key]  # nobody else takes it out
         if self.waiters:
             waiters, self.waiters = self.waiters, []
             for waiter in waiters:
@@ -83,7 +82,7 @@ class Flights(Generic[T]):
         return (False, self._table[key]) if led is None else (True, led)
 
     def lead(self, key: bytes) -> Flight[T] | None:
-        """As ``join``, for who can't wait: the flight that it leads; None: somebody does."""
+        """As ``join``, for a caller that can't wait: the flight that it leads; None: somebody else leads it."""
         if key in self._table:
             return None
         flight = self._table[key] = Flight(self._table, key)

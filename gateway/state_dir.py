@@ -25,9 +25,9 @@ class StateRefused(Exception):  # noqa: N818 — a decision about the disk, told
 
 
 def open_state_dir(path: Path, *, make: bool = True) -> Path:
-    """``path`` as a directory of ours, created with mode 0700 (parents too) when missing, if it may be made.
+    """``path`` as a directory of ours; if missing, and ``make`` is set, it is created: mode 0700, parents by the umask.
 
-    Raises StateRefused when it is no directory, belongs to another user, or others may write to it.
+    Raises StateRefused when it is no directory, belongs to another user than us or root, or others may write to it.
     """
     try:
         if make:
@@ -45,9 +45,10 @@ def open_state_dir(path: Path, *, make: bool = True) -> Path:
 
 
 def secret(directory: Path, name: str, *, make: bool = True) -> bytes:
-    """The 32 octets kept under ``name``, made from the system's generator the first time, if they may be made.
+    """The 32 octets kept under ``name``; made from the system's random generator the first time, if ``make`` is set.
 
-    Raises StateRefused for a link, another user's file, one that group or others may read, or one that is not a secret.
+    Raises StateRefused for a missing file that may not be made, a link, the file of another user than us or root, one that
+    group or others may read or write, or one that does not hold a secret.
     """
     path = directory / name
     try:
@@ -84,7 +85,7 @@ def _read(path: Path) -> bytes:
 
 
 def _create(path: Path, value: bytes) -> None:
-    """Put the file there whole, unless somebody else was first: a hard link never overwrites."""
+    """Put the file there whole, unless another process was first: a hard link never overwrites."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

@@ -1,9 +1,9 @@
-"""A tunnel: octets both ways until both sides have ended, one of them broke, or nothing moved for too long.
+"""A tunnel: octets both ways until both sides have ended, one of them has broken, or nothing has moved for too long.
 
-Each direction is one task that reads, writes and waits for room: what one side does not take, the other is not asked for.
-An end of one direction is passed on as a half-close; the other goes on. Where a side knows no half-close (TLS), its end is
-that of both directions, and so is an end that it is passed on: what it said before is still delivered. No answer comes any
-more that could tell a credential's end, so it is asked about, again and again.
+Each direction is one task that reads, writes and waits for room: while one side takes nothing, nothing is read from the
+other. The end of one direction is passed on as a half-close; the other direction goes on. Where a side knows no half-close
+(TLS), its end ends both directions, and so does an end that is passed on to it: what it said before is still delivered. No
+further answer can show that a credential has ended, so that is checked again and again.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ KNOWN_EVERY_S = 5.0
 async def relay(
     client: ClientSide, server: Tunnel, *, idle_s: float, known: Known | None = None, known_every_s: float = KNOWN_EVERY_S
 ) -> Ending:
-    """Move octets until the end; then both are closed. Nothing in either direction for ``idle_s`` is an end, and so is that
-    the client is not ``known`` any more."""
+    """Move octets until the end, then close both sides. The tunnel also ends when nothing has moved in either direction for
+    ``idle_s``, or when the client is not ``known`` any more."""
     loop = asyncio.get_running_loop()
     moved_at = loop.time()
 
     async def pump(source: Tunnel, sink: Tunnel) -> bool:
-        """Whether the other direction goes on."""
+        """Move one direction's octets to its end. Returns whether the other direction goes on."""
         nonlocal moved_at
         while chunk := await source.read():
             moved_at = loop.time()
