@@ -1,7 +1,7 @@
-"""Answers whose body must be understood before it goes down: LFS batches, tokens made of an upstream credential, and JSON
-addresses where that is configured.
+"""Answers whose body must be understood before it goes down: LFS batches, tokens made from an upstream credential, and,
+where that is configured, addresses in JSON.
 
-Everything else streams past unread. What is read is read whole, up to a bound, and its ``Content-Length`` mended.
+Everything else streams past unread. What is read is read whole, up to a bound, and its ``Content-Length`` is corrected.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _INDEXES = re.compile(r"GET .*/packages/(?:npm/\*package_name|nuget/(?:index|que
 
 
 class Turning(Protocol):
-    """Addresses, for one request (``core.passage``)."""
+    """Turns GitLab's addresses into those that the caller of one request can reach (``core.passage``)."""
 
     def turn(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes], bytes | None]: ...
 
 
 class AnswerStage:
-    """Compiled for one configuration.
+    """The stage, made for one configuration.
 
     Args:
-        turning: How GitLab's addresses lead back.
+        turning: Makes GitLab's addresses lead back to the gateway.
         addresses: The rewriter of JSON members; None: bodies are left alone.
         max_bytes: The largest JSON answer rewritten; larger ones pass as they are.
     """
@@ -51,7 +51,7 @@ class AnswerStage:
         self._max_bytes = max_bytes
 
     def reads(self, operation: Operation) -> bool:
-        """The answer may have to be read, so GitLab is asked for one that is not compressed."""
+        """Whether the answer may have to be read, so that GitLab is asked for one that is not compressed."""
         return (
             is_batch(operation)
             or is_log_in(operation)
@@ -67,7 +67,7 @@ class AnswerStage:
         return (*without(fields, _ENCODED), _IDENTITY)
 
     async def mend(self, reply: Reply, head: RequestHead, admitted: Admitted, claim: Claim, principal: Principal) -> Reply:
-        """The answer to an operation that ``reads`` says yes to. Raises Rejection for what must be read and can't."""
+        """Mend the answer to an operation that ``reads`` is true of. Raises Rejection if it must be read and can't be."""
         if head.method == "HEAD" or reply.head.status in {204, 304}:
             return reply
         media = first(reply.head.fields, b"content-type")
@@ -76,7 +76,7 @@ class AnswerStage:
             return _logged_in(reply, claim, coded=coded) if principal.brokered else reply
         if is_batch(admitted.operation):
             return await self._batch(reply, head, admitted, claim, principal, media, coded)
-        # A part stays as it is: with longer or shorter addresses it would be another part of another whole.
+        # A partial answer stays as it is: with longer or shorter addresses it would be another part of another whole.
         if self._addresses is None or coded or not is_json(media) or reply.head.status == 206:
             return reply
         length = promised_length(reply)
@@ -121,7 +121,7 @@ class AnswerStage:
 
 
 def _logged_in(reply: Reply, claim: Claim, *, coded: bool) -> Reply:
-    """With the caller's own credential in place of the token made of ours: presented next, it is taken again."""
+    """The answer with the caller's own credential in place of the token made from ours: presented next, it is accepted."""
     if reply.head.status >= 300:
         return reply
     if coded:
@@ -130,7 +130,7 @@ def _logged_in(reply: Reply, claim: Claim, *, coded: bool) -> Reply:
 
 
 def _with_body(reply: Reply, body: bytes) -> Reply:
-    """``reply`` with another body. A strong validator is another's now, and says so."""
+    """``reply`` with another body. A strong validator was the old body's, and is made a weak one."""
     fields: list[Field] = []
     for name, value in without(reply.head.fields, _MENDED):
         if name.lower() == b"etag" and value[:1] == b'"':

@@ -1,4 +1,4 @@
-"""The bandwidth's stage: streamed answers flow to those who share a limit no faster than it says. Of one gateway."""
+"""The bandwidth stage: through each gateway, streamed answers flow to those who share a limit no faster than it says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Flow:
         self._pipes = pipes
 
     async def pace(self, octets: int) -> None:
-        """Return when so many octets may go. Cancelled, nothing is left behind but the charge for them."""
+        """Return when so many octets may be sent. When cancelled, it leaves nothing behind but the charge for them."""
         stage = self._stage
         now = started = stage.monotonic()
         due, slowest = now, ""
@@ -47,7 +47,7 @@ class Flow:
 
 
 class BandwidthStage:
-    """Of one event loop. ``limits`` are those of octets alone, their rates in octets per second."""
+    """The pipes of one event loop. ``limits`` are those on octets alone, their rates in octets per second."""
 
     def __init__(self, limits: Limits, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
@@ -59,7 +59,7 @@ class BandwidthStage:
         self.waited_s = dict.fromkeys(names, 0.0)
 
     def flow(self, principal: Principal, operation: Operation, target: Target, method: str, peer: str) -> Flow | None:
-        """For a streamed answer; None where no limit says anything about it."""
+        """The flow for a streamed answer; None where no limit applies to it."""
         if not self._limits.limits:
             return None
         takes = self._limits.takes_for(principal, operation, target, method, peer)

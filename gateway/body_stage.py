@@ -1,6 +1,6 @@
-"""Bodies on the road: the credential that may stand in one, and the watch over what streams up.
+"""Request bodies: the credential that one may hold, and the watch over what streams up to GitLab.
 
-What counts as a finding is ``core.body_credentials``'s to say; here bodies are read, held back and handed on.
+``core.body_credentials`` decides what counts as a finding; here bodies are read, held back and handed on.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from .core.rule_match import Spelling
 from .core.target import Target
 from .ports import RequestBody
 
-# The routes of Workhorse's body uploader (`workhorse/internal/upstream/routes.go`), as it finds them: nothing decoded.
-# Behind the relative URL root alone: `api/v4/packages/conan` may as well stand in another route's last parameter.
+# The routes of Workhorse's body uploader (`workhorse/internal/upstream/routes.go`), as it finds them: nothing is decoded.
+# Directly after the relative URL root alone: `api/v4/packages/conan` may also stand in another route's last parameter.
 _KEPT = re.compile(
     rb"(?:/(?!api/)[^/?%]+)*/api/v4/"
     rb"(?:packages/conan|projects/[^/?]+/packages/(?:conan|debian|generic|maven|ml_models|terraform/modules))/"
 )
-# No browser sends a form so, and Rack reads one all the same.
+# No browser sends a form with these methods, and Rack reads one all the same.
 _READING = frozenset({"GET", "HEAD"})
-# Where browsers send Rails' own forms.
+# The surfaces to which browsers send Rails' own forms.
 _PAGES = frozenset({Surface.WEB, Surface.WEB_TOKEN, Surface.OAUTH, Surface.WEBSOCKET})
 
 
 class HeldBody:
-    """Octets at hand, then whatever is still to come."""
+    """A body of octets at hand and then of those that are still to come."""
 
     __slots__ = ("_held", "_rest", "content_length")
 
@@ -65,15 +65,15 @@ class HeldBody:
 
 
 class WatchedBody:
-    """A body looked through as it streams: its last chunk goes up only after the whole has been judged, and of parts none
-    after what is known of them forbids it.
+    """A body inspected as it streams: its last chunk goes up only after the whole has been judged, and no chunk of a
+    multipart body goes up once what is known of its parts forbids it.
 
     Args:
-        body: To be read.
-        scanner: Of its kind.
-        admit: Given the scanner's verdict, and whether what it could not read may name what must not be there; raises then.
-            Of parts it is given what is new first, and the whole at the end.
-        may_name: Whether octets that no scanner reads may; None: that is not asked.
+        body: The body to be read.
+        scanner: The scanner for its kind.
+        admit: Called with the scanner's verdict, and whether what it could not read may name what must not be there; raises
+            to refuse. Of a multipart body it is given new findings first, and the whole verdict at the end.
+        may_name: Whether octets that no scanner reads may name that; None: this is not checked.
     """
 
     __slots__ = (
@@ -110,7 +110,7 @@ class WatchedBody:
         self.content_length = body.content_length
 
     async def read(self) -> bytes:
-        """The next chunk. Raises what ``admit`` raises before the last octet is let go."""
+        """The next chunk. Raises what ``admit`` raises, before the last octet is let go."""
         while not self._done:
             chunk = await self._body.read()
             if not chunk:
@@ -120,8 +120,8 @@ class WatchedBody:
             self._scanner.feed(chunk)
             if self._may_name is not None and not self._suspect:
                 self._look_at_unread(chunk, self._may_name)
-            # Workhorse reads parts as far as their last delimiter, and goes on to GitLab without what follows it.
-            # Each finding is asked about once: there may be thousands of them, and no end of chunks behind them.
+            # Workhorse reads a multipart body up to its last delimiter, and goes on to GitLab without what follows it.
+            # Each finding is judged once: there may be thousands of them, and no end of chunks after them.
             sure = self._scanner.so_far()
             judged = (len(sure.findings), sure.undecidable, self._suspect)
             if judged != self._judged:
@@ -134,30 +134,31 @@ class WatchedBody:
         return held
 
     def _look_at_unread(self, chunk: bytes, may_name: Callable[[bytes], bool]) -> None:
-        """What no scanner reads any more GitLab may."""
+        """Check octets that no scanner reads any more: GitLab may read them."""
         blind = self._scanner.blind
         octets = self._tail + chunk if blind or len(chunk) < MAX_UNREAD_BYTES else chunk
         self._tail = octets[-MAX_UNREAD_BYTES:]
         if blind:
-            # What was looked at is not looked at again, but for a name that goes on in this chunk.
+            # What was checked before is not checked again, except for a name that continues in this chunk.
             self._suspect = may_name(octets if blind > self._blind else octets[-len(chunk) - MAX_NAMING_BYTES :])
             self._blind = blind
 
 
 class BodyStage:
-    """The two looks at a body: for its credential before authentication, and over all of it on its way up."""
+    """The looks at a body: for its credential, before authentication; for what it asks, where only the body tells; and over
+    all of it, on its way up."""
 
     async def claim(self, admitted: Admitted, head: RequestHead, body: RequestBody) -> tuple[Claim, RequestBody]:
         """The one credential of a body, when the head carries none, and the body without it.
 
-        Only a body of at most 64 KiB is read for that, and none whose client waits for ``100 Continue``: that is answered
-        after authentication alone (RFC 9110 §10.1.1).
+        Only a body of at most 64 KiB is read for that, and none whose client waits for ``100 Continue``, which is sent only
+        after authentication (RFC 9110 §10.1.1).
         """
         claim = admitted.claim
         length = body.content_length
         if first(head.fields, b"expect") is not None or (length is not None and length > MAX_CUT_BYTES):
             return claim, body
-        scanner = _scanner(head, inflates=False)  # no credential in it would be taken, and nobody is known yet who pays
+        scanner = _scanner(head, inflates=False)  # its credential would not be accepted, and nobody is known yet who pays
         if scanner is None:
             return claim, body
         held = b""
@@ -183,12 +184,12 @@ class BodyStage:
         *,
         browser: bool = False,
     ) -> tuple[Operation, RequestBody | None, int]:
-        """A request as what its body says that it does, a GraphQL document or an LFS batch: the operation's class, the
-        body, and how many it asks for.
+        """What a request does according to its body, a GraphQL document or an LFS batch: the operation with its class, the
+        body, and how many requests it counts as.
 
-        Read here by authenticated callers alone, up to 1 MiB; what is longer is a write, and streams on. ``room`` for so
-        many requests is asked for, and may be refused, before a document is parsed. ``browser``: what can't be counted is
-        one, as the uploads of GitLab's own pages are.
+        Bodies are read here for authenticated callers alone, up to 1 MiB; a longer one is a write, and streams on. ``room``
+        is awaited with a number of requests, and may refuse them, before a document is parsed. ``browser``: what can't be
+        counted counts as one request, such as an upload from GitLab's own pages.
         """
         batch = is_batch(operation)
         unread = UNKNOWN if batch else UNCOUNTED
@@ -206,7 +207,7 @@ class BodyStage:
             held, found = bytearray(), 0
             while len(held) <= MAX_BODY_BYTES and (chunk := await body.read()):
                 held += chunk
-                if len(held) > LIGHT_BYTES and not found:  # whoever is known may still have a thousand of them held
+                if len(held) > LIGHT_BYTES and not found:  # a known caller, too, could have a thousand of these held
                     await room(1)
                     found = 1
             if len(held) > MAX_BODY_BYTES:
@@ -231,14 +232,14 @@ class BodyStage:
         places: frozenset[Spelling] | None = None,
         acting: Callable[[str], object] | None = None,
     ) -> RequestBody:
-        """``body``, watched. On the browser's pages for a ``_method`` that reads, and for nothing else: what is in Rails'
-        own forms is GitLab's. Elsewhere a session's is, too: behind a cookie, which nobody here judges, a token in the body
-        would be unseen.
+        """``body``, watched. On pages for browsers it is watched for a ``_method`` that reads, and for nothing else: what
+        Rails' own forms hold is GitLab's business. Elsewhere a session's body is watched, too: behind a cookie, which
+        nobody here judges, a token in the body would go unseen.
 
-        ``places``: what the body may name, for a permit that is confined to some; None: anything. ``acting`` is told the
-        user that it asks to act as: GitLab reads ``sudo`` there, too.
+        ``places``: what the body may name, for a permit that is confined to some places; None: anything. ``acting`` is told
+        the user that the body asks to act as: GitLab reads ``sudo`` there, too.
         """
-        # A package that is put is a file, whatever it says of itself: Workhorse keeps it, Rails reads no parameters there.
+        # A package sent by PUT is a file, whatever its type: Workhorse keeps it, and Rails reads no parameters from it.
         file = head.method == "PUT" and operation.surface is Surface.PACKAGES
         if file and _KEPT.match(head.target):
             return body
@@ -247,7 +248,7 @@ class BodyStage:
         if page and places is None and head.method not in _READING:
             return _watched_page(head, body)
         scanner = _scanner(head)
-        # Of a commit, which Workhorse keeps as a file, a parameter tells GitLab's reader the type.
+        # The body of a commit, which Workhorse keeps as a file, is to GitLab of the type that a parameter names.
         if places is not None and operation.names_in_body and (scanner is None or _is_retyped(head.target)):
             scanner = Hopeless(Undecidable.CONTENT_TYPE)
         if scanner is None:
@@ -279,13 +280,13 @@ class BodyStage:
         def may_name(octets: bytes) -> bool:
             return scanner.may_name(octets) or (token_counts and b"token" in octets.replace(b"\\", b""))
 
-        # Of a brokered caller, and where only some places may be named, all that can't be read is refused.
+        # For a brokered caller, and where only some places may be named, whatever can't be read is refused.
         looks = not brokered and places is None
         return WatchedBody(body, scanner, admit, may_name if looks else None)
 
 
 class BlindBodies(BodyStage):
-    """A plain shared cache reads no bodies."""
+    """The stage of a plain shared cache, which reads no bodies."""
 
     async def claim(self, admitted: Admitted, head: RequestHead, body: RequestBody) -> tuple[Claim, RequestBody]:
         del head
@@ -306,13 +307,13 @@ class BlindBodies(BodyStage):
 
 
 def _watched_page(head: RequestHead, body: RequestBody) -> RequestBody:
-    """A form of a POST may say ``_method``, and JSON may not."""
+    """The body of a browser's page, watched where it may say ``_method``: in the form of a POST, but not in JSON."""
     if head.method != "POST" or "json" in media_type(first(head.fields, b"content-type") or b""):
         return body
     scanner = _scanner(head)
     if scanner is None:
         return body
-    # Forms have Rails' `authenticity_token`: of what stands in parts that can't be read, the method's name alone is feared.
+    # Forms hold Rails' `authenticity_token`, so of what stands in parts that can't be read only the method's name counts.
     parts = isinstance(scanner, MultipartScanner)
     return WatchedBody(body, scanner, admit_page, names_method if parts else scanner.may_name)
 
@@ -329,7 +330,8 @@ async def _asked(
     room: Callable[[int], Awaitable[None]],
     found: int,
 ) -> Asked:
-    """Only a long body that is read tells how many requests it is: then room is asked for twice. ``found``: for so many."""
+    """What ``document`` asks for. Only once a long body is read does it tell how many requests it counts as: then room is
+    asked for twice. ``found``: for how many there is room already."""
     while True:
         try:
             return asked_in(head, target, document, room=found)

@@ -31,11 +31,11 @@ from .reply import Reply
 from .road import Road
 
 # GitLab answers these late by design: runners poll for work (doc/ci/runners/long_polling.md), Gitaly counts objects before
-# its first octet. Its own NGINX waits an hour.
+# its first octet. GitLab's own NGINX waits an hour.
 _PATIENT = frozenset({Surface.RUNNER, Surface.GIT, Surface.LFS})
 _PATIENT_S = 300.0
 _WORKED = frozenset({Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_RESET})
-# Workhorse holds the one, the agent server passes the other on (`kubectl get --watch`): neither keeps a Puma thread.
+# Workhorse holds the first, the agent server passes the second on (`kubectl get --watch`): neither keeps a Puma thread.
 _WAITING = frozenset({"POST /api/v4/jobs/request", "ANY /-/kubernetes-agent/k8s-proxy/*path"})
 _SESSION = Kind.SESSION
 _NOTHING: Mapping[Question, Place] = MappingProxyType({})
@@ -45,11 +45,11 @@ class Kept(msgspec.Struct, gc=False):
     """What later requests of one kind need not find out again, as the last of them left it."""
 
     takes: Takes | None = None
-    """Where nothing is owed for them afterwards."""
+    """What each of them takes, where nothing is owed for it afterwards."""
     upward: dict[str, Upward] = {}
-    """By the id of the credential that goes up; a pool has several. One that was replaced takes its own with it."""
+    """By the id of the credential that goes up; a pool has several. Once a credential is replaced, its own is made anew."""
     akin: dict[str, Upward] = {}
-    """As ``upward``, of another that differs in its path alone."""
+    """As ``upward``, of another kind that differs in its path alone."""
 
 
 class Case(msgspec.Struct, gc=False):
@@ -57,7 +57,7 @@ class Case(msgspec.Struct, gc=False):
 
     admitted: Admitted
     operation: Operation
-    """As its body tells, where that decides (GraphQL)."""
+    """The operation, as the body tells it where the body decides (GraphQL)."""
     claim: Claim
     principal: Principal
     permit: Permit
@@ -67,32 +67,33 @@ class Case(msgspec.Struct, gc=False):
     weight: int = 1
     """How many requests it counts as."""
     resolved: Mapping[Question, Place] = _NOTHING
-    """What GitLab calls the places that it names."""
+    """What GitLab calls the places that the request names."""
     alike: bool = True
-    """Another request with the same head would come to the same."""
+    """Whether another request with the same head would come to the same."""
     kept: Kept = msgspec.field(default_factory=Kept)
-    """Of all cases of its kind."""
+    """Shared by all cases of one kind."""
 
 
 class Upward(msgspec.Struct, gc=False):
-    """What goes up with each request of one kind, and what the cache is told of it."""
+    """What goes up with each request of one kind, and what the cache is told about it."""
 
     principal: Principal
     credential: UpstreamCredential | None
     fields: Fields
-    """The request's own, end to end."""
+    """The request's own end-to-end fields."""
     repeated: Repeated
     reads: bool
-    """The answer may have to be read."""
+    """Whether the answer may have to be read."""
     partition: bytes
     reached_as: bytes
-    """Scheme and host as GitLab and the answer's links are told them: one caller's must not be served to another."""
+    """Scheme and host as GitLab is told them and as the answer's links have them: an answer made for one pair must not be
+    served for another."""
     like: Like
     alike: dict[object, Any] = {}
-    """What is made of answers in one form: ``likeness.Likeness``, whose home is above. By the form, and by form and
-    ``Like.reuse_s`` for those of the same form that may be reused for another time. None: one has come."""
+    """How answers of one form are rendered: a ``likeness.Likeness``, which is of a layer above. By form; by form and
+    ``Like.reuse_s`` for answers of a known form that may be reused for another time. None: one such answer has come."""
     kin: dict[object, Kin] = {}
-    """Those whose answers came to the same, by what that is."""
+    """The kin of the requests whose answers came to the same, by what that is."""
 
 
 class Errand:
@@ -147,18 +148,19 @@ class Errand:
         self.runtime_s = 0.0
         self._waits = case.admitted.operation.name in _WAITING
         self._waiting_since = 0.0
-        """Since when GitLab has had the whole request, as far as that is known, and has not answered; not of what waits."""
+        """Since when GitLab has had the whole request and not answered, as far as is known; not for requests that ``waits``
+        is true of."""
         self.brought: Reply | None = None
-        """GitLab's answer, where it is here already."""
+        """GitLab's answer, where it has come already."""
         self.failed: Rejection | None = None
-        """Why there is none, where that is known already."""
+        """Why there is no answer, where that is known already."""
         self.asked_with: Fields = ()
-        """The conditions that either is about."""
+        """The conditions that GitLab was asked with for either."""
         self.found: Found | None = None
-        """What the cache's store held before that."""
+        """What the cache's store held before GitLab was asked."""
 
     def spent(self, sent_bytes: int) -> Spent:
-        """What the request used of GitLab; without an answer, as long as it was waited for."""
+        """What the request used of GitLab; without an answer, the time for which one was waited counts."""
         unanswered_s = self._monotonic() - self._waiting_since if self._waiting_since else 0.0
         return Spent(
             asked=self.started_at > 0,
@@ -172,7 +174,7 @@ class Errand:
         return _cache_request(self._head, self._case, self._upward, like=self._upward.like, found=self.found)
 
     def _request(self, conditions: Fields) -> UpstreamRequest:
-        """What goes up."""
+        """The request that goes up to GitLab."""
         head, body, principal = self._head, self._body, self._principal
         return UpstreamRequest(
             head.method,
@@ -204,7 +206,7 @@ class Errand:
         if failed is not None and conditions == self.asked_with:
             raise failed
         if reply is not None:
-            # Had the cache looked again, it would store this as of after that; and a write may have passed in between.
+            # Had the cache looked again since, it would store this as if asked after that look; a write may lie between.
             if conditions == self.asked_with and (self.found is None or not self.found.over):
                 return await self._dealt_with(reply)
             reply.release()
@@ -239,7 +241,7 @@ class Errand:
         return reply
 
     def _heard(self, reply: Reply) -> None:
-        """What GitLab's answer says beside the answer."""
+        """Note what GitLab's answer says besides the answer itself."""
         road, x, credential = self._road, self._x, self._credential
         head = reply.head
         shape = head.shape or shaped(head)
@@ -248,7 +250,7 @@ class Errand:
         self._waiting_since = 0.0
         x.upstream_status = head.status
         x.upstream_connect_s, x.upstream_first_byte_s = reply.connect_s, reply.first_byte_s
-        # Workhorse answers a poll that it kept waiting by itself, without a word of how long Rails took.
+        # Workhorse itself answers a poll that it kept waiting, without a word of how long Rails took.
         first_byte_s = 0.0 if self._waits else reply.first_byte_s
         self.runtime_s += _seconds(shape.first(head.fields, b"x-runtime"), first_byte_s)
         x.upstream_request_id = ascii_of(shape.first(head.fields, b"x-request-id"))
@@ -256,7 +258,7 @@ class Errand:
             road.tokens.recognised()
 
     async def _refused_upstream(self) -> None:
-        """GitLab said 401: a caller's own credential is no longer believed; a dead one of ours is not the caller's 401."""
+        """GitLab said 401. A caller's own credential is no longer believed; that one of ours is dead is no caller's 401."""
         road = self._road
         if self._credential is None:
             road.authenticator.refused_upstream(self._claim, self._principal, seen_from(self._head, self._admitted))

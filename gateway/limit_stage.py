@@ -1,11 +1,11 @@
-"""The limits' stage: takes from the buckets, or waits for its turn where that was asked for; settles at the end.
+"""The limit stage: takes from the buckets, or waits for its turn where that was asked for; settles at the end.
 
     takes ── bucket store ── allowed ───────────────────────────→ Ticket ── close: settle, release
                    │                                                ↑
                    └─ refused, may wait ── room of that bucket ─────┘     in turn between callers
                                             └─ no place, no time ──→ refused
 
-One room for each bucket that somebody waits for, and one task for each room: it takes on behalf of whoever's turn it is.
+There is one room for each bucket that is waited for, and one task per room, which takes for the request whose turn it is.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from .core.limits import BucketState, Decision, Take, affordable, after, owes, p
 from .ports import Asked, BucketStore
 
 MOST_WAITING = 1000
-"""In all rooms together: a waiting request costs memory and a connection, nothing else."""
+"""How many requests may wait, in all rooms together: a waiting one costs memory and a connection, nothing else."""
 _PER_CALLER = 100
 _NEAR = 0.1
 """Of a bucket: a caller that has less left is about to be refused."""
 _SOONEST_S = 0.001
 _LOOK_EVERY_S = 0.05
-"""For a place at the soonest: when it comes free is a guess, and those of this gateway are told of at once."""
+"""How soon, at the earliest, to look for a free place again: when one comes free is a guess, and those that this gateway
+frees are announced at once."""
 
 
 class Ticket:
-    """A decision, and what must be put in order when the request is over."""
+    """A decision, and what is to be settled or given back when the request is over."""
 
     __slots__ = ("_kept", "_lease", "_stage", "_undone", "decision", "takes", "waited_s")
 
@@ -50,18 +51,18 @@ class Ticket:
         self.waited_s = waited_s
 
     def close(self, spent: Spent | None) -> None:
-        """The request is over. ``spent`` is None where nothing is known of an answer: the cost stays as taken."""
+        """The request is over. ``spent`` is None where nothing is known of an answer: the cost then stays as taken."""
         if self.owes():
             self._settle(spent)
 
     def undo(self) -> None:
-        """As if nothing had been taken. Once is enough, as of the next two."""
+        """Give back what was taken. Only the first call has an effect, as with the next two methods."""
         if not self._undone:
             self._undone = True
             self._stage.undo(self.takes, self.decision, self._lease)
 
     def keep(self) -> None:
-        """What was taken stays so, but for places, though it may have been undone."""
+        """Let what was taken stay taken, except for places, even if it has been undone."""
         if self._kept:
             return
         self._kept = True
@@ -71,8 +72,8 @@ class Ticket:
             self.close(None)
 
     def pay(self, takes: Sequence[Take], refused: Decision) -> Decision:
-        """What was undone for ``takes``, which were ``refused``, is kept: somebody worked for it. Not for the very same
-        ones, where others were quicker. Returns the refusal that there is then: waiting as long as told is enough."""
+        """Keep what was undone in favour of ``takes``, which were then ``refused``: work was done for it. Not where these
+        are the very same takes, and others were quicker. Returns the refusal as it is then: waiting as it says suffices."""
         if self.takes == takes:
             self._kept = True
             return refused
@@ -80,7 +81,7 @@ class Ticket:
         return after(takes, refused, _tokens(self.takes, self.decision))
 
     def owes(self) -> bool:
-        """There is something to put in order."""
+        """Whether there is something to settle or to give back."""
         return self.decision.allowed and owes(self.takes)
 
     def _settle(self, spent: Spent | None) -> None:
@@ -123,14 +124,14 @@ class _Waiter:
         self.room = ""
 
     def refuse(self) -> None:
-        """As the bucket did when it was last asked, for as long from now on: others have taken from it meanwhile."""
+        """Refuse as the bucket did when it was last asked, and for as long from now on: others have taken from it since."""
         if not self.decided.done():
             since_s = self.decided.get_loop().time() - self.asked_at
             self.decided.set_result(msgspec.structs.replace(self.asked, now=self.asked.now + since_s))
 
 
 class _Room:
-    """Who waits for one bucket."""
+    """The requests that wait for one bucket."""
 
     __slots__ = ("nudged", "queue", "server")
 
@@ -141,7 +142,7 @@ class _Room:
 
 
 class LimitStage:
-    """Of one event loop."""
+    """The limit stage of one event loop."""
 
     def __init__(self, buckets: BucketStore) -> None:
         self._buckets = buckets
@@ -149,14 +150,14 @@ class LimitStage:
         self.hottest = Hottest()
         self.waiting = 0
         self._waiting_of: dict[str, int] = {}
-        """By caller, in all rooms."""
+        """How many requests of each caller wait, in all rooms."""
         self.absorbed_total = 0
         """Requests that waited and were then admitted."""
 
     async def admit(self, takes: Sequence[Take], principal: Principal, lease: str, patience_s: float = 0.0) -> Ticket:
-        """Take, or wait to take. ``patience_s`` is what the caller asks for; a limit's own ``absorb_s`` may be more.
+        """Take, or wait to take. ``patience_s`` is the wait that the caller asks for; a limit's ``absorb_s`` may be more.
 
-        The ticket's decision may be a refusal. Cancelled, no place stays held.
+        The ticket's decision may be a refusal. When cancelled, it leaves no place held.
         """
         name = lease.encode("ascii")
         decision = self._buckets.take_now(takes, name) or await self._buckets.take(takes, name)
@@ -169,27 +170,28 @@ class LimitStage:
         return Ticket(self, takes, name, decision)
 
     def admit_now(self, takes: Sequence[Take], principal: Principal, *, refusing: bool = False) -> Decision | None:
-        """As ``admit``, for takes that nothing is owed for later (``Ticket.owes``), where the store can say at once; None
-        otherwise, and then nothing was taken. ``refusing``: as in ``heard``."""
+        """As ``admit``, for takes that nothing is owed for later (``Ticket.owes``), where the store can decide at once;
+        None otherwise, with nothing taken. ``refusing``: as in ``heard``."""
         decision = self._buckets.take_now(takes)
         if decision is not None and (decision.allowed or (refusing and is_final(decision))):
             self.hottest.note(principal.id, not decision.allowed, decision.now)
         return decision
 
     def admit_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Asked:
-        """As ``admit_now`` where the store must be asked; ``then`` is told once, later."""
+        """As ``admit_now``, where the store must be asked; ``then`` is called once, later."""
         return self._buckets.take_soon(takes, then)
 
     def heard(self, decision: Decision, principal: Principal, *, refusing: bool) -> bool:
-        """Whether what ``admit_soon`` told may be told on: an admission; a refusal where it is of use (``refusing``) and
-        nobody may wait for its end. Otherwise nothing was taken, and ``admit`` is to be asked."""
+        """Whether a decision from ``admit_soon`` holds: an admission does, and a refusal where it is of use (``refusing``)
+        and its limit lets nobody wait. Otherwise nothing was taken, and ``admit`` is to be asked."""
         if not (decision.allowed or (refusing and is_final(decision))):
             return False
         self.hottest.note(principal.id, not decision.allowed, decision.now)
         return True
 
     def refuse_now(self, takes: Sequence[Take], principal: Principal) -> Decision | None:
-        """As ``admit``, where it refuses at once, for certain and without a wait; None otherwise. Nothing is taken."""
+        """The refusal of ``admit``, where it would refuse at once, for certain and without a wait; None otherwise. Nothing
+        is taken."""
         decision = self._buckets.refused_now(takes)
         if decision is None or not is_final(decision):
             return None
@@ -197,12 +199,12 @@ class LimitStage:
         return decision
 
     def settle(self, changes: Sequence[Take]) -> None:
-        """As the store's; who waits for one of the buckets looks again."""
+        """As the store's ``settle``; those who wait for one of the buckets look again."""
         self._buckets.settle(changes)
         self._nudge(changes)
 
     def release(self, takes: Sequence[Take], lease: bytes) -> None:
-        """As the store's; who waits for one of the places looks again."""
+        """As the store's ``release``; those who wait for one of the places look again."""
         self._buckets.release(takes, lease)
         self._nudge(takes)
 
@@ -214,11 +216,11 @@ class LimitStage:
         self.release([take for take in takes if take.limit.concurrent], lease)
 
     async def look(self, takes: Sequence[Take]) -> Decision:
-        """As the store's: nothing is taken."""
+        """As the store's ``look``: nothing is taken."""
         return await self._buckets.look(takes)
 
     async def close(self) -> None:
-        """Who waits is refused."""
+        """Refuse all who wait."""
         rooms, self._rooms = self._rooms, {}
         for room in rooms.values():
             while (waiter := room.queue.pop()) is not None:
@@ -244,7 +246,7 @@ class LimitStage:
                 self.undo(takes, waiter.decided.result(), lease)  # its turn came at the very moment it left
             raise
         finally:
-            # A client that went away leaves its place at once: whoever stands behind it must not wait for a ghost.
+            # A client that went away leaves its place at once: those behind it must not wait for a ghost.
             self.waiting -= 1
             self._waiting_of[waiter.caller] -= 1
             if not self._waiting_of[waiter.caller]:
@@ -268,7 +270,7 @@ class LimitStage:
                     room.nudged.set()
 
     def _enter(self, waiter: _Waiter) -> None:
-        """Into the room of the bucket that refused."""
+        """Put the waiter into the room of the bucket that refused it."""
         key = _refusing(waiter.takes, waiter.asked)
         room = self._rooms.get(key)
         if room is None:
@@ -283,7 +285,7 @@ class LimitStage:
             room.server = asyncio.get_running_loop().create_task(self._serve(key, room, wait_s), name="limit-room")
 
     async def _serve(self, key: str, room: _Room, wait_s: float) -> None:
-        """Until nobody waits any more."""
+        """Admit from the room until nobody waits there any more."""
         while room.queue:
             await _pause(room, wait_s)
             wait_s = await self._admit_in_turn(key, room)
@@ -291,7 +293,7 @@ class LimitStage:
             del self._rooms[key]
 
     async def _admit_in_turn(self, key: str, room: _Room) -> float:
-        """Until the bucket refuses; for how long it will, in seconds."""
+        """Admit in turn until the bucket refuses; return for how long it will, in seconds."""
         now = asyncio.get_running_loop().time
         while (waiter := room.queue.pop()) is not None:
             if waiter.decided.done():
@@ -303,7 +305,7 @@ class LimitStage:
                 raise
             refusal = decision.refusal
             if waiter.decided.done():
-                self.undo(waiter.takes, decision, waiter.lease)  # somebody who is no longer there
+                self.undo(waiter.takes, decision, waiter.lease)  # the request is no longer there
             elif refusal is None:  # admitted, or the store is away and fails closed
                 waiter.decided.set_result(decision)
             else:
@@ -319,13 +321,13 @@ class LimitStage:
 
 
 def is_final(decision: Decision) -> bool:
-    """Of a bucket, and its limit lets nobody wait."""
+    """Whether a bucket has refused and its limit lets nobody wait for it."""
     refusal = decision.refusal
     return refusal is not None and not (refusal.limit.absorb_s and refusal.retry_after_s <= refusal.limit.absorb_s)
 
 
 def limited(decision: Decision) -> Rejection:
-    """What a refusal is to its client."""
+    """A refusal as the rejection that its client is told."""
     if decision.unavailable:
         return Rejection(
             Code.LIMITER_UNAVAILABLE,
@@ -339,7 +341,7 @@ def limited(decision: Decision) -> Rejection:
 
 
 def lasts_s(decision: Decision) -> float:
-    """Of a refusal: how long it lasts."""
+    """How long a refusal lasts."""
     refusal = decision.refusal
     return refusal.retry_after_s if refusal is not None else 0.0
 
@@ -362,7 +364,7 @@ def note(decision: Decision, x: Exchange) -> None:
 
 
 def _tokens(takes: Sequence[Take], decision: Decision) -> list[Take]:
-    """What was taken of ``takes``, less places."""
+    """The tokens that were taken for ``takes``; places are left out."""
     return [
         Take(take.key, take.limit, affordable(take.limit, take.cost))
         for take, bucket in paired(takes, decision)
@@ -376,12 +378,12 @@ def _refusing(takes: Sequence[Take], decision: Decision) -> str:
 
 
 def _soonest(refusal: BucketState) -> float:
-    """When it is worth asking again, in seconds from now."""
+    """How soon it is worth asking again, in seconds from now."""
     return max(_LOOK_EVERY_S if refusal.limit.concurrent else _SOONEST_S, refusal.retry_after_s)
 
 
 async def _pause(room: _Room, wait_s: float) -> None:
-    """Until it is worth asking again."""
+    """Wait until it is worth asking again."""
     timer = asyncio.get_running_loop().call_later(wait_s, room.nudged.set)
     try:
         await room.nudged.wait()

@@ -1,7 +1,7 @@
 """A list on its way down to a caller who may see only some of it (``core.narrowing``): read whole, narrowed, sent.
 
-Behind the cache: what is stored is GitLab's own answer. Never more than the one page that was asked for; what cannot be
-narrowed for sure is not sent.
+This comes after the cache, which stores GitLab's own answer. Never more than the one page that was asked for is read; what
+can't be narrowed for certain is not sent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNTYPED = frozenset({b"content-type"})
 
 
 def narrowable(operation: Operation, target: Target, head: RequestHead) -> Shape:
-    """What the list's items are. Raises Rejection FORBIDDEN where nobody reviewed what comes, or a body says so."""
+    """What the list's items are. Raises Rejection FORBIDDEN for a list that was not reviewed, or a request with a body."""
     shape = None if head.has_body else shape_of(operation, target)
     if shape is None:
         raise Rejection(
@@ -40,14 +40,15 @@ def narrowable(operation: Operation, target: Target, head: RequestHead) -> Shape
 
 
 def unconditionally(fields: Fields) -> Fields:
-    """The request's fields, asking for an answer that can be narrowed."""
+    """The request's fields without its conditions, asking for an answer that can be narrowed."""
     return (*without(fields, CONDITIONS), (b"Accept-Encoding", b"identity"))
 
 
 async def narrowed(reply: Reply, shape: Shape, permit: Permit, head: RequestHead) -> Reply:
-    """GitLab's answer, or the cache's, as the caller may see it. Raises Rejection UPSTREAM_PROTOCOL.
+    """GitLab's answer, or the cache's, as the caller may see it.
 
-    Errors pass, and redirects without a body: they list nothing.
+    Errors pass as they are, and redirects without their bodies: they list nothing. Raises Rejection UPSTREAM_PROTOCOL for
+    any other answer that can't be narrowed.
     """
     answer = reply.head
     if answer.status >= 400:

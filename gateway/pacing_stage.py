@@ -1,7 +1,7 @@
-"""Before GitLab is asked with a shared credential: at the pace its own numbers allow, callers in turn.
+"""The pace at which GitLab is asked with a shared credential: what GitLab's own numbers allow, callers in turn.
 
 The bucket is shared like every other, so that gateways on one Redis spread what is left between them. What one of them
-hears of GitLab's limit the others hear of it within a second or so, by a board that is written and read beside the road:
+hears of GitLab's limit the others hear within a second or so, through a board that is written and read beside the road:
 
     answer ── learn ── changed? ── noted ─┐
                                           ├── follow: put, read, hear; no request waits for it
@@ -28,18 +28,18 @@ _TELL_AT_MOST_EVERY_S = 0.1
 
 
 class PaceBoard(Protocol):
-    """What the gateways heard, by credential. Every method raises StoreUnavailable."""
+    """What the gateways have heard, by credential. Every method may raise StoreUnavailable."""
 
     async def read(self, credentials: Sequence[str]) -> dict[str, Told]: ...
     async def put(self, notes: Mapping[str, Told]) -> None: ...
 
 
 class PacingStage:
-    """Paces by credential id; of one event loop. ``wall`` gives Unix seconds.
+    """The paces of one event loop, by credential id. ``wall`` gives Unix seconds.
 
     Args:
-        credentials: Those that other gateways may use, too.
-        board: Where these gateways meet; None: there are no others.
+        credentials: The ids of those that other gateways may use, too.
+        board: Where the gateways tell each other; None: there are no others.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class PacingStage:
         self.refused_total = 0
 
     def is_free(self, credential: str) -> bool:
-        """Whether nobody has to wait for it: then ``go`` need not be called."""
+        """Whether nobody has to wait for the credential, so that ``go`` need not be called."""
         pace = self._paces.get(credential)
         return pace is None or not pace.holds_until or pace.holds_until <= self._wall()
 
     async def go(self, credential: str, principal: Principal, lease: str, operation: str = "") -> None:
-        """Wait for the turn. Raises Rejection RATE_LIMITED when that would take too long."""
+        """Wait for the caller's turn. Raises Rejection RATE_LIMITED when that would take too long."""
         pace = self._paces.get(credential)
         if pace is None:
             return
@@ -77,7 +77,7 @@ class PacingStage:
             takes = (Take(f"{{gw}}:p:{credential}", limit),)
             ticket = await self._limits.admit(takes, principal, lease, PATIENCE_S)
             refusal = ticket.decision.refusal
-            # GitLab may have refused somebody while this one stood in line.
+            # GitLab may have refused another request while this one stood in line.
             wait_s = refusal.retry_after_s if refusal is not None else pace.blocked_s(self._wall(), operation)
         if wait_s:
             self.refused_total += 1
@@ -92,18 +92,18 @@ class PacingStage:
             )
 
     def remaining(self, credential: str) -> float:
-        """How many requests GitLab leaves it; see ``Pace.remaining``."""
+        """How many requests GitLab still allows the credential; see ``Pace.remaining``."""
         pace = self._paces.get(credential)
         return inf if pace is None else pace.remaining(self._wall())
 
     def learn(self, credential: str, head: ResponseHead, operation: str = "") -> None:
-        """An answer of GitLab's to that credential."""
+        """Learn from GitLab's answer to a request with that credential."""
         if self._pace(credential).learn(head, self._wall(), operation) and self._board is not None:
             self._untold.add(credential)
             self._news.set()
 
     def told(self, credential: str) -> Told:
-        """What is known of GitLab's limit on it at the moment."""
+        """What is known of GitLab's limit on the credential at the moment."""
         pace = self._paces.get(credential)
         return pace.told(self._wall()) if pace is not None else Told()
 
@@ -116,7 +116,7 @@ class PacingStage:
     # Among gateways
 
     def start(self) -> None:
-        """Tell the others and hear them, where there are any, until closed."""
+        """Tell the other gateways and hear from them, where there are any, until closed."""
         if self._board is not None and self._credentials:
             self._follower = asyncio.get_running_loop().create_task(self._follow(), name="paces")
 
@@ -125,7 +125,8 @@ class PacingStage:
             self._follower.cancel()
 
     async def exchange(self) -> None:
-        """Tell what is untold, and hear the rest. What can't be told now is told later, as it is then."""
+        """Tell the others what they have not been told yet, and hear what they know. What can't be told now is told later,
+        as it stands then."""
         if self._board is None:
             return
         telling, self._untold = self._untold, set()

@@ -4,8 +4,8 @@
                                                                        └── audit, metrics (one finally)
 
 A stage is a function of earlier stages' values, so none can be forgotten: there is no Permit without a Principal, and
-nothing goes up, or comes out of the cache, without a Permit. A stage that refuses raises ``Rejection``; it becomes an
-answer in ``_refuse``, nowhere else. After the first octet of an answer nothing is appended: the connection is cut.
+nothing goes up, or comes out of the cache, without a Permit. A stage that refuses raises ``Rejection``, which becomes an
+answer in ``_refuse`` and nowhere else; where octets of an answer have left already, the connection is cut instead.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _FAULT = Rejection(
 )
 
 
-_READ = Access.READ  # an enum's class looks its members up anew each time
+_READ = Access.READ  # an enum's class looks up its members anew each time
 _STATUSES = {status: status.value for status in CacheStatus}
 _REASONS = {reason: reason.value for reason in CacheReason}
 _STORED = {stored: stored.value for stored in Stored}
@@ -71,13 +71,13 @@ _CUT_BY = {Source.DOWNSTREAM: "client", Source.UPSTREAM: "upstream", Source.INTE
 
 
 class _Told:
-    """What is known so far of the caller, for whoever must refuse: filled as the stages pass."""
+    """What is known of the caller so far, for a refusal: filled in as the stages pass."""
 
     __slots__ = ("ahead", "begun", "decision", "errand", "lease", "operation", "principal", "room", "ticket")
 
     def __init__(self, lease: str) -> None:
         self.lease = lease
-        """Names the request among those in progress, whatever id it goes by: a trusted proxy's may not be unique."""
+        """Names the request among those in progress, whatever its id: one from a trusted proxy may not be unique."""
         self.operation = _UNSEEN
         self.principal: Principal | None = None
         self.decision: Decision | None = None
@@ -85,7 +85,7 @@ class _Told:
         self.ahead: Ticket | None = None
         """What was taken for the work of finding out what the request takes."""
         self.room = 0
-        """For so many requests in one."""
+        """For how many requests in one that was enough."""
         self.errand: Errand | None = None
         self.begun: Forwarding | None = None
 
@@ -143,14 +143,14 @@ class Gateway:
                 if begun is not None:
                     told.decision, told.begun = begun.decision, begun
                     if begun.rejection is not None and not begun.conditions:
-                        raise begun.rejection  # nothing is stored that could stand in
+                        raise begun.rejection  # no stored answer could stand in
                 await self._act(down, x, told, case)
             except Rejection as rejection:
                 await self._refuse(down, x, told, rejection)
             except (ConnectionError, asyncio.CancelledError):
                 raise
             except Exception:
-                # A fault of ours is a 500 and a trace in the log, never a hang or a half-told answer.
+                # A fault of ours is a 500 and a traceback in the log, never a hang or half an answer.
                 log.exception("fault while serving %s", x.request_id)
                 await self._refuse(down, x, told, _FAULT)
         except (ConnectionError, asyncio.CancelledError) as gone:
@@ -174,8 +174,8 @@ class Gateway:
             self.observe(x)
 
     def at_once(self, head: RequestHead, asker: Asker) -> bytes | Asking | None:
-        """The whole answer, where the short lane has it without waiting; audited and counted. Or who will tell it to
-        ``asker``. None: ``handle`` it."""
+        """The whole answer, audited and counted, where the short lane has it without waiting; or a lane's ``Asking``, which
+        will tell it to ``asker``. None: ``handle`` the request."""
         try:
             if head.memo:
                 answer = self.lane.at_once(head, asker)
@@ -183,14 +183,14 @@ class Gateway:
                     return answer
             return self.forward_lane.at_once(head, asker)
         except Exception:
-            # The road has its own way to say so, to this request and to all like it; and whoever called is the connection
-            # itself, which would die of it.
+            # The road has its own way to report a fault, to this request and to all like it; the caller here is the
+            # connection itself, which an exception would end.
             log.exception("fault in the short lane")
             self.lane.unlearn(head)
             return None
 
     def mint_id(self) -> str:
-        """A request's id: unique to this process by its prefix, and then by counting."""
+        """A new request id: its prefix is unique to this process, and a counter makes it unique within it."""
         return f"{self._id_prefix}-{next(self._ids):x}"
 
     def observe(self, x: Exchange) -> None:
@@ -203,7 +203,7 @@ class Gateway:
         try:
             return self.plans.find(head)
         except Exception:
-            log.exception("fault in the plans")  # the road has its own way to say so
+            log.exception("fault in the plans")  # the road has its own way to report it
             return None
 
     async def _judge(self, down: Downstream, x: Exchange, told: _Told) -> Case:
@@ -261,7 +261,7 @@ class Gateway:
         return case
 
     async def _act(self, down: Downstream, x: Exchange, told: _Told, case: Case) -> None:
-        """What was permitted: takes from the buckets, asks the cache or GitLab, answers."""
+        """Do what was permitted: take from the buckets, ask the cache or GitLab, answer."""
         road = self.road
         head = down.head
         admitted, operation, principal, permit = case.admitted, case.operation, case.principal, case.permit
@@ -295,19 +295,19 @@ class Gateway:
 
         begun = told.begun
         if begun is not None and begun.started_at:
-            # What it brings was said to this one: of several that take turns, another's answers are kept elsewhere.
+            # GitLab's answer was to this credential: where several take turns, answers to another are kept elsewhere.
             credential = begun.credential
         else:
             credential = await road.tokens.credential(permit, principal, operation) if permit.use else None
             if begun is not None and credential is not begun.credential:
-                begun.found = None  # that was looked up for another
+                begun.found = None  # it was looked up for another credential
         if credential is not None:
             x.permit_use = credential.id
         body = case.body
         if body is not None:
             resolved = case.resolved
             if permit.confined and operation.names_in_body and not resolved:
-                # Clients name a project by its path in the path, and by its number in the body.
+                # Clients name a project by its full path in the URL, and by its number in the body.
                 resolved = await resolve(road, questions_of(operation, target), principal)
             body = road.bodies.guard(
                 case.claim,
@@ -358,9 +358,9 @@ class Gateway:
     async def _limit_first(
         self, operation: Operation, head: RequestHead, admitted: Admitted, x: Exchange, told: _Told, weight: int
     ) -> None:
-        """Before GitLab is asked about a place, or a body that tells what the request takes may come (``100 Continue``) or
-        be parsed: is there room at all? What is taken is given back when the request takes for itself. One that never comes
-        so far, as it is refused or its client leaves, has taken that: somebody worked for it."""
+        """Is there room at all? Asked before GitLab is asked about a place, and before a body that tells what the request
+        takes is let in (``100 Continue``) or parsed. What is taken is given back when the request takes its own. One that
+        never gets so far, because it is refused or its client leaves, is charged with it: work was done for it."""
         if weight <= told.room:
             return
         ahead, principal, before = told.ahead, told.principal, Takes()
@@ -388,7 +388,7 @@ class Gateway:
         raise limited(told.decision)
 
     def _learn(self, head: RequestHead, x: Exchange, told: _Told, case: Case, found: Served | None = None) -> None:
-        """The next one with the same head need not come this way. ``found`` is None for one that a bucket refused."""
+        """Let the next request with the same head take the short lane. ``found`` is None where a bucket refused."""
         memo, admitted = head.memo, case.admitted
         if memo is None or (told.ticket is not None and told.ticket.owes()):
             return
@@ -396,7 +396,7 @@ class Gateway:
         if proof is None or proof() is not case.principal:
             return
         if not memo:
-            # It came by a plan: what the entry would have left there.
+            # It came by a plan: leave what the entry would have left there.
             admitted = admitted_for(head, admitted)
             memo.append(admitted)
         trusted = admitted.trusted_peer
@@ -408,7 +408,7 @@ class Gateway:
         self.lane.learn(head, way)
 
     async def _tunnel(self, down: Downstream, x: Exchange, told: _Told, errand: Errand, case: Case) -> None:
-        """A WebSocket: the handshake went through every stage; behind the 101 there are only octets."""
+        """A WebSocket: the handshake went through every stage; after the 101 there are only octets."""
         reply = await errand.forward(())
         try:
             if reply.tunnel is None:
@@ -417,7 +417,7 @@ class Gateway:
             tunnel = await down.switch(ResponseHead(101, (*reply.head.fields, *SWITCH, _id_field(x))))
             x.status = 101
             known = None
-            if case.principal.brokered:  # who brings a credential of GitLab's is GitLab's to end
+            if case.principal.brokered:  # a caller with a credential of GitLab's own is for GitLab to end
                 known = functools.partial(self.road.authenticator.still_knows, case.claim)
             x.aborted = (await relay(tunnel, reply.tunnel, idle_s=self.road.tunnel_idle_s, known=known)).value
         finally:
@@ -435,8 +435,8 @@ class Gateway:
         stored: bool = False,
         flow: Flow | None = None,
     ) -> None:
-        """The answer, whole or streamed, as fast as ``flow`` lets it. A refusal in mid-body, such as that the upstream
-        died, cuts it (``_refuse``). ``stored``: GitLab was not asked."""
+        """Send the answer, whole or streamed, as fast as ``flow`` lets it. A rejection in mid-body, as when the upstream
+        dies, cuts it off (``_refuse``). ``stored``: GitLab was not asked."""
         dialect, decision, head, lines = self.road.dialect, told.decision, reply.head, b""
         beside = dialect.beside(decision, principal, head)
         if beside is None:
@@ -458,7 +458,7 @@ class Gateway:
         await down.finish()
 
     def _told_of(self, told: _Told, rejection: Rejection) -> Fields:
-        """The limits' fields of a refusal. GitLab's limit on a shared credential is told as the caller's own wait."""
+        """The rate-limit fields of a refusal. GitLab's limit on a shared credential is told as the caller's own wait."""
         dialect, decision, principal = self.road.dialect, told.decision, told.principal
         if rejection.status != 429 or principal is None or (decision is not None and not decision.allowed):
             return dialect.told(decision, principal)
@@ -477,7 +477,7 @@ class Gateway:
             return
         x.status = rejection.status
         if rejection.code is Code.RATE_LIMITED and rejection.source is Source.UPSTREAM:
-            x.limit_id, x.limit_near = "upstream", False  # GitLab's own, on the credential: none of ours
+            x.limit_id, x.limit_near = "upstream", False  # GitLab's own limit on the credential, none of ours
         fields = down.head.fields
         decision = told.decision
         refusing = decision.refusal if decision is not None and rejection.code is Code.RATE_LIMITED else None

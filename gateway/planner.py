@@ -1,8 +1,8 @@
-"""A plan for the first of its kind: its caller has one already, and nobody need be asked to judge what else he asks for.
+"""A plan for the first request of its kind: its caller has another plan already, and nobody need be asked to judge it.
 
-Who goes through many things, one after the other, says the same fields each time, and another path. What was found out
-about these fields and their caller holds; the rest is judged by the stages of the road, in its order, as far as they can
-say it at once. What they can't, and every refusal, is for the road, which judges from the beginning.
+A client that goes through many things, one after the other, sends the same fields each time, and another path. What was
+found out about these fields and their caller holds; the rest is judged by the stages of the road, in its order, as far as
+they can decide at once. What they can't decide, and every refusal, is for the road, which judges from the beginning.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from .errand import Case, Kept
 from .plans import Plan, Plans
 from .road import Road
 
-# Read for every request; an enum's class looks its members up anew each time.
+# Read for every request; an enum's class looks up its members anew each time.
 _READ, _REST = Access.READ, Surface.REST
 
 
 class Planner:
-    """Of one road."""
+    """The planner of one road."""
 
     def __init__(self, road: Road, plans: Plans) -> None:
         self._road = road
         self._plans = plans
 
     def plan(self, head: RequestHead) -> Plan | None:
-        """What the road would learn from ``head``, which has no body; None: it is to be asked. Nobody else was."""
+        """The plan that the road would learn from ``head``, which has no body; None: it takes the road. Nobody is asked."""
         kindred = self._plans.kindred(head)
         if kindred is None:
             return None
@@ -40,7 +40,7 @@ class Planner:
                 return None
             admitted = road.entry.admit(head, target, operation)
             claim = admitted.claim
-            # Whether he may come from where he comes was asked with the other: of the same peer and the same fields.
+            # Whether the caller may come from this address was judged with the other plan: peer and fields are the same.
             proof = road.authenticator.proof(claim, operation)
             if proof is None or proof() is not principal:
                 return None

@@ -1,7 +1,7 @@
-"""What the road made of a request, kept for the next of its kind: the same fields, the same path, another page.
+"""What the road found out about a request, kept for the next of its kind: the same fields, the same path, another page.
 
-Who pages through a list, or asks again for what went stale, says the same each time but for parameters that no stage
-reads. Route, claim, permit and passing fields are then what they were; what may change is asked each time:
+A client that pages through a list, or asks again for what went stale, sends the same each time but for parameters that no
+stage reads. Route, claim, permit and forwarded fields are then what they were; what may change is asked each time:
 
     proof ──── memory still knows the credential as the same principal       otherwise the whole road
     buckets, credential, pace, cache, GitLab ── as on the whole road
@@ -27,8 +27,8 @@ from .errand import Case
 MOST_PLANS = 2048
 _REST = Surface.REST
 
-# Parameters that choose among a list's things, or order them: no rule, route, tag, limit or credential is read off any of
-# them. A value that could be anything else than a word, a number or an instant is not one of these.
+# Parameters that choose among the items of a list, or order them: no rule, route, tag, limit or credential depends on any
+# of them. Their values are words, numbers and instants; with any other value a parameter is none of these.
 _FREE = re.compile(
     rb"(?:(?:page|per_page|cursor|order_by|sort|state|id_after|id_before|since|until|(?:created|updated)_(?:after|before))"
     rb"=[0-9A-Za-z_.:+-]*(?:&(?!$)|$))+"
@@ -36,7 +36,7 @@ _FREE = re.compile(
 
 
 class Plan(msgspec.Struct, gc=False):
-    """What came of the stages up to the permit."""
+    """What the stages up to the permit came to."""
 
     fields: Fields
     proof: Callable[[], object]
@@ -44,11 +44,11 @@ class Plan(msgspec.Struct, gc=False):
     """The request that it was learnt from."""
     facts: Exchange
 
-    # Not a struct's own: what it holds reaches as far as a caller's credential.
+    # Not a struct's own: what this holds leads to a caller's credential.
     __repr__ = object.__repr__
 
     def case(self, head: RequestHead) -> Case:
-        """The same of ``head``."""
+        """The case that ``head`` comes to."""
         like = self.made_of
         return Case(
             like.admitted,
@@ -61,8 +61,8 @@ class Plan(msgspec.Struct, gc=False):
         )
 
     def facts_of(self, head: RequestHead, request_id: str, started_at: float) -> Exchange:
-        """What is known of ``head`` before the buckets are asked."""
-        # As copy.copy, which looks for this first.
+        """What is known about ``head`` before the buckets are asked."""
+        # What copy.copy would call after looking for it.
         x: Exchange = self.facts.__copy__()  # type: ignore[attr-defined]
         x.request_id, x.started_at, x.target = request_id, started_at, head.target
         if head.correlation:
@@ -71,12 +71,12 @@ class Plan(msgspec.Struct, gc=False):
 
 
 class Plans:
-    """Of one road, in bounded number."""
+    """The plans of one road, in bounded number."""
 
     def __init__(self, most: int = MOST_PLANS) -> None:
         self._plans: Lately[tuple[object, ...], Plan] = Lately(most)
         self._kindred: Lately[tuple[object, ...], Plan] = Lately(most)
-        """By everything that a plan is known by but its path."""
+        """As ``_plans``, but by the operation, or by none, instead of the path."""
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -89,13 +89,13 @@ class Plans:
         return plan
 
     def kindred(self, head: RequestHead, operation: str = "") -> Plan | None:
-        """A plan for the same fields from the same peer, whatever was asked for; or for another of the same operation."""
+        """A plan for the same fields from the same peer, whatever its path; if ``operation`` is given, one of that."""
         plan = self._kindred.get((operation, id(head.fields), head.method, head.peer, head.tls))
         return None if plan is None or plan.fields is not head.fields else plan
 
     def learn(self, head: RequestHead, proof: Callable[[], object], case: Case, x: Exchange) -> Plan | None:
-        """``head`` came to ``case``, and its like would: nothing of it is read off a body, a session or a parameter. None:
-        something is."""
+        """Remember that ``head`` came to ``case``, as its like would: nothing of that depends on a body, a session or a
+        parameter. None: something does."""
         if not (
             case.body is None
             and head.method == "GET"
@@ -115,7 +115,7 @@ class Plans:
 
 
 def admitted_for(head: RequestHead, admitted: Admitted) -> Admitted:
-    """``admitted``, of a request of the same kind, as the entry would have it of ``head``."""
+    """``admitted``, made from a request of the same kind, as the entry would make it from ``head``."""
     _, mark, query = head.target.partition(b"?")
     target = msgspec.structs.replace(admitted.target, raw=head.target, query=query if mark else None)
     claim = msgspec.structs.replace(admitted.claim, target=head.target)
@@ -123,8 +123,8 @@ def admitted_for(head: RequestHead, admitted: Admitted) -> Admitted:
 
 
 def _kind(head: RequestHead) -> tuple[object, ...]:
-    # By the identity of its fields, which a connection's edge makes one object of as long as they repeat: comparing
-    # them would cost as much as reading them. The plan keeps them alive, so that no others can take their place.
+    # By the identity of its fields, which the edge keeps as one object while a connection repeats them: comparing them
+    # would cost as much as reading them. The plan keeps them alive, so that no others can take their place.
     path, _, query = head.target.partition(b"?")
     if query and not _FREE.fullmatch(query):
         path = head.target

@@ -1,4 +1,4 @@
-"""What a gateway is made of: the stages' shapes, and the struct that holds them all. ``app`` fills it."""
+"""What a gateway is made of: the stages' interfaces, and the struct that holds them all. ``app`` fills it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Observer(Protocol):
 
 
 class Record(Protocol):
-    """The audit, before a request goes up."""
+    """The audit, as it is asked before a request goes up."""
 
     closed: bool
-    """Nothing may go up, reads neither."""
+    """Whether nothing may go up, not even reads."""
 
     async def admit(self, x: Exchange) -> None:
-        """Raises Rejection AUDIT_UNAVAILABLE where nothing can be written down, or not in time."""
+        """Let the request go up. Raises Rejection AUDIT_UNAVAILABLE where nothing can be written down, or not in time."""
         ...
 
 
@@ -72,14 +72,14 @@ class Access(Protocol):
 
 
 class Dialect(Protocol):
-    """Which buckets a request takes from, and how callers are told (``core.dialect``)."""
+    """Which buckets a request takes from, and what its caller is told of the limits (``core.dialect``)."""
 
     def takes_for(self, principal: Principal, operation: Operation, target: Target, method: str, peer: str) -> Takes:
-        """Of one request; ``Takes.era`` tells how long they hold for its like."""
+        """What one request takes; ``Takes.era`` tells how long that holds for its like."""
         ...
 
     def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
-        """The limits' fields of an answer the gateway makes itself."""
+        """The rate-limit fields of an answer that the gateway makes itself."""
         ...
 
     def lines(self, decision: Decision | None, principal: Principal) -> bytes:
@@ -96,11 +96,11 @@ class Dialect(Protocol):
         *,
         stored: bool = ...,
     ) -> Fields:
-        """An answer's ``fields`` with exactly one set of limits, ours or GitLab's, as a unit."""
+        """An answer's ``fields`` with exactly one set of rate-limit fields, ours or GitLab's, as a unit."""
         ...
 
     def beside(self, decision: Decision | None, principal: Principal, head: ResponseHead) -> tuple[Fields, bytes] | None:
-        """The same as what stays of the answer's fields and the lines to add; None where that must be weighed."""
+        """The same, as what stays of the answer's fields and the lines to add; None where the two sets must be weighed."""
         ...
 
 
@@ -117,7 +117,7 @@ class Passing(Protocol):
 
 
 class Road(msgspec.Struct, frozen=True):
-    """What a gateway is made of. ``app/assembly.py`` wires it; null objects stand for what is off."""
+    """What a gateway is made of. ``app/assembly.py`` wires it; null objects stand in for what is switched off."""
 
     entry: Entry
     bodies: BodyStage
@@ -136,6 +136,6 @@ class Road(msgspec.Struct, frozen=True):
     observers: tuple[Observer, ...]
     record: Record
     anonymous: bool = False
-    """Anonymous callers are let in: refusals do not challenge."""
+    """Whether anonymous callers are let in: refusals then carry no challenge."""
     tunnel_idle_s: float = 3600.0
-    """How long nothing may move through a tunnel."""
+    """For how long nothing may move through a tunnel before it is closed."""
