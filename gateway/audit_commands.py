@@ -1,4 +1,4 @@
-"""``gitlab-gateway audit verify``, whether the record is whole, and ``replay``, what other rules would have made of it."""
+"""``gitlab-gateway audit verify``: whether the record is whole. ``replay``: what other rules would have decided."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
 
 
 def add(commands: Any, add_command: Add, configured: Configured) -> list[argparse.ArgumentParser]:
-    """The commands, among those of ``gateway.cli``; ``configured`` reads the configuration their options name.
+    """Add the commands to those of ``gateway.cli``; ``configured`` reads the configuration that their options name.
 
-    Its second argument: the configuration's secrets are needed, and what is about GitLab is not.
+    Its second argument says that the configuration's secrets are needed, but nothing that is about GitLab.
     """
     audit = commands.add_parser("audit", help="check the record", allow_abbrev=False)
     below = audit.add_subparsers(metavar="COMMAND", required=True)
@@ -109,19 +109,19 @@ def _bounded(paths: list[str]) -> Iterator[bytes]:
     for path in paths:
         with open(path, "rb") as file:
             while line := file.readline(_LONGEST_LINE):
-                yield line  # one that is longer comes in pieces, none of which is a line of an audit
+                yield line  # a longer one comes in pieces, none of which is a line of an audit
 
 
 # Several files
 
 
 class _Record:
-    """The lines of several files, one after the other; it knows where each began."""
+    """The lines of several files, one after the other; knows where each file began."""
 
     def __init__(self, paths: list[str]) -> None:
         self._paths = paths
         self._begins: list[int] = []
-        for path in paths:  # a file that is not there is found before anything is said
+        for path in paths:  # a missing file is noticed before anything is printed
             with open(path, "rb"):
                 pass
 
@@ -135,7 +135,7 @@ class _Record:
                     yield line.removesuffix(b"\n")
 
     def told(self, flaw: Flaw) -> str:
-        """With the file's own number of the line."""
+        """``flaw`` in words, with its file and the line's number in that file."""
         if not flaw.line or len(self._paths) == 1:
             return str(flaw)
         at = max(index for index, begin in enumerate(self._begins) if begin < flaw.line)

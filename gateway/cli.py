@@ -1,6 +1,6 @@
-"""The commands. Reads arguments, loads the configuration, calls, prints; decides nothing.
+"""The commands: read arguments, load the configuration, call, print. They decide nothing.
 
-Exit codes: 0 well; 1 something failed while running; 2 wrong usage or a configuration that is refused; 130 interrupted.
+Exit codes: 0 success; 1 something failed while running; 2 wrong usage or a configuration that is refused; 130 interrupted.
 What a person should read goes to standard error, what a program should read to standard output.
 """
 
@@ -32,16 +32,16 @@ _VERSION = f"gitlab-gateway {__version__} (Python {'.'.join(map(str, sys.version
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; the return value is the exit code."""
+    """Run one command. Returns the exit code."""
     if sys.stdout is None:
         sys.stdout = _no_output()
     if sys.stderr is None:
-        # What is said would be printed to standard output, among what a program reads there.
+        # Messages would be printed to standard output, among what a program reads there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         sys.stderr = os.fdopen(2, "w")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what can't be spelt is no reason to fail
+            stream.reconfigure(errors="backslashreplace")  # a character that can't be encoded is no reason to fail
     try:
         arguments = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = arguments.command
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Refused(Exception):  # noqa: N818 — a decision, not a fault
-    """Wrong usage or configuration; what it says was written for the operator."""
+    """Wrong usage or configuration; the message is written for the operator."""
 
 
 # The commands
@@ -86,7 +86,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _unknown_place(config: Config) -> str:
-    """Which of the two ports is at a name that nobody knows: the resolver's error doesn't say."""
+    """Which of the two ports has a host name that can't be resolved: the resolver's error doesn't say."""
     for key in ("address", "admin"):
         place = getattr(config.listen, key)
         try:
@@ -166,16 +166,16 @@ def _catalogue() -> Catalogue:
 
 
 _NOT_FOR_KEYS = frozenset({"credentials", "rules", "limits", "cache", "admin"})
-"""Whoever issues keys need not hold GitLab's tokens."""
+"""Parts of the configuration that are not read for keys: whoever issues keys need not hold GitLab's tokens."""
 
 
 def _configured(arguments: argparse.Namespace, without: frozenset[str] = frozenset()) -> Config:
-    """The configuration of the command's options; its warnings are printed, its errors end the command."""
+    """The configuration that the command's options name; its warnings are printed, its errors end the command."""
     return _configured_and_given(arguments, without)[0]
 
 
 def _configured_and_given(arguments: argparse.Namespace, without: frozenset[str] = frozenset()) -> tuple[Config, Given]:
-    """With what it was read from."""
+    """As ``_configured``, with what it was read from."""
     overrides: dict[reports.Path, str] = {}
     for option, path in (
         ("upstream", ("upstream", "url")),
@@ -201,18 +201,18 @@ def _configured_and_given(arguments: argparse.Namespace, without: frozenset[str]
 
 
 def _refuse(problems: Sequence[reports.Problem], file: str) -> None:
-    """Where any is an error."""
+    """End the command if any of ``problems`` is an error."""
     count = sum(problem.severity is reports.Severity.ERROR for problem in problems)
     if count:
         raise _Refused(f"refused: {count} error{'s' if count != 1 else ''} in {file or 'the options'}")
 
 
 def _read_again(given: Given) -> tuple[Given, Loaded]:
-    """What was given, as it is now; ValueError where it can't be read."""
+    """Read again what was given, as it is now. Raises ValueError where it can't be read."""
     if given.file in {"", "-"}:
         raise ValueError("the configuration came from no file: there is nothing to read again")
     if Path(given.file).exists() and not Path(given.file).is_file():
-        # What a shell's `<(…)` was gives nothing a second time, and who waits for that can't be told to go.
+        # A shell's `<(…)` gives nothing the second time, and a process that waits for it can't be told to stop.
         raise ValueError(f"--config {given.file}: is no regular file, which could be read again")
     try:
         text = _read_config(given.file)
@@ -230,7 +230,7 @@ def _read_config(path: str) -> str:
     try:
         if path == "-" and sys.stdin is None:
             raise _Refused("--config -: standard input is closed")
-        # Octets, of either: the locale, and what it makes of octets that it can't read, is none of a file's business.
+        # Octets in both cases: the locale, and what it does with octets that it can't decode, must not matter to a file.
         octets = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
         return io.StringIO(octets.decode("utf-8-sig"), newline=None).read()
     except UnicodeDecodeError:
@@ -240,7 +240,7 @@ def _read_config(path: str) -> str:
 
 
 def _reader(config: str) -> Callable[[str], str]:
-    # A relative ${file:…} stands beside the file that names it, wherever the process was started.
+    # A relative ${file:…} is relative to the file that names it, wherever the process was started.
     beside = Path(config).parent
     return lambda path: (beside / path).read_text("utf-8")
 
@@ -253,7 +253,7 @@ def _say(text: str) -> None:
 
 
 class _NoOutput(io.TextIOBase):
-    """Standard output where it is closed: who prints is told, who doesn't needs none."""
+    """Standard output where it is closed: commands that print fail, and those that don't are not disturbed."""
 
     @property
     def buffer(self) -> BinaryIO:
@@ -267,13 +267,13 @@ def _no_output() -> TextIO:
     try:
         os.fstat(1)
     except OSError:
-        # Nothing that is opened later may be taken for standard output: an audit that goes there would be written to it.
+        # Nothing opened later may be taken for standard output: an audit that goes to standard output would end up in it.
         os.dup2(os.open(os.devnull, os.O_RDONLY), 1)
     return cast(TextIO, _NoOutput())
 
 
 def _forget_output() -> None:
-    """What could not be printed is not tried again when the interpreter exits."""
+    """Keep the interpreter from trying again, on exit, to print what could not be printed."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -287,7 +287,7 @@ def _plain(error: BaseException) -> str:
 
 
 def _print_document(document: dict[str, object], form: str) -> None:
-    # What standard output can't spell is escaped as the form has it: it must be read as the same.
+    # What standard output can't encode is escaped as JSON and YAML do it, so that it reads as the same.
     everything = (sys.stdout.encoding or "").lower().startswith("utf")
     if form == "json":
         print(json.dumps(document, indent=2, ensure_ascii=not everything))

@@ -1,4 +1,4 @@
-"""``gitlab-gateway credentials``: what a running gateway says of its upstream credentials, and one replaced now."""
+"""``gitlab-gateway credentials``: list the upstream credentials of a running gateway, or replace one of them now."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .admin_client import admin_option, ask, refusal
 
 OK, FAILED, REFUSED = 0, 1, 2
 _PATIENCE_S = 120.0
-"""A rotation asks GitLab several things."""
+"""For a rotation, which asks GitLab several things."""
 
 Command = Callable[[argparse.Namespace], int]
 Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
 
 
 def add(commands: Any, add_command: Add) -> None:
-    """The commands, among those of ``gateway.cli``."""
+    """Add the commands to those of ``gateway.cli``."""
     text = "upstream credentials of a running gateway: their ends, and rotation"
     below = commands.add_parser("credentials", help=text, allow_abbrev=False).add_subparsers(
         metavar="COMMAND", required=True

@@ -258,7 +258,7 @@ class Errand:
             road.tokens.recognised()
 
     async def _refused_upstream(self) -> None:
-        """GitLab said 401. A caller's own credential is no longer believed; that one of ours is dead is no caller's 401."""
+        """GitLab said 401: a caller's own credential is no longer believed; if one of ours is dead, the answer is a 502."""
         road = self._road
         if self._credential is None:
             road.authenticator.refused_upstream(self._claim, self._principal, seen_from(self._head, self._admitted))

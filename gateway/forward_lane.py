@@ -1,4 +1,4 @@
-"""The forward lane: another of a kind that went up before, sent to GitLab and answered without a coroutine.
+"""The forward lane: another request of a kind that went up before, sent to GitLab and answered without a coroutine.
 
     plan ────── the stages up to the permit came to the same for its like       otherwise the road
     buckets ─── as the limits are now; at once, or with one round trip          refused: the road
@@ -8,7 +8,7 @@
     GitLab ──── a connection is there; a whole 200 comes                        otherwise the road, from here
     answer ──── the same octets as the road's, the same line in the audit
 
-What has been done by then is done: the road goes on from there (``asking.Begun``) and takes from no bucket twice.
+What has been done by then stays done: the road goes on from there (``asking.Begun``) and takes from no bucket twice.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from .short_lane import drained_answer
 
 log = logging.getLogger("gateway.pipeline")
 
-# Read for every request; an enum's class looks its members up anew each time.
+# Read for every request; an enum's class looks up its members anew each time.
 _READ = Access.READ
 _as_line = b": ".join
 _KIN_BOUND = 16
@@ -53,7 +53,7 @@ _ALIKE_BOUND = 16
 
 
 class _Nobody:
-    """Is asked before anybody else is."""
+    """Stands for whoever is asked while nobody is."""
 
     def cancel(self) -> None:
         return None
@@ -63,14 +63,14 @@ _NOBODY = _Nobody()
 
 
 class ForwardLane:
-    """Beside one road.
+    """The forward lane beside one road.
 
     Args:
-        road: Its stages.
-        plans: Learnt on it.
-        mint_id: For a request.
-        monotonic: Seconds, of ``Exchange.started_at``.
-        wall: Unix seconds.
+        road: The road's stages.
+        plans: The plans learnt on the road.
+        mint_id: Makes a request's id.
+        monotonic: Gives seconds, as for ``Exchange.started_at``.
+        wall: Gives Unix seconds.
         observe: Hands a finished exchange to telemetry.
     """
 
@@ -92,10 +92,10 @@ class ForwardLane:
         self.wall = wall
         self.observe = observe
         self.walking = 0
-        """Requests on it."""
+        """Requests on the lane."""
 
     def at_once(self, head: RequestHead, asker: Asker) -> Asking | None:
-        """Who will tell the answer to ``asker``; None: it takes the road, and nothing has been taken."""
+        """The ``Asking`` that tells ``asker`` the answer; None: the request takes the road, and nothing has been taken."""
         road = self.road
         if road.record.closed:
             return None
@@ -140,7 +140,7 @@ class ForwardLane:
 
 
 class Forwarding(msgspec.Struct, eq=False):
-    """One request on the lane: ``asking.Asking`` while somebody is asked, ``asking.Begun`` once the road must go on."""
+    """One request on the lane: ``asking.Asking`` while somebody is asked, ``asking.Begun`` once the road has to go on."""
 
     _lane: ForwardLane
     plan: Plan
@@ -149,27 +149,27 @@ class Forwarding(msgspec.Struct, eq=False):
     _asker: Asker
     x: Exchange
     asked: Asked = _NOBODY
-    """The buckets, GitLab; or nobody any more, and the road is to be told."""
+    """Who is asked at the moment: the buckets, the cache's store, GitLab; or nobody, and the road is about to be told."""
     decision: Decision | None = None
-    """Of the buckets, admitted; None: no limit applies."""
+    """The buckets' decision, which admits the request; None: no limit applies."""
     _leading: Leading | None = None
     conditions: Fields = ()
-    """That it went up with."""
+    """The conditions that it went up with."""
     found: Found | None = None
-    """What the cache's store held then."""
+    """What the cache's store held before the request was to go up."""
     started_at: float = 0.0
     """When GitLab was asked; 0: it was not."""
     reply: Reply | None = None
-    """GitLab's answer, which is for the road to deal with."""
+    """GitLab's answer, where the road is to deal with it."""
     rejection: Rejection | None = None
-    """What became of the request instead."""
+    """Why GitLab gave no answer, where the road is to deal with that."""
 
-    # Not a struct's own: what it holds reaches as far as a caller's credential.
+    # Not a struct's own: what this holds leads to a caller's credential.
     __repr__ = object.__repr__
 
     @property
     def credential(self) -> UpstreamCredential | None:
-        """That it goes up with."""
+        """The credential that it goes up with."""
         return self._upward.credential
 
     # asking.Asking, asking.Begun
@@ -177,10 +177,10 @@ class Forwarding(msgspec.Struct, eq=False):
     def leave(self) -> None:
         x = self.x
         if x.aborted:
-            return  # a connection that is closing was found out by what was to be told to it, and says so itself later
+            return  # counted when an answer found the connection closing, which says itself only later that it is lost
         self._end()
         x.status, x.aborted = 499, "client"
-        x.kin = None  # of those that were answered, should it have been about to be
+        x.kin = None  # it may have been given that of answered requests already
         self._over()
 
     def drained(self) -> bytes:
@@ -193,7 +193,7 @@ class Forwarding(msgspec.Struct, eq=False):
         return octets
 
     def _end(self) -> None:
-        """Whatever is under way."""
+        """Break off whatever is under way."""
         if self.reply is not None:
             self.reply.release()
         elif self.rejection is None:
@@ -214,7 +214,7 @@ class Forwarding(msgspec.Struct, eq=False):
         lane.observe(self.x)
 
     def taken_on(self) -> None:
-        """By the road: nothing of it is on the lane any more."""
+        """The road has taken the request on: it is no longer on the lane."""
         self._lane.walking -= 1
 
     # The way up
@@ -230,7 +230,7 @@ class Forwarding(msgspec.Struct, eq=False):
             self._asker.told(None, self)
 
     def goes_up(self, decision: Decision | None) -> bool:
-        """To GitLab, or to the cache's store first; False: that is for the road."""
+        """Send the request to GitLab, or ask the cache's store first; False: that is for the road."""
         self.decision = decision
         lane, upward = self._lane, self._upward
         cache = lane.road.cache
@@ -248,7 +248,7 @@ class Forwarding(msgspec.Struct, eq=False):
                 self.asked = asked
                 return True
         except Exception:
-            log.exception("fault in the forward lane")  # the road has its own way to say so
+            log.exception("fault in the forward lane")  # the road has its own way to report it
         self._abandon()
         return False
 
@@ -296,13 +296,13 @@ class Forwarding(msgspec.Struct, eq=False):
     # The way down
 
     def answered(self, answer: Reply | Rejection | None) -> None:
-        """GitLab has, or has not."""
+        """GitLab has answered, or there is no answer."""
         octets = None
         try:
             if isinstance(answer, Reply):
                 octets = self._octets(answer)
         except Rejection:
-            pass  # as the road will say, with what GitLab said
+            pass  # the road comes to the same, from what GitLab said
         except Exception:
             log.exception("fault in the forward lane")
             answer = None
@@ -337,7 +337,7 @@ class Forwarding(msgspec.Struct, eq=False):
         head, whole = reply.head, reply.whole
         shape = head.shape or shaped(head)
         if shape.has_any(LEAKED):
-            return None  # whoever passes it on counts it, once
+            return None  # the road counts the leak when it passes the answer on: once
         if head.status == 304 and self.conditions and leading is not None:
             return self._validated(reply, leading)
         if head.status != 200 or whole is None or leading is None or b"cache-status" in shape.place:
@@ -356,7 +356,7 @@ class Forwarding(msgspec.Struct, eq=False):
         return octets
 
     def _heard(self, head: ResponseHead, shape: Shape) -> None:
-        """What GitLab's answer says beside the answer."""
+        """Note what GitLab's answer says besides the answer itself."""
         road, credential = self._lane.road, self._upward.credential
         if credential is not None and shape.has_any(TELLING):
             road.pacing.learn(credential.id, head, self.plan.made_of.operation.name)
@@ -367,7 +367,7 @@ class Forwarding(msgspec.Struct, eq=False):
             self.x.upstream_request_id = ascii_of(head.fields[place][1])
 
     def _validated(self, reply: Reply, leading: Leading) -> bytes | None:
-        """As ``_octets``, of what is stored: GitLab vouches for it."""
+        """As ``_octets``, of what is stored and GitLab has just confirmed with a 304."""
         lane, x, head = self._lane, self.x, reply.head
         down = lane.road.passing.downward(head, self.head, self.plan.made_of.admitted)
         validated = leading.validated(down)
@@ -407,7 +407,7 @@ class Forwarding(msgspec.Struct, eq=False):
         )
 
     def _likewise(self, likeness: Likeness, cast: Cast, reply: Reply) -> bytes | None:
-        """As ``_octets``, of an answer that differs from others in a few values alone."""
+        """As ``_octets``, of an answer that differs from earlier ones in a few values alone."""
         leading, whole = self._leading, reply.whole
         if leading is None or whole is None:
             return None
@@ -430,7 +430,7 @@ class Forwarding(msgspec.Struct, eq=False):
         return octets
 
     def _note(self, reply: Reply, told: Told) -> None:
-        """What is known of the answer by now."""
+        """Note what is known of the answer by now."""
         x = self.x
         x.status = x.upstream_status = 200
         x.upstream_first_byte_s = reply.first_byte_s
@@ -439,12 +439,12 @@ class Forwarding(msgspec.Struct, eq=False):
             x.kin = self._upward.kin.get(told) or _kin(self._upward.kin, told)
 
     def _learn(self, form: HeadForm, leading: Leading) -> None:
-        """For the answers that come in the same form."""
+        """Learn how to render the answers that will come in the same form."""
         alike, reuse_s = self._upward.alike, self._upward.like.reuse_s
         known = alike.get(form)
         key = form if known is None or known.reuse_s == reuse_s else (form, reuse_s)
         if key not in alike:
-            # It may be the only one: that they come again is known from the second on.
+            # This may be the only answer of its form: only the second one shows that there are more.
             if len(alike) >= _ALIKE_BOUND:
                 alike.clear()
             alike[key] = None

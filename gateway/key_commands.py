@@ -1,4 +1,4 @@
-"""``gitlab-gateway keys``: issue, import, list, rotate and revoke gateway keys, at the store itself."""
+"""``gitlab-gateway keys``: issue, import, list, rotate and revoke gateway keys, directly in the store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
 
 
 def add(commands: Any, add_command: Add, configured: Configured) -> list[argparse.ArgumentParser]:
-    """The commands, among those of ``gateway.cli``; those that take a configuration. ``configured`` reads it."""
+    """Add the commands to those of ``gateway.cli``. Returns those that take a configuration, which ``configured`` reads."""
     keys = commands.add_parser("keys", help="issue, import, list, rotate and revoke gateway keys", allow_abbrev=False)
     below = keys.add_subparsers(metavar="COMMAND", required=True)
 
@@ -119,7 +119,7 @@ def _judge_output() -> None:
 
 
 def _show(key: Secret, record: KeyRecord, config: Config, *words: str, older: str = "") -> None:
-    """The key, once. One that could not be shown is revoked: it would live, and nobody would have it."""
+    """Show the key, once. A key that could not be shown is revoked: it would stay valid, and nobody would have it."""
     try:
         for line in words:
             _say(line)

@@ -1,4 +1,4 @@
-"""``gitlab-gateway limits``: the admin port's word on limits, for people. The admin key comes from the environment."""
+"""``gitlab-gateway limits``: what the admin port says and does about limits. The admin key comes from the environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
 
 
 def add(commands: Any, add_command: Add) -> None:
-    """The commands, among those of ``gateway.cli``."""
+    """Add the commands to those of ``gateway.cli``."""
     limits = commands.add_parser("limits", help="who asks most, and one bucket changed for a time", allow_abbrev=False)
     below = limits.add_subparsers(metavar="COMMAND", required=True)
     top = add_command(below, "top", _top, "the hottest callers now, and the state of their buckets")
@@ -48,7 +48,7 @@ def add(commands: Any, add_command: Add) -> None:
 
 
 def look(config: Config, identity: str, method: str, target: str, caller: str) -> app.Look:
-    """Where the levels of a request's buckets can be seen: in Redis, or at the admin port of the gateway that runs."""
+    """Where to look up the levels of a request's buckets: in Redis, or at the admin port of the running gateway."""
     from . import app
 
     def shared(found: app.Explained) -> Iterable[tuple[str, str]]:
@@ -63,7 +63,7 @@ def look(config: Config, identity: str, method: str, target: str, caller: str) -
 
 
 def _live(config: Config, wish: dict[str, object]) -> list[tuple[str, str]] | str:
-    """What the running gateway says of the buckets; or why it says nothing."""
+    """What the running gateway says about the buckets, or why it says nothing."""
     try:
         key = given_key()
     except KeyUnusable as unusable:

@@ -28,7 +28,7 @@ MOST_WAITING = 1000
 """How many requests may wait, in all rooms together: a waiting one costs memory and a connection, nothing else."""
 _PER_CALLER = 100
 _NEAR = 0.1
-"""Of a bucket: a caller that has less left is about to be refused."""
+"""The part of a bucket: a caller that has less of it left is about to be refused."""
 _SOONEST_S = 0.001
 _LOOK_EVERY_S = 0.05
 """How soon, at the earliest, to look for a free place again: when one comes free is a guess, and those that this gateway
@@ -347,7 +347,7 @@ def lasts_s(decision: Decision) -> float:
 
 
 def note(decision: Decision, x: Exchange) -> None:
-    """What the buckets said, for the audit and the metrics."""
+    """Note in ``x`` what the buckets said, for the audit and the metrics."""
     limit = decision.limit
     if limit is not None:
         remaining = decision.remaining

@@ -1,13 +1,13 @@
-"""The short lane: a request whose very octets were answered from the cache, or refused by a bucket, before.
+"""The short lane: for a request whose very octets were answered from the cache, or refused by a bucket, before.
 
     proof ──── memory still knows the credential as the same principal       otherwise the road
     cache ──── the answer is there, and fresh; its credential, still good    otherwise the road
     buckets ── as the limits are now; at once, or with one round trip        refused: said as before, or by the road
     answer ─── the same octets as the road's, the same line in the audit
 
-Nothing is decided here that the road has not decided for the same head. What may change between two requests is asked
-again, of the parts that know; what cannot (route, claim, permit, key of the answer) is kept. Whatever is not as it was
-goes the long way, and nothing has been taken from anybody then.
+Nothing is decided here that the road has not decided for the same head. What may change between two requests is checked
+again, by the parts that know; what cannot change (route, claim, permit, key of the answer) is kept. If anything is not as
+it was, the request takes the road, and no bucket has been taken from by then.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from .road import Road
 log = logging.getLogger("gateway.pipeline")
 
 _PLACE = 1
-"""Of a way in its head's memo, behind what the entry left there."""
+"""Where in its head's memo a way stands: after what the entry left there."""
 _NAMED = b"X-Gateway-Request-Id: "
 _ID = "{id}"
-"""Where a refusal's body names the request; no limit's id has such letters."""
+"""Stands in a refusal's body where it names the request; no limit's id has such characters."""
 
 
 class Whole(msgspec.Struct, gc=False):
-    """An answer without a body, but for what each request has of its own: the limits' lines and the id. What has a body is
-    never kept so (see ``Served.rendered``): its octets have to be put together each time."""
+    """The octets of an answer without a body, less what is each request's own: the lines about limits and the id. An answer
+    with a body is never kept like this (see ``Served.rendered``): its octets have to be put together each time."""
 
     received_at: float
-    """The entry's."""
+    """When the cache entry that it was made from was received."""
     since: float
     until: float
-    """From when to when it says the right thing, in Unix seconds."""
+    """From when until when it says the right thing, in Unix seconds."""
     before: bytes
     behind: bytes
 
@@ -64,31 +64,31 @@ class Served(msgspec.Struct, gc=False):
     again: Again
     facts: Exchange
     standing: Standing | None
-    """Of the credential that GitLab would have been asked with: who may not use it any more has no answer of its either."""
+    """Of the credential that GitLab would have been asked with: if that is not given out any more, nor are its answers."""
     rendered: Fields | None = None
-    """The stored fields that ``lines`` were made of: each entry has its own. Never the entry itself: its body would live on
-    here beyond the cache's bound, and beyond a purge."""
+    """The stored fields that ``lines`` were made from: each entry has its own. Never the entry itself: its body would live
+    on here beyond the cache's bound, and beyond a purge."""
     lines: bytes = b""
     """Status line and stored fields."""
     has_body: bool = True
     whole: Whole | None = None
-    """The latest, where it has none."""
+    """The latest answer, where it has no body."""
     kin: Kin | None = None
-    """Those answered with these lines."""
+    """The kin of the requests answered with these lines."""
 
 
 class Refused(msgspec.Struct, gc=False):
-    """How the buckets' refusals of one head are told."""
+    """How the buckets' refusals of one head are told to its client."""
 
     facts: Exchange
     operation: Operation
     accept: bytes
     cross_origin: bool
     texts: dict[str, tuple[bytes, bytes, bytes, Kin]] = {}
-    """By the limit that refuses: the head's lines that stay; the body, with what stands before it. Where it names the
-    request: the body's octets before and behind that name. And those refused so."""
+    """By the refusing limit: the lines of the head that stay the same; the head's end with the body; nothing; the kin. If
+    the body names the request, its octets before and after that name are the second and the third."""
     latest: bool = True
-    """The last request was refused, so the next one may well be."""
+    """Whether the last request was refused, so that the next one may well be."""
 
 
 class Way(msgspec.Struct, gc=False):
@@ -105,11 +105,11 @@ class Way(msgspec.Struct, gc=False):
     refused: Refused | None = None
     takes: Takes | None = None
     owing: bool = False
-    """Of ``takes``: something is to be settled or given back afterwards, which is for the road to do."""
+    """Whether something of ``takes`` is to be settled or given back afterwards, which is for the road to do."""
 
 
 class Found(msgspec.Struct, gc=False):
-    """An answer at hand for a caller who is still who it was; no bucket has been asked yet."""
+    """An answer at hand, for a caller who is still who it was; no bucket has been asked yet."""
 
     head: RequestHead
     way: Way
@@ -122,13 +122,13 @@ class Found(msgspec.Struct, gc=False):
 
 
 class ShortLane:
-    """Beside one road.
+    """The short lane beside one road.
 
     Args:
-        road: Its stages.
-        mint_id: For a request.
-        monotonic: Seconds, of ``Exchange.started_at``.
-        wall: Unix seconds.
+        road: The road's stages.
+        mint_id: Makes a request's id.
+        monotonic: Gives seconds, as for ``Exchange.started_at``.
+        wall: Gives Unix seconds.
         observe: Hands a finished exchange to telemetry.
     """
 
@@ -151,7 +151,7 @@ class ShortLane:
 
     @staticmethod
     def learn(head: RequestHead, way: Way) -> None:
-        """``head`` was answered from the cache, without a word to anybody else, or a bucket refused it."""
+        """Remember that ``head`` was answered from the cache, with nobody else asked, or that a bucket refused it."""
         memo = head.memo
         assert memo, "the entry was there first"
         known = memo[_PLACE] if len(memo) > _PLACE else None
@@ -162,13 +162,13 @@ class ShortLane:
 
     @staticmethod
     def unlearn(head: RequestHead) -> None:
-        """Back to the road for good."""
+        """Forget what was learnt of ``head``, so that it takes the road again."""
         if head.memo:
             del head.memo[_PLACE:]
 
     def at_once(self, head: RequestHead, asker: Asker) -> bytes | Asking | None:
-        """The answer's octets, audited and counted, where nobody has to be waited for; or who will tell them to ``asker``;
-        None: that takes the road, and nothing has been taken."""
+        """The answer's octets, audited and counted, where nothing has to be waited for; or the ``Asking`` that will tell
+        them to ``asker``. None: the request takes the road, and nothing has been taken."""
         way = self._way(head)
         if way is None:
             return None
@@ -196,12 +196,12 @@ class ShortLane:
         return self._answer(found, decision)
 
     def _ask(self, found: Found, then: Callable[[Decision], None]) -> Asked:
-        """The buckets, where that takes a while."""
+        """Ask the buckets, where that takes a while."""
         self.asking += 1
         return self._road.limits.admit_soon(found.takes, then)
 
     def decided(self, found: Found, decision: Decision) -> bytes | None:
-        """What ``at_once`` would have said, had it known the decision."""
+        """What ``at_once`` would have returned, had it known the decision."""
         way, refused = found.way, found.way.refused
         if not self._road.limits.heard(decision, way.principal, refusing=refused is not None):
             return None
@@ -211,13 +211,13 @@ class ShortLane:
         return self._refusal(found.head, way, refused, decision, found.x.started_at)
 
     def ended(self, x: Exchange) -> None:
-        """Of one that left before it was answered."""
+        """Count and audit a request that ended before its answer was there."""
         self.asking -= 1
         x.cache_status = x.cache_reason = x.cache_stored = ""
         self._observe(x)
 
     def drained(self, found: Found) -> bytes:
-        """The refusal of a gateway that can't wait any longer."""
+        """The refusal by a gateway that shuts down and can't wait any longer."""
         way = found.way
         return drained_answer(self._road, found.head, way.operation, way.principal, found.x, self._wall())
 
@@ -257,12 +257,12 @@ class ShortLane:
         memo = head.memo
         if memo is None or len(memo) <= _PLACE or self._road.record.closed:
             return None
-        way: Way = memo[_PLACE]  # type: ignore[assignment]  # nobody else writes behind the entry
+        way: Way = memo[_PLACE]  # type: ignore[assignment]  # nobody else writes after the entry
         if way.proof() is not way.principal:
             return None
         takes = way.takes
         if takes is None or takes.era.over:
-            # Or an operator changed a limit, or a project's number may have been learnt.
+            # Not known yet; or an operator changed a limit, or a project's number may have been learnt.
             takes = self._road.dialect.takes_for(way.principal, way.operation, way.target, way.method, way.client)
             way.takes, way.owing = takes, takes.owing
         return way
@@ -281,7 +281,7 @@ class ShortLane:
         return Found(head, way, way.takes, served, entry, self._facts(head, way, served.facts), at)
 
     def _facts(self, head: RequestHead, way: Way, facts: Exchange) -> Exchange:
-        # As copy.copy, which looks for this first.
+        # What copy.copy would call after looking for it.
         x: Exchange = facts.__copy__()  # type: ignore[attr-defined]
         x.request_id = self._mint_id()
         x.started_at = self._monotonic()
@@ -292,7 +292,7 @@ class ShortLane:
     # Refusals
 
     def _refuse(self, head: RequestHead, way: Way, refused: Refused) -> bytes | None:
-        """Where a bucket refuses for certain."""
+        """The refusal, where a bucket refuses for certain."""
         if not way.takes:
             return None
         decision = self._road.limits.refuse_now(way.takes, way.principal)
@@ -337,9 +337,9 @@ class _Asking(msgspec.Struct, eq=False):
     _lane: ShortLane
     _found: Found
     _asker: Asker
-    asked: Asked = None  # type: ignore[assignment]  # set by who makes it
+    asked: Asked = None  # type: ignore[assignment]  # set by whoever makes it
 
-    # Not a struct's own: what it holds reaches as far as a caller's credential.
+    # Not a struct's own: what this holds leads to a caller's credential.
     __repr__ = object.__repr__
 
     def leave(self) -> None:
@@ -357,7 +357,7 @@ class _Asking(msgspec.Struct, eq=False):
     def _gone(self) -> None:
         x = self._found.x
         if x.aborted:
-            return  # a connection that is closing was found out by what was to be told to it, and says so itself later
+            return  # counted when an answer found the connection closing, which says itself only later that it is lost
         x.status, x.aborted = 499, "client"
         self._lane.ended(x)
 
@@ -371,7 +371,7 @@ class _Asking(msgspec.Struct, eq=False):
         try:
             octets = lane.decided(self._found, decision)
         except Exception:
-            # As in ``pipeline.Gateway.at_once``: the road has its own way to say so.
+            # As in ``pipeline.Gateway.at_once``: the road has its own way to report a fault.
             log.exception("fault in the short lane")
             lane.unlearn(self._found.head)
             octets = None
@@ -387,7 +387,7 @@ def drained_answer(
     at: float,
     decision: Decision | None = None,
 ) -> bytes:
-    """The refusal of a request to read that the gateway's end ends, in octets. ``decision``: of its buckets, if any."""
+    """The refusal, in octets, of a read that ends because the gateway shuts down. ``decision``: that of its buckets."""
     rejection = drained(unsure=False)
     x.status, x.code = rejection.status, rejection.code.value
     answer, body = render(
@@ -410,19 +410,19 @@ def drained_answer(
 
 
 def served(again: Again, x: Exchange, credential: UpstreamCredential | None) -> Served:
-    """The cache answered, as ``x`` says."""
+    """What is kept of an answer from the cache, whose facts are those in ``x``."""
     return Served(again, _kept(x), None if credential is None else credential.standing)
 
 
 def refused(head: RequestHead, operation: Operation, x: Exchange) -> Refused:
-    """A bucket refused ``head``, which had come so far as ``x`` says."""
+    """What is kept of a bucket's refusal of ``head``; ``x`` has the facts as far as the request had come."""
     facts = _kept(x)
     facts.status, facts.code = 429, Code.RATE_LIMITED.value
     return Refused(facts, operation, joined(head.fields, b"accept") or b"", first(head.fields, b"origin") is not None)
 
 
 def _kept(x: Exchange) -> Exchange:
-    """Less what is that request's own: its id, its times, and what its buckets said."""
+    """``x`` less what is that request's own: its id, its times, and what its buckets said."""
     facts = copy.copy(x)
     facts.request_id = ""
     facts.upstream_s = facts.limit_waited_s = 0.0
@@ -431,14 +431,14 @@ def _kept(x: Exchange) -> Exchange:
 
 
 def _ending(method: str, body: bytes, close: bytes = b"") -> bytes:
-    """Of a refusal, behind ``Date``."""
+    """The end of a refusal, after ``Date``."""
     if method == "HEAD":
         return close + b"\r\n"
     return b"Content-Length: %d\r\n%b\r\n%b" % (len(body), close, body)
 
 
 def _text(method: str, refused: Refused, limit_id: str) -> tuple[bytes, bytes, bytes]:
-    """For ``Refused.texts``."""
+    """What ``Refused.texts`` holds for one limit, less the kin."""
     head, body = render(
         rate_limited(),
         surface=refused.operation.surface,
@@ -454,13 +454,13 @@ def _text(method: str, refused: Refused, limit_id: str) -> tuple[bytes, bytes, b
 
 
 def _prepare(served: Served, entry: Entry) -> bool:
-    """Render what stays the same from answer to answer; False: the entry answers another request."""
+    """Render what stays the same from answer to answer; False: the entry answers another request, or has its own Date."""
     shown = served.again.shown(entry)
     if shown is None:
         return False
     lines = _rendered(shown.fields)
     named = b"\n" + lines.lower()
-    if b"\ndate:" in named:  # the edge would leave that one
+    if b"\ndate:" in named:  # the edge would keep that one
         return False
     served.has_body = shown.status not in {204, 304}
     if served.has_body and b"\ncontent-length:" not in named:
@@ -474,7 +474,7 @@ def _prepare(served: Served, entry: Entry) -> bool:
 
 
 def _whole(served: Served, entry: Entry, at: float) -> Whole:
-    """For ``Served.whole``."""
+    """Make what ``Served.whole`` holds."""
     date = date_line(at)
     return Whole(
         entry.received_at,

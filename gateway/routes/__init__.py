@@ -1,6 +1,6 @@
-"""GitLab's routes as a data file, with the script that makes it and the tables a person reviewed.
+"""GitLab's routes as a data file, with the script that makes it and the tables that a person reviewed.
 
-Nothing here is imported by a request: ``Catalogue.decode(read())`` happens once, at start.
+No request reads anything here: ``Catalogue.decode(read())`` happens once, at start.
 """
 
 from __future__ import annotations

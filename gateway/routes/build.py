@@ -25,7 +25,7 @@ from . import review
 
 
 class Source(msgspec.Struct, frozen=True):
-    """One operation as a specification gives it."""
+    """One operation as a source describes it."""
 
     method: str
     template: str
@@ -37,7 +37,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class SourceProblem(Exception):  # noqa: N818 — what a person must look at
-    """A source that can't be read, or a review that no longer fits it."""
+    """A source can't be read, or the review no longer fits it."""
 
 
 # Reading sources -----------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ _BEFORE = {
     "namespaces": ReferenceKind.NAMESPACE,
     "users": ReferenceKind.USER,
 }
-"""What ``:id`` is, by the word before it."""
+"""What ``:id`` stands for, by the word before it."""
 
 _NAMED = {
     "project": ReferenceKind.PROJECT,
@@ -127,7 +127,7 @@ _NAMED = {
     "namespace_id": ReferenceKind.NAMESPACE,
     "user_id": ReferenceKind.USER,
 }
-"""What other names are, wherever they stand."""
+"""What other names stand for, wherever they are."""
 
 _SURFACES = (
     (re.compile(r"/api/v4/internal(?:/.*)?|/api/v4/container_registry_event/.*"), Surface.INTERNAL),
@@ -227,7 +227,7 @@ def derive(sources: Iterable[Source]) -> list[list[Any]]:
 
 
 def unreviewed(rows: Iterable[list[Any]]) -> list[str]:
-    """Entries of the review's exact tables that no row answers to."""
+    """Entries of the review's exact tables that match no row."""
     named = {f"{row[0]} {row[1]}" for row in rows}
     templates = {name.split(" ", 1)[1] for name in named}
     missing = {f"POST {template}" for template in review.POSTS_THAT_READ} - named
@@ -237,14 +237,14 @@ def unreviewed(rows: Iterable[list[Any]]) -> list[str]:
 
 
 def encode(rows: list[list[Any]], gitlab: str) -> bytes:
-    """One row on each line: a new version is read as a diff."""
+    """The data file's octets, one row per line, so that a new version can be read as a diff."""
     lines = b",\n".join(msgspec.json.encode(row) for row in rows)
     head = b'{"version":%d,"gitlab":%s,"operations":[\n' % (FORMAT_VERSION, msgspec.json.encode(gitlab))
     return head + lines + b"\n]}\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0: written; 1: a source or the review has to be looked at; the reasons are on standard error."""
+    """Returns 0 when the file is written, 1 when a source or the review needs attention; standard error says why."""
     parser = argparse.ArgumentParser(prog="python -m gateway.routes.build", description=__doc__)
     parser.add_argument("source", nargs="+", type=Path)
     parser.add_argument("out", type=Path)

@@ -1,6 +1,6 @@
 """What no specification says and a person had to decide, operation by operation.
 
-Every POST, and every GET, of GitLab 19.3 was gone through for these tables; ``build`` fails when an exact entry no longer
+Every POST and every GET of GitLab 19.3 was gone through for these tables; ``build`` fails when an exact entry no longer
 names a row, so that a new GitLab version is reviewed and not merely read. ``(?:…)`` patterns match whole templates.
 """
 
@@ -42,9 +42,9 @@ POSTS_THAT_READ = frozenset(
 """POSTs that change nothing.
 
 Left out on purpose: the LFS batch (its body says upload or download, and an upload's answer holds a token that writes),
-GraphQL, also as ``/api/glql`` (its document decides), ``/admin/token`` (it reveals whose any token is), runner
-verification and job requests (both record contact), model completions (they cost), Conan's ``upload_urls`` and the tests
-of virtual registries (GitLab calls out), and tool calls over MCP.
+GraphQL, also as ``/api/glql`` (its document decides), ``/admin/token`` (it reveals the owner of any token), runner
+verification and job requests (both record the contact), model completions (they cost), Conan's ``upload_urls`` and the
+tests of virtual registries (GitLab calls out), and tool calls over MCP.
 """
 
 GETS_THAT_WRITE = frozenset(
@@ -84,7 +84,7 @@ SIDE_EFFECTS = re.compile(
     """,
     re.VERBOSE,
 )
-"""GETs never answered from the cache, besides those that write, packages and whole surfaces below.
+"""GETs that are never answered from the cache, besides those that write, files of packages, and whole surfaces (below).
 
 ``GET …/merge_requests/:iid`` is not here: it only queues a mergeability check, which each revalidation queues again.
 """
@@ -123,7 +123,7 @@ SECRET_ANSWERS = re.compile(
     """,
     re.VERBOSE,
 )
-"""Answers that carry secrets, or what stands for one."""
+"""Operations whose answers carry secrets, or what stands for one."""
 
 MAY_HOLD_SECRET = frozenset(
     {
@@ -141,9 +141,9 @@ MAY_HOLD_SECRET = frozenset(
         "/api/v4/projects/user/:user_id",
     }
 )
-"""A project's or group's own page holds ``runners_token`` for those who administer it.
+"""The own page of a project or group holds ``runners_token`` for those who administer it.
 
-Too much polled to be left out of the cache altogether: whether an answer has the member, its body tells.
+These are polled too much to be left out of the cache altogether: its body tells whether an answer has that member.
 """
 
 BINARY = re.compile(
@@ -154,7 +154,7 @@ BINARY = re.compile(
     """,
     re.VERBOSE,
 )
-"""GETs that may answer with octets or a redirect where a specification does not say so."""
+"""GETs that may answer with a file or a redirect where a specification does not say so."""
 
 # Reach ---------------------------------------------------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ WIDE = re.compile(
     """,
     re.VERBOSE,
 )
-"""Operations whose answer or work may reach projects and groups beyond those their path names; some by one method alone."""
+"""Operations whose answer or effect may reach projects and groups that their path doesn't name; some by one method alone."""
 
 NAMES_IN_BODY = frozenset(
     {
@@ -205,7 +205,7 @@ NAMES_IN_BODY = frozenset(
         "PUT /api/v4/projects/:id/transfer",
     }
 )
-"""Writes whose parameters name another project, group or thing of one."""
+"""Writes whose parameters name another project or group, or a thing of one."""
 
 PLACELESS = frozenset(
     {
@@ -369,15 +369,15 @@ PLACELESS = frozenset(
     }
 )
 """Operations that name no project, group or namespace, and neither show nor change anything of one: the instance's own
-things and accounts. Whatever else names none may reach any, so that a deny by project refuses it.
+things and accounts. Any other operation that names none may reach any of them, so that a deny by project refuses it.
 
 Left out on purpose, besides all that shows things of projects (events, todos, memberships, associations, counts, audit
 events, runners, deploy keys, ``/keys``, which tells the projects of a deploy key, ``/snippets/:id``, which finds a
-project's too): what hands out or makes a credential (tokens, their rotation, SSH keys, accounts and their passwords,
-applications), with which the same caller would go round the deny; system hooks and instance runners, which are sent
-things of every project; settings, feature flags and tracked events, which may name one in their body; ``/markdown``,
-which shows titles of what it refers to; deleting and banning users, which takes what they own or wrote with them.
-``/oauth/`` grants by a user's own consent, and tells at most names of their groups.
+project's snippets, too): what hands out or makes a credential (tokens, their rotation, SSH keys, accounts and their
+passwords, applications), with which the same caller would get round the deny; system hooks and instance runners, which are
+sent things of every project; settings, feature flags and tracked events, which may name a project in their body;
+``/markdown``, which shows the titles of what it refers to; deleting and banning users, which also removes what they own or
+wrote. ``/oauth/`` grants by a user's own consent, and tells at most the names of their groups.
 """
 
 PERMISSIONS = {
@@ -389,7 +389,7 @@ PERMISSIONS = {
     "POST /api/v4/groups/:id/(-/)epics/:epic_iid/issues/:epic_issue_id": ("create_epic_issue",),
     "POST /api/v4/projects": ("create_project",),
 }
-"""Permissions that the specification gives wrongly (an allow for reading must not let anyone write), or of rows added."""
+"""Permissions that the specification gives wrongly (an allow for reading must not let anyone write), or of added rows."""
 
 # Rows --------------------------------------------------------------------------------------------------------------
 
@@ -401,16 +401,17 @@ ADDED = (
     ("GET", "/api/v4/projects/:id/packages/go/sumdb/:name/supported", "packages"),
     ("POST", "/jwt/auth", "registry"),
 )
-"""What clients ask and no description has, by method, template and surface: where Terraform finds modules
+"""What clients ask for and no specification describes, by method, template and surface: where Terraform finds modules
 (``Terraform::ServicesController``, open to anybody), where Go finds a module's repository (``Gitlab::Middleware::Go``,
 which takes Basic credentials as Git over HTTP does, and no others), and a model's files, as MLflow fetches them
-(``lib/api/ml/mlflow_artifacts/artifacts.rb``). And what GitLab answers with 404. Go goes on to its next proxy after that,
-and gives up after a 403: it asks each whether it knows a public module's checksum. And containerd and BuildKit ask for the
-registry's token first so, their password in the body, and an unknown page's body is not looked into.
+(``lib/api/ml/mlflow_artifacts/artifacts.rb``). Also what GitLab answers with 404. Go asks each of its proxies whether it
+knows a public module's checksum; it goes on to the next one after a 404, but gives up after a 403. And containerd and
+BuildKit first ask for the registry's token in this way, with their password in the body, and the body of an unknown page
+would not be inspected.
 """
 
 DROPPED = frozenset({"/api/v4/*path", "/api/v4/projects/:id/(ref/:ref/)trigger/pipeline"})
-"""Grape's own catch-all for 404, with which no route would be unknown, and a row that two others say better."""
+"""Grape's own catch-all for 404, with which no route would be unknown, and a row that two others describe better."""
 
 CORRECTED = {
     "/*repository_path.git/gitlab-lfs/objects/*oid": "/*repository_path.git/gitlab-lfs/objects/:oid",
