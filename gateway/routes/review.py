@@ -180,7 +180,7 @@ WIDE = re.compile(
     """,
     re.VERBOSE,
 )
-"""Operations whose answer or effect may reach projects and groups that their path doesn't name; some by one method alone."""
+"""Operations whose answer or work may reach projects and groups that their path doesn't name; some by one method alone."""
 
 NAMES_IN_BODY = frozenset(
     {

@@ -1,7 +1,7 @@
 """How many connections each worker has, for the others to see: numbers in memory that all of them map.
 
-What a worker says of itself stands in a place that it alone writes to (its supervisor, once it is dead), a whole number at
-a time; so there is nothing to lock, and nobody who could be asked and not answer.
+What a worker says of itself stands in a place that it alone writes to (or its supervisor, once it is dead), one whole
+number at a time; so there is nothing to lock, and no worker that could be asked and not answer.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import mmap
 import os
 
 _PLACES = 1024
-"""More than sit at one time: of a few crews (``config.worker_checks.MOST_WORKERS``), one after the other. Two in one, after
-hundreds of reloads that failed, would be put right by the next connection."""
+"""More than are taken at one time: by a few crews (of ``config.worker_checks.MOST_WORKERS`` at most) with successive seats.
+If two workers shared a place, after hundreds of failed reloads, the next connection would put it right."""
 _NUMBERS = 2
-"""Of each place: how many connections, plus one, or 0 where nobody accepts; how many were ever accepted there."""
+"""In each place: how many connections are open, plus one, or 0 where nobody accepts; how many were ever accepted there."""
 _FEW = 8
 _BYTES = 8 * _NUMBERS * _PLACES
 
 
 class ConnectionCounts:
-    """Of all workers of a run.
+    """The counts of all workers of a run.
 
     Args:
-        file: A descriptor of one that every process inherited, empty at first.
+        file: The descriptor of a file that every process inherits, empty at first.
     """
 
     def __init__(self, file: int) -> None:
@@ -32,16 +32,16 @@ class ConnectionCounts:
         self._numbers = memoryview(mmap.mmap(file, _BYTES)).cast("q")
 
     def leave(self, seat: int) -> None:
-        """Nobody accepts there any more."""
+        """Nobody accepts at ``seat`` any more."""
         self._numbers[seat % _PLACES * _NUMBERS] = 0
 
     def place(self, seat: int, crew: range) -> Place:
-        """For who sits at ``seat``, among the seats of its ``crew``."""
+        """The place of the worker at ``seat``, among the seats of its ``crew``."""
         return Place(self._numbers, _at(seat), tuple(_at(other) for other in crew if other != seat))
 
 
 class Place:
-    """One worker's own, with its view of the others of its crew: none, where it is the only one."""
+    """One worker's own numbers, with its view of the others of its crew, if there are any."""
 
     def __init__(self, numbers: memoryview, own: int, others: tuple[int, ...]) -> None:
         self._numbers = numbers
@@ -50,32 +50,32 @@ class Place:
         self._open = False
         self._count = 0
         self.room = 0
-        """For so many connections; 0: for any number."""
+        """How many connections the worker has room for; 0: any number."""
 
     def join(self) -> None:
-        """Connections are accepted here from now on."""
+        """This worker accepts connections from now on."""
         self._open = True
         self.tell(self._count)
 
     def tell(self, count: int) -> None:
-        """So many connections are open here."""
+        """Tell the others how many connections are open here."""
         self._count = count
         if self._open:
             self._numbers[self._own] = count + 1
 
     def accepted(self) -> None:
-        """One more."""
+        """Count one more accepted connection."""
         self._numbers[self._own + 1] += 1
 
     def leave(self) -> None:
-        """No more are accepted here."""
+        """This worker accepts no more connections."""
         self._open = False
         self._numbers[self._own] = 0
 
     @property
     def ahead(self) -> bool:
-        """Another one that accepts has fewer, by two at least and by an eighth: less than that comes and goes. Or by one,
-        where there is no room here: it would be closed at once."""
+        """Whether another worker that accepts has fewer connections, by at least two and an eighth of its own: less than
+        that comes and goes. Or by one, where there is no room here: a further connection would be closed at once."""
         numbers, own = self._numbers, self._count
         if 0 < self.room <= own:
             return any(0 < numbers[other] <= own for other in self._others)
@@ -83,7 +83,7 @@ class Place:
 
     @property
     def accepted_by_others(self) -> int:
-        """Ever. Another number than before: somebody has accepted since."""
+        """How many connections the other workers have ever accepted. If that has changed, one has accepted since."""
         return sum(self._numbers[other + 1] for other in self._others)
 
 

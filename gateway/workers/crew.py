@@ -1,8 +1,8 @@
-"""The workers of one configuration: starts them, starts again those that end, tells all of them to leave.
+"""The workers of one configuration: starts them, restarts those that end, tells all of them to leave.
 
-The first one is started alone: what keeps a gateway from starting is told once, by it. From then on a worker that ends
-unasked is started again, sooner or later by how long it lived; while none can be started at all, the crew gives up, so that
-whoever watches the gateway sees that, too.
+The first worker is started alone: what keeps a gateway from starting is told once, by it. From then on a worker that ends
+unasked is restarted, after a pause that depends on how long it lived; if none can be started at all, the crew gives up, so
+that whoever watches the gateway sees that, too.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ log = logging.getLogger("gateway.workers")
 
 FAILED = 1
 _LONG_S = 10.0
-"""Who lived as long is started again at once."""
+"""A worker that lived for so long is restarted after the first pause."""
 PAUSES_S = (0.1, 10.0)
-"""Else: the first pause and the longest, each twice the one before."""
+"""The first pause before a restart and the longest; each of them is twice the one before."""
 _TRIES = 5
-"""In a row that no worker gets as far as to serve."""
+"""The crew gives up when each worker has failed so often in a row to get as far as serving."""
 _UNREAPED_S = 5.0
-"""For a process whose line has ended."""
+"""How long a process may go on after its line has ended before it is killed."""
 
 ALIVE_S = 15.0
 """How long a worker may take to say that it is alive."""
 _DEAF = 2
-"""So often in a row it must not have said so to be killed: a machine that sleeps wakes into one."""
+"""How often in a row it must have failed to say so to be killed: a machine that wakes from sleep finds one such failure."""
 
 
 class Ground(msgspec.Struct, frozen=True):
     """What every worker of a run is given, whatever its configuration."""
 
     command: tuple[str, ...]
-    """Starts one; its standard input is the line."""
+    """Starts a worker, whose standard input is the line."""
     key: bytes
     traffic: tuple[int, ...]
     admin: tuple[int, ...]
@@ -77,7 +77,7 @@ class Ground(msgspec.Struct, frozen=True):
 
 
 class _Worker:
-    """What is known of one number."""
+    """What is known of the worker of one number."""
 
     def __init__(self, seat: int, restarts: int) -> None:
         self.seat = seat
@@ -85,28 +85,28 @@ class _Worker:
         self.line: Line[ToSupervisor] | None = None
         self.up = False
         self.served = False
-        """In its present life."""
+        """Whether it has served in its present life."""
         self.ready = asyncio.Event()
-        """In any."""
+        """Set once it has served in any of its lives."""
         self.restarts = restarts
         self.failures = 0
-        """In a row, before it served."""
+        """How often in a row it has ended before it served."""
         self.pause_s = 0.0
         self.deaf = 0
         """How often in a row it did not say that it is alive."""
 
 
 class Crew:
-    """Of one event loop.
+    """A crew of workers, of one event loop.
 
     Args:
-        config: How many, and how long they may take to leave.
-        given: What they read it from.
-        ground: What they stand on.
-        seats: Where the next workers of this run sit.
-        staff: Told with every answer: of whichever crew is the present one.
+        config: Says how many workers there are, and how long they may take to leave.
+        given: What they read the configuration from.
+        ground: What every worker of the run is given.
+        seats: The seats of the next workers of this run.
+        staff: What is told with every answer: the staff of whichever crew is the present one.
         failed: Called when these workers can't go on, and leave.
-        replaces: Those that serve on where these can't be started.
+        replaces: The crew that serves on if these workers can't be started.
     """
 
     def __init__(
@@ -131,18 +131,18 @@ class Crew:
         known = [*(replaces.restarts if replaces is not None else ()), *[0] * config.listen.workers]
         self._workers = [_Worker(next(seats), known[number]) for number in range(config.listen.workers)]
         self.code = 0
-        """Of the whole, once all have left."""
+        """The exit code of the crew as a whole, once all have left."""
         self.begun = False
         self._leaving = asyncio.Event()
         self._last_word: Message = Leave()
-        """To who is ready only when all are to leave."""
+        """What a worker is told that is ready only after all were told to leave."""
         self._keeping: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self._answering: set[asyncio.Task[None]] = set()
 
     @property
     def up(self) -> tuple[bool, ...]:
-        """By number: started, and not ended."""
+        """By number: whether the worker has started, and not ended."""
         return tuple(worker.up for worker in self._workers)
 
     @property
@@ -154,7 +154,7 @@ class Crew:
         return tuple(worker.seat for worker in self._workers)
 
     async def start(self) -> bool:
-        """Whether all of them serve; False: they can't, or are to leave meanwhile."""
+        """Start all workers. Returns whether all of them serve; False: they can't, or are to leave meanwhile."""
         self._keeping = [self._kept(0)]
         if not await self._serves(0):
             return False
@@ -169,7 +169,7 @@ class Crew:
         return True
 
     async def _serves(self, number: int) -> bool:
-        """Waits until it does, or until all are to leave."""
+        """Wait until the worker serves, or until all are to leave. Returns False where they are to leave."""
         waiting = [asyncio.ensure_future(self._workers[number].ready.wait()), asyncio.ensure_future(self._leaving.wait())]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -197,7 +197,7 @@ class Crew:
             self._failed(self)
 
     async def _keep(self, number: int) -> None:
-        """From its first start to its last end."""
+        """Keep a worker running, from its first start to its last end."""
         worker = self._workers[number]
         while True:
             started_at = time.monotonic()
@@ -209,7 +209,8 @@ class Crew:
                 code = FAILED
             worker.process = None
             if self._leaving.is_set():
-                # By end, before it could hear that; the gateway's own keep signals until they do (`process_signals`).
+                # SIGTERM is from ``end``, before the worker could hear that it is to leave; the gateway's own workers keep
+                # signals pending until they hear them (`process_signals`).
                 self.code = self.code or (0 if code == -signal.SIGTERM else min(abs(code), FAILED))
                 return
             worker.failures = 0 if worker.served else worker.failures + 1
@@ -225,7 +226,7 @@ class Crew:
                 return
 
     def _judge(self, number: int, code: int) -> bool:
-        """Whether it is started again."""
+        """Whether the worker is restarted; if not, the crew gives up."""
         worker = self._workers[number]
         if not worker.ready.is_set() and not self.begun:
             log.error("worker %d ended (%s) before it served: %s", number, _how(code), self._failure)
@@ -237,7 +238,7 @@ class Crew:
         return False
 
     async def _live(self, number: int) -> int:
-        """From its start to its end; the code it ended with."""
+        """Run a worker from its start to its end. Returns the code it ended with."""
         worker, ground = self._workers[number], self._ground
         ours, theirs = socket.socketpair()
         try:
@@ -246,14 +247,14 @@ class Crew:
                     *ground.command,
                     stdin=theirs.fileno(),
                     pass_fds=(*ground.traffic, *ground.admin, ground.turns, ground.counts.file),
-                    # Signals of a terminal are for the supervisor: it tells them.
+                    # A terminal's signals are for the supervisor, which tells the workers.
                     start_new_session=True,
                 )
             worker.line = line = await open_line(ours, at_supervisor)
         except BaseException as error:
             ours.close()
             if isinstance(error, RuntimeError):
-                # For the thread that would wait for it: a limit of processes has room for one, and none for both.
+                # From the thread that would wait for the worker: a limit of processes has room for one, and not for both.
                 raise OSError(errno.EAGAIN, str(error)) from error
             raise
         of = len(self._workers)
@@ -293,7 +294,7 @@ class Crew:
 
     async def _ask(self, line: Line[ToSupervisor], asked: Ask) -> None:
         staff = self._staff()
-        # Who has been replaced is asked for its figures alone: it neither takes requests nor speaks for the gateway.
+        # Workers that were replaced are asked for figures alone: they neither take requests nor speak for the gateway.
         seats = None if asked.what == FIGURES else staff.seats
         answers = await self._board.ask(asked.what, asked.about, asked.patience_s, seats)
         now = self._staff()
@@ -302,11 +303,11 @@ class Crew:
     # All of them
 
     async def _watch(self) -> None:
-        """One that hangs, and says nothing, is ended, and so started again."""
+        """Kill workers that hang and do not answer, so that they are restarted."""
         alive_s = self._ground.alive_s
         while True:
             asked = {worker.seat: worker.process for worker in self._workers if worker.up}
-            # At once: what an answer is waited for is no longer than a round, and no time goes by unasked beside it.
+            # Together: an answer is waited for no longer than a round lasts, and no time goes by between two questions.
             alive, _ = await asyncio.gather(self._board.ask(ALIVE, b"", alive_s, asked), asyncio.sleep(alive_s))
             for number, worker in enumerate(self._workers):
                 process = asked.get(worker.seat)
@@ -319,15 +320,15 @@ class Crew:
                     worker.deaf = 0
 
     def read_certificates(self) -> None:
-        """In all that serve."""
+        """Tell all workers that serve to read their certificates again."""
         self._tell(Reload())
 
     def leave(self, *, at_once: bool = False) -> None:
-        """Drain and end; ``at_once``: without the notice, and whoever retires without waiting for idle clients."""
+        """Tell all to drain and end; ``at_once``: without the notice, or, if retiring, without waiting for idle clients."""
         self._go(Leave(at_once))
 
     def retire(self) -> None:
-        """Others accept in their place."""
+        """Tell all that others accept in their place."""
         self._go(Retire())
 
     def _go(self, word: Message) -> None:
@@ -343,7 +344,8 @@ class Crew:
                 worker.line.send(word)
 
     async def end(self, patience_s: float) -> None:
-        """Once told: those that served leave by themselves; the others, and who takes longer than that, are ended."""
+        """Wait until all have left, after they were told to: those that served leave by themselves; the others are ended,
+        and so are those that take longer than ``patience_s``."""
         for worker in self._workers:
             if not worker.served:
                 _signal(worker.process, signal.SIGTERM)
@@ -357,7 +359,7 @@ class Crew:
             await asyncio.wait(late)
 
     async def close(self) -> None:
-        """Nothing of it goes on."""
+        """Cancel whatever still goes on."""
         tasks = [*self._keeping, *([self._watching] if self._watching is not None else [])]
         for task in tasks:
             task.cancel()

@@ -1,6 +1,6 @@
-"""The line between the supervisor and one worker: messages, each with its length before it.
+"""The line between the supervisor and one worker: messages, each preceded by its length.
 
-Its end says that the other one is gone: a worker whose supervisor was killed leaves, too.
+When the line ends, the other side is gone: a worker whose supervisor was killed leaves, too.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _END_S = 2.0
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
-    """Base of all."""
+    """The base of all messages."""
 
 
 # From the supervisor
 
 
 class Begin(Message, frozen=True):
-    """The first: what to be. Descriptors are the process's own, inherited."""
+    """The first message: what the worker is to be. The descriptors are the process's own, inherited."""
 
     number: int
     of: int
     seat: int
-    """What it goes by at the supervisor: of this run, where a number is of one configuration."""
+    """What the supervisor knows the worker by: unique in this run, where a number is unique in one configuration."""
     given: Given
     key: bytes
-    """Random, of this run and all its workers."""
+    """Random; the same for all workers of this run."""
     traffic: tuple[int, ...]
     admin: tuple[int, ...]
     turns: int
@@ -47,7 +47,7 @@ class Begin(Message, frozen=True):
 
     @property
     def crew(self) -> range:
-        """The seats of all with this configuration: they are taken in one go."""
+        """The seats of all workers with this configuration, which are taken in one go."""
         return range(self.seat - self.number, self.seat - self.number + self.of)
 
     def __repr__(self) -> str:
@@ -65,11 +65,11 @@ class Leave(Message, frozen=True):
 
 
 class Retire(Message, frozen=True):
-    """Others accept at the same sockets: accept no more, and end when no client is left, or has been idle for too long."""
+    """Others accept at the same sockets: accept no more, and end when no client is left, or all have been idle too long."""
 
 
 class Question(Message, frozen=True):
-    """Some worker wants to know something from all."""
+    """Some worker wants to know something from all workers."""
 
     id: int
     what: str
@@ -77,30 +77,30 @@ class Question(Message, frozen=True):
 
 
 class Reloads(msgspec.Struct, frozen=True):
-    """How often the configuration was asked to be read again, by what became of it."""
+    """How often the configuration was to be read again, by what became of it."""
 
     applied: int = 0
     unchanged: int = 0
     failed: int = 0
     failing: bool = False
-    """The last one failed."""
+    """Whether the last reload failed."""
 
 
 class Staff(msgspec.Struct, frozen=True):
     """What the supervisor knows of the workers of the present configuration."""
 
     up: tuple[bool, ...]
-    """By number: started, and not ended."""
+    """By number: whether the worker has started, and not ended."""
     restarts: tuple[int, ...]
     begun: bool
-    """All were up at some time: the start is over."""
+    """Whether all have served at some time, so that the start is over."""
     seats: tuple[int, ...] = ()
-    """By number: what their answers go by."""
+    """By number: the seat under which the worker's answers are given."""
     reloads: Reloads = Reloads()
 
 
 class Answers(Message, frozen=True):
-    """What they said, by their seats; who did not in time is missing."""
+    """What the workers said, by their seats; those that did not answer in time are missing."""
 
     id: int
     answers: dict[int, bytes]
@@ -111,28 +111,28 @@ class Answers(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """It serves."""
+    """The worker serves."""
 
 
 class Ask(Message, frozen=True):
-    """Ask all workers, the asking one among them. ``id`` is the asker's own."""
+    """Ask all workers, the asking one included. ``id`` is the asker's own."""
 
     id: int
     what: str
     about: bytes
     patience_s: float
-    """For who is slow to answer."""
+    """How long to wait for workers that are slow to answer."""
 
 
 class Reply(Message, frozen=True):
-    """To the Question of that id."""
+    """The worker's reply to the Question of that id."""
 
     id: int
     octets: bytes
 
 
 class Farewell(Message, frozen=True):
-    """The last: what it has counted, to the end."""
+    """The last message: what the worker has counted, to the end."""
 
     figures: bytes
 
@@ -146,7 +146,7 @@ at_supervisor: Callable[[bytes], ToSupervisor] = msgspec.msgpack.Decoder(ToSuper
 
 
 class Line(Generic[_Heard]):
-    """One end. ``decode`` knows what may be heard there: ``at_worker``, ``at_supervisor``."""
+    """One end of the line. ``decode`` knows what may be heard there: ``at_worker`` or ``at_supervisor``."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, decode: Callable[[bytes], _Heard]
@@ -156,13 +156,13 @@ class Line(Generic[_Heard]):
         self._decode = decode
 
     def send(self, message: Message) -> None:
-        """Never waits; of no effect once the other end is gone."""
+        """Send a message, without waiting; has no effect once the other end is gone."""
         if not self._writer.is_closing():
             octets = _encode(message)
             self._writer.write(_LENGTH.pack(len(octets)) + octets)
 
     async def hear(self) -> _Heard | None:
-        """The next message; None when the other end is gone, however it went."""
+        """The next message; None when the other end is gone, however that happened."""
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
             (size,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
             if size <= _MOST_BYTES:
@@ -173,7 +173,8 @@ class Line(Generic[_Heard]):
         self._writer.close()
 
     async def end(self) -> None:
-        """Close, once the other end has taken what was sent; one that takes nothing is not waited for for long."""
+        """Close once the other end has taken what was sent; an end that takes nothing is waited for no longer than
+        ``_END_S``."""
         self._writer.close()
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_END_S):
@@ -181,6 +182,6 @@ class Line(Generic[_Heard]):
 
 
 async def open_line(end: socket.socket, decode: Callable[[bytes], _Heard]) -> Line[_Heard]:
-    """Over one end of a stream socket pair, which is the line's from now on."""
+    """Open the line over one end of a stream socket pair, which belongs to the line from now on."""
     end.setblocking(False)
     return Line(*await asyncio.open_unix_connection(sock=end), decode)

@@ -1,7 +1,7 @@
 """Sockets bound once, for several processes to accept at.
 
-One socket for all rather than one each (``SO_REUSEPORT``): connections that wait belong to nobody, so a worker that dies or
-is slow takes none with it, and a port that another program has is an error instead of half of the traffic.
+One socket for all rather than one each (``SO_REUSEPORT``): connections that wait belong to no worker yet, so one that dies
+or is slow takes none with it, and a port that another program has is an error instead of half of the traffic.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from ..config.units import HostPort
 
 
 def bind(place: HostPort) -> tuple[socket.socket, ...]:
-    """One for each address of that host, bound and not yet listening: whoever serves first begins that. OSError."""
+    """One socket for each address of the host, bound and not yet listening: the first worker that serves begins that.
+
+    Raises OSError.
+    """
     found = socket.getaddrinfo(place.host or None, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     with contextlib.ExitStack() as bound:
         sockets = []
         for family, kind, protocol, _, address in dict.fromkeys(found):
             try:
                 one = bound.enter_context(socket.socket(family, kind, protocol))
-            except OSError:  # named, but not spoken by this system
+            except OSError:  # of a family that the system names, but does not speak
                 continue
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
@@ -37,6 +40,6 @@ def bind(place: HostPort) -> tuple[socket.socket, ...]:
 
 
 def place_of(bound: socket.socket) -> str:
-    """``host:port`` of it."""
+    """The ``host:port`` that the socket is bound to."""
     host, port = bound.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,6 +1,6 @@
-"""Binds the ports, keeps a crew of workers at them, hears signals. Serves nothing itself.
+"""Binds the ports, keeps a crew of workers at them, handles signals. Serves nothing itself.
 
-SIGHUP has the configuration read again. Where it can be served, a second crew is started at the same sockets, and only when
+On SIGHUP the configuration is read again. If it can be served, a second crew is started at the same sockets, and only when
 all of it serves does the first one accept no more and leave; whatever goes wrong before that leaves the first one as it is.
 """
 
@@ -39,14 +39,14 @@ from .switchboard import Switchboard
 log = logging.getLogger("gateway.workers")
 
 CLOSE_S = 30.0
-"""Beyond notice and deadline: for steps of a rotation under way, and the audit's last lines."""
+"""Time beyond notice and deadline, for steps of a rotation under way and the audit's last lines."""
 START_S = 120.0
 """How long the workers of a new configuration may take to serve: GitLab may be slow to judge its credentials."""
 _MOST_RETIRED = 2
-"""Crews that are replaced and not gone yet. Past this, a reload waits for one: memory must have a bound."""
+"""How many crews may be replaced and not gone yet. Beyond that, a reload waits for one to go: memory must have a bound."""
 
 ReadAgain = Callable[[], tuple[Given, Loaded]]
-"""The configuration as it is now, and what it was read from. Blocking; ValueError with words for the operator."""
+"""Returns what the configuration is read from, and what it is now. Blocking; ValueError has words for the operator."""
 
 _CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gateway.app.working import main; sys.exit(main())"
 
@@ -58,7 +58,7 @@ def worker_command() -> list[str]:
 
 
 def run(config: Config, given: Given, read_again: ReadAgain) -> int:
-    """Serve until SIGTERM or SIGINT; blocking. Returns the exit code. OSError: a port can't be had."""
+    """Serve until SIGTERM or SIGINT; blocking. Returns the exit code. Raises OSError where a port can't be had."""
     harden()
     _wait_without_threads()
     return run_process(lambda hear: _supervise(config, given, read_again, hear))
@@ -70,28 +70,28 @@ async def _supervise(config: Config, given: Given, read_again: ReadAgain, hear: 
 
 
 def _wait_without_threads() -> None:
-    """For workers to end: by a descriptor each, as Python does from 3.12 on.
+    """Wait for each worker's end by a descriptor, as Python does from 3.12 on, instead of by a thread.
 
-    Where a limit of processes has room for a worker and none for its thread, there would be one that nobody waits for.
+    Where a limit of processes has room for a worker and none for its thread, nobody would wait for that worker.
     """
     if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
-        with contextlib.suppress(OSError):  # a sandbox may not know of it
+        with contextlib.suppress(OSError):  # a sandbox may not know the call
             os.close(os.pidfd_open(os.getpid()))
             asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
 
 
 class Supervisor:
-    """Of one event loop.
+    """The supervisor, of one event loop.
 
     Args:
-        config: How many workers, where, and how long they may take to leave.
-        given: What they read it from.
-        command: Starts one; its standard input is the line.
-        read_again: For SIGHUP.
-        pauses_s: As ``PAUSES_S``.
-        close_s: As ``CLOSE_S``.
-        alive_s: As ``ALIVE_S``.
-        start_s: As ``START_S``.
+        config: Says how many workers there are, where they listen, and how long they may take to leave.
+        given: What they read the configuration from.
+        command: Starts a worker, whose standard input is the line.
+        read_again: Reads the configuration again, on SIGHUP.
+        pauses_s: See ``PAUSES_S``.
+        close_s: See ``CLOSE_S``.
+        alive_s: See ``ALIVE_S``.
+        start_s: See ``START_S``.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Supervisor:
         self._retired: dict[Crew, asyncio.Task[None]] = {}
 
     async def run(self, hear: Hear) -> int:
-        """Until all have left; the exit code."""
+        """Run until all workers have left. Returns the exit code."""
         with contextlib.ExitStack() as open_files:
             turns = open_files.enter_context(_empty_file("audit-turns")).fileno()
             counts = ConnectionCounts(open_files.enter_context(_empty_file("connection-counts")).fileno())
@@ -178,18 +178,18 @@ class Supervisor:
 
     @property
     def staff(self) -> Staff:
-        """What is told with every answer."""
+        """What workers are told with every answer."""
         crew = self._crew
         return Staff(crew.up, crew.restarts, crew.begun, crew.seats, self._reloads)
 
     def _failed(self, crew: Crew) -> None:
-        if crew is self._crew:  # else the one that serves goes on
+        if crew is self._crew:  # otherwise the crew that serves goes on
             self._leaving.set()
 
     # A new configuration
 
     def _reload(self) -> None:
-        """By a signal. Signals that come while one is heeded come to one more."""
+        """A signal asks for a reload. All signals that come during a reload lead to one more."""
         self._crew.read_certificates()
         self._wanted.set()
 
@@ -211,7 +211,7 @@ class Supervisor:
                 log.error("the configuration as it is now is not served: the one before serves on")
 
     async def _reloaded(self) -> str:
-        """What became of it, as ``Reloads`` counts."""
+        """Read the configuration again, and serve it. Returns what became of that, as ``Reloads`` counts it."""
         before = self._crew
         try:
             given, loaded = await asyncio.to_thread(self._read_again)
@@ -241,7 +241,7 @@ class Supervisor:
         return "applied"
 
     async def _replaced(self, before: Crew, config: Config, given: Given) -> bool:
-        """Whether new workers serve in the place of the others."""
+        """Start new workers in the place of ``before``. Returns whether they serve."""
         coming = self._coming = self._made(config, given, before)
         try:
             async with asyncio.timeout(self._start_s):
@@ -255,13 +255,13 @@ class Supervisor:
         return True
 
     def _dismiss(self) -> None:
-        """Those of a new configuration that can't serve it."""
+        """Dismiss the workers of a new configuration if they can't serve it."""
         coming, self._coming = self._coming, None
         if coming is not None:
             self._retire(coming, "the workers that took nobody's place")
 
     def _retire(self, crew: Crew, who: str) -> None:
-        """``who`` they are, when they have left."""
+        """Let ``crew`` retire. ``who`` names it in the log when it has left."""
         crew.retire()
         if self._leaving.is_set():
             crew.leave(at_once=True)
@@ -280,7 +280,7 @@ class Supervisor:
     # All of them
 
     def _leave(self) -> None:
-        """By a signal; the second one ends the notice."""
+        """A signal asks to leave; the second one ends the notice."""
         at_once = self._leaving.is_set()
         if not at_once:
             log.info("draining")
@@ -293,8 +293,8 @@ class Supervisor:
             one.close()
 
     async def _end(self) -> None:
-        """Those that serve leave by themselves; the others, and who takes too long, are ended."""
-        # The workers hold these as long as they need them: nobody may be left waiting at a port that none accepts at.
+        """Wait until all have left: those that serve leave by themselves; the others, and those too slow, are ended."""
+        # The workers hold these as long as they need them: no client may be left waiting at a port where nobody accepts.
         self._stop_listening()
         drain = self._crew.config.listen.drain
         if self._crew.code:
@@ -306,7 +306,7 @@ class Supervisor:
 
 
 def _empty_file(what: str) -> BinaryIO:
-    """Without a name. In memory where the system can (``what`` it calls it): there may be no place to write to."""
+    """An empty file without a name; in memory, called ``what``, where the system can: there may be no place to write to."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create(what), "r+b", buffering=0)
     return tempfile.TemporaryFile()

@@ -1,9 +1,9 @@
 """Questions from one worker to all, and what workers that ended had counted.
 
-Workers go by their seats: while a configuration takes the place of another, workers of both are here.
+Workers are known by their seats: while a configuration takes the place of another, workers of both are here.
 
 A total that fell because a worker died would look like a restart of everything: Prometheus would count again what the
-others had. So what a worker said last is kept when it ends, and added from then on.
+others had counted. So a worker's last figures are kept when it ends, and added from then on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FIGURES = "figures"
 ALIVE = "alive"
 """The question that every worker answers, whatever else it can tell."""
 GONE = -1
-"""The seat under which those that ended answer it."""
+"""The seat under which the figures of workers that ended are given."""
 
 _decode = msgspec.msgpack.Decoder(Figures).decode
 
@@ -43,7 +43,7 @@ class _Asked:
 
 
 class Switchboard:
-    """Of one event loop. Workers join when they serve and leave when their line ends."""
+    """The switchboard of one event loop. Workers join when they serve and leave when their line ends."""
 
     def __init__(self) -> None:
         self._lines: dict[int, Callable[[Message], None]] = {}
@@ -56,7 +56,7 @@ class Switchboard:
         self._lines[seat] = send
 
     def leave(self, seat: int) -> None:
-        """Nobody waits for it any longer; what it counted stays."""
+        """Stop waiting for the worker at ``seat``; what it counted stays."""
         self._lines.pop(seat, None)
         last = self._figures.pop(seat, None)
         if last is not None:
@@ -67,24 +67,24 @@ class Switchboard:
                 asked.hear(seat, None)
 
     def reply(self, seat: int, reply: Reply) -> None:
-        """One that comes too late is nobody's, and an empty one is none."""
+        """Take a worker's reply. One that comes too late is dropped, and an empty one is none."""
         asked = self._asked.get(reply.id)
         if asked is not None and seat in asked.waiting:
             if asked.what == FIGURES and reply.octets:
-                # Not when all have answered: it may have ended by then, and would count twice.
+                # Not only when all have answered: the worker may have ended by then, and would count twice.
                 self._figures[seat] = reply.octets
             asked.hear(seat, reply.octets or None)
 
     def last(self, seat: int, figures: bytes) -> None:
-        """What it says of itself before it ends."""
+        """Take the figures that a worker gives before it ends."""
         if seat in self._lines and figures:
             self._figures[seat] = figures
 
     async def ask(
         self, what: str, about: bytes, patience_s: float, seats: Collection[int] | None = None
     ) -> dict[int, bytes]:
-        """What each worker, or each of those, says, by its seat. Who has not answered in time is left out, or said it when
-        last asked."""
+        """What each worker says, or each of those at ``seats``, by its seat. A worker that has not answered in time is left
+        out; for figures, its last answer stands in."""
         lines = {seat: send for seat, send in self._lines.items() if seats is None or seat in seats}
         if not lines:
             return {}
