@@ -63,7 +63,7 @@ def ask(
 
 
 def refusal(status: int, answer: Any, *, needs: str = "an admin key in the configuration") -> str:
-    """What any status but 200 means, in words for people. ``needs``: what there is no such endpoint without."""
+    """What any status but 200 means, in words for people. ``needs``: what must be configured for the endpoint to exist."""
     if status == 404:
         return f"the admin port has no such thing: it needs {needs}"
     said = answer.get("message", "") if isinstance(answer, dict) else ""

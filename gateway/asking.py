@@ -25,8 +25,8 @@ class Asker(Protocol):
         ...
 
     def told(self, octets: bytes | None, begun: Begun | None = None) -> None:
-        """Take the whole answer, as it goes over the wire. None: the request is to be handled like any other, or from where
-        ``begun`` has got to. Called once."""
+        """Take the whole answer, as it goes over the wire. None: the request is to be handled like any other, or taken up
+        where ``begun`` left off. Called once."""
         ...
 
 

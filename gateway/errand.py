@@ -86,7 +86,7 @@ class Upward(msgspec.Struct, gc=False):
     """Whether the answer may have to be read."""
     partition: bytes
     reached_as: bytes
-    """Scheme and host as GitLab is told them and as the answer's links have them: an answer made for one pair must not be
+    """Scheme and host as they are told to GitLab and stand in the answer's links: an answer made for one pair must not be
     served for another."""
     like: Like
     alike: dict[object, Any] = {}
@@ -148,8 +148,8 @@ class Errand:
         self.runtime_s = 0.0
         self._waits = case.admitted.operation.name in _WAITING
         self._waiting_since = 0.0
-        """Since when GitLab has had the whole request and not answered, as far as is known; not for requests that ``waits``
-        is true of."""
+        """Since when GitLab has had the whole request without answering it, as far as is known; 0: it has not, or the
+        request merely waits (``UpstreamRequest.waits``)."""
         self.brought: Reply | None = None
         """GitLab's answer, where it has come already."""
         self.failed: Rejection | None = None

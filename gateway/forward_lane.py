@@ -3,8 +3,8 @@
     plan ────── the stages up to the permit came to the same for its like       otherwise the road
     buckets ─── as the limits are now; at once, or with one round trip          refused: the road
     credential, pace ───────── at hand; free                                    otherwise the road, from here
-    cache ───── nothing is stored, or to be asked about, and nobody asks;       otherwise the road, from here
-                at once, or with a round trip, and one for the lease
+    cache ───── nothing is stored, or it must be validated; nobody else asks;   otherwise the road, from here
+                told at once, or with a round trip, and one for the lease
     GitLab ──── a connection is there; a whole 200 comes                        otherwise the road, from here
     answer ──── the same octets as the road's, the same line in the audit
 
@@ -156,7 +156,7 @@ class Forwarding(msgspec.Struct, eq=False):
     conditions: Fields = ()
     """The conditions that it went up with."""
     found: Found | None = None
-    """What the cache's store held before the request was to go up."""
+    """What the cache's store held when the request was about to go up."""
     started_at: float = 0.0
     """When GitLab was asked; 0: it was not."""
     reply: Reply | None = None
@@ -164,7 +164,7 @@ class Forwarding(msgspec.Struct, eq=False):
     rejection: Rejection | None = None
     """Why GitLab gave no answer, where the road is to deal with that."""
 
-    # Not a struct's own: what this holds leads to a caller's credential.
+    # Not the struct's own, which would show what leads to a caller's credential.
     __repr__ = object.__repr__
 
     @property
@@ -177,7 +177,7 @@ class Forwarding(msgspec.Struct, eq=False):
     def leave(self) -> None:
         x = self.x
         if x.aborted:
-            return  # counted when an answer found the connection closing, which says itself only later that it is lost
+            return  # counted already, when its answer found the connection closing; the loss is reported only now
         self._end()
         x.status, x.aborted = 499, "client"
         x.kin = None  # it may have been given that of answered requests already

@@ -24,7 +24,7 @@ class Likeness:
 
     Args:
         road: The stages.
-        leading: Led to one of these answers.
+        leading: The leading request that brought one of these answers.
         form: The form of its head.
         head: The head of its request.
         case: What that request was judged to be.

@@ -72,8 +72,9 @@ class Ticket:
             self.close(None)
 
     def pay(self, takes: Sequence[Take], refused: Decision) -> Decision:
-        """Keep what was undone in favour of ``takes``, which were then ``refused``: work was done for it. Not where these
-        are the very same takes, and others were quicker. Returns the refusal as it is then: waiting as it says suffices."""
+        """Charge after all what was undone in favour of ``takes``, which were then ``refused``: work was done for it. Not
+        where these are the very same takes, and others were quicker. Returns the refusal as it is then, with a wait that
+        suffices."""
         if self.takes == takes:
             self._kept = True
             return refused

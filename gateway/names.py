@@ -92,7 +92,7 @@ class Names:
             return
         if isinstance(found, list):
             told.set_result(found)
-        elif number == self._newest:  # what an older look-up failed of may be over
+        elif number == self._newest:  # the cause of an older look-up's failure may be over
             told.set_exception(found)
             told.exception()  # all who asked may have left
 

@@ -85,7 +85,7 @@ class _Told:
         self.ahead: Ticket | None = None
         """What was taken for the work of finding out what the request takes."""
         self.room = 0
-        """For how many requests in one that was enough."""
+        """For how many requests in one that was taken."""
         self.errand: Errand | None = None
         self.begun: Forwarding | None = None
 
@@ -358,9 +358,9 @@ class Gateway:
     async def _limit_first(
         self, operation: Operation, head: RequestHead, admitted: Admitted, x: Exchange, told: _Told, weight: int
     ) -> None:
-        """Is there room at all? Asked before GitLab is asked about a place, and before a body that tells what the request
-        takes is let in (``100 Continue``) or parsed. What is taken is given back when the request takes its own. One that
-        never gets so far, because it is refused or its client leaves, is charged with it: work was done for it."""
+        """Make sure that there is room at all, before GitLab is asked about a place, and before a body that tells what the
+        request takes is let in (``100 Continue``) or parsed. What is taken is given back when the request takes its own.
+        One that never gets so far, because it is refused or its client leaves, is charged with it: work was done for it."""
         if weight <= told.room:
             return
         ahead, principal, before = told.ahead, told.principal, Takes()
@@ -417,7 +417,7 @@ class Gateway:
             tunnel = await down.switch(ResponseHead(101, (*reply.head.fields, *SWITCH, _id_field(x))))
             x.status = 101
             known = None
-            if case.principal.brokered:  # a caller with a credential of GitLab's own is for GitLab to end
+            if case.principal.brokered:  # with a credential of GitLab's own, it is for GitLab to end the tunnel
                 known = functools.partial(self.road.authenticator.still_knows, case.claim)
             x.aborted = (await relay(tunnel, reply.tunnel, idle_s=self.road.tunnel_idle_s, known=known)).value
         finally:

@@ -28,7 +28,7 @@ MOST_PLANS = 2048
 _REST = Surface.REST
 
 # Parameters that choose among the items of a list, or order them: no rule, route, tag, limit or credential depends on any
-# of them. Their values are words, numbers and instants; with any other value a parameter is none of these.
+# of them. A value must be a word, a number or an instant; with any other the parameter is not one of these.
 _FREE = re.compile(
     rb"(?:(?:page|per_page|cursor|order_by|sort|state|id_after|id_before|since|until|(?:created|updated)_(?:after|before))"
     rb"=[0-9A-Za-z_.:+-]*(?:&(?!$)|$))+"
@@ -44,7 +44,7 @@ class Plan(msgspec.Struct, gc=False):
     """The request that it was learnt from."""
     facts: Exchange
 
-    # Not a struct's own: what this holds leads to a caller's credential.
+    # Not the struct's own, which would show what leads to a caller's credential.
     __repr__ = object.__repr__
 
     def case(self, head: RequestHead) -> Case:
@@ -62,7 +62,7 @@ class Plan(msgspec.Struct, gc=False):
 
     def facts_of(self, head: RequestHead, request_id: str, started_at: float) -> Exchange:
         """What is known about ``head`` before the buckets are asked."""
-        # What copy.copy would call after looking for it.
+        # As copy.copy would, less its look-ups.
         x: Exchange = self.facts.__copy__()  # type: ignore[attr-defined]
         x.request_id, x.started_at, x.target = request_id, started_at, head.target
         if head.correlation:
@@ -89,7 +89,7 @@ class Plans:
         return plan
 
     def kindred(self, head: RequestHead, operation: str = "") -> Plan | None:
-        """A plan for the same fields from the same peer, whatever its path; if ``operation`` is given, one of that."""
+        """A plan for the same fields from the same peer, whatever its path; with ``operation``, one for that operation."""
         plan = self._kindred.get((operation, id(head.fields), head.method, head.peer, head.tls))
         return None if plan is None or plan.fields is not head.fields else plan
 

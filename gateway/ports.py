@@ -43,7 +43,7 @@ class RequestBody(Protocol):
 
 
 DRAINED = "drained"
-"""The cancellation's message where a request is ended because the gateway shuts down, not because its client left."""
+"""The message of a cancellation that ends a request because the gateway shuts down, not because its client left."""
 
 
 class Downstream(Protocol):
@@ -60,7 +60,7 @@ class Downstream(Protocol):
     def body(self) -> RequestBody | None: ...
 
     begun: Begun | None
-    """What a lane has already done for the request, to go on from; None: it starts from the beginning."""
+    """What a lane has already done for the request, for the road to go on from; None: it starts from the beginning."""
 
     @property
     def plain(self) -> bool:
@@ -68,7 +68,7 @@ class Downstream(Protocol):
         ...
 
     async def respond(self, head: ResponseHead, whole: bytes, *, close: bool = False, lines: bytes = b"") -> None:
-        """Send the whole answer at once, with ``lines`` (``Name: value`` and CRLF each; none that frames) after its fields.
+        """Send the whole answer at once; ``lines`` (``Name: value`` and CRLF each, no framing fields) follow its fields.
 
         For HEAD, 204 and 304 ``whole`` is not sent and Content-Length stays as given.
         ``close`` ends the connection after the answer: what the client has sent, or still sends, can't be trusted.
@@ -134,7 +134,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     """None: the configured timeout; long polls ask for a longer one."""
     upgrade: bool = False
     caller: str = ""
-    """The principal's id: callers take turns where there is not enough for all."""
+    """The principal's id: callers take turns where there is not room for all."""
     priority: Priority = Priority.INTERACTIVE
     repeated: Repeated | None = None
     """The fields that other requests have as well; they stand around ``own``."""
@@ -255,7 +255,7 @@ class Lookup(msgspec.Struct, frozen=True, gc=False):
     """False: the store did not answer in time."""
     near: bool = False
     """It comes from a copy in this process, without ``stamp`` and ``version``: good enough where GitLab need not be asked.
-    Before GitLab is asked, the store itself is looked up."""
+    Before GitLab is asked, the store itself is consulted."""
 
     # The entries are callers' private answers.
     __repr__ = object.__repr__
@@ -296,7 +296,7 @@ class KeyStore(Protocol):
         ...
 
     async def touch(self, key_id: str, at: float) -> None:
-        """Record a use of the key. The time never moves backwards, and an unknown id does no harm."""
+        """Record a use of the key. The time never moves backwards, and an unknown id is no error."""
         ...
 
     async def close(self) -> None: ...
@@ -362,7 +362,7 @@ class Authenticator(Protocol):
         ...
 
     def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
-        """GitLab answered 401 to the caller's own credential: GitLab is asked again before that credential is believed."""
+        """GitLab answered 401 to the caller's own credential: ask GitLab again before that credential is next believed."""
         ...
 
     async def close(self) -> None: ...
@@ -431,7 +431,7 @@ class Places(Protocol):
         room: Callable[[], Awaitable[None]] | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,
     ) -> Resolved:
-        """The questions that GitLab answered; a place that the credential may not know of is left out. Answers are
+        """What GitLab answered, by question; a place that the credential may not know of is left out. Answers are
         remembered, with bounds: only where GitLab must be asked is ``room`` awaited, which may refuse, and then ``turn``,
         by the one caller that asks for all.
 

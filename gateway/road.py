@@ -96,7 +96,7 @@ class Dialect(Protocol):
         *,
         stored: bool = ...,
     ) -> Fields:
-        """An answer's ``fields`` with exactly one set of rate-limit fields, ours or GitLab's, as a unit."""
+        """An answer's ``fields`` with exactly one set of rate-limit fields, ours or GitLab's, never parts of both."""
         ...
 
     def beside(self, decision: Decision | None, principal: Principal, head: ResponseHead) -> tuple[Fields, bytes] | None:

@@ -64,7 +64,7 @@ class Served(msgspec.Struct, gc=False):
     again: Again
     facts: Exchange
     standing: Standing | None
-    """Of the credential that GitLab would have been asked with: if that is not given out any more, nor are its answers."""
+    """That of the credential GitLab would have been asked with: when that is no longer given out, nor are its answers."""
     rendered: Fields | None = None
     """The stored fields that ``lines`` were made from: each entry has its own. Never the entry itself: its body would live
     on here beyond the cache's bound, and beyond a purge."""
@@ -211,7 +211,7 @@ class ShortLane:
         return self._refusal(found.head, way, refused, decision, found.x.started_at)
 
     def ended(self, x: Exchange) -> None:
-        """Count and audit a request that ended before its answer was there."""
+        """Count and audit a request that ended without its answer."""
         self.asking -= 1
         x.cache_status = x.cache_reason = x.cache_stored = ""
         self._observe(x)
@@ -339,7 +339,7 @@ class _Asking(msgspec.Struct, eq=False):
     _asker: Asker
     asked: Asked = None  # type: ignore[assignment]  # set by whoever makes it
 
-    # Not a struct's own: what this holds leads to a caller's credential.
+    # Not the struct's own, which would show what leads to a caller's credential.
     __repr__ = object.__repr__
 
     def leave(self) -> None:
@@ -357,7 +357,7 @@ class _Asking(msgspec.Struct, eq=False):
     def _gone(self) -> None:
         x = self._found.x
         if x.aborted:
-            return  # counted when an answer found the connection closing, which says itself only later that it is lost
+            return  # counted already, when its answer found the connection closing; the loss is reported only now
         x.status, x.aborted = 499, "client"
         self._lane.ended(x)
 

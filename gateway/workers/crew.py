@@ -254,7 +254,7 @@ class Crew:
         except BaseException as error:
             ours.close()
             if isinstance(error, RuntimeError):
-                # From the thread that would wait for the worker: a limit of processes has room for one, and not for both.
+                # The thread that would wait for the worker can't start: a limit of processes has room for one, not both.
                 raise OSError(errno.EAGAIN, str(error)) from error
             raise
         of = len(self._workers)
