@@ -255,7 +255,7 @@ class Gateway:
         alike = not (questions or named or weight > 1)
         case = Case(admitted, operation, claim, principal, permit, claim.target, body, weight, resolved, alike)
         if alike and down.plain:
-            proof = road.authenticator.proof(claim, operation)
+            proof = road.authenticator.proof(claim, operation, principal)
             if proof is not None and proof() is principal:
                 self.plans.learn(head, proof, case, x)
         return case
@@ -392,7 +392,7 @@ class Gateway:
         memo, admitted = head.memo, case.admitted
         if memo is None or (told.ticket is not None and told.ticket.owes()):
             return
-        proof = self.road.authenticator.proof(case.claim, case.operation)
+        proof = self.road.authenticator.proof(case.claim, case.operation, case.principal)
         if proof is None or proof() is not case.principal:
             return
         if not memo:

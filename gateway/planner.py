@@ -41,7 +41,7 @@ class Planner:
             admitted = road.entry.admit(head, target, operation)
             claim = admitted.claim
             # Whether the caller may come from this address was judged with the other plan: peer and fields are the same.
-            proof = road.authenticator.proof(claim, operation)
+            proof = road.authenticator.proof(claim, operation, principal)
             if proof is None or proof() is not principal:
                 return None
             if road.access.questions(principal, operation, target, head.method, screened=True):

@@ -350,10 +350,11 @@ class Authenticator(Protocol):
         """
         ...
 
-    def proof(self, claim: Claim, operation: Operation) -> Callable[[], object] | None:
+    def proof(self, claim: Claim, operation: Operation, principal: Principal) -> Callable[[], object] | None:
         """A function that says from memory alone, each time it is called, who presents this credential: the very principal
-        that ``authenticate`` found, as long as it would find it again without asking anybody; anything else when it would
-        not. None: such claims are not remembered. The peer's address is not checked."""
+        ``principal`` that ``authenticate`` found, as long as it would find it again without asking anybody; anything else
+        when it would not. None: such claims are not remembered. The peer's address is not checked: whoever asks keeps what
+        it learns of each peer apart."""
         ...
 
     async def still_knows(self, claim: Claim) -> bool:

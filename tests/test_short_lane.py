@@ -25,6 +25,15 @@ from tests.edge.wire import SOON_S, Client
 from tests.fakes.port import CACHED, ETAG, ISSUES, TARGET, Port, issues, port
 from tests.fakes.world import CONFIGURATION, ENVIRONMENT, OWN
 
+PAGE = "/api/v4/projects/1/issues?page=3"
+ANONYMOUS = (
+    CONFIGURATION.replace(
+        "identities:\n", 'identities:\n  - {id: guests, anonymous: true, bind: {cidr: ["192.0.2.0/24"]}}\n'
+    )
+    + "  - {id: guests, by: address, rate: 1/day, burst: 10}\n"
+    + CACHED
+    + "listen: {trusted_proxies: [127.0.0.1/32]}\n"
+)
 VARYING = re.compile(rb"(?m)^(X-Gateway-Request-Id|Date|Age|Cache-Status|RateLimit[-A-Za-z]*): .*$")
 
 
@@ -89,6 +98,26 @@ async def test_what_is_told_of_kin_would_be_told_of_each(tmp_path: Path, shadow:
         together.observe(x, took_s)
         alone.observe(msgspec.structs.replace(x, kin=None), took_s)
     assert together.render() == alone.render()
+
+
+async def test_callers_without_a_credential_come_this_way_too(tmp_path: Path) -> None:
+    """Each address with buckets and a name of its own, and one copy of the answer for all."""
+    async with port(tmp_path, ANONYMOUS) as at:
+        said = []
+        for address in ("192.0.2.1", "192.0.2.2"):
+            for number in range(4):
+                status, fields, body = await at.ask(TARGET, f"X-Forwarded-For: {address}", caller="")
+                x = at.made.last
+                assert (status, body, x.principal) == (200, b"[]", f"anonymous:{address}")
+                assert int(fields[b"RateLimit-Remaining"]) == 9 - number
+                said.append((at.short, x.principal_kind, x.identity, x.rule, x.credential_kind, x.permit_use))
+            assert at.short
+        assert said[3][1:] == said[0][1:], "as on the road"
+        assert len(at.made.up.requests) == 1
+        await at.ask(PAGE, "X-Forwarded-For: 192.0.2.2", caller="")
+        assert at.forwarded
+        assert at.made.last.principal == "anonymous:192.0.2.2"
+        assert (await at.ask(TARGET, "X-Forwarded-For: 203.0.113.9", caller=""))[0] == 401
 
 
 # Only where the road would

@@ -21,7 +21,7 @@ class Anyone:
     async def authenticate(self, claim: Claim, operation: Operation, head: RequestHead) -> Principal:
         return self._principal
 
-    def proof(self, claim: Claim, operation: Operation) -> None:
+    def proof(self, claim: Claim, operation: Operation, principal: Principal) -> None:
         del claim, operation
 
     async def still_knows(self, claim: Claim) -> bool:

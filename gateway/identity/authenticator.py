@@ -133,10 +133,13 @@ class PrincipalAuthenticator:
             return await self._by_token(self._tokens, claim, operation, head.peer)
         raise self._failure(head.peer)
 
-    def proof(self, claim: Claim, operation: Operation) -> Callable[[], object] | None:
-        text = claim.secret.reveal()
-        if claim.kind is _NONE or claim.beside:
+    def proof(self, claim: Claim, operation: Operation, principal: Principal) -> Callable[[], object] | None:
+        if claim.beside:
             return None
+        if claim.kind is _NONE:
+            named = principal.kind is PrincipalKind.ANONYMOUS and not self._opens(passthrough_for(_NONE, operation))
+            return (lambda: principal) if named else None
+        text = claim.secret.reveal()
         if is_gateway_key(text):
             return functools.partial(self._keys.recall, claim.secret.keyed(self._process_key))
         if self._workloads is not None and self._workloads.may_be_one(text):

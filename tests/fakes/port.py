@@ -46,10 +46,8 @@ class Port:
         self.port = port
 
     def request(self, target: str = TARGET, *lines: str, caller: str = OWN) -> bytes:
-        token = self.made.keys.get(caller, caller)
-        return "\r\n".join(
-            [f"GET {target} HTTP/1.1", "Host: git.example.com", f"PRIVATE-TOKEN: {token}", *lines, "", ""]
-        ).encode()
+        credential = [f"PRIVATE-TOKEN: {self.made.keys.get(caller, caller)}"] if caller else []
+        return "\r\n".join([f"GET {target} HTTP/1.1", "Host: git.example.com", *credential, *lines, "", ""]).encode()
 
     async def ask(
         self, target: str = TARGET, *lines: str, caller: str = OWN, client: Client | None = None

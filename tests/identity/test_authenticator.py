@@ -10,6 +10,7 @@ import pytest
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.credentials import Carrier, Claim, Kind, read_claim
+from gateway.core.cross_origin import asker
 from gateway.core.errors import Code, Rejection
 from gateway.core.gateway_key import new_key
 from gateway.core.messages import RequestHead
@@ -202,11 +203,12 @@ async def test_a_key_is_not_joined_by_a_token_that_gitlab_would_use(world: World
         for name in (b"PRIVATE-TOKEN", b"JOB-TOKEN"):
             claim = beside(operation, name, key.reveal())
             assert (await world.refusal(claim, operation)).code is Code.AMBIGUOUS_CREDENTIAL
-            assert world.authenticator.proof(claim, operation) is None
+            assert world.authenticator.proof(claim, operation, asker(HERE)) is None
     assert world.store.finds == 0
     claim = beside(HOOKS, b"PRIVATE-TOKEN", key.reveal())
-    assert (await world.ask(claim, HOOKS)).id == "backstage"
-    assert world.authenticator.proof(claim, HOOKS) is None, "each time anew"
+    principal = await world.ask(claim, HOOKS)
+    assert principal.id == "backstage"
+    assert world.authenticator.proof(claim, HOOKS, principal) is None, "each time anew"
 
 
 async def test_own_tokens_may_be_joined_as_clients_do_it(world: World) -> None:
@@ -445,6 +447,10 @@ async def test_nothing_is_anonymous_where_configured_and_401_elsewhere(world: Wo
         *(f"anonymous:{HERE}", PrincipalKind.ANONYMOUS, "guests", "world"),
         "",
     )
+    proof = world.authenticator.proof(NOTHING, REST, principal)
+    assert proof is not None
+    assert proof() is principal
+    assert world.authenticator.proof(NOTHING, Operation("GET /v2", Access.READ, Surface.REGISTRY), principal) is None
     assert (await world.refusal(NOTHING, peer=THERE)).status == 401
     assert (await World(IdentitySettings()).refusal(NOTHING)).status == 401
 
@@ -453,6 +459,7 @@ async def test_a_door_for_no_credential_at_all() -> None:
     world = World(IdentitySettings())
     principal = await world.ask(NOTHING, Operation("GET /v2", Access.READ, Surface.REGISTRY))
     assert (principal.id, principal.kind) == (f"passthrough:{HERE}", PrincipalKind.PASSTHROUGH)
+    assert world.authenticator.proof(NOTHING, REST, principal) is None
 
 
 # Failing

@@ -353,7 +353,7 @@ async def test_who_is_known_is_known_from_memory(people: bool, operation: Operat
     world = World(people=people)
     claim = Claim(Kind.BASIC, Secret(world.token()), Carrier.BASIC)
     principal = await world.authenticator.authenticate(claim, operation, RequestHead("GET", b"/", (), peer=HERE))
-    proof = world.authenticator.proof(claim, operation)
+    proof = world.authenticator.proof(claim, operation, principal)
     assert proof is not None
     assert proof() is principal
     world.pass_(TTL_S)
