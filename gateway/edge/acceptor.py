@@ -1,8 +1,9 @@
-"""Accepts at sockets that several processes share, so that each has as many connections as the others.
+"""Accepts connections at sockets that several processes share, so that each has as many as the others.
 
-The system wakes all that wait at a socket, and whoever looks first has what came. Left to itself, that is one of them over
-and over: who is awake anyway looks sooner than who has to be woken, so that of 64 connections opened in a row one worker
-may have them all. So one that has more than another leaves what waits to that one, for a moment.
+The system wakes every process that waits at a socket, and the first to look gets the connection. By itself, that is the
+same process over and over: one that is awake anyway looks sooner than one that has to be woken, so that of 64 connections
+opened in a row one worker may get them all. So a process that has more connections than another leaves those that wait to
+the other one, for a moment.
 """
 
 from __future__ import annotations
@@ -22,55 +23,56 @@ from .settings import TLSTimes
 log = logging.getLogger("gateway.edge")
 
 _MOMENT_S = 0.005
-"""For the others; who is about to accept has begun by then."""
+"""How long a connection is left to the others: a process that is about to accept has begun by then."""
 _IN_VAIN = 4
-"""So often in a row nobody came; then nobody is waited for until one does, or for a while: they hang, or are very busy."""
+"""After so many moments in a row in which no other process accepted, they hang or are very busy: nothing is left to them
+until one of them accepts, or for ``_ALONE_S``."""
 _ALONE_S = 1.0
 _SHORT_S = 0.05
-"""Until it is tried again where there were no descriptors, or no memory."""
+"""How long to wait before accepting again where file descriptors or memory ran out."""
 _NOBODY = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EINTR})
-"""Another one has accepted, or the client has gone."""
+"""There is nothing to accept: another process was faster, or the client has gone."""
 
 
 Client = TypeVar("Client", bound=asyncio.BaseProtocol)
 
 
 class Others(Protocol):
-    """Who accepts at the same sockets."""
+    """The other processes that accept at the same sockets, and what this one lets them know."""
 
     @property
     def ahead(self) -> bool:
-        """One of them has fewer connections than this process."""
+        """Whether one of them has fewer connections than this process."""
         ...
 
     @property
     def accepted_by_others(self) -> int:
-        """Ever."""
+        """How many connections the others have accepted since the start."""
         ...
 
     def join(self) -> None:
-        """Connections are accepted here from now on."""
+        """Make known that this process accepts connections from now on."""
         ...
 
     def accepted(self) -> None:
-        """One more, here."""
+        """Count one more connection accepted by this process."""
         ...
 
     def leave(self) -> None:
-        """None any more, here."""
+        """Make known that this process accepts no more connections."""
         ...
 
 
 class Acceptor(Generic[Client]):
-    """Of one event loop.
+    """Accepts connections for one event loop.
 
     Args:
-        sockets: Bound. Closed with it; those of the other processes stay open.
-        make: A protocol for each connection.
-        missed: Told of one that hands were never shaken with (TLS).
-        others: Who accepts there, too.
-        context: For TLS.
-        times: As ``EdgeSettings.of_tls`` has them for it.
+        sockets: The bound sockets. They are closed with the acceptor; the other processes' own stay open.
+        make: Makes the protocol for each connection.
+        missed: Called with the protocol of each connection whose TLS handshake never succeeded.
+        others: The other processes that accept there.
+        context: The TLS context; None: no TLS.
+        times: The timeouts for TLS, from ``EdgeSettings.of_tls``.
         clock: Seconds.
     """
 
@@ -94,9 +96,9 @@ class Acceptor(Generic[Client]):
         self._times = times or TLSTimes()
         self._clock = clock
         self._left_since: float | None = None
-        """Something waits, and is left to the others."""
+        """Since when a waiting connection has been left to the others; None: none is."""
         self._accepted_before = 0
-        """By the others, at that time."""
+        """How many connections the others had accepted when that was last looked up."""
         self._in_vain = 0
         self._alone_until = 0.0
         self._short: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -104,7 +106,7 @@ class Acceptor(Generic[Client]):
         self._beginning: set[asyncio.Task[None]] = set()
 
     def start(self, backlog: int) -> None:
-        """Accept from now on; ``backlog`` as ``listen(2)`` takes it."""
+        """Accept from now on; ``backlog`` is that of ``listen(2)``."""
         for bound in self._sockets:
             bound.setblocking(False)
             bound.listen(backlog)
@@ -112,7 +114,7 @@ class Acceptor(Generic[Client]):
         self._others.join()
 
     def close(self) -> None:
-        """Accept no more. Connections stay, and so do handshakes that have begun."""
+        """Accept no more. Open connections stay, and so do handshakes that have begun."""
         while self._sockets:
             bound = self._sockets.pop()
             short = self._short.pop(bound, None)
@@ -123,9 +125,9 @@ class Acceptor(Generic[Client]):
         self._others.leave()
 
     def _look(self, bound: socket.socket) -> None:
-        """Somebody waits there. Called again with the loop's next turn as long as somebody does."""
+        """Accept one connection that waits there, or leave it. Called in every turn of the loop as long as one waits."""
         if self._leaves():
-            os.sched_yield()  # whom it is left to may wait for this very core
+            os.sched_yield()  # the process that it is left to may be waiting for this very core
             return
         try:
             accepted, _ = bound.accept()
@@ -135,19 +137,19 @@ class Acceptor(Generic[Client]):
             return
         self._others.accepted()
         self._said_short = False
-        # Made here, so that it is counted before the next one is looked for.
+        # The protocol is made here, so that the connection is counted before the next one is looked for.
         beginning = self._loop.create_task(self._begin(accepted, self._make()), name="accepted")
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
 
     def _leaves(self) -> bool:
-        """What waits is for another one."""
+        """Whether the waiting connection is left to another process."""
         others = self._others
         if not others.ahead:
             self._left_since = None
             return False
         now, accepted = self._clock(), others.accepted_by_others
-        if accepted != self._accepted_before:  # they are there
+        if accepted != self._accepted_before:  # one of them has accepted: they are alive
             self._accepted_before, self._left_since = accepted, None
             self._in_vain, self._alone_until = 0, 0.0
         if now < self._alone_until:
@@ -166,11 +168,11 @@ class Acceptor(Generic[Client]):
         accepted.setblocking(False)
         try:
             await self._loop.connect_accepted_socket(lambda: client, accepted, ssl=self._context, **self._times)
-        except OSError:  # the client's doing: it left, speaks something else, or takes its time
+        except OSError:  # the client's doing: it left, speaks something other than TLS, or took too long
             self._missed(client)
 
     def _run_short(self, bound: socket.socket, error: OSError) -> None:
-        """What waits stays where it is, for this process or another."""
+        """Stop accepting there for ``_SHORT_S``: connections wait meanwhile, for this process or another."""
         if not self._said_short:
             log.warning("no connection can be accepted: %s", error.strerror)
             self._said_short = True

@@ -1,8 +1,8 @@
 """The admin port: metrics and health for everybody who reaches it, everything else behind an admin key.
 
-Never the data port. A Host allow-list stops DNS rebinding, no CORS header is ever sent, and where no admin key is
-configured the protected routes do not exist. Those are ``Endpoint``s, one shape for all: JSON in, JSON out, and a caller
-who is known by the key that was shown.
+It is never the data port. A Host allow-list stops DNS rebinding, no CORS header is ever sent, and where no admin key is
+configured the protected routes do not exist. Each of these is an ``Endpoint``, and all work alike: JSON in, JSON out, and a
+caller identified by the key it presents.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _MAX_BODY_BYTES = 64 << 10
 _PIECE_BYTES = 64 << 10
 BODY_S = 10.0
-"""For a whole body to come."""
+"""How long a request's whole body may take to arrive."""
 PATIENCE_S = 5.0
-"""For what is under way when the port closes. aiohttp waits that long twice; its own minute outlasts service managers."""
+"""How long requests in progress may go on when the port closes. aiohttp waits that long twice; with its own default of a
+minute, service managers would lose patience first."""
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """What ``/readyz`` says."""
+    """The answer of ``/readyz``."""
 
     ready: bool
     checks: dict[str, str]
@@ -41,27 +42,27 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """One call by whoever holds an admin key."""
+    """One call to an endpoint, by the holder of an admin key."""
 
     who: str
-    """``admin:`` and the first digits of the key's SHA-256: what an audit may name."""
+    """``admin:`` and the first digits of the key's SHA-256: fit to be named in an audit line."""
     peer: str
     method: str
     names: dict[str, str] = {}
-    """From the path."""
+    """The variable parts of the path, by name."""
     query: dict[str, str] = {}
     body: dict[str, object] = {}
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """``body`` as JSON; None: there is none."""
+    """An endpoint's answer. ``body`` is sent as JSON; None: there is no body."""
 
     body: object
     status: int = 200
 
 
-class AdminRefused(Exception):  # noqa: N818 — an answer
-    """What was asked for cannot be done; the message is for the operator."""
+class AdminRefused(Exception):  # noqa: N818 — an answer, not a fault
+    """The request cannot be fulfilled; the message is for the operator."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -69,22 +70,23 @@ class AdminRefused(Exception):  # noqa: N818 — an answer
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One route behind the admin key. ``answer`` raises AdminRefused, or ValueError for what makes no sense (400)."""
+    """One route behind the admin key. ``answer`` raises AdminRefused, or ValueError for a request that makes no sense
+    (400)."""
 
     method: str
     path: str
     answer: Callable[[Asked], Awaitable[Answer]]
     query: frozenset[str] = frozenset()
-    """The parameters it knows; any other is refused."""
+    """The query parameters it knows; any other is refused."""
 
 
 class AdminSettings(msgspec.Struct, frozen=True):
-    """Who may ask."""
+    """Who may use the admin port, and under which Host names."""
 
     key_hashes: tuple[bytes, ...] = ()
     """SHA-256 of each admin key; none: the protected routes do not exist."""
     hosts: frozenset[str] = frozenset()
-    """Further Host names (without port) beside loopback's and the bound address."""
+    """Host names (without port) allowed in addition to those of loopback and the bound address."""
 
 
 class Admin:
@@ -93,10 +95,11 @@ class Admin:
     Args:
         settings: Keys and hosts.
         metrics: Renders the exposition, off the event loop where that takes long. May raise AdminRefused.
-        metrics_type: Its media type.
-        readiness: Asks the parts.
-        endpoints: What an admin key opens.
-        body_s: As ``BODY_S``.
+        metrics_type: The exposition's media type.
+        readiness: Asks the gateway's parts whether they are ready.
+        endpoints: The routes behind the admin key.
+        monotonic: Seconds.
+        body_s: Takes the place of ``BODY_S``.
     """
 
     def __init__(
@@ -144,7 +147,10 @@ class Admin:
             return response
 
     def _stranger(self, peer: str) -> web.Response:
-        """Whoever shows the right key is never held up by others' failures: it is compared first."""
+        """The answer to a caller without a valid key: 401, or 429 after too many failures.
+
+        The key is compared before this, so a caller with a valid one is never held up by others' failures.
+        """
         now = self._monotonic()
         wait_s = self._guard.wait_s(peer, now)
         if wait_s > 0:
@@ -173,7 +179,7 @@ class Admin:
             return False
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         allowed = False
-        for known in self._settings.key_hashes:  # every one is compared: the time tells nothing
+        for known in self._settings.key_hashes:  # every one is compared, so that timing reveals nothing
             allowed |= hmac.compare_digest(known, digest)
         return allowed
 
@@ -187,7 +193,7 @@ class Admin:
         await answer.prepare(request)
         for at in range(0, len(body) if request.method != "HEAD" else 0, _PIECE_BYTES):
             await answer.write(body[at : at + _PIECE_BYTES])
-            await asyncio.sleep(0)  # megabytes in one write are milliseconds in which nobody else is served
+            await asyncio.sleep(0)  # writing megabytes at once takes milliseconds, in which nobody else is served
         await answer.write_eof()
         return answer
 
@@ -205,7 +211,7 @@ class Admin:
                 return _refuse(400, f"parameters, each once at most: {known}")
             body: dict[str, object] = {}
             if endpoint.method in {"POST", "PUT", "PATCH"}:
-                if request.content_type != "application/json":  # what a browser's form can't send
+                if request.content_type != "application/json":  # a type that a browser's form can't send
                     return _refuse(415, "415 Unsupported Media Type")
                 try:
                     async with asyncio.timeout(self._body_s):
@@ -234,13 +240,14 @@ class Admin:
 
 
 class AdminServer:
-    """The admin port, listening. ``patience_s``: as ``PATIENCE_S``."""
+    """The server at the admin port. ``patience_s`` takes the place of ``PATIENCE_S``."""
 
     def __init__(self, admin: Admin, *, patience_s: float = PATIENCE_S) -> None:
         application = admin.application()
         application.on_response_prepare.append(self._end_connection)
         self._stopped = False
-        # Bodies stay as they came: what is coded is no JSON, and aiohttp's own answers to what it can't decode come first.
+        # Bodies are not decompressed: a coded one is not JSON, and aiohttp would give answers of its own to one that it
+        # can't decode.
         self._runner = web.AppRunner(
             application,
             access_log=None,
@@ -250,7 +257,7 @@ class AdminServer:
         )
 
     async def listen(self, host: str | None, port: int, bound: Iterable[socket.socket] = ()) -> tuple[str, int]:
-        """Bind, or take what somebody else has ``bound``, and accept; the first address."""
+        """Bind, or take the sockets that are already ``bound``, and accept. Returns the first address."""
         await self._runner.setup()
         sites: list[web.BaseSite] = [web.SockSite(self._runner, listener) for listener in bound]
         for site in sites or [web.TCPSite(self._runner, host, port)]:
@@ -259,7 +266,8 @@ class AdminServer:
         return address
 
     async def stop_accepting(self) -> None:
-        """Each connection gets one answer more, and ends with it: a probe that has just connected must not fail."""
+        """Accept no more. Each open connection gets one more answer and ends with it: a probe that has just connected must
+        not fail."""
         self._stopped = True
         for site in list(self._runner.sites):
             await site.stop()
@@ -281,7 +289,7 @@ def _host_name(host: str) -> str:
 
 
 def _shown_key(request: web.Request) -> str:
-    """In either carrier that GitLab's clients know; two are none."""
+    """The key in either of the two headers that GitLab's clients use; empty if there is none, or more than one."""
     shown = request.headers.getall("Authorization", []) + request.headers.getall("PRIVATE-TOKEN", [])
     if len(shown) != 1:
         return ""

@@ -1,8 +1,8 @@
 """One request on aiohttp's server protocol, and the raw way back to its client.
 
-aiohttp parses (its C parser) and owns the connection; the answer is written by us, as one buffer, so that the fields GitLab
-sent leave octet for octet. The objects here stand in for aiohttp's ``BaseRequest`` and ``Response``: the protocol asks
-very little of either, and building the real ones costs more than forwarding the request.
+aiohttp parses (with its C parser) and owns the connection; we write the answer ourselves, as one buffer, so that the fields
+GitLab sent leave octet for octet. The objects here stand in for aiohttp's ``BaseRequest`` and ``Response``: the protocol
+needs very little of either, and building the real ones costs more than forwarding the request.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _as_line = b": ".join
 _HTTP_11 = (1, 1)
 _VERSIONS = frozenset({(1, 0), (1, 1)})
 
-# RFC 9110 §5.6.7 dates, one per second of the process's life.
+# The date (RFC 9110 §5.6.7) of the current second.
 _date_second = 0
 _date_value = b""
 
 
 def http_date() -> bytes:
-    """Now, as an IMF-fixdate; formatted once a second."""
+    """The current time as an IMF-fixdate, formatted once per second at most."""
     global _date_second, _date_value  # noqa: PLW0603 — a one-entry memo
     second = int(time.time())
     if second != _date_second:
@@ -74,7 +74,7 @@ class ClientBody:
         """See ``ports.RequestBody``. The first call answers ``Expect: 100-continue`` (RFC 9110 §10.1.1)."""
         payload = self._payload
         if self._expects:
-            # Only now: the credential, the permit and the limit have agreed, and somebody wants the body.
+            # Not before now: the credential, the permit and the limits have been checked, and the body is wanted.
             self._expects = False
             self._downstream.write_interim(_CONTINUE)
         try:
@@ -88,14 +88,14 @@ class ClientBody:
         except TimeoutError as error:
             raise Rejection(Code.REQUEST_TIMEOUT, 408, "408 Request Timeout", close=True) from error
         except (RequestPayloadError, HttpProcessingError) as error:
-            # The parser's text quotes the offending octets: it goes nowhere.
+            # The parser's message quotes the offending octets, so it is neither sent nor logged.
             raise bad_request(close=True) from error
         self._downstream.received_bytes += len(chunk)
         return chunk
 
 
 def head_of(message: RawRequestMessage, payload: StreamReader, protocol: Connection) -> RequestHead:
-    """A parsed message's head, its framing decided as aiohttp's parser decided it."""
+    """Build the head of a parsed message; its framing is what aiohttp's parser decided."""
     length: int | None = None
     has_body = not payload.at_eof() or message.chunked
     if not message.chunked and hdrs.CONTENT_LENGTH in message.headers:
@@ -139,7 +139,8 @@ class AiohttpDownstream:
     def __init__(
         self, head: RequestHead, payload: StreamReader, protocol: Connection, message: RawRequestMessage | None = None
     ) -> None:
-        """``message``: what ``head`` was read from (``head_of``); None for one that only repeats what was read before."""
+        """``message``: the parsed message that ``head`` was made of (``head_of``); None where the request only repeats
+        octets that were parsed before."""
         self.head = head
         self._protocol = protocol
         self._payload = payload
@@ -150,15 +151,15 @@ class AiohttpDownstream:
         self._chunked = False
         self._mute = False
         self._until_close = False
-        """The end of the connection is the end of the body (HTTP/1.0), unless it is a reset (RFC 9112 §8)."""
+        """Whether the end of the connection ends the body (HTTP/1.0), unless it is a reset (RFC 9112 §8)."""
         self.keep_alive = True
         self.version_served = True
         self.expects_continue = False
         self.body: ClientBody | None = None
         self.begun: Begun | None = None
         if message is not None:
-            # An upgrade is declined by answering as if it had not been asked (RFC 9110 §7.8). What stands behind it may
-            # be of the other protocol, and aiohttp's parser forgets some of it: nothing more is read from such a
+            # An upgrade is declined by answering as if it had not been asked for (RFC 9110 §7.8). What follows the request
+            # may be of the other protocol, and aiohttp's parser loses some of it: nothing more is read from such a
             # connection.
             self.keep_alive = not (message.should_close or message.upgrade)
             self.version_served = message.version in _VERSIONS
@@ -169,12 +170,12 @@ class AiohttpDownstream:
 
     @property
     def repeatable(self) -> bool:
-        """The same octets would mean the same again, and nothing stands behind them."""
+        """Whether the same octets would mean the same again: HTTP/1.1, no body, nothing expected, the connection stays."""
         return self.head.memo is not None and self.keep_alive and not self.expects_continue
 
     @property
     def whole(self) -> bool:
-        """All of the request has been read."""
+        """Whether all of the request has arrived."""
         return self._payload.is_eof()
 
     # What aiohttp's RequestHandler calls on the request in progress.
@@ -185,7 +186,7 @@ class AiohttpDownstream:
             self._payload.set_exception(exc)
 
     def refuse_version(self) -> None:
-        """Answer, instead of the handler, that this HTTP version is not served."""
+        """Answer in the handler's place that this HTTP version is not served."""
         self._protocol.refuse_version()
 
     # ports.Downstream
@@ -247,7 +248,7 @@ class AiohttpDownstream:
         self._protocol.abort()
 
     def write_interim(self, data: bytes) -> None:
-        """An interim (1xx) response."""
+        """Send an interim (1xx) response, unless the answer has begun or the client speaks HTTP/1.0."""
         transport = self._protocol.transport
         if transport is not None and not self.started and not self.head.http_10:
             transport.write(data)
@@ -255,14 +256,14 @@ class AiohttpDownstream:
     # Writing
 
     def _serialise(self, head: ResponseHead, length: int | None, added: bytes = b"", whole: bytes = b"") -> bytes:
-        """Status line, fields, the lines ``added``, and ``whole`` behind the empty line. ``length``: of a whole body, -1
-        for a streamed one, None where no body can follow."""
+        """Status line, fields, the lines ``added``, an empty line, and ``whole``. ``length``: of a whole body, -1 for a
+        streamed one, None where no body can follow."""
         lines = b"\r\n".join(map(_as_line, head.fields))
         if head.shape is not None:
             names = head.shape.place
             dated, measured = b"date" in names, b"content-length" in names
         else:
-            # One look at the whole for the two that matter: half of what a loop costs.
+            # Searching the joined lines for the two names that matter costs half as much as a loop over the fields.
             folded = b"\n" + lines.lower()
             dated, measured = b"\ndate:" in folded, b"\ncontent-length:" in folded
         parts = [status_line(head.status), lines, b"\r\n"] if lines else [status_line(head.status)]
@@ -278,7 +279,7 @@ class AiohttpDownstream:
             else:
                 self._chunked = True
                 parts.append(b"Transfer-Encoding: chunked\r\n")
-        # A body that nobody read may still be on its way: it must never be taken for the next request (RFC 9112 §9.3).
+        # An unread body may still be on its way: it must never be taken for the next request (RFC 9112 §9.3).
         if not self.keep_alive or self._protocol.draining or not self._payload.is_eof():
             self.keep_alive = False
             parts.append(b"Connection: close\r\n")
@@ -298,8 +299,8 @@ class AiohttpDownstream:
             await protocol.drained()
 
     async def _send_all(self) -> None:
-        """Wait until the kernel has it all: whoever cuts the connection before must not end an answer that its end ends.
-        What TLS holds and does not tell of, its own goodbye ends."""
+        """Wait until the kernel has all of an answer that ends with its connection: a cut before that must be a reset, or
+        it would pass for the end. What TLS may still hold without telling is ended by its own closing alert."""
         protocol = self._protocol
         transport = protocol.transport
         if transport is None or transport.is_closing():
@@ -311,4 +312,4 @@ class AiohttpDownstream:
 
 
 Handle = Callable[[AiohttpDownstream], Awaitable[None]]
-"""Answers one request, whatever happens."""
+"""Handles one request; answers it whatever happens."""

@@ -1,7 +1,7 @@
-"""GitLab's webhooks and system hooks, received on the data port at one path: what they tell of is purged.
+"""Receives GitLab's webhooks and system hooks at one path of the data port, and purges from the cache what they report.
 
-Whatever else comes in goes on to the gateway untouched. A hook's answer is small and quick: GitLab waits ten seconds, and
-switches a hook off that fails again and again.
+Every other request goes on to the gateway untouched. A hook's answer is small and quick: GitLab waits ten seconds, and
+disables a hook that fails again and again.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ..ports import CacheStore, Downstream
 
 MAX_BODY_BYTES = 2 << 20
 OPERATION = "hook"
-"""What audit and metrics call it."""
+"""The name of the operation in audit lines and metrics."""
 
 _JSON = (b"Content-Type", b"application/json")
 
 
 class Ledger(Protocol):
-    """Where an exchange is written down (``pipeline.Gateway``)."""
+    """Where exchanges are recorded (``pipeline.Gateway``)."""
 
     monotonic: Callable[[], float]
 
@@ -37,18 +37,18 @@ class Ledger(Protocol):
 
 
 class HookReceiver:
-    """In front of a gateway's ``handle``.
+    """Takes hooks out of the requests, in front of a gateway's ``handle``.
 
     Args:
-        path: Of the hooks, as GitLab is told it.
-        proof: That they are GitLab's.
-        store: The cache's: a purge there reaches every gateway on it.
-        watch: Told that one came.
-        names: Of projects; hooks bring both.
+        path: The path of the hooks, as configured in GitLab.
+        proof: Checks that a hook comes from GitLab.
+        store: The cache's store: a purge there reaches every gateway that shares it.
+        watch: Told of each hook that arrives.
+        names: The project names known: a hook carries both a project's number and its path.
         wall: Unix seconds.
-        hold_s: After the purge, for how long what it took is not stored again.
-        ledger: The gateway.
-        handle: For everything else.
+        hold_s: How long after a purge nothing that it removed is stored again.
+        ledger: The gateway, which records the exchanges.
+        handle: Handles every other request.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class HookReceiver:
         self.repeated_total = 0
 
     async def handle(self, down: Downstream) -> None:
-        """A hook, or a request for the gateway."""
+        """Handle a hook, or pass the request on to the gateway."""
         if down.head.target.partition(b"?")[0] != self._path:
             await self._handle(down)
             return
@@ -93,14 +93,14 @@ class HookReceiver:
             x.status, x.aborted = 499, "client"
             raise
         except Exception:
-            x.status, x.code = 500, Code.INTERNAL.value  # a fault of ours, which ends the connection
+            x.status, x.code = 500, Code.INTERNAL.value  # our own fault, which ends the connection
             raise
         finally:
             x.bytes_in, x.bytes_out = down.received_bytes, down.sent_bytes
             self._ledger.observe(x)
 
     async def _judge(self, down: Downstream, x: Exchange) -> tuple[int, bytes, bool]:
-        """Status, answer, and whether octets of the request are left: its connection then ends."""
+        """Status, body of the answer, and whether some of the request may be unread: then its connection ends."""
         if down.head.method != "POST":
             return 405, b'{"message":"405 Method Not Allowed"}', True
         fields, now = down.head.fields, self._wall()
@@ -133,7 +133,7 @@ class HookReceiver:
 
 
 async def _whole(down: Downstream) -> bytes | None:
-    """The body; None: longer than is read."""
+    """The body; None: it is longer than ``MAX_BODY_BYTES``."""
     if down.body is None:
         return b""
     if (down.body.content_length or 0) > MAX_BODY_BYTES:

@@ -1,4 +1,4 @@
-"""aiohttp's parser: which it must be, and what it would not take as refusals that never quote what the client sent."""
+"""aiohttp's parser: requires the one in C, and turns its errors into refusals that never quote what the client sent."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from ..core.status import status_line
 from .downstream import http_date
 
 RenderEarly = Callable[[Rejection, str], tuple[ResponseHead, bytes]]
-"""Renders a refusal of a request that was never parsed: (rejection, peer) → head, body. Also counts and audits it."""
+"""Renders the refusal of a request that could not be parsed: (rejection, peer) → head, body. Also counts and audits it."""
 
 
 def require_c_parser() -> None:
-    """Refuse to run on aiohttp's pure-Python parser: it is a different, weaker one."""
+    """Refuse to run on aiohttp's pure-Python parser: it is another parser, and a weaker one."""
     if aiohttp.http_parser.HttpRequestParser is aiohttp.http_parser.HttpRequestParserPy:
         raise RuntimeError("aiohttp's C parser is missing; the gateway does not run on the pure-Python one")
 
 
 def rejection_of(error: BaseException, *, longest_line: int) -> Rejection:
-    """``longest_line``: the parser's own limit of the request line, which no other of its limits equals."""
+    """The refusal for a parser's error. ``longest_line``: its limit for the request line, which equals no other of its
+    limits."""
     if isinstance(error, LineTooLong):
         if error.args[1] == longest_line:
             return Rejection(
@@ -38,7 +39,7 @@ def rejection_of(error: BaseException, *, longest_line: int) -> Rejection:
 
 
 def version_not_supported() -> Rejection:
-    """A request of a version that is not served."""
+    """The refusal of a request in an HTTP version that is not served."""
     return Rejection(
         Code.VERSION_NOT_SUPPORTED,
         505,
@@ -49,7 +50,7 @@ def version_not_supported() -> Rejection:
 
 
 def last_octets(head: ResponseHead, body: bytes) -> bytes:
-    """A whole answer behind which the connection ends."""
+    """A whole answer as octets, after which the connection ends."""
     parts = [status_line(head.status)]
     for name, value in head.fields:
         parts += (name, b": ", value, b"\r\n")

@@ -1,4 +1,4 @@
-"""Whether a client is there, by its socket: has it left, does it take octets? And how it is told that an answer was cut."""
+"""What a client's socket tells: has it left, does it still take octets? And how to show it that an answer was cut."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 _ACKED = struct.Struct("120xQ")
-"""Of Linux' ``struct tcp_info``: how many octets the peer has acknowledged (``tcpi_bytes_acked``, Linux 4.2)."""
+"""From Linux's ``struct tcp_info``: how many octets the peer has acknowledged (``tcpi_bytes_acked``, Linux 4.2)."""
 
 
 LOOK_S = 1.0
-"""Between two looks for a client whose connection isn't read."""
+"""The time between two checks whether a client is still there, while its connection isn't read."""
 _NO_MORE = getattr(select, "POLLRDHUP", 0)
-"""The other side sends no more; Linux alone tells."""
+"""The other side will send no more; only Linux tells."""
 _LEFT = getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
 
 
 class Taken(NamedTuple):
-    """How far a client has come with what it is sent."""
+    """How much a client has taken of what it is sent."""
 
     acked: int
-    """What its own kernel has taken, where ours tells; else 0. A transport hands octets to our kernel by the megabyte: its
-    own count stands still for a minute while a slow client takes some all the time, and TLS hides part of it."""
+    """The octets that its kernel has acknowledged, where ours tells; else 0. A transport hands octets to our kernel by the
+    megabyte: its own count stands still for a minute while a slow client takes some all the time, and TLS hides part of
+    them."""
     unsent: int
-    """What the transport still holds."""
+    """The octets that the transport still holds."""
 
     def further_than(self, before: Taken) -> bool:
-        """Something was taken since."""
+        """Whether the client has taken anything since ``before``."""
         return self.acked > before.acked or self.unsent < before.unsent
 
 
 def taken(transport: asyncio.Transport) -> Taken:
-    """Up to now; of a transport that is over, nothing."""
+    """How much has been taken up to now; nothing of a transport that is closed."""
     acked = 0
     if hasattr(socket, "TCP_INFO"):
-        # Respectively: over, no TCP, over (uvloop), an older kernel.
+        # Respectively: closed, not TCP, closed (uvloop), an older kernel.
         with contextlib.suppress(AttributeError, OSError, ValueError, struct.error):
             told = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size)
             (acked,) = _ACKED.unpack(told)
@@ -47,7 +48,7 @@ def taken(transport: asyncio.Transport) -> Taken:
 
 
 class Stall:
-    """Calls ``end`` when a client has taken nothing for ``stall_s``, while it is entered."""
+    """A context in which ``end`` is called when the client has taken nothing for ``stall_s`` seconds."""
 
     __slots__ = ("_before", "_end", "_loop", "_stall_s", "_timer", "_transport")
 
@@ -76,34 +77,35 @@ class Stall:
 
 
 def has_left(transport: asyncio.Transport, *, whole: bool) -> bool:
-    """A client that closed its connection or broke it, as far as the kernel knows: a transport that isn't read is told
-    neither. One that only says that it will send no more has left as well (see ``server``), but where the request is not
-    ``whole``: what is not read yet may be the rest of it."""
+    """Whether the client closed or broke its connection, as far as the kernel knows: a transport that isn't read hears of
+    neither. A client that only says that it will send no more counts as gone, too (see ``server``), except while the
+    request is not ``whole``: what has not been read yet may be the rest of it."""
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # it is over, and its protocol hears of that
-        poll.register(transport.get_extra_info("socket"), _NO_MORE if whole else 0)  # what is in _LEFT is always told
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # it is closed, and its protocol hears of that
+        poll.register(transport.get_extra_info("socket"), _NO_MORE if whole else 0)  # _LEFT is always reported
         return any(told & (_LEFT | _NO_MORE) for _, told in poll.poll(0))
     return False
 
 
 def close_resets(transport: asyncio.Transport, resets: bool) -> None:
-    """Whether the connection's end, whoever brings it about, is a reset from now on, which throws away what has not
-    arrived. uvloop's ``abort`` alone is none, and a unix socket knows none."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # it is over
+    """Set whether closing the connection, for whatever reason, sends a reset from now on, which discards what has not
+    arrived. uvloop's ``abort`` by itself sends none, and a Unix socket has none."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # it is closed
         raw = transport.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", resets, 0))
 
 
 def cut(transport: asyncio.Transport) -> None:
-    """Abort it. One of asyncio's own TLS that was closed twice can't be told so before Python 3.11.5, and is over."""
+    """Abort the transport. asyncio's own TLS transport, once closed twice, fails here before Python 3.11.5: it is over."""
     with contextlib.suppress(AttributeError):
         transport.abort()
 
 
 def unsent_bytes(transport: asyncio.Transport) -> int:
-    """What it has not sent yet, as far as it tells. One of asyncio's own TLS that was closed twice can't be asked."""
+    """The octets that the transport still holds, as far as it tells. asyncio's own TLS transport, once closed twice, tells
+    nothing."""
     try:
         return transport.get_write_buffer_size()
     except AttributeError:

@@ -1,13 +1,13 @@
-"""Request heads seen before, by their octets: who polls says the same words again, and they mean the same.
+"""Request heads seen before, by their octets: a client that polls sends the same octets again, and they mean the same.
 
     the whole head known   → the head that was made of it, with whatever the stages left in its memo
-    its fields known       → a new head: the request line is read here, where it is as plain as they come
-    either, but for correlation fields → the same, with those of this request beside
+    its fields known       → a new head: the request line is read here, if it is of the plainest kind
+    either, except for correlation fields → the same, with this request's own correlation fields beside
     anything else          → aiohttp's parser
 
-Only what that parser once took as one whole request without a body, without a word behind it, is remembered; so nothing
-is ever understood otherwise than the parser understood it. Heads hold credentials: they stay in this process's memory, in
-bounded number, as those of open connections do.
+Only what that parser once took for exactly one whole request without a body is remembered, so nothing is ever understood
+differently from how the parser understood it. Heads hold credentials: they stay in this process's memory, in bounded
+number, as those of open connections do.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from ..core.messages import Fields, RequestHead
 MOST_HEADS = 2048
 MOST_BLOCKS = 512
 LONGEST = 4096
-"""Octets of a head that is remembered."""
+"""The most octets of a head that is remembered."""
 
-# No octet here means anything to any parser but itself: what it does not match goes to aiohttp's.
+# Every octet matched here stands for itself, to any parser: a line that does not match goes to aiohttp's.
 _PLAIN_LINE = re.compile(rb"(GET|HEAD) (/[A-Za-z0-9._~!$&'()*+,;=:@%/?\[\]-]*) HTTP/1\.1\r\n")
 _METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
 
 
 class Repeats:
-    """Of one data port.
+    """The memory of one data port.
 
     Args:
         target_bytes: The longest request line that is read here.
-        sets_aside: Correlation fields are (``core.correlation``).
+        sets_aside: Whether correlation fields are set aside (``core.correlation``).
     """
 
     def __init__(self, *, target_bytes: int, sets_aside: bool = True) -> None:
-        # By octets; by the pieces that are left of them where correlation fields are set aside.
+        # Keyed by octets, or by the pieces that remain of them where correlation fields are set aside.
         self._heads: Lately[bytes | Rest, RequestHead] = Lately(MOST_HEADS)
         self._blocks: Lately[bytes | Rest, Fields] = Lately(MOST_BLOCKS)
         self._longest_line = target_bytes
@@ -47,7 +47,7 @@ class Repeats:
         return len(self._heads) + len(self._blocks)
 
     def head(self, octets: bytes, peer: str, *, tls: bool) -> RequestHead | None:
-        """What ``octets``, a whole read at a message boundary, say; None: ask the parser."""
+        """The head in ``octets``, which are all of one read at a message boundary; None: ask the parser."""
         found = self._heads.get(octets)
         if found is not None and found.peer == peer and found.tls is tls:
             return found
@@ -67,7 +67,7 @@ class Repeats:
         return head
 
     def _alike(self, octets: bytes, line: re.Match[bytes], peer: str, *, tls: bool) -> RequestHead | None:
-        """As ``head``, where other requests differed in their correlation fields alone."""
+        """As ``head``, for a request that differs from an earlier one in its correlation fields alone."""
         rest, correlation = set_aside(octets[line.end() - 2 :])
         if not correlation or len(octets) > LONGEST:
             return None
@@ -85,15 +85,17 @@ class Repeats:
         )
 
     def keep(self, octets: bytes, head: RequestHead) -> RequestHead:
-        """``octets`` were ``head`` and nothing else, by the parser's word; it has a memo (no body, HTTP/1.1).
+        """Remember that ``octets`` are ``head`` and nothing else, as the parser found; it has a memo (no body, HTTP/1.1).
 
-        The head to go on with: what was known stays, so that what hangs on it is not made anew."""
+        Returns:
+            The head to go on with: the one already known, if there is one, so that what hangs on it is not made anew.
+        """
         if len(octets) > LONGEST:
             return head
         known = self.head(octets, head.peer, tls=head.tls)
         if known is not None:
             return known
-        # The parser lets empty lines go before a request: its first line is not always what is found first.
+        # The parser skips empty lines in front of a request: the octets need not begin with the request line.
         line = b"%b %b HTTP/1.1\r\n" % (head.method.encode("ascii"), head.target)
         if octets.startswith(line):
             rest, correlation = set_aside(octets[len(line) - 2 :]) if self._sets_aside else ((), ())

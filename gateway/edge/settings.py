@@ -1,4 +1,4 @@
-"""What the data port allows."""
+"""The settings of the data port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _no_peer(_: str) -> bool:
 
 
 class TLSTimes(TypedDict, total=False):
-    """Seconds, as asyncio names them."""
+    """TLS timeouts in seconds, by the names of asyncio's parameters."""
 
     ssl_handshake_timeout: float
     ssl_shutdown_timeout: float
@@ -31,32 +31,33 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     request_head_s: float = 15.0
     body_idle_s: float = 10.0
     body_rate: int = 1024
-    """Octets a second; 0: any."""
+    """The octets per second that a request's body must reach; 0: no minimum."""
     body_slack_s: float = MOST_S
-    """How far behind that a body may be."""
+    """How many seconds a body may be behind that rate."""
     idle_s: float = 75.0
     write_stall_s: float = 30.0
     goodbye_s: float = 300.0
-    """Of TLS: for a closing connection's last octets, however slowly they are taken (who takes none is cut before)."""
+    """How long a closing TLS connection's last octets may take, however slowly the client takes them (one that takes none
+    is cut off earlier)."""
     lingering_s: float = 2.0
     max_connections: int = 0
-    """0: bounded by the process's file descriptors alone."""
+    """0: bounded only by the process's file descriptors."""
     max_connections_per_peer: int = 0
     """0: no limit."""
     uncounted_peer: Callable[[str], bool] = _no_peer
-    """Whether a peer stands for many: a load balancer is not held to the limit of one client."""
+    """Whether a peer stands for many clients: a load balancer is not held to the limit of one client."""
     sets_correlation_aside: bool = True
-    """No answer depends on the fields that mark a single request (``core.correlation``)."""
+    """Whether fields that mark a single request, on which no answer depends, are set aside (``core.correlation``)."""
 
     def of_aiohttp(self) -> dict[str, Any]:
-        """As its protocol takes them."""
+        """These settings as arguments of aiohttp's protocol."""
         return {
             "access_log": None,
             "auto_decompress": False,
             "keepalive_timeout": self.idle_s,
             "lingering_time": self.lingering_s,
-            # A little more than our own limits, which core judges exactly, and never equal: the parser's error names only
-            # the number.
+            # A little more than our own limits, which are checked exactly in core, and never equal to each other: the
+            # parser's error names only the number.
             "max_line_size": self.target_bytes + 1,
             "max_field_size": self.field_bytes + (2 if self.field_bytes == self.target_bytes else 1),
             "max_headers": self.max_fields,
@@ -64,7 +65,8 @@ class EdgeSettings(msgspec.Struct, frozen=True):
         }
 
     def of_tls(self, context: ssl.SSLContext | None) -> TLSTimes:
-        """As ``create_server`` takes them, where there is a context. Its own goodbye, of 30 s, cuts who reads slowly."""
+        """TLS timeouts as arguments of ``create_server``, where there is a context. asyncio's own timeout for the shutdown,
+        30 s, would cut off a client that reads slowly."""
         if context is None:
             return {}
         return {"ssl_handshake_timeout": self.request_head_s, "ssl_shutdown_timeout": self.goodbye_s}

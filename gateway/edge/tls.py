@@ -1,4 +1,4 @@
-"""TLS at the data port: one context that lives as long as the listener, and hands each connection to the newest one."""
+"""TLS at the data port: one context that lives as long as the listener and passes each connection to the newest one."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ _NOT_A_PAIR = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFI
 
 
 class ListenerTls:
-    """TLS 1.2 or later, HTTP/1.1 alone. Raises OSError or ssl.SSLError for files that can't be used."""
+    """The listener's TLS: 1.2 or later, for HTTP/1.1 only. Raises OSError or ssl.SSLError for files that can't be used."""
 
     def __init__(self, cert_file: str, key_file: str) -> None:
         self._cert_file = cert_file
         self._key_file = key_file
         self.context = _Newest(self._load())
         self.expires_at = certificate_end(cert_file)
-        """Of the certificate that is shown to new connections, in Unix seconds; ``inf``: not known."""
+        """When the certificate that new connections are shown expires, in Unix seconds; ``inf``: not known."""
 
     def read(self) -> Callable[[], None]:
-        """In any thread: look whether the pair can serve. What comes back has it serve handshakes to come; connections that
-        are open keep what they have. On an error nothing changes.
+        """Read certificate and key again, in any thread. On an error nothing changes.
+
+        Returns:
+            A function that puts the pair into use for handshakes to come. Open connections keep what they have.
         """
         read, expires_at = self._load(), certificate_end(self._cert_file)
 
@@ -36,7 +38,7 @@ class ListenerTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        # A key that asks for a passphrase would stop the process at a terminal nobody watches.
+        # An encrypted key would have the process wait for a passphrase at a terminal that nobody watches.
         try:
             context.load_cert_chain(self._cert_file, self._key_file, password=_no_passphrase)
         except _PassphraseWanted:
@@ -55,8 +57,8 @@ class ListenerTls:
 
 
 def certificate_end(file: str) -> float:
-    """When the first certificate there, the one that is shown, ends, in Unix seconds; ``inf``: it can't be told."""
-    from cryptography import x509  # some megabytes, which gateways without TLS need not have
+    """When the first certificate in ``file``, the one shown to clients, expires, in Unix seconds; ``inf``: unknown."""
+    from cryptography import x509  # some megabytes, which gateways without TLS need not load
 
     try:
         with open(file, "rb") as pem:
@@ -66,16 +68,16 @@ def certificate_end(file: str) -> float:
 
 
 def _unreadable(*files: str) -> str:
-    """Which of them it is: the library does not say."""
+    """The file that can't be read, which the library does not say."""
     return next((file for file in files if not os.access(file, os.R_OK)), " or ".join(files))
 
 
 class _Newest(ssl.SSLContext):
-    """What event loops make connections with; itself without a certificate.
+    """The context that event loops make connections with; it has no certificate itself.
 
-    A context that took another pair would keep the one before beside it where their keys are of different kinds, and go on
-    showing it to whoever prefers that kind. ``sni_callback`` would hand over, too, but decodes the name before: one that is
-    not ASCII is a traceback on standard error, for which nobody may have to wait.
+    A single context that loaded a new pair would keep the old one beside it where the two keys are of different types, and
+    go on showing it to clients that prefer that type. ``sni_callback`` could change contexts, too, but decodes the name
+    first: one that is not ASCII causes a traceback on standard error, and nobody may have to wait for that to be written.
     """
 
     newest: ssl.SSLContext

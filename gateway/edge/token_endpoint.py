@@ -1,7 +1,7 @@
 """``POST /-/gateway/token`` on the data port: a workload's token in, a short-lived credential out (RFC 8693).
 
-Whatever else comes in goes on to the gateway untouched. Answers are RFC 6749's (§5.1, §5.2), never cached; every one is a
-line of the audit. A connection ends with its answer: what follows on it was sent by somebody who was not known yet.
+Every other request goes on to the gateway untouched. Answers are those of RFC 6749 (§5.1, §5.2), never cached; each is a
+line in the audit. The connection ends with its answer: what follows on it was sent by a client that was not known yet.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .hooks import Ledger
 
 PATH = b"/-/gateway/token"
 OPERATION = "token exchange"
-"""What audit and metrics call it."""
+"""The name of the operation in audit lines and metrics."""
 
 _FIELDS: Fields = (
     (b"Content-Type", b"application/json"),
@@ -44,10 +44,10 @@ _UNAVAILABLE = "temporarily_unavailable"
 
 
 class Exchanger(Protocol):
-    """What judges and gives."""
+    """Judges workloads' tokens and issues credentials for them."""
 
     async def exchange(self, asked: TokenRequest, peer: str) -> Granted:
-        """Raises Rejection, KeyRefused, StoreUnavailable."""
+        """Issue a credential for the token in ``asked``. Raises Rejection, KeyRefused or StoreUnavailable."""
         ...
 
 
@@ -58,15 +58,15 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 class TokenEndpoint:
-    """In front of a gateway's ``handle``.
+    """Takes token exchanges out of the requests, in front of a gateway's ``handle``.
 
     Args:
-        exchanger: What judges and gives.
-        peers: Who may speak for a client's address.
-        hosts: Lower-case names that are answered; empty: any.
-        admit: The record's leave; raises Rejection where it has no room.
-        ledger: The gateway.
-        handle: For everything else.
+        exchanger: Judges tokens and issues credentials.
+        peers: The proxies that are trusted to name the client's address.
+        hosts: The Host names that are answered, in lower case; empty: any.
+        admit: Makes sure that the exchange can be recorded; raises Rejection where it can't.
+        ledger: The gateway, which records the exchanges.
+        handle: Handles every other request.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class TokenEndpoint:
         self._handle = handle
 
     async def handle(self, down: Downstream) -> None:
-        """An exchange, or a request for the gateway."""
+        """Handle a token exchange, or pass the request on to the gateway."""
         if not down.head.target.startswith(PATH) or down.head.target.partition(b"?")[0] != PATH:
             await self._handle(down)
             return
@@ -107,7 +107,7 @@ class TokenEndpoint:
                 await self._tell(down, x, _refused(503, _UNAVAILABLE, "the gateway ends: try again", _LATER))
             raise
         except Exception:
-            x.status, x.code = 500, Code.INTERNAL.value  # a fault of ours, which ends the connection
+            x.status, x.code = 500, Code.INTERNAL.value  # our own fault, which ends the connection
             raise
         finally:
             x.bytes_in, x.bytes_out = down.received_bytes, down.sent_bytes

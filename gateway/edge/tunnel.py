@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ..reply import Ending
 
-# As for upstream streams: above HIGH the socket is not read until the buffer is below LOW.
+# As for upstream streams: above HIGH the socket is not read until the buffer is down to LOW.
 _HIGH_BYTES = 128 * 1024
 _LOW_BYTES = 32 * 1024
 
@@ -24,14 +24,14 @@ class Line(Protocol):
 
 
 class Tally(Protocol):
-    """Who counts."""
+    """Counts the octets of all tunnels."""
 
     tunnel_bytes_in: int
     tunnel_bytes_out: int
 
 
 class ClientTunnel:
-    """See ``reply.ClientSide``."""
+    """The client's side of one tunnel, see ``reply.ClientSide``."""
 
     __slots__ = (
         "_chunks",
@@ -62,7 +62,7 @@ class ClientTunnel:
     # The pipeline's side
 
     async def read(self) -> bytes:
-        """The next octets; ``b""`` when the client will send no more, or is heard no more."""
+        """The next octets; ``b""`` when the client will send no more, or is no longer listened to."""
         while not self._chunks:
             if self._ended:
                 return b""
@@ -81,7 +81,7 @@ class ClientTunnel:
         return chunk
 
     async def write(self, chunk: bytes) -> None:
-        """With back-pressure. Raises ConnectionError when the client is gone."""
+        """Send to the client, with back-pressure. Raises ConnectionError when the client is gone."""
         transport = self._line.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("client gone")
@@ -92,7 +92,7 @@ class ClientTunnel:
             await self._line.drained()
 
     def write_eof(self) -> None:
-        """Half-close. Over TLS, which can't, the client is heard no more; its connection ends with the tunnel."""
+        """Half-close. TLS can't: there the client is no longer listened to, and its connection ends with the tunnel."""
         transport = self._line.transport
         if transport is None or transport.is_closing():
             return
@@ -102,12 +102,12 @@ class ClientTunnel:
             self.end()
 
     def close(self) -> None:
-        """Idempotent. What was written still goes out."""
+        """Close the connection once what was written has gone out. Idempotent."""
         self._chunks.clear()
         self.buffered = 0
         transport = self._line.transport
         if transport is not None and not transport.is_closing():
-            transport.close()  # the connection sees its client off, who may take a while
+            transport.close()  # the connection sees its client off, which may take a while
 
     # The connection's side
 
@@ -125,17 +125,17 @@ class ClientTunnel:
             transport.pause_reading()
 
     def end(self) -> None:
-        """The client half-closed."""
+        """Note that the client half-closed."""
         self._ended = True
         self._wake()
 
     def lost(self) -> None:
-        """The connection is gone. Over TLS that is how a client ends."""
-        whole = self._ended and not (self.half_closes or self._chunks)  # what nobody has read yet is cut
+        """Note that the connection is gone. Over TLS that is how a client ends its side."""
+        whole = self._ended and not (self.half_closes or self._chunks)  # octets still unread are cut off
         self._is_over(Ending.BOTH if whole else Ending.CLIENT)
 
     def stop(self) -> None:
-        """The gateway drains."""
+        """End the tunnel because the gateway drains."""
         self._is_over(Ending.GATEWAY)
 
     def _is_over(self, ending: Ending) -> None:

@@ -1,6 +1,6 @@
-"""Clients' connections: how many there are, and from where; how they leave, and that nobody's answer ends with the gateway.
+"""Clients' connections: how many there are and from where, and how they are closed without cutting anybody's answer short.
 
-accepted ── hands are shaken ── counted in ── … ── closing, its last octets on their way ── counted out
+accepted ── TLS handshake ── counted in ── … ── closing, last octets on their way ── counted out
 """
 
 from __future__ import annotations
@@ -15,28 +15,29 @@ from .presence import Taken, cut, taken, unsent_bytes
 from .settings import EdgeSettings
 
 _LAST_WORD_S = 1.0
-"""For what a transport may hold and not tell of, and for whoever is slow to say goodbye (TLS)."""
+"""How long to wait in the end for octets that a transport may hold without telling, and for clients slow to close (TLS)."""
 _LOOK_S = 0.01
 _GOODBYE_S = 30.0
-"""For who has been sent everything to say goodbye, too (TLS): a client that pools connections may not look for that."""
+"""How long a client that has been sent everything may take to close its side, too (TLS): one that pools connections may not
+look out for our close."""
 
 
 class Visitor(Protocol):
-    """A connection."""
+    """A client's connection."""
 
     peer: str
     ticket: int
-    """Of ``Visitors.accept``."""
+    """The number that ``Visitors.accept`` gave it."""
     left: bool
-    """It is over."""
+    """Whether the connection is over."""
 
     def owes(self, transport: asyncio.Transport) -> bool:
-        """Its client may have to be sent some of an answer: one is in progress, or on its way out."""
+        """Whether its client may still have to be sent some of an answer: one is in progress, or on its way out."""
         ...
 
 
 class Visitors:
-    """Of one data port."""
+    """The connections of one data port."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, settings: EdgeSettings) -> None:
         self._loop = loop
@@ -44,24 +45,25 @@ class Visitors:
         self._per_peer: dict[str, int] = {}
         self._tickets = itertools.count()
         self._coming: OrderedDict[int, float] = OrderedDict()
-        """Accepted then, and not counted in yet: with TLS that is once hands are shaken. By their tickets, the oldest
-        first: nothing of whoever only pretends to shake hands is kept."""
+        """Ticket → when the connection was accepted, oldest first, of those not counted in yet: with TLS that happens after
+        the handshake. No more than this is kept of a client that only pretends to shake hands."""
         self._parting: OrderedDict[int, tuple[float, asyncio.Transport]] = OrderedDict()
-        """Closed, and sent everything, as far as is known: until when they have, by their tickets, in that order."""
+        """Ticket → until when the client may take to leave, earliest first, of connections that are closed and have been
+        sent everything, as far as is known."""
         self._parting_timer: asyncio.TimerHandle | None = None
         self.open = 0
         self.refused = 0
         self.tell: Callable[[int], None] | None = None
-        """How many there are, whenever that changes: to who shares them out among several processes."""
+        """Called with the number of connections whenever it changes, so that several processes can share them out."""
 
     @property
     def deserted(self) -> bool:
-        """No client is connected, nor about to be."""
+        """Whether no client is connected or about to be."""
         self._forget_failed()
         return not (self.open or self._coming)
 
     def accept(self) -> int:
-        """A ticket for one that ``admit`` may follow for; or hands are never shaken."""
+        """Note an accepted connection and return its ticket. ``admit`` follows, unless its TLS handshake never succeeds."""
         self._forget_failed()
         ticket = next(self._tickets)
         self._coming[ticket] = self._loop.time()
@@ -69,12 +71,12 @@ class Visitors:
         return ticket
 
     def miss(self, visitor: Visitor) -> None:
-        """Hands were never shaken."""
+        """Forget a connection whose TLS handshake never succeeded."""
         self._coming.pop(visitor.ticket, None)
         self._tell()
 
     def admit(self, visitor: Visitor) -> bool:
-        """Count a connection in; False when it is one too many."""
+        """Count a connection in; False if it is one too many."""
         settings = self._settings
         self._coming.pop(visitor.ticket, None)
         self.open += 1
@@ -105,8 +107,9 @@ class Visitors:
             self.tell(self.open + len(self._coming))
 
     def see_off(self, visitor: Visitor, transport: asyncio.Transport) -> None:
-        """Close once all is sent. Cut off is who takes nothing for ``write_stall_s``, or has it all and never leaves."""
-        if not transport.is_closing():  # asyncio's of TLS, closed twice, can be asked and told nothing more
+        """Close the connection once all is sent. A client that takes nothing for ``write_stall_s``, or that has been sent
+        everything and never leaves, is cut off."""
+        if not transport.is_closing():  # asyncio's own TLS transport, closed twice, can no longer be queried or aborted
             transport.close()
         self._watch(visitor, transport)
 
@@ -127,7 +130,7 @@ class Visitors:
             cut(transport)
 
     def _part(self) -> None:
-        """One timer for all of them: most leave at once."""
+        """Cut off the clients that have not left in time. One timer serves all of them, since most leave at once."""
         self._parting_timer = None
         parting, now = self._parting, self._loop.time()
         while parting:
@@ -139,18 +142,18 @@ class Visitors:
             cut(transport)
 
     async def gone(self, owed: Collection[Visitor], here: Collection[Visitor], ends_at: float) -> None:
-        """Wait until all have left: those who are ``owed`` octets until ``ends_at``, by the loop's clock, and all others a
-        moment."""
+        """Wait until all clients have left: until ``ends_at``, by the loop's clock, for those ``owed`` octets, and then a
+        moment for all that are ``here``."""
         await self._all_left(owed, ends_at)
-        # TLS does not tell of all that it holds; who is at rest has it all, or is slow to say that it leaves.
+        # TLS does not tell all that it holds. A client at rest has been sent everything, or is slow to close.
         await self._all_left(here, self._loop.time() + _LAST_WORD_S)
 
     async def _all_left(self, visitors: Collection[Visitor], ends_at: float) -> None:
-        while not all(visitor.left for visitor in visitors) and self._loop.time() < ends_at:  # noqa: ASYNC110 — of thousands
+        while not all(visitor.left for visitor in visitors) and self._loop.time() < ends_at:  # noqa: ASYNC110 — thousands
             await asyncio.sleep(_LOOK_S)
 
     def _forget_failed(self) -> None:
-        """Nobody tells of a handshake that came to nothing: by its time it has."""
+        """Forget connections whose time for a handshake has passed: asyncio's own server does not report its failure."""
         coming, before = self._coming, self._loop.time() - self._settings.request_head_s
         while coming and next(iter(coming.values())) < before:
             coming.popitem(last=False)
