@@ -1,10 +1,10 @@
 """The data port: aiohttp's low-level server, its parser, and our handler.
 
-What aiohttp would do by itself and a gateway must not: answer a parse error with the offending octets, log them, send
-``100 Continue`` before anybody was asked, wait for ever for a slow head, decompress bodies.
+Left to itself, aiohttp would do what a gateway must not: answer a parse error with the offending octets, log them, send
+``100 Continue`` before anything is checked, wait for ever for a slow head, decompress bodies. Here it is kept from that.
 
-A client that half-closes (FIN behind its request) counts as gone, as in nginx: the two can't be told apart, and a gateway
-that went on would keep GitLab busy for nobody.
+A client that half-closes (sends a FIN after its request) counts as gone, as in nginx: it can't be told from one that left,
+and a gateway that went on would keep GitLab busy for nobody.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from .visitors import Visitors
 log = logging.getLogger("gateway.edge")
 
 _BLANK_LINE = b"\r\n\r\n"
-_LAST_WORD_S = 1.0  # for the refusal of a request that the drain ends
-_OVER = PayloadAccessError()  # what a late reader of an answered request's body gets
+_LAST_WORD_S = 1.0  # how long it may take to refuse a request that draining has ended
+_OVER = PayloadAccessError()  # raised to a late reader of an answered request's body
 
 AtOnce = Callable[[RequestHead, Asker], bytes | Asking | None]
-"""The whole answer to a head that was answered before, where nobody has to be waited for; counted and audited then. Or who
-will tell it to the connection; None: the head is to be handled."""
+"""Answers a head like one answered before, without a task: with the whole answer, counted and audited, if nothing has to be
+waited for; else with an ``Asking`` that will tell it to the connection, or with None: the head must be handled."""
 
 
 def _not_at_once(_: RequestHead, __: Asker) -> None:
@@ -83,17 +83,17 @@ class Connection(RequestHandler):
         self._lookout: asyncio.TimerHandle | None = None
         self._tunnel: ClientTunnel | None = None
         self._at_boundary = True
-        """Every octet that the parser was given belongs to a request that it has told of, and that has no body."""
+        """Whether every octet given to the parser belongs to a request that it has reported, and that has no body."""
         self._asking: tuple[Asking, RequestHead] | None = None
-        """A request that ``start`` knows nothing of: buckets or GitLab are being asked."""
+        """A request that ``start`` knows nothing of: buckets or GitLab are being asked on its behalf."""
         self._begun: Begun | None = None
-        """The request in the queue has come some way already."""
+        """The request in the queue, if it has come some way already."""
         self._idle: asyncio.Future[None] | None = None
-        """The waiter meanwhile, out of the parser's reach: no other request may be served before that one is answered."""
+        """The waiter during ``_asking``, out of the parser's reach: that request must be answered before any other."""
         self._octets: bytes | None = None
-        """Of the one request that waits to be served, all of them, where they are known."""
+        """All octets of the one request that waits to be served, where they are known."""
         self._opening: asyncio.Future[None] | None = None
-        """The first waiter, until ``start`` waits on it."""
+        """The first waiter, until ``start`` awaits it."""
 
     @property
     def draining(self) -> bool:
@@ -103,7 +103,7 @@ class Connection(RequestHandler):
         peername = transport.get_extra_info("peername")
         self.peer = peername[0] if isinstance(peername, tuple) else "unix:"
         self.is_tls = transport.get_extra_info("sslcontext") is not None
-        # Here, as the first request may come before the task has begun that waits for it.
+        # Made here, because the first request may come before the task that waits for it has begun.
         self._opening = self._waiter = self._loop.create_future()
         super().connection_made(transport)
         if not self._server.visitors.admit(self):
@@ -117,7 +117,7 @@ class Connection(RequestHandler):
             self._lookout.cancel()
         if self._tunnel is not None:
             self._tunnel.lost()
-            self._task_handler = None  # not cancelled: who relays was told, and may know better who ended it
+            self._task_handler = None  # not cancelled: the relay has been told, and may know better which side ended it
         asking, self._asking = self._asking, None
         if asking is not None:
             asking[0].leave()
@@ -152,10 +152,10 @@ class Connection(RequestHandler):
             self._arm_head_deadline()
 
     def _repeats(self, data: bytes) -> bool:
-        """Take a request whose octets were understood before, without the parser; False: it is for the parser."""
+        """Take a request whose octets were understood before, without the parser; False: the parser must read it."""
         waiter = self._waiter
         if waiter is None or waiter.done() or self._close or self._force_close:
-            return False  # one is being served, and the next waits its turn in the parser's queue
+            return False  # a request is being served, and the next one waits its turn in the parser's queue
         server = self._server
         head = server.repeats.head(data, self.peer, tls=self.is_tls)
         if head is None:
@@ -163,7 +163,7 @@ class Connection(RequestHandler):
         if self._head_deadline is not None:
             self._disarm_head_deadline()
         self._request_count += 1
-        # Not by ``writing_paused``, which would be a call.
+        # ``_paused`` instead of ``writing_paused``, which would cost a call.
         if not (server.draining or self._paused):
             answer = server.at_once(head, self)
             if isinstance(answer, bytes):
@@ -189,7 +189,7 @@ class Connection(RequestHandler):
         asking, self._asking = self._asking, None
         waiter = self._waiter = self._idle
         if asking is None or waiter is None or waiter.done():
-            return  # lost meanwhile
+            return  # the connection was lost meanwhile
         if octets is None:
             self._begun = begun
             self._messages.appendleft((asking[1], EMPTY_PAYLOAD))  # type: ignore[arg-type]  # as above
@@ -208,8 +208,8 @@ class Connection(RequestHandler):
             self._rest()
 
     def _note_boundary(self, data: bytes, *, known_start: bool) -> None:
-        """After the parser: a read that ends with its first blank line, and was one request without a body, leaves nothing
-        behind, whatever came before it."""
+        """Note whether the parser has nothing left over: a read that yielded one request without a body, and that ends with
+        its first blank line, leaves nothing, whatever was read before it."""
         messages = self._messages
         self._at_boundary = (
             len(messages) == 1
@@ -221,13 +221,13 @@ class Connection(RequestHandler):
         self._octets = data if self._at_boundary and known_start else None
 
     def _tell_broken_body(self) -> None:
-        """The parser queues its error behind the request in progress, whose reader would wait for octets in vain."""
+        """Wake the reader of a broken body: the parser queues its error behind the request in progress, unseen."""
         current = self._current_request
         if current is not None and self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             current._cancel(RequestPayloadError("broken framing"))
 
     def _waiting_for_head(self) -> bool:
-        """Octets came, no request is running, and none is complete: part of a head."""
+        """Whether octets that came can only be part of a head: no request is in progress, and none is complete."""
         waiter = self._waiter
         return not self._messages and waiter is not None and not waiter.done()
 
@@ -247,14 +247,14 @@ class Connection(RequestHandler):
         self.force_close()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # aiohttp declares less than asyncio's protocol
-        self._server.outbox.flush()  # the transport will be closed, and this client may have an answer there
+        self._server.outbox.flush()  # the transport will be closed, and the outbox may hold an answer for this client
         if self._tunnel is None:
             return None
         self._tunnel.end()
         return not self.is_tls
 
     def _pause_transport_reading(self) -> None:
-        """aiohttp's, whatever it pauses for; from now on somebody must look whether the client is still there."""
+        """Pause as aiohttp does, for whatever reason; from now on, check now and then whether the client is still there."""
         super()._pause_transport_reading()
         if self._lookout is None:
             self._lookout = self._loop.call_later(LOOK_S, self._look_out)
@@ -271,7 +271,7 @@ class Connection(RequestHandler):
             self._lookout = self._loop.call_later(LOOK_S, self._look_out)
 
     def take_over(self) -> ClientTunnel:
-        """From here on the connection's octets are the tunnel's, those first that came behind the handshake."""
+        """Make the connection a tunnel: all further octets are the tunnel's, beginning with those behind the handshake."""
         if not self._upgraded or self._messages or self.transport is None:
             raise bad_request(close=True)
         if self.draining:
@@ -287,7 +287,7 @@ class Connection(RequestHandler):
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 — the signature is aiohttp's
         """Let the request in progress end; after ``timeout`` seconds tell its client that it will not, or cut its answer.
 
-        aiohttp's own waits up to twice that."""
+        aiohttp's own shutdown waits up to twice that long."""
         self._server.outbox.flush()
         self.close()
         task = self._task_handler
@@ -313,7 +313,7 @@ class Connection(RequestHandler):
         return busy or self._task_handler is None or unsent_bytes(transport) > 0
 
     def force_close(self) -> None:
-        """At once, but for what is on its way out."""
+        """Close at once, except that what is on its way out is still sent."""
         self._server.outbox.flush()
         transport = self.transport
         super().force_close()
@@ -321,7 +321,7 @@ class Connection(RequestHandler):
             self._server.visitors.see_off(self, transport)
 
     def abort(self) -> None:
-        """Cut the connection: nothing sent so far passes for whole, by its framing or by a reset (``presence``)."""
+        """Cut the connection; framing or a reset (``presence``) keeps an answer cut short from passing for whole."""
         transport = self.transport
         self._force_close = True
         if transport is not None:
@@ -338,9 +338,9 @@ class Connection(RequestHandler):
     async def start(self) -> None:
         """Serve one request after the other: aiohttp's own loop without a task, a writer and a response for each.
 
-        What is kept of it: the queue that the parser fills and its back-pressure, the waiter that data_received wakes, the
-        keep-alive timer, lingering for an unread body. The handler runs in the connection's own task, so that losing the
-        connection cancels it.
+        Of that loop remain the queue that the parser fills and its back-pressure, the waiter that data_received wakes, the
+        keep-alive timer, and lingering for an unread body. The handler runs in the connection's own task, so that losing
+        the connection cancels it.
         """
         loop = self._loop
         server = self._server
@@ -353,8 +353,8 @@ class Connection(RequestHandler):
                     await opening
                 finally:
                     self._waiter = None
-            server.outbox.flush()  # what was answered without this task goes before what it will write
-            queued: Any = self._messages.popleft()  # what the parser told of, or a head that ``_repeats`` knew
+            server.outbox.flush()  # answers made without this task go out before what it will write
+            queued: Any = self._messages.popleft()  # what the parser found, or a head that ``_repeats`` knew
             message, payload = queued
             repeated = type(message) is RequestHead
             if self._parser is not None and not repeated:
@@ -397,7 +397,7 @@ class Connection(RequestHandler):
                 payload.set_exception(_OVER)
             if not downstream.keep_alive or self._close or self._force_close:
                 break
-            # An idle connection would keep what its last request was made of: some kilobytes, a thousand times over.
+            # Otherwise an idle connection would hold on to its last request: some kilobytes, for each of a thousand.
             del queued, message, payload, downstream
             octets = None
             self._rest()
@@ -407,14 +407,14 @@ class Connection(RequestHandler):
                 self._server.visitors.see_off(self, self.transport)
 
     def _rest(self) -> None:
-        """Until the next request, ``idle_s`` at most."""
+        """Let the connection be idle until the next request comes, for ``idle_s`` at most."""
         self._keepalive = True
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
     async def _linger(self, payload: StreamReader) -> None:
-        """Read what is left of a body that nobody wanted, for a while: a reset would take the answer with it."""
+        """Read the rest of an unwanted body for a while: closing now would cause a reset, and take the answer with it."""
         with contextlib.suppress(TimeoutError, RequestPayloadError, HttpProcessingError):
             async with asyncio.timeout(self._lingering_time):
                 while not payload.is_eof():
@@ -423,7 +423,7 @@ class Connection(RequestHandler):
             self.close()
 
     def refuse_version(self) -> None:
-        """Answer a whole request of another HTTP version."""
+        """Answer a request in an HTTP version that is not served."""
         self._write_early(version_not_supported())
 
     def _write_early(self, rejection: Rejection) -> None:
@@ -433,7 +433,7 @@ class Connection(RequestHandler):
 
 
 class TrafficServer(web.Server):
-    """Connections and their handler; owns drain."""
+    """The data port's server: makes the connections, hands their requests to the handler, and owns the drain."""
 
     def __init__(
         self, handle: Handle, render_early: RenderEarly, settings: EdgeSettings, at_once: AtOnce = _not_at_once
@@ -445,7 +445,7 @@ class TrafficServer(web.Server):
         self.at_once = at_once
         self.repeats = Repeats(target_bytes=settings.target_bytes, sets_aside=settings.sets_correlation_aside)
         self.outbox = Outbox(self._loop)
-        """Answers of requests that needed no task."""
+        """Holds the answers to requests that needed no task."""
         self.draining = False
         self.visitors = Visitors(self._loop, settings)
         self.slow_heads = 0
@@ -460,7 +460,7 @@ class TrafficServer(web.Server):
         return connection
 
     async def serve(self, downstream: AiohttpDownstream) -> None:
-        """One request, whatever version it claims."""
+        """Handle one request, or refuse the HTTP version that it claims."""
         if downstream.version_served:
             await self._handle(downstream)
         else:
@@ -468,15 +468,15 @@ class TrafficServer(web.Server):
             downstream.refuse_version()
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 — the signature is aiohttp's
-        """Part of draining. Once no request is in progress, what was written goes out to clients that take it slowly, as
-        long as there is some of ``timeout`` left: a transport keeps it, and it would end with the process."""
+        """Part of draining. Once no request is in progress, what remains of ``timeout`` is for clients that take their
+        answers slowly: what a transport still holds would be lost with the process."""
         ends_at = self._loop.time() + (timeout or 0.0)
         here: dict[Any, Any] = dict(self._connections)
         owed = [connection for connection, transport in here.items() if connection.owes(transport)]
         await super().shutdown(timeout)
         await self.visitors.gone(owed, here, ends_at)
         for transport in here.values():
-            cut(transport)  # nothing cut may pass for whole
+            cut(transport)  # not closed: an answer cut short must not pass for whole
 
     def stop_tunnels(self) -> None:
         """Part of draining: a tunnel has no end of its own, and its client comes back to another gateway."""
@@ -495,5 +495,5 @@ class TrafficServer(web.Server):
 
 
 async def _never(_request: Any) -> Any:
-    """aiohttp wants a handler; ``Connection.start`` calls ours."""
+    """Stand in for the handler that aiohttp requires: ``Connection.start`` calls ours."""
     raise AssertionError("Connection.start serves")

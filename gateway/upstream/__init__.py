@@ -1,1 +1,1 @@
-"""The upstream side: an HTTP client of its own, for GitLab and for issuers."""
+"""The upstream side: our own HTTP client, for GitLab and for identity issuers."""

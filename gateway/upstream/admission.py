@@ -1,7 +1,7 @@
-"""In front of GitLab's door: no more requests at one time than it can do with, and fair turns for those who wait.
+"""Admission in front of GitLab: no more requests at one time than it can handle, and fair turns for those that wait.
 
 send ── room for this class ──→ upstream ── latency ──→ adaptive limit
-   └── else wait in turn ── 503 with Retry-After after ``wait_s``, at once for background work when it is full
+   └── else wait in turn ── 503 with Retry-After after ``wait_s``; when the queue is full, at once, background work first
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .parking import parked
 from .whole_body import WholeBody, collect, is_small
 
 _PATIENT_S = 60.0
-"""A request that may take longer to its first octet is a clone: its latency says nothing about load. Nor does that of one
-that merely waits, for a job or a cluster, however it ends."""
+"""A request that is allowed more time than this to its first octet is a clone: its latency says nothing about load. Nor
+does that of a request that merely waits, for a job or a cluster, however it ends."""
 _BROKE_DOWN = frozenset({Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_RESET, Code.UPSTREAM_CONNECT_TIMEOUT})
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True):
-    """How many wait, and how long."""
+    """How many requests may wait, and for how long."""
 
     adaptive: AdaptiveSettings = AdaptiveSettings()
     max_waiting: int = 200
@@ -50,7 +50,7 @@ class _Waiter:
 
 
 class AdmittingUpstream:
-    """See ``ports.Upstream``. Of one event loop; the figures are for metrics."""
+    """Admits requests to another ``ports.Upstream``, as one itself. One per event loop; the figures are for metrics."""
 
     def __init__(self, upstream: Upstream, settings: AdmissionSettings) -> None:
         self._upstream = upstream
@@ -70,12 +70,12 @@ class AdmittingUpstream:
 
     async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
         if request.upgrade:
-            return await self._upstream.send(request, body)  # a tunnel is no work in progress
+            return await self._upstream.send(request, body)  # a tunnel is not work in progress
         length = request.content_length
         if body is not None and length is not None and is_small(length):
-            # Before a place is taken, and before a turn is waited for: whoever sends slowly holds up nobody but himself.
+            # Before a place is taken or a turn waited for: a client that sends slowly holds up nobody but itself.
             body = WholeBody(await collect(body, length))
-        # Nobody overtakes those of the own class who wait already.
+        # While any requests wait, this one queues, too, so that it does not overtake others of its class.
         if self.in_flight >= self._limit.rooms[request.priority] or self._queue.waiting:
             await self._wait(request)
         else:
@@ -139,7 +139,7 @@ class AdmittingUpstream:
         self.in_flight += 1
 
     async def _wait(self, request: UpstreamRequest) -> None:
-        """Until there is a place, which is then taken. Raises Rejection UPSTREAM_BUSY."""
+        """Wait for a place and take it. Raises Rejection UPSTREAM_BUSY."""
         loop = asyncio.get_running_loop()
         waiter = _Waiter(request, loop.create_future())
         shed = self._queue.push(request.caller, request.priority, waiter)
@@ -151,7 +151,7 @@ class AdmittingUpstream:
             await waiter.admitted
         except asyncio.CancelledError:
             if waiter.admitted.done() and not waiter.admitted.cancelled() and waiter.admitted.exception() is None:
-                self._leave()  # the place came at the very moment its taker left
+                self._leave()  # the place was given in the very turn in which its taker left
             raise
         except Rejection:
             self.shed_total[request.priority] += 1
@@ -166,7 +166,7 @@ class AdmittingUpstream:
             self._admit()
 
     def _admit(self) -> None:
-        """Give the free places to those whose turn it is."""
+        """Give the free places to the requests whose turn it is."""
         while True:
             among = [priority for priority in Priority if self._limit.has_room(priority, self.in_flight)]
             waiter = self._queue.pop(among) if among else None

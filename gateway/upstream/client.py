@@ -1,4 +1,4 @@
-"""``ports.Upstream`` over own connections: admit, connect or reuse, send, retry once where that is safe.
+"""``ports.Upstream`` over our own connections: admit, connect or reuse, send, retry once where that is safe.
 
 send ── place ── breaker ── idle connection or a new one ── exchange ── Reply
          503       503        502 / 504 (errors.py)          502 / 504
@@ -34,46 +34,46 @@ log = logging.getLogger("gateway.upstream")
 
 _CLOSED = BreakerState.CLOSED
 _RETRYABLE = frozenset({"GET", "HEAD", "OPTIONS"})
-# Retries are a tenth of requests (more, and a struggling GitLab is hit twice), saved up to a restart's worth of broken
-# keep-alive connections.
+# Retries are limited to a tenth of requests: with more, a struggling GitLab would be hit twice. Unused ones are saved, up
+# to as many as the keep-alive connections that a restart may break.
 _RETRY_BUDGET_MAX = 100.0
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True):
-    """``upstream`` of the configuration. Durations in seconds."""
+    """The ``upstream`` section of the configuration. Durations are in seconds."""
 
     url: str
     connect_s: float = 2.0
-    """Name look-up, TCP and TLS together."""
+    """The time limit for name look-up, TCP and TLS together."""
     first_byte_s: float = 60.0
-    """From the end of the request to a whole final head."""
+    """The time limit from the end of the request to a whole final head."""
     idle_s: float = 300.0
-    """Between octets of a body, either way."""
+    """The time limit between octets of a body, either way."""
     max_in_flight: int = 200
     max_waiting: int = 200
     max_tunnels: int = 1000
-    """WebSockets at one time, handshakes under way among them; once open, they hold no place among the requests. As many
-    requests may merely wait without one, too."""
+    """The most WebSockets at one time, those in the handshake included; once open, they hold no place among the requests.
+    Also the most requests that merely wait and hold none meanwhile."""
     wait_s: float = 5.0
     """How long a request may wait for a place."""
     max_idle: int = 100
     keepalive_s: float = 4.0
-    """How long a connection is kept unused: shorter than any GitLab's own limit, so that it is we who close."""
+    """How long a connection is kept unused: shorter than any GitLab's own limit, so that the gateway closes it first."""
     retry_ratio: float = 0.1
     ca_file: str | None = None
-    """PEM; these authorities and no others. None: the system's."""
+    """A PEM file with the authorities to trust, and no others. None: the system's."""
     foreign_codings: bool = False
-    """Answers in an unregistered transfer coding are relayed until the upstream closes. For a plain cache in front of any
-    origin; GitLab has no such answers."""
+    """Whether answers in an unregistered transfer coding are relayed until the upstream closes. For a plain cache in front
+    of any origin; GitLab sends no such answers."""
     breaker: BreakerSettings | None = BreakerSettings()
-    """None: off. Whatever GitLab answers is no failure: an answer is an answer."""
+    """None: no circuit breaker. An answer is never a failure, whatever GitLab says in it."""
 
 
 class LeanUpstream:
-    """See ``ports.Upstream``. One per event loop; the figures are for metrics."""
+    """The HTTP client, see ``ports.Upstream``. One per event loop; the figures are for metrics."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
-        """Raises ValueError for a URL, OSError for a ``ca_file``, that can't be used."""
+        """Raises ValueError for a URL that can't be used, OSError for such a ``ca_file``."""
         self._settings = settings
         self.origin = parse_origin(settings.url)
         self._tls = tls_context(settings.ca_file) if self.origin.tls else None
@@ -88,7 +88,8 @@ class LeanUpstream:
         self.retries_total = 0
 
     async def send(self, request: UpstreamRequest, body: RequestBody | None, *, counted: bool = False) -> Reply:
-        """``counted``: a handshake that is among those under way."""
+        """As ``ports.Upstream.send``. ``counted``: the request is a handshake that is already counted among those under
+        way."""
         pool = self._pool or self._start()
         if request.upgrade and not counted:
             return await self._shake_hands(pool, request, body)
@@ -98,7 +99,7 @@ class LeanUpstream:
             self._refuse_early(pool, loop.time())
         length = request.content_length
         if body is not None and length is not None and is_small(length):
-            # Before a place is taken: a client that sends slowly holds none, and head and body go out in one write.
+            # Before a place is taken: a client that sends slowly holds none. Head and body then go out in one write.
             octets += await collect(body, length)
             body = None
             retryable = False
@@ -124,7 +125,7 @@ class LeanUpstream:
                     started_at = time.monotonic()
                     connection = await self._connect(pool)
                     connect_s = time.monotonic() - started_at
-                # What merely waits may wait for ever: how it ends, once it was sent, says nothing about GitLab.
+                # A request that merely waits may do so for ever: once it is sent, how it ends says nothing about GitLab.
                 connection.ticket = REFUSED if request.waits else ticket
                 waiter: asyncio.Future[Reply] = loop.create_future()
                 connection.begin(
@@ -149,7 +150,7 @@ class LeanUpstream:
                 except BaseException:
                     connection.abandon(waiter)
                     raise
-                # A new connection: the other idle ones are as old as the one that just turned out to be dead.
+                # With a new connection, because the other idle ones are as old as the one that just turned out dead.
                 connection = None
                 reused = False
                 if not pool.enter_now():
@@ -192,8 +193,10 @@ class LeanUpstream:
         return exchange
 
     def read_tls(self) -> Callable[[], None]:
-        """In any thread: read the authorities again. What comes back has connections to come trust them. Raises as the
-        constructor.
+        """Read the authorities again, in any thread. Raises as the constructor does.
+
+        Returns:
+            A function that makes connections to come trust them.
         """
         read = tls_context(self._settings.ca_file) if self.origin.tls else None
 
@@ -203,7 +206,7 @@ class LeanUpstream:
         return put
 
     async def close(self) -> None:
-        """Breaks off what is in progress; drain first."""
+        """Close all connections. This breaks off what is in progress: drain first."""
         pool = self._pool or self._start()
         await pool.close()
         if self._dialer is not None:
@@ -251,7 +254,7 @@ class LeanUpstream:
         return self._pool
 
     def _refuse_early(self, pool: Pool, now: float) -> None:
-        """Before anything of a body is read, or a place is waited for, refuse what would be refused after it."""
+        """Refuse, before a body is read or a place waited for, what would be refused afterwards."""
         if pool.is_full():
             raise rejection(Failure.CLOSED if pool.is_closed else Failure.BUSY)
         if self._breaker is not None and self._breaker.is_refusing(now):
@@ -262,7 +265,7 @@ class LeanUpstream:
         return rejection(Failure.BREAKER_OPEN, retry_after_s=wait_s)
 
     async def _shake_hands(self, pool: Pool, request: UpstreamRequest, body: RequestBody | None) -> Reply:
-        """Until GitLab has answered, however that ends, a handshake counts as the tunnel that may come of it."""
+        """Send a handshake. Until GitLab has answered, or it fails, it counts as the tunnel that it may become."""
         if pool.tunnels + pool.handshakes >= self._settings.max_tunnels:
             raise rejection(Failure.BUSY)
         pool.handshakes += 1
@@ -278,7 +281,7 @@ class LeanUpstream:
             raise rejection(failure.failure) from failure
 
     async def _connect(self, pool: Pool) -> Connection:
-        """A new connection for the place held; frees the place if there is none to be had."""
+        """Open a connection for the place that is held; frees the place if that fails."""
         loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[assignment]  # set by _start
         dialer: Dialer = self._dialer  # type: ignore[assignment]  # set by _start
         self.connects_total += 1
@@ -313,7 +316,7 @@ class LeanUpstream:
             self._breaker.record(ticket, ok=False, now=now)
 
     def _unanswered(self, connection: Connection, ticket: int, failure: UpstreamFailure) -> Rejection | None:
-        """What is to be said of it; None: that it may be sent once more."""
+        """The rejection to answer a failed request with; None: the request may be sent once more."""
         if self._may_retry(connection, failure):
             self._forget(ticket)
             return None
@@ -330,7 +333,7 @@ class LeanUpstream:
 
 
 class _Exchange(msgspec.Struct, eq=False):
-    """What ``send_soon`` sent: to its connection a waiter, to whoever asked something to cancel."""
+    """A request sent by ``send_soon``: the waiter of its connection, and what its caller may cancel."""
 
     _upstream: LeanUpstream
     _connection: Connection
@@ -344,7 +347,7 @@ class _Exchange(msgspec.Struct, eq=False):
         if self._then is not None:
             self._then = None
             self._upstream._forget(self._ticket)
-            self._connection.close()  # it is nobody else's before its answer came
+            self._connection.close()  # nobody else can have it before the answer has come
             if self._door is not None:
                 self._door.passed(None)
 
@@ -373,7 +376,7 @@ class _Exchange(msgspec.Struct, eq=False):
         try:
             then(answer)
         except Exception:
-            log.exception("an answer's taker failed")  # the connection is another request's by now
+            log.exception("an answer's taker failed")  # not raised: the connection may serve another request by now
             if isinstance(answer, Reply):
                 answer.release()
 
@@ -386,10 +389,10 @@ async def _send_body(
     length: int | None,
     sent: Callable[[], None] | None,
 ) -> Reply:
-    """Body up while the answer is awaited: the only exchange that needs a task, because either may end first.
+    """Send the body while the answer is awaited: the only exchange that needs a task, because either may end first.
 
-    An answer that begins early and goes on (`git receive-pack` sends its head before it has the pack) leaves the body
-    going up beside it, until the answer is released.
+    If the answer begins early and goes on (`git receive-pack` sends its head before it has the pack), the body goes up
+    beside it until the answer is released.
     """
     pump = loop.create_task(_pump(connection, body, length))
     pump.add_done_callback(functools.partial(_after_pump, connection, waiter, sent))
@@ -400,13 +403,14 @@ async def _send_body(
         return reply if pump.done() or not goes_on else _with_pump(reply, pump)
     finally:
         if not goes_on and not pump.done():
-            # Settled before the answer goes down, so that nobody else finds the client's body being read.
+            # Ended before the answer goes down, so that nobody else finds the client's body still being read.
             pump.cancel()
             await asyncio.wait([pump])
 
 
 def _when_over(reply: Reply, then: Callable[[], None]) -> None:
-    """Its connection gives its place back as soon as GitLab has said all, however slowly a client takes it."""
+    """Call ``then`` as soon as GitLab has sent the whole answer, however slowly the client takes it: that is when the
+    connection gives its place back."""
     assert isinstance(reply.chunks, Body), "of a connection of ours"
     reply.chunks.on_over(then)
 
@@ -420,7 +424,7 @@ def _with_pump(reply: Reply, pump: asyncio.Task[bool]) -> Reply:
 
 
 async def _pump(connection: Connection, body: RequestBody, length: int | None) -> bool:
-    """Whether all of it went up."""
+    """Send the body. Returns whether all of it went up; False: the connection ended before."""
     left = length
     while chunk := await body.read():
         if left is None:
@@ -450,5 +454,5 @@ def _after_pump(
         return
     if (error := pump.exception()) is not None:
         connection.break_off(error)
-    elif sent is not None and pump.result() and not waiter.done():  # one that was answered early has been dealt with
+    elif sent is not None and pump.result() and not waiter.done():  # answered early, the request has been dealt with
         sent()

@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection to GitLab: a request out, its answer in, then back to the pool or closed.
 
-No task, no lock, one future a request; one timer a connection, moved lazily. Everything is decided in the callbacks of the
-transport, so that a small answer costs one turn of the loop. The connection gives its pool place back by itself, exactly
-once an exchange, whatever ends it.
+No task, no lock, one future per request; one timer per connection, moved lazily. Everything is decided in the callbacks of
+the transport, so that a small answer costs one turn of the loop. The connection gives its place in the pool back by itself,
+exactly once per exchange, whatever ends it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .streams import Body, Stream, UpstreamTunnel
 
 _MAX_INTERIM = 20
 _LINGER_S = 5.0
-"""For a tunnel's last octets to go out."""
+"""How long a closed tunnel's last octets may take to go out."""
 _PENDING = bytearray(4)  # where FIONREAD puts its answer
 _NOTHING = bytes(4)
 
@@ -39,7 +39,7 @@ _NOTHING = bytes(4)
 class _Phase(enum.Enum):
     IDLE = enum.auto()
     HEAD = enum.auto()
-    """A request is out, wholly or in part; its answer's head is awaited."""
+    """A request has been sent, wholly or in part; the head of its answer is awaited."""
     GATHER = enum.auto()
     """A small body is collected before its answer is handed on."""
     BODY = enum.auto()
@@ -47,12 +47,12 @@ class _Phase(enum.Enum):
     CLOSED = enum.auto()
 
 
-# Read many times a request; an enum's class looks its members up anew each time.
+# Read many times per request; an enum's class looks its members up anew each time.
 _IDLE, _HEAD, _GATHER, _BODY, _TUNNEL, _CLOSED = _Phase
 
 
 class Connection(asyncio.Protocol):
-    """See the module. ``ticket`` and ``idle_at`` are the pool's notes."""
+    """One connection, see the module. ``ticket`` and ``idle_at`` are notes of the client's and the pool's."""
 
     __slots__ = (
         "_bodiless",
@@ -117,15 +117,15 @@ class Connection(asyncio.Protocol):
         self._write_paused = self._reading_paused = self._eof = self._reusable = False
         self._unsent_bytes, self._fd = 0, -1
         self.heard = False
-        """An octet of an answer to the present request came."""
+        """Whether an octet of an answer to the current request has come."""
         self.idle_at = 0.0
         self.ticket = 0
 
     def is_usable(self) -> bool:
-        """Idle, open as far as is known, and silent.
+        """Whether the connection is idle, open as far as is known, and silent.
 
-        Octets that the kernel has and the loop has not read yet are looked for: a surplus that comes just behind its
-        answer must not meet the next request. (TLS keeps its own records there, so its connections are not asked.)
+        Octets that the kernel has, but the loop has not read yet, are looked for: surplus octets just behind an answer
+        must not meet the next request. (TLS connections are not checked: TLS has records of its own there.)
         """
         if self._phase is not _IDLE or self._transport.is_closing():
             return False
@@ -148,10 +148,10 @@ class Connection(asyncio.Protocol):
         collects: bool = False,
         like: Answered | None = None,
     ) -> None:
-        """Write a request, or its head. ``waiter`` is given the Reply, or an UpstreamFailure.
+        """Write a request, or its head. ``waiter`` is given the Reply or an UpstreamFailure.
 
-        ``collects``: small JSON is, though it comes in chunks: not for everybody, as what watches something comes so, too.
-        ``like``: of requests of this kind. From here on the place in the pool is the connection's to free.
+        ``collects``: gather small JSON even if it comes in chunks; not for every request, as a watch is answered so, too.
+        ``like``: how requests of this kind were answered. From here on it is for the connection to free the pool's place.
         """
         self._phase = _HEAD
         self._bodiless = bodiless
@@ -165,24 +165,24 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             self.fail(Failure.RESET)
             return
-        # While the body comes, it is the client's clock that runs, at the edge.
+        # While the body comes, the edge enforces the client's time limits.
         if body_follows:
             self._first_byte_s = first_byte_s  # from the body's end on
             self._deadline.clear()
-            self._transport.write(octets)  # as the body will be
+            self._transport.write(octets)  # past the outbox, as the body will be
         else:
             self._deadline.set(first_byte_s)
             self._outbox.put(self._transport, octets)
 
     def write(self, data: bytes) -> bool:
-        """Some of a request body or tunnel; False when nobody takes it any more."""
+        """Write some of a request body or of a tunnel's octets; False if the connection takes no more."""
         if self._phase is _CLOSED or self._transport.is_closing():
             return False
         self._transport.write(data)
         return True
 
     async def writable(self) -> None:
-        """Returns when more may be written. Raises UpstreamFailure when the connection ends instead."""
+        """Wait until more may be written. Raises UpstreamFailure if the connection ends instead."""
         if self._phase is _CLOSED:
             raise UpstreamFailure(Failure.RESET)
         if not self._write_paused:
@@ -196,7 +196,7 @@ class Connection(asyncio.Protocol):
             self._drain = None
 
     def end_body(self) -> None:
-        """The request is complete."""
+        """Note that the whole request has been written."""
         self._sent = True
         if self._phase is _HEAD:
             self._deadline.set(self._first_byte_s)
@@ -239,7 +239,7 @@ class Connection(asyncio.Protocol):
             elif self._phase is _TUNNEL:
                 self._take_in(data)
             else:
-                # An answer nobody asked for must never become the next request's (RFC 9112 §9.2).
+                # An answer that nobody asked for must never become that of the next request (RFC 9112 §9.2).
                 self.close()
         except Malformed as malformed:
             self.fail(Failure.PROTOCOL, str(malformed))
@@ -286,7 +286,7 @@ class Connection(asyncio.Protocol):
             if head.status >= 200:
                 if not self._bodiless and (fields := in_form(head)) is not None:
                     self._forms.learn(octets, fields, head.reason)
-                # One that was asked to switch protocols may do so late: it carries no other request.
+                # A connection that was asked to switch protocols may do so late: it carries no other request.
                 self._reusable = head.persistent and not self._upgrade
                 answer = ResponseHead(head.status, head.fields, head.reason, shape_of(head.fields))
                 self._read_answer(Reply(answer), head.length, data)
@@ -299,10 +299,10 @@ class Connection(asyncio.Protocol):
                 raise Malformed("too many interim responses")
 
     def _read_known(self, form: HeadForm, values: Values, data: bytes) -> None:
-        """An answer whose head is of a form; ``data`` is what is there of its body."""
+        """Take an answer whose head is of a known form; ``data`` is what has come of its body."""
         self._reusable = True
         told = values[form.length]
-        if told and told == b"%d" % len(data):  # all is here, and no more
+        if told and told == b"%d" % len(data):  # the whole body has come, and nothing more
             self._answer(Reply(None, data, form=form, values=values))
         elif not told and (whole := only_chunk(data)) is not None:
             self._answer(Reply(None, whole, form=form, values=form.telling(values, len(whole))))
@@ -354,7 +354,7 @@ class Connection(asyncio.Protocol):
         self._hand_over(Reply(head, None, stream, stream.close, first_byte_s=gathering.first_byte_s))
 
     def _expect_more(self) -> None:
-        # While the request's body still goes up, GitLab may well be silent: the client's clock runs at the edge.
+        # While the request's body still goes up, GitLab may well be silent: the edge enforces the client's time limits.
         if self._sent:
             self._deadline.set(self._idle_s)
         elif self._drain is None:
@@ -366,7 +366,7 @@ class Connection(asyncio.Protocol):
         self._phase = _TUNNEL
         self._home.switched()
         tunnel = self._stream = UpstreamTunnel(self, half_closes=self._transport.can_write_eof())
-        # Between octets of a tunnel any time may pass: its idle limit is the edge's, which sees both directions.
+        # Any time may pass between octets here: a tunnel's idle limit is enforced where both directions are seen.
         self._deadline.clear()
         if data:
             self._take_in(data)
@@ -378,10 +378,10 @@ class Connection(asyncio.Protocol):
             if not self._reading_paused:
                 self._reading_paused = True
                 self._transport.pause_reading()
-            self._deadline.clear()  # not GitLab's fault while its octets aren't taken
+            self._deadline.clear()  # no fault of GitLab's while its octets aren't taken
 
     def resume(self) -> None:
-        """The stream's reader wants more."""
+        """Read from the socket again: the stream's reader wants more."""
         if self._reading_paused and not self._transport.is_closing():
             self._reading_paused = False
             self._transport.resume_reading()
@@ -401,7 +401,7 @@ class Connection(asyncio.Protocol):
     def _hand_over(self, reply: Reply) -> None:
         waiter, self._waiter = self._waiter, None
         reply.first_byte_s = reply.first_byte_s or time.monotonic() - self._started_at
-        if waiter is None or waiter.done():  # cancelled in this very turn of the loop: its awaiter won't release it
+        if waiter is None or waiter.done():  # cancelled in this very turn of the loop: nobody will release the reply
             self.close()
         else:
             waiter.set_result(reply)
@@ -414,10 +414,10 @@ class Connection(asyncio.Protocol):
             stream.end()
 
     def _end_exchange(self) -> None:
-        """The answer is all here: back to the pool, or closed."""
+        """The whole answer has come: go back to the pool, or close."""
         if self._reader is not None:
             self._reader = self._gathering = None
-        # An early answer's connection still owes GitLab the rest of a request.
+        # After an early answer, the connection still owes GitLab the rest of the request: it can't be reused.
         if self._reusable and self._sent and not self._write_paused and not self._transport.get_write_buffer_size():
             self._phase = _IDLE
             if self._reading_paused:
@@ -428,14 +428,14 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def abandon(self, waiter: asyncio.Future[Reply]) -> None:
-        """Whoever awaited ``waiter`` was cancelled: end what it started, and nothing else."""
+        """End the exchange that ``waiter`` belongs to, whose awaiter was cancelled, and nothing else."""
         if self._waiter is waiter:
             self.close()
         elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             waiter.result().release()
 
     def break_off(self, error: BaseException) -> None:
-        """The request body failed: GitLab must not take what it has for the whole."""
+        """End an exchange whose request body failed: GitLab must not take what it has got for the whole request."""
         if self._phase not in (_HEAD, _BODY) or self._sent:
             return
         waiter, self._waiter = self._waiter, None
@@ -447,7 +447,7 @@ class Connection(asyncio.Protocol):
             stream.fail(error if isinstance(error, Rejection) else rejection(Failure.INCOMPLETE, "the request broke off"))
 
     def fail(self, failure: Failure, detail: str = "") -> None:
-        """The exchange ends here, and whoever waits for it hears why."""
+        """End the exchange, and tell whoever waits for its answer, or reads it, why."""
         waiter, self._waiter = self._waiter, None
         stream, self._stream = self._stream, None
         in_body = self._phase is _BODY
@@ -460,7 +460,7 @@ class Connection(asyncio.Protocol):
                 self._home.broke_off(self)
 
     def close(self) -> None:
-        """At once and for good. Idempotent; frees the place if an exchange was on."""
+        """Close at once and for good. Idempotent; frees the place if an exchange was in progress."""
         phase = self._phase
         if phase is _CLOSED:
             return
@@ -468,11 +468,11 @@ class Connection(asyncio.Protocol):
         self._deadline.cancel()
         if self._drain is not None and not self._drain.done():
             self._drain.set_exception(UpstreamFailure(Failure.RESET))
-        # Nothing unsent is worth a wait: what GitLab has not got yet is part of a request nobody asks any more.
+        # Unsent octets are not worth a wait: they belong to a request that nobody wants answered any more.
         if phase is _IDLE:
             self._transport.close()
         elif phase is _TUNNEL:
-            # What one side said last is still the other's to hear.
+            # What either side said last must still reach the other.
             if self._stream is not None:
                 self._stream.end()
             self._transport.close()
@@ -488,7 +488,7 @@ class Connection(asyncio.Protocol):
 
     def _on_time(self) -> None:
         if self._phase is _IDLE:
-            return  # the exchange whose time this was has ended
+            return  # the exchange that the deadline was set for has ended
         if self._drain is not None:
             unsent = self._transport.get_write_buffer_size()
             if unsent < self._unsent_bytes:  # slow, not stalled

@@ -1,4 +1,4 @@
-"""Whom a connection speaks with: where it comes from and goes back to, and who waits for its answer."""
+"""What a connection deals with: the home that it comes from and returns to, and the waiter for its answer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Home(Protocol):
-    """Where connections come from and go back to."""
+    """The home of connections: told when they open, fall idle or close, and when an exchange gives back its place."""
 
     def opened(self, connection: Connection) -> None: ...
     def returned(self, connection: Connection) -> None:
-        """Fit for another request; its place is free."""
+        """The connection is fit for another request; its place is free."""
         ...
 
     def freed(self) -> None:
@@ -23,22 +23,22 @@ class Home(Protocol):
         ...
 
     def switched(self) -> None:
-        """The exchange has become a tunnel: its place is free, it counts among the tunnels from now on."""
+        """An exchange has become a tunnel: its place is free, and it counts among the tunnels from now on."""
         ...
 
     def tunnel_ended(self) -> None: ...
 
     def gone(self, connection: Connection) -> None:
-        """Closed, or closing: nobody may get it any more."""
+        """The connection is closed or closing: it must not be given out any more."""
         ...
 
     def broke_off(self, connection: Connection) -> None:
-        """An answer failed after its head had been handed on."""
+        """The connection's answer failed after its head had been handed on."""
         ...
 
 
 class Waiter(Protocol):
-    """Who is told how an exchange went: a future, or what acts as one."""
+    """Receives the outcome of an exchange: a future, or something that acts as one."""
 
     def done(self) -> bool: ...
     def set_result(self, reply: Reply, /) -> None: ...

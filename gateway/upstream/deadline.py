@@ -12,8 +12,8 @@ _NEVER = math.inf
 class Deadline:
     """Calls ``expired`` once, no earlier than the last ``set`` says.
 
-    Moving it later costs an assignment: the loop's timer stays where it is, and looks again when it fires. Arming one per
-    request costs ten times as much.
+    Moving the deadline to a later time costs one assignment: the loop's timer stays as it is, and is armed again when it
+    fires too early. A new timer per request would cost ten times as much.
     """
 
     __slots__ = ("_at", "_expired", "_loop", "_timer", "_timer_at")
@@ -31,11 +31,11 @@ class Deadline:
             self._arm(at)
 
     def clear(self) -> None:
-        """Nothing to wait for at present."""
+        """Expire no more, until ``set`` is called again. The loop's timer stays."""
         self._at = _NEVER
 
     def cancel(self) -> None:
-        """Nothing to wait for any more: lets go of the loop's timer, and so of whoever ``expired`` belongs to."""
+        """End it for good: let go of the loop's timer, and so of the object that ``expired`` belongs to."""
         self._at = self._timer_at = _NEVER
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""``ports.Documents`` over connections of their own: issuers' keys never wait behind GitLab's traffic."""
+"""``ports.Documents`` over separate connections, so that issuers' keys never wait behind GitLab's traffic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FIELDS = (
 
 
 class HttpDocuments:
-    """``ca_file``: as ``UpstreamSettings``. One per set of authorities."""
+    """Fetches documents over HTTP. One per set of authorities; ``ca_file`` is as in ``UpstreamSettings``."""
 
     def __init__(self, ca_file: str | None = None, *, timeout_s: float = 5.0) -> None:
         self._ca_file = ca_file
@@ -43,7 +43,7 @@ class HttpDocuments:
     async def _get(self, url: str) -> bytes:
         try:
             upstream, target = self._located(url)
-            while len(self._origins) > _MAX_ORIGINS:  # an issuer may name another host each time
+            while len(self._origins) > _MAX_ORIGINS:  # an issuer may name a different host each time
                 await self._origins.pop(next(iter(self._origins))).close()
         except (ValueError, OSError) as error:
             raise NotAnswering("the issuer's address cannot be used", offered=False) from error
@@ -57,7 +57,7 @@ class HttpDocuments:
             reply.release()
 
     def _located(self, url: str) -> tuple[LeanUpstream, bytes]:
-        """The connections to its origin, and the request target. Raises ValueError, quoting nothing."""
+        """The connections to the URL's origin, and the request target. Raises ValueError, which quotes nothing of it."""
         if not url.isascii() or not url.isprintable() or " " in url:
             raise ValueError("no URL")
         parts = urlsplit(url)
@@ -68,7 +68,7 @@ class HttpDocuments:
         if upstream is None:
             settings = UpstreamSettings(origin, max_in_flight=4, max_idle=1, breaker=None, ca_file=self._ca_file)
             upstream = LeanUpstream(settings)
-        self._origins[origin] = upstream  # behind those asked longer ago
+        self._origins[origin] = upstream  # last: those used longest ago are closed first
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return upstream, target.encode("ascii")
 

@@ -1,7 +1,7 @@
-"""Every way in which the upstream fails, and the one table that says what the caller is told.
+"""Every way in which the upstream can fail, and the one table that says what the caller is told.
 
-Statuses and ``Proxy-Status`` tokens follow RFC 9209 §2.3. Foreign exceptions stop here: nothing above this package has
-heard of sockets.
+Statuses and ``Proxy-Status`` tokens follow RFC 9209 §2.3. The library's exceptions stop here: nothing above this package
+knows of sockets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..core.errors import Code, Rejection, Source
 
 
 class Failure(enum.Enum):
-    """What went wrong between us and GitLab."""
+    """What went wrong between the gateway and GitLab."""
 
     DNS = enum.auto()
     DNS_TIMEOUT = enum.auto()
@@ -33,15 +33,15 @@ class Failure(enum.Enum):
     READ_TIMEOUT = enum.auto()
     """A body that stopped growing."""
     WRITE_TIMEOUT = enum.auto()
-    """It stopped taking our body."""
+    """GitLab stopped taking the request's body."""
     PROTOCOL = enum.auto()
     NO_SOCKETS = enum.auto()
     """This process ran out of file descriptors or memory for one more connection."""
     BUSY = enum.auto()
-    """All ``max_in_flight`` places taken and the queue full, or the wait in it too long."""
+    """All ``max_in_flight`` places are taken, and the queue is full or the wait in it took too long."""
     BREAKER_OPEN = enum.auto()
     CLOSED = enum.auto()
-    """The gateway is going down."""
+    """The gateway is shutting down."""
 
 
 _502 = (502, "502 Bad Gateway")
@@ -69,7 +69,7 @@ _TABLE: dict[Failure, tuple[Code, tuple[int, str], str]] = {
     Failure.CLOSED: (Code.DRAINING, _503, "destination_unavailable"),
 }
 
-# These say nothing about GitLab's health: the breaker doesn't hear of them.
+# These say nothing about GitLab's health: the breaker does not count them.
 OUR_OWN = frozenset({Failure.NO_SOCKETS, Failure.BUSY, Failure.BREAKER_OPEN, Failure.CLOSED})
 
 _ERRNOS: dict[int, Failure] = {
@@ -101,7 +101,7 @@ class UpstreamFailure(Exception):  # noqa: N818 — the cause inside this packag
 
 
 def classify(error: OSError) -> Failure:
-    """Which failure an error of connecting is. Order matters: TLS and DNS errors are OSErrors too."""
+    """Classify an error in connecting. The order matters: TLS and DNS errors are OSErrors, too."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return Failure.TLS_CERTIFICATE
     if isinstance(error, ssl.SSLError):
@@ -114,7 +114,7 @@ def classify(error: OSError) -> Failure:
 
 
 def rejection(failure: Failure, detail: str = "", retry_after_s: float = 1.0) -> Rejection:
-    """The refusal a failure becomes. ``Retry-After`` goes with every 503, in whole seconds, never 0."""
+    """The refusal that a failure becomes. Every 503 has ``Retry-After``, in whole seconds, never 0."""
     code, (status, message), token = _TABLE[failure]
     headers = ((b"Retry-After", b"%d" % max(1, math.ceil(retry_after_s))),) if status == 503 else ()
     return Rejection(

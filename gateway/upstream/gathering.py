@@ -1,7 +1,7 @@
-"""An answer whose body is small: collected, in however many pieces it comes, and told once it is whole.
+"""Gathers an answer with a small body, in however many pieces it comes, and hands it on once it is whole.
 
-Its head tells the length then, also where GitLab sent chunks instead: who decodes these puts it in their place (RFC 9112
-§7.1.3). So both kinds come in the same forms (``head_forms``), and whoever makes something of them knows but one.
+Its head then states the length, also where GitLab sent chunks instead: decoding these puts the length in their place
+(RFC 9112 §7.1.3). So both kinds come in the same forms (``head_forms``), and code that works on answers knows only one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _CHUNKED_FIELD = (b"Transfer-Encoding", b"chunked")
 
 
 class Gathering:
-    """Of one answer.
+    """The gathering of one answer.
 
     Args:
-        reply: Its head: of a form, its length empty where it told chunks; else as it came.
+        reply: Holds the answer's head: in a form, its length empty where the body comes in chunks; or as it came.
         length: As in ``response.Head``.
     """
 
@@ -33,7 +33,8 @@ class Gathering:
         self.reader: BodyReader = body_reader(length)
 
     def is_small(self, *, collects: bool) -> bool:
-        """It is waited for; in chunks only as far as is known by now, only where who asked ``collects``, and only JSON."""
+        """Whether the body is small enough to be waited for. One in chunks is so only as far as is known by now, only for
+        requests that ``collects`` is set for, and only if it is JSON."""
         if self._length != CHUNKED:
             return 0 < self._length <= WHOLE_BYTES
         if not collects or self._size_bytes > WHOLE_BYTES:
@@ -46,7 +47,7 @@ class Gathering:
         return self._reply.first_byte_s
 
     def feed(self, data: bytes) -> Reply | None:
-        """The answer, if that was the last of it. Raises Malformed."""
+        """Add octets of the body. Returns the answer if they were the last. Raises Malformed."""
         reader, pieces = self.reader, self._pieces
         payload = reader.feed(data)
         self._size_bytes += len(payload)
@@ -69,7 +70,7 @@ class Gathering:
         return reply
 
     def streamed(self) -> tuple[ResponseHead, bytes]:
-        """The head as it came, and what is there of the body: it goes on as a stream."""
+        """The head as it came, and what has come of the body, for an answer that goes on as a stream."""
         head, form = self._reply.head, self._reply.form
         if self._length == CHUNKED and form is not None:
             place = form.shape.place[b"content-length"]
@@ -79,12 +80,12 @@ class Gathering:
 
 
 def in_form(head: Head) -> Fields | None:
-    """Its fields as ``HeadForms`` learns them, of an answer to what was no HEAD; None: it does not."""
+    """The head's fields as ``HeadForms`` learns them, for a request other than HEAD; None: it does not learn this head."""
     if head.status != 200 or not head.persistent:
         return None
     if head.length >= 0:
         return head.fields
-    # Of what else comes in chunks, each may well have a head of its own.
+    # Other answers in chunks may well have a head of their own each.
     return with_length(head.fields, b"0") if _is_json(head.fields) else None
 
 
@@ -94,7 +95,7 @@ def _is_json(fields: Fields) -> bool:
 
 
 def with_length(fields: Fields, length: bytes) -> Fields:
-    """A chunked answer's, telling its length instead."""
+    """The fields of a chunked answer, stating its length instead."""
     return tuple(
         [(b"Content-Length", length) if lower(name) == b"transfer-encoding" else (name, value) for name, value in fields]
     )

@@ -1,7 +1,7 @@
-"""Which forms GitLab's answers have come in: a head of one of them is not taken apart line by line.
+"""The forms that GitLab's answers have come in: a head in one of them need not be parsed line by line.
 
-Only what ``response.parse_head`` took for a whole answer on a connection that stays is remembered, and only what stays the
-same of it; so nothing is understood otherwise than that would understand it.
+Remembered are only heads that ``response.parse_head`` took for those of whole answers on connections that stay open, and
+only what stays the same in them; so nothing is understood differently from how that function would understand it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..core.head_form import HeadForm, Values
 from ..core.messages import Fields
 from ..ports import Answered
 
-# What is another with each answer, or each page. More is learnt: whatever a proxy on the way adds.
+# Fields that differ with each answer, or each page. More are learnt, such as those that a proxy on the way adds.
 _OWN = frozenset(
     {
         b"content-length",
@@ -34,7 +34,7 @@ _OWN = frozenset(
         b"x-total-pages",
     }
 )
-# What decides about framing, storing or passing: never another value in the same form.
+# Fields that decide how an answer is framed, stored or passed on: within a form, their values never differ.
 _DECIDES = frozenset(
     {
         b"cache-control",
@@ -52,7 +52,7 @@ _DECIDES = frozenset(
         b"warning",
     }
 )
-# Heads with these have no form: their values are secrets or addresses, or frame.
+# A head with one of these has no form: their values are secrets or addresses, or decide about framing.
 _NEVER = frozenset(
     {
         b"age",
@@ -70,20 +70,20 @@ _NEVER = frozenset(
 )
 _OWN_BOUND = 32
 _APART = 3
-"""Fields of two heads, otherwise alike, that are taken to be another with each answer."""
+"""If two heads are equal except for at most so many fields, these are taken to differ with each answer."""
 _PER_COUNT = 8
 _COUNTS_BOUND = 64
 _LONGEST_BYTES = 16 * 1024
-"""Of a head that has a form."""
+"""The longest head that has a form."""
 CHUNKED_LINE = b"Transfer-Encoding: chunked"
 _UNTOLD_LINE = b"Content-Length: 0"
-"""Stands in a chunked answer's head for the other, until the length is known."""
+"""Takes the place of ``CHUNKED_LINE`` in a head, until the length is known."""
 _IN_VAIN = 32
-"""So many forms in a row that no head came in, and the next are learnt from one head in as many."""
+"""After learning from so many heads in a row without meeting one in a known form, only one in as many is learnt from."""
 
 
 class HeadForms:
-    """In bounded number, by how many lines they have, the one used last first."""
+    """A bounded number of forms, by their number of lines, the one used last first."""
 
     def __init__(self) -> None:
         self._forms: dict[int, list[HeadForm]] = {}
@@ -91,8 +91,8 @@ class HeadForms:
         self._in_vain = 0
 
     def starts(self, data: bytes, like: Answered | None) -> tuple[HeadForm, Values, bytes] | None:
-        """As ``read``, of a head at the start of ``data``; and what comes behind it. None, too, where that is not of the
-        form that such requests were answered in last, or the form has been met too seldom."""
+        """As ``read``, for a head at the start of ``data``, and with what follows it. None also if the head is not in the
+        form in which requests ``like`` it were answered last, or if that form has been met too seldom."""
         form = like.form if like is not None else None
         found = form.starts(data) if form is not None else None
         if found is None or form is None:
@@ -104,8 +104,8 @@ class HeadForms:
         return form, values, rest
 
     def read(self, head: bytes, like: Answered | None = None) -> tuple[HeadForm, Values] | None:
-        """The form of a head, and its values: the length's is empty where ``CHUNKED_LINE`` stands in its place. It is what
-        answers to requests ``like`` it are expected in."""
+        """The form of a head, and its values; that of the length is empty where ``CHUNKED_LINE`` stands in its place. From
+        then on answers to requests ``like`` this one are expected in that form."""
         if len(head) > _LONGEST_BYTES:
             return None
         lines = head.split(b"\r\n")
@@ -114,7 +114,7 @@ class HeadForms:
             return None
         first = forms[0]
         values = first.read(lines)
-        if values is not None:  # nearly always, where lengths are told
+        if values is not None:  # nearly always, where heads state lengths
             self._in_vain = 0
             first.met(CHUNKED_LINE)
             if like is not None:
@@ -136,7 +136,8 @@ class HeadForms:
         return None
 
     def learn(self, head: bytes, fields: Fields, reason: bytes) -> None:
-        """From a head of status 200 on a connection that stays; ``fields`` tell its length, or 0 where it told chunks."""
+        """Learn the form of a head of status 200 on a connection that stays open; ``fields`` state the length, 0 if it was
+        chunked."""
         self._in_vain += 1
         if self._in_vain > _IN_VAIN and self._in_vain % _IN_VAIN:
             return
@@ -144,7 +145,7 @@ class HeadForms:
             return
         lines = head.split(b"\r\n")
         _untold(lines)
-        with contextlib.suppress(ValueError):  # it can have no form
+        with contextlib.suppress(ValueError):  # it can't have a form
             self._learn(lines, fields, reason)
 
     def _learn(self, lines: Sequence[bytes], fields: Fields, reason: bytes) -> None:
@@ -170,7 +171,7 @@ class HeadForms:
 
 
 def _untold(lines: list[bytes]) -> bool:
-    """Whether a head tells chunks; then its lines tell no length in their place, as those of a form do."""
+    """Whether a head announces chunks; if so, put a length of 0 in their place, as a form has a length there."""
     if CHUNKED_LINE not in lines:
         return False
     lines[lines.index(CHUNKED_LINE)] = _UNTOLD_LINE

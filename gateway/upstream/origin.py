@@ -23,21 +23,21 @@ _P = TypeVar("_P", bound=asyncio.Protocol)
 _EYEBALLS_DELAY_S = 0.25
 _TLS_SHUTDOWN_S = 1.0
 _TELL_EACH_S = 60.0
-"""How often the log hears of TLS that fails: every request may."""
+"""The least time between two log messages about failing TLS, since every request may fail."""
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """A parsed ``upstream.url``. Its path, where there is one, is the pipeline's business."""
+    """A parsed ``upstream.url``, without its path, if there is one: that is the pipeline's business."""
 
     host: str = ""
     port: int = 0
     tls: bool = False
     socket_path: str = ""
-    """Of a Unix socket; then there is no host."""
+    """The path of a Unix socket; then there is no host."""
 
     @property
     def authority(self) -> bytes:
-        """For a Host field; ``localhost`` for a Unix socket."""
+        """The value for a Host field; ``localhost`` for a Unix socket."""
         if self.socket_path:
             return b"localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -46,7 +46,10 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 def parse_origin(url: str) -> Origin:
-    """``http://`` ``https://`` ``unix:/path`` ``http+unix:///path``. Raises ValueError, quoting nothing of the URL."""
+    """Parse ``http://…``, ``https://…``, ``unix:/path`` or ``http+unix:///path``.
+
+    Raises ValueError, which quotes nothing of the URL.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -70,10 +73,10 @@ def parse_origin(url: str) -> Origin:
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """A verifying client context: TLS 1.2 or later, HTTP/1.1. With ``ca_file`` these authorities and no others.
+    """A verifying client context: TLS 1.2 or later, HTTP/1.1. With a ``ca_file``, its authorities and no others.
 
-    Made by hand, because the library's shortcut also writes session keys to where ``SSLKEYLOGFILE`` says. Raises OSError
-    or ssl.SSLError for a file that can't be read or holds no certificate.
+    Made by hand, because the library's shortcut also writes session keys to the file that ``SSLKEYLOGFILE`` names. Raises
+    OSError or ssl.SSLError for a file that can't be read or holds no certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -102,8 +105,8 @@ class Dialer:
         self._opening: set[asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]] = set()
 
     async def connect(self, factory: Callable[[], _P], tls: ssl.SSLContext | None) -> _P:
-        """Name look-up, TCP, TLS: all within ``connect_s``. Looked up anew, or with whoever does so at the moment:
-        a GitLab that moved is found.
+        """Open a connection: name look-up, TCP and TLS, all within ``connect_s``. The name is looked up each time, or a
+        look-up under way is shared: a GitLab that moved is found.
 
         Raises UpstreamFailure.
         """
@@ -145,7 +148,7 @@ class Dialer:
             raise UpstreamFailure(Failure.DNS, "name") from error
 
     def _tell(self, error: ssl.SSLError) -> None:
-        """A code can't say whether it is the name, the end or the authority of a certificate."""
+        """Log why TLS failed: an error code can't tell a certificate's wrong name from its expiry or its authority."""
         now = self._loop.time()
         if now - self._told_at >= _TELL_EACH_S:
             self._told_at = now
@@ -153,13 +156,14 @@ class Dialer:
             log.error("no TLS with %s: %s", self._origin.authority.decode("ascii"), why)
 
     async def close(self) -> None:
-        """Wait for connections that nobody waits for any more."""
+        """Wait until the connections still being opened are open or have failed, for ``connect_s`` at most."""
         if self._opening:
             await asyncio.wait(self._opening, timeout=self._connect_s)
 
     async def _open(self, opening: Coroutine[object, object, tuple[asyncio.Transport, _P]]) -> _P:
-        """From here on a socket changes hands, and loops differ in who closes it when that is cancelled (uvloop: twice,
-        or never). So it never is: it runs to its end, bounded by the handshake's time, and is dropped then."""
+        """Run ``opening`` to its end, even if the caller is cancelled: a socket changes hands in it, and event loops differ
+        in who closes that when it is cancelled (uvloop: twice, or never). The handshake's timeout bounds it; a connection
+        that nobody waits for any more is dropped then."""
         task = self._loop.create_task(opening)
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)

@@ -1,7 +1,7 @@
-"""Requests that merely wait: while one does, somebody else has its place.
+"""Requests that merely wait: while one does, another has its place.
 
-GitLab answers a runner that asks for a job at once, or lets its Workhorse wait for one (50 s by default); who watches a
-cluster is told when something happens there. Neither is work to anybody. With a place for each, as many idle runners as
+GitLab answers a runner that asks for a job at once, or has Workhorse wait for one (50 s by default); a client that watches
+a cluster is told when something happens there. Neither is work for anybody. If each held a place, as many idle runners as
 there are places would keep everybody else out.
 """
 
@@ -14,25 +14,25 @@ from typing import Protocol
 from ..reply import Reply
 
 PARKED_AFTER_S = 1.0
-"""What still goes on by then waits for something else than GitLab."""
+"""A request that still goes on after this time is taken to wait for something other than GitLab's work."""
 
 
 class Lot(Protocol):
-    """Whoever counts places."""
+    """Counts the places."""
 
     def park(self) -> bool:
-        """The place of a request may be another's; False: there are too many such requests."""
+        """Let another request have the place of this one; False: too many are parked already."""
 
     def unpark(self) -> None:
-        """It is in use again."""
+        """Count a parked request as holding a place again."""
 
 
 async def parked(
     lot: Lot, answer: Awaitable[Reply], when_over: Callable[[Reply, Callable[[], None]], None] = Reply.on_release
 ) -> Reply:
-    """``answer`` of a request that holds a place, which is parked until the answer is over or nobody waits any more.
+    """Await the ``answer`` to a request that holds a place, and park it until the answer is over or nobody waits any more.
 
-    ``when_over`` says when an answer that streams is: when its place is given back.
+    ``when_over`` has its second argument called when a streamed answer is over, that is, when its place is given back.
     """
     parking = Parking(lot)
     try:
@@ -48,7 +48,7 @@ async def parked(
 
 
 class Parking:
-    """One request's, from when it holds a place until its ``end``."""
+    """The parking of one request, from when it gets its place until ``end``."""
 
     __slots__ = ("_lot", "_parked", "_timer")
 
@@ -61,7 +61,7 @@ class Parking:
         self._parked = self._lot.park()
 
     def end(self) -> None:
-        """It waits no longer. Idempotent."""
+        """End the parking: the request waits no longer. Idempotent."""
         self._timer.cancel()
         if self._parked:
             self._parked = False

@@ -1,7 +1,7 @@
-"""Places and idle connections: how many requests may be up at once, who waits, what is kept for the next one.
+"""Places and idle connections: how many requests may be at GitLab at one time, which wait, what is kept for the next.
 
-A *place* is the right to have one request at GitLab. Whoever holds a place either frees it or hands it to a connection,
-which frees it when its exchange ends; a freed place goes to the longest-waiting request.
+A *place* is the right to have one request at GitLab. Its holder either frees it or hands it to a connection, which frees it
+when its exchange ends; a freed place goes to the request that has waited longest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .errors import Failure, UpstreamFailure
 
 
 class Pool:
-    """Implements ``connection.Home``. All of it runs in one loop, between awaits, so there is nothing to lock."""
+    """A ``contract.Home`` with places. All of it runs in one event loop, between awaits, so there is nothing to lock."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class Pool:
         self._closed = False
         self.tunnels = 0
         self.handshakes = 0
-        """Under way: each may become a tunnel."""
+        """The handshakes under way, each of which may become a tunnel."""
         self.in_flight = 0
-        """Requests up, those that are parked among them."""
+        """The requests at GitLab, including those that are parked."""
         self.parked = 0
 
     # Places
@@ -59,11 +59,11 @@ class Pool:
         return True
 
     def is_full(self) -> bool:
-        """A request that came now would be turned away at once."""
+        """Whether a request that came now would be turned away at once."""
         return self._closed or (self._is_taken() and len(self._queue) >= self._max_waiting)
 
     async def enter(self) -> None:
-        """Wait in line for a place. Raises UpstreamFailure BUSY when the line, or the wait, is too long."""
+        """Wait in line for a place. Raises UpstreamFailure: BUSY if the line or the wait is too long, or CLOSED."""
         if self.is_full():
             raise self._turned_away()
         ready: asyncio.Future[None] = self._loop.create_future()
@@ -81,9 +81,9 @@ class Pool:
             timer.cancel()
 
     def freed(self) -> None:
-        """One place back, or straight on to who waits longest."""
+        """Take one place back, or give it straight to the request that has waited longest."""
         queue = self._queue
-        # One more may be up than there are places: a parked one has ended, and handed on a place that it did not hold.
+        # There may be one more request than places: a parked one that ends hands on a place that it did not hold.
         while queue and self.in_flight - self.parked <= self._max_in_flight:
             ready = queue.popleft()
             if not ready.done():
@@ -105,7 +105,7 @@ class Pool:
         self.parked -= 1
 
     def _is_taken(self) -> bool:
-        """Every place. Polls that come back to theirs may be more for a while."""
+        """Whether every place is taken. Parked requests that return may make them even more for a while."""
         return self.in_flight - self.parked >= self._max_in_flight
 
     def _give_up(self, ready: asyncio.Future[None]) -> None:
@@ -123,7 +123,7 @@ class Pool:
     # Connections
 
     def take_idle(self, now: float) -> Connection | None:
-        """The connection used last, if it is still young enough. The newest is the likeliest to live."""
+        """The idle connection used last that is young enough and usable: the newest is the likeliest to be alive."""
         idle = self._idle
         while idle:
             connection = idle.pop()
@@ -133,7 +133,7 @@ class Pool:
         return None
 
     def lend(self, now: float) -> Connection | None:
-        """A place and the connection used last; None, and neither was taken: one of them is not to be had."""
+        """Take a place and the idle connection used last. None, and neither is taken, if one of them can't be had."""
         idle = self._idle
         if not idle or self.in_flight - self.parked >= self._max_in_flight or self._closed:
             return None
@@ -182,7 +182,7 @@ class Pool:
         self._on_break(connection.ticket)
 
     def _sweep(self) -> None:
-        """Close what GitLab may close any moment, before it does: oldest first, in the order they came back."""
+        """Close the connections that GitLab may close any moment, before it does. They are in the order of their return."""
         self._sweeper = None
         idle = self._idle
         now = self._loop.time()
@@ -211,7 +211,7 @@ class Pool:
         return self._closed
 
     async def close(self) -> None:
-        """Everything, now: who waits hears CLOSED, answers in progress break off."""
+        """Close everything at once: waiting requests fail with CLOSED, answers in progress break off."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()

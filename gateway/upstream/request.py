@@ -1,4 +1,4 @@
-"""A request head as octets: what it was given, plus the framing, and nothing that could split it."""
+"""Renders a request head as octets: the fields given, plus the framing, and nothing that could split it in two."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..core.messages import Fields, lower
 from ..ports import Repeated, UpstreamRequest
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# As VALUE_OCTETS, of a target.
+# As VALUE_OCTETS, for a target.
 _TARGET_OCTETS = bytes(octet if octet > 32 and octet != 127 else octet ^ 1 for octet in range(256))
-# Framing is decided here alone, and an expectation is answered by the edge: GitLab never has to say 100.
+# Framing is decided here alone, and the edge answers expectations: GitLab never has to send a 100.
 _OURS = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 _ANTICIPATES_BODY = frozenset({"POST", "PUT", "PATCH"})
 
@@ -25,8 +25,8 @@ _BOUND = 1024
 def render_head(request: UpstreamRequest, *, has_body: bool) -> bytes:
     """The head's octets, framing included: ``Content-Length``, or chunked when a body's length is not known.
 
-    Raises Rejection BAD_REQUEST for what would not be one well-formed request. The edge refused all that already; this is
-    the last look before the wire.
+    Raises Rejection BAD_REQUEST for what would not be one well-formed request. The edge has refused all of that already;
+    this is the last check before the wire.
     """
     target = request.target
     if not target or target.translate(_TARGET_OCTETS) != target:
@@ -45,7 +45,7 @@ def render_head(request: UpstreamRequest, *, has_body: bool) -> bytes:
 
 
 def render_get(target: bytes, own: Fields, repeated: Repeated) -> bytes:
-    """As ``render_head`` of a GET without a body, whose fields are ``own`` between those of ``repeated``."""
+    """As ``render_head``, for a GET without a body whose fields are ``own`` between those of ``repeated``."""
     if not target or target.translate(_TARGET_OCTETS) != target:
         raise _unsendable("target")
     before, behind = repeated.rendered or _rendered(repeated)
@@ -53,13 +53,13 @@ def render_get(target: bytes, own: Fields, repeated: Repeated) -> bytes:
 
 
 def _rendered(repeated: Repeated) -> tuple[bytes, bytes]:
-    """What comes between a target and the fields of one request alone, and what comes behind these."""
+    """The octets between the target and a request's own fields, and those behind its own fields."""
     rendered = repeated.rendered = (_VERSION + _lines(repeated.before), _lines(repeated.behind))
     return rendered
 
 
 def _lines(fields: Fields) -> bytes:
-    """Fields as lines, less those that frame."""
+    """The fields as lines, without those that frame."""
     if len(fields) == 1:
         only, content = fields[0]
         spelt = _PREFIXES.get(only)

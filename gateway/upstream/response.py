@@ -1,8 +1,8 @@
-"""Reading responses, strictly: heads, framing (RFC 9112 §6.3) and the three kinds of body. No I/O.
+"""Reads responses, strictly: heads, framing (RFC 9112 §6.3) and the three kinds of body. No I/O.
 
-An own reader, because the ready-made one can't be told that a request was HEAD, lets status 099, ``HTTP/2.0`` and control
-octets in the reason phrase pass, bounds neither head nor chunk extensions, and is slower once its fields are looked at.
-What it refuses, it refuses for good: after a :class:`Malformed` nothing on that connection can be trusted.
+We have a reader of our own because the ready-made one can't be told that a request was HEAD, lets status 099, ``HTTP/2.0``
+and control octets in the reason phrase pass, bounds neither head nor chunk extensions, and is slower once its fields are
+looked at. What ours refuses, it refuses for good: after a :class:`Malformed` nothing on that connection can be trusted.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ..core.framing import VALUE_OCTETS
 from ..core.messages import Field, Fields, lower
 
 MAX_HEAD_BYTES = 64 * 1024
-MAX_LINE_BYTES = 32 * 1024  # GitLab's Link and Content-Security-Policy are long; nothing honest comes near
+MAX_LINE_BYTES = 32 * 1024  # GitLab's Link and Content-Security-Policy are long, but no honest line comes near
 MAX_FIELDS = 256
 MAX_TRAILER_BYTES = 16 * 1024
 MAX_CHUNK_LINE_BYTES = 4 * 1024
-# A stream may carry as many octets of extensions as of body, and this much more: no honest stream meets it, and the
+# A stream may carry as many octets of chunk extensions as of body, plus this many: no honest stream reaches that, and the
 # work per octet delivered stays bounded.
 _EXTENSION_ALLOWANCE_BYTES = 16 * 1024
 
@@ -31,7 +31,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _CODING = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# The registered codings (RFC 9112 §7): a body in one of these would reach its client coded and unsaid.
+# The registered codings (RFC 9112 §7): a body in one of these would reach its client still coded, with no field to say so.
 _CODINGS = frozenset({b"compress", b"deflate", b"gzip", b"identity", b"x-compress", b"x-gzip"})
 _ONLY_CHUNK = re.compile(rb"[1-9A-Fa-f][0-9A-Fa-f]{0,14}")
 _ONLY_CHUNK_END = b"\r\n0\r\n\r\n"
@@ -45,14 +45,14 @@ _KINDS = {
     b"upgrade": _UPGRADE,
 }
 
-# GitLab sends the same dozen lines with every answer: a line read once is looked up whole. Emptied when full. What differs
-# from answer to answer stays out, and cookies do: no secret outlives its answer.
+# GitLab sends the same dozen lines with every answer: a line read once is looked up whole. Emptied when full. Fields that
+# differ from answer to answer are left out, and so are cookies: no secret outlives its answer.
 _LINES: dict[bytes, Field] = {}
 _FRAMING: dict[bytes, tuple[Field, int]] = {}
 _LINES_BOUND = 1024
 _OF_ONE = frozenset({b"etag", b"link", b"set-cookie", b"x-gitlab-meta", b"x-request-id", b"x-runtime"})
 _SPELT: set[bytes] = set()
-"""These names, as they came."""
+"""The names in ``_OF_ONE``, in the spellings that came."""
 _STARTS: dict[bytes, tuple[bool, int, bytes]] = {}
 _STARTS_BOUND = 128
 _LINE_BOUND_BYTES = 96
@@ -60,7 +60,7 @@ _SPELT_BOUND = 32
 
 
 class Malformed(Exception):  # noqa: N818 — a finding about the peer
-    """Not HTTP as RFC 9112 has it; the message is for the operator's log and quotes nothing."""
+    """Not HTTP as RFC 9112 defines it; the message is for the operator's log and quotes nothing."""
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
@@ -70,20 +70,20 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     reason: bytes
     fields: Fields
     length: int
-    """Octets of the body, or CHUNKED, or UNTIL_CLOSE."""
+    """The number of octets in the body, or CHUNKED, or UNTIL_CLOSE."""
     persistent: bool
-    """The connection may carry another request once this answer is read."""
+    """Whether the connection may carry another request once this answer is read."""
     upgrade: bool
 
 
 def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) -> Head:
-    """The head without its closing empty line.
+    """Parse a head. Raises Malformed.
 
     Args:
-        head: As it came.
-        bodiless: The request was HEAD.
-        foreign_codings: Take an answer whose one transfer coding nobody registered, delimited by close (RFC 9112 §6.3,
-            rule 4), instead of refusing it.
+        head: The octets as they came, without the empty line that ends them.
+        bodiless: Whether the request was HEAD.
+        foreign_codings: Whether an answer whose only transfer coding is an unregistered one is taken as delimited by close
+            (RFC 9112 §6.3, rule 4), instead of being refused.
     """
     if len(head) > MAX_HEAD_BYTES:
         raise Malformed("head too large")
@@ -95,7 +95,7 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
     chunked = foreign = closing = upgrade = False
     del lines[0]
     fields: list[Any] = list(map(_LINES.get, lines))
-    # Lines that are new, and those that frame: a handful of each answer's.
+    # Only lines that are new, and those that frame: a handful per answer.
     for _ in range(fields.count(None)):
         at = fields.index(None)
         line = lines[at]
@@ -126,7 +126,7 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
         raise Malformed("Content-Length and Transfer-Encoding")
     persistent = http_11 and not closing and not foreign
     if bodiless or status < 200 or status in (204, 304):
-        # A 204 that announces a body may be followed by one: no next answer is looked for behind it.
+        # A 204 that announces a body may be followed by one: no further answer is read from this connection.
         if status == 204 and (chunked or length):
             persistent = False
         framing = 0
@@ -135,7 +135,8 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
     elif length is not None:
         framing = length
     elif persistent:
-        # The RFC would read to the unannounced close; then an answer that lost its Content-Length line would look whole.
+        # The RFC would read on until the connection closes, unannounced as that is; but then an answer that has lost its
+        # Content-Length line would look whole.
         raise Malformed("no length and no announced close")
     else:
         framing = UNTIL_CLOSE
@@ -143,7 +144,7 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
 
 
 def _is_foreign(coding: bytes) -> bool:
-    """A single coding that nobody registered. What looks like ``chunked`` is an attack on somebody's framing."""
+    """Whether this is a single coding that is not registered. One that resembles ``chunked`` is an attack on framing."""
     return _CODING.fullmatch(coding) is not None and coding not in _CODINGS and b"chunk" not in coding
 
 
@@ -186,7 +187,7 @@ def _read_line(line: bytes) -> tuple[Field, int]:
 
 
 class HeadBuffer:
-    """Collects the octets of a head that came in pieces."""
+    """Collects the octets of a head that comes in pieces."""
 
     __slots__ = ("_octets", "_searched")
 
@@ -195,7 +196,8 @@ class HeadBuffer:
         self._searched = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """(head, what follows it) once the head is complete. Refuses early what can't become one."""
+        """Add octets. Returns (head, what follows it) once the head is complete. Raises Malformed early for octets that
+        can't become a head."""
         octets = self._octets
         octets += data
         end = octets.find(b"\r\n\r\n", max(0, self._searched - 3))
@@ -203,7 +205,7 @@ class HeadBuffer:
             return bytes(octets[:end]), bytes(octets[end + 4 :])
         if not (octets.startswith(b"HTTP/1.") if len(octets) >= 7 else b"HTTP/1.".startswith(octets)):
             raise Malformed("status line")
-        # Only what is new is looked at, and the octet before it: a peer that drips costs no more than its octets.
+        # Only the new octets are looked at, and the one before them: a peer that drips costs no more than its octets.
         fresh = octets[max(0, self._searched - 1) :]
         if fresh.count(b"\n") != fresh.count(b"\r\n") + (fresh[:1] == b"\n"):
             raise Malformed("bare line feed")
@@ -217,17 +219,17 @@ class HeadBuffer:
 
 
 class BodyReader(Protocol):
-    """Takes octets off the connection, gives the body's."""
+    """Takes the connection's octets, and returns those of the body."""
 
     done: bool
     surplus: bool
-    """Octets came after the end: an answer to nothing."""
+    """Whether octets came after the end of the body: they answer no request."""
 
     def feed(self, data: bytes) -> bytes: ...
 
 
 class LengthReader:
-    """A body of so many octets."""
+    """A body of ``length`` octets."""
 
     __slots__ = ("_left", "done", "surplus")
 
@@ -246,7 +248,7 @@ class LengthReader:
 
 
 class CloseReader:
-    """A body that ends with its connection; never done by itself."""
+    """A body that ends with its connection; it is never ``done`` by itself."""
 
     __slots__ = ("done", "surplus")
 
@@ -259,7 +261,8 @@ class CloseReader:
 
 
 def only_chunk(data: bytes) -> bytes | None:
-    """What a chunked body says that is all here, in one chunk, as small answers nearly always come; None: it is not."""
+    """The content of a chunked body, if ``data`` holds all of it in one chunk, as small answers nearly always come; else
+    None."""
     if not data.endswith(_ONLY_CHUNK_END):
         return None
     end = data.find(b"\r\n", 0, MAX_CHUNK_LINE_BYTES)
@@ -286,7 +289,7 @@ class ChunkedReader:
     def __init__(self) -> None:
         self._begun = False
         self._left = 0
-        """Octets of the chunk still to come, with its CRLF; 0 between chunks."""
+        """The octets of the chunk still to come, including its CRLF; 0 between chunks."""
         self._line = b""
         self._trailers = False
         self._trailer_bytes = 0
@@ -305,7 +308,7 @@ class ChunkedReader:
         pieces: list[bytes] = []
         at = 0
         if self._line:
-            # Bounded: a line that is not complete is at most MAX_CHUNK_LINE_BYTES long.
+            # Bounded, because an incomplete line is at most MAX_CHUNK_LINE_BYTES long.
             data = self._line + data
             self._line = b""
         size = len(data)

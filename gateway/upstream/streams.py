@@ -1,4 +1,4 @@
-"""What a connection hands to those who read from it: a body, a tunnel. Bounded memory, one reader each."""
+"""The streams that a connection hands to their readers: bodies and tunnels. Bounded memory, one reader each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 from ..core.errors import Rejection
 from .errors import Failure, UpstreamFailure, rejection
 
-# Above HIGH the socket is not read until the buffer is below LOW. One read is at most 256 KiB, so a stream whose reader
+# Above HIGH the socket is not read until the buffer is down to LOW. One read is at most 256 KiB, so a stream whose reader
 # is slow holds at most HIGH + 256 KiB.
 HIGH_BYTES = 128 * 1024
 LOW_BYTES = 32 * 1024
@@ -27,7 +27,7 @@ class Line(Protocol):
 
 
 class Stream:
-    """Octets that arrived, waiting for their reader."""
+    """Octets that have arrived and wait for their reader."""
 
     __slots__ = ("_chunks", "_ended", "_error", "_line", "_over", "_paused", "_waiter", "buffered")
 
@@ -42,14 +42,14 @@ class Stream:
         self.buffered = 0
 
     def on_over(self, then: Callable[[], None]) -> None:
-        """Call ``then`` when no more comes, whatever of it is read by then; at once where that is so."""
+        """Call ``then`` when no more will come, however much has been read by then; at once if that is so already."""
         if self._ended or self._error is not None:
             then()
         else:
             self._over = then
 
     async def read(self) -> bytes:
-        """The next octets; ``b""`` at the end. What arrived before a failure is given first, then the Rejection."""
+        """The next octets; ``b""`` at the end. After a failure: first what had arrived before, then the Rejection."""
         while not self._chunks:
             if self._error is not None:
                 raise self._error
@@ -69,7 +69,7 @@ class Stream:
         return chunk
 
     def push(self, chunk: bytes) -> bool:
-        """Called by the connection. True: enough, stop reading the socket until ``resume``."""
+        """Add octets, as the connection does. True: enough, the socket must not be read until ``resume``."""
         self._chunks.append(chunk)
         self.buffered += len(chunk)
         self._wake()
@@ -78,12 +78,12 @@ class Stream:
         return self._paused
 
     def end(self) -> None:
-        """All of it arrived."""
+        """Note that all of it has arrived."""
         self._ended = True
         self._wake()
 
     def detach(self) -> None:
-        """The connection has no more to do with this stream."""
+        """Part the stream from its connection, which has no more to do with it."""
         self._line = None
 
     def fail(self, error: Rejection) -> None:
@@ -92,12 +92,12 @@ class Stream:
         self._wake()
 
     def close(self) -> None:
-        """The reader wants no more. Idempotent; before the end it costs the connection."""
+        """Read no more of it. Idempotent; before the end this closes the connection."""
         line, self._line = self._line, None
         self._chunks.clear()
         self.buffered = 0
         if not self._ended and self._error is None:
-            # Whoever reads on must not take this for the end of the body.
+            # A reader that goes on must not take this for the end of the body.
             self._error = rejection(Failure.INCOMPLETE, "released before its end")
             self._wake()
         if line is not None:
@@ -127,7 +127,7 @@ class Body(Stream):
 
 
 class UpstreamTunnel(Stream):
-    """Both directions after a 101."""
+    """A tunnel to GitLab after a 101, in both directions."""
 
     __slots__ = ("half_closes",)
 
@@ -136,8 +136,8 @@ class UpstreamTunnel(Stream):
         self.half_closes = half_closes
 
     async def write(self, chunk: bytes) -> None:
-        """With back-pressure. Raises Rejection UPSTREAM_RESET when the other side is gone. Where that is how it ends, as
-        over TLS, the chunk goes nowhere: what it said last may still have to be read."""
+        """Send to GitLab, with back-pressure. Raises Rejection UPSTREAM_RESET when it is gone. Where it can end only so, as
+        over TLS, the chunk is dropped instead: what GitLab sent last may still have to be read."""
         line = self._line
         try:
             if line is None or not line.write(chunk):
@@ -148,7 +148,7 @@ class UpstreamTunnel(Stream):
                 raise rejection(error.failure, "tunnel") from error
 
     def write_eof(self) -> None:
-        """Half-close. TLS can't (RFC 8446 §6.1 allows it, our TLS stack doesn't): there all ends, and what has come can
-        still be read."""
+        """Half-close. TLS can't (RFC 8446 §6.1 allows it, our TLS stack doesn't): there both directions end, and what has
+        come can still be read."""
         if self._line is not None:
             self._line.write_eof()

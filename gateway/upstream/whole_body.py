@@ -1,4 +1,4 @@
-"""Small bodies, whole in memory before anything of GitLab's is held for them: a client that sends slowly holds no place."""
+"""Small bodies, read into memory before a place at GitLab is held for them: a client that sends slowly holds none."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from ..core.errors import bad_request
 from ..ports import RequestBody
 
 WHOLE_BYTES = 64 * 1024
-"""What counts as small, either way."""
+"""The most octets of a body that counts as small, in either direction."""
 
 
 class WholeBody:
-    """A ``ports.RequestBody`` that has arrived."""
+    """A ``ports.RequestBody`` that has arrived whole."""
 
     __slots__ = ("_octets", "content_length")
 
@@ -24,12 +24,12 @@ class WholeBody:
 
 
 def is_small(length: int | None) -> bool:
-    """Whether a body of that declared length is read before it is sent."""
+    """Whether a body with this declared length is read whole before it is sent."""
     return length is not None and length <= WHOLE_BYTES
 
 
 async def collect(body: RequestBody, length: int) -> bytes:
-    """All of it. Raises Rejection when it is not as long as declared, and whatever ``body.read`` raises."""
+    """Read the whole body. Raises Rejection if it is not as long as declared, and whatever ``body.read`` raises."""
     pieces: list[bytes] = []
     left = length
     while chunk := await body.read():
