@@ -1,1 +1,1 @@
-"""The downstream side: the only user of an HTTP server."""
+"""The downstream side: the only part that uses an HTTP server."""

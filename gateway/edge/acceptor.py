@@ -1,9 +1,9 @@
 """Accepts connections at sockets that several processes share, so that each has as many as the others.
 
-The system wakes every process that waits at a socket, and the first to look gets the connection. By itself, that is the
-same process over and over: one that is awake anyway looks sooner than one that has to be woken, so that of 64 connections
-opened in a row one worker may get them all. So a process that has more connections than another leaves those that wait to
-the other one, for a moment.
+The system wakes every process that waits at a socket, and the first to look gets the connection. Left alone, that would be
+the same process over and over: one that is awake anyway looks sooner than one that has to be woken, so that of 64
+connections opened in a row one worker may get them all. So a process that has more connections than another leaves those
+that wait to the other one, for a moment.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ log = logging.getLogger("gateway.edge")
 _MOMENT_S = 0.005
 """How long a connection is left to the others: a process that is about to accept has begun by then."""
 _IN_VAIN = 4
-"""After so many moments in a row in which no other process accepted, they hang or are very busy: nothing is left to them
-until one of them accepts, or for ``_ALONE_S``."""
+"""If no other process accepts in so many such moments in a row, they hang or are very busy: nothing is left to them until
+one of them does accept, or for ``_ALONE_S``."""
 _ALONE_S = 1.0
 _SHORT_S = 0.05
 """How long to wait before accepting again where file descriptors or memory ran out."""

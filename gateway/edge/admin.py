@@ -28,8 +28,8 @@ _PIECE_BYTES = 64 << 10
 BODY_S = 10.0
 """How long a request's whole body may take to arrive."""
 PATIENCE_S = 5.0
-"""How long requests in progress may go on when the port closes. aiohttp waits that long twice; with its own default of a
-minute, service managers would lose patience first."""
+"""How long requests in progress may go on when the port closes. aiohttp waits that long twice; its own default, a minute,
+outlasts the patience of service managers."""
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 

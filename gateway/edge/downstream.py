@@ -74,7 +74,7 @@ class ClientBody:
         """See ``ports.RequestBody``. The first call answers ``Expect: 100-continue`` (RFC 9110 §10.1.1)."""
         payload = self._payload
         if self._expects:
-            # Not before now: the credential, the permit and the limits have been checked, and the body is wanted.
+            # Not earlier than this: credential, permit and limits have been checked, and the body is wanted.
             self._expects = False
             self._downstream.write_interim(_CONTINUE)
         try:

@@ -1,4 +1,4 @@
-"""aiohttp's parser: requires the one in C, and turns its errors into refusals that never quote what the client sent."""
+"""aiohttp's parser: requires the C one, and turns its errors into refusals that never quote what the client sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client's socket tells: has it left, does it still take octets? And how to show it that an answer was cut."""
+"""Whether a client is still there and takes octets, as its socket tells; and how it is shown that an answer was cut."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def taken(transport: asyncio.Transport) -> Taken:
 
 
 class Stall:
-    """A context in which ``end`` is called when the client has taken nothing for ``stall_s`` seconds."""
+    """A context manager that calls ``end`` when a client has taken nothing for ``stall_s`` seconds."""
 
     __slots__ = ("_before", "_end", "_loop", "_stall_s", "_timer", "_transport")
 

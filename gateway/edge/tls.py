@@ -68,7 +68,7 @@ def certificate_end(file: str) -> float:
 
 
 def _unreadable(*files: str) -> str:
-    """The file that can't be read, which the library does not say."""
+    """Which of the files can't be read: the library does not say."""
     return next((file for file in files if not os.access(file, os.R_OK)), " or ".join(files))
 
 

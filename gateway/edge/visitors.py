@@ -15,7 +15,7 @@ from .presence import Taken, cut, taken, unsent_bytes
 from .settings import EdgeSettings
 
 _LAST_WORD_S = 1.0
-"""How long to wait in the end for octets that a transport may hold without telling, and for clients slow to close (TLS)."""
+"""How long to wait at the end for octets that a transport may hold without telling, and for clients slow to close (TLS)."""
 _LOOK_S = 0.01
 _GOODBYE_S = 30.0
 """How long a client that has been sent everything may take to close its side, too (TLS): one that pools connections may not
@@ -153,7 +153,7 @@ class Visitors:
             await asyncio.sleep(_LOOK_S)
 
     def _forget_failed(self) -> None:
-        """Forget connections whose time for a handshake has passed: asyncio's own server does not report its failure."""
+        """Forget connections whose time for a handshake has passed: asyncio's own server does not report that it failed."""
         coming, before = self._coming, self._loop.time() - self._settings.request_head_s
         while coming and next(iter(coming.values())) < before:
             coming.popitem(last=False)

@@ -1,1 +1,1 @@
-"""The upstream side: our own HTTP client, for GitLab and for identity issuers."""
+"""The upstream side: an HTTP client of our own, for GitLab and for issuers."""

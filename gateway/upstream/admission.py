@@ -104,7 +104,7 @@ class AdmittingUpstream:
     def send_soon(
         self, target: bytes, own: Fields, repeated: Repeated, then: Then, door: Door | None = None
     ) -> Asked | None:
-        del door  # this is it
+        del door  # this upstream is the door itself
         if self.in_flight >= self._limit.rooms[repeated.priority] or self._queue.waiting:
             return None
         sent = self._upstream.send_soon(target, own, repeated, then, self)

@@ -360,7 +360,7 @@ class _Exchange(msgspec.Struct, eq=False):
         upstream = self._upstream
         breaker = upstream._breaker
         if breaker is not None:
-            breaker.record(self._ticket, True, upstream._loop.time())  # type: ignore[union-attr]  # it was asked by it
+            breaker.record(self._ticket, True, upstream._loop.time())  # type: ignore[union-attr]  # as above
         self._tell(reply)
 
     def set_exception(self, error: BaseException) -> None:

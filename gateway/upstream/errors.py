@@ -1,6 +1,6 @@
 """Every way in which the upstream can fail, and the one table that says what the caller is told.
 
-Statuses and ``Proxy-Status`` tokens follow RFC 9209 §2.3. The library's exceptions stop here: nothing above this package
+Statuses and ``Proxy-Status`` tokens follow RFC 9209 §2.3. Foreign exceptions stop here: nothing above this package
 knows of sockets.
 """
 

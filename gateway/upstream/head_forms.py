@@ -1,7 +1,7 @@
 """The forms that GitLab's answers have come in: a head in one of them need not be parsed line by line.
 
-Remembered are only heads that ``response.parse_head`` took for those of whole answers on connections that stay open, and
-only what stays the same in them; so nothing is understood differently from how that function would understand it.
+We remember only what stays the same in heads that ``response.parse_head`` took for those of whole answers, on connections
+that stay open; so nothing is understood differently from how that function would understand it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _NEVER = frozenset(
 )
 _OWN_BOUND = 32
 _APART = 3
-"""If two heads are equal except for at most so many fields, these are taken to differ with each answer."""
+"""If two heads are equal except for at most this many fields, these are taken to differ with each answer."""
 _PER_COUNT = 8
 _COUNTS_BOUND = 64
 _LONGEST_BYTES = 16 * 1024

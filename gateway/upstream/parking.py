@@ -30,9 +30,9 @@ class Lot(Protocol):
 async def parked(
     lot: Lot, answer: Awaitable[Reply], when_over: Callable[[Reply, Callable[[], None]], None] = Reply.on_release
 ) -> Reply:
-    """Await the ``answer`` to a request that holds a place, and park it until the answer is over or nobody waits any more.
+    """Await the ``answer`` to a request that holds a place. The request is parked until the answer is over or nobody waits.
 
-    ``when_over`` has its second argument called when a streamed answer is over, that is, when its place is given back.
+    ``when_over`` arranges for a call when a streamed answer is over, that is, when its place is given back.
     """
     parking = Parking(lot)
     try:

@@ -136,8 +136,8 @@ class UpstreamTunnel(Stream):
         self.half_closes = half_closes
 
     async def write(self, chunk: bytes) -> None:
-        """Send to GitLab, with back-pressure. Raises Rejection UPSTREAM_RESET when it is gone. Where it can end only so, as
-        over TLS, the chunk is dropped instead: what GitLab sent last may still have to be read."""
+        """Send to GitLab, with back-pressure. Raises Rejection UPSTREAM_RESET when it is gone. Where it ends its side by
+        closing, as over TLS, the chunk is dropped instead: what GitLab sent last may still have to be read."""
         line = self._line
         try:
             if line is None or not line.write(chunk):
