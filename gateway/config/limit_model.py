@@ -1,4 +1,4 @@
-"""The part of the configuration that says how fast. As in ``model``, a field's docstring is its description."""
+"""The part of the configuration about limits and costs. As in ``model``, a field's docstring is its description."""
 
 from __future__ import annotations
 
@@ -15,70 +15,71 @@ _OUTAGE = {OnBuckets.LOCAL: OnOutage.LOCAL, OnBuckets.OPEN: OnOutage.OPEN, OnBuc
 
 
 class CostMode(enum.StrEnum):
-    """What a request takes from a bucket."""
+    """How many tokens a request takes from a bucket."""
 
     REQUEST = "request"
     WEIGHTED = "weighted"
 
 
 class LimitMatch(Section, frozen=True):
-    """Which requests a limit is about. Conditions that must all hold; one left out holds."""
+    """Which requests a limit applies to: conditions that must all hold. One that is left out holds."""
 
     access: Access | None = None
-    """`read` or `write`, exactly, by the route catalogue."""
+    """`read` or `write`, as the route catalogue classes the operation; unlike in rules, `write` does not include read."""
     methods: tuple[Method, ...] | None = None
-    """HTTP methods."""
+    """HTTP methods, one of which the request must have."""
     routes: tuple[Route, ...] | None = None
-    """`/template` or `METHOD /template`, as rules write them."""
+    """Routes, one of which the request must match: `/template` or `METHOD /template`, as in rules."""
     surfaces: tuple[Surface, ...] | None = None
-    """GitLab's HTTP surfaces."""
+    """GitLab's HTTP surfaces (`rest`, `git` …), one of which the route must belong to."""
 
 
 class Settle(Section, frozen=True):
-    """What the answer changes about the cost."""
+    """How the answer changes the cost."""
 
     cached: float = 1.0
-    """The share of the cost that remains where the cache answered without asking GitLab; `0` gives all of it back."""
+    """Share of the cost that remains if the cache answered without asking GitLab; `0` gives all of it back."""
     not_modified: float = 1.0
-    """The share that remains where GitLab only said 304."""
+    """Share of the cost that remains if GitLab only answered 304."""
     second: float = 0.0
-    """Tokens for each second GitLab worked on it (`X-Runtime`), or was waited for in vain."""
+    """Tokens for each second that GitLab worked on the request (`X-Runtime`), or that the gateway waited for it in vain."""
     mebibyte: float = 0.0
     """Tokens for each MiB of the answer."""
 
 
 class LimitEntry(Section, frozen=True):
-    """How fast, or how many at once: one bucket per caller, team, project or address."""
+    """How fast, how much or how many at once: one bucket per caller, team, project or address."""
 
     id: Id
-    """Named by audit, metrics and `explain`."""
+    """Name of the limit in audit, metrics and `explain`."""
     by: Scope
-    """Whose bucket."""
+    """Who shares a bucket: each caller, identity, team, address or project has its own, or the organisation has one."""
     rate: RateWords | None = None
-    """How fast tokens flow back: `600/min`. This, `concurrent` or `bandwidth`."""
+    """How fast tokens flow back into the bucket: `600/min`. A limit has one of `rate`, `concurrent` and `bandwidth`."""
     burst: int | None = None
-    """How many may be taken at once; absent: as many as the rate's number."""
+    """How many tokens may be taken at once; if absent, the number in `rate`."""
     concurrent: int | None = None
-    """How many requests may be in progress at one time."""
+    """Maximum number of requests in progress at one time."""
     bandwidth: Bandwidth | None = None
-    """How fast streamed answers flow to them together, through each gateway: `20MiB/s`."""
+    """Maximum speed of all streamed answers of one bucket together, through each gateway: `20MiB/s`."""
     match: LimitMatch | None = None
-    """Which requests it is about; absent: all."""
+    """Which requests the limit applies to; if absent, all."""
     cost: CostMode = CostMode.REQUEST
-    """`request`: each takes one token; `weighted`: as many as its operation weighs."""
+    """`request`: each request takes one token; `weighted`: as many as its operation weighs."""
     settle: Settle | None = None
-    """What the answer changes about the cost; absent: nothing."""
+    """How the answer changes the cost; if absent, not at all."""
     absorb: Duration = 0.0
     """A request that would be admitted within this time waits for its turn instead of being refused."""
     advertise: bool = False
-    """Its numbers are the `RateLimit-*` that callers see; absent everywhere: the first that applies."""
+    """Send this limit's numbers to callers as `RateLimit-*`. If no limit has this, the first that applies is sent: limits
+    without `match` come first, and of these limits `by: caller`."""
     mode: Mode = Mode.ENFORCE
-    """`shadow`: counted and measured, never refused."""
+    """`enforce`, or `shadow`: requests are counted and measured, but never refused."""
     on_error: OnBuckets | None = None
-    """While the shared buckets are away; absent: `stores.on_error.buckets`."""
+    """What happens to this limit while the shared buckets are unavailable; if absent, `stores.on_error.buckets` applies."""
 
     def limit(self, *, shadow: bool = False) -> Limit:
-        """As the limiter takes it."""
+        """The limit as the limiter takes it; ``shadow`` puts it into shadow mode, whatever its own mode is."""
         match = self.match or LimitMatch()
         settle = self.settle
         if self.rate is not None:
@@ -110,9 +111,9 @@ class LimitEntry(Section, frozen=True):
 
 
 class CostEntry(Section, frozen=True):
-    """What one operation weighs."""
+    """The cost of one operation."""
 
     match: Route
-    """`METHOD /template`, as `gitlab-gateway routes` lists it."""
+    """The operation: `METHOD /template`, as `gitlab-gateway routes` lists it."""
     cost: float
-    """Tokens it takes from limits with `cost: weighted`; `0`: nothing."""
+    """Tokens that the operation takes from limits with `cost: weighted`; `0`: none."""

@@ -1,6 +1,7 @@
-"""The whole configuration as frozen values. The annotations are read by the decoder, the schema and the docs' test.
+"""The whole configuration as frozen values. The decoder, the schema and the documentation's test read the annotations.
 
-A field's docstring is its description: editors show it, and `gitlab-gateway schema` prints it. Nothing here parses.
+A field's docstring is its description: editors show it, `gitlab-gateway schema` prints it, and `docs/configuration.md`
+repeats it word for word. Nothing here parses.
 """
 
 from __future__ import annotations
@@ -54,57 +55,58 @@ from .vocabulary import (
 
 
 class Timeouts(Section, frozen=True):
-    """How long GitLab may take."""
+    """How long the gateway waits for GitLab."""
 
     connect: Duration = 2.0
-    """For the TCP and TLS handshakes."""
+    """Longest time to open a connection to GitLab: name lookup, TCP and TLS handshakes together; more is 504."""
     first_byte: Duration = 60.0
-    """From the last octet of the request to the first of the answer; long polls of runners ask for more by themselves."""
+    """Longest wait for an answer's head after the request's end; more is 504. Git, LFS and runners always get 5 minutes."""
     idle: Duration = 300.0
-    """Between two reads of an answer's body."""
+    """Longest pause in an answer's body; then it is cut off. Also how long GitLab may accept none of a request's body."""
     tunnel_idle: Duration = 3600.0
-    """For a WebSocket through which nothing moves; GitLab's own NGINX waits as long."""
+    """How long a WebSocket through which nothing moves stays open; GitLab's own NGINX waits as long."""
 
 
 class Breaker(Section, frozen=True):
-    """When to stop asking a GitLab that fails."""
+    """Circuit breaker: when to stop sending requests to a GitLab that fails."""
 
     window: Duration = 30.0
-    """Failures older than this are forgotten."""
+    """Length of the sliding window: requests that ended longer ago no longer count."""
     min_requests: int = 20
-    """Fewer requests than this in the window never open it."""
+    """Fewer requests than this within `window` never open the breaker."""
     error_ratio: float = 0.5
-    """The share of failed requests in the window that opens it."""
+    """Share of failed requests within `window` at which the breaker opens; more than 0, at most 1."""
     open_for: Duration = 10.0
-    """Then one request is let through to see."""
+    """How long the breaker stays open; then one request is let through as a probe."""
 
 
 class Upstream(Section, frozen=True):
-    """Where GitLab is."""
+    """Where GitLab is, and how the gateway talks to it."""
 
     url: Url
-    """GitLab's address as the gateway reaches it. Its path is the relative-URL prefix of the install."""
+    """GitLab's address, as the gateway reaches it. Its path is the relative-URL prefix of the installation."""
     external_url: Url | None = None
-    """What GitLab believes it is called (its `external_url`), where that is not `listen.public_url`: links that lead there
-    are turned to lead back through the gateway."""
+    """GitLab's own name for itself (its `external_url`), if that is not `listen.public_url`: links to it are rewritten to
+    lead back through the gateway."""
     timeouts: Timeouts = Timeouts()
-    """How long GitLab may take."""
+    """How long the gateway waits for GitLab."""
     max_in_flight: int = 200
-    """Requests at GitLab at one time; more wait, then 503."""
+    """Maximum number of requests at GitLab at one time; further ones wait for at most 5 seconds, then get 503."""
     adaptive: bool = True
-    """Let fewer than `max_in_flight` up while GitLab answers more slowly than it used to."""
+    """Allow fewer than `max_in_flight` requests at GitLab while it answers more slowly than it used to."""
     max_tunnels: int = 1000
-    """WebSockets at one time, beside the requests, handshakes that GitLab has not answered yet among them; more are 503. Of
-    runners' long polls and watches of clusters as many may wait beside the requests, too; more hold places among them."""
+    """Maximum number of WebSockets at one time, in addition to `max_in_flight` and including handshakes that GitLab has not
+    answered yet; more are 503. As many long polls of runners and watches of clusters may wait in addition; beyond that
+    number they take places of `max_in_flight`."""
     breaker: Breaker = Breaker()
-    """When to stop asking a GitLab that fails."""
+    """Circuit breaker: when to stop sending requests to a GitLab that fails."""
     ca_file: Path | None = None
-    """PEM file of the authorities that may sign GitLab's certificate; absent: the system's."""
+    """PEM file of the authorities that may sign GitLab's certificate; if absent, the system's."""
     attribution: Attribution | None = None
-    """How GitLab's own logs learn who asked; absent: they see the credential alone."""
+    """How GitLab's own logs learn which caller made a request; if absent, they show only the credential."""
     rewrite_json: bool = False
-    """Turn GitLab's addresses of itself in JSON answers, too (`web_url`, `http_url_to_repo`, `_links` and their like), to
-    lead back through `listen.public_url`. Of no use where that is GitLab's own `external_url`."""
+    """Also rewrite GitLab's addresses of itself in JSON answers (`web_url`, `http_url_to_repo`, `_links` and the like) to
+    lead back through `listen.public_url`. Of no use if that is GitLab's own `external_url`."""
     throttle_bypass_header: FieldName | None = None
     """The header named by GitLab's `GITLAB_THROTTLE_BYPASS_HEADER`: sent as `1` with every forwarded request, and removed
     when a client sends it."""
@@ -114,75 +116,79 @@ class Upstream(Section, frozen=True):
 
 
 class ListenLimits(Section, frozen=True):
-    """What one client may send, before anything is known about it."""
+    """Limits on connections and requests, applied before anything is known about the client."""
 
     target_bytes: Size = 16 << 10
-    """Longest request target; more is 414."""
+    """Maximum size of a request target; more is 414."""
     field_bytes: Size = 16 << 10
-    """Longest single header line; more is 431."""
+    """Maximum size of a single header line; more is 431."""
     header_bytes: Size = 64 << 10
-    """All header lines together; more is 431."""
+    """Maximum size of all header lines together; more is 431."""
     headers: int = 200
-    """Number of header lines; more is 431."""
+    """Maximum number of header lines; more is 431."""
     request_head: Duration = 15.0
-    """For a whole request head to arrive, from its first octet."""
+    """Longest time for a whole request head to arrive, from its first octet (on a new connection, from its opening); then
+    the connection is closed."""
     body_idle: Duration = 10.0
-    """Between two reads of a request's body; more is 408."""
+    """Longest pause between two reads of a request's body; more is 408."""
     body_rate: Size = 1 << 10
-    """A second: what a request's body must bring in the long run, after 30 seconds to begin with; less is 408. Time in
-    which GitLab takes none does not count. `0`: any will do."""
+    """Minimum rate of a request's body, per second. A body may fall at most 30 seconds behind it; more is 408. Time in
+    which GitLab accepts no data does not count. `0`: no minimum."""
     idle: Duration = 75.0
-    """For the next request on a kept-alive connection."""
+    """How long a kept-alive connection may wait for its next request; then it is closed."""
     connections: int = 0
-    """Open at one time; further ones are closed at once. `0`: as many as there are file descriptors for, less those
-    kept for GitLab and the gateway's own."""
+    """Maximum open connections in all; more are closed at once. `0`: as many as there are file descriptors for, minus those
+    kept for GitLab and for the gateway itself."""
     connections_per_peer: int = 0
-    """Open at one time from one address; `trusted_proxies` are not counted. `0`: no limit."""
+    """Maximum open connections from one address; more are closed at once. `trusted_proxies` are exempt. `0`: no limit."""
 
 
 class ListenDrain(Section, frozen=True):
-    """How the gateway goes when it is told to (SIGTERM)."""
+    """How the gateway shuts down on SIGTERM."""
 
     notice: Duration = 0.0
-    """`/readyz` says 503 for so long before the data port closes, so that a load balancer stops sending in time."""
+    """How long `/readyz` answers 503 before the data port closes, so that a load balancer stops sending in time."""
     deadline: Duration = 25.0
-    """Then requests in progress have so long to end; those without an answer by then get 503 or 504, others are cut."""
+    """How long requests in progress have to finish once the data port has closed; those without an answer by then get 503
+    or 504, others are cut off."""
 
 
 class ListenTls(Section, frozen=True):
-    """A certificate of the gateway's own. Its files are read again on SIGHUP, and within seconds of a change."""
+    """The gateway's own certificate. The files are read again on SIGHUP, and within seconds of a change."""
 
     cert_file: Path
-    """PEM: the certificate and those between it and its root."""
+    """PEM file with the certificate, followed by the intermediate certificates between it and its root."""
     key_file: Path
-    """PEM: its key, without a passphrase."""
+    """PEM file with the certificate's private key, without a passphrase."""
 
 
 class Listen(Section, frozen=True):
-    """Where clients come in, and which of them are believed."""
+    """Where the gateway listens, and which peers it trusts."""
 
     address: Address = HostPort("127.0.0.1", 8080)
-    """The data port. This machine only, until told otherwise: `0.0.0.0:8080` for every address."""
+    """Address of the data port, which serves clients. By default it is reachable from this machine only; `0.0.0.0:8080`
+    listens on every address."""
     admin: Address = HostPort("127.0.0.1", 9901)
-    """The admin port: `/livez`, `/readyz`, `/metrics`. Never the data port."""
+    """Address of the admin port: `/livez`, `/readyz`, `/metrics`. It must not be that of the data port."""
     public_url: Url | None = None
-    """What clients call the gateway. Its host (and `hosts`) are then the only ones answered; absent: any valid Host."""
+    """URL by which clients reach the gateway. Requests for any host but this one and `hosts` get 421; if absent, any valid
+    Host is answered."""
     hosts: tuple[Host, ...] = ()
-    """Further hosts to answer to, beside that of `public_url`."""
+    """Further hosts that the gateway answers to, in addition to that of `public_url`."""
     trusted_proxies: tuple[Cidr, ...] = ()
-    """Peers whose `X-Forwarded-*` are believed: load balancers in front of the gateway, nobody else."""
+    """Peers whose `X-Forwarded-*` fields are believed: load balancers in front of the gateway, nobody else."""
     tls: ListenTls | None = None
-    """TLS on the data port; absent: plain HTTP, for a proxy in front or for this machine."""
+    """Certificate for TLS on the data port; if absent, plain HTTP: for use behind a proxy, or from this machine only."""
     workers: int = 1
-    """Processes that serve, 64 at most; more than one needs `stores.shared` on Redis."""
+    """Number of processes that serve requests, at most 64; more than one requires `stores.shared` on Redis."""
     limits: ListenLimits = ListenLimits()
-    """What one client may send."""
+    """Limits on connections and requests, applied before anything is known about the client."""
     drain: ListenDrain = ListenDrain()
-    """How the gateway goes when it is told to (SIGTERM)."""
+    """How the gateway shuts down on SIGTERM."""
 
     @property
     def idle_s(self) -> float:
-        """A connection on which nothing comes is closed by then."""
+        """Seconds after which a connection on which nothing arrives has been closed."""
         return max(self.limits.idle, self.limits.request_head)
 
 
@@ -190,107 +196,108 @@ class Listen(Section, frozen=True):
 
 
 class Secrets(Section, frozen=True):
-    """The gateway's own keys. Absent ones are made once in `state_dir`; shared stores require them here."""
+    """The gateway's own secret keys. Absent ones are made once in `state_dir`; shared stores require them here."""
 
     pepper: Secret | None = None
-    """Keys the hashes under which gateway keys are stored. Changing it revokes every gateway key."""
+    """Key of the hashes under which gateway keys are stored. Changing it revokes every gateway key."""
     encryption_key: Secret | None = None
-    """Encrypts cached answers in shared stores, and rotated tokens. Changing it empties the cache, and rotated tokens can't
-    be read any more."""
+    """Key that encrypts cached answers in shared stores, and rotated tokens. Changing it empties the cache and makes
+    rotated tokens unreadable."""
     audit_key: Secret | None = None
-    """Keys the credential fingerprints of logs and audit. Changing it makes old and new fingerprints differ."""
+    """Key of the credential fingerprints in logs and audit, and of `audit.chain`. Changing it changes all fingerprints."""
 
 
 class AdminKey(Section, frozen=True):
     """One operator's key to the admin port."""
 
     id: Id
-    """Who it belongs to."""
+    """Name of the operator to whom the key belongs."""
     sha256: Sha256
-    """SHA-256 of the key in hex; `gitlab-gateway keys admin` makes both."""
+    """SHA-256 of the key, in hex; `gitlab-gateway keys admin` makes both."""
 
 
 class Admin(Section, frozen=True):
     """Who may use the admin port for more than probes and metrics."""
 
     keys: tuple[AdminKey, ...] = ()
-    """Without any, `/-/config` and its like do not exist."""
+    """Keys of operators. Without any, `/-/config` and the other endpoints that need one do not exist."""
 
 
 class OnError(Section, frozen=True):
-    """Which way each store fails."""
+    """What happens while a store is unavailable."""
 
     buckets: OnBuckets = OnBuckets.LOCAL
-    """`local`: each gateway counts by itself; `open`: no limits; `closed`: 503."""
+    """While the limits' store is unavailable, `local`: gateways enforce their shares; `open`: no limits; `closed`: 503."""
     cache: OnCache = OnCache.BYPASS
-    """`bypass`: GitLab is asked."""
+    """While the cache's store is unavailable, `bypass`: GitLab is asked."""
     keys: OnKeys = OnKeys.LAST_KNOWN_GOOD
-    """`last_known_good`: keys seen lately go on working for a bounded time; `closed`: 503."""
+    """While the key store is unavailable, `last_known_good`: keys seen in the last 10 minutes go on working, others get
+    503; `closed`: all get 503."""
 
 
 class Stores(Section, frozen=True):
-    """Where the gateway remembers."""
+    """Where the gateway keeps its state."""
 
     shared: Store = parse_store_url("memory:")
-    """Buckets and cache: `memory:`, `redis://HOST:PORT/DB`, `rediss://…`, `redis+sentinel://…`, `redis+cluster://…`."""
+    """For buckets and cache: `memory:`, `redis://HOST:PORT/DB`, `rediss://…`, `redis+sentinel://…`, `redis+cluster://…`."""
     keys: Store | None = None
-    """Gateway keys: `sqlite:///PATH`, `redis://…`; absent: `shared` when that is Redis, else a file in `state_dir`."""
+    """For gateway keys: `sqlite:///PATH`, `redis://…`; if absent, `shared` if that is Redis, else a file in `state_dir`."""
     credentials: Store | None = None
-    """Upstream tokens made by rotation, encrypted: `sqlite:///PATH`, `redis://…`; absent: `shared` when that is Redis,
+    """For upstream tokens made by rotation, encrypted: `sqlite:///PATH`, `redis://…`; if absent, `shared` if that is Redis,
     else a file in `state_dir`."""
     on_error: OnError = OnError()
-    """Which way each store fails."""
+    """What happens while a store is unavailable."""
 
 
 # who is calling
 
 
 class Verify(Section, frozen=True):
-    """How long GitLab's word about a token is remembered."""
+    """How long GitLab's judgement of a token is believed."""
 
     ttl: Duration = 30.0
-    """A token GitLab knew is asked about again after this: how long a revoked one may go on working here."""
+    """How long GitLab's acceptance of a token is believed: a revoked one may go on working here for as long."""
     negative_ttl: Duration = 5.0
-    """A token GitLab did not know is refused for this long without asking."""
+    """How long a token that GitLab did not accept is refused without asking again."""
     stale: Duration = 600.0
-    """While GitLab does not answer, tokens verified before go on working for this long; new ones are refused with 503."""
+    """While GitLab does not answer, tokens that it accepted within this time go on working; others are refused with 503."""
 
 
 class Bind(Section, frozen=True):
-    """Where an identity may call from."""
+    """Networks from which an identity may call."""
 
     cidr: tuple[Cidr, ...]
-    """Networks; a credential used from elsewhere is refused as if unknown."""
+    """Networks from which the identity may call; a credential used from elsewhere is refused as if unknown."""
 
 
 class Identity(Section, frozen=True):
-    """Who is calling: exactly one of `key`, `oidc`, `gitlab_token` and `anonymous`."""
+    """One kind of caller, recognised by exactly one of `key`, `oidc`, `gitlab_token` and `anonymous`."""
 
     id: Id
-    """Named by rules, audit and metrics."""
+    """Name of the identity in rules, audit and metrics."""
     team: OptionalId = ""
-    """For limits `by: team`."""
+    """Team whose bucket the identity shares in limits `by: team`."""
     priority: Priority = Priority.INTERACTIVE
-    """Who goes first when GitLab is short of places: `critical` keeps a reserve, `background` is shed first."""
+    """Whose requests go first when places at GitLab are short: `critical` has a reserve, `background` is refused first."""
     key: KeySource | None = None
-    """`issued`: gateway keys, made with `gitlab-gateway keys new ID`. Denied everything that no rule allows."""
+    """`issued`: callers with gateway keys, made with `gitlab-gateway keys new ID`. They may do only what a rule allows."""
     oidc: Oidc | None = None
-    """Workloads with a token of their issuer's. Denied everything that no rule allows; the first identity that fits is the
-    caller."""
+    """Workloads with a token signed by their issuer. They may do only what a rule allows; if several identities fit, the
+    first is the caller."""
     gitlab_token: bool = False
-    """The caller's own GitLab token, verified by GitLab and passed on; GitLab judges it."""
+    """Callers with a GitLab token of their own: GitLab verifies it, receives it, and decides what they may do."""
     anonymous: bool = False
-    """Callers without a credential; absent: they get 401."""
+    """Callers without a credential; if no identity is for them, they get 401."""
     verify: Verify | None = None
-    """For `gitlab_token`: how long GitLab's word is remembered."""
+    """For `gitlab_token`: how long GitLab's judgement of a token is believed."""
     session: Session | None = None
-    """For `oidc`: the credential that `POST /-/gateway/token` gives for its token."""
+    """For `oidc`: the credential that `POST /-/gateway/token` gives in exchange for a workload's token."""
     bind: Bind | None = None
-    """Where it may call from; absent: anywhere."""
+    """Networks from which the identity may call; if absent, any."""
 
     @property
     def kind(self) -> PrincipalKind:
-        """How its callers are recognised."""
+        """The way in which this identity's callers are recognised."""
         if self.gitlab_token:
             return PrincipalKind.GITLAB_TOKEN
         if self.oidc is not None:
@@ -302,181 +309,186 @@ class Identity(Section, frozen=True):
 
 
 class Within(Section, frozen=True):
-    """Everything below a group."""
+    """Everything in one or more groups."""
 
     under_group: Project | tuple[Project, ...]
-    """A group or several, by number or full path; subgroups at any depth are in it."""
+    """A group, or a list of groups, by number or full path; their subgroups at any depth are included."""
 
 
 class Clause(Section, frozen=True):
-    """Conditions that must all hold. A condition left out holds; at least one must be there."""
+    """Conditions that must all hold. One that is left out holds; at least one must be given."""
 
     access: Access | None = None
-    """`read`, or `write` (which includes read), by the route catalogue; an unknown route counts as write."""
+    """Class of the operation in the route catalogue: `read`, or `write`, which includes read. Unknown routes are writes."""
     methods: tuple[Method, ...] | None = None
-    """HTTP methods."""
+    """HTTP methods, one of which the request must have."""
     routes: tuple[Route, ...] | None = None
-    """`/template` or `METHOD /template`, as `gitlab-gateway routes` lists them; a last `**` is any remainder."""
+    """Routes, one of which the request must match: `/template` or `METHOD /template`, as `gitlab-gateway routes` lists
+    them; a final `**` stands for any remainder."""
     permissions: tuple[str, ...] | None = None
-    """GitLab's own fine-grained permission names."""
+    """GitLab's own fine-grained permissions: an allow must name all that the operation needs, a deny any one of them."""
     surfaces: tuple[Surface, ...] | None = None
-    """GitLab's HTTP surfaces."""
+    """GitLab's HTTP surfaces (`rest`, `git` …), one of which the route must belong to."""
     projects: tuple[Project, ...] | Within | None = None
     """Projects by number or full path (`*` within a segment, `**` across), or everything `under_group`."""
     lists: Lists | None = None
-    """Of an allow with `projects`: what becomes of lists that show more (`/projects`, `/search` …). `refuse` (absent: the
-    same), or `filter`: the page is sent without what is elsewhere."""
+    """Has effect only in an allow with `projects`: what happens to lists that show more than these (`/projects`, `/search`
+    …). `refuse` (the default): they are refused; `filter`: each page is sent without what lies elsewhere."""
 
 
 class Rule(Section, frozen=True):
     """Which identities may do what, and as whom GitLab sees them. Any deny wins over any allow."""
 
     id: Id
-    """Named by audit and `explain`."""
+    """Name of the rule in audit and `explain`."""
     for_: tuple[Id, ...] = msgspec.field(name="for")
-    """Identities; `passthrough` in rules that only deny."""
+    """Ids of the identities to which the rule applies; `passthrough` is possible in rules that only deny."""
     use: OptionalId = ""
-    """The credential GitLab sees; needed with `allow`."""
+    """Id of the credential that GitLab sees; required with `allow`."""
     allow: tuple[Clause, ...] = ()
-    """One clause that holds is enough."""
+    """What is permitted: requests for which one of these clauses holds."""
     deny: tuple[Clause, ...] = ()
-    """One clause that holds refuses the request, whatever other rules allow."""
+    """What is refused, whatever other rules allow: requests for which one of these clauses holds."""
     sudo: Annotated[tuple[str, ...], Keywords({"never": ()})] = ()
-    """`never`, or the users (names or numbers) that `Sudo` may name; needs a credential with `sudo: true`."""
+    """`never`, or the users (names or numbers) that `Sudo` may name; requires a credential with `sudo: true`."""
     mode: Mode = Mode.ENFORCE
-    """`shadow`: recorded, not applied."""
+    """`enforce`, or `shadow`: what the rule decides is recorded, but not applied."""
 
 
 # cache, audit, logging
 
 
 class CacheRoute(Section, frozen=True):
-    """A lifetime for one route."""
+    """The lifetime of one route's answers."""
 
     match: Route
-    """A GET of the catalogue: `GET /api/v4/projects/:id`."""
+    """A GET of the route catalogue: `GET /api/v4/projects/:id`."""
     ttl: Duration
-    """For how long its answers are reused without asking, within `access_ttl`."""
+    """How long the route's answers are reused without asking GitLab, within `access_ttl`."""
 
 
 class Hooks(Section, frozen=True):
-    """GitLab's webhooks and system hooks: what they tell of is purged."""
+    """GitLab's webhooks and system hooks: what they report as changed is purged."""
 
     secret: Secret
-    """What GitLab sends as `X-Gitlab-Token`, 16 characters at least; one that begins with `whsec_` is a signing token, and
-    its signature is asked for instead."""
+    """Secret token that GitLab sends as `X-Gitlab-Token`, at least 16 characters; one that begins with `whsec_` is a
+    signing token, and its signature is required instead."""
     path: HookPath = "/-/gateway/hooks"
-    """Where GitLab sends them, on the data port."""
+    """Path on the data port to which GitLab sends its hooks."""
     hold: Duration = 3.0
-    """After a purge, for how long what it took is not stored again: GitLab's read replicas may be behind."""
+    """How long, after a purge, what it removed is not stored again: GitLab's read replicas may be behind."""
     max_silence: Duration = 900.0
-    """When no hook came for this long, at any gateway on the same store, nothing is reused without asking."""
+    """When no hook has come for this long, at any gateway on the same store, every reuse is revalidated, except for what
+    `immutable` covers."""
 
 
 class Cache(Section, frozen=True):
-    """What GitLab need not be asked twice."""
+    """How GitLab's answers are cached."""
 
     mode: CacheMode = CacheMode.PRIVATE
-    """`private`: one cache per credential; `shared`: a plain RFC 9111 shared cache without a credential stage; `off`."""
+    """`private`: a cache per credential; `shared`: a plain RFC 9111 shared cache, no credential stage; `off`: no cache."""
     store: CachePlace = CachePlace.SHARED
-    """`shared`: where `stores.shared` is; `memory`: in this gateway, though buckets are in Redis. What purges one gateway's
-    then purges no other's."""
+    """Where answers are stored: `shared`: in `stores.shared`; `memory`: in this gateway, even if buckets are in Redis. A
+    purge by one gateway then does not reach the others."""
     ttl: Duration = 0.0
-    """For how long answers are reused without asking, within `access_ttl`. `0s`: every reuse is revalidated, which costs
+    """How long answers are reused without asking GitLab, within `access_ttl`. `0s`: every reuse is revalidated, which costs
     GitLab little and is never stale."""
     access_ttl: Duration = 60.0
-    """However long a body is kept, whether its caller may see it is asked again at least this often."""
+    """GitLab is asked at least this often whether a caller may see a stored answer, however long its body is kept."""
     routes: tuple[CacheRoute, ...] = ()
-    """Lifetimes of single routes, before `ttl`."""
+    """Lifetimes of single routes, which take precedence over `ttl`."""
     immutable: bool = True
-    """Answers that a full commit SHA names are reused until `access_ttl`, whatever `ttl` says."""
+    """Reuse answers that a full commit SHA names until `access_ttl`, whatever `ttl` says."""
     hooks: Hooks | None = None
-    """Purging by GitLab's webhooks; absent: lifetimes and writes through the gateway alone."""
+    """Purging by GitLab's webhooks; if absent, only lifetimes and writes through the gateway end stored answers."""
     stale_if_error: Duration = 0.0
-    """For how long an expired answer may stand in while GitLab fails, marked as stale. `0s`: never."""
+    """How long an expired answer may be served, marked as stale, while GitLab fails. `0s`: never."""
     max_entry: Size = 2 << 20
-    """Larger answers pass unstored."""
+    """Maximum size of a stored answer; larger ones are passed on without being stored."""
     max_bytes: Size = 256 << 20
-    """Of the memory store, all entries together."""
+    """Maximum size of the memory store, all entries together."""
     near_bytes: Size = 32 << 20
-    """In front of a shared store, in each worker: copies that are reused without asking Redis. `0B`: none."""
+    """Maximum size, in each worker, of the copies kept in front of a shared store, which are reused without asking Redis.
+    `0B`: no copies."""
 
 
 class AuditFiles(Section, frozen=True):
-    """Rotation of the audit's file by the gateway itself. One that somebody else renames is followed without it."""
+    """Rotation of the audit file by the gateway itself. A rename by anything else is followed without this section."""
 
     size: Size
-    """A file that would grow past this is renamed to `PATH.1`, and those before it one number up."""
+    """Maximum size of the file: one that would grow past it is renamed to `PATH.1`, and the number of each earlier one goes
+    up by one."""
     keep: int = 10
-    """How many rotated files stay."""
+    """How many rotated files are kept."""
 
 
 class Audit(Section, frozen=True):
-    """The record: one JSON line per request."""
+    """The audit: one JSON line per request."""
 
     sink: Sink = "stdout"
-    """`stdout`, `stderr` or `file:/absolute/path`."""
+    """Where lines are written: `stdout`, `stderr` or `file:/absolute/path`."""
     chain: bool = False
-    """Each line carries a MAC over itself and the line before it, keyed by `secrets.audit_key`: `audit verify` finds
-    what was removed, changed or moved."""
+    """Give each line a MAC over itself and the line before it, keyed by `secrets.audit_key`: `audit verify` then finds what
+    was removed, changed or moved."""
     durability: Durability = Durability.BATCHED
-    """`batched`: a killed gateway loses at most 50 ms of lines; `before_write`: besides, what changes something has a line
-    on disk before GitLab hears of it."""
+    """`batched`: a killed gateway loses at most 50 ms of lines; `before_write`: in addition, a request that changes
+    something is forwarded to GitLab only once a line about it is on disk."""
     on_failure: OnAudit = OnAudit.SPOOL_THEN_BLOCK
-    """While the sink fails, lines wait in `state_dir`; when there is no room, `spool_then_block` refuses what changes
-    something (503), `spool_then_block_all` reads too. `drop`: lines are lost and counted, nothing is refused."""
+    """While the sink fails: `spool_then_block`: lines wait in `state_dir`, and when there is no room left, requests that
+    change something get 503; `spool_then_block_all`: then reads do, too; `drop`: lines are lost and counted, and nothing is
+    refused."""
     spool: Size = 64 << 20
-    """Of the file in `state_dir` where lines wait."""
+    """Maximum size of the file in `state_dir` in which lines wait."""
     rotate: AuditFiles | None = None
-    """Absent: the file grows until somebody else rotates it."""
+    """Rotation of the file by the gateway itself; if absent, it grows until something else rotates it."""
 
 
 class Logging(Section, frozen=True):
     """The operator's log, on standard error."""
 
     level: Level = Level.INFO
-    """`debug` explains decisions; `warning` is for what somebody must act on."""
+    """Minimum severity of the messages. `debug` explains decisions; `warning` is for what somebody must act on."""
 
 
 class Config(Section, frozen=True):
-    """Everything."""
+    """The whole configuration."""
 
     version: int
-    """Of this format: 1."""
+    """Version of this file format; always 1."""
     upstream: Upstream
-    """Where GitLab is."""
+    """Where GitLab is, and how the gateway talks to it."""
     listen: Listen = Listen()
-    """Where clients come in."""
+    """Where the gateway listens."""
     state_dir: Path = ""
-    """What must survive a restart; created 0700. Absent: `$XDG_STATE_HOME/gitlab-gateway`."""
+    """Directory of what must survive a restart, created with mode 0700. If absent, `$XDG_STATE_HOME/gitlab-gateway`."""
     secrets: Secrets = Secrets()
-    """The gateway's own keys."""
+    """The gateway's own secret keys."""
     admin: Admin = Admin()
-    """Who may use the admin port for more than probes."""
+    """Who may use the admin port for more than probes and metrics."""
     stores: Stores = Stores()
-    """Where the gateway remembers."""
+    """Where the gateway keeps its state."""
     identities: tuple[Identity, ...] = (Identity(id="people", gitlab_token=True),)
-    """Who is calling. Absent: everybody with a GitLab token of their own, nobody else."""
+    """Who may call. If absent: everybody with a GitLab token of their own, nobody else."""
     passthrough: Annotated[tuple[Passthrough, ...], Keywords({"all": tuple(Passthrough), "none": ()})] = tuple(Passthrough)
-    """Credentials only GitLab can judge, let through on their own surfaces: `all`, `none` or a list."""
+    """Credentials that only GitLab can judge, let through on the surfaces they are meant for: `all`, `none` or a list."""
     credentials: tuple[Credential, ...] = ()
-    """What GitLab sees instead of a gateway key."""
+    """What GitLab sees instead of a gateway key or a workload's token."""
     rules: tuple[Rule, ...] = ()
-    """What gateway keys may do, and what nobody may."""
+    """What callers with gateway keys and workloads may do, and what nobody may."""
     limits: tuple[LimitEntry, ...] = ()
-    """How fast. Absent: nothing is enforced and a nominal limit is advertised."""
+    """How much callers may ask. If absent, nothing is enforced and a nominal limit is advertised."""
     limits_mode: Mode = Mode.ENFORCE
-    """`shadow`: every limit is counted and measured, none refuses."""
+    """`enforce`, or `shadow`: every limit is counted and measured, but none refuses a request."""
     costs: tuple[CostEntry, ...] = ()
-    """What operations weigh for limits with `cost: weighted`, over the gateway's own table."""
+    """Costs of operations in limits with `cost: weighted`; they override the gateway's own table."""
     cache: Cache = Cache()
-    """What GitLab need not be asked twice."""
+    """How GitLab's answers are cached."""
     audit: Audit = Audit()
-    """The record."""
+    """The audit: one JSON line per request."""
     logging: Logging = Logging()
-    """The operator's log."""
+    """The operator's log, on standard error."""
 
     @property
     def cache_is_shared(self) -> bool:
-        """The cache is where other gateways have theirs."""
+        """Whether the cache is in the store that other gateways use, too."""
         return self.stores.shared.shared and self.cache.store is CachePlace.SHARED

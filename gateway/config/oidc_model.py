@@ -1,5 +1,4 @@
-"""The part of the configuration that says whose workloads are believed. As in ``model``, a field's docstring is its
-description."""
+"""The part of the configuration about workloads' tokens. As in ``model``, a field's docstring is its description."""
 
 from __future__ import annotations
 
@@ -8,30 +7,30 @@ from .vocabulary import Algorithm, Claim, Duration, OidcPreset, Path, WebUrl
 
 
 class Oidc(Section, frozen=True):
-    """Whose tokens are believed (JWTs: GitLab CI `id_tokens`, Kubernetes service accounts), and what they must say."""
+    """Whose tokens are accepted (JWTs: GitLab CI `id_tokens`, Kubernetes service accounts), and what they must say."""
 
     issuer: WebUrl
-    """The token's `iss`, letter by letter; its keys are found at `/.well-known/openid-configuration` below it."""
+    """The token's `iss`, letter by letter; its keys are found through `/.well-known/openid-configuration` below it."""
     audience: str
-    """Must be the token's `aud`, or one of them."""
+    """What the token's `aud` must be, or contain if it is a list."""
     claims: dict[str, Claim]
-    """Claim → what its whole value must be; `*` stands for a run without `/`, `**` for any. All must hold; of a claim that
-    is a list, one member."""
+    """Claim → pattern that its whole value must match; `*` stands for a run without `/`, `**` for any run. All must match;
+    of a claim that is a list, one member."""
     preset: OidcPreset | None = None
-    """`gitlab_ci`: `claims` must pin `job_project_id` by its number, which no fork can borrow, and `ref_protected` is
-    `"true"` unless they say otherwise."""
+    """`gitlab_ci`: `claims` must pin `job_project_id` by its number, which no fork can borrow, and `ref_protected` must be
+    `"true"` unless `claims` say otherwise."""
     jwks_uri: WebUrl | None = None
-    """Where its keys are; absent: discovery says."""
+    """URL of the issuer's keys; if absent, it is found by discovery."""
     algorithms: tuple[Algorithm, ...] = tuple(Algorithm)
-    """How its tokens may be signed; never with a shared secret."""
+    """Accepted signature algorithms; none of them uses a shared secret."""
     skew: Duration = 30.0
-    """How far its clock and ours may be apart."""
+    """How far the issuer's clock and the gateway's may be apart."""
     ca_file: Path | None = None
-    """PEM file of the authorities that may sign its certificate; absent: the system's."""
+    """PEM file of the authorities that may sign the issuer's certificate; if absent, the system's."""
 
     @property
     def pins(self) -> dict[str, str]:
-        """``claims`` with those of the preset."""
+        """``claims``, with those that the preset adds."""
         return {"ref_protected": "true", **self.claims} if self.preset is not None else dict(self.claims)
 
 
@@ -39,4 +38,4 @@ class Session(Section, frozen=True):
     """Credentials given in exchange for a workload's token."""
 
     ttl: Duration = 900.0
-    """How long one lives at most; its caller may ask for less."""
+    """Maximum lifetime of a credential given in exchange; its caller may ask for less."""

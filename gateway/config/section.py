@@ -1,4 +1,4 @@
-"""The base of every mapping of the file."""
+"""The base class of the configuration's sections."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ import msgspec
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What every mapping of the file becomes."""
+    """One mapping of the configuration file."""
