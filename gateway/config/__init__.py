@@ -1,4 +1,4 @@
-"""The configuration: YAML in, frozen values or every problem out. `docs/configuration.md` has each key."""
+"""The configuration: YAML in, frozen values or every problem out. `docs/configuration.md` explains each key."""
 
 from .load import EMBEDDED, Loaded, load
 from .model import Config

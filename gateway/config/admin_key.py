@@ -1,4 +1,4 @@
-"""Keys to the admin port: the operator holds the key, the configuration its SHA-256."""
+"""Keys to the admin port: the operator holds the key, the configuration only its SHA-256."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from ..core import gateway_key
 
 
 def new_admin_key() -> tuple[str, str]:
-    """A fresh key and its digest in hex. A plain hash is enough: there is nothing to guess in 256 random bits."""
+    """Make a key; return it and its digest in hex. A plain hash is enough, because nobody can guess 256 random bits."""
     key = gateway_key.new_key(secrets.token_bytes(gateway_key.RANDOM_BYTES)).reveal()
     return key, hashlib.sha256(key.encode("ascii")).hexdigest()

@@ -1,4 +1,4 @@
-"""What no single value can tell: names that point nowhere, settings that contradict each other, doors left open."""
+"""Checks that need more than one value: names that refer to nothing, contradictory settings, doors left open."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _UNTOUCHED = {field.name: field.default for field in msgspec.structs.fields(Conf
 _EXCHANGE_PATH = "/-/gateway/token"
 _LONGEST_WAIT_S = 60.0
 _STRONG_SECRET = 32
-_FEWEST_CHARACTERS = 8  # different ones; 32 random hex digits practically never have fewer
+_FEWEST_CHARACTERS = 8  # distinct ones; 32 random hex digits practically never have fewer
 
 
 def _error(path: Path, message: str) -> Finding:
@@ -47,7 +47,7 @@ def _warning(path: Path, message: str) -> Finding:
 
 
 def findings(config: Config) -> Iterator[Finding]:
-    """Every contradiction in ``config``; the order follows the file."""
+    """Every contradiction in ``config``, in the order of the file."""
     for check in _CHECKS:
         yield from check(config)
 
@@ -56,7 +56,7 @@ def findings(config: Config) -> Iterator[Finding]:
 
 
 def _version(config: Config) -> Iterator[Finding]:
-    if config.version not in {0, 1}:  # 0 is the stand-in of a version that was reported already
+    if config.version not in {0, 1}:  # 0 stands in for a version that was already reported
         yield _error(("version",), "is not 1, the version this gateway reads")
 
 

@@ -1,4 +1,4 @@
-"""The configuration in the words of those who act on it: rules for access, limits for the limiter, callers for identity."""
+"""The configuration, translated for the packages that act on it: access, limiter, identity, broker."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .oidc_model import Oidc, Session
 from .vocabulary import Mode, OnKeys
 
 _LAST_KNOWN_GOOD_S = 600.0
-"""How long keys seen before go on working while their store is away; the reason is that of `verify.stale`."""
+"""How long keys seen before go on working while their store is unavailable; as long as `verify.stale`, for its reason."""
 
 
 def rules(config: Config) -> tuple[rule_match.Rule, ...]:
-    """What `core.access` compiles."""
+    """The rules, as `core.access` compiles them."""
     return tuple(
         rule_match.Rule(
             id=rule.id,
@@ -40,13 +40,13 @@ def rules(config: Config) -> tuple[rule_match.Rule, ...]:
 
 
 def credentials(config: Config) -> tuple[StaticCredential, ...]:
-    """Every upstream token, members of pools among them, in the order of the file."""
+    """Every upstream token, including the members of pools, in the order of the file."""
     found: list[StaticCredential] = []
     for one in config.credentials:
         if one.token is not None:
             found.append(StaticCredential(one.id, one.token, one.sudo))
             continue
-        # Tokens that see the same share their answers: as long as the pool holds the same configured tokens.
+        # Tokens that see the same share a cache partition, for as long as the pool holds the same configured tokens.
         tokens = "\n".join(sorted(member.token.reveal() for member in one.pool))
         view = Secret(f"pool\n{one.id}\n{tokens}") if one.same_view else None
         for place, member in enumerate(one.pool, 1):
@@ -55,25 +55,25 @@ def credentials(config: Config) -> tuple[StaticCredential, ...]:
 
 
 def limits(config: Config) -> tuple[Limit, ...]:
-    """Those of requests, in the order of the file."""
+    """The limits on requests, in the order of the file."""
     shadow = config.limits_mode is Mode.SHADOW
     return tuple(limit.limit(shadow=shadow) for limit in config.limits if limit.bandwidth is None)
 
 
 def bandwidths(config: Config) -> tuple[Limit, ...]:
-    """The limits of octets; in shadow mode there are none: a wait that nobody waits has no length to tell."""
+    """The limits on bandwidth. Those in shadow mode are left out: a wait that does not take place can't be measured."""
     if config.limits_mode is Mode.SHADOW:
         return ()
     return tuple(limit.limit() for limit in config.limits if limit.bandwidth is not None and limit.mode is not Mode.SHADOW)
 
 
 def costs(config: Config) -> dict[str, float]:
-    """Operation → weight, where the configuration says so."""
+    """Operation → weight, for the operations that the configuration names."""
     return {entry.match: entry.cost for entry in config.costs}
 
 
 def identity_settings(config: Config) -> IdentitySettings:
-    """Who may call, and from where."""
+    """Who may call, and from which networks."""
     keys, workloads, gitlab_token, anonymous = [], [], None, None
     for identity in config.identities:
         networks = _networks(identity)

@@ -1,4 +1,4 @@
-"""What no single value of ``credentials`` can tell. Called by ``checks``."""
+"""Checks of ``credentials`` that need more than one value. Called by ``checks``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST_POOL = 64
 
 
 def credential_findings(config: Config) -> Iterator[Finding]:
-    """Every contradiction in ``credentials``; the order follows the file."""
+    """Every contradiction in ``credentials``, in the order of the file."""
     by_id = {credential.id: credential for credential in config.credentials}
     for index, credential in enumerate(config.credentials):
         path: Path = ("credentials", index)
@@ -45,7 +45,7 @@ def credential_findings(config: Config) -> Iterator[Finding]:
 
 
 def managers(config: Config) -> set[str]:
-    """Credentials that rotate others: in use, though no rule names them."""
+    """The ids of credentials that rotate others: they are in use, although no rule names them."""
     return {credential.rotate.manager for credential in config.credentials if credential.rotate is not None}
 
 

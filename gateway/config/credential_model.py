@@ -28,8 +28,8 @@ class Rotate(Section, frozen=True):
     before: Duration = 14 * 86_400.0
     """How long before its expiry a token is replaced."""
     manager: OptionalId = ""
-    """A credential that may make and revoke tokens for the token's user; if absent, the token replaces itself, with one
-    window in which a crash loses it."""
+    """Id of a credential that may make and revoke tokens for the token's user; if absent, the token replaces itself, with
+    one window in which a crash loses it."""
     group: Project | None = None
     """The group to which the service account belongs; the manager must be an owner of it. If absent, the manager must be an
     administrator."""

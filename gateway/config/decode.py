@@ -1,4 +1,4 @@
-"""Tree to structs, by the structs' own annotations. Collects every problem; raises none."""
+"""Decodes a tree into structs, guided by the structs' annotations. Collects every problem; raises none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 
 
 class Unreadable(enum.Enum):
-    """What a node becomes that can't be read; its problem has been noted."""
+    """The value of a node that can't be read; its problem has been reported."""
 
     UNREADABLE = enum.auto()
 
@@ -32,13 +32,13 @@ UNREADABLE = Unreadable.UNREADABLE
 
 @functools.cache
 def fields_of(section: type[Section]) -> dict[str, tuple[msgspec.structs.FieldInfo, Any]]:
-    """Key in the file → field and its full annotation."""
+    """Key in the file → its field, and the field's full annotation."""
     hints = get_type_hints(section, include_extras=True)
     return {field.encode_name: (field, hints[field.name]) for field in msgspec.structs.fields(section)}
 
 
 def unwrap(annotation: Any) -> tuple[Any, Unit | Keywords | None]:
-    """The bare type and what rides on it."""
+    """The bare type of an annotation, and the unit or keywords attached to it."""
     if get_origin(annotation) is Annotated:
         bare, *riders = get_args(annotation)
         for rider in riders:
@@ -48,14 +48,14 @@ def unwrap(annotation: Any) -> tuple[Any, Unit | Keywords | None]:
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union less None; a lone annotation is its own member."""
+    """The members of a union, without None; of any other annotation, the annotation itself."""
     if get_origin(annotation) in {Union, types.UnionType}:
         return tuple(member for member in get_args(annotation) if member is not types.NoneType)
     return (annotation,)
 
 
 class Decoder:
-    """Reads one tree."""
+    """Decodes one tree; its ``problems`` are what could not be read."""
 
     def __init__(self, tree: Tree, world: World) -> None:
         self._tree = tree
@@ -63,7 +63,7 @@ class Decoder:
         self.problems: list[Problem] = []
 
     def section(self, section: type[Section], node: Node, path: Path) -> Any:
-        """A struct; fields that can't be read are left at their defaults, or at stand-ins where they are required."""
+        """Decode a struct. Fields that can't be read keep their defaults; required ones get stand-ins."""
         if not isinstance(node, Mapping):
             return self._report(path, f"is {_kind(node)} where a mapping belongs")
         known = fields_of(section)
@@ -84,7 +84,7 @@ class Decoder:
         return section(**values)
 
     def value(self, annotation: Any, node: Node, path: Path) -> Any:
-        """One value of any annotated type."""
+        """Decode one value of any annotated type."""
         if isinstance(node, Scalar) and node.tag == "null":
             return self._report(path, "has no value: give one, or remove the key")
         options = members(annotation)
@@ -120,7 +120,7 @@ class Decoder:
         return tuple(value for value in found if value is not UNREADABLE)
 
     def _mapping(self, item: Any, node: Node, path: Path) -> Any:
-        """Keys of the operator's own choosing."""
+        """Decode a mapping whose keys the operator chooses."""
         if not isinstance(node, Mapping):
             return self._report(path, f"is {_kind(node)} where a mapping belongs")
         found = {key: self.value(item, below, (*path, key)) for key, below in node.entries.items()}
@@ -135,7 +135,7 @@ class Decoder:
             return self._report(path, str(error))
 
     def _enum(self, kinds: type[enum.StrEnum], node: Scalar, path: Path) -> Any:
-        # `mode: off` is a boolean to YAML 1.1; its text is still the word the operator wrote.
+        # YAML 1.1 reads `mode: off` as a boolean; the text is still the word that the operator wrote.
         try:
             return kinds(node.text)
         except ValueError:
@@ -171,7 +171,7 @@ class Decoder:
 
     def _secret(self, text: str) -> Secret:
         if not is_reference(text):
-            self._world.resolve(text)  # a reference with something around it has its own message
+            self._world.resolve(text)  # raises, with its own message, if there is a reference with something around it
             raise ValueError("is a secret and stands in the file: write ${env:NAME} or ${file:/path} instead")
         value = self._world.resolve(text)
         judge_secret(value)
@@ -193,7 +193,7 @@ def _nearest(word: str, words: list[str]) -> str:
 
 @functools.cache
 def every_key() -> tuple[str, ...]:
-    """Every key of the model as a dotted shape: ``listen.limits.headers``, ``rules[].for``."""
+    """Every key of the model as a dotted path: ``listen.limits.headers``, ``rules[].for``."""
     from .model import Config
 
     return tuple(_keys_below(Config, ""))
@@ -215,7 +215,7 @@ def _keys_below(section: type[Section], prefix: str) -> list[str]:
 
 
 def _elsewhere(key: str) -> str:
-    # A key at the wrong depth is an indentation slip more often than a misspelling.
+    # A known key in the wrong place is more often wrongly indented than misspelt.
     places = [known for known in every_key() if known.rpartition(".")[2] == key]
     return f"; did you mean `{places[0]}`? Check the indentation" if places else ""
 
@@ -240,7 +240,7 @@ def _fits(annotation: Any, node: Node) -> bool:
 
 
 def _stand_in(annotation: Any) -> Any:
-    """Something of the right type, for a configuration that is already refused but still to be checked as a whole."""
+    """A value of the right type, so that a configuration that is already refused can still be checked as a whole."""
     bare, rider = unwrap(members(annotation)[0])
     if isinstance(rider, Unit):
         return rider.stand_in

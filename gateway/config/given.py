@@ -1,4 +1,4 @@
-"""What a configuration was read from, whole: to read the very same one again in another process, whatever changed since."""
+"""Everything that a configuration was read from, so that another process can read the same one, whatever changed since."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from .problems import Path
 
 
 class Given(msgspec.Struct, frozen=True):
-    """Holds secrets where files do: never shown."""
+    """The sources of one configuration. They hold secrets if files do, so ``repr`` shows none of them."""
 
     text: str
     file: str = ""
     overrides: tuple[tuple[Path, str], ...] = ()
     without: frozenset[str] = frozenset()
     files: dict[str, str] = {}
-    """What ``${file:…}`` and certificates held: by the path as it was asked for."""
+    """The contents of ``${file:…}`` references and certificate files, by the path under which each was read."""
 
     def __repr__(self) -> str:
         return f"Given({self.file or 'the options'})"
 
     def reading(self, read_file: Callable[[str], str]) -> Callable[[str], str]:
-        """``read_file``, remembered here."""
+        """``read_file``, with everything it reads remembered here."""
 
         def read(path: str) -> str:
             text = self.files[path] = read_file(path)
@@ -33,7 +33,7 @@ class Given(msgspec.Struct, frozen=True):
         return read
 
     def load(self, env: Mapping[str, str], read_file: Callable[[str], str] | None = None) -> Loaded:
-        """Read it: with ``read_file`` the first time, from what was remembered in another process."""
+        """Load the configuration: the first time with ``read_file``; in another process from what was remembered."""
         read = self._remembered if read_file is None else self.reading(read_file)
         return load(self.text, env, read, file=self.file, overrides=dict(self.overrides), without=self.without)
 

@@ -1,6 +1,6 @@
-"""What has no effect, or another than it seems, by the route catalogue: routes of the cache, of limits and of costs; rules.
+"""Settings that, by the route catalogue, have no effect or another than it seems: routes of cache, limits, costs and rules.
 
-Warnings: a newer GitLab may know them.
+These are warnings only: a newer GitLab may have routes that the catalogue does not know.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _Finding = tuple[Path, str]
 
 
 def oddities(config: Config, catalogue: Catalogue, given: Given) -> Iterator[Problem]:
-    """Each route that names no operation, with the nearest that does, or one that is never cached; clauses of rules that
-    are without effect or in each other's way. With the lines of what the configuration was read from."""
+    """Report each route that names no operation (with the nearest that does) or one that is never cached, and each clause
+    of a rule that has no effect or gets in another's way. Lines are those of the text that ``given`` holds."""
     tree = parse_tree(given.text, given.file, dict(given.overrides))
     for look in (_ruled, _limited, _weighed, _cached):
         for path, message in look(config, catalogue):

@@ -71,8 +71,8 @@ class LimitEntry(Section, frozen=True):
     absorb: Duration = 0.0
     """A request that would be admitted within this time waits for its turn instead of being refused."""
     advertise: bool = False
-    """Send this limit's numbers to callers as `RateLimit-*`. If no limit has this, the first that applies is sent: limits
-    without `match` come first, and of these limits `by: caller`."""
+    """Send this limit's numbers to callers as `RateLimit-*`. If no limit has this, the first that applies is sent: those
+    without `match` come first, and among them those `by: caller`."""
     mode: Mode = Mode.ENFORCE
     """`enforce`, or `shadow`: requests are counted and measured, but never refused."""
     on_error: OnBuckets | None = None

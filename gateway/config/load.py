@@ -1,4 +1,4 @@
-"""Text in, configuration or all its problems out. Environment and files are arguments: nothing here reaches for them."""
+"""Text in, configuration or all its problems out. Environment and files are passed in: nothing here looks for them."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from .tree import Scalar, Tree, parse_tree
 from .units import parse_store_url
 
 EMBEDDED = "version: 1\n"
-"""What is read where no file is given: everything at its default."""
+"""What is read when no file is given: everything at its default."""
 
 _MAX_CHARS = 64 << 20
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """What a text came to."""
+    """The result of reading a text."""
 
     config: Config | None
-    """None where any problem is an error."""
+    """None if any problem is an error."""
     problems: tuple[Problem, ...] = ()
-    """In the order of the file: errors, and warnings that stop nothing."""
+    """Errors and warnings, in the order of the file."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:
-        """Those that stop the start."""
+        """The problems that keep the gateway from starting."""
         return tuple(problem for problem in self.problems if problem.severity is Severity.ERROR)
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """Those that do not."""
+        """The problems that do not."""
         return tuple(problem for problem in self.problems if problem.severity is Severity.WARNING)
 
 
@@ -49,15 +49,16 @@ def load(
     overrides: Mapping[Path, str] | None = None,
     without: frozenset[str] = frozenset(),
 ) -> Loaded:
-    """Reads a configuration.
+    """Read a configuration.
 
     Args:
         text: YAML (JSON is YAML).
         env: For ``${env:NAME}``, and for the default of ``state_dir``.
-        read_file: For ``${file:/path}`` and ``upstream.ca_file``; may raise OSError or UnicodeDecodeError.
-        file: What to call the text in problems.
-        overrides: Values of the command line, by path; they win over the text's own.
-        without: Top-level keys to leave at their defaults, unread: what a command has no business with need not resolve.
+        read_file: For ``${file:/path}`` and for PEM files (``upstream.ca_file``); may raise OSError or UnicodeDecodeError.
+        file: The name of the text in problems.
+        overrides: Values from the command line, by path; they take precedence over those of the text.
+        without: Top-level keys that are not read and keep their defaults: references that a command does not need then
+            need not resolve.
     """
     if len(text) > _MAX_CHARS:
         return Loaded(None, (Problem("", "is too large to be a configuration", file),))
@@ -74,8 +75,8 @@ def load(
         config = _with_defaults(config, env)
         reported = {problem.path for problem in problems}
         for path, message, severity in (*findings(config), *_files(config, world)):
-            # A value that could not be read is at its default here: what is said of that would be about nothing, and
-            # what is merely odd can wait until the rest is read.
+            # A value that could not be read has its default here, so a finding about it would mean nothing; and warnings
+            # can wait until the errors are gone.
             if reported and (severity is Severity.WARNING or _touches(show_path(path), reported)):
                 continue
             problems.append(tree.problem(path, message, severity))
@@ -98,7 +99,7 @@ def _with_defaults(config: Config, env: Mapping[str, str]) -> Config:
 
 
 def _state_dir(env: Mapping[str, str]) -> str:
-    # XDG Base Directory: a relative path is to be ignored.
+    # The XDG Base Directory Specification says that a relative path is ignored.
     state = env.get("XDG_STATE_HOME", "")
     if state.startswith("/"):
         return f"{state.rstrip('/')}/gitlab-gateway"
@@ -131,7 +132,7 @@ def _files(config: Config, world: World) -> list[tuple[Path, str, Severity]]:
 
 
 def _inline_passwords(tree: Tree) -> list[Problem]:
-    # A store's URL is no secret unless it holds a password; then it must stand elsewhere like every other.
+    # A store's URL is no secret unless it holds a password; then, like every secret, it must not stand in the file.
     stores = tree.root.entries.get("stores")
     if not isinstance(stores, MappingNode):
         return []

@@ -220,7 +220,7 @@ class Admin(Section, frozen=True):
     """Who may use the admin port for more than probes and metrics."""
 
     keys: tuple[AdminKey, ...] = ()
-    """Keys of operators. Without any, `/-/config` and the other endpoints that need one do not exist."""
+    """Operators' keys. Without any, `/-/config` and the other endpoints that need one do not exist."""
 
 
 class OnError(Section, frozen=True):
@@ -276,7 +276,7 @@ class Identity(Section, frozen=True):
     id: Id
     """Name of the identity in rules, audit and metrics."""
     team: OptionalId = ""
-    """Team whose bucket the identity shares in limits `by: team`."""
+    """Name of the team whose bucket the identity shares in limits `by: team`."""
     priority: Priority = Priority.INTERACTIVE
     """Whose requests go first when places at GitLab are short: `critical` has a reserve, `background` is refused first."""
     key: KeySource | None = None
@@ -372,7 +372,7 @@ class Hooks(Section, frozen=True):
 
     secret: Secret
     """Secret token that GitLab sends as `X-Gitlab-Token`, at least 16 characters; one that begins with `whsec_` is a
-    signing token, and its signature is required instead."""
+    signing token, and GitLab's signature is required instead."""
     path: HookPath = "/-/gateway/hooks"
     """Path on the data port to which GitLab sends its hooks."""
     hold: Duration = 3.0
@@ -460,7 +460,7 @@ class Config(Section, frozen=True):
     listen: Listen = Listen()
     """Where the gateway listens."""
     state_dir: Path = ""
-    """Directory of what must survive a restart, created with mode 0700. If absent, `$XDG_STATE_HOME/gitlab-gateway`."""
+    """Directory for what must survive a restart, created with mode 0700. If absent, `$XDG_STATE_HOME/gitlab-gateway`."""
     secrets: Secrets = Secrets()
     """The gateway's own secret keys."""
     admin: Admin = Admin()

@@ -1,6 +1,6 @@
-"""What only the disk can tell: an audit that can't be written where it is to go, certificates that can't serve or be shown.
+"""Problems that only the disk shows: an audit that can't be written to its file, certificates that can't be used.
 
-For ``check``, beside what ``load`` reads: ``serve`` finds them by itself when it opens them.
+For ``check``, in addition to what ``load`` finds: ``serve`` meets them by itself when it opens the files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Finding = tuple[Path, str, Severity]
 
 
 def disk_problems(config: Config, given: Given) -> Iterator[Problem]:
-    """Of ``config``, with the lines of what it was read from."""
+    """Find such problems of ``config``. Lines are those of the text that ``given`` holds."""
     tree = parse_tree(given.text, given.file, dict(given.overrides))
     for path, message, severity in (*_sink(config), *_authorities(config), *_certificate(config), *_stores(config)):
         yield tree.problem(path, message, severity)
@@ -41,7 +41,7 @@ def _sink(config: Config) -> Iterator[Finding]:
     elif os.path.lexists(directory):
         yield path, f"names a file in {directory}, which is no directory", Severity.ERROR
     else:
-        # It may be there where the gateway runs: configurations are checked elsewhere, too.
+        # It may exist where the gateway runs: configurations are also checked on other machines.
         message = f"names a file in {directory}, which is not there: the gateway makes the file, not its directory"
         yield path, message, Severity.WARNING
 

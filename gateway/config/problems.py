@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, where, and what would have been right."""
+"""Problems of a configuration: what is wrong, where, and what would have been right."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ Path = tuple[str | int, ...]
 
 
 class Severity(enum.StrEnum):
-    """An error stops the start; a warning is for somebody to read."""
+    """An error keeps the gateway from starting; a warning does not."""
 
     ERROR = "error"
     WARNING = "warning"
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One finding. Never holds a secret: values are quoted only where they cannot be one."""
+    """One finding. It never holds a secret: a value is quoted only where it can't be one."""
 
     path: str
     """``rules[2].for[0]``; empty for the file as a whole."""
     message: str
     file: str = ""
     line: int = 0
-    """From 1; 0 where no line is to blame."""
+    """From 1; 0 if the problem belongs to no line."""
     severity: Severity = Severity.ERROR
 
     def __str__(self) -> str:

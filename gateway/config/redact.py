@@ -1,4 +1,4 @@
-"""The configuration in force, as `/-/config` shows it: every value, defaults included, no secret."""
+"""The configuration in force, as `/-/config` shows it: every value, defaults included, but no secret."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .vocabulary import HIDDEN, Keywords
 
 
 def redacted(config: Config) -> dict[str, Any]:
-    """Plain values under the keys of the file; a secret is ``(hidden)``, an absent optional value is left out."""
+    """Plain values under the keys of the file. A secret is shown as ``(hidden)``; an absent optional value is left out."""
     return _section(config)
 
 
 def rendered(config: Config) -> str:
-    """The same as YAML."""
+    """The redacted configuration, as YAML."""
     return yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True)
 
 
@@ -29,7 +29,7 @@ def _section(section: Section) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for key, (field, annotation) in fields_of(type(section)).items():
         value = getattr(section, field.name)
-        # An empty word is how an optional id says that there is none.
+        # An optional id that is absent is an empty text.
         if value is None or value == "":
             continue
         shown[key] = _value(annotation, value)

@@ -1,4 +1,4 @@
-"""``${env:NAME}`` and ``${file:/path}``: values that stand elsewhere, and secrets that are none."""
+"""``${env:NAME}`` and ``${file:/path}``: values that stand elsewhere; and secrets that can't be real ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LIKE_A_REFERENCE = re.compile(r"\$\{(?:env|file):|\$\{[^}]*\}\Z")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_FILE_CHARS = 1 << 20
 
-# What people paste from documentation, GitLab's and ours, and forget to replace.
+# What people copy from GitLab's documentation or ours, and forget to replace.
 _PLACEHOLDER = re.compile(
     r"(?i:"
     r"(?:gl[a-z]{2,6}-)?(?:x{3,}|\*{3,}|\.{3,}|0{8,}|…)"
@@ -22,14 +22,14 @@ _PLACEHOLDER = re.compile(
 
 
 class World:
-    """The environment and the files, as far as references may look at them."""
+    """The environment and the files that references may read."""
 
     def __init__(self, env: Mapping[str, str], read_file: Callable[[str], str]) -> None:
         self._env = env
         self._read_file = read_file
 
     def resolve(self, text: str) -> str:
-        """``text``, or what its reference names. Raises ValueError with a message that holds no value."""
+        """``text``, or the value that it refers to. Raises ValueError; the message never holds a value."""
         found = _REFERENCE.fullmatch(text)
         if found is None:
             if _LIKE_A_REFERENCE.search(text):
@@ -39,8 +39,8 @@ class World:
         return self._variable(name) if kind == "env" else self.read(name)
 
     def read(self, path: str) -> str:
-        """A file's text without its last line end."""
-        # Somebody may have pasted the secret where its place belongs: only what looks like a path is repeated.
+        """The text of a file, without its last line end. Raises ValueError, as ``resolve``."""
+        # Somebody may have pasted the secret itself instead of its path: only what looks like a path is repeated.
         shown = f"the file {path}" if "/" in path else "a file"
         if not path or "\0" in path:
             raise ValueError("names no file: write ${file:/path}")
@@ -69,14 +69,14 @@ class World:
 
 
 def is_reference(text: str) -> bool:
-    """``text`` as a whole names a value that stands elsewhere."""
+    """Whether the whole of ``text`` is a reference."""
     return _REFERENCE.fullmatch(text) is not None
 
 
 def judge_secret(value: str) -> None:
-    """Raises ValueError where ``value`` can't be a secret; the message never shows it."""
+    """Raise ValueError if ``value`` can't be a real secret; the message never shows it."""
     if _PLACEHOLDER.fullmatch(value):
         raise ValueError("is a placeholder copied from documentation: put a real secret there")
-    # It goes into a header field: a line end or a space would start something else there (RFC 9110 §5.5).
+    # It is sent in a header field, where a line end or a space would begin something else (RFC 9110 §5.5).
     if not value.isascii() or not value.isprintable() or " " in value:
         raise ValueError("holds spaces, line ends or characters that no token has")

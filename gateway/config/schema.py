@@ -1,4 +1,4 @@
-"""JSON Schema (2020-12) of the configuration, made from the structs; editors complete and check by it."""
+"""JSON Schema (2020-12) of the configuration, generated from the structs, with which editors complete and check."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REFERENCE = {"type": "string", "pattern": r"^\$\{(env:[A-Za-z_][A-Za-z0-9_]*|fi
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema as plain values."""
+    """The schema, as plain values."""
     definitions: dict[str, Any] = {}
     root = _section(Config, definitions)
     return {
@@ -32,7 +32,7 @@ def json_schema() -> dict[str, Any]:
 
 @functools.cache
 def descriptions() -> dict[str, dict[str, str]]:
-    """Struct → attribute → its docstring. Python keeps no docstrings of attributes, so the source is read."""
+    """Struct → attribute → its docstring. Python discards docstrings of attributes, so they are read from the source."""
     package = importlib.resources.files(__package__)
     sources = [
         ast.parse(package.joinpath(name).read_text("utf-8"))
@@ -100,7 +100,7 @@ def _value(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         return _scalar(rider)
     if issubclass(bare, Section):
         if bare.__name__ not in definitions:
-            definitions[bare.__name__] = {}  # named first: a struct may hold itself
+            definitions[bare.__name__] = {}  # defined before it is filled, because a struct may contain itself
             definitions[bare.__name__] = _section(bare, definitions)
         return {"$ref": f"#/$defs/{bare.__name__}"}
     if issubclass(bare, enum.Enum):

@@ -1,4 +1,4 @@
-"""What a reload can't change. For a while workers of both configurations serve, and must agree on what they share."""
+"""Settings that a reload can't change: workers of both configurations serve for a while, and share what these name."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .model import Config
 _STANDING: tuple[tuple[str, Callable[[Config], object]], ...] = (
     ("listen.address", lambda config: config.listen.address),
     ("listen.admin", lambda config: config.listen.admin),
-    # Its files may be others: a client that begins a handshake where there is none would be refused.
+    # Other files are fine. But a client that begins a handshake at a worker without TLS would be refused.
     ("listen.tls (there or not)", lambda config: config.listen.tls is None),
     ("state_dir", lambda config: config.state_dir),
     ("secrets.pepper", lambda config: config.secrets.pepper),
     ("secrets.audit_key", lambda config: config.secrets.audit_key),
     ("stores.keys", lambda config: config.stores.keys),
     ("stores.credentials", lambda config: config.stores.credentials),
-    # The rest: what a write purges at one worker must be what the other ones have stored.
+    # The rest: a purge by a write at one worker must reach what the others have stored.
     ("secrets.encryption_key", lambda config: config.secrets.encryption_key),
     ("stores.shared", lambda config: config.stores.shared),
     ("cache.mode", lambda config: config.cache.mode),
@@ -26,9 +26,9 @@ _STANDING: tuple[tuple[str, Callable[[Config], object]], ...] = (
 
 
 def standing(before: Config, after: Config) -> list[str]:
-    """The keys that differ and must not."""
+    """The keys that differ, but can be changed only by a restart."""
     rotated = {credential.id: credential.rotate is not None for credential in before.credentials}
-    # Whoever does not know that a token is rotated goes on with the one that the others have ended.
+    # A worker that does not know that a token is rotated would go on using one that the others have revoked.
     return [name for name, of in _STANDING if of(before) != of(after)] + [
         f"credentials.{credential.id}.rotate (there or not)"
         for credential in after.credentials
@@ -37,7 +37,7 @@ def standing(before: Config, after: Config) -> list[str]:
 
 
 def same_files(config: Config, before: Given, after: Given) -> bool:
-    """Whether the files that it names hold what they held, those aside that workers read again by themselves."""
+    """Whether the files that ``config`` names hold what they held before; not those that workers reread by themselves."""
     tls = config.listen.tls
     own = {config.upstream.ca_file, *((tls.cert_file, tls.key_file) if tls is not None else ())}
     own -= {identity.oidc.ca_file for identity in config.identities if identity.oidc is not None}

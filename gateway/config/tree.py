@@ -1,7 +1,7 @@
-"""YAML text to a plain tree that knows its lines. Meaning is the decoder's business.
+"""Parses YAML text into a plain tree that knows its lines. What the values mean is the decoder's business.
 
-YAML is composed, never constructed: no tag can build anything, and a scalar keeps the text the operator wrote, so that
-``12:30`` stays what it is and ``off`` can still name a mode.
+YAML is composed, never constructed: no tag can create an object, and a scalar keeps the text that the operator wrote, so
+that ``12:30`` stays what it is and ``off`` can still name a mode.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 
 from .problems import Path, Problem, Severity, show_path
 
-# libyaml reads the same language an order of magnitude faster; large rule sets notice.
+# libyaml reads the same language ten times as fast, which is noticeable with large rule sets.
 _LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _CORE_TAG = "tag:yaml.org,2002:"
@@ -40,7 +40,7 @@ class Sequence(msgspec.Struct, frozen=True):
 
 
 class Mapping(msgspec.Struct, frozen=True):
-    """Keys, each with its own line, and values."""
+    """A mapping; each key has its own line."""
 
     entries: dict[str, Node]
     key_lines: dict[str, int]
@@ -56,7 +56,7 @@ _EMPTY = Mapping({}, {}, 0)
 
 
 class Tree(msgspec.Struct, frozen=True):
-    """A file, read as far as it could be."""
+    """A file, read as far as possible."""
 
     root: Mapping
     file: str
@@ -64,13 +64,13 @@ class Tree(msgspec.Struct, frozen=True):
     overridden: frozenset[Path] = frozenset()
 
     def problem(self, path: Path, message: str, severity: Severity = Severity.ERROR) -> Problem:
-        """A finding at ``path``, on the line that is nearest to it."""
+        """Make a problem of ``path``, at the line of its deepest part that is there."""
         if path in self.overridden:
             return Problem(show_path(path), message, COMMAND_LINE, 0, severity)
         return Problem(show_path(path), message, self.file, self.line(path), severity)
 
     def line(self, path: Path) -> int:
-        """Of the deepest part of ``path`` that is there."""
+        """The line of the deepest part of ``path`` that is there."""
         node: Node = self.root
         found = 0
         for part in path:
@@ -86,7 +86,7 @@ class Tree(msgspec.Struct, frozen=True):
 
 
 def parse_tree(text: str, file: str, overrides: AbstractMapping[Path, str]) -> Tree:
-    """The tree of ``text``, with ``overrides`` (of the command line) put in; problems are collected, not raised."""
+    """Parse ``text`` and put ``overrides`` (from the command line) into the tree. Problems are collected, not raised."""
     problems: list[Problem] = []
     try:
         text = _as_yaml(text)
@@ -100,7 +100,7 @@ def parse_tree(text: str, file: str, overrides: AbstractMapping[Path, str]) -> T
         about = error.problem or error.context or "unreadable"
         if mark and about == "found character that cannot start any token" and text[mark.index : mark.index + 1] == "\t":
             about = "it is indented with a tab: use blanks"
-        if about == "but found another document":  # libyaml's second half of a sentence
+        if about == "but found another document":  # the second half of a sentence of libyaml's
             about = "it holds a second document; `---` may stand at its beginning alone"
         return Tree(_EMPTY, file, [Problem("", f"is not YAML: {about}", file, line)])
     except yaml.YAMLError:
@@ -120,7 +120,7 @@ def parse_tree(text: str, file: str, overrides: AbstractMapping[Path, str]) -> T
 
 
 def _too_deep(text: str) -> int:
-    # The composer calls itself for each level and, being C, ends the process where Python would raise RecursionError.
+    # The composer recurses for each level and, being written in C, ends the process where Python raises RecursionError.
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -133,8 +133,8 @@ def _too_deep(text: str) -> int:
 
 
 def _as_yaml(text: str) -> str:
-    # JSON is YAML but for two habits: tabs between tokens, and characters beyond the BMP as two escapes. In valid JSON
-    # no string holds a raw tab, so all of them are layout.
+    # JSON is YAML, with two exceptions: tabs between tokens, and characters beyond the BMP as two escapes. In valid JSON
+    # no string contains a raw tab, so all tabs are layout.
     if text.lstrip()[:1] != "{" or ("\t" not in text and "\\u" not in text):
         return text
     try:
@@ -145,7 +145,7 @@ def _as_yaml(text: str) -> str:
 
 
 def _joined(found: re.Match[str]) -> str:
-    if found[1] is None:  # an escaped backslash: what follows it is no escape
+    if found[1] is None:  # an escaped backslash: what follows it is not an escape
         return found[0]
     return (chr(int(found[1], 16)) + chr(int(found[2], 16))).encode("utf-16", "surrogatepass").decode("utf-16")
 
@@ -159,7 +159,7 @@ def _override(node: Node, path: Path, value: str) -> Mapping:
 
 
 class _Reader:
-    """Turns PyYAML's nodes into ours. Aliased nodes are read once and shared."""
+    """Converts PyYAML's nodes into those of this module. Aliased nodes are read once and shared."""
 
     def __init__(self, file: str, problems: list[Problem]) -> None:
         self._file = file

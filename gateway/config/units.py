@@ -1,7 +1,7 @@
-"""The words of a configuration and what they mean: durations, sizes, rates, addresses, URLs.
+"""The texts of a configuration and what they mean: durations, sizes, rates, addresses, URLs.
 
-Each ``parse_*`` takes the text the operator wrote and returns the value, or raises ValueError with a message that says
-what would have been right. Each value has a ``show_*`` that writes it back the way an operator would.
+Each ``parse_*`` takes the text that the operator wrote and returns its value, or raises ValueError with a message that says
+what would have been right. Where ``str`` would not do, a ``show_*`` writes the value back the way an operator would.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PERIODS = {
     "d": 86400.0, "day": 86400.0,
 }  # fmt: skip
 _PERIOD_NAMES = {1.0: "s", 60.0: "min", 3600.0: "hour", 86400.0: "day"}
-# RFC 1123 labels, underscore tolerated: container networks name hosts `my_gitlab`.
+# RFC 1123 labels; underscores are tolerated, because container networks name hosts `my_gitlab`.
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(.*)", re.DOTALL)
 _URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
@@ -50,21 +50,21 @@ _METHOD = re.compile(r"[A-Z]{1,20}")
 
 
 class Scalar(msgspec.Struct, frozen=True):
-    """How one kind of value is read, shown and described; it rides on a field's annotation."""
+    """How one kind of value is read, shown and described; attached to a field's annotation."""
 
     name: str
     parse: Callable[[str], Any]
     show: Callable[[Any], Any]
     stand_in: Any
-    """Takes the place of an unreadable required value, so that the rest of the file is still checked."""
+    """Replaces an unreadable required value, so that the rest of the file is still checked."""
     pattern: str = ""
-    """For editors (JSON Schema, ECMA 262); the parser has the last word."""
+    """For editors (JSON Schema, ECMA 262 syntax); ``parse`` has the last word."""
     number: bool = False
-    """A bare number is right too."""
+    """Whether a bare number is valid, too."""
 
 
 class HostPort(msgspec.Struct, frozen=True):
-    """Where to listen. Port 0: the system chooses."""
+    """An address to listen at. With port 0 the system chooses one."""
 
     host: str
     port: int
@@ -85,13 +85,13 @@ class BaseUrl(msgspec.Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """As a Host field says it: the scheme's own port is left out."""
+        """Host and port as in a Host field, without the port if it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def origin(self) -> str:
-        """Scheme and authority, no path."""
+        """Scheme and authority, without the path."""
         return f"{self.scheme}://{self.authority}"
 
     def __str__(self) -> str:
@@ -99,28 +99,28 @@ class BaseUrl(msgspec.Struct, frozen=True):
 
 
 class StoreUrl(msgspec.Struct, frozen=True):
-    """Where a store is. The whole URL is secret: it may hold a password."""
+    """The address of a store. The whole URL is secret, because it may contain a password."""
 
     scheme: str
-    """``memory`` · ``redis`` · ``rediss`` · ``sqlite``, and what ``+sentinel`` or ``+cluster`` makes of the Redis ones."""
+    """``memory``, ``sqlite``, ``redis`` or ``rediss``; the last two also with ``+sentinel`` or ``+cluster``."""
     url: Secret
     shown: str
-    """Without users and passwords: for people."""
+    """The URL without users and passwords, for people to read."""
     password: bool = False
 
     @property
     def shared(self) -> bool:
-        """Several gateways may use it at once."""
+        """Whether several gateways can use the store at the same time."""
         return self.scheme.startswith("redis")
 
     @property
     def encrypted(self) -> bool:
-        """On its way."""
+        """Whether connections to the store use TLS."""
         return self.scheme.startswith("rediss")
 
     @property
     def path(self) -> str:
-        """Of ``sqlite:``: the file."""
+        """The file of a ``sqlite:`` URL; otherwise empty."""
         return self.shown.removeprefix("sqlite://") if self.scheme == "sqlite" else ""
 
 
@@ -143,7 +143,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of ``250ms``, ``2s``, ``10m``, ``1.5h``, ``14d``; a bare ``0`` needs no unit."""
+    """``250ms``, ``2s``, ``10m``, ``1.5h``, ``14d``, in seconds; a bare ``0`` needs no unit."""
     if text == "0":
         return 0.0
     found = _DURATION.fullmatch(text)
@@ -155,7 +155,7 @@ def parse_duration(text: str) -> float:
 
 
 def show_duration(seconds: float) -> str:
-    """The largest unit that leaves a whole number."""
+    """Write in the largest unit that gives a whole number, else in milliseconds."""
     for unit in ("d", "h", "m", "s"):
         if seconds >= _SECONDS[unit] and seconds % _SECONDS[unit] == 0:
             return f"{int(seconds / _SECONDS[unit])}{unit}"
@@ -163,7 +163,7 @@ def show_duration(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Octets of ``512``, ``512B``, ``16KiB``, ``2MiB``, ``1GiB``."""
+    """``512``, ``512B``, ``16KiB``, ``2MiB``, ``1GiB``, in octets."""
     found = _SIZE.fullmatch(text)
     if found is None:
         near = _DECIMAL_SIZE.fullmatch(text)
@@ -173,7 +173,7 @@ def parse_size(text: str) -> int:
 
 
 def show_size(octets: int) -> str:
-    """The largest unit that leaves a whole number."""
+    """Write in the largest unit that gives a whole number."""
     for unit in ("GiB", "MiB", "KiB"):
         if octets and octets % _BYTES[unit] == 0:
             return f"{octets // _BYTES[unit]}{unit}"
@@ -192,7 +192,7 @@ def parse_rate(text: str) -> Rate:
 
 
 def parse_byte_rate(text: str) -> int:
-    """Octets per second of ``20MiB/s``."""
+    """``20MiB/s``, in octets per second."""
     found = _BYTE_RATE.fullmatch(text)
     if found is None:
         raise ValueError("is no bandwidth: write a size and /s, for example 20MiB/s")
@@ -251,7 +251,7 @@ def parse_host_port(text: str) -> HostPort:
 
 
 def parse_host(text: str) -> str:
-    """A Host the gateway answers to: a name or address, with a port only where clients send one."""
+    """A Host that the gateway answers to: a name or address, with a port only if clients send one."""
     what = "a host: write git.example.com or git.example.com:8443, without scheme or path"
     if "/" in text or "@" in text:
         raise ValueError(f"is not {what}")
@@ -282,7 +282,7 @@ def parse_network(text: str) -> Network:
 
 
 def parse_base_url(text: str) -> BaseUrl:
-    """``https://gitlab.internal``, with the relative-URL prefix where GitLab has one."""
+    """``https://gitlab.internal``, with the relative-URL prefix if GitLab has one."""
     what = "a URL: write scheme, host and, for a relative-URL install, the prefix, for example https://gitlab.internal"
     found = _URL.fullmatch(text)
     if found is None:
@@ -356,7 +356,7 @@ def parse_store_url(text: str) -> StoreUrl:
 
 
 def _readable(userinfo: str, options: str) -> None:
-    """Raises ValueError for what the parser of URLs refuses in a user or password, or leaves out without a word."""
+    """Raise ValueError for what the URL parser would refuse in users and passwords, or silently drop."""
     try:
         (userinfo + options).encode()
         urlsplit(f"redis://{userinfo}@redis")
@@ -367,7 +367,7 @@ def _readable(userinfo: str, options: str) -> None:
 
 
 def _shown_options(rest: str, transport: str, form: str, what: str) -> tuple[str, bool]:
-    """The options that may be shown, and whether there are others. Raises ValueError for one that is none."""
+    """The options that may be shown, and whether there are secret ones. Raises ValueError for an unknown option."""
     if not rest:
         return "", False
     known = [_TLS_OPTION] if transport == "rediss" else []
@@ -388,14 +388,14 @@ def _shown_options(rest: str, transport: str, form: str, what: str) -> tuple[str
 
 
 def parse_identifier(text: str) -> str:
-    """An id: what audit lines, metrics and `explain` say; no colon, so that no id can pose as ``user:42``."""
+    """An id, as audit lines, metrics and `explain` show it. It has no colon, so that none can pose as ``user:42``."""
     if not _IDENTIFIER.fullmatch(text):
         raise ValueError("is not an id: up to 64 letters, digits, dots, dashes and underscores, the first no punctuation")
     return text
 
 
 def parse_field_name(text: str) -> str:
-    """A header field's name."""
+    """The name of a header field."""
     if not _FIELD_NAME.fullmatch(text):
         raise ValueError("is not a header name: letters, digits and dashes")
     return text
@@ -409,14 +409,14 @@ def parse_sha256(text: str) -> str:
 
 
 def parse_route(text: str) -> str:
-    """A row of the catalogue: ``GET /api/v4/projects/:id``, as `gitlab-gateway routes` lists them."""
+    """A route of the catalogue, as `gitlab-gateway routes` lists them: ``GET /api/v4/projects/:id``."""
     if not _ROUTE.fullmatch(text):
         raise ValueError("is not a route: write METHOD /path as `gitlab-gateway routes` lists them")
     return text
 
 
 def parse_method(text: str) -> str:
-    """An HTTP method in capitals."""
+    """An HTTP method, in capitals."""
     if not _METHOD.fullmatch(text):
         raise ValueError("is not an HTTP method: write it in capitals, for example GET")
     return text
@@ -430,21 +430,21 @@ def parse_sink(text: str) -> str:
 
 
 def parse_path(text: str) -> str:
-    """An absolute path: a service's working directory is nobody's choice."""
+    """An absolute path, since nobody chooses a service's working directory."""
     if not text.startswith("/") or "\0" in text:
         raise ValueError("is not an absolute path")
     return text
 
 
 def parse_hook_path(text: str) -> str:
-    """A path of the data port's that no client of GitLab's asks for."""
+    """A path on the data port that no client of GitLab uses."""
     if _HOOK_PATH.fullmatch(text) is None or text.startswith("/api/"):
         raise ValueError("is no path for hooks: write one like `/-/gateway/hooks`, outside `/api/`")
     return text
 
 
 def parse_project(text: str) -> str:
-    """A project or group by number or by full path, ``*`` standing for a part of a segment, ``**`` for several."""
+    """A project or group, by number or full path; ``*`` stands for a part of a segment, ``**`` for several segments."""
     path = text.replace("%2F", "/").replace("%2f", "/")
     if not _PROJECT.fullmatch(path):
         raise ValueError("is not a project or group: write its number or its full path, for example platform/api")
@@ -452,14 +452,14 @@ def parse_project(text: str) -> str:
 
 
 def parse_web_url(text: str) -> str:
-    """The very text: an issuer's name is compared letter by letter, its last slash included."""
+    """A URL, unchanged: an issuer's name is compared letter by letter, including a final slash."""
     if _WEB_URL.fullmatch(text) is None or any(mark in text for mark in "?#@"):
         raise ValueError("is no plain URL: write `https://host` or `https://host/path`")
     return text
 
 
 def parse_claim(text: str) -> str:
-    """A pattern of a claim's whole value."""
+    """A pattern for the whole value of a claim."""
     if not text or len(text) > 1024:
         raise ValueError("is empty" if not text else "is longer than 1024 characters")
     return text

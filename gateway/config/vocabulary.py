@@ -1,4 +1,4 @@
-"""What a field may hold: closed sets of words, and text with a meaning. Each alias carries its parser."""
+"""The types of fields: closed sets of words, and texts with a meaning. Each alias carries its parser."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class KeySource(enum.StrEnum):
 
 
 class OidcPreset(enum.StrEnum):
-    """What tokens of a well-known kind must say at least."""
+    """The least that tokens of a well-known kind must say."""
 
     GITLAB_CI = "gitlab_ci"
 
 
 class Algorithm(enum.StrEnum):
-    """What may sign a workload's token: public keys only, never a shared secret, never ``none``."""
+    """How a workload's token may be signed: with public-key algorithms only, never a shared secret, never ``none``."""
 
     RS256 = "RS256"
     RS384 = "RS384"
@@ -77,14 +77,14 @@ class Algorithm(enum.StrEnum):
 
 
 class Mode(enum.StrEnum):
-    """Whether a decision counts or is only watched."""
+    """Whether decisions are applied or only recorded."""
 
     ENFORCE = "enforce"
     SHADOW = "shadow"
 
 
 class CacheMode(enum.StrEnum):
-    """Whose cache it is."""
+    """Who shares cached answers."""
 
     PRIVATE = "private"
     SHARED = "shared"
@@ -92,14 +92,14 @@ class CacheMode(enum.StrEnum):
 
 
 class CachePlace(enum.StrEnum):
-    """Where the cache is."""
+    """Where cached answers are stored."""
 
     SHARED = "shared"
     MEMORY = "memory"
 
 
 class OnBuckets(enum.StrEnum):
-    """What happens to limits while their store is away."""
+    """What happens to limits while their store is unavailable."""
 
     LOCAL = "local"
     OPEN = "open"
@@ -107,20 +107,20 @@ class OnBuckets(enum.StrEnum):
 
 
 class OnCache(enum.StrEnum):
-    """What happens to the cache while its store is away."""
+    """What happens to the cache while its store is unavailable."""
 
     BYPASS = "bypass"
 
 
 class OnKeys(enum.StrEnum):
-    """What happens to gateway keys while their store is away."""
+    """What happens to gateway keys while their store is unavailable."""
 
     LAST_KNOWN_GOOD = "last_known_good"
     CLOSED = "closed"
 
 
 class Durability(enum.StrEnum):
-    """When an audit line is safe."""
+    """When an audit line is safe from a crash."""
 
     BATCHED = "batched"
     BEFORE_WRITE = "before_write"
@@ -135,7 +135,7 @@ class OnAudit(enum.StrEnum):
 
 
 class Level(enum.StrEnum):
-    """How much the operator's log says."""
+    """The least severe messages that the operator's log shows."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -144,6 +144,6 @@ class Level(enum.StrEnum):
 
 
 class Keywords(msgspec.Struct, frozen=True):
-    """Words that stand for a whole list; rides on a list field's annotation."""
+    """Words that stand for a whole list; attached to a list field's annotation."""
 
     words: dict[str, tuple[str, ...]]

@@ -1,4 +1,4 @@
-"""What several processes can't share. Called by ``checks``."""
+"""Checks of what several workers can't share. Called by ``checks``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_WORKERS = 64
 
 
 def worker_findings(config: Config) -> Iterator[Finding]:
-    """Why that many processes can't be one gateway; the order follows the file."""
+    """Every reason why ``listen.workers`` processes can't serve as one gateway, in the order of the file."""
     workers, stores = config.listen.workers, config.stores
     if not 1 <= workers <= MOST_WORKERS:
         yield ("listen", "workers"), f"is a number from 1 to {MOST_WORKERS}", Severity.ERROR
