@@ -35,7 +35,7 @@ class LimitMatch(Section, frozen=True):
 
 
 class Settle(Section, frozen=True):
-    """How the answer changes the cost."""
+    """How the answer changes the cost of a request."""
 
     cached: float = 1.0
     """Share of the cost that remains if the cache answered without asking GitLab; `0` gives all of it back."""
@@ -55,7 +55,8 @@ class LimitEntry(Section, frozen=True):
     by: Scope
     """Who shares a bucket: each caller, identity, team, address or project has its own, or the organisation has one."""
     rate: RateWords | None = None
-    """How fast tokens flow back into the bucket: `600/min`. A limit has one of `rate`, `concurrent` and `bandwidth`."""
+    """How fast tokens flow back into the bucket: `600/min`. A limit has exactly one of `rate`, `concurrent`,
+    `bandwidth`."""
     burst: int | None = None
     """How many tokens may be taken at once; if absent, the number in `rate`."""
     concurrent: int | None = None
@@ -67,7 +68,7 @@ class LimitEntry(Section, frozen=True):
     cost: CostMode = CostMode.REQUEST
     """`request`: each request takes one token; `weighted`: as many as its operation weighs."""
     settle: Settle | None = None
-    """How the answer changes the cost; if absent, not at all."""
+    """How the answer changes the cost of the request; if absent, not at all."""
     absorb: Duration = 0.0
     """A request that would be admitted within this time waits for its turn instead of being refused."""
     advertise: bool = False

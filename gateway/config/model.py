@@ -71,7 +71,7 @@ class Breaker(Section, frozen=True):
     """Circuit breaker: when to stop sending requests to a GitLab that fails."""
 
     window: Duration = 30.0
-    """Length of the sliding window: requests that ended longer ago no longer count."""
+    """Length of the breaker's sliding window: requests that ended longer ago no longer count."""
     min_requests: int = 20
     """Fewer requests than this within `window` never open the breaker."""
     error_ratio: float = 0.5
@@ -213,7 +213,7 @@ class AdminKey(Section, frozen=True):
     id: Id
     """Name of the operator to whom the key belongs."""
     sha256: Sha256
-    """SHA-256 of the key, in hex; `gitlab-gateway keys admin` makes both."""
+    """SHA-256 of the key, in hex; `gitlab-gateway keys admin` makes the key and this hash."""
 
 
 class Admin(Section, frozen=True):
@@ -227,7 +227,8 @@ class OnError(Section, frozen=True):
     """What happens while a store is unavailable."""
 
     buckets: OnBuckets = OnBuckets.LOCAL
-    """While the limits' store is unavailable, `local`: gateways enforce their shares; `open`: no limits; `closed`: 503."""
+    """While the limits' store is unavailable, `local`: each gateway enforces its share of every limit; `open`: no limits;
+    `closed`: 503."""
     cache: OnCache = OnCache.BYPASS
     """While the cache's store is unavailable, `bypass`: GitLab is asked."""
     keys: OnKeys = OnKeys.LAST_KNOWN_GOOD
@@ -350,7 +351,7 @@ class Rule(Section, frozen=True):
     deny: tuple[Clause, ...] = ()
     """What is refused, whatever other rules allow: requests for which one of these clauses holds."""
     sudo: Annotated[tuple[str, ...], Keywords({"never": ()})] = ()
-    """`never`, or the users (names or numbers) that `Sudo` may name; requires a credential with `sudo: true`."""
+    """`never`, or the users (names or numbers) that a caller's `Sudo` may name; requires a credential with `sudo: true`."""
     mode: Mode = Mode.ENFORCE
     """`enforce`, or `shadow`: what the rule decides is recorded, but not applied."""
 

@@ -38,4 +38,4 @@ class Session(Section, frozen=True):
     """Credentials given in exchange for a workload's token."""
 
     ttl: Duration = 900.0
-    """Maximum lifetime of a credential given in exchange; its caller may ask for less."""
+    """Maximum lifetime of a credential given in exchange for a workload's token; its caller may ask for less."""
