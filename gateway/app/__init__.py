@@ -1,4 +1,4 @@
-"""The composition root and what the commands call: serve, explain, replay, keys, demo."""
+"""The composition root, and what the commands ``serve``, ``explain``, ``replay``, ``keys`` and ``demo`` call."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What an admin key opens: the configuration, limits, gateway keys, and why a request is allowed or denied.
+"""What an admin key gives access to: the configuration, limits, gateway keys, and why a request is allowed or denied.
 
     GET /-/config · GET /-/limits/top · POST /-/limits · /-/keys … · /-/credentials … · POST /-/explain
 
-One shape for all (``edge.admin.Endpoint``); what changes anything says so in the audit. Described in ``docs/openapi.yaml``.
+All have one shape (``edge.admin.Endpoint``), and every change is a line of the audit. Described in ``docs/openapi.yaml``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LONGEST_CALLER = 256
 
 
 class Hypothetical(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``POST /-/explain``: a request that is not made."""
+    """``POST /-/explain``: a hypothetical request, which is never made."""
 
     identity: str
     method: str
@@ -50,7 +50,7 @@ class CredentialDesk(Protocol):
         ...
 
     async def rotate(self, who: str, peer: str, credential_id: str) -> object:
-        """Replace one now; its state then, as JSON. Raises ValueError for what can't be done."""
+        """Replace a token now, and return its new state as JSON. Raises ValueError for what can't be done."""
         ...
 
 
@@ -68,7 +68,7 @@ def admin_endpoints(
     credentials: CredentialDesk | None = None,
     recent: RecentRequests | None = None,
 ) -> tuple[Endpoint, ...]:
-    """Those that this configuration has: without limits or issued keys there is nothing to ask about them."""
+    """The endpoints that this configuration needs: without limits or issued keys there is nothing to ask about them."""
 
     async def show(_: Asked) -> Answer:
         return Answer(redacted(config))
@@ -131,13 +131,13 @@ def _explained(config: Config, catalogue: Catalogue, asked: Hypothetical) -> Exp
 
 
 def _happened(config: Config, catalogue: Catalogue, recent: RecentRequests, asked: Happened) -> object:
-    """What was done with a request, and what each stage would say of it now."""
+    """What the gateway did with a request, and what each stage would decide about it now."""
     x = recent.find(asked.request_id)
     if x is None:
         raise ValueError(f"request_id: is none of the last {MOST} requests at this gateway; the audit has the others")
     answer: dict[str, object] = {"request": request_told(x)}
     if not x.identity or not x.target:
-        return answer  # refused before anybody knew who or what
+        return answer  # refused before the caller or the target was known
     hypothetical = Hypothetical(x.identity, x.method, x.target.decode("utf-8", "surrogateescape"), x.principal)
     found = _explained(config, catalogue, hypothetical)
     return answer | msgspec.to_builtins(_shown(found, []))

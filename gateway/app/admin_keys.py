@@ -1,4 +1,4 @@
-"""Gateway keys on the admin port: what is read and written there as JSON. What becomes of it is the key office's."""
+"""Gateway keys on the admin port: reads and writes JSON, and leaves what is done to the key office."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ShownKey(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A key as the API shows it: never the key, but once."""
+    """A key as the API shows it: the key itself only once."""
 
     id: str
     identity: str
@@ -63,11 +63,11 @@ class ShownKey(msgspec.Struct, frozen=True, omit_defaults=True):
     note: str | None = None
     replaced_by: str | None = None
     key: str | None = None
-    """The key itself: in the answer that made it, and nowhere else."""
+    """The key itself: in the answer to the request that made it, and nowhere else."""
 
 
 def key_endpoints(office: KeyOffice) -> tuple[Endpoint, ...]:
-    """List, get, create, import, rotate, revoke."""
+    """The endpoints to list, get, create, import, rotate and revoke keys."""
 
     def of(method: str, path: str, ask: Ask, *query: str) -> Endpoint:
         async def answer(asked: Asked) -> Answer:

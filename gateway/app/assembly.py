@@ -9,8 +9,8 @@
                                                    └─ upstream ──── GitLab             the way up
     admin port ──── edge.admin ── metrics · readiness · redacted configuration
 
-What is off is a null object chosen here, so that the road has no ``if enabled``. Everything that must be closed is on one
-exit stack, in the order opposite to its making.
+What is off is replaced by a null object chosen here, so that the road needs no ``if enabled``. Everything that must be
+closed is on one exit stack, and closed in the reverse order of its making.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ from .post import Post
 from .recent import RecentRequests
 from .record import open_audit
 
-if TYPE_CHECKING:  # a JOSE library, for those who configured an issuer
+if TYPE_CHECKING:  # these import a JOSE library, which only configurations with an issuer need
     from ..identity.issuers import Issuer
     from ..identity.workloads import Workloads
 
@@ -118,7 +118,7 @@ class Assembly:
         self.links: list[RedisLink] = []
         self.audit: AuditLog | None = None
         self.recent: RecentRequests | None = None
-        """Where somebody may ask about them."""
+        """Kept only where an admin key exists, with which somebody may ask about them."""
         self.cache_room: CacheRoom
         self.tokens: StaticTokenSource | None = None
         self.credentials: CredentialRoom | None = None
@@ -136,7 +136,7 @@ class Assembly:
         return link
 
     def alarm(self, credential_id: str, healthy: bool) -> None:
-        """The broker's word on one of its credentials."""
+        """Record and log what the broker reports about one of its credentials."""
         if healthy:
             if self.alarms.pop(credential_id, None) is not None:
                 log.warning("GitLab accepts credential %s again", credential_id)
@@ -146,9 +146,9 @@ class Assembly:
 
 
 class Keyring:
-    """The gateway's own keys: configured, or made once in ``state_dir``. Each purpose gets one of its own.
+    """The gateway's own keys: configured, or made once in ``state_dir``. Each purpose has a key of its own.
 
-    Without ``make`` none is made: StateRefused where one is missing.
+    Without ``make`` none is made, and a missing key raises StateRefused.
     """
 
     def __init__(self, config: Config, process: bytes = b"", *, make: bool = True) -> None:
@@ -167,7 +167,7 @@ class Keyring:
 
     @property
     def partition(self) -> bytes:
-        """Keys the cache partitions: of this process alone, unless other gateways share its store."""
+        """The key for cache partitions: this process's own, unless other gateways share the cache's store."""
         return self.encryption if self._config.cache_is_shared else self.process
 
     @property
@@ -180,7 +180,7 @@ class Keyring:
 
 
 async def assemble(config: Config, post: Post | None = None) -> Assembly:
-    """Wire a gateway, or one worker of several. Raises StateRefused, CredentialsRefused, OSError, all closed again."""
+    """Wire a gateway, or one worker of several. Raises StateRefused, CredentialsRefused, OSError, with all closed again."""
     made = Assembly(config, post) if post is None else Assembly(post.share(config), post)
     try:
         await _assemble(made)
@@ -376,7 +376,7 @@ def _edge_settings(config: Config, peers: TrustedPeers) -> EdgeSettings:
 
 
 def _upstream_host(config: Config) -> bytes:
-    """The one Host GitLab sees: what it believes it is called, so that whatever it makes of Host is right."""
+    """The one Host that GitLab sees: the name it believes it has, so that whatever it derives from Host is right."""
     for url in (config.upstream.external_url, config.listen.public_url, config.upstream.url):
         if url is not None:
             return url.authority.encode("idna" if not url.authority.isascii() else "ascii")

@@ -1,4 +1,4 @@
-"""The cache and what belongs to it, wired: store, names, hooks."""
+"""Wires the cache and what belongs to it: store, project names, hooks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _BACK_S = 1.0
 
 
 def private_policy(config: Config) -> PrivatePolicy:
-    """What the operator allows, as the private cache reads it."""
+    """What the operator allows, in the private cache's terms."""
     settings = config.cache
     return PrivatePolicy(
         ttl_s=settings.ttl,
@@ -49,25 +49,25 @@ def private_policy(config: Config) -> PrivatePolicy:
 
 
 def _dressed(config: Config) -> bytes:
-    """What GitLab's answers are stored as depends on this, beside the request."""
+    """A digest of the settings that decide, besides the request, in what form GitLab's answers are stored."""
     gitlab = config.upstream.external_url or config.upstream.url
     said = f"{gitlab}\n{config.listen.public_url}\n{config.upstream.rewrite_json}"
     return hashlib.blake2b(said.encode(), digest_size=8).hexdigest().encode("ascii")
 
 
 def _reuses(settings: CacheSettings) -> bool:
-    """Whether any answer is reused without asking, and a copy in this process may be kept for that."""
+    """Whether any answer may be reused without asking GitLab, and copies may be kept in this process for that."""
     lifetimes = (settings.ttl, *(route.ttl for route in settings.routes))
     return bool(settings.near_bytes) and (settings.mode is CacheMode.SHARED or settings.immutable or max(lifetimes) > 0)
 
 
 class CacheRoom:
-    """One gateway's.
+    """The cache of one gateway, with its stores, project names and hooks.
 
     Args:
-        config: Its configuration.
-        link: To the shared store; None: in memory.
-        encryption_key: Asked for where there is a link.
+        config: The gateway's configuration.
+        link: The link to the shared store; None: the store is in memory.
+        encryption_key: Returns the encryption key; called only where there is a link.
     """
 
     def __init__(self, config: Config, link: RedisLink | None, encryption_key: Callable[[], bytes]) -> None:
@@ -118,14 +118,14 @@ class CacheRoom:
         )
 
     def start(self) -> None:
-        """Listen to Redis, and watch the clock that answers' ages are told by. Needs a running loop."""
+        """Listen to Redis, and watch the clock that the age of answers is measured by. Needs a running loop."""
         if self.levels is not None:
             self.levels.start()
         if self.levels is not None or self.memory is not None:
             self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="cache clock")
 
     async def close(self) -> None:
-        """Of ``start``; the cache is closed by itself."""
+        """Stop what ``start`` began; the cache itself is closed separately."""
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
@@ -136,7 +136,7 @@ class CacheRoom:
             await asyncio.sleep(_LOOK_S)
 
     def look_at(self, wall: float, monotonic: float) -> None:
-        """Where the clock went back, what is in memory looks younger than it is: it is forgotten."""
+        """Forget what is in memory if the clock has gone back: it would look younger than it is."""
         drift_s = wall - monotonic
         back_s, self._drift_s = self._drift_s - drift_s, drift_s
         if back_s < _BACK_S:
@@ -148,7 +148,7 @@ class CacheRoom:
             self.memory.forget()
 
     def receiving(self, ledger: Ledger, handle: Handle) -> Handle:
-        """``handle`` with hooks received before it, where some are configured."""
+        """``handle``, behind a receiver of hooks where these are configured."""
         hooks = self._settings.hooks
         if hooks is None or self.store is None or self.watch is None:
             return handle

@@ -1,8 +1,8 @@
-"""New certificates without a restart: on SIGHUP, and by itself when a file has changed.
+"""New certificates without a restart: on SIGHUP, and automatically when a file has changed.
 
-Files are read in a thread, for reading the system's authorities takes as long as a thousand requests; what was read is put
-in place in the event loop. One task does both, one reader after the other, so that an older reading never comes last.
-The thread steps back behind the others, or requests would share their core with it by halves.
+Files are read in a thread, because reading the system's authorities takes as long as a thousand requests; what was read is
+put in place in the event loop. One task does both, one reader after the other, so that an older reading never comes last.
+The thread runs at a lower priority: otherwise it would take half of the core that requests need.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ from concurrent.futures import ThreadPoolExecutor
 log = logging.getLogger("gateway.app")
 
 WATCH_S = 10.0
-"""How often the files are looked at. Kubernetes swaps a mounted secret without a signal."""
+"""How often the files are checked. Kubernetes replaces a mounted secret without sending a signal."""
 
-_NICENESS = 10  # a tenth of a core that the event loop could use whole; all that it leaves
+_NICENESS = 10  # a tenth of the core while the event loop could use all of it, and whatever the loop leaves idle
 
 Reader = Callable[[], Callable[[], None]]
-"""Called in a thread, it reads and gives what puts that in place, which is called in the event loop. Both may raise OSError
-or ssl.SSLError; then what was there before stays."""
+"""Reads files in a thread and returns the function that puts what was read in place, which is called in the event loop.
+Either may raise OSError or ssl.SSLError; what was in place before then stays."""
 
 
 class Certificates:
-    """Files, and who must read them again. A file that can't be used changes nothing and is tried again when it changes.
+    """Certificate files, and the readers to call when they change. A file that can't be used changes nothing, and is tried
+    again when it changes.
 
     Args:
-        files: Looked at for changes.
-        readers: By the setting that names their files, for the log.
-        expires_at: When the certificate that is served ends, in Unix seconds, ``inf``: not known; None: none is served.
+        files: The files to check for changes.
+        readers: The readers by the setting that names their files, which the log mentions.
+        expires_at: Returns when the certificate that is served expires, in Unix seconds, ``inf`` where that is not known;
+            None: none is served.
     """
 
     def __init__(
@@ -53,21 +55,22 @@ class Certificates:
 
     @property
     def left_s(self) -> float | None:
-        """Until the certificate that is served ends; less than 0 once it has, ``inf``: not known, None: none is served."""
+        """Seconds until the certificate that is served expires; negative once it has, ``inf`` where that is not known,
+        None where none is served."""
         return self._expires_at() - time.time() if self._expires_at is not None else None
 
     def reload(self) -> None:
-        """Soon, whether anything changed or not; once more if they are being read at the moment."""
+        """Have the files read soon, whether anything changed or not; once more if they are being read at the moment."""
         self._wanted.set()
 
     def watch(self, interval_s: float = WATCH_S) -> None:
-        """From now on do what ``reload`` asks for, and look whether a file is another one now."""
+        """From now on, do what ``reload`` asks for, and check whether any file has changed."""
         self._task = asyncio.get_running_loop().create_task(
             self._watch(interval_s if self._files else None), name="certificates"
         )
 
     async def close(self) -> None:
-        """What a thread is still reading is not put in place any more."""
+        """Stop watching. What the thread is still reading is no longer put in place."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -84,7 +87,7 @@ class Certificates:
                 await self._read()
 
     async def _read(self) -> None:
-        # Before they are read: a change meanwhile is found at the next look.
+        # Before the files are read: a change made meanwhile is then found at the next check.
         self._seen = self._look()
         failing = False
         for setting, read in self._readers.items():
@@ -106,7 +109,7 @@ class Certificates:
 
 
 def _step_back() -> None:
-    """This thread alone, which only Linux can."""
+    """Lower the priority of this thread alone, which only Linux can do."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
@@ -114,7 +117,7 @@ def _step_back() -> None:
 
 
 def _words(error: OSError) -> str:
-    """What the system or a reader says of it."""
+    """What the system or a reader says about the error."""
     file = f"{error.filename}: " if error.filename is not None else ""
     return f"{file}{error.strerror}" if error.strerror else type(error).__name__
 

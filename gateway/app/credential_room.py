@@ -1,4 +1,4 @@
-"""Upstream credentials, wired: the store of rotated tokens, who replaces them, and what operators may ask."""
+"""Wires the upstream credentials: the store of rotated tokens, their rotation, and what operators may ask of them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from ..telemetry.metrics import Reading
 
 
 class CredentialRoom:
-    """One gateway's.
+    """The upstream credentials of one gateway.
 
     Args:
-        config: Its configuration.
-        credentials: Every upstream token of it.
-        tokens: What is given out.
-        api: GitLab's calls for tokens.
-        store: Opens the store; called where something rotates.
-        key: The encryption key; likewise.
-        audit: Where rotations are written down.
-        refused: Ids of those that GitLab refuses at present.
+        config: The gateway's configuration.
+        credentials: Every upstream token that is configured.
+        tokens: The source that gives out the tokens in use.
+        api: GitLab's token API.
+        store: Opens the store; called only where a token is to be rotated.
+        key: Returns the encryption key; called only then, too.
+        audit: Where rotations are recorded.
+        refused: Ids of the credentials that GitLab refuses at present.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class CredentialRoom:
         return Rotor(api, vault, self._tokens, wall=time.time, name=name, note=self._note_rotation)
 
     async def load(self) -> tuple[str, ...]:
-        """Rotated tokens take their places; those that could not be looked up. Raises CredentialsRefused."""
+        """Put rotated tokens in place; returns the credentials whose successor is unknown. Raises CredentialsRefused."""
         try:
             await self.steward.load()
         except VaultBroken as broken:
@@ -91,7 +91,7 @@ class CredentialRoom:
         return {"credentials": [self._shown(state) for state in self.steward.states()]}
 
     async def rotate(self, who: str, peer: str, credential_id: str) -> object:
-        """Replace a token now; its state then, as JSON. Raises ValueError with words for the operator."""
+        """Replace a token now, and return its new state as JSON. Raises ValueError with a message for the operator."""
         if credential_id not in self._ids:
             raise ValueError(f"credential: is none of those configured ({', '.join(sorted(self._ids))})")
         try:
@@ -111,7 +111,7 @@ class CredentialRoom:
     # Figures and readiness
 
     def readings(self) -> Iterator[Reading]:
-        """Texts: docs/operations.md."""
+        """Figures about the credentials, described in docs/operations.md."""
         now = time.time()
         for state in self.steward.states():
             labels = {"credential": state.id}
@@ -135,7 +135,7 @@ class CredentialRoom:
             )
 
     def checks(self) -> dict[str, str]:
-        """What of them an operator must act on."""
+        """The readiness checks of the credentials on which an operator must act."""
         now = time.time()
         found = {}
         for state in self.steward.states():

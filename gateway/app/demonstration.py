@@ -1,4 +1,4 @@
-"""``demo``: the gateway in front of a small GitLab of its own, and what to try."""
+"""``demo``: the gateway in front of a small built-in GitLab, and examples to try."""
 
 from __future__ import annotations
 
@@ -49,8 +49,10 @@ Metrics and health: http://{admin}/metrics, /readyz. Audit: {state_dir}/audit.js
 
 
 def demo(listen: str, admin: str) -> int:
-    """Serve until SIGTERM or SIGINT, or until its terminal is gone, but for ``nohup``; blocking. ``listen`` and ``admin``:
-    ``HOST:PORT``."""
+    """Serve until SIGTERM or SIGINT, or until the terminal is gone unless started with ``nohup``; blocking.
+
+    ``listen`` and ``admin`` are ``HOST:PORT``.
+    """
     ends = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         ends.append(signal.SIGHUP)
@@ -71,7 +73,7 @@ async def _demo(listen: str, admin: str, state_dir: str, hear: Hear, ends: list[
     try:
         config = _configure(gitlab.url, state_dir, listen, admin)
         async with serving(config) as started:
-            gitlab.external_url = f"http://{started.place}"  # addresses in bodies lead back through the gateway, too
+            gitlab.external_url = f"http://{started.place}"  # so that URLs in bodies lead back through the gateway, too
             print(  # noqa: T201 — printing is what this command does
                 _WORDS.format(
                     gateway=f"http://{started.place}",

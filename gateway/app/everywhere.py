@@ -1,9 +1,9 @@
-"""Endpoints of the admin port that one worker alone can't answer: each asks all of them and puts together what they say.
+"""Endpoints of the admin port that one worker alone can't answer: each asks all workers and combines their answers.
 
     GET /-/limits/top     every worker has its own callers: their numbers are added
-    POST /-/explain       by id: the worker that answered that request is the one that knows
+    POST /-/explain       by request id: only the worker that answered the request knows it
 
-What else the admin port changes or shows goes through the shared stores, and any worker will do.
+Whatever else the admin port shows or changes goes through the shared stores, so that any worker can do it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXPLAIN = "POST /-/explain"
 
 
 def everywhere(endpoints: Iterable[Endpoint], siblings: Siblings) -> tuple[Endpoint, ...]:
-    """The same endpoints; those two ask the siblings, and answer theirs."""
+    """The same endpoints, but those two ask the siblings, and answer when these ask."""
     asking = {TOP: _top, EXPLAIN: _explain}
 
     def asked(endpoint: Endpoint) -> Endpoint:
@@ -42,7 +42,7 @@ def _teller(endpoint: Endpoint) -> Callable[[bytes], Awaitable[bytes]]:
     async def tell(about: bytes) -> bytes:
         try:
             return _encode((await endpoint.answer(_asked(about))).body)
-        except ValueError:  # nothing is known of it here
+        except ValueError:  # this worker knows nothing about it
             return b""
 
     return tell
@@ -50,7 +50,7 @@ def _teller(endpoint: Endpoint) -> Callable[[bytes], Awaitable[bytes]]:
 
 def _top(endpoint: Endpoint, siblings: Siblings) -> Callable[[Asked], Awaitable[Answer]]:
     async def answer(asked: Asked) -> Answer:
-        here = await endpoint.answer(asked)  # and so a wrong question is refused
+        here = await endpoint.answer(asked)  # which also refuses an invalid question
         told = await siblings.ask(TOP, _encode(asked))
         each = [_told(octets) for octets in told.answers.values()]
         return Answer(tops(each, int(asked.query.get("count", "20")))) if each else here
@@ -74,7 +74,7 @@ def _explain(endpoint: Endpoint, siblings: Siblings) -> Callable[[Asked], Awaita
 
 
 def tops(each: list[Any], count: int) -> object:
-    """The hottest callers of all workers: their numbers added, their buckets as any worker sees them in the store."""
+    """The hottest callers of all workers, their numbers added up; the buckets as any one worker sees them in the store."""
     callers: dict[str, dict[str, Any]] = {}
     changed: dict[tuple[str, str], object] = {}
     for one in each:

@@ -1,4 +1,4 @@
-"""``explain``: what each stage would decide about a request, without sending it or asking anybody."""
+"""``explain``: what each stage would decide about a request, without sending it or asking GitLab anything."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ class Explained(msgspec.Struct, frozen=True):
 
     allowed: bool
     stages: tuple[tuple[str, str], ...]
-    """Stage and words, in the order of the road."""
+    """Each stage and what it says, in the order in which a request passes them."""
     status: int = 0
-    """Of the refusal; 0 where GitLab is asked."""
+    """The status of the refusal; 0 where the request would go up to GitLab."""
     code: str = ""
     takes: tuple[Take, ...] = ()
-    """What it would take from its buckets."""
+    """What the request would take from its buckets."""
     unnamed: frozenset[str] = frozenset()
-    """The keys of those of them that are another's for another caller of the identity."""
+    """Keys of those buckets that would be different ones for another caller of the same identity."""
     credentials: tuple[str, ...] = ()
-    """Ids of those that GitLab may see: one, or the members of a pool."""
+    """Ids of the credentials that GitLab may see: one, or the members of a pool."""
 
 
 Look = Callable[[Explained], Iterable[tuple[str, str]]]
-"""What became of a request → stages about its buckets as they are now."""
+"""What would become of a request → further stages, about its buckets as they are now."""
 
 
 def explain(config: Config, identity: str, method: str, target: str, *, caller: str = "", look: Look | None = None) -> str:
-    """One line per stage, as text; arguments as ``trace`` takes them."""
+    """``trace`` as text, one line per stage. ``look`` adds what the buckets hold now."""
     found = trace(config, identity, method, target, caller=caller)
     held = found.allowed and (found.takes or found.credentials)
     stages = (*found.stages, *look(found)) if look is not None and held else found.stages
@@ -67,15 +67,15 @@ def explain(config: Config, identity: str, method: str, target: str, *, caller: 
 def trace(
     config: Config, identity: str, method: str, target: str, catalogue: Catalogue | None = None, *, caller: str = ""
 ) -> Explained:
-    """What each stage would say. Nothing is sent, nobody is asked.
+    """What each stage would decide. Nothing is sent, and GitLab is not asked.
 
     Args:
-        config: The configuration asked about.
+        config: The configuration to explain.
         identity: Id of a configured identity, or ``passthrough``.
         method: As in a request line.
         target: As in a request line; octets beyond ASCII as they would be sent.
-        catalogue: The gateway's; absent: read anew, which takes a while.
-        caller: Which of the identity's callers, as ``limits top`` names them; empty: any.
+        catalogue: The gateway's catalogue; absent: it is read anew, which takes a while.
+        caller: One of the identity's callers, named as ``limits top`` names them; empty: any.
     """
     lines: list[tuple[str, str]] = []
     raw = target.encode("utf-8", "surrogateescape")
@@ -162,7 +162,7 @@ def _plain_cache(config: Config, method: str, raw: bytes) -> Explained:
 
 
 def _rate(limit: Limit) -> str:
-    """As the operator wrote it."""
+    """The rate of a limit as the operator wrote it."""
     if limit.concurrent:
         return " at one time"
     return f", {show_rate(Rate(limit.rate * limit.period_s, limit.period_s))}"
@@ -185,13 +185,13 @@ def _operation(operation: Operation) -> str:
 
 
 def _principal(config: Config, identity: str, caller: str) -> tuple[Principal, str]:
-    """One of its callers, and the address it calls from."""
+    """A caller of the identity, and the address that it calls from."""
     address = caller.removeprefix("anonymous:").removeprefix("passthrough:") or "203.0.113.1"
     if identity == PASSTHROUGH:
         return Principal(f"passthrough:{address}", PrincipalKind.PASSTHROUGH, PASSTHROUGH), address
     found: Identity = next(one for one in config.identities if one.id == identity)
     ids = {PrincipalKind.GITLAB_TOKEN: caller or "user:1", PrincipalKind.ANONYMOUS: f"anonymous:{address}"}
-    token_hash = b"\0" if found.kind is PrincipalKind.GITLAB_TOKEN else b""  # some token: whose does not matter here
+    token_hash = b"\0" if found.kind is PrincipalKind.GITLAB_TOKEN else b""  # any token: whose it is does not matter here
     principal = Principal(
         ids.get(found.kind, found.id), found.kind, found.id, team=found.team, token_hash=token_hash, priority=found.priority
     )
@@ -206,7 +206,7 @@ def _credentials(config: Config, use: str) -> tuple[str, ...]:
 
 
 def _unnamed(principal: Principal, takes: Sequence[Take]) -> frozenset[str]:
-    """The buckets that would be another's for another caller of the same identity."""
+    """Keys of the buckets that would be different ones for another caller of the same identity."""
     if principal.kind in {PrincipalKind.KEY, PrincipalKind.OIDC}:
         return frozenset()
     return frozenset([take.key for take in takes if take.limit.by in {Scope.CALLER, Scope.ADDRESS}])
@@ -235,7 +235,7 @@ def _permit(explanation: Explanation) -> list[tuple[str, str]]:
 
 
 def _cache(config: Config, principal: Principal, operation: Operation, method: str, target: bytes, use: str) -> list[str]:
-    """Would it be cached, whose, for how long and under which tags; or why not."""
+    """Whether the answer would be cached, for whom, for how long and under which tags; or why not."""
     settings = config.cache
     if settings.mode is CacheMode.OFF:
         return ["off"]
@@ -274,7 +274,7 @@ def _cache(config: Config, principal: Principal, operation: Operation, method: s
 
 
 def _shared_cache(config: Config, method: str, target: bytes) -> list[str]:
-    """What RFC 9111 leaves to say before there is an answer."""
+    """What can be said under RFC 9111 before there is an answer."""
     if method not in SAFE_METHODS:
         return [
             f"shared: {method} goes up; an answer below 400 purges {redact(target).decode('utf-8', 'backslashreplace')}"

@@ -1,6 +1,6 @@
-"""Gateway keys as people change them, on the command line and the admin port: one way in, a line of audit for each change.
+"""Changes to gateway keys, from the command line and the admin port: one way in, and one audit line per change.
 
-What is refused changes nothing and is not written down; whoever is not who they say never gets here.
+A refused change alters nothing and is not recorded. Callers have been authenticated before they get here.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ..telemetry.audit import AuditLog
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """Who changes something, as the audit names them."""
+    """The person or process that makes a change, as the audit names them."""
 
     name: str
-    """``admin:`` and the first digits of the admin key's SHA-256; ``command:`` and the system's user."""
+    """``admin:`` and the first digits of the admin key's SHA-256; or ``command:`` and the operating system's user."""
     kind: str
     """``admin`` or ``command``."""
     peer: str = ""
@@ -34,21 +34,21 @@ class Actor(msgspec.Struct, frozen=True):
 
 
 class RecordFull(StoreUnavailable):
-    """What is changed could not be written down."""
+    """The change could not be recorded, and so was not made."""
 
 
 class Unsaid(StoreUnavailable):
-    """The store was asked for a change, and did not say whether it made it."""
+    """The store was asked for a change, and did not confirm whether it made it."""
 
 
 class KeyOffice:
-    """Of one key store.
+    """Makes, replaces and ends the keys of one key store.
 
     Args:
-        issuer: What makes and keeps keys.
-        identities: Those with ``key: issued``: no other gets a key.
-        audit: Where each change is written down; None: nowhere.
-        changed: Told the id of a key that ended or will end, so that this process forgets what it remembers.
+        issuer: Makes and keeps the keys.
+        identities: Ids of the identities with ``key: issued``; no other gets a key.
+        audit: Where each change is recorded; None: nowhere.
+        changed: Called with the id of a key that has ended or will end, so that this process forgets what it remembers.
     """
 
     def __init__(
@@ -65,7 +65,8 @@ class KeyOffice:
         self._changed = changed
 
     async def issue(self, actor: Actor, identity: str, terms: KeyTerms = UNBOUND) -> tuple[Secret, KeyRecord]:
-        """Raises KeyRefused, StoreUnavailable; RecordFull where it could not be written down. As do the others."""
+        """Make a key. Raises KeyRefused, StoreUnavailable; RecordFull where the change could not be recorded. So do
+        ``take_in`` and ``rotate``."""
         deed = await self._admitted(actor, "key issued")
         with self._telling(deed) as asking:
             key, record = await self._issuer.issue(self._known(identity), terms, asking=asking)
@@ -73,7 +74,7 @@ class KeyOffice:
         return key, record
 
     async def take_in(self, actor: Actor, identity: str, sha256: str, terms: KeyTerms = UNBOUND) -> KeyRecord:
-        """Import; ``sha256`` of the key in hex."""
+        """Import a key by its ``sha256``, in hex."""
         try:
             hashed = bytes.fromhex(sha256)
         except ValueError:
@@ -87,9 +88,9 @@ class KeyOffice:
     async def rotate(
         self, actor: Actor, key_id: str, overlap_s: float, *, expires_at: float | None = None
     ) -> tuple[Secret, KeyRecord]:
-        """A key in place of another, which ends after the overlap."""
+        """Make a key in place of another, which ends after the overlap."""
         older = await self.get(key_id)
-        if older.counted:  # what was exchanged is refused in words of its own
+        if older.counted:  # an exchanged credential is refused below, with a message of its own
             self._known(older.identity)
         deed = await self._admitted(actor, "key rotated")
         replaces = f"replaces={key_id}", f"overlap_s={overlap_s:g}"
@@ -100,9 +101,9 @@ class KeyOffice:
         return key, record
 
     async def revoke(self, actor: Actor, key_id: str) -> KeyRecord:
-        """At once. Raises NoSuchKey. Revoking twice is no failure."""
+        """End a key at once. Revoking it a second time is not an error. Raises NoSuchKey."""
         deed = _begun(actor, "key revoked")
-        # Never refused for the record's sake: a key that must end ends.
+        # Never refused because the audit has no room: a key that must end ends.
         with self._telling(deed) as asking:
             record = await self.get(key_id)
             asking(record)
@@ -117,14 +118,14 @@ class KeyOffice:
         return record
 
     async def get(self, key_id: str) -> KeyRecord:
-        """Raises NoSuchKey."""
+        """The record of a key. Raises NoSuchKey."""
         record = await self._issuer.get(key_id)
         if record is None:
             raise NoSuchKey(f"no key has the id {key_id}")
         return record
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
-        """Oldest first."""
+        """The records of all keys, or of one identity's, oldest first."""
         return await self._issuer.list(identity)
 
     def _known(self, identity: str) -> str:
@@ -134,7 +135,7 @@ class KeyOffice:
         return identity
 
     async def _admitted(self, actor: Actor, what: str) -> Exchange:
-        """A change that the record has room for."""
+        """Begin a change, once the audit has room for its line. Raises RecordFull."""
         deed = _begun(actor, what)
         if self._audit is not None:
             try:
@@ -145,7 +146,7 @@ class KeyOffice:
 
     @contextlib.contextmanager
     def _telling(self, deed: Exchange, *more: str) -> Iterator[Asking]:
-        """A change that the store may have made without saying so is a line, too, and is told by the key's name."""
+        """Record a change even if the store may have made it without confirming it, and name the key in the error."""
         asked: list[KeyRecord] = []
         try:
             yield asked.append
@@ -180,7 +181,7 @@ def _bounds(record: KeyRecord) -> tuple[tuple[str, float | None], ...]:
 
 
 def state_of(record: KeyRecord, now: float) -> str:
-    """``live``, ``pending`` (its time is yet to come), ``expired`` or ``revoked``. ``now`` is Unix seconds."""
+    """``live``, ``pending`` (not valid yet), ``expired`` or ``revoked``. ``now`` is in Unix seconds."""
     if record.revoked_at is not None:
         return "revoked"
     if not record.is_live(now):

@@ -1,4 +1,4 @@
-"""The key store as the commands use it: opened, used, closed."""
+"""The key store for the commands: opened, used and closed again."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _TIMEOUT_S = 2.0
 
 
 class Use(enum.Enum):
-    """What a command does with the store, and so what it may make."""
+    """What a command does with the store, which decides what it may create."""
 
     LOOK = enum.auto()
-    """Only read: no audit, and nothing is made."""
+    """Only read: no audit is opened, and nothing is created."""
     END = enum.auto()
-    """End keys that are there."""
+    """End existing keys."""
     REPLACE = enum.auto()
-    """Keys that are there by others: with the pepper that they were made with."""
+    """Replace existing keys, which takes the pepper that they were made with."""
     BEGIN = enum.auto()
-    """Make keys, the first ones too: what is missing is made."""
+    """Make keys, including the first: whatever is missing is created."""
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """The key store of a configuration, and who uses it."""
+    """The key store of a configuration, and the actor that uses it."""
 
     office: KeyOffice
     actor: Actor
@@ -49,7 +49,7 @@ class Keys(msgspec.Struct, frozen=True):
 
 @contextlib.asynccontextmanager
 async def open_key_store(config: Config, use: Use = Use.BEGIN) -> AsyncIterator[Keys]:
-    """Open the configured store and, unless it is only looked at, the audit: what cannot be written down is not done.
+    """Open the configured store and, unless it is only read, the audit: what cannot be recorded is not done.
 
     Raises StateRefused, StoreUnavailable, OSError.
     """
@@ -65,11 +65,11 @@ async def open_key_store(config: Config, use: Use = Use.BEGIN) -> AsyncIterator[
         _, register = key_store(config, link, make=begin)
         stack.push_async_callback(register.close)
         if not begin:
-            await register.get("")  # one that is missing is told before the audit hears of anything
+            await register.get("")  # a missing store is reported before anything reaches the audit
         pepper = b""
         if use in {Use.BEGIN, Use.REPLACE}:
             if pepper_is_missing(config) and (dead := await live_keys(register)):
-                # A gateway that runs goes by the one it read at its start: it would not know keys made with a new one.
+                # A running gateway uses the pepper that it read at its start: it would not know keys made with a new one.
                 raise StateRefused(
                     f"{config.state_dir}/pepper is missing, and keys in the store ({dead} live) need it: put it back from "
                     "a backup, or restart the gateway, which makes a new one and says so"
@@ -84,7 +84,7 @@ async def open_key_store(config: Config, use: Use = Use.BEGIN) -> AsyncIterator[
 
 
 def _audit(config: Config, keyring: Keyring) -> AuditLog:
-    # A command's standard output is for the key it makes: a line that would go there goes to standard error.
+    # A command's standard output is for the key that it makes: audit lines meant for it go to standard error.
     where = "stderr" if config.audit.sink == "stdout" else config.audit.sink
     return open_audit(config, lambda: keyring.audit, where=where)
 
@@ -92,5 +92,5 @@ def _audit(config: Config, keyring: Keyring) -> AuditLog:
 def _user() -> str:
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's user has no name
+    except KeyError:  # a container's user may have no name
         return str(os.getuid())

@@ -1,4 +1,4 @@
-"""Gateway keys and what belongs to them, wired: the store, who is recognised by it, who changes it."""
+"""Wires the gateway keys and what belongs to them: the store, the check of callers' keys, the changes to keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Handle = Callable[[Downstream], Awaitable[None]]
 
 
 def key_store(config: Config, link: RedisLink | None, *, make: bool = True) -> tuple[KeyStore, KeyRegister]:
-    """Both faces of the configured key store; ``make``: a file that is missing is begun."""
+    """Both interfaces of the configured key store. ``make``: create a file that is missing."""
     keys = config.stores.keys
     if keys is None or keys.scheme == "memory":
         memory = MemoryKeys()
@@ -46,24 +46,24 @@ def key_store(config: Config, link: RedisLink | None, *, make: bool = True) -> t
 
 
 def pepper_is_missing(config: Config) -> bool:
-    """It is to be in ``state_dir``, and is not."""
+    """Whether the pepper should be in ``state_dir``, and is not."""
     return config.secrets.pepper is None and not os.path.lexists(Path(config.state_dir) / "pepper")
 
 
 async def live_keys(register: KeyRegister) -> int:
-    """How many keys somebody may hold. Raises StoreUnavailable."""
+    """How many keys in the store have not ended. Raises StoreUnavailable."""
     now = time.time()
     return sum(record.is_live(now) for record in await register.list())
 
 
 class KeyRoom:
-    """One gateway's; only where somebody has keys or is given credentials in exchange.
+    """The keys of one gateway, needed only where identities have keys or get credentials by token exchange.
 
     Args:
-        config: Its configuration.
-        settings: Who may call.
-        pepper: Asked for once.
-        link: To the shared store; None: SQLite.
+        config: The gateway's configuration.
+        settings: The identities that may call.
+        pepper: Returns the pepper; called once.
+        link: The link to the shared store; None: the keys are in SQLite, or in memory.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class KeyRoom:
         self.issuer = KeyIssuer(register, pepper=self._pepper, wall=time.time, random=secrets.token_bytes)
 
     async def look(self) -> None:
-        """Raises StoreUnavailable where keys are in a file that can't be used. A Redis may come later."""
+        """Check the store at start. Raises StoreUnavailable for a file that can't be used; a Redis may come up later."""
         if isinstance(self.store, SqliteKeys):
             await self.store.find(b"")
             if self._pepper_was_missing and (dead := await live_keys(self._register)):
@@ -102,11 +102,11 @@ class KeyRoom:
         )
 
     def office(self, audit: AuditLog | None, changed: Callable[[str], None]) -> KeyOffice:
-        """What changes them; ``changed`` is told of each key that ended."""
+        """The office that changes keys; it calls ``changed`` with the id of each key that has ended or will end."""
         return KeyOffice(self.issuer, [identity.id for identity in self._settings.keys], audit, changed=changed)
 
     def exchange(self, authenticator: PrincipalAuthenticator) -> TokenExchange | None:
-        """What gives credentials for workloads' tokens, where there are workloads."""
+        """The exchange that gives credentials for workloads' tokens; None where no workloads are configured."""
         if not self._settings.workloads:
             return None
         workloads = self._settings.workloads
@@ -116,7 +116,7 @@ class KeyRoom:
 def receiving_tokens(
     exchange: TokenExchange | None, gateway: Gateway, peers: TrustedPeers, hosts: frozenset[bytes]
 ) -> Handle:
-    """The gateway's ``handle``, with token exchange before it where there is one."""
+    """The gateway's ``handle``, behind the token exchange where there is one."""
     if exchange is None:
         return gateway.handle
     admit = gateway.road.record.admit
@@ -124,7 +124,7 @@ def receiving_tokens(
 
 
 def no_keys(keyring_key: bytes, fingerprint_key: bytes) -> GatewayKeys:
-    """Where nobody has any: every one is unknown."""
+    """The key check of a configuration without keys: every key is unknown."""
     return GatewayKeys(
         MemoryKeys(), (), pepper=keyring_key, fingerprint_key=fingerprint_key, wall=time.time, monotonic=time.monotonic
     )

@@ -1,4 +1,4 @@
-"""What buckets hold at this moment, and what GitLab said of a credential: for ``explain``, from wherever it is known."""
+"""What buckets hold at this moment, and what GitLab said about a credential's limit: for ``explain``."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ class Bucket(msgspec.Struct, frozen=True):
     """One bucket, by the limit in force for it."""
 
     remaining: float
-    """Tokens, or places; below 0: owed."""
+    """Tokens, or places; negative where more was used than there was."""
     burst: float
     rate: float
     """Tokens per second that flow back."""
     factor: float | None = None
-    """What an operator set."""
+    """The factor that an operator set."""
     paused: bool = False
     until: float = 0.0
-    """Unix seconds: when the operator's change is over."""
+    """When the operator's change ends, in Unix seconds."""
 
     def wait_s(self, cost: float) -> float:
-        """How long until ``cost`` is there; 0 when it is."""
+        """Seconds until ``cost`` is available; 0 when it already is."""
         return max(0.0, (min(cost, self.burst) - self.remaining) / self.rate)
 
 
 class Levels(msgspec.Struct, frozen=True):
-    """What is known. ``unknown`` says why it is nothing."""
+    """What is known about buckets and credentials. ``unknown`` says why nothing is."""
 
     buckets: dict[str, Bucket] = {}
-    """By key."""
+    """The buckets by key."""
     paces: dict[str, Told] = {}
-    """What GitLab said of its limit on a credential, where something is known."""
+    """What GitLab said about its limit on each credential, where anything is known."""
     unknown: str = ""
 
 
 def levels(decision: Decision, takes: Sequence[Take], changes: Mapping[str, Note], paces: dict[str, Told]) -> Levels:
-    """``takes`` are of the limits in force."""
+    """Combine the buckets of ``decision`` with operators' changes. ``takes`` name the limits in force."""
     if len(decision.states) != len(takes):
         return Levels(unknown="the gateway's Redis does not answer")
     buckets = {}
@@ -73,7 +73,7 @@ def levels(decision: Decision, takes: Sequence[Take], changes: Mapping[str, Note
 
 
 async def shared_levels(config: Config, asked: Explained, *, wall: Callable[[], float] = time.time) -> Levels:
-    """From Redis, as the gateways that share it see them; nothing is changed by looking."""
+    """Read the levels from Redis, as the gateways that share it see them. Reading changes nothing."""
     url = config.stores.shared.url.reveal()
     link = RedisLink.from_url(url, timeout_s=_TIMEOUT_S, name="explain", tag=Tag.LIMITS)
     try:
@@ -106,7 +106,7 @@ def _note(octets: bytes | None, config: Config) -> Note | None:
 
 
 def told(asked: Explained, found: Levels) -> list[tuple[str, str]]:
-    """One line a bucket, and one for each credential whose limit GitLab told of."""
+    """One line per bucket, and one for each credential about whose limit GitLab has said something."""
     if found.unknown:
         return [("levels", f"not known: {found.unknown}")]
     lines = []

@@ -1,8 +1,8 @@
-"""Limits while the gateway runs: who is hot, and one bucket raised, lowered, paused or reset for a time.
+"""Limits while the gateway runs: the hottest callers, and single buckets raised, lowered, paused or reset for a time.
 
-A changed bucket is changed until its time is over. With a board, which gateways share, the others learn of it within two
-seconds, and those that start later, too; without one it is this gateway's alone, until it restarts. A reset is the store's
-and seen by every gateway at once. Each change is one line of the audit, at the gateway that was asked.
+A bucket stays changed until its time is over. With a board, which gateways share, the others learn of the change within two
+seconds, and those that start later do, too; without one, the change is this gateway's alone and ends when it restarts. A
+reset acts on the store, and every gateway sees it at once. Each change is one line of the audit, at the gateway asked.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ log = logging.getLogger("gateway.limits")
 
 _BOUND = 1000
 _PLAIN = frozenset(string.ascii_letters.encode() + string.digits.encode() + b"-._~/:@,*")
-"""What subjects have and no query is torn by; the rest is percent-encoded in the audit."""
+"""Octets found in subjects that can't break a query apart; all others are percent-encoded in the audit."""
 FOLLOW_EVERY_S = 2.0
 _KEPT_S = 3600.0
-"""How long a note stays on the board whose time is over: by another gateway's clock it may not be."""
+"""How long a note stays on the board after its time is over: by another gateway's clock it may not be."""
 
 
 class Board(Protocol):
-    """Notes that all gateways see. Every method raises StoreUnavailable."""
+    """Notes that all gateways see. Every method may raise StoreUnavailable."""
 
     async def read(self) -> dict[str, bytes]: ...
     async def put(self, name: str, note: bytes) -> None: ...
@@ -49,11 +49,11 @@ class _Change(msgspec.Struct, frozen=True):
     note: Note
     timer: asyncio.TimerHandle
     shared: bool
-    """It is on the board, and over when it is gone from there."""
+    """Whether the change is on the board, and so ends when it is gone from there."""
 
 
 class LimitOffice:
-    """Of one event loop."""
+    """Shows and changes limits at run time. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -73,13 +73,13 @@ class LimitOffice:
         self._board = board
         self._until: dict[str, _Change] = {}
         self._changes = 0
-        """How often this gateway was asked: what was read before is no news after."""
+        """Grows with each change asked of this gateway: what was read from the board before a change is outdated after."""
         self._follower: asyncio.Task[None] | None = None
 
     async def top(self, count: int) -> object:
-        """The hottest callers with the state of their own buckets, and what is changed at present."""
+        """The hottest callers with the state of their own buckets, and the changes in force."""
         callers = []
-        now = (await self._stage.look([])).now  # they were noted by the store's clock
+        now = (await self._stage.look([])).now  # callers were noted by the store's clock
         for hot in self._stage.hottest.top(count, now):
             keys = [key_of(limit.id, hot.name) for limit in self._limits.limits if limit.by is Scope.CALLER]
             own = [Take(key, limit) for key in keys if (limit := self._in_force(key)) is not None]
@@ -96,14 +96,15 @@ class LimitOffice:
         return {"callers": callers, "changed": changed, "waiting": self._stage.waiting}
 
     async def levels(self, asked: Explained) -> Levels:
-        """The buckets of that request, and GitLab's limit on the credentials it may go up with."""
+        """The buckets of that request, and GitLab's limit on the credentials that it may go up with."""
         takes = [Take(take.key, limit) for take in asked.takes if (limit := self._in_force(take.key)) is not None]
         changes = {key: change.note for key, change in self._until.items()}
         said = {one: self._pacing.told(one) for one in asked.credentials} if self._pacing is not None else {}
         return levels(await self._stage.look(takes), takes, changes, said)
 
     async def change(self, who: str, peer: str, wish: dict[str, object]) -> object:
-        """Raises ValueError with words for the operator."""
+        """Change or reset one bucket, and return what was done, as JSON. Raises ValueError with a message for the
+        operator."""
         try:
             asked = msgspec.convert(wish, Wish)
         except msgspec.ValidationError as error:
@@ -132,12 +133,12 @@ class LimitOffice:
             self._follower = asyncio.get_running_loop().create_task(self._follow(self._board), name="limit-changes")
 
     async def refresh(self) -> None:
-        """Do as the board says. While it is away, what is known holds until its time is over."""
+        """Apply what the board says. While it is unavailable, each known change holds until its time is over."""
         if self._board is not None:
             await self._read(self._board)
 
     def close(self) -> None:
-        """Nothing outlives the gateway."""
+        """Stop following the board and drop all changes: none outlives the gateway."""
         if self._follower is not None:
             self._follower.cancel()
         for change in self._until.values():
@@ -161,7 +162,7 @@ class LimitOffice:
             return
 
     def _catch_up(self, notes: dict[str, bytes]) -> list[str]:
-        """Apply what is new and restore what is gone; the names of those whose time is over."""
+        """Apply notes that are new and restore limits whose note is gone; returns the names of notes to delete."""
         now = self._wall()
         wanted: dict[str, tuple[Limit, Note]] = {}
         over = []
@@ -169,7 +170,7 @@ class LimitOffice:
             try:
                 limit, note = noted(octets, self._limits.limits)
             except ValueError:
-                continue  # of a gateway that is configured otherwise, or is newer
+                continue  # from a gateway with another configuration, or a newer version
             if note.until <= now:
                 if note.until <= now - _KEPT_S:
                     over.append(name)
@@ -185,7 +186,7 @@ class LimitOffice:
         return over
 
     async def _tell(self, key: str, note: Note | None) -> bool:
-        """Whether the other gateways will hear of it."""
+        """Put a change on the board, or take it down; returns whether the other gateways will learn of it."""
         if self._board is None:
             return False
         try:
@@ -214,7 +215,7 @@ class LimitOffice:
         return limit
 
     def _in_force(self, key: str) -> Limit | None:
-        """The limit of that bucket, as an operator changed it; a paused one as configured. None: it is of none."""
+        """The limit of a bucket, as changed by an operator; a paused one as configured. None: no limit has this bucket."""
         limit_id, _ = bucket_of(key)
         configured = next((limit for limit in self._limits.limits if limit.id == limit_id), None)
         change = self._until.get(key)

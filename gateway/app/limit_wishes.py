@@ -1,4 +1,4 @@
-"""What an operator may ask of one bucket, and what it makes of the limit. Pure."""
+"""What an operator may ask of one bucket, and what the limit then becomes. Pure."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _MOST = 1000.0
 
 
 class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator asks for. Exactly one of ``factor``, ``pause`` and ``reset``."""
+    """What an operator asks for: exactly one of ``factor``, ``pause`` and ``reset``."""
 
     limit: str
     subject: str
     """As ``top`` names it: a principal, a team, an address, a project; ``all`` for the organisation's bucket."""
     factor: float | None = None
-    """Times the configured rate and burst."""
+    """Multiplies the configured rate and burst."""
     pause: bool = False
-    """The limit does not apply."""
+    """Whether the limit shall not apply."""
     reset: bool = False
-    """The bucket is full again, and what was changed is as configured."""
+    """Whether the bucket shall be full again, and its limit as configured."""
     seconds: float = 3600.0
 
 
 class Note(msgspec.Struct, frozen=True):
-    """A wish that holds for a time, as it stands on the board."""
+    """A wish that holds for a time, as the board holds it."""
 
     wish: Wish
     until: float
@@ -36,7 +36,7 @@ class Note(msgspec.Struct, frozen=True):
 
 
 def judged(wish: Wish, limits: Sequence[Limit]) -> Limit:
-    """The limit it is about. Raises ValueError with words for the operator."""
+    """The limit that a valid wish is about. Raises ValueError with a message for the operator."""
     limit = next((limit for limit in limits if limit.id == wish.limit), None)
     if limit is None:
         known = ", ".join(limit.id for limit in limits)
@@ -53,7 +53,7 @@ def judged(wish: Wish, limits: Sequence[Limit]) -> Limit:
 
 
 def noted(octets: bytes, limits: Sequence[Limit]) -> tuple[Limit, Note]:
-    """A note from the board. Raises ValueError for one that says nothing about these limits."""
+    """Decode a note from the board, with the limit that it is about. Raises ValueError for one that fits none of them."""
     try:
         note = msgspec.json.decode(octets, type=Note)
     except (msgspec.MsgspecError, RecursionError):
@@ -62,7 +62,7 @@ def noted(octets: bytes, limits: Sequence[Limit]) -> tuple[Limit, Note]:
 
 
 def as_wished(limit: Limit, wish: Wish) -> Limit | None:
-    """The limit while the wish holds; None: there is none."""
+    """The limit while the wish holds; None: it does not apply."""
     if wish.pause:
         return None
     factor = wish.factor or 1.0

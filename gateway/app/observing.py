@@ -1,4 +1,4 @@
-"""How exchanges reach telemetry, those that never became a request among them."""
+"""How refusals that come before there is a request reach telemetry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..pipeline import Gateway
 
 
 class Early:
-    """Refusals of what never became a request: answered, counted and audited like any other."""
+    """Answers what never became a request, with a refusal that is counted and audited like any other."""
 
     def __init__(self) -> None:
         self.gateway: Gateway | None = None

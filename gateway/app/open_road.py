@@ -1,4 +1,4 @@
-"""Null objects: a plain shared cache authenticates nobody, forbids nothing and brokers nothing."""
+"""Null objects for a plain shared cache, which authenticates nobody, forbids nothing and brokers nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..ports import UpstreamCredential
 
 
 class Anyone:
-    """Everybody is the same principal."""
+    """An authenticator to which every caller is the same principal."""
 
     _principal = Principal(id="anyone", kind=PrincipalKind.ANONYMOUS, identity="anyone")
 
@@ -36,7 +36,7 @@ class Anyone:
 
 
 class Anything:
-    """Everything is allowed."""
+    """Access rules that allow everything."""
 
     _permit = Permit("shared")
 
@@ -63,7 +63,7 @@ class Anything:
 
 
 class Nowhere:
-    """No rule names a place."""
+    """A resolver that is never asked: no rule names a project or group."""
 
     async def resolve(
         self,
@@ -76,7 +76,7 @@ class Nowhere:
 
 
 class NoTokens:
-    """There is nothing to broker."""
+    """A token source without credentials: there is nothing to broker."""
 
     unchecked = False
 

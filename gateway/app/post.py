@@ -1,4 +1,4 @@
-"""One worker's place among several: what it was given, and its share of what one process counts by itself."""
+"""One worker's place among several: what it was given, and its share of limits that each process counts by itself."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ if TYPE_CHECKING:
 
 
 class Post(msgspec.Struct, frozen=True):
-    """A gateway that stands alone has none."""
+    """What one worker of several was given. A gateway that runs as one process has none."""
 
     number: int
     of: int
     key: bytes
-    """Random, of this run and all its workers: what is hashed with it is the same at each."""
+    """A random key that all workers of this run share: what is hashed with it is the same in each."""
     traffic: tuple[socket.socket, ...]
     admin: tuple[socket.socket, ...]
     turns: int
-    """Whose turn it is to write the audit (``telemetry.turns``)."""
+    """The descriptor of the file whose lock says whose turn it is to write the audit (``telemetry.turns``)."""
     place: Place
-    """What it says of its connections, and sees of the others'."""
+    """Where this worker publishes its number of connections, and reads the others'."""
     siblings: Siblings
 
     def __repr__(self) -> str:
         return f"Post({self.number} of {self.of})"
 
     def share(self, config: Config) -> Config:
-        """What this worker goes by. The shares of all come to what was configured, where it is enough for one each."""
+        """The configuration with this worker's share of the limits. All shares add up to what was configured, where that
+        is enough for one each."""
         listen, upstream = config.listen, config.upstream
         limits = msgspec.structs.replace(listen.limits, connections=self._of(listen.limits.connections))
         return msgspec.structs.replace(

@@ -1,4 +1,4 @@
-"""What the parts count and report themselves, for metrics and readiness. Texts: docs/operations.md."""
+"""What the parts count and report themselves, for metrics and readiness; described in docs/operations.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .certificates import Certificates
 
 
 def readings(made: Assembly, certificates: Certificates | None = None) -> Iterable[Reading]:
-    """Numbers that the parts keep themselves; names and texts are in docs/operations.md."""
+    """The numbers that the parts keep themselves; docs/operations.md describes each."""
     upstream, server = made.upstream, made.server
     yield Reading("gitlab_gateway_requests_in_flight", "Requests being served.", made.gateway.in_flight)
     yield Reading("gitlab_gateway_client_connections", "Client connections open.", server.visitors.open)

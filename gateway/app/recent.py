@@ -1,4 +1,4 @@
-"""The last requests, for who asks why one of them was answered as it was; the audit has all of them, and for longer."""
+"""The last requests, to explain why one of them was answered as it was; the audit has all requests, and for longer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST = 2000
 
 
 class RecentRequests:
-    """An observer. Bounded by number; gone with the process."""
+    """An observer that keeps the last requests in memory, up to a fixed number."""
 
     def __init__(self, most: int = MOST) -> None:
         self._last: deque[Exchange] = deque(maxlen=most)
@@ -21,7 +21,7 @@ class RecentRequests:
         self._last.append(exchange)
 
     def find(self, request_id: str) -> Exchange | None:
-        """By the id that its answer and its audit line carry; of several that a trusted proxy called the same, the last."""
+        """Find a request by the id in its answer and audit line; of several that a trusted proxy gave one id, the last."""
         for exchange in reversed(self._last):
             if exchange.request_id == request_id:
                 return exchange
@@ -29,7 +29,7 @@ class RecentRequests:
 
 
 def told(x: Exchange) -> dict[str, object]:
-    """What the gateway did with it, in the audit's words; what is empty is left out."""
+    """What the gateway did with a request, in the audit's terms, without empty facts."""
     facts: dict[str, object] = {
         "request_id": x.request_id,
         "method": x.method,

@@ -1,4 +1,4 @@
-"""The audit, wired: its sink, the spool beside it, its chain, and what a process that died left of them."""
+"""Wires the audit: its sink, its spool, its chain, and what a process that died left of these."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ log = logging.getLogger("gateway.audit")
 
 
 def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "", turns: int | None = None) -> AuditLog:
-    """Writing as soon as it is made. Raises OSError when the sink can't be opened.
+    """Open the audit, ready to write. Raises OSError when the sink can't be opened.
 
     Args:
-        config: Says how.
-        audit_key: Asked for where lines are chained.
-        where: A sink instead of the configured one; what waits for that is left to wait.
-        turns: Where several processes write to it: whose turn it is (``telemetry.turns``).
+        config: The configuration, which says how.
+        audit_key: Returns the audit key; called only where lines are chained.
+        where: A sink to use instead of the configured one; lines spooled for the configured one are left where they are.
+        turns: Where several processes write to the sink, the file whose lock says whose turn it is (``telemetry.turns``).
     """
     audit = config.audit
     where = where or audit.sink
     tail = read_tail(where)
     if turns is not None:
-        tail = _whole(tail)  # what looks torn may be another's line, on its way; the turns see to it
+        tail = _whole(tail)  # what looks torn may be a line that another process is writing; the turns see to a torn one
     rotate, durable = audit.rotate, audit.durability is Durability.BEFORE_WRITE
     spool = None
     if audit.on_failure is not OnAudit.DROP:
@@ -44,7 +44,7 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
         rotate_bytes=rotate.size if rotate is not None else 0,
         keep=rotate.keep if rotate is not None else 1,
         torn_in=tail.torn_in,
-        durable=lambda: durable or (spool is not None and spool.used > 0),  # by another, which may have promised it
+        durable=lambda: durable or (spool is not None and spool.used > 0),  # by another process, which may have promised it
     )
     if turns is not None:
         sink = TurnSink(sink, turns, path=path_of(where))
@@ -74,10 +74,10 @@ def _whole(tail: Tail) -> Tail:
 
 
 def _held(config: Config) -> int:
-    """Octets that wait on disk, of others."""
+    """How many octets wait on disk, in the spools of other processes."""
     try:
         return sum(path.lstat().st_size for path in Path(config.state_dir).glob("audit-*.spool"))
-    except OSError:  # of a process that took them up just now
+    except OSError:  # another process has just taken one up
         return 0
 
 

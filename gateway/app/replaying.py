@@ -1,7 +1,7 @@
-"""``replay``: what a configuration would have decided about requests of the past, from their audit lines alone.
+"""``replay``: what a configuration would have decided about past requests, from their audit lines alone.
 
-Judged anew are the rules, for callers as they were recognised then. A line does not tell what was in a body, what
-GitLab calls a project otherwise, or what a workload's token said; where that could matter, ``Unclear`` is the answer.
+Only the rules are applied anew, to callers as they were recognised then. A line does not tell what was in a body, under
+what other names GitLab knows a project, or what a workload's token said; where that could matter, the answer is ``Unclear``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KINDS_BOUND = 10_000
 
 
 class Unclear(enum.StrEnum):
-    """Why a line cannot tell what would be decided."""
+    """Why an audit line does not suffice to tell what would be decided."""
 
     TARGET = "its target was not written down whole"
     BODY = "its body decides"
@@ -42,13 +42,13 @@ class Unclear(enum.StrEnum):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What became, or would become, of a request."""
+    """What became of a request, or would become of it."""
 
     verdict: str
-    """``allowed``, or a code."""
+    """``allowed``, or an error code."""
     rule: str = ""
     credential: str = ""
-    """What GitLab sees instead of the caller's."""
+    """The credential that GitLab sees instead of the caller's."""
 
     def __str__(self) -> str:
         how = " ".join(
@@ -57,12 +57,12 @@ class Decision(msgspec.Struct, frozen=True):
         return f"{self.verdict} {how}".rstrip()
 
     def differs(self, other: Decision) -> bool:
-        """In what the caller or GitLab would notice: another rule that decides the same does not count."""
+        """Whether the caller or GitLab would notice a difference: another rule that decides the same makes none."""
         return (self.verdict, self.credential) != (other.verdict, other.credential)
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """Requests that would have been decided differently, alike in all that is told of them."""
+    """Requests whose decision would differ or is unclear, and which are alike in everything reported about them."""
 
     identity: str
     method: str
@@ -73,7 +73,7 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct):
-    """How many of a kind, and the first."""
+    """How many requests of a kind were found, and the first of them."""
 
     kind: Kind
     times: int
@@ -82,7 +82,7 @@ class Found(msgspec.Struct):
 
 
 class _Line(msgspec.Struct):
-    """What is read of an audit line."""
+    """The fields that are read from an audit line."""
 
     method: str = ""
     target: str = ""
@@ -103,7 +103,7 @@ _decode = msgspec.json.Decoder(_Line).decode
 
 
 class Replay:
-    """One configuration, over any number of lines, in bounded memory."""
+    """Judges any number of audit lines by one configuration, in bounded memory."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -118,14 +118,15 @@ class Replay:
         self.same = 0
         self.different = 0
         self.looked_into = 0
-        """Of the same: their bodies would be looked into for other projects, and might be refused for one."""
+        """Of those that would be allowed: their bodies would be searched for other projects, and they might be refused for
+        one."""
         self.unclear: Counter[Unclear] = Counter()
         self.unjudged = 0
-        """Lines of requests that never got as far as the rules, of the record itself, of hooks and operators."""
+        """Lines about requests that never got as far as the rules, about the audit itself, hooks, and operators' changes."""
         self.unreadable = 0
 
     def run(self, lines: Iterable[bytes]) -> Iterator[Found]:
-        """What differs or is unclear, each kind once; of more than 10,000 kinds, some again."""
+        """Yield what differs or is unclear, each kind once; where there are more than 10,000 kinds, some come again."""
         for line in lines:
             self._take(line)
             if len(self._kinds) >= _KINDS_BOUND:
@@ -194,13 +195,13 @@ class Replay:
         self, past: _Line, principal: Principal, target: Target, operation: Operation
     ) -> tuple[Permit | None, Decision] | Unclear:
         if is_told_by_body(operation):
-            # A query reads, all else writes, and only the body says which it was.
+            # A query reads and everything else writes, and only the body says which it was.
             made = {
                 self._judge(past, principal, target, msgspec.structs.replace(operation, access=access)) for access in Access
             }
             return made.pop() if len(made) == 1 else Unclear.BODY
         permit, now = self._judge(past, principal, target, operation)
-        open_ = permit is None or past.code == Code.PROJECT_UNKNOWN.value  # whichever of the two GitLab's word made of it
+        open_ = permit is None or past.code == Code.PROJECT_UNKNOWN.value  # either may hang on GitLab's answer
         if open_ and self._rules.questions(principal, operation, target, past.method, screened=True):
             return Unclear.PLACE
         return permit, now
@@ -219,13 +220,13 @@ class Replay:
         return permit, Decision(ALLOWED, permit.rule, permit.use)
 
     def _principal(self, past: _Line) -> Principal | None:
-        """The caller as the configuration knows them; None: it does not."""
+        """The caller as this configuration knows them; None: it does not know them."""
         kind = PrincipalKind(past.principal_kind)
         if kind is PrincipalKind.PASSTHROUGH:
             return Principal(past.principal, kind, "passthrough")
         if kind in {PrincipalKind.KEY, PrincipalKind.OIDC}:
             identity = self._identities.get(past.identity)
-        else:  # there is one of each of these, whatever it is called now
+        else:  # there is at most one identity of each of these kinds, whatever its id is now
             identity = next((one for one in self._config.identities if one.kind is kind), None)
         if identity is None or identity.kind is not kind or past.peer not in self._networks[identity.id]:
             return None
@@ -233,12 +234,12 @@ class Replay:
 
 
 def _was(past: _Line) -> Decision | None:
-    """None: the rules had no say, or the line tells of no request."""
+    """What was decided then; None: the rules were not consulted, or the line is not about a request."""
     if past.event or not past.target or past.principal_kind not in _PRINCIPALS:
         return None
     if past.code in _OF_RULES:
         return Decision(past.code, past.rule)
-    use = past.upstream_credential.partition("/")[0]  # a line names the member of a pool, a rule the pool
+    use = past.upstream_credential.partition("/")[0]  # a line names the member of a pool, but a rule names the pool
     return Decision(ALLOWED, past.rule, use) if past.rule else None
 
 

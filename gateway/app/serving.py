@@ -1,4 +1,4 @@
-"""Start, serve, drain, stop."""
+"""Starts a gateway, serves, drains and stops."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _BACKLOG = 1024
 SWITCH_S = 0.0005
 _LOOK_S = 0.1
 _GONE_S = 1.0
-"""Beyond the time that a connection may be idle: until the last one is closed."""
+"""Added to the time that a connection may be idle, so that the last one is closed by then."""
 
 
 def run(config: Config) -> int:
@@ -56,16 +56,16 @@ def run(config: Config) -> int:
 
 
 class Departure:
-    """Whoever serves is told to go; told twice, at once."""
+    """Tells what serves to drain and stop; told a second time, it skips the notice."""
 
     def __init__(self) -> None:
         self.told = asyncio.Event()
         self.at_once = asyncio.Event()
         self.replaced = False
-        """Others accept at the same sockets: nobody need notice that this one goes."""
+        """Whether others accept at the same sockets, so that nobody need notice that this process goes."""
 
     def tell(self) -> None:
-        """By a signal."""
+        """Called on each signal to stop."""
         (self.at_once if self.told.is_set() else self.told).set()
 
 
@@ -97,7 +97,8 @@ def _hang_up(started: Serving) -> None:
 async def begun(
     stack: contextlib.AsyncExitStack, departure: Departure, config: Config, post: Post | None = None
 ) -> Serving | None:
-    """``serving``, to be left with ``stack``. None: told to go before it did; GitLab may be long about its credentials."""
+    """Enter ``serving``, to be left with ``stack``. None: told to stop before it served, for checking credentials with
+    GitLab may take long."""
     starting = asyncio.ensure_future(stack.enter_async_context(serving(config, post)))
     told = asyncio.ensure_future(departure.told.wait())
     try:
@@ -114,14 +115,14 @@ async def begun(
 
 
 async def attend(started: Serving, departure: Departure) -> None:
-    """Serve until told to go, and through the notice that is given then."""
-    # What start-up made stays for good: the collector need not look at it again.
+    """Serve until told to stop, and through the notice that is given then."""
+    # Objects made at start-up stay for good: the collector need not examine them again.
     gc.collect()
     gc.freeze()
-    # A request leaves no cycles behind: the default, 700, has the collector walk the cache's entries for nothing.
+    # Requests leave no cycles behind: with the default, 700, the collector would walk the cache's entries for nothing.
     gc.set_threshold(20_000, 20, 100)
-    # For how long another thread (audit, a scrape, certificates) may keep the interpreter from requests; the default is ten
-    # times as long.
+    # How long another thread (audit, a scrape, certificates) may keep the interpreter from serving requests; the default is
+    # ten times as long.
     sys.setswitchinterval(SWITCH_S)
     await departure.told.wait()
     listen = started.made.config.listen
@@ -132,8 +133,8 @@ async def attend(started: Serving, departure: Departure) -> None:
         log.info("draining")
     started.made.server.draining = True
     with contextlib.suppress(TimeoutError):
-        # A connection closed while its client writes the next request is a failed request: one that is replaced lets
-        # clients find out by an answer, or by the end of the time that any connection may be idle.
+        # A connection closed while its client writes the next request makes that request fail. A worker that is replaced
+        # therefore lets clients learn of it from an answer, or when their connection has been idle for too long.
         async with asyncio.timeout(listen.idle_s + _GONE_S if departure.replaced else listen.drain.notice):
             await (started.deserted(departure.at_once) if departure.replaced else departure.at_once.wait())
 
@@ -144,7 +145,7 @@ def _place(address: tuple[str, int]) -> str:
 
 
 class Serving:
-    """A gateway that answers."""
+    """A gateway that is serving."""
 
     def __init__(
         self,
@@ -157,15 +158,15 @@ class Serving:
         self.made = made
         self.certificates = certificates
         self.stop_accepting = stop_accepting
-        """At both ports; connections stay."""
+        """Stops accepting at both ports; open connections stay."""
         self.address = address
         self.admin_address = admin_address
 
     async def deserted(self, at_once: asyncio.Event) -> None:
-        """Waits until no client is connected, or somebody is in a hurry."""
+        """Wait until no client is connected, or ``at_once`` is set."""
         open_ = True
         while open_ and not at_once.is_set():
-            # First: what was accepted a moment ago may not be counted yet.
+            # Wait before looking: a connection accepted a moment ago may not be counted yet.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
                     await at_once.wait()
@@ -197,7 +198,7 @@ def _certificates(made: Assembly) -> tuple[ListenerTls | None, Certificates]:
 
 
 class _Alone:
-    """What the admin port says of a gateway that is one process."""
+    """What the admin port reports about a gateway that is one process."""
 
     def __init__(self, made: Assembly, certificates: Certificates) -> None:
         self._made = made
@@ -205,7 +206,7 @@ class _Alone:
         made.metrics.export(lambda: readings(made, certificates))
 
     async def metrics(self) -> bytes:
-        # Rendering tens of thousands of series takes a while: off the event loop.
+        # Off the event loop: rendering tens of thousands of series takes a while.
         return await asyncio.to_thread(self._made.metrics.render)
 
     async def readiness(self) -> Readiness:
@@ -222,7 +223,7 @@ def _together(made: Assembly, certificates: Certificates, post: Post) -> Togethe
 async def _listen(
     made: Assembly, context: ssl.SSLContext | None, post: Post | None
 ) -> tuple[asyncio.Server | Acceptor[Connection], tuple[str, int]]:
-    """Who accepts, and where."""
+    """Start to accept clients; returns what accepts them, and the address."""
     if post is not None:
         made.server.visitors.tell = post.place.tell
         post.place.room = made.server.settings.max_connections
@@ -240,7 +241,7 @@ async def _listen(
 
 @contextlib.asynccontextmanager
 async def serving(config: Config, post: Post | None = None) -> AsyncIterator[Serving]:
-    """Listen on both ports, or where ``post`` says; drain and close on the way out."""
+    """Listen on both ports, or on the sockets of ``post``; drain and close on the way out."""
     made = await assemble(config, post)
     async with made.stack:
         tls, certificates = _certificates(made)
@@ -274,7 +275,7 @@ async def serving(config: Config, post: Post | None = None) -> AsyncIterator[Ser
         made.stack.push_async_callback(certificates.close)
         traffic, address = await _listen(made, tls.context if tls is not None else None, post)
         try:
-            # Last: whoever reads 200 on /readyz may send requests at once.
+            # Last: a client that reads 200 on /readyz may send requests at once.
             admin = config.listen.admin
             admin_address = await admin_server.listen(
                 admin.host or None, admin.port, post.admin if post is not None else ()

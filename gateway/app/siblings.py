@@ -1,6 +1,6 @@
-"""The other workers, as one of them sees them: what it asks them, and what it tells when they ask.
+"""The other workers, as one of them sees them: what it asks them, and what it answers when they ask.
 
-Every question goes to all, the one that asks among them, and what they say is put together by whoever asked.
+Every question goes to all workers, including the one that asks, which puts the answers together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ async def _alive(_: bytes) -> bytes:
 
 
 class Siblings:
-    """Of one event loop; ``seat`` is the worker's own."""
+    """One worker's way to ask all workers and to answer them. Belongs to one event loop; ``seat`` is the worker's own."""
 
     def __init__(self, line: Line[ToWorker], seat: int) -> None:
         self.seat = seat
@@ -38,11 +38,11 @@ class Siblings:
         self._answering: set[asyncio.Task[None]] = set()
 
     def tell(self, what: str, tell: Tell) -> None:
-        """From now on this answers that question."""
+        """Answer the question ``what`` with ``tell`` from now on."""
         self._tells[what] = tell
 
     def answer(self, question: Question) -> None:
-        """As soon as it can be. One that nothing here answers is answered with nothing; a fault is nobody's end."""
+        """Answer a question as soon as possible. One that is unknown here gets an empty answer; a fault is only logged."""
         answering = asyncio.get_running_loop().create_task(self._answer(question), name="answer")
         self._answering.add(answering)
         answering.add_done_callback(self._answering.discard)
@@ -57,7 +57,7 @@ class Siblings:
         self._line.send(Reply(question.id, told))
 
     async def part(self) -> None:
-        """Tell what was counted here, to the end."""
+        """Report the final figures of this worker, once its last answers are sent."""
         await asyncio.gather(*self._answering)
         tell = self._tells.get(FIGURES)
         try:
@@ -67,13 +67,14 @@ class Siblings:
             log.exception("fault while telling what was counted")
 
     def hear(self, answers: Answers) -> None:
-        """To what was asked here."""
+        """Take the answers to a question that was asked here."""
         asked = self._asked.get(answers.id)
         if asked is not None and not asked.done():
             asked.set_result(answers)
 
     async def ask(self, what: str, about: bytes = b"", *, patience_s: float = PATIENCE_S) -> Answers:
-        """What all say who are not slower than that; nobody where the supervisor takes twice as long."""
+        """Ask all workers; the answers of those that are not slower than ``patience_s``. Where the supervisor takes twice
+        as long, there are none, and no staff."""
         number = next(self._ids)
         asked: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
         self._asked[number] = asked

@@ -1,4 +1,4 @@
-"""Watching the shared stores: connected before the first request needs them, and their coming and going told once."""
+"""Watches the shared stores: connects to them before the first request needs them, and logs each outage and return once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PING = packed([("PING",)])
 
 
 class StoreWatch:
-    """Greets each link at start, then looks at it once a second and logs every change."""
+    """Pings each store at start, then checks its link once a second and logs every change."""
 
     def __init__(self, links: Sequence[RedisLink]) -> None:
         self._links = tuple(links)
@@ -26,7 +26,8 @@ class StoreWatch:
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Connect, as far as the stores are there; a store that is away delays nobody beyond its own timeout."""
+        """Connect to the stores that are up, and begin to watch. A store that is down delays the start by no more than its
+        own timeout."""
         for link in self._links:
             with contextlib.suppress(RedisUnavailable, RedisError):
                 await link.execute("PING")
@@ -35,7 +36,7 @@ class StoreWatch:
             self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="store watch")
 
     def look(self) -> None:
-        """Compare with the last look, and say what changed."""
+        """Compare each link with the last check, and log what has changed."""
         for link in self._links:
             healthy = link.healthy
             if healthy is self._was[link]:
@@ -49,7 +50,7 @@ class StoreWatch:
                 )
 
     def ask(self) -> None:
-        """One that left a call unanswered, and that nobody has asked since: nobody may for hours."""
+        """Ping each store that left a call unanswered and has not been asked since: no request may ask it for hours."""
         for link in self._links:
             quiet = link.failures == self._failures[link]
             self._failures[link] = link.failures
@@ -70,5 +71,5 @@ class StoreWatch:
 
 
 def _heard(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
-    """The link has drawn its conclusions."""
+    """Ignore the replies: the link has already drawn its conclusions."""
     del replies

@@ -1,4 +1,4 @@
-"""Several workers as one: figures added up, readiness of all, and what one of them may know that another does not."""
+"""Several workers shown as one gateway: their figures added up, their readiness combined, and figures of each worker."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _encode = msgspec.msgpack.Encoder().encode
 _figures = msgspec.msgpack.Decoder(Figures).decode
 _readiness = msgspec.msgpack.Decoder(Readiness).decode
 _SCRAPE_S = 5.0
-"""A worker that is slower is shown as it was at the scrape before; Prometheus waits ten by default."""
+"""A slower worker is shown with its figures of an earlier scrape; Prometheus waits ten seconds by default."""
 _PROBE_S = 0.5
-"""One that hangs must not make a probe fail, which waits a second or so."""
+"""A worker that hangs must not make a probe fail, which waits about a second."""
 _WORST = ("ok", "degraded", "down")
 
 
 class Together:
-    """What the admin port says of all workers, asked of one.
+    """What the admin port reports about all workers, whichever of them is asked.
 
     Args:
-        siblings: Asked at each scrape and probe.
-        metrics: Of this worker.
-        read: The numbers that its parts keep themselves.
-        ready: Of this worker.
+        siblings: The workers, which are asked at each scrape and probe.
+        metrics: The metrics of this worker.
+        read: Returns the numbers that this worker's parts keep themselves.
+        ready: Returns the readiness of this worker.
         catalogue: The catalogue's version, for ``build_info``.
     """
 
@@ -51,7 +51,7 @@ class Together:
         self._catalogue = catalogue
 
         async def figures(_: bytes) -> bytes:
-            # Thousands of rows take a while: off the event loop.
+            # Off the event loop: thousands of rows take a while.
             return await asyncio.to_thread(lambda: _encode(metrics.figures(read)))
 
         async def readiness(_: bytes) -> bytes:
@@ -61,10 +61,10 @@ class Together:
         siblings.tell(READINESS, readiness)
 
     async def metrics(self) -> bytes:
-        """The exposition of all. Raises AdminRefused where nobody can tell it."""
+        """The metrics of all workers, as text. Raises AdminRefused where the supervisor does not answer."""
         told = await self._siblings.ask(FIGURES, patience_s=_SCRAPE_S)
         if not told.staff.up:
-            # Of nobody's figures, totals are 0, and the next ones would be taken for an increase by all there ever was.
+            # Without any figures, totals would be 0, and the next scrape would look like an increase by all ever counted.
             raise AdminRefused(503, "the supervisor does not answer")
         return await asyncio.to_thread(self._render, told.answers, told.staff)
 
@@ -79,13 +79,13 @@ class Together:
         """The gateway is ready when every worker has been, and as long as one of them is."""
         told = await self._siblings.ask(READINESS, patience_s=_PROBE_S)
         each = {seat: _readiness(octets) for seat, octets in told.answers.items()}
-        if self._siblings.seat in told.staff.seats or not told.staff.seats:  # else its place is another's
-            each[self._siblings.seat] = self._ready()  # however slow the line
+        if self._siblings.seat in told.staff.seats or not told.staff.seats:  # else another worker has its place
+            each[self._siblings.seat] = self._ready()  # however slow the line is
         return all_ready(each, told.staff)
 
 
 def worker_readings(each: Mapping[int, Figures], staff: Staff) -> Iterator[Reading]:
-    """What is told of single workers; texts: docs/operations.md."""
+    """What is reported about single workers and reloads; described in docs/operations.md."""
     for number, up in enumerate(staff.up):
         labels = {"worker": str(number)}
         yield Reading("gitlab_gateway_worker_up", "1 while a worker serves.", float(up), labels=labels)
@@ -105,7 +105,7 @@ def worker_readings(each: Mapping[int, Figures], staff: Staff) -> Iterator[Readi
                 labels=labels,
             )
     if not staff.up:
-        return  # the supervisor does not answer, and a count that falls would be read as a restart
+        return  # the supervisor does not answer, and a count that falls to 0 would be taken for a restart
     reloads = staff.reloads
     for result, count in (("applied", reloads.applied), ("unchanged", reloads.unchanged), ("failed", reloads.failed)):
         yield Reading(
@@ -123,7 +123,7 @@ def worker_readings(each: Mapping[int, Figures], staff: Staff) -> Iterator[Readi
 
 
 def all_ready(each: Mapping[int, Readiness], staff: Staff) -> Readiness:
-    """Of each part the worst that any worker says, and how many say so where not all do."""
+    """For each part the worst that any worker reports, and how many report it where not all do."""
     checks: dict[str, str] = {}
     for part in dict.fromkeys(part for one in each.values() for part in one.checks):
         said = [one.checks[part] for one in each.values() if part in one.checks]

@@ -1,4 +1,4 @@
-"""One worker: a gateway that was given its sockets, and that goes when its supervisor says so, or is no more."""
+"""One worker: a gateway that is given its sockets, and that stops when its supervisor says so or is gone."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ log = logging.getLogger("gateway.app")
 
 
 def main() -> int:
-    """Blocking; standard input is the line. The exit code."""
+    """Run one worker, with standard input as its line to the supervisor; blocking. Returns the exit code."""
     harden()
     require_c_parser()
     end = socket.socket(fileno=os.dup(0))
-    # Whatever reads standard input must not read the line.
+    # Code that reads standard input must not read the line.
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     try:
@@ -48,13 +48,13 @@ async def _main(end: socket.socket, hear: Hear) -> int:
     line = await open_line(end, at_worker)
     begin = await line.hear()
     if not isinstance(begin, Begin):
-        return 1  # the supervisor is gone before it said anything
+        return 1  # the supervisor ended before it said anything
     config = begin.given.load(os.environ).config
     assert config is not None, "the supervisor has read the same"
     operator_log.configure(config.logging.level.value, worker=begin.number)
     departure = Departure()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Told by whoever stops all processes of the unit at once; only the supervisor says to hurry.
+        # Sent by a service manager that stops all processes of the unit together; only the supervisor may skip the notice.
         hear(number, departure.told.set)
     post = Post(
         number=begin.number,
@@ -93,7 +93,7 @@ async def _main(end: socket.socket, hear: Hear) -> int:
 
 
 class _Room:
-    """Where the supervisor is heard."""
+    """Listens to the supervisor, and does what it says."""
 
     def __init__(self, line: Line[ToWorker], departure: Departure, siblings: Siblings) -> None:
         self._line = line
@@ -102,7 +102,7 @@ class _Room:
         self.certificates: Certificates | None = None
 
     async def listen(self) -> None:
-        """Until the line ends: then there is nobody to work for."""
+        """Do what the supervisor says until the line ends; then there is nobody to work for, and the worker leaves."""
         try:
             while (message := await self._line.hear()) is not None:
                 self._hear(message)
