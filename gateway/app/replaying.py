@@ -1,7 +1,8 @@
 """``replay``: what a configuration would have decided about past requests, from their audit lines alone.
 
 Only the rules are applied anew, to callers as they were recognised then. A line does not tell what was in a body, under
-what other names GitLab knows a project, or what a workload's token said; where that could matter, the answer is ``Unclear``.
+what other names GitLab knows a project, or what a workload's token said; where that could matter, the result is
+``Unclear``.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class Replay:
         one."""
         self.unclear: Counter[Unclear] = Counter()
         self.unjudged = 0
-        """Lines about requests that never got as far as the rules, about the audit itself, hooks, and operators' changes."""
+        """Lines about requests that never got as far as the rules, about the audit itself, hooks and operators' changes."""
         self.unreadable = 0
 
     def run(self, lines: Iterable[bytes]) -> Iterator[Found]:

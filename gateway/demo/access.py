@@ -1,7 +1,7 @@
-"""Who is asking: GitLab's order of credentials, its scopes, and sudo.
+"""Identifies the caller: GitLab's order of credentials, its scopes, and sudo.
 
 The order is that of lib/api/api_guard.rb and lib/gitlab/auth/auth_finders.rb: parameters (query, form or JSON body) come
-before headers, and a credential that is present but unknown is a 401, never an anonymous request.
+before headers, and a credential that is present but unknown leads to a 401, never to an anonymous request.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ class Surface:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Nobody (anonymous) or somebody, by which token, and who they were before ``sudo``."""
+    """The caller: the user (None: anonymous), the token, and the ``actor``, who they were before ``sudo``."""
 
     user: User | None = None
     token: Token | None = None
     actor: User | None = None
 
     def known(self) -> User:
-        """Raises the 401 of a route that needs somebody."""
+        """The user. Raises the 401 of a route that needs one."""
         if self.user is None:
             raise unauthorized()
         return self.user
 
 
 def identify(state: State, request: Request, surface: Surface) -> Caller:
-    """The caller of a request. Raises the Refusal GitLab would answer with."""
+    """Identify the caller of a request. Raises the Refusal that GitLab would answer with."""
     if _bearer(request) and request.text("access_token"):
         raise invalid_request()
     token = _deploy_token(state, request, surface) or _job_bearer(state, request, surface)
@@ -67,7 +67,7 @@ def identify(state: State, request: Request, surface: Surface) -> Caller:
     return _sudo(state, request, token)
 
 
-# Each place GitLab looks at
+# Each place where GitLab looks for a token
 
 
 def _deploy_token(state: State, request: Request, surface: Surface) -> Token | None:
@@ -84,7 +84,7 @@ def _job_bearer(state: State, request: Request, surface: Surface) -> Token | Non
 
 
 def _access_token(state: State, request: Request, surface: Surface) -> Token | None:
-    """A personal or OAuth token. One that is given but unknown is refused."""
+    """A personal or OAuth token. A token that is given but unknown is refused."""
     personal = (
         request.text("private_token")
         or request.headers.get("private-token")
@@ -95,7 +95,7 @@ def _access_token(state: State, request: Request, surface: Surface) -> Token | N
     if surface.basic and not personal:
         personal = _basic_password(request)
         if personal and not personal.startswith(PERSONAL_PREFIX):
-            return None  # perhaps a job token: looked at next
+            return None  # perhaps a job token, which is looked for next
     if not personal:
         return None
     if not personal.startswith(PERSONAL_PREFIX):
@@ -124,7 +124,7 @@ def _job_token(state: State, request: Request, surface: Surface) -> Token | None
 
 
 def _session(state: State, request: Request) -> Token | None:
-    """The browser's cookie; for writing only with a CSRF token."""
+    """The session of a browser's cookie; for writes it counts only with a CSRF token."""
     try:
         cookie = SimpleCookie(request.headers.get("cookie", "")).get("_gitlab_session")
     except CookieError:
@@ -136,7 +136,7 @@ def _session(state: State, request: Request) -> Token | None:
     return found if request.method in SAFE or verified else None
 
 
-# What is checked of it
+# What is checked about the token
 
 
 def _check_state(state: State, token: Token, request: Request) -> None:
@@ -157,7 +157,7 @@ def _check_scopes(token: Token, request: Request, surface: Surface) -> None:
 
 
 def _sudo(state: State, request: Request, token: Token) -> Caller:
-    """The parameter wins over the header; an id or a username, in any case."""
+    """Apply ``sudo``, an id or a username in any case. The parameter takes precedence over the header."""
     wanted = request.text("sudo") or request.headers.get("sudo")
     if not wanted:
         return Caller(token.user, token, token.user)

@@ -1,4 +1,4 @@
-"""Users, OAuth and job tokens, and what GitLab tells of itself."""
+"""Users, OAuth and job tokens, and what GitLab says about itself."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def oauth_token_info(call: Call) -> Answer:
 
 
 def own_job(call: Call) -> Answer:
-    """Of a job token only."""
+    """The job of the caller's job token; other tokens have none."""
     token = call.caller.token
     if token is None or token.kind is not Kind.JOB:
         raise not_found("Job")
@@ -84,7 +84,7 @@ def own_job(call: Call) -> Answer:
 
 
 def graphql(call: Call) -> Answer:
-    """Enough to be told who asks."""
+    """Enough of GraphQL to tell callers who they are."""
     user = call.caller.user
     return as_json({"data": {"currentUser": {"username": user.username} if user else None}})
 

@@ -1,4 +1,4 @@
-"""What goes back: GitLab's bodies and headers, to the octet where clients look at them."""
+"""Answers: GitLab's bodies and headers, exact to the octet where clients look at them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ REALM = 'Bearer realm="Protected by OAuth 2.0"'
 
 @dataclass(slots=True)
 class Answer:
-    """A status, a body and the headers beyond those every answer has."""
+    """A status, a body, and the headers beyond those that every answer has."""
 
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     stream: AsyncIterator[bytes] | None = None
-    """The body in pieces instead; Content-Length is then among the headers."""
+    """The body in pieces, instead of ``body``; Content-Length is then among the headers."""
 
 
 class Refusal(Exception):  # noqa: N818 — an answer, raised where it is known
@@ -50,12 +50,12 @@ def no_content() -> Answer:
 
 
 def message(status: int, text: object) -> Refusal:
-    """The API's own form."""
+    """An error in the API's own form."""
     return Refusal(as_json({"message": text}, status))
 
 
 def error(status: int, text: str, headers: dict[str, str] | None = None) -> Refusal:
-    """The form of the framework below the API."""
+    """An error in the form of the framework below the API."""
     return Refusal(as_json({"error": text}, status, headers))
 
 
@@ -86,13 +86,13 @@ def invalid_token(description: str) -> Refusal:
 
 
 def invalid_request() -> Refusal:
-    """rack-oauth2's answer to two tokens at once."""
+    """rack-oauth2's answer to a request with two tokens."""
     description = "Both Authorization header and payload includes access token."
     return Refusal(as_json({"error": "invalid_request", "error_description": description}, 400))
 
 
 def insufficient_scope(*scopes: str) -> Refusal:
-    """No WWW-Authenticate: GitLab sends none."""
+    """The refusal of a token without the scope; like GitLab's, without WWW-Authenticate."""
     description = "The request requires higher privileges than provided by the access token."
     return Refusal(
         as_json({"error": "insufficient_scope", "error_description": description, "scope": " ".join(scopes)}, 403)
@@ -117,9 +117,9 @@ def matches(if_none_match: str, tag: str) -> bool:
 
 
 def page_of(request: Request, rows: Sequence[object], base_url: str, *, max_offset_of: str = "") -> Answer:
-    """One page by offset. Above 10,000 rows the totals and the last page are left out, as GitLab does.
+    """One page by offset. Above 10,000 rows the totals and the link to the last page are left out, as in GitLab.
 
-    ``max_offset_of`` names the objects whose offset is limited, for the error.
+    ``max_offset_of`` names the type of objects whose offset is limited, for the error.
     """
     page, per_page = request.number("page", 1), min(request.number("per_page", 20), 100)
     if max_offset_of and (page - 1) * per_page > MAX_OFFSET:
@@ -154,12 +154,12 @@ def page_of(request: Request, rows: Sequence[object], base_url: str, *, max_offs
 
 
 def next_link(request: Request, base_url: str, marker: dict[str, str]) -> str:
-    """The only link of a keyset page; the marker says where the next one begins."""
+    """The only link of a keyset page; ``marker`` says where the next page begins."""
     return _link(request, base_url, marker, "next")
 
 
 def _link(request: Request, base_url: str, changed: dict[str, str], rel: str) -> str:
-    """Every parameter is repeated, a credential among them too, as GitLab does."""
+    """A link that repeats every parameter, even one that holds a credential, as GitLab does."""
     params = {**request.path_params, **_flat(request.params), **changed}
     return f'<{base_url}{request.path}?{urlencode(params)}>; rel="{rel}"'
 

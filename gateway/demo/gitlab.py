@@ -1,7 +1,7 @@
 """A small GitLab in memory: deterministic, and exact where clients and gateways look.
 
 It answers like GitLab 19.3: encoded paths, order of credentials, error bodies, pages, validators, sudo, method overrides.
-What it does not have is a 404 in GitLab's own words.
+For anything that it does not have, it answers with a 404 in GitLab's own words.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Recorded:
 
 
 class DemoGitLab:
-    """Start it on a host and port, ask it, close it. ``state`` and ``journal`` are open to whoever holds it."""
+    """The demo server: start it on a host and port, ask it, close it. ``state`` and ``journal`` are open to its owner."""
 
     def __init__(
         self,
@@ -98,7 +98,8 @@ class DemoGitLab:
         self._runner: web.ServerRunner | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen; port 0 takes a free one. ``url`` then says where, and without an ``external_url`` so do its links."""
+        """Listen; port 0 picks a free one. ``url`` then says where, and links use it unless there is an
+        ``external_url``."""
         server = web.Server(
             self._handle,
             access_log=None,
@@ -167,7 +168,7 @@ class DemoGitLab:
         return route.endpoint(Call(self.state, request, caller, self.external_url or self.url))
 
     def _throttle(self, key: str, extra: dict[str, str]) -> None:
-        """A fixed window as Rack::Attack counts it, off unless asked for."""
+        """Count requests in a fixed window, as Rack::Attack does; off unless ``per_minute`` is given."""
         if self.per_minute is None:
             return
         now = int(self._now())
@@ -233,8 +234,11 @@ def build_demo_gitlab(
     reveal: bool = False,
     now: Callable[[], float] = time.time,
 ) -> DemoGitLab:
-    """A fresh one. ``per_minute`` turns GitLab's own throttle on; ``items`` is how many public projects there are to
-    page through; ``reveal`` lets ``/-/demo/requests`` show credentials, which only tests may want."""
+    """Build a fresh demo GitLab.
+
+    ``per_minute`` turns on GitLab's own throttle; ``items`` is how many public projects there are to page through;
+    ``reveal`` lets ``/-/demo/requests`` show credentials, which only tests may want.
+    """
     return DemoGitLab(
         seed(items), external_url=external_url, latency_s=latency_s, per_minute=per_minute, reveal=reveal, now=now
     )
@@ -250,7 +254,7 @@ def _record(incoming: web.BaseRequest) -> Recorded:
 
 
 def _as_rack(incoming: web.BaseRequest) -> dict[str, str]:
-    """Names as CGI variables spell them: ``_`` is ``-``, and repeated fields are one with commas."""
+    """The headers as CGI variables convey them: ``_`` counts as ``-``, and repeated fields are joined with commas."""
     headers: dict[str, str] = {}
     for raw, value in incoming.headers.items():
         name = raw.lower().replace("_", "-")
@@ -259,7 +263,7 @@ def _as_rack(incoming: web.BaseRequest) -> dict[str, str]:
 
 
 async def _read(incoming: web.BaseRequest) -> Content:
-    """The body: whole when Rails would parse it, else hashed as it streams with only its beginning kept."""
+    """Read the body: whole if Rails would parse it, else hashed as it streams, with only its beginning kept."""
     if incoming.headers.get("Expect", "").lower() == "100-continue" and incoming.transport is not None:
         incoming.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     parsed = incoming.headers.get("Content-Type", "").partition(";")[0].strip().lower() in PARSED_TYPES
@@ -276,7 +280,7 @@ async def _read(incoming: web.BaseRequest) -> Content:
 
 
 def _guard(target: str, segments: tuple[str, ...]) -> None:
-    """What GitLab's middleware refuses before any route is looked for."""
+    """Refuse what GitLab's middleware refuses before any route is looked up."""
     if target.partition("?")[0].count("/") > MAX_DEPTH:
         raise Refusal(as_text("Request-URI Too Long: path exceeds maximum depth", 414))
     if any(part in {".", ".."} for segment in segments for part in segment.replace("\\", "/").split("/")):
@@ -299,7 +303,7 @@ def _preflight(headers: dict[str, str]) -> Answer:
 
 
 def _validated(answer: Answer, incoming: web.BaseRequest) -> Answer:
-    """Rack::ETag and Rack::ConditionalGet: after the work is done, so a 304 saves octets only."""
+    """Act as Rack::ETag and Rack::ConditionalGet: after the work is done, so that a 304 saves only octets."""
     if answer.status not in {200, 201} or answer.stream is not None or not answer.body:
         return answer
     headers = {"ETag": etag(answer.body), "Cache-Control": "max-age=0, private, must-revalidate", **answer.headers}

@@ -1,6 +1,6 @@
-"""Generic packages: bodies of any size, up and down, in bounded memory.
+"""Generic packages: uploads and downloads of any size, in bounded memory.
 
-``…/packages/generic/stream/1.0.0/SIZE.bin`` is always there: SIZE octets of a fixed pattern, also by ranges.
+``…/packages/generic/stream/1.0.0/SIZE.bin`` always exists: SIZE octets of a fixed pattern, which may be asked for by range.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def download(call: Call) -> Answer:
 
 
 def upload(call: Call) -> Answer:
-    """The body is the file. What is larger than the demo keeps is only counted and hashed."""
+    """Upload a file, which is the whole body. A file larger than the demo keeps is only counted and hashed."""
     owner, content = call.project(Level.DEVELOPER), call.request.content
     if content.size == len(content.octets):
         owner.packages[f"{call['name']}/{call['version']}/{call['file']}"] = content.octets
@@ -54,7 +54,7 @@ async def pattern(start: int, end: int) -> AsyncIterator[bytes]:
 
 
 def _range(header: str | None, size: int) -> tuple[int, int, int, dict[str, str]]:
-    """One range (RFC 9110 §14.1.2) as first and last octet, with status and headers; several are answered whole."""
+    """One range (RFC 9110 §14.1.2) as first and last octet, with status and headers; several get the whole file."""
     headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", "Content-Length": str(size)}
     asked = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", header or "")
     if asked is None or not (asked[1] or asked[2]):

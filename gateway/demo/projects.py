@@ -11,7 +11,7 @@ from .state import Branch, Entry, Group, Json, Level, Project, Visibility
 
 
 def projects(call: Call) -> Answer:
-    """All the caller may see, newest first as GitLab lists them; by offset, or by keyset on the id."""
+    """All projects that the caller may see, newest first as GitLab lists them; by offset, or by keyset on the id."""
     request = call.request
     rows = list(call.state.visible_projects(call.caller.user))
     if request.flag("membership") or request.flag("owned"):
@@ -105,7 +105,7 @@ def _show(call: Call, project: Project) -> Json:
 
 
 def _permissions(call: Call, project: Project) -> Json:
-    """Which role the caller has, by the project itself and by the groups above it; nobody is told nothing."""
+    """The caller's role in the project itself and by the groups above it; nothing for anonymous callers."""
     user = call.caller.user
     if user is None:
         return {}
@@ -149,7 +149,7 @@ def _show_group(call: Call, group: Group) -> Json:
     }
 
 
-# CI variables: answers that carry secrets
+# CI variables, whose answers carry secrets
 
 
 def variables(call: Call) -> Answer:

@@ -1,4 +1,4 @@
-"""Releases: what a project says of its tags."""
+"""Releases: what a project says about its tags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def release(call: Call) -> Answer:
 
 
 def create_release(call: Call) -> Answer:
-    """Of a tag that is there, or that is made now from ``ref``."""
+    """Create a release of an existing tag, or of one made now from ``ref``."""
     owner, tag = call.project(Level.DEVELOPER), call.required("tag_name")
     if tag in owner.releases:
         raise message(409, "Release already exists")

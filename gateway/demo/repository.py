@@ -102,7 +102,7 @@ def commit(call: Call) -> Answer:
 
 
 def commit_merge_requests(call: Call) -> Answer:
-    """Those that brought a commit in: the ones whose branch holds it."""
+    """The merge requests that brought a commit in: those whose source branch holds it."""
     owner, wanted = call.project(), call["sha"]
     holding = [name for name, line in owner.branches.items() if any(one.id == wanted for one in line.commits)]
     if not holding:
@@ -111,7 +111,7 @@ def commit_merge_requests(call: Call) -> Answer:
     return page_of(call.request, rows, call.base_url)
 
 
-# Files: their facts travel in headers, on HEAD nowhere else
+# Files: their facts travel in headers, and for HEAD only there
 
 
 def file(call: Call) -> Answer:
@@ -193,7 +193,7 @@ def _write(call: Call, line: Branch, path: str, status: int) -> Answer:
 
 
 def _file_path(call: Call) -> str:
-    """Refuses what climbs and what is encoded twice, as GitLab's validator does."""
+    """The path of a file. Refuses ``..`` and paths that are encoded twice, as GitLab's validator does."""
     path = call["file_path"].lstrip("/")
     if ".." in path.split("/") or not path.isprintable() or "%2f" in path.lower() or "%2e" in path.lower():
         raise error(400, "file_path should be a valid file path")
@@ -208,7 +208,7 @@ def _file(call: Call) -> tuple[str, bytes, Branch]:
 
 
 def _facts(call: Call, path: str, content: bytes, line: Branch) -> dict[str, str]:
-    """Values are UTF-8 octets on the wire."""
+    """The facts about a file, as headers. Their values are UTF-8 octets on the wire."""
     tip = line.commits[0].id
     return {
         "X-Gitlab-Blob-Id": _blob_id(content),
@@ -225,7 +225,7 @@ def _facts(call: Call, path: str, content: bytes, line: Branch) -> dict[str, str
 
 
 def archive(call: Call) -> Answer:
-    """Small and the same every time; its validator is strong, unlike those of JSON."""
+    """A tar archive, small and the same every time; its validator is strong, unlike those of JSON."""
     owner, line = call.project(), _ref(call, "sha")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:

@@ -1,6 +1,6 @@
 """A request as Rails would see it: segments decoded one by one, parameters merged from query and body, method overrides.
 
-The demo decodes for itself: it stands in for another server and shares no code with the gateway.
+The demo does its own decoding: it stands in for another server, and shares no code with the gateway.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 Params = dict[str, object]
 
 OVERRIDES = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "LINK", "UNLINK"})
-"""Methods a POST may turn into upstream of Rails: Rack::MethodOverride's list."""
+"""The methods that a POST may be turned into before it reaches Rails: Rack::MethodOverride's list."""
 
 
 MAX_NESTING = 32
 
 
 class Malformed(Exception):  # noqa: N818 — a property of the request
-    """The request can't be read; answered with 400 and this text."""
+    """The request can't be parsed; it is answered with 400 and this text."""
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A body. ``octets`` is all of it, or its beginning when it is larger than the demo keeps."""
+    """A body. ``octets`` is all of it, or its beginning where it is larger than the demo keeps."""
 
     octets: bytes = b""
     size: int = 0
@@ -45,7 +45,7 @@ class Content:
 
 @dataclass(slots=True)
 class Request:
-    """What the endpoints look at. ``params`` holds query and body parameters, the body's winning, as Rack merges them."""
+    """A request as the endpoints see it. ``params`` merges query and body as Rack does: the body takes precedence."""
 
     method: str
     target: str
@@ -58,7 +58,7 @@ class Request:
 
     @property
     def path(self) -> str:
-        """As sent, still encoded."""
+        """The path as sent, still encoded."""
         return self.target.partition("?")[0]
 
     def text(self, name: str) -> str | None:
@@ -69,7 +69,7 @@ class Request:
         return str(value) if isinstance(value, (str, int, float)) and str(value) != "" else None
 
     def number(self, name: str, default: int) -> int:
-        """A parameter as a number of at least 1; anything else is the default, as GitLab does for paging."""
+        """A parameter as a number of at least 1; for anything else the default, as GitLab does for paging."""
         value = self.text(name)
         return int(value) if value is not None and re.fullmatch(r"[0-9]{1,9}", value) and int(value) > 0 else default
 
@@ -78,12 +78,12 @@ class Request:
 
 
 def whole(text: str) -> int | None:
-    """A number as it stands in a path; None for anything else, and for what no id can be."""
+    """A number as written in a path; None for anything else, and for a number too long to be an id."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def split_target(target: str) -> tuple[tuple[str, ...], str]:
-    """Decoded segments and the raw query. Split first, decode then: ``a%2Fb`` is one segment."""
+    """Decoded segments and the raw query. The path is split before it is decoded: ``a%2Fb`` is one segment."""
     path, _, query = target.partition("?")
     if path.startswith(("http://", "https://")):
         path = "/" + path.split("/", 3)[3] if path.count("/") > 2 else "/"
@@ -100,7 +100,7 @@ def split_target(target: str) -> tuple[tuple[str, ...], str]:
 
 
 def read_params(query: str, content_type: str, body: bytes) -> Params:
-    """Query and body parameters. A body whose type Rails does not parse adds none; raises Malformed for broken ones."""
+    """Query and body parameters. A body of a type that Rails does not parse adds none; a broken one raises Malformed."""
     params = nest(parse_qsl(query, keep_blank_values=True))
     kind = content_type.partition(";")[0].strip().lower()
     if not body:
@@ -120,7 +120,7 @@ def read_params(query: str, content_type: str, body: bytes) -> Params:
 
 
 def overridden(method: str, headers: dict[str, str], form: Params) -> str:
-    """The method Rack carries out: only a POST can be overridden, by ``_method`` before the header."""
+    """The method that Rack carries out: only a POST can be overridden, and ``_method`` takes precedence over the header."""
     if method != "POST":
         return method
     wanted = str(form.get("_method") or headers.get("x-http-method-override") or "").upper()
@@ -128,7 +128,7 @@ def overridden(method: str, headers: dict[str, str], form: Params) -> str:
 
 
 def nest(pairs: list[tuple[str, str]] | list[tuple[str, object]]) -> Params:
-    """``a[b]=1``, ``a[]=1`` and ``a[][k]=1`` as Rack nests them; order is kept."""
+    """Nest ``a[b]=1``, ``a[]=1`` and ``a[][k]=1`` as Rack does, in their order."""
     params: Params = {}
     for name, value in pairs:
         head, *keys = re.findall(r"[^\[\]]+|\[[^\[\]]*\]", name) or [name]

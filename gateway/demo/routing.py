@@ -1,4 +1,4 @@
-"""Routes, and what an endpoint is called with. A template's ``:name`` is one decoded segment, ``*name`` the rest."""
+"""Routes, and what an endpoint is called with. ``:name`` in a template is one decoded segment, ``*name`` all the rest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Call:
         return value
 
     def project(self, needed: Level = Level.NONE) -> Project:
-        """The project of ``:id``, when the caller may see it and has the role. One that may not be seen is not there."""
+        """The project of ``:id``, if the caller may see it and has the role. One that they may not see is a 404."""
         reference = self["id"]
         moved = self.state.moved.get(reference)
         project = self.state.projects.get(moved) if moved is not None else self.state.project_named(reference)
@@ -62,7 +62,7 @@ class Call:
 
 
 EVERYWHERE = Surface()
-"""Personal and OAuth tokens of scope ``api``, or ``read_api`` for reading; sessions."""
+"""The surface of most routes: personal and OAuth tokens with scope ``api``, or ``read_api`` for reading; sessions."""
 
 Endpoint = Callable[[Call], Answer]
 
@@ -76,13 +76,13 @@ class Route:
 
 
 class Router:
-    """Finds routes by shape. HEAD is GET without the body unless it has a route of its own, as Rack::Head has it."""
+    """Finds routes by method and path. HEAD is GET without the body, as in Rack::Head, unless it has its own route."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = [(route, tuple(route.template.split("/")[1:])) for route in routes]
 
     def find(self, method: str, segments: tuple[str, ...]) -> tuple[Route, dict[str, str]]:
-        """Raises the Refusal of an unknown route, or of one with other methods."""
+        """The route, and its path parameters. Raises the Refusal for an unknown route, or for one with other methods."""
         found = self._matching(segments)
         if not found and segments and segments[-1].endswith(".json"):
             found = self._matching((*segments[:-1], segments[-1].removesuffix(".json")))

@@ -1,4 +1,4 @@
-"""What is in the demo GitLab when it starts. The same every time, so that examples and tests can name it."""
+"""What is in the demo GitLab when it starts: the same every time, so that examples and tests can refer to it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TOKENS = SimpleNamespace(
     session=_value("", "session", 32),
     trigger=_value("glptt-", "trigger", 40),
 )
-"""The values, by name: ``TOKENS.ada`` is Ada's personal token with scope ``api``."""
+"""The token values by name: ``TOKENS.ada`` is Ada's personal token with scope ``api``."""
 
 FILES = {
     "README.md": b"# Demo\n\nServed by a small GitLab of the gateway's own.\n",
@@ -76,7 +76,7 @@ MEMBERS = {2: Level.MAINTAINER, 3: Level.DEVELOPER, 5: Level.DEVELOPER}
 
 
 def seed(items: int) -> State:
-    """A fresh state; ``items`` public projects lie in ``open/many`` for paging through."""
+    """Build a fresh state, with ``items`` public projects in ``open/many`` to page through."""
     state = State()
     _add_people(state)
     _add_groups(state)
@@ -185,7 +185,7 @@ def _add_project(
 
 
 def add_issue(state: State, project: Project, author: User, title: str, description: str | None) -> Entry:
-    """The next issue of a project."""
+    """Add the next issue to a project."""
     iid = len(project.issues) + 1 if not project.issues else max(project.issues) + 1
     at = state.now()
     entry = Entry(

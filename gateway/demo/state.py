@@ -1,4 +1,4 @@
-"""What the demo GitLab remembers: users, tokens, groups, projects and what is in them. All in memory."""
+"""The state of the demo GitLab: users, tokens, groups, projects and what is in them, all in memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Visibility(Enum):
 
 
 class Kind(Enum):
-    """What a token is: it decides where GitLab looks for it."""
+    """The kind of a token, which decides where in a request GitLab looks for it."""
 
     PERSONAL = "personal"
     OAUTH = "oauth"
@@ -66,7 +66,7 @@ class Token:
     revoked: bool = False
     project_id: int | None = None
     family: int = 0
-    """The number of the token that all of its rotations descend from."""
+    """The id of the token from which this one descends by rotations; its own for a first one."""
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class Commit:
 
 @dataclass(slots=True)
 class Branch:
-    """A branch or tag: its files at its tip, and the way there, newest first."""
+    """A branch or tag: the files at its tip, and the commits that led there, newest first."""
 
     files: dict[str, bytes]
     commits: list[Commit]
@@ -100,7 +100,7 @@ class Branch:
 
 @dataclass(slots=True)
 class Entry:
-    """An issue, merge request or label: the answer's fields, kept as they are sent."""
+    """An issue, merge request or label: its fields, kept as answers send them."""
 
     fields: Json
     notes: list[Json] = field(default_factory=list)
@@ -134,7 +134,7 @@ class Project:
 
 
 class State:
-    """Everything, and the two clocks that make it deterministic: numbers and instants both count writes."""
+    """All state, and the two clocks that make it deterministic: ids and instants both count writes."""
 
     def __init__(self) -> None:
         self.today: Callable[[], datetime.date] = _today
@@ -169,7 +169,7 @@ class State:
         *,
         family: int = 0,
     ) -> Token:
-        """A new personal token, with a value that nobody could guess."""
+        """Make a personal token, with a value that nobody could guess."""
         number = self.number("token")
         value = prefix + secrets.token_urlsafe(15)
         made = Token(number, Kind.PERSONAL, user, name, value, scopes, expires_on, family=family or number)
@@ -180,17 +180,18 @@ class State:
         return next((one for one in self.tokens.values() if one.id == number and one.kind is Kind.PERSONAL), None)
 
     def has_ended(self, token: Token) -> bool:
-        """From the first second of its day on."""
+        """Whether a token has expired: it has from the first second of its day on."""
         return token.expires_on is not None and token.expires_on <= self.today()
 
     def revoke_family(self, token: Token) -> None:
-        """A token that was replaced already was rotated again: two hold it, so nothing that came of it is trusted."""
+        """Revoke all tokens that descend from the same one. Called when a revoked token is to be rotated: it was replaced
+        already, so two parties hold it, and nothing that descends from it can be trusted."""
         for one in self.tokens.values():
             if one.kind is token.kind and one.family == token.family:
                 one.revoked = True
 
     def user_named(self, reference: str) -> User | None:
-        """By id or by username; case does not matter."""
+        """The user with an id or a username, whose case does not matter."""
         if (number := whole(reference)) is not None:
             return self.users.get(number)
         return next((user for user in self.users.values() if user.username.lower() == reference.lower()), None)

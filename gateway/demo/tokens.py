@@ -1,7 +1,7 @@
-"""Personal access tokens: asked about, made for others, revoked, and rotated with GitLab's detection of reuse.
+"""Personal access tokens: read, made for others, revoked, and rotated with GitLab's detection of reuse.
 
-Ends are days: a token is dead from the first second of its day (UTC). A token that was rotated and then asks to be rotated
-again takes everything that descends from it along, because two hold it.
+Tokens expire by the day: from the first second of its day (UTC), a token is dead. A token that was rotated and then asks to
+be rotated again has its whole family revoked, because two parties hold it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEFAULT_DAYS = 7
 
 
 def own(call: Call) -> Answer:
-    """Works for personal tokens of every scope, and for nothing else."""
+    """The caller's own token. Works for personal tokens of every scope, and for nothing else."""
     return as_json(_shown(call, _personal(call)))
 
 
@@ -34,7 +34,7 @@ def rotate_own(call: Call) -> Answer:
 
 
 def listing(call: Call) -> Answer:
-    """Everybody's for an administrator, one's own for others."""
+    """List tokens: everybody's for an administrator, the caller's own for others."""
     user = call.caller.known()
     wanted = whole(call.request.text("user_id") or "") if user.admin else user.id
     return _page(call, [token for token in _all(call) if wanted in {None, token.user.id}])
@@ -87,7 +87,7 @@ def revoke_of_service(call: Call) -> Answer:
 
 
 def _service_account(call: Call) -> User:
-    """For the owners of its group alone."""
+    """The service account of a group; only owners of the group may ask."""
     group: Group = call.group()
     if call.state.level(call.caller.known(), group.full_path, group.members) < Level.OWNER:
         raise forbidden()
@@ -97,7 +97,7 @@ def _service_account(call: Call) -> User:
     return user
 
 
-# What they share
+# What the endpoints share
 
 
 def _all(call: Call) -> list[Token]:
@@ -121,7 +121,7 @@ def _personal(call: Call) -> Token:
 
 
 def _named(call: Call, reference: str) -> Token:
-    """Of one's own, or anybody's for an administrator; another's is not there."""
+    """The token with an id: one of the caller's own, or anybody's for an administrator; another's is a 404."""
     user = call.caller.known()
     token = call.state.token_numbered(whole(reference) or 0)
     if token is None or (token.user is not user and not user.admin):

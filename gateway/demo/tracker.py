@@ -1,4 +1,4 @@
-"""Issues, their notes, merge requests, and the odd endpoints around them."""
+"""Issues, their notes, merge requests, and a few endpoints around them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .state import Entry, Json, Kind, Level
 
 TITLE_MAX = 255
 SPAM = "spam"
-"""A title with this word is taken for spam, so that the captcha's answer can be seen."""
+"""An issue with this word in its title counts as spam, so that GitLab's captcha answer can be seen."""
 
 
 def issues(call: Call) -> Answer:
@@ -55,7 +55,7 @@ def _list(call: Call, rows: list[Entry]) -> Answer:
 
 
 def _keyset(call: Call, rows: list[Json]) -> Answer:
-    """By cursor: opaque, base64 with its padding."""
+    """A page by cursor, which is opaque: base64 with its padding."""
     cursor = call.request.text("cursor")
     if cursor is not None:
         try:
@@ -118,7 +118,7 @@ def update_issue(call: Call) -> Answer:
 
 
 def delete_issue(call: Call) -> Answer:
-    """Honours If-Unmodified-Since; a date that can't be read is ignored."""
+    """Delete an issue. Honours If-Unmodified-Since; a date that can't be parsed is ignored."""
     owner = call.project(Level.MAINTAINER)
     found = _issue(call)
     since = _instant(call.request.headers.get("if-unmodified-since"))
@@ -211,12 +211,12 @@ def upload(call: Call) -> Answer:
 
 
 def markdown(call: Call) -> Answer:
-    """A POST that reads."""
+    """Render Markdown: a POST that only reads."""
     return as_json({"html": f'<p dir="auto">{call.required("text")}</p>'}, 201)
 
 
 def trigger(call: Call) -> Answer:
-    """By a trigger token, which is no user's credential."""
+    """Start a pipeline with a trigger token, which is no user's credential."""
     token = call.state.tokens.get(call.required("token"))
     ref = call.required("ref")
     owner = call.state.project_named(call["id"])
@@ -233,7 +233,7 @@ def trace(call: Call) -> Answer:
 
 
 def request_job(call: Call) -> Answer:
-    """A runner asks for work by the token in its body; there is none."""
+    """A runner asks for work, with the token in its body; there is none."""
     if call.request.text("token") is None:
         raise unauthorized()
     return Answer(204, b"", {"X-GitLab-Last-Update": "0", "Gitlab-Ci-Builds-Polling": "yes"})
