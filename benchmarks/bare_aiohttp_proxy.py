@@ -1,4 +1,4 @@
-"""A bare proxy on aiohttp's own parts: low-level server, ``ClientSession``, no policy: what the gateway is measured by.
+"""A bare proxy of aiohttp's own parts, to measure the gateway against: low-level server, ``ClientSession``, no policy.
 
 python -m benchmarks.bare_aiohttp_proxy LISTEN_PORT ORIGIN_PORT
 """

@@ -1,8 +1,8 @@
-"""What the gateway is to reach, held against the kept results: the first table of docs/performance.md.
+"""What the gateway is to achieve, compared with the kept results: the first table of docs/performance.md.
 
 python -m benchmarks.bars [--write] [--keep-run]
 
-``--keep-run`` puts the kept results beside those of other whole runs: one run on a shared machine says little.
+``--keep-run`` puts the kept results beside those of other whole runs: a single run on a shared machine says little.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _worst_growth(kept: dict[str, Any]) -> float:
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """One thing to reach."""
+    """One figure to reach."""
 
     what: str
     figure: Figure
@@ -83,7 +83,7 @@ class Bar(msgspec.Struct, frozen=True):
     bar: float
     unit: str = ""
     run: str = ""
-    """What it is called where whole runs stand side by side; empty: it hardly differs from run to run."""
+    """Its name in the table of whole runs; empty: it is not shown there, because it hardly differs from run to run."""
 
     def met(self, measured: float) -> bool:
         return measured >= self.bar if self.way == "at least" else measured <= self.bar
@@ -147,18 +147,18 @@ BARS = (
     _most("memory over 1,000,000 requests: growth after the first 200,000", _grown, 4.0, " MiB"),
     _most("cost a request, most to least: the largest growth of any chart", _worst_growth, 1.25, " times"),
 )
-"""Ratios of CPU time a request: more is better."""
+"""A CPU ratio with a least value is the other's CPU time per request divided by the gateway's: more is better."""
 
 RUNS_KEPT = 8
 
 
 class Run(msgspec.Struct):
-    """A whole run's figures, by ``Bar.what``."""
+    """The figures of a whole run, by ``Bar.what``."""
 
     date: str
     figures: dict[str, float]
     stolen: float = 0.0
-    """Of the machine's time, given to others by its host (``run.Result``)."""
+    """The share of the machine's time that its host gave to others (``run.Result``)."""
 
 
 def _kept() -> dict[str, Any]:
@@ -166,16 +166,16 @@ def _kept() -> dict[str, Any]:
 
 
 def _measured() -> dict[str, float]:
-    """What has a result, by what it is."""
+    """The figures for which there are results, by ``Bar.what``."""
     kept, found = _kept(), {}
     for bar in BARS:
-        with contextlib.suppress(KeyError, StopIteration, TypeError):  # TypeError: a run without that figure
+        with contextlib.suppress(KeyError, StopIteration, TypeError):  # TypeError: the run has no such figure
             found[bar.what] = bar.figure(kept)
     return found
 
 
 def table() -> str:
-    """As Markdown; what has no result is said to have none."""
+    """The bars as Markdown; one without a result says so."""
     measured = _measured()
     rows = ["| what | bar | measured | met |", "|---|---|---|---|"]
     for bar in BARS:
@@ -188,7 +188,7 @@ def table() -> str:
 
 
 def keep_run() -> list[Run]:
-    """Put this one behind the others of benchmarks/results/runs.json."""
+    """Append the kept results as a run to benchmarks/results/runs.json; returns the runs that it keeps."""
     path = RESULTS / "runs.json"
     runs = msgspec.json.decode(path.read_bytes(), type=list[Run]) if path.exists() else []
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -198,7 +198,7 @@ def keep_run() -> list[Run]:
 
 
 def runs_table(runs: list[Run]) -> str:
-    """As Markdown, a column each, the latest first; what falls short is bold."""
+    """Runs as Markdown, one column per run, the latest first; figures that fall short are bold."""
     shown = [bar for bar in BARS if bar.run]
     rows = [f"| | bar | {' | '.join(run.date[5:] for run in reversed(runs))} |", f"|---|---|{'---|' * len(runs)}"]
     for bar in shown:

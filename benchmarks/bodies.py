@@ -1,9 +1,9 @@
-"""What large bodies cost, as of clones, artifacts and packages: CPU time a mebibyte beside nginx's, down and up.
+"""What large bodies cost, such as clones, artifacts and packages: CPU time per mebibyte relative to nginx's, down and up.
 
     python -m benchmarks.bodies [--rounds 7] [--mebibytes 64] [--write]
 
-One client on the other core, beside the origin; one body after the other, each over a connection of its own. Targets take
-turns in each round. nginx is the unit: nothing goes over its disk, or it would write each body there.
+One client runs on the other core, beside the origin, and moves one body after the other, each over a connection of its own.
+Targets take turns in each round. nginx is the unit of measure; it is set up so that it does not write bodies to disk.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _UP = "PUT /api/v4/projects/42/packages/generic/firmware/1/image.bin"
 
 
 class Cost(msgspec.Struct):
-    """Of one target, one way."""
+    """What bodies cost at one target, one way."""
 
     name: str
     way: str
     """``down`` or ``up``."""
     cpu: float
-    """nginx's CPU time a mebibyte by the target's in the same round, median: 2 is half the cost."""
+    """nginx's CPU time per mebibyte divided by the target's in the same round, median: 2 means half the cost."""
     quartiles: tuple[float, float]
     rate: float
-    """Mebibytes a second by nginx's: median."""
+    """Mebibytes per second, divided by nginx's: median."""
     peak_mib: float
-    """Resident, of all its processes, when all is done."""
+    """Peak resident memory of all its processes, read at the end."""
 
 
 class Result(msgspec.Struct):
@@ -65,7 +65,7 @@ class _Target(msgspec.Struct):
 
 
 def run(rounds: int, mebibytes: int) -> Result:
-    """Takes a second a round, or two."""
+    """Measure. Takes a second or two per round."""
     os.sched_setaffinity(0, {LOAD_CPU})
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         Path(directory).chmod(0o711)
@@ -121,7 +121,7 @@ def _beside(unit: list[float], own: list[float]) -> list[float]:
 
 
 def _down(target: _Target, mebibytes: int) -> None:
-    """Raises RuntimeError where not all of it came."""
+    """Download a body. Raises RuntimeError where not all of it arrived."""
     with socket.create_connection(("127.0.0.1", target.port), _PATIENCE_S) as client:
         client.sendall(_head(_DOWN, target.key, "Connection: close\r\n"))
         room, first, count = bytearray(_MEBI), b"", 0
@@ -133,7 +133,7 @@ def _down(target: _Target, mebibytes: int) -> None:
 
 
 def _up(target: _Target, mebibytes: int) -> None:
-    """Raises RuntimeError where it is not taken."""
+    """Upload a body. Raises RuntimeError where it was not accepted."""
     with socket.create_connection(("127.0.0.1", target.port), _PATIENCE_S) as client:
         client.sendall(_head(_UP, target.key, f"Content-Length: {mebibytes * _MEBI}\r\n"))
         piece = bytes(_MEBI)
@@ -149,7 +149,7 @@ def _head(what: str, key: str, more: str) -> bytes:
 
 
 def table(result: Result) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     costs = {(cost.name, cost.way): cost for cost in result.costs}
     rows = [
         f"{result.date}: Python {result.python}, {result.rounds} rounds of {result.mebibytes} MiB each way.",

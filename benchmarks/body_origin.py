@@ -1,4 +1,4 @@
-"""An origin of large bodies: whatever is asked for is so many octets, whatever is sent is read to its end.
+"""An origin of large bodies: any GET is answered with OCTETS octets, any upload is read to its end.
 
 python -m benchmarks.body_origin PORT OCTETS
 """
@@ -25,7 +25,7 @@ class _Client(asyncio.Protocol):
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport is one in all but name
 
     def data_received(self, data: bytes) -> None:
         if self._missing:

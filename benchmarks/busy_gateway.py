@@ -1,10 +1,10 @@
-"""The gateway as it is, with many series in its metrics, and two works of the background at a signal's beck.
+"""The gateway as it is, with many series in its metrics, and with two kinds of background work that signals start.
 
     python -m benchmarks.busy_gateway CONFIG SERIES JWKS_URL
 
-SIGHUP reads certificates again, as a gateway with TLS does: the system's authorities, and a pair beside CONFIG. SIGUSR1
-has an issuer's keys fetched anew, ten of RSA, and a token's signature checked: no caller could ask for that as often as a
-measurement wants it. Everything else goes through the gateway's own doors.
+SIGHUP reads certificates again, as in a gateway with TLS: the system's authorities, and a pair beside CONFIG. SIGUSR1
+fetches an issuer's keys anew, ten RSA keys, and checks a token's signature: no caller could cause that as often as a
+measurement needs it. All other work is started through the gateway's own interfaces.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KEYS = 10
 
 
 def crowd(metrics: Metrics, series: int) -> None:
-    """So many series, by requests that never were."""
+    """Fill the metrics with ``series`` series, by counting requests that were never made."""
     for number in range(series):
         x = Exchange(
             f"r{number}", 0.0, "GET", "127.0.0.1", operation=f"GET /api/v4/{number // 10}", status=200 + number % 10

@@ -1,10 +1,10 @@
-"""What a request takes, counted: bytecodes and calls of the gateway's own code, and nothing of the machine's mood.
+"""What a request takes, counted: bytecodes and calls of the gateway's own code, however busy the machine is.
 
     python -m benchmarks.bytecodes [--by] [--write]
 
-In this process, sixteen clients in one turn of the event loop: each asks, GitLab's answers come over sockets of their own,
-and a Redis keeps the buckets where there is one. Audit lines, rendered by the clock, are left out. Counted by
-``sys.settrace``; Python 3.12 and later count otherwise than 3.11. ``--by`` also names the functions that take most.
+Everything runs in this process: sixteen clients ask in one turn of the event loop, GitLab's answers come over sockets, and
+a Redis keeps the buckets where it is installed. Audit lines are left out, because they are rendered by the clock.
+``sys.settrace`` counts; Python 3.12 and later count differently from 3.11. ``--by`` also names the functions with the most.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ _HEAD = b"\r\n".join(
 )
 _ETAG = re.compile(rb"\r\nEtag: ([^\r]+)")
 _PAUSE_S = 0.002
-"""Between an answer's two pieces: enough for the first to be read by itself."""
+"""The pause between an answer's two pieces: enough for the first to be read by itself."""
 
 
 class Line(msgspec.Struct):
-    """What one kind of request takes, at the median of its rounds."""
+    """What one kind of request takes: the median of its rounds."""
 
     what: str
     bytecodes: int
@@ -80,7 +80,7 @@ class Counts(msgspec.Struct):
 
 
 class Origin(asyncio.Protocol):
-    """GitLab, as far as its answers' octets go: a page of issues, in one piece or two, of a told length or in chunks."""
+    """GitLab, as far as the octets of its answers go: a page of issues, in one piece or two, by length or in chunks."""
 
     chunked = False
     pieces = False
@@ -89,10 +89,10 @@ class Origin(asyncio.Protocol):
         self._number = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # of TCP
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # it is TCP's
 
     def data_received(self, data: bytes) -> None:
-        """Requests without a body, one at a time."""
+        """Answer a request; requests have no body and come one at a time."""
         _, _, named = data.partition(b"\r\nX-Request-Id: ")
         request_id = named.partition(b"\r\n")[0]
         self._number += 1
@@ -108,7 +108,7 @@ class Origin(asyncio.Protocol):
 
 
 class Counter:
-    """Of bytecodes, by function, while it is entered."""
+    """Counts bytecodes by function, within ``counting``."""
 
     def __init__(self) -> None:
         self.of: collections.Counter[str] = collections.Counter()
@@ -142,7 +142,7 @@ async def _ask_all(clients: list[Client], pages: Iterator[int] | None, field: by
 
 
 async def _line(what: str, clients: list[Client], pages: Iterator[int] | None, field: bytes = b"", *, names: bool) -> Line:
-    for _ in range(20):  # what is done once, or learnt of some hundreds, has been done
+    for _ in range(20):  # until all is done that is done once, or learnt from some hundreds
         await _ask_all(clients, pages, field)
     bytecodes, calls = [], []
     functions: collections.Counter[str] = collections.Counter()
@@ -185,7 +185,7 @@ async def _counts(directory: Path, store: str, *, names: bool) -> list[Line]:
     async with server:
         async with _clients(directory / "pages", origin, store) as clients:
             lines.append(await _line("hit", clients, None, names=names))
-            known = b"If-None-Match: %b\r\n" % _ETAG.search(clients[0].wire.answers[-1])[1]  # type: ignore[index]  # it has one
+            known = b"If-None-Match: %b\r\n" % _ETAG.search(clients[0].wire.answers[-1])[1]  # type: ignore[index]  # found
             lines.append(await _line("304", clients, None, known, names=names))
             for Origin.chunked, Origin.pieces, how in (
                 (False, False, "one piece"),
@@ -203,7 +203,7 @@ async def _counts(directory: Path, store: str, *, names: bool) -> list[Line]:
 
 
 def table(result: Counts) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     rows = [f"Python {result.python}, buckets in {result.buckets}.", ""]
     rows += ["| a request, of sixteen in one turn of the event loop | bytecodes | calls |", "|---|---|---|"]
     rows += [f"| {line.what} | {line.bytecodes:,} | {line.calls} |" for line in result.lines]

@@ -1,10 +1,10 @@
-"""What the cache saves: bots that poll, against the demo GitLab with 40 ms of latency. ``make bench-cache``.
+"""What the cache saves: bots that poll the demo GitLab, which has 40 ms of latency. ``make bench-cache``.
 
-200 bots share a service token. They ask for projects (Zipf over 10,000), pages of their issues and merge requests, and
-change something in every hundredth request: half of the changes go through the gateway, half behind its back, told by a
+200 bots share a service token. They ask for projects (Zipf over 10,000) and for pages of their issues and merge requests,
+and every hundredth request is a change: half of the changes go through the gateway, half go past it and are announced by a
 hook. The same requests in the same order run once without a cache and once with it. Loopback only, bounded in time.
 
-Offline, the same kind of trace, longer, compares the memory store's policy with plain LRU at the same size.
+Offline, a longer trace of the same kind compares the memory store's policy with plain LRU at the same size.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from gateway.stores.cache_memory import MemoryCacheStore
 
 PROJECTS, BOTS, LATENCY_S, WRITES = 10_000, 200, 0.040, 0.01
 PAUSE_S = 1.0
-"""Between two requests of a bot: all of them make less than 200 requests a second, so that latency is what is measured."""
+"""The pause between two requests of a bot: all bots make less than 200 requests per second, so that it is latency that is
+measured."""
 SECRET = "benchmark-hook-token"
 _SERVING = re.compile(r"serving .* on (127\.0\.0\.1:\d+), admin on (127\.0\.0\.1:\d+)")
 
@@ -49,7 +50,7 @@ class Step(NamedTuple):
 
 
 def trace(numbers: list[int], length: int, seed_of: int = 1) -> list[Step]:
-    """Polling by Zipf's law (exponent 1), pages included."""
+    """The steps of bots that poll by Zipf's law (exponent 1), pages included."""
     dice = random.Random(seed_of)
     weights = [1 / rank for rank in range(1, len(numbers) + 1)]
     steps = []
@@ -69,8 +70,10 @@ def trace(numbers: list[int], length: int, seed_of: int = 1) -> list[Step]:
 
 
 async def hit_ratios(numbers: list[int], length: int, share: float) -> dict[str, float]:
-    """Hit ratios of our policy and of LRU with room for ``share`` of all that is asked for. A tenth of the requests is a
-    scan that walks through everything once, as an inventory does."""
+    """Hit ratios of our policy and of LRU, with room for ``share`` of all that is asked for.
+
+    A tenth of the requests is a scan that walks through everything once, as an inventory does.
+    """
     dice = random.Random(2)
     scan = iter(range(length))
     keys = [
@@ -125,7 +128,7 @@ class Run(NamedTuple):
 
 
 async def play(steps: list[Step], demo: str, gateway: str, admin: str, *, hooks: bool) -> Run:
-    """Let the bots work through the trace, each taking the next step."""
+    """Let the bots work through the trace, each always taking the next step."""
     answer_s: list[float] = []
     statuses: dict[int, int] = {}
     queue = iter(steps)
@@ -173,7 +176,7 @@ async def play(steps: list[Step], demo: str, gateway: str, admin: str, *, hooks:
 
 
 def live(steps: list[Step], *, cached: bool) -> Run:
-    """A fresh demo and a fresh gateway for each pass."""
+    """One pass, with a fresh demo and a fresh gateway."""
     here, there = multiprocessing.Pipe()
     demo = multiprocessing.Process(target=_serve_demo, args=(there,), daemon=True)
     demo.start()
@@ -225,7 +228,7 @@ def _told(run: Run) -> dict[str, object]:
 
 
 def main() -> None:
-    """Print the result as JSON, and keep it where asked."""
+    """Print the result as JSON, and keep it where ``--keep`` says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=12_000)
     parser.add_argument("--trace", type=int, default=200_000, help="requests of the offline comparison")

@@ -1,9 +1,9 @@
-"""Several gateways on one Redis: what a copy in memory saves of a lookup, and what leases save of GitLab.
+"""Several gateways on one Redis: how much of a lookup a copy in memory saves, and how many requests to GitLab leases save.
 
 ``make bench-levels``: needs redis-server, takes three quarters of a minute. The caches of four gateways run in one process,
-each with a connection, a subscription and copies of its own, before an origin that answers after 40 and after 400 ms. Bots
-poll a hundred targets by Zipf's law through all gateways alike; answers are reused for two seconds, so that hot ones end
-again and again.
+each with a connection, a subscription and copies of its own, before an origin that answers after 40 ms, then after 400 ms.
+Bots poll a hundred targets by Zipf's law through all gateways alike; answers are reused for two seconds, so that popular
+ones expire again and again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _HEAD = ResponseHead(200, ((b"Content-Type", b"application/json"), (b"ETag", b'W
 
 
 class Gateway:
-    """The cache of one."""
+    """The cache of one gateway."""
 
     def __init__(self, url: str, *, leased: bool) -> None:
         self.link = RedisLink.from_url(url, timeout_s=1.0, name="bench")
@@ -62,7 +62,7 @@ class Gateway:
 
 
 class Origin:
-    """GitLab, so far away."""
+    """GitLab, ``latency_s`` away."""
 
     def __init__(self, latency_s: float) -> None:
         self.asked = 0
@@ -75,7 +75,7 @@ class Origin:
 
 
 async def poll(url: str, latency_s: float, *, leased: bool) -> dict[str, object]:
-    """How often GitLab was asked by how many requests."""
+    """Poll, and count the requests and how often GitLab was asked."""
     gateways = [Gateway(url, leased=leased) for _ in range(GATEWAYS)]
     for gateway in gateways:
         await gateway.link.execute("FLUSHALL")
@@ -104,7 +104,7 @@ async def poll(url: str, latency_s: float, *, leased: bool) -> dict[str, object]
 
 
 async def lookups(url: str) -> dict[str, float]:
-    """Microseconds of one lookup with six tags and a 2 KB answer, one after another."""
+    """Microseconds per lookup with six tags and a 2 KB answer, one lookup after the other."""
     gateway = Gateway(url, leased=False)
     await gateway.listening()
     tags = tuple(b"tag:%d" % number for number in range(6))

@@ -1,4 +1,4 @@
-"""A line chart as SVG, by hand: a logarithmic x axis, ratios on y, a line for each series, every point marked."""
+"""Draws a line chart as SVG: a logarithmic x axis, ratios on the y axis, a line for each series, every point marked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Points = Sequence[tuple[float, float]]
 def drawn(
     title: str, x_title: str, y_title: str, series: Mapping[str, Points], *, marks: str = "", top: float = 0.0
 ) -> str:
-    """The chart. ``marks`` is put behind the numbers of the y axis; ``top`` is the least that this axis reaches."""
+    """The chart. ``top`` is the least value that the y axis reaches; ``marks`` is not used."""
     xs = [x for points in series.values() for x, _ in points]
     highest = max(top, max(y for points in series.values() for _, y in points))
     step = _step(highest)
@@ -71,7 +71,7 @@ def drawn(
 
 
 def _step(highest: float) -> float:
-    """A round number that parts the axis into three to seven."""
+    """A round number that divides the axis into at most seven parts."""
     exponent = 10.0 ** math.floor(math.log10(highest))
     return next(size * exponent for size in (0.1, 0.25, 0.5, 1, 2) if highest / (size * exponent) <= 7)
 

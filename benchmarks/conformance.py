@@ -1,8 +1,9 @@
-"""The public suite for HTTP caches put to nginx and Varnish, for the table in docs/caching.md: ``make bench-conformance``.
+"""Runs the public suite for HTTP caches against nginx and Varnish, for docs/caching.md: ``make bench-conformance``.
 
-npm's http-cache-tests, as ``make test`` runs it against this gateway (``tests/conformance``): its own origin behind each
-peer, on loopback. A peer runs twice, and a test counts as passed only if both runs passed it: the suite measures freshness
-in seconds, and a busy machine can sleep through them. A peer that is not installed is left out and said so.
+The suite is npm's http-cache-tests, which ``make test`` runs against this gateway (``tests/conformance``), with its own
+origin behind each peer, on loopback. Each peer is tested twice, and a test counts as passed only if both runs passed it:
+the suite measures freshness in seconds, and a busy machine can sleep through them. A peer that is not installed is left
+out, with a message.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Passed = dict[str, bool]
 
 
 def start_origin(directory: Path) -> tuple[Program, int]:
-    """The suite's own origin. It listens at every address, for which a port may be taken that is free on loopback."""
+    """Start the suite's own origin. It listens on all addresses, where a port that is free on loopback may be taken."""
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     with socket.create_server(("", 0), family=family, dualstack_ipv6=both) as listener:
@@ -42,7 +43,7 @@ def start_origin(directory: Path) -> tuple[Program, int]:
 
 
 def from_template(name: str, directory: Path, **holes: object) -> str:
-    """A peer's configuration with its ports filled in."""
+    """Write a peer's configuration with its ports filled in; returns the file's path."""
     text = (PEERS / name).read_text("utf-8")
     for hole, value in {"DIR": directory, **holes}.items():
         text = text.replace(f"@{hole}@", str(value))
@@ -90,7 +91,7 @@ def run_suite(port: int) -> Passed:
 
 
 def kinds() -> dict[str, str]:
-    """What the suite calls each test: required, optimal or check."""
+    """The suite's kind of each test: required, optimal or check."""
     listed = subprocess.run(
         ["node", "scores.mjs"], cwd=SUITE.parent.parent, capture_output=True, text=True, timeout=30, check=True
     )
@@ -98,7 +99,7 @@ def kinds() -> dict[str, str]:
 
 
 def put_to(name: str, kind_of: dict[str, str]) -> dict[str, dict[str, int]] | None:
-    """Passed of how many, by kind; None: not installed."""
+    """Put the suite to a cache: how many tests it passed, of how many, by kind. None: it is not installed."""
     with tempfile.TemporaryDirectory(prefix="gateway-conformance-") as made:
         directory = Path(made)
         directory.chmod(0o755)  # nginx and Varnish give up root, and keep answers in there
@@ -124,7 +125,7 @@ def put_to(name: str, kind_of: dict[str, str]) -> dict[str, dict[str, int]] | No
 
 
 def version(program: str) -> str:
-    """The first line in which a program tells its version."""
+    """The first line of what a program prints about its version."""
     if shutil.which(program) is None:
         return "not installed"
     flag = {"nginx": "-v"}.get(program, "-V")

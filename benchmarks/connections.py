@@ -1,8 +1,8 @@
-"""What a request costs that comes over a connection of its own, as curl's do: CPU time beside one over a kept connection.
+"""What a request over a connection of its own costs, as curl makes them: CPU time beside one over a kept connection.
 
     python -m benchmarks.connections [--rounds 5] [--requests 1000] [--write]
 
-One client asks one request after the other, from the other core; connections are opened, asked over and closed in what is
+One client on the other core makes one request after the other; opening and closing the connection is part of what is
 timed. Targets take turns in each round. nginx, a plain proxy, is the unit of measure.
 """
 
@@ -30,18 +30,19 @@ from .targets import ISSUE, ISSUES, LOAD_CPU, Bench
 
 _OWN, _KEPT = "own", "kept"
 _KNOWN = 200
-"""Asked before anything is timed, over connections of both kinds."""
+"""Requests made before anything is timed, over connections of each kind."""
 
 
 class Cost(msgspec.Struct):
-    """Of one target."""
+    """What requests cost at one target."""
 
     name: str
     own: float
-    """CPU time a request over a connection of its own by nginx's in the same round: median."""
+    """CPU time per request over a connection of its own, divided by nginx's in the same round: median."""
     kept: float
     """The same over a kept connection."""
     own_by_kept: float
+    """The target's CPU time per request over a connection of its own, divided by that over a kept one: median."""
 
 
 class Result(msgspec.Struct):
@@ -55,7 +56,7 @@ class Result(msgspec.Struct):
 
 
 class _Asked:
-    """One target and who asks it."""
+    """One target, with a client that asks it."""
 
     def __init__(self, program: Program, port: int, shape: Shape) -> None:
         self._program = program
@@ -65,7 +66,7 @@ class _Asked:
         self._kept = socket.create_connection(self._address, 10)
 
     def cost_us(self, how: str, requests: int) -> float:
-        """Microseconds of CPU a request."""
+        """Microseconds of CPU time per request."""
         before = self._program.cpu_s()
         for _ in range(requests):
             number = next(self._numbers) if self._shape.distinct else 1
@@ -86,7 +87,7 @@ class _Asked:
 
 
 def run(rounds: int, requests: int) -> Result:
-    """Takes some seconds a round and target."""
+    """Measure. Takes some seconds per round and target."""
     os.sched_setaffinity(0, {LOAD_CPU})
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         Path(directory).chmod(0o711)
@@ -124,7 +125,7 @@ def _measure(bench: Bench, rounds: int, requests: int) -> Result:
 
 
 def _targets(bench: Bench) -> Iterator[tuple[str, tuple[Program, int, dict[str, str]], str, bool]]:
-    """Name, what listens where and hears which fields, the path, and whether each asks for another."""
+    """Yield each target's name; its program, port and request headers; the path; whether each request asks for another."""
     yield "nginx", (*bench.nginx(), {"PRIVATE-TOKEN": "bench"}), ISSUES, True
     yield "bare aiohttp", (*bench.bare(), {"PRIVATE-TOKEN": "bench"}), ISSUES, True
     program, port, key = bench.gateway("connections", STORE="memory:", CACHE="memory")
@@ -135,7 +136,7 @@ def _targets(bench: Bench) -> Iterator[tuple[str, tuple[Program, int, dict[str, 
 
 
 def table(result: Result) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     return "\n".join(
         [
             f"{result.date}: Python {result.python}, {result.rounds} rounds of {result.requests} requests, one at a time.",

@@ -1,10 +1,10 @@
-"""One caller at fifty times the pace of fifty polite ones, before a GitLab of fixed capacity: what do the polite feel?
+"""One caller at fifty times the pace of each of fifty polite ones, before a GitLab of fixed capacity: what do these notice?
 
     python -m benchmarks.fairness [--seconds 15] [--out benchmarks/results/fairness.json]
 
-Four runs: GitLab well or slowed to a tenth, with the abuser and without. The gateway and GitLab are processes of their own
-on loopback; callers are open loops (they ask when it is time, whether or not they were answered). Reported are shares and
-ratios, never absolute speed. Some two minutes.
+Four runs: GitLab at full speed or slowed to a tenth, with the abuser and without. The gateway and GitLab are processes of
+their own on loopback; callers are open loops (each asks when its time has come, whether or not it was answered). It judges
+shares and ratios, never absolute speed. Takes some two minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _READY = re.compile(r"serving .* on 127\.0\.0\.1:(\d+), admin")
 
 
 class Outcome(msgspec.Struct):
-    """One run, of the polite callers."""
+    """What one run brought the polite callers, and how much the abuser got."""
 
     asked: int
     succeeded: int
@@ -48,7 +48,7 @@ class Outcome(msgspec.Struct):
 
 
 def gitlab(ready: multiprocessing.connection.Connection, service_s: float) -> None:
-    """``PLACES`` requests at a time, ``service_s`` each; more wait inside, as they do before Puma."""
+    """Serve ``PLACES`` requests at a time, ``service_s`` each; further ones wait inside, as they do before Puma."""
     asyncio.run(_gitlab(ready, service_s))
 
 
@@ -86,7 +86,7 @@ async def _gitlab(ready: multiprocessing.connection.Connection, service_s: float
 
 
 async def ask(port: int, token: str, fresh: int) -> tuple[int, float]:
-    """One request on a connection of its own; its status (0: none) and how long it took."""
+    """Make one request on a connection of its own; returns its status (0: none) and how long it took."""
     started = time.monotonic()
     try:
         async with asyncio.timeout(30):
@@ -104,7 +104,7 @@ async def ask(port: int, token: str, fresh: int) -> tuple[int, float]:
 
 
 async def caller(port: int, number: int, every_s: float, until: float, found: list[tuple[int, float]]) -> None:
-    """An open loop."""
+    """Ask every ``every_s``, as an open loop."""
     at = time.monotonic() + every_s * (number % POLITE) / POLITE
     fresh = number * 1_000_000
     async with asyncio.TaskGroup() as tasks:
@@ -120,7 +120,7 @@ async def caller(port: int, number: int, every_s: float, until: float, found: li
 
 
 async def drive(port: int, seconds: float, abused: bool) -> Outcome:
-    """Callers for ``seconds``, after one request of each that makes it known to the gateway."""
+    """Let the callers ask for ``seconds``, after one request of each that makes it known to the gateway."""
     await asyncio.gather(*[ask(port, f"bench-{number}", 1) for number in range(1, POLITE + 2)])
     until = time.monotonic() + seconds
     polite: list[tuple[int, float]] = []
@@ -144,7 +144,7 @@ async def drive(port: int, seconds: float, abused: bool) -> Outcome:
 
 
 def run(service_s: float, seconds: float, abused: bool) -> Outcome:
-    """A fresh gateway before a fresh GitLab."""
+    """One run, with a fresh gateway before a fresh GitLab."""
     ours, theirs = multiprocessing.Pipe()
     upstream = multiprocessing.Process(target=gitlab, args=(theirs, service_s), daemon=True)
     upstream.start()
@@ -188,7 +188,7 @@ def _run(upstream_port: int, directory: Path, seconds: float, abused: bool) -> O
 
 
 def main() -> int:
-    """Run, print, keep; 1 when a promise is not kept."""
+    """Run, print and keep the results; returns 1 when a promise is not kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "fairness.json")

@@ -1,13 +1,14 @@
-"""The load at a fixed rate: each request has its moment, whether or not those before it were answered.
+"""The load at a fixed rate: each request is due at its moment, whether or not those before it were answered.
 
     python -m benchmarks.fixed_rate PORT RATE SECONDS CONNECTIONS    # the request stands in the environment, as for load.py
 
-A closed loop asks less while it waits, and so forgets to measure what a pause did to those who would have come meanwhile
-(coordinated omission). Here an answer's time counts from the moment the request was due, not from when it was sent: if the
-sender itself is late, or all connections are taken, that is part of it. Moments are evenly spaced. The sender is late from
-when it could have sent, having a connection that is free: that there was none is the doing of what is measured.
+A closed loop asks less while it waits, and so fails to measure what a pause does to the requests that would have come
+meanwhile (coordinated omission). Here the time of an answer counts from the moment when the request was due, not from when
+it was sent: it includes any delay of the sender itself, and any wait for a free connection. Moments are evenly spaced. The
+sender's own lateness counts from when it could have sent, once a connection was free: if none was, that is the doing of
+what is measured.
 
-Each connection has been answered once before the first moment: what a new one costs is another measurement's
+Each connection has been answered once before the first moment: what a new connection costs is measured elsewhere
 (connections.py), and 64 at a time would be the slowest hundredth of a short round.
 """
 
@@ -36,7 +37,7 @@ _READY = b"\n"
 
 
 class Paced(msgspec.Struct, frozen=True):
-    """What came of it. Times in milliseconds."""
+    """The result of a load at a fixed rate. Times are in milliseconds."""
 
     requests: int
     refused: int
@@ -46,13 +47,13 @@ class Paced(msgspec.Struct, frozen=True):
     p999_ms: float
     max_ms: float
     late_p99_ms: float
-    """How late the sender itself was, at most, for 99 of 100: part of the times above."""
+    """How late the sender itself was, 99th percentile: part of the times above."""
     took_s: float
     """Seconds from the first request to the last answer."""
 
 
 def begin(shape: Shape, port: int, *, rate: float, seconds: float, cpu: int) -> subprocess.Popen[bytes]:
-    """In a process of its own, pinned to ``cpu``; returns when its connections are made and the first moment has come."""
+    """Begin a load in a process of its own, pinned to ``cpu``; returns once its connections are made and it starts."""
     sender = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.fixed_rate", str(port), str(rate), str(seconds), str(CONNECTIONS)],
         env=asking(shape),
@@ -62,15 +63,15 @@ def begin(shape: Shape, port: int, *, rate: float, seconds: float, cpu: int) -> 
         preexec_fn=functools.partial(settle, cpu),
     )
     assert sender.stdout is not None, "it is a pipe"
-    os.read(sender.stdout.fileno(), len(_READY))  # or its end, which is for ``result_of`` to tell
+    os.read(sender.stdout.fileno(), len(_READY))  # or end of file, which ``result_of`` reports
     return sender
 
 
 def result_of(sender: subprocess.Popen[bytes]) -> Paced:
-    """When it is done.
+    """Wait until the load is over, and return its result.
 
     Raises:
-        RuntimeError: Not every request was answered.
+        RuntimeError: The sender failed: not every request was answered, for example.
     """
     told, _ = sender.communicate(timeout=120)
     if sender.returncode:
@@ -79,7 +80,7 @@ def result_of(sender: subprocess.Popen[bytes]) -> Paced:
 
 
 class _Connection:
-    """One socket, the request on it and what of its answer is here."""
+    """One socket, the request on it, and what has arrived of its answer."""
 
     __slots__ = ("due", "got", "may_at", "socket", "want")
 
@@ -91,14 +92,14 @@ class _Connection:
         self.want = -1
 
     def refused(self) -> bool | None:
-        """After reading what is there; None: not all of it is."""
+        """Read what is there; returns whether the answer is a refusal, None while it is incomplete."""
         data = self.socket.recv(1 << 16)
         if not data:
             raise SystemExit("a connection was closed")
         if self.got:
             data = self.got + data
         if self.want < 0 and (end := data.find(b"\r\n\r\n")) >= 0:
-            # Whatever the case of its initials.
+            # The end of Content-Length, whatever the case of its initials.
             at = data.find(b"ength: ", 0, end)
             length = int(data[at + 7 : data.index(b"\r\n", at)]) if at >= 0 and data[9:12] != b"304" else 0
             self.want = end + 4 + length
@@ -110,7 +111,7 @@ class _Connection:
 
 
 def send(port: int, rate: float, seconds: float, connections: int) -> Paced:
-    """Until every request is answered; fails when answers stay out."""
+    """Send every request at its moment, until all are answered; fails when answers do not come."""
     before, after = os.environ["BENCH_BEFORE"].encode(), os.environ["BENCH_AFTER"].encode()
     number, step = int(os.environ["BENCH_START"]), int(os.environ["BENCH_DISTINCT"])
     opened = {one.socket.fileno(): one for one in (_Connection(port) for _ in range(connections))}
@@ -149,7 +150,7 @@ def send(port: int, rate: float, seconds: float, connections: int) -> Paced:
                 due = sent * interval
                 now = clock() - start
             wait = max(0.0, due - now) if free and sent < total else 0.1
-            # epoll's own patience is of whole milliseconds; select takes microseconds.
+            # epoll's own timeout is in whole milliseconds; select's is in microseconds.
             if not select.select((answers,), (), (), wait)[0]:
                 continue
             for number_of_it, _ in answers.poll(0):
@@ -172,7 +173,7 @@ def send(port: int, rate: float, seconds: float, connections: int) -> Paced:
 
 
 def _go_first() -> None:
-    """Before all else on its core, where it may: a sender that waits for its own origin measures that."""
+    """Run before everything else on this core, where permitted: a sender that has to wait for the origin measures that."""
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 

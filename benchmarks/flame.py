@@ -2,8 +2,9 @@
 
     python -m benchmarks.flame [--seconds 6] [--write]
 
-py-spy watches the gateway under the load of the bench. Drawn by hand, so that nothing stands in them but names of functions
-and files of the gateway and its libraries: no path of a machine. A frame is as wide as its share of the samples.
+py-spy watches the gateway under the load of the bench. The graphs are drawn here, so that they contain only names of
+functions and files of the gateway and its libraries, and no path of a machine. A frame is as wide as its share of the
+samples.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from .page import ROOT
 from .targets import ISSUES, LOAD_CPU, Bench
 
 WIDTH, ROW, LEAST = 1200, 17, 1.5
-"""Pixels: of the drawing, of a frame's height, and of the narrowest frame drawn."""
+"""In pixels: the width of the drawing, the height of a frame, and the width of the narrowest frame drawn."""
 RATE = 500
 _FRAME = re.compile(r"(?P<name>.+?) \((?P<file>.+?)(?::\d+)?\)")
 _PACKAGES = re.compile(r".*/(?:site-packages|python3\.\d+)/")
 
 
 class Node(msgspec.Struct):
-    """A function, called from where its parent stands."""
+    """A function, as called by its parent."""
 
     name: str
     samples: int = 0
@@ -48,7 +49,7 @@ class Node(msgspec.Struct):
 
 
 def read(raw: str) -> Node:
-    """py-spy's raw stacks. What comes before the event loop is left out, and so are lines and places."""
+    """Read py-spy's raw stacks, without the frames outside the event loop, line numbers and directories."""
     root = Node("all")
     for line in raw.splitlines():
         stack, _, samples = line.rpartition(" ")
@@ -67,7 +68,7 @@ def _short(frame: str) -> str:
 
 
 def drawn(root: Node, title: str) -> str:
-    """As SVG, callers above those they call."""
+    """The graph as SVG, callers above what they call."""
     height = (root.depth() + 2) * ROW + 12
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" font-family="monospace">',
@@ -84,7 +85,7 @@ def _draw(node: Node, whole: int, x: float, y: float, out: list[str]) -> None:
     if width < LEAST:
         return
     share = f"{node.samples / whole:.1%}"
-    # A colour for each file, so that one part looks alike wherever it stands; the gateway's own are warm, others grey.
+    # One colour per file, so that a part looks alike wherever it is; the gateway's own files are warm, others grey.
     file = node.name.rpartition("(")[2]
     tone = hashlib.sha256(file.encode()).digest()[0]
     colour = (
@@ -110,7 +111,7 @@ def _draw(node: Node, whole: int, x: float, y: float, out: list[str]) -> None:
 
 
 def watched(bench: Bench, spy: str, shape: Shape, port: int, pid: int, seconds: int) -> Node:
-    """The gateway's stacks while it is asked."""
+    """The gateway's stacks while it is under load."""
     put_under_load(shape, port, connections=64, seconds=1, cpu=LOAD_CPU, directory=bench.directory)
     raw = bench.directory / "stacks"
     argv = [

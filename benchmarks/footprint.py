@@ -2,8 +2,8 @@
 
     python -m benchmarks.footprint [--starts 7] [--clients 4000] [--write]
 
-A start is timed from the making of the process to the first 200 read from the traffic port, with a file of keys, a
-catalogue and an audit file, on a core of its own. An idle client has asked once and keeps its connection.
+A start is timed from the creation of the process to the first 200 read from the traffic port, with a file of keys, a
+catalogue and an audit file, on a core of its own. An idle client has made one request and keeps its connection.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ class Footprint(msgspec.Struct):
     python: Python
     starts: int
     start_s: float
-    """Process made to first 200: median."""
+    """From the creation of the process to the first 200: median."""
     start_cpu_s: float
-    """CPU time of that: median."""
+    """CPU time used until then: median."""
     rss_mib: float
-    """Resident after the first answer: median."""
+    """Resident memory after the first answer: median."""
     clients: int
     client_kib: float
     """Resident memory that an idle client adds."""
     bare_client_kib: float
-    """The same of the bare aiohttp proxy."""
+    """The same for the bare aiohttp proxy."""
 
 
 def run(starts: int, clients: int) -> Footprint:
-    """Takes some four seconds a start at most, and ten for the clients."""
+    """Measure. Takes some four seconds per start at most, and ten for the clients."""
     os.sched_setaffinity(0, {LOAD_CPU})
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -69,7 +69,7 @@ def _measure(bench: Bench, starts: int, clients: int) -> Footprint:
     key, given = bench.key_for("start", config)
     shape = Shape(ISSUES, {"PRIVATE-TOKEN": key})
     argv = [bench.python.path, "-m", "gateway", "serve", "--config", config]
-    for number in range(starts + 1):  # the first finds no compiled files, perhaps
+    for number in range(starts + 1):  # the first may find no compiled files, and is not counted
         program = bench.begin("start", argv, env=given)
         seconds = _first_answer(program, port, shape)
         cpu_s, kib = program.cpu_s(), program.rss_kib()
@@ -96,10 +96,10 @@ def _measure(bench: Bench, starts: int, clients: int) -> Footprint:
 
 
 def _first_answer(program: Program, port: int, shape: Shape) -> float:
-    """Seconds since the program was made.
+    """Seconds from the start of the program to its first answer.
 
     Raises:
-        RuntimeError: It does not come.
+        RuntimeError: No answer came in time.
     """
     while (elapsed := time.monotonic() - program.started_at) < _PATIENCE_S:
         with socket.socket() as client:
@@ -112,7 +112,7 @@ def _first_answer(program: Program, port: int, shape: Shape) -> float:
 
 
 def _idle(program: Program, port: int, shape: Shape, clients: int) -> float:
-    """KiB that each of so many clients adds, beyond the first hundred, which fill what is kept anyway."""
+    """KiB that each of ``clients`` idle clients adds beyond a first hundred, which fill memory that is kept anyway."""
     held = []
     try:
         before = 0
@@ -129,7 +129,7 @@ def _idle(program: Program, port: int, shape: Shape, clients: int) -> float:
 
 
 def table(result: Footprint) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     return "\n".join(
         [
             f"{result.date}: Python {result.python}, {result.starts} starts, {result.clients} idle clients.",

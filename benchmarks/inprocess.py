@@ -1,7 +1,7 @@
-"""The gateway in this process, without wires: what a request costs in CPU time and in calls, and nothing else.
+"""The gateway in this process, without sockets: what a request costs in CPU time and in calls, and nothing else.
 
 Everything from the octets of a request to the octets of its answer is the gateway's own: edge, pipeline, cache, metrics,
-audit. Missing are sockets and GitLab, whose answer is there at once.
+audit. Sockets are missing, and so is GitLab, whose answer is there at once.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.test_cost import BY_THE_CLOCK, OURS, Client, GitLab
 
 PEERS = Path(__file__).parent / "peers"
 BATCH = 100
-"""Requests between two looks at the clock."""
+"""Requests between two readings of the clock."""
 
 Change = Callable[[Config], Config]
 
 
 class Subject:
-    """One gateway of this process, and a client of its own."""
+    """One gateway in this process, with a client of its own."""
 
     def __init__(self, made: Assembly, key: str) -> None:
         self.made = made
@@ -40,23 +40,23 @@ class Subject:
         self._page = 0
 
     async def warm(self) -> None:
-        """What is done once has been done."""
+        """Ask until everything that is done only once has been done."""
         for _ in range(20):
             await self.hit()
             await self.miss()
             await self.project()
 
     async def hit(self) -> None:
-        """The same again."""
+        """Ask the same as before: answered from the cache."""
         await self._ask(b"platform%2Fapi/issues?page=0")
 
     async def miss(self) -> None:
-        """Another page of a project's: looked up, sent up, stored."""
+        """Ask for another page of the same project's issues: looked up, forwarded, stored."""
         self._page += 1
         await self._ask(b"platform%%2Fapi/issues?page=%d" % self._page)
 
     async def project(self) -> None:
-        """As ``miss``, of a project that nobody asked for before: nothing about its path is remembered."""
+        """As ``miss``, for a project that was not asked for before: nothing about its path is remembered."""
         self._page += 1
         await self._ask(b"other%%2Fp%d/issues" % self._page)
 
@@ -78,7 +78,7 @@ class Subject:
         await self.made.stack.aclose()
 
     async def cpu_us(self, kind: str) -> float:
-        """CPU time a request, of one batch."""
+        """Microseconds of CPU time per request, over one batch."""
         ask = getattr(self, kind)
         started = time.thread_time()
         for _ in range(BATCH):
@@ -89,7 +89,7 @@ class Subject:
         return took / BATCH * 1e6
 
     async def calls(self, kind: str) -> float:
-        """Calls a request that the gateway's own code makes, as tests/test_cost.py counts them."""
+        """Calls per request that the gateway's own code makes, as tests/test_cost.py counts them."""
         count = 0
 
         def note(frame: FrameType, event: str, _argument: object) -> None:
@@ -117,7 +117,8 @@ async def subject(
     origin: int = 0,
     store: str = "memory:",
 ) -> Subject:
-    """A gateway with the configuration of the bench, changed; ``directory`` is its own. ``origin``: GitLab's port."""
+    """A gateway with the bench's configuration, altered by ``change``. ``directory`` is its own. ``origin`` is GitLab's
+    port; 0: a fake in this process stands in for GitLab."""
     text = (PEERS / template).read_text()
     values = {"DIR": directory, "NAME": "state", "ORIGIN": origin or 9, "PORT": 0, "PORT2": 0, "STORE": store}
     cache = "memory" if store != "memory:" else "shared"
@@ -141,7 +142,8 @@ async def subject(
 
 
 async def compared(one: Subject, base: Subject, kind: str, rounds: int) -> tuple[float, float]:
-    """``one``'s CPU time a request by ``base``'s, and ``base``'s in microseconds; asked in turns, median of the rounds."""
+    """``one``'s CPU time per request divided by ``base``'s, and ``base``'s in microseconds: medians of the rounds, in which
+    both are asked in turns."""
     ratios, times = [], []
     for number in range(rounds):
         if number % 2:

@@ -2,13 +2,13 @@
 
     python -m benchmarks.latency [--rounds 10] [--seconds 1] [--write]
 
-Requests come at a fixed rate, each at its moment (fixed_rate.py). Which rate that is, is tried out, and after each round it
-is set anew, for a shared machine is not always as quick; only rounds in which the core was as busy as it was to be count.
-nginx is asked at the same rate in the same round: what it shows is this machine's own. Work in the background is done again
-and again while requests come, far more often than in life; what it adds is p99 beside it less p99 without.
+Requests come at a fixed rate, each at its moment (fixed_rate.py). The rate is found by trial and adjusted after each round,
+because a shared machine is not always equally fast; only rounds in which the core was about as busy as intended count.
+nginx is asked at the same rate in the same round: what it shows is the machine's own share. Work in the background is done
+again and again while requests come, far more often than in production; what it adds is p99 with it less p99 without it.
 
-A pause of the machine's own can only make a round worse, so of several short rounds the quietest tells most: that is what
-stands in the table. Where it may, the run goes before other processes (``processes.go_first``).
+A pause of the machine itself can only make a round worse, so of several short rounds the quietest says most: that one is in
+the table. Where permitted, the run takes precedence over other processes (``processes.go_first``).
 """
 
 from __future__ import annotations
@@ -43,49 +43,50 @@ from .targets import ISSUES, LOAD_CPU, Bench
 
 SHARE = 0.7
 LEAST, MOST = 0.68, 0.78
-"""A round counts in which the core was busy for so much: hardly less, or the quietest would be those with least to do."""
+"""A round counts if the core was busy for a share between these: hardly less than ``SHARE``, or the quietest rounds would
+be those with the least to do."""
 _MOST_STEP = 1.25
 _STEADY_S = 0.5
-"""Of a round that nothing disturbs: as short as has a hundred requests among its slowest hundredth, for hits."""
+"""The length of an undisturbed round: as short as still has several dozen hits among its slowest hundredth."""
 SERIES = 50_000
 LATE_MS = 1.5
-"""A sender that is later than this at p99 measures others' work, not the gateway's."""
+"""A sender that is later than this at p99 measures other work on the machine, not the gateway's."""
 EACH_S = 1.0
-"""Between two works of the background."""
+"""Seconds from one piece of background work to the next."""
 
 
 class Steady(msgspec.Struct):
-    """A target at its rate: the round with the least p99, of those that count. Milliseconds."""
+    """Hits or misses at their rate: of the rounds that count, the one with the least p99. Times are in milliseconds."""
 
     name: str
     rate: int
     busy: float
-    """Share of the gateway's core in that round."""
+    """The share for which the gateway's core was busy in that round."""
     counted: int
-    """Rounds that do."""
+    """How many rounds count."""
     asked: int
-    """Rounds there were."""
+    """How many rounds there were."""
     p50_ms: float
     p99_ms: float
     ratio: float
-    """p99 by p50."""
+    """p99 divided by p50."""
     middle_ratio: float
-    """The same, median of the rounds that count."""
+    """The same: the median of the rounds that count."""
     unit_ms: tuple[float, float]
-    """nginx's p50 and p99 at the same rate, its quietest round."""
+    """nginx's p50 and p99 at the same rate, in its quietest round."""
     late_p99_ms: float
-    """The sender's own lateness, which is part of all of them."""
+    """The sender's own lateness in that round, which is part of its times."""
 
 
 class Disturbed(msgspec.Struct):
-    """Hits at their rate beside a work, the round with the least p99. Milliseconds."""
+    """Hits at their rate beside one kind of work, in the round with the least p99. Times are in milliseconds."""
 
     work: str
     p99_ms: float
     added_ms: float
-    """To the least p99 without."""
+    """How much it exceeds the least p99 without the work."""
     middle_added_ms: float
-    """The same for the rounds one by one: their median."""
+    """The same for each round by itself: the median."""
     max_ms: float
 
 
@@ -101,7 +102,7 @@ class Latency(msgspec.Struct):
 
 
 class Busy:
-    """The gateway that works in the background, and its doors."""
+    """The gateway that also works in the background, and the ways to make it do so."""
 
     def __init__(self, bench: Bench) -> None:
         self.port, self.admin = free_port(), free_port()
@@ -117,10 +118,10 @@ class Busy:
         argv = [bench.python.path, "-m", "benchmarks.busy_gateway", config, str(SERIES)]
         argv.append(f"http://127.0.0.1:{bench.origin}/jwks")
         self.program: Program = bench.run("gateway-busy", argv, self.port, env=given, patience_s=60)
-        self._purge()  # until a hook has come nothing is reused without asking
+        self._purge()  # until a hook has come, nothing is reused without asking
 
     def works(self) -> list[tuple[str, Callable[[], None]]]:
-        """Name, what to do."""
+        """The kinds of background work: each one's name, and the function that starts it."""
         return [
             (f"metrics scraped, {SERIES:,} series", self._scrape),
             ("an issuer's ten keys fetched, a token checked", functools.partial(self._signal, signal.SIGUSR1)),
@@ -160,7 +161,7 @@ class Busy:
 
 
 def run(rounds: int, seconds: float) -> Latency:
-    """Takes a dozen times ``rounds`` times ``seconds``, and twenty seconds to start."""
+    """Measure. Takes a dozen times ``rounds`` times ``seconds``, and twenty seconds to start."""
     os.sched_setaffinity(0, {LOAD_CPU})
     go_first()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
@@ -184,19 +185,19 @@ def _measure(bench: Bench, rounds: int, seconds: float) -> Latency:
 
 
 class _Round(msgspec.Struct, frozen=True):
-    """The gateway at a rate."""
+    """One round of the gateway at a rate."""
 
     rate: float
     paced: Paced
     busy: float
-    """Share of its core, by the CPU time of all its threads."""
+    """The share for which its core was busy, by the CPU time of all its threads."""
 
     @property
     def counts(self) -> bool:
         return LEAST <= self.busy <= MOST
 
     def next_rate(self) -> float:
-        """Half way to where ``SHARE`` would have been met: some of what was amiss is this round's alone."""
+        """Half way to the rate that would have met ``SHARE``: part of the deviation is this round's alone."""
         return self.rate * min(_MOST_STEP, max(1 / _MOST_STEP, math.sqrt(SHARE / self.busy)))
 
 
@@ -208,10 +209,10 @@ def _round(busy: Busy, shape: Shape, rate: float, seconds: float) -> _Round:
 
 
 def _rate(busy: Busy, shape: Shape) -> float:
-    """What leaves the gateway's core idle for the rest of ``SHARE``.
+    """Find the rate that keeps the gateway's core busy for ``SHARE`` of the time.
 
-    One by one, requests cost more than in a closed loop, where a turn of the event loop serves many: a part of what that
-    gets through would be a larger part of the core.
+    Requests that come one by one cost more than in a closed loop, where a turn of the event loop serves many: ``SHARE`` of
+    a closed loop's rate would take a larger share of the core.
     """
     able = []
     for _ in range(3):
@@ -224,7 +225,7 @@ def _rate(busy: Busy, shape: Shape) -> float:
 
 
 def _steady(name: str, unit: int, busy: Busy, shape: Shape, wanted: int) -> Steady:
-    """``wanted`` rounds that count, of twice as many at most."""
+    """Measure until ``wanted`` rounds count, in at most twice as many rounds."""
     rate = _rate(busy, shape)
     counted: list[_Round] = []
     busies: list[float] = []
@@ -301,7 +302,7 @@ def _added(work: str, beside: list[Paced], without: list[Paced]) -> Disturbed:
 
 
 def table(result: Latency) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     rows = [
         f"{result.date}: Python {result.python}, rounds of {_STEADY_S:.1f} s; beside works {result.rounds} of "
         f"{result.seconds:.0f} s.",

@@ -1,4 +1,4 @@
-"""The load: wrk, or a small client of our own where wrk is missing. One keep-alive connection a worker, closed loop."""
+"""The load: wrk, or a small client of our own where wrk is missing. Kept connections, each a closed loop."""
 
 from __future__ import annotations
 
@@ -48,25 +48,25 @@ _PATIENCE_S = 30.0
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What is asked. ``path`` goes up to where a number of the request is put."""
+    """What is asked. ``path`` ends where the number of the request is appended."""
 
     path: str
     headers: dict[str, str] = {}
     distinct: bool = False
-    """Each request asks something else, so that no cache and no collapsing helps."""
+    """Whether each request asks for something else, so that neither a cache nor collapsing helps."""
     status: int = 200
 
     def octets(self) -> tuple[str, str]:
-        """The request, before and behind its number."""
+        """The text of the request before and after its number."""
         lines = [f"{name}: {value}\r\n" for name, value in {**HEADERS, **self.headers}.items()]
         return f"GET {self.path}", f" HTTP/1.1\r\n{''.join(lines)}\r\n"
 
 
 def ask(client: socket.socket, shape: Shape, number: int = 1) -> None:
-    """One request, and its answer of a kibibyte at least.
+    """Make one request, and read its answer, whose body is at least 1,000 octets.
 
     Raises:
-        RuntimeError: It is none with status 200.
+        RuntimeError: The answer's status is not 200.
     """
     before, after = shape.octets()
     client.settimeout(_PATIENCE_S)
@@ -82,7 +82,7 @@ def ask(client: socket.socket, shape: Shape, number: int = 1) -> None:
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What came of it."""
+    """The result of a load."""
 
     requests: int
     seconds: float
@@ -97,14 +97,14 @@ _STARTS = itertools.count(1)
 
 
 def asking(shape: Shape) -> dict[str, str]:
-    """What a client of ours reads from its environment: this process's, and the request."""
+    """The environment of a client of ours: this process's, and the request."""
     before, after = shape.octets()
     return {
         **os.environ,
         "BENCH_BEFORE": before,
         "BENCH_AFTER": after,
         "BENCH_DISTINCT": "1" if shape.distinct else "0",
-        # No two rounds ask the same.
+        # So that no two rounds ask for the same.
         "BENCH_START": str(next(_STARTS) * 10_000_000),
     }
 
@@ -112,11 +112,11 @@ def asking(shape: Shape) -> dict[str, str]:
 def begin(
     shape: Shape, port: int, *, connections: int, seconds: float, cpu: int | None, directory: Path
 ) -> subprocess.Popen[str]:
-    """The load in a process of its own, pinned to ``cpu``; None: free where this one is. For ``result_of``."""
+    """Begin a load in a process of its own, pinned to ``cpu``; None: on the cores of this process. For ``result_of``."""
     environment = asking(shape)
     if shutil.which("wrk"):
         script = directory / "load.lua"
-        if not script.exists():  # another may be about to read it
+        if not script.exists():  # another load may be about to read it
             script.write_text(_WRK)
         argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "-s", str(script), f"http://127.0.0.1:{port}"]
     else:
@@ -133,10 +133,10 @@ def begin(
 
 
 def result_of(load: subprocess.Popen[str]) -> Load:
-    """When it is over.
+    """Wait until a load is over, and return its result.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: The load failed.
     """
     told, _ = load.communicate(timeout=120)
     if load.returncode:
@@ -145,11 +145,11 @@ def result_of(load: subprocess.Popen[str]) -> Load:
 
 
 def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float, cpu: int | None, directory: Path) -> Load:
-    """One load, to its end; as ``begin``."""
+    """Run one load to its end; arguments as for ``begin``."""
     return result_of(begin(shape, port, connections=connections, seconds=seconds, cpu=cpu, directory=directory))
 
 
-# The client of our own: slower than wrk, so the figures that hold with it are CPU time and c=1
+# Our own client: slower than wrk, so that only CPU time and the figures at c=1 hold with it
 
 
 class _Worker(asyncio.Protocol):

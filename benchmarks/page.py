@@ -1,4 +1,4 @@
-"""Where results go: benchmarks/results/, and the parts of docs/performance.md that runs write."""
+"""Writes results: to benchmarks/results/, and into the parts of docs/performance.md that runs write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def keep(name: str, result: object) -> None:
-    """As benchmarks/results/NAME.json, without the place of this checkout."""
+    """Write a result to benchmarks/results/NAME.json, without the path of this checkout."""
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     octets = msgspec.json.encode(result).replace(f"{ROOT}/".encode(), b"")
@@ -18,7 +18,7 @@ def keep(name: str, result: object) -> None:
 
 
 def put(mark: str, text: str) -> None:
-    """Between ``<!-- MARK -->`` and ``<!-- /MARK -->``, in place of what stands there.
+    """Put ``text`` between ``<!-- MARK -->`` and ``<!-- /MARK -->`` of the page, in place of what is there.
 
     Raises:
         RuntimeError: The page has no such marks.

@@ -1,4 +1,4 @@
-"""Programs started for a run: pinned to a core, watched by their CPU time and memory, ended with it. Linux only."""
+"""Programs started for a run: pinned to a core, measured by CPU time and memory, ended with the run. Linux only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-# What is installed has its bytecode: a variable of whoever runs the bench must not have each start compile it anew.
+# Deployed code has its bytecode files: a variable in the user's environment must not make each start compile anew.
 _WITH_BYTECODE = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 _NICENESS = -15
@@ -24,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Program:
-    """One program and whatever it starts, in a process group of its own."""
+    """One program and all processes that it starts, in a process group of its own."""
 
     def __init__(
         self, argv: Sequence[str], *, cpu: int, log: Path, cwd: Path, env: Mapping[str, str] | None = None
@@ -45,7 +45,7 @@ class Program:
         self.pid = self._process.pid
 
     def wait_for_port(self, port: int, patience_s: float = 15.0) -> None:
-        """Raises RuntimeError with the end of its log when nothing listens in time."""
+        """Wait until the program listens. Raises RuntimeError with the end of its log if it does not in time."""
         give_up_at = time.monotonic() + patience_s
         while time.monotonic() < give_up_at:
             if self._process.poll() is not None:
@@ -57,7 +57,7 @@ class Program:
         raise RuntimeError(f"{self._process.args!r} does not listen:\n{self._log.read_text()[-2000:]}")
 
     def cpu_s(self) -> float:
-        """Seconds of CPU that all its threads have used, to the nanosecond (``getrusage`` counts ticks)."""
+        """Seconds of CPU time that all its threads have used, to the nanosecond (``getrusage`` counts ticks)."""
         total = 0
         for pid in _family(self._process.pid):
             for task in _tasks(pid):
@@ -68,18 +68,18 @@ class Program:
         return total / 1e9
 
     def pin(self, *cores: Collection[int]) -> None:
-        """Its children to these, one after the other; itself, and those there is no more for, to the last."""
+        """Pin its children to ``cores`` in order; the program itself, and any further children, to the last of them."""
         for number, child in enumerate(_children(self.pid)):
             for pid in _family(child):
                 _pin(pid, cores[min(number, len(cores) - 1)])
         _pin(self.pid, cores[-1])
 
     def rss_kib(self) -> int:
-        """Resident memory of all its processes; pages they share are counted once for each."""
+        """Resident memory of all its processes; pages that they share are counted once for each."""
         return self._memory_kib("VmRSS:")
 
     def peak_kib(self) -> int:
-        """The most that was resident so far, as ``rss_kib``: each process by itself, so all together were no more."""
+        """Peak resident memory so far, summed like ``rss_kib``: peaks of each process, so the true total was no higher."""
         return self._memory_kib("VmHWM:")
 
     def _memory_kib(self, named: str) -> int:
@@ -93,7 +93,7 @@ class Program:
         return total
 
     def stop(self) -> None:
-        """SIGTERM to its group, then SIGKILL."""
+        """Send its process group SIGTERM, then SIGKILL."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(self._process.pid, number)
@@ -107,29 +107,30 @@ class Program:
 
 
 def settle(cpu: int | None) -> None:
-    """A process that begins, in a session of its own: on that core, and before others if whoever begins it is.
+    """Set up a process that begins in a session of its own: on core ``cpu``, and with the precedence of its parent.
 
-    It ends with whoever begins it, however that ends: a session of its own is not reached by Ctrl-C.
+    It ends with its parent, however that ends: Ctrl-C does not reach a session of its own.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
-    # Where the kernel shares out by sessions first (sched_autogroup), niceness tells only within one.
+    # Where the kernel first shares CPU time among sessions (sched_autogroup), niceness counts only within a session.
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def go_first() -> bool:
-    """Before other processes, as far as it may, this one and what it starts from now on: whether that was so.
+    """Give this process and those that it starts precedence over others, as far as permitted; returns whether it was.
 
-    Niceness alone does not do it: who wakes still waits until whoever runs has had its slice, which is some 3 ms. So these
-    ask for slices of 0.1 ms, and are let in at once. Threads of one of them wait for each other as shortly.
+    Niceness alone is not enough: a process that wakes still waits until the running one has used up its slice of some 3 ms.
+    These processes therefore ask for slices of 0.1 ms, and are let in at once. Their own threads then wait for each other
+    just as briefly.
     """
     try:
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     except PermissionError:
         return False
-    # sched_setattr(2): size, policy (as it is by default), flags, niceness, priority, slice in ns, two for other policies.
+    # sched_setattr(2): size, policy (the default), flags, niceness, priority, slice in ns, two fields of other policies.
     asked = struct.pack("IIQiIQQQ", 48, 0, 0, _NICENESS, 0, 100_000, 0, 0)
     number = _SCHED_SETATTR.get(platform.machine())
     return number is not None and ctypes.CDLL(None).syscall(number, 0, asked, 0) == 0
@@ -164,7 +165,7 @@ def _tasks(pid: int) -> list[Path]:
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """A port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

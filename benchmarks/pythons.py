@@ -2,7 +2,7 @@
 
     python -m benchmarks.pythons [PYTHON]    # says what it is; exit code 1 when it was built without
 
-A Python built without such a profile (pyenv's default) is slower by a good tenth, and nobody deploys it who measures.
+A Python built without such a profile (pyenv's default) is slower by a good tenth, and nobody who measures deploys it.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class Python(msgspec.Struct, frozen=True):
     path: str
     version: str
     profiled: bool
-    """Built with profile-guided optimisation."""
+    """Whether it was built with profile-guided optimisation."""
 
     def __str__(self) -> str:
         return f"{self.version}, built {'with' if self.profiled else 'without'} PGO"
 
 
 def python_at(path: str) -> Python:
-    """What it says of itself.
+    """Ask an interpreter about itself.
 
     Raises:
-        OSError, subprocess.SubprocessError, ValueError: It is none, or says nothing.
+        OSError, subprocess.SubprocessError, ValueError: It is not a Python, or does not answer.
     """
     done = subprocess.run([path, "-c", _ASK], capture_output=True, text=True, check=True, timeout=20)
     told = json.loads(done.stdout)
@@ -53,7 +53,7 @@ def python_at(path: str) -> Python:
 
 
 def best_python() -> Python:
-    """This one if it was built with a profile, else ``.bench/venv``'s if there is one, else this one."""
+    """This Python if it was built with a profile, else ``.bench/venv``'s if that was, else this one."""
     own = python_at(sys.executable)
     other = ROOT / ".bench/venv/bin/python"
     if own.profiled or not other.exists():

@@ -2,11 +2,12 @@
 
     python -m benchmarks.run [--rounds 9] [--seconds 1] [--only NAME,NAME] [--write]
 
-Without ``--only`` latency, footprint, connections and workers are measured behind it.
+Without ``--only``, latency, footprint, connections, bodies and workers are measured afterwards.
 
-Load, origin and Redis run on one core, whatever is measured on another. In each round every target is asked in turn; its
-figure is nginx's CPU time a request in that round by its own. Medians and spread of the rounds are reported. Absolute times
-belong to one machine: only ratios are kept. ``--write`` puts them into benchmarks/results/ and docs/performance.md.
+Load, origin and Redis run on one core, the target being measured on another. In each round every target is asked in turn;
+its figure is nginx's CPU time per request in that round divided by its own. Medians and spread of the rounds are reported.
+Absolute times hold for one machine, so ratios are kept. ``--write`` puts them into benchmarks/results/ and
+docs/performance.md.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from .targets import LOAD_CPU, Bench, Target
 UNIT = "nginx"
 CONCURRENCY = 64
 ALONE_ROUNDS = 2
-"""Of one request at a time: its median moves little."""
+"""How many rounds also measure one request at a time: its median varies little."""
 STOLEN_MOST = 0.05
-"""Of the machine's time, given to others by its host: a run that lost more is shown, and not kept. It is twice the most
-that any had lost which was kept before this was a rule.
+"""The share of the machine's time that its host may have given to others: a run that lost more is shown, but not kept. It
+is twice the most that any run had lost that was kept before this became a rule.
 """
 _TRIES = 30
 
@@ -60,11 +61,12 @@ CLAIMS = (
     ("gateway Redis miss", "Envoy limit checked"),
     ("gateway Redis miss", "Traefik Redis limit logged"),
 )
-"""Whose CPU time a request is held against whose."""
+"""The pairs of targets whose CPU times per request are compared."""
 
 
 class Line(msgspec.Struct):
-    """One target's result. Ratios are nginx's figure by its own of the same round, so that more is better."""
+    """One target's result. ``cpu`` is nginx's CPU time per request divided by its own in the same round, ``rate`` its rate
+    divided by nginx's: more is better."""
 
     name: str
     does: str
@@ -74,22 +76,22 @@ class Line(msgspec.Struct):
     rate: float
     p50: float
     p99: float
-    """Its latency by nginx's at 64 connections: less is better."""
+    """Its latency divided by nginx's, at 64 connections: less is better."""
     alone_us: float | None
-    """At one connection: its median latency less nginx's, in microseconds."""
+    """With one connection: its median latency less nginx's, in microseconds."""
     alone_p99_us: float | None
-    """The same of its 99th percentile."""
+    """The same for the 99th percentile."""
     peak_mib: float
-    """The most memory that was resident, of all its processes."""
+    """Peak resident memory of all its processes."""
 
 
 class Claim(msgspec.Struct):
-    """Whose CPU time a request is held against whose."""
+    """How two targets' CPU times per request compare."""
 
     ratio: float
-    """The second's by the first's: median of the rounds."""
+    """The second's divided by the first's: median of the rounds."""
     spread: tuple[float, float]
-    """Quartiles."""
+    """Quartiles of the rounds."""
 
 
 class Result(msgspec.Struct):
@@ -97,7 +99,7 @@ class Result(msgspec.Struct):
 
     date: str
     python: Python
-    """That runs the gateway and the bare proxy."""
+    """The Python that runs the gateway and the bare proxy."""
     rounds: int
     seconds: float
     load: str
@@ -105,9 +107,9 @@ class Result(msgspec.Struct):
     lines: list[Line]
     claims: dict[str, Claim]
     machine: str = ""
-    """Its processor: others have other ratios."""
+    """The machine's processor: others have other ratios."""
     stolen: float = 0.0
-    """Of the time that the machine wanted to run, what its host gave to others: a run with more of it says less."""
+    """The share of the time that the machine wanted to run and its host gave to others: the more, the less a run says."""
 
 
 class _Taken(msgspec.Struct):
@@ -132,7 +134,7 @@ def main() -> None:
         raise SystemExit("bench: needs two cores, one for the load and one for what is measured")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        Path(directory).chmod(0o711)  # nginx's workers may be somebody else
+        Path(directory).chmod(0o711)  # nginx's workers may run as another user
         bench = Bench(Path(directory))
         try:
             bench.start(frozenset(name for name in given.only.split(",") if name))
@@ -156,7 +158,7 @@ def main() -> None:
         put("bench", table(result))
     if not given.only:
         for part in ("latency", "footprint", "connections", "bodies", "workers --rounds 8"):
-            # In a process of its own: it takes a core and goes before others.
+            # In a process of its own, because it pins itself to a core and takes precedence over others.
             argv = [sys.executable, "-m", *f"benchmarks.{part}".split()]
             subprocess.run([*argv, "--write"] if given.write else argv, check=True)
     if given.write:
@@ -165,7 +167,7 @@ def main() -> None:
 
 
 def _check(target: Target) -> None:
-    """It answers as it should, soon and then again: the second answer of a cache or a limit is the one that is measured."""
+    """Wait until a target answers as it should. Its second answer counts: that is the one measured of a cache or limit."""
     for _ in range(_TRIES):
         answered = _ask(target)
         if answered == (target.shape.status, True):
@@ -175,7 +177,7 @@ def _check(target: Target) -> None:
 
 
 def _ask(target: Target) -> tuple[int, bool]:
-    """The second answer's status, and whether it is whole."""
+    """Ask twice; returns the second answer's status, and whether it is whole."""
     for _ in range(2):
         connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=10)
         connection.request("GET", target.shape.path + "1", headers=target.shape.headers)
@@ -189,7 +191,7 @@ def _measure(bench: Bench, rounds: int, seconds: float, *, alone: bool) -> dict[
     taken = {target.name: _Taken() for target in bench.targets}
     for turn in range(-1, rounds):  # the first turn warms up and is not counted
         print(f"bench: round {turn + 1} of {rounds}", file=sys.stderr)
-        # To and fro: what one leaves behind, the audit's last lines for example, is paid by another.
+        # In alternating order: what one leaves behind, such as the audit's last lines, is then paid for by different ones.
         for target in bench.targets if turn % 2 else reversed(bench.targets):
             one = taken[target.name]
             cpu_s = target.program.cpu_s()
@@ -260,7 +262,7 @@ def _result(bench: Bench, taken: dict[str, _Taken], rounds: int, seconds: float)
 
 
 def _machine() -> str:
-    """The processor's name, and how many cores there are of it."""
+    """The processor's name and the number of cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -275,7 +277,7 @@ def _quartiles(values: list[float]) -> tuple[float, float]:
 
 
 def _over_us(unit_ms: list[float], own_ms: list[float]) -> float | None:
-    """How much more, in microseconds: the median of the rounds."""
+    """How much longer a target takes than nginx, in microseconds: the median of the rounds."""
     over = [own - its for its, own in zip(unit_ms, own_ms, strict=True)]
     return round(statistics.median(over) * 1e3) if over else None
 
@@ -285,11 +287,11 @@ def _ratios(over: list[float], under: list[float]) -> list[float]:
 
 
 def _ran_and_stolen() -> tuple[int, int]:
-    """Ticks of all cores, since the machine's start: at work, and wanted but given to others (proc_stat(5))."""
+    """Ticks of all cores since the machine's start: spent working, and wanted but given to others (proc_stat(5))."""
     try:
         ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     except OSError:
-        return 0, 0  # no Linux
+        return 0, 0  # not Linux
     user, nice, system, _, _, irq, softirq, stolen, *_ = ticks
     return user + nice + system + irq + softirq, stolen
 

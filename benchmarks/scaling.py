@@ -1,10 +1,10 @@
-"""``make bench-scaling``: what a request costs as things get many, and memory over a million requests.
+"""``make bench-scaling``: what a request costs as things become many, and memory over a million requests.
 
     python -m benchmarks.scaling [--only NAME,NAME] [--rounds 15] [--write]
 
-In this process, without sockets (inprocess.py): the gateway with many of something and one with few are asked in turns, and
-the median of the ratios of their CPU times is a point. The first point is two gateways that are alike: what it is off one
-is the measurement's own. Memory is watched in a process of its own, under load. ``--write`` draws docs/scaling-*.svg.
+In this process, without sockets (inprocess.py), a gateway with many of something and one with few are asked in turns; the
+median of the ratios of their CPU times is a point. The first point compares two gateways that are alike: its deviation from
+1 is the measurement's own. Memory is watched in a process of its own, under load. ``--write`` draws docs/scaling-*.svg.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from .page import ROOT, keep, put
 from .targets import ISSUES, LOAD_CPU, Bench
 
 KINDS = {"hit": "hit", "miss": "miss", "project": "miss of a project not asked for before"}
-"""What is asked, as inprocess.py knows it, and in words."""
+"""What is asked: the name that inprocess.py has for it, and words for the reader."""
 REQUESTS = 1_000_000
 EACH = 100_000
 MISSES = EACH // 10
 
 
 class Point(msgspec.Struct):
-    """Of so many: CPU time a request by the smallest's, and calls a request."""
+    """With ``many`` of something: CPU time per request divided by that with the fewest, and calls per request."""
 
     many: int
     cpu: dict[str, float]
@@ -49,7 +49,7 @@ class Point(msgspec.Struct):
 
 
 class Chart(msgspec.Struct):
-    """Of one thing that may be many."""
+    """The points for one thing that may become many."""
 
     name: str
     what: str
@@ -59,7 +59,7 @@ class Chart(msgspec.Struct):
 
 
 class Memory(msgspec.Struct):
-    """Resident memory of one gateway, after so many requests."""
+    """Resident memory of one gateway, after each number of requests."""
 
     requests: list[int]
     rss_mib: list[float]
@@ -83,7 +83,7 @@ async def _nothing(_: Subject, __: int) -> None:
 
 
 def _rules(many: int) -> Callable[[Config], Config]:
-    """All for the one who asks; all but the last name projects that are not asked for."""
+    """Rules that all apply to the caller; all but the last name projects that are not asked for."""
 
     def change(config: Config) -> Config:
         last = config.rules[0]
@@ -117,7 +117,7 @@ def _same(_: int) -> Callable[[Config], Config]:
 
 
 async def _entries(one: Subject, many: int) -> None:
-    """Entries of their own under keys of their own; the octets of their bodies are shared, or they would not fit."""
+    """Fill the cache with separate entries under separate keys; they share the octets of one body, or would not fit."""
     store = one.made.cache_room.memory
     assert store is not None
     (known,) = next(iter(store._slots.values())).entries
@@ -129,7 +129,7 @@ async def _entries(one: Subject, many: int) -> None:
 
 
 async def _buckets(one: Subject, many: int) -> None:
-    """Buckets of others, none of them full; the store keeps as many as it is made to."""
+    """Add other callers' buckets, none of them full; the store keeps as many as it is built to keep."""
     store = one.made.buckets
     assert isinstance(store, MemoryBuckets)
     limit = Limit("caller", Scope.CALLER, 1e-6, 1e7)
@@ -138,7 +138,7 @@ async def _buckets(one: Subject, many: int) -> None:
 
 
 def _rows(many: int) -> bytes:
-    """A catalogue of so many rows, the one that is asked for among them."""
+    """A catalogue of ``many`` rows, including the one that is asked for."""
     file = json.loads(routes.read())
     wanted = [row for row in file["operations"] if row[1] == "/api/v4/projects/:id/issues"]
     others = [row for row in file["operations"] if row not in wanted]
@@ -184,7 +184,7 @@ async def _made(
     whole = routes.read
     if name == "catalogue":
         octets = _rows(many)
-        routes.read = lambda _="": octets  # type: ignore[assignment]  # as long as it takes to read
+        routes.read = lambda _="": octets  # type: ignore[assignment]  # only until it has been read
     try:
         one = await subject(directory, change(many))
     finally:
@@ -195,7 +195,7 @@ async def _made(
 
 
 def _takes(rounds: int) -> Chart:
-    """Each take from another of so many buckets, by the store alone: that of Redis is Redis's own hash table."""
+    """Take from one of many buckets after the other, in the memory store alone: Redis keeps its own in a hash table."""
     limit = Limit("caller", Scope.CALLER, 1e-6, 1e7)
     stores = {}
     for many in (1, 1000, 10_000, 100_000, 1_000_000):
@@ -220,7 +220,7 @@ def _takes(rounds: int) -> Chart:
 
 
 def _memory() -> Memory:
-    """A gateway with 32 MiB of cache, nine hits to a miss: the cache is full after some 150,000."""
+    """Watch a gateway with 32 MiB of cache, nine hits to a miss: the cache is full after some 150,000 requests."""
     os.sched_setaffinity(0, {LOAD_CPU})
     counts, sizes = [0], []
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
@@ -252,7 +252,7 @@ def _memory() -> Memory:
 
 
 def table(result: Scaling) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     rows = [
         f"{result.date}: CPU time a request by the smallest's, median of rounds in turns; in brackets calls a request.",
         "",
@@ -275,7 +275,7 @@ def table(result: Scaling) -> str:
 
 
 def _with_kept(result: Scaling) -> Scaling:
-    """What this run left out, as it was kept."""
+    """The result, with the kept values for what this run left out."""
     path = ROOT / "benchmarks/results/scaling.json"
     if not path.exists():
         return result
@@ -288,7 +288,7 @@ def _with_kept(result: Scaling) -> Scaling:
 
 
 def draw(result: Scaling) -> None:
-    """docs/scaling-NAME.svg."""
+    """Draw each chart as docs/scaling-NAME.svg."""
     for chart in result.charts:
         kinds = list(chart.points[0].cpu)
         series = {KINDS.get(kind, kind): [(float(point.many), point.cpu[kind]) for point in chart.points] for kind in kinds}

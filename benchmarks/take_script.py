@@ -1,11 +1,11 @@
-"""What the script that takes from buckets costs Redis itself, by the requests that one call decides.
+"""What the script that takes from buckets costs Redis itself, by the number of requests that one call decides.
 
     python -m benchmarks.take_script [--beside OTHER.lua] [--write]
 
 Needs redis-server; takes twenty seconds. Times are Redis's own account of a call (``commandstats``: the script alone,
-without reading the call or writing the answer), the least of several rounds, as ratios to the least script that could
+without reading the call or writing the answer), the least of several rounds, as ratios to the smallest script that could
 hold a bucket: it asks the time, reads one key and writes it. A request takes from two buckets, its caller's and
-everybody's. With ``--beside`` a second text of the script is asked in turns with it, and both are told.
+everybody's. With ``--beside``, another version of the script is called in turns with it, and both are reported.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ return held
 
 
 class Call(msgspec.Struct, frozen=True):
-    """So many requests in one."""
+    """One call of the script, which decides ``requests`` requests."""
 
     requests: int
     callers: int
@@ -50,12 +50,12 @@ CALLS = (Call(1, 1), Call(2, 1), Call(8, 1), Call(25, 1), Call(25, 25), Call(128
 
 
 class Row(msgspec.Struct, frozen=True):
-    """What one call costs, by the least script's."""
+    """What one call costs, divided by the cost of the smallest script."""
 
     call: Call
     ratio: float
     beside: float | None
-    """The other script's."""
+    """The other script's ratio."""
 
 
 def _turn(call: Call) -> list[Work]:
@@ -64,7 +64,7 @@ def _turn(call: Call) -> list[Work]:
 
 
 async def _cost_us(link: RedisLink, *command: Argument) -> float:
-    """Of one call, by Redis's account of many."""
+    """Microseconds per call, by Redis's account of many calls."""
     await link.execute("FLUSHALL")
     await link.execute("CONFIG", "RESETSTAT")
     for _ in range(_CALLS):
@@ -77,7 +77,7 @@ async def _cost_us(link: RedisLink, *command: Argument) -> float:
 
 
 async def measure(port: int, scripts: Sequence[Script]) -> list[Row]:
-    """Each call by each of the scripts, to and fro."""
+    """Measure each call with each of the scripts, in alternating order."""
     link = RedisLink.from_url(f"redis://127.0.0.1:{port}/0", timeout_s=5.0, name="bench")
     try:
         for script in (_LEAST, *scripts):
@@ -103,7 +103,7 @@ async def measure(port: int, scripts: Sequence[Script]) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """As Markdown."""
+    """The rows as Markdown."""
     compared = rows[0].beside is not None
     head = "| requests in a call | callers | a call, by the least script | a request, by it |" + (
         " the other's call |" if compared else ""

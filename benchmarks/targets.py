@@ -1,4 +1,4 @@
-"""What is measured: programs with their committed configurations, and what each is asked."""
+"""The targets that are measured: programs with their committed configurations, and what each is asked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ETAG = 'W/"0123456789abcdef0123456789abcdef"'
 
 
 class Target(msgspec.Struct):
-    """One thing measured: where it listens, what it is asked, what it does."""
+    """One target: its name, what it does, its program and port, and what it is asked."""
 
     name: str
     does: str
@@ -47,7 +47,7 @@ class Target(msgspec.Struct):
 
 
 class Bench:
-    """Origin, Redis and every target of a run; ``close`` ends them all, and nothing else."""
+    """Origin, Redis and all targets of a run; ``close`` ends them all, and nothing else."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -64,7 +64,7 @@ class Bench:
         self._stack.close()
 
     def start_ground(self) -> None:
-        """Origin, Redis and the unit of measure."""
+        """Start the origin, Redis and nginx, the unit of measure."""
         if not shutil.which("nginx"):
             raise SystemExit("bench: nginx is the origin and the unit of measure: apt-get install nginx-light")
         argv = ["nginx", "-c", self.file("origin.conf", PORT=self.origin, KIBI="x" * 1024, SMALL=_SMALL)]
@@ -73,14 +73,14 @@ class Bench:
         self._start_nginx()
 
     def start_plain(self) -> list[Target]:
-        """The plain proxies that are here, but for nginx, before an origin that whoever asks for them has started."""
+        """Start the plain proxies that are installed, except nginx; the caller has started the origin behind them."""
         self._start_redis()
         for begin in (self._start_haproxy, self._start_caddy, self._start_envoy, self._start_traefik):
             begin()
         return [target for target in self.targets if target.does == _PLAIN]
 
     def start(self, wanted: frozenset[str]) -> None:
-        """Start everything; what is missing here is skipped with a word."""
+        """Start everything, or what is ``wanted``; what is not installed is skipped with a message."""
         self.start_ground()
         for family, begin in (
             ("bare", self._start_bare),
@@ -112,7 +112,7 @@ class Bench:
         self._add("nginx cache hit", "proxy_cache hit, nothing else", program, port, Shape("/cached" + ISSUES))
 
     def nginx(self, workers: int = 1, name: str = "nginx") -> tuple[Program, int]:
-        """A plain proxy and its port; ``name``: its own."""
+        """A plain nginx proxy and its port; each needs a ``name`` of its own."""
         port = free_port()
         argv = ["nginx", "-c", self.file("nginx.conf", NAME=name, PORT=port, WORKERS=workers)]
         return self.run(name, argv, port), port
@@ -132,7 +132,7 @@ class Bench:
         miss, hit = "key, rules, 2 buckets, cache miss stored, metrics, audit", "the same, answered from cache"
         for where in ("", " Redis") if self.redis else ("",):
             does = ", buckets in Redis" if where else ""
-            # A database each: they'd take from the same buckets.
+            # A database each: otherwise they would take from the same buckets.
             stores = [self._database(number) if where else "memory:" for number in (0, 1)]
             program, port, key = self.gateway(f"gateway{where.strip()}", STORE=stores[0], CACHE="memory")
             own = {"PRIVATE-TOKEN": key}
@@ -141,7 +141,7 @@ class Bench:
             self._add(f"gateway{where} miss 20 KB", miss + does, program, port, _big(key))
             self._add(f"gateway{where} hit", hit + does, program, port, Shape(ISSUES, own))
             self._add(f"gateway{where} 304", hit + does, program, port, Shape(ISSUES, known, status=304))
-            # One of its own: what it remembers of paths would be in the others' way.
+            # A gateway of its own: what it remembers about paths would get in the others' way.
             program, port, key = self.gateway(f"paths{where.strip()}", STORE=stores[0], CACHE="memory")
             paths = Shape(ISSUE, {"PRIVATE-TOKEN": key}, distinct=True)
             self._add(f"gateway{where} new path", miss + does, program, port, paths)
@@ -159,7 +159,7 @@ class Bench:
         return f"redis://127.0.0.1:{self.redis}/{number}"
 
     def gateway(self, name: str, **what: object) -> tuple[Program, int, str]:
-        """A gateway of its own, its port, and a key; ``what`` as :meth:`gateway_file`."""
+        """A separate gateway, its port, and a key; ``what`` as for :meth:`gateway_file`."""
         port = free_port()
         config = self.gateway_file(name, port, **what)
         key, given = self.key_for(name, config)
@@ -167,12 +167,13 @@ class Bench:
         return self.run(name, argv, port, env=given), port, key
 
     def gateway_file(self, name: str, port: int, **what: object) -> str:
-        """Its configuration: everything in memory, and limits that nobody reaches, unless told otherwise."""
+        """A gateway's configuration: everything in memory, and limits that nobody reaches, unless ``what`` says
+        otherwise."""
         usual = {"STORE": "memory:", "CACHE": "shared", "RATE": "10000000/s", "BURST": 10_000_000}
         return self.file("gateway.yaml", NAME=name, PORT=port, PORT2=free_port(), **{**usual, **what})
 
     def key_for(self, name: str, config: str, more: Mapping[str, str] = _NONE) -> tuple[str, dict[str, str]]:
-        """A gateway key under this configuration, and the environment that it needs."""
+        """A gateway key under this configuration, and the environment that the gateway needs."""
         (self.directory / name).mkdir(mode=0o700)
         given = {f"BENCH_SECRET_{letter}": secrets.token_hex(32) for letter in "ABC"}
         given |= {"BENCH_TOKEN": "not-a-token", **more}
@@ -266,7 +267,7 @@ class Bench:
     # Parts
 
     def begin(self, name: str, argv: list[str], *, cpu: int = PROXY_CPU, env: Mapping[str, str] | None = None) -> Program:
-        """A program of this run, perhaps not listening yet."""
+        """Start a program of this run; it may not listen yet."""
         program = Program(argv, cpu=cpu, log=self.directory / f"{name}.log", cwd=ROOT, env=env)
         self._stack.callback(program.stop)
         return program
@@ -281,13 +282,13 @@ class Bench:
         env: Mapping[str, str] | None = None,
         patience_s: float = 15.0,
     ) -> Program:
-        """A program of this run that listens."""
+        """Start a program of this run, and wait until it listens."""
         program = self.begin(name, argv, cpu=cpu, env=env)
         program.wait_for_port(port, patience_s)
         return program
 
     def file(self, template: str, **values: object) -> str:
-        """A committed configuration with this run's ports and places."""
+        """Write a committed configuration with this run's ports and paths filled in; returns the file's path."""
         text = (PEERS / template).read_text()
         for name, value in {"DIR": self.directory, "HERE": PEERS, "ORIGIN": self.origin, **values}.items():
             text = text.replace(f"@{name}@", str(value))
@@ -308,6 +309,6 @@ def _big(key: str) -> Shape:
 
 
 def _found(program: str) -> str | None:
-    """A peer that ``.ci/bench`` put beside the checkout."""
+    """The path of a peer that ``.ci/bench`` has installed in ``.bench/peers``; None: it has not."""
     path = ROOT / ".bench/peers" / program
     return str(path) if path.exists() else None

@@ -2,8 +2,8 @@
 
     python benchmarks/upstream_client.py [--rounds 7] [--requests 4000] [--concurrency 64]
 
-A trivial origin runs in a process of its own and answers 1 KB of JSON with a dozen GitLab-like fields. What is reported is
-the client process's CPU time per request, medians and their ratio: the figure that holds on a busy machine.
+A trivial origin runs in a process of its own and answers with 1 KB and a dozen GitLab-like fields. Reported are medians of
+the client process's CPU time per request, and their ratio: the figure that holds on a busy machine.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _serve(port: multiprocessing.connection.Connection) -> None:
 
 
 async def _round(one: Callable[[], Awaitable[None]], requests: int, concurrency: int) -> float:
-    """Microseconds of CPU a request."""
+    """Microseconds of CPU time per request."""
 
     async def worker() -> None:
         for _ in range(requests // concurrency):

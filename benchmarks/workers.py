@@ -2,14 +2,14 @@
 
     python -m benchmarks.workers [--rounds 12] [--seconds 1] [--write]
 
-Buckets and cache are in Redis, for one worker as for two. Each round asks all, to and fro; the CPU time is that of the
-whole tree of processes, the supervisor's with it. Twice: with a core for each worker, everything else free on both; and
-with both workers on one core, everything else on the other.
+Buckets and cache are in Redis, for one worker as for two. Each round asks all, in alternating order; the CPU time is that
+of the whole process tree, including the supervisor. All is measured twice: with a core for each worker and everything else
+free to use both, and with both workers on one core and everything else on the other.
 
-Two workers ask more of the machine than one: both cores are full, and each worker's share of the connections is half as
-many to serve in one turn. Two gateways of one worker each, which know nothing of each other, do just that, too. So what
-two workers cost beside them is what sharing a gateway costs; the rest is the machine's. nginx, a plain proxy, is measured
-in the same way.
+Two workers demand more of the machine than one: both cores are full, and each worker has half of the connections, so that a
+turn of its event loop serves half as many. The same is true of two gateways of one worker each, which know nothing of each
+other. So what two workers cost compared with these is the price of sharing one gateway; the rest is the machine's. nginx, a
+plain proxy, is measured in the same way.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .targets import ISSUES, LOAD_CPU, PROXY_CPU, Bench
 
 _CONNECTIONS = 64
 _LOADS = 2
-"""Processes that put the load, each with its share of the connections: as many for whoever is asked."""
+"""How many processes make the load, each with its share of the connections: the same for whatever is asked."""
 _PATIENCE_S = 15.0
 _BOTH = frozenset({PROXY_CPU, LOAD_CPU})
 
@@ -42,11 +42,11 @@ EACH, SHARED = "a core each", "both on one core"
 
 
 class _Places(msgspec.Struct, frozen=True):
-    """Which cores there are for whom."""
+    """Which processes run on which cores."""
 
     name: str
     workers: tuple[frozenset[int], ...]
-    """In their order; a single one is at the first."""
+    """The cores of each worker in order; a single worker has the first."""
     others: frozenset[int]
 
 
@@ -58,19 +58,19 @@ _UNIT = "nginx"
 
 
 class Cost(msgspec.Struct):
-    """Of one shape of request. Tuples: one worker, two, two gateways of one each."""
+    """What one kind of request costs. ``us`` and ``least`` are for one worker, two workers, two gateways of one each."""
 
     name: str
     where: str
     """``EACH`` or ``SHARED``."""
     us: tuple[float, ...]
-    """Microseconds of CPU a request: medians."""
+    """Microseconds of CPU time per request: medians."""
     least: tuple[float, ...]
-    """The same of the round that was disturbed least."""
+    """The same in the round that was disturbed least."""
     ratios: tuple[float, ...]
-    """Of each round: two workers by one."""
+    """For each round: the cost of two workers divided by that of one."""
     beside_pair: tuple[float, ...]
-    """Of each round: two workers by two gateways."""
+    """For each round: the cost of two workers divided by that of two gateways."""
 
 
 class Result(msgspec.Struct):
@@ -81,21 +81,21 @@ class Result(msgspec.Struct):
     connections: int
     costs: list[Cost]
     rss_mib: tuple[float, ...]
-    """Of all processes after the run, with one worker, with two."""
+    """Resident memory of all processes after the run: with one worker, with two."""
 
 
 class _Asked(msgspec.Struct):
-    """A gateway or an nginx."""
+    """A gateway or an nginx that is asked."""
 
     program: Program
     port: int
     key: str
     workers: int
     alone: bool
-    """One process, which is its own only worker."""
+    """Whether it is one process, which is its own only worker."""
 
     def pin(self, places: _Places, first: int) -> None:
-        """``first``: the place of its first worker."""
+        """Pin its processes to cores; ``first`` is the place of its first worker."""
         if self.alone:
             self.program.pin(places.workers[first])
         else:
@@ -103,11 +103,11 @@ class _Asked(msgspec.Struct):
 
 
 _Side = tuple[_Asked, ...]
-"""What is asked in one go: one of them, or two side by side."""
+"""What is asked at the same time: one gateway or nginx, or two side by side."""
 
 
 def run(rounds: int, seconds: float) -> Result:
-    """Takes eighteen times ``rounds`` times ``seconds``, and twenty seconds to start."""
+    """Measure. Takes eighteen times ``rounds`` times ``seconds``, and twenty seconds to start."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         Path(directory).chmod(0o711)
         bench = Bench(Path(directory))
@@ -142,7 +142,7 @@ def _nginx(bench: Bench, number: int, workers: int) -> _Asked:
 
 
 def _gateway(bench: Bench, number: int, workers: int) -> _Asked:
-    """Once all its workers serve: they come one after the other."""
+    """Start a gateway, and wait until all its workers serve: they start one after the other."""
     name, port, admin = f"workers{number}", free_port(), free_port()
     store = f"redis://127.0.0.1:{bench.redis}/{8 + number}"
     config = bench.file(
@@ -160,7 +160,7 @@ def _gateway(bench: Bench, number: int, workers: int) -> _Asked:
 
 
 def _is_ready(admin: int) -> bool:
-    """All workers serve."""
+    """Whether all workers serve."""
     asked = http.client.HTTPConnection("127.0.0.1", admin, timeout=_PATIENCE_S)
     with contextlib.closing(asked), contextlib.suppress(OSError):
         asked.request("GET", "/readyz")
@@ -169,19 +169,19 @@ def _is_ready(admin: int) -> bool:
 
 
 def _taken(bench: Bench, sides: Sequence[_Side], distinct: bool, rounds: int, seconds: float) -> tuple[list[float], ...]:
-    """Microseconds a request of each, round by round."""
+    """Microseconds of CPU time per request of each side, round by round."""
     taken: tuple[list[float], ...] = tuple([] for _ in sides)
     for number in range(rounds + 1):
         order = range(len(sides)) if number % 2 else reversed(range(len(sides)))
         for at in order:
             used_us = _used_us(bench, sides[at], distinct, seconds)
-            if number:  # the first round fills what is kept
+            if number:  # the first round only fills what is kept
                 taken[at].append(used_us)
     return taken
 
 
 def _used_us(bench: Bench, side: _Side, distinct: bool, seconds: float) -> float:
-    """Of CPU time, by all of the side, a request."""
+    """Microseconds of CPU time per request, used by all processes of a side."""
     before = sum(one.program.cpu_s() for one in side)
     begun = []
     for number in range(_LOADS):
@@ -207,7 +207,7 @@ def _by(these: Sequence[float], those: Sequence[float]) -> tuple[float, ...]:
 
 
 def table(result: Result) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     rows = [
         f"| {cost.name} | {cost.where} | {' | '.join(_told(cost, at) for at in range(3))} |"
         f" {_spread(cost.ratios)} | {_spread(cost.beside_pair)} |"
