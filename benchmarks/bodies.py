@@ -48,7 +48,7 @@ class Cost(msgspec.Struct):
 
 
 class Result(msgspec.Struct):
-    """As kept in benchmarks/results/bodies.json."""
+    """The result as kept in benchmarks/results/bodies.json."""
 
     date: str
     python: Python

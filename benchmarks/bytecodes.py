@@ -71,7 +71,7 @@ class Line(msgspec.Struct):
 
 
 class Counts(msgspec.Struct):
-    """As kept in benchmarks/results/bytecodes.json."""
+    """The result as kept in benchmarks/results/bytecodes.json."""
 
     date: str
     python: str
@@ -142,7 +142,7 @@ async def _ask_all(clients: list[Client], pages: Iterator[int] | None, field: by
 
 
 async def _line(what: str, clients: list[Client], pages: Iterator[int] | None, field: bytes = b"", *, names: bool) -> Line:
-    for _ in range(20):  # until all is done that is done once, or learnt from some hundreds
+    for _ in range(20):  # so that all is done that is done once, or learnt from hundreds
         await _ask_all(clients, pages, field)
     bytecodes, calls = [], []
     functions: collections.Counter[str] = collections.Counter()

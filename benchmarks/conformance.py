@@ -102,7 +102,7 @@ def put_to(name: str, kind_of: dict[str, str]) -> dict[str, dict[str, int]] | No
     """Put the suite to a cache: how many tests it passed, of how many, by kind. None: it is not installed."""
     with tempfile.TemporaryDirectory(prefix="gateway-conformance-") as made:
         directory = Path(made)
-        directory.chmod(0o755)  # nginx and Varnish give up root, and keep answers in there
+        directory.chmod(0o755)  # nginx and Varnish give up root, and keep answers in this directory
         origin, at = start_origin(directory)
         try:
             port = free_port()

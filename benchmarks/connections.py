@@ -1,4 +1,4 @@
-"""What a request over a connection of its own costs, as curl makes them: CPU time beside one over a kept connection.
+"""What a request over a connection of its own costs, such as curl's: CPU time beside one over a kept connection.
 
     python -m benchmarks.connections [--rounds 5] [--requests 1000] [--write]
 
@@ -46,7 +46,7 @@ class Cost(msgspec.Struct):
 
 
 class Result(msgspec.Struct):
-    """As kept in benchmarks/results/connections.json."""
+    """The result as kept in benchmarks/results/connections.json."""
 
     date: str
     python: Python

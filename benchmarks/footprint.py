@@ -29,7 +29,7 @@ _PATIENCE_S = 30.0
 
 
 class Footprint(msgspec.Struct):
-    """As kept in benchmarks/results/footprint.json."""
+    """The result as kept in benchmarks/results/footprint.json."""
 
     date: str
     python: Python

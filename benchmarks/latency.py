@@ -91,7 +91,7 @@ class Disturbed(msgspec.Struct):
 
 
 class Latency(msgspec.Struct):
-    """As kept in benchmarks/results/latency.json."""
+    """The result as kept in benchmarks/results/latency.json."""
 
     date: str
     python: Python

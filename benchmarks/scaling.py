@@ -68,7 +68,7 @@ class Memory(msgspec.Struct):
 
 
 class Scaling(msgspec.Struct):
-    """As kept in benchmarks/results/scaling.json."""
+    """The result as kept in benchmarks/results/scaling.json."""
 
     date: str
     charts: list[Chart]

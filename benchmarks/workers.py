@@ -74,7 +74,7 @@ class Cost(msgspec.Struct):
 
 
 class Result(msgspec.Struct):
-    """As kept in benchmarks/results/workers.json."""
+    """The result as kept in benchmarks/results/workers.json."""
 
     date: str
     python: Python

@@ -118,7 +118,7 @@ class Assembly:
         self.links: list[RedisLink] = []
         self.audit: AuditLog | None = None
         self.recent: RecentRequests | None = None
-        """Kept only where an admin key exists, with which somebody may ask about them."""
+        """Kept only where there is an admin key with which to ask about them."""
         self.cache_room: CacheRoom
         self.tokens: StaticTokenSource | None = None
         self.credentials: CredentialRoom | None = None

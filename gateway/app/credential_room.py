@@ -72,7 +72,8 @@ class CredentialRoom:
         return Rotor(api, vault, self._tokens, wall=time.time, name=name, note=self._note_rotation)
 
     async def load(self) -> tuple[str, ...]:
-        """Put rotated tokens in place; returns the credentials whose successor is unknown. Raises CredentialsRefused."""
+        """Put rotated tokens in place; returns the ids of credentials that may have a successor that is not known. Raises
+        CredentialsRefused."""
         try:
             await self.steward.load()
         except VaultBroken as broken:

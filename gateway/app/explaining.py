@@ -67,7 +67,7 @@ def explain(config: Config, identity: str, method: str, target: str, *, caller: 
 def trace(
     config: Config, identity: str, method: str, target: str, catalogue: Catalogue | None = None, *, caller: str = ""
 ) -> Explained:
-    """What each stage would decide. Nothing is sent, and GitLab is not asked.
+    """What each stage would decide. Nothing is sent, and neither GitLab nor a store is asked.
 
     Args:
         config: The configuration to explain.

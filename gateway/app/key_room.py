@@ -90,7 +90,7 @@ class KeyRoom:
                 )
 
     def gateway_keys(self, fingerprint_key: bytes) -> GatewayKeys:
-        """What judges them."""
+        """The check of callers' keys, against the store."""
         return GatewayKeys(
             self.store,
             (*self._settings.keys, *self._settings.workloads),

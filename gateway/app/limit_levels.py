@@ -1,4 +1,4 @@
-"""What buckets hold at this moment, and what GitLab said about a credential's limit: for ``explain``."""
+"""What buckets hold at this moment, and what GitLab said about a credential: for ``explain``, from a gateway or Redis."""
 
 from __future__ import annotations
 

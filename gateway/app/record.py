@@ -44,7 +44,7 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
         rotate_bytes=rotate.size if rotate is not None else 0,
         keep=rotate.keep if rotate is not None else 1,
         torn_in=tail.torn_in,
-        durable=lambda: durable or (spool is not None and spool.used > 0),  # by another process, which may have promised it
+        durable=lambda: durable or (spool is not None and spool.used > 0),  # spooled by another, which may have promised it
     )
     if turns is not None:
         sink = TurnSink(sink, turns, path=path_of(where))

@@ -56,7 +56,7 @@ def run(config: Config) -> int:
 
 
 class Departure:
-    """Tells what serves to drain and stop; told a second time, it skips the notice."""
+    """The request to drain and stop; made a second time, it skips the notice."""
 
     def __init__(self) -> None:
         self.told = asyncio.Event()
@@ -97,8 +97,8 @@ def _hang_up(started: Serving) -> None:
 async def begun(
     stack: contextlib.AsyncExitStack, departure: Departure, config: Config, post: Post | None = None
 ) -> Serving | None:
-    """Enter ``serving``, to be left with ``stack``. None: told to stop before it served, for checking credentials with
-    GitLab may take long."""
+    """Enter ``serving``, to be left with ``stack``. None: told to stop before that was done; GitLab may take long to answer
+    about its credentials."""
     starting = asyncio.ensure_future(stack.enter_async_context(serving(config, post)))
     told = asyncio.ensure_future(departure.told.wait())
     try:

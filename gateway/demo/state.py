@@ -184,8 +184,8 @@ class State:
         return token.expires_on is not None and token.expires_on <= self.today()
 
     def revoke_family(self, token: Token) -> None:
-        """Revoke all tokens that descend from the same one. Called when a revoked token is to be rotated: it was replaced
-        already, so two parties hold it, and nothing that descends from it can be trusted."""
+        """Revoke all tokens that descend from the same one. Called when a revoked token asks to be rotated: if it was
+        replaced before, two parties hold it, and nothing that descends from it can be trusted."""
         for one in self.tokens.values():
             if one.kind is token.kind and one.family == token.family:
                 one.revoked = True
