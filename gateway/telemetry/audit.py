@@ -1,7 +1,8 @@
 """The audit: one JSON line per request, whatever became of it.
 
-The pipeline hands over the finished Exchange; rendering happens in batches off the request's way, writing in a thread of
-its own (``audit_writer``), so that a slow sink never stalls the event loop. Schema: docs/operations.md, "The audit line".
+The pipeline hands over the finished Exchange. Lines are rendered in batches, after their requests, and written in a thread
+of their own (``audit_writer``), so that a slow sink never stalls the event loop. Schema: docs/operations.md, "The audit
+line".
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from .audit_writer import AuditWriter
 log = logging.getLogger("gateway.audit")
 
 FLUSH_S = 0.025
-"""Half of what a killed process may lose: the other half is for the thread."""
+"""Half of the time whose lines a killed process may lose: the other half is for the writer's thread."""
 CHECKPOINT_S = 60.0
 FORWARDING, LOST = "forwarding", "lines_lost"
-"""Lines that are no request's end: one is about to go up (``durability: before_write``); so many found no room."""
+"""Lines that do not record a request's end: it is about to go up (``durability: before_write``); lines found no room."""
 _NOT_YET = frozenset({"schema", "time", "status", "duration_ms", "bytes_in", "bytes_out"})
-_SLICE = 8  # rendered as soon as there are so many: whoever comes meanwhile waits some 0.1 ms, not for all of a flush
+_SLICE = 8  # rendered once there are so many: requests that come meanwhile wait some 0.1 ms, not for all of a flush
 _MOST_READY_BYTES = 256 << 10
 _LINKED_BYTES = 128  # what the chain adds to a line, at most
 
 
 class _Batch:
-    """structlog's logger object: takes rendered lines."""
+    """The logger object behind structlog: collects rendered lines."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
@@ -45,23 +46,24 @@ class _Batch:
 
 
 class _AuditLogger(structlog.BoundLoggerBase):
-    """structlog without levels, context or copies: one processor, one call a batch, bytes out."""
+    """structlog without levels, context or copies: one processor, one call per batch, bytes out."""
 
     def lines(self, events: list[Finished]) -> None:
         self._proxy_to_logger("msg", events)  # type: ignore[arg-type]  # its one processor knows what it gets
 
 
 class AuditLog:
-    """Observes finished exchanges.
+    """Observes finished exchanges, and writes a line for each.
 
     Args:
         writer: Takes the lines; closed with the log.
-        wall: Unix seconds.
+        wall: The time in Unix seconds.
         monotonic: The clock of ``Exchange.started_at``.
-        chain: Links the lines; None: they stand alone.
-        after: The MAC of the last line that the sink, or the spool, holds already.
-        before_write: What changes something waits until its line is durable.
-        blocks_reads: While there is nowhere to put lines, nothing goes up; else only what changes something does not.
+        chain: Links the lines; None: they are not linked.
+        after: The MAC of the last line that the sink, or the spool, already holds.
+        before_write: Whether a request that changes something waits until its line is durable.
+        blocks_reads: Whether nothing goes up while there is nowhere to put lines; otherwise only requests that change
+            something are refused.
     """
 
     def __init__(
@@ -89,10 +91,10 @@ class AuditLog:
         self._blocks_reads = blocks_reads
         self._refused = 0
         self._untold = 0
-        """Lines that found no room, and of these the ones that no line of the record tells of yet."""
+        """How many lines found no room, and how many of these no line of the audit reports yet."""
         self.events = 0
         self.closed = False
-        """Nothing may go up, reads neither. A plain attribute: every request looks at it."""
+        """Whether nothing may go up, not even reads. A plain attribute, because every request looks at it."""
         self._chain = chain
         self._checkpoint_at = monotonic() + CHECKPOINT_S
         if chain is not None:
@@ -100,12 +102,12 @@ class AuditLog:
 
     @property
     def pending(self) -> int:
-        """Exchanges that are no lines yet."""
+        """How many exchanges have not been rendered yet."""
         return len(self._pending)
 
     @property
     def dropped(self) -> int:
-        """Lines lost."""
+        """How many lines are lost."""
         return self._refused + self.writer.dropped
 
     def observe(self, exchange: Exchange, duration_s: float | None = None) -> None:
@@ -118,7 +120,7 @@ class AuditLog:
             asyncio.get_running_loop().call_soon(self._render_ahead)
 
     def _render_ahead(self) -> None:
-        """What the flush would have to: it is offered then, so that the writer is woken once for all of it."""
+        """Render now what the flush would have to. It is offered at the flush, so that the writer is woken only once."""
         batch, self._pending = self._pending, []
         self._render(batch, more=True)
 
@@ -133,7 +135,7 @@ class AuditLog:
         return (self._renderer.render(event["event"], self._wall() - self._monotonic()),), {}
 
     def _render(self, batch: list[Finished], *, more: bool = False) -> None:
-        """``more`` follows before it is offered, unless that is much already."""
+        """Render ``batch`` and offer it to the writer; if ``more`` is to follow, offer it only once there is much."""
         lines = self._batch.lines
         if batch:
             self._log.lines(batch)
@@ -152,16 +154,16 @@ class AuditLog:
         self.closed = self._blocks_reads and self.writer.blocked
 
     def _taken(self) -> bytes:
-        """What is linked and not offered yet: it comes before whatever is linked after it."""
+        """Take what is linked but not offered yet: it must precede whatever is linked after it."""
         data = b"".join(self._ready)
         self._ready.clear()
         self._ready_bytes = 0
         return data
 
     def _linked(self, lines: list[bytes], *, closing: bool = False) -> bytes:
-        """The lines as the next of the record; empty where the writer has no room for them.
+        """The lines as the next ones of the audit; empty if the writer has no room for them.
 
-        Linked only then, so the chain misses none, and says of itself how many it had no room for.
+        Lines are linked only if there is room, so the chain has no gaps; and it reports how many lines found no room.
         """
         size = self._ready_bytes + sum(map(len, lines)) + _LINKED_BYTES * (len(lines) + 1 + closing)
         if not self.writer.has_room(size):
@@ -179,7 +181,7 @@ class AuditLog:
         return b"\n".join(lines) + b"\n"
 
     def _event(self, event: str, more: Mapping[str, object]) -> bytes:
-        """A line of the record's own."""
+        """A line with an ``event``, which does not record a request's end."""
         return encode({"schema": SCHEMA, "time": timestamp(self._wall()), "event": event, **more})
 
     def _mark(self, event: str, more: Mapping[str, object]) -> None:
@@ -188,15 +190,15 @@ class AuditLog:
             self.writer.offer(self._taken() + data)
 
     def _checkpoint(self) -> None:
-        """Kept apart from the audit, so that lines missing at its end are found."""
+        """Log how far the chain is: kept apart from the audit, this reveals that lines are missing at the audit's end."""
         assert self._chain is not None
         self._checkpoint_at = self._monotonic() + CHECKPOINT_S
         log.info("the audit's chain is at %s", self._chain.head)
 
     async def admit(self, x: Exchange) -> None:
-        """Leave to send ``x`` up, its line on disk before that where so configured.
+        """Let ``x`` go up, with its line on disk first if so configured.
 
-        Raises Rejection AUDIT_UNAVAILABLE where the record has no room, or does not get there.
+        Raises Rejection AUDIT_UNAVAILABLE if there is no room for lines, or if this line does not get to disk.
         """
         if self.writer.blocked:
             raise _unavailable()
@@ -211,7 +213,7 @@ class AuditLog:
             raise _unavailable()
 
     def close(self) -> None:
-        """Write what is pending, then stop. Blocks until the sink has it, or the spool, at most 5 s."""
+        """Write what is pending, then stop. Blocks until the sink or the spool has it, for at most 5 s."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,7 +1,7 @@
-"""The audit's line: its members, and how it is made. Whatever way, the same facts are the same octets.
+"""The audit line: its members, and how it is rendered. In whichever way, the same facts give the same octets.
 
-Who asks often asks alike: of the same caller for the same thing, a line differs from the last in time, id, duration, octets
-and the limit's numbers. The rest is kept as encoded, with the ``Kin`` of those requests.
+Callers that ask often ask alike: when a caller asks for the same thing again, its line differs from the last one only in
+time, id, duration, octets and the limit's numbers. The rest is kept in encoded form, with the ``Kin`` of those requests.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _text(value: bytes) -> str:
     text = redact(value).decode("utf-8", "backslashreplace")
     if text.isprintable():
         return text
-    # What turns a terminal's colours, ends its lines or has them read backwards: JSON escapes only some of it.
+    # Escape what changes a terminal's colours, ends its lines or reverses them: JSON escapes only some of it.
     return "".join([letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text])
 
 
@@ -35,7 +35,7 @@ def _encoded(path: bytes) -> bytes:
 
 
 def _target(target: bytes) -> bytes:
-    """As ``encode(_text(target))``: a list's path is the same for all its pages."""
+    """The same as ``encode(_text(target))``, but a list's path, which all its pages share, is encoded once."""
     path, _, query = target.partition(b"?")
     if is_page(path, query):
         return b'%b?%b"' % (_encoded(path)[:-1], query)
@@ -43,7 +43,7 @@ def _target(target: bytes) -> bytes:
 
 
 class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The audit line's members, in their order. Empty facts are left out; names are stable within one ``schema``."""
+    """The audit line's members, in their order. Empty ones are left out; names are stable within one ``schema``."""
 
     schema: int
     time: str
@@ -85,7 +85,7 @@ class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
-    """What is told of one exchange that began ``at`` (Unix seconds). Positions instead of names: a third of the cost."""
+    """The line of one exchange that began ``at`` (Unix seconds). Positions instead of names: a third of the cost."""
     asked = bool(x.upstream_status or x.upstream_s)
     unset = msgspec.UNSET
     return AuditLine(
@@ -114,7 +114,7 @@ def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
         x.cache_reason,
         x.cache_stored,
         x.aborted,
-        # A caller's own words, as the target is: a name, or a token put in the wrong field.
+        # The caller's own words, like the target: a name, or a token put in the wrong field.
         _text(x.sudo.encode("utf-8", "surrogateescape")) if x.sudo else "",
         x.permit_use,
         x.limit_id,
@@ -130,13 +130,13 @@ def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
     )
 
 
-_MOST = 1e12  # beyond it a double's shortest digits are not those of three decimals
+_MOST = 1e12  # beyond it, the shortest form of a double is not always the one with three decimals
 _MOST_S = _MOST / 1000
-"""Seconds, whose milliseconds are less than that."""
+"""The same bound for seconds that are rendered as milliseconds."""
 
 
 def rounded(value: float) -> float:
-    """To three decimals, as a line has them: of milliseconds, to the microsecond."""
+    """``value`` to three decimals, as a line has it: milliseconds to the microsecond."""
     return int(value * 1000 + 0.5) / 1000 if 0.0 <= value < _MOST else round(value, 3)
 
 
@@ -145,7 +145,7 @@ _prefix = ""
 
 
 def timestamp(at: float) -> str:
-    """RFC 3339, UTC, milliseconds; the part down to the second is formatted once a second."""
+    """``at`` as in RFC 3339, in UTC, with milliseconds; the part down to the second is formatted once per second."""
     global _second, _prefix  # noqa: PLW0603 — a one-entry memo
     second = int(at)
     if second != _second:
@@ -154,24 +154,24 @@ def timestamp(at: float) -> str:
     return f"{_prefix}{int((at - second) * 1000):03d}Z"
 
 
-# The line of one of many that are alike
+# The lines of requests that are alike
 
 Finished = tuple[Exchange, float]
-"""And how long it took, in seconds."""
+"""An exchange, and how long it took in seconds."""
 
 _MILLISECONDS = [b'%03dZ","request_id":' % number for number in range(1000)]
 _DECIMALS = [b".%b" % (b"%03d" % number).rstrip(b"0") if number else b".0" for number in range(1000)]
-"""Of so many thousandths, as JSON's numbers end."""
+"""How a JSON number ends, by its thousandths."""
 _NO_TIME = b"0.0"
 
 
 class _Told:
-    """What the lines of kin share, encoded."""
+    """What the lines of kin share, in encoded form."""
 
     __slots__ = ("bytes_in", "bytes_out", "end", "octets", "who", "why")
 
     def __init__(self, line: bytes) -> None:
-        """Cut out of one of them. No string in it can look like a member: its quotes are escaped."""
+        """Cut it out of one such line. No string in the line can look like a member, since its quotes are escaped."""
         line = _untraced(line)
         before = line.index(b'"duration_ms":') + len(b'"duration_ms":')
         octets = line.index(b',"bytes_in":')
@@ -187,12 +187,12 @@ class _Told:
 
 
 class _ToldForwarded:
-    """What the lines of kin share that GitLab was asked for: these differ in target, and in what GitLab took, too."""
+    """The same for kin that GitLab was asked for: their lines also differ in the target, and in GitLab's times and id."""
 
     __slots__ = ("asked", "end", "listed", "operation", "path", "who", "why")
 
     def __init__(self, line: bytes, asked_for: bytes) -> None:
-        """As ``_Told``. ``asked_for``: the target, whose path is nearly always that of the others, too."""
+        """As in ``_Told``. ``asked_for`` is the target; the other targets nearly always have the same path."""
         line = _untraced(line)
         target = line.index(b'"target":') + len(b'"target":')
         operation = line.index(b',"operation":')
@@ -204,9 +204,9 @@ class _ToldForwarded:
         path, _, _ = asked_for.partition(b"?")
         self.path = path if ends_at_mark(path) else None
         self.listed = self.who + _encoded(path)[:-1] + b"?"
-        """In place of ``who`` before a page's query."""
+        """``who`` and the target's path: what precedes the query of a page."""
         self.operation = b'"' + line[operation:duration]
-        """From the quote that ends the target."""
+        """The part from the quote that ends the target up to the duration."""
         rest = line[out : limit if limit >= 0 else asked]
         self.why = rest[rest.index(b",") :] if b"," in rest else b""
         self.asked = line[asked : line.index(b',"upstream_ms":')] + b',"upstream_ms":'
@@ -214,7 +214,7 @@ class _ToldForwarded:
 
 
 class LineRenderer:
-    """Renders lines: those of kin from what is kept, all others by ``line_of``."""
+    """Renders lines: those of kin from the parts kept, all others by ``line_of``."""
 
     def __init__(self) -> None:
         self._second = -1
@@ -224,12 +224,12 @@ class LineRenderer:
         self._limited = b""
 
     def render(self, finished: list[Finished], ahead_s: float) -> list[bytes]:
-        """Their lines. ``ahead_s``: of the clock that they began by, Unix time is."""
+        """The lines of ``finished``. ``ahead_s``: how far Unix time is ahead of the clock of ``Exchange.started_at``."""
         lines = []
         for x, took_s in finished:
             at = x.started_at + ahead_s
             kin = x.kin
-            if kin is None or x.limit_waited_s:  # hardly anybody waits
+            if kin is None or x.limit_waited_s:  # few requests wait
                 lines.append(encode(line_of(x, at, took_s)))
                 continue
             told = kin.told
@@ -268,11 +268,11 @@ class LineRenderer:
         return lines
 
     def _forwarded(self, told: _ToldForwarded, x: Exchange, milliseconds: bytes, took_s: float) -> bytes:
-        """Empty: a time of it is none that has three decimals."""
+        """The line of a request that was forwarded; empty if one of its times is beyond the range of three decimals."""
         upstream_s, first_byte_s = x.upstream_s, x.upstream_first_byte_s
         if not (0.0 <= took_s < _MOST_S and 0.0 <= upstream_s < _MOST_S and 0.0 <= first_byte_s < _MOST_S):
             return b""
-        # As ``_thousandths`` has each of them, written out: a call costs as much again.
+        # What ``_thousandths`` does, written out for each: a call costs as much again.
         took = int(took_s * 1000 * 1000 + 0.5)
         upstream = int(upstream_s * 1000 * 1000 + 0.5)
         first_byte = int(first_byte_s * 1000 * 1000 + 0.5)
@@ -310,7 +310,7 @@ class LineRenderer:
 
 
 def _untraced(line: bytes) -> bytes:
-    """``line`` without its last member, the trace, which is of one request alone."""
+    """``line`` without its last member, the trace id, which belongs to one request alone."""
     trace = line.find(b',"trace_id":')
     return line if trace < 0 else line[:trace] + b"}"
 
@@ -326,7 +326,7 @@ def _limited(x: Exchange) -> bytes:
 
 
 def _thousandths(value: float) -> bytes:
-    """As ``encode(rounded(value))``, in half the time."""
+    """The same as ``encode(rounded(value))``, in half the time."""
     if not 0.0 <= value < _MOST:
         return encode(rounded(value))
     number = int(value * 1000 + 0.5)

@@ -1,10 +1,10 @@
-"""The audit's thread: takes rendered lines from the event loop and sees them written, whatever the sink does.
+"""The audit's thread: takes rendered lines from the event loop and gets them written, whatever the sink does.
 
     offer ─► queue ─► sink                    all is well
-                 └──► spool ─► sink           it failed: what it did not take waits on disk, in order, until it takes it
+                 └──► spool ─► sink           it failed: what it did not take waits on disk, in order, until it does
                           └──► blocked        no room on disk either: lines wait in memory, then are refused and counted
 
-Whoever offers asks first whether there is room, and links only then: the chain never misses a line that found none.
+Lines are linked and offered only after asking whether there is room, so the chain never misses a line that found none.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from .spool import Spool
 log = logging.getLogger("gateway.audit")
 
 RETRY_S = 1.0
-"""How often a sink that failed is tried when there is nothing new to write."""
+"""How often a sink that failed is tried again when there is nothing new to write."""
 
 LOOK_S = 5.0
-"""How often it is looked for lines that a process which has ended left on disk."""
+"""How often the writer looks for lines that another process left on disk when it ended."""
 
 QUEUE_BYTES = 16 << 20
-"""Lines that wait for the thread."""
+"""How many octets of lines may wait in memory."""
 
 AGAIN_S = 60.0
-"""What the sink could not be synced of is not written again more often: a disk that is never sure would be full of it."""
+"""How often, at most, lines are written again because the sink could not be synced: a disk that never can be would fill
+up with them."""
 
 ROOM_BYTES = 1 << 16
-"""Less room than this is none: the lines of requests in progress are still to come."""
+"""Less room than this counts as none: the lines of requests in progress are still to come."""
 
 PATIENCE_S = 5.0
 """How long a request waits for its line to be on disk, and the process for its last lines."""
@@ -53,15 +54,15 @@ class _Offered(msgspec.Struct, frozen=True):
 
 
 class AuditWriter:
-    """One thread, started at once.
+    """Writes lines in a thread, which starts at once.
 
     Args:
         sink: Where lines go.
-        spool: Where they wait while it fails; None: what it does not take is lost and counted.
-        begun: What the sink holds of a line that another process cut short.
-        torn: Octets to write before all others, to end it where its rest is lost.
-        tail: How the sink ends, when it is asked; its last whole line alone.
-        durable: What waits on disk was promised to outlive a power cut: it leaves there when the sink's does.
+        spool: Where lines wait while the sink fails; None: what the sink does not take is lost and counted.
+        begun: What the sink holds of a line that another process left unfinished.
+        torn: Octets to write before all others: they end that line if its rest is lost.
+        tail: Reads how the sink ends at that moment, of whole lines only.
+        durable: Whether lines were promised to outlive a power cut: then they stay in the spool until the sink's do so.
         queue_bytes: As ``QUEUE_BYTES``.
         retry_s: As ``RETRY_S``.
         look_s: As ``LOOK_S``.
@@ -100,22 +101,22 @@ class AuditWriter:
         self._queue: deque[_Offered] = deque()
         self._queued = 0
         self._stuck = False
-        """What is in hand fits nowhere."""
+        """Whether what is in hand fits nowhere: neither sink nor spool took it."""
         self._begun = begun
-        """The sink's last octets, where they end no line."""
+        """The last octets in the sink, if they do not end a line."""
         self._took = True
-        """The sink's answer, last time it was asked."""
+        """Whether the sink took everything the last time it was asked."""
         self._spool_told = False
-        """That the spool fails; once until nothing waits there."""
+        """Whether the log says that the spool fails: it does so once, until nothing waits there."""
         self._unsynced = False
-        """It took something since it was to be synced."""
+        """Whether the sink took something since it was last to be synced."""
         self.unsure = False
-        """It could not be synced, last time."""
+        """Whether the sink could not be synced the last time."""
         self._doubted = spool is not None and spool.used > 0
-        """So, or by another process, which may have promised it, something may be in the sink that does not outlive a power
-        cut but in the spool."""
+        """Whether the sink may hold something that outlives a power cut only in the spool: because it could not be synced,
+        or because another process, which may have promised that, wrote it."""
         self._since: float | None = None
-        """When it began what it is at."""
+        """When the thread began what it is doing; None while it waits."""
         self._closing = False
         self._changed = threading.Condition()
         self.failing = False
@@ -125,29 +126,30 @@ class AuditWriter:
 
     @property
     def spools(self) -> bool:
-        """What the sink does not take is kept."""
+        """Whether what the sink does not take is kept on disk."""
         return self._spool is not None
 
     @property
     def spooled_bytes(self) -> int:
-        """What waits on disk."""
+        """How many octets wait on disk."""
         return self._spool.waiting if self._spool is not None else 0
 
     @property
     def blocked(self) -> bool:
-        """There is nowhere left to put lines: what changes something must not go up."""
+        """Whether there is nowhere left to put lines: then requests that change something must not go up."""
         return self._spool is not None and (self._stuck or not self.has_room(ROOM_BYTES))
 
     @property
     def hangs(self) -> bool:
-        """Longer than anybody waits: the sink, or the spool's disk, does not return (a network's, whose server is away)."""
+        """Whether the sink or the spool's disk has not returned for longer than anybody waits (as a network file system
+        whose server is away)."""
         since = self._since
         return since is not None and time.monotonic() - since > self._patience_s
 
     # The event loop's side
 
     def has_room(self, size: int) -> bool:
-        """Whether so many octets could be offered. Asked before lines are linked: what is refused leaves no gap."""
+        """Whether ``size`` octets may be offered. Asked before lines are linked, so that refused ones leave no gap."""
         if self._queued + len(self._hand) + size > self._queue_bytes:
             return False
         spool = self._spool
@@ -156,14 +158,14 @@ class AuditWriter:
         return spool.used + self._queued + size <= spool.max_bytes
 
     def offer(self, lines: bytes, durable: Callable[[bool], object] | None = None) -> None:
-        """Take them; never blocks. ``durable`` is told, from the thread, whether they outlive a power cut."""
+        """Queue ``lines``; never blocks. The thread calls ``durable`` with whether they outlive a power cut."""
         with self._changed:
             self._queue.append(_Offered(lines, durable))
             self._queued += len(lines)
             self._changed.notify()
 
     async def settle(self, lines: bytes) -> bool:
-        """Take them, and say when they outlive the process and a power cut; False: they may not."""
+        """Queue ``lines``, and wait until they outlive the process and a power cut; False: they may not."""
         loop = asyncio.get_running_loop()
         settled: asyncio.Future[bool] = loop.create_future()
 
@@ -179,7 +181,7 @@ class AuditWriter:
             return False
 
     def close(self) -> None:
-        """Stop when what was offered is written or on disk; blocks, at most 5 s. What waits on disk stays there."""
+        """Stop once all that was offered is written or on disk; blocks for at most 5 s. What waits on disk stays there."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -191,7 +193,7 @@ class AuditWriter:
             log.error("%d audit lines found no room and are lost with the process", self._hand.count(b"\n"))
         try:
             self._sink.close()
-        except OSError as error:  # a network's file system says only now what its server did not take
+        except OSError as error:  # a network file system may report only now what its server did not take
             log.error("the audit sink fails: %s", error.strerror)
         if self._spool is not None:
             with contextlib.suppress(OSError):
@@ -215,18 +217,18 @@ class AuditWriter:
             self._since = None
 
     def _next(self) -> tuple[list[_Offered], bool]:
-        """What was offered since, counted as queued until it is written, and whether it is the last."""
+        """What was offered since the last call, and whether it is the last. It counts as queued until it is written."""
         with self._changed:
             if not self._closing and (self._stuck or not self._queue):
                 self._changed.wait(self._retry_s if self._owed() or self.unsure else self._look_s)
             if self._stuck and not self._closing:
-                return [], False  # what is new waits in the queue, behind what is in hand
+                return [], False  # new lines wait in the queue, behind what is in hand
             offered = list(self._queue)
             self._queue.clear()
             return offered, self._closing
 
     def _write(self, lines: bytes) -> bool:
-        """Whether these are where they belong, or on disk in their order."""
+        """Write what is owed, then ``lines``. Returns whether these are in the sink, or on disk in their order."""
         lost = self.dropped
         self._see_to_sink()
         self._see_to_spool()
@@ -240,7 +242,7 @@ class AuditWriter:
         return not self._hand and self.dropped == lost
 
     def _see_to_sink(self) -> None:
-        """An operator who needs the room may have emptied it, or a rotation: a line that it had a part of begins anew."""
+        """Begin a line anew if the sink had part of it and was emptied, by a rotation or an operator who needs the room."""
         if not self._begun or not self._sink.emptied():
             return
         if self._torn:
@@ -252,7 +254,7 @@ class AuditWriter:
         self._begun = b""
 
     def _see_to_spool(self) -> None:
-        """An operator who needs the room may have cut it."""
+        """Find out whether the spool was cut, by an operator who needs the room."""
         if self._spool is None:
             return
         try:
@@ -265,7 +267,7 @@ class AuditWriter:
         if gone:
             log.error("somebody cut the audit's spool: %d octets that waited there are lost", gone)
             if self._begun and not self._torn and not self._spool.waiting:
-                self._torn = b"\n"  # the rest of that line is among them
+                self._torn = b"\n"  # the rest of the line that the sink has begun is among them
 
     def _spool_fails(self, error: OSError) -> None:
         if not self._spool_told:
@@ -273,12 +275,13 @@ class AuditWriter:
         self._spool_told = True
 
     def _look(self) -> None:
-        """Write what another left, once all of our own is written: behind a whole line, and while the sink takes lines."""
+        """Write what another process left, once all lines of our own are written: after a whole line, and only while the
+        sink takes lines."""
         spool, now = self._spool, time.monotonic()
         if spool is None or now < self._look_at or self.failing or self._owed() or self._begun or spool.used:
             return
         self._look_at = now + (self._look_s or 0.0)
-        with contextlib.suppress(OSError):  # told where it is needed for lines of our own
+        with contextlib.suppress(OSError):  # reported once the spool is needed for lines of our own
             spool.claim()
         if not spool.waiting:
             return
@@ -291,11 +294,11 @@ class AuditWriter:
         self._recover()
 
     def _owed(self) -> bool:
-        """Something waits to be written before anything new is."""
+        """Whether something must be written before anything new."""
         return bool(self._torn or self._hand) or self.spooled_bytes > 0
 
     def _recover(self) -> None:
-        """As much of what is owed as the sink takes, and in time to look at what is new."""
+        """Write as much of what is owed as the sink takes, but stop in time for what is new."""
         if not self._end_line():
             return
         spool = self._spool
@@ -306,31 +309,32 @@ class AuditWriter:
                 spool.drop(taken)
             except OSError as error:
                 self._spool_fails(error)
-                self.failing = True  # the sink, for all that comes behind those: there must be room for that
+                self.failing = True  # as if the sink did: what comes after those needs room in the spool
                 return
             if self._begun and not spool.waiting:
-                self._torn = b"\n"  # somebody cut it within a line, and it found no room to end that
+                self._torn = b"\n"  # somebody cut it within a line, and there was no room to end that line
             if not octets or taken < len(octets) or self._queue or self._closing:
-                break  # the first where somebody has just cut it
+                break  # no octets: somebody has just cut the spool
         self._empty_spool()
         if self._end_line() and self._hand and not self.spooled_bytes:
             self._hand = self._hand[self._push(self._hand) :]
         self._keep(b"")
 
     def _end_line(self) -> bool:
-        """Whether none is left in the sink whose rest is lost."""
+        """End the line in the sink whose rest is lost, if there is one. Returns whether none is left."""
         self._torn = self._torn[self._push(self._torn) :]
         return not self._torn
 
     def _empty_spool(self) -> None:
-        """When the sink has all of it, for good where that was promised; else it is tried again with the next round.
+        """Empty the spool if the sink has all of it, and, where that was promised, for good; else retry in the next round.
 
-        So it is where nothing is kept: whoever asks how the sink is doing must not have to wait for a change to find out.
+        The sync is retried even if nothing is spooled: the sink's state must not stay unknown until a request changes
+        something.
         """
         spool = self._spool
         if self.spooled_bytes or not (self.unsure or (spool is not None and spool.used)):
             return
-        # The rest of what is begun is in hand.
+        # The rest of a line that the sink has begun is in hand.
         not_yet = spool is not None and spool.doubted and (self._begun or time.monotonic() < self._again_at)
         if not_yet and not self.unsure:
             return
@@ -340,19 +344,19 @@ class AuditWriter:
         with contextlib.suppress(OSError):
             spool.empty()
             if self.durable:
-                spool.sync()  # a power cut would bring it back, and lines twice that are rotated away by now
+                spool.sync()  # else a power cut would bring it back, and again lines that are rotated away by now
         if spool.waiting:
             self._again_at = time.monotonic() + self._again_s
             log.warning("what the audit sink took while it could not be synced is written again: %d octets", spool.waiting)
 
     def _push(self, octets: bytes) -> int:
-        """How many the sink took."""
+        """Write ``octets`` to the sink. Returns how many it took."""
         if not octets:
             return 0
-        self._since = time.monotonic()  # a long spool is on its way
+        self._since = time.monotonic()  # for each piece: a long spool takes time, and is no hang
         taken, why = self._asked(octets)
         if 0 < taken < len(octets) and not self.failing:
-            # What stopped it on the way is not said before the next try. A reader who stalls is not waited for twice.
+            # What stopped it midway shows only at the next try. A reader that stalls is not waited for twice.
             more, why = self._asked(octets[taken:])
             taken += more
         if taken:
@@ -366,7 +370,7 @@ class AuditWriter:
         return taken
 
     def _asked(self, octets: bytes) -> tuple[int, str]:
-        """How many the sink took, and why not all of them."""
+        """How many octets the sink took, and why not all of them."""
         try:
             return self._sink.write(octets), _STALLS
         except BlockingIOError as error:
@@ -375,17 +379,17 @@ class AuditWriter:
             return 0, _why(error)
 
     def _keep(self, octets: bytes) -> None:
-        """What the sink did not take, behind what is in hand already."""
+        """Keep what the sink did not take, behind what is in hand already."""
         octets = self._hand + octets
         self._hand = b""
         if not octets:
             self._stuck = False
         elif self._spool is None:
-            # The rest of a line that was cut: it must be ended before another begins.
+            # Only the rest of a line that was cut short stays: that line must be ended before another begins.
             self._hand = octets[: octets.index(b"\n") + 1] if self._begun and not self._torn else b""
             self.dropped += octets.count(b"\n", len(self._hand))
         else:
-            self._see_to_spool()  # again: the sink may have taken long, and behind what is gone these would be taken for it
+            self._see_to_spool()  # again: the sink may have taken long, and after a cut these would pass for what is gone
             try:
                 self._spool.append(octets, b"" if self._torn else self._begun)
                 self._stuck = False
@@ -395,7 +399,7 @@ class AuditWriter:
                 self._hand, self._stuck = octets, True
 
     def _sync(self) -> bool:
-        """Whether all that was offered outlives a power cut: some of it may be in the sink, and the rest in the spool."""
+        """Sync sink and spool: either may hold some of what was offered. Returns whether all of it outlives a power cut."""
         done = self._sync_sink()
         try:
             if self._spool is not None and self._spool.waiting:
@@ -405,10 +409,10 @@ class AuditWriter:
         return done
 
     def _sync_sink(self) -> bool:
-        """Whether it has what it took."""
+        """Sync the sink. Returns whether what it took since it was last to be synced outlives a power cut."""
         if not self._unsynced:
             return True
-        self._unsynced = False  # once told that it may not: later lines are no worse for that
+        self._unsynced = False  # even if it fails, which is reported once: later lines are no worse for that
         try:
             self._sink.sync()
         except OSError as error:
@@ -416,7 +420,7 @@ class AuditWriter:
                 _not_durable(error)
             self.unsure = self._doubted = True
             if self._spool is not None:
-                self._spool.doubt()  # Linux drops what it could not write, and says that all is well when asked again
+                self._spool.doubt()  # Linux drops what it could not write, and reports success when asked again
             return False
         if self.unsure:
             log.warning("the audit can be made durable again")

@@ -1,7 +1,7 @@
 """What one process has counted, as a value that another can add up: rows of requests, histograms, readings.
 
-Totals are added. Of what is a state, a table here says what several processes together are: most of it is added, too; an
-alarm is on where it is on anywhere, and a thing is up where it is up everywhere.
+Totals are added. So are most states; for the others, tables here say what holds for several processes together: an alarm is
+on if it is on in any of them, and a thing is up if it is up in all of them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ Kind = tuple[str | int, ...]
 
 
 class Times(msgspec.Struct, frozen=True, array_like=True):
-    """A histogram: how many in each bucket, and how long in all."""
+    """A histogram: the count of each bucket, and the total time."""
 
     counts: tuple[int, ...]
     total_s: float
 
 
 class Number(msgspec.Struct, frozen=True, array_like=True):
-    """As ``metrics.Reading``."""
+    """One number, with the attributes of a ``metrics.Reading``."""
 
     name: str
     help: str
@@ -32,7 +32,7 @@ class Number(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
-    """Requests of one kind."""
+    """The requests of one kind."""
 
     kind: Kind
     count: int
@@ -41,7 +41,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Figures(msgspec.Struct, frozen=True, array_like=True):
-    """Of one process, at one moment."""
+    """What one process has counted, at one moment."""
 
     rows: tuple[Row, ...] = ()
     durations: dict[str, Times] = {}
@@ -49,12 +49,12 @@ class Figures(msgspec.Struct, frozen=True, array_like=True):
     numbers: tuple[Number, ...] = ()
 
     def totals(self) -> Figures:
-        """What stays when the process is gone."""
+        """What remains when the process is gone: everything but the gauges."""
         return msgspec.structs.replace(self, numbers=tuple(one for one in self.numbers if one.total))
 
     @property
     def requests(self) -> int:
-        """All that it answered."""
+        """How many requests the process has answered."""
         return sum(row.count for row in self.rows)
 
 
@@ -79,11 +79,11 @@ _LEAST = frozenset(
         "gitlab_gateway_store_up",
     }
 )
-"""Gauges that are no amounts: several processes have the most, or the least, of what each has."""
+"""Gauges that are not amounts: of several processes' values, the largest or the smallest one holds for all."""
 
 
 def together(parts: Sequence[Figures]) -> Figures:
-    """What they have counted in all."""
+    """What several processes have counted in all."""
     rows: dict[Kind, tuple[int, int, int]] = {}
     durations: dict[str, Times] = {}
     upstream = Times((), 0.0)

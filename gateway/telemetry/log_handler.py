@@ -1,13 +1,13 @@
-"""The operator's log where a reader may stop reading, or a disk be full: at a pipe, a socket, a terminal, a file. A thread
-waits, nobody else does.
+"""The operator's log, written to where a reader may stop reading or a disk may be full: a pipe, a socket, a terminal, a
+file. A thread of its own waits for the reader.
 
     emit ─► queue ─► thread ─► descriptor
 
-Whoever logs waits until the line is written, so that none is missing behind a crash, but only for a moment of each second:
-behind that, lines wait in the queue; those that find no room there are dropped, counted and told of.
+Code that logs waits until its line is written, so that none is missing after a crash, but only for a moment of each second:
+beyond that, lines wait in the queue. Those that find no room there are dropped and counted, and the log says how many.
 
-A thread rather than ``O_NONBLOCK``: the flag is shared by all who hold the same description, a shell among them. And rather
-than a look whether there is room: other processes write to the same pipe between the look and the write.
+Why a thread? ``O_NONBLOCK`` is shared by all holders of the same open file description, perhaps a shell. And it does not
+help to ask whether there is room: other processes write to the same pipe between the question and the write.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from collections import deque
 from typing import TextIO
 
 MOST_BYTES = 256 << 10
-"""Lines that wait for a reader."""
+"""How many octets of lines may wait for a reader."""
 MOMENT_S = 0.05
-"""How long all who log wait for their lines to be written, in a second."""
+"""How long all code that logs waits for its lines to be written, in total per second."""
 STALL_S = 0.5
-"""At the exit: a reader who takes nothing for so long is not waited for."""
+"""At exit: a reader that takes nothing for this long is not waited for."""
 EXIT_S = 2.0
-"""As that, if it takes one line after the other."""
+"""At exit: how long a reader that takes one line after the other is waited for."""
 _UNREAD = "nobody read it"
 _LINE_END = 0x0A
 
 
 def handler_for(stream: TextIO) -> logging.Handler:
-    """What writes to ``stream`` and never holds up whoever logs."""
+    """A handler that writes to ``stream`` and does not hold up the code that logs."""
     try:
         descriptor = stream.fileno()
         mode = os.fstat(descriptor).st_mode
-    except (OSError, ValueError):  # in memory
+    except (OSError, ValueError):  # a stream in memory
         return logging.StreamHandler(stream)
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode) or os.isatty(descriptor):
         return PatientHandler(descriptor)
@@ -49,7 +49,7 @@ class PatientHandler(logging.Handler):
     """Writes to a descriptor that somebody else opened, and leaves it open.
 
     Args:
-        descriptor: Where to.
+        descriptor: Where to write.
         most_bytes: As ``MOST_BYTES``.
         moment_s: As ``MOMENT_S``.
         stall_s: As ``STALL_S``.
@@ -73,20 +73,20 @@ class PatientHandler(logging.Handler):
         self._stall_s = stall_s
         self._exit_s = exit_s
         self._queue: deque[bytes] = deque()
-        """The first of them is being written."""
+        """The lines that wait; the first of them is being written."""
         self._queued = 0
         self._untold = 0
-        """Of those dropped, the ones that no line tells of yet."""
+        """How many of the dropped lines the log has not reported yet."""
         self._full = False
-        """Lines are dropped until the queue is empty: what is missing is missing in one place, where it is told."""
+        """Whether lines are dropped until the queue is empty: so they are missing in one place, where this is reported."""
         self._since = self._waited_s = 0.0
-        """Of the present second: when it began, and for how long lines were waited for."""
+        """When the present second began, and how long lines have been waited for in it."""
         self._takes = True
-        """The descriptor's answer, last time."""
+        """Whether the descriptor took what was written last."""
         self._why = _UNREAD
-        """Why lines were dropped last."""
+        """Why lines were last dropped."""
         self._torn = False
-        """The last that was taken is no whole line."""
+        """Whether what the descriptor took last ends in the middle of a line."""
         self._closing = False
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="log", daemon=True).start()
@@ -114,7 +114,7 @@ class PatientHandler(logging.Handler):
                 self._waited_s += time.monotonic() - began
 
     def flush(self) -> None:
-        """Waits until all is written, as long as somebody reads, and not for long."""
+        """Wait until everything is written, as long as somebody reads, but not for long."""
         until = time.monotonic() + self._exit_s
         with self._changed:
             while self._owes():
@@ -122,7 +122,7 @@ class PatientHandler(logging.Handler):
                     return
 
     def close(self) -> None:
-        """The thread ends when all is written, or with the process."""
+        """Let the thread end once everything is written, or with the process."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -136,7 +136,7 @@ class PatientHandler(logging.Handler):
         self._untold += 1
 
     def _owes(self) -> bool:
-        """Something is to be written, and is not yet."""
+        """Whether something has yet to be written."""
         return bool(self._queue or (self._untold and self._takes))
 
     # The thread's side
@@ -169,14 +169,14 @@ class PatientHandler(logging.Handler):
         return self._line(logging.LogRecord("gateway.log", logging.WARNING, __file__, 0, words, (count, self._why), None))
 
     def _write(self, octets: bytes) -> bool:
-        """Whether all were taken; however long that takes."""
+        """Write ``octets``, however long that takes. Returns whether all were taken."""
         left = memoryview(b"\n" + octets if self._torn else octets)
         while left:
             try:
                 taken = os.write(self._descriptor, left)
                 self._torn = left[taken - 1] != _LINE_END if taken else self._torn
                 left = left[taken:]
-            except BlockingIOError:  # another who holds it has asked for that
+            except BlockingIOError:  # another holder of the description has asked for that
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()

@@ -25,7 +25,7 @@ def _blank_secrets(_logger: WrappedLogger, _name: str, event: EventDict) -> Even
 
 
 def configure(level: str = "info", stream: TextIO | None = None, *, worker: int | None = None) -> None:
-    """Route the root logger to ``stream`` (standard error) as JSON lines; of a worker with its number."""
+    """Route the root logger to ``stream`` (default: standard error) as JSON lines; a worker's lines have its number."""
 
     def numbered(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
         if worker is not None:
@@ -43,7 +43,7 @@ def configure(level: str = "info", stream: TextIO | None = None, *, worker: int 
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
             numbered,
-            # After the traceback has become text: an exception's words may quote what a client sent.
+            # After the traceback has become text: an exception's message may quote what a client sent.
             _blank_secrets,
             structlog.processors.JSONRenderer(),
         ],
@@ -56,11 +56,11 @@ def configure(level: str = "info", stream: TextIO | None = None, *, worker: int 
             before.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # aiohttp's own loggers quote requests; what they would say, the edge says in its own words.
+    # aiohttp's own loggers quote requests; the edge logs what they would say, in its own words.
     for name in ("aiohttp.server", "aiohttp.access", "aiohttp.web", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def dropped() -> int:
-    """Lines that nobody read in time."""
+    """How many lines were dropped."""
     return sum(one.dropped for one in logging.getLogger().handlers if isinstance(one, PatientHandler))

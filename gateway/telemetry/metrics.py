@@ -1,6 +1,6 @@
 """Prometheus metrics: one class, a registry of its own, plain numbers.
 
-Labels come from closed sets or from the catalogue (an unknown route is ``other``): never a path, a user, a token.
+Labels come from closed sets or from the catalogue (an unknown route is ``other``): never a path, a user or a token.
 Every name and label is in docs/operations.md, "Metrics"; a test keeps the two in step.
 """
 
@@ -31,13 +31,13 @@ _LIMITED = Code.RATE_LIMITED.value
 
 _PAUSE_S = 0.001
 _ROWS = 256
-"""How many are gone through between two pauses: about 0.2 ms' worth."""
+"""How many rows are processed between two pauses: about 0.2 ms of work."""
 
 _T = TypeVar("_T")
 
 
 class _Times:
-    """A histogram's numbers. Plain ones: a bound child's ``observe`` takes a lock, and four times as long."""
+    """A histogram, in plain numbers: ``observe`` of the library's bound child takes a lock, and four times as long."""
 
     __slots__ = ("counts", "total_s")
 
@@ -51,7 +51,7 @@ class _Times:
 
 
 class _Row:
-    """Requests alike in every label that any metric has."""
+    """The counts of requests that are alike in every label of every metric."""
 
     __slots__ = ("bytes_in", "bytes_out", "cells", "count", "duration", "kind", "of")
 
@@ -61,7 +61,7 @@ class _Row:
         self.duration = duration
         self.count = self.bytes_in = self.bytes_out = 0
         self.cells: tuple[Cell, ...] = ()
-        """Where its requests are counted, once somebody has asked."""
+        """The series that count its requests; empty until metrics are first asked for."""
 
 
 class _Kind(NamedTuple):
@@ -82,7 +82,7 @@ class _Kind(NamedTuple):
 class Metrics:
     """Observes finished exchanges and exports what the parts count themselves.
 
-    A request is counted once, in the row of its kind; the metrics are sums over rows, made when somebody asks.
+    A request is counted once, in the row of its kind; the metrics are sums over rows, computed when they are asked for.
     """
 
     def __init__(self, version: str, catalogue_version: str = "", registry: CollectorRegistry | None = None) -> None:
@@ -94,13 +94,13 @@ class Metrics:
         self._series = [Series(*counter) for counter in _COUNTERS]
         for refusals in self._series:
             if refusals.labels == ("code",):
-                # From nothing on: to Prometheus one that appears with its first refusal has not increased by it.
+                # From 0 on: a series that appears only with its first refusal has, to Prometheus, not increased by it.
                 for code in Code:
                     refusals.begin((code.value,))
         self._adding = threading.Lock()
         self.registry.register(_Requests(self._counters))
         self._rest = CollectorRegistry()
-        """All but the counters that have many series."""
+        """All metrics but the counters that have many series."""
         for one in (self.registry, self._rest):
             one.register(_Requests(self._others))
 
@@ -155,7 +155,7 @@ class Metrics:
         return row
 
     def _add_up(self) -> None:
-        """Rows are listed in one step, and their numbers only grow."""
+        """Sum up the rows into series, while requests go on: rows are listed in one step, and their numbers only grow."""
         for series in self._series:
             for cell in _unhurried(series.cells.values(), _ROWS):
                 cell.count = 0
@@ -172,7 +172,7 @@ class Metrics:
             yield from [series.family() for series in self._series]
 
     def _others(self) -> Iterator[Metric]:
-        """As ``_add_up``, of what has few series."""
+        """The metrics that have few series, summed up as in ``_add_up``."""
         rows = list(self._rows.values())
         durations = HistogramMetricFamily(
             "gitlab_gateway_http_request_duration_seconds",
@@ -206,7 +206,7 @@ class Metrics:
         yield build
 
     def figures(self, read: Callable[[], Iterable[Reading]]) -> Figures:
-        """All of it as a value, with the numbers that parts keep themselves; in any thread, as ``_families``."""
+        """Everything as a value, with the numbers that other parts keep themselves. For any thread, as ``_add_up``."""
         return Figures(
             tuple(Row(tuple(row.kind), row.count, row.bytes_in, row.bytes_out) for row in list(self._rows.values())),
             {cache: times.value for cache, times in list(self._durations.items())},
@@ -215,7 +215,7 @@ class Metrics:
         )
 
     def show(self, figures: Figures) -> None:
-        """Export these: of others, and once."""
+        """Export ``figures``, which others have counted; only once."""
         for kind, count, bytes_in, bytes_out in map(msgspec.structs.astuple, figures.rows):
             row = self._rows[kind] = _Row(self, _Kind(*kind), _Times())
             row.count, row.bytes_in, row.bytes_out = count, bytes_in, bytes_out
@@ -229,7 +229,8 @@ class Metrics:
             registry.register(_Readings(read))
 
     def render(self) -> bytes:
-        """The text exposition format. Off the main thread it takes its time: fifty thousand series half a second."""
+        """All metrics in the text format. Outside the main thread this takes its time: half a second for fifty thousand
+        series."""
         pieces: list[bytes] = []
         with self._adding:
             self._add_up()
@@ -241,7 +242,7 @@ class Metrics:
 
 
 class Reading:
-    """One number somebody else counts: a gauge, or a counter when ``total``."""
+    """One number that another part counts: a gauge, or a counter if ``total``."""
 
     __slots__ = ("help", "labels", "name", "total", "value")
 
@@ -276,8 +277,8 @@ class _Readings(Collector):
 def _unhurried(things: Iterable[_T], most: int) -> Iterator[_T]:
     """``things``, with a pause after every ``most`` of them, but not in the main thread.
 
-    Python runs one thread at a time, and takes a while to make one hand over that does not by itself: requests would wait
-    as long at each of their system calls.
+    Python runs one thread at a time, and takes a while to make a thread hand over that does not do so by itself: requests
+    would wait that long at each of their system calls.
     """
     hurried = threading.current_thread() is threading.main_thread()
     for number, thing in enumerate(things, 1):
@@ -303,7 +304,7 @@ def _cumulative(times: _Times) -> tuple[list[tuple[str, float]], float]:
     return [(bound, sum(counts[: at + 1])) for at, bound in enumerate(bounds)], times.total_s
 
 
-# Name, text, labels, and the labels' values of the samples that count requests of a kind.
+# Name, help text, label names, and the label values of the series that count requests of a kind.
 _COUNTERS: tuple[tuple[str, str, tuple[str, ...], Callable[[_Kind], list[tuple[str, ...]]]], ...] = (
     (
         "gitlab_gateway_http_requests",

@@ -1,7 +1,7 @@
-"""Counters with many series: what stays of each line is kept, so that a scrape only puts the numbers behind it.
+"""Counters with many series: the constant part of each line is kept, so that a scrape only appends the numbers.
 
-The library takes some 15 µs for a line: fifty thousand lines are most of a second in which no request is served. Its text
-is what is made here, octet for octet; a test holds it to that.
+The library takes some 15 µs per line: for fifty thousand lines, that is most of a second in which no request is served. The
+text made here is the library's, octet for octet; a test checks that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prometheus_client.utils import floatToGoString
 
 K = TypeVar("K")
 _PLAIN = 1_000_000
-"""From here on the library counts in powers of ten."""
+"""From this number on, the library writes powers of ten."""
 
 
 class Cell:
@@ -26,7 +26,7 @@ class Cell:
 
     def __init__(self, opening: bytes) -> None:
         self.opening = opening
-        """Of its line, up to the number."""
+        """Its line up to the number."""
         self.count = 0
 
     @property
@@ -38,13 +38,13 @@ class Cell:
 
 
 class Series(Generic[K]):
-    """One counter's.
+    """All series of one counter.
 
     Args:
-        name: Without ``_total``.
+        name: The counter's name, without ``_total``.
         text: What it counts.
-        labels: Their names.
-        values_of: The labels' values of each series that counts things of a kind.
+        labels: The names of its labels.
+        values_of: Gives the label values of each series that counts things of a kind.
     """
 
     def __init__(
@@ -56,21 +56,21 @@ class Series(Generic[K]):
         self._values_of = values_of
         self.cells: dict[tuple[str, ...], Cell] = {}
         self.head = _head(CounterMetricFamily(name, text, labels=labels))
-        """What stands above its lines."""
+        """The lines above its series."""
 
     def begin(self, values: tuple[str, ...]) -> Cell:
-        """The series with these labels' values, at nothing where it is new."""
+        """The series with these label values; a new one begins at 0."""
         cell = self.cells.get(values)
         if cell is None:
             cell = self.cells[values] = Cell(_opening(self.name, self.labels, values))
         return cell
 
     def cells_of(self, kind: K) -> list[Cell]:
-        """Those that count things of ``kind``."""
+        """The series that count things of ``kind``."""
         return [self.begin(values) for values in self._values_of(kind)]
 
     def family(self) -> CounterMetricFamily:
-        """The same for the library."""
+        """The counter as a metric family of the library."""
         family = CounterMetricFamily(self.name, self.text, labels=self.labels)
         for values, cell in self.cells.items():
             family.add_metric(values, cell.count)

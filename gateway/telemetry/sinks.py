@@ -1,7 +1,7 @@
 """Where the audit's lines go: a standard stream, or a file that is followed through its rotations.
 
-A sink takes octets and says how many it took; what it did not take is the writer's to keep (``audit_writer``), so that a
-line which a failure cut short is continued where it was cut. Sinks belong to the writer's thread.
+A sink takes octets and says how many it took; the writer (``audit_writer``) keeps what it did not take, so that a line that
+a failure cut short is continued where it was cut. Sinks belong to the writer's thread.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ..core.audit_chain import mac_of
 log = logging.getLogger("gateway.audit")
 
 STALL_S = 1.0
-"""A reader who takes nothing for so long has stopped reading."""
+"""A reader that takes nothing for this long has stopped reading."""
 
 _LONGEST_LINE = 1 << 18
 _LINE_END = ord("\n")
 _NOT_FOR_THESE = frozenset({errno.EINVAL, errno.ENOTSUP})
-"""What fsync says of pipes, sockets and terminals, and of directories on some file systems: there is nothing to wait for.
-Not EROFS: so says ext4 of a file whose disk failed, and that took lines a moment ago."""
+"""How fsync fails for pipes, sockets and terminals, and for directories on some file systems: there is nothing to wait for.
+Not EROFS: that is how it fails, on ext4, for a file that took lines a moment ago and whose disk has failed since."""
 _STREAMS = {"stdout": 1, "stderr": 2}
 
 
@@ -37,22 +37,23 @@ class Sink(Protocol):
     """Where lines go."""
 
     def write(self, lines: bytes) -> int:
-        """How many octets were taken: fewer than all when it failed or stalled on the way. OSError when it took none."""
+        """Write ``lines``. Returns how many octets were taken: fewer than all if the sink failed or stalled on the way.
+        Raises OSError if it took none."""
         ...
 
     def sync(self) -> None:
-        """What was taken outlives a power cut, where the sink can tell. OSError."""
+        """Make sure that what was taken outlives a power cut, where the sink can tell. Raises OSError."""
         ...
 
     def emptied(self) -> bool:
-        """Whether somebody cut what was taken to nothing, or removed it: asked within a line, which begins anew."""
+        """Whether somebody emptied or removed what holds the octets taken. Asked within a line, which then begins anew."""
         ...
 
     def close(self) -> None: ...
 
 
 class StreamSink:
-    """A descriptor that somebody else opened: standard output, standard error. ``anew``: it may be opened again."""
+    """A descriptor that somebody else opened: standard output, standard error. ``anew``: whether it may be opened anew."""
 
     def __init__(self, descriptor: int, *, stall_s: float = STALL_S, anew: bool = True) -> None:
         self._out = _Out(descriptor, stall_s, anew=anew)
@@ -71,22 +72,22 @@ class StreamSink:
 
 
 class FileSink:
-    """A file, created 0600 and appended to.
+    """A file, created with mode 0600 and appended to.
 
-    A file that was renamed or removed (logrotate) is left where it went, and a new one is begun: seen before each write, so
-    no signal is needed. One that grew past ``rotate_bytes`` is renamed to ``PATH.1``, and those before it one number up.
-    No line is ever spread over two files.
+    If the file was renamed or removed (logrotate), it is left where it went, and a new one is begun; this is checked before
+    each write, so no signal is needed. A file that would grow past ``rotate_bytes`` is renamed to ``PATH.1``, and older
+    ones move up by one number. No line is ever split between two files.
 
-    Or a pipe with a name: while nobody reads it, nothing is taken; one that was made anew is opened anew, and none is made
-    into a file.
+    The path may also be a named pipe: while nobody reads it, nothing is taken. A pipe that was made anew is opened anew,
+    and no file is created in its place.
 
     Args:
         path: Absolute.
-        rotate_bytes: 0: never by itself.
+        rotate_bytes: The size past which the file is rotated; 0: never by itself.
         keep: How many rotated files stay.
-        stall_s: For a pipe with a name.
-        torn_in: A file that ends in the middle of a line, which is ended there: ``path``, or what it was before a rotation.
-        durable: Whether a file is synced when it is left; where that fails the next ``sync`` does.
+        stall_s: As ``STALL_S``, for a named pipe.
+        torn_in: A file that ends in the middle of a line, which is ended there: ``path``, or what a rotation renamed it to.
+        durable: Whether a file is synced when it is left; if that fails, so does the next ``sync``.
     """
 
     def __init__(
@@ -105,14 +106,14 @@ class FileSink:
         self._stall_s = stall_s
         self._durable = durable
         self._whole = not torn_in
-        """What was written last ended a line, or its reader is gone."""
+        """Whether what was written last ended a line, or its reader is gone."""
         self._rotates = True
         self._untold: OSError | None = None
-        """Why a file of before could not be synced when it was left. It is not asked again: the system says so once, or, of
-        one that is gone (with its disk, or at a network's server), nothing else for ever."""
+        """Why an earlier file could not be synced when it was left. That is not tried again: the system reports an error
+        once or, for a file that is gone (with its disk, or on a network server), for ever."""
         self._descriptor = -1
         self._named = False
-        """What is synced in it is not lost for want of its name."""
+        """Whether the file's name is durable, too, so that what is synced in it is not lost for want of a name."""
         self._which = (0, 0)
         self._out: _Out | None = None
         self._is_pipe = False
@@ -140,7 +141,7 @@ class FileSink:
         return taken
 
     def _fitting(self, lines: bytes, begin: int) -> bytes:
-        """From ``begin`` on what one file may hold: whole lines, one at least; a line that is longer is one file's."""
+        """What one file may hold of ``lines`` from ``begin`` on: whole lines, at least one, even if that is too long."""
         most = self._rotate_bytes
         if not most or len(lines) - begin <= most:
             return lines[begin:] if begin else lines
@@ -173,7 +174,7 @@ class FileSink:
 
     def _open(self, path: str = "") -> None:
         path = path or self._path
-        # Without O_NONBLOCK a pipe's opening waits for its reader.
+        # Without O_NONBLOCK, opening a pipe waits for its reader.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | (0 if self._is_pipe else os.O_CREAT)
         try:
             descriptor = os.open(path, flags, 0o600)
@@ -227,7 +228,7 @@ class FileSink:
 
     def _rotate(self) -> None:
         try:
-            # Up to the first that is free: `keep` may be a million, where all are to stay.
+            # Only up to the first free number: `keep` may be a million, where all files are to stay.
             kept = 0
             while kept < self._keep - 1 and os.path.lexists(f"{self._path}.{kept + 1}"):
                 kept += 1
@@ -239,7 +240,7 @@ class FileSink:
             self._reopen()  # somebody else has renamed it, a moment ago
             return
         except OSError as error:
-            # A record in one long file is better than none.
+            # An audit in one long file is better than none.
             if self._rotates:
                 log.error("the audit's file cannot be rotated: %s", error.strerror)
             self._rotates = False
@@ -249,14 +250,14 @@ class FileSink:
 
 
 class _UnreadError(OSError):
-    """A pipe with a name that nobody has opened to read."""
+    """A named pipe that nobody has opened for reading."""
 
     def __init__(self) -> None:
         super().__init__(errno.ENXIO, "nobody reads the pipe")
 
 
 class NullSink:
-    """No audit asked for."""
+    """Takes everything and keeps nothing, where no audit is asked for."""
 
     def write(self, lines: bytes) -> int:
         return len(lines)
@@ -272,11 +273,12 @@ class NullSink:
 
 
 class _Out:
-    """A descriptor, written to as far as it goes: who reads a pipe and stops is waited for once, for so long.
+    """A descriptor, written to as far as it takes octets: a reader of a pipe that stops is waited for once, ``stall_s``.
 
-    A pipe is opened anew, so that not to wait is this process's choice alone: the flag is shared by all who hold the same
-    description. What cannot be (a socket, a terminal, another user's pipe, as a container's is) is written in pieces that
-    it takes at once or not at all: each costs two turns of the interpreter's lock. An empty pipe takes all it can hold.
+    A pipe is opened anew, so that not waiting is this process's choice alone: ``O_NONBLOCK`` is shared by all holders of
+    the same open file description. What cannot be opened anew (a socket, a terminal, another user's pipe, as a container's
+    is) is written in pieces that it takes at once or not at all; each piece costs two turns of the interpreter's lock. An
+    empty pipe takes all it can hold.
     """
 
     def __init__(self, descriptor: int, stall_s: float, *, anew: bool = True) -> None:
@@ -287,7 +289,7 @@ class _Out:
         self._piece = None if self.regular else select.PIPE_BUF
         self._holds = 0
         if stat.S_ISFIFO(mode):
-            with contextlib.suppress(OSError, AttributeError):  # Linux alone tells
+            with contextlib.suppress(OSError, AttributeError):  # only Linux tells
                 self._holds = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
             with contextlib.suppress(OSError):
                 if not anew:
@@ -319,7 +321,7 @@ class _Out:
         return taken
 
     def _size(self, whole: int) -> int:
-        """Of the next piece."""
+        """The size of the next piece."""
         if self._piece is None:
             return whole
         if self._holds and not int.from_bytes(fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(4)), sys.byteorder):
@@ -327,7 +329,7 @@ class _Out:
         return self._piece
 
     def _has_room(self) -> bool:
-        """Or an error to be found. A reader who stopped once is not waited for again before they go on."""
+        """Whether there is room, or an error to find. A reader that stopped is not waited for again until it goes on."""
         ready = bool(self._poll.poll(self._patience_ms))
         self._patience_ms = self._stall_ms if ready else 0
         return ready
@@ -336,7 +338,8 @@ class _Out:
         _sync(self._descriptor)
 
     def emptied(self, *, removed: bool = False) -> bool:
-        """``removed``: or has no name any more. A network's file system says ESTALE of such a file."""
+        """Whether the file is empty; with ``removed``, also whether it has no name any more. A network file system reports
+        ESTALE for such a file."""
         if not self.regular:
             return False
         try:
@@ -346,7 +349,7 @@ class _Out:
         return not found.st_size or (removed and not found.st_nlink)
 
     def close(self) -> None:
-        """What was opened here; what was given stays open."""
+        """Close what was opened here; the descriptor that was given stays open."""
         if self._descriptor != self._given:
             os.close(self._descriptor)
 
@@ -357,10 +360,10 @@ def _close(out: _Out, descriptor: int) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """A new name there outlives a power cut, where that can be told. OSError."""
+    """Make a new name in the directory of ``path`` outlive a power cut, where that can be told. Raises OSError."""
     try:
         directory = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:  # it may be passed through, and not read
+    except PermissionError:  # it may be searched, but not read
         return
     try:
         _sync(directory)
@@ -377,7 +380,7 @@ def _sync(descriptor: int) -> None:
 
 
 def path_of(where: str) -> str:
-    """By which name a sink's end can be read, where it is a file; empty where it is none."""
+    """The name under which a sink's end can be read if it is a file; empty for a sink that never is."""
     if where in _STREAMS:  # `>> file`, or systemd's `StandardOutput=append:`
         return f"/proc/self/fd/{_STREAMS[where]}"
     return where.removeprefix("file:") if where.startswith("file:") else ""
@@ -386,12 +389,12 @@ def path_of(where: str) -> str:
 def open_sink(
     where: str, *, rotate_bytes: int = 0, keep: int = 1, torn_in: str = "", durable: Callable[[], bool] = bool
 ) -> Sink:
-    """``stdout``, ``stderr``, ``off`` or ``file:/path``; the rest as in ``FileSink``.
+    """The sink that ``where`` names: ``stdout``, ``stderr``, ``off`` or ``file:/path``; the rest as in ``FileSink``.
 
-    Raises OSError when the file can't be opened.
+    Raises OSError if the file can't be opened.
     """
     if where in _STREAMS:
-        return StreamSink(_STREAMS[where])  # not sys.stdout: whoever took its place must not get the record
+        return StreamSink(_STREAMS[where])  # not sys.stdout: something that took its place must not get the audit
     if where == "off":
         return NullSink()
     path = where.removeprefix("file:")
@@ -407,18 +410,19 @@ class Tail:
         self.line = line
         self.torn = torn
         self.torn_in = torn_in
-        """The file that holds it."""
+        """The file that holds ``torn``."""
         self.before = before
-        """Some of the whole lines before the last: of others, where several write."""
+        """Some of the whole lines before the last one: where several processes write, that may be another's."""
 
     @property
     def mac(self) -> str:
-        """Of the last line, for the chain that continues there; empty where there is none."""
+        """The MAC of the last line, for the chain that continues there; empty if it has none."""
         return mac_of(self.line)
 
 
 def read_tail(where: str) -> Tail:
-    """Of a file sink, where need be of the file before its last rotation; of a stream that is a file and may be read.
+    """How the sink ``where`` ends, if it is a file (if need be, the one before its last rotation), or a stream that is a
+    file and may be read.
 
     Empty for every other sink.
     """
@@ -434,14 +438,14 @@ def read_tail(where: str) -> Tail:
     before = _tail_of(f"{path}.1")
     if tail.torn:
         return Tail(before.line, tail.torn, tail.torn_in)
-    # What nobody may write to is left as it is.
+    # A torn line in a file that may not be written to is left as it is.
     return before if os.access(f"{path}.1", os.W_OK) else Tail(before.line)
 
 
 def _tail_of(path: str) -> Tail:
     try:
         found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe to read would wait for its writer: for us
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe for reading would wait for its writer: for us
             return Tail()
         with open(path, "rb") as file:
             file.seek(max(0, found.st_size - _LONGEST_LINE))

@@ -1,7 +1,8 @@
 """Octets that the audit's sink did not take, kept on disk in their order until it does.
 
-One file a process, locked: `audit-0.spool`, or the next number where several gateways share a `state_dir`. What a process
-that ended left there is taken up by another: one that starts, or that runs and has nothing of its own to write first.
+Each process locks a file of its own: `audit-0.spool`, or the next number where several gateways share a `state_dir`. What a
+process left there when it ended is taken over by another: one that starts, or one that runs and has nothing of its own to
+write first.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ from .sinks import Tail, sync_directory
 _NUMBERS = 128
 _PIECE = 1 << 20
 _MODE, _DOUBTED = 0o600, 0o600 | stat.S_ISVTX
-"""Of its file; in doubt with a bit that means nothing of one (Linux), for the next process to go by."""
+"""The mode of the spool's file. While in doubt, it includes the sticky bit, which means nothing on files (Linux), as a sign
+for the next process."""
 _NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO})
-"""What opening says of a name that somebody else made: another is as good."""
+"""The errors of opening a name that somebody else has made: another name will do as well."""
 _BEGINNING = b'{"schema":'
-"""Of every line: what begins otherwise is the rest of one."""
+"""How every line begins: what begins otherwise is the rest of a line."""
 
 
 class Spool:
     """First in, first out. Used by one thread at a time. Every method but ``waiting`` may raise OSError.
 
     Args:
-        directory: Of the gateway's state; None where it cannot be used: then nothing can be kept.
-        max_bytes: Of the file, for the writer to keep to.
-        inherits: What others left is for the same sink: to be claimed.
+        directory: The gateway's ``state_dir``; None if it cannot be used: then nothing can be kept.
+        max_bytes: The most octets of the file; it is up to the writer to keep to that.
+        inherits: Whether what others left is for the same sink, and so may be claimed.
     """
 
     def __init__(self, directory: Path | None, max_bytes: int, *, inherits: bool = True) -> None:
@@ -44,26 +46,26 @@ class Spool:
         self._path: Path | None = None
         self._descriptor = -1
         self._named = False
-        """What is synced in it is not lost for want of its name."""
+        """Whether the file's name is durable, too, so that what is synced in it is not lost for want of a name."""
         self._read = 0
         self._end = 0
         self._unended = False
-        """It ends within a line that somebody cut."""
+        """Whether the file ends within a line that was cut short."""
         self.doubted = False
-        """The sink may not have what it took of it: all of it is written once more before room is made."""
+        """Whether the sink may have lost what it took from here: all of it is written once more before room is made."""
 
     @property
     def waiting(self) -> int:
-        """Octets."""
+        """How many octets wait."""
         return self._end - self._read
 
     @property
     def used(self) -> int:
-        """Octets of the file, with those that the sink has by now: room is made when it has them all."""
+        """The octets of the file, with those that the sink has by now: room is made once it has them all."""
         return self._end
 
     def claim(self) -> None:
-        """Take up what a process that ended left behind, if anybody did. Nothing may wait here."""
+        """Take over what another process left behind when it ended, if any did. Nothing may be waiting here."""
         if self._directory is None or not self._inherits:
             return
         there = set(os.listdir(self._directory))
@@ -75,14 +77,14 @@ class Spool:
                     return
             except FileNotFoundError:
                 continue
-            except OSError as error:  # another user's: those behind it are ours all the same
+            except OSError as error:  # another user's file: those after it can be ours all the same
                 refused = refused or error
         if refused is not None:
             raise refused
 
     def append(self, octets: bytes, begun: bytes = b"") -> None:
-        """All of them or none. ``begun``: what the sink has of the first line already; kept with the rest of it, so that a
-        process to come can tell by the sink's end how far that is."""
+        """Keep all of ``octets``, or none. ``begun``: what the sink has of the first line already; it is kept with the rest
+        of that line, so that a later process can tell from the sink's end how far the sink has come."""
         if self._path is None:
             self._create()
         before = (b"\n" if self._unended else b"") + (b"" if self.waiting else begun)
@@ -91,7 +93,7 @@ class Spool:
         end, left = self._end, memoryview(before + octets)
         try:
             if os.fstat(self._descriptor).st_size > end:
-                os.ftruncate(self._descriptor, end)  # a part of what was to be kept before: it could not be taken back
+                os.ftruncate(self._descriptor, end)  # part of an earlier append that failed, and could not be removed then
             while left:
                 left = left[os.write(self._descriptor, left) :]
         except OSError:
@@ -103,29 +105,29 @@ class Spool:
         self._end = end + len(before) + len(octets)
 
     def peek(self) -> bytes:
-        """The next of them, at most 1 MiB."""
+        """The next octets that wait, at most 1 MiB."""
         return os.pread(self._descriptor, min(_PIECE, self.waiting), self._read) if self.waiting else b""
 
     def drop(self, count: int) -> None:
-        """Those are where they belong; they stay on disk until ``empty``."""
+        """The sink has the next ``count`` octets. They stay on disk until ``empty``."""
         self._read += count
 
     def take_back(self, count: int) -> None:
-        """The last of those are not there any more: they wait again."""
+        """The sink no longer has the last ``count`` of those: they wait again."""
         self._read = max(0, self._read - count)
 
     def doubt(self) -> None:
-        """As ``doubted``, if it took any."""
+        """Set ``doubted``, provided that the sink took anything from here."""
         if not self.doubted and self.used > self.waiting:
             self.doubted = True
             self._mark(_DOUBTED)
             with contextlib.suppress(OSError):
-                self.sync()  # behind a power cut the sink may have a later line, and not one before it
+                self.sync()  # after a power cut, the sink may have a later line and lack an earlier one
 
     def empty(self) -> None:
-        """Make room: nothing waits, and the sink has it all for good. Or all of it waits again, where that was in doubt."""
+        """Make room, now that nothing waits and the sink has it all for good; if that is in doubt, it all waits again."""
         if self.doubted:
-            # The file says so until it is empty: who is killed while it is written again leaves that to the next.
+            # The file's mode stays until it is empty: if this process is killed meanwhile, the next one writes it again.
             self._read, self.doubted = 0, False
         else:
             self._clear()
@@ -142,7 +144,8 @@ class Spool:
         self._unended = self.doubted = False
 
     def cut(self) -> int:
-        """How many octets that waited are gone, because somebody made the file shorter; what is left ends a line."""
+        """Find out whether somebody made the file shorter. Returns how many octets that waited are gone; what is left is
+        made to end a line."""
         if self._path is None:
             return 0
         if not _is_there(self._descriptor, self._path):
@@ -154,12 +157,13 @@ class Spool:
         self._read, self._end = min(self._read, size), size
         self._end_line()
         if not self.waiting:
-            with contextlib.suppress(OSError):  # else with what the sink has by then
+            with contextlib.suppress(OSError):  # else later, with what the sink has by then
                 self._clear()
         return gone
 
     def _renewed(self) -> int:
-        """Somebody removed it: no process to come would find it. As ``cut``, of what there is no room for a second time."""
+        """Make the file anew: somebody removed it, so no later process would find it. Returns, as ``cut`` does, how many
+        octets that waited are gone: those for which there is no room a second time."""
         before, path, read, end = self._descriptor, self._path, self._read, self._end
         self._path = None
         try:
@@ -167,25 +171,25 @@ class Spool:
         except OSError:
             self._path = path
             return 0
-        # With what the sink has of the line that it is in: as in ``append``.
+        # With what the sink has of the line that it has begun, as in ``append``.
         begin = at = read
-        with contextlib.suppress(OSError):  # no room, or its disk is gone, too
+        with contextlib.suppress(OSError):  # no room, or the disk is gone, too
             begin = at = _line_begins(before, read)
             while octets := os.pread(before, min(_PIECE, end - at), at):
                 self.append(octets)
                 at += len(octets)
-            self.sync()  # as what was promised had been
+            self.sync()  # as what was promised had been before
         with contextlib.suppress(OSError):
             os.close(before)
         self._read = min(read, at) - begin
         self._end_line()
         if not self.waiting:
-            with contextlib.suppress(OSError):  # else with what the sink has by then
+            with contextlib.suppress(OSError):  # else later, with what the sink has by then
                 self._clear()
         return end - max(read, at)
 
     def sync(self) -> None:
-        """What was appended outlives a power cut."""
+        """Make sure that what was appended outlives a power cut."""
         if self._path is None:
             return
         os.fsync(self._descriptor)
@@ -194,12 +198,12 @@ class Spool:
             self._named = True
 
     def close(self) -> None:
-        """An empty one is removed."""
+        """Close the file; an empty one is removed."""
         if self._path is None:
             return
         path, self._path = self._path, None
         try:
-            if not self._end and _is_there(self._descriptor, path):  # else it is another's
+            if not self._end and _is_there(self._descriptor, path):  # else the name is another file's
                 path.unlink(missing_ok=True)
         finally:
             os.close(self._descriptor)
@@ -207,13 +211,13 @@ class Spool:
     # What a process that ended left
 
     def resume(self, tail: Tail) -> bytes:
-        """Drop what the sink has already, by how it ends; what must be written before all the rest."""
+        """Drop what the sink has already, judging by how it ends. Returns what must be written before all the rest."""
         self._end_line()
         at = there = self._read
         for line in self._lines():
             if (whole := line.removesuffix(b"\n")) and (whole == tail.line or whole in tail.before):
                 if there not in {self._read, at}:
-                    break  # a disk that failed has this one, and not the one before it
+                    break  # a disk that failed has this line, and not the one before it
                 there = at + len(line)
             at += len(line)
         self.drop(there - self._read)
@@ -222,25 +226,26 @@ class Spool:
         head = self.peek()
         if head.startswith(tail.torn):
             self.drop(len(tail.torn))
-        elif not head or head.startswith(_BEGINNING):  # else the rest of that line, as older gateways kept it
+        elif not head or head.startswith(_BEGINNING):  # else it is the rest of that line, as older gateways kept it
             return b"\n"
         return b""
 
     def _end_line(self) -> None:
-        """One that a process was killed in, or a power cut, must not swallow the next."""
+        """End the last line if it was cut short (its process was killed, or the power failed), or it would swallow the
+        next one."""
         if not self._end:
             return
-        with contextlib.suppress(OSError):  # what cannot be read is taken for cut
+        with contextlib.suppress(OSError):  # what cannot be read counts as cut short
             if os.pread(self._descriptor, 1, self._end - 1) == b"\n":
                 return
         self._unended = True
         if self.waiting:
-            with contextlib.suppress(OSError):  # else with the next
+            with contextlib.suppress(OSError):  # else with the next ``append``
                 self.append(b"")
 
     @property
     def last_mac(self) -> str:
-        """Of the last line, or of the one before it where that was cut short, for the chain that continues there."""
+        """The MAC of the last line, or of the one before it if that was cut short, for the chain that continues there."""
         macs = [mac_of(line.removesuffix(b"\n")) for line in deque(self._lines(), maxlen=2)]
         return macs[-1] or macs[0] if macs else ""
 
@@ -259,7 +264,7 @@ class Spool:
         for number in range(_NUMBERS):
             path = self._directory / _name(number)
             try:
-                # One that a process left a moment ago is for the next that starts: lines are in the middle of something.
+                # Lines that a process left a moment ago are for the next that starts: ours may be in the middle of one.
                 if not _holds_lines(path) and self._lock(path, os.O_RDWR | os.O_APPEND | os.O_CREAT):
                     return
             except OSError as error:  # as in ``claim``
@@ -276,7 +281,7 @@ class Spool:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe takes lines, and gives none back
                 raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), str(path))
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = _is_there(descriptor, path)  # its owner may have removed it between the two
+            held = _is_there(descriptor, path)  # its owner may have removed it before it was locked
         except BlockingIOError:
             held = False
         except OSError:  # a file system without locks, or no file
@@ -286,18 +291,19 @@ class Spool:
             os.close(descriptor)
             return False
         with contextlib.suppress(OSError):
-            self.close()  # one of before, which is empty
+            self.close()  # the previous file, which is empty
         self._path, self._descriptor, self._named = path, descriptor, False
         found = os.fstat(descriptor)
         self._read, self._end = 0, found.st_size
         self._unended, self.doubted = False, bool(found.st_mode & stat.S_ISVTX)
         if self.doubted and not self._end:
-            self._clear()  # its owner was killed between the two steps of that
+            self._clear()  # its owner was killed between the two steps of ``_clear``
         return True
 
 
 def _is_there(descriptor: int, path: Path) -> bool:
-    """It has this name still, for all that can be told. A network's file system says ESTALE of a file removed elsewhere."""
+    """Whether the file still has this name, as far as can be told. A network file system reports ESTALE for one that was
+    removed elsewhere."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except OSError as error:
@@ -305,7 +311,7 @@ def _is_there(descriptor: int, path: Path) -> bool:
 
 
 def _line_begins(descriptor: int, at: int) -> int:
-    """The line that goes on at that octet."""
+    """Where the line begins that goes on at the octet ``at``."""
     while at > 0:
         begin = max(0, at - _PIECE)
         end = os.pread(descriptor, at - begin, begin).rfind(b"\n") + 1

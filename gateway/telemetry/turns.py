@@ -1,8 +1,9 @@
-"""One sink for several processes: each writes in its turn, and whole lines.
+"""One sink for several processes: each writes when it is its turn, and whole lines only.
 
 A turn is a lock on a file that all of them have open. It is kept across writes while a line is half written, however long
-that takes, and the system ends it with the process that had it; whoever comes next ends the line that was cut. That there
-is one is seen at the end of a file; of a pipe the file of the turns tells, whose one octet is 1 while somebody writes.
+that takes. The system ends it with the process that had it, and the next process to write ends the line that was cut short.
+Whether there is such a line shows at the sink's end if the sink is a file. For a pipe, the file of the turns tells: its one
+octet is 1 while a process writes.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ _LINE_END = ord("\n")
 
 
 class TurnSink:
-    """A sink that others write to as well.
+    """A sink that other processes write to as well.
 
     Args:
         sink: What all of them write to.
-        turns: A descriptor of a file that every process inherited; its lock is a process's (``lockf``), not the file's.
-        path: The sink's own file, where it has one: for whether its last line is whole.
-        patience_s: As a sink that stalls: so long a turn is waited for, once, until one was had.
-        sleep: Between two looks.
+        turns: A descriptor of the file to lock, inherited by every process: ``lockf`` locks belong to a process, not to
+            the open file.
+        path: The sink's own file, if it has one: it shows whether the last line is whole.
+        patience_s: How long a turn is waited for; as with a sink that stalls, only once until one was had.
+        sleep: Called between two attempts to get a turn.
     """
 
     def __init__(
@@ -55,11 +57,11 @@ class TurnSink:
         if not self._mine:
             self._take()
         taken = 0
-        self._written_to[0] = 1  # first: a process may be ended within
+        self._written_to[0] = 1  # first: the process may be killed within
         try:
             taken = self._sink.write(lines)
         finally:
-            # Nothing taken leaves the line as it was: whole, where the turn was new.
+            # If nothing was taken, the line is as it was: whole, if the turn is new.
             self._middle = lines[taken - 1] != _LINE_END if taken else self._middle
             if not self._middle:
                 self._written_to[0] = 0
@@ -73,7 +75,7 @@ class TurnSink:
         return self._sink.emptied()
 
     def close(self) -> None:
-        """The descriptor is the process's: another may still be to come that needs it."""
+        """Close the sink. The descriptor of the turns is the process's, and stays open: another sink may yet need it."""
         self._sink.close()
         if self._mine:
             self._pass()
@@ -96,7 +98,7 @@ class TurnSink:
         self._mine, self._middle = True, False
         try:
             if self._is_cut():
-                self._sink.write(b"\n")  # whoever was writing has died, or left
+                self._sink.write(b"\n")  # the process that was writing has died, or left
         except OSError:
             self._pass()
             raise
@@ -111,7 +113,7 @@ class TurnSink:
 
 
 def _is_whole(path: str) -> bool | None:
-    """Whether that file ends with a line's end; None: it is none that can be read."""
+    """Whether the file ends with the end of a line; None: it is not a regular file that can be read."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return None
