@@ -1,4 +1,4 @@
-"""In which field a brokered token goes up: each of GitLab's surfaces reads its own. A table; nothing acts here."""
+"""The field in which a brokered token goes up: each of GitLab's surfaces reads its own. A table; nothing acts here."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from ..core.catalogue import Operation, Surface
 from ..core.messages import Field
 
 
-class Carrier(enum.StrEnum):  # a bare enum's hash is a call in Python
+class Carrier(enum.StrEnum):  # the hash of a bare enum is a call in Python
     """A place GitLab reads a personal access token from."""
 
     PRIVATE_TOKEN = "private-token"  # noqa: S105
     BEARER = "bearer"
     BASIC = "basic"
     NAMED = "named"
-    """Basic with the name of the token's own user."""
+    """Basic, with the name of the token's own user."""
     BARE = "bare"
     """The whole of ``Authorization``, without a scheme."""
 
 
 _SURFACES = {
-    # `git_http_client_controller.rb` reads Basic and nothing else; the user name is free for an access token.
+    # `git_http_client_controller.rb` reads Basic and nothing else; with an access token, any user name will do.
     Surface.GIT: Carrier.BASIC,
     Surface.LFS: Carrier.BASIC,
     Surface.REGISTRY: Carrier.BASIC,
@@ -47,13 +47,13 @@ _PACKAGES = (
     ("/packages/rubygems/", Carrier.BARE),
     ("/packages/conan/", Carrier.BASIC),
 )
-"""Formats that do not read ``PRIVATE-TOKEN`` (gitlab: ``sent_through`` in each of ``lib/api/*_packages.rb``).
-``personal_access_token_with_username`` there: any other name than that of the token's user is 401."""
+"""Package formats that do not read ``PRIVATE-TOKEN`` (GitLab: ``sent_through`` in each of ``lib/api/*_packages.rb``). Where
+that is ``personal_access_token_with_username``, any user name but that of the token's user gets 401."""
 ANY_NAME = "oauth2"
-"""A user name where GitLab takes any."""
+"""The user name for where GitLab takes any."""
 
 
-# Nearly every request's; an enum's class looks its members up anew each time.
+# Those of nearly every request, bound once: an enum's class looks its members up anew each time.
 _REST, _PRIVATE_TOKEN = Surface.REST, Carrier.PRIVATE_TOKEN
 
 
@@ -67,7 +67,7 @@ def carrier_for(operation: Operation) -> Carrier:
 
 
 def field(carrier: Carrier, token: str, name: str = ANY_NAME) -> Field:
-    """The field line that carries ``token``: visible ASCII, as is the ``name`` that GitLab calls its user."""
+    """The field line that carries ``token``. Both the token and ``name``, GitLab's name for its user, are visible ASCII."""
     octets = token.encode("ascii")
     match carrier:
         case Carrier.PRIVATE_TOKEN:

@@ -1,6 +1,6 @@
-"""One upstream token as the broker holds it, and a pool of them: what is known of each, and which one goes up next.
+"""Upstream tokens as the broker holds them, alone or in a pool: what is known of each, and which one goes up next.
 
-Nothing here asks anybody. A token is replaced by one assignment: a request has the old one or the new one, never a mixture.
+Nothing here asks GitLab. A token is replaced by one assignment: a request has the old one or the new one, never a mixture.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _TOKEN = re.compile(r"[!-~]{1,8192}", re.ASCII)
 
 
 class StaticCredential(msgspec.Struct, frozen=True):
-    """One token of ``credentials:``. A member of a pool is called by the pool and its place: ``readers/1``."""
+    """One token of ``credentials:``. The id of a pool's member is made of the pool's id and its place: ``readers/1``."""
 
     id: str
     token: Secret
     sudo: bool = False
-    """Its owner knows that it may act as anybody."""
+    """Whether its owner has declared that it may act as anybody."""
     pool: str = ""
-    """Which pool it belongs to."""
+    """The id of the pool that it belongs to; empty: none."""
     view: Secret | None = None
-    """What all who see the same share, where their owner says that they do; None: whoever holds this very token."""
+    """What the cache partition is made of where the owner says that a pool's members see the same; None: the token."""
 
 
 class Held:
-    """One token and what is known of it. Instants are monotonic, but ``expires_at``."""
+    """One token and what is known of it. Instants are monotonic, except ``expires_at``."""
 
     __slots__ = (
         "_key",
@@ -55,36 +55,36 @@ class Held:
     )
 
     def __init__(self, credential: StaticCredential, partition_key: bytes) -> None:
-        """ValueError where the token could not stand in a header field."""
+        """Raises ValueError if the token could not be sent in a header field."""
         self._key = partition_key
         self.checked = False
         self.trusted = False
         self.overpowered = False
-        """It may do more than its owner declared: configured wrongly, rather than dead."""
+        """Whether it may do more than its owner declared: then it is misconfigured, not dead."""
         self.refused_until = 0.0
         self.doubted_at: float | None = None
         self.doubt = ""
-        """Why GitLab could not say whether it still takes it, when it was last doubted."""
+        """Why GitLab could not say, when the token was last doubted, whether it still takes it."""
         self.expires_at: float | None = None
-        """Unix seconds, as GitLab said."""
+        """In Unix seconds, as GitLab said."""
         self.reason = ""
         self.user_name: str | None = None
-        """What GitLab calls the token's user; None: to be asked before ``Carrier.NAMED`` is given out."""
+        """GitLab's name for the token's user; None: GitLab must be asked before ``Carrier.NAMED`` is given out."""
         self.vain = 0
-        """How often a caller had GitLab asked about it, and nothing came."""
+        """How often GitLab was asked about it for a caller and did not answer."""
         self.silence = ""
-        """Why, the last time."""
+        """Why GitLab did not answer, the last time."""
         self.lock = asyncio.Lock()
         self.standing = Standing()
         self.replace(credential)
 
     def replace(self, credential: StaticCredential) -> None:
-        """Hand out this token from now on. ValueError, and nothing has changed, where it could not stand in a field."""
+        """Give out this token from now on. Raises ValueError, with nothing changed, if it could not be sent in a field."""
         token = credential.token.reveal()
         if _TOKEN.fullmatch(token) is None:
             raise ValueError(f"credential `{credential.id}` holds what cannot be a token")
         partition = keyed_hash(self._key, (credential.view or credential.token).reveal())
-        name = self.user_name or ANY_NAME  # a successor is the same user's
+        name = self.user_name or ANY_NAME  # a successor belongs to the same user
         self.standing.good, self.standing = False, Standing(good=self.trusted or not self.checked)
         by_carrier = {
             carrier: UpstreamCredential(credential.id, (field(carrier, token, name),), partition, self.standing)
@@ -94,7 +94,7 @@ class Held:
         self.by_carrier = by_carrier
 
     def call(self, name: str) -> None:
-        """The token's user is called so; empty: nobody may know."""
+        """Remember GitLab's name for the token's user; empty: the token may not ask."""
         self.user_name = name
         given = self.by_carrier[Carrier.NAMED]
         fields = (field(Carrier.NAMED, self.credential.token.reveal(), name or ANY_NAME),)
@@ -112,16 +112,17 @@ class HeldPool:
         self._turn = 0
         self._offered: Held | None = None
         self.remaining: Callable[[str], float] = lambda _: inf
-        """How many requests GitLab leaves a member; see ``StaticTokenSource.pick_by``."""
+        """How many more requests GitLab allows a member; see ``StaticTokenSource.pick_by``."""
 
     def offer(self) -> Held:
-        """As ``pick``. The next ``pick`` is this one: whoever was offered a member that it cannot go with yet learns on the
-        long way how to, and would of two in turn never be offered that one there."""
+        """As ``pick``, and the next ``pick`` prefers this member. A request that cannot use it yet goes the long way, where
+        what is missing is found out; if two members took turns, the long way would always get the other one."""
         held = self._offered = self._next()
         return held
 
     def pick(self) -> Held:
-        """The member with the most left; those alike take turns. A refused one is left out while there is another."""
+        """The member with the most requests left; equal ones take turns. A refused one is left out while there is
+        another."""
         offered, self._offered = self._offered, None
         turn, best = self._turn, self._next()
         if offered is None or offered.refused_until:

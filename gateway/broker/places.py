@@ -1,7 +1,7 @@
-"""Which project is that? ``42``, ``group%2Fproject`` and a renamed project are one thing; only GitLab knows which.
+"""Which project is that? ``42``, ``group%2Fproject`` and the path before a renaming may all mean one; only GitLab knows.
 
-Asked with the credential of the rule in question, so that nothing is learnt that the rule's callers may not know. Answers
-are remembered for ``ttl_s``: for so long a path that was given to another project may still be taken for the old one.
+GitLab is asked with the credential of the rule in question, so that nothing is learnt that the rule's callers may not know.
+Answers are remembered for ``ttl_s``: for so long, a path that now belongs to another project may be taken for the old one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..reply import Reply
 from ..singleflight import Flights
 
 _MOST_QUESTIONS = 4
-"""A request that names more places than this is answered without asking: what is not resolved is not allowed."""
+"""For a request that names more places than this, GitLab is not asked: what is not resolved is not allowed."""
 _MAX_ANSWER_BYTES = 256 * 1024
 _MEMO_NAME = 1024
-"""Characters of a name whose place is remembered."""
+"""The most characters of a name whose place is remembered."""
 _DEEPEST = 20
 """GitLab nests groups twenty levels deep."""
 _RESOURCES = {
@@ -40,7 +40,7 @@ class _Namespace(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """What projects, groups and namespaces say of themselves, as far as it matters here."""
+    """What GitLab says of a project, group or namespace, as far as it matters here."""
 
     id: int
     path_with_namespace: str = ""
@@ -62,12 +62,12 @@ class GitlabPlaces:
 
     Args:
         upstream: GitLab.
-        monotonic: Seconds.
+        monotonic: A clock, in seconds.
         prefix: GitLab's relative URL root.
         fields: Sent with each request (Host).
-        by_group_id: Some rule names a group by number: the groups around a place are asked for as well.
-        learnt: Told the number and the path of each project found, for whom that is news.
-        heard: Told of each answer, and the id of the credential that it was given to.
+        by_group_id: Whether some rule names a group by number: then the groups around a place are asked for as well.
+        learnt: Called with the number and the path of each project found.
+        heard: Called with the id of the credential that GitLab was asked with, and the head of the answer.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class GitlabPlaces:
             known = self._memory.get(key)
             if known is not None and self._monotonic() < known.until:
                 return known.place
-            if room is not None:  # first: whoever waits for it must not lead others
+            if room is not None:  # first: a request that waits for room must not lead others
                 await room()
                 room = None
                 continue
@@ -168,7 +168,7 @@ class GitlabPlaces:
         return _Remembered(place, self._monotonic() + self._ttl_s)
 
     async def _groups(self, answer: _Answer, kind: ReferenceKind, credential: UpstreamCredential) -> tuple[str, ...]:
-        """Ids of the groups around a place, nearest first."""
+        """The ids of the groups around a place, nearest first."""
         around: list[str] = []
         parent = answer.parent_id
         if kind is ReferenceKind.PROJECT:
@@ -181,12 +181,13 @@ class GitlabPlaces:
         return tuple(around)
 
     async def _ask(self, kind: ReferenceKind, name: bytes, credential: UpstreamCredential) -> _Answer | None:
-        """GitLab's answer; None where the credential may not know of such a thing. A renamed one is asked for by id."""
+        """GitLab's answer; None if, for all the credential may know, there is no such thing. A renamed one is asked for by
+        its id."""
         by_path = not name.isdigit()
         status, body, moved_to = await self._get(kind, name, credential)
         if status == 301 and moved_to is not None:
             status, body, _ = await self._get(kind, moved_to, credential)
-        # A dead credential, too: the path is left at its spelling, and what goes up with it finds out.
+        # None for a dead credential, too: the path is judged as spelt, and the request that goes up with it finds out.
         if status in {403, 404} or (status == 401 and by_path):
             return None
         if status != 200:
@@ -199,7 +200,7 @@ class GitlabPlaces:
     async def _get(
         self, kind: ReferenceKind, name: bytes, credential: UpstreamCredential
     ) -> tuple[int, bytes, bytes | None]:
-        # A question's spelling holds letters, digits, `_`, `-`, `.` and `/`: the slash alone needs encoding.
+        # A question's spelling consists of letters, digits, `_`, `-`, `.` and `/`: only the slash needs encoding.
         path = b"%b/api/v4/%b/%b" % (self._prefix, _RESOURCES[kind], name.replace(b"/", b"%2F"))
         request = UpstreamRequest("GET", path, (*self._fields, *credential.fields), 0, self._timeout_s)
         reply = await self._upstream.send(request, None)

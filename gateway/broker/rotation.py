@@ -1,17 +1,17 @@
-"""Replacing one upstream token, step by step, so that a crash at any of them loses nothing.
+"""Replaces an upstream token, step by step, so that a crash at any step loses nothing.
 
-With a manager, who can make and revoke tokens for the token's user:
+With a manager, which can make and revoke tokens for the token's user:
 
     written: creating ── make ── check ── written: settling, with the token ── switch ── all have read ── revoke the old
          │                                      │                                                             │
          └ crash: find by name, revoke,         └ crash: go on from here ─────────────────────────────────────┘
            begin again
 
-Without one the token replaces itself. GitLab then kills the old one in the very call that shows the new one, so there is
-one window that nothing can close: GitLab has done it, and the answer is lost. It is written down before, and never asked
-again: GitLab takes a token that asks twice for stolen, and revokes its whole family.
+Without a manager, the token replaces itself. GitLab then ends the old token in the very call that returns the new one, so
+there is one window that nothing can close: GitLab has replaced the token, and the answer is lost. The attempt is recorded
+beforehand, and never repeated: GitLab takes a token that asks twice for stolen, and revokes its whole family.
 
-Only the leader comes here; every write names the version it was made from and the leader's fence.
+Only the leader comes here; every write names the version it was made from and, except in ``_keep``, the leader's fence.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ log = logging.getLogger("gateway.rotation")
 
 NAME = "gitlab-gateway"
 SILENT_S = 15.0
-"""A gateway that has not read the store for so long is not waited for: it reads anew before it believes a refusal."""
+"""A gateway that has not read the store for this long is not waited for: it reads it anew before it believes a refusal."""
 _MOST_NAMES = 16
 _PERSIST_EVERY_S = 1.0
 
 
 class RotationFailed(Exception):  # noqa: N818 — told to the operator; tried again later
-    """The message says why, without a secret."""
+    """A rotation failed for now. The message says why, without a secret."""
 
 
 class Superseded(Exception):  # noqa: N818 — a state of the world the caller acts on
@@ -50,9 +50,9 @@ class Plan(msgspec.Struct, frozen=True):
     """What the configuration says about one token."""
 
     id: str
-    """The credential, or the member of a pool."""
+    """The id of the credential, or of the member of a pool."""
     record: str
-    """``core.kept_token.record_id``."""
+    """The id of its record: ``core.kept_token.record_id``."""
     configured: Secret
     before_s: float
     lifetime_s: float
@@ -62,7 +62,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Opened(Protocol):
-    """Everything in a vault at one moment of its own clock."""
+    """Everything in a vault at one moment, ``now`` by the vault's own clock."""
 
     @property
     def tokens(self) -> dict[str, KeptToken]: ...
@@ -86,7 +86,7 @@ class Vault(Protocol):
 
 
 class Tokens(Protocol):
-    """What is given out to requests; see ``StaticTokenSource``."""
+    """The tokens that requests are given; see ``StaticTokenSource``."""
 
     def token(self, credential_id: str) -> Secret: ...
     def switch(self, credential_id: str, token: Secret, expires_at: float | None, *, checked: bool = True) -> None: ...
@@ -95,7 +95,7 @@ class Tokens(Protocol):
 
 
 Note = Callable[[str, str], None]
-"""(what happened, credential id): for the audit."""
+"""Called with (what happened, credential id), for the audit."""
 
 
 class Rotor:
@@ -103,12 +103,12 @@ class Rotor:
 
     Args:
         api: GitLab's calls for tokens.
-        vault: Where what is done is written ahead and kept.
+        vault: Where each step is written ahead, and tokens are kept.
         tokens: Where a new token takes its place.
-        wall: Unix seconds.
-        name: Makes part of a token's name that nobody has used.
-        note: Hears of what the audit should say.
-        pause: Waits; between attempts to keep a token that exists nowhere else.
+        wall: The time in Unix seconds.
+        name: Makes the part of a token's name that has never been used.
+        note: Called with what the audit should say.
+        pause: Waits between attempts to keep a token that exists nowhere else.
     """
 
     def __init__(
@@ -131,9 +131,9 @@ class Rotor:
         self._pause = pause
 
     async def begin(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
-        """Replace the token now; the record as it is then. ``kept.rotation`` is none, ``CREATING`` or ``LOST``.
+        """Replace the token now. Returns the record as it is then. ``kept.rotation`` is None, ``CREATING`` or ``LOST``.
 
-        Raises RotationFailed, Superseded, StoreUnavailable; whoever comes next goes on from what is written.
+        Raises RotationFailed, Superseded, StoreUnavailable; the next attempt goes on from what is written.
         """
         if why := await self._vault.forgets():
             raise RotationFailed(why)
@@ -142,7 +142,8 @@ class Rotor:
         return await self._rotate_self(plan, kept, fence)
 
     async def give_up(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
-        """Somebody asked GitLab to replace the token, and was not heard of since: say so, and never ask again."""
+        """Give up a rotation whose gateway asked GitLab to replace the token and was not heard of since: say so, and never
+        ask again."""
         assert kept.rotation is not None
         kept = await self._write(kept, fence, rotation=msgspec.structs.replace(kept.rotation, step=Step.LOST))
         self._lost(plan, "the gateway that asked was not heard of since")
@@ -153,7 +154,7 @@ class Rotor:
     async def _create(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
         manager = self._tokens.token(plan.manager)
         names: tuple[str, ...] = ()
-        if kept.rotation is not None:  # somebody was here before, and may have left a token that nobody holds
+        if kept.rotation is not None:  # an earlier attempt may have left a token that nobody holds
             names = kept.rotation.names
             await self._sweep(plan, kept, names, old_id=0)
         old = await self._known(plan, kept)
@@ -209,14 +210,14 @@ class Rotor:
             raise RotationFailed("the new token is not what was asked for: another user, or other scopes")
 
     async def _discard(self, manager: Secret, ward: Ward, minted: Minted) -> None:
-        """A token that will not be used. When this fails, it is found by its name later."""
+        """Revoke a new token that will not be used. If this fails, the token is found by its name later."""
         try:
             await self._api.revoke(manager, ward, minted.facts.id)
         except (CallRefused, CallLost) as silence:
             log.warning("a new token that is not used could not be revoked yet: %s", silence)
 
     async def settle(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
-        """Everybody has the new token: end the old one, and whatever else this rotation made.
+        """Revoke the old token, as every gateway has the new one, and whatever else this rotation made.
 
         Raises as ``begin``.
         """
@@ -237,7 +238,7 @@ class Rotor:
         return kept
 
     async def _sweep(self, plan: Plan, kept: KeptToken, names: tuple[str, ...], *, old_id: int) -> None:
-        """Revoke the old token, and those of these names that are not the one in use."""
+        """Revoke the old token, and all tokens with one of ``names`` but the one in use."""
         manager, ward = self._tokens.token(plan.manager), Ward(kept.user_id, plan.group)
         try:
             for facts in await self._api.active(manager, ward):
@@ -248,7 +249,7 @@ class Rotor:
             raise RotationFailed(f"old tokens could not be revoked by the manager: {silence}") from silence
 
     async def _known(self, plan: Plan, kept: KeptToken) -> TokenFacts:
-        """Whose the present token is. One that has simply ended is known from the record."""
+        """The facts about the present token. If it has merely expired, they come from the record."""
         try:
             facts = await self._api.describe(self._tokens.token(plan.id))
         except (CallRefused, CallLost) as silence:
@@ -261,7 +262,7 @@ class Rotor:
         # Whoever revoked it may have had a reason: what was taken away is not given back by a machine.
         raise RotationFailed("is not accepted by GitLab any more: put a new token into the configuration")
 
-    # Without one
+    # Without a manager
 
     async def _rotate_self(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
         token = self._tokens.token(plan.id)
@@ -293,7 +294,8 @@ class Rotor:
         return kept
 
     async def _keep(self, plan: Plan, kept: KeptToken, minted: Minted) -> KeptToken:
-        """Until the store has it. No leadership is asked for: an attempt given up meanwhile is completed all the same."""
+        """Write the new token until the store has it. This needs no leadership: a rotation that was given up meanwhile is
+        completed all the same."""
         made = msgspec.structs.replace(
             kept,
             version=kept.version + 2,  # above what giving it up would have written
@@ -311,7 +313,7 @@ class Rotor:
                         return made
                 there = (await self._vault.read("")).tokens.get(plan.record)
                 if there is not None and there.token == minted.token:
-                    return there  # an earlier attempt got through, and its answer did not
+                    return there  # an earlier write got through, and its answer did not
                 raise Superseded
             except StoreUnavailable as outage:
                 if not told:
@@ -328,7 +330,7 @@ class Rotor:
         )
         self._note("rotation_lost", plan.id)
 
-    # Both
+    # In both cases
 
     async def _write(self, kept: KeptToken, fence: int, **changes: object) -> KeptToken:
         made = msgspec.structs.replace(kept, version=kept.version + 1, **changes)
@@ -337,7 +339,7 @@ class Rotor:
         return made
 
     def _end(self, plan: Plan) -> str:
-        """The day; GitLab allows 365 of them, and counts in its own time zone."""
+        """The day on which a new token is to end. GitLab allows 365 days, and counts in its own time zone."""
         days = min(364.0, plan.lifetime_s / DAY_S)
         end = datetime.datetime.fromtimestamp(self._wall(), datetime.UTC) + datetime.timedelta(days=days)
         return end.date().isoformat()

@@ -1,9 +1,9 @@
-"""The tokens GitLab sees: checked before their first use, given out by name, replaced while requests go on.
+"""The tokens that GitLab sees: checked before their first use, given out by name, replaced while requests go on.
 
 Closed, never open: a credential that GitLab does not take, or that may do more than its owner declared, is not given out.
-One case is left: a GitLab that was away when the gateway started could not be asked. Its credentials are used meanwhile
-(what a caller may do with them, rules decide; ``Sudo`` never passes unasked), and are checked as soon as an answer is
-unmistakably GitLab's.
+There is one exception: a GitLab that was away when the gateway started could not be asked. Its credentials are used
+meanwhile (rules decide what a caller may do with them; ``Sudo`` never passes unasked), and are checked as soon as an answer
+is unmistakably GitLab's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .held import Held, HeldPool, StaticCredential
 _RETRY_S = 30.0
 """How long a credential that GitLab refused is not tried again."""
 _DOUBT_S = 5.0
-"""How often a 401 may make the broker ask GitLab about a credential: some routes answer 401 to good ones."""
+"""How often, at most, a 401 makes the broker ask GitLab about a credential: some routes answer 401 to good ones."""
 _CHECK_TIMEOUT_S = 10.0
 _POWERFUL = frozenset({"sudo", "admin_mode"})
 
@@ -44,10 +44,10 @@ class StaticTokenSource:
     Args:
         credentials: Single ones, and members of pools.
         verifier: Asks GitLab about them.
-        name_of: What GitLab calls a token's user; empty where the token may not ask. Raises NotAnswering.
-        partition_key: Keys the cache partitions.
-        monotonic: Seconds.
-        alarm: ``(credential id, is healthy)``: hears of each change.
+        name_of: Asks for GitLab's name for a token's user; empty if the token may not ask. Raises NotAnswering.
+        partition_key: The key of the hashes that name cache partitions.
+        monotonic: A clock, in seconds.
+        alarm: Called with ``(credential id, is healthy)`` at each change.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class StaticTokenSource:
         monotonic: Callable[[], float],
         alarm: Callable[[str, bool], None],
     ) -> None:
-        """CredentialsRefused for a token that could not stand in a header field."""
+        """Raises CredentialsRefused for a token that could not be sent in a header field."""
         try:
             self._held = {credential.id: Held(credential, partition_key) for credential in credentials}
         except ValueError as problem:
@@ -80,14 +80,14 @@ class StaticTokenSource:
         self._recheck_at = 0.0
         self.unchecked = bool(self._held)
         self.renew: Callable[[], Awaitable[None]] | None = None
-        """Looks whether a refused token has been replaced by another gateway."""
+        """Finds out whether another gateway has replaced a refused token."""
 
     async def verify_at_start(self, unsure: Collection[str] = ()) -> list[str]:
-        """Ask GitLab about each credential; what it could not tell comes back as warnings, and is asked before first use.
+        """Ask GitLab about each credential. Returns warnings about those it could not tell of; they are asked about later.
 
-        Raises CredentialsRefused for those it does not take, and those with sudo or admin scope not marked ``sudo: true``.
-        A dead member of a pool with others is a warning; so is a dead token of ``unsure``, which may have successors that
-        nobody could look up.
+        Raises CredentialsRefused for those that GitLab does not take, and for those with sudo or admin scope that are not
+        marked ``sudo: true``. A dead member of a pool with others is only a warning; so is a dead token of ``unsure``,
+        which may have a successor that could not be looked up.
         """
         warnings: list[str] = []
         problems: list[str] = []
@@ -115,7 +115,7 @@ class StaticTokenSource:
             self._start_check()
 
     def look_again(self) -> None:
-        """Ask about refused members of pools whose time is over: no request waits for them."""
+        """Ask again about refused members of pools when their time is over: no request waits for them."""
         now = self._monotonic()
         due = (held for members in self._pools.values() for held in members if 0 < held.refused_until <= now)
         if self._recheck is None and any(due):
@@ -136,20 +136,22 @@ class StaticTokenSource:
             self.unchecked = any(not held.checked for held in self._held.values())
 
     def pick_by(self, remaining: Callable[[str], float]) -> None:
-        """How many requests GitLab leaves a member of a pool: infinity where it has not said, -1 where it refuses."""
+        """Choose among the members of a pool by how many more requests GitLab allows each: infinity if it has not said, -1
+        if it refuses."""
         for pool in self._shared.values():
             pool.remaining = remaining
 
     def expires_at(self, credential_id: str) -> float | None:
-        """In Unix seconds, as GitLab said when it was asked; None: never, or not known yet."""
+        """When it expires, in Unix seconds, as GitLab said when it was asked; None: never, or not known yet."""
         return self._held[credential_id].expires_at
 
     def token(self, credential_id: str) -> Secret:
-        """The one that is given out at present: for rotation alone."""
+        """The token that is given out at present; for rotation alone."""
         return self._held[credential_id].credential.token
 
     def switch(self, credential_id: str, token: Secret, expires_at: float | None, *, checked: bool = True) -> None:
-        """Give out ``token`` from now on. ``checked``: GitLab took it when asked. ValueError where it can be none."""
+        """Give out ``token`` from now on. ``checked``: whether GitLab took it when asked. Raises ValueError if it cannot be
+        a token."""
         held = self._held[credential_id]
         held.replace(msgspec.structs.replace(held.credential, token=token))
         held.expires_at = expires_at
@@ -206,7 +208,7 @@ class StaticTokenSource:
             except (NotAnswering, TimeoutError) as error:
                 held.doubted_at, held.doubt = self._monotonic(), _reason(error)
                 raise _unchecked(held, held.doubt) from error
-            # Not before: an answer may take longer than a doubt lasts, and whoever leaves has learnt nothing for others.
+            # Not earlier: an answer may take longer than a doubt lasts, and a caller that leaves learns nothing for others.
             held.doubted_at = self._monotonic()
             return self._monotonic() < held.refused_until or held.by_carrier is not before
 
@@ -216,7 +218,7 @@ class StaticTokenSource:
             await asyncio.gather(self._recheck, return_exceptions=True)
 
     async def _first_check(self, held: Held) -> str:
-        """Why it could not be checked; empty when it was."""
+        """Check a credential. Returns why it could not be checked; empty if it was."""
         try:
             async with held.lock:
                 await self._check(held)
@@ -225,12 +227,12 @@ class StaticTokenSource:
         return ""
 
     async def _establish(self, held: Held) -> None:
-        """The check before first use, or before the next try after a refusal: once, however many callers wait."""
+        """Check a refused credential before the next try: once, however many callers wait."""
         vain = held.vain
         async with held.lock:
             if held.trusted or self._monotonic() < held.refused_until:
                 return
-            if held.vain != vain:  # in turn, the last of a hundred would wait for a hundred timeouts
+            if held.vain != vain:  # one by one, the last of a hundred would wait for a hundred timeouts
                 raise _unchecked(held, held.silence)
             try:
                 await self._check(held)
@@ -239,7 +241,8 @@ class StaticTokenSource:
                 raise _unchecked(held, held.silence) from error
 
     async def _learn_name(self, held: Held) -> None:
-        """Once, however many callers wait; again when GitLab answered 401, for users can be renamed."""
+        """Ask for the name of the token's user: once, however many callers wait, and again after a 401, because users can
+        be renamed."""
         vain = held.vain
         async with held.lock:
             if held.user_name is not None:
@@ -257,7 +260,7 @@ class StaticTokenSource:
             held.call(name)
 
     async def _check(self, held: Held) -> None:
-        """Ask GitLab, and remember. Raises NotAnswering or TimeoutError, and then nothing has changed."""
+        """Ask GitLab, and remember the answer. Raises NotAnswering or TimeoutError; then nothing has changed."""
         asked = held.credential
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
             try:
@@ -265,13 +268,13 @@ class StaticTokenSource:
             except NotAnswering as silence:
                 if silence.offered:
                     raise
-                # Not a GitLab that can be asked: its own checks have to do, and `Sudo` never passes for brokered callers.
+                # This GitLab cannot be asked: its own checks have to do, and `Sudo` never passes for brokered callers.
                 self._settle(held, trusted=True, reason="may have any scope: its GitLab cannot be asked")
                 return
             if verified is None and self.renew is not None:
                 await self.renew()
         if held.credential is not asked:
-            return  # replaced meanwhile: what was heard is about the old one
+            return  # replaced meanwhile: the answer is about the old one
         if verified is None:
             self._settle(held, trusted=False, reason="is not accepted by GitLab")
             return
@@ -306,7 +309,7 @@ def _nameless(held: Held) -> Rejection:
 
 
 def _refusal(status: int, detail: str) -> Rejection:
-    """The gateway's credential failed, not the caller's: never a 401."""
+    """The refusal where the gateway's credential failed, not the caller's: never a 401."""
     message = "502 Bad Gateway" if status == 502 else "503 Service Unavailable"
     headers = ((b"Retry-After", str(int(_RETRY_S)).encode("ascii")),) if status == 503 else ()
     return Rejection(

@@ -1,9 +1,9 @@
-"""Keeps upstream tokens alive: follows the store that gateways share, replaces in time, says when one is about to end.
+"""Keeps upstream tokens alive: follows the store that gateways share, replaces them in time, warns before one ends.
 
     every second:  read the store ── switch to what is newer there
                         └── something due, or left half done? ── lead, or leave it to whoever does ── one step of each
 
-What a gateway has seen of the store never goes back: a record that is gone, or older than before, is put there again.
+No gateway goes back behind what it has seen in the store: a record that is gone, or older than before, is put back.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ FOLLOW_EVERY_S = 1.0
 LEASE_S = 30.0
 _KEEP_LEASE_EVERY_S = 10.0
 _RETRY_S = (60.0, 3600.0)
-"""After a failure: the first pause and the longest, each twice the one before."""
+"""The first and the longest pause after a failure; each pause is twice the one before."""
 _CLOSE_S = 20.0
-"""For a step under way when the gateway stops: one that is cut may lose a token."""
+"""How long a step that is under way may take when the gateway stops: one that is cut off may lose a token."""
 
 
 class VaultBroken(Exception):  # noqa: N818 — a decision, told to the operator at start
-    """Records that do not open; nothing was overwritten. ``problems``: one line each."""
+    """Some records cannot be decrypted; nothing was overwritten. ``problems``: one line for each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -39,19 +39,19 @@ class VaultBroken(Exception):  # noqa: N818 — a decision, told to the operator
 
 
 class CredentialState(msgspec.Struct, frozen=True):
-    """What an operator is told of one credential; never the token."""
+    """What an operator is told about one credential; never the token."""
 
     id: str
     expires_at: float | None
     """Unix seconds; None: never, or not known."""
     alarm_days: int | None
-    """The nearest of the alarms that has come."""
+    """The smallest of ``ALARM_DAYS`` that has been reached; None: there is time."""
     rotates: str
-    """``manager``, ``self`` or empty: it is only watched."""
+    """``manager`` or ``self``; empty: it is only watched."""
     step: str
-    """Of a rotation under way; empty: none is."""
+    """The step of a rotation that is under way; empty: there is none."""
     version: int
-    """Of its record; 0: the configured token is in use."""
+    """The version of its record; 0: the configured token is in use."""
     failure: str
     """Why the last rotation failed; empty: it did not."""
 
@@ -63,16 +63,16 @@ class _Failure(msgspec.Struct, frozen=True):
 
 
 class Steward:
-    """One gateway's.
+    """Looks after the upstream tokens of one gateway.
 
     Args:
-        watched: Ids of all credentials.
-        plans: Those that are rotated.
+        watched: The ids of all credentials.
+        plans: One for each token that is rotated.
         vault: Where rotated tokens are kept.
-        rotor: Does the steps; as the vault, None where nothing rotates.
-        tokens: What is given out.
-        wall: Unix seconds.
-        me: This process, among those that share the vault.
+        rotor: Does the steps; like the vault, None where nothing rotates.
+        tokens: The tokens that requests are given.
+        wall: The time in Unix seconds.
+        me: The name of this process, among those that share the vault.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Steward:
         """Credentials that may have a successor which could not be looked up at start, or was lost."""
 
     async def load(self) -> None:
-        """Read the store before anything is given out. Raises VaultBroken; an outage makes all of them ``unsure``."""
+        """Read the store before any token is given out. Raises VaultBroken; an outage makes all that rotate ``unsure``."""
         if self._vault is None:
             return
         try:
@@ -134,13 +134,13 @@ class Steward:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="credentials")
 
     async def renew(self) -> None:
-        """GitLab refuses a token: perhaps another gateway has replaced it."""
+        """Read the store, as GitLab refuses a token: perhaps another gateway has replaced it."""
         if self._vault is not None:
             with contextlib.suppress(StoreUnavailable):
                 await self._read(checked=True)
 
     async def tick(self) -> None:
-        """One round; see the drawing."""
+        """Do one round, as drawn above."""
         if self._vault is not None and self._rotor is not None:
             async with self._lock:
                 try:
@@ -154,9 +154,9 @@ class Steward:
         self._tokens.look_again()
 
     async def rotate(self, credential_id: str) -> CredentialState:
-        """Replace a token now, whatever its end. Raises ValueError with words for the operator, StoreUnavailable.
+        """Replace a token now, whenever it ends. Raises ValueError with a message for the operator, StoreUnavailable.
 
-        Whoever asked may leave: a step that is cut may lose a token.
+        It goes on even if the caller leaves: a step that is cut off may lose a token.
         """
         plan, vault, rotor = self._plans.get(credential_id), self._vault, self._rotor
         if plan is None or vault is None or rotor is None:
@@ -169,7 +169,7 @@ class Steward:
     def _answered(self, asked: asyncio.Task[CredentialState]) -> None:
         self._asked.discard(asked)
         if not asked.cancelled():
-            asked.exception()  # heard, even where nobody waits for it any more
+            asked.exception()  # retrieved, even if nobody waits for it any more
 
     async def _rotate(self, plan: Plan, vault: Vault, rotor: Rotor) -> CredentialState:
         async with self._lock:
@@ -192,7 +192,7 @@ class Steward:
         return self._state(plan.id)
 
     def states(self) -> list[CredentialState]:
-        """Of every credential, in the order of the configuration."""
+        """The state of every credential, in the order of the configuration."""
         return [self._state(name) for name in self._watched]
 
     async def close(self) -> None:
@@ -211,7 +211,7 @@ class Steward:
             try:
                 await self.tick()
             except Exception:
-                # Whatever it was, tokens go on ending: the next round must come.
+                # Whatever it was, tokens go on expiring: the next round must come.
                 log.exception("fault while looking after credentials")
             await asyncio.sleep(FOLLOW_EVERY_S)
 
@@ -240,7 +240,7 @@ class Steward:
             log.info("credential %s: version %d of its token is in use", plan.id, kept.version)
 
     async def _restore(self, vault: Vault) -> None:
-        """Put back what the store has lost: a rotated token is nowhere else."""
+        """Put back what the store has lost: a rotated token exists nowhere else."""
         for plan in self._plans.values():
             known, there = self._kept(plan), self._there.get(plan.id, 0)
             if there < known.version and plan.id not in self._broken:
@@ -286,7 +286,7 @@ class Steward:
         async with _Leading(vault, self._me) as fence:
             if fence is None:
                 return
-            await self._read(checked=True)  # whoever led before may have done it
+            await self._read(checked=True)  # the previous leader may have done it
             for plan in wanting:
                 if self._wants(plan):
                     await self._advance(rotor, plan, fence)
@@ -317,7 +317,7 @@ class Steward:
         self._failures[plan.id] = _Failure(words, count, self._wall() + wait_s)
         log.error("rotation of %s failed: %s. Next try in %d s", plan.id, words, wait_s)
 
-    # Telling
+    # Reporting
 
     def _say(self, *, away: bool, why: str = "") -> None:
         if away is not self._away:
@@ -358,7 +358,7 @@ class Steward:
 
 
 class _Leading:
-    """The lease, kept for as long as the work takes. Enters with the fence, or None where another leads."""
+    """The lease, kept for as long as the work takes. Entering it gives the fence, or None if another gateway leads."""
 
     def __init__(self, vault: Vault, me: str) -> None:
         self._vault = vault

@@ -1,7 +1,7 @@
-"""GitLab's own calls for tokens: whose is it, make one, revoke one, let one replace itself. Nothing is repeated here.
+"""GitLab's own calls for tokens: describe one, make one, revoke one, let one replace itself. Nothing is repeated here.
 
 Two failures are told apart, because what may follow them differs: after ``CallRefused`` nothing has changed at GitLab;
-after ``CallLost`` it may have, and nobody knows.
+after ``CallLost`` something may have, and nobody knows.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class CallLost(Exception):  # noqa: N818 — a state of the world the caller act
 
 
 class TokenFacts(msgspec.Struct, frozen=True):
-    """What GitLab tells of a personal access token."""
+    """What GitLab says of a personal access token."""
 
     id: int
     user_id: int
@@ -61,7 +61,7 @@ class TokenFacts(msgspec.Struct, frozen=True):
 
     @property
     def ends_at(self) -> float | None:
-        """In Unix seconds: GitLab's ends are days, and a token is dead from the first second of its day, UTC."""
+        """When it ends, in Unix seconds: GitLab gives a day, and a token is dead from the first second of that day, UTC."""
         if self.expires_at is None:
             return None
         try:
@@ -72,18 +72,18 @@ class TokenFacts(msgspec.Struct, frozen=True):
 
 
 class Minted(msgspec.Struct, frozen=True):
-    """A new token."""
+    """A new token, and what GitLab says of it."""
 
     token: Secret
     facts: TokenFacts
 
 
 class Ward(msgspec.Struct, frozen=True):
-    """Whose tokens a manager keeps."""
+    """The user whose tokens a manager looks after."""
 
     user_id: int
     group: str = ""
-    """Of the service account; empty: as an administrator."""
+    """The group that the service account belongs to; empty: the manager acts as an administrator."""
 
 
 class _Value(msgspec.Struct):
@@ -96,7 +96,7 @@ _decode_value = msgspec.json.Decoder(_Value).decode
 
 
 class _Octets:
-    """A small body."""
+    """A small request body."""
 
     def __init__(self, octets: bytes) -> None:
         self._octets = octets
@@ -108,7 +108,8 @@ class _Octets:
 
 
 class TokenApi:
-    """``prefix`` is GitLab's relative URL root; ``fields`` go with each request. A call takes 15 s at most."""
+    """Makes the calls. ``prefix`` is GitLab's relative URL root; ``fields`` go with each request. A call takes 15 s at
+    most."""
 
     def __init__(self, upstream: Upstream, *, prefix: bytes = b"", fields: Fields = ()) -> None:
         self._upstream = upstream
@@ -121,7 +122,7 @@ class TokenApi:
         )
 
     async def describe(self, token: Secret) -> TokenFacts | None:
-        """None: GitLab does not take it. Asking is harmless, whatever became of the token."""
+        """What GitLab says of ``token``; None: GitLab does not take it. Asking is harmless, whatever became of it."""
         status, _, body = await self._call("GET", b"/personal_access_tokens/self", token)
         if status in {401, 403}:
             return None
@@ -129,12 +130,13 @@ class TokenApi:
         return facts if facts.active and not facts.revoked else None
 
     async def create(self, manager: Secret, ward: Ward, name: str, scopes: tuple[str, ...], ends_on: str) -> Minted:
-        """A further token of the ward's, beside those there are."""
+        """Make a further token for the ward, in addition to those that exist."""
         wish: dict[str, object] = {"name": name, "scopes": list(scopes), "expires_at": ends_on}
         return await self._mint(_place(ward), manager, wish)
 
     async def rotate_self(self, token: Secret, ends_on: str) -> Minted:
-        """The token's successor; the token itself is dead. Asked twice with one token, GitLab revokes both."""
+        """Replace ``token`` by its successor, which is returned; ``token`` itself is then dead. If it asks twice, GitLab
+        revokes both."""
         return await self._mint(b"/personal_access_tokens/self/rotate", token, {"expires_at": ends_on})
 
     async def active(self, manager: Secret, ward: Ward) -> list[TokenFacts]:
@@ -152,7 +154,7 @@ class TokenApi:
         raise CallRefused("the user has more tokens than can be looked through")
 
     async def revoke(self, manager: Secret, ward: Ward, token_id: int) -> None:
-        """Harmless to repeat."""
+        """Revoke a token; harmless to repeat."""
         place = _place(ward) if ward.group else b"/personal_access_tokens"
         status, _, _ = await self._call("DELETE", b"%b/%d" % (place, token_id), manager)
         if status not in {200, 202, 204, 404}:
