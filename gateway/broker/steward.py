@@ -1,4 +1,4 @@
-"""Keeps upstream tokens alive: follows the store that gateways share, replaces them in time, warns before one ends.
+"""Keeps upstream tokens alive: follows the gateways' shared store, replaces tokens in time, warns before one ends.
 
     every second:  read the store ── switch to what is newer there
                         └── something due, or left half done? ── lead, or leave it to whoever does ── one step of each

@@ -40,11 +40,11 @@ if TYPE_CHECKING:  # a JOSE library, for those who configured an issuer
     from .workloads import Workloads
 
 _MAX_FLIGHTS = 1000
-"""Credentials being looked up or waiting for their turn; beyond that nobody would be answered in time."""
+"""How many credentials may be looked up or wait for their turn; beyond that, nobody would be answered in time."""
 _MAX_BOUNDS = 1000
-"""Different lists of networks of keys that are remembered parsed."""
+"""How many different lists of keys' networks are remembered in parsed form."""
 _RETRY_AFTER_S = 5
-_NONE = Kind.NONE  # bound once: an enum's member costs as much to look up as the memory does
+_NONE = Kind.NONE  # bound once: looking up an enum's member takes as long as looking into memory
 _VERIFIABLE = frozenset({Kind.TOKEN, Kind.JOB_TOKEN, Kind.BASIC})
 
 
@@ -60,14 +60,14 @@ class _Lookup(msgspec.Struct, frozen=True):
     stand_in: Callable[[], Principal | None]
     slots: asyncio.Semaphore
     counts: bool = True
-    """Finding nothing is a failed login."""
+    """Whether finding nothing is a failed login."""
 
 
 class PrincipalAuthenticator:
     """An Authenticator.
 
-    ``process_key`` is 32 random octets of this process alone: what memory is keyed by means nothing elsewhere.
-    ``in_flight`` lookups of a sort run at once, and nobody waits longer than ``patience_s`` for one.
+    ``process_key`` is 32 random octets of this process alone: the keys of its memory mean nothing elsewhere. At most
+    ``in_flight`` lookups of each sort run at once, and nobody waits longer than ``patience_s`` for one.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class PrincipalAuthenticator:
         self._process_key = process_key
         self._fingerprint_key = fingerprint_key
         self._monotonic = monotonic
-        # Apart, so that a slow GitLab doesn't hold up keys, nor strangers' tokens those that were good a moment ago.
+        # Separate, so that a slow GitLab doesn't hold up keys, nor strangers' tokens those that were good lately.
         self._key_slots = asyncio.Semaphore(in_flight)
         self._token_slots = asyncio.Semaphore(in_flight)
-        # By issuer, and whether the token is known: one that is slow holds up neither another's nor those that were good.
+        # By issuer, and whether the token is a stranger's: so neither a slow issuer nor strangers hold up other tokens.
         self._workload_slots = collections.defaultdict[tuple[str, bool], asyncio.Semaphore](
             lambda: asyncio.Semaphore(in_flight)
         )
@@ -126,7 +126,7 @@ class PrincipalAuthenticator:
             if self._holds_ours(claim):
                 raise self._failure(head.peer)
             if kind is Kind.BASIC:
-                # GitLab bans an address, ours, after some thirty failed Basic logins: ours must come first.
+                # GitLab bans an address, here ours, after some thirty failed Basic logins: our own limit must come first.
                 self._refuse_repeated_failure(head.peer)
             return self._pass_through(claim, head.peer)
         if self._tokens is not None and kind in _VERIFIABLE:
@@ -149,7 +149,7 @@ class PrincipalAuthenticator:
         return functools.partial(self._tokens.recall, self._token_key(claim), may_be_job=operation.job_token)
 
     async def authenticate_workload(self, token: Secret, peer: str) -> Principal:
-        """Whose workload's token this is; nothing else will do. Raises as ``authenticate``."""
+        """The principal of a workload's token; nothing else will do. Raises as ``authenticate``."""
         found = None
         if self._workloads is not None and self._workloads.may_be_one(token.reveal()):
             found = await self._by_workload(self._workloads, Claim(Kind.TOKEN, token), peer)
@@ -182,7 +182,7 @@ class PrincipalAuthenticator:
             self._guard.note_failure(subject(head.peer), self._monotonic())
 
     def forget_key(self, key_id: str) -> None:
-        """A key was revoked by this very process: it is dead when this returns."""
+        """Forget a key that this very process has revoked: it is dead when this returns."""
         self._keys.forget(key_id)
 
     async def close(self) -> None:
@@ -192,7 +192,7 @@ class PrincipalAuthenticator:
             await self._workloads.close()
 
     def _judge_beside(self, claim: Claim, operation: Operation, peer: str) -> None:
-        """What the query calls a token beside the claim goes up: never one of ours, nor a second credential."""
+        """Judge the query's tokens beside the claim. They go up, so none may be one of ours, or a second credential."""
         if any(self._is_ours(token.reveal()) or self._holds_workloads(token.reveal()) for token in claim.beside):
             raise self._failure(peer)
         if second_token(claim.kind, operation, brokered=self._is_ours(claim.secret.reveal())):
@@ -217,7 +217,7 @@ class PrincipalAuthenticator:
     async def _by_key(self, claim: Claim, peer: str) -> Principal:
         key = claim.secret.keyed(self._process_key)
         found = self._keys.recall(key)
-        # A key that cannot be one costs no lookup; one that is remembered costs not even the checksum.
+        # What cannot be a key costs no lookup; one that is remembered does not even cost the checksum.
         if found is Recall.REFRESH or (found is Recall.ASK and is_well_formed(claim.secret.reveal())):
             found = await self._look_up(self._of_key(key, claim), peer, is_stranger=found is Recall.ASK)
             if not isinstance(found, Principal):
@@ -237,7 +237,7 @@ class PrincipalAuthenticator:
         )
 
     def _bound(self, cidr: tuple[str, ...]) -> Networks:
-        """Of one key. Remembered with a bound; ``cidr`` was judged when the key was made."""
+        """The networks of one key. Remembered with a bound; ``cidr`` was judged when the key was made."""
         networks = self._key_networks.get(cidr)
         if networks is None:
             networks = Networks(cidr)
@@ -245,7 +245,7 @@ class PrincipalAuthenticator:
         return networks
 
     async def _by_workload(self, workloads: Workloads, claim: Claim, peer: str) -> Principal | None:
-        """None: a JWT of somebody else's, which may mean something to GitLab."""
+        """The principal of a workload's token; None: a JWT of somebody else's, which may mean something to GitLab."""
         key = keyed_hash(self._process_key, claim.secret.reveal())
         found = workloads.recall(key)
         if found is Recall.ASK and not workloads.is_ours(claim.secret.reveal()):
@@ -302,19 +302,19 @@ class PrincipalAuthenticator:
             id=f"passthrough:{subject(peer)}",
             kind=PrincipalKind.PASSTHROUGH,
             identity="passthrough",
-            # What stands in a body nobody has read yet has none.
+            # A credential in a body that nobody has read yet has none.
             fingerprint=fingerprint(self._fingerprint_key, claim.secret) if claim.secret else "",
         )
 
     def _is_ours(self, text: str) -> bool:
-        """A key, or a workload's token: by its looks alone."""
+        """Whether ``text`` is a gateway key or a workload's token, by its looks alone."""
         workloads = self._workloads
         return is_gateway_key(text) or (workloads is not None and workloads.may_be_one(text) and workloads.is_ours(text))
 
     def _holds_ours(self, claim: Claim) -> bool:
-        """One of ours would be seen by GitLab: in quotes or behind a scheme, or as the user's name."""
+        """Whether GitLab would see one of ours: in quotes, after a scheme, or as the user name."""
         text = claim.secret.reveal()
-        if holds_gateway_key(text):  # as a user's name it was refused when the claim was read
+        if holds_gateway_key(text):  # as a user name, it was refused when the claim was read
             return True
         return self._holds_workloads(text) or self._holds_workloads(claim.username)
 
@@ -330,7 +330,7 @@ class PrincipalAuthenticator:
     def _was_a_login(self, claim: Claim) -> bool:
         """Whether GitLab's 401 to what was passed through is a failed login; to a cookie or registry token it isn't."""
         if claim.kind is Kind.TOKEN and self._tokens is not None:
-            # Passed on a package route after GitLab had not recognised it as a person's: no deploy token either.
+            # Passed on a package route after GitLab had not recognised it as a person's: so it is no deploy token either.
             key = self._token_key(claim)
             return any(self._tokens.recall(key, may_be_job=may_be) is Recall.BAD for may_be in (False, True))
         return claim.kind is Kind.BASIC
@@ -349,7 +349,7 @@ class PrincipalAuthenticator:
                         lookup.flight, lambda: self._take_turn(lookup, peer if is_stranger else None)
                     )
                 except _RanDry:
-                    continue  # perhaps another peer's failures: ours are judged next
+                    continue  # perhaps for another peer's failures: this peer's are judged next
                 return Recall.BAD if found is None else found
         except (StoreUnavailable, NotAnswering) as error:
             raise _unavailable(str(error)) from error
@@ -357,13 +357,13 @@ class PrincipalAuthenticator:
     async def _take_turn(self, lookup: _Lookup, stranger: str | None) -> Principal | None:
         try:
             async with asyncio.timeout(self._patience_s), lookup.slots:
-                # Once more, as others of this peer may have failed meanwhile: what is asked in vain stays bounded by
+                # Once more, as other lookups of this peer may have failed meanwhile: those made in vain stay bounded by
                 # the failures allowed plus the lookups that run at once.
                 if stranger is not None and self._guard.wait_s(subject(stranger), self._monotonic()) > 0:
                     raise _RanDry
                 found = await lookup.ask()
                 if found is None and stranger is not None and lookup.counts:
-                    # Before the slot is free again: whoever has it next must see this failure.
+                    # Before the slot is free again: the lookup that gets it next must see this failure.
                     self._guard.note_failure(subject(stranger), self._monotonic())
                 return found
         except TimeoutError:
@@ -378,7 +378,7 @@ class PrincipalAuthenticator:
             )
 
     def _failure(self, peer: str) -> Rejection:
-        """The one refusal; or the 429, when this peer has failed too often. Counts."""
+        """Count a failed login. Returns the one refusal; raises the 429 if this peer has failed too often."""
         self._refuse_repeated_failure(peer)
         self._guard.note_failure(subject(peer), self._monotonic())
         return unauthenticated()

@@ -1,7 +1,7 @@
-"""A workload's token for a short-lived credential of the gateway's (RFC 8693): who may have one, and for how long.
+"""Exchanges a workload's token for a short-lived credential of the gateway's (RFC 8693): who may have one, for how long.
 
-The token is judged as it would be on a request. The credential is a gateway key that is not one of anybody's two, ends by
-itself, and is listed and revoked like any other. It cannot be exchanged again: it is no workload's token.
+The token is judged as it would be on a request. The credential is a gateway key that is not one of the two an identity may
+have, ends by itself, and is listed and revoked like any other. It cannot be exchanged again: it is no workload's token.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .issuing import KeyIssuer, KeyTerms
 from .settings import WorkloadIdentity
 
 GIVEN_A_MINUTE = 120
-"""Credentials that one address may get: a runner's host starts many jobs, but not two a second."""
+"""How many credentials one address may get: a runner's host starts many jobs, but not two per second."""
 _LONGEST_NOTE = 200
 
 
 class TokenExchange:
-    """``wall`` is Unix seconds, ``monotonic`` this process's."""
+    """Gives credentials for tokens. ``wall`` gives Unix seconds; ``monotonic`` is this process's clock."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class TokenExchange:
         self._given = PeerGuard(failures=GIVEN_A_MINUTE, window_s=60.0)
 
     async def exchange(self, asked: TokenRequest, peer: str) -> Granted:
-        """``peer`` is the client's own address.
+        """Exchange a token; ``peer`` is the client's own address.
 
-        Raises Rejection as authenticating does and RATE_LIMITED; KeyRefused where the store is full; StoreUnavailable.
+        Raises Rejection as authenticating does, and RATE_LIMITED; KeyRefused if the store is full; StoreUnavailable.
         """
         whom = subject(peer)
         self._refuse_hoarding(whom)
@@ -66,7 +66,7 @@ class TokenExchange:
 
 
 def _whose(token: Secret) -> str:
-    """``sub`` of a verified token, for whoever reads the list."""
+    """The ``sub`` of a verified token, for people who read the list of keys."""
     peeked = peek(token.reveal())
     said = peeked.claims.get("sub") if peeked is not None else None
     text = said if isinstance(said, str) else ""

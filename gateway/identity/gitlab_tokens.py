@@ -1,7 +1,8 @@
 """The callers' own GitLab tokens → principals: GitLab judges, and its judgement is believed for a stated time.
 
-Good for ``ttl_s``, bad for ``negative_ttl_s``. When GitLab does not answer, tokens it vouched for within ``stale_s`` go on,
-others are refused as *cannot tell* (503): silence is never read as no, and never as yes.
+That a token is good is believed for ``ttl_s``, that it is bad for ``negative_ttl_s``. While GitLab does not answer, tokens
+that it vouched for within ``stale_s`` go on working, and others are refused as *cannot tell* (503): silence is never read
+as no, and never as yes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .lookups import LATELY_S, Memo, Recall
 from .settings import TokenIdentity
 
 _RETRY_S = 10.0
-"""How long a stale token goes without asking a silent GitLab again: each try may take the verifier's whole timeout."""
+"""How long a stale token is used before a silent GitLab is asked again: each try may take the verifier's whole timeout."""
 _KEEP_S = 1.0
 """A judgement this young outlives an upstream 401: some routes answer 401 to good tokens, which must not cost a
 verification each time."""
@@ -42,7 +43,7 @@ def presentation(claim: Claim) -> Presentation:
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):
-    """``expires_at`` is Unix time, the others are monotonic."""
+    """A good token. ``expires_at`` is in Unix time, the other instants are monotonic."""
 
     principal: Principal
     verified_at: float
@@ -51,7 +52,8 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
 
 
 class OwnTokens:
-    """``wall`` is Unix seconds (a token's expiry), ``monotonic`` this process's (the memory's)."""
+    """Judges callers' own tokens. ``wall`` gives Unix seconds, for a token's expiry; ``monotonic`` is this process's clock,
+    for the memory."""
 
     def __init__(
         self,
@@ -72,11 +74,11 @@ class OwnTokens:
         self._wall = wall
         self._monotonic = monotonic
         self._known: Memo[bytes, _Known] = Memo(remembered)
-        # Apart from the good ones, which a flood of bad tokens must not push out.
+        # Separate from the good ones, which a flood of bad tokens must not push out.
         self._bad_until: Memo[tuple[bytes, bool], float] = Memo(remembered)
 
     def recall(self, key: bytes, *, may_be_job: bool) -> Principal | Recall:
-        """From memory; ``key`` is a keyed hash of the token and its presentation."""
+        """The principal from memory, or why there is none; ``key`` is a keyed hash of the token and its presentation."""
         now = self._monotonic()
         known = self._known.get(key)
         if known is not None and now < known.fresh_until and not self._is_over(known):
@@ -87,7 +89,8 @@ class OwnTokens:
         return Recall.BAD if bad_until is not None and now < bad_until else Recall.ASK
 
     async def look_up(self, key: bytes, secret: Secret, shown: Presentation, *, may_be_job: bool) -> Principal | None:
-        """From GitLab. Raises NotAnswering when it cannot tell and has not vouched for the token lately."""
+        """The principal from GitLab; None: the token is bad. Raises NotAnswering if GitLab cannot tell, and has not vouched
+        for the token lately."""
         try:
             verified = await self._verifier.verify(secret, shown, may_be_job=may_be_job)
         except NotAnswering:
@@ -110,7 +113,7 @@ class OwnTokens:
         return principal
 
     def stand_in(self, key: bytes) -> Principal:
-        """The last judgement, while GitLab is silent. Raises NotAnswering when there is none, or it is too old."""
+        """The last judgement, while GitLab is silent. Raises NotAnswering if there is none, or if it is too old."""
         now = self._monotonic()
         known = self._known.get(key)
         if known is None or not self._may_stand_in(known, now):
@@ -120,7 +123,7 @@ class OwnTokens:
         return known.principal
 
     def forget(self, key: bytes) -> None:
-        """GitLab refused the token itself: ask before it is believed again."""
+        """Forget a token that GitLab has refused on a request: GitLab is asked before it is believed again."""
         known = self._known.get(key)
         if known is not None and self._monotonic() - known.verified_at >= _KEEP_S:
             self._known.drop(key)

@@ -1,7 +1,7 @@
-"""An issuer's signing keys: found by discovery, remembered, and asked for anew when a token names one not seen yet.
+"""An issuer's signing keys: found by discovery, remembered, and fetched again when a token names one not seen yet.
 
 Keys are believed for an hour, and for a day while the issuer is silent. A hostile flood of key ids costs the issuer one
-request in ten seconds; a silent issuer is asked again after five.
+request in ten seconds; a silent issuer is asked again after five seconds.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ log = logging.getLogger("gateway.identity")
 FRESH_S = 3600.0
 STALE_S = 86_400.0
 REFETCH_S = 10.0
-"""Between two fetches because of a key id not seen yet."""
+"""The time between two fetches because of a key id not seen yet."""
 RETRY_S = 5.0
-"""Between two tries of an issuer that failed."""
+"""The time between two attempts to ask an issuer that failed."""
 _MAX_KEYS = 64
 _SMALLEST_RSA = 2048
 _DISCOVERY = "/.well-known/openid-configuration"
@@ -37,13 +37,13 @@ ALGORITHMS = {
     **dict.fromkeys(("ES256", "ES384", "ES512"), "EC"),
     **dict.fromkeys(("EdDSA", "Ed25519"), "OKP"),
 }
-"""What may ever sign a token → the type of key it takes. Never ``none``, and nothing with a shared secret."""
+"""The algorithms that may ever sign a token → the type of key each takes. Never ``none``, nor one with a shared secret."""
 
 _Key = RSAKey | ECKey | OKPKey
 
 
 class _Registry(jws.JWSRegistry):
-    """Without joserfc's warning about the name ``EdDSA``: RFC 9864 renamed it, issuers have not."""
+    """joserfc's registry, without its warning about the name ``EdDSA``: RFC 9864 renamed it, issuers have not."""
 
     max_header_length = 4096
 
@@ -51,7 +51,8 @@ class _Registry(jws.JWSRegistry):
         return self.algorithms[name]
 
     def check_header(self, header: dict[str, Any]) -> None:
-        """``core.workload_token`` has refused ``crit``; ``jwk``, ``jku``, ``x5c`` and their like are never read."""
+        """Check nothing: ``core.workload_token`` has refused ``crit``; ``jwk``, ``jku``, ``x5c`` and the like are never
+        read."""
 
 
 class _Listed(msgspec.Struct, frozen=True):
@@ -62,7 +63,8 @@ class _Listed(msgspec.Struct, frozen=True):
 
 
 class Issuer:
-    """``algorithms`` of ``ALGORITHMS``; ``jwks_uri`` empty: asked of the issuer. ``monotonic`` in seconds."""
+    """One issuer. ``algorithms`` are some of ``ALGORITHMS``; without a ``jwks_uri`` the issuer is asked for it;
+    ``monotonic`` is in seconds."""
 
     def __init__(
         self,
@@ -89,14 +91,14 @@ class Issuer:
         await self._flights.close()
 
     async def has_signed(self, token: str, algorithm: str, key_id: str | None) -> bool:
-        """Raises NotAnswering when the issuer is silent and its keys of old do not tell."""
+        """Whether the issuer has signed ``token``. Raises NotAnswering if it is silent and its known keys cannot tell."""
         if algorithm not in self._algorithms:
             return False
         now = self._monotonic()
         if self._fetched_at is None or now - self._fetched_at >= FRESH_S:
             await self._fetch(must=self._fetched_at is None or now - self._fetched_at >= STALE_S)
         keys = self._suited(algorithm, key_id)
-        # An answer under way is waited for: the first token of a new key asks for it, and others come at the same moment.
+        # A fetch under way is waited for: the first token of a new key starts it, and others come at the same moment.
         if not keys and (self._is_refetch_due() or self._flights):
             await self._fetch(must=True)
             keys = self._suited(algorithm, key_id)
@@ -112,7 +114,7 @@ class Issuer:
         return True
 
     def _suited(self, algorithm: str, key_id: str | None) -> list[_Listed]:
-        """A token without a key id is believed where only one key comes into question."""
+        """The keys that may have signed a token; without a key id, it is believed only if just one key may have."""
         suited = [
             listed
             for listed in self._keys
@@ -129,13 +131,14 @@ class Issuer:
         return self._tried_at is None or self._monotonic() - self._tried_at >= wait_s
 
     async def _fetch(self, *, must: bool) -> None:
-        """Raises NotAnswering where there ``must`` be an answer and is none. Else whoever failed is asked beside."""
+        """Fetch the keys. Raises NotAnswering if there ``must`` be an answer and is none; if there need not be, an issuer
+        that failed is asked in the background."""
         if self._failed and not self._is_refetch_due():
             if must:
                 raise NotAnswering(self._failed)
             return
         if self._failed and not must:
-            # Not waited for: each try may take its whole time, and tokens of the keys known would queue behind them all.
+            # Not waited for: each try may take its whole timeout, and tokens of known keys would queue behind them all.
             self._flights.start("keys", self._load)
             return
         try:
@@ -192,7 +195,7 @@ def _keys_of(document: bytes) -> tuple[_Listed, ...]:
 
 
 def _key(entry: dict[str, Any]) -> _Listed | None:
-    """None for a key that signs nothing here: of another use or type, too small, or unreadable (RFC 7517 §5)."""
+    """One key; None if it signs nothing here: it is of another use or type, too small, or unreadable (RFC 7517 §5)."""
     kind, key_id, algorithm = entry.get("kty"), entry.get("kid"), entry.get("alg")
     # A tuple: what the issuer wrote may not be hashable, which a set would need.
     if kind not in ("RSA", "EC", "OKP") or entry.get("use", "sig") != "sig":

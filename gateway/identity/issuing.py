@@ -1,4 +1,4 @@
-"""Making gateway keys, importing them, replacing them: for the command line, the admin API and the token exchange."""
+"""Makes, imports and replaces gateway keys, for the command line, the admin API and the token exchange."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _LONGEST_NOTE = 200
 
 
 class TermsRefused(KeyRefused):
-    """What was asked for makes no key that could be used; nothing was looked at."""
+    """What was asked for makes no key that could be used; nothing has changed."""
 
 
 class NoSuchKey(KeyRefused):
-    """There is no key of that id."""
+    """There is no key with that id."""
 
 
 class KeyTerms(msgspec.Struct, frozen=True):
@@ -33,11 +33,11 @@ class KeyTerms(msgspec.Struct, frozen=True):
     not_before: float | None = None
     expires_at: float | None = None
     cidr: tuple[str, ...] = ()
-    """Beside what its identity is bound to; empty: that alone."""
+    """The networks that bind it, in addition to its identity's own; empty: only those do."""
     note: str = ""
 
     def judged(self, now: float) -> KeyTerms:
-        """The same, networks in their usual spelling. Raises TermsRefused."""
+        """The same terms, with networks in their usual spelling. Raises TermsRefused."""
         for instant in (self.expires_at, self.not_before):
             if instant is not None and not is_tellable(instant):
                 raise TermsRefused("a key begins and ends in the years 1 to 9999, in UTC")
@@ -53,14 +53,14 @@ class KeyTerms(msgspec.Struct, frozen=True):
 UNBOUND = KeyTerms()
 
 Asking = Callable[[KeyRecord], None]
-"""Hears of a record right before the store does, which may do what it then does not say that it did."""
+"""Called with a record right before the store is: the store may write it, and then fail to say so."""
 
 
 class KeyIssuer:
-    """Issues, imports, rotates, lists and revokes keys in ``register``. Ids are ASCII: no other gets to the store, which
-    could not spell what a shell makes of stray octets.
+    """Issues, imports, rotates, lists and revokes keys in ``register``. Ids are ASCII: no others get to the store, which
+    could not encode what a shell makes of stray octets.
 
-    ``random(n)`` gives n unpredictable octets; ``wall`` is Unix seconds.
+    ``random(n)`` gives n unpredictable octets; ``wall`` gives Unix seconds.
     """
 
     def __init__(
@@ -74,20 +74,20 @@ class KeyIssuer:
     async def issue(
         self, identity: str, terms: KeyTerms = UNBOUND, *, asking: Asking = lambda _: None
     ) -> tuple[Secret, KeyRecord]:
-        """A new key and its record; the key is shown once, by whoever asked, and is kept nowhere.
+        """Make a new key. Returns the key, which is for the caller to show once and is kept nowhere, and its record.
 
-        Raises TermsRefused when it could never be used, KeyRefused when the identity has two live keys already.
+        Raises TermsRefused if it could never be used, KeyRefused if the identity has two live keys already.
         """
         return await self._new(identity, terms, KeyOrigin.ISSUED, asking=asking)
 
     async def exchanged(self, identity: str, terms: KeyTerms) -> tuple[Secret, KeyRecord]:
-        """The same for a workload's token: not one of the two. Raises KeyRefused where there are too many by far."""
+        """The same for a workload's token: the key is not one of the two. Raises KeyRefused if there are far too many."""
         return await self._new(identity, terms, KeyOrigin.EXCHANGED)
 
     async def take_in(
         self, identity: str, sha256: bytes, terms: KeyTerms = UNBOUND, *, asking: Asking = lambda _: None
     ) -> KeyRecord:
-        """A gateway key made elsewhere, by its SHA-256. Raises as ``issue``."""
+        """Import a gateway key made elsewhere, by its SHA-256. Raises as ``issue``."""
         if len(sha256) != _HASH_BYTES:
             raise TermsRefused("the SHA-256 of a key has 32 octets")
         hashed = digest_of_hash(self._pepper, sha256)
@@ -99,11 +99,11 @@ class KeyIssuer:
     async def rotate(
         self, key_id: str, overlap_s: float, *, expires_at: float | None = None, asking: Asking = lambda _: None
     ) -> tuple[Secret, KeyRecord]:
-        """A new key in place of a live one, which ends ``overlap_s`` from now. It is bound as that one was, to a beginning
-        that is yet to come as well, and without ``expires_at`` lives as long as that one was to live, or to the end of the
-        year 9999.
+        """Make a new key in place of a live one, which ends ``overlap_s`` from now. The new key is bound like the old one,
+        also to a beginning that is yet to come. Without ``expires_at``, it lives as long as the old one was to live, or to
+        the end of the year 9999.
 
-        Raises NoSuchKey; TermsRefused; KeyRefused when that one is dead, or being replaced already.
+        Raises NoSuchKey; TermsRefused; KeyRefused if the old key is dead, or being replaced already.
         """
         if not 0 <= overlap_s <= LONGEST_OVERLAP_S:
             raise TermsRefused("both keys live for 0 s to 30 days")
@@ -120,15 +120,15 @@ class KeyIssuer:
         return await self._new(older.identity, terms, KeyOrigin.ISSUED, replacing, asking=asking)
 
     async def get(self, key_id: str) -> KeyRecord | None:
-        """Dead ones too, for a while."""
+        """The record of a key; of a dead one too, for a while."""
         return await self._register.get(key_id) if key_id.isascii() else None
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
-        """Oldest first, dead ones too for a while."""
+        """All records, or those of one identity, oldest first; of dead keys too, for a while."""
         return await self._register.list(identity) if identity is None or identity.isascii() else []
 
     async def revoke(self, key_id: str) -> bool:
-        """At once; False when there is no such key."""
+        """Revoke a key at once; False: there is no such key."""
         return key_id.isascii() and await self._register.revoke(key_id, self._wall())
 
     async def _new(
@@ -164,7 +164,7 @@ class KeyIssuer:
 def _network(text: str) -> str:
     try:
         if "%" in text:
-            raise ValueError  # a scope is any text at all, and no peer's address has one
+            raise ValueError  # a scope may be any text at all, and no peer's address has one
         return str(ipaddress.ip_network(text))
     except ValueError:
         raise TermsRefused("a network is written like 10.20.0.0/16 or 2001:db8::/32, without host bits") from None

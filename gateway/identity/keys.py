@@ -1,7 +1,7 @@
-"""Gateway keys → principals, with a memory so short that a revocation is everywhere within two seconds.
+"""Gateway keys → principals, with a memory so short that a revocation takes effect everywhere within two seconds.
 
-A key costs its store one lookup a second at most: that second is how long a key revoked by another process goes on working.
-While the store is away, keys found lately go on working for a bounded time (last known good), others cannot be judged.
+A key costs its store at most one lookup per second: for that second, a key revoked by another process goes on working.
+While the store is away, keys found lately go on working for a bounded time (last known good); others cannot be judged.
 
 No timing tells an unknown key from a dead one: the store searches by HMAC, which nobody without the pepper can steer, and
 both then take the same steps to the same refusal.
@@ -28,15 +28,15 @@ log = logging.getLogger("gateway.identity")
 TTL_S = 1.0
 """How long a lookup is believed: half of the two seconds a revocation may take."""
 TOUCH_S = 60.0
-"""How coarse last use is."""
+"""How coarsely last use is recorded."""
 _TELL_EACH_S = 60.0
-"""How often the log hears at most that the store went."""
+"""How often, at most, the log says that the store is away."""
 
 _NOBODY = KeyRecord(id="", identity="", digest=bytes(32), created_at=0.0, revoked_at=0.0)
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):
-    """Instants are monotonic."""
+    """A good key. Instants are monotonic."""
 
     principal: Principal
     record: KeyRecord
@@ -44,11 +44,12 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
     fresh_until: float
     touched_at: float
     unbounded: bool
-    """Its record knows no time at which it would not be usable."""
+    """Whether its record sets no time at which it would not be usable."""
 
 
 class GatewayKeys:
-    """``wall`` is Unix seconds (a key's time bounds), ``monotonic`` this process's (the memory's)."""
+    """Judges gateway keys. ``wall`` gives Unix seconds, for a key's time bounds; ``monotonic`` is this process's clock, for
+    the memory."""
 
     def __init__(
         self,
@@ -71,16 +72,16 @@ class GatewayKeys:
         self._stale_s = stale_s
         self._lately_s = max(stale_s, LATELY_S)
         self._known: Memo[bytes, _Known] = Memo(remembered)
-        # Apart from the good ones, which a flood of bad keys must not push out.
+        # Separate from the good ones, which a flood of bad keys must not push out.
         self._bad_until: Memo[bytes, float] = Memo(remembered)
         self._touches: Lookups[str, None] = Lookups()
         self._revocations = 0
         self._away = False
-        """And the log was told."""
+        """Whether the store is away, and the log has said so."""
         self._told_at = float("-inf")
 
     def recall(self, key: bytes) -> Principal | Recall:
-        """From memory; ``key`` is a keyed hash of the gateway key."""
+        """The principal from memory, or why there is none; ``key`` is a keyed hash of the gateway key."""
         now = self._monotonic()
         known = self._known.get(key)
         if known is not None and now < known.fresh_until:
@@ -91,7 +92,8 @@ class GatewayKeys:
         return Recall.BAD if bad_until is not None and now < bad_until else Recall.ASK
 
     async def look_up(self, key: bytes, secret: Secret) -> Principal | None:
-        """From the store. Raises StoreUnavailable when it is away and nothing lately known stands in."""
+        """The principal from the store; None: the key is bad. Raises StoreUnavailable if the store is away and no answer
+        known lately stands in."""
         wanted = digest(self._pepper, secret)
         while True:
             revocations = self._revocations
@@ -103,20 +105,21 @@ class GatewayKeys:
             self._tell(None)
             if revocations == self._revocations:
                 return self._judge(key, secret, wanted, record)
-            # Something was revoked here while the store answered: the answer may be older than that.
+            # A key was revoked here while the store answered: the answer may be older than that.
 
     def stand_in(self, key: bytes) -> Principal | None:
-        """The last known good answer, while the store is away. Raises StoreUnavailable when there is none."""
+        """The last known good answer, while the store is away. Raises StoreUnavailable if there is none."""
         now = self._monotonic()
         known = self._known.get(key)
         if known is None or now >= known.found_at + self._stale_s:
             raise StoreUnavailable("the key store is away, and this key was not seen lately")
-        # Asked again in a second, not by each request: an outage must not cost every one of them a timeout.
+        # The store is asked again in a second, not by each request: an outage must not cost every one of them a timeout.
         self._known.put(key, msgspec.structs.replace(known, fresh_until=now + TTL_S))
         return known.principal if known.record.is_usable(self._wall()) else None
 
     def _tell(self, outage: StoreUnavailable | None) -> None:
-        """While keys lately seen go on, nobody else says that none can be revoked."""
+        """Log that the store is away, or back: while keys seen lately go on working, nothing else shows that none can be
+        revoked."""
         now = self._monotonic()
         if outage is None:
             if self._away:
@@ -127,7 +130,7 @@ class GatewayKeys:
             log.error("the key store can't be read, nor that a key was revoked: %s", outage)
 
     def forget(self, key_id: str) -> None:
-        """Called after a revocation in this process: the key is dead with the return of this call."""
+        """Forget a key after its revocation in this process: it is dead when this call returns."""
         self._revocations += 1
         self._known.drop_where(lambda known: known.record.id == key_id)
 
@@ -141,7 +144,7 @@ class GatewayKeys:
         identity = self._identities.get(found.identity)
         is_ours = same_digest(found.digest, wanted)
         is_usable = found.is_usable(self._wall())
-        # An identity that became another sort since admits no key of before.
+        # An identity that has become one of another sort admits no key from before.
         of_its_sort = isinstance(identity, WorkloadIdentity) is (found.origin is KeyOrigin.EXCHANGED)
         if identity is None or not is_ours or not is_usable or not of_its_sort:
             self._known.drop(key)

@@ -12,8 +12,8 @@ _Value = TypeVar("_Value")
 
 
 LATELY_S = 600.0
-"""For how long whoever was good is no stranger: asked about again, but in no queue and under no limit of strangers. Whether
-a memory of that age also stands in for an answer that does not come is another matter."""
+"""How long a credential that was good is no stranger's: it is looked up again, but not in strangers' queue, nor under their
+limits. Whether a memory of that age also stands in for an answer that does not come is another matter."""
 
 
 class Recall(enum.Enum):
@@ -31,7 +31,7 @@ class Lookups(Generic[_Key, _Value]):
     """Callers that ask for the same key at the same time share one lookup and its outcome.
 
     The lookup is a task of its own, so a caller that goes away neither ends it for the others nor has to hand it over;
-    it bounds its own time. One that everybody left runs to its end: what it learns is remembered.
+    it bounds its own time. A lookup that every caller has left runs to its end: what it learns is remembered.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Lookups(Generic[_Key, _Value]):
         return flight
 
     async def close(self) -> None:
-        """End what is in flight; whoever still waits is cancelled."""
+        """End the lookups in flight; callers that still wait are cancelled."""
         flights = list(self._flights.values())
         for flight in flights:
             flight.cancel()
@@ -65,11 +65,11 @@ class Lookups(Generic[_Key, _Value]):
         if self._flights.get(key) is flight:
             del self._flights[key]
         if not flight.cancelled():
-            flight.exception()  # seen, even if every caller left
+            flight.exception()  # retrieved, even if every caller has left
 
 
 class Memo(Generic[_Key, _Value]):
-    """At most ``bound`` values; the one least recently written goes first."""
+    """A memory of at most ``bound`` values; the one least recently written goes first."""
 
     __slots__ = ("_bound", "_values", "get")
 
@@ -91,7 +91,7 @@ class Memo(Generic[_Key, _Value]):
         self._values.pop(key, None)
 
     def drop_where(self, unwanted: Callable[[_Value], bool]) -> int:
-        """Walks everything: for rare administrative acts."""
+        """Drop all ``unwanted`` values, and return how many they were. Walks everything: for rare administrative acts."""
         gone = [key for key, value in self._values.items() if unwanted(value)]
         for key in gone:
             del self._values[key]

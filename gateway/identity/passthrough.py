@@ -13,14 +13,14 @@ _BEARER = frozenset({Kind.TOKEN, Kind.OPAQUE})
 _TABLE: dict[Surface, tuple[Passthrough, frozenset[Kind]]] = {
     Surface.RUNNER: (Passthrough.RUNNER, frozenset({Kind.OPAQUE, Kind.JOB_TOKEN})),
     Surface.SCIM: (Passthrough.SCIM, _BEARER),
-    # `docker login` starts with a bare GET /v2/ to learn where tokens are made; the registry answers nobody without one.
+    # `docker login` starts with a bare GET /v2/ to learn where tokens are made; without one, the registry serves nobody.
     Surface.REGISTRY: (Passthrough.REGISTRY, frozenset({*_BASIC, Kind.TOKEN, Kind.JOB_TOKEN, Kind.NONE})),
     Surface.LFS: (Passthrough.LFS, _BASIC),
     Surface.GIT: (Passthrough.GIT, _BASIC),
     Surface.PACKAGES: (Passthrough.DEPLOY, frozenset({Kind.BASIC, Kind.OPAQUE, Kind.DEPLOY_TOKEN})),
     Surface.WEB_TOKEN: (Passthrough.FEED, _OPAQUE),
     Surface.WEB: (Passthrough.FEED, _OPAQUE),  # a feed of the dashboard, a raw file by static-object token
-    # Client credentials stand in the form; discovery and keys are public by design.
+    # Client credentials are in the form; discovery and keys are public by design.
     Surface.OAUTH: (Passthrough.OAUTH, frozenset({Kind.NONE, Kind.BASIC, Kind.OPAQUE, Kind.TOKEN})),
     Surface.KAS: (Passthrough.AGENT, _BEARER),
     Surface.UNLEASH: (Passthrough.UNLEASH, frozenset({Kind.OPAQUE, Kind.NONE})),
@@ -45,11 +45,11 @@ def passthrough_for(kind: Kind, operation: Operation) -> Passthrough | None:
     if kind is _SESSION:
         return None if surface in _NO_SESSION else Passthrough.SESSION
     if operation.name.endswith(_TRIGGER):
-        # The trigger token is a parameter, often in a body nobody reads here.
+        # The trigger token is a parameter, often in a body that nobody reads here.
         return Passthrough.TRIGGER if kind is Kind.OPAQUE or kind is Kind.NONE else None
     if kind is _NONE:
         if surface is Surface.RUNNER:
-            # Runners write their token into the body.
+            # Runners put their token into the body.
             return Passthrough.RUNNER if operation.access is Access.WRITE else None
         if operation.name.endswith(_TOKEN_SERVICE):
             return None
@@ -67,7 +67,7 @@ def doors_to(operation: Operation) -> frozenset[Passthrough]:
 
 
 def falls_back(kind: Kind, operation: Operation) -> Passthrough | None:
-    """The door left to a token GitLab did not recognise as a person's: package routes take deploy tokens as Bearer."""
+    """The door left to a token that GitLab did not recognise as a person's: package routes take deploy tokens as Bearer."""
     if kind is Kind.TOKEN and (operation.deploy_token or operation.surface is Surface.PACKAGES):
         return Passthrough.DEPLOY
     return None

@@ -38,7 +38,7 @@ class Networks:
     __slots__ = ("_judged", "_networks")
 
     def __init__(self, cidr: tuple[str, ...] = ()) -> None:
-        """ValueError for what is no network."""
+        """Raises ValueError for text that is not a network."""
         self._networks = tuple(ipaddress.ip_network(text) for text in cidr)
         self._judged: dict[str, bool] = {}
 
@@ -63,7 +63,7 @@ class Networks:
 
 
 class KeyIdentity(msgspec.Struct, frozen=True):
-    """``key: issued``."""
+    """An identity with ``key: issued``."""
 
     id: str
     team: str = ""
@@ -72,7 +72,7 @@ class KeyIdentity(msgspec.Struct, frozen=True):
 
 
 class WorkloadIdentity(msgspec.Struct, frozen=True):
-    """``oidc:``."""
+    """An identity with ``oidc:``."""
 
     id: str
     requirement: Requirement
@@ -80,16 +80,16 @@ class WorkloadIdentity(msgspec.Struct, frozen=True):
     networks: Networks = Networks()
     priority: Priority = Priority.INTERACTIVE
     jwks_uri: str = ""
-    """Empty: found by discovery."""
+    """Empty: it is found by discovery."""
     algorithms: tuple[str, ...] = ()
-    """Empty: every one of ``issuers.ALGORITHMS``."""
+    """Empty: all of ``issuers.ALGORITHMS``."""
     ca_file: str | None = None
     session_s: float = 900.0
-    """How long a credential given in exchange lives at most."""
+    """How long, at most, a credential given in exchange lives."""
 
 
 class TokenIdentity(msgspec.Struct, frozen=True):
-    """``gitlab_token: true``, with its ``verify:``."""
+    """An identity with ``gitlab_token: true``, and its ``verify:``."""
 
     id: str
     team: str = ""
@@ -101,7 +101,7 @@ class TokenIdentity(msgspec.Struct, frozen=True):
 
 
 class AnonymousIdentity(msgspec.Struct, frozen=True):
-    """``anonymous: true``."""
+    """An identity with ``anonymous: true``."""
 
     id: str
     team: str = ""
@@ -114,9 +114,9 @@ class IdentitySettings(msgspec.Struct, frozen=True):
 
     keys: tuple[KeyIdentity, ...] = ()
     workloads: tuple[WorkloadIdentity, ...] = ()
-    """In the order of the file: the first that fits is the caller."""
+    """In the order of the configuration file: the first that fits is the caller's."""
     gitlab_token: TokenIdentity | None = None
     anonymous: AnonymousIdentity | None = None
     passthrough: frozenset[Passthrough] = frozenset(Passthrough)
     keys_stale_s: float = 600.0
-    """``stores.on_error.keys: last_known_good``: for how long; 0 for ``closed``."""
+    """How long ``stores.on_error.keys: last_known_good`` lasts; 0 for ``closed``."""

@@ -1,8 +1,8 @@
-"""Asks GitLab whose a token is.
+"""Asks GitLab to whom a token belongs.
 
-Which endpoint answers depends on what the token is, and its text does not tell (prefixes are configurable): personal
-access tokens of every scope may read ``/personal_access_tokens/self``; it answers an OAuth token with 400, and
-``/oauth/token/info`` then knows it; a job token knows only ``/job``. A token costs GitLab three requests at most, most one.
+Which endpoint answers depends on the kind of token, which its text does not tell (prefixes are configurable). Personal
+access tokens of every scope may read ``/personal_access_tokens/self``; an OAuth token gets 400 there, and is then known to
+``/oauth/token/info``; a job token is known only to ``/job``. A token costs GitLab at most three requests, most tokens one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _decode_job = msgspec.json.Decoder(_Job).decode
 
 
 def is_sendable(token: str) -> bool:
-    """Could be a token: visible ASCII of bounded length. Anything else is never put into a header field."""
+    """Whether this could be a token: visible ASCII of bounded length. Anything else is never put into a header field."""
     return len(token) <= MAX_TOKEN_LENGTH and _TOKEN.fullmatch(token) is not None
 
 
@@ -118,7 +118,7 @@ class GitlabVerifier:
         return verified
 
     async def name_of(self, token: Secret) -> str:
-        """What GitLab calls the user of a personal access token; empty where the token may not ask. Raises NotAnswering."""
+        """GitLab's name for the user of a personal access token; empty if the token may not ask. Raises NotAnswering."""
         status, body = await self._get(_USER, (b"PRIVATE-TOKEN", token.reveal().encode("ascii")))
         if status in {401, 403, 404}:
             return ""
@@ -177,7 +177,7 @@ async def _whole(reply: Reply) -> bytes:
 
 
 def _answered(status: int, body: bytes) -> bytes:
-    """The body of a 200. Raises NotAnswering for everything else: never read as *no*."""
+    """The body of a 200. Raises NotAnswering for everything else, which is never read as *no*."""
     if status == 200:
         return body
     raise NotAnswering(f"GitLab answered {status} about a token", offered=status == 429 or status >= 500)

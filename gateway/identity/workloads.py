@@ -1,7 +1,7 @@
 """Workload tokens → principals: the issuer's signature, then the first configured identity whose requirements hold.
 
-A verified token is believed until it is over, a minute at most; a refused one is refused for five seconds without work.
-Memory is keyed by a per-process keyed hash, never by the token.
+A verified token is believed until it expires, but at most for a minute; a refused one is refused again without work for
+five seconds. Memory is keyed by a per-process keyed hash, never by the token.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .settings import WorkloadIdentity
 TTL_S = 60.0
 NEGATIVE_TTL_S = 5.0
 _MOST_HELD = 16
-"""Of what looks like a token in one credential: reading each costs as much as the rest of the request, and GitLab's
-credentials hold one at most."""
+"""How many parts of one credential that look like a token are read: each costs as much as the rest of the request, and
+GitLab's credentials hold at most one."""
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):
-    """``over_at`` is Unix time, ``fresh_until`` monotonic."""
+    """A good token. ``over_at`` is in Unix time, ``fresh_until`` is monotonic."""
 
     principal: Principal
     fresh_until: float
@@ -33,7 +33,8 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
 
 
 class Workloads:
-    """``issuers`` by the id of the identity: two may believe one issuer under different terms. ``wall`` is Unix seconds."""
+    """Judges workload tokens. ``issuers`` are found by the id of the identity: two identities may believe one issuer under
+    different terms. ``wall`` gives Unix seconds."""
 
     def __init__(
         self,
@@ -55,30 +56,31 @@ class Workloads:
         self._bad_until: Memo[bytes, float] = Memo(remembered)
 
     def may_be_one(self, text: str) -> bool:
-        """Cheap, and wrong only in that more may look like one."""
+        """Whether ``text`` may be a workload token. Cheap, and wrong only in that other text may look like one."""
         return looks_like_one(text) and bool(self._identities)
 
     def is_ours(self, text: str) -> bool:
-        """It speaks of a configured issuer, or is too long to tell: GitLab is never asked about it, nor sees it."""
+        """Whether ``text`` names a configured issuer, or is too long to tell: GitLab is never asked about it, and never
+        sees it."""
         if len(text) > MAX_LENGTH:
             return True
         peeked = peek(text)
         return peeked is not None and not self._urls.isdisjoint(peeked.issuers)
 
     def is_held(self, text: str) -> bool:
-        """One of a configured issuer is in it, in quotes or so, or so many that look like one that nobody reads them all:
-        it is not believed there, and must not go up."""
+        """Whether a configured issuer's token is within ``text``, in quotes perhaps, or more that look like one than are
+        read: it is not believed there, and must not go up."""
         found = held_in(text)
         return len(found) > _MOST_HELD or any(map(self.is_ours, found))
 
     def waits_for(self, text: str) -> str:
-        """The issuer whose keys judging it may have to wait for; empty: none, it is refused unasked."""
+        """The issuer whose keys may have to be waited for to judge ``text``; empty: none, it is refused without asking."""
         peeked = peek(text)
         said = peeked.claims.get("iss") if peeked is not None else None
         return said if isinstance(said, str) and said in self._urls else ""
 
     def recall(self, key: bytes) -> Principal | Recall:
-        """From memory; ``key`` is a keyed hash of the token."""
+        """The principal from memory, or why there is none; ``key`` is a keyed hash of the token."""
         now = self._monotonic()
         known = self._known.get(key)
         if known is not None:
@@ -89,7 +91,8 @@ class Workloads:
         return Recall.BAD if bad_until is not None and now < bad_until else Recall.ASK
 
     async def look_up(self, key: bytes, secret: Secret) -> Principal | None:
-        """By the issuer's keys. Raises NotAnswering when it is silent and its keys of old do not tell."""
+        """The principal by the issuer's keys; None: the token is bad. Raises NotAnswering if the issuer is silent and its
+        known keys cannot tell."""
         text = secret.reveal()
         peeked = peek(text)
         found = await self._judge(text, peeked) if peeked is not None and peeked.sound else None
@@ -114,7 +117,8 @@ class Workloads:
             await issuer.close()
 
     async def _judge(self, text: str, peeked: Peeked) -> WorkloadIdentity | None:
-        """The first in the order of the file. Signature first: how long a refusal takes says nothing about the claims."""
+        """The first identity, in the order of the configuration file, that admits the token. The signature is judged first,
+        so how long a refusal takes says nothing about the claims."""
         signed: dict[int, bool] = {}
         for identity in self._identities:
             if peeked.claims.get("iss") != identity.requirement.issuer:
