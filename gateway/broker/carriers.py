@@ -9,7 +9,7 @@ from ..core.catalogue import Operation, Surface
 from ..core.messages import Field
 
 
-class Carrier(enum.StrEnum):  # the hash of a bare enum is a call in Python
+class Carrier(enum.StrEnum):  # not a bare enum, whose hash is a call in Python
     """A place GitLab reads a personal access token from."""
 
     PRIVATE_TOKEN = "private-token"  # noqa: S105
@@ -48,9 +48,9 @@ _PACKAGES = (
     ("/packages/conan/", Carrier.BASIC),
 )
 """Package formats that do not read ``PRIVATE-TOKEN`` (GitLab: ``sent_through`` in each of ``lib/api/*_packages.rb``). Where
-that is ``personal_access_token_with_username``, any user name but that of the token's user gets 401."""
+that says ``personal_access_token_with_username``, any user name but that of the token's user gets 401."""
 ANY_NAME = "oauth2"
-"""The user name for where GitLab takes any."""
+"""The user name that is sent where GitLab takes any."""
 
 
 # Those of nearly every request, bound once: an enum's class looks its members up anew each time.

@@ -71,7 +71,7 @@ class Held:
         self.user_name: str | None = None
         """GitLab's name for the token's user; None: GitLab must be asked before ``Carrier.NAMED`` is given out."""
         self.vain = 0
-        """How often GitLab was asked about it for a caller and did not answer."""
+        """How often GitLab was asked about the token for a caller and did not answer."""
         self.silence = ""
         """Why GitLab did not answer, the last time."""
         self.lock = asyncio.Lock()
@@ -115,8 +115,8 @@ class HeldPool:
         """How many more requests GitLab allows a member; see ``StaticTokenSource.pick_by``."""
 
     def offer(self) -> Held:
-        """As ``pick``, and the next ``pick`` prefers this member. A request that cannot use it yet goes the long way, where
-        what is missing is found out; if two members took turns, the long way would always get the other one."""
+        """As ``pick``, and the next ``pick`` prefers this member. A request that cannot use it yet goes the long way, which
+        finds out what is missing; if two members took turns, the long way would always get the other one."""
         held = self._offered = self._next()
         return held
 

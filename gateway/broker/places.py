@@ -225,7 +225,8 @@ async def _whole(reply: Reply) -> bytes:
 
 
 def _silent(detail: str) -> Rejection:
-    """Closed, never open: what could not be decided is not allowed, and it is not the caller's fault."""
+    """The refusal for lack of an answer. Closed, never open: what could not be decided is not allowed, and it is not the
+    caller's fault."""
     return Rejection(
         Code.PLACE_UNAVAILABLE,
         503,

@@ -33,7 +33,7 @@ log = logging.getLogger("gateway.rotation")
 
 NAME = "gitlab-gateway"
 SILENT_S = 15.0
-"""A gateway that has not read the store for this long is not waited for: it reads it anew before it believes a refusal."""
+"""A gateway that has not read the store for this long is not waited for: it reads anew before it believes a refusal."""
 _MOST_NAMES = 16
 _PERSIST_EVERY_S = 1.0
 
@@ -142,8 +142,8 @@ class Rotor:
         return await self._rotate_self(plan, kept, fence)
 
     async def give_up(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
-        """Give up a rotation whose gateway asked GitLab to replace the token and was not heard of since: say so, and never
-        ask again."""
+        """Give up a rotation whose gateway asked GitLab to replace the token and was not heard of since: report
+        that, and never ask again."""
         assert kept.rotation is not None
         kept = await self._write(kept, fence, rotation=msgspec.structs.replace(kept.rotation, step=Step.LOST))
         self._lost(plan, "the gateway that asked was not heard of since")
@@ -217,7 +217,7 @@ class Rotor:
             log.warning("a new token that is not used could not be revoked yet: %s", silence)
 
     async def settle(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
-        """Revoke the old token, as every gateway has the new one, and whatever else this rotation made.
+        """Revoke the old token, now that every gateway has the new one, and whatever else this rotation made.
 
         Raises as ``begin``.
         """

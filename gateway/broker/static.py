@@ -83,7 +83,7 @@ class StaticTokenSource:
         """Finds out whether another gateway has replaced a refused token."""
 
     async def verify_at_start(self, unsure: Collection[str] = ()) -> list[str]:
-        """Ask GitLab about each credential. Returns warnings about those it could not tell of; they are asked about later.
+        """Ask GitLab about each credential. Returns warnings for those that could not be checked yet; that is done later.
 
         Raises CredentialsRefused for those that GitLab does not take, and for those with sudo or admin scope that are not
         marked ``sudo: true``. A dead member of a pool with others is only a warning; so is a dead token of ``unsure``,

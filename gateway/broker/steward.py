@@ -134,7 +134,7 @@ class Steward:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="credentials")
 
     async def renew(self) -> None:
-        """Read the store, as GitLab refuses a token: perhaps another gateway has replaced it."""
+        """Read the store because GitLab refuses a token: perhaps another gateway has replaced it."""
         if self._vault is not None:
             with contextlib.suppress(StoreUnavailable):
                 await self._read(checked=True)
@@ -154,7 +154,7 @@ class Steward:
         self._tokens.look_again()
 
     async def rotate(self, credential_id: str) -> CredentialState:
-        """Replace a token now, whenever it ends. Raises ValueError with a message for the operator, StoreUnavailable.
+        """Replace a token now, whenever it ends. Raises StoreUnavailable, or ValueError with a message for the operator.
 
         It goes on even if the caller leaves: a step that is cut off may lose a token.
         """

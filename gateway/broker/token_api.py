@@ -130,7 +130,7 @@ class TokenApi:
         return facts if facts.active and not facts.revoked else None
 
     async def create(self, manager: Secret, ward: Ward, name: str, scopes: tuple[str, ...], ends_on: str) -> Minted:
-        """Make a further token for the ward, in addition to those that exist."""
+        """Make another token for the ward, in addition to those that exist."""
         wish: dict[str, object] = {"name": name, "scopes": list(scopes), "expires_at": ends_on}
         return await self._mint(_place(ward), manager, wish)
 

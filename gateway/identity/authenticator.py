@@ -349,7 +349,7 @@ class PrincipalAuthenticator:
                         lookup.flight, lambda: self._take_turn(lookup, peer if is_stranger else None)
                     )
                 except _RanDry:
-                    continue  # perhaps for another peer's failures: this peer's are judged next
+                    continue  # perhaps because of another peer's failures: this peer's are judged next
                 return Recall.BAD if found is None else found
         except (StoreUnavailable, NotAnswering) as error:
             raise _unavailable(str(error)) from error

@@ -19,12 +19,12 @@ from .issuing import KeyIssuer, KeyTerms
 from .settings import WorkloadIdentity
 
 GIVEN_A_MINUTE = 120
-"""How many credentials one address may get: a runner's host starts many jobs, but not two per second."""
+"""How many credentials one address may get per minute: a runner's host starts many jobs, but not two per second."""
 _LONGEST_NOTE = 200
 
 
 class TokenExchange:
-    """Gives credentials for tokens. ``wall`` gives Unix seconds; ``monotonic`` is this process's clock."""
+    """Exchanges tokens for credentials. ``wall`` gives Unix seconds; ``monotonic`` is this process's clock."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """The callers' own GitLab tokens → principals: GitLab judges, and its judgement is believed for a stated time.
 
-That a token is good is believed for ``ttl_s``, that it is bad for ``negative_ttl_s``. While GitLab does not answer, tokens
-that it vouched for within ``stale_s`` go on working, and others are refused as *cannot tell* (503): silence is never read
-as no, and never as yes.
+A good verdict is believed for ``ttl_s``, a bad one for ``negative_ttl_s``. While GitLab does not answer, tokens that it
+vouched for within ``stale_s`` go on working, and others are refused as *cannot tell* (503): silence is never read as no,
+and never as yes.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ log = logging.getLogger("gateway.identity")
 FRESH_S = 3600.0
 STALE_S = 86_400.0
 REFETCH_S = 10.0
-"""The time between two fetches because of a key id not seen yet."""
+"""The least time between two fetches because of a key id not seen yet."""
 RETRY_S = 5.0
-"""The time between two attempts to ask an issuer that failed."""
+"""The least time between two attempts to ask an issuer that failed."""
 _MAX_KEYS = 64
 _SMALLEST_RSA = 2048
 _DISCOVERY = "/.well-known/openid-configuration"
@@ -114,7 +114,7 @@ class Issuer:
         return True
 
     def _suited(self, algorithm: str, key_id: str | None) -> list[_Listed]:
-        """The keys that may have signed a token; without a key id, it is believed only if just one key may have."""
+        """The keys that may have signed a token. A token without a key id is believed only if there is just one."""
         suited = [
             listed
             for listed in self._keys

@@ -33,7 +33,7 @@ class KeyTerms(msgspec.Struct, frozen=True):
     not_before: float | None = None
     expires_at: float | None = None
     cidr: tuple[str, ...] = ()
-    """The networks that bind it, in addition to its identity's own; empty: only those do."""
+    """The networks that it may be used from, on top of its identity's own restriction; empty: only that one applies."""
     note: str = ""
 
     def judged(self, now: float) -> KeyTerms:

@@ -40,7 +40,7 @@ _TOKEN_SERVICE = "/jwt/auth"  # noqa: S105 — a path
 
 
 def passthrough_for(kind: Kind, operation: Operation) -> Passthrough | None:
-    """The door that a credential of this kind may use on this operation, or None where it means nothing there."""
+    """The door that a credential of this kind may use on this operation; None: it means nothing there."""
     surface = operation.surface
     if kind is _SESSION:
         return None if surface in _NO_SESSION else Passthrough.SESSION

@@ -73,7 +73,7 @@ _decode_job = msgspec.json.Decoder(_Job).decode
 
 
 def is_sendable(token: str) -> bool:
-    """Whether this could be a token: visible ASCII of bounded length. Anything else is never put into a header field."""
+    """Whether ``token`` could be one: visible ASCII of bounded length. Anything else is never put into a header field."""
     return len(token) <= MAX_TOKEN_LENGTH and _TOKEN.fullmatch(token) is not None
 
 
@@ -150,7 +150,7 @@ class GitlabVerifier:
         if status in {400, 401, 403, 404}:  # 404 is GitLab's way to say that the job is over
             return None
         found = _read(_decode_job, _answered(status, body))
-        # A job acts as whoever pushed, but is not that person: its traffic must not use up theirs.
+        # A job acts as the person who pushed, but is not that person: its traffic must not use up that person's limits.
         return Verified(f"job-project:{found.pipeline.project_id}")
 
     async def _get(self, path: bytes, credential: tuple[bytes, bytes]) -> tuple[int, bytes]:

@@ -68,8 +68,8 @@ class Workloads:
         return peeked is not None and not self._urls.isdisjoint(peeked.issuers)
 
     def is_held(self, text: str) -> bool:
-        """Whether a configured issuer's token is within ``text``, in quotes perhaps, or more that look like one than are
-        read: it is not believed there, and must not go up."""
+        """Whether ``text`` contains a configured issuer's token (in quotes, perhaps), or more lookalikes than are read:
+        such a token is not believed there, and must not go up."""
         found = held_in(text)
         return len(found) > _MOST_HELD or any(map(self.is_ours, found))
 

@@ -25,10 +25,10 @@ from .audit_writer import AuditWriter
 log = logging.getLogger("gateway.audit")
 
 FLUSH_S = 0.025
-"""Half of the time whose lines a killed process may lose: the other half is for the writer's thread."""
+"""Half of the time whose lines a killed process may lose; the other half is for the writer's thread."""
 CHECKPOINT_S = 60.0
 FORWARDING, LOST = "forwarding", "lines_lost"
-"""Lines that do not record a request's end: it is about to go up (``durability: before_write``); lines found no room."""
+"""Events other than a request's end: a request is about to go up (``durability: before_write``); lines found no room."""
 _NOT_YET = frozenset({"schema", "time", "status", "duration_ms", "bytes_in", "bytes_out"})
 _SLICE = 8  # rendered once there are so many: requests that come meanwhile wait some 0.1 ms, not for all of a flush
 _MOST_READY_BYTES = 256 << 10
@@ -161,7 +161,7 @@ class AuditLog:
         return data
 
     def _linked(self, lines: list[bytes], *, closing: bool = False) -> bytes:
-        """The lines as the next ones of the audit; empty if the writer has no room for them.
+        """``lines`` in octets, linked as the next of the audit; empty if the writer has no room for them.
 
         Lines are linked only if there is room, so the chain has no gaps; and it reports how many lines found no room.
         """
@@ -181,7 +181,7 @@ class AuditLog:
         return b"\n".join(lines) + b"\n"
 
     def _event(self, event: str, more: Mapping[str, object]) -> bytes:
-        """A line with an ``event``, which does not record a request's end."""
+        """A line for an ``event`` rather than for a request's end."""
         return encode({"schema": SCHEMA, "time": timestamp(self._wall()), "event": event, **more})
 
     def _mark(self, event: str, more: Mapping[str, object]) -> None:
@@ -190,7 +190,7 @@ class AuditLog:
             self.writer.offer(self._taken() + data)
 
     def _checkpoint(self) -> None:
-        """Log how far the chain is: kept apart from the audit, this reveals that lines are missing at the audit's end."""
+        """Log how far the chain is. Kept apart from the audit, that reveals whether lines are missing at its end."""
         assert self._chain is not None
         self._checkpoint_at = self._monotonic() + CHECKPOINT_S
         log.info("the audit's chain is at %s", self._chain.head)

@@ -1,4 +1,4 @@
-"""The audit line: its members, and how it is rendered. In whichever way, the same facts give the same octets.
+"""The audit line: its members, and how it is rendered. In every way of doing so, the same facts give the same octets.
 
 Callers that ask often ask alike: when a caller asks for the same thing again, its line differs from the last one only in
 time, id, duration, octets and the limit's numbers. The rest is kept in encoded form, with the ``Kin`` of those requests.

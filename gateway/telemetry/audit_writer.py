@@ -107,7 +107,7 @@ class AuditWriter:
         self._took = True
         """Whether the sink took everything the last time it was asked."""
         self._spool_told = False
-        """Whether the log says that the spool fails: it does so once, until nothing waits there."""
+        """Whether the log was told that the spool fails: once, until nothing waits there."""
         self._unsynced = False
         """Whether the sink took something since it was last to be synced."""
         self.unsure = False
@@ -141,7 +141,7 @@ class AuditWriter:
 
     @property
     def hangs(self) -> bool:
-        """Whether the sink or the spool's disk has not returned for longer than anybody waits (as a network file system
+        """Whether the sink or the spool's disk has not returned for longer than anybody waits (on a network file system
         whose server is away)."""
         since = self._since
         return since is not None and time.monotonic() - since > self._patience_s
@@ -254,7 +254,7 @@ class AuditWriter:
         self._begun = b""
 
     def _see_to_spool(self) -> None:
-        """Find out whether the spool was cut, by an operator who needs the room."""
+        """Find out whether the spool was cut by an operator who needs the room."""
         if self._spool is None:
             return
         try:
@@ -309,7 +309,7 @@ class AuditWriter:
                 spool.drop(taken)
             except OSError as error:
                 self._spool_fails(error)
-                self.failing = True  # as if the sink did: what comes after those needs room in the spool
+                self.failing = True  # as if the sink had failed: what comes after those needs room in the spool
                 return
             if self._begun and not spool.waiting:
                 self._torn = b"\n"  # somebody cut it within a line, and there was no room to end that line

@@ -79,7 +79,7 @@ _LEAST = frozenset(
         "gitlab_gateway_store_up",
     }
 )
-"""Gauges that are not amounts: of several processes' values, the largest or the smallest one holds for all."""
+"""Gauges that are not amounts: for several processes, the largest (``_MOST``) or smallest (``_LEAST``) value counts."""
 
 
 def together(parts: Sequence[Figures]) -> Figures:

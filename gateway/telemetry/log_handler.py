@@ -24,7 +24,7 @@ from typing import TextIO
 MOST_BYTES = 256 << 10
 """How many octets of lines may wait for a reader."""
 MOMENT_S = 0.05
-"""How long all code that logs waits for its lines to be written, in total per second."""
+"""How long code that logs waits for its lines to be written, in total per second."""
 STALL_S = 0.5
 """At exit: a reader that takes nothing for this long is not waited for."""
 EXIT_S = 2.0
@@ -78,7 +78,7 @@ class PatientHandler(logging.Handler):
         self._untold = 0
         """How many of the dropped lines the log has not reported yet."""
         self._full = False
-        """Whether lines are dropped until the queue is empty: so they are missing in one place, where this is reported."""
+        """Whether lines are dropped until the queue is empty: then all are missing in one place, where the log says so."""
         self._since = self._waited_s = 0.0
         """When the present second began, and how long lines have been waited for in it."""
         self._takes = True

@@ -206,7 +206,7 @@ class Metrics:
         yield build
 
     def figures(self, read: Callable[[], Iterable[Reading]]) -> Figures:
-        """Everything as a value, with the numbers that other parts keep themselves. For any thread, as ``_add_up``."""
+        """Everything as a value, with the numbers that other parts keep themselves; in any thread, as in ``_others``."""
         return Figures(
             tuple(Row(tuple(row.kind), row.count, row.bytes_in, row.bytes_out) for row in list(self._rows.values())),
             {cache: times.value for cache, times in list(self._durations.items())},
@@ -215,7 +215,7 @@ class Metrics:
         )
 
     def show(self, figures: Figures) -> None:
-        """Export ``figures``, which others have counted; only once."""
+        """Export ``figures``, which other processes have counted. To be called once."""
         for kind, count, bytes_in, bytes_out in map(msgspec.structs.astuple, figures.rows):
             row = self._rows[kind] = _Row(self, _Kind(*kind), _Times())
             row.count, row.bytes_in, row.bytes_out = count, bytes_in, bytes_out

@@ -273,7 +273,7 @@ class NullSink:
 
 
 class _Out:
-    """A descriptor, written to as far as it takes octets: a reader of a pipe that stops is waited for once, ``stall_s``.
+    """A descriptor, written to as far as it takes octets: a pipe's reader that stops is waited for once, for ``stall_s``.
 
     A pipe is opened anew, so that not waiting is this process's choice alone: ``O_NONBLOCK`` is shared by all holders of
     the same open file description. What cannot be opened anew (a socket, a terminal, another user's pipe, as a container's

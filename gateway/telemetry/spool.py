@@ -77,7 +77,7 @@ class Spool:
                     return
             except FileNotFoundError:
                 continue
-            except OSError as error:  # another user's file: those after it can be ours all the same
+            except OSError as error:  # another user's file: those after it may be taken over all the same
                 refused = refused or error
         if refused is not None:
             raise refused

@@ -30,7 +30,7 @@ class TurnSink:
         turns: A descriptor of the file to lock, inherited by every process: ``lockf`` locks belong to a process, not to
             the open file.
         path: The sink's own file, if it has one: it shows whether the last line is whole.
-        patience_s: How long a turn is waited for; as with a sink that stalls, only once until one was had.
+        patience_s: How long a turn is waited for: once, and not again until one was had, as with a sink that stalls.
         sleep: Called between two attempts to get a turn.
     """
 
