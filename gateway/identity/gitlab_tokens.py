@@ -52,8 +52,8 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
 
 
 class OwnTokens:
-    """Judges callers' own tokens. ``wall`` gives Unix seconds, for a token's expiry; ``monotonic`` is this process's clock,
-    for the memory."""
+    """Judges callers' own tokens. ``wall`` gives Unix seconds (a token's expiry), ``monotonic`` this process's (the
+    memory's)."""
 
     def __init__(
         self,

@@ -48,8 +48,8 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
 
 
 class GatewayKeys:
-    """Judges gateway keys. ``wall`` gives Unix seconds, for a key's time bounds; ``monotonic`` is this process's clock, for
-    the memory."""
+    """Judges gateway keys. ``wall`` gives Unix seconds (a key's time bounds), ``monotonic`` this process's (the
+    memory's)."""
 
     def __init__(
         self,

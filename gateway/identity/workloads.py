@@ -33,7 +33,7 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
 
 
 class Workloads:
-    """Judges workload tokens. ``issuers`` are found by the id of the identity: two identities may believe one issuer under
+    """Judges workload tokens. ``issuers`` has one for each identity's id: two identities may believe one issuer under
     different terms. ``wall`` gives Unix seconds."""
 
     def __init__(
@@ -117,8 +117,8 @@ class Workloads:
             await issuer.close()
 
     async def _judge(self, text: str, peeked: Peeked) -> WorkloadIdentity | None:
-        """The first identity, in the order of the configuration file, that admits the token. The signature is judged first,
-        so how long a refusal takes says nothing about the claims."""
+        """The first identity in the order of the file that admits the token. The signature is judged first, so how long a
+        refusal takes says nothing about the claims."""
         signed: dict[int, bool] = {}
         for identity in self._identities:
             if peeked.claims.get("iss") != identity.requirement.issuer:

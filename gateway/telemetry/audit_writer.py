@@ -113,8 +113,8 @@ class AuditWriter:
         self.unsure = False
         """Whether the sink could not be synced the last time."""
         self._doubted = spool is not None and spool.used > 0
-        """Whether the sink may hold something that outlives a power cut only in the spool: because it could not be synced,
-        or because another process, which may have promised that, wrote it."""
+        """Whether the sink may hold something that outlives a power cut only in the spool: it could not be synced, or
+        another process, which may have promised that, wrote it."""
         self._since: float | None = None
         """When the thread began what it is doing; None while it waits."""
         self._closing = False

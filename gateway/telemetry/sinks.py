@@ -42,7 +42,7 @@ class Sink(Protocol):
         ...
 
     def sync(self) -> None:
-        """Make sure that what was taken outlives a power cut, where the sink can tell. Raises OSError."""
+        """Make what was taken outlive a power cut, where the sink can tell. Raises OSError."""
         ...
 
     def emptied(self) -> bool:
@@ -113,7 +113,7 @@ class FileSink:
         once or, for a file that is gone (with its disk, or on a network server), for ever."""
         self._descriptor = -1
         self._named = False
-        """Whether the file's name is durable, too, so that what is synced in it is not lost for want of a name."""
+        """Whether its name is durable, too, so that nothing synced in it is lost for want of a name."""
         self._which = (0, 0)
         self._out: _Out | None = None
         self._is_pipe = False

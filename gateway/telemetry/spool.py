@@ -46,7 +46,7 @@ class Spool:
         self._path: Path | None = None
         self._descriptor = -1
         self._named = False
-        """Whether the file's name is durable, too, so that what is synced in it is not lost for want of a name."""
+        """Whether its name is durable, too, so that nothing synced in it is lost for want of a name."""
         self._read = 0
         self._end = 0
         self._unended = False
@@ -65,7 +65,7 @@ class Spool:
         return self._end
 
     def claim(self) -> None:
-        """Take over what another process left behind when it ended, if any did. Nothing may be waiting here."""
+        """Take over what a process left behind when it ended, if any did. Nothing may be waiting here."""
         if self._directory is None or not self._inherits:
             return
         there = set(os.listdir(self._directory))
@@ -144,8 +144,8 @@ class Spool:
         self._unended = self.doubted = False
 
     def cut(self) -> int:
-        """Find out whether somebody made the file shorter. Returns how many octets that waited are gone; what is left is
-        made to end a line."""
+        """Find out whether somebody shortened the file. Returns how many octets that waited are gone; what is left is made
+        to end a line."""
         if self._path is None:
             return 0
         if not _is_there(self._descriptor, self._path):
@@ -162,8 +162,8 @@ class Spool:
         return gone
 
     def _renewed(self) -> int:
-        """Make the file anew: somebody removed it, so no later process would find it. Returns, as ``cut`` does, how many
-        octets that waited are gone: those for which there is no room a second time."""
+        """Make the file anew: it was removed, so no later process would find it. Returns, as ``cut`` does, how many octets
+        are gone: those for which there is no room a second time."""
         before, path, read, end = self._descriptor, self._path, self._read, self._end
         self._path = None
         try:
@@ -189,7 +189,7 @@ class Spool:
         return end - max(read, at)
 
     def sync(self) -> None:
-        """Make sure that what was appended outlives a power cut."""
+        """Make what was appended outlive a power cut."""
         if self._path is None:
             return
         os.fsync(self._descriptor)
