@@ -24,7 +24,7 @@ from .core.lately import Lately
 from .core.messages import Fields, RequestHead
 from .errand import Case
 
-MOST_PLANS = 2048
+MOST_PLANS = 8192
 _REST = Surface.REST
 
 # Parameters that choose among the items of a list, or order them: no rule, route, tag, limit or credential depends on any

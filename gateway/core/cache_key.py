@@ -80,7 +80,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
 _KEYED, _INERT, _CODING, _CACHE_CONTROL, _IF_NONE_MATCH, _REFUSED = range(6)
 _ROLES_BOUND = 4096
-_READINGS_BOUND = 256
+_READINGS_BOUND = 2048
 
 
 class RequestReader(dict[bytes, int]):

@@ -66,7 +66,7 @@ class Admitted(msgspec.Struct, frozen=True, gc=False):
     """How long the client would rather wait than be refused (``core.prefer``)."""
 
 
-_REPEATED_BOUND = 1024
+_REPEATED_BOUND = 4096
 _REPEATED_BYTES = 2048
 
 

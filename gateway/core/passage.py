@@ -18,7 +18,7 @@ RETRY_AFTER: Field = (b"Retry-After", b"10")
 """Added to a 503 that has none (a maintenance page, a load balancer in front of GitLab): clients left to themselves retry
 within a tenth of a second."""
 _PUBLIC_BOUND = 64
-_REPEATED_BOUND = 1024
+_REPEATED_BOUND = 4096
 
 
 class Passage:

@@ -18,8 +18,9 @@ from ..core.correlation import Rest, rest_of, set_aside
 from ..core.lately import Lately
 from ..core.messages import Fields, RequestHead
 
-MOST_HEADS = 2048
-MOST_BLOCKS = 512
+MOST_HEADS = 8192
+MOST_BLOCKS = 8192
+"""Each caller has fields of its own, its credential among them. Half as many callers as that are remembered for certain."""
 LONGEST = 4096
 """The most octets of a head that is remembered."""
 
