@@ -295,6 +295,11 @@ class KeyStore(Protocol):
         """The key's record, dead or alive; None on a miss. By digest only: what a caller sent never steers the search."""
         ...
 
+    async def revision(self) -> object:
+        """Equal to an earlier revision only if no key was revoked, replaced, changed or lost in between: a key found then
+        has the same record now. The use of a key does not change it, nor does a new exchanged credential."""
+        ...
+
     async def touch(self, key_id: str, at: float) -> None:
         """Record a use of the key. The time never moves backwards, and an unknown id is no error."""
         ...

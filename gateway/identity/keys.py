@@ -1,6 +1,7 @@
 """Gateway keys → principals, with a memory so short that a revocation takes effect everywhere within two seconds.
 
-A key costs its store at most one lookup per second: for that second, a key revoked by another process goes on working.
+The store is asked at most once per second, for all keys together, whether any was revoked or changed; if so, each is looked
+up again, and otherwise once a minute. For that second, a key revoked by another process goes on working.
 While the store is away, keys found lately go on working for a bounded time (last known good); others cannot be judged.
 
 No timing tells an unknown key from a dead one: the store searches by HMAC, which nobody without the pepper can steer, and
@@ -29,10 +30,21 @@ TTL_S = 1.0
 """How long a lookup is believed: half of the two seconds a revocation may take."""
 TOUCH_S = 60.0
 """How coarsely last use is recorded."""
+REREAD_S = 60.0
+"""How long a record is believed while the store says that no key was changed. Last use is recorded when it is read."""
 _TELL_EACH_S = 60.0
 """How often, at most, the log says that the store is away."""
 
 _NOBODY = KeyRecord(id="", identity="", digest=bytes(32), created_at=0.0, revoked_at=0.0)
+
+
+class _Epoch:
+    """A time during which the store's revision stayed the same."""
+
+    __slots__ = ("revision",)
+
+    def __init__(self, revision: object) -> None:
+        self.revision = revision
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):
@@ -43,6 +55,8 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
     found_at: float
     fresh_until: float
     touched_at: float
+    epoch: _Epoch | None
+    """The epoch that had begun when the record was asked for."""
     unbounded: bool
     """Whether its record sets no time at which it would not be usable."""
 
@@ -75,6 +89,10 @@ class GatewayKeys:
         # Separate from the good ones, which a flood of bad keys must not push out.
         self._bad_until: Memo[bytes, float] = Memo(remembered)
         self._touches: Lookups[str, None] = Lookups()
+        self._epoch: _Epoch | None = None
+        self._lasts_until = float("-inf")
+        """Until then the epoch counts as lasting."""
+        self._looks: Lookups[None, None] = Lookups()
         self._revocations = 0
         self._away = False
         """Whether the store is away, and the log has said so."""
@@ -84,7 +102,7 @@ class GatewayKeys:
         """The principal from memory, or why there is none; ``key`` is a keyed hash of the gateway key."""
         now = self._monotonic()
         known = self._known.get(key)
-        if known is not None and now < known.fresh_until:
+        if known is not None and (now < known.fresh_until or (now < self._lasts_until and self._still(known, now))):
             return known.principal if known.unbounded or known.record.is_usable(self._wall()) else Recall.BAD
         if known is not None and now < known.found_at + self._lately_s:
             return Recall.REFRESH
@@ -94,17 +112,24 @@ class GatewayKeys:
     async def look_up(self, key: bytes, secret: Secret) -> Principal | None:
         """The principal from the store; None: the key is bad. Raises StoreUnavailable if the store is away and no answer
         known lately stands in."""
-        wanted = digest(self._pepper, secret)
         while True:
             revocations = self._revocations
             try:
+                known = self._known.get(key)
+                if known is not None:
+                    await self._look_for_changes()
+                    if known is self._known.get(key) and self._still(known, self._monotonic()):
+                        self._tell(None)
+                        if known.record.is_usable(self._wall()):
+                            return known.principal
+                wanted, epoch = digest(self._pepper, secret), self._epoch
                 record = await self._store.find(wanted)
             except StoreUnavailable as outage:
                 self._tell(outage)
                 return self.stand_in(key)
             self._tell(None)
             if revocations == self._revocations:
-                return self._judge(key, secret, wanted, record)
+                return self._judge(key, secret, wanted, record, epoch)
             # A key was revoked here while the store answered: the answer may be older than that.
 
     def stand_in(self, key: bytes) -> Principal | None:
@@ -136,8 +161,27 @@ class GatewayKeys:
 
     async def close(self) -> None:
         await self._touches.close()
+        await self._looks.close()
 
-    def _judge(self, key: bytes, secret: Secret, wanted: bytes, record: KeyRecord | None) -> Principal | None:
+    def _still(self, known: _Known, now: float) -> bool:
+        """Whether no key was revoked or changed since this one was found, not long ago."""
+        return known.epoch is self._epoch and now < known.found_at + REREAD_S
+
+    async def _look_for_changes(self) -> None:
+        """See whether the epoch lasts, at most once per ``TTL_S`` for all keys. Raises StoreUnavailable."""
+        if self._monotonic() >= self._lasts_until:
+            await self._looks.share(None, self._look)
+
+    async def _look(self) -> None:
+        asked_at = self._monotonic()
+        revision = await self._store.revision()
+        if self._epoch is None or self._epoch.revision != revision:
+            self._epoch = _Epoch(revision)
+        self._lasts_until = asked_at + TTL_S
+
+    def _judge(
+        self, key: bytes, secret: Secret, wanted: bytes, record: KeyRecord | None, epoch: _Epoch | None
+    ) -> Principal | None:
         now = self._monotonic()
         before = self._known.get(key)
         found = record if record is not None else _NOBODY
@@ -167,7 +211,7 @@ class GatewayKeys:
             touched_at = now
             self._touches.start(found.id, lambda: self._touch(found.id))
         self._bad_until.drop(key)
-        self._known.put(key, _Known(principal, found, now, now + TTL_S, touched_at, found.is_unbounded))
+        self._known.put(key, _Known(principal, found, now, now + TTL_S, touched_at, epoch, found.is_unbounded))
         return principal
 
     async def _touch(self, key_id: str) -> None:

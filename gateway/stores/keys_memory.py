@@ -13,6 +13,10 @@ class MemoryKeys:
 
     def __init__(self) -> None:
         self._by_digest: dict[bytes, KeyRecord] = {}
+        self._revision = 0
+
+    async def revision(self) -> int:
+        return self._revision
 
     async def find(self, digest: bytes) -> KeyRecord | None:
         return self._by_digest.get(digest)
@@ -47,6 +51,7 @@ class MemoryKeys:
                 del self._by_digest[one.digest]
         if ended is not None:
             self._by_digest[ended.digest] = ended
+            self._revision += 1
         self._by_digest[record.digest] = record
 
     async def get(self, key_id: str) -> KeyRecord | None:
@@ -62,6 +67,7 @@ class MemoryKeys:
             return False
         if record.revoked_at is None:
             self._by_digest[record.digest] = msgspec.structs.replace(record, revoked_at=at)
+            self._revision += 1
         return True
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ Redis must not evict these keys, and must persist them: ``maxmemory-policy noevi
 from __future__ import annotations
 
 import contextlib
+import secrets
 from importlib import resources
 
 import msgspec
@@ -23,6 +24,7 @@ _IDS = "ggw:{keys}:ids"
 _USED = "ggw:{keys}:used"
 _OF = "ggw:{keys}:of:"
 _ENDS = "ggw:{keys}:ends"
+_REVISION = "ggw:{keys}:revision"
 
 _VERSION = 2
 _TRIES = 5
@@ -61,6 +63,10 @@ class RedisKeys:
         self._exchanged_script = (lua / "keys_put_exchanged.lua").read_text()
         self._touch_script = (lua / "keys_touch.lua").read_text()
         self._revoke_script = (lua / "keys_revoke.lua").read_text()
+        self._revision_script = (lua / "keys_revision.lua").read_text()
+
+    async def revision(self) -> bytes:
+        return _octets(await self._execute("EVAL", self._revision_script, "1", _REVISION, _new_revision()))
 
     async def find(self, digest: bytes) -> KeyRecord | None:
         found = await self._execute("HGET", _RECORDS, digest.hex())
@@ -93,11 +99,12 @@ class RedisKeys:
             await self._execute(
                 "EVAL",
                 self._put_script,
-                "4",
+                "5",
                 _RECORDS,
                 _IDS,
                 _USED,
                 _OF + record.identity,
+                _REVISION,
                 record.id,
                 record.digest.hex(),
                 _encode(_stored(record)),
@@ -105,6 +112,7 @@ class RedisKeys:
                 str(LIVE_KEYS),
                 repr(record.created_at - KEEP_DEAD_S),
                 *ended,
+                _new_revision(),
             )
         )
 
@@ -190,7 +198,7 @@ class RedisKeys:
             if record.revoked_at is not None:
                 return True
             revoked = _encode(_stored(msgspec.structs.replace(record, revoked_at=at)))
-            asked = (self._revoke_script, "1", _RECORDS, record.digest.hex(), text, revoked)
+            asked = (self._revoke_script, "2", _RECORDS, _REVISION, record.digest.hex(), text, revoked, _new_revision())
             if await self._execute("EVAL", *asked) == 1:
                 return True
         raise NotDone(f"key {key_id} keeps changing")
@@ -207,6 +215,10 @@ class RedisKeys:
         except RedisUnavailable as error:
             kind = StoreUnavailable if error.sent else NotDone
             raise kind(f"the key store in Redis did not answer ({self._link.trouble or error})") from error
+
+
+def _new_revision() -> str:
+    return secrets.token_hex(16)
 
 
 def _stored(record: KeyRecord) -> _Stored:

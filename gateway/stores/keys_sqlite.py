@@ -29,6 +29,20 @@ CREATE TABLE keys (
 ) STRICT
 """
 _INDEX = "CREATE INDEX keys_by_origin ON keys (origin, identity)"
+# The revision: whatever changes a key, a hand's own statement too. A key that had ended is forgotten without a word.
+_REVISION_TABLE = "CREATE TABLE IF NOT EXISTS revision (number INTEGER NOT NULL) STRICT"
+_REVISION_ROW = "INSERT INTO revision SELECT abs(random() / 2) WHERE NOT EXISTS (SELECT 1 FROM revision)"
+_NEXT = "BEGIN UPDATE revision SET number = number + 1; END"
+_ON_CHANGE = f"""
+CREATE TRIGGER IF NOT EXISTS key_changed
+AFTER UPDATE OF id, identity, digest, not_before, expires_at, revoked_at, cidr, origin ON keys {_NEXT}
+"""
+_ON_LOSS = f"""
+CREATE TRIGGER IF NOT EXISTS key_lost AFTER DELETE ON keys
+WHEN old.revoked_at IS NULL AND (old.expires_at IS NULL OR old.expires_at > CAST(strftime('%s', 'now') AS REAL)) {_NEXT}
+"""
+_ON_ISSUE = f"CREATE TRIGGER IF NOT EXISTS key_issued AFTER INSERT ON keys WHEN new.origin != 'exchanged' {_NEXT}"
+_ALWAYS = (_REVISION_TABLE, _REVISION_ROW, _ON_CHANGE, _ON_LOSS, _ON_ISSUE)
 _COLUMNS = (
     "id, identity, digest, created_at, not_before, expires_at, revoked_at, last_used_at, note, cidr, origin, replaced_by"
 )
@@ -59,7 +73,7 @@ class SqliteKeys:
     """
 
     def __init__(self, path: Path, *, timeout_s: float = 2.0, make: bool = True) -> None:
-        self._file = SqliteFile(path, (_TABLE, _INDEX), _VERSION, timeout_s=timeout_s, make=make)
+        self._file = SqliteFile(path, (_TABLE, _INDEX), _VERSION, always=_ALWAYS, timeout_s=timeout_s, make=make)
 
     async def open(self) -> None:
         """Open the file now rather than at the first call: a file that cannot be used stops the start."""
@@ -68,6 +82,14 @@ class SqliteKeys:
     async def find(self, digest: bytes) -> KeyRecord | None:
         row = await self._file.run(lambda connection: connection.execute(_FIND, (digest,)).fetchone())
         return None if row is None else _record(row)
+
+    async def revision(self) -> object:
+        def read(connection: sqlite3.Connection) -> object:
+            row = connection.execute("SELECT number FROM revision").fetchone()
+            # Of this very file: another one in its place may have the same number.
+            return (self._file.opened, row[0]) if row is not None else object()
+
+        return await self._file.run(read)
 
     async def touch(self, key_id: str, at: float) -> None:
         await self._file.run(lambda connection: connection.execute(_TOUCH, (at, key_id)).rowcount)

@@ -36,21 +36,31 @@ class SqliteFile:
         path: Where the file is.
         schema: Statements that make its tables.
         version: Of the schema; a file of another version is refused.
+        always: Statements run whenever the file is opened: they add what a file of this version may lack.
         timeout_s: The longest wait for another process's write; a whole call may take one and a half times as long.
         make: Make a missing file at the first call, with mode 0600; otherwise every call fails until it is there.
     """
 
     def __init__(
-        self, path: Path, schema: tuple[str, ...], version: int, *, timeout_s: float = 2.0, make: bool = True
+        self,
+        path: Path,
+        schema: tuple[str, ...],
+        version: int,
+        *,
+        always: tuple[str, ...] = (),
+        timeout_s: float = 2.0,
+        make: bool = True,
     ) -> None:
         self._path = path
         self._make = make
         self._schema = schema
         self._version = version
+        self._always = always
         self._timeout_s = timeout_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sqlite-{path.stem}")
         self._connection: sqlite3.Connection | None = None
-        self._opened = (0, 0)
+        self.opened = (0, 0)
+        """Which file the connection is to: its device and inode."""
         self._closed = False
 
     async def run(self, ask: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
@@ -78,7 +88,7 @@ class SqliteFile:
 
     def _current(self) -> sqlite3.Connection:
         """The connection to the file that is there now."""
-        if self._connection is not None and _identity(self._path) != self._opened:
+        if self._connection is not None and _identity(self._path) != self.opened:
             # A backup was put in its place: in the former file no revocation would ever be heard of. SQLite sees that its
             # file moved, and leaves the -wal file of that name alone, which now belongs to the new one.
             connection, self._connection = self._connection, None
@@ -108,7 +118,7 @@ class SqliteFile:
         with contextlib.suppress(FileExistsError):
             # SQLite gives its -wal and -shm files the mode of this one.
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-        self._opened = _identity(path)  # before it is opened: a file that takes its place meanwhile is another one
+        self.opened = _identity(path)  # before it is opened: a file that takes its place meanwhile is another one
         _keep_private(path)
         connection = sqlite3.connect(path, timeout=self._timeout_s, isolation_level=None)
         try:
@@ -123,6 +133,8 @@ class SqliteFile:
                     connection.execute(f"PRAGMA user_version = {self._version}")
                 elif version != self._version:
                     raise NotDone(f"{path} was written by another gateway version (schema {version})")
+                for statement in self._always:
+                    connection.execute(statement)
         except BaseException:
             connection.close()
             raise

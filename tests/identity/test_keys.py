@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.gateway_key import digest, new_key
 from gateway.core.key_record import KeyOrigin, KeyRecord
 from gateway.core.secret import Secret
 from gateway.core.workload_token import Requirement
-from gateway.identity.keys import TTL_S, GatewayKeys
+from gateway.identity.keys import REREAD_S, TTL_S, GatewayKeys
 from gateway.identity.lookups import LATELY_S, Recall
 from gateway.identity.settings import KeyIdentity, WorkloadIdentity
 from gateway.ports import StoreUnavailable
@@ -38,9 +43,11 @@ class Store(MemoryKeys):
     def __init__(self) -> None:
         super().__init__()
         self.finds = 0
+        self.looks = 0
         self.touches = 0
         self.away = False
         self.after_find: Callable[[], None] = lambda: None
+        self.after_look: Callable[[], None] = lambda: None
 
     async def find(self, digest: bytes) -> KeyRecord | None:
         self.finds += 1
@@ -48,6 +55,15 @@ class Store(MemoryKeys):
             raise StoreUnavailable("unplugged")
         found = await super().find(digest)
         after, self.after_find = self.after_find, lambda: None
+        after()
+        return found
+
+    async def revision(self) -> int:
+        self.looks += 1
+        if self.away:
+            raise StoreUnavailable("unplugged")
+        found = await super().revision()
+        after, self.after_look = self.after_look, lambda: None
         after()
         return found
 
@@ -268,7 +284,7 @@ async def test_last_use_is_noted_once_a_minute_and_off_the_way(world: World) -> 
         world.clocks.pass_(1.0)
     assert world.store.touches == 2
     [record] = await world.store.list()
-    assert record.last_used_at == T + 60
+    assert record.last_used_at == T + 61, "when it was read again"
     world.store.away = True
     world.clocks.pass_(60)
     assert await world.look_up(key) is not None
@@ -301,3 +317,160 @@ async def test_a_keys_own_networks_go_with_its_principal(world: World) -> None:
     principal = await world.look_up(await world.issue(cidr=("192.0.2.0/24",)))
     assert principal is not None
     assert principal.cidr == ("192.0.2.0/24",)
+
+
+# Many keys, and one look for changes
+
+
+async def test_one_look_for_changes_keeps_all_keys_known(world: World) -> None:
+    keys = [await world.issue(identity) for identity in ("backstage", "renovate")]
+    for _ in range(2):  # the first time nobody has looked yet
+        for key in keys:
+            assert await world.look_up(key) is not None
+        world.clocks.pass_(TTL_S)
+    finds, looks = world.store.finds, world.store.looks
+    for _ in range(int(REREAD_S / TTL_S) - 2):
+        assert world.recall(keys[0]) is Recall.REFRESH
+        assert await world.look_up(keys[0]) is not None
+        assert isinstance(world.recall(keys[1]), Principal), "without asking anybody"
+        world.clocks.pass_(TTL_S)
+    assert world.store.finds == finds
+    assert world.store.looks - looks == int(REREAD_S / TTL_S) - 2
+
+
+async def test_a_key_is_read_again_once_a_minute(world: World) -> None:
+    key = await world.issue()
+    for _ in range(2):
+        await world.look_up(key)
+        world.clocks.pass_(TTL_S)
+    finds = world.store.finds
+    world.clocks.pass_(REREAD_S)
+    assert await world.look_up(key) is not None
+    assert world.store.finds == finds + 1
+
+
+async def test_callers_share_one_look(world: World) -> None:
+    keys = [await world.issue(identity) for identity in ("backstage", "renovate")]
+    for key in keys:
+        await world.look_up(key)
+    world.clocks.pass_(TTL_S)
+    await asyncio.gather(*(world.look_up(key) for key in keys * 20))
+    assert world.store.looks == 1
+
+
+@pytest.mark.parametrize("when", ["before the look", "after the look", "after the find"])
+async def test_a_key_revoked_elsewhere_ends_with_the_next_look(world: World, when: str) -> None:
+    """Whatever is under way as it happens."""
+    key, other = await world.issue(), await world.issue("renovate")
+    [record] = await world.store.list("backstage")
+
+    def revoke() -> None:
+        world.store._by_digest[record.digest] = msgspec.structs.replace(record, revoked_at=T)
+        world.store._revision += 1
+
+    if when == "after the find":
+        world.store.after_find = revoke
+    for one in (key, other):
+        await world.look_up(one)
+    if when == "before the look":
+        revoke()
+    world.clocks.pass_(TTL_S)
+    if when == "after the look":
+        world.store.after_look = revoke
+    await world.look_up(other)
+    world.clocks.pass_(TTL_S)
+    assert world.recall(key) is Recall.REFRESH
+    assert await world.look_up(key) is None
+    assert await world.look_up(other) is not None
+
+
+async def test_a_revocation_here_beats_a_look_under_way(world: World) -> None:
+    key = await world.issue()
+    for _ in range(2):
+        await world.look_up(key)
+        world.clocks.pass_(TTL_S)
+    [record] = await world.store.list()
+
+    def revoke() -> None:
+        world.store._by_digest[record.digest] = msgspec.structs.replace(record, revoked_at=T)
+        world.keys.forget(record.id)
+
+    world.store.after_look = revoke
+    assert await world.look_up(key) is None
+
+
+async def test_a_key_that_ends_while_nothing_changes_ends(world: World) -> None:
+    key = await world.issue(expires_at=T + 2.5)
+    for _ in range(2):
+        assert await world.look_up(key) is not None
+        world.clocks.pass_(TTL_S)
+    await world.look_up(key)
+    world.clocks.pass_(0.5)
+    assert world.recall(key) is Recall.BAD
+    world.clocks.pass_(TTL_S)
+    assert await world.look_up(key) is None
+
+
+async def test_a_store_that_cannot_be_looked_at_is_away(world: World) -> None:
+    key = await world.issue()
+    for _ in range(2):
+        await world.look_up(key)
+        world.clocks.pass_(TTL_S)
+    world.store.away = True
+    principal = await world.look_up(key)
+    assert principal is not None
+    assert world.recall(key) is principal
+    world.clocks.pass_(world.stale_s)
+    with pytest.raises(StoreUnavailable):
+        await world.look_up(key)
+
+
+ACTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), st.integers(0, 2)),
+        st.tuples(st.just("recall"), st.integers(0, 2)),
+        st.tuples(st.just("revoke"), st.integers(0, 2)),
+        st.tuples(st.just("revoke in a find"), st.integers(0, 2)),
+        st.tuples(st.just("revoke in a look"), st.integers(0, 2)),
+        st.tuples(st.just("pass"), st.sampled_from([0.1, 0.5, 0.9, 1.0, 5.0, 59.0])),
+        st.tuples(st.just("issue"), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ACTS)
+async def test_no_key_outlives_its_revocation_by_more_than_a_second(acts: list[tuple[str, Any]]) -> None:
+    world = World()
+    world.keys = world.knowing([KeyIdentity(str(number)) for number in range(3)])
+    keys = [await world.issue(str(number)) for number in range(3)]
+    records = [await world.store.find(digest(PEPPER, key)) for key in keys]
+    revoked_at: dict[int, float] = {}
+
+    def revoke(number: int) -> None:
+        record = records[number]
+        if record is None or number in revoked_at:
+            return
+        world.store._by_digest[record.digest] = msgspec.structs.replace(record, revoked_at=T)
+        world.store._revision += 1
+        revoked_at[number] = world.clocks.monotonic
+
+    for act, value in acts:
+        match act:
+            case "pass":
+                world.clocks.pass_(value)
+            case "issue":
+                world.store._revision += 1
+            case "revoke":
+                revoke(value)
+            case "revoke in a find":
+                world.store.after_find = partial(revoke, value)
+            case "revoke in a look":
+                world.store.after_look = partial(revoke, value)
+            case _:
+                found = await world.look_up(keys[value]) if act == "ask" else world.recall(keys[value])
+                over = world.clocks.monotonic - revoked_at.get(value, math.inf)
+                assert not (isinstance(found, Principal) and over >= TTL_S), "revoked long ago"
+                assert value in revoked_at or found is not None, "never revoked"
+                assert value in revoked_at or found is not Recall.BAD, "never revoked"

@@ -237,3 +237,27 @@ class KeyContract:
         assert listed["key_1"].revoked_at is None
         assert set(listed) <= {"key_1", "key_2"}
         assert await keys.find(record(1).digest) is not None
+
+    async def test_the_revision_stays_while_no_key_changes(self, keys: Any) -> None:
+        await keys.put(record(1))
+        before = await keys.revision()
+        assert await keys.find(record(1).digest) is not None
+        await keys.touch("key_1", T + 9)
+        await keys.put(record(2, origin=KeyOrigin.EXCHANGED, expires_at=T + 900))
+        assert not await keys.revoke("key_7", T + 9)
+        assert await keys.revision() == before
+
+    @pytest.mark.parametrize("change", ["revoke", "revoke an exchanged one", "replace at once", "replace later"])
+    async def test_the_revision_changes_with_each_key_that_ends(self, keys: Any, change: str) -> None:
+        await keys.put(record(1))
+        await keys.put(record(2, origin=KeyOrigin.EXCHANGED, expires_at=T + 900))
+        seen = [await keys.revision()]
+        for _ in range(2):
+            if change.startswith("replace"):
+                await keys.put(record(3), Replacing("key_1", T + 3 if change == "replace at once" else T + 60))
+            else:
+                assert await keys.revoke("key_1" if change == "revoke" else "key_2", T + 9)
+            seen.append(await keys.revision())
+            if change.startswith("replace"):
+                break
+        assert seen[1] != seen[0]

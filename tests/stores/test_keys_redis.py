@@ -31,10 +31,13 @@ class TestRedisKeys(KeyContract):
         await store.close()
 
 
+KEYS = (b"ggw:{keys}:ids", b"ggw:{keys}:of:backstage", b"ggw:{keys}:records")
+
+
 async def test_nothing_in_redis_tells_the_key_or_names_its_digest_as_a_redis_key(link: RedisLink) -> None:
     await RedisKeys(link).put(record())
     names = await link.execute("KEYS", "*")
-    assert sorted(names) == [b"ggw:{keys}:ids", b"ggw:{keys}:of:backstage", b"ggw:{keys}:records"]  # type: ignore[type-var, arg-type]
+    assert sorted(names) == [*KEYS, b"ggw:{keys}:revision"]  # type: ignore[type-var, arg-type]
 
 
 async def test_a_record_of_another_version_admits_nobody_and_is_not_touched(link: RedisLink) -> None:
@@ -167,3 +170,15 @@ async def test_a_key_whose_id_leads_nowhere_can_be_revoked(link: RedisLink, dige
     assert await store.find(record(1).digest) == record(1, revoked_at=T)
     assert await store.find(record(2).digest) == record(2)
     assert not await store.revoke("key_3", T)
+
+
+@pytest.mark.parametrize("act", [("DEL", "ggw:{keys}:revision"), ("LPUSH", "ggw:{keys}:revision", "x"), ("FLUSHALL",)])
+async def test_a_revision_that_was_lost_is_another_one(link: RedisLink, act: tuple[str, ...]) -> None:
+    keys = RedisKeys(link)
+    before = await keys.revision()
+    if act[0] == "LPUSH":
+        await link.execute("DEL", act[1])
+    await link.execute(*act)
+    after = await keys.revision()
+    assert after != before
+    assert await keys.revision() == after

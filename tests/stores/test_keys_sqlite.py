@@ -183,3 +183,64 @@ async def test_a_closed_store_answers_nothing_and_closes_again(path: Path) -> No
     await store.close()
     with pytest.raises(StoreUnavailable, match="closed"):
         await store.find(bytes(32))
+
+
+async def test_the_revision_tells_of_another_process(store: SqliteKeys, path: Path) -> None:
+    await store.put(record())
+    before = await store.revision()
+    await command(path, "revoke", 1)
+    assert await store.revision() != before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE keys SET identity = 'another'",
+        "UPDATE keys SET cidr = '192.0.2.0/24'",
+        "UPDATE keys SET expires_at = 1",
+        "DELETE FROM keys",
+        "INSERT INTO keys SELECT 'x', identity, x'00', 1, NULL, NULL, NULL, NULL, '', '', 'issued', '' FROM keys",
+        "DELETE FROM revision",
+    ],
+)
+async def test_the_revision_tells_of_what_somebody_did_by_hand(store: SqliteKeys, path: Path, statement: str) -> None:
+    await store.put(record())
+    before = await store.revision()
+    hand = sqlite3.connect(path)
+    with hand:
+        hand.execute(statement)
+    hand.close()
+    after = await store.revision()
+    assert after != before
+    if "revision" in statement:
+        assert await store.revision() != after, "none is never the same"
+
+
+async def test_the_revision_is_of_one_file(store: SqliteKeys, path: Path, tmp_path: Path) -> None:
+    """A backup in its place may have the very same number."""
+    await store.put(record())
+    before = await store.revision()
+    hand = sqlite3.connect(path)
+    hand.execute(f"VACUUM INTO '{tmp_path / 'copy.db'}'")
+    hand.close()
+    (tmp_path / "copy.db").chmod(0o600)
+    (tmp_path / "copy.db").replace(path)
+    assert await store.revision() != before
+    assert await store.find(record().digest) is not None
+
+
+async def test_a_file_from_before_there_were_revisions_gets_one(path: Path) -> None:
+    first = SqliteKeys(path)
+    await first.put(record())
+    await first.close()
+    hand = sqlite3.connect(path)
+    with hand:
+        for trigger in ("key_changed", "key_lost", "key_issued"):
+            hand.execute(f"DROP TRIGGER {trigger}")
+        hand.execute("DROP TABLE revision")
+    hand.close()
+    again = SqliteKeys(path)
+    before = await again.revision()
+    assert await again.revoke("key_1", T)
+    assert await again.revision() != before
+    await again.close()

@@ -101,7 +101,9 @@ async def gateway_keys(url: str) -> None:
         await keys.touch("key_000000000001", now)
         assert await keys.get("key_000000000001") is not None
         assert len(await keys.list()) == 2, "the others were forgotten"
+        before = await keys.revision()
         assert await keys.revoke("key_000000000001", now)
+        assert await keys.revision() != before
 
 
 async def rotated_tokens(url: str) -> None:

@@ -1,7 +1,8 @@
 -- Adds one gateway key, and ends the one it replaces: judged and written in one step.
--- KEYS: records (digest -> JSON), ids (id -> digest), used (id -> instant), digests of the identity's keys; one hash slot.
+-- KEYS: records (digest -> JSON), ids (id -> digest), used (id -> instant), digests of the identity's keys,
+-- revision; one hash slot.
 -- ARGV: id, digest in hex, record, created_at, live keys allowed, the instant up to which dead keys are forgotten; then the
--- digest of the key to be replaced, its record as read and its record as it is to be, or three empty strings.
+-- digest of the key to be replaced, its record as read and its record as it is to be, or three empty strings; a new revision.
 -- Returns 'ok', 'taken', 'too_many', or 'changed' where the key to be replaced is not as it was read.
 local id, digest, record = ARGV[1], ARGV[2], ARGV[3]
 local now, allowed, forget_before = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -37,6 +38,7 @@ end
 if live >= allowed then
   return 'too_many'
 end
+redis.call('SET', KEYS[5], ARGV[10]) -- first: where that is refused, nothing is written that other gateways would not notice
 for _, dead in ipairs(forgettable) do
   redis.call('HDEL', KEYS[1], dead[1])
   redis.call('HDEL', KEYS[2], dead[2])
