@@ -65,8 +65,8 @@ class Subject:
         before = len(answers)
         self.client.connection.data_received(
             b"GET /api/v4/projects/%b HTTP/1.1\r\nHost: git.example.com\r\nUser-Agent: python-gitlab/8.0.0\r\n"
-            b"Accept: */*\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nPRIVATE-TOKEN: %b\r\n\r\n"
-            % (what, self.client.key.encode())
+            b"Accept: */*\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nPRIVATE-TOKEN: %b\r\n%b\r\n"
+            % (what, self.client.key.encode(), self.client.lines)
         )
         while len(answers) == before:
             await asyncio.sleep(0)

@@ -103,6 +103,9 @@ class Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def close(self) -> None:
         return
 
@@ -117,6 +120,8 @@ class Client:
         self.wire = Wire()
         self.connection = made.server()
         self.key = key
+        self.lines = b""
+        """Further fields of each request."""
         self.path = b"/api/v4/projects/platform%%2Fapi/issues?page=%d"
 
     async def ask(self, page: int, field: bytes = b"") -> bytes:
