@@ -34,15 +34,16 @@ class Repeats:
 
     Args:
         target_bytes: The longest request line that is read here.
-        sets_aside: Whether correlation fields are set aside (``core.correlation``).
+        marked_bytes: The longest head whose correlation fields (``core.correlation``) are set aside. At most as long as a
+            field may be: in later requests these fields are not judged again.
     """
 
-    def __init__(self, *, target_bytes: int, sets_aside: bool = True) -> None:
+    def __init__(self, *, target_bytes: int, marked_bytes: int = LONGEST) -> None:
         # Keyed by octets, or by the pieces that remain of them where correlation fields are set aside.
         self._heads: Lately[bytes | Rest, RequestHead] = Lately(MOST_HEADS)
         self._blocks: Lately[bytes | Rest, Fields] = Lately(MOST_BLOCKS)
         self._longest_line = target_bytes
-        self._sets_aside = sets_aside
+        self._longest_marked = min(marked_bytes, LONGEST)
 
     def __len__(self) -> int:
         return len(self._heads) + len(self._blocks)
@@ -60,7 +61,7 @@ class Repeats:
             return None
         fields = self._blocks.get(octets[begin:])
         if fields is None:
-            return self._alike(octets, line, peer, tls=tls) if self._sets_aside else None
+            return self._alike(octets, line, peer, tls=tls)
         method, target = line.groups()
         head = RequestHead(_METHODS[method], target, fields, tls=tls, peer=peer, memo=[])
         if len(octets) <= LONGEST:
@@ -69,8 +70,10 @@ class Repeats:
 
     def _alike(self, octets: bytes, line: re.Match[bytes], peer: str, *, tls: bool) -> RequestHead | None:
         """As ``head``, for a request that differs from an earlier one in its correlation fields alone."""
+        if len(octets) > self._longest_marked:
+            return None
         rest, correlation = set_aside(octets[line.end() - 2 :])
-        if not correlation or len(octets) > LONGEST:
+        if not correlation:
             return None
         whole = (line[0], *rest)
         known = self._heads.get(whole)
@@ -99,7 +102,8 @@ class Repeats:
         # The parser skips empty lines in front of a request: the octets need not begin with the request line.
         line = b"%b %b HTTP/1.1\r\n" % (head.method.encode("ascii"), head.target)
         if octets.startswith(line):
-            rest, correlation = set_aside(octets[len(line) - 2 :]) if self._sets_aside else ((), ())
+            marked = len(octets) <= self._longest_marked
+            rest, correlation = set_aside(octets[len(line) - 2 :]) if marked else ((), ())
             fields = rest_of(head.fields, correlation) if correlation else None
             if fields is not None:
                 self._blocks.put(rest, fields)

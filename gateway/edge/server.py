@@ -443,7 +443,8 @@ class TrafficServer(web.Server):
         self.settings = settings
         self.render_early = render_early
         self.at_once = at_once
-        self.repeats = Repeats(target_bytes=settings.target_bytes, sets_aside=settings.sets_correlation_aside)
+        marked_bytes = settings.field_bytes if settings.sets_correlation_aside else 0
+        self.repeats = Repeats(target_bytes=settings.target_bytes, marked_bytes=marked_bytes)
         self.outbox = Outbox(self._loop)
         """Holds the answers to requests that needed no task."""
         self.draining = False

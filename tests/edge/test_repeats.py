@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.correlation import NAMES
+from gateway.core.errors import Code
 from gateway.core.messages import RequestHead, ResponseHead
 from gateway.core.refusal import render
 from gateway.edge.downstream import AiohttpDownstream
@@ -172,7 +173,7 @@ def test_what_cannot_be_set_aside_is_remembered_whole(line: str, field: tuple[by
 
 
 def test_nothing_is_set_aside_where_any_field_may_choose_the_answer() -> None:
-    repeats = Repeats(target_bytes=1000, sets_aside=False)
+    repeats = Repeats(target_bytes=1000, marked_bytes=0)
     first = marked_head(1)
     assert repeats.keep(marked(1), first) is first
     assert repeats.head(marked(2), "192.0.2.1", tls=False) is None
@@ -264,7 +265,7 @@ async def test_connections_share_what_was_made_of_their_fields() -> None:
     assert first[2] is second[2] is third[2]  # type: ignore[index]
 
 
-def new_server(seen: list[object]) -> TrafficServer:
+def new_server(seen: list[object], settings: EdgeSettings = EdgeSettings()) -> TrafficServer:  # noqa: B008 — it is frozen
     async def handle(down: AiohttpDownstream) -> None:
         body = b""
         if down.body is not None:
@@ -278,7 +279,7 @@ def new_server(seen: list[object]) -> TrafficServer:
         seen.append((head.method, head.target, fields, body, correlation))
         await down.respond(ResponseHead(200, ()), b"")
 
-    return TrafficServer(handle, lambda rejection, _: (seen.append(rejection.code), render(rejection))[1], EdgeSettings())
+    return TrafficServer(handle, lambda rejection, _: (seen.append(rejection.code), render(rejection))[1], settings)
 
 
 class _Forgetful(Repeats):
@@ -314,6 +315,20 @@ PIECES = st.lists(
     min_size=1,
     max_size=6,
 )
+
+
+@pytest.mark.parametrize("octets_more", [0, 1000, 3000])
+async def test_a_mark_may_be_as_long_as_a_field(octets_more: int) -> None:
+    """Also where the rest of its head is known: what was judged of that says nothing of this one."""
+    seen: list[object] = []
+    limits = EdgeSettings(field_bytes=1024)
+    learnt, forgetful = new_server(seen, limits), new_server(seen, limits)
+    forgetful.repeats = _Forgetful(target_bytes=1000)
+    await understood(learnt, seen, [marked(0)])
+    longer = octets("/api/v4/projects/1", "GET", "X-Request-Id: " + "a" * (100 + octets_more))
+    found = await understood(learnt, seen, [longer])
+    assert found == await understood(forgetful, seen, [longer])
+    assert (found == [Code.HEADERS_TOO_LARGE]) is (octets_more > 900)
 
 
 @settings(max_examples=60, deadline=None)
