@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.messages import first
-from tests.fakes.port import CACHED, ETAG, TARGET, Port, issues, port
+from tests.fakes.port import CACHED, ETAG, ISSUES, TARGET, Port, issues, port
 from tests.fakes.world import CONFIGURATION, OWN, SECRETS
 
 PAGES = "/api/v4/projects/1/issues?page=%d"
@@ -161,3 +161,15 @@ async def test_with_buckets_in_redis(tmp_path: Path, redis_url: str) -> None:
             status, fields, _ = await at.ask(TARGET, *marks(number), caller="reader")
             assert (status, fields[b"X-Gateway-Request-Id"]) == (200, f"the-proxys-{number}".encode())
             assert (at.made.last.request_id, at.made.last.trace_id) == (f"the-proxys-{number}", trace(number))
+
+
+@pytest.mark.parametrize("aside", [True, False])
+async def test_an_answer_that_varies_with_a_mark_is_nobody_elses(tmp_path: Path, aside: bool) -> None:
+    """Nothing sent by GitLab does; but a proxy in front of it may."""
+    fields = tuple([field for field in ISSUES if field[0] != b"Vary"])
+    async with port(tmp_path, CONFIGURATION + CACHED, issues(fields=(*fields, (b"Vary", b"Origin, Traceparent")))) as at:
+        for number in range(1, 6):
+            await at.ask(TARGET, *marks(number), *(() if aside else ("b3: 1", "b3: 2")))
+            x = at.made.last
+            assert (x.cache_status, x.cache_stored) == ("miss", "vary-any")
+        assert len([request for request in at.made.up.requests if request.target == TARGET.encode()]) == 5

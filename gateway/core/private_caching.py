@@ -18,6 +18,7 @@ from .cache_key import vary_list
 from .cache_status import CacheReason, Stored
 from .catalogue import Operation, Surface
 from .conditional import is_etag
+from .correlation import NAMES
 from .errors import Code
 from .messages import Fields, ResponseHead, first, lower
 
@@ -178,7 +179,8 @@ class _Verdicts:
         elif coding is not None and coding.strip().lower() not in _CODINGS:
             stored = Stored.CONTENT_ENCODING
         else:
-            stored = Stored.VARY_ANY if varies is None else _STORED
+            # What marks a single request is no part of what an answer is stored under, nor need it stand among its fields.
+            stored = Stored.VARY_ANY if varies is None or not NAMES.isdisjoint(varies) else _STORED
         return Verdict(stored, said, varies or ())
 
 

@@ -73,6 +73,7 @@ def test_requests() -> None:
         pytest.param((JSON, ETAG, (b"Last-Modified", b"0")), Stored.DELEGATED, id="suppressed-validator"),
         pytest.param((JSON, ETAG, (b"Gitlab-Workhorse-Send-Data", b"x")), Stored.DELEGATED, id="workhorse"),
         pytest.param((JSON, ETAG, (b"Vary", b"*")), Stored.VARY_ANY, id="vary-any"),
+        pytest.param((JSON, ETAG, (b"Vary", b"Origin, TraceParent")), Stored.VARY_ANY, id="vary-mark"),
         pytest.param((JSON,), Stored.UNVALIDATABLE, id="no-validator"),
         pytest.param((JSON, (b"ETag", b"unquoted")), Stored.UNVALIDATABLE, id="malformed-validator"),
     ],
