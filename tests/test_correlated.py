@@ -55,6 +55,33 @@ async def test_a_stored_answer_is_told_on_the_short_lane(tmp_path: Path, caller:
         assert (at.made.last.trace_id, at.made.last.request_id.startswith("the-proxys")) == ("", False)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("elastic-apm-traceparent: 00-%032x-1-01", "traceparent: 00-%032x-1-01", "tracestate:"),
+        ("sw8: 1-%x-1", "sw8-correlation: ", "sw8-x: 0- "),
+        ("X-INSTANA-T: %x", "X-INSTANA-S: %x", "X-INSTANA-L: 1"),
+        ("X-dynaTrace: FW4;1;2;%x",),
+        ("singularityheader: notxdetect=true*ctrlguid=%x",),
+        ("X-Honeycomb-Trace: 1;trace_id=%x",),
+        ("ot-tracer-traceid: %x", "ot-tracer-spanid: %x", "ot-tracer-sampled: true"),
+        ("l5d-ctx-trace: %x", "l5d-ctx-deadline: 1 %x", "l5d-reqid: %x"),
+        ("Request-Id: |%x.1.", "x-ms-request-id: |%x.1.", "x-ms-request-root-id: %x"),
+        ("X-ARR-LOG-ID: %x",),
+        ("Kong-Request-ID: 11f1-4c1d#%d",),
+        ("X-Varnish: %d", "X-Timer: S%d.1,VS0"),
+        ("Akamai-GRN: 0.08a7cb17.%d.c1005fe",),
+    ],
+    ids=lambda fields: fields[0].partition(":")[0],
+)
+async def test_whoever_marks_the_requests(tmp_path: Path, fields: tuple[str, ...]) -> None:
+    async with port(tmp_path) as at:
+        for number in range(1, 6):
+            await at.ask(TARGET, *[field % ((number,) * ("%" in field)) for field in fields])
+        assert at.short
+        assert len([request for request in at.made.up.requests if request.target == TARGET.encode()]) == 1
+
+
 async def test_so_is_a_304(tmp_path: Path) -> None:
     condition = f"If-None-Match: {ETAG.decode()}"
     async with port(tmp_path, CONFIGURATION + CACHED + TRUSTING) as at:

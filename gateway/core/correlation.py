@@ -16,27 +16,35 @@ from .messages import Fields, RequestHead, first, lower, values
 
 NAMES = frozenset(
     {
-        # Ids: nginx, HAProxy, Envoy, Kong, Rails, Heroku, .NET.
+        # Ids: nginx, HAProxy, Envoy, Kong, Rails, Heroku, .NET, Varnish.
         b"x-request-id",
         b"x-correlation-id",
         b"x-unique-id",
         b"x-trace-id",
+        b"x-span-id",
         b"x-client-trace-id",
         b"x-kong-request-id",
         b"x-vcap-request-id",
+        b"x-arr-log-id",
+        b"x-varnish",
+        b"kong-request-id",
         b"request-id",
+        b"correlation-id",
         b"correlation-context",
-        # When a proxy received it.
+        # When a proxy received it, and until when it wants the answer.
         b"x-request-start",
         b"x-queue-start",
-        # Clouds' load balancers: AWS, Google, Azure, Cloudflare.
+        b"x-timer",
+        b"l5d-ctx-deadline",
+        # Clouds' load balancers: AWS, Google, Azure, Cloudflare, Akamai.
         b"x-amzn-trace-id",
         b"x-amz-cf-id",
         b"x-cloud-trace-context",
         b"x-azure-ref",
         b"x-appgw-trace-id",
         b"cf-ray",
-        # Tracers: W3C Trace Context and Baggage, B3, Jaeger, Datadog, Sentry, New Relic, Elastic.
+        b"akamai-grn",
+        # Tracers: W3C Trace Context and Baggage, B3, Jaeger, OpenTracing, Linkerd.
         b"traceparent",
         b"tracestate",
         b"baggage",
@@ -47,7 +55,13 @@ NAMES = frozenset(
         b"x-b3-sampled",
         b"x-b3-flags",
         b"x-ot-span-context",
+        b"ot-tracer-traceid",
+        b"ot-tracer-spanid",
+        b"ot-tracer-sampled",
         b"uber-trace-id",
+        b"l5d-ctx-trace",
+        b"l5d-reqid",
+        # Agents: Datadog, Sentry, New Relic, Elastic, Instana, Dynatrace, AppDynamics, Honeycomb, SkyWalking, Azure.
         b"x-datadog-trace-id",
         b"x-datadog-parent-id",
         b"x-datadog-sampling-priority",
@@ -55,6 +69,17 @@ NAMES = frozenset(
         b"sentry-trace",
         b"newrelic",
         b"elastic-apm-traceparent",
+        b"x-instana-t",
+        b"x-instana-s",
+        b"x-instana-l",
+        b"x-dynatrace",
+        b"singularityheader",
+        b"x-honeycomb-trace",
+        b"sw8",
+        b"sw8-x",
+        b"sw8-correlation",
+        b"x-ms-request-id",
+        b"x-ms-request-root-id",
     }
 )
 """In lower case."""
@@ -68,9 +93,10 @@ def _any_of(names: Iterable[bytes]) -> bytes:
     return b"|".join([b"%b(?:%b)" % (letter, b"|".join(rests)) for letter, rests in by_letter.items()])
 
 
-# A value as every parser takes it, word for word: printable, single blanks inside.
+# A value as every parser takes it, word for word: printable, single blanks inside, any around it; or none, as some tracers
+# send. Atomic, so that a long one costs linear time.
 _LINE = re.compile(
-    rb"\r\n((?i:x-(?:%b)|%b)):[ \t]*([!-~]+(?: [!-~]+)*)(?=\r\n)"
+    rb"\r\n((?i:x-(?:%b)|%b)):[ \t]*+((?>(?:[!-~]++(?: [!-~]++)*)?))[ \t]*+(?=\r\n)"
     % (
         _any_of([name[2:] for name in NAMES if name.startswith(b"x-")]),
         _any_of([name for name in NAMES if not name.startswith(b"x-")]),

@@ -308,6 +308,7 @@ PIECES = st.lists(
             marked(3, "/other?page=2", "traceparent: 00-1-2-03"),
             marked(4, "/other?page=2", "traceparent: 00-5-6-07"),
             marked(5, "/other?page=2", "traceparent: x", "Traceparent: y"),
+            marked(8, "/other?page=2", "traceparent:"),
             marked(6)[:-4] + b"\r\n folded\r\n\r\n",
             marked(7)[:-4] + b"\x00\r\n\r\n",
         ]
