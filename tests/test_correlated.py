@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
 
 from gateway.core.messages import first
+from tests.edge.wire import Client
 from tests.fakes.port import CACHED, ETAG, ISSUES, TARGET, Port, issues, port
 from tests.fakes.world import CONFIGURATION, OWN, SECRETS
 
@@ -80,6 +83,21 @@ async def test_whoever_marks_the_requests(tmp_path: Path, fields: tuple[str, ...
             await at.ask(TARGET, *[field % ((number,) * ("%" in field)) for field in fields])
         assert at.short
         assert len([request for request in at.made.up.requests if request.target == TARGET.encode()]) == 1
+
+
+@pytest.mark.parametrize("marked", [True, False])
+async def test_a_client_may_come_by_several_proxies_in_turn(tmp_path: Path, marked: bool) -> None:
+    proxies = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+    async with port(tmp_path, CONFIGURATION + CACHED + TRUSTING.replace("127.0.0.1/32", "127.0.0.0/8")) as at:
+        clients = [Client(*await asyncio.open_connection("127.0.0.1", at.port, local_addr=(one, 0))) for one in proxies]
+        for number, client in zip(range(18), itertools.cycle(clients), strict=False):
+            await at.ask(TARGET, "X-Forwarded-For: 192.0.2.7", *(marks(number + 1) if marked else ()), client=client)
+            assert at.short or number < 6
+            assert at.made.last.peer == "192.0.2.7"
+            if marked:
+                assert (at.made.last.request_id, at.made.last.trace_id) == (f"the-proxys-{number + 1}", trace(number + 1))
+        for client in clients:
+            client.writer.close()
 
 
 async def test_so_is_a_304(tmp_path: Path) -> None:

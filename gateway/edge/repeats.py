@@ -39,8 +39,9 @@ class Repeats:
     """
 
     def __init__(self, *, target_bytes: int, marked_bytes: int = LONGEST) -> None:
-        # Keyed by octets, or by the pieces that remain of them where correlation fields are set aside.
-        self._heads: Lately[bytes | Rest, RequestHead] = Lately(MOST_HEADS)
+        # Keyed by octets, or by the pieces that remain of them where correlation fields are set aside. Heads also by their
+        # peer: what their memos hold depends on it, and a client may come by several proxies in turn.
+        self._heads: Lately[tuple[object, ...], RequestHead] = Lately(MOST_HEADS)
         self._blocks: Lately[bytes | Rest, Fields] = Lately(MOST_BLOCKS)
         self._longest_line = target_bytes
         self._longest_marked = min(marked_bytes, LONGEST)
@@ -50,8 +51,8 @@ class Repeats:
 
     def head(self, octets: bytes, peer: str, *, tls: bool) -> RequestHead | None:
         """The head in ``octets``, which are all of one read at a message boundary; None: ask the parser."""
-        found = self._heads.get(octets)
-        if found is not None and found.peer == peer and found.tls is tls:
+        found = self._heads.get((octets, peer, tls))
+        if found is not None:
             return found
         line = _PLAIN_LINE.match(octets)
         if line is None:
@@ -65,7 +66,7 @@ class Repeats:
         method, target = line.groups()
         head = RequestHead(_METHODS[method], target, fields, tls=tls, peer=peer, memo=[])
         if len(octets) <= LONGEST:
-            self._heads.put(octets, head)
+            self._heads.put((octets, peer, tls), head)
         return head
 
     def _alike(self, octets: bytes, line: re.Match[bytes], peer: str, *, tls: bool) -> RequestHead | None:
@@ -75,9 +76,9 @@ class Repeats:
         rest, correlation = set_aside(octets[line.end() - 2 :])
         if not correlation:
             return None
-        whole = (line[0], *rest)
+        whole = (peer, tls, line[0], *rest)
         known = self._heads.get(whole)
-        if known is None or known.peer != peer or known.tls is not tls:
+        if known is None:
             fields = self._blocks.get(rest)
             if fields is None:
                 return None
@@ -109,5 +110,5 @@ class Repeats:
                 self._blocks.put(rest, fields)
                 return self.head(octets, head.peer, tls=head.tls) or head
             self._blocks.put(octets[len(line) :], head.fields)
-        self._heads.put(octets, head)
+        self._heads.put((octets, head.peer, head.tls), head)
         return head

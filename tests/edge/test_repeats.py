@@ -57,6 +57,8 @@ def test_who_asks_is_part_of_it() -> None:
         assert found is not None
         assert found is not first
         assert (found.peer, found.tls, found.memo) == (peer, tls, [])
+        assert repeats.head(octets(), peer, tls=tls) is found
+    assert repeats.head(octets(), "192.0.2.1", tls=False) is first, "a client may come by several proxies in turn"
 
 
 @pytest.mark.parametrize("before", [b"\r\n", b"\r\n\r\n", b"\n"])
@@ -145,6 +147,10 @@ def test_a_request_that_differs_in_its_id_alone_shares_the_memo() -> None:
     stranger = repeats.head(marked(4), "192.0.2.2", tls=False)
     assert stranger is not None
     assert stranger.memo is not first.memo
+    for number, peer, memo in ((5, "192.0.2.1", first.memo), (6, "192.0.2.2", stranger.memo)):
+        again = repeats.head(marked(number), peer, tls=False)
+        assert again is not None
+        assert again.memo is memo
     assert repeats.keep(marked(5), marked_head(5)).memo == []
     assert repeats.head(octets(), "192.0.2.1", tls=False) is None, "without an id it is another request"
 
