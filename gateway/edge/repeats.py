@@ -106,9 +106,10 @@ class Repeats:
             marked = len(octets) <= self._longest_marked
             rest, correlation = set_aside(octets[len(line) - 2 :]) if marked else ((), ())
             fields = rest_of(head.fields, correlation) if correlation else None
+            block = octets[len(line) :] if fields is None else rest
+            if self._blocks.get(block) is None:  # or a DELETE would end what was learnt of the same client's fields
+                self._blocks.put(block, head.fields if fields is None else fields)
             if fields is not None:
-                self._blocks.put(rest, fields)
                 return self.head(octets, head.peer, tls=head.tls) or head
-            self._blocks.put(octets[len(line) :], head.fields)
         self._heads.put((octets, head.peer, head.tls), head)
         return head

@@ -155,6 +155,20 @@ def test_a_request_that_differs_in_its_id_alone_shares_the_memo() -> None:
     assert repeats.head(octets(), "192.0.2.1", tls=False) is None, "without an id it is another request"
 
 
+@pytest.mark.parametrize("line", ["Accept: a", "X-Request-Id: 1"])
+@pytest.mark.parametrize("method", ["DELETE", "OPTIONS"])
+def test_a_method_that_is_the_parsers_leaves_the_fields_as_they_are(method: str, line: str) -> None:
+    """What is learnt of a client is known by its fields, by the very object."""
+    repeats = Repeats(target_bytes=1000)
+    name, _, value = line.encode().partition(b": ")
+    first = repeats.keep(octets("/a", "GET", line), RequestHead("GET", b"/a", (*FIELDS, (name, value)), memo=[]))
+    other = RequestHead(method, b"/b", (*FIELDS, (name, value)), memo=[])
+    assert repeats.keep(octets("/b", method, line), other) is other
+    second = repeats.head(octets("/c", "GET", line), "", tls=False)
+    assert second is not None
+    assert second.fields is first.fields
+
+
 def test_ids_fill_no_memory() -> None:
     repeats = Repeats(target_bytes=1000)
     for number in range(100):
