@@ -2,9 +2,9 @@
 
     python -m benchmarks.callers [--rounds 9] [--write]
 
-In this process, without sockets (inprocess.py). Half of what is remembered of request heads and callers is kept for certain
-while others come: beyond some 4,000 callers in turn, nothing of one is remembered when it comes again. Each caller asks once
-before anything is measured. A gateway with many callers and one with a single caller are asked in turns.
+In this process, without sockets (inprocess.py). Half of what is remembered of request heads and callers is kept for
+certain while others come: beyond some 4,000 callers in turn, nothing of one is remembered when it comes again. Each caller
+asks before anything is measured. A gateway with many callers and one with a single caller are asked in turns.
 """
 
 from __future__ import annotations

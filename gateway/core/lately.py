@@ -21,9 +21,12 @@ class _Young(dict[K, V]):
 
     def put(self, key: K, value: V) -> None:
         if len(self) >= self.half:
-            self.old = self.copy()
-            self.clear()
+            self.age()
         self[key] = value
+
+    def age(self) -> None:
+        self.old = self.copy()
+        self.clear()
 
     def __missing__(self, key: K) -> V | None:
         found = self.old.pop(key, None)
@@ -46,6 +49,8 @@ class Lately(Generic[K, V]):
         self._young: _Young[K, V] = _Young(most // 2)
         self.get: Callable[[K], V | None] = self._young.__getitem__
         self.put: Callable[[K, V], None] = self._young.put
+        self.age: Callable[[], None] = self._young.age
+        """Begin a generation now, though there is room: what was not used since the last one is forgotten."""
 
     def __len__(self) -> int:
         return len(self._young) + len(self._young.old)

@@ -23,6 +23,9 @@ MOST_BLOCKS = 8192
 """Each caller has fields of its own, its credential among them. Half as many callers as that are remembered for certain."""
 LONGEST = 4096
 """The most octets of a head that is remembered."""
+MOST_OCTETS = 8 << 20
+"""Of long heads, in one generation: anybody may send them, and a generation full of them would be four times as large."""
+_LONG = 1024
 
 # Every octet matched here stands for itself, to any parser: a line that does not match goes to aiohttp's.
 _PLAIN_LINE = re.compile(rb"(GET|HEAD) (/[A-Za-z0-9._~!$&'()*+,;=:@%/?\[\]-]*) HTTP/1\.1\r\n")
@@ -43,6 +46,8 @@ class Repeats:
         # peer: what their memos hold depends on it, and a client may come by several proxies in turn.
         self._heads: Lately[tuple[object, ...], RequestHead] = Lately(MOST_HEADS)
         self._blocks: Lately[bytes | Rest, Fields] = Lately(MOST_BLOCKS)
+        self._octets = 0
+        """Of the long heads since the generation began."""
         self._longest_line = target_bytes
         self._longest_marked = min(marked_bytes, LONGEST)
 
@@ -67,7 +72,16 @@ class Repeats:
         head = RequestHead(_METHODS[method], target, fields, tls=tls, peer=peer, memo=[])
         if len(octets) <= LONGEST:
             self._heads.put((octets, peer, tls), head)
+            if len(octets) > _LONG:
+                self._spend(len(octets))
         return head
+
+    def _spend(self, octets: int) -> None:
+        self._octets += octets
+        if self._octets > MOST_OCTETS:
+            self._octets = 0
+            self._heads.age()
+            self._blocks.age()
 
     def _alike(self, octets: bytes, line: re.Match[bytes], peer: str, *, tls: bool) -> RequestHead | None:
         """As ``head``, for a request that differs from an earlier one in its correlation fields alone."""
@@ -85,6 +99,8 @@ class Repeats:
             method, target = line.groups()
             known = RequestHead(_METHODS[method], target, fields, tls=tls, peer=peer, memo=[])
             self._heads.put(whole, known)
+            if len(octets) > _LONG:
+                self._spend(len(octets))
         return RequestHead(
             known.method, known.target, known.fields, tls=tls, peer=peer, memo=known.memo, correlation=correlation
         )
@@ -100,6 +116,8 @@ class Repeats:
         known = self.head(octets, head.peer, tls=head.tls)
         if known is not None:
             return known
+        if len(octets) > _LONG:
+            self._spend(len(octets))
         # The parser skips empty lines in front of a request: the octets need not begin with the request line.
         line = b"%b %b HTTP/1.1\r\n" % (head.method.encode("ascii"), head.target)
         if octets.startswith(line):

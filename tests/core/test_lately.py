@@ -33,6 +33,16 @@ def test_what_nobody_asks_for_is_forgotten_with_the_next_generation() -> None:
     assert lately.get(0) is None
 
 
+def test_a_generation_may_end_before_it_is_full() -> None:
+    lately: Lately[str, int] = Lately(1000)
+    lately.put("asked for", 1)
+    lately.put("not", 2)
+    lately.age()
+    assert lately.get("asked for") == 1
+    lately.age()
+    assert (lately.get("asked for"), lately.get("not")) == (1, None)
+
+
 def test_what_is_remembered_is_not_shown() -> None:
     lately: Lately[bytes, str] = Lately(4)
     lately.put(b"a secret", "another")

@@ -219,6 +219,19 @@ def test_memory_is_bounded_and_what_is_asked_for_stays() -> None:
     assert repeats.head(long, "192.0.2.1", tls=False) is None
 
 
+def test_long_heads_are_bounded_by_their_octets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody needs a credential to send them."""
+    monkeypatch.setattr("gateway.edge.repeats.MOST_OCTETS", 100 * LONGEST)
+    repeats = Repeats(target_bytes=1000)
+    polled = head()
+    repeats.keep(octets(), polled)
+    for number in range(1000):
+        long = octets("/", "GET", f"X: {number:03000}")
+        repeats.keep(long, RequestHead("GET", b"/", (*FIELDS, (b"X", b"%03000d" % number)), peer="192.0.2.1", memo=[]))
+        assert repeats.head(octets(), "192.0.2.1", tls=False) is polled
+    assert len(repeats) < 600
+
+
 def test_no_long_head_is_remembered_by_its_fields_alone() -> None:
     repeats = Repeats(target_bytes=100_000)
     repeats.keep(octets(), head())
