@@ -412,7 +412,7 @@ def _tell(work: Work, decision: Decision) -> None:
     try:
         then(decision)
     except Exception:
-        log.exception("fault of whoever asked the buckets")
+        log.exception("bucket decision callback failed")
 
 
 def _decide(decided: asyncio.Future[Decision], decision: Decision) -> None:

@@ -22,7 +22,7 @@ class RedisChanges:
         """All notes, by name."""
         (answer,) = await self._execute([("HGETALL", _KEY)])
         if not isinstance(answer, list):
-            raise StoreUnavailable("the notes of changes are of another kind")
+            raise StoreUnavailable("the changes in Redis have an unexpected type")
         flat = [one for one in answer if isinstance(one, bytes)]
         return {name.decode("utf-8", "replace"): note for name, note in zip(flat[::2], flat[1::2], strict=False)}
 

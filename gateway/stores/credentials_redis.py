@@ -35,7 +35,7 @@ class RedisCredentials:
     async def read(self, reader: str) -> Page:
         answer = await self._eval(self._read_script, (_RECORDS, _READERS), reader, str(_SILENT_MS))
         if not isinstance(answer, list) or len(answer) != 3 or not isinstance(answer[0], int):
-            raise StoreUnavailable("the credential store in Redis answered nonsense")
+            raise StoreUnavailable("the credential store in Redis gave an unexpected reply")
         records = tuple(_sealed(name, value) for name, value in sorted(_pairs(answer[1])))
         readers = {name.decode("utf-8", "replace"): _whole(at) / 1000 for name, at in _pairs(answer[2])}
         return Page(records, answer[0] / 1000, readers)
@@ -62,9 +62,9 @@ class RedisCredentials:
             return ""  # an ACL may forbid INFO
         said = dict(line.split(":", 1) for line in _text(answer).splitlines() if ":" in line)
         if said.get("aof_enabled") == "0":
-            return "Redis keeps no append-only file: a rotated token would be gone with its next restart"
+            return "Redis keeps no append-only file: a rotated token would be lost at its next restart"
         if said.get("maxmemory", "0") != "0" and said.get("maxmemory_policy", "").startswith("allkeys"):
-            return "Redis evicts any key when it is full (`maxmemory-policy`): a rotated token could be gone"
+            return "Redis evicts any key when it is full (`maxmemory-policy`): a rotated token could be lost"
         return ""
 
     async def close(self) -> None:

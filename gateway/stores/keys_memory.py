@@ -85,11 +85,11 @@ def taken(record: KeyRecord) -> str:
 def too_many(record: KeyRecord) -> str:
     """The message for one key too many."""
     return (
-        f"{record.identity} has {LIVE_KEYS} live keys already, the most there may be during a rotation: "
+        f"{record.identity} has {LIVE_KEYS} live keys already, the most that are allowed during a rotation: "
         f"revoke one of them first (gitlab-gateway keys list {record.identity})"
     )
 
 
 def crowded() -> str:
     """The message for one exchanged credential too many."""
-    return f"there are {MOST_EXCHANGED} exchanged credentials already: none is given until some are over"
+    return f"there are {MOST_EXCHANGED} exchanged credentials already: none is issued until some expire"

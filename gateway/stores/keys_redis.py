@@ -186,7 +186,7 @@ class RedisKeys:
                     octets = [_octets(item) for item in flat]
                     found.update(zip(octets[::2], octets[1::2], strict=True))
                 case _:
-                    raise StoreUnavailable("the key store in Redis answered nonsense")
+                    raise StoreUnavailable("the key store in Redis gave an unexpected reply")
             if cursor == b"0":
                 return found
 
@@ -283,4 +283,4 @@ def _readable(text: bytes) -> _Stored | None:
 def _octets(answer: object) -> bytes:
     if isinstance(answer, bytes):
         return answer
-    raise StoreUnavailable("the key store in Redis answered nonsense")
+    raise StoreUnavailable("the key store in Redis gave an unexpected reply")

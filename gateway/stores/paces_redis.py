@@ -32,7 +32,7 @@ class RedisPaces:
         clock, notes = await self._execute([("TIME",), ("MGET", *[pace_key(one) for one in asked])])
         now_us = _microseconds(clock)
         if not isinstance(notes, list) or len(notes) != len(asked):
-            raise StoreUnavailable("the notes of paces are of another kind")
+            raise StoreUnavailable("the paces in Redis have an unexpected type")
         found = {one: _told(note, now_us) for one, note in zip(asked, notes, strict=True)}
         return {one: told for one, told in found.items() if told is not None}
 
@@ -83,4 +83,4 @@ def _microseconds(clock: object) -> float:
         seconds, micros = clock
         if isinstance(seconds, bytes) and isinstance(micros, bytes) and seconds.isdigit() and micros.isdigit():
             return float(int(seconds) * 1_000_000 + int(micros))
-    raise StoreUnavailable("Redis has no clock")
+    raise StoreUnavailable("Redis did not tell its time")

@@ -138,7 +138,7 @@ def _tls(options: Mapping[str, Any]) -> ssl.SSLContext:
             context.load_cert_chain(certificate, key, password=_no_passphrase)
     except OSError:
         pair = f"the certificate {certificate} and the key {key}"
-        words = f"name {pair}: they can't be read, or don't fit, or the key is encrypted"
+        words = f"name {pair}: they can't be read, or don't match, or the key is encrypted"
         raise OSError(f"ssl_certfile and ssl_keyfile of the Redis URL {words}") from None
     if str(options.get("ssl_check_hostname", "true")).lower() in {"0", "false", "no"}:
         context.check_hostname = False

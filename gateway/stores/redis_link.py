@@ -108,7 +108,7 @@ class _Call(msgspec.Struct, eq=False):
             then(replies)
         except Exception:
             # Behind this call others wait for their replies: the connection must survive its fault.
-            log.exception("fault in what hears a reply of Redis")
+            log.exception("Redis reply callback failed")
 
 
 class RedisLink:
@@ -310,7 +310,7 @@ class RedisLink:
         was asked. A proxy may run no scripts, for instance."""
         known = isinstance(answer, RedisUnavailable) or (isinstance(answer, RedisError) and answer.kind in _OUTAGES)
         if not known and self._loop is not None:
-            self._unwell(answer.kind if isinstance(answer, RedisError) else "nonsense", self._loop)
+            self._unwell(answer.kind if isinstance(answer, RedisError) else "unexpected reply", self._loop)
 
     def _unwell(self, kind: str, loop: asyncio.AbstractEventLoop) -> None:
         self.failures += 1
@@ -383,7 +383,7 @@ class RedisLink:
         try:
             self.greet()
         except Exception:
-            log.exception("fault in what greets Redis")  # others wait for this connection
+            log.exception("Redis greeting callback failed")  # others wait for this connection
         self._slots.extend(slots)
         self._out.extend(out)
         self._flush()

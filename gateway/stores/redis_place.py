@@ -218,16 +218,16 @@ class RedisPlace:
 
     def _owner(self, reply: RedisValue, guide: RedisAddress) -> tuple[str, int]:
         """The owner in a cluster's reply: ``[[first slot, last slot, [host, port, …], replicas …], …]``."""
-        owner, told, whose = None, [], "nobody owns slot"
+        owner, told, why = None, [], "nobody owns slot {}"
         for shard in reply if isinstance(reply, list) else ():
             match shard:
                 case [int() as first, int() as last, *nodes]:
                     places = [_node(node, guide) for node in nodes]
                     told += [place for place in places if place is not None]
                     if first <= self._slot <= last and places:
-                        owner, whose = places[0], "no address of who owns slot"
+                        owner, why = places[0], "the owner of slot {} has no usable address"
         if owner is None:
-            raise RedisUnavailable(f"{whose} {self._slot}")
+            raise RedisUnavailable(why.format(self._slot))
         self._remember(guide, told)
         return owner
 
@@ -269,7 +269,7 @@ def _place(host: bytes, port: bytes) -> tuple[str, int]:
     except ValueError:
         name, number = "", 0
     if not name or not 0 < number < 65536:  # no socket takes these, and what it raises depends on the event loop
-        raise RedisUnavailable("an address that is none")
+        raise RedisUnavailable("not a valid address")
     return name, number
 
 

@@ -28,12 +28,12 @@ _MAX_UNSENT_BYTES = 8 * 1024 * 1024
 _SCRIPT = r"ERR Error running script \(call to f_[0-9a-f]{40}\): @user_script:[0-9]+: (?:@user_script: [0-9]+: )?"
 """What Redis 6 puts before the error of a command in a script."""
 _KINDS = (
-    (re.compile(rf"(?:{_SCRIPT})?ERR value is not an integer"), "no number is there"),
+    (re.compile(rf"(?:{_SCRIPT})?ERR value is not an integer"), "the stored value is not an integer"),
     (re.compile(_SCRIPT + r"-?([A-Z]+) "), ""),
     (re.compile(r"ERR max number of clients (?:\+ cluster connections )?reached"), "too many clients"),
     (re.compile(r"ERR (?:AUTH <password> called without|Client sent AUTH, but no password)"), "no password is set there"),
     (re.compile(r"ERR (?:DB index is out of range|invalid DB index|SELECT is not allowed)"), "no such database"),
-    (re.compile(r"ERR This instance has cluster support disabled"), "no node of one"),
+    (re.compile(r"ERR This instance has cluster support disabled"), "cluster support is disabled there"),
     # The latter form since Redis 7.2, and in Valkey.
     (re.compile(rf"(?:{_SCRIPT}|ERR )(?:The user executing the script can't |ACL failure in script: )"), "NOPERM"),
     (

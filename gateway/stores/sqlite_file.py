@@ -113,7 +113,7 @@ class SqliteFile:
         path = self._path
         if not self._make and not path.exists():
             raise NotDone(
-                f"{path} is missing: is this the gateway's configuration, and was anything stored yet? None was made"
+                f"{path} is missing: is this the gateway's configuration, and was anything stored yet? No file was created"
             )
         with contextlib.suppress(FileExistsError):
             # SQLite gives its -wal and -shm files the mode of this one.
@@ -151,7 +151,7 @@ def _keep_private(path: Path) -> None:
         except FileNotFoundError:
             continue
         if mode & 0o022:
-            raise NotDone(f"{one} is writable by others, who could have changed what is in it: chmod 0600 it")
+            raise NotDone(f"{one} is writable by others, who could have changed its contents: chmod 0600 it")
         if mode & 0o077:
             one.chmod(0o600)
             log.warning("%s could be read by others (mode %04o): it is 0600 now", one, mode)

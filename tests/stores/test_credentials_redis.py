@@ -68,7 +68,7 @@ async def test_a_fence_that_is_no_number_is_told_each_time_and_nobody_leads(link
     store = RedisCredentials(link)
     await link.execute("SET", "ggw:{credentials}:fence", "x")
     for _ in range(2):
-        with pytest.raises(StoreUnavailable, match="refuses: no number is there"):
+        with pytest.raises(StoreUnavailable, match="refuses: the stored value is not an integer"):
             await store.lead("one", 30.0)
     await link.execute("DEL", "ggw:{credentials}:fence")
     assert await store.lead("two", 30.0) == 1

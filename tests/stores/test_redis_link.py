@@ -103,7 +103,7 @@ async def test_calls_in_between_have_their_own_replies_in_order(link: RedisLink,
     assert heard[:2] == [[b"call 1"], [b"call 2"]]
     assert isinstance(heard[2], list)
     assert isinstance(heard[2][0], RedisError)
-    assert "fault in what hears" in caplog.text
+    assert "Redis reply callback failed" in caplog.text
     assert link.healthy
 
 
@@ -312,7 +312,7 @@ async def test_what_greets_a_new_connection_stands_before_whatever_waited_for_it
     link.greet = lambda: 1 / 0  # type: ignore[assignment, return-value]
     await link.execute_many([("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")])
     await back(link)
-    assert "fault in what greets Redis" in caplog.text
+    assert "Redis greeting callback failed" in caplog.text
     await link.close()
 
 
