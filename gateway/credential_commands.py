@@ -21,13 +21,14 @@ Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
 
 def add(commands: Any, add_command: Add) -> None:
     """Add the commands to those of ``gateway.cli``."""
-    text = "upstream credentials of a running gateway: their ends, and rotation"
+    text = "list and rotate the upstream credentials of a running gateway"
     below = commands.add_parser("credentials", help=text, allow_abbrev=False).add_subparsers(
         metavar="COMMAND", required=True
     )
-    listing = add_command(below, "list", _list, "every credential, its end and how its rotation stands; never a token")
+    text = "list every credential with its expiry and the state of its rotation; never a token"
+    listing = add_command(below, "list", _list, text)
     listing.add_argument("--json", action="store_true")
-    rotate = add_command(below, "rotate", _rotate, "replace one now, whatever its end")
+    rotate = add_command(below, "rotate", _rotate, "replace a token now, however long it is still valid")
     rotate.add_argument("credential", metavar="ID", help="as `list` shows it; a member of a pool is POOL/1, POOL/2 …")
     for parser in (listing, rotate):
         admin_option(parser)

@@ -142,7 +142,7 @@ class Assembly:
                 log.warning("GitLab accepts credential %s again", credential_id)
             return
         self.alarms[credential_id] = "refused"
-        log.error("GitLab refuses credential %s: left out of its pool, or else requests with it get 502", credential_id)
+        log.error("GitLab refuses credential %s: its pool leaves it out; without one, its requests get 502", credential_id)
 
 
 class Keyring:

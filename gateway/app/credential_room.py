@@ -23,6 +23,11 @@ from ..stores.credential_vault import CredentialVault, SealedStore
 from ..telemetry.audit import AuditLog
 from ..telemetry.metrics import Reading
 
+_LOST = (
+    "GitLab may have replaced the token and the new one was not received: when requests with it fail, put a new token "
+    "into the configuration"
+)
+
 
 class CredentialRoom:
     """The upstream credentials of one gateway.
@@ -94,12 +99,12 @@ class CredentialRoom:
     async def rotate(self, who: str, peer: str, credential_id: str) -> object:
         """Replace a token now, and return its new state as JSON. Raises ValueError with a message for the operator."""
         if credential_id not in self._ids:
-            raise ValueError(f"credential: is none of those configured ({', '.join(sorted(self._ids))})")
+            raise ValueError(f"credential: is not one of those configured ({', '.join(sorted(self._ids))})")
         try:
             state = await self.steward.rotate(credential_id)
         except StoreUnavailable as outage:
             self._note(who, "admin", peer, "credential rotation asked for", credential_id, 503)
-            raise ValueError(f"can't be rotated now: {outage}") from outage
+            raise ValueError(f"this credential can't be rotated now: {outage}") from outage
         except ValueError:
             self._note(who, "admin", peer, "credential rotation asked for", credential_id, 400)
             raise
@@ -130,7 +135,7 @@ class CredentialRoom:
             )
             yield Reading(
                 "gitlab_gateway_credential_rotation_failing",
-                "1 while an upstream credential that should be replaced can't be, or its successor is lost.",
+                "1 while an upstream credential that should be replaced can't be, or its new token was lost.",
                 float(bool(state.failure) or state.step == Step.LOST),
                 labels=labels,
             )
@@ -145,9 +150,9 @@ class CredentialRoom:
                 words.append("GitLab refuses it")
             if state.alarm_days is not None and state.expires_at is not None:
                 left = state.expires_at - now
-                words.append(f"ends in {left / DAY_S:.1f} days" if left > 0 else "has ended")
+                words.append(f"expires in {left / DAY_S:.1f} days" if left > 0 else "has expired")
             if state.step == Step.LOST:
-                words.append("its successor is lost: put a new token into the configuration")
+                words.append(_LOST)
             if state.failure:
                 words.append(f"rotation fails: {state.failure}")
             if words:

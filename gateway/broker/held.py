@@ -82,7 +82,7 @@ class Held:
         """Give out this token from now on. Raises ValueError, with nothing changed, if it could not be sent in a field."""
         token = credential.token.reveal()
         if _TOKEN.fullmatch(token) is None:
-            raise ValueError(f"credential `{credential.id}` holds what cannot be a token")
+            raise ValueError(f"the token of credential `{credential.id}` is malformed")
         partition = keyed_hash(self._key, (credential.view or credential.token).reveal())
         name = self.user_name or ANY_NAME  # a successor belongs to the same user
         self.standing.good, self.standing = False, Standing(good=self.trusted or not self.checked)

@@ -146,7 +146,7 @@ class Rotor:
         that, and never ask again."""
         assert kept.rotation is not None
         kept = await self._write(kept, fence, rotation=msgspec.structs.replace(kept.rotation, step=Step.LOST))
-        self._lost(plan, "the gateway that asked was not heard of since")
+        self._lost(plan, "the gateway that asked has not been heard from since")
         return kept
 
     # With a manager
@@ -159,7 +159,7 @@ class Rotor:
             await self._sweep(plan, kept, names, old_id=0)
         old = await self._known(plan, kept)
         if old.granular:
-            raise RotationFailed("has fine-grained permissions, which a manager can't copy: leave `manager` out")
+            raise RotationFailed("the token has fine-grained permissions, which a manager can't copy: leave `manager` out")
         name = f"{NAME} {plan.id} {self._name()}"
         names = (*names, name)[-_MOST_NAMES:]
         log.info("rotation of %s: asking for a new token", plan.id)
@@ -177,9 +177,9 @@ class Rotor:
             minted = await self._api.create(manager, ward, name, old.scopes, self._end(plan))
         except CallRefused as refused:
             await self._write(kept, fence, rotation=None)
-            raise RotationFailed(f"a new token was refused to the manager: {refused}") from refused
+            raise RotationFailed(f"the manager could not create a new token: {refused}") from refused
         except CallLost as lost:
-            raise RotationFailed(f"the answer about a new token was lost: {lost}") from lost
+            raise RotationFailed(f"the answer to creating a new token was lost: {lost}") from lost
         try:
             await self._check(minted, old)
             log.info("rotation of %s: the new token works", plan.id)
@@ -194,7 +194,7 @@ class Rotor:
         except (RotationFailed, Superseded):
             await self._discard(manager, ward, minted)
             raise
-        log.info("rotation of %s: the new token is kept", plan.id)
+        log.info("rotation of %s: the new token is stored", plan.id)
         self._tokens.switch(plan.id, minted.token, minted.facts.ends_at)
         self._note("rotated", plan.id)
         return kept
@@ -205,7 +205,7 @@ class Rotor:
         except (CallRefused, CallLost) as silence:
             raise RotationFailed(f"the new token can't be checked: {silence}") from silence
         if facts is None:
-            raise RotationFailed("the new token is not accepted by GitLab")
+            raise RotationFailed("GitLab does not accept the new token")
         if facts.user_id != old.user_id or set(facts.scopes) != set(old.scopes):
             raise RotationFailed("the new token is not what was asked for: another user, or other scopes")
 
@@ -214,7 +214,7 @@ class Rotor:
         try:
             await self._api.revoke(manager, ward, minted.facts.id)
         except (CallRefused, CallLost) as silence:
-            log.warning("a new token that is not used could not be revoked yet: %s", silence)
+            log.warning("a new token that will not be used could not be revoked yet: %s", silence)
 
     async def settle(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
         """Revoke the old token, now that every gateway has the new one, and whatever else this rotation made.
@@ -224,13 +224,13 @@ class Rotor:
         assert kept.rotation is not None
         assert kept.token is not None
         if not plan.manager:
-            raise RotationFailed("only a `manager` can revoke the old token: the configuration names none any more")
+            raise RotationFailed("only a `manager` can revoke the old token, and the configuration no longer names one")
         try:
             facts = await self._api.describe(kept.token)
         except (CallRefused, CallLost) as silence:
             raise RotationFailed(f"the new token can't be checked: {silence}") from silence
         if facts is None:
-            raise RotationFailed("the new token is not accepted any more: the old one is left as it is")
+            raise RotationFailed("GitLab no longer accepts the new token: the old one is left as it is")
         await self._sweep(plan, kept, kept.rotation.names, old_id=kept.rotation.old_id)
         kept = await self._write(kept, fence, rotation=None)
         log.info("rotation of %s: the old token is revoked", plan.id)
@@ -246,21 +246,21 @@ class Rotor:
                 if not spare and (facts.id == old_id or facts.name in names):
                     await self._api.revoke(manager, ward, facts.id)
         except (CallRefused, CallLost) as silence:
-            raise RotationFailed(f"old tokens could not be revoked by the manager: {silence}") from silence
+            raise RotationFailed(f"the manager could not revoke old tokens: {silence}") from silence
 
     async def _known(self, plan: Plan, kept: KeptToken) -> TokenFacts:
         """The facts about the present token. If it has merely expired, they come from the record."""
         try:
             facts = await self._api.describe(self._tokens.token(plan.id))
         except (CallRefused, CallLost) as silence:
-            raise RotationFailed(f"the token can't be asked about: {silence}") from silence
+            raise RotationFailed(f"the token can't be checked: {silence}") from silence
         if facts is not None:
             return facts
         ended = kept.expires_at is not None and kept.expires_at <= self._wall()
         if ended and kept.user_id and kept.scopes:
             return TokenFacts(kept.token_id, kept.user_id, scopes=kept.scopes)
         # Whoever revoked it may have had a reason: what was taken away is not given back by a machine.
-        raise RotationFailed("is not accepted by GitLab any more: put a new token into the configuration")
+        raise RotationFailed("GitLab no longer accepts the token: put a new one into the configuration")
 
     # Without a manager
 
@@ -309,7 +309,7 @@ class Rotor:
             try:
                 for expect in (kept.version, kept.version + 1):
                     if await self._vault.put(made, expect, None):
-                        log.info("rotation of %s: the new token is kept", plan.id)
+                        log.info("rotation of %s: the new token is stored", plan.id)
                         return made
                 there = (await self._vault.read("")).tokens.get(plan.record)
                 if there is not None and there.token == minted.token:
@@ -317,14 +317,14 @@ class Rotor:
                 raise Superseded
             except StoreUnavailable as outage:
                 if not told:
-                    log.error("rotation of %s: the new token can't be kept yet: %s", plan.id, outage)
+                    log.error("rotation of %s: the new token can't be stored yet: %s", plan.id, outage)
                 told = True
                 await self._pause(_PERSIST_EVERY_S)
 
     def _lost(self, plan: Plan, why: str) -> None:
         log.error(
-            "rotation of %s: GitLab may have replaced the token, and its successor is lost (%s). It is not asked again. "
-            "When requests with it fail, put a new token into the configuration",
+            "rotation of %s: GitLab may have replaced the token, and the new one was not received (%s). GitLab is not "
+            "asked again. When requests with the token fail, put a new one into the configuration",
             plan.id,
             why,
         )

@@ -269,7 +269,7 @@ class StaticTokenSource:
                 if silence.offered:
                     raise
                 # This GitLab cannot be asked: its own checks have to do, and `Sudo` never passes for brokered callers.
-                self._settle(held, trusted=True, reason="may have any scope: its GitLab cannot be asked")
+                self._settle(held, trusted=True, reason="may have any scope: this GitLab can't be asked about tokens")
                 return
             if verified is None and self.renew is not None:
                 await self.renew()
@@ -305,7 +305,7 @@ def _unchecked(held: Held, reason: str) -> Rejection:
 
 
 def _nameless(held: Held) -> Rejection:
-    return _refusal(503, f"what GitLab calls the user of credential `{held.credential.id}` is not known: {held.silence}")
+    return _refusal(503, f"GitLab's name for the user of credential `{held.credential.id}` is not known: {held.silence}")
 
 
 def _refusal(status: int, detail: str) -> Rejection:

@@ -117,7 +117,7 @@ class Steward:
             await self._read(checked=False)
         except StoreUnavailable as outage:
             self.unsure = tuple(self._plans)
-            log.warning("rotated tokens can't be read: %s. Until they are, the configured ones are tried", outage)
+            log.warning("rotated tokens can't be read: %s. Until they can be, the configured ones are tried", outage)
             return
         if self._broken:
             raise VaultBroken(
@@ -160,7 +160,7 @@ class Steward:
         """
         plan, vault, rotor = self._plans.get(credential_id), self._vault, self._rotor
         if plan is None or vault is None or rotor is None:
-            raise ValueError("is not configured to rotate: see `gitlab-gateway credentials list`")
+            raise ValueError("this credential is not configured to rotate: see `gitlab-gateway credentials list`")
         asked = asyncio.get_running_loop().create_task(self._rotate(plan, vault, rotor), name="credential asked for")
         self._asked.add(asked)
         asked.add_done_callback(self._answered)
@@ -175,19 +175,19 @@ class Steward:
         async with self._lock:
             await self._read(checked=True)
             if plan.id in self._broken:
-                raise ValueError("has a record that can't be decrypted")
+                raise ValueError("this credential's record can't be decrypted")
             rotation = self._kept(plan).rotation
             if rotation is not None and rotation.step in {Step.SETTLING, Step.ROTATING}:
-                raise ValueError(f"is being rotated already: {rotation.step.value}")
+                raise ValueError(f"this credential is being rotated already: {rotation.step.value}")
             async with _Leading(vault, self._me) as fence:
                 if fence is None:
-                    raise ValueError("is left to another gateway, which rotates at the moment: try again")
+                    raise ValueError("another gateway is rotating at the moment: try again")
                 try:
                     self._adopt(plan, await rotor.begin(plan, self._kept(plan), fence))
                 except RotationFailed as failed:
                     raise ValueError(str(failed)) from failed
                 except Superseded:
-                    raise ValueError("was changed by another gateway meanwhile: try again") from None
+                    raise ValueError("another gateway changed this credential meanwhile: try again") from None
                 self._failures.pop(plan.id, None)
         return self._state(plan.id)
 
@@ -244,7 +244,9 @@ class Steward:
         for plan in self._plans.values():
             known, there = self._kept(plan), self._there.get(plan.id, 0)
             if there < known.version and plan.id not in self._broken:
-                log.error("the record of credential %s went back to version %d: it is put there again", plan.id, there)
+                log.error(
+                    "the record of credential %s went back to version %d: the newer one is stored again", plan.id, there
+                )
                 await vault.put(known, there, None)
 
     # Rotating
@@ -338,7 +340,7 @@ class Steward:
                 continue
             tell = log.error if days == ALARM_DAYS[-1] else log.warning
             left = (expires_at - now) / DAY_S
-            tell("credential %s %s", name, "has ended" if left <= 0 else f"ends in {left:.1f} days")
+            tell("credential %s %s", name, "has expired" if left <= 0 else f"expires in {left:.1f} days")
 
     def _state(self, name: str) -> CredentialState:
         plan, expires_at = self._plans.get(name), self._expires_at(name)

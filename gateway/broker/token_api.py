@@ -151,7 +151,7 @@ class TokenApi:
             found += _read(_decode_list, _good(status, body))
             if not any(name.lower() == b"x-next-page" and value.strip() for name, value in fields):
                 return [facts for facts in found if facts.active and not facts.revoked and facts.user_id == ward.user_id]
-        raise CallRefused("the user has more tokens than can be looked through")
+        raise CallRefused("the user has too many tokens to look through")
 
     async def revoke(self, manager: Secret, ward: Ward, token_id: int) -> None:
         """Revoke a token; harmless to repeat."""
@@ -197,7 +197,7 @@ def _place(ward: Ward) -> bytes:
     if not ward.group:
         return b"/users/%d/personal_access_tokens" % ward.user_id
     if _PATH.fullmatch(ward.group) is None:
-        raise CallRefused("the group's path can't stand in a target")
+        raise CallRefused("the group's path can't be used in a URL")
     group = ward.group.replace("/", "%2F").encode("ascii")
     return b"/groups/%b/service_accounts/%d/personal_access_tokens" % (group, ward.user_id)
 

@@ -30,7 +30,7 @@ def test_replacing_a_token_replaces_all_that_is_given_out_at_once() -> None:
 def test_what_can_be_no_token_is_refused_and_changes_nothing(token: str) -> None:
     one = held()
     before = one.by_carrier
-    with pytest.raises(ValueError, match="`sa` holds what cannot be a token"):
+    with pytest.raises(ValueError, match="the token of credential `sa` is malformed"):
         one.replace(StaticCredential("sa", Secret(token)))
     assert one.by_carrier is before
 

@@ -126,7 +126,7 @@ async def test_one_that_somebody_revoked_is_not_given_back(tmp_path: Path) -> No
         await life.run(2)
         assert made.asked(b"POST /api/v4/users/") == 0
         (state, _) = life.steward.states()
-        assert "not accepted by GitLab any more" in state.failure
+        assert "no longer accepts the token" in state.failure
 
 
 async def test_a_manager_that_may_not_is_a_failure_and_nothing_changes(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ async def test_a_manager_that_may_not_is_a_failure_and_nothing_changes(tmp_path:
         made.credentials[1] = msgspec.structs.replace(made.credentials[1], token=Secret(TOKENS.ada))
         life = await made.live()
         await life.run(3)
-        assert "refused to the manager: GitLab answered 403" in life.steward.states()[0].failure
+        assert "the manager could not create a new token: GitLab answered 403" in life.steward.states()[0].failure
         assert made.active() == [made.token.value]
         assert life.step() == ""
         assert made.asked(b"POST /api/v4/users/") == 2  # at once, and a minute later
@@ -153,7 +153,7 @@ async def test_a_new_token_that_is_dead_on_arrival_is_not_used(tmp_path: Path) -
 
         made.state.mint = revoked  # type: ignore[method-assign]  # GitLab's own doing
         await life.run(1)
-        assert "the new token is not accepted" in life.steward.states()[0].failure
+        assert "GitLab does not accept the new token" in life.steward.states()[0].failure
         assert life.tokens.token("bot").reveal() == made.token.value
 
 
@@ -268,7 +268,7 @@ async def test_and_may_not_where_it_does_not(tmp_path: Path) -> None:
         made.now += 31.0
         second = await made.live()
         await second.run(2)
-        with pytest.raises(ValueError, match="put a new token into the configuration"):
+        with pytest.raises(ValueError, match="put a new one into the configuration"):
             await second.steward.rotate("bot")
         assert made.asked(SELF_ROTATE) == 1
         assert len(made.active()) == 1

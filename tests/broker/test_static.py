@@ -268,7 +268,7 @@ async def test_closing_ends_a_check_under_way(world: World) -> None:
 
 async def test_an_origin_that_cannot_be_asked_is_used_with_a_warning(world: World) -> None:
     world.gitlab.silence = NotAnswering("404", offered=False)
-    assert "cannot be asked" in (await world.source.verify_at_start())[0]
+    assert "can't be asked about tokens" in (await world.source.verify_at_start())[0]
     await world.get()
 
 

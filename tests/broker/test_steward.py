@@ -183,9 +183,9 @@ async def test_alarms_come_at_fourteen_seven_and_one_day_once_each(
             made.now += DAY_S
         seen = [(one.levelname, one.message) for one in caplog.records if "credential bot" in one.message]
         assert seen == [
-            ("WARNING", "credential bot ends in 13.5 days"),
-            ("WARNING", "credential bot ends in 6.5 days"),
-            ("ERROR", "credential bot ends in 0.5 days"),
+            ("WARNING", "credential bot expires in 13.5 days"),
+            ("WARNING", "credential bot expires in 6.5 days"),
+            ("ERROR", "credential bot expires in 0.5 days"),
         ]
         assert life.steward.states()[0].alarm_days == 1
 
@@ -266,7 +266,7 @@ async def test_why_it_did_not_work_is_told_to_who_asked(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         made.credentials[1] = StaticCredential("admin", Secret(TOKENS.ada))
         life = await made.live()
-        with pytest.raises(ValueError, match="refused to the manager"):
+        with pytest.raises(ValueError, match="the manager could not create a new token"):
             await life.steward.rotate("bot")
 
 

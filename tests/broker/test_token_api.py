@@ -167,7 +167,7 @@ async def test_of_a_list_only_what_is_the_wards_and_works_counts() -> None:
     ]
     assert [one.id for one in await TokenApi(Scripted(200, rows)).active(ROOT, BOT)] == [1]
     endless = Scripted(200, rows, ((b"X-Next-Page", b"2"),))
-    with pytest.raises(CallRefused, match="more tokens"):
+    with pytest.raises(CallRefused, match="too many tokens"):
         await TokenApi(endless).active(ROOT, BOT)
     assert len(endless.requests) == 20
 
