@@ -30,7 +30,7 @@ def address(text: str) -> str:
 
 def admin_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that says which gateway a command asks."""
-    words = f"the running gateway's; absent: {_ADMIN}. The key is read from {KEY}"
+    words = f"the running gateway's admin port; default: {_ADMIN}. The admin key is read from {KEY}"
     parser.add_argument("--admin", metavar="HOST:PORT", type=address, default=_ADMIN, help=words)
 
 
@@ -55,7 +55,7 @@ def ask(
         response = connection.getresponse()
         return response.status, json.loads(response.read() or b"null")
     except (http.client.HTTPException, json.JSONDecodeError):
-        raise OSError(f"{admin} does not answer as an admin port") from None
+        raise OSError(f"{admin} does not answer like an admin port") from None
     except OSError as error:
         raise OSError(f"{admin}: {error.strerror or error}") from None
     finally:
@@ -65,13 +65,13 @@ def ask(
 def refusal(status: int, answer: Any, *, needs: str = "an admin key in the configuration") -> str:
     """What any status but 200 means, in words for people. ``needs``: what must be configured for the endpoint to exist."""
     if status == 404:
-        return f"the admin port has no such thing: it needs {needs}"
+        return f"the admin port has no such endpoint: it needs {needs}"
     said = answer.get("message", "") if isinstance(answer, dict) else ""
     if status == 401:
         why = (
-            f"the key in {KEY} is none of `admin.keys`"
+            f"the key in {KEY} is not one of `admin.keys`"
             if given_key()
-            else f"{KEY} is empty: it holds a key of `admin.keys`"
+            else f"{KEY} is empty: put a key of `admin.keys` there"
         )
         return f"{said or status}: {why}"
     return str(said or status)

@@ -25,7 +25,7 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
 
     Its second argument says that the configuration's secrets are needed, but nothing that is about GitLab.
     """
-    audit = commands.add_parser("audit", help="check the record", allow_abbrev=False)
+    audit = commands.add_parser("audit", help="check the audit", allow_abbrev=False)
     below = audit.add_subparsers(metavar="COMMAND", required=True)
     verifying = add_command(
         below,
@@ -33,24 +33,30 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
         lambda arguments: _verify(arguments, configured(arguments, True)),
         "find lines of a chained audit that were removed, changed or moved",
     )
-    verifying.add_argument("file", metavar="FILE", nargs="+", help="oldest first: a chain goes on from one to the next")
     verifying.add_argument(
-        "--open", action="store_true", help="the gateway still runs, or was killed: no closing line is no flaw"
+        "file", metavar="FILE", nargs="+", help="oldest first: a chain continues from one file to the next"
+    )
+    verifying.add_argument(
+        "--open", action="store_true", help="the gateway still runs or was killed: a chain may lack its closing line"
     )
     verifying.add_argument(
         "--partial", action="store_true", help="older files are gone: what was before the first line may be missing"
     )
     verifying.add_argument(
-        "--head", action="append", default=[], metavar="NAME:SEQ:MAC", help="a line the operator's log names"
+        "--head",
+        action="append",
+        default=[],
+        metavar="NAME:SEQ:MAC",
+        help="a line that the operator's log names: it must be there",
     )
     replaying = add_command(
         commands,
         "replay",
         lambda arguments: _replay(arguments, configured(arguments, False)),
-        "which requests of an audit a configuration would decide differently; exit code 1 if any",
+        "list the requests of an audit that a configuration would decide differently; exit code 1 if any",
     )
     replaying.add_argument("file", metavar="AUDIT", nargs="+")
-    replaying.add_argument("--json", action="store_true", help="one object a line, for programs")
+    replaying.add_argument("--json", action="store_true", help="one JSON object per line, for programs")
     return [verifying, replaying]
 
 
@@ -94,12 +100,12 @@ def _replay(arguments: argparse.Namespace, config: Config) -> int:
             )
     say = [f"{replay.different} decided differently, {replay.same} the same"]
     if replay.looked_into:
-        say.append(f"{replay.looked_into} of these would have their bodies looked into for other projects")
-    say += [f"{count} cannot be told: {reason.value}" for reason, count in sorted(replay.unclear.items())]
+        say.append(f"{replay.looked_into} of these would have their bodies searched for other projects")
+    say += [f"{count} cannot be judged: {reason.value}" for reason, count in sorted(replay.unclear.items())]
     if replay.unjudged:
-        say.append(f"{replay.unjudged} lines that no rule had a say in")
+        say.append(f"{replay.unjudged} lines that rules had no say in")
     if replay.unreadable:
-        say.append(f"{replay.unreadable} that are no lines of an audit")
+        say.append(f"{replay.unreadable} that are not audit lines")
     print("\n".join(say), file=sys.stderr)
     nothing = replay.unreadable and not (replay.different or replay.same or replay.unclear or replay.unjudged)
     return FAILED if replay.different or nothing else OK

@@ -210,10 +210,10 @@ def _refuse(problems: Sequence[reports.Problem], file: str) -> None:
 def _read_again(given: Given) -> tuple[Given, Loaded]:
     """Read again what was given, as it is now. Raises ValueError where it can't be read."""
     if given.file in {"", "-"}:
-        raise ValueError("the configuration came from no file: there is nothing to read again")
+        raise ValueError("the configuration did not come from a file: there is nothing to read again")
     if Path(given.file).exists() and not Path(given.file).is_file():
         # A shell's `<(…)` gives nothing the second time, and a process that waits for it can't be told to stop.
-        raise ValueError(f"--config {given.file}: is no regular file, which could be read again")
+        raise ValueError(f"--config {given.file}: is not a regular file: it can't be read again")
     try:
         text = _read_config(given.file)
     except _Refused as refused:
@@ -311,19 +311,21 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = _command(commands, "serve", _serve, "run the gateway")
     _config_options(serve)
-    serve.add_argument("--listen", metavar="HOST:PORT", type=address, help="the data port, over the file's")
-    serve.add_argument("--admin", metavar="HOST:PORT", type=address, help="the admin port, over the file's")
-    serve.add_argument("--workers", metavar="N", help="processes that serve, over the file's")
+    serve.add_argument("--listen", metavar="HOST:PORT", type=address, help="the data port; overrides the file's")
+    serve.add_argument("--admin", metavar="HOST:PORT", type=address, help="the admin port; overrides the file's")
+    serve.add_argument("--workers", metavar="N", help="number of worker processes; overrides the file's")
 
     check = _command(commands, "check", _check, "report everything that is wrong with a configuration")
     _config_options(check)
     check.add_argument("--show", choices=["yaml", "json"], help="print what would be in force, without secrets")
 
-    explain = _command(commands, "explain", _explain, "what each stage would decide about a request; nothing is sent")
+    explain = _command(commands, "explain", _explain, "show what each stage would decide about a request; nothing is sent")
     _config_options(explain)
     explain.add_argument("--as", dest="identity", metavar="ID", required=True, help="the identity that would call")
     explain.add_argument("--caller", metavar="NAME", default="", help="which of its callers, as `limits top` names them")
-    explain.add_argument("--admin", metavar="HOST:PORT", type=address, help="the running gateway's, over the file's")
+    explain.add_argument(
+        "--admin", metavar="HOST:PORT", type=address, help="the running gateway's admin port; overrides the file's"
+    )
     explain.add_argument("method", metavar="METHOD")
     explain.add_argument("target", metavar="TARGET", help="as on the wire: /api/v4/projects/group%%2Fproject")
 
@@ -336,15 +338,18 @@ def _parser() -> argparse.ArgumentParser:
 
     routes = _command(commands, "routes", _routes, "list the route catalogue")
     routes.add_argument(
-        "--surface", choices=[surface.value for surface in Surface], metavar="SURFACE", help="only this one: rest, git …"
+        "--surface",
+        choices=[surface.value for surface in Surface],
+        metavar="SURFACE",
+        help="only this surface: rest, git …",
     )
-    routes.add_argument("--grep", metavar="TEXT", help="only lines that hold TEXT, in any letter case")
+    routes.add_argument("--grep", metavar="TEXT", help="only lines that contain TEXT, ignoring case")
 
     _command(commands, "schema", _schema, "print the JSON Schema of the configuration")
 
-    demo = _command(commands, "demo", _demo, "run the gateway in front of a small GitLab of its own")
+    demo = _command(commands, "demo", _demo, "run the gateway in front of a small built-in GitLab")
     for option, place, text in (("--listen", "127.0.0.1:8080", "data"), ("--admin", "127.0.0.1:9901", "admin")):
-        words = f"the {text} port; absent: {place}"
+        words = f"the {text} port; default: {place}"
         demo.add_argument(option, metavar="HOST:PORT", type=address, default=place, help=words)
 
     _command(commands, "version", _version, "print the version")
@@ -368,4 +373,6 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
 
 def _config_options(parser: argparse.ArgumentParser) -> None:
     _config_option(parser)
-    parser.add_argument("--upstream", metavar="URL", help="GitLab's address, over the file's; alone it needs no file")
+    parser.add_argument(
+        "--upstream", metavar="URL", help="GitLab's address; overrides the file's, or makes a file unnecessary"
+    )

@@ -36,29 +36,43 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
 
     new = command("new", _new, "issue a key; it is the last line of standard output")
     new.add_argument("identity", metavar="IDENTITY")
-    taken = command("import", _import, "let a gateway key in that was made elsewhere, by its SHA-256")
+    taken = command("import", _import, "admit a gateway key that was made elsewhere, by its SHA-256")
     taken.add_argument("identity", metavar="IDENTITY")
-    taken.add_argument("sha256", metavar="SHA256", help="of the key's characters alone, in hex")
+    taken.add_argument("sha256", metavar="SHA256", help="SHA-256 of the key's characters alone, in hex")
     for parser in (new, taken):
-        parser.add_argument("--not-before", metavar="2h", type=_lasting, help="not valid until then; absent: at once")
-        parser.add_argument("--cidr", metavar="NETWORK", action="append", default=[], type=_network, help="only from there")
+        parser.add_argument(
+            "--not-before", metavar="2h", type=_lasting, help="how long until it becomes valid; default: valid at once"
+        )
+        parser.add_argument(
+            "--cidr", metavar="NETWORK", action="append", default=[], type=_network, help="accept it from this network only"
+        )
         parser.add_argument("--note", metavar="TEXT", default="")
     rotate = command("rotate", _rotate, "issue a key in place of another, which ends after the overlap")
     rotate.add_argument("identity", metavar="IDENTITY")
-    rotate.add_argument("--key", metavar="KEY_ID", help="the one to replace; absent: the only live one")
+    rotate.add_argument("--key", metavar="KEY_ID", help="the key to replace; default: the only live one")
     rotate.add_argument(
-        "--overlap", metavar="1d", type=_span, default=_OVERLAP_S, help="how long both live; 0s: no time; absent: 1d"
+        "--overlap",
+        metavar="1d",
+        type=_span,
+        default=_OVERLAP_S,
+        help="how long both are valid; 0s: not at all; default: 1d",
     )
     for parser in (new, taken, rotate):
-        words = "absent: as long as the one before" if parser is rotate else "absent: never"
+        words = (
+            "how long it is valid; default: as long as the key it replaces"
+            if parser is rotate
+            else "how long it is valid; default: without end"
+        )
         parser.add_argument("--expires", metavar="90d", type=_lasting, help=words)
-    listing = command("list", _list, "list keys; the keys themselves are nowhere")
+    listing = command("list", _list, "list keys; the keys themselves are stored nowhere")
     listing.add_argument("identity", metavar="IDENTITY", nargs="?")
     listing.add_argument("--json", action="store_true")
-    revoke = command("revoke", _revoke, "end a key at once")
+    revoke = command("revoke", _revoke, "revoke a key at once")
     revoke.add_argument("key", metavar="KEY_ID", help="as `keys list` shows it")
-    admin = add_command(below, "admin", _admin, "make a key for the admin port and the lines that admit it")
-    admin.add_argument("id", metavar="ID", nargs="?", default="ops", type=_identifier, help="whose it is; absent: ops")
+    admin = add_command(below, "admin", _admin, "make a key for the admin port, and the configuration that admits it")
+    admin.add_argument(
+        "id", metavar="ID", nargs="?", default="ops", type=_identifier, help="its id in `admin.keys`; default: ops"
+    )
     return [new, taken, rotate, listing, revoke]
 
 
@@ -94,7 +108,7 @@ def _rotate(arguments: argparse.Namespace, config: Config) -> int:
         async with app.open_key_store(config, app.Use.REPLACE) as keys:
             older = arguments.key or _only_live(await keys.office.list(arguments.identity), arguments.identity)
             if (await keys.office.get(older)).identity != arguments.identity:
-                raise KeyRefused(f"{older} is no key of `{arguments.identity}`")
+                raise KeyRefused(f"{older} is not a key of `{arguments.identity}`")
             expires_at = None if arguments.expires is None else time.time() + arguments.expires
             key, record = await keys.office.rotate(keys.actor, older, arguments.overlap, expires_at=expires_at)
             return key, record, older
@@ -106,7 +120,7 @@ def _rotate(arguments: argparse.Namespace, config: Config) -> int:
         record,
         config,
         f"A key for `{arguments.identity}` in place of {older}. It is shown this once.",
-        f"{older} ends {told(time.time() + arguments.overlap)} at the latest; at once:",
+        f"{older} ends {told(time.time() + arguments.overlap)} at the latest; to end it at once:",
         f"  gitlab-gateway keys revoke {older}" + (f" --config {arguments.config}" if arguments.config else ""),
         older=older,
     )
@@ -115,7 +129,7 @@ def _rotate(arguments: argparse.Namespace, config: Config) -> int:
 
 def _judge_output() -> None:
     if not sys.stdout.writable():
-        raise KeyRefused("standard output is closed: nobody would see the key, and none is made")
+        raise KeyRefused("standard output is closed: nobody would see the key, so none is made")
 
 
 def _show(key: Secret, record: KeyRecord, config: Config, *words: str, older: str = "") -> None:
@@ -126,7 +140,7 @@ def _show(key: Secret, record: KeyRecord, config: Config, *words: str, older: st
         print(key.reveal(), flush=True)
     except (OSError, KeyboardInterrupt) as error:
         why = (isinstance(error, OSError) and error.strerror) or "interrupted"
-        rest = f"; {older} ends as said: make another with gitlab-gateway keys new {record.identity}" if older else ""
+        rest = f"; {older} ends all the same: make another with gitlab-gateway keys new {record.identity}" if older else ""
         try:
             asyncio.run(_end(record.id, config))
         except (OSError, KeyRefused, StoreUnavailable, StateRefused):
@@ -230,7 +244,7 @@ def _span(text: str) -> float:
 def _lasting(text: str) -> float:
     seconds = _span(text)
     if seconds <= 0:
-        raise argparse.ArgumentTypeError("a key that has expired already is of no use")
+        raise argparse.ArgumentTypeError("must be more than 0 seconds")
     return seconds
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OK, FAILED, REFUSED = 0, 1, 2
 _LIVE = {"levels", "bucket", "pace"}
-_NEEDS = "an admin key in the configuration, and limits"
+_NEEDS = "an admin key and limits in the configuration"
 _OWN = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 — an address to listen on is none to ask at
 
 Command = Callable[[argparse.Namespace], int]
@@ -27,22 +27,26 @@ Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
 
 def add(commands: Any, add_command: Add) -> None:
     """Add the commands to those of ``gateway.cli``."""
-    limits = commands.add_parser("limits", help="who asks most, and one bucket changed for a time", allow_abbrev=False)
-    below = limits.add_subparsers(metavar="COMMAND", required=True)
-    top = add_command(below, "top", _top, "the hottest callers now, and the state of their buckets")
-    top.add_argument("--count", metavar="N", type=int, default=20, help="how many; absent: 20")
-    top.add_argument("--json", action="store_true")
-    change = add_command(below, "set", _set, "raise, lower or pause one bucket for a time")
-    how = change.add_mutually_exclusive_group(required=True)
-    how.add_argument("--factor", metavar="X", type=float, help="times the configured rate and burst: 2 raises, 0.5 lowers")
-    how.add_argument("--pause", action="store_true", help="the limit does not apply")
-    change.add_argument(
-        "--for", dest="lasting", metavar="1h", type=_seconds, default=3600.0, help="a week at most; absent: 1h"
+    limits = commands.add_parser(
+        "limits", help="list the hottest callers; change one bucket for a limited time", allow_abbrev=False
     )
-    reset = add_command(below, "reset", _reset, "fill one bucket, and take back what was set")
+    below = limits.add_subparsers(metavar="COMMAND", required=True)
+    top = add_command(below, "top", _top, "list the hottest callers now, with the state of their buckets")
+    top.add_argument("--count", metavar="N", type=int, default=20, help="how many; default: 20")
+    top.add_argument("--json", action="store_true")
+    change = add_command(below, "set", _set, "raise, lower or pause one bucket for a limited time")
+    how = change.add_mutually_exclusive_group(required=True)
+    how.add_argument(
+        "--factor", metavar="X", type=float, help="multiply the configured rate and burst: 2 doubles them, 0.5 halves them"
+    )
+    how.add_argument("--pause", action="store_true", help="suspend the limit")
+    change.add_argument(
+        "--for", dest="lasting", metavar="1h", type=_seconds, default=3600.0, help="how long, a week at most; default: 1h"
+    )
+    reset = add_command(below, "reset", _reset, "fill one bucket, and undo what was set")
     for parser in (change, reset):
         parser.add_argument("limit", metavar="LIMIT")
-        parser.add_argument("subject", metavar="SUBJECT", help="as `top` names it: a caller, a team, a project; `all`")
+        parser.add_argument("subject", metavar="SUBJECT", help="as `top` names it: a caller, a team, a project or `all`")
     for parser in (top, change, reset):
         admin_option(parser)
 
@@ -69,13 +73,13 @@ def _live(config: Config, wish: dict[str, object]) -> list[tuple[str, str]] | st
     except KeyUnusable as unusable:
         return f"they are in the running gateway's memory, and {unusable}"
     if not key:
-        return f"they are in the running gateway's memory; its admin port tells whoever has a key in {KEY}"
+        return f"they are in the running gateway's memory: to see them, put an admin key into {KEY}"
     admin = config.listen.admin
     place = str(HostPort(_OWN.get(admin.host, admin.host), admin.port))
     try:
         status, answer = ask(place, "POST", "/-/explain", wish)
     except OSError:
-        return f"they are in the running gateway's memory, and none answers at its admin port {place}"
+        return f"they are in the running gateway's memory, and no gateway answers at its admin port {place}"
     if status != 200:
         return f"the admin port {place} refuses: {refusal(status, answer, needs=_NEEDS)}"
     return [(one["stage"], one["said"]) for one in answer["stages"] if one["stage"] in _LIVE]
@@ -92,8 +96,8 @@ def _top(arguments: argparse.Namespace) -> int:
         buckets = ", ".join(f"{one['limit']} {one['remaining']:g}/{one['burst']:g}" for one in caller["buckets"])
         print(f"{caller['caller']:<32} asked {caller['asked']:<8} refused {caller['refused']:<8} {buckets}".rstrip())
     for changed in answer["changed"]:
-        deed = "paused" if changed["pause"] else f"times {changed['factor']:g}"
-        print(f"{changed['limit']} of {changed['subject']}: {deed} for a time")
+        deed = "paused" if changed["pause"] else f"set to {changed['factor']:g} times"
+        print(f"{changed['limit']} of {changed['subject']}: {deed} for a limited time")
     return OK
 
 

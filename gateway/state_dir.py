@@ -17,7 +17,7 @@ SECRET_BYTES = 32
 _MAX_FILE_BYTES = 4096
 
 
-_ELSEWHERE = "is this the gateway's configuration? If so, put it back from a backup: a new one would fit nothing of before"
+_ELSEWHERE = "is this the gateway's configuration? If so, put it back from a backup: a new one would not match stored data"
 
 
 class StateRefused(Exception):  # noqa: N818 — a decision about the disk, told to the operator

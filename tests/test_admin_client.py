@@ -59,7 +59,7 @@ def test_without_a_key_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("octets", [b"\x16\x03\x01", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n<h", b""])
 def test_who_is_no_admin_port_is_said_to_be_none(octets: bytes) -> None:
     place, _ = answering(octets)
-    with pytest.raises(OSError, match=r"does not answer as an admin port|reset"):
+    with pytest.raises(OSError, match=r"does not answer like an admin port|reset"):
         ask(place, "GET", "/-/x")
 
 

@@ -56,7 +56,7 @@ async def test_a_missing_run_is_found(tmp_path: Path, capsys: pytest.CaptureFixt
     for left, partly in ((lines[3:], 0), (lines[6:], 0), (lines[:3] + lines[6:], 1)):
         (tmp_path / "audit").write_text("".join(left))
         assert main(command) == 1
-        assert "names a line before it that is missing" in capsys.readouterr().out
+        assert "names an earlier line that is missing" in capsys.readouterr().out
         assert main([*command, "--partial"]) == partly
 
 
@@ -101,7 +101,7 @@ async def test_rotated_files_are_read_as_one(tmp_path: Path, capsys: pytest.Capt
     audit.write_text("".join([lines[2], "{}\n", *lines[3:]]))
     capsys.readouterr()
     assert main(both) == 1
-    assert capsys.readouterr().out == f"{audit}: line 2: is no line of a chain\n"
+    assert capsys.readouterr().out == f"{audit}: line 2: is not a line of a chain\n"
 
 
 RULES = """\
@@ -129,7 +129,7 @@ def test_nothing_different_is_no_failure(replayed: list[str], capsys: pytest.Cap
     assert main(replayed) == 0
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "0 decided differently, 1 the same\n1 lines that no rule had a say in\n"
+    assert err == "0 decided differently, 1 the same\n1 lines that rules had no say in\n"
 
 
 def test_what_differs_is_told_and_is_one(replayed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +177,7 @@ def test_a_file_that_is_no_audit_is_no_good_news(
     audit = tmp_path / "audit"
     audit.write_bytes(gzip.compress(audit.read_bytes()))  # as logrotate leaves it
     assert main(replayed) == 1
-    assert "that are no lines of an audit" in capsys.readouterr().err
+    assert "that are not audit lines" in capsys.readouterr().err
     audit.write_bytes(b"")
     assert main(replayed) == 0  # nobody asked for anything
 

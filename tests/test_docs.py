@@ -442,7 +442,7 @@ def test_help_says_what_holds_where_an_option_is_left_out() -> None:
         if action.default not in (None, False, "", [], argparse.SUPPRESS)
     ]
     assert len(chosen) > 8
-    assert not [each for each in chosen if "absent: " not in (each[2] or "")]
+    assert not [each for each in chosen if "default: " not in (each[2] or "")]
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -109,7 +109,7 @@ def test_rotation_asks_which_where_there_are_two(keys: Desk) -> None:
     assert "say which with --key" in keys.err
     (other,) = keys.rows("app")
     keys("rotate", "bot", "--key", other["id"], code=REFUSED)
-    assert "is no key of `bot`" in keys.err
+    assert "is not a key of `bot`" in keys.err
     keys("rotate", "bot", "--key", keys.rows("bot")[0]["id"], "--overlap", "0s", "--expires", "5m")
     assert [row["state"] for row in keys.rows("bot")] == ["revoked", "live", "live"]
 
@@ -194,7 +194,11 @@ def test_a_key_that_could_not_be_shown_is_revoked(keys: Desk) -> None:
     said = unseen(keys, "rotate", "bot", output=Full(), code=FAILED)
     assert [row["state"] for row in keys.rows()] == ["revoked", "live", "revoked"]
     older, newer = keys.rows()[1:]
-    assert (older["replaced_by"], newer["id"] in said, f"{older['id']} ends as said" in said) == (newer["id"], True, True)
+    assert (older["replaced_by"], newer["id"] in said, f"{older['id']} ends all the same" in said) == (
+        newer["id"],
+        True,
+        True,
+    )
     keys("new", "bot")
 
 

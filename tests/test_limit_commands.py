@@ -69,7 +69,7 @@ async def test_a_bucket_is_watched_paused_lowered_and_reset(
     assert [await request(served) for _ in range(3)] == [502, 502, 429]
     assert await command(served, "set", "caller", "anonymous:127.0.0.1", "--factor", "10") == 0
     assert await command(served, "top") == 0
-    assert "caller of anonymous:127.0.0.1: times 10 for a time" in capsys.readouterr().out
+    assert "caller of anonymous:127.0.0.1: set to 10 times for a limited time" in capsys.readouterr().out
     for _ in range(100):
         if (tmp_path / "audit").read_text().count("POST /-/limits") == 3:
             break
@@ -105,16 +105,14 @@ async def test_explain_shows_the_buckets_of_the_gateway_that_runs(
     assert f"memory, and {limit_commands.KEY} holds spaces" in capsys.readouterr().out
     monkeypatch.delenv(limit_commands.KEY)
     assert await explained(served, tmp_path) == 0
-    assert (
-        "levels      not known: they are in the running gateway's memory; its admin port tells" in capsys.readouterr().out
-    )
+    assert "levels      not known: they are in the running gateway's memory: to see them" in capsys.readouterr().out
 
 
 async def test_explain_says_when_nobody_can_be_asked(
     served: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--config", f"{tmp_path}/gateway.yaml", "--as", "anyone", "--caller", "anonymous:127.0.0.1"]
-    for admin, said in (("127.0.0.1:2", "none answers at its admin port 127.0.0.1:2"), (served.place, "not known: ")):
+    for admin, said in (("127.0.0.1:2", "no gateway answers at its admin port 127.0.0.1:2"), (served.place, "not known: ")):
         assert await asyncio.to_thread(main, ["explain", *words, "--admin", admin, "GET", "/api/v4/version"]) == 0
         assert said in capsys.readouterr().out
 
@@ -169,7 +167,7 @@ async def test_without_the_key_nothing(
 ) -> None:
     monkeypatch.setenv(limit_commands.KEY, "another")
     assert await command(served, "top") == 2
-    assert f"401 Unauthorized: the key in {limit_commands.KEY} is none of `admin.keys`" in capsys.readouterr().err
+    assert f"401 Unauthorized: the key in {limit_commands.KEY} is not one of `admin.keys`" in capsys.readouterr().err
     monkeypatch.setenv(limit_commands.KEY, "")
     assert await command(served, "top") == 2
     assert f"401 Unauthorized: {limit_commands.KEY} is empty" in capsys.readouterr().err

@@ -27,10 +27,10 @@ _INNER = bytes(octet ^ 0x36 for octet in range(256))
 _OUTER = bytes(octet ^ 0x5C for octet in range(256))
 
 OPENED, CLOSED = "chain_opened", "chain_closed"
-_NAMES_MISSING = "names a line before it that is missing"
-_REPEATS = "has the MAC of a line before it: it was written again after a failure of the disk, or copied"
-_BORROWS = "has the MAC of a line before it, and says something else: it was made up"
-_ALONE = "is all that is left of its chain, and nothing proves it"
+_NAMES_MISSING = "names an earlier line that is missing"
+_REPEATS = "has the MAC of an earlier line: it was written again after a disk failure, or copied"
+_BORROWS = "has the MAC of an earlier line but other content: it was forged"
+_ALONE = "is the only line left of its chain, and nothing proves it"
 
 
 def chain_key(audit_key: bytes) -> bytes:
@@ -122,7 +122,7 @@ def verify(
     for number, line in enumerate(lines, 1):
         found = _TAIL.fullmatch(line)
         if found is None:
-            yield Flaw(number, "is no line of a chain")
+            yield Flaw(number, "is not a line of a chain")
             continue
         body, name, seq, mac = found[1], found[2], int(found[3]), bytes.fromhex(found[4].decode("ascii"))
         begun = name in chains
@@ -150,10 +150,10 @@ def verify(
         if not hmac.compare_digest(mac, hmac.digest(key, chain.mac + body, hashlib.sha256)):
             yield Flaw(number, "was changed, or does not follow the line before it")
         if chain.closed:
-            yield Flaw(number, "stands behind the closing line of its chain")
+            yield Flaw(number, "follows the closing line of its chain")
         event = _event(line)
         if (event == OPENED) is not (seq == 0):
-            yield Flaw(number, "opens a chain where none begins, or begins one without opening it")
+            yield Flaw(number, "opens a chain but is not its line 0, or is line 0 but does not open the chain")
         after = _named(line, "after") if event == OPENED else None
         if after is not None:
             named.add(after)
@@ -177,9 +177,9 @@ def verify(
                 0, f"chain {name.decode('ascii')} is not closed: its gateway still runs or was killed, or lines are missing"
             )
     if not chains:
-        yield Flaw(0, "there is no line")
+        yield Flaw(0, "no line of a chain was found")
     for head in sorted(wanted):
-        yield Flaw(0, f"the line {b':'.join(head[:2]).decode('ascii', 'replace')} of the operator's log is missing")
+        yield Flaw(0, f"the line {b':'.join(head[:2]).decode('ascii', 'replace')} that the operator's log names is missing")
 
 
 class _Marked(msgspec.Struct):

@@ -40,9 +40,9 @@ class KeyTerms(msgspec.Struct, frozen=True):
         """The same terms, with networks in their usual spelling. Raises TermsRefused."""
         for instant in (self.expires_at, self.not_before):
             if instant is not None and not is_tellable(instant):
-                raise TermsRefused("a key begins and ends in the years 1 to 9999, in UTC")
+                raise TermsRefused("a key must begin and end in the years 1 to 9999, in UTC")
         if self.expires_at is not None and self.expires_at <= max(now, self.not_before or now):
-            raise TermsRefused("a key that has expired before it can be used is of no use")
+            raise TermsRefused("a key must not expire before it becomes valid")
         if len(self.note) > _LONGEST_NOTE or not (self.note.isprintable() or not self.note):
             raise TermsRefused(f"a note is at most {_LONGEST_NOTE} printable characters")
         if len(self.cidr) > _MOST_NETWORKS:
@@ -106,7 +106,7 @@ class KeyIssuer:
         Raises NoSuchKey; TermsRefused; KeyRefused if the old key is dead, or being replaced already.
         """
         if not 0 <= overlap_s <= LONGEST_OVERLAP_S:
-            raise TermsRefused("both keys live for 0 s to 30 days")
+            raise TermsRefused("the overlap is from 0 s to 30 days")
         older = await self.get(key_id)
         if older is None:
             raise NoSuchKey(f"no key has the id {key_id}")

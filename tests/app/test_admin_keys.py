@@ -154,7 +154,7 @@ async def test_the_list_is_by_identity_and_state_and_in_pages(port: Port) -> Non
         ("POST", "/-/keys", {"identity": "ghost"}, 400, "no identity with `key: issued`"),
         ("POST", "/-/keys", {"identity": "bot", "expires": "1d"}, 400, "unknown field"),
         ("POST", "/-/keys", {"identity": "bot", "expires_at": "2100-01-01T00:00:00"}, 400, "timezone"),
-        ("POST", "/-/keys", {"identity": "bot", "expires_at": "2001-01-01T00:00:00Z"}, 400, "has expired before"),
+        ("POST", "/-/keys", {"identity": "bot", "expires_at": "2001-01-01T00:00:00Z"}, 400, "must not expire before"),
         ("POST", "/-/keys", {"identity": "bot", "expires_at": "9999-12-31T23:59:59-14:00"}, 400, "years 1 to 9999"),
         ("POST", "/-/keys", {"identity": "bot", "not_before": "0001-01-01T00:00:00+14:00"}, 400, "years 1 to 9999"),
         ("POST", "/-/keys", {"identity": "bot", "cidr": ["everywhere"]}, 400, "a network is written like"),

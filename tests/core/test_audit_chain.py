@@ -35,7 +35,7 @@ def test_a_whole_record_has_no_flaw() -> None:
     assert [json.loads(line)["seq"] for line in WHOLE] == [0, 1, 2, 3, 4, 0, 1, 2]
 
 
-MISSING = "names a line before it that is missing"
+MISSING = "names an earlier line that is missing"
 THREE = run("c" * 16, ["/y"], mac_of(TWO[-1]))
 
 
@@ -65,7 +65,7 @@ def test_one_that_writes_beside_may_come_first_in_a_new_file() -> None:
     assert flaws([*ONE[1:], *late], partial=True) == [f"line {len(ONE)}: {MISSING}"]
 
 
-ALONE = "is all that is left of its chain, and nothing proves it"
+ALONE = "is the only line left of its chain, and nothing proves it"
 
 
 def forged(number: int, **more: object) -> bytes:
@@ -81,7 +81,7 @@ def test_lines_of_chains_that_never_were_are_found_where_older_files_are_gone(ev
     assert [f"line {at + 1}: {ALONE}", f"line {at + 2}: {ALONE}"] == flaws(lines, partial=True, still_open=True)
     assert flaws([forged(0xF1, **event)], partial=True, still_open=True) == [f"line 1: {ALONE}"]
     again = flaws([*lines, forged(0xF1, **event)], partial=True, still_open=True)
-    assert f"line {len(lines) + 1}: has the MAC of a line before it" in "\n".join(again)
+    assert f"line {len(lines) + 1}: has the MAC of an earlier line" in "\n".join(again)
 
 
 def test_the_last_line_of_a_chain_is_proven_by_what_names_it() -> None:
@@ -136,10 +136,10 @@ def test_every_repetition_is_found(at: int) -> None:
 
 def test_lines_that_were_written_again_are_told_as_such() -> None:
     """As by a gateway whose disk could not be synced; what comes behind them is as if they were not there."""
-    again = "has the MAC of a line before it: it was written again after a failure of the disk, or copied"
+    again = "has the MAC of an earlier line: it was written again after a disk failure, or copied"
     assert flaws([*ONE[:3], *ONE[1:3], *ONE[3:], *TWO]) == [f"line {number}: {again}" for number in (4, 5)]
     changed = ONE[1].replace(b"user", b"root")
-    made_up = "has the MAC of a line before it, and says something else: it was made up"
+    made_up = "has the MAC of an earlier line but other content: it was forged"
     assert flaws([*ONE[:3], changed, *ONE[3:], *TWO]) == [f"line 4: {made_up}"]
     assert flaws([*ONE[1:3], ONE[2], *ONE[3:], *TWO], partial=True) == [f"line 3: {again}"]
     assert flaws([ONE[1], *ONE[1:], *TWO], partial=True) == [f"line 2: {again}"], "what was before it is not known"
@@ -189,10 +189,14 @@ def test_a_missing_end_is_found_by_the_head_alone() -> None:
     head = chain.head
     assert flaws(lines, still_open=True, heads=[head]) == []
     assert flaws(lines[:-1], still_open=True) == []
-    assert flaws(lines[:-1], still_open=True, heads=[head]) == [f"the line {'e' * 16}:1 of the operator's log is missing"]
+    assert flaws(lines[:-1], still_open=True, heads=[head]) == [
+        f"the line {'e' * 16}:1 that the operator's log names is missing"
+    ]
     assert "is not closed" in flaws(lines)[0]
-    assert flaws([]) == ["there is no line"]
-    assert flaws(lines, still_open=True, heads=["nonsense"]) == ["the line nonsense of the operator's log is missing"]
+    assert flaws([]) == ["no line of a chain was found"]
+    assert flaws(lines, still_open=True, heads=["nonsense"]) == [
+        "the line nonsense that the operator's log names is missing"
+    ]
 
 
 def test_lines_behind_the_end_and_chains_without_a_beginning_are_found() -> None:
@@ -204,7 +208,7 @@ def test_lines_behind_the_end_and_chains_without_a_beginning_are_found() -> None
 
 def test_what_carries_no_mac_says_so() -> None:
     assert mac_of(b'{"target":"/x"}') == ""
-    assert flaws([b'{"target":"/x"}'], still_open=True)[0] == "line 1: is no line of a chain"
+    assert flaws([b'{"target":"/x"}'], still_open=True)[0] == "line 1: is not a line of a chain"
 
 
 @pytest.mark.parametrize(
