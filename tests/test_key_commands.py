@@ -222,7 +222,7 @@ def test_no_key_is_made_where_nobody_would_see_it(keys: Desk) -> None:
 def test_keys_are_made_only_for_identities_that_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, f"version: 1\nupstream: {{url: https://g}}\nstate_dir: {tmp_path}\n")
     assert main(["keys", "new", "people", "--config", file]) == REFUSED
-    assert "is no identity with `key: issued`" in capsys.readouterr().err
+    assert "is not an identity with `key: issued`" in capsys.readouterr().err
 
 
 def test_keys_are_made_without_gitlabs_tokens_at_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

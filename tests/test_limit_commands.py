@@ -159,7 +159,7 @@ async def test_explain_reads_what_gateways_share(
 
 async def test_what_can_t_be_done_is_said(served: Serving, capsys: pytest.CaptureFixture[str]) -> None:
     assert await command(served, "set", "nothing", "x", "--pause") == 2
-    assert "limit: is none of those configured with a rate or `concurrent` (" in capsys.readouterr().err
+    assert "limit: is not one of those configured with a rate or `concurrent` (" in capsys.readouterr().err
 
 
 async def test_without_the_key_nothing(

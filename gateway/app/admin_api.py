@@ -122,7 +122,7 @@ def _credential_endpoints(desk: CredentialDesk) -> tuple[Endpoint, ...]:
 def _explained(config: Config, catalogue: Catalogue, asked: Hypothetical) -> Explained:
     known = [identity.id for identity in config.identities]
     if asked.identity not in (*known, PASSTHROUGH):
-        raise ValueError(f"identity: is none of those configured ({', '.join(known)}), nor `{PASSTHROUGH}`")
+        raise ValueError(f"identity: is not one of those configured ({', '.join(known)}), nor `{PASSTHROUGH}`")
     if len(asked.target) > _LONGEST_TARGET:
         raise ValueError(f"target: is longer than {_LONGEST_TARGET} characters")
     if len(asked.caller) > _LONGEST_CALLER:
@@ -134,7 +134,9 @@ def _happened(config: Config, catalogue: Catalogue, recent: RecentRequests, aske
     """What the gateway did with a request, and what each stage would decide about it now."""
     x = recent.find(asked.request_id)
     if x is None:
-        raise ValueError(f"request_id: is none of the last {MOST} requests at this gateway; the audit has the others")
+        raise ValueError(
+            f"request_id: is not one of the last {MOST} requests at this gateway; look for older ones in the audit"
+        )
     answer: dict[str, object] = {"request": request_told(x)}
     if not x.identity or not x.target:
         return answer  # refused before the caller or the target was known

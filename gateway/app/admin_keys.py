@@ -84,7 +84,7 @@ def key_endpoints(office: KeyOffice) -> tuple[Endpoint, ...]:
             except NotDone as refused:
                 raise AdminRefused(503, f"{refused}: nothing was changed") from None
             except StoreUnavailable:
-                raise AdminRefused(503, "the key store does not answer: nothing is known to have changed") from None
+                raise AdminRefused(503, "the key store does not answer: whether anything changed is not known") from None
 
         return Endpoint(method, path, answer, frozenset(query))
 
@@ -103,7 +103,7 @@ async def _list(office: KeyOffice, asked: Asked) -> Answer:
     per_page = _number(asked.query.get("per_page", str(_PAGE)), "per_page", _LONGEST_PAGE)
     state = asked.query.get("state")
     if state is not None and state not in _STATES:
-        raise ValueError(f"state: is one of {', '.join(_STATES)}")
+        raise ValueError(f"state: must be one of {', '.join(_STATES)}")
     shown = [_shown(record) for record in await office.list(asked.query.get("identity"))]
     if state is not None:
         shown = [one for one in shown if one.state == state]

@@ -141,7 +141,7 @@ class CacheRoom:
         back_s, self._drift_s = self._drift_s - drift_s, drift_s
         if back_s < _BACK_S:
             return
-        log.warning("the clock went back by %.0f s: what is cached in memory is forgotten", back_s)
+        log.warning("the clock went back by %.0f s: the cache in memory is emptied", back_s)
         if self.levels is not None:
             self.levels.forget()
         if self.memory is not None:

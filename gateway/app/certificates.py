@@ -96,13 +96,15 @@ class Certificates:
                 put()
             except (OSError, ssl.SSLError) as error:
                 failing = True
-                log.error("a certificate could not be read again; the one before stays: %s: %s", setting, _words(error))
+                log.error(
+                    "a certificate could not be reloaded; the previous one stays in use: %s: %s", setting, _words(error)
+                )
             except Exception:
                 failing = True
-                log.exception("a certificate could not be read again; the one before stays: %s", setting)
+                log.exception("a certificate could not be reloaded; the previous one stays in use: %s", setting)
         self.failing = failing
         if not failing:
-            log.info("certificates read again")
+            log.info("certificates reloaded")
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(_state(file) for file in self._files)

@@ -129,7 +129,7 @@ class CredentialRoom:
             )
             yield Reading(
                 "gitlab_gateway_credential_expires_seconds",
-                "Until an upstream credential ends; less than nothing once it has, infinite where no end is known.",
+                "Seconds until an upstream credential expires; negative once it has, infinite if no expiry is known.",
                 state.expires_at - now if state.expires_at is not None else math.inf,
                 labels=labels,
             )

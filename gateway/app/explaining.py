@@ -102,7 +102,7 @@ def trace(
     if principal.kind is PrincipalKind.PASSTHROUGH and not operation.blocked:
         doors = doors_to(operation)
         if doors.isdisjoint(config.passthrough):
-            why = f"`passthrough` has none of {', '.join(sorted(doors))}" if doors else "nothing passes through here"
+            why = f"`passthrough` does not list {' or '.join(sorted(doors))}" if doors else "nothing passes through here"
             lines.append(("principal", f"refused: 401 {Code.UNAUTHENTICATED.value} ({why})"))
             return Explained(False, tuple(lines), 401, Code.UNAUTHENTICATED.value)
         lines.append(("principal", f"lets through: {', '.join(sorted(doors.intersection(config.passthrough)))}"))
@@ -119,10 +119,10 @@ def trace(
         return Explained(False, tuple(lines), rejection.status, rejection.code.value)
     if permit.narrowing is not None:
         if shape_of(operation, parsed) is None:
-            lines.append(("list", "refused: 403, nobody reviewed what its items would be"))
+            lines.append(("list", "refused: 403, this list can't be filtered"))
             return Explained(False, tuple(lines), 403, Code.FORBIDDEN.value)
         lines.append(("list", "filtered: GitLab's page, less what the rules hide"))
-    lines.append(("credential", f"GitLab sees `{permit.use}`" if permit.use else "GitLab sees the caller's own"))
+    lines.append(("credential", f"GitLab sees `{permit.use}`" if permit.use else "GitLab sees the caller's own credential"))
     takes = Limits.compile(compiled.limits(config), compiled.costs(config)).takes_for(
         principal, operation, parsed, method, address
     )
@@ -180,7 +180,7 @@ def _operation(operation: Operation) -> str:
     if not operation.known:
         words += " (not in the catalogue: counts as write for brokered callers)"
     if is_told_by_body(operation):
-        words += " (what it asks for decides: only queries and downloads read; taken for a write here)"
+        words += " (its body decides: only queries and downloads count as reads; judged as a write here)"
     return words
 
 
@@ -228,9 +228,9 @@ def _permit(explanation: Explanation) -> list[tuple[str, str]]:
     if explanation.questions:
         asked = ", ".join(f"{question.kind.value} {question.spelt}" for question in explanation.questions)
         if explanation.verdict is Verdict.ALLOWED:
-            lines.append(("unresolved", f"{asked}: may have moved; where it is now, GitLab will be asked"))
+            lines.append(("unresolved", f"{asked}: may have moved: GitLab will be asked where it is now"))
         else:
-            lines.append(("unresolved", f"{asked}: spelt otherwise than in the rules, which counts as not allowed"))
+            lines.append(("unresolved", f"{asked}: spelt differently from the rules, which counts as not allowed"))
     return lines
 
 
@@ -260,9 +260,9 @@ def _cache(config: Config, principal: Principal, operation: Operation, method: s
     whose = (
         f"credential `{use}` and rule set" if use else "this very token" if principal.token_hash else "anonymous callers"
     )
-    words = [f"one partition per {whose}; {how}; kept for {keep_s:g} s to be validated"]
+    words = [f"one partition for {whose};  {how}; kept for {keep_s:g} s to be validated"]
     if immutable:
-        words.append("named by a full commit SHA: hooks or none")
+        words.append("named by a full commit SHA: with or without hooks")
     elif settings.hooks is not None and reuse_s:
         words.append("while hooks come; validated at every reuse when they are silent")
     if operation.may_hold_secret:

@@ -131,7 +131,7 @@ class KeyOffice:
     def _known(self, identity: str) -> str:
         if identity not in self._identities:
             there_are = f"there are {', '.join(self._identities)}" if self._identities else "the configuration has none"
-            raise TermsRefused(f"`{identity}` is no identity with `key: issued`; {there_are}")
+            raise TermsRefused(f"`{identity}` is not an identity with `key: issued`; {there_are}")
         return identity
 
     async def _admitted(self, actor: Actor, what: str) -> Exchange:
@@ -157,7 +157,7 @@ class KeyOffice:
             self._note(deed, asked[0], *more, status=503)
             if isinstance(silence, asyncio.CancelledError):
                 raise
-            words = f"{silence}: whether this was done, `keys list` tells, by {asked[0].id}"
+            words = f"{silence}: to see whether this was done, look for {asked[0].id} in `keys list`"
             raise Unsaid(words) from silence
 
     def _note(self, deed: Exchange, record: KeyRecord, *more: str, status: int = 200) -> None:

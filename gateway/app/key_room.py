@@ -84,7 +84,7 @@ class KeyRoom:
             await self.store.find(b"")
             if self._pepper_was_missing and (dead := await live_keys(self._register)):
                 log.error(
-                    "the pepper was missing from state_dir, and a new one is made: no key that was issued before works "
+                    "the pepper was missing from state_dir, and a new one was made: keys issued before no longer work "
                     "(%d live). Put the old one back from a backup and restart, or issue keys anew",
                     dead,
                 )

@@ -113,7 +113,7 @@ def told(asked: Explained, found: Levels) -> list[tuple[str, str]]:
     for take in asked.takes:
         limit_id, subject = bucket_of(take.key)
         if take.key in asked.unnamed:
-            lines.append(("bucket", f"{limit_id}: each caller has one; name a caller with --caller"))
+            lines.append(("bucket", f"{limit_id}: each caller has one of its own; name a caller with --caller"))
         elif take.key not in found.buckets:
             lines.append(("bucket", f"{limit_id} of {subject}: unknown to the gateway that was asked"))
         else:
@@ -121,9 +121,9 @@ def told(asked: Explained, found: Levels) -> list[tuple[str, str]]:
     for credential in asked.credentials:
         pace = found.paces.get(credential, Told())
         if pace.blocked_s > 0:
-            lines.append(("pace", f"GitLab refuses `{credential}`: nobody asks for {_span(pace.blocked_s)}"))
+            lines.append(("pace", f"GitLab throttles `{credential}`: it is not used for {_span(pace.blocked_s)}"))
         elif pace.rate > 0 and pace.window_s > 0:
-            words = f"{pace.rate * 60:.3g} requests a minute are left of GitLab's limit for {_span(pace.window_s)}"
+            words = f"{pace.rate * 60:.3g} requests per minute are left of GitLab's limit for {_span(pace.window_s)}"
             lines.append(("pace", f"`{credential}` at GitLab's pace: {words}"))
     return lines
 

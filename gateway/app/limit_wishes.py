@@ -40,15 +40,17 @@ def judged(wish: Wish, limits: Sequence[Limit]) -> Limit:
     limit = next((limit for limit in limits if limit.id == wish.limit), None)
     if limit is None:
         known = ", ".join(limit.id for limit in limits)
-        raise ValueError(f"limit: is none of those configured with a rate or `concurrent` ({known}): no other has buckets")
+        raise ValueError(
+            f"limit: is not one of those configured with a rate or `concurrent` ({known}): no other has buckets"
+        )
     if (wish.factor is not None) + wish.pause + wish.reset != 1:
-        raise ValueError("give one of factor, pause and reset")
+        raise ValueError("give exactly one of factor, pause and reset")
     if wish.factor is not None and not 1 / _MOST <= wish.factor <= _MOST:
-        raise ValueError("factor: from 0.001 to 1000")
+        raise ValueError("factor: must be from 0.001 to 1000")
     if not 1 <= wish.seconds <= LONGEST_S:
-        raise ValueError("seconds: from 1 to 604800, a week")
+        raise ValueError("seconds: must be from 1 to 604800, a week")
     if not 1 <= len(wish.subject) <= 256 or not wish.subject.isprintable():
-        raise ValueError("subject: is 1 to 256 printable characters")
+        raise ValueError("subject: must be 1 to 256 printable characters")
     return limit
 
 

@@ -45,7 +45,9 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
     door = made.door
     waiting = upstream.waiting + door.waiting
     yield Reading("gitlab_gateway_upstream_waiting", "Requests waiting for a place at GitLab.", waiting)
-    yield Reading("gitlab_gateway_upstream_limit", "Requests let up at one time, as learned from latency.", door.limit)
+    yield Reading(
+        "gitlab_gateway_upstream_limit", "Requests that may be at GitLab at one time, as learned from latency.", door.limit
+    )
     for priority, count in door.shed_total.items():
         yield Reading(
             "gitlab_gateway_upstream_shed",
@@ -62,7 +64,7 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
             made.limits.absorbed_total,
             total=True,
         )
-    yield Reading("gitlab_gateway_bandwidth_waiting", "Answers held back by a bandwidth.", made.bandwidth.waiting)
+    yield Reading("gitlab_gateway_bandwidth_waiting", "Answers held back by a bandwidth limit.", made.bandwidth.waiting)
     for name, octets in made.bandwidth.octets_total.items():
         labels = {"limit": name}
         yield Reading(
@@ -70,7 +72,7 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
         )
         yield Reading(
             "gitlab_gateway_bandwidth_waited_seconds",
-            "Time that pieces of answers were held back, by the limit that did.",
+            "Time that pieces of answers were held back by a bandwidth limit.",
             made.bandwidth.waited_s[name],
             total=True,
             labels=labels,
@@ -78,7 +80,7 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
     yield Reading("gitlab_gateway_upstream_connects", "Connections made to GitLab.", upstream.connects_total, total=True)
     yield Reading(
         "gitlab_gateway_upstream_retries",
-        "Requests sent again because a kept connection had gone.",
+        "Requests sent again because a reused connection had been closed.",
         upstream.retries_total,
         total=True,
     )
@@ -91,7 +93,7 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
         )
     yield Reading(
         "gitlab_gateway_upstream_leaked_headers",
-        "Answers with Workhorse's internal headers: upstream.url points past Workhorse.",
+        "Answers with Workhorse's internal headers: upstream.url bypasses Workhorse.",
         made.passage.leaks,
         total=True,
     )
@@ -100,11 +102,11 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
     if certificates is not None:
         yield Reading(
             "gitlab_gateway_certificates_failing",
-            "1 while a changed certificate can't be used, and the one before serves.",
+            "1 while a changed certificate can't be used and the previous one stays in use.",
             float(certificates.failing),
         )
         if (left_s := certificates.left_s) is not None:
-            text = "Until the certificate that is served ends."
+            text = "Seconds until the certificate in use expires."
             yield Reading("gitlab_gateway_certificate_expires_seconds", text, left_s)
     for link in made.links:
         yield Reading(
@@ -130,52 +132,73 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
     if made.audit is not None:
         yield Reading("gitlab_gateway_audit_events", "Audit lines rendered.", made.audit.events, total=True)
         yield Reading(
-            "gitlab_gateway_audit_dropped", "Audit lines lost because the sink failed.", made.audit.dropped, total=True
+            "gitlab_gateway_audit_dropped",
+            "Audit lines lost because neither sink nor spool had room.",
+            made.audit.dropped,
+            total=True,
         )
         writer = made.audit.writer
         failing = float(writer.failing or writer.unsure or writer.hangs)
         yield Reading(
-            "gitlab_gateway_audit_failing", "1 while the audit's sink takes nothing, hangs or can't be synced.", failing
+            "gitlab_gateway_audit_failing", "1 while the audit's sink takes no lines, hangs or can't be synced.", failing
         )
-        yield Reading("gitlab_gateway_audit_blocked", "1 while requests are refused for want of it.", float(writer.blocked))
-        yield Reading("gitlab_gateway_audit_spool_bytes", "Audit lines waiting on disk.", writer.spooled_bytes)
+        yield Reading(
+            "gitlab_gateway_audit_blocked",
+            "1 while requests are refused because audit lines have no room.",
+            float(writer.blocked),
+        )
+        yield Reading("gitlab_gateway_audit_spool_bytes", "Octets of audit lines waiting on disk.", writer.spooled_bytes)
 
 
 def _cache_readings(room: CacheRoom) -> Iterable[Reading]:
     memory, redis, levels, watch, hooks = room.memory, room.redis, room.levels, room.watch, room.receiver
     if memory is not None:
-        yield Reading("gitlab_gateway_cache_bytes", "What the memory store holds, as counted.", memory.used_bytes)
+        yield Reading("gitlab_gateway_cache_bytes", "Octets in the memory store, as counted.", memory.used_bytes)
         yield Reading("gitlab_gateway_cache_entries", "Answers in the memory store.", len(memory))
-        yield Reading("gitlab_gateway_cache_evictions", "Answers that made room for others.", memory.evictions, total=True)
+        yield Reading("gitlab_gateway_cache_evictions", "Answers evicted to make room.", memory.evictions, total=True)
     if redis is not None:
         yield Reading(
             "gitlab_gateway_cache_outages", "Calls that the cache's store did not answer.", redis.outages, total=True
         )
     if levels is not None:
         near = levels.near
-        yield Reading("gitlab_gateway_cache_near_bytes", "What copies of the shared store take here.", near.used_bytes)
-        yield Reading("gitlab_gateway_cache_near_entries", "Copies of the shared store's answers.", len(near))
-        yield Reading("gitlab_gateway_cache_near_hits", "Lookups that no round trip was for.", levels.hits, total=True)
         yield Reading(
-            "gitlab_gateway_cache_near_up", "1 while purges are listened to; else no copy is used.", levels.trouble is None
+            "gitlab_gateway_cache_near_bytes", "Octets of local copies of the shared store's answers.", near.used_bytes
+        )
+        yield Reading("gitlab_gateway_cache_near_entries", "Local copies of the shared store's answers.", len(near))
+        yield Reading(
+            "gitlab_gateway_cache_near_hits",
+            "Lookups answered from a local copy, without a round trip.",
+            levels.hits,
+            total=True,
+        )
+        yield Reading(
+            "gitlab_gateway_cache_near_up",
+            "1 while purges are heard; otherwise no local copy is used.",
+            levels.trouble is None,
         )
     if room.leases is not None:
         yield Reading(
-            "gitlab_gateway_cache_led", "Questions asked of GitLab for all gateways.", room.leases.led, total=True
+            "gitlab_gateway_cache_led", "Requests sent to GitLab on behalf of all gateways.", room.leases.led, total=True
         )
         yield Reading(
-            "gitlab_gateway_cache_followed", "Questions that waited for another gateway.", room.leases.followed, total=True
+            "gitlab_gateway_cache_followed",
+            "Requests that waited for another gateway's answer.",
+            room.leases.followed,
+            total=True,
         )
     yield Reading("gitlab_gateway_cache_projects_known", "Projects known by number and path.", len(room.names))
     if watch is not None:
         silence_s = watch.silence_s
         yield Reading(
             "gitlab_gateway_hooks_silence_seconds",
-            "Since the last hook that is known of; -1: none ever came.",
+            "Seconds since the last webhook; -1: none ever came.",
             -1.0 if silence_s is None else silence_s,
         )
         yield Reading(
-            "gitlab_gateway_hooks_silent", "1 while lifetimes are not trusted, for want of hooks.", float(watch.silent)
+            "gitlab_gateway_hooks_silent",
+            "1 while no webhook has come for too long: every reuse is revalidated.",
+            float(watch.silent),
         )
     if hooks is not None:
         for outcome, count in (
@@ -183,7 +206,9 @@ def _cache_readings(room: CacheRoom) -> Iterable[Reading]:
             ("repeated", hooks.repeated_total),
             ("refused", hooks.refused_total),
         ):
-            yield Reading("gitlab_gateway_hooks", "Hooks received.", count, total=True, labels={"outcome": outcome})
+            yield Reading(
+                "gitlab_gateway_hooks", "Webhooks received, by outcome.", count, total=True, labels={"outcome": outcome}
+            )
 
 
 def readiness(made: Assembly, certificates: Certificates | None = None) -> Readiness:
@@ -197,13 +222,13 @@ def readiness(made: Assembly, certificates: Certificates | None = None) -> Readi
         checks["cache copies"] = "ok" if levels.trouble is None else f"degraded: not used, {levels.trouble}"
     if made.cache_room.watch is not None:
         silent = made.cache_room.watch.silent
-        checks["hooks"] = "degraded: none came lately, every reuse is revalidated" if silent else "ok"
+        checks["hooks"] = "degraded: no webhook came lately, every reuse is revalidated" if silent else "ok"
     if made.credentials is not None:
         checks |= made.credentials.checks()
     if made.audit is not None:
         checks["audit"] = _audit_state(made.audit.writer)
     if certificates is not None and certificates.failing:
-        checks["certificates"] = "degraded: a changed file can't be used, the one before serves"
+        checks["certificates"] = "degraded: a changed file can't be used, the previous one stays in use"
     return Readiness(not made.server.draining, checks)
 
 
@@ -213,7 +238,11 @@ def _audit_state(writer: AuditWriter) -> str:
     if writer.hangs:
         return "degraded: the sink does not return, lines wait in memory"
     if not writer.failing and writer.unsure:
-        follows = "what changes something is refused" if writer.durable else "what it took from the spool stays there"
+        follows = (
+            "requests that change something are refused"
+            if writer.durable
+            else "lines that it took from the spool stay in it"
+        )
         return f"degraded: the sink can't be synced, {follows}"
     if not writer.failing:
         return "ok"

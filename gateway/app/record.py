@@ -53,13 +53,13 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
         try:
             spool.claim()
         except OSError as error:
-            log.warning("what waits on disk for the audit's sink cannot be taken up: %s", error)
+            log.warning("audit lines that wait on disk cannot be taken over: %s", error)
         with contextlib.suppress(OSError):
             torn, after = spool.resume(tail), spool.last_mac or after
     elif where == audit.sink and (held := _held(config)):
         log.warning("the audit's spools hold %d octets: with `on_failure: drop` they stay where they are", held)
     if spool is not None and spool.waiting:
-        log.warning("the audit's spool holds %d octets of a process before this one: they are written first", spool.waiting)
+        log.warning("the audit's spool holds %d octets of an earlier process: they are written first", spool.waiting)
     return AuditLog(
         AuditWriter(sink, spool, begun=tail.torn, torn=torn, tail=lambda: _whole(read_tail(where)), durable=durable),
         chain=Chain(chain_key(audit_key()), secrets.token_hex(8)) if audit.chain else None,
@@ -85,5 +85,5 @@ def _directory(config: Config) -> Path | None:
     try:
         return open_state_dir(Path(config.state_dir))
     except StateRefused as refused:
-        log.warning("the audit has no spool, so a sink that fails blocks at once: %s", refused)
+        log.warning("the audit has no spool, so requests are refused as soon as the sink fails: %s", refused)
         return None

@@ -90,7 +90,7 @@ async def _serve(config: Config, hear: Hear) -> int:
 
 
 def _hang_up(started: Serving) -> None:
-    log.info("the configuration is not read again: that takes `listen.workers`, or a restart; certificates are")
+    log.info("certificates are reloaded, the configuration is not: that needs a restart, or `listen.workers` above 1")
     started.certificates.reload()
 
 
@@ -109,7 +109,7 @@ async def begun(
             starting.cancel()
             await asyncio.wait((starting,))
     if starting.cancelled():
-        log.info("told to go before it served")
+        log.info("told to stop before it served")
         return None
     return starting.result()
 

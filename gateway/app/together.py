@@ -91,7 +91,7 @@ def worker_readings(each: Mapping[int, Figures], staff: Staff) -> Iterator[Readi
         yield Reading("gitlab_gateway_worker_up", "1 while a worker serves.", float(up), labels=labels)
         yield Reading(
             "gitlab_gateway_worker_restarts",
-            "How often a worker ended unasked and was started again.",
+            "How often a worker ended unexpectedly and was restarted.",
             staff.restarts[number],
             total=True,
             labels=labels,
@@ -99,7 +99,7 @@ def worker_readings(each: Mapping[int, Figures], staff: Staff) -> Iterator[Readi
         if staff.seats[number] in each:
             yield Reading(
                 "gitlab_gateway_worker_requests",
-                "Requests answered by a worker since it started: how evenly they share.",
+                "Requests answered by a worker since it started.",
                 each[staff.seats[number]].requests,
                 total=True,
                 labels=labels,
@@ -110,14 +110,14 @@ def worker_readings(each: Mapping[int, Figures], staff: Staff) -> Iterator[Readi
     for result, count in (("applied", reloads.applied), ("unchanged", reloads.unchanged), ("failed", reloads.failed)):
         yield Reading(
             "gitlab_gateway_config_reloads",
-            "How often the configuration was to be read again, by what became of it.",
+            "How often the configuration was to be reloaded, by outcome.",
             count,
             total=True,
             labels={"result": result},
         )
     yield Reading(
         "gitlab_gateway_config_reload_failing",
-        "1 while the configuration as it is now was refused, and the one before serves.",
+        "1 while the last reload has failed and the previous configuration stays in force.",
         float(reloads.failing),
     )
 
@@ -137,11 +137,11 @@ def all_ready(each: Mapping[int, Readiness], staff: Staff) -> Readiness:
     elif not staff.begun:
         checks["workers"] = f"down: {up} of {of} have started"
     elif up < of:
-        checks["workers"] = f"degraded: {up} of {of} serve, the others are started again"
+        checks["workers"] = f"degraded: {up} of {of} serve, the others are being restarted"
     elif silent:
         checks["workers"] = f"degraded: {len(silent)} of {of} do not answer"
     else:
         checks["workers"] = "ok"
     if staff.reloads.failing:
-        checks["configuration"] = "degraded: the last reload failed, the one before serves"
+        checks["configuration"] = "degraded: the last reload failed, the previous configuration stays in force"
     return Readiness(staff.begun and any(one.ready for one in each.values()), checks)

@@ -108,7 +108,7 @@ class _Room:
                 self._hear(message)
             log.error("the supervisor is gone: draining")
         except Exception:
-            log.exception("fault on the line: draining")
+            log.exception("fault on the line to the supervisor: draining")
         self._leave(at_once=True)
 
     def _hear(self, message: ToWorker) -> None:

@@ -154,7 +154,7 @@ class Issuer:
         except NotAnswering as failure:
             if not self._failed:
                 log.error(
-                    "the keys of issuer %s can't be fetched: %s. Those known are believed for a day", self.url, failure
+                    "the keys of issuer %s can't be fetched: %s. Those known are trusted for a day", self.url, failure
                 )
             self._failed = str(failure)
             raise
@@ -169,7 +169,7 @@ class Issuer:
         found = _object(await self._documents.get(self.url.rstrip("/") + _DISCOVERY))
         # OpenID Connect Discovery §4.3: the document must speak of the very issuer it was asked of.
         if found.get("issuer") != self.url:
-            raise NotAnswering("the issuer's discovery document speaks of another issuer", offered=False)
+            raise NotAnswering("the issuer's discovery document names another issuer", offered=False)
         uri = found.get("jwks_uri")
         if not isinstance(uri, str) or not (uri.startswith("https://") or self.url.startswith("http://")):
             raise NotAnswering("the issuer's discovery document has no usable jwks_uri", offered=False)

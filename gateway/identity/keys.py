@@ -152,7 +152,7 @@ class GatewayKeys:
             self._away = False
         elif not self._away and now - self._told_at >= _TELL_EACH_S:
             self._away, self._told_at = True, now
-            log.error("the key store can't be read, nor that a key was revoked: %s", outage)
+            log.error("the key store can't be read, so revocations go unnoticed: %s", outage)
 
     def forget(self, key_id: str) -> None:
         """Forget a key after its revocation in this process: it is dead when this call returns."""

@@ -265,7 +265,7 @@ class AuditWriter:
         if not self._spool.waiting:
             self._spool_told = False
         if gone:
-            log.error("somebody cut the audit's spool: %d octets that waited there are lost", gone)
+            log.error("somebody truncated the audit's spool: %d octets that waited there are lost", gone)
             if self._begun and not self._torn and not self._spool.waiting:
                 self._torn = b"\n"  # the rest of the line that the sink has begun is among them
 
@@ -347,7 +347,7 @@ class AuditWriter:
                 spool.sync()  # else a power cut would bring it back, and again lines that are rotated away by now
         if spool.waiting:
             self._again_at = time.monotonic() + self._again_s
-            log.warning("what the audit sink took while it could not be synced is written again: %d octets", spool.waiting)
+            log.warning("lines the audit sink accepted before a failed fsync are written again: %d octets", spool.waiting)
 
     def _push(self, octets: bytes) -> int:
         """Write ``octets`` to the sink. Returns how many it took."""
@@ -423,14 +423,14 @@ class AuditWriter:
                 self._spool.doubt()  # Linux drops what it could not write, and reports success when asked again
             return False
         if self.unsure:
-            log.warning("the audit can be made durable again")
+            log.warning("the audit can be synced to disk again")
         self.unsure = False
         self._doubted = self._spool is not None and self._spool.doubted
         return True
 
 
 def _not_durable(error: OSError) -> bool:
-    log.error("the audit cannot be made durable: %s", error.strerror)
+    log.error("the audit cannot be synced to disk: %s", error.strerror)
     return False
 
 

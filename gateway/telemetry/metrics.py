@@ -183,7 +183,7 @@ class Metrics:
             durations.add_metric([cache], *_cumulative(times))
         yield durations
         upstream = HistogramMetricFamily(
-            "gitlab_gateway_upstream_first_byte_seconds", "From sending a request up to the head of GitLab's answer."
+            "gitlab_gateway_upstream_first_byte_seconds", "From sending a request to GitLab to the head of its answer."
         )
         upstream.add_metric([], *_cumulative(self._upstream))
         yield upstream
@@ -308,7 +308,7 @@ def _cumulative(times: _Times) -> tuple[list[tuple[str, float]], float]:
 _COUNTERS: tuple[tuple[str, str, tuple[str, ...], Callable[[_Kind], list[tuple[str, ...]]]], ...] = (
     (
         "gitlab_gateway_http_requests",
-        "Requests answered, by operation of the route catalogue and status; 499 is a client that went away.",
+        "Requests answered, by operation of the route catalogue and status; 499: the client went away.",
         ("operation", "method", "status"),
         lambda kind: [(kind.operation, kind.method, str(kind.status))],
     ),

@@ -153,7 +153,7 @@ class Dialer:
         if now - self._told_at >= _TELL_EACH_S:
             self._told_at = now
             why = getattr(error, "verify_message", "") or error.reason or type(error).__name__
-            log.error("no TLS with %s: %s", self._origin.authority.decode("ascii"), why)
+            log.error("TLS with %s failed: %s", self._origin.authority.decode("ascii"), why)
 
     async def close(self) -> None:
         """Wait until the connections still being opened are open or have failed, for ``connect_s`` at most."""

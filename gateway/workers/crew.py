@@ -126,7 +126,7 @@ class Crew:
         self._board = ground.board
         self._staff = staff
         self._failed = failed
-        self._failure = "the gateway does not start" if replaces is None else "it takes nobody's place"
+        self._failure = "the gateway does not start" if replaces is None else "the new configuration is not applied"
         # A count that falls would look like a restart of the gateway.
         known = [*(replaces.restarts if replaces is not None else ()), *[0] * config.listen.workers]
         self._workers = [_Worker(next(seats), known[number]) for number in range(config.listen.workers)]
@@ -218,7 +218,7 @@ class Crew:
                 return
             worker.restarts += 1
             worker.pause_s = next_pause(worker.pause_s, time.monotonic() - started_at, self._ground.pauses_s)
-            log.error("worker %d ended (%s): started again in %g s", number, _how(code), worker.pause_s)
+            log.error("worker %d ended (%s): restarted in %g s", number, _how(code), worker.pause_s)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(worker.pause_s):
                     await self._leaving.wait()

@@ -200,7 +200,7 @@ class Supervisor:
             try:
                 became = await self._reloaded()
             except Exception:
-                log.exception("fault while reading the configuration again")
+                log.exception("fault while reloading the configuration")
                 became = "failed"
             finally:
                 self._dismiss()
@@ -208,7 +208,7 @@ class Supervisor:
             counts = {became: getattr(known, became) + 1}
             self._reloads = msgspec.structs.replace(known, **counts, failing=became == "failed")
             if became == "failed":
-                log.error("the configuration as it is now is not served: the one before serves on")
+                log.error("the new configuration was not applied; the previous one stays in force")
 
     async def _reloaded(self) -> str:
         """Read the configuration again, and serve it. Returns what became of that, as ``Reloads`` counts it."""
@@ -227,17 +227,17 @@ class Supervisor:
             log.error("only a restart can change %s", ", ".join(fixed))
             return "failed"
         if config == before.config and same_files(config, before.given, given):
-            log.info("the configuration is as it was")
+            log.info("the configuration has not changed")
             return "unchanged"
         if len(self._retired) >= _MOST_RETIRED:
-            log.warning("a new configuration waits until the workers of one before have left")
+            log.warning("a new configuration waits until the workers of an earlier one have left")
             while len(self._retired) >= _MOST_RETIRED:
                 await asyncio.wait(self._retired.values(), return_when=asyncio.FIRST_COMPLETED)
         if not await self._replaced(before, config, given):
             return "failed"
         if config.logging.level is not before.config.logging.level:
             logging.getLogger().setLevel(config.logging.level.value.upper())
-        log.info("the configuration was read again, and is served with %d workers", config.listen.workers)
+        log.info("the configuration was reloaded, and is served with %d workers", config.listen.workers)
         return "applied"
 
     async def _replaced(self, before: Crew, config: Config, given: Given) -> bool:
@@ -251,14 +251,14 @@ class Supervisor:
             log.error("the new workers have not started in %g s", self._start_s)
             return False
         self._crew, self._coming = coming, None
-        self._retire(before, f"{len(before.seats)} workers that were replaced")
+        self._retire(before, f"{len(before.seats)} replaced workers")
         return True
 
     def _dismiss(self) -> None:
         """Dismiss the workers of a new configuration if they can't serve it."""
         coming, self._coming = self._coming, None
         if coming is not None:
-            self._retire(coming, "the workers that took nobody's place")
+            self._retire(coming, "the new workers, which did not take over,")
 
     def _retire(self, crew: Crew, who: str) -> None:
         """Let ``crew`` retire. ``who`` names it in the log when it has left."""

@@ -67,7 +67,7 @@ async def test_a_request_of_a_moment_ago_is_explained_by_its_id(tmp_path: Path) 
     assert (await ask("r-8")) == {
         "request": {"request_id": "r-8", "operation": "other", "status": 400, "code": "bad_request"}
     }
-    with pytest.raises(ValueError, match="none of the last 2000"):
+    with pytest.raises(ValueError, match="not one of the last 2000"):
         await ask("r-9")
     with pytest.raises(ValueError, match="request_id"):
         await ask(7)
@@ -107,7 +107,7 @@ async def test_an_explained_request_shows_its_buckets_as_they_are(tmp_path: Path
     bucket, pace = await live()
     assert bucket.startswith("caller of reader: -")
     assert "would refuse, for 5" in bucket
-    assert pace == "GitLab refuses `sa`: nobody asks for 17 s"
+    assert pace == "GitLab throttles `sa`: it is not used for 17 s"
     assert await live(identity="people", caller="user:7") == ["caller of user:7: 50 of 50 left"]
     assert await live(method="DELETE") == []
     with pytest.raises(ValueError, match="caller"):

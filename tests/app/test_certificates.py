@@ -69,7 +69,7 @@ async def test_on_demand_whether_anything_changed_or_not(tmp_path: Path, caplog:
                 certificates.reload()
                 await until(lambda: len(there) == times)  # noqa: B023 — called at once
     assert there == ["one", "one"]
-    assert caplog.text.count("certificates read again") == 2
+    assert caplog.text.count("certificates reloaded") == 2
 
 
 async def test_a_file_that_cannot_be_used_is_told_and_the_others_are_read(caplog: pytest.LogCaptureFixture) -> None:
@@ -85,7 +85,7 @@ async def test_a_file_that_cannot_be_used_is_told_and_the_others_are_read(caplog
         certificates.reload()
         await until(lambda: certificates.failing)
         assert there == ["other"]
-        assert "the one before stays: setting 0: OSError" in caplog.text
+        assert "the previous one stays in use: setting 0: OSError" in caplog.text
         assert "/secret/path" not in caplog.text
         broken.clear()
         certificates.reload()
@@ -108,7 +108,7 @@ async def test_the_log_says_which_setting_and_why(error: OSError, why: str, capl
     async with watching([], lambda: lambda: None, read) as certificates:
         certificates.reload()
         await until(lambda: certificates.failing)
-    assert f"the one before stays: setting 1: {why}" in caplog.text
+    assert f"the previous one stays in use: setting 1: {why}" in caplog.text
 
 
 async def test_what_cannot_be_put_in_place_is_told_too(caplog: pytest.LogCaptureFixture) -> None:

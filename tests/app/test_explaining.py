@@ -39,15 +39,25 @@ def config(tmp_path: Path) -> Config:
         ("nobody", "GET", "/api/v4/user", ["permit      not allowed", "code forbidden"]),
         ("reader", "GET", "/api/v4/user?sudo=root", ["permit      no sudo", "code sudo_forbidden"]),
         ("actor", "GET", "/api/v4/user?sudo=root", ["permit      allowed by `acts`", "GitLab sees `sa-sudo`"]),
-        ("people", "GET", "/api/v4/projects/a%2Fb", ["projects/a%2Fb", "GitLab sees the caller's own", "this very token"]),
+        (
+            "people",
+            "GET",
+            "/api/v4/projects/a%2Fb",
+            ["projects/a%2Fb", "GitLab sees the caller's own credential", "this very token"],
+        ),
         ("anyone", "GET", "/api/v4/projects", ["anonymous:203.0.113.1", "anonymous callers"]),
-        ("passthrough", "POST", "/api/v4/jobs/request", ["passthrough", "GitLab sees the caller's own", "POST goes up"]),
+        (
+            "passthrough",
+            "POST",
+            "/api/v4/jobs/request",
+            ["passthrough", "GitLab sees the caller's own credential", "POST goes up"],
+        ),
         ("people", "POST", "/api/v4/internal/allowed", ["permit      blocked", "404"]),
         ("people", "GET", "/a/../b", ["target      refused: 400 bad_target"]),
         ("people", "TRACE", "/", ["method      refused: 405"]),
         ("people", "GET", "/no/such/route", ["not in the catalogue"]),
-        ("reader", "POST", "/a/b.git/info/lfs/objects/batch", ["what it asks for decides", "taken for a write here"]),
-        ("reader", "POST", "/api/graphql", ["what it asks for decides", "taken for a write here"]),
+        ("reader", "POST", "/a/b.git/info/lfs/objects/batch", ["its body decides", "judged as a write here"]),
+        ("reader", "POST", "/api/graphql", ["its body decides", "judged as a write here"]),
         ("people", "GET", "/api/v4/user?private_token=a&job_token=b", ["claim       refused: 400 ambiguous_credential"]),
     ],
 )
@@ -106,7 +116,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
         (
             "GET",
             f"/api/v4/projects/1/repository/tree?ref={SHA}",
-            ["reused for 60 s", "kept for 604800 s", "named by a full commit SHA: hooks or none"],
+            ["reused for 60 s", "kept for 604800 s", "named by a full commit SHA: with or without hooks"],
         ),
         ("GET", "/api/v4/projects/1/repository/tree?ref=main", ["validated with GitLab", "served stale for 600 s"]),
         ("GET", "/api/v4/projects/1/variables", ["not looked up: secret-answer"]),
@@ -153,9 +163,9 @@ def test_what_the_other_modes_would_do(tmp_path: Path, mode: str, method: str, l
 @pytest.mark.parametrize(
     ("passthrough", "method", "target", "allowed", "line"),
     [
-        ("none", "GET", "/api/v4/projects", False, "refused: 401 unauthenticated (`passthrough` has none of session)"),
-        ("[runner, git]", "POST", "/api/v4/projects", False, "(`passthrough` has none of session)"),
-        ("[runner, git]", "GET", "/v2/", False, "(`passthrough` has none of registry)"),
+        ("none", "GET", "/api/v4/projects", False, "refused: 401 unauthenticated (`passthrough` does not list session)"),
+        ("[runner, git]", "POST", "/api/v4/projects", False, "(`passthrough` does not list session)"),
+        ("[runner, git]", "GET", "/v2/", False, "(`passthrough` does not list registry)"),
         ("[runner, git]", "POST", "/api/v4/jobs/request", True, "lets through: runner"),
         ("all", "GET", "/api/v4/projects", True, "lets through: session"),
         ("none", "GET", "/api/v4/internal/check", False, "404 Not Found, code blocked_route"),
@@ -203,7 +213,12 @@ def stages(found: Explained) -> list[tuple[str, str]]:
     [
         ("reader", "", "{gw}:b:caller:reader", "bucket      caller of reader: 7 of 50 left, full in 43 s"),
         ("people", "user:42", "{gw}:b:caller:user:42", "bucket      caller of user:42: 7 of 50"),
-        ("people", "", "{gw}:b:caller:user:1", "bucket      caller: each caller has one; name a caller with --caller"),
+        (
+            "people",
+            "",
+            "{gw}:b:caller:user:1",
+            "bucket      caller: each caller has one of its own; name a caller with --caller",
+        ),
         ("anyone", "", "{gw}:b:caller:anonymous:203.0.113.1", "bucket      caller: each caller has one"),
         ("anyone", "anonymous:2001:db8::1", "{gw}:b:caller:anonymous:2001:db8::/64", "anonymous:2001:db8::/64: 7 of"),
         ("anyone", "198.51.100.7", "{gw}:b:caller:anonymous:198.51.100.7", "anonymous:198.51.100.7: 7 of 50"),
@@ -215,7 +230,7 @@ def test_levels_are_those_of_the_caller_named(config: Config, identity: str, cal
     assert [take.key for take in found.takes] == [key]
     text = explain(config, identity, "GET", "/api/v4/projects", caller=caller, look=stages)
     assert line in text
-    assert ("pace        GitLab refuses `sa`: nobody asks for 9 s" in text) is (identity == "reader")
+    assert ("pace        GitLab throttles `sa`: it is not used for 9 s" in text) is (identity == "reader")
 
 
 def test_nothing_is_looked_at_for_a_request_that_is_refused_before(config: Config) -> None:
@@ -237,5 +252,5 @@ def test_of_a_pool_each_members_pace_is_told(tmp_path: Path) -> None:
     assert found.credentials == ("sa/1", "sa/2")
     told_of = dict.fromkeys(["sa/2"], Told(9.0))
     assert [words for stage, words in told(found, Levels(paces=told_of)) if stage == "pace"] == [
-        "GitLab refuses `sa/2`: nobody asks for 9 s"
+        "GitLab throttles `sa/2`: it is not used for 9 s"
     ]

@@ -120,7 +120,7 @@ async def test_a_key_of_an_identity_that_is_no_more_is_not_replaced_by_one_that_
     _, gone = await issuer.issue("renamed")
     _, exchanged = await issuer.exchanged("ci", KeyTerms(expires_at=T + 900))
     office = KeyOffice(issuer, ["bot"], desk.audit)
-    with pytest.raises(TermsRefused, match="`renamed` is no identity with `key: issued`; there are bot"):
+    with pytest.raises(TermsRefused, match="`renamed` is not an identity with `key: issued`; there are bot"):
         await office.rotate(OPS, gone.id, 0.0)
     with pytest.raises(KeyRefused, match="exchange another"):
         await office.rotate(OPS, exchanged.id, 0.0)
@@ -225,7 +225,7 @@ async def test_a_key_that_ended_is_a_line_though_nobody_could_look_at_it_any_mor
     audit = AuditLog(AuditWriter(lines))
     issuer = KeyIssuer(store, pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
     _, key = await issuer.issue("bot")
-    with pytest.raises(Unsaid, match=f"away: whether this was done, `keys list` tells, by {key.id}"):
+    with pytest.raises(Unsaid, match=f"away: to see whether this was done, look for {key.id} in `keys list`"):
         await KeyOffice(issuer, ["bot"], audit).revoke(OPS, key.id)
     audit.close()
     assert json.loads(lines.octets)["operation"] == "key revoked"

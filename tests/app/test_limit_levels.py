@@ -124,8 +124,8 @@ def test_what_cannot_be_known_is_said() -> None:
 
 
 def test_gitlabs_own_limit_in_words() -> None:
-    assert "nobody asks for 12 s" in told(asking(use="sa"), Levels(paces={"sa": Told(12.0)}))[0][1]
+    assert "it is not used for 12 s" in told(asking(use="sa"), Levels(paces={"sa": Told(12.0)}))[0][1]
     assert (
-        "90 requests a minute are left of GitLab's limit for 40 s"
+        "90 requests per minute are left of GitLab's limit for 40 s"
         in told(asking(use="sa"), Levels(paces={"sa": Told(0.0, 1.5, 40.0)}))[0][1]
     )

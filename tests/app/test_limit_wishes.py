@@ -31,7 +31,7 @@ def test_the_limit_is_found_and_the_time_bounded() -> None:
 
 
 def test_what_has_no_bucket_to_change_is_not_called_unknown() -> None:
-    with pytest.raises(ValueError, match="none of those configured with a rate or `concurrent`"):
+    with pytest.raises(ValueError, match="not one of those configured with a rate or `concurrent`"):
         judged(Wish("downloads", "all", pause=True), LIMITS)
 
 

@@ -106,8 +106,8 @@ async def test_readiness(tmp_path: Path) -> None:
         assert readiness(made).checks["audit"] == "degraded: the sink fails, lines are spooled"
         made.audit.writer.failing, made.audit.writer.unsure = False, True
         for durable, follows in (
-            (False, "what it took from the spool stays there"),
-            (True, "what changes something is refused"),
+            (False, "lines that it took from the spool stay in it"),
+            (True, "requests that change something are refused"),
         ):
             made.audit.writer.durable = durable
             assert readiness(made).checks["audit"] == f"degraded: the sink can't be synced, {follows}"

@@ -257,7 +257,7 @@ async def test_what_cannot_be_taken_up_is_told_and_keeps_nothing_else_from_the_s
     assert not ours.exists()
     assert "cannot be taken up" not in caplog.text, "that one was"
     await once(tmp_path)
-    assert f"cannot be taken up: [Errno 40] Too many levels of symbolic links: '{others}'" in caplog.text
+    assert f"cannot be taken over: [Errno 40] Too many levels of symbolic links: '{others}'" in caplog.text
 
 
 @pytest.mark.parametrize("where", ["", "stderr"])

@@ -168,8 +168,8 @@ async def test_a_gateway_of_one_process_says_that_it_reads_no_configuration_agai
             process.send_signal(signal.SIGHUP)
             async with asyncio.timeout(20):
                 told = [await process.stderr.readline() for _ in range(2)]
-            assert b"the configuration is not read again: that takes `listen.workers`, or a restart" in told[0]
-            assert b"certificates read again" in told[1]
+            assert b"certificates are reloaded, the configuration is not: that needs a restart" in told[0]
+            assert b"certificates reloaded" in told[1]
             assert await refuses(traffic) is False
         finally:
             process.terminate()

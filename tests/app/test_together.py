@@ -98,7 +98,7 @@ GOING = Readiness(False, {"traffic": "down: draining", "upstream": "ok"})
             {0: OK},
             Staff((True, False), (0, 1), True, (0, 1)),
             True,
-            {"traffic": "ok", "upstream": "ok", "workers": "degraded: 1 of 2 serve, the others are started again"},
+            {"traffic": "ok", "upstream": "ok", "workers": "degraded: 1 of 2 serve, the others are being restarted"},
             id="one has died",
         ),
         pytest.param(
@@ -112,7 +112,11 @@ GOING = Readiness(False, {"traffic": "down: draining", "upstream": "ok"})
             {0: OK, 1: OK},
             Staff((True, True), (0, 0), True, (0, 1), Reloads(failed=1, failing=True)),
             True,
-            {**OK.checks, "workers": "ok", "configuration": "degraded: the last reload failed, the one before serves"},
+            {
+                **OK.checks,
+                "workers": "ok",
+                "configuration": "degraded: the last reload failed, the previous configuration stays in force",
+            },
             id="a bad configuration",
         ),
         pytest.param(

@@ -124,7 +124,7 @@ async def test_it_serves_answers_and_leaves(tmp_path: Path, redis_url: str) -> N
         assert (reply.id, b"traffic" in reply.octets) == (5, True)
         await started.logged(b"worker 1 of 2 serves")
         started.line.send(Reload())
-        await started.logged(b"certificates read again")
+        await started.logged(b"certificates reloaded")
         started.line.send(Leave())
         assert await started.ended() == 0
         assert '"worker": 1' in await started.log()

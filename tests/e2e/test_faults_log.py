@@ -65,7 +65,7 @@ def test_a_log_that_nobody_reads_stops_nothing(demo: DemoGitLab, redis_url: str,
         process.send_signal(signal.SIGHUP)
         assert ask(port, "/api/v4/version", token=TOKENS.ada).status == 200
         said = b""
-        while b"certificates read again" not in said:
+        while b"certificates reloaded" not in said:
             said += os.read(reading, 1 << 16)
         assert b"gitlab_gateway_log_dropped_total 0.0" in ask(admin, "/metrics").body
         fill(writing)

@@ -217,7 +217,7 @@ def test_a_bad_configuration_changes_nothing(start: Start, bad: Callable[[Reload
         words = bad(gateway)
         gateway.reloaded("failed")
         gateway.log.find(lambda line: ("error" in line and re.search(words, json.loads(line)["event"])) or None)
-        gateway.log.find(lambda line: "the one before serves on" in line or None)
+        gateway.log.find(lambda line: "the previous one stays in force" in line or None)
         assert gateway.workers == before
         assert gateway.numbers("gitlab_gateway_config_reload_failing") == [1]
         assert gateway.checks()["configuration"].startswith("degraded")
@@ -257,7 +257,7 @@ def test_workers_that_cannot_start_take_nobodys_place(start: Start, tmp_path: Pa
     assert clients.failures == []
     assert gateway.workers == before
     assert told_rate(gateway) == 200_001
-    gateway.log.find(lambda line: "it takes nobody's place" in line or None)
+    gateway.log.find(lambda line: "the new configuration is not applied" in line or None)
 
 
 def test_signals_that_come_together_are_one_reload_or_two(start: Start) -> None:

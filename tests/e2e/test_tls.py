@@ -127,11 +127,11 @@ def test_certificates_are_exchanged_while_connections_live(
         assert 2 * 86_400 < left_s(gateway) < 3 * 86_400
 
         replace(old.key, new.key.read_bytes())
-        reloaded(gateway, "the one before stays")
+        reloaded(gateway, "the previous one stays in use")
         assert Client(gateway.port, authority, clients).name == "old"
 
         replace(old.cert, new.cert.read_bytes())
-        reloaded(gateway, "certificates read again")
+        reloaded(gateway, "certificates reloaded")
         after = Client(gateway.port, authority, clients)
         assert (after.name, after.get()) == ("new", 200)
         assert before.get() == 200
@@ -139,7 +139,7 @@ def test_certificates_are_exchanged_while_connections_live(
 
         # Another authority: connections to come no longer believe the upstream.
         replace(ca, Authority(tmp_path, "stranger").file.read_bytes())
-        reloaded(gateway, "certificates read again")
+        reloaded(gateway, "certificates reloaded")
         assert after.get() == 502
     finally:
         gateway.stop()

@@ -365,7 +365,7 @@ async def test_durable_means_synced(caplog: pytest.LogCaptureFixture) -> None:
     assert sink.octets == line(0)
     sink.sync_fails = True
     assert not await writer.settle(line(1))
-    assert "durable" in caplog.text
+    assert "synced to disk" in caplog.text
     sink.mood = nothing
     assert not await writer.settle(line(2)), "lost"
     writer.close()
@@ -449,12 +449,12 @@ async def test_what_was_promised_stays_in_the_spool_while_the_sink_cannot_be_syn
     assert kept.read_bytes() == line(3), "for the next process"
     assert [record.message for record in caplog.records] == [
         "the audit sink fails: No space left on device",
-        "the audit cannot be made durable: Input/output error",
+        "the audit cannot be synced to disk: Input/output error",
         "the audit sink takes lines again",
-        "the audit can be made durable again",
-        f"what the audit sink took while it could not be synced is written again: {len(line(0))} octets",
+        "the audit can be synced to disk again",
+        f"lines the audit sink accepted before a failed fsync are written again: {len(line(0))} octets",
         "the audit sink fails: No space left on device",
-        "the audit cannot be made durable: Input/output error",
+        "the audit cannot be synced to disk: Input/output error",
         "the audit sink takes lines again",
     ]
 
@@ -767,7 +767,7 @@ async def test_a_spool_that_cannot_be_read_is_a_failure_until_somebody_takes_it_
     assert (tmp_path / "kept").read_bytes() == lines(0, 2)
     assert [record.message for record in caplog.records] == [
         "the audit's spool fails: Input/output error",
-        f"somebody cut the audit's spool: {len(lines(0, 2))} octets that waited there are lost",
+        f"somebody truncated the audit's spool: {len(lines(0, 2))} octets that waited there are lost",
         "the audit sink takes lines again",
     ]
 
@@ -784,7 +784,7 @@ async def test_a_spool_that_somebody_cut_is_told_and_gone_on_with(
     await until(lambda: writer.spooled_bytes > 0)
     (kept,) = tmp_path.iterdir()
     os.truncate(kept, left)
-    await until(lambda: "somebody cut the audit's spool" in caplog.text)
+    await until(lambda: "somebody truncated the audit's spool" in caplog.text)
     writer.offer(line(3))
     sink.mood = lambda size: size
     await until(lambda: sink.octets.endswith(line(3)))
@@ -804,7 +804,7 @@ async def test_behind_a_whole_line_a_spool_that_is_cut_leaves_nothing_to_end(
     await until(lambda: writer.spooled_bytes > 0)
     (kept,) = tmp_path.iterdir()
     os.truncate(kept, 0)
-    await until(lambda: "somebody cut the audit's spool" in caplog.text)
+    await until(lambda: "somebody truncated the audit's spool" in caplog.text)
     sink.mood = lambda size: size
     writer.offer(line(3))
     writer.close()
@@ -855,7 +855,7 @@ async def test_a_spool_that_somebody_cut_and_cannot_be_emptied_is_told_all_the_s
     monkeypatch.setattr(os, "ftruncate", fails)
     (kept,) = tmp_path.iterdir()
     os.truncate(kept, 4)
-    await until(lambda: "somebody cut the audit's spool" in caplog.text)
+    await until(lambda: "somebody truncated the audit's spool" in caplog.text)
     sink.mood = lambda size: size
     writer.offer(line(1))
     writer.close()

@@ -81,7 +81,7 @@ def seen(status: int, code: str = "") -> Metrics:
 
 def readings() -> list[Reading]:
     return [
-        Reading("gitlab_gateway_hooks", "Hooks received.", 2, total=True, labels={"outcome": "purged"}),
+        Reading("gitlab_gateway_hooks", "Webhooks received, by outcome.", 2, total=True, labels={"outcome": "purged"}),
         Reading("gitlab_gateway_cache_near_up", "1 while heard.", True),
     ]
 

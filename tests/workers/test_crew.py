@@ -48,7 +48,7 @@ async def test_one_that_ends_is_started_again(tmp_path: Path, caplog: pytest.Log
     os.kill(int(before), signal.SIGKILL)
     await play.until(lambda: play.told(1, "pid") not in {before, ""} and play.staff.up == (True, True))
     assert play.staff.restarts == (0, 1)
-    assert "worker 1 ended (killed by SIGKILL): started again" in caplog.text
+    assert "worker 1 ended (killed by SIGKILL): restarted in" in caplog.text
     assert await play.code(signal.SIGTERM) == 0
 
 

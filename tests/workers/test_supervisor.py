@@ -160,7 +160,7 @@ async def test_a_new_crew_takes_over_when_all_of_it_serves(tmp_path: Path, caplo
     await play.until(lambda: "Retire()" in play.told(0, "heard") and "Retire()" in play.told(1, "heard"))
     assert [play.told(number, "seats").split() for number in range(3)] == [["0", "2"], ["1", "3"], ["4"]]
     assert "is served with 3 workers" in caplog.text
-    await play.until(lambda: "2 workers that were replaced have left" in caplog.text)
+    await play.until(lambda: "2 replaced workers have left" in caplog.text)
     assert logging.getLogger().level == logging.DEBUG
     assert await play.code(signal.SIGTERM) == 0
     assert play.told(2, "heard") == "Leave(at_once=False) "
@@ -191,7 +191,7 @@ async def test_what_is_wrong_with_a_file_is_told_and_changes_nothing(
     good, play.text = play.text, text
     assert await play.reloaded() == Reloads(failed=1, failing=True)
     assert told in "".join(record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
-    assert "the one before serves on" in caplog.text
+    assert "the previous one stays in force" in caplog.text
     play.text = good
     assert await play.reloaded() == Reloads(failed=1, unchanged=1)
     assert play.staff.seats == (0, 1)
@@ -222,7 +222,7 @@ async def test_where_one_of_the_new_can_not_start_the_old_serve_on(
     # The first of the new ones has served, and perhaps has clients: it goes as one that is replaced does.
     await play.until(lambda: "Retire()" in play.told(0, "heard"))
     await play.until(lambda: not play.supervisor._retired)
-    assert "the workers that took nobody's place have left" in caplog.text
+    assert "the new workers, which did not take over, have left" in caplog.text
     assert "replaced have left" not in caplog.text
     assert await play.code(signal.SIGTERM) == 0
 
@@ -271,7 +271,7 @@ async def test_a_reload_waits_while_too_many_are_not_gone_yet(tmp_path: Path, ca
     assert "waits until" not in caplog.text
     play.text = TEXT % 2
     os.kill(os.getpid(), signal.SIGHUP)
-    await play.until(lambda: "waits until the workers of one before have left" in caplog.text)
+    await play.until(lambda: "waits until the workers of an earlier one have left" in caplog.text)
     assert play.staff.seats == (4, 5)
     assert await play.supervisor._board.ask("meanwhile", b"", 60.0, (0, 5)) == {0: b"0", 5: b"1"}
     assert play.supervisor._coming is None
