@@ -58,7 +58,7 @@ async def narrowed(reply: Reply, shape: Shape, permit: Permit, head: RequestHead
         return _with(reply, ResponseHead(answer.status, without(fields, _UNTYPED), answer.reason), b"")
     coded = (first(answer.fields, b"content-encoding") or b"identity").lower() != b"identity"
     if answer.status != 200 or coded or not is_json(first(answer.fields, b"content-type")):
-        raise _unreadable("another answer than a plain list")
+        raise _unreadable("an answer other than a plain list")
     fields = narrowed_fields(answer.fields)
     if head.method == "HEAD":
         return _with(reply, ResponseHead(200, fields, answer.reason), b"")
@@ -66,7 +66,7 @@ async def narrowed(reply: Reply, shape: Shape, permit: Permit, head: RequestHead
     assert permit.narrowing is not None
     body = narrow(reply.whole, shape, permit.narrowing) if reply.whole is not None else None
     if body is None:
-        raise _unreadable("a list that is too long, or is none")
+        raise _unreadable("not a list, or one that is too long")
     etag = b'W/"%b"' % hashlib.blake2b(permit.digest + body, digest_size=16).hexdigest().encode("ascii")
     condition = joined(head.fields, b"if-none-match")
     if condition is not None and not none_match(condition, etag):

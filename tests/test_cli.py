@@ -128,7 +128,7 @@ def test_check_prints_every_problem_and_refuses(tmp_path: Path, capsys: pytest.C
     file = write(tmp_path, "version: 1\nupstream: {url: https://g}\nlisten: {adress: 1}\ncache: {ttl: 5}\n")
     assert main(["check", "--config", file]) == REFUSED
     shown = capsys.readouterr().err
-    assert f"{file}:3: listen.adress: is no key" in shown
+    assert f"{file}:3: listen.adress: is not a key" in shown
     assert f"{file}:4: cache.ttl: is not a duration" in shown
     assert "refused: 2 errors" in shown
 

@@ -96,7 +96,7 @@ def _limit_endpoints(office: LimitOffice) -> tuple[Endpoint, ...]:
     async def top(asked: Asked) -> Answer:
         count = asked.query.get("count", "20")
         if not (count.isascii() and count.isdecimal() and 0 < len(count) <= 3):
-            raise ValueError("count is a number below 1000")
+            raise ValueError("count must be a number below 1000")
         return Answer(await office.top(int(count)))
 
     async def change(asked: Asked) -> Answer:

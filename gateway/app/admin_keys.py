@@ -178,5 +178,5 @@ def _seconds(at: datetime.datetime | None) -> float | None:
 
 def _number(text: str, name: str, most: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 9 and 1 <= int(text) <= most):
-        raise ValueError(f"{name}: is a number from 1 to {most}")
+        raise ValueError(f"{name}: must be a number from 1 to {most}")
     return int(text)

@@ -71,12 +71,12 @@ def _upstream(config: Config) -> Iterator[Finding]:
     told = upstream.attribution
     if told is not None and told.header is not None and not is_free(told.header.encode("ascii")):
         yield _error(
-            ("upstream", "attribution", "header"), "is taken, or does not begin with `X-`: say one like `X-Gateway-Caller`"
+            ("upstream", "attribution", "header"), "is taken, or does not begin with `X-`: use one like `X-Gateway-Caller`"
         )
     if told is not None and told.header is None and not told.user_agent:
-        yield _warning(("upstream", "attribution"), "has no effect: say `header`, `user_agent: true`, or both")
+        yield _warning(("upstream", "attribution"), "has no effect: give `header`, `user_agent: true`, or both")
     if upstream.rewrite_json and listen.public_url is None:
-        yield _warning(("upstream", "rewrite_json"), "has no effect: `listen.public_url` does not say where to lead back")
+        yield _warning(("upstream", "rewrite_json"), "has no effect: `listen.public_url` does not say what to write")
     for key, url in (("upstream", "external_url"), upstream.external_url), (("listen", "public_url"), listen.public_url):
         if url is not None and url.path != upstream.url.path:
             yield _error(
@@ -86,17 +86,17 @@ def _upstream(config: Config) -> Iterator[Finding]:
             )
     for name in ("connect", "first_byte", "idle"):
         if getattr(upstream.timeouts, name) <= 0:
-            yield _error(("upstream", "timeouts", name), "must be longer than nothing")
+            yield _error(("upstream", "timeouts", name), "must be more than 0")
     if upstream.max_in_flight < 1:
         yield _error(("upstream", "max_in_flight"), "must be at least 1")
     breaker = upstream.breaker
     if not 0 < breaker.error_ratio <= 1:
-        yield _error(("upstream", "breaker", "error_ratio"), "is a share: more than 0, at most 1")
+        yield _error(("upstream", "breaker", "error_ratio"), "must be a share: more than 0, at most 1")
     if breaker.min_requests < 1:
         yield _error(("upstream", "breaker", "min_requests"), "must be at least 1")
     for name in ("window", "open_for"):
         if getattr(breaker, name) <= 0:
-            yield _error(("upstream", "breaker", name), "must be longer than nothing")
+            yield _error(("upstream", "breaker", name), "must be more than 0")
 
 
 def _listen(config: Config) -> Iterator[Finding]:
@@ -104,10 +104,10 @@ def _listen(config: Config) -> Iterator[Finding]:
     if listen.address.port and _same_place(listen.address, listen.admin):
         yield _error(("listen", "admin"), "is the data port too: probes and metrics are not for clients")
     if listen.hosts and listen.public_url is None:
-        yield _error(("listen", "hosts"), "stands without `listen.public_url`: the list would shut out the main name")
+        yield _error(("listen", "hosts"), "is given without `listen.public_url`: the list would shut out the main name")
     for index, network in enumerate(listen.trusted_proxies):
         if network.prefixlen == 0:
-            yield _error(("listen", "trusted_proxies", index), "is everybody: any client could forge its address")
+            yield _error(("listen", "trusted_proxies", index), "covers everybody: any client could forge its address")
     limits = listen.limits
     for name in ("target_bytes", "field_bytes", "header_bytes"):
         if getattr(limits, name) < 1024:
@@ -118,13 +118,13 @@ def _listen(config: Config) -> Iterator[Finding]:
         yield _error(("listen", "limits", "headers"), "is below 16: ordinary clients would be refused")
     for name in ("request_head", "body_idle", "idle"):
         if getattr(limits, name) <= 0:
-            yield _error(("listen", "limits", name), "must be longer than nothing")
+            yield _error(("listen", "limits", name), "must be more than 0")
 
 
 def _stores(config: Config) -> Iterator[Finding]:
     stores, secrets = config.stores, config.secrets
     if stores.shared.scheme == "sqlite":
-        yield _error(("stores", "shared"), "is SQLite: buckets and cache live in memory: or Redis")
+        yield _error(("stores", "shared"), "is SQLite: buckets and the cache can live in memory or in Redis only")
     if stores.keys is not None and stores.keys.scheme == "memory":
         yield _error(("stores", "keys"), "is memory: issued keys must survive a restart; use sqlite:///PATH or Redis")
     if stores.credentials is not None and stores.credentials.scheme == "memory":
@@ -142,7 +142,7 @@ def _stores(config: Config) -> Iterator[Finding]:
         if secrets.encryption_key is None and (stores.shared.shared or rotated_on_redis):
             yield _error(("secrets", "encryption_key"), reason)
         if secrets.audit_key is None:
-            yield _warning(("secrets", "audit_key"), "is missing: each gateway will print other fingerprints of one token")
+            yield _warning(("secrets", "audit_key"), "is missing: gateways will print different fingerprints of one token")
     seen: dict[str, str] = {}
     for name in ("pepper", "encryption_key", "audit_key"):
         secret = getattr(secrets, name)
@@ -177,7 +177,7 @@ def _names(config: Config) -> Iterator[Finding]:
             first.setdefault(name, index)
     for index, rule in enumerate(config.rules):
         if rule.id in _RESERVED_RULES:
-            yield _error(("rules", index, "id"), f"is reserved: audit says `{rule.id}` where no rule is needed")
+            yield _error(("rules", index, "id"), f"is reserved: the audit says `{rule.id}` where no rule is needed")
 
 
 def _identities(config: Config) -> Iterator[Finding]:
@@ -193,15 +193,15 @@ def _identities(config: Config) -> Iterator[Finding]:
             )
             continue
         if identity.id == PASSTHROUGH:
-            yield _error((*path, "id"), "is reserved: it is what credentials that only GitLab can judge are called")
+            yield _error((*path, "id"), "is reserved for credentials that only GitLab can judge")
         if identity.verify is not None and not identity.gitlab_token:
             yield _error((*path, "verify"), "belongs to `gitlab_token` identities")
         if identity.verify is not None and identity.verify.ttl <= 0:
-            yield _error((*path, "verify", "ttl"), "must be longer than nothing: every request would cost GitLab two")
+            yield _error((*path, "verify", "ttl"), "must be more than 0: every request would cost GitLab two")
         if identity.session is not None and identity.oidc is None:
             yield _error((*path, "session"), "belongs to `oidc` identities")
         if identity.session is not None and not 60 <= identity.session.ttl <= _LONGEST_SESSION_S:
-            yield _error((*path, "session", "ttl"), "is from 1m to 1d: what lives longer is a key")
+            yield _error((*path, "session", "ttl"), "must be from 1m to 1d: for anything longer, issue a key")
         if identity.bind is not None and not identity.bind.cidr:
             yield _error((*path, "bind", "cidr"), "is empty: nobody could call")
         if identity.oidc is not None:
@@ -218,21 +218,21 @@ def _identities(config: Config) -> Iterator[Finding]:
 def _oidc(oidc: Oidc, path: Path) -> Iterator[Finding]:
     for key, url in ("issuer", oidc.issuer), ("jwks_uri", oidc.jwks_uri):
         if url is not None and url.startswith("http:") and not _is_loopback(_host_of(url)):
-            yield _error((*path, key), "is plain http: whoever is on the network could answer with keys of their own")
+            yield _error((*path, key), "is plain http: anybody on the network could answer with keys of their own")
     if not oidc.claims:
         yield _error((*path, "claims"), "is empty: everybody this issuer knows would be this caller")
     for name, pattern in oidc.claims.items():
         if name in _JUDGED_CLAIMS:
-            yield _error((*path, "claims", name), "is judged already, by `issuer`, `audience` and the clock")
+            yield _error((*path, "claims", name), "is checked already, by `issuer`, `audience` and the clock")
         elif not pattern.strip("*"):
-            yield _warning((*path, "claims", name), "is any value at all")
+            yield _warning((*path, "claims", name), "matches any value")
     if oidc.preset is not None:
         project = oidc.claims.get("job_project_id")
         if project is None:
             yield _error((*path, "claims"), "lacks `job_project_id`: the preset is for the jobs of one project")
         elif not project.isdecimal():
             yield _error(
-                (*path, "claims", "job_project_id"), 'is no number, as "7": a path can be registered anew by somebody else'
+                (*path, "claims", "job_project_id"), 'is not a number ("7"): a path can be registered anew by somebody else'
             )
         for name in sorted(name for name in oidc.claims if name.endswith("_path") and name != "ref_path"):
             yield _warning(
@@ -270,7 +270,7 @@ def _rules(config: Config) -> Iterator[Finding]:
         if rule.use and rule.use not in credentials:
             yield _error((*path, "use"), f"names no credential: `{rule.use}`{near(rule.use, credentials)}")
         if rule.allow and not rule.use:
-            yield _error((*path, "use"), "is missing: an `allow` needs the credential that GitLab shall see")
+            yield _error((*path, "use"), "is missing: an `allow` needs the credential that GitLab is to see")
         if rule.use and not rule.allow:
             yield _warning((*path, "use"), "has no effect: the rule allows nothing")
         if rule.sudo and rule.use in credentials and not credentials[rule.use].sudo:
@@ -339,7 +339,7 @@ def _amount(limit: LimitEntry, path: Path) -> Iterator[Finding]:
     elif limit.rate is None and limit.concurrent is None:
         yield _error((*path, "rate"), "is missing: give a `rate`, `concurrent` for how many at once, or `bandwidth`")
     elif limit.rate is not None and limit.concurrent is not None:
-        yield _error((*path, "concurrent"), "stands beside `rate`: write two limits")
+        yield _error((*path, "concurrent"), "is given together with `rate`: write two limits")
     elif limit.rate is not None and limit.burst is None and limit.rate.count < 1:
         yield _error((*path, "burst"), "is missing, and the rate is below one: say how many may be taken at once")
     if limit.concurrent is not None:
@@ -364,7 +364,7 @@ def _amount(limit: LimitEntry, path: Path) -> Iterator[Finding]:
         value = getattr(limit.settle, key)
         share = key in {"cached", "not_modified"}
         if not 0 <= value <= (1 if share else 1e6):
-            yield _error((*path, "settle", key), "is a share: from 0 to 1" if share else "must be from 0 to 1000000")
+            yield _error((*path, "settle", key), "must be a share: from 0 to 1" if share else "must be from 0 to 1000000")
     for key, conditions in (("methods", limit.match.methods), ("routes", limit.match.routes)) if limit.match else ():
         if conditions == ():
             yield _error((*path, "match", key), "is an empty list, which nothing matches: remove the key or fill it")
@@ -373,7 +373,7 @@ def _amount(limit: LimitEntry, path: Path) -> Iterator[Finding]:
 def _octets(limit: LimitEntry, bandwidth: int, path: Path) -> Iterator[Finding]:
     if not LEAST <= bandwidth <= MOST:
         yield _error(
-            (*path, "bandwidth"), "is from 16KiB/s, below which clients take a download for dead, to 1000000000B/s"
+            (*path, "bandwidth"), "must be from 16KiB/s (below that, clients take a download for dead) to 1000000000B/s"
         )
     for key, given in (
         ("rate", limit.rate is not None),
@@ -386,7 +386,7 @@ def _octets(limit: LimitEntry, bandwidth: int, path: Path) -> Iterator[Finding]:
         ("on_error", limit.on_error is not None),
     ):
         if given:
-            yield _error((*path, key), "stands beside `bandwidth`, which refuses nobody: write two limits")
+            yield _error((*path, key), "is given together with `bandwidth`, which refuses nobody: write two limits")
 
 
 def _costs(config: Config) -> Iterator[Finding]:
@@ -417,7 +417,7 @@ def _cache(config: Config) -> Iterator[Finding]:
         elif config.identities != _UNTOUCHED["identities"]:
             yield _warning(("identities",), "has no effect with `cache.mode: shared`: everybody is let in")
         if config.passthrough != _UNTOUCHED["passthrough"]:
-            yield _warning(("passthrough",), "has no effect with `cache.mode: shared`: every credential goes up")
+            yield _warning(("passthrough",), "has no effect with `cache.mode: shared`: every credential is forwarded")
         for name in ("limits", "costs"):
             if getattr(config, name):
                 yield _warning((name,), "has no effect with `cache.mode: shared`: nobody is limited")
@@ -428,17 +428,17 @@ def _cache(config: Config) -> Iterator[Finding]:
         if cache.mode is not CacheMode.PRIVATE:
             yield _error(("cache", "hooks"), "belongs to `cache.mode: private`")
         if cache.hooks.max_silence <= 0:
-            yield _error(("cache", "hooks", "max_silence"), "must be longer than nothing")
+            yield _error(("cache", "hooks", "max_silence"), "must be more than 0")
         if cache.hooks.hold > 60:
             yield _error(("cache", "hooks", "hold"), "is above 1m: nothing that changes would ever be stored")
         if cache.hooks.path == _EXCHANGE_PATH:
-            yield _error(("cache", "hooks", "path"), "is where workloads ask for credentials")
+            yield _error(("cache", "hooks", "path"), "is taken: workloads ask for credentials there")
         try:
             HookProof(cache.hooks.secret)
         except ValueError as problem:
             yield _error(("cache", "hooks", "secret"), str(problem))
     if cache.mode is CacheMode.PRIVATE and cache.access_ttl <= 0 and (cache.ttl > 0 or cache.routes):
-        yield _warning(("cache", "access_ttl"), "is nothing, so that no lifetime has an effect")
+        yield _warning(("cache", "access_ttl"), "is 0, so no lifetime has an effect")
     elif cache.mode is CacheMode.PRIVATE:
         lives: list[tuple[Path, float]] = [
             (("cache", "routes", i, "ttl"), route.ttl) for i, route in enumerate(cache.routes)
@@ -452,7 +452,7 @@ def _cache(config: Config) -> Iterator[Finding]:
     for index, route in enumerate(cache.routes):
         path = ("cache", "routes", index, "match")
         if route.match and not route.match.startswith("GET /"):
-            yield _error(path, "is no GET: nothing else is cached; write `GET /api/v4/…`")
+            yield _error(path, "is not a GET: nothing else is cached; write `GET /api/v4/…`")
         if route.match in seen:
             yield _error(path, "is given twice")
         seen.add(route.match)

@@ -31,7 +31,8 @@ def credential_findings(config: Config) -> Iterator[Finding]:
             value = member.token.reveal()
             if value and value in first:
                 yield _error(
-                    (*path, "pool", place, "token"), f"is the token of item {first[value]} too: one quota, counted twice"
+                    (*path, "pool", place, "token"),
+                    f"is the token of item {first[value]} too: its quota would be counted twice",
                 )
             first.setdefault(value, place)
         if credential.same_view and not credential.pool:
@@ -59,15 +60,15 @@ def _rotate(credential: Credential, rotate: Rotate, by_id: dict[str, Credential]
         elif manager.pool:
             yield _error((*path, "manager"), "is a pool: a manager is one token")
     elif rotate.group is not None:
-        yield _error((*path, "group"), "stands without `manager`: only an owner of the group can make tokens there")
+        yield _error((*path, "group"), "is given without `manager`: only an owner of the group can make tokens there")
     if rotate.before <= 0:
-        yield _error((*path, "before"), "must be longer than nothing: an ended token can't rotate itself")
+        yield _error((*path, "before"), "must be more than 0: an expired token can't rotate itself")
     if rotate.lifetime < rotate.before + _DAY_S:
         yield _error((*path, "lifetime"), "is less than a day above `before`: new tokens would be due at once")
     elif rotate.lifetime > _LONGEST_S:
         yield _error((*path, "lifetime"), "is above 365d, GitLab's longest")
     if rotate.overlap > _DAY_S:
-        yield _error((*path, "overlap"), "is above 1d: the old token is to end")
+        yield _error((*path, "overlap"), "is above 1d: the old token should end soon")
 
 
 def _error(path: Path, message: str) -> Finding:

@@ -172,13 +172,15 @@ class Decoder:
     def _secret(self, text: str) -> Secret:
         if not is_reference(text):
             self._world.resolve(text)  # raises, with its own message, if there is a reference with something around it
-            raise ValueError("is a secret and stands in the file: write ${env:NAME} or ${file:/path} instead")
+            raise ValueError(
+                "is a secret written in the file: put it elsewhere and write ${env:NAME} or ${file:/path} instead"
+            )
         value = self._world.resolve(text)
         judge_secret(value)
         return Secret(value)
 
     def _unknown(self, section: type[Section], path: Path, key: str) -> None:
-        message = "is no key of the configuration" + (_nearest(key, list(fields_of(section))) or _elsewhere(key))
+        message = "is not a key of the configuration" + (_nearest(key, list(fields_of(section))) or _elsewhere(key))
         self.problems.append(self._tree.problem((*path, key), message))
 
     def _report(self, path: Path, message: str) -> Unreadable:

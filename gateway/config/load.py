@@ -140,7 +140,7 @@ def _inline_passwords(tree: Tree) -> list[Problem]:
     for key in ("shared", "keys", "credentials"):
         node = stores.entries.get(key)
         if isinstance(node, Scalar) and "@" in node.text and "${" not in node.text:
-            message = "holds a password that stands in the file: put the whole URL elsewhere and write ${env:NAME}"
+            message = "holds a password: put the whole URL elsewhere and write ${env:NAME}"
             found.append(tree.problem(("stores", key), message))
     return found
 

@@ -39,7 +39,7 @@ def _sink(config: Config) -> Iterator[Finding]:
     elif os.path.isdir(directory):
         return
     elif os.path.lexists(directory):
-        yield path, f"names a file in {directory}, which is no directory", Severity.ERROR
+        yield path, f"names a file in {directory}, which is not a directory", Severity.ERROR
     else:
         # It may exist where the gateway runs: configurations are also checked on other machines.
         message = f"names a file in {directory}, which is not there: the gateway makes the file, not its directory"
@@ -70,7 +70,7 @@ def _certificate(config: Config) -> Iterator[Finding]:
             yield ("listen", "tls", "key_file"), error.strerror or str(error), Severity.ERROR
         else:
             if left_s < _SOON_S:
-                how = f"ends in {left_s / _DAY_S:.1f} days" if left_s > 0 else "has ended: clients refuse it"
+                how = f"expires in {left_s / _DAY_S:.1f} days" if left_s > 0 else "has expired: clients refuse it"
                 yield ("listen", "tls", "cert_file"), f"names {tls.cert_file}, which {how}", Severity.WARNING
 
 

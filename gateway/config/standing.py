@@ -11,7 +11,7 @@ _STANDING: tuple[tuple[str, Callable[[Config], object]], ...] = (
     ("listen.address", lambda config: config.listen.address),
     ("listen.admin", lambda config: config.listen.admin),
     # Other files are fine. But a client that begins a handshake at a worker without TLS would be refused.
-    ("listen.tls (there or not)", lambda config: config.listen.tls is None),
+    ("listen.tls (present or not)", lambda config: config.listen.tls is None),
     ("state_dir", lambda config: config.state_dir),
     ("secrets.pepper", lambda config: config.secrets.pepper),
     ("secrets.audit_key", lambda config: config.secrets.audit_key),
@@ -30,7 +30,7 @@ def standing(before: Config, after: Config) -> list[str]:
     rotated = {credential.id: credential.rotate is not None for credential in before.credentials}
     # A worker that does not know that a token is rotated would go on using one that the others have revoked.
     return [name for name, of in _STANDING if of(before) != of(after)] + [
-        f"credentials.{credential.id}.rotate (there or not)"
+        f"credentials.{credential.id}.rotate (present or not)"
         for credential in after.credentials
         if rotated.get(credential.id, credential.rotate is not None) is not (credential.rotate is not None)
     ]

@@ -99,9 +99,9 @@ def parse_tree(text: str, file: str, overrides: AbstractMapping[Path, str]) -> T
         line = mark.line + 1 if mark else 0
         about = error.problem or error.context or "unreadable"
         if mark and about == "found character that cannot start any token" and text[mark.index : mark.index + 1] == "\t":
-            about = "it is indented with a tab: use blanks"
+            about = "it is indented with a tab: use spaces"
         if about == "but found another document":  # the second half of a sentence of libyaml's
-            about = "it holds a second document; `---` may stand at its beginning alone"
+            about = "it holds a second document; `---` may stand only at the beginning"
         return Tree(_EMPTY, file, [Problem("", f"is not YAML: {about}", file, line)])
     except yaml.YAMLError:
         odd = yaml.reader.Reader.NON_PRINTABLE.search(text)
@@ -204,7 +204,7 @@ class _Reader:
                 merged += self._merge(value_node, path, key_line)
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
-                self._report(path, "has a key that is no word", key_line)
+                self._report(path, "has a key that is a list or a mapping", key_line)
                 continue
             key = key_node.value
             if key in entries:
@@ -224,7 +224,7 @@ class _Reader:
         parts = read.items if isinstance(read, Sequence) else (read,)
         mappings = [part for part in parts if isinstance(part, Mapping)]
         if len(mappings) != len(parts):
-            self._report((*path, "<<"), "merges something that is no mapping", line)
+            self._report((*path, "<<"), "merges something that is not a mapping", line)
         return mappings
 
     def _report(self, path: Path, message: str, line: int) -> None:

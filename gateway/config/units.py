@@ -187,7 +187,7 @@ def parse_rate(text: str) -> Rate:
         raise ValueError("is not a rate: write a number, a slash and s, min, hour or day, for example 600/min")
     rate = Rate(float(found[1]), _PERIODS[found[2]])
     if rate.count <= 0:
-        raise ValueError("is a rate of nothing: to refuse callers outright use a rule, not a limit")
+        raise ValueError("is a rate of 0: to refuse callers outright use a rule, not a limit")
     return rate
 
 
@@ -195,7 +195,7 @@ def parse_byte_rate(text: str) -> int:
     """``20MiB/s``, in octets per second."""
     found = _BYTE_RATE.fullmatch(text)
     if found is None:
-        raise ValueError("is no bandwidth: write a size and /s, for example 20MiB/s")
+        raise ValueError("is not a bandwidth: write a size and /s, for example 20MiB/s")
     return parse_size(found[1])
 
 
@@ -246,7 +246,7 @@ def parse_host_port(text: str) -> HostPort:
     if not host:
         raise ValueError(f"is not {what}; for every address of this machine write 0.0.0.0{text}")
     if ":" in host and not host.startswith("["):
-        raise ValueError(f"is not {what}; an IPv6 address stands in brackets")
+        raise ValueError(f"is not {what}; put an IPv6 address in brackets")
     return HostPort(_parse_host(host, what), _parse_port(port, 0))
 
 
@@ -296,7 +296,7 @@ def parse_base_url(text: str) -> BaseUrl:
     if rest:
         raise ValueError("has a query or fragment: only scheme, host and prefix belong here")
     if not _URL_PATH.fullmatch(path) or any(segment in {".", ".."} for segment in path.split("/")):
-        raise ValueError("has a path that is no plain prefix such as /gitlab")
+        raise ValueError("has a path that is not a plain prefix such as /gitlab")
     if path.rstrip("/").endswith(("/api/v4", "/api")):
         raise ValueError("ends in /api: give GitLab's own address; callers bring the /api/v4")
     name, colon, port = authority.rpartition(":")
@@ -390,7 +390,9 @@ def _shown_options(rest: str, transport: str, form: str, what: str) -> tuple[str
 def parse_identifier(text: str) -> str:
     """An id, as audit lines, metrics and `explain` show it. It has no colon, so that none can pose as ``user:42``."""
     if not _IDENTIFIER.fullmatch(text):
-        raise ValueError("is not an id: up to 64 letters, digits, dots, dashes and underscores, the first no punctuation")
+        raise ValueError(
+            "is not an id: up to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
+        )
     return text
 
 
@@ -439,7 +441,7 @@ def parse_path(text: str) -> str:
 def parse_hook_path(text: str) -> str:
     """A path on the data port that no client of GitLab uses."""
     if _HOOK_PATH.fullmatch(text) is None or text.startswith("/api/"):
-        raise ValueError("is no path for hooks: write one like `/-/gateway/hooks`, outside `/api/`")
+        raise ValueError("is not a path for hooks: write one like `/-/gateway/hooks`, outside `/api/`")
     return text
 
 
@@ -454,7 +456,7 @@ def parse_project(text: str) -> str:
 def parse_web_url(text: str) -> str:
     """A URL, unchanged: an issuer's name is compared letter by letter, including a final slash."""
     if _WEB_URL.fullmatch(text) is None or any(mark in text for mark in "?#@"):
-        raise ValueError("is no plain URL: write `https://host` or `https://host/path`")
+        raise ValueError("is not a plain URL: write `https://host` or `https://host/path`")
     return text
 
 

@@ -17,7 +17,7 @@ def worker_findings(config: Config) -> Iterator[Finding]:
     """Every reason why ``listen.workers`` processes can't serve as one gateway, in the order of the file."""
     workers, stores = config.listen.workers, config.stores
     if not 1 <= workers <= MOST_WORKERS:
-        yield ("listen", "workers"), f"is a number from 1 to {MOST_WORKERS}", Severity.ERROR
+        yield ("listen", "workers"), f"must be a number from 1 to {MOST_WORKERS}", Severity.ERROR
         return
     if workers == 1:
         return

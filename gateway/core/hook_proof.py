@@ -35,11 +35,13 @@ class HookProof:
             try:
                 self._key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
             except binascii.Error as error:
-                raise ValueError("is no signing token: behind `whsec_` stands base64") from error
+                raise ValueError("is not a signing token: base64 must follow `whsec_`") from error
             if len(self._key) < 16:
                 raise ValueError("is too short for a signing token")
         elif len(text) < _LEAST:
-            raise ValueError(f"can be guessed: a hook's secret has {_LEAST} characters at least (`openssl rand -hex 32`)")
+            raise ValueError(
+                f"can be guessed: a hook's secret must have at least {_LEAST} characters (`openssl rand -hex 32`)"
+            )
 
     @property
     def needs_body(self) -> bool:

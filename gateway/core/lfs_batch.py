@@ -67,7 +67,7 @@ def rewrite_batch(body: bytes, turn: Callable[[str], str | None], own: str | Non
     try:
         answer = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise unreadable("an LFS batch that is no JSON") from error
+        raise unreadable("an LFS batch that is not JSON") from error
     if not isinstance(answer, dict):
         raise unreadable("an LFS batch of another form")
     for item in _list(answer, "objects"):

@@ -52,10 +52,8 @@ def idle_route(route: str, catalogue: Catalogue, hint: str) -> str:
     if found is None or template.endswith("/**"):
         known = () if template.endswith("/**") else catalogue.operations()
         names = [one.name.partition(" ")[2] if method == "ANY" else one.name for one in known]
-        return (
-            f"route `{route}` is not in the catalogue: it holds only for a route that GitLab adds{near(route, names, 0.9)}"
-        )
-    return f"route `{route}` never holds: the catalogue calls it `{found.name}`; {hint}"
+        return f"route `{route}` is not in the catalogue: it matches only if GitLab adds it{near(route, names, 0.9)}"
+    return f"route `{route}` never matches: the catalogue calls it `{found.name}`; {hint}"
 
 
 class _Review:
@@ -93,7 +91,7 @@ class _Review:
     def _clause(self, clause: Clause, deny: bool) -> Iterator[str]:
         for permission in clause.permissions or ():
             if permission not in self._permissions:
-                yield f"permission `{permission}` is on no operation of the catalogue{self._near(permission)}"
+                yield f"permission `{permission}` belongs to no operation of the catalogue{self._near(permission)}"
         for route in clause.routes or ():
             found = self._idle(route)
             if found:
@@ -107,19 +105,19 @@ class _Review:
             return
         unbounded = clause.access is None and clause.methods is None and clause.permissions is None
         if unbounded and any(parse_route(route)[0] == "ANY" for route in clause.routes or ("/",)):
-            yield "allows writes too: say `access: read` if reading is meant"
+            yield "allows writes too: say `access: read` if only reading is meant"
         if (
             clause.projects is not None
             and clause.lists is not Lists.FILTER
             and not any(names_place(operation) and not operation.wide for operation in self._chosen(clause, deny))
         ):
-            yield "never holds: no operation it selects keeps to a project or group named in its path"
+            yield "never holds: no operation that it selects stays within a project or group named in its path"
 
     def _lists(self, clause: Clause, deny: bool) -> Iterator[str]:
         if deny or clause.projects is None:
             yield "`lists: filter` has no effect: it narrows what an allow with `projects` lets through"
         elif not any(is_list(operation) for operation in self._chosen(clause, deny)):
-            yield "`lists: filter` has no effect: none of the lists that can be filtered is selected"
+            yield "`lists: filter` has no effect: it selects no list that can be filtered"
         elif any(group.isdigit() for group in clause.projects.under_group):
             yield "`lists: filter` shows nothing of a group named by number: name it by path"
 

@@ -338,7 +338,7 @@ def parse_route(route: str) -> tuple[str, str]:
     """Split ``METHOD /template`` or ``/template`` into method (or ``ANY``) and template. Raises ValueError."""
     found = _METHOD_AND_ROUTE.fullmatch(route.strip())
     if found is None:
-        raise ValueError(f"`{route}` is no route: write `/template` or `METHOD /template`")
+        raise ValueError(f"`{route}` is not a route: write `/template` or `METHOD /template`")
     return found["method"] or "ANY", found["template"]
 
 

@@ -53,22 +53,22 @@ class Granted(msgspec.Struct, frozen=True):
 def read_token_request(media_type: str, body: bytes) -> TokenRequest:
     """Read a request's body. Raises TokenRefused."""
     if media_type.partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
-        raise _invalid("the body is application/x-www-form-urlencoded")
+        raise _invalid("the body must be application/x-www-form-urlencoded")
     given = _parameters(body)
     if given.get("grant_type") is None:
         raise _invalid("grant_type is missing")
     if given["grant_type"] != GRANT:
-        raise TokenRefused("unsupported_grant_type", f"grant_type is {GRANT}")
+        raise TokenRefused("unsupported_grant_type", f"grant_type must be {GRANT}")
     for name in _NOT_HERE:
         if given.get(name):
             raise _invalid(f"{name} has no meaning here")
     for name, error in _KNOWN_ERRORS.items():
         if given.get(name):
-            raise TokenRefused(error, f"{name} is what the rules of the identity say")
+            raise TokenRefused(error, f"{name} is decided by the rules of the identity")
     if given.get("requested_token_type") not in {None, "", ACCESS_TOKEN}:
-        raise _invalid(f"requested_token_type is {ACCESS_TOKEN}")
+        raise _invalid(f"requested_token_type must be {ACCESS_TOKEN}")
     if given.get("subject_token_type") not in SUBJECT_TYPES:
-        raise _invalid("subject_token_type is urn:ietf:params:oauth:token-type:jwt, or …:id_token")
+        raise _invalid("subject_token_type must be urn:ietf:params:oauth:token-type:jwt or …:id_token")
     if not given.get("subject_token"):
         raise _invalid("subject_token is missing")
     return TokenRequest(Secret(given["subject_token"]), _lifetime(given.get("expires_in")))
@@ -93,7 +93,7 @@ def _parameters(body: bytes) -> dict[str, str]:
         raise _invalid("the body cannot be read as a form") from None
     given = dict(pairs)
     if len(given) != len(pairs):
-        raise _invalid("a parameter stands twice")
+        raise _invalid("a parameter is given twice")
     return given
 
 
@@ -101,7 +101,7 @@ def _lifetime(text: str | None) -> float | None:
     if not text:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) < 9 and int(text) >= _SHORTEST_S):
-        raise _invalid(f"expires_in is a number of seconds, {_SHORTEST_S} at least")
+        raise _invalid(f"expires_in must be a number of seconds, at least {_SHORTEST_S}")
     return float(text)
 
 

@@ -50,7 +50,7 @@ def websocket_key(head: RequestHead, operation: Operation) -> bytes:
     if _WEBSOCKET not in protocols and not any(protocol.startswith(b"spdy/") for protocol in protocols):
         return b""
     if operation.surface not in _SURFACES or operation.blocked:
-        raise _refused("this is no place for a tunnel")
+        raise _refused("this route does not accept WebSockets")
     if protocols != [_WEBSOCKET]:
         raise _refused("only WebSockets are tunnelled")
     if head.method != "GET" or head.has_body:
@@ -77,7 +77,7 @@ def switched(reply: ResponseHead, key: bytes) -> ResponseHead:
             "502 Bad Gateway",
             source=Source.UPSTREAM,
             proxy_error="http_upgrade_failed",
-            detail="GitLab switched to something else",
+            detail="GitLab switched to another protocol",
         )
     kept = tuple(field for field in fields if field[0].lower() not in _NEVER_WITH_101)
     return ResponseHead(101, kept, b"Switching Protocols")

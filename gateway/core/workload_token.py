@@ -104,7 +104,7 @@ def _read(segment: str) -> _Read | None:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 # Judging

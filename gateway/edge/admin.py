@@ -208,7 +208,7 @@ class Admin:
         async def handle(request: web.Request) -> web.Response:
             if any(name not in endpoint.query or len(request.query.getall(name)) > 1 for name in request.query):
                 known = ", ".join(sorted(endpoint.query)) or "none"
-                return _refuse(400, f"parameters, each once at most: {known}")
+                return _refuse(400, f"known parameters, each at most once: {known}")
             body: dict[str, object] = {}
             if endpoint.method in {"POST", "PUT", "PATCH"}:
                 if request.content_type != "application/json":  # a type that a browser's form can't send
@@ -223,7 +223,7 @@ class Admin:
                 try:
                     body = msgspec.json.decode(octets, type=dict[str, object])
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    return _refuse(400, "the body is no JSON object")
+                    return _refuse(400, "the body is not a JSON object")
             names, query = dict(request.match_info), dict(request.query)
             asked = Asked(_who(request), request.remote or "", endpoint.method, names, query, body)
             try:

@@ -110,7 +110,7 @@ class HookReceiver:
             body = await _whole(down)
         except Rejection as broken:
             x.code = broken.code.value
-            return broken.status, b'{"message":"the hook did not arrive whole"}', True
+            return broken.status, b'{"message":"the webhook did not arrive whole"}', True
         if self._proof.needs_body and (body is None or not self._proof.holds(fields, body, now)):
             return self._refused(x)
         name = Deliveries.name(fields, body or b"")

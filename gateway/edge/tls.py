@@ -48,7 +48,7 @@ class ListenerTls:
             why = f"is not the key of the certificate {self._cert_file}"
             if error.reason not in _NOT_A_PAIR:
                 why = (
-                    f"and the certificate {self._cert_file} can't be read: {error.reason or 'one of them is no whole PEM'}"
+                    f"and the certificate {self._cert_file} can't be read: {error.reason or 'one of them is not whole PEM'}"
                 )
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"the key {self._key_file} {why}") from error
         except OSError as error:

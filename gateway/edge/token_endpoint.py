@@ -104,7 +104,7 @@ class TokenEndpoint:
                 x.code, x.aborted = Code.DRAINING.value, "gateway"
             else:
                 x.code = Code.DRAINING.value
-                await self._tell(down, x, _refused(503, _UNAVAILABLE, "the gateway ends: try again", _LATER))
+                await self._tell(down, x, _refused(503, _UNAVAILABLE, "the gateway is shutting down: try again", _LATER))
             raise
         except Exception:
             x.status, x.code = 500, Code.INTERNAL.value  # our own fault, which ends the connection
@@ -121,7 +121,7 @@ class TokenEndpoint:
     async def _answer(self, down: Downstream, peer: str, x: Exchange) -> _Answer:
         if down.head.method != "POST":
             x.code = Code.METHOD_NOT_ALLOWED.value
-            return _refused(405, "invalid_request", "the method is POST", ((b"Allow", b"POST"),))
+            return _refused(405, "invalid_request", "the method must be POST", ((b"Allow", b"POST"),))
         try:
             granted = await self._grant(down, peer, x)
         except TokenRefused as refused:
@@ -129,7 +129,7 @@ class TokenEndpoint:
             return _refused(400, refused.error, str(refused))
         except (KeyRefused, StoreUnavailable):
             x.code = Code.IDENTITY_UNAVAILABLE.value
-            return _refused(503, _UNAVAILABLE, "no credential can be kept at the moment", _LATER)
+            return _refused(503, _UNAVAILABLE, "no credential can be stored at the moment", _LATER)
         except Rejection as rejection:
             x.code = rejection.code.value
             return _of(rejection)
@@ -152,7 +152,7 @@ class TokenEndpoint:
         if self._hosts and host_name(judge_host(head.fields, http_10=head.http_10)) not in self._hosts:
             raise Rejection(Code.MISDIRECTED, 421, "421 Misdirected Request", close=True)
         if head.target != PATH:
-            raise TokenRefused("invalid_request", "parameters stand in the body, where no log shows them")
+            raise TokenRefused("invalid_request", "parameters must be in the body, where no log shows them")
         body = await _whole(down)
         asked = read_token_request((first(head.fields, b"content-type") or b"").decode("latin-1"), body)
         await self._admit(x)

@@ -50,17 +50,16 @@ def test_routes_that_have_no_effect_are_pointed_out() -> None:
     [
         (
             "GET /api/v4/projekts/:id",
-            "is not in the catalogue: it holds only for a route that GitLab adds; did you mean `GET /api/v4/projects/:id`?",
+            "is not in the catalogue: it matches only if GitLab adds it; did you mean `GET /api/v4/projects/:id`?",
         ),
         (
             "/api/v4/projects/:id/isues",
-            "is not in the catalogue: it holds only for a route that GitLab adds; "
-            "did you mean `/api/v4/projects/:id/issues`?",
+            "is not in the catalogue: it matches only if GitLab adds it; did you mean `/api/v4/projects/:id/issues`?",
         ),
-        ("/platform/**", "is not in the catalogue: it holds only for a route that GitLab adds"),
+        ("/platform/**", "is not in the catalogue: it matches only if GitLab adds it"),
         (
             "GET /api/v4/projects/42/issues",
-            "never holds: the catalogue calls it `GET /api/v4/projects/:id/issues`; `by: project` limits each project",
+            "never matches: the catalogue calls it `GET /api/v4/projects/:id/issues`; `by: project` limits each project",
         ),
         ("GET /api/v4/projects/:id", ""),
         ("GET /api/v4/projects/:whatever/issues", ""),
@@ -99,12 +98,12 @@ rules:
 
 def test_clauses_of_rules_are_named_with_their_lines() -> None:
     route = (
-        "route `GET /api/v4/projects/:id/isues` is not in the catalogue: it holds only for a route that GitLab adds; "
+        "route `GET /api/v4/projects/:id/isues` is not in the catalogue: it matches only if GitLab adds it; "
         "did you mean `GET /api/v4/projects/:id/issues`?"
     )
     assert told(RULES) == [
         f"g.yaml:11: warning: rules[0].allow[0]: {route}",
-        "g.yaml:14: warning: rules[0].deny[1]: permission `read_varible` is on no operation of the catalogue; "
+        "g.yaml:14: warning: rules[0].deny[1]: permission `read_varible` belongs to no operation of the catalogue; "
         "did you mean `read_variable`?",
         f"g.yaml:18: warning: rules[1].allow[0]: {route}",
     ]

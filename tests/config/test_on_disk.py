@@ -35,7 +35,7 @@ def test_an_audit_goes_to_a_file_in_a_directory(tmp_path: Path) -> None:
         assert found(f"audit: {{sink: '{sink}'}}") == []
     assert found(f"audit:\n  sink: file:{tmp_path}") == [f"F:4: audit.sink: names {tmp_path}, which is a directory"]
     (problem,) = found(f"audit: {{sink: 'file:{tmp_path}/file/audit'}}")
-    assert problem == f"F:3: audit.sink: names a file in {tmp_path}/file, which is no directory"
+    assert problem == f"F:3: audit.sink: names a file in {tmp_path}/file, which is not a directory"
     (problem,) = found(f"audit: {{sink: 'file:{tmp_path}/none/audit'}}")
     assert problem.startswith(f"F:3: warning: audit.sink: names a file in {tmp_path}/none, which is not there")
 
@@ -59,8 +59,8 @@ def test_a_certificate_and_its_key_are_tried(tmp_path: Path) -> None:
     ("left", "said"),
     [
         (datetime.timedelta(days=8), None),
-        (datetime.timedelta(days=3, minutes=5), "ends in 3.0 days"),
-        (datetime.timedelta(minutes=-5), "has ended: clients refuse it"),
+        (datetime.timedelta(days=3, minutes=5), "expires in 3.0 days"),
+        (datetime.timedelta(minutes=-5), "has expired: clients refuse it"),
     ],
 )
 def test_a_certificate_that_ends_is_a_warning(tmp_path: Path, left: datetime.timedelta, said: str | None) -> None:
@@ -95,7 +95,7 @@ def test_the_files_of_a_redis_address_are_read(tmp_path: Path) -> None:
     assert problem == f"F:5: stores.shared: {why}"
     for cert, key in ((one.cert, other.key), (locked.cert, locked.key), (tmp_path / "none", one.key)):
         (problem,) = shared(f"ssl_certfile={cert}&ssl_keyfile={key}")
-        why = f"name the certificate {cert} and the key {key}: they can't be read, or don't fit"
+        why = f"name the certificate {cert} and the key {key}: they can't be read, or don't match"
         assert problem.startswith(f"F:5: stores.shared: ssl_certfile and ssl_keyfile of the Redis URL {why}")
 
 

@@ -34,7 +34,7 @@ def loaded(text: str, files: dict[str, str] = FILES) -> tuple[Config, Given]:
     [
         ("workers: 2", "workers: 3, address: 127.0.0.1:8081", ["listen.address"]),
         ("workers: 2", "admin: 127.0.0.1:9902", ["listen.admin"]),
-        (", tls: {cert_file: /cert, key_file: /key}", "", ["listen.tls (there or not)"]),
+        (", tls: {cert_file: /cert, key_file: /key}", "", ["listen.tls (present or not)"]),
         ("/state", "/other", ["state_dir"]),
         ("127.0.0.1:1/0", "127.0.0.1:1/1", ["stores.keys", "stores.credentials", "stores.shared"]),
         ("{file:/pepper}", "{file:/audit}", ["secrets.pepper"]),
@@ -42,7 +42,11 @@ def loaded(text: str, files: dict[str, str] = FILES) -> tuple[Config, Given]:
         ("{file:/encryption}", "{file:/pepper}", ["secrets.encryption_key"]),
         ("version: 1", "version: 1\ncache: {mode: 'off'}", ["cache.mode"]),
         ("version: 1", "version: 1\ncache: {mode: 'off', store: memory}", ["cache.mode", "cache.store"]),
-        ('token: "${file:/one}"', 'token: "${file:/one}", rotate: {before: 7d}', ["credentials.sa.rotate (there or not)"]),
+        (
+            'token: "${file:/one}"',
+            'token: "${file:/one}", rotate: {before: 7d}',
+            ["credentials.sa.rotate (present or not)"],
+        ),
         ('token: "${file:/one}"', 'token: "${file:/two}"', []),
         ("{id: sa,", "{id: other, rotate: {before: 7d},", []),
         ("workers: 2", "workers: 3, limits: {idle: 1s}", []),

@@ -87,7 +87,7 @@ def test_rates(text: str, per_second: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "600", "600/fortnight", "-1/s", "600 / min", "0/s", "1/0s"])
 def test_what_is_no_rate(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not a rate|is a rate of nothing"):
+    with pytest.raises(ValueError, match=r"is not a rate|is a rate of 0"):
         units.parse_rate(text)
 
 
@@ -339,7 +339,7 @@ def test_bandwidths(text: str, octets: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "20MiB", "20MiB/min", "/s", "20MB/s", "20MiB/s\n", "-1KiB/s"])
 def test_what_is_no_bandwidth(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no bandwidth|is not a size"):
+    with pytest.raises(ValueError, match=r"is not a bandwidth|is not a size"):
         units.parse_byte_rate(text)
 
 

@@ -409,7 +409,7 @@ def test_an_allow_needs_a_credential() -> None:
 
 
 def test_a_route_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="is no route"):
+    with pytest.raises(ValueError, match="is not a route"):
         Rules.compile([rule(Clause(routes=("projects",)))])
 
 

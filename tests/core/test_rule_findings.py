@@ -31,7 +31,7 @@ def told(clause: Clause, *, deny: bool = False) -> list[str]:
         pytest.param(Clause(permissions=("read_project",)), [], id="a permission"),
         pytest.param(
             Clause(permissions=("read_ci_variable",)),
-            ["permission `read_ci_variable` is on no operation of the catalogue; did you mean `read_variable`?"],
+            ["permission `read_ci_variable` belongs to no operation of the catalogue; did you mean `read_variable`?"],
             id="no such permission",
         ),
         pytest.param(Clause(routes=("GET /api/v4/projects/:anything",)), [], id="a route"),
@@ -39,7 +39,7 @@ def told(clause: Clause, *, deny: bool = False) -> list[str]:
         pytest.param(
             Clause(routes=("GET /api/v4/projects/42",)),
             [
-                "route `GET /api/v4/projects/42` never holds: the catalogue calls it `GET /api/v4/projects/:id`; "
+                "route `GET /api/v4/projects/42` never matches: the catalogue calls it `GET /api/v4/projects/:id`; "
                 "name projects in `projects`"
             ],
             id="a path is no template",
@@ -47,30 +47,32 @@ def told(clause: Clause, *, deny: bool = False) -> list[str]:
         pytest.param(
             Clause(access=Access.READ, routes=("/api/v4/projects/42",)),
             [
-                "route `/api/v4/projects/42` never holds: the catalogue calls it `GET /api/v4/projects/:id`; "
+                "route `/api/v4/projects/42` never matches: the catalogue calls it `GET /api/v4/projects/:id`; "
                 "name projects in `projects`"
             ],
             id="whatever its method",
         ),
         pytest.param(
             Clause(routes=("GET /api/v4/brand_new",)),
-            ["route `GET /api/v4/brand_new` is not in the catalogue: it holds only for a route that GitLab adds"],
+            ["route `GET /api/v4/brand_new` is not in the catalogue: it matches only if GitLab adds it"],
             id="a new route",
         ),
         pytest.param(
             Clause(routes=("GET /api/v4/version/**",)),
-            ["route `GET /api/v4/version/**` is not in the catalogue: it holds only for a route that GitLab adds"],
+            ["route `GET /api/v4/version/**` is not in the catalogue: it matches only if GitLab adds it"],
             id="nothing below",
         ),
         pytest.param(
             Clause(routes=("/api/v4/projects/:id",)),
-            ["allows writes too: say `access: read` if reading is meant"],
+            ["allows writes too: say `access: read` if only reading is meant"],
             id="writes by omission",
         ),
-        pytest.param(Clause(projects=OURS), ["allows writes too: say `access: read` if reading is meant"], id="only where"),
+        pytest.param(
+            Clause(projects=OURS), ["allows writes too: say `access: read` if only reading is meant"], id="only where"
+        ),
         pytest.param(
             Clause(access=Access.READ, surfaces=(Surface.GRAPHQL,), projects=OURS),
-            ["never holds: no operation it selects keeps to a project or group named in its path"],
+            ["never holds: no operation that it selects stays within a project or group named in its path"],
             id="projects where none are named",
         ),
     ],
@@ -88,7 +90,7 @@ FILTER = Clause(access=Access.READ, projects=OURS, lists=Lists.FILTER)
         (FILTER, None),
         (msgspec.structs.replace(FILTER, routes=("GET /api/v4/projects",)), None),
         (msgspec.structs.replace(FILTER, projects=None), "narrows what an allow with `projects` lets through"),
-        (msgspec.structs.replace(FILTER, surfaces=(Surface.GIT,)), "none of the lists that can be filtered is selected"),
+        (msgspec.structs.replace(FILTER, surfaces=(Surface.GIT,)), "it selects no list that can be filtered"),
         (
             msgspec.structs.replace(FILTER, projects=Projects(under_group=("42",))),
             "shows nothing of a group named by number",
@@ -107,7 +109,7 @@ def test_a_deny_filters_nothing() -> None:
 def test_a_deny_may_be_as_broad_as_it_likes() -> None:
     assert told(Clause(projects=OURS), deny=True) == []
     assert told(Clause(permissions=("nonsense",)), deny=True) == [
-        "permission `nonsense` is on no operation of the catalogue"
+        "permission `nonsense` belongs to no operation of the catalogue"
     ]
 
 

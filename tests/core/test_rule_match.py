@@ -139,7 +139,7 @@ def test_routes_are_read(written: str, expected: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("written", ["", "a/b", "get /a", "GET a", "GET"])
 def test_what_is_no_route_is_refused(written: str) -> None:
-    with pytest.raises(ValueError, match="is no route"):
+    with pytest.raises(ValueError, match="is not a route"):
         Matcher(Clause(routes=(written,)))
 
 

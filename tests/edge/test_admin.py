@@ -243,11 +243,11 @@ async def test_an_answer_without_a_body(ask: Ask) -> None:
     [
         (b'{"raise": "value"}', 400, "makes no sense"),
         (b'{"raise": "refused"}', 409, "there is one already"),
-        (b"", 400, "the body is no JSON object"),
-        (b"[]", 400, "the body is no JSON object"),
-        (b"{", 400, "the body is no JSON object"),
-        (b'{"a": "\xff"}', 400, "the body is no JSON object"),
-        (b'{"a":' + b"[" * 30_000 + b"]" * 30_000 + b"}", 400, "the body is no JSON object"),
+        (b"", 400, "the body is not a JSON object"),
+        (b"[]", 400, "the body is not a JSON object"),
+        (b"{", 400, "the body is not a JSON object"),
+        (b'{"a": "\xff"}', 400, "the body is not a JSON object"),
+        (b'{"a":' + b"[" * 30_000 + b"]" * 30_000 + b"}", 400, "the body is not a JSON object"),
         (b'{"a": "' + b"x" * (64 << 10) + b'"}', 413, f"413 {HTTPStatus(413).phrase}"),
     ],
     ids=["ValueError", "refused", "empty", "list", "cut", "no text", "deep", "large"],
@@ -315,7 +315,7 @@ async def test_a_coded_body_is_no_json(coding: str) -> None:
             given = {**fields, "Authorization": f"Bearer {key}"}
             async with session.post(f"http://{host}:{port}/-/things/1", data=b"abc", headers=given) as response:
                 assert response.status == status
-                assert (await response.json())["message"] in {"the body is no JSON object", "401 Unauthorized"}
+                assert (await response.json())["message"] in {"the body is not a JSON object", "401 Unauthorized"}
 
 
 _HALF_A_BODY = (

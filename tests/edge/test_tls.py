@@ -109,7 +109,7 @@ def test_a_key_of_another_kind_than_the_certificates_is_told_as_what_it_is(tmp_p
 def test_a_file_that_is_half_written_is_told_as_what_it_is(tmp_path: Path) -> None:
     one = Authority(tmp_path).issue("one")
     one.cert.write_bytes(one.cert.read_bytes()[:300])
-    with pytest.raises(ssl.SSLError, match="can't be read: one of them is no whole PEM"):
+    with pytest.raises(ssl.SSLError, match="can't be read: one of them is not whole PEM"):
         ListenerTls(str(one.cert), str(one.key))
 
 
