@@ -104,7 +104,7 @@ BARS = (
     _least("… to nginx+Lua with Redis", _claim(f"{MISS} by nginx+Lua Redis"), 0.45, "… nginx+Lua"),
     _least("… to Envoy with local rate limit and header mutation", _claim(f"{MISS} by Envoy limit"), 1.0, "… Envoy"),
     _least(
-        "… to the same Envoy with a JSON line a request, as ours",
+        "… to the same Envoy with a JSON line per request, as ours",
         _claim(f"{MISS} by Envoy limit logged"),
         1.0,
         "… Envoy that logs",
@@ -117,7 +117,7 @@ BARS = (
     ),
     _least("… to Traefik with its Redis limiter", _claim(f"{MISS} by Traefik Redis limit"), 2.0, "… Traefik"),
     _least(
-        "… to the same Traefik with a JSON line a request and metrics, as ours",
+        "… to the same Traefik with a JSON line per request and metrics, as ours",
         _claim(f"{MISS} by Traefik Redis limit logged"),
         2.0,
         "… Traefik that logs",
@@ -129,23 +129,23 @@ BARS = (
     _least("20 KB answer, miss, to nginx's", _claim(f"{MISS} 20 KB by nginx 20 KB"), 0.27, "20 KB: to nginx"),
     _most("one at a time, miss: median over nginx's", _alone(MISS), 0.3, " ms", "miss, one at a time, ms"),
     _most("one at a time, hit: median over nginx's", _alone(HIT), 0.3, " ms", "hit, one at a time, ms"),
-    _most("the core busy for 70 %, hits: p99 by p50", _steady("hit"), 5.0, run="hits: p99 by p50"),
-    _most("the core busy for 70 %, misses: p99 by p50", _steady("miss"), 5.0, run="misses: p99 by p50"),
+    _most("the core busy for 70 %, hits: p99 / p50", _steady("hit"), 5.0, run="hits: p99 / p50"),
+    _most("the core busy for 70 %, misses: p99 / p50", _steady("miss"), 5.0, run="misses: p99 / p50"),
     _most("work in the background: the most it adds to p99", _worst_added, 5.0, " ms", "background, ms"),
-    _most("two workers, a core each: CPU time a hit by one worker's", _workers("hit"), 1.1, run="two workers: a hit"),
+    _most("two workers, a core each: CPU time per hit / one worker's", _workers("hit"), 1.1, run="two workers: a hit"),
     _most("… a miss", _workers("miss"), 1.1, run="… a miss"),
     _most(
-        "two workers: CPU time a hit by that of two gateways of a worker each",
+        "two workers: CPU time per hit / that of two gateways with one worker each",
         _workers("hit", "beside_pair"),
         1.1,
-        run="two workers by two gateways: a hit",
+        run="two workers / two gateways: a hit",
     ),
-    _most("… a miss by that of two gateways", _workers("miss", "beside_pair"), 1.1, run="… a miss"),
+    _most("… per miss / that of two gateways", _workers("miss", "beside_pair"), 1.1, run="… a miss"),
     _most("memory of an idle client", _foot("client_kib"), 12.0, " KiB"),
     _most("memory after start", _foot("rss_mib"), 80.0, " MiB"),
     _most("start to first answered request", _foot("start_s"), 1.0, " s"),
     _most("memory over 1,000,000 requests: growth after the first 200,000", _grown, 4.0, " MiB"),
-    _most("cost a request, most to least: the largest growth of any chart", _worst_growth, 1.25, " times"),
+    _most("cost per request, most to least: the largest growth of any chart", _worst_growth, 1.25, " times"),
 )
 """A CPU ratio with a least value is the other's CPU time per request divided by the gateway's: more is better."""
 
@@ -209,7 +209,7 @@ def runs_table(runs: list[Run]) -> str:
             cells.append(told if found is None or bar.met(found) else f"**{told}**")
         rows.append(f"| {bar.run} | {'≥' if bar.way == 'at least' else '≤'} {bar.bar:g} | {' | '.join(cells)} |")
     stolen = " | ".join(f"{run.stolen:.1%}" for run in reversed(runs))
-    rows.append(f"| the machine's time, given to others | ≤ {STOLEN_MOST:.0%} | {stolen} |")
+    rows.append(f"| machine time stolen by the host | ≤ {STOLEN_MOST:.0%} | {stolen} |")
     return "\n".join(rows)
 
 

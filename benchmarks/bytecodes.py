@@ -205,7 +205,7 @@ async def _counts(directory: Path, store: str, *, names: bool) -> list[Line]:
 def table(result: Counts) -> str:
     """The result as Markdown."""
     rows = [f"Python {result.python}, buckets in {result.buckets}.", ""]
-    rows += ["| a request, of sixteen in one turn of the event loop | bytecodes | calls |", "|---|---|---|"]
+    rows += ["| per request, of sixteen in one turn of the event loop | bytecodes | calls |", "|---|---|---|"]
     rows += [f"| {line.what} | {line.bytecodes:,} | {line.calls} |" for line in result.lines]
     return "\n".join(rows)
 

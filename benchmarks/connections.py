@@ -141,7 +141,7 @@ def table(result: Result) -> str:
         [
             f"{result.date}: Python {result.python}, {result.rounds} rounds of {result.requests} requests, one at a time.",
             "",
-            "| CPU time a request | connection of its own, by nginx's | kept, by nginx's | own by kept |",
+            "| CPU time per request | own connection / nginx's | kept connection / nginx's | own / kept |",
             "|---|---|---|---|",
             *(f"| {cost.name} | {cost.own:.2f} | {cost.kept:.2f} | {cost.own_by_kept:.2f} |" for cost in result.costs),
         ]

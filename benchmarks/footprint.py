@@ -136,9 +136,9 @@ def table(result: Footprint) -> str:
             "",
             "| | |",
             "|---|---|",
-            f"| process made to first answered request, median | {result.start_s:.2f} s |",
+            f"| process start to first answered request, median | {result.start_s:.2f} s |",
             f"| CPU time of that | {result.start_cpu_s:.2f} s |",
-            f"| resident after it | {result.rss_mib:.0f} MiB |",
+            f"| resident memory after it | {result.rss_mib:.0f} MiB |",
             f"| an idle client that has asked once, user-space memory | {result.client_kib:.1f} KiB |",
             f"| the same at the bare aiohttp proxy | {result.bare_client_kib:.1f} KiB |",
         ]

@@ -307,7 +307,7 @@ def table(result: Latency) -> str:
         f"{result.date}: Python {result.python}, rounds of {_STEADY_S:.1f} s; beside works {result.rounds} of "
         f"{result.seconds:.0f} s.",
         "",
-        "| | core busy (rounds that count, of all) | requests/s | p50, ms | p99, ms | p99 by p50 (median)"
+        "| | core busy (rounds that count, of all) | requests/s | p50, ms | p99, ms | p99 / p50 (median)"
         " | nginx's p50, p99 | sender late |",
         "|---|---|---|---|---|---|---|---|",
     ]

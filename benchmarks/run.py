@@ -150,7 +150,7 @@ def main() -> None:
     print(table(result), flush=True)
     if given.write and result.stolen > STOLEN_MOST:
         raise SystemExit(
-            f"bench: nothing is kept: {result.stolen:.1%} of the machine's time was given to others by its host,"
+            f"bench: nothing is kept: {result.stolen:.1%} of the machine's time was stolen by its host,"
             f" and {STOLEN_MOST:.0%} is the most that a kept run may have lost"
         )
     if given.write:
@@ -300,9 +300,9 @@ def table(result: Result) -> str:
     """The result as Markdown."""
     rows = [
         f"{result.date}: {result.machine}; Python {result.python}, {result.rounds} rounds of {result.seconds:.0f} s, "
-        f"load: {result.load}. Of the machine's time {result.stolen:.1%} was given to others by its host.",
+        f"load: {result.load}. Of the machine's time {result.stolen:.1%} was stolen by its host.",
         "",
-        "| target | does | CPU ratio (quartiles) | requests/s ratio | p50, p99 by nginx's "
+        "| target | does | CPU ratio (quartiles) | requests/s ratio | p50, p99 / nginx's "
         "| c=1: p50, p99, µs over nginx's | peak MiB |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -312,7 +312,7 @@ def table(result: Result) -> str:
             f"| {line.name} | {line.does} | {line.cpu:.2f} ({line.cpu_spread[0]:.2f}-{line.cpu_spread[1]:.2f}) "
             f"| {line.rate:.2f} | {line.p50:.1f}, {line.p99:.1f} | {alone} | {line.peak_mib:.0f} |"
         )
-    rows += ["", "| CPU time a request: the second's by the first's | median (quartiles) |", "|---|---|"]
+    rows += ["", "| CPU time per request: the second's / the first's | median (quartiles) |", "|---|---|"]
     for name, claim in result.claims.items():
         rows.append(f"| {name} | {claim.ratio:.2f} ({claim.spread[0]:.2f}-{claim.spread[1]:.2f}) |")
     return "\n".join(rows)

@@ -254,7 +254,7 @@ def _memory() -> Memory:
 def table(result: Scaling) -> str:
     """The result as Markdown."""
     rows = [
-        f"{result.date}: CPU time a request by the smallest's, median of rounds in turns; in brackets calls a request.",
+        f"{result.date}: CPU time per request / the smallest's, median of rounds in turns; in brackets, calls per request.",
         "",
         f"| of | many | {' | '.join(KINDS.values())} |",
         "|---|---|---|---|---|",
@@ -292,7 +292,7 @@ def draw(result: Scaling) -> None:
     for chart in result.charts:
         kinds = list(chart.points[0].cpu)
         series = {KINDS.get(kind, kind): [(float(point.many), point.cpu[kind]) for point in chart.points] for kind in kinds}
-        title = f"CPU time a request: {chart.what}"
+        title = f"CPU time per request: {chart.what}"
         svg = drawn(title, f"number of {chart.what}", "times the smallest's", series, top=2.0)
         (ROOT / "docs" / f"scaling-{chart.name}.svg").write_text(svg)
 

@@ -105,7 +105,7 @@ async def measure(port: int, scripts: Sequence[Script]) -> list[Row]:
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     compared = rows[0].beside is not None
-    head = "| requests in a call | callers | a call, by the least script | a request, by it |" + (
+    head = "| requests per call | callers | call / smallest script | request / smallest script |" + (
         " the other's call |" if compared else ""
     )
     lines = [head, "|---|---|---|---|" + ("---|" if compared else "")]

@@ -99,7 +99,7 @@ async def _compare(port: int, rounds: int, requests: int, concurrency: int) -> N
     await lean.close()
     middle = {name: statistics.median(values) for name, values in taken.items()}
     for name, values in taken.items():
-        print(f"{name:>14}: {middle[name]:7.1f} us a request (from {min(values):.1f} to {max(values):.1f})")
+        print(f"{name:>14}: {middle[name]:7.1f} us per request (from {min(values):.1f} to {max(values):.1f})")
     print(f"ClientSession / lean = {middle['ClientSession'] / middle['lean']:.2f}")
 
 

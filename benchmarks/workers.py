@@ -218,8 +218,8 @@ def table(result: Result) -> str:
         [
             f"{result.date}: Python {result.python}, {result.connections} connections, {rounds} rounds.",
             "",
-            "| CPU time, median (least) | workers | one worker | two | two gateways of one | two by one (of all rounds)"
-            " | two by two gateways |",
+            "| CPU time, median (least) | workers | one worker | two | two gateways of one | two / one (of all rounds)"
+            " | two / two gateways |",
             "|---|---|---|---|---|---|---|",
             *rows,
             "",
