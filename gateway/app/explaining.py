@@ -260,7 +260,7 @@ def _cache(config: Config, principal: Principal, operation: Operation, method: s
     whose = (
         f"credential `{use}` and rule set" if use else "this very token" if principal.token_hash else "anonymous callers"
     )
-    words = [f"one partition for {whose};  {how}; kept for {keep_s:g} s to be validated"]
+    words = [f"one partition for {whose}; {how}; kept for {keep_s:g} s to be validated"]
     if immutable:
         words.append("named by a full commit SHA: with or without hooks")
     elif settings.hooks is not None and reuse_s:

@@ -63,7 +63,7 @@ def _version(config: Config) -> Iterator[Finding]:
 def _upstream(config: Config) -> Iterator[Finding]:
     upstream, listen = config.upstream, config.listen
     if upstream.url.scheme == "http" and not _is_loopback(upstream.url.host):
-        yield _warning(("upstream", "url"), "is plain http: every token crosses the network readable")
+        yield _warning(("upstream", "url"), "is plain http: every token crosses the network in clear text")
     if _points_at(upstream.url, listen.address) or _points_at(upstream.url, listen.admin):
         yield _error(("upstream", "url"), "is the gateway's own address: requests would go in circles")
     if upstream.ca_file is not None and upstream.url.scheme == "http":
@@ -76,7 +76,7 @@ def _upstream(config: Config) -> Iterator[Finding]:
     if told is not None and told.header is None and not told.user_agent:
         yield _warning(("upstream", "attribution"), "has no effect: give `header`, `user_agent: true`, or both")
     if upstream.rewrite_json and listen.public_url is None:
-        yield _warning(("upstream", "rewrite_json"), "has no effect: `listen.public_url` does not say what to write")
+        yield _warning(("upstream", "rewrite_json"), "has no effect without `listen.public_url`")
     for key, url in (("upstream", "external_url"), upstream.external_url), (("listen", "public_url"), listen.public_url):
         if url is not None and url.path != upstream.url.path:
             yield _error(
@@ -211,7 +211,9 @@ def _identities(config: Config) -> Iterator[Finding]:
                 yield _warning(path, f"may do nothing: no rule allows `{identity.id}` anything")
             continue
         if identity.kind in single:
-            yield _error(path, f"is a second `{identity.kind}` identity beside `{single[identity.kind]}`; there can be one")
+            yield _error(
+                path, f"is a second `{identity.kind}` identity beside `{single[identity.kind]}`; only one is allowed"
+            )
         single.setdefault(identity.kind, identity.id)
 
 
@@ -249,7 +251,7 @@ def _oidc(oidc: Oidc, path: Path) -> Iterator[Finding]:
     if not oidc.algorithms:
         yield _error((*path, "algorithms"), "is an empty list: no token could be signed")
     if oidc.skew > _LONGEST_SKEW_S:
-        yield _error((*path, "skew"), "is above 5m: set the clocks instead")
+        yield _error((*path, "skew"), "is above 5m: synchronise the clocks instead")
 
 
 def _host_of(url: str) -> str:
@@ -352,7 +354,7 @@ def _amount(limit: LimitEntry, path: Path) -> Iterator[Finding]:
             ("advertise", limit.advertise),
         ):
             if given:
-                yield _error((*path, key), "is for a `rate`: a request in progress holds one place")
+                yield _error((*path, key), "is for a `rate` only: a request in progress holds one place")
     taken = ("rate", limit.rate.count if limit.rate is not None and limit.burst is None else None)
     for key, most in (("burst", limit.burst), ("concurrent", limit.concurrent), taken):
         if most is not None and most > MOST_BURST:

@@ -26,16 +26,16 @@ def worker_findings(config: Config) -> Iterator[Finding]:
         message = f"is memory, which {workers} workers can't share: set it to redis://HOST:PORT/DB, {alone}"
         yield ("stores", "shared"), message, Severity.ERROR
     elif config.cache.store is CachePlace.MEMORY and config.cache.mode is not CacheMode.OFF:
-        message = f"is memory, so that a purge would reach one of {workers} workers: leave it out, {alone}"
+        message = f"is memory, so a purge would reach only one of {workers} workers: leave it out, {alone}"
         yield ("cache", "store"), message, Severity.ERROR
     rotated = any(credential.rotate is not None for credential in config.credentials)
     if rotated and stores.credentials is not None and stores.credentials.scheme == "sqlite":
         message = f"is SQLite, where {workers} workers don't see who else uses a rotated token: set it to Redis, {alone}"
         yield ("stores", "credentials"), message, Severity.ERROR
     if config.upstream.max_in_flight < workers:
-        message = f"is below `listen.workers`, {workers}: each worker needs a place at least"
+        message = f"is below `listen.workers`, {workers}: each worker needs at least one place"
         yield ("upstream", "max_in_flight"), message, Severity.ERROR
     for index, limit in enumerate(config.limits):
         if limit.bandwidth is not None:
-            message = f"is counted by each of {workers} workers: over several connections a caller may get more"
+            message = f"is counted by each of {workers} workers: with several connections a caller may get more"
             yield ("limits", index, "bandwidth"), message, Severity.WARNING

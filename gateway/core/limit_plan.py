@@ -95,7 +95,7 @@ class Limits:
             seen.add(limit.id)
             if not (0 < limit.rate <= MOST_RATE and 1 <= limit.burst <= MOST_BURST and 0 < limit.period_s < math.inf):
                 most = f"at most {MOST_RATE:.0f}, the burst from 1 to {MOST_BURST:.0f}"
-                raise ValueError(f"limit {limit.id}: the rate is above 0 and {most}")
+                raise ValueError(f"limit {limit.id}: the rate must be above 0 and {most}")
         return cls(compiled, Weights(weights or {}), ProjectNames() if names is None else names)
 
     def takes_for(self, principal: Principal, operation: Operation, target: Target, method: str, peer: str) -> Takes:

@@ -150,7 +150,7 @@ class _Review:
             if lost:
                 example = next((name for name in _BEST_KNOWN if name in lost), min(lost))
                 much = f"{len(lost)} of its operations, `{example}` among them," if lost < mine else "all of it"
-                return f"rule `{other.id}` denies {much} for what may be reached beyond what the path names"
+                return f"rule `{other.id}` denies {much} because more may be reached than the path names"
         return ""
 
     def _select(self, clause: Clause, *, deny: bool) -> frozenset[str]:

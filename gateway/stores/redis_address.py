@@ -49,11 +49,11 @@ def parse_address(url: str) -> RedisAddress:
     if kind == "cluster":
         server = _server(f"{scheme}://{userinfo}localhost/{path}{query}")
         if server.db:
-            raise ValueError("a Redis URL with +cluster has no database but 0")
+            raise ValueError("a Redis URL with +cluster has only database 0")
         return msgspec.structs.replace(server, guides=_guides(hosts, server))
     name, _, db = path.partition("/")
     if not name:
-        raise ValueError("a Redis URL with +sentinel names the primary after the hosts")
+        raise ValueError("a Redis URL with +sentinel must name the primary after the hosts")
     theirs = dict(_SENTINEL_OPTION.findall(query))
     query = _SENTINEL_OPTION.sub("", query).replace("?&", "?").removesuffix("?")
     server = _server(f"{scheme}://{userinfo}localhost/{db}{query}")
@@ -68,7 +68,7 @@ def _server(url: str) -> RedisAddress:
     from redis.asyncio.connection import parse_url  # a tenth of the start-up time, and the embedded default never needs it
 
     if not url.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("a Redis URL starts with redis://, rediss:// or unix://")
+        raise ValueError("a Redis URL must start with redis://, rediss:// or unix://")
     try:
         # redis-py's parser also decodes the password; its class arguments are dropped, its options kept.
         # A plus sign stands for itself: in the name of a file nobody would take it for a form's blank.

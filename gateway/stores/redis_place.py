@@ -214,7 +214,7 @@ class RedisPlace:
             case [bytes() as host, bytes() as port]:
                 return _place(host, port)
             case _:
-                raise RedisUnavailable(f"no primary {self._address.primary}")
+                raise RedisUnavailable(f"no primary named {self._address.primary}")
 
     def _owner(self, reply: RedisValue, guide: RedisAddress) -> tuple[str, int]:
         """The owner in a cluster's reply: ``[[first slot, last slot, [host, port, …], replicas …], …]``."""

@@ -348,7 +348,7 @@ _COUNTERS: tuple[tuple[str, str, tuple[str, ...], Callable[[_Kind], list[tuple[s
     ),
     (
         "gitlab_gateway_aborted_responses",
-        "Answers cut after their first octet, by the side that failed.",
+        "Answers cut off after their first octet, by the side that failed.",
         ("by",),
         lambda kind: [(kind.aborted,)] if kind.aborted else [],
     ),

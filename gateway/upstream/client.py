@@ -376,7 +376,7 @@ class _Exchange(msgspec.Struct, eq=False):
         try:
             then(answer)
         except Exception:
-            log.exception("an answer's taker failed")  # not raised: the connection may serve another request by now
+            log.exception("response callback failed")  # not raised: the connection may serve another request by now
             if isinstance(answer, Reply):
                 answer.release()
 

@@ -187,7 +187,7 @@ class Crew:
 
     def _look(self, kept: asyncio.Task[None]) -> None:
         if not kept.cancelled() and (fault := kept.exception()) is not None:
-            log.error("fault while keeping %s", kept.get_name(), exc_info=fault)
+            log.error("fault while supervising %s", kept.get_name(), exc_info=fault)
             self._give_up()
 
     def _give_up(self) -> None:

@@ -208,7 +208,7 @@ class TestSentinels:
             link = linked(f"redis+sentinel://{sentinels}/other")
             with pytest.raises(RedisUnavailable):
                 await link.execute("PING")
-            assert link.trouble == "Sentinel: no primary other"
+            assert link.trouble == "Sentinel: no primary named other"
 
     @pytest.mark.parametrize("port", [0, -1, 65536, 10**30])
     async def test_a_port_that_is_none_is_told(self, linked: Callable[..., RedisLink], port: int) -> None:
@@ -227,7 +227,7 @@ class TestSentinels:
         link = linked(f"redis+sentinel://{sentinel.place}/other")
         with pytest.raises(RedisUnavailable):
             await link.execute("PING")
-        assert link.trouble == "Sentinel: no primary other"
+        assert link.trouble == "Sentinel: no primary named other"
 
     async def test_none_that_answers_is_told(self, linked: Callable[..., RedisLink]) -> None:
         link = linked(f"redis+sentinel://{NOWHERE}/{NAME}")

@@ -128,7 +128,7 @@ async def test_a_fault_in_keeping_one_ends_all(
     monkeypatch.setattr(play.supervisor._crew, "_judge", lambda *_: 1 / 0)
     os.kill(int(play.told(1, "pid")), signal.SIGKILL)
     assert await play.code() == FAILED
-    assert "fault while keeping worker 1" in caplog.text
+    assert "fault while supervising worker 1" in caplog.text
     assert play.told(0, "heard") == "Leave(at_once=True) "
 
 
