@@ -304,8 +304,9 @@ def test_an_end_that_comes_near_is_told_everywhere(gitlab: HeldGitLab, tmp_path:
         rotate = {"manager": "root", "before": "1h", "lifetime": "2d"}
         site = Site(gitlab, Store("sqlite", tmp_path / "one", ""), stack, rotate)
         process = site.gateway()
-        near = re.compile(r"ends in (4\.\d|5\.0) days")  # from midnight: in the first hour of a day it is rounded to five
-        process.log.find(lambda line: line if "credential pool/1 ends" in line and near.search(line) else None)
+        # From midnight: in the first hour of a day it is rounded to five.
+        near = re.compile(r"expires in (4\.\d|5\.0) days")
+        process.log.find(lambda line: line if "credential pool/1 expires" in line and near.search(line) else None)
         told = json.loads(ask(process.admin_port, "/readyz").body)["checks"]["credential pool/1"]
         assert told.startswith("degraded: ")
         assert near.search(told)
