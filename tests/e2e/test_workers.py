@@ -282,7 +282,7 @@ def test_certificates_are_read_again_by_all(start: Start, tmp_path: Path) -> Non
     old.key.write_bytes(new.key.read_bytes())
     gateway.process.send_signal(signal.SIGHUP)
     for number in (0, 1):
-        gateway.log.find(lambda line: ("read again" in line and f'"worker": {number}' in line) or None)  # noqa: B023
+        gateway.log.find(lambda line: ("certificates reloaded" in line and f'"worker": {number}' in line) or None)  # noqa: B023
     assert {_certificate(gateway.port, authority) for _ in range(10)} == {"new"}
     assert gateway.stop() == 0
 
