@@ -102,7 +102,7 @@ class GatewayKeys:
         """The principal from memory, or why there is none; ``key`` is a keyed hash of the gateway key."""
         now = self._monotonic()
         known = self._known.get(key)
-        if known is not None and (now < known.fresh_until or (now < self._lasts_until and self._still(known, now))):
+        if known is not None and (now < known.fresh_until or self._still(known, now)):
             return known.principal if known.unbounded or known.record.is_usable(self._wall()) else Recall.BAD
         if known is not None and now < known.found_at + self._lately_s:
             return Recall.REFRESH
@@ -164,8 +164,8 @@ class GatewayKeys:
         await self._looks.close()
 
     def _still(self, known: _Known, now: float) -> bool:
-        """Whether no key was revoked or changed since this one was found, not long ago."""
-        return known.epoch is self._epoch and now < known.found_at + REREAD_S
+        """Whether the store said, not long ago, that no key was revoked or changed since this one was found."""
+        return now < self._lasts_until and known.epoch is self._epoch and now < known.found_at + REREAD_S
 
     async def _look_for_changes(self) -> None:
         """See whether the epoch lasts, at most once per ``TTL_S`` for all keys. Raises StoreUnavailable."""

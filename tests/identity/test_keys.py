@@ -384,6 +384,22 @@ async def test_a_key_revoked_elsewhere_ends_with_the_next_look(world: World, whe
     assert await world.look_up(other) is not None
 
 
+async def test_a_look_that_took_long_vouches_for_nothing(world: World) -> None:
+    """Its answer may be as old as its question: the key itself is read."""
+    key = await world.issue()
+    for _ in range(2):
+        await world.look_up(key)
+        world.clocks.pass_(TTL_S)
+    [record] = await world.store.list()
+
+    def hang() -> None:
+        world.clocks.pass_(2 * TTL_S)
+        world.store._by_digest[record.digest] = msgspec.structs.replace(record, revoked_at=T)
+
+    world.store.after_look = hang
+    assert await world.look_up(key) is None
+
+
 async def test_a_revocation_here_beats_a_look_under_way(world: World) -> None:
     key = await world.issue()
     for _ in range(2):
