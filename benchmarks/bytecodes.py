@@ -1,8 +1,8 @@
 """What a request takes, counted: bytecodes and calls of the gateway's own code, however busy the machine is.
 
-    python -m benchmarks.bytecodes [--by] [--write]
+    python -m benchmarks.bytecodes [--clients 16] [--by] [--write]
 
-Everything runs in this process: sixteen clients ask in one turn of the event loop, GitLab's answers come over sockets, and
+Everything runs in this process: all clients ask in one turn of the event loop, GitLab's answers come over sockets, and
 a Redis keeps the buckets where it is installed. Audit lines are left out, because they are rendered by the clock.
 ``sys.settrace`` counts; Python 3.12 and later count differently from 3.11. ``--by`` also names the functions with the most.
 """
@@ -35,7 +35,7 @@ from .page import keep, put
 from .processes import Program, free_port
 from .targets import LOAD_CPU
 
-TOGETHER = 16
+CLIENTS = 16
 ROUNDS = 12
 _HEAD = b"\r\n".join(
     [
@@ -76,6 +76,8 @@ class Counts(msgspec.Struct):
     date: str
     python: str
     buckets: str
+    clients: int
+    """How many ask in one turn of the event loop."""
     lines: list[Line]
 
 
@@ -163,9 +165,9 @@ async def _line(what: str, clients: list[Client], pages: Iterator[int] | None, f
 
 
 @contextlib.asynccontextmanager
-async def _clients(directory: Path, origin: int, store: str) -> AsyncIterator[list[Client]]:
+async def _clients(directory: Path, origin: int, store: str, number: int) -> AsyncIterator[list[Client]]:
     one = await subject(directory, origin=origin, store=store)
-    clients = [Client(one.made, one.client.key) for _ in range(TOGETHER)]
+    clients = [Client(one.made, one.client.key) for _ in range(number)]
     for client in clients:
         client.connection.connection_made(client.wire)
     await asyncio.sleep(0)
@@ -177,13 +179,13 @@ async def _clients(directory: Path, origin: int, store: str) -> AsyncIterator[li
         await one.close()
 
 
-async def _counts(directory: Path, store: str, *, names: bool) -> list[Line]:
+async def _counts(directory: Path, store: str, number: int, *, names: bool) -> list[Line]:
     server = await asyncio.get_running_loop().create_server(Origin, "127.0.0.1", 0)
     origin: int = server.sockets[0].getsockname()[1]
     pages = iter(range(1, 1_000_000))
     lines = []
     async with server:
-        async with _clients(directory / "pages", origin, store) as clients:
+        async with _clients(directory / "pages", origin, store, number) as clients:
             lines.append(await _line("hit", clients, None, names=names))
             known = b"If-None-Match: %b\r\n" % _ETAG.search(clients[0].wire.answers[-1])[1]  # type: ignore[index]  # found
             lines.append(await _line("304", clients, None, known, names=names))
@@ -195,7 +197,7 @@ async def _counts(directory: Path, store: str, *, names: bool) -> list[Line]:
             ):
                 lines.append(await _line(f"miss, stored; GitLab's answer in {how}", clients, pages, names=names))
         Origin.chunked = Origin.pieces = False
-        async with _clients(directory / "paths", origin, store) as clients:
+        async with _clients(directory / "paths", origin, store, number) as clients:
             for client in clients:
                 client.path = b"/api/v4/projects/platform%%2Fapi/issues/%d"
             lines.append(await _line("miss, stored, at a path not asked for before", clients, pages, names=names))
@@ -205,13 +207,14 @@ async def _counts(directory: Path, store: str, *, names: bool) -> list[Line]:
 def table(result: Counts) -> str:
     """The result as Markdown."""
     rows = [f"Python {result.python}, buckets in {result.buckets}.", ""]
-    rows += ["| per request, of sixteen in one turn of the event loop | bytecodes | calls |", "|---|---|---|"]
+    rows += [f"| per request, of {result.clients} in one turn of the event loop | bytecodes | calls |", "|---|---|---|"]
     rows += [f"| {line.what} | {line.bytecodes:,} | {line.calls} |" for line in result.lines]
     return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--clients", type=int, default=CLIENTS, help="how many ask in one turn of the event loop")
     parser.add_argument("--by", action="store_true", help="name the functions that most bytecodes are of")
     parser.add_argument("--write", action="store_true", help="keep the result")
     given = parser.parse_args()
@@ -224,9 +227,9 @@ def main() -> None:
             stack.callback(redis.stop)
             redis.wait_for_port(port)
             store = f"redis://127.0.0.1:{port}/0"
-        lines = uvloop.run(_counts(directory, store, names=given.by))
+        lines = uvloop.run(_counts(directory, store, given.clients, names=given.by))
     buckets = "memory" if store == "memory:" else "Redis"
-    result = Counts(time.strftime("%Y-%m-%d"), platform.python_version(), buckets, lines)
+    result = Counts(time.strftime("%Y-%m-%d"), platform.python_version(), buckets, given.clients, lines)
     print(table(result))
     if given.write:
         keep("bytecodes", result)
