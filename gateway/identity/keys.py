@@ -194,7 +194,7 @@ class GatewayKeys:
             self._known.drop(key)
             self._bad_until.put(key, now + TTL_S)
             return None
-        if before is not None:
+        if before is not None and _same_holder(before.record, found):
             principal, touched_at = before.principal, before.touched_at
         else:
             principal = Principal(
@@ -217,3 +217,9 @@ class GatewayKeys:
     async def _touch(self, key_id: str) -> None:
         with contextlib.suppress(StoreUnavailable):  # last use is worth less than the request
             await self._store.touch(key_id, self._wall())
+
+
+def _same_holder(one: KeyRecord, other: KeyRecord) -> bool:
+    """Whether the same principal is made of both: a restored backup or a hand may give a key to another, or other
+    networks."""
+    return one.identity == other.identity and one.cidr == other.cidr and one.origin is other.origin

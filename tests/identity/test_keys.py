@@ -319,6 +319,29 @@ async def test_a_keys_own_networks_go_with_its_principal(world: World) -> None:
     assert principal.cidr == ("192.0.2.0/24",)
 
 
+@pytest.mark.parametrize(
+    "change", [{"identity": "renovate"}, {"cidr": ("192.0.2.0/25",)}, {"cidr": ()}], ids=["identity", "narrower", "wider"]
+)
+async def test_a_key_that_changes_hands_takes_its_former_principal_nowhere(world: World, change: dict[str, Any]) -> None:
+    """As where a backup was restored, or the key imported once more."""
+    key = await world.issue(cidr=("192.0.2.0/24",))
+    before = await world.look_up(key)
+    world.clocks.pass_(TTL_S)
+    [record] = await world.store.list()
+    world.store._by_digest[record.digest] = msgspec.structs.replace(record, **change)
+    world.store._revision += 1
+    after = await world.look_up(key)
+    assert after is not None
+    assert after is not before
+    assert (after.id, after.identity, after.cidr) == (
+        change.get("identity", "backstage"),
+        change.get("identity", "backstage"),
+        change.get("cidr", record.cidr),
+    )
+    world.clocks.pass_(TTL_S)
+    assert await world.look_up(key) is after, "as long as nothing changes, what hangs on it holds"
+
+
 # Many keys, and one look for changes
 
 
