@@ -30,9 +30,10 @@ CREATE TABLE keys (
 """
 _INDEX = "CREATE INDEX keys_by_origin ON keys (origin, identity)"
 # The revision: whatever changes a key, a hand's own statement too. A key that had ended is forgotten without a word.
+# A random one each time: after a backup was restored into this very file, counting would repeat numbers seen before it.
 _REVISION_TABLE = "CREATE TABLE IF NOT EXISTS revision (number INTEGER NOT NULL) STRICT"
 _REVISION_ROW = "INSERT INTO revision SELECT abs(random() / 2) WHERE NOT EXISTS (SELECT 1 FROM revision)"
-_NEXT = "BEGIN UPDATE revision SET number = number + 1; END"
+_NEXT = "BEGIN UPDATE revision SET number = abs(random() / 2); END"
 _ON_CHANGE = f"""
 CREATE TRIGGER IF NOT EXISTS key_changed
 AFTER UPDATE OF id, identity, digest, not_before, expires_at, revoked_at, cidr, origin ON keys {_NEXT}

@@ -229,6 +229,24 @@ async def test_the_revision_is_of_one_file(store: SqliteKeys, path: Path, tmp_pa
     assert await store.find(record().digest) is not None
 
 
+async def test_the_revision_after_a_restored_backup_was_nobodys_before(
+    store: SqliteKeys, path: Path, tmp_path: Path
+) -> None:
+    """Restored into the very file, as ``sqlite3 keys.db .restore`` does: counting on from there would repeat what gateways
+    saw before it."""
+    for number in (1, 2):
+        await store.put(record(number))
+    hand, backup = sqlite3.connect(path), sqlite3.connect(tmp_path / "backup.db")
+    hand.backup(backup)
+    assert await store.revoke("key_1", T)
+    before = await store.revision()
+    backup.backup(hand)
+    assert await store.revoke("key_2", T)
+    assert await store.revision() != before, "key_2 was not revoked before"
+    hand.close()
+    backup.close()
+
+
 async def test_a_file_from_before_there_were_revisions_gets_one(path: Path) -> None:
     first = SqliteKeys(path)
     await first.put(record())
