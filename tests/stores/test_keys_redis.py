@@ -182,3 +182,21 @@ async def test_a_revision_that_was_lost_is_another_one(link: RedisLink, act: tup
     after = await keys.revision()
     assert after != before
     assert await keys.revision() == after
+
+
+@pytest.mark.parametrize(
+    "refusing", [("REPLICAOF", "127.0.0.1", "1"), ("CONFIG", "SET", "maxmemory", "1")], ids=["read-only", "full"]
+)
+async def test_a_redis_that_takes_no_revision_can_still_be_read(
+    start_redis: Callable[..., Any], refusing: tuple[str, ...]
+) -> None:
+    """Its keys are read one by one then: none is turned away because there is no telling whether any changed."""
+    server = start_redis()
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="keys-test")
+    keys = RedisKeys(link)
+    await keys.put(record())
+    await link.execute("DEL", "ggw:{keys}:revision")
+    await link.execute(*refusing)
+    assert await keys.revision() != await keys.revision(), "nobody knows what changed"
+    assert await keys.find(record().digest) == record()
+    await link.close()
