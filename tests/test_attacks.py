@@ -12,10 +12,11 @@ ROWS = [found.groups() for line in (ROOT / "docs/attacks.md").read_text().splitl
 
 
 def written_tests() -> set[str]:
+    """But for those of the demo's GitLab, which show nothing of the gateway."""
     return {
         node.name
         for file in (ROOT / "tests").rglob("*.py")
-        if "node_modules" not in file.parts
+        if not {"node_modules", "demo"} & set(file.parts)
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }

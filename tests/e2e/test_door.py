@@ -86,7 +86,7 @@ def test_x2_detours_to_internal_routes_are_refused(passage: Passage, target: str
 
 
 def test_x2_the_gateways_own_port_serves_no_admin_routes(gateway: GatewayProcess) -> None:
-    for target in ("/readyz", "/livez", "/-/config"):
+    for target in ("/metrics", "/readyz", "/livez", "/-/config"):
         assert ask(gateway.port, target, token=TOKENS.ada).status == 404
 
 
