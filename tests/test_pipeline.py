@@ -674,6 +674,25 @@ def _gone(*_: object, **__: object) -> None:
     raise ClientGone
 
 
+@pytest.mark.parametrize(
+    ("more", "padding", "takes"),
+    [
+        pytest.param((), 0, False, id="short"),
+        pytest.param((), 20_000, True, id="long"),
+        pytest.param(((b"Expect", b"100-continue"),), 0, True, id="waited for"),
+    ],
+)
+async def test_a_forbidden_lfs_batch_takes_where_its_body_is_work(
+    tmp_path: Path, more: tuple[Field, ...], padding: int, takes: bool
+) -> None:
+    target, kind = "/platform/api.git/info/lfs/objects/batch", (b"Content-Type", b"application/vnd.git-lfs+json")
+    async with world(tmp_path, CONFIGURATION.replace("burst: 50", "burst: 2")) as made:
+        for number in range(3):
+            body = b'{"operation":"upload"}' + b" " * padding
+            down = await made.ask("POST", target, kind, *more, caller="other", body=(body,))
+            assert down.status == (429 if takes and number == 2 else 403)
+
+
 async def test_a_batch_beyond_what_is_left_is_not_parsed_and_takes_nothing(tmp_path: Path) -> None:
     """Whoever waits as long as is told then is let in."""
     async with world(tmp_path, CONFIGURATION.replace("burst: 50", "burst: 5")) as made:
