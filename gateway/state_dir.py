@@ -35,8 +35,12 @@ def open_state_dir(path: Path, *, make: bool = True) -> Path:
         found = path.stat()
     except FileNotFoundError as error:
         raise StateRefused(f"state_dir {path} is missing: {_ELSEWHERE}") from error
+    except FileExistsError as error:
+        raise StateRefused(f"state_dir {path} is not a directory") from error
     except OSError as error:
         raise StateRefused(f"state_dir {path}: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise StateRefused(f"state_dir {path} is not a directory")
     if found.st_uid not in {os.geteuid(), 0}:
         raise StateRefused(f"state_dir {path} belongs to another user (uid {found.st_uid})")
     if found.st_mode & 0o022:

@@ -108,10 +108,11 @@ def test_a_directory_others_may_write_to_is_refused(directory: Path, mode: int) 
         open_state_dir(directory)
 
 
-def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "state").touch()
-    with pytest.raises(StateRefused, match="File exists"):
-        open_state_dir(tmp_path / "state")
+@pytest.mark.parametrize("make", [True, False])
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path, make: bool) -> None:
+    (tmp_path / "state").touch(0o600)
+    with pytest.raises(StateRefused, match="state is not a directory"):
+        open_state_dir(tmp_path / "state", make=make)
 
 
 @pytest.mark.parametrize("what", ["directory", "file"])
