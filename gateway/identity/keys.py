@@ -56,7 +56,7 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
     fresh_until: float
     touched_at: float
     epoch: _Epoch | None
-    """The epoch that had begun when the record was asked for."""
+    """The epoch that lasted when the record was asked for; None: that was not known."""
     unbounded: bool
     """Whether its record sets no time at which it would not be usable."""
 
@@ -122,7 +122,7 @@ class GatewayKeys:
                         self._tell(None)
                         if known.record.is_usable(self._wall()):
                             return known.principal
-                wanted, epoch = digest(self._pepper, secret), self._epoch
+                wanted, epoch = digest(self._pepper, secret), self._present_epoch()
                 record = await self._store.find(wanted)
             except StoreUnavailable as outage:
                 self._tell(outage)
@@ -166,6 +166,10 @@ class GatewayKeys:
     def _still(self, known: _Known, now: float) -> bool:
         """Whether the store said, not long ago, that no key was revoked or changed since this one was found."""
         return now < self._lasts_until and known.epoch is self._epoch and now < known.found_at + REREAD_S
+
+    def _present_epoch(self) -> _Epoch | None:
+        """The epoch, if it was seen to last not long ago: a restored backup may end one, and another bring it back."""
+        return self._epoch if self._monotonic() < self._lasts_until else None
 
     async def _look_for_changes(self) -> None:
         """See whether the epoch lasts, at most once per ``TTL_S`` for all keys. Raises StoreUnavailable."""

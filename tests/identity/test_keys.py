@@ -407,6 +407,22 @@ async def test_a_key_revoked_elsewhere_ends_with_the_next_look(world: World, whe
     assert await world.look_up(other) is not None
 
 
+async def test_a_look_of_long_ago_vouches_for_no_key_found_now(world: World) -> None:
+    """A wrong backup is restored, and then the right one, whose revision has been seen before."""
+    key, other = await world.issue(), await world.issue("renovate")
+    [live] = await world.store.list("backstage")
+    right, revoked = 1, msgspec.structs.replace(live, revoked_at=T)
+    world.store._by_digest[live.digest], world.store._revision = revoked, right
+    for _ in range(2):
+        assert await world.look_up(other) is not None
+        world.clocks.pass_(TTL_S)
+    world.store._by_digest[live.digest], world.store._revision = live, right - 1
+    assert await world.look_up(key) is not None
+    world.store._by_digest[live.digest], world.store._revision = revoked, right
+    world.clocks.pass_(TTL_S)
+    assert await world.look_up(key) is None
+
+
 async def test_a_look_that_took_long_vouches_for_nothing(world: World) -> None:
     """Its answer may be as old as its question: the key itself is read."""
     key = await world.issue()
