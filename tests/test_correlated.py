@@ -85,6 +85,23 @@ async def test_whoever_marks_the_requests(tmp_path: Path, fields: tuple[str, ...
         assert len([request for request in at.made.up.requests if request.target == TARGET.encode()]) == 1
 
 
+@pytest.mark.parametrize("trusting", ["", TRUSTING], ids=["a stranger", "a trusted proxy"])
+async def test_what_a_proxy_says_of_the_address_parts_no_entries(tmp_path: Path, trusting: str) -> None:
+    async with port(tmp_path, CONFIGURATION + CACHED + trusting) as at:
+        for number in range(1, 4):
+            address = f"198.51.100.{number}"
+            await at.ask(
+                TARGET,
+                f"CloudFront-Viewer-Address: {address}:4242{number}",
+                f"X-Azure-ClientIP: {address}",
+                f"X-Azure-SocketIP: {address}",
+                f"Fastly-Client-IP: {address}",
+                f"CF-Connecting-IPv6: 2001:db8::{number}",
+            )
+        (sent,) = [request for request in at.made.up.requests if request.target == TARGET.encode()]
+        assert b"198.51.100" not in b"".join(value for _, value in sent.fields)
+
+
 @pytest.mark.parametrize("marked", [True, False])
 async def test_a_client_may_come_by_several_proxies_in_turn(tmp_path: Path, marked: bool) -> None:
     proxies = ("127.0.0.1", "127.0.0.2", "127.0.0.3")

@@ -29,6 +29,7 @@ from gateway.app.limit_office import LimitOffice
 from gateway.app.readings import readiness, readings
 from gateway.app.together import all_ready, worker_readings
 from gateway.config import Config, load
+from gateway.core import correlation, headers
 from gateway.core.breaker import BreakerState
 from gateway.core.cache_status import CacheReason, CacheStatus, Stored
 from gateway.core.catalogue import Catalogue
@@ -229,6 +230,16 @@ def test_every_word_of_the_cache_is_explained(head: str, members: Any) -> None:
 # A request's life
 
 STAGES = rows_of(LIFE, "#", "stage")
+
+
+def test_every_field_by_name_is_listed() -> None:
+    """What is kept from GitLab, what says where a client is, and what marks a request."""
+    page, _, listed = BEHAVIOUR.partition("## Fields that go up")[2].partition("### Names")
+    addresses, _, marks = listed.partition("The client's address is")[0].partition("Correlation fields")
+    spelt = [{name.lower().encode() for name in words(text)} for text in (page + addresses, addresses, marks)]
+    assert headers._SPOOFABLE - spelt[0] == set()
+    assert spelt[1] - {b"x-forwarded-for"} == headers._ADDRESS
+    assert correlation.NAMES - spelt[2] == set()
 
 
 def test_the_stages_are_those_of_the_pipeline() -> None:

@@ -20,17 +20,46 @@ HOP_BY_HOP = frozenset(
 )
 # Written anew for the upstream request; `Expect` has already been met or refused at our own edge.
 _REWRITTEN = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
-# GitLab, Workhorse, Rack or a proxy in between believes these, so no client may send them.
-_SPOOFABLE = frozenset(
+# What proxies and content networks say of the client's address, in their own words. Rails reads `Client-IP`, and a proxy in
+# front of GitLab whatever it is told to (nginx's `real_ip_header`). The address that we vouch for is in `X-Forwarded-For`.
+_ADDRESS = frozenset(
     {
-        b"forwarded",
         b"client-ip",
-        b"true-client-ip",
         b"x-real-ip",
         b"x-client-ip",
+        b"x-client-port",
         b"x-cluster-client-ip",
+        b"x-original-forwarded-for",
+        b"x-originating-ip",
+        b"x-proxyuser-ip",
+        b"x-remote-addr",
         b"x-remote-ip",
+        # Akamai, Alibaba, App Engine, Azure, Cloudflare, CloudFront, DigitalOcean, Envoy, Fastly, Fly, Imperva, Netlify,
+        # Sucuri, Vercel, WebLogic.
+        b"true-client-ip",
+        b"ali-cdn-real-ip",
+        b"x-appengine-user-ip",
+        b"x-azure-clientip",
+        b"x-azure-socketip",
         b"cf-connecting-ip",
+        b"cf-connecting-ipv6",
+        b"cf-pseudo-ipv4",
+        b"cloudfront-viewer-address",
+        b"do-connecting-ip",
+        b"x-envoy-external-address",
+        b"fastly-client-ip",
+        b"fly-client-ip",
+        b"incap-client-ip",
+        b"x-nf-client-connection-ip",
+        b"x-sucuri-clientip",
+        b"x-vercel-forwarded-for",
+        b"wl-proxy-client-ip",
+    }
+)
+# GitLab, Workhorse, Rack or a proxy in between believes these, so no client may send them.
+_SPOOFABLE = _ADDRESS | frozenset(
+    {
+        b"forwarded",
         b"x-original-url",
         b"x-original-uri",
         b"x-rewrite-url",

@@ -322,7 +322,8 @@ SPOOFED = [
     "Gitlab-Workhorse", "Gitlab-Workhorse-Api-Request", "Gitlab-Shell-Api-Request", "Gitlab-Kas-Api-Request",
     "Gitlab-Agent-Api-Request", "Gitlab-Pages-Api-Request", "Gitlab-Mailroom-Api-Request", "Gitlab-Shared-Secret",
     "Gitlab-Storage-Path", "X-Sendfile-Type", "X-Accel-Mapping", "X-Request-Start", "X-GITLAB-DISABLE-SQL-QUERY-LIMIT",
-    "X-Gateway-Error",
+    "X-Gateway-Error", "CF-Connecting-IPv6", "CloudFront-Viewer-Address", "Fastly-Client-IP", "X-Azure-ClientIP",
+    "X-Envoy-External-Address", "X-Original-Forwarded-For",
 ]  # fmt: skip
 
 
