@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+from tests.fuzz.targets import TARGETS
+
 ROOT = Path(__file__).parent.parent
 ROW = re.compile(r"\| ([ARGC]\d+) \| (.+?) \| (.+?) \| (.+?) \|")
 ROWS = [found.groups() for line in (ROOT / "docs/attacks.md").read_text().splitlines() if (found := ROW.fullmatch(line))]
@@ -40,3 +42,8 @@ def test_every_category_named_is_in_a_corpus() -> None:
     corpora = "".join(path.read_text() for path in (ROOT / "tests/conformance").glob("malformed_*.jsonl"))
     named = {word for _, _, shown, _ in ROWS for group in re.findall(r"\(([^)]*)\)", shown) for word in group.split(", ")}
     assert {word for word in named if f'"category": "{word}"' not in corpora} == set()
+
+
+def test_every_fuzz_target_has_its_row() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/attacks.md").read_text(), flags=re.MULTILINE)
+    assert rows == list(TARGETS)
