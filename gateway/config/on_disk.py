@@ -1,4 +1,5 @@
-"""Problems that only the disk shows: an audit that can't be written to its file, certificates that can't be used.
+"""Problems that only the disk shows: a file where a directory should be, an audit that can't be written to its file,
+certificates that can't be used.
 
 For ``check``, in addition to what ``load`` finds: ``serve`` meets them by itself when it opens the files.
 """
@@ -25,8 +26,17 @@ Finding = tuple[Path, str, Severity]
 def disk_problems(config: Config, given: Given) -> Iterator[Problem]:
     """Find such problems of ``config``. Lines are those of the text that ``given`` holds."""
     tree = parse_tree(given.text, given.file, dict(given.overrides))
-    for path, message, severity in (*_sink(config), *_authorities(config), *_certificate(config), *_stores(config)):
+    found = (*_state_dir(config), *_sink(config), *_authorities(config), *_certificate(config), *_stores(config))
+    for path, message, severity in found:
         yield tree.problem(path, message, severity)
+
+
+def _state_dir(config: Config) -> Iterator[Finding]:
+    if os.path.lexists(config.state_dir) and not os.path.isdir(config.state_dir):
+        elsewhere = all(store is not None and store.shared for store in (config.stores.keys, config.stores.credentials))
+        # Where nothing else is kept there, what lacks is the audit's spool.
+        severity = Severity.WARNING if elsewhere else Severity.ERROR
+        yield ("state_dir",), f"names {config.state_dir}, which is not a directory", severity
 
 
 def _sink(config: Config) -> Iterator[Finding]:

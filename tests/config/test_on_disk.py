@@ -40,6 +40,18 @@ def test_an_audit_goes_to_a_file_in_a_directory(tmp_path: Path) -> None:
     assert problem.startswith(f"F:3: warning: audit.sink: names a file in {tmp_path}/none, which is not there")
 
 
+def test_the_state_is_in_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        text = f"state_dir: {tmp_path}/{name}"
+        assert found(text) == [f"F:3: state_dir: names {tmp_path}/{name}, which is not a directory"]
+    assert found(f"state_dir: {tmp_path}") == found(f"state_dir: {tmp_path}/new") == []
+    listed = ", ".join([f"{name}: '${{env:{name}}}'" for name in SECRETS])
+    (problem,) = found(f"state_dir: {tmp_path}/file\nstores: {{shared: 'redis://127.0.0.1:1'}}\nsecrets: {{{listed}}}")
+    assert problem.startswith("F:3: warning: state_dir: ")
+
+
 def test_a_certificate_and_its_key_are_tried(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     one, other = authority.issue("one"), authority.issue("other")
